@@ -1,0 +1,4416 @@
+#!/usr/bin/env python3
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nostr-sdk==0.45.1", "click>=8.1,<9", "qrcode>=8,<9", "pillow>=10"]
+# ///
+"""avault keeps an AI agent's secrets, and opens them with the operator's phone.
+
+On the disk there is only ciphertext. The key to it comes from the operator's
+signer app (Amber, nsec.app, Primal, any NIP-46 bunker), over a Nostr relay,
+each time the machine boots. The secrets then live in the memory of one
+process, the keyholder, and leave with it.
+
+    avault CLI --unix socket--> supervisor --hands the connection--> keyholder
+                                (no secret,                          (agent key, vault;
+                                 survives lock)                       talks NIP-46; exits on lock)
+
+What this defends against: a stolen disk, backup, snapshot or git repository;
+other users of the machine; relays and everybody on them; a signer's history
+(what the phone answered last time opens nothing that is on the disk today).
+What it cannot: root or the same user while the vault is open, and whoever
+changes this very file before an approval. references/security.md has the rest.
+
+The regions, in order; each uses only what stands above it:
+
+    places       vault directory, state directory, socket, vault id
+    fast door    get, has, list, export, set with built-in modules only
+    errors       one base class; exit codes and hints
+    records      the vault as data; names, merging
+    formats      shell quoting, dotenv, systemd, JSON
+    seal         NIP-44; the files, their parts; atomic, verified writes
+    store        the loaded vault: generations, pin, writing, noticing changes
+    wire         the socket protocol and its client
+    signer       the NIP-46 client; pairing
+    bunker       the other side of NIP-46: a phone in a terminal
+    custody      the ways to get the agent's key
+    keyholder    the process that holds the secrets
+    pairing      its talks with operator and signer: init, pair, recover, drill
+    supervisor   the process that owns the socket
+    commands     what a person types
+    demo         the whole story in one minute
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__version__ = "0.1.0"
+
+TYPE_CHECKING = False  # typing's own constant, without importing typing
+if TYPE_CHECKING:
+    import asyncio
+    import json
+    import secrets
+    import socket
+    import subprocess
+    import time
+    from collections.abc import Awaitable, Callable, Coroutine
+    from typing import Any, NoReturn
+
+    import click
+    import nostr_sdk
+
+    Talk = Callable[["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]]
+else:
+
+    class Lazy:
+        """A module that is imported when one of its names is first used."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getattr__(self, attribute: str) -> object:
+            module = globals()[self.name] = __import__(self.name)
+            return getattr(module, attribute)
+
+    asyncio, click, json, nostr_sdk, secrets, socket, subprocess, time = map(
+        Lazy, ("asyncio", "click", "json", "nostr_sdk", "secrets", "socket", "subprocess", "time")
+    )
+
+
+# ---------------------------------------------------------------- places ----
+# Only modules that every interpreter has loaded or built in: the next region
+# answers a `get` in the time that Python itself needs to start.
+
+
+def sha256(data: bytes) -> bytes:
+    """The SHA-256 digest of `data` (32 bytes), without loading OpenSSL."""
+    try:
+        from _sha2 import sha256 as digest  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:  # Python 3.11
+        from _sha256 import sha256 as digest  # type: ignore[import-not-found,unused-ignore]
+    return bytes(digest(data).digest())
+
+
+def vault_id(directory: str) -> str:
+    """The name of a vault directory in sockets, state and keychain entries.
+
+    `avault1-` and the first 16 characters of base64url(sha256(realpath)).
+    """
+    import binascii
+
+    digest = sha256(os.fsencode(os.path.realpath(directory)))
+    return "avault1-" + binascii.b2a_base64(digest).decode()[:16].replace("+", "-").replace("/", "_")
+
+
+def vault_directory(given: str | None = None, creating: bool = False) -> str:
+    """Where the vault is: `given`, $AVAULT_DIR, $WORKSPACE/.avault, or a usual place.
+
+    The usual places are ~/clawd/.avault and ~/.openclaw/workspace/.avault: the
+    first that holds a vault or, when `creating`, the first whose parent exists.
+    """
+    named = given or os.environ.get("AVAULT_DIR")
+    if not named and os.environ.get("WORKSPACE"):
+        named = os.path.join(os.environ["WORKSPACE"], ".avault")
+    if named:
+        return os.path.abspath(os.path.expanduser(named))
+    usual = [os.path.expanduser("~/clawd/.avault"), os.path.expanduser("~/.openclaw/workspace/.avault")]
+    for directory in usual:
+        wanted = os.path.dirname(directory) if creating else os.path.join(directory, "avault.enc")
+        if os.path.exists(wanted):
+            return directory
+    return usual[0]
+
+
+def state_home() -> str:
+    """$XDG_STATE_HOME/avault, or ~/.local/state/avault (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_STATE_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.local/state"), "avault")
+
+
+def is_private_directory(path: str) -> bool:
+    """Whether `path` is a directory of ours that nobody else can enter, and no symlink."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return False
+    return info.st_mode & 0o170077 == 0o040000 and info.st_uid == os.getuid()
+
+
+class Places:
+    """The places of one vault: `dir`, `id`, `state`, `socket`, `pid_file`."""
+
+    __slots__ = ("dir", "id", "pid_file", "socket", "state")
+
+    def __init__(self, given: str | None = None, creating: bool = False) -> None:
+        self.dir = vault_directory(given, creating)
+        self.id = vault_id(self.dir)
+        self.state = os.path.join(state_home(), self.id)
+        unnamed = not (given or os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE"))
+        name = "avault" if unnamed else "avault-" + self.id
+        runtime = [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.getuid()}"]
+        beside = next((path for path in runtime if path and is_private_directory(path)), self.state)
+        self.socket = os.path.abspath(os.environ.get("AVAULT_SOCKET") or os.path.join(beside, name + ".sock"))
+        self.pid_file = os.environ.get("AVAULT_PID") or self.socket.removesuffix(".sock") + ".pid"
+
+    def file(self, name: str) -> str:
+        """The path of a file in the vault directory."""
+        return os.path.join(self.dir, name)
+
+    def own(self, name: str) -> str:
+        """The path of a file in the state directory."""
+        return os.path.join(self.state, name)
+
+    def sockets(self) -> list[str]:
+        """Where the daemon may listen: the usual path, then the one that it recorded."""
+        try:
+            with open(self.own("socket"), encoding="utf-8") as recorded:
+                return list(dict.fromkeys([self.socket, recorded.read()]))
+        except OSError:
+            return [self.socket]
+
+
+# ------------------------------------------------------------- fast door ----
+# The daily commands, without click, json or socket: the keyholder renders the
+# answer, and this copies bytes. Whatever is unusual (an error, an option that
+# is not in the table, a locked vault) is left to the commands region, which
+# does all of it again and knows what to say.
+
+FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
+    "get": {"--key": str, "--json": bool},
+    "has": {"--key": str},
+    "list": {"--json": bool},
+    "export": {"--shell": "sh", "--format": str, "--group": list, "--only": str, "--prefix": bool, "--allow": list},
+    "set": {"--key": str, "--note": str, "--generate": 32},
+}
+MAX_FRAME = 4 << 20  # bytes of JSON in one frame
+MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
+_stdin: bytes | None = None
+
+
+def read_stdin() -> bytes:
+    """All of standard input; read once, kept for whoever asks next."""
+    global _stdin
+    if _stdin is None:
+        pieces = []
+        while piece := os.read(0, 1 << 16):
+            pieces.append(piece)
+        _stdin = b"".join(pieces)
+    return _stdin
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte of `data` to a blocking file descriptor."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def parse_fast(argv: list[str]) -> dict[str, Any] | None:
+    """The command and its options as a mapping; None for what is not plain enough."""
+    found: dict[str, Any] = {}
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word[:1] != "-":
+            words.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        kind = str if option == "--dir" else FAST.get(words[0] if words else "", {}).get(option)
+        if kind is None or (equals and not value):
+            return None
+        if kind is bool:
+            if equals:
+                return None
+            found[option] = True
+        elif kind is str or kind is list:
+            if not equals:
+                if not rest or rest[0][:1] == "-":
+                    return None
+                value = rest.pop(0)
+            if kind is list:
+                found.setdefault(option, []).append(value)
+            else:
+                found[option] = value
+        else:  # an option whose value may be left out; then it is `kind`
+            if not equals and rest and (rest[0] in ("sh", "fish") if option == "--shell" else rest[0].isdigit()):
+                value = rest.pop(0)
+            found[option] = (int(value) if value.isdigit() else kind) if option == "--generate" else value or kind
+    if not words or words[0] not in FAST:
+        return None
+    op = found["op"] = words.pop(0)
+    if op in ("get", "has", "set") and len(words) == 1:
+        group, slash, key = words[0].partition("/")
+        if slash and ("--key" in found or not key):
+            return None
+        found["group"], found["--key"] = group, key or found.get("--key")
+    elif words or op in ("get", "has", "set"):
+        return None
+    return found
+
+
+def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The socket request for what `parse_fast` found; None where there is more to say."""
+    op, key, want_json = found["op"], found.get("--key"), "json" if found.get("--json") else "text"
+    if op in ("get", "has"):
+        return {"op": op, "group": found["group"], "key": key, "format": want_json}
+    if op == "list":
+        return {"op": op, "format": want_json}
+    if op == "export":
+        form, shell = found.get("--format"), found.get("--shell")
+        if form not in (None, "dotenv", "json", "systemd") or shell not in (None, "sh", "fish") or (form and shell):
+            return None
+        return {
+            "op": op,
+            "format": shell or form or "dotenv",
+            "groups": found.get("--group", []),
+            "only": found["--only"].split(",") if "--only" in found else [],
+            "prefix": "--prefix" in found,
+            "allow": found.get("--allow", []),
+        }
+    if key is None or ("--generate" not in found and os.isatty(0)):
+        return None
+    return {"op": op, "group": found["group"], "key": key, "note": found.get("--note"), "generate": found.get("--generate")}
+
+
+def to_json(value: object) -> str:
+    """JSON for the few types that a fast request is made of."""
+    from _json import encode_basestring_ascii
+
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{to_json(name)}: {to_json(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_json, value)) + "]"
+    return str(value) if isinstance(value, int) else encode_basestring_ascii(str(value))
+
+
+def is_same_user(connection: Any) -> bool:
+    """Whether the peer of a Unix socket runs under our uid (SO_PEERCRED, LOCAL_PEERCRED)."""
+    if sys.platform == "linux":
+        peer = connection.getsockopt(1, 17, 12)  # SOL_SOCKET, SO_PEERCRED: pid, uid, gid
+    else:
+        peer = connection.getsockopt(0, 1, 76)  # SOL_LOCAL, LOCAL_PEERCRED: struct xucred: version, uid
+    return int.from_bytes(peer[4:8], sys.byteorder) == os.getuid()
+
+
+class FastConnection:
+    """A connection to the daemon made of built-in modules; raises OSError."""
+
+    def __init__(self, places: Places) -> None:
+        import _socket
+
+        for path in places.sockets():
+            self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            try:
+                self.socket.connect(path)
+            except OSError:
+                self.socket.close()
+                continue
+            if is_same_user(self.socket):
+                return
+            self.socket.close()
+        raise ConnectionRefusedError(places.socket)
+
+    def send(self, text: str) -> None:
+        """Send one frame: four bytes of length, big-endian, then the JSON."""
+        data = text.encode()
+        self.socket.sendall(len(data).to_bytes(4, "big") + data)
+
+    def receive(self) -> str:
+        """Read one frame; '' when the daemon went away."""
+        data = bytearray()
+        wanted = 4
+        while len(data) < wanted:
+            piece = self.socket.recv(wanted - len(data))
+            if not piece:
+                return ""
+            data += piece
+            if wanted == 4 == len(data):
+                wanted += int.from_bytes(data, "big")
+        return data[4:].decode()
+
+
+def fast_door(argv: list[str]) -> int | None:
+    """Run a daily command over the socket: its exit code, or None if it needs the long way."""
+    found = parse_fast(argv)
+    request = fast_request(found) if found else None
+    if not found or not request:
+        return None
+    places = Places(found.get("--dir"))
+    try:
+        connection = FastConnection(places)
+        connection.send(to_json({"v": 1, "vault": places.id, **request}))
+        answer = connection.receive()
+    except OSError:
+        return None
+    if request["op"] == "set" and answer == '{"ok": true, "ready": true}':
+        value = read_stdin().removesuffix(b"\n")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            return None
+        if "\0" in text or not 0 < len(value) <= MAX_VALUE:
+            return None
+        try:
+            connection.send(to_json({"value": text}))
+            answer = connection.receive()
+        except OSError:
+            answer = ""
+        if not answer:
+            write_all(2, b"avault: error: the daemon went away; unknown whether the secret was written\n")
+            write_all(2, b"avault: hint: look with: avault list\n")
+            return 1
+    if answer == '{"ok": true}':
+        return 0
+    if answer[:13] == '{"ok": true, ':
+        if request["op"] == "has":
+            return 0 if answer == '{"ok": true, "has": true}' else 4
+        if answer[13:24] == '"output": "':
+            from _json import scanstring
+
+            try:
+                write_all(1, scanstring(answer, 24)[0].encode())
+            except BrokenPipeError:
+                return 141  # what a shell reports for SIGPIPE
+            return 0
+    return None
+
+
+# ---------------------------------------------------------------- errors ----
+
+
+class AvaultError(Exception):
+    """What went wrong, for a person: a message, and a hint that says what to type next.
+
+    `code` is its name in the socket protocol, `exit_code` that of the command.
+    """
+
+    code = "error"
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error object of the socket protocol and of `--json`."""
+        return {"ok": False, "error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+    @staticmethod
+    def from_dict(answer: dict[str, Any]) -> AvaultError:
+        """The error that an answer with `ok: false` describes."""
+        error = answer.get("error") or {}
+        kind = next((each for each in ERRORS if each.code == error.get("code")), AvaultError)
+        return kind(str(error.get("message", "the daemon refused without a reason")), error.get("hint"))
+
+
+class Usage(AvaultError):
+    """Bad arguments."""
+
+    code, exit_code = "usage", 2
+
+
+class Locked(AvaultError):
+    """The vault is locked, waiting for the phone, or not paired."""
+
+    code, exit_code = "locked", 3
+
+
+class NotFound(AvaultError):
+    """No such group or key."""
+
+    code, exit_code = "not_found", 4
+
+
+class Denied(AvaultError):
+    """The operator or a rule said no."""
+
+    code, exit_code = "denied", 5
+
+
+class Unavailable(AvaultError):
+    """No daemon, no relay, no keychain."""
+
+    code, exit_code = "unavailable", 6
+
+
+class TimedOut(AvaultError):
+    """Nobody answered in time."""
+
+    code, exit_code = "timed_out", 7
+
+
+class Tampered(AvaultError):
+    """Ciphertext damaged, rolled back, or not this agent's."""
+
+    code, exit_code = "tampered", 8
+
+
+ERRORS = (Usage, Locked, NotFound, Denied, Unavailable, TimedOut, Tampered)
+
+
+def complain(error: Exception) -> AvaultError:
+    """`error` itself if it is ours; else one that says its type, and nothing that it may carry."""
+    if isinstance(error, AvaultError):
+        return error
+    return AvaultError(f"avault failed: {type(error).__name__}", "this should not happen; please report what you did")
+
+
+def printable(text: object, limit: int = 200) -> str:
+    """`text` from elsewhere, cut and escaped, so that it cannot drive a terminal."""
+    shown = str(text)
+    shown = shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in shown)
+
+
+# --------------------------------------------------------------- records ----
+
+LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+DIGITS = frozenset("0123456789")
+GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
+KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
+
+
+def check_group(name: object) -> str:
+    """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
+    if isinstance(name, str) and 0 < len(name) <= 64 and name[0] in LETTERS | DIGITS and set(name) <= GROUP_CHARACTERS:
+        return name
+    raise Usage(
+        f"not a group name: {printable(name)!r}",
+        "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY",
+    )
+
+
+def check_key(name: object) -> str:
+    """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
+    if isinstance(name, str) and 0 < len(name) <= 128 and name[0] not in DIGITS and set(name) <= KEY_CHARACTERS:
+        return name
+    raise Usage(
+        f"not a key name: {printable(name)!r}",
+        "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY",
+    )
+
+
+def check_value(value: object) -> str:
+    """`value` if it can be kept: UTF-8, not empty, no NUL, at most 256 KiB; raises Usage."""
+    if not isinstance(value, str) or not value:
+        raise Usage("the value is empty", "to take a key away: avault delete GROUP --key KEY")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not size or "\0" in value:
+        raise Usage("the value is binary", "keep it as text: base64 -w0 FILE | avault set GROUP --key KEY")
+    if size > MAX_VALUE:
+        raise Usage(
+            f"the value has {size:,} bytes; the limit is {MAX_VALUE:,}",
+            "keep big files beside the vault, sealed with a key in it",
+        )
+    return value
+
+
+class Secret:
+    """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
+
+    The dot is the machine that wrote it and the count of that machine's writes:
+    with the vault's generation it tells, without clocks, whether another copy
+    of the vault knew this value and changed it, or never saw it.
+    """
+
+    __slots__ = ("count", "created", "machine", "updated", "value")
+
+    def __init__(self, value: str, created: int, updated: int, machine: str, count: int) -> None:
+        self.value, self.created, self.updated, self.machine, self.count = value, created, updated, machine, count
+
+    def to_list(self) -> list[Any]:
+        """The secret as it stands in the vault's JSON."""
+        return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+class Group:
+    """A group: its keys, each with the secret that is served first and those in conflict with it, and a note."""
+
+    __slots__ = ("keys", "note")
+
+    def __init__(self, keys: dict[str, list[Secret]], note: tuple[str, str, int] = ("", "", 0)) -> None:
+        self.keys = keys
+        self.note = note  # text, machine, count
+
+
+class Vault:
+    """All secrets, and what binds them to one vault, one agent and one operator.
+
+    `generation` maps a machine id to the number of its writes; `sources` are
+    the SHA-256 hashes of the ciphertexts that this one was made from.
+    """
+
+    def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
+        self.identity, self.agent, self.operator, self.name = identity, agent, operator, name
+        self.generation: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.groups: dict[str, Group] = {}
+
+    def copy(self) -> Vault:
+        """A copy that can be changed without changing this one."""
+        twin = Vault(self.identity, self.agent, self.operator, self.name)
+        twin.generation, twin.sources = dict(self.generation), list(self.sources)
+        twin.groups = {name: Group(dict(group.keys), group.note) for name, group in self.groups.items()}
+        return twin
+
+    def count(self) -> int:
+        """How many keys there are."""
+        return sum(len(group.keys) for group in self.groups.values())
+
+    def group(self, name: object) -> Group:
+        """The group of that name; raises NotFound."""
+        try:
+            return self.groups[check_group(name)]
+        except KeyError:
+            raise NotFound(f"no group {name}", "see what there is: avault list") from None
+
+    def secrets(self, group: object, key: object) -> list[Secret]:
+        """The secret of a key, and those in conflict with it; raises NotFound."""
+        try:
+            return self.group(group).keys[check_key(key)]
+        except KeyError:
+            raise NotFound(f"no key {key} in group {group}", "see what there is: avault list") from None
+
+    def put(self, group: str, key: str, value: str, now: int, machine: str) -> None:
+        """Set a key; it belongs to the machine's write after this generation."""
+        keys = self.groups.setdefault(check_group(group), Group({})).keys
+        created = keys[key][0].created if check_key(key) in keys else now
+        keys[key] = [Secret(check_value(value), created, now, machine, self.generation.get(machine, 0) + 1)]
+
+    def annotate(self, group: str, note: str, machine: str) -> None:
+        """Set the note of a group that exists."""
+        if len(note) > 1000 or "\0" in note:
+            raise Usage("a note has at most 1,000 characters and no NUL")
+        self.group(group).note = (note, machine, self.generation.get(machine, 0) + 1)
+
+    def remove(self, group: str, key: str | None) -> None:
+        """Delete a key, or a whole group; a group without keys is gone."""
+        if key is not None:
+            self.secrets(group, key)
+            del self.groups[group].keys[key]
+        if key is None or not self.groups[group].keys:
+            self.group(group)
+            del self.groups[group]
+
+    def is_after(self, other: dict[str, int]) -> bool:
+        """Whether this generation has everything that another has: no machine's count is lower."""
+        return all(self.generation.get(machine, 0) >= count for machine, count in other.items())
+
+    def knows(self, machine: str, count: int) -> bool:
+        """Whether a write was seen by this copy of the vault."""
+        return self.generation.get(machine, 0) >= count
+
+    def merge(self, other: Vault) -> Vault:
+        """Both machines' work: by key, without clocks, with what collides kept side by side.
+
+        A secret stays if both have it, or if one has it and the other never
+        saw it. If the other saw it and has it no more, it was changed or deleted there.
+        """
+        merged = self.copy()
+        merged.generation = maximum(self.generation, other.generation)
+        merged.groups = {}
+        for name in sorted({*self.groups, *other.groups}):
+            ours, theirs = self.groups.get(name, Group({})), other.groups.get(name, Group({}))
+            keys = {}
+            for key in sorted({*ours.keys, *theirs.keys}):
+                kept = merge_secrets(self, ours.keys.get(key, []), other, theirs.keys.get(key, []))
+                if kept:
+                    keys[key] = kept
+            if keys:
+                merged.groups[name] = Group(keys, merge_notes(self, ours.note, other, theirs.note))
+        return merged
+
+    def to_json(self) -> str:
+        """The body of the vault's plaintext; ASCII, one encoding for one content."""
+        groups = {
+            name: {
+                "note": list(group.note),
+                "keys": {key: [secret.to_list() for secret in group.keys[key]] for key in sorted(group.keys)},
+            }
+            for name, group in sorted(self.groups.items())
+        }
+        body = {"agent": self.agent, "operator": self.operator, "name": self.name, "groups": groups}
+        return json.dumps(body, separators=(",", ":"))
+
+    def load_json(self, body: str) -> None:
+        """Fill this vault from `to_json`'s text; raises ValueError, TypeError or KeyError for anything else."""
+        content = json.loads(body)
+        self.agent, self.operator, self.name = content["agent"], content["operator"], content["name"]
+        for name, group in content["groups"].items():
+            keys = {key: [Secret(*each) for each in found] for key, found in group["keys"].items()}
+            text, machine, count = group["note"]
+            self.groups[name] = Group(keys, (text, machine, count))
+
+
+def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """The higher count of each machine."""
+    return {machine: max(one.get(machine, 0), other.get(machine, 0)) for machine in sorted({*one, *other})}
+
+
+def merge_notes(ours: Vault, one: tuple[str, str, int], theirs: Vault, other: tuple[str, str, int]) -> tuple[str, str, int]:
+    """The note of one group that is left of two copies of the vault."""
+    if ours.knows(*other[1:]):
+        return one
+    return other if theirs.knows(*one[1:]) else max(one, other, key=lambda note: note[1:])
+
+
+def merge_secrets(ours: Vault, one: list[Secret], theirs: Vault, other: list[Secret]) -> list[Secret]:
+    """The secrets of one key that are left of two copies of the vault, the latest first."""
+    dots = {(secret.machine, secret.count) for secret in one}, {(secret.machine, secret.count) for secret in other}
+    kept = {dot: secret for secret in one if (dot := (secret.machine, secret.count)) in dots[1] or not theirs.knows(*dot)}
+    kept |= {dot: secret for secret in other if (dot := (secret.machine, secret.count)) in dots[0] or not ours.knows(*dot)}
+    return sorted(kept.values(), key=lambda secret: (-secret.updated, secret.machine, secret.count))
+
+
+# --------------------------------------------------------------- formats ----
+# What the keyholder renders. Every form is exact: it gives the same bytes back
+# when it is read by the program that it is meant for.
+
+PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")  # mean themselves in every shell, quoted, split or globbed
+DANGEROUS = {
+    "PATH", "IFS", "ENV", "HOME", "SHELL", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND", "CDPATH", "GLOBIGNORE",
+    "FPATH", "ZDOTDIR", "EDITOR", "VISUAL", "PAGER", "BROWSER", "NODE_OPTIONS", "NODE_PATH", "RUBYOPT", "RUBYLIB",
+    "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH", "GCONV_PATH", "LOCPATH", "TERMINFO",
+    "HOSTALIASES", "RESOLV_HOST_CONF", "TMPDIR", "NOSTR_NSEC", "WORKSPACE", "UID", "EUID", "PPID", "GID", "RANDOM", "SECONDS",
+    "LINENO", "OPTIND", "OPTARG", "OPTERR", "PWD", "OLDPWD", "status", "argv", "pipestatus", "version", "history", "path",
+}  # fmt: skip
+DANGEROUS_STARTS = ("LD_", "DYLD_", "BASH_", "PYTHON", "GIT_", "PERL", "SSH_", "AVAULT_", "XDG_", "MALLOC_", "GLIBC_", "DBUS_")
+
+
+def is_dangerous(name: str) -> bool:
+    """Whether a variable of that name changes what programs run or which files they trust."""
+    return name in DANGEROUS or name.startswith(DANGEROUS_STARTS)
+
+
+def quote_sh(name: str, value: str) -> str:
+    """One line that sets and exports a variable in sh, dash, bash, zsh and busybox.
+
+    It survives `eval "$(...)"` and the unquoted `eval $(...)`: no white space but
+    single spaces between words, nothing that a shell would expand. What is not
+    plain goes through printf in octal, with an x at its end because command
+    substitution takes trailing newlines away.
+    """
+    if set(value) <= PLAIN:
+        return f"export {name}='{value}';\n"
+    safe = {ord(c) for c in PLAIN - {"%"}}
+    octal = "".join(chr(byte) if byte in safe else f"\\{byte:03o}" for byte in value.encode())
+    octal = "\\055" + octal[1:] if octal[0] == "-" else octal
+    return f'{name}="$(printf \'{octal}x\')"; export {name}="${{{name}%x}}";\n'
+
+
+def quote_fish(name: str, value: str) -> str:
+    """One line that sets and exports a variable in fish."""
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    for character, escape in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        quoted = quoted.replace(character, f"'{escape}'")
+    return f"set -gx {name} '{quoted}';\n"
+
+
+def quote_dotenv(name: str, value: str) -> str:
+    """One dotenv assignment, which sh and systemd's EnvironmentFile= read in the same way."""
+    if set(value) <= PLAIN:
+        return f"{name}={value}\n"
+    if "'" not in value:
+        return f"{name}='{value}'\n"
+    return name + '="' + "".join("\\" + c if c in '\\"$`' else c for c in value) + '"\n'
+
+
+def quote_systemd(name: str, value: str) -> str:
+    """One line of an EnvironmentFile= (systemd.exec(5)); raises AvaultError for control characters."""
+    if any((c < " " and c not in "\t\n") or c == "\x7f" for c in value):
+        raise AvaultError(f"systemd takes no control characters in a variable: {name}", "leave it out with --only or --group")
+    return quote_dotenv(name, value)
+
+
+QUOTES: dict[str, Callable[[str, str], str]] = {
+    "sh": quote_sh,
+    "fish": quote_fish,
+    "dotenv": quote_dotenv,
+    "systemd": quote_systemd,
+}
+
+
+def as_name(group: str, key: str) -> str:
+    """The variable of a key with its group before it: DATABASE_PASSWORD."""
+    return "".join(c if c in LETTERS | DIGITS else "_" for c in f"{group}_{key}").upper()
+
+
+def choose(vault: Vault, groups: list[str], only: list[str], prefix: bool, allow: list[str]) -> dict[str, str]:
+    """The variables to export, by name: all secrets, or some groups, or some keys.
+
+    Raises NotFound for a name that is not there, Usage for two keys with one
+    name, Denied for a dangerous name that `allow` does not have.
+    """
+    for name in groups:
+        vault.group(name)
+    chosen: dict[str, tuple[str, str]] = {}
+    found = set()
+    for group in sorted(set(groups) or vault.groups):
+        for key in sorted(vault.groups[group].keys):
+            if only and key not in only and f"{group}/{key}" not in only:
+                continue
+            found |= {key, f"{group}/{key}"}
+            name = as_name(group, key) if prefix else key
+            if name in chosen:
+                raise Usage(
+                    f"{'/'.join(chosen[name])} and {group}/{key} are both {name}",
+                    f"choose with --group {group}, or tell them apart with --prefix"
+                    if not prefix
+                    else f"choose with --group {group}",
+                )
+            if name[0] in DIGITS:
+                raise Usage(f"{group}/{key} gives no variable name: {name}", "leave --prefix out, or rename the group")
+            chosen[name] = (group, key)
+    if missing := sorted(set(only) - found):
+        raise NotFound(f"no key {printable(', '.join(missing))}", "see what there is: avault list")
+    if refused := sorted(name for name in chosen if is_dangerous(name) and name not in allow):
+        raise Denied(
+            f"{', '.join(refused)} would change what other programs do",
+            "if you mean it: " + " ".join(f"--allow {name}" for name in refused),
+        )
+    return {name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()}
+
+
+def render_export(form: str, variables: dict[str, str]) -> str:
+    """The variables as sh, fish, dotenv, systemd or json text; raises Usage for another form."""
+    if form == "json":
+        return json.dumps(variables, indent=2, ensure_ascii=False) + "\n"
+    if form not in QUOTES:
+        raise Usage(f"no format {printable(form)!r}", "one of: sh, fish, dotenv, systemd, json")
+    return "".join(QUOTES[form](name, value) for name, value in variables.items())
+
+
+def render_time(seconds: float) -> str:
+    """A time as RFC 3339 UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def describe_vault(vault: Vault) -> list[dict[str, Any]]:
+    """Groups with key names, notes and times; never values."""
+    return [
+        {
+            "name": name,
+            "note": group.note[0],
+            "keys": [
+                {
+                    "name": key,
+                    "created": render_time(found[0].created),
+                    "updated": render_time(found[0].updated),
+                    "conflict": len(found) > 1,
+                }
+                for key, found in sorted(group.keys.items())
+            ],
+        }
+        for name, group in sorted(vault.groups.items())
+    ]
+
+
+def render_list(groups: list[dict[str, Any]]) -> str:
+    """A line for each key: its name and when it was changed; the note beside the group."""
+    lines = []
+    for group in groups:
+        lines.append(group["name"] + (f"  # {printable(group['note'])}" if group["note"] else ""))
+        width = max(len(key["name"]) for key in group["keys"])
+        for key in group["keys"]:
+            mark = "  conflict: two machines set it" if key["conflict"] else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}")
+    return "".join(line + "\n" for line in lines)
+
+
+# ------------------------------------------------------------------ seal ----
+# Everything that is encrypted, and every file of ours. A file has exactly one
+# valid encoding of its content: what does not encode to itself is refused.
+
+PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
+VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
+ENVELOPE_KIND = 26_046  # ephemeral and unused, so that no signer takes the envelope for something it knows
+
+
+def encrypt(keys: nostr_sdk.Keys, peer: str, text: str) -> str:
+    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
+    version = nostr_sdk.Nip44Version.V2
+    return str(nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version))
+
+
+def decrypt(keys: nostr_sdk.Keys, peer: str, payload: str) -> str:
+    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
+
+    The payload's base64 must be the one encoding of its bytes: the MAC of
+    NIP-44 does not cover the unused bits of the last character.
+    """
+    import binascii
+
+    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
+        raise ValueError("not canonical base64")
+    try:
+        return str(nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload))
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a payload between these keys") from None
+
+
+def parse_keys(text: str) -> nostr_sdk.Keys:
+    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
+    try:
+        return nostr_sdk.Keys.parse(text.strip())
+    except nostr_sdk.NostrSdkError:
+        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
+
+
+def parse_npub(text: str) -> str:
+    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
+    try:
+        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
+    except nostr_sdk.NostrSdkError:
+        hint = "that is a secret key; it does not belong here" if text.strip().startswith("nsec1") else "an npub1…"
+        raise Usage("not a Nostr public key", hint) from None
+
+
+def to_npub(public: str) -> str:
+    """A hex public key as an npub (NIP-19)."""
+    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
+
+
+def public_hex(keys: nostr_sdk.Keys) -> str:
+    """The public key of a key pair, in hex."""
+    return str(keys.public_key().to_hex())
+
+
+def encode_file(kind: str, content: dict[str, Any]) -> bytes:
+    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
+    body = {"type": f"avault/{kind}", "version": 1, **content}
+    return (json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n").encode()
+
+
+def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
+    """The content of a file made by `encode_file`; raises Tampered."""
+    try:
+        content = json.loads(data)
+        if content["type"] == f"avault/{kind}" and content["version"] == 1:
+            del content["type"], content["version"], content["checksum"]
+            if encode_file(kind, content) == data:
+                return dict(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered(f"{path} is damaged", "take it from a backup or from git history")
+
+
+def read_file(path: str, limit: int = 1 << 20) -> bytes:
+    """The bytes of a regular file; raises NotFound, Tampered or AvaultError."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise NotFound(f"no file {path}") from None
+    except OSError as error:
+        raise AvaultError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise Tampered(f"{path} is larger than {limit:,} bytes")
+    return data
+
+
+def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
+    """Replace a file by a whole, durable, checked new one, or leave it as it was.
+
+    A temporary file beside it (0600) is written, synced, read back and given to
+    `check`, then renamed; then the directory is synced. Raises AvaultError when
+    the disk refuses, and whatever `check` raises.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+            os.lseek(fd, 0, os.SEEK_SET)
+            with open(fd, "rb", closefd=False) as file:
+                written = file.read()
+        finally:
+            os.close(fd)
+        if written != data:
+            raise AvaultError(f"the disk did not keep what was written to {path}", "the file before it is untouched")
+        if check:
+            check(written)
+        os.rename(temporary, path)
+        sync_directory(directory)
+    except OSError as error:
+        raise AvaultError(f"cannot write {path}: {error.strerror}", "the file is as it was before") from None
+    finally:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+
+
+def sync_directory(path: str) -> None:
+    """Make renames in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_private_directory(path: str) -> None:
+    """Make a directory (0700) and its parents; raises AvaultError if it cannot be or is not ours."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        info = os.stat(path)
+    except OSError as error:
+        raise AvaultError(f"cannot make the directory {path}: {error.strerror}") from None
+    if info.st_uid != os.getuid():
+        raise AvaultError(f"{path} belongs to another user", "choose another place with --dir or XDG_STATE_HOME")
+
+
+def split_vault(vault: Vault) -> list[str]:
+    """The plaintexts of a vault's parts, each a line of JSON that places it, then a slice of the body."""
+
+    def header(index: int, count: int) -> str:
+        place = {"type": "avault/vault", "version": 1, "vault": vault.identity, "generation": vault.generation}
+        return json.dumps({**place, "sources": vault.sources, "index": index, "count": count}) + "\n"
+
+    body = vault.to_json()
+    room = PART_LIMIT - len(header(VAULT_LIMIT, VAULT_LIMIT))
+    if room < PART_LIMIT // 2:
+        raise AvaultError("this vault was written by too many machines", "begin a new one with: avault init --dir DIR")
+    slices = [body[start : start + room] for start in range(0, len(body), room)]
+    return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
+
+
+def spread(function: Callable[[str], str], items: list[str]) -> list[str]:
+    """`map`, on all processors: the library's cryptography runs outside the interpreter's lock."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(function, items))
+
+
+def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
+    """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
+    lines = spread(lambda part: encrypt(keys, public_hex(keys), part), split_vault(vault))
+    data = "".join(line + "\n" for line in lines).encode()
+    if len(data) > VAULT_LIMIT:
+        raise AvaultError(f"the vault would have {len(data):,} bytes; the limit is {VAULT_LIMIT:,}", "delete what is not needed")
+    return data
+
+
+def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
+    """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
+    agent = public_hex(keys)
+    try:
+        parts = spread(lambda line: decrypt(keys, agent, line), data.decode("ascii").removesuffix("\n").split("\n"))
+        place = json.loads(parts[0].partition("\n")[0])
+        vault = Vault(place["vault"], "", "", "")
+        vault.generation, vault.sources = place["generation"], place["sources"]
+        vault.load_json("".join(part.partition("\n")[2] for part in parts))
+        whole = data.endswith(b"\n") and split_vault(vault) == parts and vault.agent == agent
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        whole = False
+    if not whole:
+        raise Tampered("avault.enc is damaged, or not this agent's", "take it from git history or from a backup")
+    return vault
+
+
+def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+    """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
+
+    Amber prints `content` and `alt` on the approval screen and hides keys that
+    it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
+    """
+    event = {
+        "kind": ENVELOPE_KIND,
+        "created_at": int(time.time()),
+        "pubkey": public_hex(keys),
+        "id": "",
+        "sig": "",
+        "tags": [["alt", alt]],
+        "content": content,
+        "avault": unlock_key,
+    }
+    return encrypt(keys, peer, json.dumps(event))
+
+
+def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
+    """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
+
+    It is opened again before it is given out: nobody notices a bad one until it is too late.
+    """
+    unlock = nostr_sdk.Keys.generate()
+    nsec = {"type": "avault/nsec", "version": 1, "vault": identity, "nsec": keys.secret_key().to_bech32()}
+    sentence = f"avault: unlock {name} on {host}. Approve only if you expect it."
+    envelope = make_envelope(keys, operator, f"unlock the vault of {name} on {host}", sentence, unlock.secret_key().to_hex())
+    content = {
+        "vault": identity,
+        "name": name,
+        "agent": to_npub(public_hex(keys)),
+        "operator": to_npub(operator),
+        "envelope": envelope,
+        "sealed": encrypt(unlock, public_hex(unlock), json.dumps(nsec)),
+    }
+    open_nsec(content, decrypt(keys, operator, envelope))
+    return content
+
+
+def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
+    """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered."""
+    try:
+        unlock = nostr_sdk.Keys.parse(json.loads(answer)["avault"])
+        sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
+        keys = nostr_sdk.Keys.parse(sealed["nsec"])
+        if sealed["vault"] == content["vault"] and to_npub(public_hex(keys)) == content["agent"]:
+            return keys
+    except (ValueError, TypeError, KeyError, RecursionError, nostr_sdk.NostrSdkError):
+        pass
+    raise Tampered("the answer does not open this vault", "is it the operator's own signer? See: avault status")
+
+
+def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
+    """nip46.json: public hints for `pair` and `recover`, never trusted."""
+    hints = {"version": 1, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator)}
+    return (json.dumps({**hints, "relay": (relays or [""])[0], "relays": relays, "name": name}, indent=2) + "\n").encode()
+
+
+def read_hints(path: str) -> dict[str, Any]:
+    """The content of nip46.json; raises Tampered if it cannot be read as such."""
+    try:
+        hints = json.loads(read_file(path))
+        relays = [check_relay(url) for url in hints["relays"]]
+        parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
+        if encode_hints(parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"]), relays, hints["name"]):
+            return dict(hints)
+    except (ValueError, TypeError, KeyError, RecursionError, AttributeError, Usage):
+        pass
+    raise Tampered(f"{path} is damaged", "take it from git history")
+
+
+def check_relay(url: object) -> str:
+    """`url` if it can be a relay in a pairing URI; raises Usage.
+
+    Amber decodes the whole query of a URI before it splits it: a relay URL
+    with a query of its own would fall apart.
+    """
+    if isinstance(url, str) and url.isascii() and url.isprintable() and len(url) <= 200 and not set(url) & set(" &=?#,+%\"'<>"):
+        scheme, mark, host = url.partition("://")
+        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
+            return url.rstrip("/")
+    raise Usage(f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query")
+
+
+GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
+avault.enc -text -merge
+nsec.enc -text -merge
+nip46.json -text -merge
+"""
+
+
+# ----------------------------------------------------------------- store ----
+
+
+class Store:
+    """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
+
+    `vault` is served. `trouble` says why the file cannot be used although the
+    loaded vault can: then reads go on and writes are refused.
+    """
+
+    def __init__(self, places: Places, keys: nostr_sdk.Keys, vault: Vault, digest: str) -> None:
+        self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
+        self.machine = machine_id(places)
+        self.seen: tuple[int, ...] | None = None
+        self.trouble: AvaultError | None = None
+        self.writing = False
+
+    @staticmethod
+    def create(places: Places, keys: nostr_sdk.Keys, vault: Vault) -> Store:
+        """Write the first avault.enc of an empty vault; raises AvaultError."""
+        store = Store(places, keys, vault, "")
+        store.replace(vault.copy(), "")
+        return store
+
+    @staticmethod
+    def load(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], accept_rollback: bool = False) -> Store:
+        """Open avault.enc and hold it against the pin; raises Tampered.
+
+        `content` is that of unlock.json or nsec.enc: identity and operator must agree.
+        """
+        data = read_file(places.file("avault.enc"), VAULT_LIMIT)
+        vault = open_vault(data, keys)
+        if vault.identity != content["vault"] or to_npub(vault.operator) != content["operator"]:
+            raise Tampered("avault.enc belongs to another vault or another operator", "take it from git history or from a backup")
+        store = Store(places, keys, vault, sha256(data).hex())
+        pin = read_pin(places)
+        pinned = pin["generation"] if pin else {}
+        is_fork = pinned == vault.generation and pin is not None and pin["hash"] != store.digest
+        if is_fork or not vault.is_after(pinned):
+            if not accept_rollback:
+                raise Tampered(
+                    "avault.enc is another one of the same age" if is_fork else "avault.enc is older than this machine knows it",
+                    "get the latest (git pull), or insist with: avault unlock --accept-rollback",
+                )
+            draft = vault.copy()
+            draft.generation = maximum(vault.generation, pinned)
+            store.replace(draft, store.digest)
+        else:
+            store.pin()
+        return store
+
+    def look(self) -> tuple[int, ...] | None:
+        """What tells one state of the file from another, without reading it."""
+        try:
+            info = os.stat(self.places.file("avault.enc"))
+        except OSError:
+            return None
+        return (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
+
+    def refresh(self) -> None:
+        """Notice that another process changed the file: serve a later one, merge a concurrent one.
+
+        Anything else sets `trouble` and is looked at again when the file changes.
+        """
+        if not self.writing:
+            self.notice()
+
+    def notice(self) -> None:
+        """`refresh`, for the one who is writing."""
+        if (seen := self.look()) == self.seen:
+            return
+        self.seen = seen
+        try:
+            data = read_file(self.places.file("avault.enc"), VAULT_LIMIT)
+            self.trouble = None
+            if sha256(data).hex() != self.digest:
+                self.take(open_vault(data, self.keys), sha256(data).hex())
+        except AvaultError as error:
+            self.trouble = error
+
+    def take(self, found: Vault, digest: str) -> None:
+        """Go on from another state of the vault that was found on the disk; raises Tampered."""
+        ours = self.vault
+        if (found.identity, found.operator) != (ours.identity, ours.operator):
+            raise Tampered(
+                "avault.enc was replaced by that of another vault", "take it from git history: avault keeps serving its own"
+            )
+        if found.generation == ours.generation or ours.is_after(found.generation):
+            raise Tampered(
+                "avault.enc was replaced by an older one", "get the latest (git pull), or lock and insist with --accept-rollback"
+            )
+        if found.is_after(ours.generation):
+            self.vault, self.digest = found, digest
+            self.pin()
+        else:
+            merged = ours.merge(found)
+            merged.sources = sorted([self.digest, digest])
+            self.replace(merged, digest)
+
+    def write(self, changes: list[Callable[[Vault], None]]) -> list[AvaultError | None]:
+        """Apply changes and write them together: for each, None or why it was refused.
+
+        Runs in a thread, while `writing` keeps readers from touching the file.
+        """
+        for _ in range(5):
+            self.notice()
+            if self.trouble:
+                return [self.trouble] * len(changes)
+            draft = self.vault.copy()
+            draft.sources = [self.digest]
+            results = [attempt_change(change, draft) for change in changes]
+            if all(results):
+                return results
+            try:
+                self.replace(draft, self.digest)
+                return results
+            except FileChanged:
+                continue  # a git pull came in between: apply the changes to what it brought
+            except AvaultError as error:
+                return [error] * len(changes)
+        return [AvaultError("the vault's file keeps changing under our hands", "stop what else writes it, then try again")] * len(
+            changes
+        )
+
+    def replace(self, draft: Vault, over: str) -> None:
+        """Write a vault as this machine's next generation over the file with that hash ("" for none).
+
+        Raises FileChanged if another file is there, and AvaultError.
+        """
+        draft.generation[self.machine] = draft.generation.get(self.machine, 0) + 1
+        draft.generation = dict(sorted(draft.generation.items()))
+        path = self.places.file("avault.enc")
+        data = seal_vault(draft, self.keys)
+
+        def check(written: bytes) -> None:
+            if open_vault(written, self.keys).generation != draft.generation:
+                raise AvaultError("the vault that was written does not open", "the file is as it was before")
+            if (sha256(read_file(path, VAULT_LIMIT)).hex() if os.path.lexists(path) else "") != over:
+                raise FileChanged(path)
+
+        write_file(path, data, check)
+        self.vault, self.digest, self.seen = draft, sha256(data).hex(), self.look()
+        self.pin()
+
+    def pin(self) -> None:
+        """Remember the highest generation seen; nothing older is accepted again."""
+        write_file(self.places.own("pin.json"), encode_file("pin", {"generation": self.vault.generation, "hash": self.digest}))
+
+
+class FileChanged(AvaultError):
+    """The vault's file is not the one that the change was made for."""
+
+
+def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
+    """Apply one change; the error that refused it."""
+    try:
+        change(draft)
+    except AvaultError as error:
+        return error
+    return None
+
+
+def read_pin(places: Places) -> dict[str, Any] | None:
+    """The highest generation that this machine has seen, and its hash; None at first. Raises Tampered."""
+    path = places.own("pin.json")
+    return decode_file("pin", read_file(path), path) if os.path.lexists(path) else None
+
+
+def machine_id(places: Places) -> str:
+    """This machine's random name in generations, made when it is first asked for."""
+    path = places.own("machine.json")
+    if not os.path.lexists(path):
+        write_file(path, encode_file("machine", {"id": secrets.token_hex(8)}))
+    return str(decode_file("machine", read_file(path), path)["id"])
+
+
+def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
+    """What the phone is to be asked for, and whether it is this machine's own.
+
+    unlock.json, or nsec.enc where there is none. Raises NotFound, Tampered.
+    """
+    own = places.own("unlock.json")
+    if os.path.lexists(own):
+        return decode_file("unlock", read_file(own), own), True
+    path = places.file("nsec.enc")
+    if not os.path.lexists(path):
+        raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
+    return decode_file("nsec", read_file(path), path), False
+
+
+def clean_directory(path: str) -> None:
+    """Remove the temporary files that a killed write left behind. Only for the holder of the lock."""
+    for name in os.listdir(path):
+        if name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3:
+            os.unlink(os.path.join(path, name))
+
+
+# ------------------------------------------------------------------ wire ----
+# The socket protocol: four bytes of length, big-endian, then JSON.
+# references/protocol.md lists every field.
+
+DOOR = {"status", "unlock", "lock", "wait", "stop"}  # answered by the supervisor
+SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
+VALUES = {"get", "has", "list", "export", "set", "delete"}  # answered by the keyholder while it is unlocked
+FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
+FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
+
+
+def encode_frame(message: dict[str, Any]) -> bytes:
+    """One frame."""
+    data = json.dumps(message).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+def decode_frame(data: bytes | bytearray) -> dict[str, Any]:
+    """The message in a frame's JSON; raises Usage."""
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise Usage("not a JSON object")
+    return message
+
+
+class Frames:
+    """Cuts a stream of bytes into frames; raises Usage for one that is too long."""
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self.buffer = bytearray()
+        self.limit = limit
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        self.buffer += data
+
+    def next(self) -> bytes | None:
+        """The JSON of the next whole frame; None until it is there."""
+        if len(self.buffer) < 4:
+            return None
+        size = int.from_bytes(self.buffer[:4], "big")
+        if size > self.limit:
+            raise Usage(f"a frame of {size:,} bytes; the limit is {self.limit:,}")
+        if len(self.buffer) < 4 + size:
+            return None
+        frame = bytes(self.buffer[4 : 4 + size])
+        del self.buffer[: 4 + size]
+        return frame
+
+
+class Control:
+    """The stream between supervisor and keyholder: frames, some with a file descriptor.
+
+    `receive(message, fd)` is called for each frame, `lost()` when the other end
+    is gone. Sending never blocks.
+    """
+
+    def __init__(
+        self, sock: socket.socket, receive: Callable[[dict[str, Any], int | None], None], lost: Callable[[], None]
+    ) -> None:
+        self.sock, self.receive, self.lost = sock, receive, lost
+        self.frames = Frames()
+        self.fds: list[int] = []
+        self.queue: list[tuple[bytes, int | None]] = []
+        self.loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self.loop.add_reader(sock, self.readable)
+
+    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        """Send a frame; `fd` is duplicated into the other process and closed here."""
+        self.queue.append((encode_frame({**message, "fd": True} if fd is not None else message), fd))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the stream takes; go on when it takes more."""
+        while self.queue:
+            data, fd = self.queue.pop(0)
+            try:
+                sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
+            except BlockingIOError:
+                self.queue.insert(0, (data, fd))
+                self.loop.add_writer(self.sock, self.flush)
+                return
+            except OSError:
+                self.close()
+                return
+            if fd is not None:
+                os.close(fd)
+            if sent < len(data):
+                self.queue.insert(0, (data[sent:], None))
+        self.loop.remove_writer(self.sock)
+
+    def readable(self) -> None:
+        """Take what has come."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self.sock, 1 << 16, 64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        self.fds += fds
+        if not data:
+            self.close()
+            self.lost()
+            return
+        self.frames.feed(data)
+        while (frame := self.frames.next()) is not None:
+            message = decode_frame(frame)
+            self.receive(message, self.fds.pop(0) if message.get("fd") else None)
+
+    def close(self) -> None:
+        """Close this end, and every descriptor that was not handed over."""
+        self.loop.remove_reader(self.sock)
+        self.loop.remove_writer(self.sock)
+        self.sock.close()
+        for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
+            os.close(fd)
+        self.fds, self.queue = [], []
+
+
+class Connection:
+    """A client's connection to the daemon.
+
+    `Connection(places).request("get", group="openai", key="API_KEY")` gives the
+    answer as a dict. Raises Unavailable where no daemon listens, and the
+    AvaultError that the daemon answers with.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        try:
+            self.fast = FastConnection(places)
+        except OSError:
+            raise Unavailable(f"no daemon is running for {places.dir}", "start it with: avault daemon start -b") from None
+
+    def request(
+        self,
+        op: str,
+        value: dict[str, Any] | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Send a request and give its answer.
+
+        `value` is what the second frame carries, after the daemon said that it
+        is ready. `progress` is called for what comes before the answer.
+        """
+        sent_value = False
+        try:
+            self.fast.send(json.dumps({"v": 1, "vault": self.places.id, "op": op, **fields}))
+            while text := self.fast.receive():
+                answer = decode_frame(text.encode())
+                if answer.get("ready"):
+                    sent_value = True
+                    self.fast.send(json.dumps(value or {}))
+                elif "progress" in answer:
+                    if progress:
+                        progress(answer)
+                elif answer.get("ok"):
+                    return answer
+                else:
+                    raise AvaultError.from_dict(answer)
+        except OSError:
+            pass
+        if op in ("set", "delete") and (sent_value or op == "delete"):
+            raise AvaultError("the daemon went away; unknown whether it was written", "look with: avault list")
+        raise Interrupted("the daemon went away before it answered", "see: avault status")
+
+    def close(self) -> None:
+        """End the connection."""
+        self.fast.socket.close()
+
+
+class Interrupted(Unavailable):
+    """The connection ended without an answer."""
+
+
+def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
+    """One request on a connection of its own; tried once more if the daemon goes away before it answers."""
+    for attempt in (1, 2):
+        connection = Connection(places)
+        try:
+            return connection.request(op, **fields)
+        except Interrupted:
+            if attempt == 2 or op in SESSIONS:
+                raise
+        finally:
+            connection.close()
+    raise AssertionError("unreachable")
+
+
+# ---------------------------------------------------------------- signer ----
+# Our side of NIP-46 ("Nostr Remote Signing"), over the library's relay client.
+# What comes from a relay is dropped unless it is the answer that we wait for.
+
+RPC_KIND = 24_133
+DEFAULT_RELAYS = ["wss://relay.primal.net", "wss://theforest.nostr1.com", "wss://nos.lol"]
+SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)  # seconds into an asking; signers know an event id that they have seen
+FRESH_EVENT_AFTER = 60.0  # seconds; then a new event with the same request id, as signers drop old events
+FRESH_EVENT_EVERY = 300.0
+NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+NOT_PAIRED = (
+    "no permission",
+    "not paired",
+    "unauthorized",
+    "not authorized",
+    "invalid secret",
+    "already connected",
+    "unknown client",
+)
+NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
+
+
+class Pairing:
+    """What a machine remembers of its signer: pairing.json in the state directory."""
+
+    __slots__ = ("agent", "by_itself", "keys", "operator", "relays", "signer")
+
+    def __init__(self, keys: nostr_sdk.Keys, signer: str, agent: str, operator: str, relays: list[str]) -> None:
+        self.keys, self.signer, self.agent, self.operator, self.relays = keys, signer, agent, operator, relays
+        self.by_itself: bool | None = None  # whether the signer approves without asking a person; None: not known
+
+    @staticmethod
+    def load(places: Places) -> Pairing | None:
+        """This machine's pairing, or None; raises Tampered."""
+        path = places.own("pairing.json")
+        if not os.path.lexists(path):
+            return None
+        content = decode_file("pairing", read_file(path), path)
+        keys = nostr_sdk.Keys.parse(content["client_key"])
+        pairing = Pairing(
+            keys, content["signer"], parse_npub(content["agent"]), parse_npub(content["operator"]), content["relays"]
+        )
+        pairing.by_itself = content["approves_by_itself"]
+        return pairing
+
+    def save(self, places: Places) -> None:
+        """Write pairing.json."""
+        content = {
+            "client_key": self.keys.secret_key().to_hex(),
+            "signer": self.signer,
+            "agent": to_npub(self.agent),
+            "operator": to_npub(self.operator),
+            "relays": self.relays,
+            "approves_by_itself": self.by_itself,
+        }
+        write_file(places.own("pairing.json"), encode_file("pairing", content))
+
+
+def parse_bunker(uri: str) -> tuple[str, list[str], str]:
+    """The signer's public key (hex), relays and secret of a bunker:// URI (NIP-46); raises Usage."""
+    from urllib.parse import parse_qs, urlsplit
+
+    parts = urlsplit(uri.strip())
+    if parts.scheme != "bunker":
+        raise Usage("not a bunker:// URI", "the signer shows it, as bunker://…?relay=wss://…&secret=…")
+    query = parse_qs(parts.query)
+    relays = [check_relay(url) for url in query.get("relay", [])]
+    if not relays:
+        raise Usage("the bunker:// URI names no relay", "make a new one in the signer")
+    return parse_npub(parts.netloc), relays, query.get("secret", [""])[0]
+
+
+def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> str:
+    """The URI that the signer scans (NIP-46, "Direct connection initiated by the client").
+
+    Asks for no decrypt permission: asking for it makes several signers approve
+    for ever. Percent-encoded throughout, with %20 for a space.
+    """
+    from urllib.parse import quote
+
+    pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key"), ("name", name)]
+    return f"nostrconnect://{client}?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in pairs)
+
+
+def check_name(name: str) -> str:
+    """`name` if a signer can show it as a connection's name; raises Usage."""
+    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
+        return name
+    raise Usage(
+        f"not a name for a vault: {printable(name)!r}", "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1"
+    )
+
+
+class Request:
+    """A request under way: its id, what to do with a result, and the future of its answer."""
+
+    def __init__(self, accept: Callable[[str], Any]) -> None:
+        self.id = secrets.token_hex(16)
+        self.accept = accept
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.refusal: asyncio.TimerHandle | None = None
+
+
+class RemoteSigner:
+    """A NIP-46 client: `await open()`, then `greet` or `request`, then `await close()`.
+
+    `signer` is the remote signer's public key (hex); None until `greet` or a
+    bunker URI has told it. `changed` is called when `describe()` would say
+    something new.
+    """
+
+    def __init__(self, keys: nostr_sdk.Keys, relays: list[str], signer: str | None, changed: Callable[[], None]) -> None:
+        self.keys, self.signer, self.changed = keys, signer, changed
+        self.me = public_hex(keys)
+        self.relays: dict[str, dict[str, Any]] = {url: {"url": url, "connected": False, "said": None} for url in relays}
+        self.pending: Request | None = None
+        self.greeting: tuple[str, asyncio.Future[str]] | None = None
+        self.ready = asyncio.Event()  # a relay has confirmed our subscription
+        self.since = time.time()
+        self.requests = 0
+        self.error: str | None = None
+        self.auth_url: str | None = None
+        self.clock: str | None = None
+        self.answered_in: float | None = None  # seconds from the first relay's acceptance to the answer
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect and subscribe in the background; relays that are down are tried again every 5 s."""
+        from datetime import timedelta
+
+        options = nostr_sdk.RelayOptions().retry_interval(timedelta(seconds=5)).adjust_retry_interval(False)
+        self.client = nostr_sdk.ClientBuilder().build()
+        for url in self.relays:
+            await self.client.add_relay(nostr_sdk.RelayUrl.parse(url), opts=options)
+        self.pool = {url: await self.client.relay(nostr_sdk.RelayUrl.parse(url)) for url in self.relays}
+        stream = self.client.notifications()  # before connecting, so that nothing is missed
+        await self.client.connect()
+        # Neither `since` nor `limit`: a wrong clock, or a gap in the connection, must not hide an answer.
+        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
+        await self.client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+        self.spawn(self.listen(stream))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside until `close`."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        for task in list(self.tasks):
+            task.cancel()
+        await self.client.shutdown()
+
+    def describe(self) -> dict[str, Any]:
+        """What is being waited for, as `status` shows it."""
+        return {
+            "since": render_time(self.since),
+            "requests": self.requests,
+            "error": self.error,
+            "auth_url": self.auth_url,
+        }
+
+    async def listen(self, stream: Any) -> None:
+        """Take what the relays send, for ever."""
+        while notification := await stream.next():
+            if notification.is_NEW_EVENT():
+                try:
+                    self.hear(notification.event)
+                except (ValueError, TypeError, KeyError, AttributeError, RecursionError, nostr_sdk.NostrSdkError):
+                    continue  # garbage is free to send; it must not end a wait
+            elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS():
+                self.ready.set()
+            elif notification.is_SHUTDOWN():
+                return
+
+    def hear(self, event: nostr_sdk.Event) -> None:
+        """Handle one event: author, signature, p-tag and id must be right, else nothing happens."""
+        author = event.author().to_hex()
+        if event.kind().as_u16() != RPC_KIND or (self.signer and author != self.signer):
+            return
+        if not event.verify() or ["p", self.me] not in [tag.to_vec()[:2] for tag in event.tags()]:
+            return
+        message = json.loads(nostr_sdk.nip44_decrypt(self.keys.secret_key(), event.author(), event.content()))
+        result, error = message.get("result"), message.get("error")
+        if self.greeting and not self.signer:
+            secret, told = self.greeting
+            if result == "auth_url":
+                self.show(error)
+            elif isinstance(result, str) and secrets.compare_digest(result.encode(), secret.encode()) and not told.done():
+                self.signer = author
+                told.set_result(author)
+            return
+        request = self.pending
+        if not request or message.get("id") != request.id or request.answer.done():
+            return
+        self.check_clock(event.created_at().as_secs())
+        if result == "auth_url":
+            self.show(error)
+        elif error:
+            self.refuse(request, error if isinstance(error, str) else json.dumps(error))
+        elif isinstance(result, str):
+            try:
+                request.answer.set_result(request.accept(result))
+                if self.requests and self.accepted_at is not None:
+                    self.answered_in = time.monotonic() - self.accepted_at
+            except AvaultError as refused:  # not the answer to our question: say so, and wait for the right one
+                self.error = refused.message
+                self.changed()
+
+    def show(self, url: object) -> None:
+        """Keep the page that the signer wants the operator to open; we never open it."""
+        if isinstance(url, str) and url.startswith(("https://", "http://")):
+            self.auth_url = printable(url, 500)
+            self.changed()
+
+    def refuse(self, request: Request, text: str) -> None:
+        """End the request as refused; after an authorization error, leave 5 s for another signer's success."""
+        self.error = printable(text)
+        self.changed()
+        not_paired = any(words in text.lower() for words in NOT_PAIRED)
+        hint = "approve it there, or pair again with: avault pair --replace" if not_paired else "ask again with: avault unlock"
+        refused = Denied(f"the signer refused: {self.error}", hint)
+        if not not_paired:
+            request.answer.set_exception(refused)
+        elif request.refusal is None:
+            end = lambda: None if request.answer.done() else request.answer.set_exception(refused)  # noqa: E731
+            request.refusal = asyncio.get_running_loop().call_later(5.0, end)
+
+    def check_clock(self, created_at: int) -> None:
+        """Notice that the signer's clock and ours differ: relays and signers drop what is too old or too new."""
+        skew = int(created_at - time.time())
+        if abs(skew) > 60:
+            self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
+            self.changed()
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait until a relay has our subscription; raises Unavailable."""
+        try:
+            await asyncio.wait_for(self.ready.wait(), timeout)
+        except TimeoutError:
+            raise Unavailable(
+                f"no relay answers: {', '.join(self.relays)}", "check the network, or choose others with --relay"
+            ) from None
+        self.look_at_relays()
+
+    def look_at_relays(self) -> None:
+        """Bring `connected` up to date."""
+        for url, relay in self.pool.items():
+            connected = relay.status() == nostr_sdk.RelayStatus.CONNECTED
+            if connected != self.relays[url]["connected"]:
+                self.relays[url]["connected"] = connected
+                self.changed()
+
+    async def greet(self, secret: str) -> str:
+        """Wait for the signer that scanned our URI: the author of the reply that echoes `secret`."""
+        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.greeting = (secret, told)
+        try:
+            while not told.done():
+                self.look_at_relays()
+                await asyncio.wait([told], timeout=1.0)
+            return told.result()
+        finally:
+            self.greeting = None
+
+    async def request(self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool = True) -> Any:
+        """Ask the signer, until it answers; what `accept` makes of the result.
+
+        `accept` raises AvaultError for a result that is not the answer: the wait
+        goes on. A refusal raises Denied. Silence never ends it; the caller may.
+        The same event is sent again at first, then fresh ones with the same
+        request id. For what no person is asked (not `patient`) it is sent more often.
+        """
+        request = self.pending = Request(accept)
+        body = json.dumps({"id": request.id, "method": method, "params": params})
+        begun = time.monotonic()
+        self.accepted_at: float | None = None
+        self.answered_in = self.error = self.auth_url = None
+        again = list(SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN))
+        fresh = FRESH_EVENT_AFTER
+        event = self.compose(body)
+        said: dict[str, str] = {}  # what each relay said to this event
+        busy: set[str] = set()
+        self.requests += 1
+        try:
+            while not request.answer.done():
+                elapsed = time.monotonic() - begun
+                if elapsed >= fresh:
+                    fresh += FRESH_EVENT_EVERY
+                    event, said = self.compose(body), {}
+                    self.requests += 1
+                elif again and elapsed >= again[0]:
+                    again.pop(0)
+                    said = {}
+                    self.requests += 1
+                self.look_at_relays()
+                for url, relay in self.pool.items():
+                    if self.relays[url]["connected"] and url not in said and url not in busy:
+                        busy.add(url)
+                        self.spawn(self.publish(url, relay, event, said, busy))
+                quick = elapsed < 5 and not said
+                await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
+            return request.answer.result()
+        finally:
+            self.pending = None
+            if request.refusal:
+                request.refusal.cancel()
+
+    def compose(self, body: str) -> nostr_sdk.Event:
+        """A request event for the signer, with the time of now."""
+        signer = nostr_sdk.PublicKey.parse(self.signer)
+        content = nostr_sdk.nip44_encrypt(self.keys.secret_key(), signer, body, nostr_sdk.Nip44Version.V2)
+        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+        return builder.tags([nostr_sdk.Tag.public_key(signer)]).finalize(self.keys)
+
+    async def publish(self, url: str, relay: Any, event: nostr_sdk.Event, said: dict[str, str], busy: set[str]) -> None:
+        """Send an event to one relay and note what it says; silence or a lost connection is tried again."""
+        from datetime import timedelta
+
+        try:
+            await relay.send_event(event, ok_timeout=timedelta(seconds=5))
+            said[url] = "accepted"
+            if self.accepted_at is None:
+                self.accepted_at = time.monotonic()
+        except nostr_sdk.NostrSdkError as error:
+            text = printable(str(error).strip("'\""))
+            if text not in ("timeout", "relay not connected"):
+                said[url] = text
+        finally:
+            busy.discard(url)
+        told = said.get(url, "no answer")
+        if told != self.relays[url]["said"]:
+            self.relays[url]["said"] = told
+            self.changed()
+
+
+def is_clock_unsynchronised() -> bool:
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR); Linux only."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
+
+
+# ---------------------------------------------------------------- bunker ----
+# The other side of NIP-46: a signer in a terminal, for an operator without a
+# phone, for tests, and for the demo. It keeps the operator's key in memory.
+
+
+class Bunker:
+    """A NIP-46 remote signer that asks `approve(client, sentence)` for each decrypt.
+
+    Its key, its one-time secret and the clients that it knows are kept in
+    bunker.json in `directory`, so that it survives a restart.
+    """
+
+    def __init__(
+        self,
+        user: nostr_sdk.Keys,
+        relays: list[str],
+        directory: str,
+        approve: Callable[[str, str], Awaitable[bool]],
+        say: Callable[[str], None],
+    ) -> None:
+        self.user, self.approve, self.say = user, approve, say
+        self.path = os.path.join(directory, "bunker.json")
+        make_private_directory(directory)
+        kept = decode_file("bunker", read_file(self.path), self.path) if os.path.lexists(self.path) else {}
+        self.keys = nostr_sdk.Keys.parse(kept["key"]) if kept else nostr_sdk.Keys.generate()
+        self.secret = str(kept.get("secret") or secrets.token_hex(16))
+        self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
+        self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
+        self.answers: dict[str, dict[str, Any] | None] = {}  # by request id; None while the operator is asked
+        self.asking = asyncio.Lock()
+        self.save()
+
+    def save(self) -> None:
+        """Write bunker.json."""
+        content = {"key": self.keys.secret_key().to_hex(), "secret": self.secret, "clients": self.clients, "relays": self.relays}
+        write_file(self.path, encode_file("bunker", content))
+
+    def uri(self) -> str:
+        """The bunker:// URI; its secret pairs one client."""
+        from urllib.parse import quote
+
+        relays = "&".join(f"relay={quote(url, safe='')}" for url in self.relays)
+        return f"bunker://{public_hex(self.keys)}?{relays}&secret={self.secret}"
+
+    async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
+        """Serve until cancelled; first answer a nostrconnect:// URI if there is one. Raises Usage."""
+        client, secret, name = self.read_uri(uri) if uri else ("", "", "")
+        self.pool = nostr_sdk.ClientBuilder().build()
+        for url in self.relays:
+            await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
+        stream = self.pool.notifications()
+        await self.pool.connect()
+        since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
+        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key()).since(since)
+        await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
+        work: set[asyncio.Task[None]] = set()
+        is_ready = False
+        while notification := await stream.next():
+            if notification.is_NEW_EVENT():
+                task = asyncio.get_running_loop().create_task(self.serve(notification.event))
+                work.add(task)
+                task.add_done_callback(work.discard)
+            elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS() and not is_ready:
+                is_ready = True
+                ready()
+                if uri:
+                    await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
+                    self.say(f"connected to {name}")
+
+    def read_uri(self, uri: str) -> tuple[str, str, str]:
+        """Learn client and relays from a nostrconnect:// URI; its public key, secret and name."""
+        from urllib.parse import parse_qs, urlsplit
+
+        parts = urlsplit(uri.strip())
+        query = parse_qs(parts.query)
+        if parts.scheme != "nostrconnect" or not query.get("secret") or not query.get("relay"):
+            raise Usage("not a nostrconnect:// URI", "it is the line that avault pair prints")
+        client, name = parse_npub(parts.netloc), printable(query.get("name", ["an agent"])[0], 64)
+        self.relays = list(dict.fromkeys([*self.relays, *map(check_relay, query["relay"])]))
+        self.clients[client] = name
+        self.save()
+        return client, query["secret"][0], name
+
+    async def reply(self, client: str, message: dict[str, Any]) -> None:
+        """Send a message to a client over every relay; one acceptance is enough."""
+        peer = nostr_sdk.PublicKey.parse(client)
+        content = nostr_sdk.nip44_encrypt(self.keys.secret_key(), peer, json.dumps(message), nostr_sdk.Nip44Version.V2)
+        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags([nostr_sdk.Tag.public_key(peer)])
+        event = builder.finalize(self.keys)
+        for attempt in range(5):
+            sends = [relay.send_event(event) for relay in (await self.pool.relays()).values()]
+            outcomes = await asyncio.gather(*sends, return_exceptions=True)
+            if not all(isinstance(outcome, BaseException) for outcome in outcomes):
+                return
+            await asyncio.sleep(0.2 * 2**attempt)
+        self.say(f"no relay took the answer: {printable(outcomes)}")
+
+    async def serve(self, event: nostr_sdk.Event) -> None:
+        """Answer one request; each request id is worked on once, however often it is sent."""
+        client = event.author().to_hex()
+        try:
+            message = json.loads(nostr_sdk.nip44_decrypt(self.keys.secret_key(), event.author(), event.content()))
+            request, method, params = (
+                str(message["id"]),
+                str(message["method"]),
+                [str(each) for each in message.get("params", [])],
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
+            return  # not a request to us
+        if request not in self.answers:
+            self.answers[request] = None
+            self.answers[request] = {"id": request, **await self.answer(client, method, params)}
+        answer = self.answers[request]
+        if answer:
+            await self.reply(client, answer)
+
+    async def answer(self, client: str, method: str, params: list[str]) -> dict[str, str]:
+        """The result or error of a request."""
+        if method == "connect":
+            return self.connect(client, params)
+        if client not in self.clients:
+            return {"result": "", "error": "no permission"}
+        if method == "get_public_key":
+            return {"result": public_hex(self.user)}
+        if method == "ping":
+            return {"result": "pong"}
+        if method != "nip44_decrypt" or len(params) != 2:
+            return {"result": "", "error": f"unsupported: {printable(method, 40)}"}
+        try:
+            text = nostr_sdk.nip44_decrypt(self.user.secret_key(), nostr_sdk.PublicKey.parse(params[0]), params[1])
+        except nostr_sdk.NostrSdkError:
+            return {"result": "", "error": "cannot decrypt that"}
+        async with self.asking:
+            approved = await self.approve(self.clients[client], read_sentence(text))
+        return {"result": text} if approved else {"result": "", "error": "user rejected"}
+
+    def connect(self, client: str, params: list[str]) -> dict[str, str]:
+        """Pair a client that has the secret; a known one is paired already."""
+        if client not in self.clients:
+            given = params[1] if len(params) > 1 else ""
+            if not secrets.compare_digest(given.encode(), self.secret.encode()):
+                return {"result": "", "error": "invalid secret"}
+            self.secret = secrets.token_hex(16)
+            try:
+                name = json.loads(params[3])["name"]
+            except (IndexError, ValueError, TypeError, KeyError):
+                name = "an agent"
+            self.clients[client] = printable(name, 64)
+            self.save()
+            self.say(f"connected to {self.clients[client]}")
+        return {"result": "ack"}
+
+
+def read_sentence(text: str) -> str:
+    """What the operator is shown of a text to decrypt: an envelope's sentence, never what it carries."""
+    try:
+        sentence = json.loads(text)["content"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        sentence = None
+    return printable(sentence) if isinstance(sentence, str) else f"a text of {len(text)} characters, which is not shown"
+
+
+# --------------------------------------------------------------- custody ----
+# The ways to get the agent's key. One is the phone; others are to come. Each
+# is a class with `async def obtain(content)`, where `content` is what
+# `read_unlock` gives, and with `proves`: whether it shows that the operator's
+# phone opens this vault.
+
+
+class GivenKey:
+    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+
+    proves = False
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+        """The key, if it is this vault's agent; raises Tampered."""
+        if to_npub(public_hex(self.keys)) != content["agent"]:
+            raise Tampered("NOSTR_NSEC is not the key of this vault's agent", f"the agent is {content['agent']}")
+        return self.keys
+
+
+class Phone:
+    """The agent's key by the operator's approval, over NIP-46."""
+
+    proves = True
+
+    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
+        self.pairing, self.signer = pairing, signer
+
+    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+        """Ask for the envelope until it is opened; raises Denied, Tampered."""
+        pairing = self.pairing
+        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (content["agent"], content["operator"]):
+            raise Tampered(
+                "the vault's files are not those that this machine was paired for",
+                "if you moved it here on purpose: avault recover",
+            )
+        params = [pairing.agent, content["envelope"]]
+        keys = await self.signer.request("nip44_decrypt", params, lambda result: open_nsec(content, result))
+        if self.signer.answered_in is not None and self.signer.answered_in < NOBODY_ASKED:
+            pairing.by_itself = True
+        return keys
+
+
+# ------------------------------------------------------------- keyholder ----
+# The process that holds the agent's key and the secrets. It starts no program,
+# and locking is its exit: Python cannot wipe a string, the kernel can.
+
+
+def harden(die_with_parent: bool) -> None:
+    """No core dumps, no ptrace by the same user, private files; before any secret arrives."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.umask(0o077)
+    if sys.platform == "linux":
+        import ctypes
+
+        prctl = ctypes.CDLL(None).prctl
+        if prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
+            raise AvaultError("the kernel refuses PR_SET_DUMPABLE")
+        if die_with_parent:
+            prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+
+
+class Session:
+    """A client's connection in the keyholder; an asyncio protocol.
+
+    Requests are answered in order. A request that takes time runs as a task,
+    which may ask for the next frame with `await session.frame()`.
+    """
+
+    STALLED = 30.0  # seconds that half a frame may stay half
+
+    def __init__(self, keyholder: Keyholder, first: dict[str, Any]) -> None:
+        self.keyholder, self.first = keyholder, first
+        self.frames = Frames()
+        self.task: asyncio.Task[None] | None = None
+        self.awaited: asyncio.Future[dict[str, Any]] | None = None
+        self.stalled: asyncio.TimerHandle | None = None
+        self.is_conversation = False
+
+    def connection_made(self, transport: Any) -> None:
+        """The connection was taken over; its first frame came with it."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=MAX_FRAME)
+        self.keyholder.sessions.add(self)
+        self.handle(self.first)
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from the client."""
+        self.frames.feed(data)
+        if len(self.frames.buffer) > 2 * MAX_FRAME:
+            self.transport.abort()
+        self.advance()
+
+    def advance(self) -> None:
+        """Handle the frames that are there, until one takes time."""
+        try:
+            while (
+                (not self.task or self.awaited) and not self.transport.is_closing() and (data := self.frames.next()) is not None
+            ):
+                if self.awaited:
+                    awaited, self.awaited = self.awaited, None
+                    awaited.set_result(decode_frame(data))
+                else:
+                    self.handle(decode_frame(data))
+        except Usage as error:
+            self.send(error.to_dict())
+            self.transport.close()
+        if self.stalled:
+            self.stalled.cancel()
+        waits = bool(self.frames.buffer) and not self.task
+        self.stalled = asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort) if waits else None
+
+    def handle(self, request: dict[str, Any]) -> None:
+        """Answer one request, now or by a task."""
+        try:
+            self.is_conversation = request.get("op") in SESSIONS
+            answer = self.keyholder.answer(self, request)
+        except Exception as error:
+            answer = complain(error).to_dict()
+        if isinstance(answer, dict):
+            self.send(answer)
+        else:
+            self.task = asyncio.get_running_loop().create_task(self.work(answer))
+
+    async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        """Run a request that takes time, then go on with the frames that came meanwhile."""
+        try:
+            self.send(await answer)
+        except Exception as error:
+            self.send(complain(error).to_dict())
+        finally:
+            self.task = None
+            self.keyholder.settle()
+        self.advance()
+
+    async def frame(self) -> dict[str, Any]:
+        """The next frame, after telling the client that it may send it."""
+        awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.awaited = awaited
+        self.send({"ok": True, "ready": True})
+        self.advance()
+        return await awaited
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a frame."""
+        if not self.transport.is_closing():
+            self.transport.write(encode_frame(message))
+
+    def pause_writing(self) -> None:
+        """The client does not read: take no more requests from it."""
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; a read or write that takes time is still answered."""
+        return self.task is not None and self.awaited is None and not self.is_conversation
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone; so is what it asked for, except a write that is under way."""
+        self.keyholder.sessions.discard(self)
+        if self.stalled:
+            self.stalled.cancel()
+        if self.task:
+            self.task.cancel()
+
+
+class Keyholder:
+    """The keyholder process: obtains the key, serves the vault, exits to lock it."""
+
+    MAX_SESSIONS = 2_000
+
+    def __init__(self, places: Places, control: socket.socket, talks: dict[str, Talk]) -> None:
+        self.places, self.talks = places, talks
+        self.host = printable(socket.gethostname().split(".")[0], 64)
+        self.ended = asyncio.Event()
+        self.control = Control(control, self.receive, self.ended.set)
+        self.sessions: set[Session] = set()
+        self.store: Store | None = None
+        self.pairing: Pairing | None = None
+        self.signer: RemoteSigner | None = None
+        self.relays: list[dict[str, Any]] | None = None  # what they said when the signer was last asked
+        self.content: dict[str, Any] = {}  # of the unlock.json that is on the disk
+        self.proven: str | None = None
+        self.since = time.time()
+        self.warnings: dict[str, str] = {}
+        self.unlocking: asyncio.Task[None] | None = None
+        self.pairing_up = False
+        self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
+        self.writer: asyncio.Task[None] | None = None
+        self.handing_over: set[asyncio.Task[None]] = set()
+
+    # -- the supervisor's side
+
+    async def run(self) -> None:
+        """Serve until the supervisor says so, or is gone."""
+        await self.ended.wait()
+        if self.writer:
+            await self.writer
+        while self.control.queue:
+            await asyncio.sleep(0.01)
+
+    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+        """A message from the supervisor."""
+        if message["do"] == "connection" and fd is not None:
+            task = asyncio.get_running_loop().create_task(self.take_over(fd, message["frame"]))
+            self.handing_over.add(task)
+            task.add_done_callback(self.handing_over.discard)
+        elif message["do"] == "unlock":
+            if not self.unlocking and not self.store:
+                self.unlocking = asyncio.get_running_loop().create_task(self.unlock(bool(message.get("accept_rollback")), fd))
+        elif message["do"] == "lock":
+            self.ended.set()
+
+    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
+        """Serve a connection from now on."""
+        sock = socket.socket(fileno=fd)
+        if len(self.sessions) >= self.MAX_SESSIONS:
+            sock.close()
+            return
+        make: Any = lambda: Session(self, frame)  # noqa: E731  a protocol, though not derived from asyncio's
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+
+    def report(self) -> None:
+        """Tell the supervisor what `status` shows; it holds no secret."""
+        store, signer = self.store, self.signer
+        warnings = dict(self.warnings)
+        if store and store.trouble:
+            warnings["file"] = f"{store.trouble.message}; what was loaded before is served, nothing is written"
+        if signer and signer.clock:
+            warnings["clock"] = signer.clock
+        if self.pairing and self.pairing.by_itself:
+            warnings["signer"] = "the signer approves by itself: nobody was asked. See: avault pair --replace"
+        report = {
+            "state": "unlocked" if store else "waiting" if signer else "locked",
+            "since": render_time(self.since),
+            "agent_npub": self.content.get("agent"),
+            "signer_npub": self.content.get("operator"),
+            "name": self.content.get("name"),
+            "groups": len(store.vault.groups) if store else None,
+            "secrets": store.vault.count() if store else None,
+            "proven": bool(self.proven),
+            "signer_approves_by_itself": self.pairing.by_itself if self.pairing else None,
+            "relays": list(signer.relays.values()) if signer else self.relays,
+            "waiting": signer.describe() if signer else None,
+            "warnings": list(warnings.values()),
+        }
+        self.control.send({"report": report})
+
+    def settle(self) -> None:
+        """A session's work is done: without a vault and without a task to get one, there is nothing to stay for."""
+        if not self.store and not self.unlocking and not self.pairing_up:
+            self.ended.set()
+
+    # -- getting the key
+
+    async def unlock(self, accept_rollback: bool, fd: int | None) -> None:
+        """Obtain the key, by the phone or from NOSTR_NSEC through a pipe, and open the vault."""
+        try:
+            self.content, _ = read_unlock(self.places)
+            if fd is not None:
+                with open(fd, "rb") as pipe:
+                    await self.open(GivenKey(pipe.read().decode(errors="replace")), accept_rollback)
+                return
+            pairing = Pairing.load(self.places)
+            if not pairing:
+                raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
+            async with self.connected(pairing, pairing.signer) as signer:
+                if is_clock_unsynchronised():
+                    self.warnings["ntp"] = "nothing keeps this machine's clock right (NTP): if no request arrives, look there"
+                await self.open(Phone(pairing, signer), accept_rollback)
+        except AvaultError as error:
+            if not self.store:
+                self.control.send({"failed": error.to_dict()["error"]})
+                self.ended.set()
+        finally:
+            self.unlocking = None
+
+    def connected(self, pairing: Pairing, signer: str | None) -> Connected:
+        """A connection to the signer, shown in `status` while it lasts."""
+        self.pairing = pairing
+        return Connected(self, RemoteSigner(pairing.keys, pairing.relays, signer, self.report))
+
+    async def open(self, custody: GivenKey | Phone, accept_rollback: bool = False) -> None:
+        """Obtain the key and serve the vault. Whatever the vault says, the answer must open nothing tomorrow."""
+        self.content, own = read_unlock(self.places)
+        keys = await custody.obtain(self.content)
+        self.proven = render_time(time.time()) if custody.proves else self.content.get("proven")
+        loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
+        try:
+            self.store = await loading
+            self.since = time.time()
+            self.report()
+        finally:
+            await self.turn_ratchet(keys, also_recovery=not own)
+        self.note_hints()
+        self.report()
+
+    async def turn_ratchet(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
+        """Replace the envelope that was opened by a fresh one, with a fresh sealed copy."""
+        content = {key: self.content[key] for key in ("vault", "name", "agent", "operator")}
+        identity, name, operator = content["vault"], content["name"], parse_npub(content["operator"])
+
+        def turn() -> dict[str, Any]:
+            if also_recovery:
+                recovery = seal_nsec(keys, identity, operator, name, self.host)
+                write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+            fresh = {**seal_nsec(keys, identity, operator, name, self.host), "proven": self.proven}
+            write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
+            return fresh
+
+        try:
+            self.content = await asyncio.to_thread(turn)
+            if self.pairing:
+                self.pairing.save(self.places)
+            self.warnings.pop("ratchet", None)
+        except AvaultError as error:
+            self.warnings["ratchet"] = (
+                f"the phone's last answer still opens unlock.json, as no fresh one could be written: {error.message}"
+            )
+
+    def note_hints(self) -> None:
+        """Report where nip46.json differs from what the vault pins; it is never believed."""
+        try:
+            hints = read_hints(self.places.file("nip46.json"))
+            mine = [self.content["agent"], self.content["operator"], self.content["name"]]
+            if [hints["agent_npub"], hints["signer_npub"], hints["name"]] != mine:
+                self.warnings["hints"] = (
+                    "nip46.json names another agent, operator or name than the vault does; it is not believed"
+                )
+        except AvaultError as error:
+            self.warnings["hints"] = error.message
+
+    # -- requests
+
+    def answer(self, session: Session, request: dict[str, Any]) -> dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]:
+        """The answer to a request, or the work that leads to it; raises AvaultError."""
+        op = request.get("op")
+        if request.get("v") != 1 or request.get("vault") != self.places.id:
+            raise Usage("that is for another vault, or another version of avault", "see: avault status")
+        if op in SESSIONS:
+            return self.converse(session, request)
+        if op not in VALUES:
+            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
+        if not self.store:
+            raise Locked("the vault is locked", "ask the phone with: avault unlock")
+        trouble = self.store.trouble
+        self.store.refresh()
+        if self.store.trouble is not trouble:
+            self.report()
+        if op == "set":
+            return self.set(session, request)
+        if op == "delete":
+            group, key = check_group(request.get("group")), request.get("key")
+            return self.change(lambda vault: vault.remove(group, None if key is None else check_key(key)))
+        return {"get": self.get, "has": self.has, "list": self.names, "export": self.export}[op](self.store.vault, request)
+
+    def get(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+        """One value, or those of a group."""
+        name, key, form = request.get("group"), request.get("key"), request.get("format")
+        if key is not None:
+            found = vault.secrets(name, key)
+            if form == "text":
+                return {"ok": True, "output": found[0].value + "\n"}
+            answer: dict[str, Any] = {"group": name, "key": key, "value": found[0].value}
+            if len(found) > 1:
+                answer["conflicts"] = [secret.value for secret in found[1:]]
+        else:
+            group = vault.group(name)
+            values = {key: found[0].value for key, found in sorted(group.keys.items())}
+            if form == "text":
+                if broken := [key for key, value in values.items() if "\n" in value]:
+                    raise Usage(
+                        f"{name}/{broken[0]} has more than one line",
+                        f"avault get {name} --json, or avault get {name}/{broken[0]}",
+                    )
+                return {"ok": True, "output": "".join(f"{key}={value}\n" for key, value in values.items())}
+            answer = {"group": name, "note": group.note[0], "values": values}
+        return (
+            {"ok": True, "output": json.dumps(answer, indent=2, ensure_ascii=False) + "\n"}
+            if form == "json"
+            else {"ok": True, **answer}
+        )
+
+    def has(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+        """Whether a group or key is there."""
+        group, key = check_group(request.get("group")), request.get("key")
+        found = group in vault.groups and (key is None or check_key(key) in vault.groups[group].keys)
+        return {"ok": True, "has": found}
+
+    def names(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+        """What there is; names, never values."""
+        groups = describe_vault(vault)
+        if request.get("format") == "text":
+            return {"ok": True, "output": render_list(groups)}
+        if request.get("format") == "json":
+            return {"ok": True, "output": json.dumps({"groups": groups}, indent=2, ensure_ascii=False) + "\n"}
+        return {"ok": True, "groups": groups}
+
+    def export(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+        """Variables, rendered or as they are."""
+        lists = [request.get(field) or [] for field in ("groups", "only", "allow")]
+        if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists):
+            raise Usage("groups, only and allow are lists of names")
+        groups, only, allow = lists
+        variables = choose(vault, groups, only, bool(request.get("prefix")), allow)
+        form = request.get("format")
+        return (
+            {"ok": True, "variables": variables} if form is None else {"ok": True, "output": render_export(str(form), variables)}
+        )
+
+    async def set(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+        """Set a key, to a value in the next frame or to a generated one."""
+        group, key = check_group(request.get("group")), check_key(request.get("key"))
+        note, size = request.get("note"), request.get("generate")
+        if note is not None and not isinstance(note, str):
+            raise Usage("a note is text")
+        if size is None:
+            value = check_value((await session.frame()).get("value"))
+        elif isinstance(size, int) and 1 <= size <= 4096:
+            value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
+        else:
+            raise Usage("a generated value has 1 to 4,096 characters", f"avault set {group} --key {key} --generate 32")
+
+        def change(vault: Vault) -> None:
+            vault.put(group, key, value, int(time.time()), machine)
+            if note is not None:
+                vault.annotate(group, note, machine)
+
+        machine = self.store.machine if self.store else ""
+        return await self.change(change)
+
+    async def change(self, function: Callable[[Vault], None]) -> dict[str, Any]:
+        """Have a change written, together with those that wait meanwhile; raises what refused it."""
+        done: asyncio.Future[AvaultError | None] = asyncio.get_running_loop().create_future()
+        self.queue.append((function, done))
+        self.writer = self.writer or asyncio.get_running_loop().create_task(self.write_queue())
+        refused = await done
+        if refused:
+            raise refused
+        return {"ok": True}
+
+    async def write_queue(self) -> None:
+        """Write all changes that wait, until none does."""
+        store = self.store
+        while self.queue and store:
+            batch, self.queue = self.queue, []
+            store.writing = True
+            try:
+                results = await asyncio.to_thread(store.write, [function for function, _ in batch])
+            finally:
+                store.writing = False
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():
+                    done.set_result(result)
+            self.report()
+        self.writer = None
+
+    async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+        """A request that talks with the operator; one at a time, with an end."""
+        if self.pairing_up:
+            raise Usage("another pairing is under way", "let it end first, or stop it with: avault lock")
+        self.pairing_up = True
+        resume = self.unlocking
+        if resume and request["op"] != "drill":
+            resume.cancel()
+            self.unlocking = None
+        limit = request.get("timeout")
+        try:
+            private = await session.frame() if request.get("private") else {}
+            async with asyncio.timeout(limit if isinstance(limit, (int, float)) else None):
+                return await self.talks[request["op"]](self, session, request, private)
+        except TimeoutError:
+            raise TimedOut(
+                "the signer did not answer in time",
+                "is the app open, and on the same relays? Try again with: avault pair --replace",
+            ) from None
+        finally:
+            self.pairing_up = False
+            if resume and not self.store and not self.unlocking:
+                self.unlocking = asyncio.get_running_loop().create_task(self.unlock(False, None))
+
+
+class Connected:
+    """A signer's connection for the length of a `with`, shown by the keyholder's report."""
+
+    def __init__(self, keyholder: Keyholder, signer: RemoteSigner) -> None:
+        self.keyholder, self.signer = keyholder, signer
+
+    async def __aenter__(self) -> RemoteSigner:
+        await self.signer.open()
+        self.keyholder.signer = self.signer
+        self.keyholder.report()
+        return self.signer
+
+    async def __aexit__(self, *_: object) -> None:
+        self.keyholder.signer = None
+        self.keyholder.relays = [{**relay, "connected": None} for relay in self.signer.relays.values()]
+        await self.signer.close()
+        self.keyholder.report()
+
+
+# --------------------------------------------------------------- pairing ----
+# The conversations of the keyholder: with the operator, through a command,
+# and with the signer.
+
+
+def accept_connect(secret: str) -> Callable[[str], None]:
+    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
+
+    def accept(result: str) -> None:
+        if result != "ack" and not (secret and secrets.compare_digest(result.encode(), secret.encode())):
+            raise Denied("the signer answered `connect` with something else")
+
+    return accept
+
+
+def accept_public_key(result: str) -> str:
+    """A hex public key as the result of `get_public_key`."""
+    return parse_npub(result)
+
+
+def accept_token(token: str) -> Callable[[str], None]:
+    """What counts as the result of decrypting the drill."""
+
+    def accept(result: str) -> None:
+        if token not in result:
+            raise Denied("the signer answered with something else")
+
+    return accept
+
+
+async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
+    """Make the agent's key and the vault's files; pair first unless the operator is given."""
+    places = keyholder.places
+    for name in ("avault.enc", "nsec.enc"):
+        if os.path.lexists(places.file(name)):
+            raise AvaultError(f"there is a vault already: {places.file(name)}", "use it, or choose another place with --dir")
+    name, host = check_name(str(request.get("name"))), keyholder.host
+    relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
+    keys = parse_keys(private["nsec"]) if private.get("nsec") else nostr_sdk.Keys.generate()
+    agent, operator = public_hex(keys), parse_npub(request["signer_npub"]) if request.get("signer_npub") else None
+    if operator == agent:
+        raise Usage("that is the agent's own key", "--signer-npub is the operator's, the one in the phone")
+    identity = secrets.token_hex(16)
+    pairing = None
+    if not operator or private.get("bunker"):
+        pairing = await shake_hands(keyholder, session, relays, name, private.get("bunker"), operator, agent)
+        operator, relays = pairing.operator, pairing.relays
+        if operator == agent:
+            raise Usage("the signer holds the agent's own key", "choose the operator's account in the signer")
+    vault = Vault(identity, agent, operator, name)
+    keyholder.content = {**seal_nsec(keys, identity, operator, name, host), "proven": None}
+    recovery = seal_nsec(keys, identity, operator, name, host)
+    files = [
+        (places.file(".gitattributes"), GITATTRIBUTES),
+        (places.file("nip46.json"), encode_hints(agent, operator, relays, name)),
+        (places.file("nsec.enc"), encode_file("nsec", recovery)),
+        (places.own("unlock.json"), encode_file("unlock", keyholder.content)),
+    ]
+    for path, data in files:
+        write_file(path, data)
+        session.send({"progress": "wrote", "path": path})
+    if pairing:
+        pairing.save(places)
+        session.send({"progress": "wrote", "path": places.own("pairing.json")})
+    keyholder.store = await asyncio.to_thread(Store.create, places, keys, vault)
+    session.send({"progress": "wrote", "path": places.file("avault.enc")})
+    keyholder.since = time.time()
+    keyholder.report()
+    if pairing:
+        await prove(keyholder, session, pairing)
+    return {"ok": True, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "paired": bool(pairing)}
+
+
+async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
+    """Pair this machine and prove the vault; `recover` does it where the vault was never open."""
+    content, own = read_unlock(keyholder.places)
+    known = own or os.path.lexists(keyholder.places.own("pairing.json"))
+    if request["op"] == "recover":
+        if (request.get("agent"), request.get("operator")) != (content["agent"], content["operator"]):
+            raise Denied("nsec.enc is not of that agent and operator", "compare with what you wrote down: nothing was asked")
+    elif not known:
+        raise Locked(
+            "this machine has never opened this vault, and cannot tell it from another", "look at it once with: avault recover"
+        )
+    if os.path.lexists(keyholder.places.own("pairing.json")) and not request.get("replace"):
+        raise Usage(
+            "this machine is paired already", "ask the phone with: avault unlock, or pair anew with: avault pair --replace"
+        )
+    relays = [check_relay(url) for url in request.get("relays") or []] or read_hints(keyholder.places.file("nip46.json"))[
+        "relays"
+    ]
+    agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
+    keyholder.content = content
+    pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
+    pairing.save(keyholder.places)
+    await prove(keyholder, session, pairing, bool(request.get("accept_rollback")))
+    return {"ok": True, "agent_npub": content["agent"], "signer_npub": content["operator"], "relays": pairing.relays}
+
+
+async def shake_hands(
+    keyholder: Keyholder, session: Session, relays: list[str], name: str, bunker: str | None, operator: str | None, agent: str
+) -> Pairing:
+    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is."""
+    signer_key, secret = None, secrets.token_hex(16)
+    if bunker:
+        signer_key, relays, secret = parse_bunker(bunker)
+    pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
+    async with keyholder.connected(pairing, signer_key) as signer:
+        await signer.wait_ready(15.0)
+        if signer_key:
+            await signer.request(
+                "connect", [signer_key, secret, "get_public_key", json.dumps({"name": name})], accept_connect(secret), False
+            )
+        else:
+            session.send({"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)})
+            pairing.signer = await signer.greet(secret)
+        session.send({"progress": "connected"})
+        pairing.operator = await signer.request("get_public_key", [], accept_public_key, False)
+    if operator and pairing.operator != operator:
+        raise Denied(
+            f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}",
+            "pair again, and choose the operator's account in the signer",
+        )
+    return pairing
+
+
+async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool = False) -> None:
+    """Have the phone open this machine's own envelope: now it is known that it can."""
+    session.send({"progress": "approve", "sentence": f"unlock {keyholder.content['name']}"})
+    async with keyholder.connected(pairing, pairing.signer) as signer:
+        phone = Phone(pairing, signer)
+        if not keyholder.store:
+            await keyholder.open(phone, accept_rollback)
+        else:
+            await keyholder.turn_ratchet(keyholder.store.keys, also_recovery=False)
+            await phone.obtain(keyholder.content)
+            keyholder.proven = render_time(time.time())
+            await keyholder.turn_ratchet(keyholder.store.keys, also_recovery=False)
+    session.send({"progress": "proven", "seconds": signer.answered_in})
+    keyholder.report()
+
+
+async def talk_open(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
+    """Open the vault with NOSTR_NSEC."""
+    if not keyholder.store:
+        await keyholder.open(GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback")))
+    return {"ok": True}
+
+
+async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
+    """Ask for something that the operator is to reject: an app that approves by itself cannot."""
+    pairing = Pairing.load(keyholder.places)
+    if not pairing or not keyholder.store:
+        raise Locked("the drill needs a paired, open vault", "pair it with: avault pair")
+    token = secrets.token_hex(32)
+    envelope = make_envelope(
+        keyholder.store.keys, pairing.operator, "a drill: REJECT this one", "avault: this is a drill. REJECT this one.", token
+    )
+    session.send({"progress": "reject"})
+    async with keyholder.connected(pairing, pairing.signer) as signer:
+        try:
+            await signer.request("nip44_decrypt", [pairing.agent, envelope], accept_token(token))
+            refused = False
+        except Denied:
+            refused = True
+    pairing.by_itself = not refused
+    pairing.save(keyholder.places)
+    keyholder.report()
+    return {"ok": True, "refused": refused, "seconds": signer.answered_in}
+
+
+TALKS: dict[str, Talk] = {
+    "init": talk_init,
+    "open": talk_open,
+    "pair": talk_pair,
+    "recover": talk_pair,
+    "drill": talk_drill,
+}
+
+
+async def hold(places: Places, fd: int) -> None:
+    """The keyholder's life; its control stream is the file descriptor `fd`."""
+    await Keyholder(places, socket.socket(fileno=fd), TALKS).run()
+
+
+def main_keyholder(argv: list[str]) -> NoReturn:
+    """The keyholder process: `avault.py keyholder FD DIR`. Ends by _exit: what it knew goes with it."""
+    code = 0
+    try:
+        harden(die_with_parent=True)
+        asyncio.run(hold(Places(argv[1]), int(argv[0])))
+    except BaseException as error:
+        code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
+        write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
+    finally:
+        os._exit(code)
+
+
+# ------------------------------------------------------------ supervisor ----
+# The process that owns the socket. It never holds a secret: it reads the first
+# frame of a connection, which carries none, and hands the connection on.
+
+KEPT_VARIABLES = {
+    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SYSTEMROOT", "SSH_AUTH_SOCK",
+    "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS",
+    "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
+}  # fmt: skip
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of the daemon: what it needs, and nothing that may be a secret."""
+    return {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith("LC_")}
+
+
+def own_command(*arguments: str) -> list[str]:
+    """The command line that runs this file with the same interpreter."""
+    return [sys.executable, "-P", os.path.realpath(__file__), *arguments]
+
+
+def lock_directory(path: str) -> int:
+    """Lock a vault directory for this process and its keyholders; raises Unavailable if it is locked.
+
+    The lock is on the directory itself, beside no file that git would see, and
+    on the open file: a keyholder inherits it, so that there is no second
+    writer until both are gone.
+    """
+    import fcntl
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise Unavailable(
+            f"another daemon holds the vault {path}", "see: avault status, or stop it with: avault daemon stop"
+        ) from None
+    return fd
+
+
+def read_limit(request: dict[str, Any]) -> float | None:
+    """The `timeout` of a request, in seconds; None for none."""
+    limit = request.get("timeout")
+    return float(limit) if isinstance(limit, (int, float)) else None
+
+
+class Supervisor:
+    """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
+
+    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+
+    def __init__(self, places: Places, say: Callable[[str], None]) -> None:
+        self.places, self.say = places, say
+        self.lock_fd = lock_directory(places.dir)
+        clean_directory(places.dir)
+        clean_directory(places.state)
+        self.keyholder: asyncio.subprocess.Process | None = None
+        self.control: Control | None = None
+        self.state = "locked"
+        self.report: dict[str, Any] = {}
+        self.failure: AvaultError | None = None  # why the vault is locked, if it was not for being asked to
+        self.changed = asyncio.Event()  # replaced at every change of state
+        self.waiters: set[object] = set()  # those for whom the phone is asked
+        self.stopping = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.bound: tuple[int, int] | None = None
+        self.warned = False
+
+    # -- the socket
+
+    async def run(
+        self, ask: bool, timeout: float | None, accept_rollback: bool, nsec: int | None, ready: Callable[[], None]
+    ) -> None:
+        """Listen until stopped; ask the phone at once if `ask`, or open with NOSTR_NSEC from a pipe."""
+        import signal
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
+        self.listen()
+        write_file(self.places.own("python"), sys.executable.encode())
+        write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
+        self.say(f"listening at {self.places.socket}")
+        ready()
+        if ask or nsec is not None:
+            self.spawn(self.first_unlock(timeout, accept_rollback, nsec))
+        self.spawn(self.stay_reachable())
+        await self.stopping.wait()
+        await self.end_keyholder()
+        for path in (self.places.socket, self.places.pid_file, self.places.own("socket")):
+            if path != self.places.socket or self.is_bound():
+                try:
+                    os.unlink(path)
+                except FileNotFoundError:
+                    continue
+        self.say("stopped")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def listen(self) -> None:
+        """Bind the socket (0600) in a directory of ours; raises Unavailable, AvaultError."""
+        path = self.places.socket
+        directory = os.path.dirname(path)
+        if directory == self.places.state:
+            make_private_directory(directory)
+        info = os.lstat(directory) if os.path.lexists(directory) else None
+        if not info or info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
+            raise AvaultError(
+                f"{directory} is not a directory that only we can write to", "choose another place with AVAULT_SOCKET"
+            )
+        if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
+            raise AvaultError(f"the socket's path is too long: {path}", "choose a shorter one with AVAULT_SOCKET")
+        if os.path.lexists(path):
+            try:
+                FastConnection(self.places).socket.close()
+            except OSError:
+                os.unlink(path)
+            else:
+                raise Unavailable(f"another daemon listens at {path}", "stop it, or choose another place with AVAULT_SOCKET")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(path)  # 0600 by our umask
+        self.socket.listen(1024)
+        self.socket.setblocking(False)
+        info = os.lstat(path)
+        self.bound = (info.st_dev, info.st_ino)
+        write_file(self.places.own("socket"), os.fsencode(path))
+        self.spawn(self.accept(self.socket))
+
+    def is_bound(self) -> bool:
+        """Whether the socket's path still names our socket."""
+        try:
+            info = os.lstat(self.places.socket)
+        except OSError:
+            return False
+        return (info.st_dev, info.st_ino) == self.bound
+
+    async def stay_reachable(self) -> None:
+        """Bind again when the path is gone, as when a logout removes /run/user; in the state directory if need be."""
+        while True:
+            await asyncio.sleep(2.0)
+            if self.is_bound():
+                continue
+            self.socket.close()
+            try:
+                if not os.path.isdir(os.path.dirname(self.places.socket)):
+                    self.places.socket = self.places.own(os.path.basename(self.places.socket))
+                self.listen()
+                self.say(f"listening at {self.places.socket}, as the path before was removed")
+            except (AvaultError, OSError) as error:
+                self.say(f"cannot listen at {self.places.socket}: {type(error).__name__}")
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Take connections, for as long as the listener is open."""
+        loop = asyncio.get_running_loop()
+        while listener.fileno() >= 0:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError:  # out of descriptors, or closed
+                await asyncio.sleep(0.1)
+                continue
+            self.spawn(self.serve(sock))
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Read the first frame of a connection, and answer it or hand it on."""
+        try:
+            sock.setblocking(False)
+            if not is_same_user(sock):
+                return
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                request = await self.first_frame(sock)
+            if request is None:
+                return
+            try:
+                answer = await self.handle(sock, request)
+            except Exception as error:
+                answer = complain(error).to_dict()
+            if answer is not None:
+                async with asyncio.timeout(FIRST_FRAME_TIME):
+                    await asyncio.get_running_loop().sock_sendall(sock, encode_frame(answer))
+                if request.get("op") == "stop" and answer.get("ok"):
+                    self.stopping.set()
+        except (OSError, TimeoutError):
+            return  # a client that went away, or that was too slow
+        finally:
+            sock.close()
+
+    async def first_frame(self, sock: socket.socket) -> dict[str, Any] | None:
+        """Exactly the first frame, and no byte of what follows; None for a client that left."""
+        loop = asyncio.get_running_loop()
+        data, wanted = b"", 4
+        while len(data) < wanted:
+            piece = await loop.sock_recv(sock, wanted - len(data))
+            if not piece:
+                return None
+            data += piece
+            if wanted == 4 == len(data):
+                wanted += int.from_bytes(data, "big")
+                if wanted > FIRST_FRAME:
+                    await loop.sock_sendall(sock, encode_frame(Usage("the first frame is too long").to_dict()))
+                    return None
+        try:
+            return decode_frame(data[4:])
+        except Usage as error:
+            await loop.sock_sendall(sock, encode_frame(error.to_dict()))
+            return None
+
+    async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a first frame; None if the keyholder has the connection now. Raises AvaultError."""
+        if request.get("v") != 1:
+            raise Usage("the daemon speaks version 1 of the protocol", "restart it: avault daemon stop, avault daemon start -b")
+        if request.get("vault") != self.places.id:
+            raise Unavailable(
+                f"the daemon here serves another vault, {self.places.dir}", "name yours with --dir, and unset AVAULT_SOCKET"
+            )
+        op = str(request.get("op"))
+        if op in VALUES:
+            if self.state != "unlocked":
+                raise self.locked()
+        elif op in SESSIONS:
+            await self.start_keyholder()
+        elif op in DOOR:
+            return await {"status": self.status, "unlock": self.unlock, "lock": self.lock, "wait": self.wait, "stop": self.stop}[
+                op
+            ](sock, request)
+        else:
+            raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
+        if not self.control:
+            raise self.locked()
+        self.control.send({"do": "connection", "frame": request}, os.dup(sock.fileno()))
+        return None
+
+    def locked(self) -> AvaultError:
+        """Why there are no secrets now, and what to do."""
+        state = self.current_state()
+        if state == "waiting":
+            return Locked("the vault waits for the operator's approval", "approve on the phone; see: avault status")
+        if state == "unpaired":
+            return Locked("the vault is locked, and this machine is not paired with a signer", self.pairing_hint())
+        because = f" ({self.failure.message})" if self.failure else ""
+        return Locked(f"the vault is locked{because}", "ask the phone with: avault unlock")
+
+    def pairing_hint(self) -> str:
+        """How this machine gets a signer."""
+        return "pair it with: " + ("avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover")
+
+    # -- the keyholder
+
+    def current_state(self) -> str:
+        """unlocked, waiting, locked or unpaired."""
+        if self.state == "locked" and not os.path.lexists(self.places.own("pairing.json")):
+            return "unpaired"
+        return self.state
+
+    def turn(self, state: str) -> None:
+        """Enter a state, and wake those who wait for a change."""
+        if state != self.state:
+            self.say({"unlocked": "unlocked", "waiting": "waiting for the phone", "locked": "locked"}[state])
+        self.state = state
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def start_keyholder(self) -> None:
+        """Start a keyholder, if there is none."""
+        if self.control:
+            return
+        if self.keyholder:  # the one before is on its way out
+            await self.keyholder.wait()
+        if self.control:
+            return
+        ours, theirs = socket.socketpair()
+        self.report, self.failure = {}, None
+        self.control = Control(ours, self.receive, lambda: self.spawn(self.lost(ours)))
+        with theirs:
+            fds = (theirs.fileno(), self.lock_fd)
+            command = own_command("keyholder", str(theirs.fileno()), self.places.dir)
+            self.keyholder = await asyncio.create_subprocess_exec(
+                *command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=clean_environment()
+            )
+
+    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+        """A message from the keyholder."""
+        if "report" in message:
+            self.report = message["report"]
+            self.turn(self.report["state"])
+        elif "failed" in message:
+            self.failure = AvaultError.from_dict({"error": message["failed"]})
+
+    async def lost(self, ours: socket.socket) -> None:
+        """The keyholder is gone: locked, with the reason."""
+        keyholder, self.control = self.keyholder, None
+        if keyholder:
+            code = await keyholder.wait()
+            if code and not self.failure:
+                self.failure = AvaultError(
+                    f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
+                )
+        if self.failure:
+            self.say(f"{self.failure.message}")
+        self.turn("locked")
+
+    async def end_keyholder(self) -> None:
+        """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
+        keyholder = self.keyholder
+        if not keyholder or keyholder.returncode is not None:
+            return
+        if self.control:
+            self.control.send({"do": "lock"})
+        try:
+            await asyncio.wait_for(asyncio.shield(keyholder.wait()), self.LOCK_TIME)
+        except TimeoutError:
+            keyholder.kill()
+            await keyholder.wait()
+        while self.control:
+            changed = self.changed
+            await changed.wait()
+
+    def interrupt(self) -> None:
+        """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
+        try:
+            self.refuse_to_lose({"force": self.warned})
+            self.stopping.set()
+        except Denied as error:
+            self.warned = True
+            self.say(f"{error.message}; press Ctrl-C again to stop all the same")
+
+    # -- door requests
+
+    async def first_unlock(self, timeout: float | None, accept_rollback: bool, nsec: int | None) -> None:
+        """What `daemon start` asks for: with no `timeout`, for ever."""
+        try:
+            await self.ask(timeout, accept_rollback, nsec)
+        except AvaultError as error:
+            self.failure = self.failure or error
+            self.say(error.message)
+
+    async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None) -> None:
+        """Ask for the key until the vault is open: one asking, shared by all who wait.
+
+        It ends with the last who waits for it. Raises TimedOut, and what ended it.
+        """
+        if self.state == "unlocked":
+            return
+        if nsec is None and not os.path.lexists(self.places.own("pairing.json")):
+            raise self.locked()
+        me = object()
+        self.waiters.add(me)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.start_keyholder()
+                if self.control:
+                    self.control.send({"do": "unlock", "accept_rollback": accept_rollback}, nsec)
+                while self.state != "unlocked":
+                    if not self.control:
+                        raise self.failure or Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+                    changed = self.changed
+                    await changed.wait()
+        except TimeoutError:
+            raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
+        finally:
+            self.waiters.discard(me)
+            if not self.waiters and self.state != "unlocked" and self.control:
+                await self.end_keyholder()
+
+    async def while_connected(self, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for a client, for as long as it stays."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
+        gone = loop.create_task(loop.sock_recv(sock, 1))
+        try:
+            await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            task.cancel() if not task.done() else gone.cancel()
+            await asyncio.gather(gone, return_exceptions=True)
+        await task
+
+    async def unlock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Ask the phone, and answer when the vault is open."""
+        telling = asyncio.get_running_loop().create_task(self.tell(sock))
+        try:
+            await self.while_connected(sock, self.ask(read_limit(request), bool(request.get("accept_rollback"))))
+        finally:
+            telling.cancel()
+        return await self.status(sock, request)
+
+    async def tell(self, sock: socket.socket) -> None:
+        """Send what is being waited for, whenever it changes."""
+        while True:
+            if self.state == "waiting":
+                progress = {"progress": "waiting", "waiting": self.report["waiting"], "relays": self.report["relays"]}
+                await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
+            changed = self.changed
+            await changed.wait()
+
+    async def wait(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer when the vault is open, or when it is clear what is waited for (`settled`); asks nobody."""
+
+        async def wait() -> None:
+            while self.state != "unlocked":
+                if request.get("settled") and (self.current_state() != "locked" or self.failure):
+                    return
+                changed = self.changed
+                await changed.wait()
+
+        try:
+            async with asyncio.timeout(read_limit(request)):
+                await self.while_connected(sock, wait())
+        except TimeoutError:
+            raise TimedOut("the vault did not open in time", "see: avault status") from None
+        return await self.status(sock, request)
+
+    def refuse_to_lose(self, request: dict[str, Any]) -> None:
+        """Refuse to end a keyholder that alone has a vault's key; raises Denied."""
+        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
+            raise Denied(
+                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
+                "prove it with: avault pair, or insist with --force",
+            )
+
+    async def lock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Lock the vault."""
+        self.refuse_to_lose(request)
+        self.failure = None
+        await self.end_keyholder()
+        return await self.status(sock, request)
+
+    async def stop(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """End the daemon, once it has answered."""
+        self.refuse_to_lose(request)
+        await self.end_keyholder()
+        return {"ok": True}
+
+    async def status(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Everything that is known, without a secret."""
+        public: dict[str, Any] = {}
+        relays: list[Any] | None = None
+        problem = ""
+        try:
+            public, _ = read_unlock(self.places)
+            path = self.places.own("pairing.json")
+            pairing = decode_file("pairing", read_file(path), path) if os.path.lexists(path) else {}
+            relays = [{"url": url, "connected": None, "said": None} for url in pairing["relays"]] if pairing else None
+        except AvaultError as error:
+            pairing, problem = {}, error.message
+        fields: dict[str, Any] = {
+            "agent_npub": public.get("agent"),
+            "signer_npub": public.get("operator"),
+            "name": public.get("name"),
+            "groups": None,
+            "secrets": None,
+            "proven": bool(public.get("proven")) if public else None,
+            "since": None,
+            "relays": relays,
+            "waiting": None,
+            "signer_approves_by_itself": pairing.get("approves_by_itself"),
+            "warnings": [],
+        }
+        if self.control:
+            fields |= {name: value for name, value in self.report.items() if value is not None}
+        if problem:
+            fields["warnings"] = [*fields["warnings"], problem]
+        return {
+            "ok": True,
+            **fields,
+            "state": self.current_state(),
+            "reason": self.failure.message if self.failure and self.state == "locked" else None,
+            "hint": self.failure.hint if self.failure and self.state == "locked" else None,
+            "dir": self.places.dir,
+            "vault_id": self.places.id,
+            "socket": self.places.socket,
+            "pid": os.getpid(),
+            "keyholder_pid": self.keyholder.pid if self.keyholder and self.keyholder.returncode is None else None,
+            "version": __version__,
+        }
+
+
+def main_supervisor(argv: list[str]) -> NoReturn:
+    """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
+    options = json.loads(argv[0])
+
+    def say(text: str) -> None:
+        if not options["background"]:
+            write_all(2, f"avault: {text}\n".encode())
+
+    def ready(answer: dict[str, Any]) -> None:
+        if options["ready"] is not None:
+            write_all(options["ready"], encode_frame(answer))
+            os.close(options["ready"])
+
+    async def run() -> None:
+        places = Places(options["dir"])
+        places.socket, places.pid_file = options["socket"], options["pid_file"]
+        supervisor = Supervisor(places, say)
+        await supervisor.run(
+            options["ask"], options["timeout"], options["accept_rollback"], options["nsec"], lambda: ready({"ok": True})
+        )
+
+    code = 0
+    try:
+        harden(die_with_parent=False)
+        asyncio.run(run())
+    except Exception as error:
+        refused = complain(error)
+        code = refused.exit_code
+        if options["ready"] is not None:
+            ready(refused.to_dict())
+        else:
+            write_all(2, f"avault: error: {refused.message}\n".encode())
+            if refused.hint:
+                write_all(2, f"avault: hint: {refused.hint}\n".encode())
+    sys.exit(code)
+
+
+def start_daemon(
+    places: Places, *, ask: bool, background: bool, timeout: float | None = None, accept_rollback: bool = False
+) -> None:
+    """Start the supervisor: in the background, and return when it listens; or become it.
+
+    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
+    into a pipe that only a keyholder will read. Raises what kept it from listening.
+    """
+    make_private_directory(places.state)
+    if not os.path.isdir(places.dir):
+        raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
+    nsec = None
+    if ask and os.environ.get("NOSTR_NSEC"):
+        nsec, end = os.pipe()
+        os.write(end, os.environ["NOSTR_NSEC"].encode())
+        os.close(end)
+        os.set_inheritable(nsec, True)
+    options = {
+        "dir": places.dir,
+        "socket": places.socket,
+        "pid_file": places.pid_file,
+        "ask": ask,
+        "background": background,
+        "timeout": timeout,
+        "accept_rollback": accept_rollback,
+        "nsec": nsec,
+        "ready": None,
+    }
+    if not background:
+        command = own_command("supervisor", json.dumps(options))
+        os.execve(command[0], command, clean_environment())  # noqa: S606
+    listening, told = os.pipe()
+    options["ready"] = told
+    subprocess.Popen(
+        own_command("supervisor", json.dumps(options)),
+        pass_fds=(told, *([] if nsec is None else [nsec])),
+        env=clean_environment(),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    os.close(told)
+    if nsec is not None:
+        os.close(nsec)
+    with open(listening, "rb") as pipe:
+        answer = pipe.read()
+    if not answer:
+        raise Unavailable("the daemon ended before it listened", "run it in the foreground to see why: avault daemon start")
+    result = decode_frame(answer[4:])
+    if not result["ok"]:
+        raise AvaultError.from_dict(result)
+
+
+# -------------------------------------------------------------- commands ----
+# Data goes to stdout; talk goes to stderr, as `avault: …`, lower case, without
+# a full stop. Each command's docstring is its help, laid out by hand.
+
+HELP = """\
+avault keeps an agent's secrets, and opens them with the operator's phone.
+
+usage: avault [--dir DIR] [--json] COMMAND …
+
+begin
+  init          make a vault and the agent's key, and pair with the phone
+  pair          pair this machine with another signer, or try the drill again
+  recover       open a copy of a vault on a new machine
+  demo          see all of it in a minute, with a phone in the terminal
+
+every day
+  set           keep a secret          avault set openai --key API_KEY
+  get           print a secret         avault get openai/API_KEY
+  has           ask by exit code       avault has openai/API_KEY
+  list          names, notes, times    avault list
+  delete        take a secret away     avault delete openai/API_KEY
+  export        all as variables       vars=$(avault export --shell --wait) && eval "$vars"
+
+the daemon
+  daemon start  serve; asks the phone  avault daemon start -b
+  daemon stop   end it
+  status        what it does           (also: avault daemon status)
+  unlock        ask the phone, and wait for the operator
+  lock          forget the secrets
+
+  signer        a phone in a terminal: a NIP-46 bunker
+
+exit codes: 0 done, 1 error, 2 usage, 3 locked, 4 not found, 5 denied,
+6 no daemon or relay, 7 nobody answered, 8 damaged or rolled back
+
+avault COMMAND --help says more. --dir names the vault directory; else
+$AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
+"""
+
+SETTINGS = """\
+  Amber     Connections, this one, Permissions: "Manually approve each permission"
+  nsec.app  Clear all permissions; untick "Remember my decision" every time
+  Primal    trust level Low
+  Clave     client details: NIP-44 Decrypt off
+  others    no standing permission for nip44_decrypt
+"""
+
+COMMANDS: dict[str, tuple[Callable[..., int], tuple[Callable[[], click.Parameter], ...]]] = {}
+
+
+def command(name: str, *parameters: Callable[[], click.Parameter]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function as a command; click sees it when a command is run."""
+
+    def register(function: Callable[..., int]) -> Callable[..., int]:
+        COMMANDS[name] = function, parameters
+        return function
+
+    return register
+
+
+def option(*names: str, **settings: Any) -> Callable[[], click.Parameter]:
+    """An option, to be made when click is there."""
+    return lambda: click.Option(names, **settings)
+
+
+def argument(name: str, **settings: Any) -> Callable[[], click.Parameter]:
+    """An argument, to be made when click is there."""
+    return lambda: click.Argument([name], **settings)
+
+
+def say(text: str) -> None:
+    """Talk to the person, on stderr."""
+    print(f"avault: {text}", file=sys.stderr, flush=True)
+
+
+def warn(text: str, hint: str | None = None) -> None:
+    """Say what should not be so, and what to do about it."""
+    say(f"warning: {text}")
+    if hint:
+        say(f"hint: {hint}")
+
+
+def put(text: str) -> None:
+    """Write data to stdout, at once."""
+    sys.stdout.flush()
+    write_all(1, text.encode())
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of `90`, `90s`, `5m`, `8h` or `7d`; None for None. Raises Usage."""
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    if not number.isascii() or not number.isdigit() or int(number) * unit > 10**9:
+        raise Usage(f"not a duration: {printable(text)!r}", "as in 90, 90s, 5m, 8h, 7d")
+    return float(int(number) * unit)
+
+
+def split_name(group: str, key: str | None) -> tuple[str, str | None]:
+    """GROUP and KEY of `GROUP --key KEY` or `GROUP/KEY`; raises Usage."""
+    name, slash, rest = group.partition("/")
+    if slash and key is not None:
+        raise Usage("the key is named twice", f"avault get {printable(group)}, or with --key alone")
+    key = rest if slash else key
+    return check_group(name), None if key is None else check_key(key)
+
+
+def confirm(question: str) -> bool:
+    """Ask on a terminal; without one the answer is no."""
+    if not sys.stdin.isatty():
+        return False
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+class Terminal:
+    """What every command is given: the places, and whether `--json` was asked for."""
+
+    def __init__(self, directory: str | None, want_json: bool, creating: bool = False) -> None:
+        self.places = Places(directory, creating)
+        self.want_json = want_json
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """One request to the daemon; says so where there is no vault at all."""
+        try:
+            return ask_daemon(self.places, op, **fields)
+        except Unavailable as error:
+            if os.path.lexists(self.places.file("avault.enc")) or isinstance(error, Interrupted):
+                raise
+            raise Unavailable(f"no vault in {self.places.dir}", "make one with: avault init, or name one with --dir") from None
+
+    def is_running(self) -> bool:
+        """Whether a daemon listens."""
+        try:
+            FastConnection(self.places).socket.close()
+        except OSError:
+            return False
+        return True
+
+    def need_daemon(self) -> None:
+        """Start a daemon that asks nobody, unless one runs."""
+        if not self.is_running():
+            start_daemon(self.places, ask=False, background=True)
+
+
+# -- secrets
+
+
+@command(
+    "set",
+    argument("group"),
+    option("--key"),
+    option("--value"),
+    option("--file"),
+    option("--generate", is_flag=False, flag_value="32"),
+    option("--note"),
+)
+def cmd_set(
+    terminal: Terminal, group: str, key: str | None, value: str | None, file: str | None, generate: str | None, note: str | None
+) -> int:
+    """usage: avault set GROUP --key KEY [--file F | --generate [N] | --value V] [--note TEXT]
+
+    Keeps a secret. The value comes from stdin, or from a prompt without echo;
+    one trailing newline is taken off. --file keeps its bytes as they are.
+    --generate makes N (32) characters of A-Z a-z 0-9 and does not print them.
+    --value works, but stands in `ps` and in the shell's history.
+    --note is about the group. GROUP/KEY is short for GROUP --key KEY.
+
+      avault set openai --key API_KEY
+      pass show openai | avault set openai/API_KEY
+      avault set database/PASSWORD --generate 40 --note "production, read only"
+    """
+    group, key = split_name(group, key)
+    if key is None:
+        raise Usage("which key?", f"avault set {group} --key API_KEY")
+    if sum(given is not None for given in (value, file, generate)) > 1:
+        raise Usage("--value, --file and --generate exclude each other")
+    fields: dict[str, Any] = {"group": group, "key": key, "note": note}
+    if generate is not None:
+        if not generate.isascii() or not generate.isdigit():
+            raise Usage(f"not a number of characters: {printable(generate)!r}", f"avault set {group}/{key} --generate 32")
+        terminal.ask("set", **fields, generate=int(generate))
+    else:
+        if value is not None:
+            warn(
+                "the value stands in the process list and in the shell's history", f"leave --value out: avault set {group}/{key}"
+            )
+        terminal.ask("set", **fields, value={"value": check_value(read_value(group, key, value, file))})
+    if sys.stderr.isatty():
+        say(f"kept {group}/{key}")
+    return 0
+
+
+def read_value(group: str, key: str, value: str | None, file: str | None) -> str:
+    """The value of `set`: given, from a file, from a pipe, or from a prompt."""
+    if value is not None:
+        return value
+    if file is not None:
+        data = read_file(os.path.expanduser(file), MAX_VALUE + 1)
+    elif sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass(f"{group}/{key}: ")
+    else:
+        data = read_stdin().removesuffix(b"\n")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Usage("the value is binary", f"keep it as text: base64 -w0 FILE | avault set {group} --key {key}") from None
+
+
+@command("get", argument("group"), option("--key"))
+def cmd_get(terminal: Terminal, group: str, key: str | None) -> int:
+    """usage: avault get GROUP [--key KEY] [--json]
+
+    Prints a secret and a newline. Without --key: the group, as KEY=value lines.
+    An agent had better use it without seeing it, from the environment.
+
+      avault get openai --key API_KEY
+      avault get openai/API_KEY
+      avault get openai --json
+    """
+    group, key = split_name(group, key)
+    put(terminal.ask("get", group=group, key=key, format="json" if terminal.want_json else "text")["output"])
+    return 0
+
+
+@command("has", argument("group"), option("--key"))
+def cmd_has(terminal: Terminal, group: str, key: str | None) -> int:
+    """usage: avault has GROUP [--key KEY]
+
+    Prints nothing. Exit code 0: it is there; 4: it is not; 3: the vault is locked.
+
+      avault has openai/API_KEY || echo "ask the operator for a key"
+    """
+    group, key = split_name(group, key)
+    found = terminal.ask("has", group=group, key=key)["has"]
+    if terminal.want_json:
+        put(json.dumps({"has": found}) + "\n")
+    return 0 if found else NotFound.exit_code
+
+
+@command("list")
+def cmd_list(terminal: Terminal) -> int:
+    """usage: avault list [--json]
+
+    Groups with their keys, notes and times. Never values.
+    """
+    put(terminal.ask("list", format="json" if terminal.want_json else "text")["output"])
+    return 0
+
+
+@command("delete", argument("group"), option("--key"))
+def cmd_delete(terminal: Terminal, group: str, key: str | None) -> int:
+    """usage: avault delete GROUP [--key KEY]
+
+    Takes a key out of the vault; without --key, the whole group. What git
+    already has stays in its history: revoke a leaked key where it was issued.
+
+      avault delete openai/API_KEY
+    """
+    group, key = split_name(group, key)
+    terminal.ask("delete", group=group, key=key)
+    if sys.stderr.isatty():
+        say(f"deleted {group}" + (f"/{key}" if key else ""))
+    return 0
+
+
+@command(
+    "export",
+    option("--shell", is_flag=False, flag_value="sh"),
+    option("--format", "form"),
+    option("--group", "groups", multiple=True),
+    option("--only", multiple=True),
+    option("--prefix", is_flag=True),
+    option("--wait", is_flag=False, flag_value=""),
+    option("--allow", multiple=True),
+)
+def cmd_export(
+    terminal: Terminal,
+    shell: str | None,
+    form: str | None,
+    groups: tuple[str, ...],
+    only: tuple[str, ...],
+    prefix: bool,
+    wait: str | None,
+    allow: tuple[str, ...],
+) -> int:
+    """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd]
+                     [--group G]… [--only KEY,…] [--prefix] [--wait [D]] [--allow NAME]…
+
+    Prints secrets as variables: dotenv lines, or with --shell statements for
+    eval, in sh, dash, bash, zsh, busybox or fish. Two groups with the same key
+    are an error; --group chooses, --prefix tells them apart (DATABASE_PASSWORD).
+    PATH, LD_*, BASH_ENV and their like are refused without --allow NAME.
+    --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
+    Locked: nothing on stdout, exit code 3.
+
+      vars=$(avault export --shell --wait) && eval "$vars"    fails closed
+      eval "$(avault export --shell --only API_KEY)"
+      avault export --shell fish | source
+      avault export --format systemd --group openai > /run/agent.env
+    """
+    if shell is not None and form is not None:
+        raise Usage("--shell and --format exclude each other")
+    if shell not in (None, "sh", "fish"):
+        raise Usage(
+            f"no shell {printable(shell)!r}", "--shell sh serves sh, dash, bash, zsh and busybox; --shell fish the other one"
+        )
+    if form not in (None, "dotenv", "json", "systemd"):
+        raise Usage(f"no format {printable(form)!r}", "one of: dotenv, json, systemd")
+    if wait is not None:
+        wait_open(terminal, parse_duration(wait or None))
+    chosen = "json" if terminal.want_json and not shell and not form else shell or form or "dotenv"
+    names = [name for each in only for name in each.split(",")]
+    put(terminal.ask("export", format=chosen, groups=list(groups), only=names, prefix=prefix, allow=list(allow))["output"])
+    return 0
+
+
+def wait_open(terminal: Terminal, timeout: float | None) -> None:
+    """Wait until the vault is open, and for a daemon if there is none; raises TimedOut."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if end is None else end - time.monotonic()
+        try:
+            ask_daemon(terminal.places, "wait", timeout=left)
+            return
+        except Unavailable:
+            if left is not None and left <= 0:
+                raise TimedOut("no daemon came up in time", "start it with: avault daemon start -b") from None
+        time.sleep(0.2)
+
+
+# -- the daemon
+
+
+@command(
+    "daemon start",
+    option("--background", "-b", is_flag=True),
+    option("--timeout"),
+    option("--accept-rollback", is_flag=True),
+)
+def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, accept_rollback: bool) -> int:
+    """usage: avault daemon start [-b] [--timeout D] [--accept-rollback]
+
+    Asks the phone, and serves the secrets once the operator has approved.
+    -b returns when the daemon listens, and says whether it waits or is open.
+    --timeout ends the asking after D; the daemon stays, locked. By default it
+    asks until somebody answers.
+
+      avault daemon start -b
+      avault daemon start --timeout 1h
+    """
+    limit = parse_duration(timeout)
+    try:
+        status = ask_daemon(terminal.places, "status")
+        say(f"already running (PID {status['pid']}), {status['state']}")
+        return 0
+    except Unavailable:
+        pass
+    if not os.path.lexists(terminal.places.file("nsec.enc")):
+        raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
+    if os.environ.get("NOSTR_NSEC"):
+        warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
+    start_daemon(terminal.places, ask=True, background=background, timeout=limit, accept_rollback=accept_rollback)
+    status = ask_daemon(terminal.places, "wait", settled=True, timeout=60)
+    if status["reason"]:
+        raise AvaultError(f"the daemon listens (PID {status['pid']}), but {status['reason']}", status["hint"])
+    meaning = {
+        "waiting": "it waits for the operator's approval on the phone",
+        "unlocked": "the vault is open",
+        "unpaired": "this machine is not paired with a signer",
+    }
+    say(f"the daemon listens (PID {status['pid']}); {meaning.get(status['state'], status['state'])}")
+    if status["state"] == "unpaired":
+        say("hint: pair it with: avault pair")
+    return 0
+
+
+@command("daemon stop", option("--force", is_flag=True))
+def cmd_daemon_stop(terminal: Terminal, force: bool) -> int:
+    """usage: avault daemon stop [--force]
+
+    Ends the daemon; the secrets go with it. Where nobody has shown yet that the
+    phone opens this vault, it asks first; --force does not.
+    """
+    return end("stop", terminal, force)
+
+
+@command("lock", option("--force", is_flag=True))
+def cmd_lock(terminal: Terminal, force: bool) -> int:
+    """usage: avault lock [--force]
+
+    The process that holds the secrets exits; the daemon stays. Where nobody has
+    shown yet that the phone opens this vault, it asks first; --force does not.
+    """
+    return end("lock", terminal, force)
+
+
+def end(op: str, terminal: Terminal, force: bool) -> int:
+    """`lock` or `stop`; nothing to do is done."""
+    try:
+        ask_daemon(terminal.places, op, force=force)
+    except Denied as error:
+        if not confirm(f"avault: {error.message}. {op} all the same?"):
+            raise
+        ask_daemon(terminal.places, op, force=True)
+    except Interrupted:
+        if op != "stop":
+            raise
+    except Unavailable:
+        say("no daemon is running")
+    return 0
+
+
+@command("status")
+@command("daemon status")
+def cmd_status(terminal: Terminal) -> int:
+    """usage: avault status [--json]
+
+    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
+    waiting or unpaired; 6: no daemon.
+    """
+    try:
+        status = ask_daemon(terminal.places, "status")
+    except Unavailable:
+        status = {
+            "state": "stopped",
+            "dir": terminal.places.dir,
+            "vault_id": terminal.places.id,
+            "socket": terminal.places.socket,
+        }
+        for field in STATUS_FIELDS:
+            status.setdefault(field, None)
+        if os.path.lexists(terminal.places.file("nsec.enc")) and not terminal.want_json:
+            content, _ = read_unlock(terminal.places)
+            status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
+    put(json.dumps({"ok": True, **status}, indent=2, ensure_ascii=False) + "\n" if terminal.want_json else render_status(status))
+    return {"unlocked": 0, "stopped": Unavailable.exit_code}.get(status["state"], Locked.exit_code)
+
+
+STATUS_FIELDS = (
+    "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "groups", "secrets", "proven", "since", "relays", "waiting",
+    "signer_approves_by_itself", "reason", "hint", "warnings", "version",
+)  # fmt: skip
+
+
+def render_status(status: dict[str, Any]) -> str:
+    """Status for a person."""
+    state = status["state"]
+    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
+    if status["agent_npub"]:
+        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    count = status["secrets"]
+    lines += [f"Vault: {count} secret(s) in {status['groups']} group(s)" if count is not None else f"Vault: {status['dir']}"]
+    words = {"waiting": "waiting for the operator's approval", "unpaired": "locked, and not paired with a signer"}
+    lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
+    if status["reason"]:
+        lines.append(f"Reason: {status['reason']}")
+    waiting = status["waiting"]
+    if state == "waiting" and waiting:
+        lines.append(f"Asked: {waiting['requests']} time(s) since {waiting['since']}")
+        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
+        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
+        for relay in status["relays"] or []:
+            link = "connected" if relay["connected"] else "not connected"
+            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    if status["proven"] is False:
+        lines.append("Proven: no; nobody has shown yet that the phone opens this vault (avault pair)")
+    lines += [f"Warning: {printable(text, 300)}" for text in status["warnings"] or []]
+    if state in ("locked", "unpaired", "stopped"):
+        steps = {"locked": "avault unlock", "unpaired": "avault pair", "stopped": "avault daemon start -b"}
+        lines.append(f"Next: {steps[state]}")
+    return "".join(line + "\n" for line in lines)
+
+
+@command("unlock", option("--timeout"), option("--accept-rollback", is_flag=True))
+def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -> int:
+    """usage: avault unlock [--timeout D] [--accept-rollback]
+
+    Asks the phone, and waits until the operator has approved or refused. Starts
+    the daemon if none runs. --accept-rollback takes a vault that is older than
+    what this machine has seen. With NOSTR_NSEC and no daemon, it only looks
+    whether the vault opens.
+
+      avault unlock --timeout 5m
+    """
+    limit, nsec = parse_duration(timeout), os.environ.get("NOSTR_NSEC")
+    if nsec and not terminal.is_running():
+        content, _ = read_unlock(terminal.places)
+        vault = open_vault(
+            read_file(terminal.places.file("avault.enc"), VAULT_LIMIT), asyncio.run(GivenKey(nsec).obtain(content))
+        )
+        say(f"the vault opens with NOSTR_NSEC: {vault.count()} secret(s); no daemon runs, and none was started")
+        return 0
+    if not os.path.lexists(terminal.places.file("nsec.enc")):
+        raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
+    terminal.need_daemon()
+    if nsec:
+        warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
+        ask_daemon(terminal.places, "open", value={"nsec": nsec}, private=True, accept_rollback=accept_rollback)
+        status = ask_daemon(terminal.places, "status")
+    else:
+        status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, progress=Waiting())
+    for text in status["warnings"]:
+        warn(text)
+    say(f"unlocked: {status['secrets']} secret(s)")
+    return 0
+
+
+class Waiting:
+    """Says what an unlock waits for, once for each thing that is new."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def __call__(self, progress: dict[str, Any]) -> None:
+        waiting = progress["waiting"] or {}
+        taken = [relay["url"] for relay in progress["relays"] or [] if relay["said"] == "accepted"]
+        lines = ["asking the phone; approve there, or see: avault status"]
+        lines += [f"the request is with {len(taken)} of {len(progress['relays'])} relays"] if taken and len(self.said) < 2 else []
+        lines += [f"open this page to approve: {waiting['auth_url']}"] if waiting.get("auth_url") else []
+        lines += [f"the signer says: {waiting['error']}"] if waiting.get("error") else []
+        for line in lines:
+            if line not in self.said:
+                self.said.add(line)
+                say(line)
+
+
+# -- pairing
+
+PAIRING = (
+    option("--bunker"),
+    option("--relay", "relays", multiple=True),
+    option("--qr"),
+    option("--timeout", default="10m"),
+    option("--no-drill", is_flag=True),
+)
+
+
+@command("init", option("--signer-npub"), option("--name"), *PAIRING)
+def cmd_init(
+    terminal: Terminal,
+    signer_npub: str | None,
+    name: str | None,
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault init [--signer-npub NPUB] [--bunker URI|-] [--relay URL]… [--name NAME]
+                   [--qr FILE.png] [--timeout D] [--no-drill]
+
+    Makes the agent's key and the vault's files, and starts the daemon, open.
+    It pairs with the phone first (see: avault pair --help), and takes the
+    operator from there. With --signer-npub it does not: pair later, and before
+    the first restart. NAME is what the phone shows. NOSTR_NSEC, if it is set,
+    becomes the agent's key. Nothing that exists is overwritten.
+
+      avault init
+      avault init --signer-npub npub1… --name clawd@db1
+    """
+    places = terminal.places
+    for file in ("avault.enc", "nsec.enc"):
+        if os.path.lexists(places.file(file)):
+            raise AvaultError(f"there is a vault already: {places.file(file)}", "use it, or choose another place with --dir")
+    if terminal.is_running():
+        raise Unavailable(f"a daemon is running for {places.dir}, where no vault is", "stop it with: avault daemon stop --force")
+    host = socket.gethostname().split(".")[0]
+    usual = f"{os.path.basename(os.path.dirname(places.dir))}@{host}"
+    name = check_name(name or "".join(c if c in NAME_CHARACTERS else "-" for c in usual)[:64].strip())
+    for url in relays:
+        check_relay(url)
+    is_new = not os.path.isdir(places.dir)
+    make_private_directory(places.dir)
+    talk = Ceremony(terminal, qr)
+    try:
+        start_daemon(places, ask=False, background=True)
+        fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
+        private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
+        answer = talk.request("init", private, **fields)
+    except BaseException:
+        if not os.path.lexists(places.file("avault.enc")):
+            end("stop", terminal, force=True) if terminal.is_running() else None
+            if is_new and not os.listdir(places.dir):
+                os.rmdir(places.dir)
+        raise
+    say("the vault is open; keep a secret with: avault set GROUP --key KEY")
+    say(f"agent: {answer['agent_npub']}")
+    say(f"operator: {answer['signer_npub']}")
+    if not answer["paired"]:
+        warn(
+            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its key is lost",
+            "pair it now: avault pair",
+        )
+    elif not no_drill:
+        talk.drill()
+    return 0
+
+
+@command("pair", option("--replace", is_flag=True), *PAIRING)
+def cmd_pair(
+    terminal: Terminal, replace: bool, bunker: str | None, relays: tuple[str, ...], qr: str | None, timeout: str, no_drill: bool
+) -> int:
+    """usage: avault pair [--bunker URI|-] [--relay URL]… [--replace] [--qr FILE.png]
+                   [--timeout D] [--no-drill]
+
+    Pairs this machine with the operator's signer app. Shows a QR code on a
+    terminal, and prints the nostrconnect:// URI on stdout: scan or paste it in
+    Amber, nsec.app, Primal or any NIP-46 signer. Or takes a bunker:// URI that
+    the signer shows (- reads it from stdin, as it holds a secret).
+
+    Then the phone opens this vault once, to prove that it can, and the drill
+    follows: you reject a request. An app that approves by itself cannot.
+
+      avault pair
+      avault pair --bunker -
+      avault pair --replace --relay wss://relay.example.com
+    """
+    terminal.need_daemon()
+    talk = Ceremony(terminal, qr)
+    fields = {"relays": list(relays), "replace": replace, "timeout": parse_duration(timeout)}
+    talk.request("pair", {"bunker": read_bunker(bunker)}, **fields)
+    return 0 if no_drill else talk.drill()
+
+
+@command("recover", option("--agent"), option("--signer-npub"), *PAIRING)
+def cmd_recover(
+    terminal: Terminal,
+    agent: str | None,
+    signer_npub: str | None,
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
+                      [--qr FILE.png] [--timeout D] [--no-drill]
+
+    Opens a copy of a vault directory on a machine that never had it: pairs, has
+    the phone open nsec.enc, and writes what this machine needs from then on.
+    Compare the two npubs with what you know: this machine has nothing to
+    compare them with.
+
+      git clone … ~/clawd && avault recover
+    """
+    places = terminal.places
+    path = places.file("nsec.enc")
+    if not os.path.lexists(path):
+        raise NotFound(f"no vault in {places.dir}", "copy or clone one there, or name another with --dir")
+    content = decode_file("nsec", read_file(path), path)
+    if os.path.lexists(places.own("unlock.json")):
+        raise AvaultError(
+            "this machine knows the vault already", "open it with: avault unlock, or pair anew with: avault pair --replace"
+        )
+    say(f"agent:    {content['agent']}")
+    say(f"operator: {content['operator']}")
+    say("this machine has never opened this vault: no pin exists yet that would show an older copy, or another one")
+    if (agent is None) != (signer_npub is None):
+        raise Usage("--agent and --signer-npub go together")
+    if agent is None and not confirm("avault: are these your agent and your operator?"):
+        raise Denied("not confirmed", "compare, then: avault recover --agent NPUB --signer-npub NPUB")
+    if signer_npub is not None and agent is not None:
+        wanted = (to_npub(parse_npub(agent)), to_npub(parse_npub(signer_npub)))
+        if wanted != (content["agent"], content["operator"]):
+            raise Denied("the vault is of another agent or operator", "nothing was asked; is this the right copy?")
+    terminal.need_daemon()
+    talk = Ceremony(terminal, qr)
+    fields = {
+        "relays": list(relays),
+        "agent": content["agent"],
+        "operator": content["operator"],
+        "timeout": parse_duration(timeout),
+    }
+    talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
+    return 0 if no_drill else talk.drill()
+
+
+def read_bunker(uri: str | None) -> str | None:
+    """The bunker:// URI of --bunker, from stdin for `-`; raises Usage."""
+    if uri == "-":
+        uri = read_stdin().decode(errors="replace").strip()
+    elif uri is not None:
+        warn("the bunker:// URI holds a secret, which stands in the process list now", "better: --bunker -")
+    if uri is not None:
+        parse_bunker(uri)
+    return uri
+
+
+class Ceremony:
+    """The talk with the operator while a signer is paired."""
+
+    def __init__(self, terminal: Terminal, qr: str | None) -> None:
+        self.terminal, self.qr = terminal, qr
+
+    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """A pairing request, with what it says on the way."""
+        is_private = any(private.values())
+        return ask_daemon(self.terminal.places, op, progress=self.progress, value=private, private=is_private, **fields)
+
+    def progress(self, step: dict[str, Any]) -> None:
+        """Tell the operator what happened, and what to do."""
+        kind = step["progress"]
+        if kind == "wrote":
+            put(f"wrote {step['path']}\n")
+        elif kind == "uri":
+            self.show_uri(step["uri"])
+        elif kind == "connected":
+            say("the signer is connected")
+        elif kind == "approve":
+            say(f"1. APPROVE the request on the phone: {step['sentence']}")
+        elif kind == "proven":
+            say("the phone opens this vault")
+        elif kind == "reject":
+            say("2. a drill: REJECT the next request on the phone, without remembering it")
+
+    def show_uri(self, uri: str) -> None:
+        """The pairing URI as a QR code, as a picture, and as a line."""
+        if self.qr:
+            save_qr(uri, self.qr)
+            say(f"the QR code is in {self.qr}")
+        if sys.stderr.isatty():
+            print_qr(uri)
+        say("scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for every request")
+        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
+        put(uri + "\n")
+
+    def drill(self) -> int:
+        """Have the operator reject a request; repeat while somebody is there to change a setting."""
+        while True:
+            answer = self.request("drill", {}, timeout=600)
+            if answer["refused"]:
+                say("the drill passed: nothing is opened without you")
+                return 0
+            seconds = answer["seconds"]
+            soon = f" after {seconds:.1f} s" if seconds is not None else ""
+            warn(f"the second request was approved{soon}: if that was not you, the signer approves by itself")
+            sys.stderr.write(SETTINGS)
+            if not sys.stdin.isatty() or not confirm("avault: change the setting, then try the drill again?"):
+                return 0
+
+
+def print_qr(text: str) -> None:
+    """A QR code on stderr, in half blocks."""
+    import qrcode
+
+    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
+    code.add_data(text)
+    code.print_ascii(out=sys.stderr, invert=True)
+
+
+def save_qr(text: str, path: str) -> None:
+    """A QR code as a PNG file (0600); raises AvaultError."""
+    import io
+
+    import qrcode
+
+    picture = io.BytesIO()
+    qrcode.make(text).save(picture, "PNG")
+    write_file(os.path.abspath(os.path.expanduser(path)), picture.getvalue())
+
+
+@command(
+    "signer",
+    argument("uri", required=False),
+    option("--nsec-file"),
+    option("--relay", "relays", multiple=True),
+    option("--state"),
+    option("--yes", is_flag=True),
+    option("--passphrase-file"),
+)
+def cmd_signer(
+    terminal: Terminal,
+    uri: str | None,
+    nsec_file: str | None,
+    relays: tuple[str, ...],
+    state: str | None,
+    yes: bool,
+    passphrase_file: str | None,
+) -> int:
+    """usage: avault signer --nsec-file F [--relay URL]… [--state DIR] [--yes]
+                     [--passphrase-file F] [URI]
+
+    A NIP-46 bunker in a terminal: the phone, for an operator without one. It
+    prints its bunker:// URI, or answers a nostrconnect:// URI, and asks for each
+    decrypt. F holds an nsec or an ncryptsec (NIP-49). --state keeps its pairings
+    (default: in the state directory). --yes approves everything: for tests.
+    Run it on another machine than the agent's, or it protects nothing.
+
+      avault signer --nsec-file operator.nsec 'nostrconnect://…'
+    """
+    if not nsec_file:
+        raise Usage("whose key?", "avault signer --nsec-file FILE")
+    keys = read_operator(nsec_file, passphrase_file)
+    state = os.path.abspath(os.path.expanduser(state)) if state else os.path.join(state_home(), f"signer-{public_hex(keys)[:16]}")
+    chosen = [check_relay(url) for url in relays] or ([] if uri else DEFAULT_RELAYS)
+    lines: list[str] = []
+
+    async def approve(client: str, sentence: str) -> bool:
+        put(f"{client} asks: {sentence}\n")
+        if yes:
+            put("approved, as --yes says\n")
+            return True
+        put("approve? [y/n] ")
+        line = await asyncio.to_thread(sys.stdin.readline)
+        lines.append(line)
+        approved = line.strip().lower() in ("y", "yes")
+        put(("approved" if approved else "rejected") + "\n")
+        return approved
+
+    async def run() -> None:
+        bunker = Bunker(keys, chosen, state, approve, lambda text: put(text + "\n"))
+        await bunker.run(uri, lambda: put(f"operator: {to_npub(public_hex(keys))}\n{bunker.uri()}\n"))
+
+    harden(die_with_parent=False)
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        os._exit(130)  # a thread may still wait for a line
+    return 0
+
+
+def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
+    """The key in a file, as nsec, hex or ncryptsec (NIP-49); raises Usage."""
+    text = read_file(os.path.expanduser(path)).decode(errors="replace").strip()
+    if not text.startswith("ncryptsec1"):
+        return parse_keys(text)
+    if passphrase_file:
+        passphrase = read_file(os.path.expanduser(passphrase_file)).decode(errors="replace").removesuffix("\n")
+    else:
+        from getpass import getpass
+
+        passphrase = getpass("passphrase: ")
+    try:
+        sealed = nostr_sdk.EncryptedSecretKey.from_bech32(text)
+        return nostr_sdk.Keys.parse(sealed.decrypt(passphrase).to_hex())
+    except nostr_sdk.NostrSdkError as error:
+        if "log_n" in str(error):
+            raise Usage(
+                "that ncryptsec asks for more memory than the library allows (log_n above 18)", "encrypt it anew with log_n 18"
+            ) from None
+        raise Usage("the passphrase does not open that ncryptsec") from None
+
+
+@command("demo", option("--yes", is_flag=True))
+def cmd_demo(terminal: Terminal, yes: bool) -> int:
+    """usage: avault demo [--yes]
+
+    The whole story in a minute, in a temporary directory: a relay, a phone in
+    this terminal that asks you, a vault, the drill, locking, unlocking, a
+    refusal. --yes plays the operator. Nothing leaves this machine.
+    """
+    return run_demo(yes)
+
+
+# ------------------------------------------------------------------ demo ----
+
+
+async def run_relay() -> None:
+    """A relay on the loopback for the demo: prints its URL, lives until stdin ends."""
+    relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
+    await relay.run()
+    put(f"{await relay.url()}\n")
+    await asyncio.to_thread(sys.stdin.read)
+
+
+def read_line(process: subprocess.Popen[bytes]) -> str:
+    """The next line that a process prints."""
+    return process.stdout.readline().decode().strip() if process.stdout else ""
+
+
+class Demo:
+    """The demo's actors: a relay, a phone, and avault, each a process of its own."""
+
+    def __init__(self, home: str, yes: bool) -> None:
+        self.home, self.yes = home, yes
+        self.environment = {
+            **clean_environment(),
+            "HOME": home,
+            "XDG_STATE_HOME": f"{home}/state",
+            "AVAULT_DIR": f"{home}/clawd/.avault",
+        }
+        self.environment["AVAULT_SOCKET"] = f"{home}/avault.sock"
+        self.environment.pop("AVAULT_PID", None)
+        self.phone: subprocess.Popen[bytes] | None = None
+        self.relay = self.start("relay", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.url = read_line(self.relay)
+
+    def start(self, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start this program with other arguments, in the demo's environment."""
+        return subprocess.Popen(own_command(*arguments), env=self.environment, **settings)
+
+    def tell(self, title: str, *lines: str) -> None:
+        """Say what comes."""
+        put(f"\n== {title}\n" + "".join(f"   {line}\n" for line in lines))
+
+    def run(self, *arguments: str, given: str | None = None, shown: str | None = None) -> int:
+        """Run a command and show it as one would type it; its exit code."""
+        put(f"$ {shown or 'avault ' + ' '.join(arguments)}\n")
+        return subprocess.run(own_command(*arguments), env=self.environment, input=(given or "").encode()).returncode
+
+    def operate(self, process: subprocess.Popen[bytes], answers: str) -> int:
+        """Wait for a command; with --yes, type these answers on the phone meanwhile."""
+        if self.yes and self.phone and self.phone.stdout and self.phone.stdin:
+            for answer in answers:
+                seen = b""
+                while not seen.endswith(b"[y/n] ") and (piece := os.read(self.phone.stdout.fileno(), 1)):
+                    seen += piece
+                    write_all(1, piece)
+                time.sleep(NOBODY_ASKED)  # a person reads first; and an answer that comes sooner is warned of
+                write_all(1, answer.encode() + b"\n")
+                self.phone.stdin.write(answer.encode() + b"\n")
+                self.phone.stdin.flush()
+        return process.wait()
+
+    def start_phone(self, uri: str) -> None:
+        """The operator's phone: a bunker that asks in this terminal, or that --yes answers."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if self.yes else {}
+        self.phone = self.start("signer", "--nsec-file", f"{self.home}/phone/nsec", "--state", f"{self.home}/phone", uri, **pipes)
+
+    def close(self) -> None:
+        """End everything."""
+        subprocess.run(own_command("daemon", "stop", "--force"), env=self.environment, stderr=subprocess.DEVNULL)
+        for process in (self.phone, self.relay):
+            if process:
+                process.kill()
+                process.wait()
+
+
+def run_demo(yes: bool) -> int:
+    """The whole story in a temporary directory; its exit code."""
+    import shutil
+    import tempfile
+
+    if not yes and not sys.stdin.isatty():
+        raise Usage("the demo asks you, and there is no terminal", "avault demo --yes plays the operator")
+    home = tempfile.mkdtemp(prefix="avault-demo-")
+    os.makedirs(f"{home}/clawd")
+    os.makedirs(f"{home}/phone", mode=0o700)
+    write_file(f"{home}/phone/nsec", nostr_sdk.Keys.generate().secret_key().to_bech32().encode())
+    demo = Demo(home, yes)
+    try:
+        return tell_story(demo)
+    finally:
+        demo.close()
+        shutil.rmtree(home)
+        put(f"\nEverything was in {home}, and is gone.\n")
+
+
+def tell_story(demo: Demo) -> int:
+    """The steps of the demo; 0 if each ended as it should."""
+    places = demo.environment["AVAULT_DIR"]
+    demo.tell(
+        "1. A vault, and a phone to open it",
+        f"Relay: {demo.url}, for this demo only.",
+        f"Phone: a NIP-46 bunker in a process of its own; its key is in {demo.home}/phone.",
+        "It asks in this terminal. First approve (y), then, in the drill, reject (n).",
+    )
+    put("$ avault init --relay " + demo.url + "\n")
+    init = demo.start("init", "--relay", demo.url, "--name", "clawd@demo", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    uri = read_line(init)
+    if not uri.startswith("nostrconnect://"):
+        raise AvaultError("the demo could not pair", "try once more; if it stays so, please report it")
+    put(uri[:72] + "…\n")
+    demo.start_phone(uri)
+    if demo.operate(init, "yn"):
+        raise Denied("the demo's vault was not opened", "answer y to the first question, n to the drill")
+    put(init.stdout.read().decode() if init.stdout else "")
+    demo.tell("2. Secrets go in", "The agent's key and the secrets are in one process, the keyholder. On the disk: ciphertext.")
+    demo.run("set", "openai/API_KEY", given="sk-demo-1234567890\n", shown="echo sk-demo-… | avault set openai/API_KEY")
+    demo.run("set", "database/PASSWORD", "--generate", "24")
+    demo.run("list")
+    demo.tell("3. Lock: the keyholder exits, and the kernel takes its memory")
+    demo.run("lock")
+    demo.run("get", "openai/API_KEY")
+    found = b"sk-demo-1234567890" in b"".join(read_file(os.path.join(places, name)) for name in os.listdir(places))
+    demo.tell(
+        "What somebody with this disk has now",
+        f"{places}: avault.enc and nsec.enc (ciphertext), nip46.json (public names).",
+        f"{demo.environment['XDG_STATE_HOME']}: the client key of the pairing, and an envelope for the phone.",
+        f"The secret in clear in any of these files: {'YES' if found else 'no'}.",
+        "None of it opens the vault: the phone must, and the operator must say so.",
+    )
+    demo.tell("4. Unlock: the phone is asked", "Approve it (y).")
+    put("$ avault unlock\n")
+    if demo.operate(demo.start("unlock", stdin=subprocess.DEVNULL), "y"):
+        raise Denied("the demo's vault was not opened", "answer y")
+    demo.tell("5. A shell that has the secrets")
+    script = 'eval "$(avault export --shell)"; echo "the shell has an API_KEY of ${#API_KEY} characters"'
+    put(f"$ {script}\n")
+    function = "avault() { " + " ".join(f"'{word}'" for word in own_command()) + ' "$@"; }; '
+    code = subprocess.run(["sh", "-c", function + script], env=demo.environment).returncode
+    demo.tell("6. A refusal", "The vault is locked again. This time reject the request (n).")
+    demo.run("lock")
+    put("$ avault unlock\n")
+    refused = demo.operate(demo.start("unlock", stdin=subprocess.DEVNULL), "n")
+    put(f"exit code {refused}\n")
+    demo.run("status")
+    worked = code == 0 and refused == Denied.exit_code and not found
+    demo.tell("Done" if worked else "Something went otherwise than planned", "Your own: avault init")
+    return 0 if worked else 1
+
+
+# ------------------------------------------------------------------ main ----
+
+
+def build_commands() -> click.Group:
+    """click's commands, made of the functions above."""
+
+    class HandWritten(click.Command):
+        """A command whose help is its function's docstring, as it stands there."""
+
+        def get_help(self, context: click.Context) -> str:
+            return "\n".join(line.removeprefix("    ") for line in (self.help or "").split("\n")).rstrip()
+
+    class Group(click.Group):
+        """A group whose help is the page at the top of the commands region."""
+
+        def get_help(self, context: click.Context) -> str:
+            return HELP.rstrip()
+
+    def run(function: Callable[..., int]) -> Callable[..., int]:
+        def run_it(**settings: Any) -> int:
+            parent = click.get_current_context().find_root().params
+            directory = settings.pop("dir") or parent["dir"]
+            want_json = settings.pop("json") or parent["json"]
+            return function(Terminal(directory, want_json, creating=function is cmd_init), **settings)
+
+        return run_it
+
+    everywhere = (option("--dir"), option("--json", is_flag=True))
+    root = Group(
+        "avault",
+        params=[make() for make in everywhere],
+        callback=lambda **_: None if click.get_current_context().invoked_subcommand else put(HELP),
+        context_settings={"help_option_names": ["-h", "--help"]},
+        invoke_without_command=True,
+    )
+    click.version_option(__version__, prog_name="avault", message="%(prog)s %(version)s")(root)
+    for name, (function, parameters) in COMMANDS.items():
+        first, _, second = name.partition(" ")
+        group = root
+        if second:
+            group = root.commands.setdefault(first, Group(first))  # type: ignore[assignment]
+        made = [make() for make in (*parameters, *everywhere)]
+        group.add_command(HandWritten(second or first, params=made, callback=run(function), help=function.__doc__))
+    return root
+
+
+def run_command(argv: list[str]) -> int:
+    """Run a command through click; its exit code, errors said as they should be."""
+    use_right_interpreter(argv)
+    want_json = "--json" in argv
+    try:
+        try:
+            return int(build_commands().main(argv, "avault", standalone_mode=False) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            put(error.format_message() + "\n")
+            return Usage.exit_code
+        except click.ClickException as error:
+            text = error.format_message().rstrip(".")
+            where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "avault"
+            raise Usage(text[:1].lower() + text[1:], f"{where} --help") from None
+        except (KeyboardInterrupt, click.Abort):
+            return 130
+        except BrokenPipeError:
+            return 141
+        except Exception as error:
+            raise complain(error) from None
+    except AvaultError as error:
+        if want_json:
+            put(json.dumps(error.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        print(f"avault: error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"avault: hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+
+
+def use_right_interpreter(argv: list[str]) -> None:
+    """Go on under the interpreter that `init` recorded, where this one lacks what avault needs."""
+    from importlib.util import find_spec
+
+    if all(find_spec(name) for name in ("click", "nostr_sdk")):
+        return
+    given = next((argv[index + 1] for index, word in enumerate(argv[:-1]) if word == "--dir"), None)
+    try:
+        with open(Places(given).own("python"), encoding="utf-8") as recorded:
+            python = recorded.read()
+    except OSError:
+        python = ""
+    if python and os.access(python, os.X_OK) and os.path.realpath(python) != os.path.realpath(sys.executable):
+        os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
+    write_all(
+        2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install avault, or: uv run avault.py\n"
+    )
+    os._exit(AvaultError.exit_code)
+
+
+def main() -> NoReturn:
+    """The command line: the fast door first, then one of our own processes, then click."""
+    if os.name == "nt":
+        sys.exit("avault: error: avault needs Unix sockets\navault: hint: run it in WSL")
+    argv = sys.argv[1:]
+    try:
+        code = fast_door(argv)
+    except KeyboardInterrupt:
+        code = 130
+    if code is not None:
+        os._exit(code)  # nothing is buffered, and the interpreter's own farewell takes longer than the answer
+    if argv[:1] == ["keyholder"]:
+        main_keyholder(argv[1:])
+    if argv[:1] == ["supervisor"]:
+        main_supervisor(argv[1:])
+    if argv[:1] == ["relay"]:
+        asyncio.run(run_relay())
+        os._exit(0)
+    sys.exit(run_command(argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""What every test gets: a home of its own, an empty environment, and canaries (see canary.py). Daemons: harness.py."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from canary import Book, Canary, new_mark, search
+
+# What the developer's session may know and a test must not: real vaults, real keychains, real keys, taste.
+CLEARED = (
+    "AVAULT_", "COLUMNS", "DBUS_", "DISPLAY", "FORCE_COLOR", "GIT_", "GNUPG", "GPG_", "LINES", "NOSTR_NSEC", "NO_COLOR",
+    "OPENCLAW_", "PASSWORD_STORE_", "PYTHON_KEYRING_", "SSH_", "WAYLAND_DISPLAY", "WORKSPACE", "XDG_",
+)
+
+MARK = pytest.StashKey[str]()
+RUN = pytest.StashKey[Path]()  # the run's directory: short, because a Unix socket's path has at most 103 bytes (macOS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One mark and one directory for the run: the controller makes them, and its workers are told."""
+    told = getattr(config, "workerinput", None)
+    config.stash[MARK] = told["canary_mark"] if told else new_mark()
+    config.stash[RUN] = Path(told["canary_run"] if told else tempfile.mkdtemp(prefix="avt", dir="/tmp")).resolve()
+    if not told:
+        config.pluginmanager.register(Search(config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node) -> None:
+    node.workerinput["canary_mark"] = node.config.stash[MARK]
+    node.workerinput["canary_run"] = str(node.config.stash[RUN])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+# The environment
+
+
+class Place:
+    """A test's own directories."""
+
+    def __init__(self, top: Path):
+        self.top = top
+        self.home, self.state, self.runtime, self.tmp = (top / x for x in ("home", "state", "run", "tmp"))
+        for directory in (self.home, self.state, self.runtime, self.tmp):
+            directory.mkdir(mode=0o700)
+
+
+@pytest.fixture(scope="session")
+def book(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Book:
+    book = Book(pytestconfig.stash[RUN])
+    book.write(root=str(pytestconfig.stash[RUN]))
+    book.write(root=os.path.realpath(tmp_path_factory.getbasetemp()))
+    return book
+
+
+@pytest.fixture(autouse=True)
+def place(request: pytest.FixtureRequest, book: Book, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """HOME and the like, new and empty for each test, and nothing of the caller's that could lead a test elsewhere."""
+    for name in list(os.environ):
+        if name.startswith(CLEARED):
+            monkeypatch.delenv(name)
+    place = Place(Path(tempfile.mkdtemp(prefix="", dir=request.config.stash[RUN])))
+    monkeypatch.setenv("HOME", str(place.home))
+    monkeypatch.setenv("XDG_STATE_HOME", str(place.state))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place.runtime))
+    monkeypatch.setenv("TMPDIR", str(place.tmp))
+    book.write(test=request.node.nodeid, directory=str(place.top))
+    monkeypatch.setattr("tempfile.tempdir", None)  # else it remembers
+    monkeypatch.setattr("canary.transcript", place.top / "transcript")
+    return place
+
+
+# Canaries
+
+
+@pytest.fixture
+def canary(pytestconfig: pytest.Config, book: Book, place: Place, tmp_path: Path) -> Canary:
+    return Canary(pytestconfig.stash[MARK], book, [place.top, tmp_path])
+
+
+@pytest.fixture
+def allow(book: Book) -> Callable[[Path], Path]:
+    """Names a file, or a directory, that is to hold a value because the test itself put it there."""
+
+    def allow(path: Path) -> Path:
+        book.write(allow=os.path.realpath(path))
+        return path
+
+    return allow
+
+
+class Search:
+    """The end of the run, in the process that speaks for it: the controller under xdist."""
+
+    def __init__(self, config: pytest.Config):
+        self.mark, self.run = config.stash[MARK], config.stash[RUN]
+        self.output: list[tuple[str, str]] = []
+        self.keep = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.keep |= report.failed and "CI" not in os.environ
+        self.output += [(report.nodeid, text) for _, text in report.sections]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        book = Book(self.run).read()
+        directories = {x["test"]: x["directory"] for x in book if "test" in x}
+        for test, text in self.output:
+            with Path(directories.get(test, self.run), "captured").open("ab") as file:
+                file.write(text.encode("utf-8", "surrogatepass"))
+        leaks = search(self.mark, book)
+        if not leaks:
+            return
+        text = "\n".join(["A canary got out:", *leaks])
+        report = pytest.TestReport("canary search", ("", None, ""), {}, "failed", text, "teardown")
+        session.config.hook.pytest_runtest_logreport(report=report)
+        if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter) -> None:
+        if self.keep:
+            terminalreporter.write_line(f"The tests' directories are kept in {self.run}")
+
+    def pytest_unconfigure(self) -> None:
+        if not self.keep:
+            shutil.rmtree(self.run, ignore_errors=True)
+
+
+@pytest.fixture
+def machine(place: Place):
+    """A computer without a vault; its daemon ends with the test."""
+    from harness import Machine
+
+    with Machine(place.top) as machine:
+        yield machine

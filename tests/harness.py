@@ -1,0 +1,203 @@
+"""avault as people run it: the installed command, on a machine with a home of its own, and the operator's hand.
+
+    machine = Machine(place.top)                    # or Machine(place.top / "b", vault=…) for a second computer
+    machine.init_unproven()                         # open at once, without a phone
+    machine("set", "openai/API_KEY", input=canary.value)
+    machine.init(relay.url, phone=ndk([relay.url])) # through a signer: pairing, approval, drill
+
+Everything that a command prints is recorded for the canary search, unless `secret=True` says that it is to carry a value.
+Machines end their daemons when the test ends (fixture `machine`, or `with`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nostr_sdk
+from canary import record
+from peers import Phone
+
+AVAULT = str(Path(sys.executable).parent / "avault")
+SOURCE = Path(__file__).resolve().parent.parent / "avault.py"
+
+
+def wait_until(condition: Callable[[], Any], timeout: float = 15, what: str = "") -> Any:
+    """What `condition` gives as soon as it is true; fails the test when it does not come true."""
+    end = time.monotonic() + timeout
+    while not (found := condition()):
+        assert time.monotonic() < end, f"not in {timeout} s: {what or condition}"
+        time.sleep(0.02)
+    return found
+
+
+class Done(subprocess.CompletedProcess):  # type: ignore[type-arg]
+    """A command that ended: returncode, stdout and stderr as text."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+class Running:
+    """A command under way; `stdout` and `stderr` are lists of lines that grow."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], cwd: Path, input: str | None) -> None:
+        import threading
+
+        self.argv = argv
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        self.process = subprocess.Popen(
+            argv, env=env, cwd=cwd, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert self.process.stdin
+        if input is not None:
+            self.process.stdin.write(input)
+        self.process.stdin.close()
+        self.threads = [
+            threading.Thread(target=self._read, args=(pipe, lines), daemon=True)
+            for pipe, lines in ((self.process.stdout, self.stdout), (self.process.stderr, self.stderr))
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def _read(self, pipe: Any, lines: list[str]) -> None:
+        for line in pipe:
+            lines.append(line.rstrip("\n"))
+        pipe.close()
+
+    def line(self, start: str, timeout: float = 20) -> str:
+        """The first line on stdout or stderr that begins so."""
+
+        def find() -> str | None:
+            return next((line for line in [*self.stdout, *self.stderr] if line.startswith(start)), None)
+
+        try:
+            return wait_until(lambda: find() or self.process.poll() is not None and not any(t.is_alive() for t in self.threads)) and find() or ""
+        finally:
+            if not find():
+                raise AssertionError(f"no line {start!r} from {self.argv}: {self.stdout} {self.stderr}")
+
+    def wait(self, timeout: float = 30) -> Done:
+        """The command when it has ended."""
+        code = self.process.wait(timeout)
+        for thread in self.threads:
+            thread.join(5)
+        done = Done(self.argv, code, "\n".join(self.stdout), "\n".join(self.stderr))
+        record(" ".join(self.argv), done.stdout + "\n" + done.stderr)
+        return done
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+
+
+class Machine:
+    """A computer: home, state and runtime directories below `top`, and a vault directory (default: ~/clawd/.avault)."""
+
+    def __init__(self, top: Path, vault: Path | None = None, command: list[str] | None = None) -> None:
+        self.top, self.command = top, command or [AVAULT]
+        self.home, self.state, self.runtime = top / "home", top / "state", top / "run"
+        for directory in (self.home, self.state, self.runtime):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.vault = vault or self.home / "clawd" / ".avault"
+        self.env = {**os.environ, "HOME": str(self.home), "XDG_STATE_HOME": str(self.state), "XDG_RUNTIME_DIR": str(self.runtime)}
+        if vault:
+            self.env["AVAULT_DIR"] = str(vault)
+        self.running: list[Running] = []
+        self.operator = nostr_sdk.Keys.generate()
+
+    def __call__(
+        self, *words: str, input: str | bytes | None = "", code: int | None = 0, secret: bool = False, timeout: float = 60, **env: str
+    ) -> Done:
+        """Run avault; the exit code must be `code` (None: any)."""
+        argv = [*self.command, *words]
+        data = input.encode() if isinstance(input, str) else input
+        ended = subprocess.run(argv, env={**self.env, **env}, cwd=self.top, input=data, capture_output=True, timeout=timeout)
+        done = Done(argv, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        record(" ".join(words[:2]), done.stderr if secret else done.stdout + done.stderr)
+        assert code is None or done.returncode == code, f"{argv} gave {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *words: str, input: str | None = None, **env: str) -> Running:
+        """Start avault and go on."""
+        running = Running([*self.command, *words], {**self.env, **env}, self.top, input)
+        self.running.append(running)
+        return running
+
+    def status(self) -> dict[str, Any]:
+        """`avault status --json`, whatever its exit code."""
+        return dict(self("status", "--json", code=None).json)
+
+    def wait_state(self, state: str, timeout: float = 15) -> dict[str, Any]:
+        """The status, once it has that state."""
+        return dict(wait_until(lambda: (now := self.status())["state"] == state and now, timeout, f"state {state}"))
+
+    @property
+    def own(self) -> Path:
+        """This vault's state directory."""
+        return self.state / "avault" / self.status()["vault_id"]
+
+    def npub(self) -> str:
+        """The operator's npub, where this machine plays the operator (init_unproven)."""
+        return str(self.operator.public_key().to_bech32())
+
+    def init_unproven(self, *words: str, **env: str) -> None:
+        """A vault without a phone: open, not proven, not paired."""
+        self("init", "--signer-npub", self.npub(), "--name", "test@machine", *words, **env)
+
+    def init(self, *relays: str, phone: Phone, words: tuple[str, ...] = ()) -> Done:
+        """A vault through a signer, which scans the URI, approves and then rejects in the drill."""
+        options = [word for url in relays for word in ("--relay", url)]
+        return self.operate(self.start("init", "--name", "test@machine", *options, *words), phone)
+
+    def operate(self, running: Running, phone: Phone, scan: bool = True, code: int = 0) -> Done:
+        """Be the operator of a pairing command: scan, approve, reject. Ends with the phone asking."""
+        phone.policy("ask")
+        if scan:
+            phone.nostrconnect(running.line("nostrconnect://"))
+        running.line("avault: 1. APPROVE")
+        phone.answer(phone.wait_for("ask", timeout=20)["id"], True)
+        if "--no-drill" not in running.argv:
+            running.line("avault: 2. a drill")
+            phone.answer(phone.wait_for("ask", timeout=20)["id"], False)
+        done = running.wait()
+        assert done.returncode == code, done.stderr
+        return done
+
+    def end(self) -> None:
+        """End what runs here, whatever its state."""
+        for running in self.running:
+            running.kill()
+        for _ in range(3):
+            status = json.loads(subprocess.run([*self.command, "status", "--json"], env=self.env, capture_output=True).stdout)
+            if status["state"] == "stopped":
+                return
+            subprocess.run([*self.command, "daemon", "stop", "--force"], env=self.env, capture_output=True, timeout=30)
+        for pid in (status["keyholder_pid"], status["pid"]):
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+        raise AssertionError("the daemon did not stop")
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def machines(top: Path, *names: str) -> Iterator[Machine]:
+    """Machines with those names, below `top`."""
+    for name in names:
+        yield Machine(top / name)
