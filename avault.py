@@ -1830,7 +1830,9 @@ class RemoteSigner:
                 self.accepted_at = time.monotonic()
         except nostr_sdk.NostrSdkError as error:
             text = printable(str(error).strip("'\""))
-            if text not in ("timeout", "relay not connected"):
+            if text.startswith("duplicate:"):  # it has the event already (NIP-01)
+                said[url] = "accepted"
+            elif text not in ("timeout", "relay not connected"):
                 said[url] = text
         finally:
             busy.discard(url)
@@ -2061,9 +2063,14 @@ class Phone:
 # and locking is its exit: Python cannot wipe a string, the kernel can.
 
 
-def harden(die_with_parent: bool) -> None:
-    """No core dumps, no ptrace by the same user, private files; before any secret arrives."""
+def harden(title: str, die_with_parent: bool = False) -> None:
+    """No core dumps, no ptrace by the same user, private files; before any secret arrives.
+
+    `title` (15 bytes) is the process's name in `ps` and `top`.
+    """
     import resource
+
+    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, and each process with 4 MB less
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
@@ -2073,6 +2080,7 @@ def harden(die_with_parent: bool) -> None:
         prctl = ctypes.CDLL(None).prctl
         if prctl(4, 0, 0, 0, 0):  # PR_SET_DUMPABLE
             raise AvaultError("the kernel refuses PR_SET_DUMPABLE")
+        prctl(15, title.encode(), 0, 0, 0)  # PR_SET_NAME
         if die_with_parent:
             prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
 
@@ -2708,7 +2716,7 @@ def main_keyholder(argv: list[str]) -> NoReturn:
     """The keyholder process: `avault.py keyholder FD DIR`. Ends by _exit: what it knew goes with it."""
     code = 0
     try:
-        harden(die_with_parent=True)
+        harden("avault-keys", die_with_parent=True)
         asyncio.run(hold(Places(argv[1]), int(argv[0])))
     except BaseException as error:
         code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
@@ -2734,8 +2742,14 @@ def clean_environment() -> dict[str, str]:
 
 
 def own_command(*arguments: str) -> list[str]:
-    """The command line that runs this file with the same interpreter."""
-    return [sys.executable, "-P", os.path.realpath(__file__), *arguments]
+    """The command line that runs this file with the same interpreter.
+
+    Imported, not run as a script: that takes the compiled file, which is 40 ms
+    and 10 MB less for each process.
+    """
+    place = os.path.dirname(os.path.realpath(__file__))
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; del sys.path[0]; avault.main()"
+    return [sys.executable, "-P", "-c", program, place, *arguments]
 
 
 def lock_directory(path: str) -> int:
@@ -2802,9 +2816,9 @@ class Supervisor:
         write_file(self.places.own("python"), sys.executable.encode())
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
-        ready()
         if ask or nsec is not None:
             self.spawn(self.first_unlock(timeout, accept_rollback, nsec))
+        ready()
         self.spawn(self.stay_reachable())
         await self.stopping.wait()
         await self.end_keyholder()
@@ -3054,6 +3068,8 @@ class Supervisor:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
             await self.ask(timeout, accept_rollback, nsec)
+        except Locked as error:
+            self.say(error.message)
         except AvaultError as error:
             self.failure = self.failure or error
             self.say(error.message)
@@ -3121,7 +3137,7 @@ class Supervisor:
 
         async def wait() -> None:
             while self.state != "unlocked":
-                if request.get("settled") and (self.current_state() != "locked" or self.failure):
+                if request.get("settled") and (self.state == "waiting" or not self.waiters):
                     return
                 changed = self.changed
                 await changed.wait()
@@ -3187,8 +3203,7 @@ class Supervisor:
             "ok": True,
             **fields,
             "state": self.current_state(),
-            "reason": self.failure.message if self.failure and self.state == "locked" else None,
-            "hint": self.failure.hint if self.failure and self.state == "locked" else None,
+            "error": self.failure.to_dict()["error"] if self.failure and self.state == "locked" else None,
             "dir": self.places.dir,
             "vault_id": self.places.id,
             "socket": self.places.socket,
@@ -3221,7 +3236,7 @@ def main_supervisor(argv: list[str]) -> NoReturn:
 
     code = 0
     try:
-        harden(die_with_parent=False)
+        harden("avault")
         asyncio.run(run())
     except Exception as error:
         refused = complain(error)
@@ -3657,8 +3672,10 @@ def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, 
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
     start_daemon(terminal.places, ask=True, background=background, timeout=limit, accept_rollback=accept_rollback)
     status = ask_daemon(terminal.places, "wait", settled=True, timeout=60)
-    if status["reason"]:
-        raise AvaultError(f"the daemon listens (PID {status['pid']}), but {status['reason']}", status["hint"])
+    if status["error"]:
+        say(f"the daemon listens (PID {status['pid']})")
+        raise AvaultError.from_dict(status)
+    warn_of_logout(terminal.places)
     meaning = {
         "waiting": "it waits for the operator's approval on the phone",
         "unlocked": "the vault is open",
@@ -3668,6 +3685,15 @@ def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, 
     if status["state"] == "unpaired":
         say("hint: pair it with: avault pair")
     return 0
+
+
+def warn_of_logout(places: Places) -> None:
+    """Say so where the end of the session is the end of the daemon: systemd without lingering (loginctl(1))."""
+    import getpass
+
+    session = places.socket.startswith("/run/user/") and os.path.isdir("/run/systemd/system")
+    if session and not os.path.exists(f"/var/lib/systemd/linger/{getpass.getuser()}"):
+        warn("lingering is off: the daemon ends when you log out", "loginctl enable-linger")
 
 
 @command("daemon stop", option("--force", is_flag=True))
@@ -3734,7 +3760,7 @@ def cmd_status(terminal: Terminal) -> int:
 
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "groups", "secrets", "proven", "since", "relays", "waiting",
-    "signer_approves_by_itself", "reason", "hint", "warnings", "version",
+    "signer_approves_by_itself", "error", "warnings", "version",
 )  # fmt: skip
 
 
@@ -3744,12 +3770,12 @@ def render_status(status: dict[str, Any]) -> str:
     lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
     if status["agent_npub"]:
         lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    count = status["secrets"]
-    lines += [f"Vault: {count} secret(s) in {status['groups']} group(s)" if count is not None else f"Vault: {status['dir']}"]
+    lines.append("Vault: locked" if status["secrets"] is None else f"Vault: {status['secrets']} secret(s)")
+    lines.append(f"Directory: {status['dir']}")
     words = {"waiting": "waiting for the operator's approval", "unpaired": "locked, and not paired with a signer"}
     lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
-    if status["reason"]:
-        lines.append(f"Reason: {status['reason']}")
+    if status["error"]:
+        lines.append(f"Reason: {status['error']['message']}")
     waiting = status["waiting"]
     if state == "waiting" and waiting:
         lines.append(f"Asked: {waiting['requests']} time(s) since {waiting['since']}")
@@ -4107,7 +4133,7 @@ def cmd_signer(
         bunker = Bunker(keys, chosen, state, approve, lambda text: put(text + "\n"))
         await bunker.run(uri, lambda: put(f"operator: {to_npub(public_hex(keys))}\n{bunker.uri()}\n"))
 
-    harden(die_with_parent=False)
+    harden("avault-phone")
     try:
         asyncio.run(run())
     except KeyboardInterrupt:
