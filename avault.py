@@ -35,8 +35,12 @@ The regions, in order; each uses only what stands above it:
     custody      the ways to get the agent's key
     keyholder    the process that holds the secrets
     pairing      its talks with operator and signer: init, pair, recover, drill
+    guard        the keyholder as the supervisor sees it
     supervisor   the process that owns the socket
-    commands     what a person types
+    terminal     what commands have in common
+    secrets      set, get, has, list, delete, export
+    daemon       daemon start and stop, status, unlock, lock
+    operator     init, pair, recover, signer
     demo         the whole story in one minute
 """
 
@@ -1432,6 +1436,120 @@ class Control:
         self.fds, self.queue = [], []
 
 
+class Session:
+    """A client's connection in the keyholder; an asyncio protocol.
+
+    Requests are given to `answer` in order. One that takes time is a coroutine,
+    which may ask for the next frame with `await session.frame()`; `settled` is
+    called when it has ended. `sessions` is the set of those that are open.
+    """
+
+    STALLED = 30.0  # seconds that half a frame may stay half
+
+    def __init__(
+        self,
+        first: dict[str, Any],
+        answer: Callable[[Session, dict[str, Any]], dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]],
+        settled: Callable[[], None],
+        sessions: set[Session],
+    ) -> None:
+        self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
+        self.frames = Frames()
+        self.task: asyncio.Task[None] | None = None
+        self.awaited: asyncio.Future[dict[str, Any]] | None = None
+        self.stalled: asyncio.TimerHandle | None = None
+        self.is_conversation = False
+
+    def connection_made(self, transport: Any) -> None:
+        """The connection was taken over; its first frame came with it."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=MAX_FRAME)
+        self.sessions.add(self)
+        self.handle(self.first)
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from the client."""
+        self.frames.feed(data)
+        if len(self.frames.buffer) > 2 * MAX_FRAME:
+            self.transport.abort()
+        self.advance()
+
+    def advance(self) -> None:
+        """Handle the frames that are there, until one takes time."""
+        try:
+            while (
+                (not self.task or self.awaited) and not self.transport.is_closing() and (data := self.frames.next()) is not None
+            ):
+                if self.awaited:
+                    awaited, self.awaited = self.awaited, None
+                    awaited.set_result(decode_frame(data))
+                else:
+                    self.handle(decode_frame(data))
+        except Usage as error:
+            self.send(error.to_dict())
+            self.transport.close()
+        if self.stalled:
+            self.stalled.cancel()
+        waits = bool(self.frames.buffer) and not self.task
+        self.stalled = asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort) if waits else None
+
+    def handle(self, request: dict[str, Any]) -> None:
+        """Answer one request, now or by a task."""
+        try:
+            self.is_conversation = request.get("op") in SESSIONS
+            answer = self.answer(self, request)
+        except Exception as error:
+            answer = complain(error).to_dict()
+        if isinstance(answer, dict):
+            self.send(answer)
+        else:
+            self.task = asyncio.get_running_loop().create_task(self.work(answer))
+
+    async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        """Run a request that takes time, then go on with the frames that came meanwhile."""
+        try:
+            self.send(await answer)
+        except Exception as error:
+            self.send(complain(error).to_dict())
+        finally:
+            self.task = None
+            self.settled()
+        self.advance()
+
+    async def frame(self) -> dict[str, Any]:
+        """The next frame, after telling the client that it may send it."""
+        awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.awaited = awaited
+        self.send({"ok": True, "ready": True})
+        self.advance()
+        return await awaited
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a frame."""
+        if not self.transport.is_closing():
+            self.transport.write(encode_frame(message))
+
+    def pause_writing(self) -> None:
+        """The client does not read: take no more requests from it."""
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; a read or write that takes time is still answered."""
+        return self.task is not None and self.awaited is None and not self.is_conversation
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone; so is what it asked for, except a write that is under way."""
+        self.sessions.discard(self)
+        if self.stalled:
+            self.stalled.cancel()
+        if self.task:
+            self.task.cancel()
+
+
 class Connection:
     """A client's connection to the daemon.
 
@@ -2085,113 +2203,6 @@ def harden(title: str, die_with_parent: bool = False) -> None:
             prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
 
 
-class Session:
-    """A client's connection in the keyholder; an asyncio protocol.
-
-    Requests are answered in order. A request that takes time runs as a task,
-    which may ask for the next frame with `await session.frame()`.
-    """
-
-    STALLED = 30.0  # seconds that half a frame may stay half
-
-    def __init__(self, keyholder: Keyholder, first: dict[str, Any]) -> None:
-        self.keyholder, self.first = keyholder, first
-        self.frames = Frames()
-        self.task: asyncio.Task[None] | None = None
-        self.awaited: asyncio.Future[dict[str, Any]] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
-        self.is_conversation = False
-
-    def connection_made(self, transport: Any) -> None:
-        """The connection was taken over; its first frame came with it."""
-        self.transport = transport
-        transport.set_write_buffer_limits(high=MAX_FRAME)
-        self.keyholder.sessions.add(self)
-        self.handle(self.first)
-
-    def data_received(self, data: bytes) -> None:
-        """More bytes from the client."""
-        self.frames.feed(data)
-        if len(self.frames.buffer) > 2 * MAX_FRAME:
-            self.transport.abort()
-        self.advance()
-
-    def advance(self) -> None:
-        """Handle the frames that are there, until one takes time."""
-        try:
-            while (
-                (not self.task or self.awaited) and not self.transport.is_closing() and (data := self.frames.next()) is not None
-            ):
-                if self.awaited:
-                    awaited, self.awaited = self.awaited, None
-                    awaited.set_result(decode_frame(data))
-                else:
-                    self.handle(decode_frame(data))
-        except Usage as error:
-            self.send(error.to_dict())
-            self.transport.close()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and not self.task
-        self.stalled = asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort) if waits else None
-
-    def handle(self, request: dict[str, Any]) -> None:
-        """Answer one request, now or by a task."""
-        try:
-            self.is_conversation = request.get("op") in SESSIONS
-            answer = self.keyholder.answer(self, request)
-        except Exception as error:
-            answer = complain(error).to_dict()
-        if isinstance(answer, dict):
-            self.send(answer)
-        else:
-            self.task = asyncio.get_running_loop().create_task(self.work(answer))
-
-    async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
-        """Run a request that takes time, then go on with the frames that came meanwhile."""
-        try:
-            self.send(await answer)
-        except Exception as error:
-            self.send(complain(error).to_dict())
-        finally:
-            self.task = None
-            self.keyholder.settle()
-        self.advance()
-
-    async def frame(self) -> dict[str, Any]:
-        """The next frame, after telling the client that it may send it."""
-        awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.awaited = awaited
-        self.send({"ok": True, "ready": True})
-        self.advance()
-        return await awaited
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a frame."""
-        if not self.transport.is_closing():
-            self.transport.write(encode_frame(message))
-
-    def pause_writing(self) -> None:
-        """The client does not read: take no more requests from it."""
-        self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self.transport.resume_reading()
-
-    def eof_received(self) -> bool:
-        """The client will send no more; a read or write that takes time is still answered."""
-        return self.task is not None and self.awaited is None and not self.is_conversation
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The client is gone; so is what it asked for, except a write that is under way."""
-        self.keyholder.sessions.discard(self)
-        if self.stalled:
-            self.stalled.cancel()
-        if self.task:
-            self.task.cancel()
-
-
 class Keyholder:
     """The keyholder process: obtains the key, serves the vault, exits to lock it."""
 
@@ -2212,7 +2223,8 @@ class Keyholder:
         self.since = time.time()
         self.warnings: dict[str, str] = {}
         self.unlocking: asyncio.Task[None] | None = None
-        self.pairing_up = False
+        self.talking = False  # with the operator, about a pairing
+        self.resume = False  # asking for the key, once the talk is over
         self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
         self.writer: asyncio.Task[None] | None = None
         self.handing_over: set[asyncio.Task[None]] = set()
@@ -2233,9 +2245,13 @@ class Keyholder:
             task = asyncio.get_running_loop().create_task(self.take_over(fd, message["frame"]))
             self.handing_over.add(task)
             task.add_done_callback(self.handing_over.discard)
+        elif message["do"] == "unlock" and self.talking:
+            self.resume = True
         elif message["do"] == "unlock":
             if not self.unlocking and not self.store:
                 self.unlocking = asyncio.get_running_loop().create_task(self.unlock(bool(message.get("accept_rollback")), fd))
+        elif message["do"] == "rest":
+            self.resume = False
         elif message["do"] == "lock":
             self.ended.set()
 
@@ -2245,7 +2261,7 @@ class Keyholder:
         if len(self.sessions) >= self.MAX_SESSIONS:
             sock.close()
             return
-        make: Any = lambda: Session(self, frame)  # noqa: E731  a protocol, though not derived from asyncio's
+        make: Any = lambda: Session(frame, self.answer, self.settle, self.sessions)  # noqa: E731  a protocol, though not derived from asyncio's
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
     def report(self) -> None:
@@ -2271,12 +2287,13 @@ class Keyholder:
             "relays": list(signer.relays.values()) if signer else self.relays,
             "waiting": signer.describe() if signer else None,
             "warnings": list(warnings.values()),
+            "talking": self.talking,
         }
         self.control.send({"report": report})
 
     def settle(self) -> None:
         """A session's work is done: without a vault and without a task to get one, there is nothing to stay for."""
-        if not self.store and not self.unlocking and not self.pairing_up:
+        if not self.store and not self.unlocking and not self.talking:
             self.ended.set()
 
     # -- getting the key
@@ -2296,12 +2313,13 @@ class Keyholder:
                 if is_clock_unsynchronised():
                     self.warnings["ntp"] = "nothing keeps this machine's clock right (NTP): if no request arrives, look there"
                 await self.open(Phone(pairing, signer), accept_rollback)
-        except AvaultError as error:
+        except Exception as error:
             if not self.store:
-                self.control.send({"failed": error.to_dict()["error"]})
+                self.control.send({"failed": complain(error).to_dict()["error"]})
                 self.ended.set()
         finally:
-            self.unlocking = None
+            if self.unlocking is asyncio.current_task():
+                self.unlocking = None
 
     def connected(self, pairing: Pairing, signer: str | None) -> Connected:
         """A connection to the signer, shown in `status` while it lasts."""
@@ -2485,13 +2503,12 @@ class Keyholder:
 
     async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
         """A request that talks with the operator; one at a time, with an end."""
-        if self.pairing_up:
+        if self.talking:
             raise Usage("another pairing is under way", "let it end first, or stop it with: avault lock")
-        self.pairing_up = True
-        resume = self.unlocking
-        if resume and request["op"] != "drill":
-            resume.cancel()
-            self.unlocking = None
+        self.talking = True
+        if self.unlocking:  # the phone is asked one thing at a time
+            self.unlocking.cancel()
+            self.unlocking, self.resume = None, True
         limit = request.get("timeout")
         try:
             private = await session.frame() if request.get("private") else {}
@@ -2503,9 +2520,10 @@ class Keyholder:
                 "is the app open, and on the same relays? Try again with: avault pair --replace",
             ) from None
         finally:
-            self.pairing_up = False
-            if resume and not self.store and not self.unlocking:
+            self.talking = False
+            if self.resume and not self.store:
                 self.unlocking = asyncio.get_running_loop().create_task(self.unlock(False, None))
+            self.resume = False
 
 
 class Connected:
@@ -2725,9 +2743,8 @@ def main_keyholder(argv: list[str]) -> NoReturn:
         os._exit(code)
 
 
-# ------------------------------------------------------------ supervisor ----
-# The process that owns the socket. It never holds a secret: it reads the first
-# frame of a connection, which carries none, and hands the connection on.
+# ----------------------------------------------------------------- guard ----
+# What the supervisor keeps of the keyholder: a process, a state, who waits.
 
 KEPT_VARIABLES = {
     "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SYSTEMROOT", "SSH_AUTH_SOCK",
@@ -2772,6 +2789,160 @@ def lock_directory(path: str) -> int:
     return fd
 
 
+class Guard:
+    """The keyholder's process, seen from the supervisor: its state, and the one asking that it may be in.
+
+    `state` is unlocked, waiting or locked; `report` is what the keyholder last
+    said of itself. `say` is told what happens.
+    """
+
+    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+
+    def __init__(self, places: Places, lock_fd: int, say: Callable[[str], None]) -> None:
+        self.places, self.lock_fd, self.say = places, lock_fd, say
+        self.process: asyncio.subprocess.Process | None = None
+        self.control: Control | None = None
+        self.state = "locked"
+        self.report: dict[str, Any] = {}
+        self.failure: AvaultError | None = None  # why the vault is locked, if it was not for being asked to
+        self.changed = asyncio.Event()  # replaced at every change of state
+        self.waiters: set[object] = set()  # those for whom the phone is asked
+        self.farewell: asyncio.Future[None] | None = None
+
+    def current_state(self) -> str:
+        """unlocked, waiting, locked or unpaired."""
+        if self.state == "locked" and not os.path.lexists(self.places.own("pairing.json")):
+            return "unpaired"
+        return self.state
+
+    def locked(self) -> AvaultError:
+        """Why there are no secrets now, and what to do."""
+        state = self.current_state()
+        if state == "waiting":
+            return Locked("the vault waits for the operator's approval", "approve on the phone; see: avault status")
+        if state == "unpaired":
+            return Locked("the vault is locked, and this machine is not paired with a signer", self.pairing_hint())
+        because = f" ({self.failure.message})" if self.failure else ""
+        return Locked(f"the vault is locked{because}", "ask the phone with: avault unlock")
+
+    def pairing_hint(self) -> str:
+        """How this machine gets a signer."""
+        return "pair it with: " + ("avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover")
+
+    def turn(self, state: str) -> None:
+        """Enter a state, and wake those who wait for a change."""
+        if state != self.state:
+            self.say({"unlocked": "unlocked", "waiting": "waiting for the phone", "locked": "locked"}[state])
+        self.state = state
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start a keyholder, if there is none."""
+        if self.control:
+            return
+        if self.process:  # the one before is on its way out
+            await self.process.wait()
+        if self.control:
+            return
+        ours, theirs = socket.socketpair()
+        self.report, self.failure = {}, None
+        self.control = Control(ours, self.receive, self.say_farewell)
+        with theirs:
+            fds = (theirs.fileno(), self.lock_fd)
+            command = own_command("keyholder", str(theirs.fileno()), self.places.dir)
+            self.process = await asyncio.create_subprocess_exec(
+                *command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=clean_environment()
+            )
+
+    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+        """A message from the keyholder."""
+        if "report" in message:
+            self.report = message["report"]
+            self.turn(self.report["state"])
+        elif "failed" in message:
+            self.failure = AvaultError.from_dict({"error": message["failed"]})
+
+    def say_farewell(self) -> None:
+        """The control stream ended."""
+        self.farewell = asyncio.ensure_future(self.lost())
+
+    async def lost(self) -> None:
+        """The keyholder is gone: locked, with the reason."""
+        process, self.control = self.process, None
+        if process:
+            code = await process.wait()
+            if code and not self.failure:
+                self.failure = AvaultError(
+                    f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
+                )
+        if self.failure:
+            self.say(f"{self.failure.message}")
+        self.turn("locked")
+
+    async def end(self) -> None:
+        """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
+        process = self.process
+        if not process or process.returncode is not None:
+            return
+        if self.control:
+            self.control.send({"do": "lock"})
+        try:
+            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        while self.control:
+            await self.changed.wait()
+
+    async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None) -> None:
+        """Ask for the key until the vault is open: one asking, shared by all who wait.
+
+        It ends with the last who waits for it. Raises TimedOut, and what ended it.
+        """
+        if self.state == "unlocked":
+            return
+        if nsec is None and not os.path.lexists(self.places.own("pairing.json")):
+            raise self.locked()
+        me = object()
+        self.waiters.add(me)
+        try:
+            async with asyncio.timeout(timeout):
+                await self.start()
+                if self.control:
+                    self.control.send({"do": "unlock", "accept_rollback": accept_rollback}, nsec)
+                while self.state != "unlocked":
+                    if not self.control:
+                        raise self.failure or Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+                    await self.changed.wait()
+        except TimeoutError:
+            raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
+        finally:
+            self.waiters.discard(me)
+            if not self.waiters and self.state != "unlocked" and self.control:
+                if self.report.get("talking"):  # a pairing goes on, but need not unlock afterwards
+                    self.control.send({"do": "rest"})
+                else:
+                    await self.end()
+
+    def refuse_to_lose(self, request: dict[str, Any]) -> None:
+        """Refuse to end a keyholder that alone has a vault's key; raises Denied."""
+        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
+            raise Denied(
+                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
+                "prove it with: avault pair, or insist with --force",
+            )
+
+    def pid(self) -> int | None:
+        """The keyholder's process id, while it lives."""
+        return self.process.pid if self.process and self.process.returncode is None else None
+
+
+# ------------------------------------------------------------ supervisor ----
+# The process that owns the socket. It never holds a secret: it reads the first
+# frame of a connection, which carries none, and hands the connection on.
+
+
 def read_limit(request: dict[str, Any]) -> float | None:
     """The `timeout` of a request, in seconds; None for none."""
     limit = request.get("timeout")
@@ -2781,20 +2952,11 @@ def read_limit(request: dict[str, Any]) -> float | None:
 class Supervisor:
     """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
 
-    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
-
     def __init__(self, places: Places, say: Callable[[str], None]) -> None:
         self.places, self.say = places, say
-        self.lock_fd = lock_directory(places.dir)
+        self.guard = Guard(places, lock_directory(places.dir), say)
         clean_directory(places.dir)
         clean_directory(places.state)
-        self.keyholder: asyncio.subprocess.Process | None = None
-        self.control: Control | None = None
-        self.state = "locked"
-        self.report: dict[str, Any] = {}
-        self.failure: AvaultError | None = None  # why the vault is locked, if it was not for being asked to
-        self.changed = asyncio.Event()  # replaced at every change of state
-        self.waiters: set[object] = set()  # those for whom the phone is asked
         self.stopping = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
         self.bound: tuple[int, int] | None = None
@@ -2821,7 +2983,7 @@ class Supervisor:
         ready()
         self.spawn(self.stay_reachable())
         await self.stopping.wait()
-        await self.end_keyholder()
+        await self.guard.end()
         for path in (self.places.socket, self.places.pid_file, self.places.own("socket")):
             if path != self.places.socket or self.is_bound():
                 try:
@@ -2953,110 +3115,25 @@ class Supervisor:
             )
         op = str(request.get("op"))
         if op in VALUES:
-            if self.state != "unlocked":
-                raise self.locked()
+            if self.guard.state != "unlocked":
+                raise self.guard.locked()
         elif op in SESSIONS:
-            await self.start_keyholder()
+            await self.guard.start()
         elif op in DOOR:
             return await {"status": self.status, "unlock": self.unlock, "lock": self.lock, "wait": self.wait, "stop": self.stop}[
                 op
             ](sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.control:
-            raise self.locked()
-        self.control.send({"do": "connection", "frame": request}, os.dup(sock.fileno()))
+        if not self.guard.control:
+            raise self.guard.locked()
+        self.guard.control.send({"do": "connection", "frame": request}, os.dup(sock.fileno()))
         return None
-
-    def locked(self) -> AvaultError:
-        """Why there are no secrets now, and what to do."""
-        state = self.current_state()
-        if state == "waiting":
-            return Locked("the vault waits for the operator's approval", "approve on the phone; see: avault status")
-        if state == "unpaired":
-            return Locked("the vault is locked, and this machine is not paired with a signer", self.pairing_hint())
-        because = f" ({self.failure.message})" if self.failure else ""
-        return Locked(f"the vault is locked{because}", "ask the phone with: avault unlock")
-
-    def pairing_hint(self) -> str:
-        """How this machine gets a signer."""
-        return "pair it with: " + ("avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover")
-
-    # -- the keyholder
-
-    def current_state(self) -> str:
-        """unlocked, waiting, locked or unpaired."""
-        if self.state == "locked" and not os.path.lexists(self.places.own("pairing.json")):
-            return "unpaired"
-        return self.state
-
-    def turn(self, state: str) -> None:
-        """Enter a state, and wake those who wait for a change."""
-        if state != self.state:
-            self.say({"unlocked": "unlocked", "waiting": "waiting for the phone", "locked": "locked"}[state])
-        self.state = state
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def start_keyholder(self) -> None:
-        """Start a keyholder, if there is none."""
-        if self.control:
-            return
-        if self.keyholder:  # the one before is on its way out
-            await self.keyholder.wait()
-        if self.control:
-            return
-        ours, theirs = socket.socketpair()
-        self.report, self.failure = {}, None
-        self.control = Control(ours, self.receive, lambda: self.spawn(self.lost(ours)))
-        with theirs:
-            fds = (theirs.fileno(), self.lock_fd)
-            command = own_command("keyholder", str(theirs.fileno()), self.places.dir)
-            self.keyholder = await asyncio.create_subprocess_exec(
-                *command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=clean_environment()
-            )
-
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
-        """A message from the keyholder."""
-        if "report" in message:
-            self.report = message["report"]
-            self.turn(self.report["state"])
-        elif "failed" in message:
-            self.failure = AvaultError.from_dict({"error": message["failed"]})
-
-    async def lost(self, ours: socket.socket) -> None:
-        """The keyholder is gone: locked, with the reason."""
-        keyholder, self.control = self.keyholder, None
-        if keyholder:
-            code = await keyholder.wait()
-            if code and not self.failure:
-                self.failure = AvaultError(
-                    f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
-                )
-        if self.failure:
-            self.say(f"{self.failure.message}")
-        self.turn("locked")
-
-    async def end_keyholder(self) -> None:
-        """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
-        keyholder = self.keyholder
-        if not keyholder or keyholder.returncode is not None:
-            return
-        if self.control:
-            self.control.send({"do": "lock"})
-        try:
-            await asyncio.wait_for(asyncio.shield(keyholder.wait()), self.LOCK_TIME)
-        except TimeoutError:
-            keyholder.kill()
-            await keyholder.wait()
-        while self.control:
-            changed = self.changed
-            await changed.wait()
 
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
         try:
-            self.refuse_to_lose({"force": self.warned})
+            self.guard.refuse_to_lose({"force": self.warned})
             self.stopping.set()
         except Denied as error:
             self.warned = True
@@ -3067,40 +3144,12 @@ class Supervisor:
     async def first_unlock(self, timeout: float | None, accept_rollback: bool, nsec: int | None) -> None:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
-            await self.ask(timeout, accept_rollback, nsec)
+            await self.guard.ask(timeout, accept_rollback, nsec)
         except Locked as error:
             self.say(error.message)
         except AvaultError as error:
-            self.failure = self.failure or error
+            self.guard.failure = self.guard.failure or error
             self.say(error.message)
-
-    async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None) -> None:
-        """Ask for the key until the vault is open: one asking, shared by all who wait.
-
-        It ends with the last who waits for it. Raises TimedOut, and what ended it.
-        """
-        if self.state == "unlocked":
-            return
-        if nsec is None and not os.path.lexists(self.places.own("pairing.json")):
-            raise self.locked()
-        me = object()
-        self.waiters.add(me)
-        try:
-            async with asyncio.timeout(timeout):
-                await self.start_keyholder()
-                if self.control:
-                    self.control.send({"do": "unlock", "accept_rollback": accept_rollback}, nsec)
-                while self.state != "unlocked":
-                    if not self.control:
-                        raise self.failure or Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-                    changed = self.changed
-                    await changed.wait()
-        except TimeoutError:
-            raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
-        finally:
-            self.waiters.discard(me)
-            if not self.waiters and self.state != "unlocked" and self.control:
-                await self.end_keyholder()
 
     async def while_connected(self, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
         """Do something for a client, for as long as it stays."""
@@ -3118,7 +3167,7 @@ class Supervisor:
         """Ask the phone, and answer when the vault is open."""
         telling = asyncio.get_running_loop().create_task(self.tell(sock))
         try:
-            await self.while_connected(sock, self.ask(read_limit(request), bool(request.get("accept_rollback"))))
+            await self.while_connected(sock, self.guard.ask(read_limit(request), bool(request.get("accept_rollback"))))
         finally:
             telling.cancel()
         return await self.status(sock, request)
@@ -3126,21 +3175,19 @@ class Supervisor:
     async def tell(self, sock: socket.socket) -> None:
         """Send what is being waited for, whenever it changes."""
         while True:
-            if self.state == "waiting":
-                progress = {"progress": "waiting", "waiting": self.report["waiting"], "relays": self.report["relays"]}
+            if self.guard.state == "waiting":
+                progress = {"progress": "waiting", "waiting": self.guard.report["waiting"], "relays": self.guard.report["relays"]}
                 await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
-            changed = self.changed
-            await changed.wait()
+            await self.guard.changed.wait()
 
     async def wait(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Answer when the vault is open, or when it is clear what is waited for (`settled`); asks nobody."""
 
         async def wait() -> None:
-            while self.state != "unlocked":
-                if request.get("settled") and (self.state == "waiting" or not self.waiters):
+            while self.guard.state != "unlocked":
+                if request.get("settled") and (self.guard.state == "waiting" or not self.guard.waiters):
                     return
-                changed = self.changed
-                await changed.wait()
+                await self.guard.changed.wait()
 
         try:
             async with asyncio.timeout(read_limit(request)):
@@ -3149,25 +3196,17 @@ class Supervisor:
             raise TimedOut("the vault did not open in time", "see: avault status") from None
         return await self.status(sock, request)
 
-    def refuse_to_lose(self, request: dict[str, Any]) -> None:
-        """Refuse to end a keyholder that alone has a vault's key; raises Denied."""
-        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
-                "prove it with: avault pair, or insist with --force",
-            )
-
     async def lock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Lock the vault."""
-        self.refuse_to_lose(request)
-        self.failure = None
-        await self.end_keyholder()
+        self.guard.refuse_to_lose(request)
+        self.guard.failure = None
+        await self.guard.end()
         return await self.status(sock, request)
 
     async def stop(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """End the daemon, once it has answered."""
-        self.refuse_to_lose(request)
-        await self.end_keyholder()
+        self.guard.refuse_to_lose(request)
+        await self.guard.end()
         return {"ok": True}
 
     async def status(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
@@ -3195,20 +3234,20 @@ class Supervisor:
             "signer_approves_by_itself": pairing.get("approves_by_itself"),
             "warnings": [],
         }
-        if self.control:
-            fields |= {name: value for name, value in self.report.items() if value is not None}
+        if self.guard.control:
+            fields |= {name: value for name, value in self.guard.report.items() if value is not None and name in fields}
         if problem:
             fields["warnings"] = [*fields["warnings"], problem]
         return {
             "ok": True,
             **fields,
-            "state": self.current_state(),
-            "error": self.failure.to_dict()["error"] if self.failure and self.state == "locked" else None,
+            "state": self.guard.current_state(),
+            "error": self.guard.failure.to_dict()["error"] if self.guard.failure and self.guard.state == "locked" else None,
             "dir": self.places.dir,
             "vault_id": self.places.id,
             "socket": self.places.socket,
             "pid": os.getpid(),
-            "keyholder_pid": self.keyholder.pid if self.keyholder and self.keyholder.returncode is None else None,
+            "keyholder_pid": self.guard.pid(),
             "version": __version__,
         }
 
@@ -3305,7 +3344,7 @@ def start_daemon(
         raise AvaultError.from_dict(result)
 
 
-# -------------------------------------------------------------- commands ----
+# -------------------------------------------------------------- terminal ----
 # Data goes to stdout; talk goes to stderr, as `avault: …`, lower case, without
 # a full stop. Each command's docstring is its help, laid out by hand.
 
@@ -3451,7 +3490,7 @@ class Terminal:
             start_daemon(self.places, ask=False, background=True)
 
 
-# -- secrets
+# --------------------------------------------------------------- secrets ----
 
 
 @command(
@@ -3639,7 +3678,7 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
         time.sleep(0.2)
 
 
-# -- the daemon
+# ---------------------------------------------------------------- daemon ----
 
 
 @command(
@@ -3846,7 +3885,7 @@ class Waiting:
                 say(line)
 
 
-# -- pairing
+# -------------------------------------------------------------- operator ----
 
 PAIRING = (
     option("--bunker"),
