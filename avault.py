@@ -1621,6 +1621,19 @@ def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
     raise AssertionError("unreachable")
 
 
+def get(group: str, key: str) -> str:
+    """The value of a key of the usual vault, for programs: `avault.get("openai", "API_KEY")`.
+
+    Raises NotFound, Locked, Unavailable, as everything here an AvaultError.
+    """
+    return str(ask_daemon(Places(), "get", group=group, key=key)["value"])
+
+
+def env(group: str) -> dict[str, str]:
+    """The keys of a group with their values: `subprocess.run(…, env=os.environ | avault.env("openai"))`."""
+    return dict(ask_daemon(Places(), "get", group=group)["values"])
+
+
 # ---------------------------------------------------------------- signer ----
 # Our side of NIP-46 ("Nostr Remote Signing"), over the library's relay client.
 # What comes from a relay is dropped unless it is the answer that we wait for.
