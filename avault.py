@@ -1853,13 +1853,13 @@ class RemoteSigner:
     def refuse(self, request: Request, text: str) -> None:
         """End the request as refused; after an authorization error, leave 5 s for another signer's success."""
         self.error = printable(text)
-        self.changed()
         not_paired = any(words in text.lower() for words in NOT_PAIRED)
         hint = "approve it there, or pair again with: avault pair --replace" if not_paired else "ask again with: avault unlock"
         refused = Denied(f"the signer refused: {self.error}", hint)
         if not not_paired:
             request.answer.set_exception(refused)
         elif request.refusal is None:
+            self.changed()
             end = lambda: None if request.answer.done() else request.answer.set_exception(refused)  # noqa: E731
             request.refusal = asyncio.get_running_loop().call_later(5.0, end)
 
@@ -3887,9 +3887,7 @@ class Waiting:
 
     def __call__(self, progress: dict[str, Any]) -> None:
         waiting = progress["waiting"] or {}
-        taken = [relay["url"] for relay in progress["relays"] or [] if relay["said"] == "accepted"]
         lines = ["asking the phone; approve there, or see: avault status"]
-        lines += [f"the request is with {len(taken)} of {len(progress['relays'])} relays"] if taken and len(self.said) < 2 else []
         lines += [f"open this page to approve: {waiting['auth_url']}"] if waiting.get("auth_url") else []
         lines += [f"the signer says: {waiting['error']}"] if waiting.get("error") else []
         for line in lines:
@@ -4339,7 +4337,11 @@ def tell_story(demo: Demo) -> int:
     if demo.operate(init, "yn"):
         raise Denied("the demo's vault was not opened", "answer y to the first question, n to the drill")
     put(init.stdout.read().decode() if init.stdout else "")
-    demo.tell("2. Secrets go in", "The agent's key and the secrets are in one process, the keyholder. On the disk: ciphertext.")
+    demo.tell(
+        "2. Secrets go in",
+        "The operator's key is in the phone. The agent's key was made here: it is in the memory of one process, the",
+        "keyholder, as the secrets will be; on the disk it is sealed, and what unseals it is in an envelope for the phone.",
+    )
     demo.run("set", "openai/API_KEY", given="sk-demo-1234567890\n", shown="echo sk-demo-… | avault set openai/API_KEY")
     demo.run("set", "database/PASSWORD", "--generate", "24")
     demo.run("list")
