@@ -186,7 +186,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "has": {"--key": str},
     "list": {"--json": bool},
     "export": {"--shell": "sh", "--format": str, "--group": list, "--only": str, "--prefix": bool, "--allow": list},
-    "set": {"--key": str, "--note": str, "--generate": 32},
+    "set": {"--key": str, "--note": str, "--generate": "32"},
 }
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
@@ -209,6 +209,11 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is decimal digits, as --generate takes them."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def parse_fast(argv: list[str]) -> dict[str, Any] | None:
@@ -239,9 +244,11 @@ def parse_fast(argv: list[str]) -> dict[str, Any] | None:
             else:
                 found[option] = value
         else:  # an option whose value may be left out; then it is `kind`
-            if not equals and rest and (rest[0] in ("sh", "fish") if option == "--shell" else rest[0].isdigit()):
+            if not equals and rest and (rest[0] in ("sh", "fish") if option == "--shell" else is_number(rest[0])):
                 value = rest.pop(0)
-            found[option] = (int(value) if value.isdigit() else kind) if option == "--generate" else value or kind
+            if option == "--generate" and not is_number(value or "0"):
+                return None
+            found[option] = value or kind
     if not words or words[0] not in FAST:
         return None
     op = found["op"] = words.pop(0)
@@ -276,7 +283,8 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
         }
     if key is None or ("--generate" not in found and os.isatty(0)):
         return None
-    return {"op": op, "group": found["group"], "key": key, "note": found.get("--note"), "generate": found.get("--generate")}
+    size = found.get("--generate")
+    return {"op": op, "group": found["group"], "key": key, "note": found.get("--note"), "generate": size and int(size)}
 
 
 def to_json(value: object) -> str:
@@ -380,6 +388,9 @@ def fast_door(argv: list[str]) -> int | None:
                 write_all(1, scanstring(answer, 24)[0].encode())
             except BrokenPipeError:
                 return 141  # what a shell reports for SIGPIPE
+            except OSError as error:
+                write_all(2, f"avault: error: cannot write the output: {error.strerror}\n".encode())
+                return 1
             return 0
     return None
 
@@ -518,6 +529,13 @@ def check_value(value: object) -> str:
     return value
 
 
+def check_note(note: object) -> str | None:
+    """`note` if it can be a group's note, or None for none; raises Usage."""
+    if note is None or (isinstance(note, str) and len(note) <= 1000 and note.isprintable()):
+        return note
+    raise Usage("a note is one line of at most 1,000 printable characters")
+
+
 class Secret:
     """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
 
@@ -592,8 +610,6 @@ class Vault:
 
     def annotate(self, group: str, note: str, machine: str) -> None:
         """Set the note of a group that exists."""
-        if len(note) > 1000 or "\0" in note:
-            raise Usage("a note has at most 1,000 characters and no NUL")
         self.group(group).note = (note, machine, self.generation.get(machine, 0) + 1)
 
     def remove(self, group: str, key: str | None) -> None:
@@ -680,19 +696,29 @@ def merge_secrets(ours: Vault, one: list[Secret], theirs: Vault, other: list[Sec
 # when it is read by the program that it is meant for.
 
 PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")  # mean themselves in every shell, quoted, split or globbed
-DANGEROUS = {
-    "PATH", "IFS", "ENV", "HOME", "SHELL", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND", "CDPATH", "GLOBIGNORE",
-    "FPATH", "ZDOTDIR", "EDITOR", "VISUAL", "PAGER", "BROWSER", "NODE_OPTIONS", "NODE_PATH", "RUBYOPT", "RUBYLIB",
-    "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH", "GCONV_PATH", "LOCPATH", "TERMINFO",
-    "HOSTALIASES", "RESOLV_HOST_CONF", "TMPDIR", "NOSTR_NSEC", "WORKSPACE", "UID", "EUID", "PPID", "GID", "RANDOM", "SECONDS",
-    "LINENO", "OPTIND", "OPTARG", "OPTERR", "PWD", "OLDPWD", "status", "argv", "pipestatus", "version", "history", "path",
-}  # fmt: skip
-DANGEROUS_STARTS = ("LD_", "DYLD_", "BASH_", "PYTHON", "GIT_", "PERL", "SSH_", "AVAULT_", "XDG_", "MALLOC_", "GLIBC_", "DBUS_")
+DANGEROUS = frozenset(
+    """
+    PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE FPATH ZDOTDIR MODULE_PATH
+    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER SYSTEMD_PAGER LESSOPEN BROWSER VIMINIT SUDO_ASKPASS NODE_OPTIONS
+    NODE_PATH NODE_EXTRA_CA_CERTS RUBYOPT RUBYLIB LUA_INIT JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS CLASSPATH
+    DOTNET_STARTUP_HOOKS GOFLAGS MAKEFLAGS RUSTC_WRAPPER GCONV_PATH LOCPATH TERMINFO HOSTALIASES RESOLV_HOST_CONF
+    OPENSSL_CONF OPENSSL_MODULES SSL_CERT_FILE SSL_CERT_DIR CURL_HOME CURL_CA_BUNDLE REQUESTS_CA_BUNDLE DOCKER_HOST
+    KUBECONFIG AWS_CONFIG_FILE TMPDIR NOSTR_NSEC WORKSPACE UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR
+    PWD OLDPWD _ status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands
+    functions aliases http_proxy https_proxy all_proxy no_proxy
+    """.split()
+)
+DANGEROUS_STARTS = tuple(
+    """
+    LD_ DYLD_ BASH_ PYTHON GIT_ PERL SSH_ AVAULT_ XDG_ MALLOC_ GLIBC_ DBUS_ CARGO_ PIP_ NPM_CONFIG_ npm_config_
+    NODE_TLS_
+    """.split()
+)
 
 
 def is_dangerous(name: str) -> bool:
     """Whether a variable of that name changes what programs run or which files they trust."""
-    return name in DANGEROUS or name.startswith(DANGEROUS_STARTS)
+    return name in DANGEROUS or name.startswith(DANGEROUS_STARTS) or name.endswith("_PROXY")
 
 
 def quote_sh(name: str, value: str) -> str:
@@ -723,7 +749,7 @@ def quote_dotenv(name: str, value: str) -> str:
     """One dotenv assignment, which sh and systemd's EnvironmentFile= read in the same way."""
     if set(value) <= PLAIN:
         return f"{name}={value}\n"
-    if "'" not in value:
+    if not set(value) & set("'\\"):
         return f"{name}='{value}'\n"
     return name + '="' + "".join("\\" + c if c in '\\"$`' else c for c in value) + '"\n'
 
@@ -907,10 +933,16 @@ def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
     raise Tampered(f"{path} is damaged", "take it from a backup or from git history")
 
 
-def read_file(path: str, limit: int = 1 << 20) -> bytes:
-    """The bytes of a regular file; raises NotFound, Tampered or AvaultError."""
+def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> bytes:
+    """The bytes of a file; raises NotFound, Tampered or AvaultError.
+
+    One that is not regular is refused, unless a person named it: a FIFO in the
+    vault's place would hold us for ever.
+    """
     try:
-        with open(path, "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if only_regular else 0)), "rb") as file:
+            if only_regular and os.fstat(file.fileno()).st_mode & 0o170000 != 0o100000:
+                raise Tampered(f"{path} is not a regular file")
             data = file.read(limit + 1)
     except FileNotFoundError:
         raise NotFound(f"no file {path}") from None
@@ -932,25 +964,27 @@ def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = N
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
+        with open(fd, "r+b", buffering=0) as file:
             write_all(fd, data)
             os.fsync(fd)
-            os.lseek(fd, 0, os.SEEK_SET)
-            with open(fd, "rb", closefd=False) as file:
-                written = file.read()
-        finally:
-            os.close(fd)
+            file.seek(0)
+            written = file.read()
         if written != data:
-            raise AvaultError(f"the disk did not keep what was written to {path}", "the file before it is untouched")
+            raise AvaultError(f"the disk did not keep what was written to {path}", "the file is as it was before")
         if check:
             check(written)
         os.rename(temporary, path)
-        sync_directory(directory)
     except OSError as error:
         raise AvaultError(f"cannot write {path}: {error.strerror}", "the file is as it was before") from None
     finally:
-        if os.path.lexists(temporary):
+        try:
             os.unlink(temporary)
+        except OSError:
+            pass  # renamed, or never made; what a dead disk keeps is cleaned at the next start
+    try:
+        sync_directory(directory)
+    except OSError as error:
+        raise AvaultError(f"{path} is written, but perhaps not for good: {error.strerror}", "look at the disk") from None
 
 
 def sync_directory(path: str) -> None:
@@ -963,14 +997,14 @@ def sync_directory(path: str) -> None:
 
 
 def make_private_directory(path: str) -> None:
-    """Make a directory (0700) and its parents; raises AvaultError if it cannot be or is not ours."""
+    """Make a directory and its parents, or make one private (0700) that is there; raises AvaultError."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
-        info = os.stat(path)
+        if os.stat(path).st_uid != os.getuid():
+            raise AvaultError(f"{path} belongs to another user", "choose another place with --dir or XDG_STATE_HOME")
+        os.chmod(path, 0o700)
     except OSError as error:
-        raise AvaultError(f"cannot make the directory {path}: {error.strerror}") from None
-    if info.st_uid != os.getuid():
-        raise AvaultError(f"{path} belongs to another user", "choose another place with --dir or XDG_STATE_HOME")
+        raise AvaultError(f"cannot make the directory {path}: {error.strerror}", "is it a directory, and ours?") from None
 
 
 def split_vault(vault: Vault) -> list[str]:
@@ -983,7 +1017,10 @@ def split_vault(vault: Vault) -> list[str]:
     body = vault.to_json()
     room = PART_LIMIT - len(header(VAULT_LIMIT, VAULT_LIMIT))
     if room < PART_LIMIT // 2:
-        raise AvaultError("this vault was written by too many machines", "begin a new one with: avault init --dir DIR")
+        raise AvaultError(
+            "this vault was written by too many machines",
+            "take the secrets out with: avault export --format json, and begin anew",
+        )
     slices = [body[start : start + room] for start in range(0, len(body), room)]
     return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
 
@@ -1011,8 +1048,12 @@ def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
     """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
     agent = public_hex(keys)
     try:
-        parts = spread(lambda line: decrypt(keys, agent, line), data.decode("ascii").removesuffix("\n").split("\n"))
+        first, _, rest = data.decode("ascii").removesuffix("\n").partition("\n")
+        parts = [decrypt(keys, agent, first)]
         place = json.loads(parts[0].partition("\n")[0])
+        if rest.count("\n") + bool(rest) + 1 != place["count"]:  # before anything is made of lines that may be millions
+            raise ValueError("not the parts of one vault")
+        parts += spread(lambda line: decrypt(keys, agent, line), rest.split("\n") if rest else [])
         vault = Vault(place["vault"], "", "", "")
         vault.generation, vault.sources = place["generation"], place["sources"]
         vault.load_json("".join(part.partition("\n")[2] for part in parts))
@@ -1049,7 +1090,13 @@ def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, hos
     It is opened again before it is given out: nobody notices a bad one until it is too late.
     """
     unlock = nostr_sdk.Keys.generate()
-    nsec = {"type": "avault/nsec", "version": 1, "vault": identity, "nsec": keys.secret_key().to_bech32()}
+    nsec = {
+        "type": "avault/nsec",
+        "version": 1,
+        "vault": identity,
+        "operator": to_npub(operator),
+        "nsec": keys.secret_key().to_bech32(),
+    }
     sentence = f"avault: unlock {name} on {host}. Approve only if you expect it."
     envelope = make_envelope(keys, operator, f"unlock the vault of {name} on {host}", sentence, unlock.secret_key().to_hex())
     content = {
@@ -1065,12 +1112,17 @@ def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, hos
 
 
 def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
-    """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered."""
+    """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
+
+    What is sealed names vault and operator: whoever writes to the disk cannot
+    have the next copy sealed for somebody else.
+    """
     try:
         unlock = nostr_sdk.Keys.parse(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
         keys = nostr_sdk.Keys.parse(sealed["nsec"])
-        if sealed["vault"] == content["vault"] and to_npub(public_hex(keys)) == content["agent"]:
+        pinned = (sealed["vault"], sealed["operator"], to_npub(public_hex(keys)))
+        if pinned == (content["vault"], content["operator"], content["agent"]):
             return keys
     except (ValueError, TypeError, KeyError, RecursionError, nostr_sdk.NostrSdkError):
         pass
@@ -1085,11 +1137,11 @@ def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> byt
 
 def read_hints(path: str) -> dict[str, Any]:
     """The content of nip46.json; raises Tampered if it cannot be read as such."""
+    data = read_file(path)
     try:
-        hints = json.loads(read_file(path))
-        relays = [check_relay(url) for url in hints["relays"]]
-        parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
-        if encode_hints(parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"]), relays, hints["name"]):
+        hints = json.loads(data)
+        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
+        if encode_hints(agent, operator, [check_relay(url) for url in hints["relays"]], check_name(hints["name"])) == data:
             return dict(hints)
     except (ValueError, TypeError, KeyError, RecursionError, AttributeError, Usage):
         pass
@@ -1109,6 +1161,18 @@ def check_relay(url: object) -> str:
     raise Usage(f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query")
 
 
+NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
+
+
+def check_name(name: str) -> str:
+    """`name` if a signer can show it as a connection's name; raises Usage."""
+    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
+        return name
+    raise Usage(
+        f"not a name for a vault: {printable(name)!r}", "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1"
+    )
+
+
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
 avault.enc -text -merge
 nsec.enc -text -merge
@@ -1123,7 +1187,8 @@ class Store:
     """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
 
     `vault` is served. `trouble` says why the file cannot be used although the
-    loaded vault can: then reads go on and writes are refused.
+    loaded vault can: then reads go on and writes are refused. `warning` is what
+    should be known about the pin.
     """
 
     def __init__(self, places: Places, keys: nostr_sdk.Keys, vault: Vault, digest: str) -> None:
@@ -1131,6 +1196,7 @@ class Store:
         self.machine = machine_id(places)
         self.seen: tuple[int, ...] | None = None
         self.trouble: AvaultError | None = None
+        self.warning = ""
         self.writing = False
 
     @staticmethod
@@ -1152,20 +1218,36 @@ class Store:
             raise Tampered("avault.enc belongs to another vault or another operator", "take it from git history or from a backup")
         store = Store(places, keys, vault, sha256(data).hex())
         pin = read_pin(places)
-        pinned = pin["generation"] if pin else {}
-        is_fork = pinned == vault.generation and pin is not None and pin["hash"] != store.digest
-        if is_fork or not vault.is_after(pinned):
-            if not accept_rollback:
-                raise Tampered(
-                    "avault.enc is another one of the same age" if is_fork else "avault.enc is older than this machine knows it",
-                    "get the latest (git pull), or insist with: avault unlock --accept-rollback",
-                )
-            draft = vault.copy()
-            draft.generation = maximum(vault.generation, pinned)
-            store.replace(draft, store.digest)
-        else:
+        refusal = store.compare(pin) if pin else None
+        if refusal and not accept_rollback:
+            raise Tampered(refusal, "get the latest (git pull), or take this one: avault unlock --accept-rollback")
+        if refusal:
+            # Under a new name: it claims to know no more than it does, so that what is missing comes back by a merge.
+            os.unlink(places.own("machine.json"))
+            store.machine = machine_id(places)
+            store.replace(vault.copy(), store.digest)
+        elif not pin or pin["hash"] != store.digest:
             store.pin()
+        if not pin:
+            store.warning = "no pin.json: whether this is an older copy of the vault could not be seen"
         return store
+
+    def compare(self, pin: dict[str, Any]) -> str | None:
+        """Why the vault on the disk cannot be what follows the pinned one; None if it can."""
+        pinned, found, me = pin["generation"], self.vault.generation, self.machine
+        if found == pinned:
+            return (
+                None
+                if pin["hash"] == self.digest
+                else "avault.enc is not what this machine has seen, though of the same generation"
+            )
+        if not self.vault.is_after(pinned):
+            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
+                return "avault.enc is another machine's, without the last writes of this one"
+            return "avault.enc is older than what this machine has seen"
+        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in self.vault.sources:
+            return "another machine writes under this one's name: is one a clone of the other?"
+        return None
 
     def look(self) -> tuple[int, ...] | None:
         """What tells one state of the file from another, without reading it."""
@@ -1203,6 +1285,10 @@ class Store:
             raise Tampered(
                 "avault.enc was replaced by that of another vault", "take it from git history: avault keeps serving its own"
             )
+        if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0):
+            raise Tampered(
+                "another machine writes under this one's name: is one a clone of the other?", "save what is served: avault export"
+            )
         if found.generation == ours.generation or ours.is_after(found.generation):
             raise Tampered(
                 "avault.enc was replaced by an older one", "get the latest (git pull), or lock and insist with --accept-rollback"
@@ -1233,6 +1319,7 @@ class Store:
                 self.replace(draft, self.digest)
                 return results
             except FileChanged:
+                self.seen = None
                 continue  # a git pull came in between: apply the changes to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
@@ -1261,8 +1348,16 @@ class Store:
         self.pin()
 
     def pin(self) -> None:
-        """Remember the highest generation seen; nothing older is accepted again."""
-        write_file(self.places.own("pin.json"), encode_file("pin", {"generation": self.vault.generation, "hash": self.digest}))
+        """Remember the highest generation seen; nothing older is accepted again.
+
+        What cannot be pinned is served all the same: the vault itself is written.
+        """
+        pin = {"generation": self.vault.generation, "hash": self.digest}
+        try:
+            write_file(self.places.own("pin.json"), encode_file("pin", pin))
+            self.warning = ""
+        except AvaultError as error:
+            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
 
 class FileChanged(AvaultError):
@@ -1285,11 +1380,19 @@ def read_pin(places: Places) -> dict[str, Any] | None:
 
 
 def machine_id(places: Places) -> str:
-    """This machine's random name in generations, made when it is first asked for."""
-    path = places.own("machine.json")
-    if not os.path.lexists(path):
-        write_file(path, encode_file("machine", {"id": secrets.token_hex(8)}))
-    return str(decode_file("machine", read_file(path), path)["id"])
+    """This machine's random name in generations, made when it is first asked for.
+
+    A machine made from the image of another gets a name of its own, if
+    /etc/machine-id tells them apart (machine-id(5)).
+    """
+    path, host = places.own("machine.json"), ""
+    if os.path.exists("/etc/machine-id"):
+        host = sha256(read_file("/etc/machine-id")).hex()
+    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
+    if content.get("host") != host:
+        content = {"id": secrets.token_hex(8), "host": host}
+        write_file(path, encode_file("machine", content))
+    return str(content["id"])
 
 
 def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
@@ -1299,18 +1402,40 @@ def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
     """
     own = places.own("unlock.json")
     if os.path.lexists(own):
-        return decode_file("unlock", read_file(own), own), True
-    path = places.file("nsec.enc")
-    if not os.path.lexists(path):
+        return read_sealed("unlock", own, {"proven"}), True
+    if not os.path.lexists(places.file("nsec.enc")):
         raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
-    return decode_file("nsec", read_file(path), path), False
+    return read_sealed("nsec", places.file("nsec.enc"), set()), False
+
+
+def read_sealed(kind: str, path: str, more: set[str]) -> dict[str, Any]:
+    """The content of nsec.enc or unlock.json, each field of its form: it is shown to people. Raises Tampered."""
+    content = decode_file(kind, read_file(path), path)
+    texts = [content.get(field) for field in ("vault", "name", "agent", "operator", "envelope", "sealed")]
+    if content.keys() - more == {"vault", "name", "agent", "operator", "envelope", "sealed"} and all(
+        isinstance(text, str) for text in texts
+    ):
+        npubs = all(
+            npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in (content["agent"], content["operator"])
+        )
+        if npubs and set(content["name"]) <= NAME_CHARACTERS:
+            return content
+    raise Tampered(f"{path} is not of the form that it should have", "take it from a backup or from git history")
 
 
 def clean_directory(path: str) -> None:
     """Remove the temporary files that a killed write left behind. Only for the holder of the lock."""
     for name in os.listdir(path):
-        if name.startswith(".") and name.endswith(".tmp") and name.count(".") >= 3:
+        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
+        ours = stem in {f".{each}" for each in OUR_FILES} and name.endswith(".tmp") and len(middle) == 16
+        if ours and not os.path.isdir(os.path.join(path, name)):
             os.unlink(os.path.join(path, name))
+
+
+OUR_FILES = (
+    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
+    "unlock.json", "pairing.json", "pin.json", "machine.json", "socket", "python",
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------ wire ----
@@ -1385,18 +1510,20 @@ class Control:
         self.loop.add_reader(sock, self.readable)
 
     def send(self, message: dict[str, Any], fd: int | None = None) -> None:
-        """Send a frame; `fd` is duplicated into the other process and closed here."""
-        self.queue.append((encode_frame({**message, "fd": True} if fd is not None else message), fd))
+        """Send a frame; `fd` is duplicated into the other process. Raises Locked if that is gone."""
+        data = encode_frame({**message, "fd": True} if fd is not None else message)
+        if self.sock.fileno() < 0:
+            raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
+        self.queue.append((data, None if fd is None else os.dup(fd)))
         self.flush()
 
     def flush(self) -> None:
         """Send what the stream takes; go on when it takes more."""
         while self.queue:
-            data, fd = self.queue.pop(0)
+            data, fd = self.queue[0]
             try:
                 sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
             except BlockingIOError:
-                self.queue.insert(0, (data, fd))
                 self.loop.add_writer(self.sock, self.flush)
                 return
             except OSError:
@@ -1404,8 +1531,9 @@ class Control:
                 return
             if fd is not None:
                 os.close(fd)
-            if sent < len(data):
-                self.queue.insert(0, (data[sent:], None))
+            self.queue[0] = (data[sent:], None)
+            if sent == len(data):
+                self.queue.pop(0)
         self.loop.remove_writer(self.sock)
 
     def readable(self) -> None:
@@ -1419,7 +1547,6 @@ class Control:
         self.fds += fds
         if not data:
             self.close()
-            self.lost()
             return
         self.frames.feed(data)
         while (frame := self.frames.next()) is not None:
@@ -1427,13 +1554,22 @@ class Control:
             self.receive(message, self.fds.pop(0) if message.get("fd") else None)
 
     def close(self) -> None:
-        """Close this end, and every descriptor that was not handed over."""
+        """Close this end and every descriptor that was not handed over, and call `lost`, once."""
+        if self.sock.fileno() < 0:
+            return
         self.loop.remove_reader(self.sock)
         self.loop.remove_writer(self.sock)
         self.sock.close()
         for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
             os.close(fd)
         self.fds, self.queue = [], []
+        self.lost()
+
+
+def report_quietly(loop: object, context: dict[str, Any]) -> None:
+    """asyncio's word of an unhandled exception, without its text: that may hold what it was about."""
+    error = context.get("exception")
+    write_all(2, f"avault: error: {type(error).__name__ if error else 'an event loop error'}\n".encode())
 
 
 class Session:
@@ -1458,7 +1594,7 @@ class Session:
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
         self.stalled: asyncio.TimerHandle | None = None
-        self.is_conversation = False
+        self.is_conversation = self.is_paused = False
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
@@ -1477,9 +1613,7 @@ class Session:
     def advance(self) -> None:
         """Handle the frames that are there, until one takes time."""
         try:
-            while (
-                (not self.task or self.awaited) and not self.transport.is_closing() and (data := self.frames.next()) is not None
-            ):
+            while not self.is_held() and (data := self.frames.next()) is not None:
                 if self.awaited:
                     awaited, self.awaited = self.awaited, None
                     awaited.set_result(decode_frame(data))
@@ -1516,6 +1650,10 @@ class Session:
             self.settled()
         self.advance()
 
+    def is_held(self) -> bool:
+        """Whether the next frame has to wait: for a request that takes time, or for a client that does not read."""
+        return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
+
     async def frame(self) -> dict[str, Any]:
         """The next frame, after telling the client that it may send it."""
         awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -1531,11 +1669,14 @@ class Session:
 
     def pause_writing(self) -> None:
         """The client does not read: take no more requests from it."""
+        self.is_paused = True
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
+        self.is_paused = False
         self.transport.resume_reading()
+        self.advance()
 
     def eof_received(self) -> bool:
         """The client will send no more; a read or write that takes time is still answered."""
@@ -1644,6 +1785,7 @@ SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)  # seconds into an asking; signers know an
 FRESH_EVENT_AFTER = 60.0  # seconds; then a new event with the same request id, as signers drop old events
 FRESH_EVENT_EVERY = 300.0
 NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")  # nobody was asked
 NOT_PAIRED = (
     "no permission",
     "not paired",
@@ -1653,7 +1795,6 @@ NOT_PAIRED = (
     "already connected",
     "unknown client",
 )
-NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
 
 
 class Pairing:
@@ -1716,15 +1857,6 @@ def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> 
 
     pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key"), ("name", name)]
     return f"nostrconnect://{client}?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in pairs)
-
-
-def check_name(name: str) -> str:
-    """`name` if a signer can show it as a connection's name; raises Usage."""
-    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
-        return name
-    raise Usage(
-        f"not a name for a vault: {printable(name)!r}", "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1"
-    )
 
 
 class Request:
@@ -1821,9 +1953,7 @@ class RemoteSigner:
         result, error = message.get("result"), message.get("error")
         if self.greeting and not self.signer:
             secret, told = self.greeting
-            if result == "auth_url":
-                self.show(error)
-            elif isinstance(result, str) and secrets.compare_digest(result.encode(), secret.encode()) and not told.done():
+            if isinstance(result, str) and secrets.compare_digest(result.encode(), secret.encode()) and not told.done():
                 self.signer = author
                 told.set_result(author)
             return
@@ -1838,11 +1968,14 @@ class RemoteSigner:
         elif isinstance(result, str):
             try:
                 request.answer.set_result(request.accept(result))
-                if self.requests and self.accepted_at is not None:
-                    self.answered_in = time.monotonic() - self.accepted_at
+                self.note_time()
             except AvaultError as refused:  # not the answer to our question: say so, and wait for the right one
                 self.error = refused.message
                 self.changed()
+
+    def note_time(self) -> None:
+        """Note how long the answer took, from the first relay's acceptance, or from the first try."""
+        self.answered_in = time.monotonic() - (self.accepted_at or self.asked_at)
 
     def show(self, url: object) -> None:
         """Keep the page that the signer wants the operator to open; we never open it."""
@@ -1853,6 +1986,7 @@ class RemoteSigner:
     def refuse(self, request: Request, text: str) -> None:
         """End the request as refused; after an authorization error, leave 5 s for another signer's success."""
         self.error = printable(text)
+        self.note_time()
         not_paired = any(words in text.lower() for words in NOT_PAIRED)
         hint = "approve it there, or pair again with: avault pair --replace" if not_paired else "ask again with: avault unlock"
         refused = Denied(f"the signer refused: {self.error}", hint)
@@ -1876,7 +2010,7 @@ class RemoteSigner:
             await asyncio.wait_for(self.ready.wait(), timeout)
         except TimeoutError:
             raise Unavailable(
-                f"no relay answers: {', '.join(self.relays)}", "check the network, or choose others with --relay"
+                f"no relay answers: {', '.join(self.relays)}", "check the network, or choose others: --relay URL"
             ) from None
         self.look_at_relays()
 
@@ -1910,7 +2044,7 @@ class RemoteSigner:
         """
         request = self.pending = Request(accept)
         body = json.dumps({"id": request.id, "method": method, "params": params})
-        begun = time.monotonic()
+        begun = self.asked_at = time.monotonic()
         self.accepted_at: float | None = None
         self.answered_in = self.error = self.auth_url = None
         again = list(SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN))
@@ -1994,6 +2128,8 @@ class Bunker:
     bunker.json in `directory`, so that it survives a restart.
     """
 
+    REMEMBER = 600.0  # seconds that an answer is kept, for a client that asks again
+
     def __init__(
         self,
         user: nostr_sdk.Keys,
@@ -2010,7 +2146,7 @@ class Bunker:
         self.secret = str(kept.get("secret") or secrets.token_hex(16))
         self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
         self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
-        self.answers: dict[str, dict[str, Any] | None] = {}  # by request id; None while the operator is asked
+        self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}  # of a client's request; None while it is worked on
         self.asking = asyncio.Lock()
         self.save()
 
@@ -2091,10 +2227,14 @@ class Bunker:
             )
         except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
             return  # not a request to us
-        if request not in self.answers:
-            self.answers[request] = None
-            self.answers[request] = {"id": request, **await self.answer(client, method, params)}
-        answer = self.answers[request]
+        if client not in self.clients and method != "connect":
+            await self.reply(client, {"id": request, "result": "", "error": "no permission"})
+            return
+        if (client, request) not in self.answers:
+            self.answers[client, request] = None
+            self.answers[client, request] = {"id": request, **await self.answer(client, method, params)}
+            asyncio.get_running_loop().call_later(self.REMEMBER, self.answers.pop, (client, request))
+        answer = self.answers[client, request]
         if answer:
             await self.reply(client, answer)
 
@@ -2102,8 +2242,6 @@ class Bunker:
         """The result or error of a request."""
         if method == "connect":
             return self.connect(client, params)
-        if client not in self.clients:
-            return {"result": "", "error": "no permission"}
         if method == "get_public_key":
             return {"result": public_hex(self.user)}
         if method == "ping":
@@ -2180,7 +2318,7 @@ class Phone:
         if (to_npub(pairing.agent), to_npub(pairing.operator)) != (content["agent"], content["operator"]):
             raise Tampered(
                 "the vault's files are not those that this machine was paired for",
-                "if you moved it here on purpose: avault recover",
+                "put the right directory back; if you meant it: avault pair --replace",
             )
         params = [pairing.agent, content["envelope"]]
         keys = await self.signer.request("nip44_decrypt", params, lambda result: open_nsec(content, result))
@@ -2283,7 +2421,11 @@ class Keyholder:
         warnings = dict(self.warnings)
         if store and store.trouble:
             warnings["file"] = f"{store.trouble.message}; what was loaded before is served, nothing is written"
-        if signer and signer.clock:
+        if store and store.warning:
+            warnings["pin"] = store.warning
+        if not signer:
+            warnings.pop("ntp", None)  # of use only while an answer does not come
+        elif signer.clock:
             warnings["clock"] = signer.clock
         if self.pairing and self.pairing.by_itself:
             warnings["signer"] = "the signer approves by itself: nobody was asked. See: avault pair --replace"
@@ -2301,6 +2443,7 @@ class Keyholder:
             "waiting": signer.describe() if signer else None,
             "warnings": list(warnings.values()),
             "talking": self.talking,
+            "unsaved": bool(store and store.trouble),
         }
         self.control.send({"report": report})
 
@@ -2315,6 +2458,7 @@ class Keyholder:
         """Obtain the key, by the phone or from NOSTR_NSEC through a pipe, and open the vault."""
         try:
             self.content, _ = read_unlock(self.places)
+            self.proven = self.content.get("proven")
             if fd is not None:
                 with open(fd, "rb") as pipe:
                     await self.open(GivenKey(pipe.read().decode(errors="replace")), accept_rollback)
@@ -2343,6 +2487,14 @@ class Keyholder:
         """Obtain the key and serve the vault. Whatever the vault says, the answer must open nothing tomorrow."""
         self.content, own = read_unlock(self.places)
         keys = await custody.obtain(self.content)
+        # The envelope binds agent and operator: before anything is sealed for an operator, it must be the one.
+        operator = parse_npub(self.content["operator"])
+        try:
+            open_nsec(self.content, decrypt(keys, operator, self.content["envelope"]))
+        except ValueError:
+            raise Tampered(
+                "the vault's files name another operator than they were made for", "take them from git history"
+            ) from None
         self.proven = render_time(time.time()) if custody.proves else self.content.get("proven")
         loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
         try:
@@ -2351,13 +2503,16 @@ class Keyholder:
             self.report()
         finally:
             await self.turn_ratchet(keys, also_recovery=not own)
+        if not own:
+            self.warnings["recovery"] = (
+                "the phone opened nsec.enc, which git keeps; to be safe from who recorded that: avault pair --replace"
+            )
         self.note_hints()
         self.report()
 
     async def turn_ratchet(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
         """Replace the envelope that was opened by a fresh one, with a fresh sealed copy."""
-        content = {key: self.content[key] for key in ("vault", "name", "agent", "operator")}
-        identity, name, operator = content["vault"], content["name"], parse_npub(content["operator"])
+        identity, name, operator = self.content["vault"], self.content["name"], parse_npub(self.content["operator"])
 
         def turn() -> dict[str, Any]:
             if also_recovery:
@@ -2470,12 +2625,10 @@ class Keyholder:
     async def set(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
         """Set a key, to a value in the next frame or to a generated one."""
         group, key = check_group(request.get("group")), check_key(request.get("key"))
-        note, size = request.get("note"), request.get("generate")
-        if note is not None and not isinstance(note, str):
-            raise Usage("a note is text")
+        note, size = check_note(request.get("note")), request.get("generate")
         if size is None:
             value = check_value((await session.frame()).get("value"))
-        elif isinstance(size, int) and 1 <= size <= 4096:
+        elif type(size) is int and 1 <= size <= 4096:
             value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
         else:
             raise Usage("a generated value has 1 to 4,096 characters", f"avault set {group} --key {key} --generate 32")
@@ -2503,9 +2656,12 @@ class Keyholder:
         store = self.store
         while self.queue and store:
             batch, self.queue = self.queue, []
+            results: list[AvaultError | None]
             store.writing = True
             try:
                 results = await asyncio.to_thread(store.write, [function for function, _ in batch])
+            except Exception as error:
+                results = [complain(error)] * len(batch)
             finally:
                 store.writing = False
             for (_, done), result in zip(batch, results, strict=True):
@@ -2519,6 +2675,7 @@ class Keyholder:
         if self.talking:
             raise Usage("another pairing is under way", "let it end first, or stop it with: avault lock")
         self.talking = True
+        self.report()
         if self.unlocking:  # the phone is asked one thing at a time
             self.unlocking.cancel()
             self.unlocking, self.resume = None, True
@@ -2534,6 +2691,7 @@ class Keyholder:
             ) from None
         finally:
             self.talking = False
+            self.report()
             if self.resume and not self.store:
                 self.unlocking = asyncio.get_running_loop().create_task(self.unlock(False, None))
             self.resume = False
@@ -2642,7 +2800,10 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
         raise Locked(
             "this machine has never opened this vault, and cannot tell it from another", "look at it once with: avault recover"
         )
-    if os.path.lexists(keyholder.places.own("pairing.json")) and not request.get("replace"):
+    if keyholder.store and keyholder.store.vault.operator != parse_npub(content["operator"]):
+        raise Tampered("the vault's files name another operator than the open vault does", "take them from git history")
+    is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
+    if is_paired and not request.get("replace"):
         raise Usage(
             "this machine is paired already", "ask the phone with: avault unlock, or pair anew with: avault pair --replace"
         )
@@ -2652,8 +2813,15 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
     agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
     keyholder.content = content
     pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
-    pairing.save(keyholder.places)
+    if not is_paired:  # one that works is replaced only by one that was seen to work
+        pairing.save(keyholder.places)
     await prove(keyholder, session, pairing, bool(request.get("accept_rollback")))
+    pairing.save(keyholder.places)
+    hints = encode_hints(agent, operator, pairing.relays, content["name"])
+    if not os.path.lexists(path := keyholder.places.file("nip46.json")) or read_file(path) != hints:
+        write_file(path, hints)
+        keyholder.note_hints()
+        keyholder.report()
     return {"ok": True, "agent_npub": content["agent"], "signer_npub": content["operator"], "relays": pairing.relays}
 
 
@@ -2721,7 +2889,9 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
         try:
             await signer.request("nip44_decrypt", [pairing.agent, envelope], accept_token(token))
             refused = False
-        except Denied:
+        except Denied as error:
+            if any(words in error.message.lower() for words in NOT_A_REFUSAL):
+                raise
             refused = True
     pairing.by_itself = not refused
     pairing.save(keyholder.places)
@@ -2740,6 +2910,7 @@ TALKS: dict[str, Talk] = {
 
 async def hold(places: Places, fd: int) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
+    asyncio.get_running_loop().set_exception_handler(report_quietly)
     await Keyholder(places, socket.socket(fileno=fd), TALKS).run()
 
 
@@ -2797,7 +2968,8 @@ def lock_directory(path: str) -> int:
     except BlockingIOError:
         os.close(fd)
         raise Unavailable(
-            f"another daemon holds the vault {path}", "see: avault status, or stop it with: avault daemon stop"
+            f"another daemon holds the vault {path}",
+            "it was started with another AVAULT_SOCKET, HOME or XDG_STATE_HOME; stop it from there",
         ) from None
     return fd
 
@@ -2878,13 +3050,13 @@ class Guard:
 
     def say_farewell(self) -> None:
         """The control stream ended."""
+        self.control = None
         self.farewell = asyncio.ensure_future(self.lost())
 
     async def lost(self) -> None:
         """The keyholder is gone: locked, with the reason."""
-        process, self.control = self.process, None
-        if process:
-            code = await process.wait()
+        if self.process:
+            code = await self.process.wait()
             if code and not self.failure:
                 self.failure = AvaultError(
                     f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
@@ -2905,8 +3077,8 @@ class Guard:
         except TimeoutError:
             process.kill()
             await process.wait()
-        while self.control:
-            await self.changed.wait()
+        if self.farewell:
+            await self.farewell
 
     async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None) -> None:
         """Ask for the key until the vault is open: one asking, shared by all who wait.
@@ -2932,6 +3104,7 @@ class Guard:
             raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
         finally:
             self.waiters.discard(me)
+            self.turn(self.state)  # those who wait for a settled state look again
             if not self.waiters and self.state != "unlocked" and self.control:
                 if self.report.get("talking"):  # a pairing goes on, but need not unlock afterwards
                     self.control.send({"do": "rest"})
@@ -2939,7 +3112,12 @@ class Guard:
                     await self.end()
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
-        """Refuse to end a keyholder that alone has a vault's key; raises Denied."""
+        """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
+        if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
+            raise Denied(
+                "avault.enc on the disk is not what is served: to lock now may lose it",
+                "put the file back (git checkout), or save first: avault export --format json; or insist with --force",
+            )
         if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
             raise Denied(
                 "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
@@ -2984,6 +3162,7 @@ class Supervisor:
         import signal
 
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(report_quietly)
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
@@ -3025,6 +3204,8 @@ class Supervisor:
         if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
             raise AvaultError(f"the socket's path is too long: {path}", "choose a shorter one with AVAULT_SOCKET")
         if os.path.lexists(path):
+            if os.lstat(path).st_mode & 0o170000 != 0o140000:
+                raise AvaultError(f"{path} is there, and is no socket", "choose another place with AVAULT_SOCKET")
             try:
                 FastConnection(self.places).socket.close()
             except OSError:
@@ -3121,7 +3302,9 @@ class Supervisor:
     async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a first frame; None if the keyholder has the connection now. Raises AvaultError."""
         if request.get("v") != 1:
-            raise Usage("the daemon speaks version 1 of the protocol", "restart it: avault daemon stop, avault daemon start -b")
+            raise Usage(
+                "this client and the running daemon speak different versions", "avault daemon stop, then avault daemon start -b"
+            )
         if request.get("vault") != self.places.id:
             raise Unavailable(
                 f"the daemon here serves another vault, {self.places.dir}", "name yours with --dir, and unset AVAULT_SOCKET"
@@ -3140,7 +3323,7 @@ class Supervisor:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
         if not self.guard.control:
             raise self.guard.locked()
-        self.guard.control.send({"do": "connection", "frame": request}, os.dup(sock.fileno()))
+        self.guard.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
     def interrupt(self) -> None:
@@ -3172,8 +3355,9 @@ class Supervisor:
         try:
             await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            task.cancel() if not task.done() else gone.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
+            task.cancel()
+            gone.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
         await task
 
     async def unlock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
@@ -3255,6 +3439,7 @@ class Supervisor:
             "ok": True,
             **fields,
             "state": self.guard.current_state(),
+            "hint": self.guard.locked().hint if self.guard.state != "unlocked" else None,
             "error": self.guard.failure.to_dict()["error"] if self.guard.failure and self.guard.state == "locked" else None,
             "dir": self.places.dir,
             "vault_id": self.places.id,
@@ -3311,7 +3496,9 @@ def start_daemon(
     into a pipe that only a keyholder will read. Raises what kept it from listening.
     """
     make_private_directory(places.state)
-    if not os.path.isdir(places.dir):
+    if os.path.isdir(places.dir):
+        make_private_directory(places.dir)  # a clone is not; and who can open a directory can hold its lock
+    else:
         raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
     nsec = None
     if ask and os.environ.get("NOSTR_NSEC"):
@@ -3368,7 +3555,7 @@ usage: avault [--dir DIR] [--json] COMMAND …
 
 begin
   init          make a vault and the agent's key, and pair with the phone
-  pair          pair this machine with another signer, or try the drill again
+  pair          pair this machine with a signer, and try the drill
   recover       open a copy of a vault on a new machine
   demo          see all of it in a minute, with a phone in the terminal
 
@@ -3451,7 +3638,7 @@ def parse_duration(text: str | None) -> float | None:
         return None
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    if not number.isascii() or not number.isdigit() or int(number) * unit > 10**9:
+    if not number.isascii() or not number.isdigit() or len(number) > 9 or int(number) * unit > 10**9:
         raise Usage(f"not a duration: {printable(text)!r}", "as in 90, 90s, 5m, 8h, 7d")
     return float(int(number) * unit)
 
@@ -3532,12 +3719,12 @@ def cmd_set(
     """
     group, key = split_name(group, key)
     if key is None:
-        raise Usage("which key?", f"avault set {group} --key API_KEY")
+        raise Usage("no key is named", f"avault set {group} --key API_KEY")
     if sum(given is not None for given in (value, file, generate)) > 1:
         raise Usage("--value, --file and --generate exclude each other")
     fields: dict[str, Any] = {"group": group, "key": key, "note": note}
     if generate is not None:
-        if not generate.isascii() or not generate.isdigit():
+        if not is_number(generate):
             raise Usage(f"not a number of characters: {printable(generate)!r}", f"avault set {group}/{key} --generate 32")
         terminal.ask("set", **fields, generate=int(generate))
     else:
@@ -3556,7 +3743,7 @@ def read_value(group: str, key: str, value: str | None, file: str | None) -> str
     if value is not None:
         return value
     if file is not None:
-        data = read_file(os.path.expanduser(file), MAX_VALUE + 1)
+        data = read_file(os.path.expanduser(file), MAX_VALUE + 1, only_regular=False)
     elif sys.stdin.isatty():
         from getpass import getpass
 
@@ -3735,7 +3922,7 @@ def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, 
     }
     say(f"the daemon listens (PID {status['pid']}); {meaning.get(status['state'], status['state'])}")
     if status["state"] == "unpaired":
-        say("hint: pair it with: avault pair")
+        say(f"hint: {status['hint']}")
     return 0
 
 
@@ -3801,8 +3988,8 @@ def cmd_status(terminal: Terminal) -> int:
             "vault_id": terminal.places.id,
             "socket": terminal.places.socket,
         }
-        for field in STATUS_FIELDS:
-            status.setdefault(field, None)
+        status |= dict.fromkeys(STATUS_FIELDS)
+        status["hint"] = "start it with: avault daemon start -b"
         if os.path.lexists(terminal.places.file("nsec.enc")) and not terminal.want_json:
             content, _ = read_unlock(terminal.places)
             status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
@@ -3812,7 +3999,7 @@ def cmd_status(terminal: Terminal) -> int:
 
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "groups", "secrets", "proven", "since", "relays", "waiting",
-    "signer_approves_by_itself", "error", "warnings", "version",
+    "signer_approves_by_itself", "hint", "error", "warnings", "version",
 )  # fmt: skip
 
 
@@ -3830,7 +4017,10 @@ def render_status(status: dict[str, Any]) -> str:
         lines.append(f"Reason: {status['error']['message']}")
     waiting = status["waiting"]
     if state == "waiting" and waiting:
-        lines.append(f"Asked: {waiting['requests']} time(s) since {waiting['since']}")
+        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
+        lines.append(
+            f"Asked: {waiting['requests']} time(s) since {waiting['since']}" + ("" if taken else "; no relay has it yet")
+        )
         lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
         lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
         for relay in status["relays"] or []:
@@ -3839,9 +4029,8 @@ def render_status(status: dict[str, Any]) -> str:
     if status["proven"] is False:
         lines.append("Proven: no; nobody has shown yet that the phone opens this vault (avault pair)")
     lines += [f"Warning: {printable(text, 300)}" for text in status["warnings"] or []]
-    if state in ("locked", "unpaired", "stopped"):
-        steps = {"locked": "avault unlock", "unpaired": "avault pair", "stopped": "avault daemon start -b"}
-        lines.append(f"Next: {steps[state]}")
+    if status["hint"]:
+        lines.append(f"Next: {status['hint']}")
     return "".join(line + "\n" for line in lines)
 
 
@@ -3935,7 +4124,10 @@ def cmd_init(
         if os.path.lexists(places.file(file)):
             raise AvaultError(f"there is a vault already: {places.file(file)}", "use it, or choose another place with --dir")
     if terminal.is_running():
-        raise Unavailable(f"a daemon is running for {places.dir}, where no vault is", "stop it with: avault daemon stop --force")
+        raise Unavailable(
+            f"a daemon is running for {places.dir}, where no vault is",
+            "if it is open, save first: avault export; then: avault daemon stop --force",
+        )
     host = socket.gethostname().split(".")[0]
     usual = f"{os.path.basename(os.path.dirname(places.dir))}@{host}"
     name = check_name(name or "".join(c if c in NAME_CHARACTERS else "-" for c in usual)[:64].strip())
@@ -4019,7 +4211,7 @@ def cmd_recover(
     path = places.file("nsec.enc")
     if not os.path.lexists(path):
         raise NotFound(f"no vault in {places.dir}", "copy or clone one there, or name another with --dir")
-    content = decode_file("nsec", read_file(path), path)
+    content = read_sealed("nsec", path, set())
     if os.path.lexists(places.own("unlock.json")):
         raise AvaultError(
             "this machine knows the vault already", "open it with: avault unlock, or pair anew with: avault pair --replace"
@@ -4100,12 +4292,13 @@ class Ceremony:
         """Have the operator reject a request; repeat while somebody is there to change a setting."""
         while True:
             answer = self.request("drill", {}, timeout=600)
+            seconds = answer["seconds"]
             if answer["refused"]:
                 say("the drill passed: nothing is opened without you")
+                if seconds < NOBODY_ASKED:
+                    warn(f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a refusal")
                 return 0
-            seconds = answer["seconds"]
-            soon = f" after {seconds:.1f} s" if seconds is not None else ""
-            warn(f"the second request was approved{soon}: if that was not you, the signer approves by itself")
+            warn(f"the second request was approved after {seconds:.1f} s: if that was not you, the signer approves by itself")
             sys.stderr.write(SETTINGS)
             if not sys.stdin.isatty() or not confirm("avault: change the setting, then try the drill again?"):
                 return 0
@@ -4161,20 +4354,26 @@ def cmd_signer(
       avault signer --nsec-file operator.nsec 'nostrconnect://…'
     """
     if not nsec_file:
-        raise Usage("whose key?", "avault signer --nsec-file FILE")
+        raise Usage("no operator's key is named", "avault signer --nsec-file FILE")
+    harden("avault-phone")
     keys = read_operator(nsec_file, passphrase_file)
     state = os.path.abspath(os.path.expanduser(state)) if state else os.path.join(state_home(), f"signer-{public_hex(keys)[:16]}")
     chosen = [check_relay(url) for url in relays] or ([] if uri else DEFAULT_RELAYS)
-    lines: list[str] = []
 
     async def approve(client: str, sentence: str) -> bool:
         put(f"{client} asks: {sentence}\n")
         if yes:
             put("approved, as --yes says\n")
             return True
+        if sys.stdin.isatty():
+            import termios
+
+            termios.tcflush(0, termios.TCIFLUSH)  # what was typed before the question is no answer to it
         put("approve? [y/n] ")
         line = await asyncio.to_thread(sys.stdin.readline)
-        lines.append(line)
+        if not line:
+            put("\nnobody is here to say; that is not answered\n")
+            os._exit(1)
         approved = line.strip().lower() in ("y", "yes")
         put(("approved" if approved else "rejected") + "\n")
         return approved
@@ -4183,7 +4382,6 @@ def cmd_signer(
         bunker = Bunker(keys, chosen, state, approve, lambda text: put(text + "\n"))
         await bunker.run(uri, lambda: put(f"operator: {to_npub(public_hex(keys))}\n{bunker.uri()}\n"))
 
-    harden("avault-phone")
     try:
         asyncio.run(run())
     except KeyboardInterrupt:

@@ -1,0 +1,844 @@
+"""What a person types and what comes back: stdout, stderr, exit code. With a phone: see the tests of pairing."""
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import avault
+import nostr_sdk
+import pytest
+from harness import AVAULT, SOURCE, Machine, wait_until
+
+CLICK = [sys.executable, "-c", "import sys, avault; sys.exit(avault.run_command(sys.argv[1:]))"]
+COMMANDS = [name.split() for name in avault.COMMANDS]
+
+
+@pytest.fixture
+def vault(machine: Machine) -> Machine:
+    """An open, unproven vault with some secrets."""
+    machine.init_unproven()
+    machine("set", "openai/API_KEY", input="sk-1")
+    machine("set", "db", "--key", "PASSWORD", "--note", "production", input="p w")
+    machine("set", "db/HOST", input="localhost")
+    return machine
+
+
+def check_error(stderr: str) -> None:
+    """`avault: error: …`, then `avault: hint: …`: lower case, no full stop; warnings may stand before."""
+    lines = stderr.splitlines()
+    while lines and lines[0].startswith("avault: warning: "):
+        lines = lines[2:] if lines[1].startswith("avault: hint: ") else lines[1:]
+    assert lines, "an error says something"
+    assert re.fullmatch(r"avault: error: \S.*[^.]", lines[0]), stderr
+    first = lines[0].removeprefix("avault: error: ").split()[0]
+    assert first[0].islower() or not first[0].isalpha() or first.isupper() or "_" in first, stderr
+    for line in lines[1:]:
+        assert re.fullmatch(r"avault: hint: \S.*[^.]", line), stderr
+
+
+def refuse(machine: Machine, *words: str, code: int, says: str = "", hint: str = "", input: str | bytes = "", **env: str) -> None:
+    """A command that fails with that code, those words, nothing on stdout, and the same as an object with --json."""
+    done = machine(*words, input=input, code=code, **env)
+    assert done.stdout == ""
+    check_error(done.stderr)
+    assert says in done.stderr
+    assert hint in done.stderr.rpartition("avault: hint: ")[2]
+    done = machine(*words, "--json", input=input, code=code, **env)
+    check_error(done.stderr)
+    error = done.json["error"]
+    assert done.json["ok"] is False
+    assert set(error) == {"code", "message", "hint"}
+    assert f"avault: error: {error['message']}\n" in done.stderr
+    names = {1: "error", **{kind.exit_code: kind.code for kind in avault.ERRORS}}
+    assert error["code"] == names[code]
+
+
+# Secrets
+
+
+def test_get(vault: Machine) -> None:
+    assert vault("get", "openai", "--key", "API_KEY").stdout == "sk-1\n"
+    assert vault("get", "openai/API_KEY").stdout == "sk-1\n"
+    assert vault("get", "db").stdout == "HOST=localhost\nPASSWORD=p w\n"
+    assert vault("get", "openai/API_KEY", "--json").json == {"group": "openai", "key": "API_KEY", "value": "sk-1"}
+    assert vault("get", "db", "--json").json == {
+        "group": "db",
+        "note": "production",
+        "values": {"HOST": "localhost", "PASSWORD": "p w"},
+    }
+    vault("set", "db/CERT", input="one\ntwo\n\n")
+    assert vault("get", "db/CERT").stdout == "one\ntwo\n\n"
+    done = vault("get", "db", code=2)
+    assert "error: db/CERT has more than one line\navault: hint: avault get db --json" in done.stderr
+    assert vault("get", "db", "--json").json["values"]["CERT"] == "one\ntwo\n"
+
+
+def test_get_of_what_is_not_there(vault: Machine) -> None:
+    refuse(vault, "get", "nothing", code=4, says="no group nothing", hint="avault list")
+    refuse(vault, "get", "db/NOTHING", code=4, says="no key NOTHING in group db", hint="avault list")
+    refuse(vault, "delete", "nothing", code=4, says="no group nothing")
+    refuse(vault, "delete", "db", "--key", "NOTHING", code=4)
+
+
+def test_has(vault: Machine) -> None:
+    for words, code in [("openai", 0), ("openai/API_KEY", 0), ("openai/NOTHING", 4), ("nothing", 4), ("nothing/AT_ALL", 4)]:
+        done = vault("has", words, code=code)
+        assert (done.stdout, done.stderr) == ("", ""), words
+        assert vault("has", words, "--json", code=code).json == {"has": code == 0}
+
+
+def test_list(vault: Machine) -> None:
+    text = vault("list").stdout
+    times = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    lines = ["db  # production", f"  HOST      {times}", f"  PASSWORD  {times}", "openai", f"  API_KEY  {times}"]
+    assert re.fullmatch("\n".join(lines) + "\n", text)
+    groups = vault("list", "--json").json["groups"]
+    assert [(group["name"], group["note"], [key["name"] for key in group["keys"]]) for group in groups] == [
+        ("db", "production", ["HOST", "PASSWORD"]),
+        ("openai", "", ["API_KEY"]),
+    ]
+    for value in ("sk-1", "p w", "localhost"):
+        assert value not in text + json.dumps(groups)
+
+
+def test_list_of_nothing(machine: Machine) -> None:
+    machine.init_unproven()
+    assert machine("list").stdout == ""
+    assert machine("list", "--json").json == {"groups": []}
+    assert machine("export").stdout == ""
+
+
+def test_delete(vault: Machine) -> None:
+    done = vault("delete", "db/HOST")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert vault("get", "db").stdout == "PASSWORD=p w\n"
+    vault("delete", "db", "--key", "PASSWORD")
+    vault("has", "db", code=4)
+    vault("set", "db/A", input="1")
+    vault("set", "db/B", input="2")
+    vault("delete", "db")
+    vault("has", "db", code=4)
+
+
+def test_set_from_stdin(vault: Machine) -> None:
+    for given, kept in [("x", "x"), ("x\n", "x"), ("x\n\n", "x\n"), ("x\r\n", "x\r"), (" \tx ", " \tx "), ("é🦄\n", "é🦄")]:
+        done = vault("set", "a/B", input=given)
+        assert (done.stdout, done.stderr) == ("", "")
+        assert vault("get", "a/B", "--json").json["value"] == kept
+
+
+def test_set_from_a_file(vault: Machine, tmp_path: Path) -> None:
+    path = tmp_path / "value"
+    path.write_bytes(b"keeps its newline\n")
+    vault("set", "a/B", "--file", str(path))
+    assert vault("get", "a/B").stdout == "keeps its newline\n\n"
+    (vault.home / "value").write_text("at home")
+    vault("set", "a/B", "--file", "~/value")
+    assert vault("get", "a/B").stdout == "at home\n"
+    path.write_text("x" * 262_144)
+    vault("set", "a/B", "--file", str(path))
+    for size in (262_145, 262_146, 262_147, 1 << 21):
+        path.write_text("x" * size)
+        refuse(vault, "set", "a/B", "--file", str(path), code=2, says="the limit is 262,144")
+    refuse(vault, "set", "a/B", "--file", str(tmp_path / "nothing"), code=4, says="no file")
+    refuse(vault, "set", "a/B", "--file", str(tmp_path), code=1, says="cannot read")
+
+
+def test_set_generates(vault: Machine) -> None:
+    seen = set()
+    for words, size in [(["--generate"], 32), (["--generate", "40"], 40), (["--generate=1"], 1), (["--generate", "4096"], 4096)]:
+        done = vault("set", "a", "--key", "B", *words)
+        assert (done.stdout, done.stderr) == ("", "")
+        value = vault("get", "a/B").stdout
+        assert re.fullmatch(rf"[A-Za-z0-9]{{{size}}}\n", value)
+        seen.add(value)
+    assert len(seen) == 4
+    for bad in ("0", "4097", "x", "-1", "²", "٣", "9" * 5000, "1.5"):
+        refuse(vault, "set", "a/B", f"--generate={bad}", code=2)
+    assert vault("get", "a/B").stdout in seen
+
+
+def test_set_with_the_value_as_an_argument(vault: Machine) -> None:
+    done = vault("set", "a/B", "--value", "on the line")
+    assert done.stderr.startswith("avault: warning: ")
+    assert done.stdout == ""
+    assert vault("get", "a/B").stdout == "on the line\n"
+    vault("set", "a/B", "--value", "-dash")
+    assert vault("get", "a/B").stdout == "-dash\n"
+
+
+def test_set_keeps_the_note(vault: Machine) -> None:
+    def note() -> str:
+        return str(vault("get", "db", "--json").json["note"])
+
+    vault("set", "db/HOST", input="other")
+    assert note() == "production"
+    vault("set", "db/HOST", "--note", "é \x1b[31m\n", input="other")
+    assert note() == "é \x1b[31m\n"
+    assert "\x1b" not in vault("list").stdout
+    vault("set", "db/HOST", "--note", "", input="other")
+    assert note() == ""
+
+
+def test_set_refuses(vault: Machine, tmp_path: Path) -> None:
+    refuse(vault, "set", "a", code=2, says="which key?", hint="--key")
+    refuse(vault, "set", "a/B", code=2, says="the value is empty", hint="avault delete")
+    refuse(vault, "set", "a/B", code=2, input="\n", says="the value is empty")
+    refuse(vault, "set", "a/B", code=2, input=b"\xff\xfe", says="binary", hint="base64")
+    refuse(vault, "set", "a/B", code=2, input="a\0b", says="binary", hint="base64")
+    refuse(vault, "set", "a/B", "--value", os.fsdecode(b"\xff"), code=2, says="binary", hint="base64")
+    refuse(vault, "set", "a/B", code=2, input="x" * 262_145, says="the limit is 262,144")
+    refuse(vault, "set", "a/B", "--value", "x", "--generate", code=2, says="exclude each other")
+    refuse(vault, "set", "a/B", "--key", "C", code=2, input="x")
+    refuse(vault, "set", "a/B", "--note", "n" * 1001, code=2, input="x", says="note")
+    refuse(vault, "set", "a/B", "--note", os.fsdecode(b"\xff"), code=2, input="x", says="note")
+    vault("has", "a", code=4)
+    vault("list", "--json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/", "a/", "/B", "-a", ".a", "_a", "a b", "a\nb", "é", "a" * 65, "a/1", "a/B-C", "a/é", "a/b/c", "a/" + "B" * 129, "a\x1b[1m"],
+)
+def test_bad_names(vault: Machine, name: str) -> None:
+    for words in (["get"], ["has"], ["delete"], ["set", "--key", "X"] if "/" not in name else ["set"]):
+        refuse(vault, *words, "--", name, code=2, input="x")
+
+
+def test_good_names(vault: Machine) -> None:
+    for name in ("0", "a.b_c-d", "A" * 64, "z/_", "z/" + "a1_" * 42 + "xy"):
+        vault("set", name if "/" in name else f"{name}/K", input="x")
+        assert vault("get", name).stdout in ("x\n", "K=x\n")
+
+
+def test_huge_stdin_is_not_read_to_its_end(vault: Machine) -> None:
+    """`set < /dev/zero` ends."""
+    with open("/dev/zero", "rb") as zeros:
+        script = ["sh", "-c", 'ulimit -v 2000000; exec "$0" "$@"', AVAULT, "set", "a/B"]
+        done = subprocess.run(script, env=vault.env, stdin=zeros, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 2
+    check_error(done.stderr)
+
+
+# Options, before and after
+
+
+def test_dir_and_json_anywhere(vault: Machine) -> None:
+    env = {**vault.env}
+    there = str(vault.vault)
+    vault("daemon", "stop", "--force")
+    wait_until(lambda: vault("status", code=None).returncode == 6)
+    nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
+    other = vault.top / "other" / ".avault"
+    vault("init", "--signer-npub", vault.npub(), "--dir", str(other), NOSTR_NSEC=nsec)
+    try:
+        vault("--dir", str(other), "set", "a/B", input="x")
+        for words in (
+            ["--dir", str(other), "get", "a/B"],
+            ["get", "--dir", str(other), "a/B"],
+            ["get", "a/B", "--dir", str(other)],
+            ["get", "a/B", f"--dir={other}"],
+        ):
+            assert vault(*words).stdout == "x\n"
+        for words in (
+            ["--json", "--dir", str(other), "get", "a/B"],
+            ["--dir", str(other), "get", "a/B", "--json"],
+            ["get", "--json", "a/B", "--dir", str(other)],
+            ["--json", "daemon", "status", "--dir", str(other)],
+            ["daemon", "status", "--json", "--dir", str(other)],
+        ):
+            assert isinstance(vault(*words).json, dict), words
+        assert vault("get", "a/B", code=6).stderr
+        assert vault.env == env
+        assert there != str(other)
+    finally:
+        vault("daemon", "stop", "--force", "--dir", str(other))
+
+
+def test_version(machine: Machine) -> None:
+    assert machine("--version").stdout == f"avault {avault.__version__}\n"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help(machine: Machine, words: list[str]) -> None:
+    done = machine(*words, "--help")
+    name = "status" if words == ["daemon", "status"] else " ".join(words)  # one command, two names
+    assert done.stdout.startswith(f"usage: avault {name}")
+    assert machine(*words, "-h").stdout == done.stdout
+    assert all(len(line) <= 100 for line in done.stdout.splitlines())
+    assert not done.stdout.endswith("\n\n")
+    assert done.stderr == ""
+
+
+def test_help_of_all(machine: Machine) -> None:
+    done = machine("--help")
+    assert "usage: avault [--dir DIR] [--json] COMMAND" in done.stdout
+    for words in COMMANDS:
+        assert words[-1] in done.stdout
+    assert machine("-h").stdout == machine().stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["nonsense"], ["get"], ["get", "a", "b"], ["get", "a", "--nonsense"], ["get", "a", "--key"], ["daemon", "nonsense"], ["--dir"],
+     ["daemon", "start", "--timeout", "soon"], ["unlock", "--timeout", "1w"], ["export", "--wait", "-5"], ["export", "--shell", "csh"],
+     ["export", "--format", "xml"], ["export", "--shell", "sh", "--format", "json"], ["signer"], ["init", "--relay", "http://x"],
+     ["init", "--name", "x" * 65], ["init", "--signer-npub", "npub1x"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_bad_usage(machine: Machine, words: list[str]) -> None:
+    done = machine(*words, code=2)
+    assert done.stdout == ""
+    check_error(done.stderr)
+    assert not machine.vault.exists()
+
+
+@pytest.mark.parametrize("words", [[], ["x"], ["{"], ["{}"], ["3", "/nonexistent"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["keyholder", "supervisor"])
+def test_own_processes_by_hand(machine: Machine, name: str, words: list[str]) -> None:
+    done = machine(name, *words, code=None, timeout=10)
+    assert done.returncode != 0
+    check_error(done.stderr)
+
+
+# Status, start, stop, lock
+
+
+def test_status(vault: Machine) -> None:
+    lines = vault("status").stdout.splitlines()
+    status = vault.status()
+    assert lines[0] == f"Daemon: running (PID {status['pid']})"
+    assert lines[1] == f"Agent: {status['agent_npub']}"
+    assert re.fullmatch("npub1[a-z0-9]{58}", status["agent_npub"])
+    assert "Vault: 3 secret(s)" in lines
+    assert any(line.startswith("State: unlocked") for line in lines)
+    assert vault("daemon", "status").stdout.splitlines()[:2] == lines[:2]
+    assert (status["groups"], status["secrets"], status["proven"], status["state"]) == (2, 3, False, "unlocked")
+    assert status["signer_npub"] == vault.npub()
+    assert (status["dir"], status["name"]) == (str(vault.vault), "test@machine")
+    assert status["signer_approves_by_itself"] is None
+    assert status["waiting"] is None
+
+
+def test_status_when_locked_and_when_stopped(vault: Machine) -> None:
+    fields = set(vault.status())
+    agent = vault.status()["agent_npub"]
+    vault("lock", "--force")
+    done = vault("status", code=3)
+    assert f"Agent: {agent}" in done.stdout
+    assert "Next: avault " in done.stdout
+    locked = vault.status()
+    assert (locked["state"], locked["secrets"], locked["groups"], locked["keyholder_pid"]) == ("unpaired", None, None, None)
+    vault("daemon", "stop", "--force")
+    wait_until(lambda: vault("status", code=None).returncode == 6)
+    done = vault("status", code=6)
+    assert done.stdout.startswith("Daemon: stopped\n")
+    assert f"Agent: {agent}" in done.stdout
+    stopped = vault.status()
+    assert set(stopped) == fields == set(locked)
+    assert (stopped["state"], stopped["pid"], stopped["agent_npub"], stopped["name"]) == ("stopped", None, agent, "test@machine")
+
+
+def test_status_of_a_damaged_vault(vault: Machine) -> None:
+    vault("daemon", "stop", "--force")
+    wait_until(lambda: vault("status", code=None).returncode == 6)
+    for path in (vault.vault / "nsec.enc", *vault.state.glob("avault/*/unlock.json")):
+        path.write_text("{")
+    done = vault("status", code=6)
+    assert done.stdout.startswith("Daemon: stopped\n")
+    assert vault.status()["state"] == "stopped"
+
+
+def test_nothing_to_do_is_done(vault: Machine) -> None:
+    vault("daemon", "start")  # runs, and does not stay in the foreground
+    vault("daemon", "start", "-b")
+    vault("lock", "--force")
+    vault("lock")
+    vault("lock", "--force")
+    vault("daemon", "stop")
+    wait_until(lambda: vault("status", code=None).returncode == 6)
+    vault("daemon", "stop")
+    vault("lock")
+    vault("daemon", "stop", "--force")
+
+
+@pytest.mark.parametrize("words", [["lock"], ["daemon", "stop"]], ids=" ".join)
+def test_unproven_vault_is_not_lost(vault: Machine, words: list[str]) -> None:
+    refuse(vault, *words, code=5, hint="--force")
+    assert vault.status()["state"] == "unlocked"
+    for answer, code in [("n", 5), ("", 5), ("y", 0)]:
+        output, ended = in_terminal(vault, words, [("[y/N] ", answer + "\n")])
+        assert ended == code, output
+        assert (vault("status", code=None).returncode == 0) == (code != 0)
+
+
+def test_init(machine: Machine) -> None:
+    done = machine("init", "--signer-npub", machine.npub(), "--name", "n")
+    wrote = {line.removeprefix("wrote ") for line in done.stdout.splitlines()}
+    files = {str(machine.vault / name) for name in ("avault.enc", "nsec.enc", "nip46.json", ".gitattributes")}
+    assert wrote == files | {str(machine.own / "unlock.json")}
+    assert all(Path(path).is_file() for path in wrote)
+    assert f"agent: {machine.status()['agent_npub']}" in done.stderr
+    assert "avault: hint: pair it now: avault pair" in done.stderr
+    hints = json.loads((machine.vault / "nip46.json").read_text())
+    assert (hints["agent_npub"], hints["signer_npub"]) == (machine.status()["agent_npub"], machine.npub())
+    assert hints["relay"] == hints["relays"][0]
+    assert len(hints["relays"]) == 3
+    assert not (machine.vault / ".git").exists()
+    assert not (machine.vault.parent / ".git").exists()
+    before = {path: path.read_bytes() for path in machine.vault.iterdir()}
+    refuse(machine, "init", "--signer-npub", machine.npub(), code=1, says="there is a vault already")
+    assert {path: path.read_bytes() for path in machine.vault.iterdir()} == before
+    machine("set", "a/B", input="works at once")
+
+
+def test_init_with_a_key_of_ones_own(machine: Machine) -> None:
+    keys = nostr_sdk.Keys.generate()
+    machine.init_unproven(NOSTR_NSEC=keys.secret_key().to_bech32())
+    assert machine.status()["agent_npub"] == keys.public_key().to_bech32()
+
+
+def test_init_that_fails_leaves_nothing(machine: Machine) -> None:
+    keys = nostr_sdk.Keys.generate()
+    own, npub = keys.secret_key().to_bech32(), keys.public_key().to_bech32()
+    refuse(machine, "init", "--signer-npub", npub, code=2, says="the agent's own key", NOSTR_NSEC=own)
+    refuse(machine, "init", "--signer-npub", machine.npub(), code=2, says="not a Nostr secret key", NOSTR_NSEC="nonsense")
+    refuse(machine, "init", "--signer-npub", own, code=2, says="not a Nostr public key", hint="secret key")
+    assert not machine.vault.exists()
+    machine("status", code=6)
+    machine.init_unproven()
+
+
+def test_where_no_vault_is(machine: Machine) -> None:
+    for words in (["get", "a"], ["set", "a/B"], ["list"], ["export"], ["delete", "a"], ["has", "a"]):
+        refuse(machine, *words, code=6, input="x", says="no vault in", hint="avault init")
+    for words in (["daemon", "start", "-b"], ["unlock"], ["recover"]):
+        refuse(machine, *words, code=4, says="no vault in")
+    assert machine("status", code=6).stdout.startswith("Daemon: stopped\n")
+    assert not machine.vault.exists()
+    assert not list(machine.state.rglob("unlock.json"))
+
+
+def test_locked(vault: Machine) -> None:
+    vault("lock", "--force")
+    for words in (["get", "openai"], ["set", "a/B"], ["list"], ["export", "--shell"], ["delete", "db"], ["has", "openai"]):
+        refuse(vault, *words, code=3, input="x", says="locked")
+
+
+def test_unlock_with_nsec(vault: Machine) -> None:
+    keys = nostr_sdk.Keys.generate()
+    nsec, other = keys.secret_key().to_bech32(), nostr_sdk.Keys.generate().secret_key().to_bech32()
+    directory = str(vault.top / "n" / ".avault")
+    env = {"AVAULT_DIR": directory, "NOSTR_NSEC": nsec}
+    vault("init", "--signer-npub", vault.npub(), **env)
+    try:
+        vault("set", "a/B", input="x", **env)
+        vault("daemon", "stop", "--force", **env)
+        wait_until(lambda: vault("status", code=None, **env).returncode == 6)
+        done = vault("unlock", **env)
+        assert "1 secret(s)" in done.stderr
+        assert "no daemon runs" in done.stderr
+        vault("status", code=6, **env)
+        refuse(vault, "unlock", code=8, says="NOSTR_NSEC", **{**env, "NOSTR_NSEC": other})
+        refuse(vault, "unlock", code=2, says="not a Nostr secret key", **{**env, "NOSTR_NSEC": "nsec1x"})
+        done = vault("daemon", "start", "-b", **env)
+        assert "avault: warning: the key comes from NOSTR_NSEC" in done.stderr
+        assert "the vault is open" in done.stderr
+        assert vault("get", "a/B", **env).stdout == "x\n"
+        vault("lock", "--force", **env)
+        done = vault("daemon", "stop", **env)
+        wait_until(lambda: vault("status", code=None, **env).returncode == 6)
+        done = vault("daemon", "start", "-b", **{**env, "NOSTR_NSEC": other}, code=8)
+        assert "the daemon listens" in done.stderr
+    finally:
+        vault("daemon", "stop", "--force", AVAULT_DIR=directory)
+
+
+# Export; its quoting is proven elsewhere
+
+
+def test_export(vault: Machine) -> None:
+    assert vault("export").stdout == "HOST=localhost\nPASSWORD='p w'\nAPI_KEY=sk-1\n"
+    assert vault("export", "--format", "dotenv").stdout == vault("export").stdout
+    assert vault("export", "--format", "json").json == vault("export", "--json").json
+    assert vault("export", "--json").json == {"HOST": "localhost", "PASSWORD": "p w", "API_KEY": "sk-1"}
+    assert vault("export", "--group", "openai").stdout == "API_KEY=sk-1\n"
+    assert vault("export", "--only", "HOST,API_KEY").stdout == "HOST=localhost\nAPI_KEY=sk-1\n"
+    assert vault("export", "--only", "HOST", "--only", "API_KEY").stdout == "HOST=localhost\nAPI_KEY=sk-1\n"
+    assert vault("export", "--only", "db/HOST").stdout == "HOST=localhost\n"
+    assert vault("export", "--prefix", "--group", "openai").stdout == "OPENAI_API_KEY=sk-1\n"
+    script = f'set -e; vars=$("{AVAULT}" export --shell --wait) && eval "$vars"; echo "$PASSWORD"'
+    done = subprocess.run(["sh", "-c", script], env=vault.env, capture_output=True, text=True, check=True)
+    assert done.stdout == "p w\n"
+    refuse(vault, "export", "--group", "nothing", code=4)
+    refuse(vault, "export", "--only", "NOTHING", code=4)
+
+
+def test_export_refuses_two_of_one_name(vault: Machine) -> None:
+    vault("set", "other/HOST", input="x")
+    refuse_text = vault("export", code=2).stderr
+    assert "db/HOST" in refuse_text
+    assert "other/HOST" in refuse_text
+    assert "--group" in refuse_text
+    assert "--prefix" in refuse_text
+    assert "OTHER_HOST=x\n" in vault("export", "--prefix").stdout
+    assert vault("export", "--group", "other").stdout == "HOST=x\n"
+
+
+def test_export_refuses_dangerous_names(vault: Machine) -> None:
+    for name in ("PATH", "LD_PRELOAD", "BASH_ENV", "IFS", "PYTHONPATH", "NODE_OPTIONS", "GIT_SSH_COMMAND"):
+        vault("set", f"bad/{name}", input="x")
+        refuse(vault, "export", "--shell", "--group", "bad", code=5, says=name, hint=f"--allow {name}")
+        assert vault("export", "--group", "bad", "--allow", name).stdout == f"{name}=x\n"
+        vault("delete", "bad")
+
+
+def test_export_waits(vault: Machine) -> None:
+    vault("lock", "--force")
+    begun = time.monotonic()
+    done = vault("export", "--shell", "--wait", "1s", code=7, timeout=10)
+    assert (done.stdout, 0.9 < time.monotonic() - begun < 4) == ("", True)
+    vault("daemon", "stop", "--force")
+    wait_until(lambda: vault("status", code=None).returncode == 6)
+    assert vault("export", "--wait=1", code=7, timeout=10).stdout == ""
+
+
+# Both ways in: the fast door must give what the long way gives
+
+
+SAME: list[tuple[list[str], str | bytes]] = [
+    (words, input)
+    for words, input in [
+        (["get", "openai/API_KEY"], ""),
+        (["get", "openai", "--key", "API_KEY"], ""),
+        (["get", "--key", "API_KEY", "openai"], ""),
+        (["get", "openai", "--key=API_KEY"], ""),
+        (["get", "openai", "--key="], ""),
+        (["get", "openai", "--key", ""], ""),
+        (["get", "openai/API_KEY", "--key", "API_KEY"], ""),
+        (["get", "openai", "--key", "X", "--key", "API_KEY"], ""),
+        (["get", "openai/"], ""),
+        (["get", "openai/API_KEY/x"], ""),
+        (["get", ""], ""),
+        (["get", "--", "openai"], ""),
+        (["get", "openai", "--json"], ""),
+        (["get", "openai", "--json", "--json"], ""),
+        (["get", "openai", "--json=1"], ""),
+        (["--json", "get", "openai"], ""),
+        (["get", "nothing"], ""),
+        (["get", "nothing", "--json"], ""),
+        (["get", "a", "b"], ""),
+        (["get"], ""),
+        (["get", "--key", "K", os.fsdecode(b"\xff")], ""),
+        (["has", "openai"], ""),
+        (["has", "openai/NO"], ""),
+        (["has", "openai", "--json"], ""),
+        (["has", "not a name"], ""),
+        (["list"], ""),
+        (["list", "--json"], ""),
+        (["list", "x"], ""),
+        (["list", "--help"], ""),
+        (["export"], ""),
+        (["export", "--shell"], ""),
+        (["export", "--shell", "sh"], ""),
+        (["export", "--shell=fish"], ""),
+        (["export", "--shell", "fish", "--prefix"], ""),
+        (["export", "--shell", "bash"], ""),
+        (["export", "--shell", "--format", "json"], ""),
+        (["export", "--format", "systemd"], ""),
+        (["export", "--format", "sh"], ""),
+        (["export", "--format"], ""),
+        (["export", "--json"], ""),
+        (["export", "--group", "db", "--group", "openai"], ""),
+        (["export", "--group", "db", "--only", "HOST"], ""),
+        (["export", "--only", "HOST,API_KEY"], ""),
+        (["export", "--only", "HOST", "--only", "API_KEY"], ""),
+        (["export", "--only", ""], ""),
+        (["export", "--only", "HOST,"], ""),
+        (["export", "--allow", "PATH"], ""),
+        (["export", "--wait"], ""),
+        (["export", "--wait", "5"], ""),
+        (["set", "a/B"], "one\n"),
+        (["set", "a", "--key", "B"], "two"),
+        (["set", "a/B", "--note", "n"], "three"),
+        (["set", "a/B", "--note", "n", "--note", "m"], "three"),
+        (["set", "a/B"], ""),
+        (["set", "a/B"], b"\xff"),
+        (["set", "a/B"], "a\0b"),
+        (["set", "a/B"], "x" * 262_144),
+        (["set", "a/B"], "x" * 262_145),
+        (["set", "a"], "x"),
+        (["set", "a", "B"], "x"),
+        (["set", "a/B", "--generate=x"], ""),
+        (["set", "a/B", "--generate", "x"], ""),
+        (["set", "a/B", "--generate=²"], ""),
+        (["set", "a/B", "--generate=0"], ""),
+        (["set", "--generate", "a/B"], ""),
+        (["set", "a/B", "--generate", "--value", "x"], ""),
+    ]
+]
+
+
+@pytest.mark.slow
+def test_fast_door_and_long_way_agree(vault: Machine) -> None:
+    def state() -> object:
+        return vault("get", "a", "--json", code=None).stdout
+
+    differences = []
+    for words, input in SAME:
+        seen = []
+        for command in ([AVAULT], CLICK):
+            vault("delete", "a", code=None)
+            vault.command = command
+            done = vault(*words, input=input, code=None, timeout=20)
+            vault.command = [AVAULT]
+            seen.append((done.returncode, done.stdout, done.stderr, state()))
+        if seen[0] != seen[1]:
+            differences.append(f"{words} {input[:20]!r}\n  fast {str(seen[0])[:400]}\n  long {str(seen[1])[:400]}")
+    assert not differences, "\n".join(differences)
+
+
+# Terminals, pipes, closed streams
+
+
+def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, str]], timeout: float = 20) -> tuple[str, int]:
+    """Run a command on a terminal: for each prompt, type an answer. What the terminal showed, and the exit code."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(machine.top)
+        os.execve(machine.command[0], [*machine.command, *words], machine.env)
+    shown, end = b"", time.monotonic() + timeout
+    rest = list(dialogue)
+    try:
+        while time.monotonic() < end:
+            if rest and rest[0][0].encode() in shown:
+                time.sleep(0.05)
+                os.write(fd, rest.pop(0)[1].encode())
+            if select.select([fd], [], [], 0.1)[0]:
+                try:
+                    piece = os.read(fd, 4096)
+                except OSError:  # the other side is gone (Linux)
+                    break
+                if not piece:
+                    break
+                shown += piece
+        else:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"{words} waits: {shown!r}")
+    finally:
+        os.close(fd)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert not rest, f"never asked {rest}: {shown!r}"
+    return shown.decode(), code
+
+
+def test_prompt_without_echo(vault: Machine, canary) -> None:
+    shown, code = in_terminal(vault, ["set", "a/B"], [("a/B: ", canary.value + "\n")])
+    assert code == 0, shown
+    assert canary.mark not in shown
+    assert "kept a/B" in shown
+    assert vault("get", "a/B", secret=True).stdout == canary.value + "\n"
+    shown, code = in_terminal(vault, ["set", "a/C"], [("a/C: ", "\n")])
+    assert code == 2
+    assert "the value is empty" in shown
+    shown, code = in_terminal(vault, ["set", "a/C"], [("a/C: ", "\x03")])
+    assert code == 130
+    assert "Traceback" not in shown
+    vault("has", "a/C", code=4)
+
+
+def shell(machine: Machine, script: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    env = {**machine.env, "A": AVAULT}
+    return subprocess.run(["bash", "-c", script], env=env, cwd=machine.top, capture_output=True, text=True, timeout=timeout)
+
+
+def test_closed_streams(vault: Machine) -> None:
+    """Descriptors 0 to 2 that are closed at the start: the socket must not take their place, nor errors go to stdout."""
+    done = shell(vault, '"$A" get nothing 2>&-')
+    assert (done.returncode, done.stdout) == (4, "")
+    done = shell(vault, '"$A" daemon start -b 2>&-')
+    assert (done.returncode, done.stdout) == (0, "")
+    done = shell(vault, '"$A" get openai/API_KEY <&-')
+    assert (done.returncode, done.stdout) == (0, "sk-1\n")
+    done = shell(vault, '"$A" get openai/API_KEY >&-')
+    assert done.returncode == 1
+    check_error(done.stderr)
+    done = shell(vault, '"$A" set a/B <&-')
+    assert done.returncode == 2
+    check_error(done.stderr)
+    done = shell(vault, '"$A" lock <&-')
+    assert done.returncode == 5
+    check_error(done.stderr)
+    assert shell(vault, '"$A" set a/B --generate <&- >&- 2>&-').returncode == 0
+    assert shell(vault, '"$A" status <&- >&- 2>&-').returncode in (0, 1)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["get openai/API_KEY", "list", "export --wait", "status", "status --json", "--help", "has openai --json"])
+def test_full_disk_behind_stdout(vault: Machine, words: str) -> None:
+    done = shell(vault, f'"$A" {words} >/dev/full')
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    check_error(done.stderr)
+
+
+@pytest.mark.parametrize("words", ["get db", "export --wait", "list", "status", "--help"])
+def test_reader_that_leaves(vault: Machine, words: str) -> None:
+    vault("set", "db/BIG", input="x" * 200_000)
+    done = shell(vault, f'"$A" {words} | true; echo "${{PIPESTATUS[0]}}"')
+    assert done.stdout in ("0\n", "141\n")
+    assert done.stderr == ""
+
+
+def test_interrupt(vault: Machine) -> None:
+    vault("lock", "--force")
+    running = vault.start("export", "--wait")
+    time.sleep(0.7)
+    running.process.send_signal(signal.SIGINT)
+    done = running.wait(5)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
+
+
+# Other ways to run it
+
+
+@pytest.mark.parametrize("command", [[sys.executable, str(SOURCE)], [str(SOURCE)], [sys.executable, "-m", "avault"]], ids=["python3 avault.py", "./avault.py", "-m"])
+def test_ways_to_run(machine: Machine, command: list[str]) -> None:
+    if command == [str(SOURCE)]:
+        machine.env["PATH"] = f"{Path(sys.executable).parent}:{machine.env['PATH']}"
+    machine.command = command
+    machine.init_unproven()
+    machine("set", "a/B", input="x")
+    assert machine("get", "a/B").stdout == "x\n"
+    assert machine("get", "a/B", "--json").json["value"] == "x"
+    assert machine("status").stdout.startswith("Daemon: running")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> list[str]:
+    """avault.py under a Python that has none of its dependencies."""
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    copy = shutil.copy(SOURCE, tmp_path / "avault.py")
+    python = tmp_path / "bare" / "bin" / "python3"
+    assert subprocess.run([python, "-c", "import click"], capture_output=True).returncode == 1
+    return [str(python), str(copy)]
+
+
+def test_python_without_the_dependencies(vault: Machine, bare: list[str]) -> None:
+    keys = nostr_sdk.Keys.generate()
+    vault.command = bare
+    assert vault("get", "openai/API_KEY").stdout == "sk-1\n"
+    assert vault("get", "nothing", code=4).stderr.startswith("avault: error: no group nothing\n")
+    assert vault("status").stdout.startswith("Daemon: running")
+    vault("daemon", "stop", "--force")
+    wait_until(lambda: vault("status", code=None).returncode == 6)
+    done = vault("daemon", "start", "-b", code=None)
+    assert "the daemon listens" in done.stderr
+    assert vault.status()["state"] == "unpaired"
+    assert keys
+
+
+def test_python_without_the_dependencies_and_dir(vault: Machine, bare: list[str]) -> None:
+    """The recorded interpreter is that of the vault that --dir names, in each of its forms."""
+    vault.command = bare
+    directory = str(vault.vault)
+    for words in (["--dir", directory, "status"], ["status", "--dir", directory], [f"--dir={directory}", "status"], ["status", f"--dir={directory}"]):
+        done = vault(*words, code=None, HOME=str(vault.top / "nowhere"))
+        assert "no click" not in done.stderr, words
+
+
+def test_python_without_the_dependencies_and_no_vault(machine: Machine, bare: list[str]) -> None:
+    machine.command = bare
+    done = subprocess.run([*bare, "status"], env=machine.env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "avault: hint: pip install avault" in done.stderr
+    machine.command = [AVAULT]
+
+
+def test_warnings_as_errors(machine: Machine) -> None:
+    machine.command = [sys.executable, "-W", "error", "-X", "dev", str(SOURCE)]
+    machine.init_unproven()
+    for words in (["set", "a/B"], ["get", "a/B"], ["get", "a/B", "--json"], ["list"], ["export", "--shell"], ["status"], ["has", "no"]):
+        done = machine(*words, input="x", code=None)
+        assert "Warning" not in done.stderr, words
+        assert done.returncode in (0, 4), words
+
+
+def test_import_has_no_effects() -> None:
+    script = "import sys; before = set(sys.modules); import avault; print(*sorted(set(sys.modules) - before - {'avault'}))"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
+    heavy = {"click", "asyncio", "socket", "json", "nostr_sdk", "subprocess", "re", "typing", "keyring", "qrcode"}
+    assert not heavy & set(done.stdout.split()), done.stdout
+
+
+def test_fast_door_imports_only_what_is_built_in(vault: Machine) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", AVAULT, "get", "openai/API_KEY"], env=vault.env, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "sk-1\n"
+    names = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    after = set(names[names.index("site") + 1 :]) if "site" in names else set(names)
+    heavy = {"click", "asyncio", "socket", "json", "nostr_sdk", "subprocess", "re", "typing", "enum", "functools"}
+    assert not heavy & after, after
+
+
+# Places that refuse
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_vault(vault: Machine) -> None:
+    vault.vault.chmod(0o500)
+    try:
+        refuse(vault, "set", "a/B", code=1, input="x", says="cannot write")
+        assert vault("get", "openai/API_KEY").stdout == "sk-1\n"
+    finally:
+        vault.vault.chmod(0o700)
+    vault("set", "a/B", input="x")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_read_only_state(machine: Machine) -> None:
+    machine.state.chmod(0o500)
+    try:
+        refuse(machine, "init", "--signer-npub", machine.npub(), code=1, says="cannot make the directory")
+        assert not (machine.vault / "avault.enc").exists()
+    finally:
+        machine.state.chmod(0o700)
+
+
+def test_file_in_the_way(machine: Machine) -> None:
+    (machine.home / "clawd").write_text("not a directory")
+    refuse(machine, "init", "--signer-npub", machine.npub(), code=1, says="cannot make the directory")
+    machine("status", code=6)
+    machine("get", "a", code=6)
+    (machine.home / "clawd").unlink()
+
+
+def test_vault_that_vanishes(vault: Machine) -> None:
+    """The loaded vault is served on; nothing is written where nothing is."""
+    shutil.rmtree(vault.vault)
+    assert vault("get", "openai/API_KEY").stdout == "sk-1\n"
+    done = vault("set", "a/B", input="x", code=None)
+    assert done.returncode != 0
+    check_error(done.stderr)
+    assert vault("status", code=None).stdout.startswith("Daemon: running")
+
+
+def test_no_tracebacks(vault: Machine) -> None:
+    """Words in any order: an error of ours, or success; never a traceback or a failure that we did not foresee."""
+    words = ["get", "set", "export", "--key", "--json", "--dir", "a/B", "", "=", "--", "-", "--shell", "--generate"]
+    for first in words:
+        for second in words:
+            done = vault("--json", first, second, "a/B", input="x", code=None, timeout=20)
+            assert done.returncode in (0, 2, 3, 4, 6), (first, second, done.stderr)
+            assert "should not happen" not in done.stderr

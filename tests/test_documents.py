@@ -1,0 +1,272 @@
+"""The documents are true: what they name exists, what they quote is said, and avault.py keeps the shape that it promises."""
+
+import re
+import subprocess
+from collections import Counter
+
+import click
+import documents as d
+import pytest
+from harness import AVAULT
+
+import avault
+
+DOCUMENTS = d.documents()
+COMMANDS = sorted(d.commands())
+TEXT = d.SOURCE.read_text(encoding="utf-8")
+LINES = TEXT.splitlines()
+
+# What is promised of the file. "main" is the six lines that every program ends with, and needs no word in the docstring.
+BANNERS = [(number, match[1]) for number, line in enumerate(LINES) if (match := re.fullmatch(r"# -{3,} (.+) ----", line))]
+ENDS = [number for number, _ in BANNERS[1:]] + [len(LINES)]
+REGIONS = {name: end - start for (start, name), end in zip(BANNERS, ENDS, strict=True)}
+TOUCHES_KEYS = ("seal", "store", "signer", "custody", "keyholder", "pairing")
+
+
+# Commands and options
+
+
+def check_calls(text: str) -> list[str]:
+    wrong = []
+    for name, options in d.calls(text):
+        if name == "daemon" and not options - d.EVERYWHERE:
+            continue
+        if name and name not in d.commands():
+            wrong.append(f"no command: avault {name}")
+        else:
+            known = d.names(d.commands()[name].params) | d.EVERYWHERE if name else {*d.EVERYWHERE, "--version"}
+            wrong += [f"avault {name} has no {option}" for option in sorted(options - known)]
+    return wrong
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_that_a_document_names(document: str) -> None:
+    assert not [wrong for piece in d.code(d.read(document)) for wrong in check_calls(piece)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_that_a_document_names(document: str) -> None:
+    """A span that is an option alone, as `--force`: some command must have it."""
+    known = {name for command in d.commands().values() for name in d.names(command.params)} | d.EVERYWHERE | {"--version"}
+    spans = re.findall(r"(?<!`)`(--?[a-z][a-z-]*)[^`\n]*`(?!`)", d.read(document))
+    assert not sorted(set(spans) - known)
+
+
+def test_commands_that_avault_itself_names() -> None:
+    """Hints say what to type next; that must work."""
+    assert not [f"{wrong} ({text[:60]!r})" for text in d.constants() for wrong in check_calls(text)]
+
+
+def test_the_reader_of_calls() -> None:
+    """The reader above must see what it is for, or the tests above say nothing."""
+    assert d.calls("$ pass show x | avault set openai/API_KEY --note 'a | b'") == [("set", {"--note"})]
+    assert d.calls('vars=$(avault export --shell --wait) && eval "$vars"') == [("export", {"--shell", "--wait"})]
+    assert d.calls("avault: hint: pair it with: avault pair --replace") == [("pair", {"--replace"})]
+    assert d.calls(".venv/bin/avault --dir /x daemon start -b; avault nonsense --x=1") == [
+        ("daemon start", {"--dir", "-b"}),
+        ("nonsense", {"--x"}),
+    ]
+    assert d.calls("pip install avault; avault COMMAND --help; the avault of x; avault.py; avault-keys") == []
+
+
+# Help
+
+
+def usage(name: str) -> str:
+    """The usage part of a command's help, up to the empty line."""
+    return (d.commands()[name].help or "").partition("\n\n")[0]
+
+
+def options_in(text: str) -> Counter[str]:
+    return Counter(re.findall(r"(?<![\w-])--?[a-z][a-z-]*(?![\w-])", text))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lists_exactly_the_options(name: str) -> None:
+    command = d.commands()[name]
+    listed = options_in(usage(name))
+    own = [each for each in command.params if isinstance(each, click.Option) and not set(each.opts) & d.EVERYWHERE]
+    for parameter in own:
+        assert any(listed[alias] for alias in parameter.opts), f"{parameter.opts} is not in the usage"
+    known = {alias for parameter in own for alias in parameter.opts} | d.EVERYWHERE
+    assert not sorted(set(listed) - known), "in the usage, but no option"
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            assert re.search(rf"\b{(parameter.name or '').upper()}\b", usage(name)), "an argument that the usage does not have"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_only_what_there_is(name: str) -> None:
+    """An option in the prose is the command's own, unless the sentence names another command."""
+    prose = (d.commands()[name].help or "").partition("\n\n")[2]
+    others = {option for other, _ in d.calls(prose) if other in d.commands() for option in d.names(d.commands()[other].params)}
+    known = d.names(d.commands()[name].params) | d.EVERYWHERE | others
+    assert not sorted(set(options_in(prose)) - known)
+    assert not check_calls(prose)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_begins_with_the_command(name: str) -> None:
+    same = {"daemon status": "status"}.get(name, name)  # one command under two names
+    assert usage(name).startswith(f"usage: avault {same}")
+    assert all(len(line) <= 100 for line in (d.commands()[name].help or "").split("\n"))
+
+
+def test_help_page_names_every_command() -> None:
+    heads = re.findall(r"^  ([a-z]+(?: [a-z]+)*?)(?=  )", avault.HELP, re.MULTILINE)
+    also = {name for name, _ in d.calls(avault.HELP)} | set(re.findall(r"\(also: avault ([a-z ]+)\)", avault.HELP))
+    assert {*heads, *also} == set(COMMANDS)
+    assert len(heads) == len(set(heads))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_help_blocks_are_the_real_help(document: str) -> None:
+    text = d.read(document)
+    for match in d.BLOCK.finditer(text):
+        if match[2] != "bench":
+            words = match[2].removeprefix("help: avault").strip()
+            assert match[3] == d.help_block(words), "stale: python tests/documents.py --write"
+    opened, closed = re.findall(r"<!-- (help|bench)", text), re.findall(r"<!-- /(help|bench)", text)
+    assert opened == closed and len(opened) == len(list(d.BLOCK.finditer(text))), "a block that does not end, or is not known"
+
+
+def test_blocks_are_written() -> None:
+    text = "a\n<!-- help: avault has -->\nold\n<!-- /help -->\nb\n<!-- bench -->\nold\n<!-- /bench -->\n"
+    fresh = d.refresh(text, "| new |")
+    assert d.real_help("has") in fresh and "old" not in fresh and "<!-- bench -->\n| new |\n<!-- /bench -->" in fresh
+    assert d.refresh(fresh) == fresh
+
+
+def test_bench_block_is_a_table() -> None:
+    text = d.read("README.md")
+    blocks = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "bench"]
+    assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/documents.py --write --bench"
+
+
+# Exit codes
+
+WORDS = {
+    "AvaultError": "error",
+    "Usage": "usage",
+    "Locked": "locked",
+    "NotFound": "not found",
+    "Denied": "denied",
+    "Unavailable": "no daemon",
+    "TimedOut": "nobody answered",
+    "Tampered": "damaged",
+}
+CLASSES = {each.__name__: each for each in (avault.AvaultError, *avault.ERRORS)}
+
+
+def test_error_classes_have_codes_of_their_own() -> None:
+    assert set(CLASSES) == set(WORDS)
+    assert len({each.exit_code for each in CLASSES.values()}) == len({each.code for each in CLASSES.values()}) == len(CLASSES)
+
+
+@pytest.mark.parametrize("document", ["HELP", *DOCUMENTS])
+def test_exit_codes(document: str) -> None:
+    """Where a document lists the exit codes, in a line or in a table, it lists all of them, and rightly."""
+    text = avault.HELP if document == "HELP" else d.read(document)
+    flat = " ".join(text.split())
+    found = re.findall(r"[Ee]xit codes: (0 done.*?)(?: avault COMMAND|\.(?: |$))", flat)
+    lists = [dict(re.findall(r"(\d) ([^,.]+)", each)) for each in found]
+    for table in re.findall(r"^\| *(?:exit )?code *\|[^\n]*\n\|[-| ]*\n((?:\|[^\n]*\n?)+)", text, re.MULTILINE):
+        rows = dict(re.findall(r"^\| *`?(\d+)`? *\| *(.*?) *\|?$", table, re.MULTILINE))
+        if rows:
+            lists.append(rows)
+            for number, row in rows.items():
+                named = [CLASSES[name].exit_code for name in re.findall(r"`(\w+)`", row) if name in CLASSES]
+                assert all(code == int(number) for code in named)
+    assert lists or document not in ("HELP", "README.md")
+    for each in lists:
+        assert set(map(int, each)) == {0, *(kind.exit_code for kind in CLASSES.values())}
+        if document in ("HELP", "README.md"):
+            for name, words in WORDS.items():
+                assert words in each[str(CLASSES[name].exit_code)].lower(), name
+
+
+def test_protocol_names_every_error() -> None:
+    text = d.read("references/protocol.md")
+    assert not [each.code for each in CLASSES.values() if f"`{each.code}`" not in text]
+
+
+# Messages
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_messages_that_a_document_quotes(document: str) -> None:
+    assert not [message for message in d.messages(d.read(document)) if not d.is_said(message)]
+
+
+def test_headings_of_troubleshooting() -> None:
+    """There a heading that begins with code is a message, word for word, with … for what is filled in."""
+    quoted = [heading for heading in d.headings(d.read("references/troubleshooting.md")) if heading.startswith("`")]
+    assert len(quoted) > 20
+    messages = [span for heading in quoted for span in re.findall(r"`([^`]+)`", heading)]
+    known = set(d.constants())
+    foreign = {"bad interpreter", "cannot execute: required file not found"}  # the shell's
+    assert not [message for message in messages if message not in known | foreign and not message.startswith("State: ")]
+
+
+def test_the_reader_of_messages() -> None:
+    assert d.is_said("the vault is locked") and d.is_said("no daemon is running for /home/x/clawd/.avault")
+    assert not d.is_said("the vault is loked") and not d.is_said("no demon is running for /home/x")
+
+
+# Links and words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_between_documents(document: str) -> None:
+    here = (d.ROOT / document).parent
+    wrong = []
+    for link in d.links(d.read(document)):
+        name, _, fragment = link.partition("#")
+        target = (here / name) if name else d.ROOT / document
+        if not target.exists():
+            wrong.append(link)
+        elif fragment and target.suffix == ".md":
+            anchors = [d.anchor(heading) for heading in d.headings(target.read_text(encoding="utf-8"))]
+            if fragment not in anchors:
+                wrong.append(link)
+    assert not wrong
+
+
+@pytest.mark.parametrize("document", ["avault.py", *DOCUMENTS])
+def test_references_that_are_named_exist(document: str) -> None:
+    named = set(re.findall(r"references/[a-z0-9-]+\.md", d.read(document)))
+    assert not sorted(name for name in named if not (d.ROOT / name).exists())
+
+
+@pytest.mark.parametrize("document", ["avault.py", "CHANGELOG.md", "pyproject.toml", *DOCUMENTS])
+def test_words(document: str) -> None:
+    """NIP-44 v2 is ChaCha20 with HMAC-SHA256."""
+    assert not re.findall(r"xchacha\S*|poly-?1305", d.read(document), re.IGNORECASE)
+
+
+def test_version() -> None:
+    newest = re.search(r"\b\d+\.\d+\.\d+\b", d.read("CHANGELOG.md"))
+    assert newest
+    printed = subprocess.run([AVAULT, "--version"], check=True, capture_output=True, text=True).stdout
+    assert printed == f"avault {newest[0]}\n"
+
+
+# The shape of avault.py
+
+
+def test_regions_are_those_of_the_docstring() -> None:
+    listed = re.findall(r"^    ([a-z]+(?: [a-z]+)?)  +\S", (avault.__doc__ or "").partition("The regions")[2], re.MULTILINE)
+    found = list(REGIONS)
+    assert listed == (found[:-1] if found[-1] == "main" and "main" not in listed else found)
+    assert len({len(LINES[number]) for number, _ in BANNERS}) == 1
+
+
+@pytest.mark.parametrize("region", REGIONS)
+def test_region_is_short(region: str) -> None:
+    assert REGIONS[region] < 400
+
+
+def test_budgets() -> None:
+    assert len(LINES) <= 5_000
+    assert set(TOUCHES_KEYS) <= set(REGIONS)
+    assert sum(REGIONS[name] for name in TOUCHES_KEYS) <= 1_500

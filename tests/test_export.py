@@ -1,0 +1,459 @@
+"""What `export` prints gives the same bytes back: in every shell that is claimed, and in each reader of its other formats.
+
+Where the readers of dotenv files differ, for what `export` prints (a value that has none of these comes back everywhere):
+
+    in the value                    sh, systemd   python-dotenv              npm dotenv
+    ------------------------------  ------------  -------------------------  -----------------------------
+    ${NAME}                         as it is      replaced, unless           as it is
+                                                  interpolate=False
+    \\\\ (two), or \\ before '         as it is      loses one backslash        as it is (but see ')
+    ' (the value is in "…")         as it is      \\$ and \\` keep their \\    \\\\ \\" \\$ \\` keep their \\, and
+                                                                             \\n and \\r become characters
+    CR, CR LF                       as it is      as it is                   LF
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import avault
+import pytest
+from harness import Machine, wait_until
+from peers import node, node_modules
+
+NASTY = [
+    *"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\n\r\x0b\x0c\x01\x1b\x7f",
+    "a b", "  a  b  ", "\n\n", "a\n", "a\n\n\n", "\na", "a\nb", "a\r\nb\r\n", "\t", " ",
+    "$HOME", "${HOME}", "$(id)", "`id`", "$((1+1))", "$'a'", '$"a"', "$$", "$?", "\\$HOME", "\\\\", "\\", "a\\", "a\\\nb", "\\n", "\\\\n",
+    "\\101", "\\0101", "\\x41", "\\c", "%s", "%d%%", "%", "%n", "-n", "-e", "--", "-", "-v x", "-en",
+    "*", "?", "[a-z]*", "f*", "{a,b}", "~", "~root", "a:~", "=ls", "a=~", "!!", "!$", "^a^b", "#a", "a #b", "@(f*)", "!(x)", "+(a)", "(a)", "<a>", "f<->",
+    "'", "''", "'\\''", "\"", "\"\"", "'\"'\"'", "a'b\"c", "'; touch pwned; '", "\"; touch pwned; \"", "$(touch pwned)", "`touch pwned`",
+    "x", "x)", "ax", "xx", "x'", "x\\", ")", "x')\"", "}", "%x}", "EOF", ";", "&", "&&", "|", "a;b", "a&b",
+    "é", "ü\n", "🦄", "\u0301", "\u200b", "\u2028", "\u2029", "\x85", "\xa0", "\ufeffa", "\uf600", "\uf6ff", "\ufdd0", "\uffff", "\U0010ffff", "日本語",
+    "a" * 100_000, "'" * 5000, "é" * 10_000,
+    "-----BEGIN KEY-----\nabc+/=\n-----END KEY-----\n", "postgres://u:p%40ss@h:5432/db?a=b&c=d#e", '{"a": "b\\n", "c": [1]}', "p@ss w0rd!$#`\"'\\",
+]  # fmt: skip
+
+
+def generated(count: int) -> list[str]:
+    choose = random.Random(count)
+    alphabet = [*"ab0_ \t\n\r\\'\"$`!*?[]{}()<>|&;#~%=+-@^,.:/x", *"é🦄\u2028\x01\x7f\xa0"]
+    return ["".join(choose.choices(alphabet, k=choose.randrange(1, 14))) for _ in range(count)]
+
+
+VALUES = {f"V{number}": value for number, value in enumerate([*NASTY, *generated(3000)])}
+
+SHELLS = {
+    "sh": ["sh"],
+    "dash": ["dash"],
+    "bash": ["bash"],
+    "bash, posix": ["bash", "--posix"],
+    "bash, nullglob failglob extglob": ["bash", "-O", "nullglob", "-O", "failglob", "-O", "extglob", "-O", "dotglob"],
+    "bash, globstar nocaseglob": ["bash", "-O", "globstar", "-O", "nocaseglob", "-O", "extglob"],
+    "zsh": ["zsh", "-f"],
+    "zsh, extended": ["zsh", "-f", "-o", "extendedglob", "-o", "nullglob", "-o", "globdots", "-o", "rcquotes", "-o", "magicequalsubst"],
+    "zsh, as sh": ["zsh", "-f", "--emulate", "sh"],
+    "zsh, splitting and globbing": ["zsh", "-f", "-o", "shwordsplit", "-o", "globsubst"],
+    "busybox": ["busybox", "sh"],
+}
+
+
+def shell(name: str) -> list[str]:
+    argv = SHELLS[name]
+    return [shutil.which(argv[0]) or pytest.skip(f"no {argv[0]}"), *argv[1:]]
+
+
+@pytest.fixture
+def globs(tmp_path: Path) -> Path:
+    """A directory with files that many a pattern would match."""
+    directory = tmp_path / "globs"
+    directory.mkdir()
+    for name in ("f", "file", "export", ".dot", "V0='a';", "x)\";", "'101x')\";", "a b", "*", "\\", "V1=\"$(printf", "-n"):
+        (directory / name).touch()
+    return directory
+
+
+def dumped(argv: list[str], script: str, names: Iterable[str], cwd: Path, environ: dict[str, str] | None = None) -> dict[str, bytes]:
+    """The variables that a script leaves in a shell. Not by `env`, as one program's environment has no room for all."""
+    dump = "".join(f'printf "%s\\0" "${name}"\n' for name in names)
+    (cwd.parent / "script").write_text(script + dump)
+    env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(environ or {})}
+    done = subprocess.run([*argv, cwd.parent / "script"], cwd=cwd, env=env, capture_output=True)
+    assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr[:1000])
+    assert not (cwd / "pwned").exists()
+    return dict(zip(names, done.stdout.split(b"\0"), strict=False))
+
+
+def compare(found: dict[str, bytes], values: dict[str, str] = VALUES) -> None:
+    wrong = {name: (value, found.get(name)) for name, value in values.items() if found.get(name) != value.encode()}
+    assert not wrong, list(wrong.items())[:5]
+
+
+# Shells
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+@pytest.mark.parametrize("flags", ["", "set -eu\n"])
+@pytest.mark.parametrize("form", ['eval "$(cat ../statements)"\n', "eval $(cat ../statements)\n", ". ../statements\n"])
+@pytest.mark.parametrize("name", SHELLS)
+def test_shells(name, form, flags, locale, globs):
+    argv = shell(name)
+    (globs.parent / "statements").write_text(avault.render_export("sh", VALUES))
+    compare(dumped(argv, flags + form, VALUES, globs, {"LC_ALL": locale}))
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_one_by_one_and_what_programs_see(name, globs):
+    """Each in an eval of its own, as a person does with --only; exported, so that a program gets it."""
+    argv = shell(name)
+    small = {key: value for key, value in VALUES.items() if len(value) < 1000}
+    (globs.parent / "statements").mkdir()
+    for key, value in small.items():
+        (globs.parent / "statements" / key).write_text(avault.render_export("sh", {key: value}))
+    script = "".join(f"eval $(cat ../statements/{key})\n" for key in small) + "env -0\n"
+    (globs.parent / "script").write_text(script)
+    done = subprocess.run([*argv, globs.parent / "script"], cwd=globs, env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}, capture_output=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr[:1000]
+    compare({key.decode(): value for key, _, value in (entry.partition(b"=") for entry in done.stdout.split(b"\0"))}, small)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_value_that_is_there_already_is_replaced(name, globs):
+    (globs.parent / "statements").write_text(avault.render_export("sh", {"A": "a b", "B": "plain"}))
+    script = "set -eu\nA=old B=old\nexport A\neval $(cat ../statements)\n"
+    compare(dumped(shell(name), script, ["A", "B"], globs, {"A": "older"}), {"A": "a b", "B": "plain"})
+
+
+def test_fish(globs):
+    argv = [shutil.which("fish") or pytest.skip("no fish"), "--no-config"]
+    values = {**VALUES, "SOME_PATH": "a:b c:", "A_MANPATH": ":"}
+    (globs.parent / "statements").write_text(avault.render_export("fish", values))
+    names = list(values)
+    script = "cat ../statements | source\nfor name in " + " ".join(names) + "; printf '%s\\0' \"$$name\"; end\n"
+    (globs.parent / "script").write_text(script)
+    env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(globs)}
+    done = subprocess.run([*argv, globs.parent / "script"], cwd=globs, env=env, capture_output=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr[:1000]
+    assert not (globs / "pwned").exists()
+    compare(dict(zip(names, done.stdout.split(b"\0"), strict=False)), values)
+
+
+def test_statements_are_one_line_of_plain_text_each():
+    for name, value in VALUES.items():
+        line = avault.quote_sh(name, value)
+        assert line.endswith(";\n") and line.count("\n") == 1 and line.isascii()
+        assert not set(line[:-1]) & set("\t*?[]~`!&|<>#^") and "  " not in line
+
+
+# Names
+
+SPECIAL = {  # what a shell knows by itself, besides what it lists
+    "_", "ARGC", "BASHPID", "COLUMNS", "DIRSTACK", "EPOCHREALTIME", "EPOCHSECONDS", "ERRNO", "FUNCNAME", "FUNCNEST", "GROUPS", "HISTCMD",
+    "HISTSIZE", "HOSTNAME", "HOSTTYPE", "LINES", "MACHTYPE", "OSTYPE", "PIPESTATUS", "POSIXLY_CORRECT", "SHLVL", "SRANDOM", "TMOUT",
+    "TTYIDLE", "USERNAME", "CMD_DURATION", "hostname", "fish_pid", "FISH_VERSION", "status_generation", "umask", "fish_killring",
+}  # fmt: skip
+LISTS = {
+    "bash": "compgen -v",
+    "zsh": "zmodload zsh/parameter zsh/mapfile zsh/terminfo zsh/system zsh/datetime 2>/dev/null; print -l ${(k)parameters}",
+    "fish": "set --names",
+}
+
+
+@pytest.mark.parametrize("name", ["dash", "bash", "zsh", "busybox", "fish"])
+def test_a_name_that_a_shell_would_not_keep_is_refused(name, tmp_path):
+    """Exit 0 and another value than the vault's, or an aborted script, would both be worse than the refusal."""
+    argv = [shutil.which(name) or pytest.skip(f"no {name}")] + {"busybox": ["sh"], "zsh": ["-f"], "fish": ["--no-config"]}.get(name, [])
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    listed = subprocess.run([*argv, "-c", LISTS[name]], env=env, capture_output=True, text=True).stdout.split() if name in LISTS else []
+    names = sorted(word for word in {*listed, *SPECIAL, *avault.DANGEROUS} if word.isidentifier() and word.isascii())
+    form = "fish" if name == "fish" else "sh"
+    lost = []
+    for word in names:
+        if avault.is_dangerous(word):
+            continue
+        statement = avault.render_export(form, {word: "a value"})
+        script = statement + f"env -0 | {{ grep -z '^{word}=' || true; }}" if name != "fish" else statement + f"env -0 | string split0 | string match '{word}=*'"
+        done = subprocess.run([*argv, "-c", script], env=env, capture_output=True, text=True)
+        if done.stdout.strip("\0\n") != f"{word}=a value":
+            lost.append(word)
+    assert not lost
+
+
+# systemd
+
+
+def systemd(text: str) -> dict[str, str]:
+    """How systemd reads an EnvironmentFile= (parse_env_file_internal in its env-file.c), as a state machine."""
+    found: dict[str, str] = {}
+    state, key, value, keep = "before", "", "", 0
+    for c in text + "\n":
+        newline = c in "\n\r"
+        match state:
+            case "before":
+                if c in "#;":
+                    state = "comment"
+                elif c not in " \t\n\r":
+                    state, key = "key", c
+            case "key":
+                if newline:
+                    state = "before"
+                elif c == "=":
+                    state, value, keep = "start", "", 0
+                else:
+                    key += c
+            case "comment":
+                if newline:
+                    state = "before"
+            case "start" | "value" if newline:
+                found[key.rstrip()] = value[:keep]
+                state = "before"
+            case "start" if c == "'":
+                state = "single"
+            case "start" if c == '"':
+                state = "double"
+            case "start" | "value":
+                if c == "\\":
+                    state = "escape"
+                elif state == "value" or c not in " \t":
+                    state, value = "value", value + c
+                    keep = keep if c in " \t" else len(value)
+            case "escape":
+                state = "value"
+                value += "" if newline else c
+                keep = len(value)
+            case "single":
+                state, value = ("start", value) if c == "'" else (state, value + c)
+                keep = len(value)
+            case "double":
+                if c == "\\":
+                    state = "double escape"
+                else:
+                    state, value = ("start", value) if c == '"' else (state, value + c)
+                keep = len(value)
+            case "double escape":
+                state = "double"
+                value += c if c in '"\\`$' else "" if c == "\n" else "\\" + c
+                keep = len(value)
+    return found
+
+
+def is_text_to_systemd(value: str) -> bool:
+    """utf8_is_valid in systemd's utf8.c: a file with one of these is refused as a whole."""
+    return not any(0xFDD0 <= ord(c) <= 0xFDEF or ord(c) & 0xFFFE == 0xFFFE for c in value)
+
+
+def real_systemd(text: str, directory: Path) -> dict[str, str] | None:
+    """What systemd's own library makes of it; None where there is none."""
+    import ctypes
+
+    libraries = [path for top in ("/usr/lib", "/lib") for path in Path(top).glob("*/systemd/libsystemd-shared-*.so")]
+    libraries += Path("/usr/lib/systemd").glob("libsystemd-shared-*.so") if Path("/usr/lib/systemd").exists() else []
+    if not libraries:
+        return None
+    try:
+        load = ctypes.CDLL(str(libraries[0])).load_env_file
+    except (OSError, AttributeError):
+        return None
+    (directory / "env").write_text(text)
+    result = ctypes.POINTER(ctypes.c_char_p)()
+    code = load(None, str(directory / "env").encode(), ctypes.byref(result))
+    assert code >= 0, os.strerror(-code)
+    entries = itertools.takewhile(lambda entry: entry is not None, (result[index] for index in itertools.count()))
+    return dict(entry.decode().split("=", 1) for entry in entries)
+
+
+def test_systemd(tmp_path):
+    accepted, refused = {}, []
+    for name, value in VALUES.items():
+        try:
+            avault.quote_systemd(name, value)
+            accepted[name] = value
+        except avault.AvaultError:
+            refused.append(value)
+    assert not [value for value in accepted.values() if not is_text_to_systemd(value)]
+    for value in refused:
+        assert not is_text_to_systemd(value) or any(c < " " and c not in "\t\n" or c == "\x7f" for c in value)
+    text = avault.render_export("systemd", accepted)
+    assert systemd(text) == accepted
+    assert real_systemd(text, tmp_path) in (None, accepted)
+
+
+# dotenv
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_dotenv_in_shells(name, globs):
+    (globs.parent / "statements").write_text(avault.render_export("dotenv", VALUES))
+    compare(dumped(shell(name), "set -a\n. ../statements\n", VALUES, globs))
+
+
+def differ(read: Callable[[Path], dict[str, str | None]], path: Path) -> set[str]:
+    """The values that a reader gives back changed. One file for each: what it misreads may swallow what follows."""
+    wrong = set()
+    for name, value in VALUES.items():
+        if len(value) < 1000:
+            path.write_bytes(avault.render_export("dotenv", {name: value, "NEXT": "next"}).encode())
+            if read(path) != {name: value, "NEXT": "next"}:
+                wrong.add(value)
+    return wrong
+
+
+def test_python_dotenv(tmp_path):
+    dotenv = pytest.importorskip("dotenv")
+    plain = differ(lambda path: dict(dotenv.dotenv_values(path, interpolate=False)), tmp_path / "env")
+    assert not [value for value in plain if "\\" not in value and not ("'" in value and set(value) & set("$`"))]
+    both = differ(lambda path: dict(dotenv.dotenv_values(path)), tmp_path / "env")
+    assert not [value for value in both - plain if "${" not in value]
+
+
+def test_npm_dotenv(tmp_path):
+    module = node_modules() / "dotenv" / "lib" / "main.js"
+    if not module.exists():
+        pytest.skip("no npm dotenv")
+    small = {name: value for name, value in VALUES.items() if len(value) < 1000}
+    texts = {name: avault.render_export("dotenv", {name: value, "NEXT": "next"}) for name, value in small.items()}
+    (tmp_path / "texts").write_text(json.dumps(texts))
+    script = "const [m, f] = process.argv.slice(1), t = JSON.parse(require('fs').readFileSync(f)), d = require(m);" \
+        "console.log(JSON.stringify(Object.fromEntries(Object.entries(t).map(([k, v]) => [k, d.parse(v)]))))"  # fmt: skip
+    done = subprocess.run([*node(), "-e", script, module, tmp_path / "texts"], capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    wrong = [value for name, value in small.items() if found[name] != {name: value, "NEXT": "next"}]
+    assert not [value for value in wrong if "\r" not in value and not ("'" in value and set(value) & set('\\"$`'))]
+    assert found["V0"], "nothing was read"
+
+
+def test_json():
+    assert json.loads(avault.render_export("json", VALUES)) == VALUES
+
+
+# What is chosen
+
+
+def vault_of(**groups: dict[str, str]) -> avault.Vault:
+    vault = avault.Vault("00" * 16, "a", "o", "test")
+    for group, keys in groups.items():
+        for key, value in keys.items():
+            vault.put(group.replace("__", "-"), key, value, 1, "m")
+    return vault
+
+
+TWO = vault_of(openai={"API_KEY": "o"}, groq={"API_KEY": "g", "ORG": "x"})
+
+
+def test_choosing():
+    one = vault_of(openai={"API_KEY": "o"}, db={"PASSWORD": "p", "USER_": "u"})
+    assert avault.choose(one, [], [], False, []) == {"API_KEY": "o", "PASSWORD": "p", "USER_": "u"}
+    assert avault.choose(one, ["db"], [], False, []) == {"PASSWORD": "p", "USER_": "u"}
+    assert avault.choose(one, ["db", "db"], ["PASSWORD"], False, []) == {"PASSWORD": "p"}
+    assert avault.choose(TWO, [], ["groq/API_KEY"], False, []) == {"API_KEY": "g"}
+    assert avault.choose(TWO, [], [], True, []) == {"OPENAI_API_KEY": "o", "GROQ_API_KEY": "g", "GROQ_ORG": "x"}
+    assert avault.choose(vault_of(my__db={"pass_word": "p"}), [], [], True, []) == {"MY_DB_PASS_WORD": "p"}
+    for groups, only in ((["none"], []), ([], ["NONE"]), (["openai"], ["ORG"]), ([], ["openai/ORG"]), ([], [""])):
+        with pytest.raises(avault.NotFound):
+            avault.choose(TWO, groups, only, False, [])
+
+
+def test_two_groups_with_one_key():
+    with pytest.raises(avault.Usage, match=r"(?=.*groq/API_KEY)(?=.*openai/API_KEY)") as refused:
+        avault.choose(TWO, [], [], False, [])
+    assert "--group" in str(refused.value.hint) and "--prefix" in str(refused.value.hint)
+    with pytest.raises(avault.Usage, match="A_B_C"):
+        avault.choose(vault_of(a={"B_C": "1"}, a__b={"C": "2"}), [], [], True, [])
+
+
+def test_a_prefix_that_gives_no_name():
+    with pytest.raises(avault.Usage):
+        avault.choose(vault_of(**{"1password": {"TOKEN": "x"}}), [], [], True, [])
+
+
+@pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "LD_X", "DYLD_INSERT_LIBRARIES", "BASH_ENV", "ENV", "IFS", "PYTHONPATH", "PERL5OPT", "NODE_OPTIONS",
+                                  "GIT_SSH_COMMAND", "PROMPT_COMMAND", "PS4", "PS1", "PS0", "SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "LESSOPEN", "http_proxy",
+                                  "HTTPS_PROXY", "ALL_PROXY", "OPENSSL_CONF", "NODE_TLS_REJECT_UNAUTHORIZED", "DOTNET_STARTUP_HOOKS", "_"])  # fmt: skip
+def test_dangerous_names(name):
+    vault = vault_of(g={name: "x", "SAFE": "y"})
+    with pytest.raises(avault.Denied, match=name) as refused:
+        avault.choose(vault, [], [], False, [])
+    assert f"--allow {name}" in str(refused.value.hint)
+    assert avault.choose(vault, [], ["SAFE"], False, []) == {"SAFE": "y"}
+    assert avault.choose(vault, [], [], False, [name]) == {name: "x", "SAFE": "y"}
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "GITHUB_TOKEN", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "TOKEN", "PATHS", "MY_PATH", "ENVIRONMENT"])
+def test_names_that_are_secrets(name):
+    assert not avault.is_dangerous(name)
+
+
+def test_a_prefix_does_not_hide_a_dangerous_name():
+    with pytest.raises(avault.Denied):
+        avault.choose(vault_of(ld={"PRELOAD": "x"}), [], [], True, [])
+
+
+# The command
+
+
+@pytest.fixture
+def opened(machine: Machine) -> Machine:
+    machine.init_unproven()
+    return machine
+
+
+def test_the_command(opened, canary):
+    opened("set", "a/ODD", input=canary.odd + "\n\n")
+    opened("set", "b/PLAIN", input=canary.value)
+    script = 'eval "$(avault export --shell)"; printf "%s\\0%s" "$ODD" "$PLAIN"'
+    env = {**opened.env, "PATH": f"{Path(opened.command[0]).parent}:{os.environ['PATH']}"}
+    for text in (script, script.replace('"$(avault export --shell)"', "$(avault export --shell)")):
+        done = subprocess.run(["sh", "-euc", text], env=env, cwd=opened.top, capture_output=True, text=True)
+        assert done.stdout == f"{canary.odd}\n\0{canary.value}" and not done.stderr
+    assert opened("export", "--format", "json", secret=True).json == {"ODD": canary.odd + "\n", "PLAIN": canary.value}
+    assert opened("export", "--only", "PLAIN", secret=True).stdout == avault.quote_dotenv("PLAIN", canary.value)
+    assert opened("export", "--group", "b", "--prefix", secret=True).stdout == avault.quote_dotenv("B_PLAIN", canary.value)
+    assert "ODD" in opened("export", "--shell", "fish", "--group=a", secret=True).stdout
+    assert opened("export", "--only", "ODD,PLAIN", "--format", "systemd", secret=True).stdout.count("PLAIN") == 1
+
+
+@pytest.mark.parametrize(("words", "code"), [
+    (["--group", "none"], 4), (["--only", "NONE"], 4), (["--shell", "csh"], 2), (["--format", "xml"], 2), (["--shell", "--format", "json"], 2),
+    ([], 2), (["--prefix"], 5), (["extra"], 2), (["--wait", "soon"], 2),
+])  # fmt: skip
+def test_refusals_print_nothing_on_stdout(opened, canary, words, code):
+    for name in ("x/K", "y/K", "ld/PRELOAD"):
+        opened("set", name, input=canary.value)
+    done = opened("export", "--shell", *words, code=code) if "--format" not in words else opened("export", *words, code=code)
+    assert done.stdout == "" and done.stderr.startswith("avault: error: ")
+
+
+def test_locked_prints_nothing_and_waits_on_request(opened, canary):
+    nsec = canary.watch(avault.nostr_sdk.Keys.generate().secret_key().to_bech32())
+    opened("daemon", "stop", "--force")
+    shutil.rmtree(opened.vault)
+    opened.init_unproven(NOSTR_NSEC=nsec)
+    opened("set", "g/K", input=canary.value)
+    opened("lock", "--force")
+    for words in ([], ["--shell"], ["--format", "json"], ["--shell", "fish"]):
+        assert opened("export", *words, code=3).stdout == ""
+    done = opened("export", "--shell", "--wait", "1", code=7)
+    assert done.stdout == "" and "avault: hint: " in done.stderr
+    waiting = subprocess.Popen([*opened.command, "export", "--wait"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE)
+    opened("unlock", NOSTR_NSEC=nsec)
+    assert waiting.communicate(timeout=20)[0].decode() == avault.quote_dotenv("K", canary.value)
+    opened("daemon", "stop", "--force")
+    assert opened("export", code=6).stdout == ""
+    waiting = subprocess.Popen([*opened.command, "export", "--wait", "20"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE)
+    opened("daemon", "start", "-b", NOSTR_NSEC=nsec)
+    wait_until(lambda: waiting.poll() is not None)
+    assert waiting.communicate()[0].decode() == avault.quote_dotenv("K", canary.value)
+
+
+def test_the_form_that_fails_closed(opened, canary):
+    opened("set", "g/K", input=canary.value)
+    opened("lock", "--force")
+    env = {**opened.env, "PATH": f"{Path(opened.command[0]).parent}:{os.environ['PATH']}"}
+    script = 'vars=$(avault export --shell) && eval "$vars" && echo went on'
+    done = subprocess.run(["sh", "-c", script], env=env, cwd=opened.top, capture_output=True, text=True)
+    assert done.returncode == 3 and done.stdout == ""

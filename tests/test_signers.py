@@ -1,0 +1,620 @@
+"""Pairing, drill, unlock and refusal: with the signers of others, and with one that misbehaves.
+
+`ndk` and `applesauce` run whole stories over both relays. The shapes of answers, silence and timing are played by
+`rogue`, which reports every request that arrives, also the same event again.
+"""
+
+import json
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import nostr_sdk
+import peers
+import pytest
+from canary import Canary
+from harness import Machine, wait_until
+from peers import Phone, Relay, Rogue, misdeeds
+
+FAST_REFUSALS = {
+    name: steps for name, steps in misdeeds.REFUSALS.items() if name not in ("nsec.app, ndk", "aegis, nak")
+}  # the others are authorization errors: avault listens 5 s more
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[Relay]:
+    with peers.local_relay() as relay:
+        yield relay
+
+
+@pytest.fixture(scope="module")
+def storing_relay() -> Iterator[Relay]:
+    with peers.nostr_relay() as relay:
+        yield relay
+
+
+@pytest.fixture
+def rogue(relay: Relay) -> Iterator[Rogue]:
+    with peers.rogue([relay.url]) as rogue:
+        yield rogue
+
+
+@pytest.fixture
+def paired(machine: Machine, rogue: Rogue) -> Machine:
+    """A machine that is paired with the rogue, and locked."""
+    machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=rogue.uri)
+    machine("lock")
+    return machine
+
+
+def approve(phone: Phone, yes: bool = True) -> None:
+    phone.answer(phone.wait_for("ask", timeout=20)["id"], yes)
+
+
+def decrypts(rogue: Rogue) -> list[str]:
+    """The ids of the requests to decrypt that the signer has seen, each once, in order."""
+    return list(dict.fromkeys(str(request["id"]) for request in rogue.requests("nip44_decrypt")))
+
+
+def parse_as_amber(uri: str) -> tuple[str, dict[str, list[str]]]:
+    """Client and query of a nostrconnect:// URI: Amber decodes the whole query first, then takes it apart."""
+    scheme, _, rest = uri.partition("://")
+    client, _, query = rest.partition("?")
+    assert scheme == "nostrconnect"
+    found: dict[str, list[str]] = {}
+    for pair in unquote(query.replace("+", "%2b")).split("&"):
+        name, value = pair.split("=")
+        found.setdefault(name, []).append(value)
+    return client, found
+
+
+# The signers of others
+
+STORIES = [
+    pytest.param(start, flow, kind, marks=[] if usual else [pytest.mark.slow], id=f"{start.__name__}-{flow}-{kind}")
+    for start, flow, kind, usual in (
+        (peers.ndk, "nostrconnect", "relay", True),
+        (peers.ndk, "bunker", "storing_relay", True),
+        (peers.applesauce, "bunker", "relay", True),
+        (peers.applesauce, "nostrconnect", "storing_relay", True),
+        (peers.ndk, "bunker", "relay", False),
+        (peers.ndk, "nostrconnect", "storing_relay", False),
+        (peers.applesauce, "nostrconnect", "relay", False),
+        (peers.applesauce, "bunker", "storing_relay", False),
+    )
+]
+
+
+@pytest.mark.parametrize(("start", "flow", "kind"), STORIES)
+def test_story(
+    start: Callable[..., Phone], flow: str, kind: str, machine: Machine, canary: Canary, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(kind).url
+    with start([url]) as phone:
+        if flow == "nostrconnect":
+            done = machine.init(url, phone=phone)
+        else:
+            init = machine.start("init", "--name", "test@machine", "--bunker", "-", input=phone.uri)
+            done = machine.operate(init, phone, scan=False)
+        assert "the drill passed" in done.stderr
+        assert "in the process list" not in done.stderr
+        assert phone.seen("connected")[0]["perms"] == "get_public_key"
+        status = machine.status()
+        assert (status["state"], status["proven"], status["signer_approves_by_itself"]) == ("unlocked", True, False)
+        assert status["signer_npub"] == nostr_sdk.PublicKey.parse(phone.user).to_bech32()
+        machine("set", "openai/API_KEY", input=canary.value)
+        machine("lock")
+
+        unlock = machine.start("unlock")
+        approve(phone)
+        assert unlock.wait().returncode == 0
+        assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+
+        machine("lock")
+        unlock = machine.start("unlock")
+        approve(phone, False)
+        assert unlock.wait().returncode == 5
+        assert machine.status()["error"]["code"] == "denied"
+        assert machine("get", "openai/API_KEY", code=3).stdout == ""
+
+        machine("daemon", "stop")
+        machine("daemon", "start", "-b")
+        assert machine.status()["state"] == "waiting"
+        approve(phone)
+        machine.wait_state("unlocked")
+        assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+
+        asked = [json.loads(ask["plaintext"])["content"] for ask in phone.seen("ask")]
+        assert ["REJECT" in sentence for sentence in asked] == [False, True, False, False, False], "one prompt for each"
+        connects = {event["event_id"] for event in phone.requests("connect")}
+        assert len(connects) == (flow == "bunker"), "never sent again after pairing"
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (peers.applesauce, "relay"),  # the same event again, at 15 s
+        (peers.applesauce, "storing_relay"),  # the relay has it
+        pytest.param(peers.ndk, "storing_relay", marks=pytest.mark.slow),  # hears from now on: a fresh event, at 60 s
+    ],
+)
+def test_a_signer_that_comes_up_after_the_request_gets_it(
+    start: Callable[..., Phone], kind: str, machine: Machine, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(kind).url
+    with start([url]) as phone:
+        machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=phone.uri)
+        machine("lock")
+        phone.policy("ask")
+        phone.stop()
+        old = {request["id"] for request in phone.requests("nip44_decrypt")}  # applesauce takes these from the store again
+        unlock = machine.start("unlock")
+        wait_until(lambda: (machine.status()["relays"] or [{}])[0].get("said") == "accepted", what="the relay took it")
+        phone.start()
+
+        def asked() -> list[str]:
+            return [ask["id"] for ask in phone.seen("ask") if ask["id"] not in old]
+
+        phone.answer(wait_until(asked, 70)[0], True)
+        assert unlock.wait().returncode == 0
+        assert len(asked()) == 1
+
+
+# Pairing
+
+
+def test_pairing_uri(machine: Machine, relay: Relay) -> None:
+    second = peers.closed()
+    init = machine.start("init", "--name", "my agent.7@db 1", "--relay", relay.url, "--relay", second)
+    uri = init.line("nostrconnect://")
+    assert uri in init.stdout, "a line of its own, on stdout"
+    assert "+" not in uri
+    client, query = parse_as_amber(uri)
+    assert nostr_sdk.PublicKey.parse(client).to_hex() == client
+    secret = query.pop("secret")[0]
+    assert len(bytes.fromhex(secret)) >= 16
+    assert query == {"relay": [relay.url, second], "perms": ["get_public_key"], "name": ["my agent.7@db 1"]}
+
+
+def test_bunker_on_the_command_line_is_warned_of(machine: Machine, rogue: Rogue) -> None:
+    done = machine("init", "--no-drill", "--bunker", rogue.uri)
+    assert "stands in the process list" in done.stderr
+    assert "--bunker -" in done.stderr
+
+
+def test_wrong_account_is_refused(machine: Machine, rogue: Rogue) -> None:
+    words = ("--no-drill", "--bunker", "-")
+    done = machine("init", "--signer-npub", machine.npub(), *words, input=rogue.uri, code=5)
+    assert machine.npub() in done.stderr
+    assert not machine.vault.exists()
+    machine.init_unproven()
+    machine("pair", *words, input=rogue.uri, code=5)
+    assert machine.status()["proven"] is False
+    assert not list(machine.state.rglob("pairing.json"))
+    assert not rogue.requests("nip44_decrypt")
+
+
+@pytest.mark.parametrize("shape", sorted(set(misdeeds.CONNECT_REFUSALS) - {"empty"}))
+def test_refused_connect(machine: Machine, rogue: Rogue, shape: str) -> None:
+    rogue.behave("connect", misdeeds.CONNECT_REFUSALS[shape])
+    done = machine("init", "--no-drill", "--bunker", "-", input=rogue.uri, code=5)
+    assert misdeeds.CONNECT_REFUSALS[shape][0]["say"]["error"] in done.stderr
+    assert not machine.vault.exists()
+
+
+def test_drill_that_is_approved(machine: Machine, rogue: Rogue) -> None:
+    done = machine("init", "--bunker", "-", input=rogue.uri)
+    assert "avault: warning: the second request was approved" in done.stderr
+    for app in ("Amber", "nsec.app", "Primal", "Clave"):
+        assert app in done.stderr
+    assert machine.status()["signer_approves_by_itself"] is True
+    assert len(decrypts(rogue)) == 2
+
+
+def test_an_answer_too_quick_for_a_person(machine: Machine, rogue: Rogue) -> None:
+    refusal = misdeeds.REFUSALS["amber, clave"]
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}], requests=1)
+    init = machine.start("init", "--bunker", "-", input=rogue.uri)
+    rogue.wait_for("request", method="nip44_decrypt")
+    rogue.behave("nip44_decrypt", refusal, requests=1)
+    rogue.go()
+    assert init.wait().returncode == 0
+    assert machine.status()["signer_approves_by_itself"] is False
+    machine("lock")
+    rogue.behave("nip44_decrypt", [{"after_ms": 3000, "honest": True}], requests=1)
+    assert "by itself" not in machine("unlock").stderr
+    assert machine.status()["signer_approves_by_itself"] is False
+    machine("lock")
+    assert "approves by itself" in machine("unlock").stderr
+    assert machine.status()["signer_approves_by_itself"] is True
+    machine("lock")
+    assert machine.status()["signer_approves_by_itself"] is True
+
+
+def test_pair_again(machine: Machine, relay: Relay, rogue: Rogue) -> None:
+    machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=rogue.uri)
+    assert "avault pair --replace" in machine("pair", code=2).stderr
+    machine("lock")
+    assert "avault pair --replace" in machine("pair", code=2).stderr
+    old = rogue.requests("connect")[0]["client"]
+    with peers.rogue([relay.url], nsec=rogue.config["nsec"]) as phone:  # a new phone, with the same account
+        machine("pair", "--replace", "--no-drill", "--bunker", "-", input=phone.uri)
+        status = machine.status()
+        assert (status["state"], status["proven"]) == ("unlocked", True)
+        assert len(decrypts(phone)) == 1
+        machine("lock")
+        machine("unlock")
+        assert len(decrypts(phone)) == 2
+        assert old not in {request["client"] for request in phone.seen("request")}
+    assert len(decrypts(rogue)) == 1
+
+
+def test_init_for_an_npub_and_pair_later(machine: Machine, rogue: Rogue, relay: Relay) -> None:
+    operator = nostr_sdk.PublicKey.parse(rogue.user).to_bech32()
+    done = machine("init", "--signer-npub", operator, "--relay", relay.url)
+    assert "avault pair" in done.stderr
+    assert (machine.vault / "nip46.json").exists()
+    status = machine.status()
+    assert (status["state"], status["proven"], status["signer_npub"]) == ("unlocked", False, operator)
+    machine("lock", code=5)
+    pair = machine.start("pair", "--no-drill")
+    uri = pair.line("nostrconnect://")
+    assert parse_as_amber(uri)[1]["relay"] == [relay.url], "from nip46.json"
+    rogue.nostrconnect(uri)
+    assert pair.wait().returncode == 0
+    assert machine.status()["proven"] is True
+    machine("lock")
+    machine("unlock")
+    assert not rogue.requests("connect")
+
+
+def test_qr_as_a_picture(machine: Machine, rogue: Rogue, relay: Relay) -> None:
+    picture = machine.top / "pair.png"
+    init = machine.start("init", "--no-drill", "--relay", relay.url, "--qr", str(picture))
+    rogue.nostrconnect(init.line("nostrconnect://"))
+    assert init.wait().returncode == 0
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert stat.S_IMODE(picture.stat().st_mode) == 0o600
+
+
+def test_a_refused_proof_can_be_made_up_for(machine: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    machine("init", "--name", "test@machine", "--bunker", "-", input=rogue.uri, code=5)
+    assert machine.status()["proven"] is False
+    hint = machine("lock", code=5).stderr.rpartition("hint: ")[2]
+    words = hint.partition("avault ")[2].partition(",")[0].split()
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    machine(*words, "--no-drill", "--bunker", "-", input=rogue.uri)
+    assert machine.status()["proven"] is True
+
+
+# Waiting
+
+
+def test_auth_url_is_shown_and_waited_for(paired: Machine, rogue: Rogue) -> None:
+    url = "https://signer.example/approve/1"
+    rogue.behave("nip44_decrypt", misdeeds.AUTH_URL)
+    unlock = paired.start("unlock")
+    assert unlock.line("avault: open this page").endswith(url)
+    status = paired.status()
+    assert (status["state"], status["waiting"]["auth_url"]) == ("waiting", url)
+    assert url in paired("status", code=3).stdout
+    rogue.go()
+    assert unlock.wait().returncode == 0
+    assert paired.status()["waiting"] is None
+
+
+def test_auth_url_is_shown_while_pairing(machine: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.AUTH_URL)
+    init = machine.start("init", "--no-drill", "--bunker", "-", input=rogue.uri)
+    rogue.wait_for("request", method="nip44_decrypt")
+    wait_until(lambda: any("https://signer.example/approve/1" in line for line in init.stderr), 5, "the page")
+    rogue.go()
+    assert init.wait().returncode == 0
+
+
+def refuse(machine: Machine, rogue: Rogue, steps: misdeeds.Steps) -> None:
+    rogue.behave("nip44_decrypt", steps)
+    done = machine("unlock", code=5)
+    assert "the signer refused" in done.stderr
+    assert machine.status()["state"] == "locked"
+
+
+def test_refusals(paired: Machine, rogue: Rogue) -> None:
+    for number, steps in enumerate(FAST_REFUSALS.values(), 2):
+        refuse(paired, rogue, steps)
+        assert len(decrypts(rogue)) == number, "a refusal ends the wait; nothing is asked again"
+    assert not paired.status()["keyholder_pid"]
+
+
+@pytest.mark.parametrize("shape", misdeeds.NOT_PAIRED)
+def test_not_paired(paired: Machine, rogue: Rogue, shape: str) -> None:
+    begun = time.monotonic()
+    refuse(paired, rogue, misdeeds.NOT_PAIRED[shape])
+    assert time.monotonic() - begun > 5, "another signer may yet say yes"
+    assert "avault pair --replace" in paired.status()["error"]["hint"]
+    assert len({request["event_id"] for request in rogue.requests("connect")}) == 1, "at the pairing"
+
+
+def test_successes(paired: Machine, rogue: Rogue) -> None:
+    for name, steps in misdeeds.SUCCESSES.items():
+        rogue.behave("nip44_decrypt", steps)
+        done = paired("unlock")
+        assert ("clock" in name) == ("differ by" in done.stderr), name
+        paired("lock")
+
+
+def test_the_same_event_at_first(paired: Machine, rogue: Rogue) -> None:
+    """Some signers prompt for each event: so the same one is sent again, and a deaf minute costs nothing."""
+    seen = sent_again(paired, rogue, 1)
+    assert len({request["event_id"] for request in seen}) == 1
+
+
+@pytest.mark.slow
+def test_a_fresh_event_after_a_minute(paired: Machine, rogue: Rogue) -> None:
+    seen = sent_again(paired, rogue, 4)
+    assert len({request["event_id"] for request in seen[:4]}) == 1
+    assert seen[4]["event_id"] != seen[0]["event_id"]
+    assert seen[4]["created_at"] > seen[0]["created_at"] + 50
+    assert {request["id"] for request in seen} == {seen[0]["id"]}
+
+
+def sent_again(machine: Machine, rogue: Rogue, times: int) -> list[peers.Event]:
+    """Be silent until a request was sent again so often, 15 s apart, then answer; all its arrivals."""
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    unlock = machine.start("unlock")
+    before = len(rogue.requests("nip44_decrypt"))
+
+    def arrivals() -> list[peers.Event]:
+        return rogue.requests("nip44_decrypt")[before:]
+
+    for number in range(1, times + 1):
+        wait_until(lambda number=number: len(arrivals()) >= number, 20)
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    assert unlock.wait().returncode == 0
+    seen = arrivals()
+    assert [round((request["at"] - seen[0]["at"]) / 15) for request in seen] == list(range(times + 1))
+    assert abs(seen[-1]["at"] - seen[0]["at"] - 15 * times) < 1.5
+    return seen
+
+
+def test_silence(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    begun = time.monotonic()
+    paired("unlock", "--timeout", "2s", code=7)
+    assert 2 <= time.monotonic() - begun < 4
+    assert paired.status()["state"] == "locked"
+    paired("daemon", "stop")
+    paired("daemon", "start", "-b", "--timeout", "2s")
+    assert paired.status()["state"] == "waiting"
+    status = paired.wait_state("locked")
+    assert status["pid"] and not status["keyholder_pid"]
+    assert status["error"]["code"] == "timed_out"
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    paired("unlock")
+
+
+def test_two_who_wait_share_one_asking(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    first = paired.start("unlock", "--timeout", "2s")
+    rogue.wait_for("request", method="nip44_decrypt")  # of the pairing
+    rogue.wait_for("request", method="nip44_decrypt")
+    second = paired.start("unlock")
+    assert first.wait().returncode == 7
+    assert paired.status()["state"] == "waiting"
+    rogue.go()
+    assert second.wait().returncode == 0
+    assert len(decrypts(rogue)) == 2
+
+
+def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    callers = [paired.start("unlock") for _ in range(2)]
+    paired.wait_state("waiting")
+    wait_until(lambda: all("avault: asking the phone" in " ".join(caller.stderr) for caller in callers))
+    callers[0].kill()
+    time.sleep(0.5)
+    assert paired.status()["state"] == "waiting"
+    callers[1].kill()
+    assert paired.wait_state("locked", 5)["keyholder_pid"] is None
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    paired("unlock")
+
+
+def test_who_asks_right_after_the_last_left(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE, requests=1)
+    caller = paired.start("unlock")
+    paired.wait_state("waiting")
+    caller.kill()
+    paired("unlock")
+
+
+def test_an_answer_to_an_asking_that_has_ended_is_ignored(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}], requests=1)
+    paired("unlock", "--timeout", "1s", code=7)
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    unlock = paired.start("unlock")
+    paired.wait_state("waiting")
+    wait_until(lambda: len(decrypts(rogue)) == 3)
+    rogue.go()
+    time.sleep(0.5)
+    assert paired.status()["state"] == "waiting"
+    unlock.kill()
+
+
+def test_a_refused_pair_does_not_disturb_an_asking(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    unlock = paired.start("unlock")
+    wait_until(lambda: len(decrypts(rogue)) == 2)
+    for _ in range(2):
+        paired("pair", code=2)
+        time.sleep(0.3)
+    assert paired.status()["state"] == "waiting"
+    rogue.go()
+    assert unlock.wait().returncode == 0
+    assert len(decrypts(rogue)) == 2, "one prompt"
+
+
+def test_a_timeout_beside_does_not_end_a_pairing(paired: Machine, rogue: Rogue, relay: Relay) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE, requests=1)
+    pair = paired.start("pair", "--replace", "--no-drill", "--relay", relay.url)
+    uri = pair.line("nostrconnect://")
+    paired("unlock", "--timeout", "1s", code=None)
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    rogue.nostrconnect(uri)
+    assert pair.wait().returncode == 0
+
+
+def test_a_pairing_that_nobody_answers(machine: Machine, relay: Relay) -> None:
+    machine.init_unproven()
+    machine("pair", "--relay", relay.url, "--timeout", "1s", code=7)
+    pair = machine.start("pair", "--relay", relay.url)
+    pair.line("nostrconnect://")
+    machine("pair", "--relay", relay.url, code=2)
+    pair.kill()
+    wait_until(lambda: machine("pair", "--relay", relay.url, "--timeout", "0s", code=None).returncode == 7, 5, "a new pairing")
+    status = machine.status()
+    assert (status["state"], status["proven"]) == ("unlocked", False)
+    assert not list(machine.state.rglob("pairing.json"))
+
+
+def test_a_result_of_connect_that_is_none(machine: Machine, rogue: Rogue) -> None:
+    """Amber's screen for several requests answers so: the secret was not accepted, and silence would follow."""
+    rogue.behave("connect", misdeeds.CONNECT_REFUSALS["empty"])
+    machine("init", "--no-drill", "--timeout", "5s", "--bunker", "-", input=rogue.uri, code=5)
+
+
+# NOSTR_NSEC
+
+
+def test_nostr_nsec(machine: Machine, canary: Canary) -> None:
+    agent = nostr_sdk.Keys.generate()
+    nsec = canary.watch(agent.secret_key().to_bech32())
+    wrong = nostr_sdk.Keys.generate().secret_key().to_bech32()
+    machine.init_unproven(NOSTR_NSEC=nsec)
+    assert machine.status()["agent_npub"] == agent.public_key().to_bech32()
+    machine("set", "a/B", input=canary.value)
+    machine("daemon", "stop", "--force")
+
+    done = machine("unlock", NOSTR_NSEC=nsec)
+    assert "1 secret(s)" in done.stderr
+    machine("status", code=6)
+    machine("unlock", NOSTR_NSEC=wrong, code=8)
+    machine("unlock", NOSTR_NSEC="nsec1nonsense", code=2)
+    machine("status", code=6)
+
+    machine("daemon", "start", "-b", NOSTR_NSEC=wrong, code=8)
+    assert machine.status()["state"] == "unpaired"
+    machine("unlock", NOSTR_NSEC=wrong, code=8)
+    assert "NOSTR_NSEC" in machine("unlock", NOSTR_NSEC=nsec).stderr
+    assert machine("get", "a/B", secret=True).stdout == canary.value + "\n"
+    machine("daemon", "stop", "--force")
+    assert "avault: warning: the key comes from NOSTR_NSEC" in machine("daemon", "start", "-b", NOSTR_NSEC=nsec).stderr
+    assert machine("get", "a/B", secret=True).stdout == canary.value + "\n"
+    assert machine.status()["proven"] is False
+
+
+# Recovery
+
+
+def test_recover_on_another_machine(paired: Machine, rogue: Rogue, relay: Relay, canary: Canary) -> None:
+    paired("unlock")
+    paired("set", "a/B", input=canary.value)
+    paired("lock")
+    status = paired.status()
+    agent, operator = status["agent_npub"], status["signer_npub"]
+    with Machine(paired.top / "other") as other:
+        shutil.copytree(paired.vault, other.vault)
+        assert agent in other("recover", code=5).stderr, "not confirmed, as there is no terminal"
+        other("recover", "--agent", agent, "--signer-npub", other.npub(), code=5)
+        other("recover", "--agent", other.npub(), "--signer-npub", operator, code=5)
+        other("recover", "--agent", agent, code=2)
+        asked = len(decrypts(rogue))
+        words = ("recover", "--agent", agent, "--signer-npub", operator, "--no-drill")
+        with peers.rogue([relay.url]) as stranger:
+            other(*words, "--bunker", "-", input=stranger.uri, code=5)
+            assert not stranger.requests("nip44_decrypt")
+        assert len(decrypts(rogue)) == asked
+
+        recover = other.start(*words, "--relay", relay.url)
+        rogue.nostrconnect(recover.line("nostrconnect://"))
+        done = recover.wait()
+        assert done.returncode == 0, done.stderr
+        assert agent in done.stderr and operator in done.stderr and "no pin" in done.stderr
+        for machine in (other, paired):
+            machine("lock")
+            machine("unlock")
+            assert machine("get", "a/B", secret=True).stdout == canary.value + "\n"
+        other("recover", code=1)
+
+
+# The signer in a terminal
+
+
+@pytest.fixture
+def operator_file(place, allow: Callable[[Path], Path]) -> tuple[nostr_sdk.Keys, Path]:
+    """The operator's key, and a file that holds it as an nsec."""
+    operator, path = nostr_sdk.Keys.generate(), allow(place.top / "operator.nsec")
+    path.write_text(operator.secret_key().to_bech32() + "\n")
+    return operator, path
+
+
+def test_signer_in_a_terminal(machine: Machine, relay: Relay, operator_file: tuple[nostr_sdk.Keys, Path], canary: Canary) -> None:
+    operator, path = operator_file
+    words = ("signer", "--nsec-file", str(path), "--state", str(machine.top / "phone"), "--relay", relay.url)
+    phone = machine.start(*words, input="y\nn\ny\nn\n")
+    uri = phone.line("bunker://")
+    done = machine("init", "--name", "test@machine", "--bunker", "-", input=uri)
+    assert "the drill passed" in done.stderr
+    assert machine.status()["signer_npub"] == operator.public_key().to_bech32()
+
+    def sentences() -> int:
+        return sum("test@machine asks: avault: unlock test@machine on " in line for line in phone.stdout)
+
+    for number, code in ((2, 0), (3, 5)):
+        machine("lock")
+        key = unlock_key(machine, operator)
+        machine("unlock", code=code)
+        assert key not in "\n".join(phone.stdout + phone.stderr)
+        assert sentences() == number
+    phone.kill()
+
+    phone = machine.start(*words, "--yes")
+    assert phone.line("bunker://") != uri, "its secret was used"
+    machine("unlock")
+    machine("pair", "--replace", "--no-drill", "--bunker", "-", input=uri, code=5)
+
+
+def unlock_key(machine: Machine, operator: nostr_sdk.Keys) -> str:
+    """What the phone's next answer will carry."""
+    content = json.loads((machine.own / "unlock.json").read_text())
+    agent = nostr_sdk.PublicKey.parse(content["agent"])
+    return str(json.loads(nostr_sdk.nip44_decrypt(operator.secret_key(), agent, content["envelope"]))["avault"])
+
+
+def test_signer_scans_a_uri(machine: Machine, relay: Relay, operator_file: tuple[nostr_sdk.Keys, Path]) -> None:
+    init = machine.start("init", "--name", "test@machine", "--relay", relay.url)
+    uri = init.line("nostrconnect://")
+    phone = machine.start("signer", "--nsec-file", str(operator_file[1]), uri, input="y\nn\n")
+    done = init.wait()
+    assert (done.returncode, "the drill passed" in done.stderr) == (0, True)
+    assert "connected to test@machine" in phone.stdout
+
+
+def test_signer_with_an_ncryptsec(
+    machine: Machine, relay: Relay, operator_file: tuple[nostr_sdk.Keys, Path], allow: Callable[[Path], Path]
+) -> None:
+    operator, path = operator_file
+    passphrase = allow(machine.top / "passphrase")
+    passphrase.write_text("correct horse\n")
+    sealed = nostr_sdk.EncryptedSecretKey(operator.secret_key(), "correct horse", 4, nostr_sdk.KeySecurity.UNKNOWN)
+    path.write_text(sealed.to_bech32() + "\n")
+    words = ("signer", "--nsec-file", str(path), "--relay", relay.url, "--passphrase-file", str(passphrase))
+    phone = machine.start(*words, "--yes")
+    machine("init", "--no-drill", "--bunker", "-", input=phone.line("bunker://"))
+    assert machine.status()["signer_npub"] == operator.public_key().to_bech32()
+    passphrase.write_text("wrong\n")
+    assert "passphrase" in machine(*words, code=2).stderr
