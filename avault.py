@@ -156,7 +156,7 @@ class Places:
         runtime = [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.getuid()}"]
         beside = next((path for path in runtime if path and is_private_directory(path)), self.state)
         self.socket = os.path.abspath(os.environ.get("AVAULT_SOCKET") or os.path.join(beside, name + ".sock"))
-        self.pid_file = os.environ.get("AVAULT_PID") or self.socket.removesuffix(".sock") + ".pid"
+        self.pid_file = os.path.abspath(os.environ.get("AVAULT_PID") or self.socket.removesuffix(".sock") + ".pid")
 
     def file(self, name: str) -> str:
         """The path of a file in the vault directory."""
@@ -169,8 +169,8 @@ class Places:
     def sockets(self) -> list[str]:
         """Where the daemon may listen: the usual path, then the one that it recorded."""
         try:
-            with open(self.own("socket"), encoding="utf-8") as recorded:
-                return list(dict.fromkeys([self.socket, recorded.read()]))
+            with open(self.own("socket"), "rb") as recorded:
+                return list(dict.fromkeys([self.socket, os.fsdecode(recorded.read())]))
         except OSError:
             return [self.socket]
 
@@ -677,10 +677,11 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 
 
 def merge_notes(ours: Vault, one: tuple[str, str, int], theirs: Vault, other: tuple[str, str, int]) -> tuple[str, str, int]:
-    """The note of one group that is left of two copies of the vault."""
-    if ours.knows(*other[1:]):
-        return one
-    return other if theirs.knows(*one[1:]) else max(one, other, key=lambda note: note[1:])
+    """The note of one group that is left of two copies of the vault: the later, or none where it was taken away."""
+    kept = [note for note, copy in ((one, theirs), (other, ours)) if not copy.knows(*note[1:])]
+    if not kept:
+        return one if one == other else ("", "", 0)
+    return max(kept, key=lambda note: note[1:])
 
 
 def merge_secrets(ours: Vault, one: list[Secret], theirs: Vault, other: list[Secret]) -> list[Secret]:
@@ -914,6 +915,30 @@ def public_hex(keys: nostr_sdk.Keys) -> str:
     return str(keys.public_key().to_hex())
 
 
+REPAIRS = {
+    "unlock": "avault unlock, and the phone is asked for nsec.enc",
+    "pairing": "avault pair",
+    "pin": "git pull, avault unlock",
+}
+SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
+FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
+    "nsec": SEALED,
+    "unlock": {**SEALED, "proven": (str, type(None))},
+    "pairing": {
+        "client_key": str,
+        "signer": str,
+        "agent": str,
+        "operator": str,
+        "relays": list,
+        "approves_by_itself": (bool, type(None)),
+    },
+    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
+    "pin": {"generation": dict, "hash": str},
+    "machine": {"id": str, "host": str},
+    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
+}
+
+
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
     """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
     body = {"type": f"avault/{kind}", "version": 1, **content}
@@ -921,16 +946,19 @@ def encode_file(kind: str, content: dict[str, Any]) -> bytes:
 
 
 def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
-    """The content of a file made by `encode_file`; raises Tampered."""
+    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
+    fields = FIELDS[kind]
     try:
         content = json.loads(data)
         if content["type"] == f"avault/{kind}" and content["version"] == 1:
             del content["type"], content["version"], content["checksum"]
-            if encode_file(kind, content) == data:
+            right = content.keys() == fields.keys() and all(isinstance(content[name], fields[name]) for name in fields)
+            if right and encode_file(kind, content) == data:
                 return dict(content)
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
-    raise Tampered(f"{path} is damaged", "take it from a backup or from git history")
+    hint = f"move it away, then: {REPAIRS[kind]}" if kind in REPAIRS else "take it from git history or from a backup"
+    raise Tampered(f"{path} is damaged", hint)
 
 
 def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> bytes:
@@ -998,13 +1026,16 @@ def sync_directory(path: str) -> None:
 
 def make_private_directory(path: str) -> None:
     """Make a directory and its parents, or make one private (0700) that is there; raises AvaultError."""
+    mask = os.umask(0o077)  # for the parents too
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        os.makedirs(path, exist_ok=True)
         if os.stat(path).st_uid != os.getuid():
             raise AvaultError(f"{path} belongs to another user", "choose another place with --dir or XDG_STATE_HOME")
         os.chmod(path, 0o700)
     except OSError as error:
         raise AvaultError(f"cannot make the directory {path}: {error.strerror}", "is it a directory, and ours?") from None
+    finally:
+        os.umask(mask)
 
 
 def split_vault(vault: Vault) -> list[str]:
@@ -1048,12 +1079,12 @@ def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
     """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
     agent = public_hex(keys)
     try:
-        first, _, rest = data.decode("ascii").removesuffix("\n").partition("\n")
-        parts = [decrypt(keys, agent, first)]
+        text = data.decode("ascii")
+        parts = [decrypt(keys, agent, text.partition("\n")[0])]
         place = json.loads(parts[0].partition("\n")[0])
-        if rest.count("\n") + bool(rest) + 1 != place["count"]:  # before anything is made of lines that may be millions
+        if text.count("\n") != place["count"]:  # before anything is made of lines that may be millions
             raise ValueError("not the parts of one vault")
-        parts += spread(lambda line: decrypt(keys, agent, line), rest.split("\n") if rest else [])
+        parts += spread(lambda line: decrypt(keys, agent, line), text.removesuffix("\n").split("\n")[1:])
         vault = Vault(place["vault"], "", "", "")
         vault.generation, vault.sources = place["generation"], place["sources"]
         vault.load_json("".join(part.partition("\n")[2] for part in parts))
@@ -1094,6 +1125,7 @@ def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, hos
         "type": "avault/nsec",
         "version": 1,
         "vault": identity,
+        "name": name,
         "operator": to_npub(operator),
         "nsec": keys.secret_key().to_bech32(),
     }
@@ -1114,15 +1146,15 @@ def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, hos
 def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
     """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
 
-    What is sealed names vault and operator: whoever writes to the disk cannot
-    have the next copy sealed for somebody else.
+    What is sealed names vault, name and operator: whoever writes to the disk
+    cannot have the next copy sealed for somebody else, or with another sentence.
     """
     try:
         unlock = nostr_sdk.Keys.parse(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
         keys = nostr_sdk.Keys.parse(sealed["nsec"])
-        pinned = (sealed["vault"], sealed["operator"], to_npub(public_hex(keys)))
-        if pinned == (content["vault"], content["operator"], content["agent"]):
+        pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
+        if pinned == (content["vault"], content["name"], content["operator"], content["agent"]):
             return keys
     except (ValueError, TypeError, KeyError, RecursionError, nostr_sdk.NostrSdkError):
         pass
@@ -1131,19 +1163,19 @@ def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
 
 def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
     """nip46.json: public hints for `pair` and `recover`, never trusted."""
-    hints = {"version": 1, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator)}
-    return (json.dumps({**hints, "relay": (relays or [""])[0], "relays": relays, "name": name}, indent=2) + "\n").encode()
+    content = {"agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "relay": (relays or [""])[0], "relays": relays}
+    return encode_file("hints", {**content, "name": name})
 
 
 def read_hints(path: str) -> dict[str, Any]:
     """The content of nip46.json; raises Tampered if it cannot be read as such."""
     data = read_file(path)
+    hints = decode_file("hints", data, path)
     try:
-        hints = json.loads(data)
         agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
         if encode_hints(agent, operator, [check_relay(url) for url in hints["relays"]], check_name(hints["name"])) == data:
-            return dict(hints)
-    except (ValueError, TypeError, KeyError, RecursionError, AttributeError, Usage):
+            return hints
+    except Usage:
         pass
     raise Tampered(f"{path} is damaged", "take it from git history")
 
@@ -1194,7 +1226,7 @@ class Store:
     def __init__(self, places: Places, keys: nostr_sdk.Keys, vault: Vault, digest: str) -> None:
         self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
         self.machine = machine_id(places)
-        self.seen: tuple[int, ...] | None = None
+        self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
         self.warning = ""
         self.writing = False
@@ -1207,16 +1239,19 @@ class Store:
         return store
 
     @staticmethod
-    def load(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], accept_rollback: bool = False) -> Store:
-        """Open avault.enc and hold it against the pin; raises Tampered.
-
-        `content` is that of unlock.json or nsec.enc: identity and operator must agree.
-        """
-        data = read_file(places.file("avault.enc"), VAULT_LIMIT)
+    def read(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any]) -> Store:
+        """Open avault.enc; raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's."""
+        data = read_vault(places)
         vault = open_vault(data, keys)
         if vault.identity != content["vault"] or to_npub(vault.operator) != content["operator"]:
             raise Tampered("avault.enc belongs to another vault or another operator", "take it from git history or from a backup")
-        store = Store(places, keys, vault, sha256(data).hex())
+        return Store(places, keys, vault, sha256(data).hex())
+
+    @staticmethod
+    def load(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], accept_rollback: bool = False) -> Store:
+        """Open avault.enc and hold it against the pin; raises Tampered."""
+        store = Store.read(places, keys, content)
+        vault = store.vault
         pin = read_pin(places)
         refusal = store.compare(pin) if pin else None
         if refusal and not accept_rollback:
@@ -1225,7 +1260,9 @@ class Store:
             # Under a new name: it claims to know no more than it does, so that what is missing comes back by a merge.
             os.unlink(places.own("machine.json"))
             store.machine = machine_id(places)
-            store.replace(vault.copy(), store.digest)
+            draft = vault.copy()
+            draft.sources = [store.digest]
+            store.replace(draft, store.digest)
         elif not pin or pin["hash"] != store.digest:
             store.pin()
         if not pin:
@@ -1271,7 +1308,7 @@ class Store:
             return
         self.seen = seen
         try:
-            data = read_file(self.places.file("avault.enc"), VAULT_LIMIT)
+            data = read_vault(self.places)
             self.trouble = None
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex())
@@ -1319,7 +1356,7 @@ class Store:
                 self.replace(draft, self.digest)
                 return results
             except FileChanged:
-                self.seen = None
+                self.seen = ()
                 continue  # a git pull came in between: apply the changes to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
@@ -1344,7 +1381,7 @@ class Store:
                 raise FileChanged(path)
 
         write_file(path, data, check)
-        self.vault, self.digest, self.seen = draft, sha256(data).hex(), self.look()
+        self.vault, self.digest, self.seen = draft, sha256(data).hex(), ()  # to be looked at: a pull may have come since
         self.pin()
 
     def pin(self) -> None:
@@ -1373,10 +1410,23 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
     return None
 
 
+def read_vault(places: Places) -> bytes:
+    """The bytes of avault.enc; raises Tampered where it is gone."""
+    try:
+        return read_file(places.file("avault.enc"), VAULT_LIMIT)
+    except NotFound:
+        raise Tampered(f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup") from None
+
+
 def read_pin(places: Places) -> dict[str, Any] | None:
     """The highest generation that this machine has seen, and its hash; None at first. Raises Tampered."""
     path = places.own("pin.json")
-    return decode_file("pin", read_file(path), path) if os.path.lexists(path) else None
+    if not os.path.lexists(path):
+        return None
+    pin = decode_file("pin", read_file(path), path)
+    if any(type(count) is not int for count in pin["generation"].values()):
+        raise Tampered(f"{path} is damaged")
+    return pin
 
 
 def machine_id(places: Places) -> str:
@@ -1402,25 +1452,22 @@ def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
     """
     own = places.own("unlock.json")
     if os.path.lexists(own):
-        return read_sealed("unlock", own, {"proven"}), True
+        return read_sealed("unlock", own), True
     if not os.path.lexists(places.file("nsec.enc")):
         raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
-    return read_sealed("nsec", places.file("nsec.enc"), set()), False
+    return read_sealed("nsec", places.file("nsec.enc")), False
 
 
-def read_sealed(kind: str, path: str, more: set[str]) -> dict[str, Any]:
-    """The content of nsec.enc or unlock.json, each field of its form: it is shown to people. Raises Tampered."""
+def read_sealed(kind: str, path: str) -> dict[str, Any]:
+    """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
     content = decode_file(kind, read_file(path), path)
-    texts = [content.get(field) for field in ("vault", "name", "agent", "operator", "envelope", "sealed")]
-    if content.keys() - more == {"vault", "name", "agent", "operator", "envelope", "sealed"} and all(
-        isinstance(text, str) for text in texts
+    npubs = [content["agent"], content["operator"]]
+    if (
+        all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
+        and set(content["name"]) <= NAME_CHARACTERS
     ):
-        npubs = all(
-            npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in (content["agent"], content["operator"])
-        )
-        if npubs and set(content["name"]) <= NAME_CHARACTERS:
-            return content
-    raise Tampered(f"{path} is not of the form that it should have", "take it from a backup or from git history")
+        return content
+    raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
 
 
 def clean_directory(path: str) -> None:
@@ -1594,7 +1641,7 @@ class Session:
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
         self.stalled: asyncio.TimerHandle | None = None
-        self.is_conversation = self.is_paused = False
+        self.is_conversation = self.is_paused = self.is_last = False
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
@@ -1624,13 +1671,13 @@ class Session:
             self.transport.close()
         if self.stalled:
             self.stalled.cancel()
-        waits = bool(self.frames.buffer) and not self.task
+        waits = bool(self.frames.buffer) and bool(not self.task or self.awaited)
         self.stalled = asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort) if waits else None
 
     def handle(self, request: dict[str, Any]) -> None:
         """Answer one request, now or by a task."""
         try:
-            self.is_conversation = request.get("op") in SESSIONS
+            self.is_conversation = str(request.get("op")) in SESSIONS
             answer = self.answer(self, request)
         except Exception as error:
             answer = complain(error).to_dict()
@@ -1648,6 +1695,8 @@ class Session:
         finally:
             self.task = None
             self.settled()
+        if self.is_last:
+            self.transport.close()
         self.advance()
 
     def is_held(self) -> bool:
@@ -1680,7 +1729,8 @@ class Session:
 
     def eof_received(self) -> bool:
         """The client will send no more; a read or write that takes time is still answered."""
-        return self.task is not None and self.awaited is None and not self.is_conversation
+        self.is_last = self.task is not None and self.awaited is None and not self.is_conversation
+        return self.is_last
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
@@ -1704,7 +1754,7 @@ class Connection:
         try:
             self.fast = FastConnection(places)
         except OSError:
-            raise Unavailable(f"no daemon is running for {places.dir}", "start it with: avault daemon start -b") from None
+            raise NoDaemon(f"no daemon is running for {places.dir}", "start it with: avault daemon start -b") from None
 
     def request(
         self,
@@ -1746,6 +1796,10 @@ class Connection:
 
 class Interrupted(Unavailable):
     """The connection ended without an answer."""
+
+
+class NoDaemon(Unavailable):
+    """Nobody listens."""
 
 
 def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
@@ -1813,10 +1867,12 @@ class Pairing:
         if not os.path.lexists(path):
             return None
         content = decode_file("pairing", read_file(path), path)
-        keys = nostr_sdk.Keys.parse(content["client_key"])
-        pairing = Pairing(
-            keys, content["signer"], parse_npub(content["agent"]), parse_npub(content["operator"]), content["relays"]
-        )
+        try:
+            keys = nostr_sdk.Keys.parse(content["client_key"])
+            signer, agent, operator = (parse_npub(content[name]) for name in ("signer", "agent", "operator"))
+            pairing = Pairing(keys, signer, agent, operator, [check_relay(url) for url in content["relays"]])
+        except (Usage, nostr_sdk.NostrSdkError):
+            raise Tampered(f"{path} is damaged", "pair anew with: avault pair --replace") from None
         pairing.by_itself = content["approves_by_itself"]
         return pairing
 
@@ -2548,7 +2604,7 @@ class Keyholder:
 
     def answer(self, session: Session, request: dict[str, Any]) -> dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]:
         """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op = request.get("op")
+        op = str(request.get("op"))
         if request.get("v") != 1 or request.get("vault") != self.places.id:
             raise Usage("that is for another vault, or another version of avault", "see: avault status")
         if op in SESSIONS:
@@ -3219,7 +3275,7 @@ class Supervisor:
         info = os.lstat(path)
         self.bound = (info.st_dev, info.st_ino)
         write_file(self.places.own("socket"), os.fsencode(path))
-        self.spawn(self.accept(self.socket))
+        self.accepting = asyncio.get_running_loop().create_task(self.accept(self.socket))
 
     def is_bound(self) -> bool:
         """Whether the socket's path still names our socket."""
@@ -3235,6 +3291,8 @@ class Supervisor:
             await asyncio.sleep(2.0)
             if self.is_bound():
                 continue
+            self.accepting.cancel()  # before the descriptor's number is anybody else's
+            await asyncio.gather(self.accepting, return_exceptions=True)
             self.socket.close()
             try:
                 if not os.path.isdir(os.path.dirname(self.places.socket)):
@@ -3247,10 +3305,10 @@ class Supervisor:
     async def accept(self, listener: socket.socket) -> None:
         """Take connections, for as long as the listener is open."""
         loop = asyncio.get_running_loop()
-        while listener.fileno() >= 0:
+        while True:
             try:
                 sock, _ = await loop.sock_accept(listener)
-            except OSError:  # out of descriptors, or closed
+            except OSError:  # out of descriptors
                 await asyncio.sleep(0.1)
                 continue
             self.spawn(self.serve(sock))
@@ -3267,6 +3325,8 @@ class Supervisor:
                 return
             try:
                 answer = await self.handle(sock, request)
+            except OSError:
+                raise  # out of descriptors: what cannot be handed on is closed, and the client tries again
             except Exception as error:
                 answer = complain(error).to_dict()
             if answer is not None:
@@ -3303,7 +3363,8 @@ class Supervisor:
         """The answer to a first frame; None if the keyholder has the connection now. Raises AvaultError."""
         if request.get("v") != 1:
             raise Usage(
-                "this client and the running daemon speak different versions", "avault daemon stop, then avault daemon start -b"
+                "the running daemon speaks version 1 of the protocol, and this client another",
+                "avault daemon stop, then avault daemon start -b",
             )
         if request.get("vault") != self.places.id:
             raise Unavailable(
@@ -3671,10 +3732,10 @@ class Terminal:
         """One request to the daemon; says so where there is no vault at all."""
         try:
             return ask_daemon(self.places, op, **fields)
-        except Unavailable as error:
-            if os.path.lexists(self.places.file("avault.enc")) or isinstance(error, Interrupted):
+        except NoDaemon:
+            if os.path.lexists(self.places.file("avault.enc")):
                 raise
-            raise Unavailable(f"no vault in {self.places.dir}", "make one with: avault init, or name one with --dir") from None
+            raise NoDaemon(f"no vault in {self.places.dir}", "make one with: avault init, or name one with --dir") from None
 
     def is_running(self) -> bool:
         """Whether a daemon listens."""
@@ -3686,8 +3747,19 @@ class Terminal:
 
     def need_daemon(self) -> None:
         """Start a daemon that asks nobody, unless one runs."""
-        if not self.is_running():
-            start_daemon(self.places, ask=False, background=True)
+        try:
+            if not self.is_running():
+                start_daemon(self.places, ask=False, background=True)
+        except Unavailable as error:
+            self.wait_daemon(error)
+
+    def wait_daemon(self, error: Unavailable) -> None:
+        """Wait for a daemon that somebody else starts just now; raises the error of our own start if none comes."""
+        end = time.monotonic() + 5
+        while not self.is_running():
+            if time.monotonic() > end:
+                raise error
+            time.sleep(0.05)
 
 
 # --------------------------------------------------------------- secrets ----
@@ -3872,7 +3944,7 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
         try:
             ask_daemon(terminal.places, "wait", timeout=left)
             return
-        except Unavailable:
+        except (NoDaemon, Interrupted):
             if left is not None and left <= 0:
                 raise TimedOut("no daemon came up in time", "start it with: avault daemon start -b") from None
         time.sleep(0.2)
@@ -3903,13 +3975,16 @@ def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, 
         status = ask_daemon(terminal.places, "status")
         say(f"already running (PID {status['pid']}), {status['state']}")
         return 0
-    except Unavailable:
+    except NoDaemon:
         pass
     if not os.path.lexists(terminal.places.file("nsec.enc")):
         raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
     if os.environ.get("NOSTR_NSEC"):
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
-    start_daemon(terminal.places, ask=True, background=background, timeout=limit, accept_rollback=accept_rollback)
+    try:
+        start_daemon(terminal.places, ask=True, background=background, timeout=limit, accept_rollback=accept_rollback)
+    except Unavailable as error:
+        terminal.wait_daemon(error)  # another start at the same time was quicker
     status = ask_daemon(terminal.places, "wait", settled=True, timeout=60)
     if status["error"]:
         say(f"the daemon listens (PID {status['pid']})")
@@ -3966,7 +4041,7 @@ def end(op: str, terminal: Terminal, force: bool) -> int:
     except Interrupted:
         if op != "stop":
             raise
-    except Unavailable:
+    except NoDaemon:
         say("no daemon is running")
     return 0
 
@@ -3981,7 +4056,7 @@ def cmd_status(terminal: Terminal) -> int:
     """
     try:
         status = ask_daemon(terminal.places, "status")
-    except Unavailable:
+    except NoDaemon:
         status = {
             "state": "stopped",
             "dir": terminal.places.dir,
@@ -4048,10 +4123,12 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
     limit, nsec = parse_duration(timeout), os.environ.get("NOSTR_NSEC")
     if nsec and not terminal.is_running():
         content, _ = read_unlock(terminal.places)
-        vault = open_vault(
-            read_file(terminal.places.file("avault.enc"), VAULT_LIMIT), asyncio.run(GivenKey(nsec).obtain(content))
-        )
-        say(f"the vault opens with NOSTR_NSEC: {vault.count()} secret(s); no daemon runs, and none was started")
+        make_private_directory(terminal.places.state)
+        store = Store.read(terminal.places, asyncio.run(GivenKey(nsec).obtain(content)), content)
+        refusal = store.compare(pin) if (pin := read_pin(terminal.places)) else None
+        if refusal and not accept_rollback:
+            raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
+        say(f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, and none was started")
         return 0
     if not os.path.lexists(terminal.places.file("nsec.enc")):
         raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
@@ -4211,7 +4288,7 @@ def cmd_recover(
     path = places.file("nsec.enc")
     if not os.path.lexists(path):
         raise NotFound(f"no vault in {places.dir}", "copy or clone one there, or name another with --dir")
-    content = read_sealed("nsec", path, set())
+    content = read_sealed("nsec", path)
     if os.path.lexists(places.own("unlock.json")):
         raise AvaultError(
             "this machine knows the vault already", "open it with: avault unlock, or pair anew with: avault pair --replace"
@@ -4622,6 +4699,10 @@ def build_commands() -> click.Group:
 
 def run_command(argv: list[str]) -> int:
     """Run a command through click; its exit code, errors said as they should be."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us; a file of ours must not take its number
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     use_right_interpreter(argv)
     want_json = "--json" in argv
     try:

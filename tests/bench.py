@@ -59,7 +59,9 @@ class Vault:
         agent, identity = avault.public_hex(self.keys), "00" * 16
         vault = avault.Vault(identity, agent, operator, "bench")
         for number in range(self.size):
-            vault.put(f"group{number % (self.size // 10)}", f"KEY_{number}", f"value-{number}-{'x' * 30}", 1_700_000_000, "0" * 16)
+            vault.put(
+                f"group{number % (self.size // 10)}", f"KEY_{number}", f"value-{number}-{'x' * 30}", 1_700_000_000, "0" * 16
+            )
         avault.make_private_directory(self.places.state)
         sealed = avault.seal_nsec(self.keys, identity, operator, "bench", "host")
         avault.write_file(self.places.file("nsec.enc"), avault.encode_file("nsec", sealed))
@@ -214,7 +216,9 @@ def first_get(top: Path, command: Path, rounds: int) -> float:
 def answered_at(proxy: peers.Relay, released: float) -> float:
     """When the relay was given the first event after the signer was let go: its answer."""
     frames = proxy.send("frames", clear=True)["frames"]
-    return float(min(frame["at"] for frame in frames if frame["at"] >= released and frame["dir"] == "up" and '"EVENT"' in frame["text"]))
+    return float(
+        min(frame["at"] for frame in frames if frame["at"] >= released and frame["dir"] == "up" and '"EVENT"' in frame["text"])
+    )
 
 
 def memory(vault: Vault, kind: str) -> float | None:
@@ -267,14 +271,22 @@ def with_keyring(top: Path) -> Iterator[Callable[[], object] | None]:
             assert bus.stdout
             env["DBUS_SESSION_BUS_ADDRESS"] = bus.stdout.readline().strip()
             unlock = ["gnome-keyring-daemon", "--foreground", "--unlock", "--components=secrets"]
-            daemon = subprocess.Popen(unlock, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            daemon = subprocess.Popen(
+                unlock, env=env, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             try:
                 assert daemon.stdin
                 daemon.stdin.write(b"\n")
                 daemon.stdin.close()
                 time.sleep(1)
                 made = subprocess.run(
-                    [keyring, "set", "openai", "API_KEY"], env=env, input="value", text=True, capture_output=True, check=False, timeout=30
+                    [keyring, "set", "openai", "API_KEY"],
+                    env=env,
+                    input="value",
+                    text=True,
+                    capture_output=True,
+                    check=False,
+                    timeout=30,
                 )
                 yield process(env, str(keyring), "get", "openai", "API_KEY") if made.returncode == 0 else None
             finally:
@@ -348,7 +360,14 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
             shared = f" (PSS {pss:.0f} MB)" if pss else ""
             rows.append(("resident memory, supervisor + keyholder, 1,000 secrets", f"{rss:.0f} MB{shared}", "70 MB", "45 MB"))
         for name in others:
-            rows.append((f"for comparison: `{name}`, against `python3 -c pass`", ratio(name, "python") if name in took else "not installed", "", ""))
+            rows.append(
+                (
+                    f"for comparison: `{name}`, against `python3 -c pass`",
+                    ratio(name, "python") if name in took else "not installed",
+                    "",
+                    "",
+                )
+            )
     finally:
         for vault in vaults.values():
             vault.stop()

@@ -211,7 +211,7 @@ HINTS = {
     "signer_npub": nostr_sdk.Keys.generate().public_key().to_bech32(),
     "name": "other",
     "relay": "wss://relay.example.org",
-    "relays": ["wss://relay.example.org"],
+    "relays": ["wss://relay.primal.net", "wss://relay.example.org"],  # the first is the one in `relay`
     "version": 2,
 }
 
