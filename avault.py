@@ -1953,16 +1953,21 @@ class RemoteSigner:
         from datetime import timedelta
 
         options = nostr_sdk.RelayOptions().retry_interval(timedelta(seconds=5)).adjust_retry_interval(False)
-        self.client = nostr_sdk.ClientBuilder().build()
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42: relays that want to know who asks
+        self.client = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(self.keys)).build()
         for url in self.relays:
             await self.client.add_relay(nostr_sdk.RelayUrl.parse(url), opts=options)
         self.pool = {url: await self.client.relay(nostr_sdk.RelayUrl.parse(url)) for url in self.relays}
         stream = self.client.notifications()  # before connecting, so that nothing is missed
         await self.client.connect()
-        # Neither `since` nor `limit`: a wrong clock, or a gap in the connection, must not hide an answer.
+        await self.subscribe()
+        self.spawn(self.listen(stream))
+
+    async def subscribe(self, after: float = 0.0) -> None:
+        """Ask the relays for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
+        await asyncio.sleep(after)
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
         await self.client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
-        self.spawn(self.listen(stream))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside until `close`."""
@@ -1995,6 +2000,8 @@ class RemoteSigner:
                     continue  # garbage is free to send; it must not end a wait
             elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS():
                 self.ready.set()
+            elif notification.is_MESSAGE() and notification.message.as_enum().is_CLOSED():
+                self.spawn(self.subscribe(after=5.0))  # the library does not, and would be deaf
             elif notification.is_SHUTDOWN():
                 return
 
@@ -2025,6 +2032,8 @@ class RemoteSigner:
             try:
                 request.answer.set_result(request.accept(result))
                 self.note_time()
+            except Denied as refused:  # an answer that can only be wrong
+                request.answer.set_exception(refused)
             except AvaultError as refused:  # not the answer to our question: say so, and wait for the right one
                 self.error = refused.message
                 self.changed()
@@ -2534,10 +2543,17 @@ class Keyholder:
             if self.unlocking is asyncio.current_task():
                 self.unlocking = None
 
-    def connected(self, pairing: Pairing, signer: str | None) -> Connected:
-        """A connection to the signer, shown in `status` while it lasts."""
+    def connected(self, pairing: Pairing, signer: str | None, session: Session | None = None) -> Connected:
+        """A connection to the signer, shown in `status` while it lasts; its pages are shown to the `session`."""
+
+        def changed() -> None:
+            self.report()
+            if session and remote.auth_url:
+                session.send({"progress": "page", "url": remote.auth_url})
+
         self.pairing = pairing
-        return Connected(self, RemoteSigner(pairing.keys, pairing.relays, signer, self.report))
+        remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
+        return Connected(self, remote)
 
     async def open(self, custody: GivenKey | Phone, accept_rollback: bool = False) -> None:
         """Obtain the key and serve the vault. Whatever the vault says, the answer must open nothing tomorrow."""
@@ -2732,9 +2748,6 @@ class Keyholder:
             raise Usage("another pairing is under way", "let it end first, or stop it with: avault lock")
         self.talking = True
         self.report()
-        if self.unlocking:  # the phone is asked one thing at a time
-            self.unlocking.cancel()
-            self.unlocking, self.resume = None, True
         limit = request.get("timeout")
         try:
             private = await session.frame() if request.get("private") else {}
@@ -2748,9 +2761,15 @@ class Keyholder:
         finally:
             self.talking = False
             self.report()
-            if self.resume and not self.store:
+            if self.resume and not self.store and not self.unlocking:
                 self.unlocking = asyncio.get_running_loop().create_task(self.unlock(False, None))
             self.resume = False
+
+    def pause(self) -> None:
+        """Stop asking for the key until the talk is over: the phone is asked one thing at a time."""
+        if self.unlocking:
+            self.unlocking.cancel()
+            self.unlocking, self.resume = None, True
 
 
 class Connected:
@@ -2767,6 +2786,8 @@ class Connected:
 
     async def __aexit__(self, *_: object) -> None:
         self.keyholder.signer = None
+        if self.signer.clock:
+            self.keyholder.warnings["clock"] = self.signer.clock
         self.keyholder.relays = [{**relay, "connected": None} for relay in self.signer.relays.values()]
         await self.signer.close()
         self.keyholder.report()
@@ -2797,7 +2818,7 @@ def accept_token(token: str) -> Callable[[str], None]:
 
     def accept(result: str) -> None:
         if token not in result:
-            raise Denied("the signer answered with something else")
+            raise Tampered("the signer answered with something else")
 
     return accept
 
@@ -2889,7 +2910,8 @@ async def shake_hands(
     if bunker:
         signer_key, relays, secret = parse_bunker(bunker)
     pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
-    async with keyholder.connected(pairing, signer_key) as signer:
+    keyholder.pause()
+    async with keyholder.connected(pairing, signer_key, session) as signer:
         await signer.wait_ready(15.0)
         if signer_key:
             await signer.request(
@@ -2911,7 +2933,7 @@ async def shake_hands(
 async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool = False) -> None:
     """Have the phone open this machine's own envelope: now it is known that it can."""
     session.send({"progress": "approve", "sentence": f"unlock {keyholder.content['name']}"})
-    async with keyholder.connected(pairing, pairing.signer) as signer:
+    async with keyholder.connected(pairing, pairing.signer, session) as signer:
         phone = Phone(pairing, signer)
         if not keyholder.store:
             await keyholder.open(phone, accept_rollback)
@@ -2927,6 +2949,7 @@ async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept
 async def talk_open(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Open the vault with NOSTR_NSEC."""
     if not keyholder.store:
+        keyholder.pause()
         await keyholder.open(GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback")))
     return {"ok": True}
 
@@ -2941,7 +2964,7 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
         keyholder.store.keys, pairing.operator, "a drill: REJECT this one", "avault: this is a drill. REJECT this one.", token
     )
     session.send({"progress": "reject"})
-    async with keyholder.connected(pairing, pairing.signer) as signer:
+    async with keyholder.connected(pairing, pairing.signer, session) as signer:
         try:
             await signer.request("nip44_decrypt", [pairing.agent, envelope], accept_token(token))
             refused = False
@@ -3068,6 +3091,8 @@ class Guard:
 
     def pairing_hint(self) -> str:
         """How this machine gets a signer."""
+        if os.path.lexists(self.places.own("pairing.json")):
+            return "prove it with: avault pair --replace"
         return "pair it with: " + ("avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover")
 
     def turn(self, state: str) -> None:
@@ -3177,7 +3202,7 @@ class Guard:
         if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
             raise Denied(
                 "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
-                "prove it with: avault pair, or insist with --force",
+                f"{self.pairing_hint()}, or insist with --force",
             )
 
     def pid(self) -> int | None:
@@ -3467,6 +3492,12 @@ class Supervisor:
         await self.guard.end()
         return {"ok": True}
 
+    def next_step(self, fields: dict[str, Any]) -> str | None:
+        """What the operator might type next."""
+        if self.guard.state != "unlocked":
+            return self.guard.locked().hint
+        return self.guard.pairing_hint() if fields["proven"] is False else None
+
     async def status(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Everything that is known, without a secret."""
         public: dict[str, Any] = {}
@@ -3500,7 +3531,7 @@ class Supervisor:
             "ok": True,
             **fields,
             "state": self.guard.current_state(),
-            "hint": self.guard.locked().hint if self.guard.state != "unlocked" else None,
+            "hint": self.next_step(fields),
             "error": self.guard.failure.to_dict()["error"] if self.guard.failure and self.guard.state == "locked" else None,
             "dir": self.places.dir,
             "vault_id": self.places.id,
@@ -4102,7 +4133,7 @@ def render_status(status: dict[str, Any]) -> str:
             link = "connected" if relay["connected"] else "not connected"
             lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
     if status["proven"] is False:
-        lines.append("Proven: no; nobody has shown yet that the phone opens this vault (avault pair)")
+        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
     lines += [f"Warning: {printable(text, 300)}" for text in status["warnings"] or []]
     if status["hint"]:
         lines.append(f"Next: {status['hint']}")
@@ -4332,6 +4363,7 @@ class Ceremony:
 
     def __init__(self, terminal: Terminal, qr: str | None) -> None:
         self.terminal, self.qr = terminal, qr
+        self.pages: set[str] = set()
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
         """A pairing request, with what it says on the way."""
@@ -4345,6 +4377,9 @@ class Ceremony:
             put(f"wrote {step['path']}\n")
         elif kind == "uri":
             self.show_uri(step["uri"])
+        elif kind == "page" and step["url"] not in self.pages:
+            self.pages.add(step["url"])
+            say(f"open this page to approve: {step['url']}")
         elif kind == "connected":
             say("the signer is connected")
         elif kind == "approve":

@@ -180,7 +180,8 @@ def first_get(top: Path, command: Path, rounds: int) -> float:
         )
         pairing.save(vault.places)
         try:
-            vault.run("daemon", "start", "-b")
+            signer.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+            vault.run("daemon", "start", "-b")  # which asks
             for _ in range(rounds):
                 signer.behave("nip44_decrypt", [{"wait": True, "honest": True}])
                 unlock = subprocess.Popen([vault.command, "unlock"], env=vault.env, stderr=subprocess.DEVNULL)

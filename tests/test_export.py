@@ -12,6 +12,8 @@ Where the readers of dotenv files differ, for what `export` prints (a value that
     CR                           as it is     LF                          CR LF becomes LF, or all goes wrong
 """
 
+# ruff: noqa: E501
+
 import itertools
 import json
 import os
@@ -21,10 +23,11 @@ import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import avault
 import pytest
 from harness import Machine, wait_until
 from peers import node, node_modules
+
+import avault
 
 NASTY = [
     *"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\n\r\x0b\x0c\x01\x1b\x7f",
@@ -58,7 +61,20 @@ SHELLS = {
     "bash, nullglob failglob extglob": ["bash", "-O", "nullglob", "-O", "failglob", "-O", "extglob", "-O", "dotglob"],
     "bash, globstar nocaseglob": ["bash", "-O", "globstar", "-O", "nocaseglob", "-O", "extglob"],
     "zsh": ["zsh", "-f"],
-    "zsh, extended": ["zsh", "-f", "-o", "extendedglob", "-o", "nullglob", "-o", "globdots", "-o", "rcquotes", "-o", "magicequalsubst"],
+    "zsh, extended": [
+        "zsh",
+        "-f",
+        "-o",
+        "extendedglob",
+        "-o",
+        "nullglob",
+        "-o",
+        "globdots",
+        "-o",
+        "rcquotes",
+        "-o",
+        "magicequalsubst",
+    ],
     "zsh, as sh": ["zsh", "--emulate", "sh", "-f"],
     "zsh, splitting and globbing": ["zsh", "-f", "-o", "shwordsplit", "-o", "globsubst"],
     "busybox": ["busybox", "sh"],
@@ -75,17 +91,19 @@ def globs(tmp_path: Path) -> Path:
     """A directory with files that many a pattern would match."""
     directory = tmp_path / "globs"
     directory.mkdir()
-    for name in ("f", "file", "export", ".dot", "V0='a';", "x)\";", "'101x')\";", "a b", "*", "\\", "V1=\"$(printf", "-n"):
+    for name in ("f", "file", "export", ".dot", "V0='a';", 'x)";', "'101x')\";", "a b", "*", "\\", 'V1="$(printf', "-n"):
         (directory / name).touch()
     return directory
 
 
-def dumped(argv: list[str], script: str, names: Iterable[str], cwd: Path, environ: dict[str, str] | None = None) -> dict[str, bytes]:
+def dumped(
+    argv: list[str], script: str, names: Iterable[str], cwd: Path, environ: dict[str, str] | None = None
+) -> dict[str, bytes]:
     """The variables that a script leaves in a shell. Not by `env`, as one program's environment has no room for all."""
     dump = "".join(f'printf "%s\\0" "${name}"\n' for name in names)
     (cwd.parent / "script").write_text(script + dump)
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(environ or {})}
-    done = subprocess.run([*argv, cwd.parent / "script"], cwd=cwd, env=env, capture_output=True)
+    done = subprocess.run([*argv, cwd.parent / "script"], cwd=cwd, env=env, capture_output=True, check=False)
     assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr[:1000])
     assert not (cwd / "pwned").exists()
     return dict(zip(names, done.stdout.split(b"\0"), strict=False))
@@ -128,7 +146,7 @@ def test_what_programs_see(name, globs):
     files = batches(few, globs.parent / "statements", 1)
     (globs.parent / "script").write_text(f"for file in {files}; do eval $(cat $file); done\nenv -0\n")
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    done = subprocess.run([*shell(name), globs.parent / "script"], cwd=globs, env=env, capture_output=True)
+    done = subprocess.run([*shell(name), globs.parent / "script"], cwd=globs, env=env, capture_output=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr[:1000]
     compare({key.decode(): value for key, _, value in (entry.partition(b"=") for entry in done.stdout.split(b"\0"))}, few)
 
@@ -148,7 +166,7 @@ def test_fish(globs):
     script = "cat ../statements | source\nfor name in " + " ".join(names) + "; printf '%s\\0' \"$$name\"; end\n"
     (globs.parent / "script").write_text(script)
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(globs)}
-    done = subprocess.run([*argv, globs.parent / "script"], cwd=globs, env=env, capture_output=True)
+    done = subprocess.run([*argv, globs.parent / "script"], cwd=globs, env=env, capture_output=True, check=False)
     assert done.returncode == 0 and not done.stderr, done.stderr[:1000]
     assert not (globs / "pwned").exists()
     compare(dict(zip(names, done.stdout.split(b"\0"), strict=False)), values)
@@ -178,9 +196,16 @@ LISTS = {
 @pytest.mark.parametrize("name", ["dash", "bash", "zsh", "busybox", "fish"])
 def test_a_name_that_a_shell_would_not_keep_is_refused(name, tmp_path):
     """Exit 0 and another value than the vault's, or an aborted script, would both be worse than the refusal."""
-    argv = [shutil.which(name) or pytest.skip(f"no {name}")] + {"busybox": ["sh"], "zsh": ["-f"], "fish": ["--no-config"]}.get(name, [])
+    argv = [
+        shutil.which(name) or pytest.skip(f"no {name}"),
+        *{"busybox": ["sh"], "zsh": ["-f"], "fish": ["--no-config"]}.get(name, []),
+    ]
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
-    listed = subprocess.run([*argv, "-c", LISTS[name]], env=env, capture_output=True, text=True).stdout.split() if name in LISTS else []
+    listed = (
+        subprocess.run([*argv, "-c", LISTS[name]], env=env, capture_output=True, text=True, check=False).stdout.split()
+        if name in LISTS
+        else []
+    )
     names = sorted(word for word in {*listed, *SPECIAL, *avault.DANGEROUS} if word.isidentifier() and word.isascii())
     form = "fish" if name == "fish" else "sh"
     lost = []
@@ -188,8 +213,12 @@ def test_a_name_that_a_shell_would_not_keep_is_refused(name, tmp_path):
         if avault.is_dangerous(word):
             continue
         statement = avault.render_export(form, {word: "a value"})
-        script = statement + f"env -0 | {{ grep -z '^{word}=' || true; }}" if name != "fish" else statement + f"env -0 | string split0 | string match '{word}=*'"
-        done = subprocess.run([*argv, "-c", script], env=env, capture_output=True, text=True)
+        script = (
+            statement + f"env -0 | {{ grep -z '^{word}=' || true; }}"
+            if name != "fish"
+            else statement + f"env -0 | string split0 | string match '{word}=*'"
+        )
+        done = subprocess.run([*argv, "-c", script], env=env, capture_output=True, text=True, check=False)
         if done.stdout.strip("\0\n") != f"{word}=a value":
             lost.append(word)
     assert lost == []
@@ -288,7 +317,7 @@ def test_systemd(tmp_path):
             refused.append(value)
     assert not [value for value in accepted.values() if not is_text_to_systemd(value)]
     for value in refused:
-        assert not is_text_to_systemd(value) or any(c < " " and c not in "\t\n" or c == "\x7f" for c in value)
+        assert not is_text_to_systemd(value) or any((c < " " and c not in "\t\n") or c == "\x7f" for c in value)
     text = avault.render_export("systemd", accepted)
     assert systemd(text) == accepted
     assert real_systemd(text, tmp_path) in (None, accepted)
@@ -392,7 +421,9 @@ def test_dangerous_names(name):
     assert avault.choose(vault, [], [], False, [name]) == {name: "x", "SAFE": "y"}
 
 
-@pytest.mark.parametrize("name", ["API_KEY", "GITHUB_TOKEN", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "TOKEN", "PATHS", "MY_PATH", "ENVIRONMENT"])
+@pytest.mark.parametrize(
+    "name", ["API_KEY", "GITHUB_TOKEN", "DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "TOKEN", "PATHS", "MY_PATH", "ENVIRONMENT"]
+)
 def test_names_that_are_secrets(name):
     assert not avault.is_dangerous(name)
 
@@ -417,7 +448,7 @@ def test_the_command(opened, canary):
     script = 'eval "$(avault export --shell)"; printf "%s\\0%s" "$ODD" "$PLAIN"'
     env = {**opened.env, "PATH": f"{Path(opened.command[0]).parent}:{os.environ['PATH']}"}
     for text in (script, script.replace('"$(avault export --shell)"', "$(avault export --shell)")):
-        done = subprocess.run(["sh", "-euc", text], env=env, cwd=opened.top, capture_output=True, text=True)
+        done = subprocess.run(["sh", "-euc", text], env=env, cwd=opened.top, capture_output=True, text=True, check=False)
         assert done.stdout == f"{canary.odd}\n\0{canary.value}" and not done.stderr
     assert opened("export", "--format", "json", secret=True).json == {"ODD": canary.odd + "\n", "PLAIN": canary.value}
     assert opened("export", "--only", "PLAIN", secret=True).stdout == avault.quote_dotenv("PLAIN", canary.value)
@@ -453,7 +484,9 @@ def test_locked_prints_nothing_and_waits_on_request(opened, canary):
     assert waiting.communicate(timeout=20)[0].decode() == avault.quote_dotenv("K", canary.value)
     opened("daemon", "stop", "--force")
     assert opened("export", code=6).stdout == ""
-    waiting = subprocess.Popen([*opened.command, "export", "--wait", "20"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE)
+    waiting = subprocess.Popen(
+        [*opened.command, "export", "--wait", "20"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE
+    )
     opened("daemon", "start", "-b", NOSTR_NSEC=nsec)
     wait_until(lambda: waiting.poll() is not None)
     assert waiting.communicate()[0].decode() == avault.quote_dotenv("K", canary.value)
@@ -464,5 +497,5 @@ def test_the_form_that_fails_closed(opened, canary):
     opened("lock", "--force")
     env = {**opened.env, "PATH": f"{Path(opened.command[0]).parent}:{os.environ['PATH']}"}
     script = 'vars=$(avault export --shell) && eval "$vars" && echo went on'
-    done = subprocess.run(["sh", "-c", script], env=env, cwd=opened.top, capture_output=True, text=True)
+    done = subprocess.run(["sh", "-c", script], env=env, cwd=opened.top, capture_output=True, text=True, check=False)
     assert done.returncode == 3 and done.stdout == ""

@@ -2,11 +2,12 @@
 
 import copy
 
-import avault
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+import avault
 
 # Names, values, durations
 
@@ -33,12 +34,16 @@ def test_bad_key_names(name):
         avault.check_key(name)
 
 
-@pytest.mark.parametrize("value", ["x", "\n", " ", "\x01\x7f", "é🦄", "\u2028", "x" * avault.MAX_VALUE, "é" * (avault.MAX_VALUE // 2)])
+@pytest.mark.parametrize(
+    "value", ["x", "\n", " ", "\x01\x7f", "é🦄", "\u2028", "x" * avault.MAX_VALUE, "é" * (avault.MAX_VALUE // 2)]
+)
 def test_values(value):
     assert avault.check_value(value) == value
 
 
-@pytest.mark.parametrize("value", ["", "a\0b", "\ud800", "x" * (avault.MAX_VALUE + 1), "é" * (avault.MAX_VALUE // 2) + "x", None, 5])
+@pytest.mark.parametrize(
+    "value", ["", "a\0b", "\ud800", "x" * (avault.MAX_VALUE + 1), "é" * (avault.MAX_VALUE // 2) + "x", None, 5]
+)
 def test_bad_values(value):
     with pytest.raises(avault.Usage) as refused:
         avault.check_value(value)
@@ -110,7 +115,13 @@ def test_a_copy_is_its_own():
     write(vault, "m", lambda v: v.put("g", "K", "one", 1, "m"))
     before = content(vault)
     twin = vault.copy()
-    write(twin, "m", lambda v: v.put("g", "K", "two", 2, "m"), lambda v: v.put("h", "K", "x", 2, "m"), lambda v: v.annotate("g", "n", "m"))
+    write(
+        twin,
+        "m",
+        lambda v: v.put("g", "K", "two", 2, "m"),
+        lambda v: v.put("h", "K", "x", 2, "m"),
+        lambda v: v.annotate("g", "n", "m"),
+    )
     twin.sources.append("x")
     assert content(vault) == before and vault.generation == {"m": 1} and vault.sources == []
 

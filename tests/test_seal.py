@@ -12,11 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import avault
 import nostr_sdk
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import avault
 
 FULL = bool(os.environ.get("AVAULT_TEST_FULL"))
 RELAYS = ["wss://relay.example.com", "ws://127.0.0.1:7777"]
@@ -195,7 +196,16 @@ WRONG = [None, True, 5, -1, 1.5, "", "x", "npub1x", "é" * 70_000, [], ["x"], [N
 def test_a_forged_field_is_refused(example, name):
     """Right checksum, wrong type or value. Whatever is accepted must not change a key or whose vault it is."""
     kind, good = name.split(".", maxsplit=1)[0], json.loads(example.path(name).read_bytes())
-    free = {"name", "proven", "approves_by_itself", "relays", "hash", "generation", "id", "host"}  # what a thief with a pen may set
+    free = {
+        "name",
+        "proven",
+        "approves_by_itself",
+        "relays",
+        "hash",
+        "generation",
+        "id",
+        "host",
+    }  # what a thief with a pen may set
     accepted = []
     for field in [key for key in good if key not in ("type", "version", "checksum")]:
         for data in [forged(kind, good, {}, drop=field), *(forged(kind, good, {field: wrong}) for wrong in WRONG)]:
@@ -363,8 +373,15 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True), st.tuples(
-    st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,127}", fullmatch=True), TEXT, min_size=1, max_size=3), TEXT), max_size=3))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+        st.tuples(
+            st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,127}", fullmatch=True), TEXT, min_size=1, max_size=3), TEXT
+        ),
+        max_size=3,
+    )
+)
 def test_what_is_accepted_encodes_to_itself(groups):
     vault = avault.Vault("00" * 16, avault.public_hex(AGENT), "o", "é")
     for name, (keys, note) in groups.items():
@@ -399,7 +416,9 @@ def test_a_write_is_whole_private_and_checked(old):
     assert old.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("error", [avault.AvaultError("no"), avault.Tampered("no"), KeyboardInterrupt(), MemoryError(), ValueError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [avault.AvaultError("no"), avault.Tampered("no"), KeyboardInterrupt(), MemoryError(), ValueError()], ids=repr
+)
 def test_a_failing_check_leaves_the_old_file(old, error):
     def check(_):
         raise error
@@ -473,7 +492,9 @@ def test_a_symbolic_link_is_replaced_and_not_followed(old, tmp_path):
 def test_a_disk_that_is_really_full(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True, check=False
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount: {mounted.stderr}")
     try:
@@ -497,8 +518,8 @@ def test_what_is_no_file(tmp_path):
         avault.read_file(str(tmp_path / "nothing"))
     with pytest.raises(avault.AvaultError):
         avault.read_file(str(tmp_path / "directory"))
+    (tmp_path / "large").write_bytes(b"x" * 11)
     with pytest.raises(avault.Tampered):
-        (tmp_path / "large").write_bytes(b"x" * 11)
         avault.read_file(str(tmp_path / "large"), 10)
 
 
@@ -507,7 +528,9 @@ def test_a_fifo_hangs_nobody(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     code = "import avault, sys\ntry: avault.read_file(sys.argv[1])\nexcept avault.AvaultError: print('refused')"
     with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run([sys.executable, "-c", code, "fifo"], cwd=tmp_path, capture_output=True, text=True, timeout=5)
+        done = subprocess.run(
+            [sys.executable, "-c", code, "fifo"], cwd=tmp_path, capture_output=True, text=True, timeout=5, check=False
+        )
         assert done.stdout == "refused\n"
         return
     pytest.fail("it waits for somebody to write")

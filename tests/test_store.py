@@ -7,10 +7,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import avault
 import nostr_sdk
 import pytest
 from harness import Machine, machines
+
+import avault
 
 AGENT = nostr_sdk.Keys.generate()
 NSEC = AGENT.secret_key().to_bech32()
@@ -62,7 +63,9 @@ def replace(path: Path, data: bytes) -> None:
 def files(machine: Machine) -> dict[str, bytes]:
     """All that is kept of a vault, but for logs and the like."""
     kept = ("avault.enc", "nsec.enc", "nip46.json", "unlock.json", "pairing.json", "pin.json", "machine.json")
-    return {str(path): path.read_bytes() for top in (machine.vault, machine.state) for path in top.rglob("*") if path.name in kept}
+    return {
+        str(path): path.read_bytes() for top in (machine.vault, machine.state) for path in top.rglob("*") if path.name in kept
+    }
 
 
 @pytest.fixture
@@ -122,7 +125,9 @@ def test_a_damaged_file_is_named_and_left_alone(closed, name):
 
 def test_a_damaged_pairing(closed):
     path = own(closed, "unlock.json").with_name("pairing.json")
-    pairing = avault.Pairing(nostr_sdk.Keys.generate(), "11" * 32, avault.public_hex(AGENT), avault.public_hex(closed.operator), [])
+    pairing = avault.Pairing(
+        nostr_sdk.Keys.generate(), "11" * 32, avault.public_hex(AGENT), avault.public_hex(closed.operator), []
+    )
     os.environ["XDG_STATE_HOME"] = str(closed.state)
     places = avault.Places(str(closed.vault))
     assert places.own("pairing.json") == str(path)
@@ -188,7 +193,9 @@ def test_nobody_becomes_the_operator_by_writing_so(closed, name):
     else:
         path = own(closed, name)
     content = avault.decode_file(name.split(".", maxsplit=1)[0], path.read_bytes(), "")
-    path.write_bytes(avault.encode_file(name.split(".", maxsplit=1)[0], {**content, "operator": mallory.public_key().to_bech32()}))
+    path.write_bytes(
+        avault.encode_file(name.split(".", maxsplit=1)[0], {**content, "operator": mallory.public_key().to_bech32()})
+    )
     start(closed, code=8)
     assert opens(closed.operator, (closed.vault / "nsec.enc").read_bytes()) or name == "nsec.enc"
     for file, data in files(closed).items():
@@ -226,7 +233,9 @@ def test_changed_hints_are_reported_and_not_believed(opened, field):
     start(opened)
     after = opened.status()
     assert any("nip46.json" in warning for warning in after["warnings"]), after["warnings"]
-    assert [after[key] for key in ("agent_npub", "signer_npub", "name")] == [before[key] for key in ("agent_npub", "signer_npub", "name")]
+    assert [after[key] for key in ("agent_npub", "signer_npub", "name")] == [
+        before[key] for key in ("agent_npub", "signer_npub", "name")
+    ]
     assert get(opened, "g/K") == "first"
 
 
@@ -477,8 +486,24 @@ def test_a_full_state_directory_does_not_stop_the_vault_for_good(opened, monkeyp
 
 def git(machine: Machine, *words: str, code: int | None = 0) -> str:
     settings = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"}
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com", "-c", "init.defaultBranch=main", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *identity, *words], cwd=machine.vault, env={**machine.env, **settings}, capture_output=True, text=True)
+    identity = [
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.com",
+        "-c",
+        "init.defaultBranch=main",
+        "-c",
+        "commit.gpgsign=false",
+    ]
+    done = subprocess.run(
+        ["git", *identity, *words],
+        cwd=machine.vault,
+        env={**machine.env, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert code is None or done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
@@ -630,7 +655,13 @@ def test_ten_thousand_secrets(closed):
     good = avault.seal_vault(vault, AGENT)
     lines = good.splitlines(keepends=True)
     assert len(lines) > 10
-    for bad in (good[:-1], b"".join(lines[:-1]), b"".join(lines[::-1]), b"".join([*lines, lines[3]]), b"".join([lines[0], *lines[2:]])):
+    for bad in (
+        good[:-1],
+        b"".join(lines[:-1]),
+        b"".join(lines[::-1]),
+        b"".join([*lines, lines[3]]),
+        b"".join([lines[0], *lines[2:]]),
+    ):
         enc(closed).write_bytes(bad)
         start(closed, code=8)
         stop(closed)
