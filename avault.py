@@ -185,7 +185,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "get": {"--key": str, "--json": bool},
     "has": {"--key": str},
     "list": {"--json": bool},
-    "export": {"--shell": "sh", "--format": str, "--group": list, "--only": str, "--prefix": bool, "--allow": list},
+    "export": {"--shell": "sh", "--format": str, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
     "set": {"--key": str, "--note": str, "--generate": "32"},
 }
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
@@ -194,13 +194,13 @@ _stdin: bytes | None = None
 
 
 def read_stdin() -> bytes:
-    """All of standard input; read once, kept for whoever asks next."""
+    """Standard input, to its end or to more than can be kept; read once, and there for whoever asks next."""
     global _stdin
     if _stdin is None:
-        pieces = []
-        while piece := os.read(0, 1 << 16):
-            pieces.append(piece)
-        _stdin = b"".join(pieces)
+        read = bytearray()
+        while len(read) <= MAX_FRAME and (piece := os.read(0, 1 << 16)):
+            read += piece
+        _stdin = bytes(read)
     return _stdin
 
 
@@ -244,9 +244,9 @@ def parse_fast(argv: list[str]) -> dict[str, Any] | None:
             else:
                 found[option] = value
         else:  # an option whose value may be left out; then it is `kind`
-            if not equals and rest and (rest[0] in ("sh", "fish") if option == "--shell" else is_number(rest[0])):
+            if not equals and rest and rest[0][:1] != "-":
                 value = rest.pop(0)
-            if option == "--generate" and not is_number(value or "0"):
+            if value and not (value in ("sh", "fish") if option == "--shell" else is_number(value)):
                 return None
             found[option] = value or kind
     if not words or words[0] not in FAST:
@@ -277,7 +277,7 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
             "op": op,
             "format": shell or form or "dotenv",
             "groups": found.get("--group", []),
-            "only": found["--only"].split(",") if "--only" in found else [],
+            "only": [name for names in found.get("--only", []) for name in names.split(",")],
             "prefix": "--prefix" in found,
             "allow": found.get("--allow", []),
         }
@@ -697,6 +697,7 @@ def merge_secrets(ours: Vault, one: list[Secret], theirs: Vault, other: list[Sec
 # when it is read by the program that it is meant for.
 
 PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")  # mean themselves in every shell, quoted, split or globbed
+QUOTABLE = PLAIN | set(' $&;>"`{}!')  # stay what they are in single quotes that are split, globbed and read again
 DANGEROUS = frozenset(
     """
     PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE FPATH ZDOTDIR MODULE_PATH
@@ -706,7 +707,14 @@ DANGEROUS = frozenset(
     OPENSSL_CONF OPENSSL_MODULES SSL_CERT_FILE SSL_CERT_DIR CURL_HOME CURL_CA_BUNDLE REQUESTS_CA_BUNDLE DOCKER_HOST
     KUBECONFIG AWS_CONFIG_FILE TMPDIR NOSTR_NSEC WORKSPACE UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR
     PWD OLDPWD _ status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands
-    functions aliases http_proxy https_proxy all_proxy no_proxy
+    functions aliases http_proxy https_proxy all_proxy no_proxy ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME
+    EPOCHSECONDS ERRNO FISH_VERSION FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES
+    LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST SHLVL SRANDOM TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME
+    ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins dirstack dis_aliases dis_builtins dis_functions dis_functions_source
+    dis_galiases dis_patchars dis_reswords dis_saliases fignore fish_kill_signal fish_killring fish_pid funcfiletrace
+    funcsourcetrace funcstack functions_source functrace galiases histchars historywords hostname jobdirs jobstates
+    jobtexts keymaps manpath modules nameddirs parameters patchars reswords saliases status_generation termcap terminfo
+    umask userdirs usergroups watch widgets zsh_eval_context zsh_scheduled_events
     """.split()
 )
 DANGEROUS_STARTS = tuple(
@@ -726,16 +734,16 @@ def quote_sh(name: str, value: str) -> str:
     """One line that sets and exports a variable in sh, dash, bash, zsh and busybox.
 
     It survives `eval "$(...)"` and the unquoted `eval $(...)`: no white space but
-    single spaces between words, nothing that a shell would expand. What is not
-    plain goes through printf in octal, with an x at its end because command
-    substitution takes trailing newlines away.
+    single spaces between words, nothing that a shell would expand. What single
+    quotes do not keep through that goes through printf in octal, with a period
+    at its end because command substitution takes trailing newlines away.
     """
-    if set(value) <= PLAIN:
+    if set(value) <= QUOTABLE and "  " not in value and value == value.strip(" "):
         return f"export {name}='{value}';\n"
     safe = {ord(c) for c in PLAIN - {"%"}}
     octal = "".join(chr(byte) if byte in safe else f"\\{byte:03o}" for byte in value.encode())
     octal = "\\055" + octal[1:] if octal[0] == "-" else octal
-    return f'{name}="$(printf \'{octal}x\')"; export {name}="${{{name}%x}}";\n'
+    return f'{name}="`printf \'{octal}.\'`"; export {name}="${{{name}%.}}";\n'
 
 
 def quote_fish(name: str, value: str) -> str:
@@ -748,16 +756,17 @@ def quote_fish(name: str, value: str) -> str:
 
 def quote_dotenv(name: str, value: str) -> str:
     """One dotenv assignment, which sh and systemd's EnvironmentFile= read in the same way."""
-    if set(value) <= PLAIN:
+    if set(value) <= PLAIN - {"="}:  # zsh expands =ls
         return f"{name}={value}\n"
-    if not set(value) & set("'\\"):
+    if "'" not in value and "\\\\" not in value and value[-1] != "\\":  # as python-dotenv and npm's dotenv read it too
         return f"{name}='{value}'\n"
     return name + '="' + "".join("\\" + c if c in '\\"$`' else c for c in value) + '"\n'
 
 
 def quote_systemd(name: str, value: str) -> str:
     """One line of an EnvironmentFile= (systemd.exec(5)); raises AvaultError for control characters."""
-    if any((c < " " and c not in "\t\n") or c == "\x7f" for c in value):
+    codes = [ord(c) for c in value]
+    if any((c < 32 and c not in (9, 10)) or c == 127 or c & 0xFFFE == 0xFFFE or 0xFDD0 <= c <= 0xFDEF for c in codes):
         raise AvaultError(f"systemd takes no control characters in a variable: {name}", "leave it out with --only or --group")
     return quote_dotenv(name, value)
 
@@ -977,7 +986,7 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
     except OSError as error:
         raise AvaultError(f"cannot read {path}: {error.strerror}") from None
     if len(data) > limit:
-        raise Tampered(f"{path} is larger than {limit:,} bytes")
+        raise (Tampered if only_regular else Usage)(f"{path} is larger than {limit:,} bytes")
     return data
 
 
@@ -1243,7 +1252,7 @@ class Store:
         """Open avault.enc; raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's."""
         data = read_vault(places)
         vault = open_vault(data, keys)
-        if vault.identity != content["vault"] or to_npub(vault.operator) != content["operator"]:
+        if (vault.identity, vault.name, to_npub(vault.operator)) != (content["vault"], content["name"], content["operator"]):
             raise Tampered("avault.enc belongs to another vault or another operator", "take it from git history or from a backup")
         return Store(places, keys, vault, sha256(data).hex())
 
@@ -1314,6 +1323,8 @@ class Store:
                 self.take(open_vault(data, self.keys), sha256(data).hex())
         except AvaultError as error:
             self.trouble = error
+            if not isinstance(error, Tampered):
+                self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
     def take(self, found: Vault, digest: str) -> None:
         """Go on from another state of the vault that was found on the disk; raises Tampered."""
@@ -3544,7 +3555,11 @@ class Supervisor:
 
 def main_supervisor(argv: list[str]) -> NoReturn:
     """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
-    options = json.loads(argv[0])
+    try:
+        options = json.loads(argv[0])
+        options["dir"], options["background"], options["ready"]
+    except (IndexError, ValueError, TypeError, KeyError):
+        sys.exit("avault: error: avault starts its supervisor itself\navault: hint: avault daemon start")
 
     def say(text: str) -> None:
         if not options["background"]:
@@ -3719,9 +3734,13 @@ def warn(text: str, hint: str | None = None) -> None:
 
 
 def put(text: str) -> None:
-    """Write data to stdout, at once."""
-    sys.stdout.flush()
-    write_all(1, text.encode())
+    """Write data to stdout, at once; raises AvaultError."""
+    try:
+        write_all(1, os.fsencode(text))
+    except BrokenPipeError:
+        sys.exit(141)  # what a shell reports for SIGPIPE
+    except OSError as error:
+        raise AvaultError(f"cannot write the output: {error.strerror}") from None
 
 
 def parse_duration(text: str | None) -> float | None:
@@ -3846,7 +3865,7 @@ def read_value(group: str, key: str, value: str | None, file: str | None) -> str
     if value is not None:
         return value
     if file is not None:
-        data = read_file(os.path.expanduser(file), MAX_VALUE + 1, only_regular=False)
+        data = read_file(os.path.expanduser(file), MAX_VALUE, only_regular=False)
     elif sys.stdin.isatty():
         from getpass import getpass
 
@@ -4096,9 +4115,11 @@ def cmd_status(terminal: Terminal) -> int:
         }
         status |= dict.fromkeys(STATUS_FIELDS)
         status["hint"] = "start it with: avault daemon start -b"
-        if os.path.lexists(terminal.places.file("nsec.enc")) and not terminal.want_json:
+        try:
             content, _ = read_unlock(terminal.places)
             status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
+        except AvaultError as error:
+            status["warnings"] = [error.message]
     put(json.dumps({"ok": True, **status}, indent=2, ensure_ascii=False) + "\n" if terminal.want_json else render_status(status))
     return {"unlocked": 0, "stopped": Unavailable.exit_code}.get(status["state"], Locked.exit_code)
 
@@ -4734,10 +4755,6 @@ def build_commands() -> click.Group:
 
 def run_command(argv: list[str]) -> int:
     """Run a command through click; its exit code, errors said as they should be."""
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:  # closed by who started us; a file of ours must not take its number
-            os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     use_right_interpreter(argv)
     want_json = "--json" in argv
     try:
@@ -4752,13 +4769,11 @@ def run_command(argv: list[str]) -> int:
             raise Usage(text[:1].lower() + text[1:], f"{where} --help") from None
         except (KeyboardInterrupt, click.Abort):
             return 130
-        except BrokenPipeError:
-            return 141
         except Exception as error:
             raise complain(error) from None
     except AvaultError as error:
         if want_json:
-            put(json.dumps(error.to_dict(), indent=2, ensure_ascii=False) + "\n")
+            print(json.dumps(error.to_dict(), indent=2))
         print(f"avault: error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"avault: hint: {error.hint}", file=sys.stderr)
@@ -4789,6 +4804,10 @@ def main() -> NoReturn:
     """The command line: the fast door first, then one of our own processes, then click."""
     if os.name == "nt":
         sys.exit("avault: error: avault needs Unix sockets\navault: hint: run it in WSL")
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us; a file of ours must not take its number
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     argv = sys.argv[1:]
     try:
         code = fast_door(argv)

@@ -356,8 +356,8 @@ def test_npm_dotenv(tmp_path):
         pytest.skip("no npm dotenv")
     texts = {name: avault.render_export("dotenv", {name: value, "NEXT": "next"}) for name, value in SMALL.items()}
     (tmp_path / "texts").write_text(json.dumps(texts))
-    script = "const [m, f] = process.argv.slice(1), t = JSON.parse(require('fs').readFileSync(f)), d = require(m);" \
-        "console.log(JSON.stringify(Object.fromEntries(Object.entries(t).map(([k, v]) => [k, d.parse(v)]))))"  # fmt: skip
+    script = """const [m, f] = process.argv.slice(1), t = JSON.parse(require("fs").readFileSync(f)), d = require(m)
+        console.log(JSON.stringify(Object.fromEntries(Object.entries(t).map(([k, v]) => [k, d.parse(v)]))))"""
     done = subprocess.run([*node(), "-e", script, module, tmp_path / "texts"], capture_output=True, check=True)
     found = json.loads(done.stdout)
     wrong = [value for name, value in SMALL.items() if found[name] != {name: value, "NEXT": "next"}]
