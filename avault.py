@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     import socket
     import subprocess
     import time
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import Any, NoReturn
 
     import click
@@ -79,7 +79,16 @@ else:
 
         def __getattr__(self, attribute: str) -> object:
             module = globals()[self.name] = __import__(self.name)
+            if self.name == "nostr_sdk":
+                module.nostr_sdk._UniffiRustBufferBuilder.write = write_at_once
             return getattr(module, attribute)
+
+    def write_at_once(builder: Any, value: bytes) -> None:
+        """Hand bytes to the library in one piece: nostr-sdk 0.45.1 does it byte by byte, in Python, 20 times slower."""
+        import ctypes
+
+        with builder._reserve(len(value)):
+            ctypes.memmove(ctypes.addressof(builder.rbuf.data.contents) + builder.rbuf.len, value, len(value))
 
     asyncio, click, json, nostr_sdk, secrets, socket, subprocess, time = map(
         Lazy, ("asyncio", "click", "json", "nostr_sdk", "secrets", "socket", "subprocess", "time")
@@ -93,9 +102,9 @@ else:
 
 def sha256(data: bytes) -> bytes:
     """The SHA-256 digest of `data` (32 bytes), without loading OpenSSL."""
-    try:
-        from _sha2 import sha256 as digest  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:  # Python 3.11
+    if sys.version_info >= (3, 12):
+        from _sha2 import sha256 as digest
+    else:
         from _sha256 import sha256 as digest  # type: ignore[import-not-found,unused-ignore]
     return bytes(digest(data).digest())
 
@@ -105,10 +114,9 @@ def vault_id(directory: str) -> str:
 
     `avault1-` and the first 16 characters of base64url(sha256(realpath)).
     """
-    import binascii
-
-    digest = sha256(os.fsencode(os.path.realpath(directory)))
-    return "avault1-" + binascii.b2a_base64(digest).decode()[:16].replace("+", "-").replace("/", "_")
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    number = int.from_bytes(sha256(os.fsencode(os.path.realpath(directory)))[:12], "big")
+    return "avault1-" + "".join(letters[number >> bits & 63] for bits in range(90, -1, -6))
 
 
 def vault_directory(given: str | None = None, creating: bool = False) -> str:
@@ -169,13 +177,14 @@ class Places:
         """The path of a file in the state directory."""
         return os.path.join(self.state, name)
 
-    def sockets(self) -> list[str]:
+    def sockets(self) -> Iterator[str]:
         """Where the daemon may listen: the usual path, then the one that it recorded."""
+        yield self.socket
         try:
             with open(self.own("socket"), "rb") as recorded:
-                return list(dict.fromkeys([self.socket, os.fsdecode(recorded.read())]))
+                yield os.fsdecode(recorded.read())
         except OSError:
-            return [self.socket]
+            return
 
 
 # ------------------------------------------------------------- fast door ----
@@ -292,15 +301,28 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
 
 def to_json(value: object) -> str:
     """JSON for the few types that a fast request is made of."""
-    from _json import encode_basestring_ascii
-
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
         return "{" + ", ".join(f"{to_json(name)}: {to_json(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(to_json, value)) + "]"
-    return str(value) if isinstance(value, int) else encode_basestring_ascii(str(value))
+    text = str(value)
+    if isinstance(value, int) or (text.isascii() and text.isprintable() and not set(text) & {'"', "\\"}):
+        return text if isinstance(value, int) else f'"{text}"'
+    from _json import encode_basestring_ascii
+
+    return encode_basestring_ascii(text)
+
+
+def from_json(text: str, start: int) -> str:
+    """The JSON string whose text begins at `start`; most are of one line, and need no parser."""
+    plain = text[start:-4]
+    if text.endswith('\\n"}') and "\\" not in plain:
+        return plain + "\n"
+    from _json import scanstring
+
+    return scanstring(text, start)[0]
 
 
 def is_same_user(connection: Any) -> bool:
@@ -385,10 +407,8 @@ def fast_door(argv: list[str]) -> int | None:
         if request["op"] == "has":
             return 0 if answer == '{"ok": true, "has": true}' else 4
         if answer[13:24] == '"output": "':
-            from _json import scanstring
-
             try:
-                write_all(1, scanstring(answer, 24)[0].encode())
+                write_all(1, from_json(answer, 24).encode())
             except BrokenPipeError:
                 return 141  # what a shell reports for SIGPIPE
             except OSError as error:
@@ -396,6 +416,26 @@ def fast_door(argv: list[str]) -> int | None:
                 return 1
             return 0
     return None
+
+
+def enter() -> None:
+    """Answer a daily command and end, or return for anything else."""
+    if os.name == "nt":
+        sys.exit("avault: error: avault needs Unix sockets\navault: hint: run it in WSL")
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us; a file of ours must not take its number
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+    try:
+        code = fast_door(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    if code is not None:
+        os._exit(code)  # nothing is buffered, and the interpreter's own farewell takes longer than the answer
+
+
+if __name__ == "__main__" or hasattr(sys.modules["__main__"], "AVAULT_COMMAND"):
+    enter()  # here, before the rest of this file is executed; not in a program that imports it
 
 
 # ---------------------------------------------------------------- errors ----
@@ -1138,19 +1178,9 @@ def split_vault(vault: Vault) -> list[str]:
     return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
 
 
-def spread(function: Callable[[str], str], items: list[str]) -> list[str]:
-    """`map`, on all processors: the library's cryptography runs outside the interpreter's lock."""
-    if len(items) < 2:
-        return [function(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(function, items))
-
-
 def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
     """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
-    lines = spread(lambda part: encrypt(keys, public_hex(keys), part), split_vault(vault))
+    lines = [encrypt(keys, public_hex(keys), part) for part in split_vault(vault)]
     data = "".join(line + "\n" for line in lines).encode()
     if len(data) > VAULT_LIMIT:
         raise AvaultError(f"the vault would have {len(data):,} bytes; the limit is {VAULT_LIMIT:,}", "delete what is not needed")
@@ -1166,7 +1196,7 @@ def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
         place = json.loads(parts[0].partition("\n")[0])
         if text.count("\n") != place["count"]:  # before anything is made of lines that may be millions
             raise ValueError("not the parts of one vault")
-        parts += spread(lambda line: decrypt(keys, agent, line), text.removesuffix("\n").split("\n")[1:])
+        parts += [decrypt(keys, agent, line) for line in text.removesuffix("\n").split("\n")[1:]]
         vault = Vault(place["vault"], "", "", "")
         vault.generation, vault.sources = place["generation"], place["sources"]
         vault.load_json("".join(part.partition("\n")[2] for part in parts))
@@ -2427,7 +2457,9 @@ def own_command(*arguments: str) -> list[str]:
     and 10 MB less for each process.
     """
     place = os.path.dirname(os.path.realpath(__file__))
-    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; del sys.path[0]; avault.main()"
+    program = (
+        "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; del sys.path[0]; avault.main()"
+    )
     return [sys.executable, "-P", "-c", program, place, *arguments]
 
 
@@ -3241,7 +3273,7 @@ class Guard:
 def read_limit(request: dict[str, Any]) -> float | None:
     """The `timeout` of a request, in seconds; None for none."""
     limit = request.get("timeout")
-    return float(limit) if isinstance(limit, (int, float)) else None
+    return min(max(float(limit), 0.0), 1e9) if isinstance(limit, (int, float)) and limit == limit else None
 
 
 class Supervisor:
@@ -3753,7 +3785,7 @@ def warn(text: str, hint: str | None = None) -> None:
 def put(text: str) -> None:
     """Write data to stdout, at once; raises AvaultError."""
     try:
-        write_all(1, os.fsencode(text))
+        write_all(1, text.encode("utf-8", "backslashreplace"))
     except BrokenPipeError:
         sys.exit(141)  # what a shell reports for SIGPIPE
     except OSError as error:
@@ -4805,7 +4837,8 @@ def use_right_interpreter(argv: list[str]) -> None:
 
     if all(find_spec(name) for name in ("click", "nostr_sdk")):
         return
-    given = next((argv[index + 1] for index, word in enumerate(argv[:-1]) if word == "--dir"), None)
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    given = next((words[index + 1] for index, word in enumerate(words[:-1]) if word == "--dir"), None)
     try:
         with open(Places(given).own("python"), encoding="utf-8") as recorded:
             python = recorded.read()
@@ -4820,20 +4853,8 @@ def use_right_interpreter(argv: list[str]) -> None:
 
 
 def main() -> NoReturn:
-    """The command line: the fast door first, then one of our own processes, then click."""
-    if os.name == "nt":
-        sys.exit("avault: error: avault needs Unix sockets\navault: hint: run it in WSL")
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:  # closed by who started us; a file of ours must not take its number
-            os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+    """What the fast door left: one of our own processes, or a command by way of click."""
     argv = sys.argv[1:]
-    try:
-        code = fast_door(argv)
-    except KeyboardInterrupt:
-        code = 130
-    if code is not None:
-        os._exit(code)  # nothing is buffered, and the interpreter's own farewell takes longer than the answer
     if argv[:1] == ["keyholder"]:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:
