@@ -371,36 +371,54 @@ class FastConnection:
         return data[4:].decode()
 
 
+def fast_value() -> str | None:
+    """The value of `set` from stdin, less one trailing newline; None for one that cannot be kept."""
+    value = read_stdin().removesuffix(b"\n")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if "\0" not in text and 0 < len(value) <= MAX_VALUE else None
+
+
+def fast_exchange(places: Places, request: dict[str, Any], value: str | None) -> str | None:
+    """The daemon's answer; None if nothing came of it, '' if it is unknown whether the value was written."""
+    answer: str | None = None
+    try:
+        connection = FastConnection(places)
+    except OSError:
+        return None
+    try:
+        connection.send(to_json({"v": 1, "vault": places.id, **request}))
+        answer = connection.receive() or None
+        if answer == '{"ok": true, "ready": true}':
+            answer = ""
+            connection.send(to_json({"value": value}))
+            answer = connection.receive()
+    except OSError:
+        pass
+    finally:
+        connection.socket.close()
+    return answer
+
+
 def fast_door(argv: list[str]) -> int | None:
     """Run a daily command over the socket: its exit code, or None if it needs the long way."""
     found = parse_fast(argv)
     request = fast_request(found) if found else None
     if not found or not request:
         return None
-    places = Places(found.get("--dir"))
-    try:
-        connection = FastConnection(places)
-        connection.send(to_json({"v": 1, "vault": places.id, **request}))
-        answer = connection.receive()
-    except OSError:
+    needs_value = request["op"] == "set" and request["generate"] is None
+    value = fast_value() if needs_value else None
+    if needs_value and value is None:
         return None
-    if request["op"] == "set" and answer == '{"ok": true, "ready": true}':
-        value = read_stdin().removesuffix(b"\n")
-        try:
-            text = value.decode()
-        except UnicodeDecodeError:
-            return None
-        if "\0" in text or not 0 < len(value) <= MAX_VALUE:
-            return None
-        try:
-            connection.send(to_json({"value": text}))
-            answer = connection.receive()
-        except OSError:
-            answer = ""
-        if not answer:
-            write_all(2, b"avault: error: the daemon went away; unknown whether the secret was written\n")
-            write_all(2, b"avault: hint: look with: avault list\n")
-            return 1
+    answer = fast_exchange(Places(found.get("--dir")), request, value)
+    if answer is None:
+        return None
+    if not answer:
+        write_all(2, b"avault: error: the daemon went away; unknown whether the secret was written\n")
+        write_all(2, b"avault: hint: look with: avault list\n")
+        return 1
     if answer == '{"ok": true}':
         return 0
     if answer[:13] == '{"ok": true, ':
@@ -909,7 +927,7 @@ def render_list(groups: list[dict[str, Any]]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-# ------------------------------------------------------------------ files ----
+# ----------------------------------------------------------------- files ----
 # Files as people and disks need them: written whole or not at all, of one valid
 # encoding, refused when they are not. Nothing here opens anything.
 
@@ -2434,7 +2452,7 @@ class Phone:
         return keys
 
 
-# ---------------------------------------------------------------- process ----
+# --------------------------------------------------------------- process ----
 # How our processes start: with a clean environment, and hardened.
 
 
@@ -3273,7 +3291,9 @@ class Guard:
 def read_limit(request: dict[str, Any]) -> float | None:
     """The `timeout` of a request, in seconds; None for none."""
     limit = request.get("timeout")
-    return min(max(float(limit), 0.0), 1e9) if isinstance(limit, (int, float)) and limit == limit else None
+    if not isinstance(limit, (int, float)):
+        return None
+    return min(float(limit), 1e9) if limit > 0 else 0.0  # nor is NaN above 0
 
 
 class Supervisor:
@@ -3597,7 +3617,7 @@ class Supervisor:
         }
 
 
-# ------------------------------------------------------------------ start ----
+# ----------------------------------------------------------------- start ----
 # From a command to a daemon.
 
 

@@ -71,7 +71,7 @@ def test_the_document_lists_the_fields_that_there_are(machine: Machine):
     machine.init_unproven()
     first, last = fields("Conventions")[:2], fields("Conventions")[2:]
     sealed = json.loads((machine.vault / "nsec.enc").read_bytes())
-    inner = ["type", "version", "vault", "nsec"]
+    inner = ["type", "version", "vault", "name", "operator", "nsec"]
     assert fields("nsec.enc") == [*[key for key in sealed if key not in (*first, *last)], *inner]
     assert list(sealed) == [*first, *fields("nsec.enc")[: -len(inner)], *last]
     assert [*first, *fields("nip46.json"), *last] == list(json.loads((machine.vault / "nip46.json").read_bytes()))
