@@ -90,7 +90,9 @@ def record(name: str, data: bytes | str) -> None:
     """Keeps what a command printed, for the search. Not for output that is to carry a value."""
     assert transcript is not None, "no test is running"
     with transcript.open("ab") as file:
-        file.write(b"--- " + name.encode("utf-8", "surrogateescape") + b"\n" + (data.encode() if isinstance(data, str) else data) + b"\n")
+        file.write(
+            b"--- " + name.encode("utf-8", "surrogateescape") + b"\n" + (data.encode() if isinstance(data, str) else data) + b"\n"
+        )
 
 
 # The search

@@ -11,8 +11,24 @@ from canary import Book, Canary, new_mark, search
 
 # What the developer's session may know and a test must not: real vaults, real keychains, real keys, taste.
 CLEARED = (
-    "AVAULT_", "COLUMNS", "DBUS_", "DISPLAY", "FORCE_COLOR", "GIT_", "GNUPG", "GPG_", "LINES", "NOSTR_NSEC", "NO_COLOR",
-    "OPENCLAW_", "PASSWORD_STORE_", "PYTHON_KEYRING_", "SSH_", "WAYLAND_DISPLAY", "WORKSPACE", "XDG_",
+    "AVAULT_",
+    "COLUMNS",
+    "DBUS_",
+    "DISPLAY",
+    "FORCE_COLOR",
+    "GIT_",
+    "GNUPG",
+    "GPG_",
+    "LINES",
+    "NOSTR_NSEC",
+    "NO_COLOR",
+    "OPENCLAW_",
+    "PASSWORD_STORE_",
+    "PYTHON_KEYRING_",
+    "SSH_",
+    "WAYLAND_DISPLAY",
+    "WORKSPACE",
+    "XDG_",
 )
 
 MARK = pytest.StashKey[str]()

@@ -72,7 +72,7 @@ class Running:
 
     def _read(self, pipe: Any, lines: list[str]) -> None:
         for line in pipe:
-            lines.append(line.rstrip("\n"))
+            lines.append(line.rstrip("\n"))  # noqa: PERF401  as they come
         pipe.close()
 
     def line(self, start: str, timeout: float = 20) -> str:
@@ -81,11 +81,10 @@ class Running:
         def find() -> str | None:
             return next((line for line in [*self.stdout, *self.stderr] if line.startswith(start)), None)
 
-        try:
-            return wait_until(lambda: find() or self.process.poll() is not None and not any(t.is_alive() for t in self.threads)) and find() or ""
-        finally:
-            if not find():
-                raise AssertionError(f"no line {start!r} from {self.argv}: {self.stdout} {self.stderr}")
+        wait_until(lambda: find() or not any(thread.is_alive() for thread in self.threads), timeout, f"a line {start!r}")
+        if line := find():
+            return line
+        raise AssertionError(f"no line {start!r} from {self.argv}: {self.stdout} {self.stderr}")
 
     def wait(self, timeout: float = 30) -> Done:
         """The command when it has ended."""
@@ -118,15 +117,25 @@ class Machine:
         self.operator = nostr_sdk.Keys.generate()
 
     def __call__(
-        self, *words: str, input: str | bytes | None = "", code: int | None = 0, secret: bool = False, timeout: float = 60, **env: str
+        self,
+        *words: str,
+        input: str | bytes | None = "",
+        code: int | None = 0,
+        secret: bool = False,
+        timeout: float = 60,
+        **env: str,
     ) -> Done:
         """Run avault; the exit code must be `code` (None: any)."""
         argv = [*self.command, *words]
         data = input.encode() if isinstance(input, str) else input
-        ended = subprocess.run(argv, env={**self.env, **env}, cwd=self.top, input=data, capture_output=True, timeout=timeout)
+        ended = subprocess.run(
+            argv, check=False, env={**self.env, **env}, cwd=self.top, input=data, capture_output=True, timeout=timeout
+        )
         done = Done(argv, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
         record(" ".join(words[:2]), done.stderr if secret else done.stdout + done.stderr)
-        assert code is None or done.returncode == code, f"{argv} gave {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        assert code is None or done.returncode == code, (
+            f"{argv} gave {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
         assert "Traceback" not in done.stderr
         return done
 
@@ -181,10 +190,14 @@ class Machine:
         for running in self.running:
             running.kill()
         for _ in range(3):
-            status = json.loads(subprocess.run([*self.command, "status", "--json"], env=self.env, capture_output=True).stdout)
+            status = json.loads(
+                subprocess.run([*self.command, "status", "--json"], check=False, env=self.env, capture_output=True).stdout
+            )
             if status["state"] == "stopped":
                 return
-            subprocess.run([*self.command, "daemon", "stop", "--force"], env=self.env, capture_output=True, timeout=30)
+            subprocess.run(
+                [*self.command, "daemon", "stop", "--force"], check=False, env=self.env, capture_output=True, timeout=30
+            )
         for pid in (status["keyholder_pid"], status["pid"]):
             if pid:
                 os.kill(pid, signal.SIGKILL)

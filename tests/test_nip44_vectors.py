@@ -38,7 +38,11 @@ def test_the_file_is_the_one_that_the_nip_names():
 def test_no_vector_is_forgotten():
     """A new vector file, with kinds of vectors that nobody tests, must not pass."""
     assert set(VALID) == {
-        "get_conversation_key", "get_message_keys", "calc_padded_len", "encrypt_decrypt", "encrypt_decrypt_long_msg",
+        "get_conversation_key",
+        "get_message_keys",
+        "calc_padded_len",
+        "encrypt_decrypt",
+        "encrypt_decrypt_long_msg",
     }
     assert set(INVALID) == {"encrypt_msg_lengths", "get_conversation_key", "decrypt"}
     counts = [len(x["keys"] if isinstance(x, dict) else x) for x in (*VALID.values(), *INVALID.values())]
