@@ -17,5 +17,6 @@ class BuildDoor(build_py):
         super().run()
         if not self.editable_mode:
             top, found, _ = Path("avault.py").read_text(encoding="utf-8").partition(END)
-            assert found, f"avault.py has no line {END}"
+            if not found:
+                raise ValueError(f"avault.py has no line {END}")
             Path(self.build_lib, "avault_door.py").write_text(top, encoding="utf-8")

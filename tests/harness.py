@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import nostr_sdk
 from canary import record
@@ -203,7 +203,7 @@ class Machine:
                 os.kill(pid, signal.SIGKILL)
         raise AssertionError("the daemon did not stop")
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
