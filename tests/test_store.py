@@ -249,8 +249,8 @@ def test_damaged_hints_are_reported(closed):
         stop(closed)
 
 
-def test_the_file_of_another_vault_of_the_same_agent(closed, tmp_path):
-    with Machine(tmp_path / "other") as other:
+def test_the_file_of_another_vault_of_the_same_agent(closed):
+    with Machine(closed.top / "other") as other:
         other.operator = closed.operator
         other.init_unproven(NOSTR_NSEC=NSEC)
         put(other, "g/K", "other")
