@@ -7,11 +7,14 @@ import pty
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
 from harness import AVAULT, SOURCE, Machine, wait_until
 from peers import local_relay, ndk
+
+import avault
 
 README = (SOURCE.parent / "README.md").read_text()
 
@@ -50,6 +53,49 @@ def test_demo_with_yes(machine: Machine) -> None:
     assert not Path(home).exists()
 
 
+WRITE = "AVAULT_TEST_WRITE" in os.environ  # a test gets another environment
+SCREENS = SOURCE.parent / "references" / "screens.md"
+VARIES = {
+    r"npub1\w+": "npub1…",
+    r"[0-9a-f]{64}": "…",
+    r"secret=[0-9a-f]+": "secret=…",
+    r"/[\w./-]*/avault-demo-\w+": "/tmp/avault-demo-…",
+    r"avault1-[\w-]{16}": "avault1-…",
+    r"(127\.0\.0\.1(:|%3A))\d+": r"\1…",
+    r"PID \d+": "PID …",
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ": "2026-01-01T00:00:00Z",
+    r" on [\w-]+\. Approve": " on HOST. Approve",
+    r"(nostrconnect://)\S+…": r"\1…",
+    r"(?m)^[ \u00a0█▀▄]+\n": "",
+    r"(?m)^.*(clock right|is waited for|the system clock).*\n": "",  # of machines without NTP
+}
+
+
+def steady(text: str) -> str:
+    """A screen without what differs from run to run."""
+    for pattern, replacement in VARIES.items():
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def pieces(text: str) -> list[str]:
+    """The lines of a screen, sorted: two programs write to it, and who is first is chance."""
+    lines = re.split(r"\n|(?<=\[y/n\] )", text)
+    return sorted(line.strip() for line in lines if line.strip())
+
+
+def shown(name: str, screen: str) -> str:
+    """The screen of that name in the document; with AVAULT_TEST_WRITE=1 it is written there first."""
+    pattern = rf"(<!-- screen: {name} -->\n```\n).*?(```\n<!-- /screen -->)"
+    if WRITE:
+        text = re.sub(
+            pattern, lambda found: found[1] + screen.strip("\n") + "\n" + found[2], SCREENS.read_text(), flags=re.DOTALL
+        )
+        SCREENS.write_text(text)
+    [block] = re.findall(pattern.replace(").*?(", ")(.*?)("), SCREENS.read_text(), re.DOTALL)
+    return str(block[1])
+
+
 def test_demo_at_a_terminal(machine: Machine) -> None:
     """A person answers y, n, y, n when asked."""
     answers = list("ynyn")
@@ -65,12 +111,24 @@ def test_demo_at_a_terminal(machine: Machine) -> None:
         except OSError:  # the other end is closed
             return True
         if answers and seen.count(b"approve? [y/n] ") > 4 - len(answers):
+            time.sleep(avault.NOBODY_ASKED)  # a person reads
             os.write(terminal, answers.pop(0).encode() + b"\n")
         return False
 
     wait_until(read, 120, "the end of the demo")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, seen.decode(errors="replace")
-    assert not answers and b"== Done" in seen
+    text = seen.decode().replace("\r\n", "\n")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text
+    assert not answers
+    screen = steady(text)
+    assert pieces(shown("demo", screen)) == pieces(screen)
+
+
+def test_qr_code(capsys) -> None:
+    """On a terminal, in half blocks, dark on light."""
+    uri = avault.nostrconnect_uri("ab" * 32, ["wss://relay.example.com"], "cd" * 16, "clawd@db1")
+    avault.print_qr(uri)
+    code = capsys.readouterr().err
+    assert shown("qr", code).strip() == code.strip()
 
 
 def test_demo_without_a_terminal(machine: Machine) -> None:
