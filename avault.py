@@ -20,7 +20,7 @@ other users of the machine; relays and everybody on them; a signer's history
 What it cannot: root or the same user while the vault is open, and whoever
 changes this very file before an approval. references/security.md has the rest.
 
-The regions, in order; each uses only what stands above it:
+The regions, in order; each calls only what stands above it:
 
     places       vault directory, state directory, socket, vault id
     fast door    get, has, list, export, set with built-in modules only
@@ -190,8 +190,8 @@ class Places:
 # ------------------------------------------------------------- fast door ----
 # The daily commands, without click, json or socket: the keyholder renders the
 # answer, and this copies bytes. Whatever is unusual (an error, an option that
-# is not in the table, a locked vault) is left to the commands region, which
-# does all of it again and knows what to say.
+# is not in the table, a locked vault) is left to the commands below, which do
+# all of it again and know what to say.
 
 FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "get": {"--key": str, "--json": bool},
@@ -2872,7 +2872,8 @@ class Keyholder:
         except TimeoutError:
             raise TimedOut(
                 "the signer did not answer in time",
-                "is the app open, and on the same relays? Try again with: avault pair --replace",
+                "is the app open, and on the same relays? Try again with: avault "
+                + ("init" if request["op"] == "init" else "pair --replace"),
             ) from None
         finally:
             self.talking = False
@@ -3191,7 +3192,12 @@ class Guard:
             fds = (theirs.fileno(), self.lock_fd)
             command = own_command("keyholder", str(theirs.fileno()), self.places.dir)
             self.process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=fds, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=clean_environment()
+                *command,
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=clean_environment(),
+                start_new_session=True,  # the terminal's Ctrl-C is for the supervisor, which may refuse it
             )
 
     def receive(self, message: dict[str, Any], fd: int | None) -> None:
@@ -3522,7 +3528,11 @@ class Supervisor:
         await task
 
     async def unlock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Ask the phone, and answer when the vault is open."""
+        """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
+        if request.get("detach"):
+            self.spawn(self.first_unlock(read_limit(request), bool(request.get("accept_rollback")), None))
+            await asyncio.sleep(0)
+            return await self.wait(sock, {"settled": True})
         telling = asyncio.get_running_loop().create_task(self.tell(sock))
         try:
             await self.while_connected(sock, self.guard.ask(read_limit(request), bool(request.get("accept_rollback"))))
@@ -4058,6 +4068,8 @@ def cmd_export(
 def wait_open(terminal: Terminal, timeout: float | None) -> None:
     """Wait until the vault is open, and for a daemon if there is none; raises TimedOut."""
     end = None if timeout is None else time.monotonic() + timeout
+    if sys.stderr.isatty() and not terminal.is_running():
+        say(f"waiting for a daemon to open {terminal.places.dir}; start it with: avault daemon start -b")
     while True:
         left = None if end is None else end - time.monotonic()
         try:
@@ -4092,7 +4104,11 @@ def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, 
     limit = parse_duration(timeout)
     try:
         status = ask_daemon(terminal.places, "status")
+        if status["state"] == "locked":
+            status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, detach=True)
         say(f"already running (PID {status['pid']}), {status['state']}")
+        if status["hint"]:
+            say(f"hint: {status['hint']}")
         return 0
     except NoDaemon:
         pass
@@ -4182,13 +4198,14 @@ def cmd_status(terminal: Terminal) -> int:
             "vault_id": terminal.places.id,
             "socket": terminal.places.socket,
         }
-        status |= dict.fromkeys(STATUS_FIELDS)
+        status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
         status["hint"] = "start it with: avault daemon start -b"
         try:
             content, _ = read_unlock(terminal.places)
             status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
         except AvaultError as error:
             status["warnings"] = [error.message]
+            status["hint"] = error.hint
     put(json.dumps({"ok": True, **status}, indent=2, ensure_ascii=False) + "\n" if terminal.want_json else render_status(status))
     return {"unlocked": 0, "stopped": Unavailable.exit_code}.get(status["state"], Locked.exit_code)
 
@@ -4226,7 +4243,7 @@ def render_status(status: dict[str, Any]) -> str:
         lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
     lines += [f"Warning: {printable(text, 300)}" for text in status["warnings"] or []]
     if status["hint"]:
-        lines.append(f"Next: {status['hint']}")
+        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
     return "".join(line + "\n" for line in lines)
 
 
@@ -4339,8 +4356,12 @@ def cmd_init(
         fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
         private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
         answer = talk.request("init", private, **fields)
-    except BaseException:
-        if not os.path.lexists(places.file("avault.enc")):
+    except BaseException as error:
+        if os.path.lexists(places.file("avault.enc")):
+            say("the vault is made and open, but nobody has shown yet that the phone opens it")
+            if isinstance(error, AvaultError):
+                error.hint = "before the daemon ends: avault pair --replace"
+        else:
             end("stop", terminal, force=True) if terminal.is_running() else None
             if is_new and not os.listdir(places.dir):
                 os.rmdir(places.dir)
@@ -4440,6 +4461,8 @@ def cmd_recover(
 def read_bunker(uri: str | None) -> str | None:
     """The bunker:// URI of --bunker, from stdin for `-`; raises Usage."""
     if uri == "-":
+        if sys.stdin.isatty():
+            say("paste the bunker:// URI, then Enter and Ctrl-D")
         uri = read_stdin().decode(errors="replace").strip()
     elif uri is not None:
         warn("the bunker:// URI holds a secret, which stands in the process list now", "better: --bunker -")
@@ -4503,6 +4526,7 @@ class Ceremony:
             warn(f"the second request was approved after {seconds:.1f} s: if that was not you, the signer approves by itself")
             sys.stderr.write(SETTINGS)
             if not sys.stdin.isatty() or not confirm("avault: change the setting, then try the drill again?"):
+                say("paired, but the drill did not pass; try it again with: avault pair --replace")
                 return 0
 
 
@@ -4748,7 +4772,8 @@ def tell_story(demo: Demo) -> int:
     demo.tell("3. Lock: the keyholder exits, and the kernel takes its memory")
     demo.run("lock")
     demo.run("get", "openai/API_KEY")
-    found = b"sk-demo-1234567890" in b"".join(read_file(os.path.join(places, name)) for name in os.listdir(places))
+    files = [os.path.join(top, name) for top, _, names in os.walk(demo.home) for name in names]
+    found = any(b"sk-demo-1234567890" in read_file(path) for path in files if os.path.isfile(path))
     demo.tell(
         "What somebody with this disk has now",
         f"{places}: avault.enc and nsec.enc (ciphertext), nip46.json (public names).",
@@ -4790,7 +4815,7 @@ def build_commands() -> click.Group:
             context.exit()
 
     class Group(click.Group):
-        """A group whose help is the page at the top of the commands region."""
+        """A group whose help is the page HELP, in the region terminal."""
 
         def get_help(self, context: click.Context) -> str:
             put(HELP)

@@ -156,6 +156,28 @@ def test_stop_of_a_keyholder_that_does_not_listen(vault: Open) -> None:
 # One writer
 
 
+def test_ctrl_c_in_the_foreground_asks_twice(vault: Open) -> None:
+    """A terminal sends it to every process of its group; the first must not cost an unproven vault its key."""
+    vault.machine("daemon", "stop", "--force")
+    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    log = vault.machine.top / "log"
+    with log.open("w") as stderr:
+        daemon = subprocess.Popen(
+            [*vault.machine.command, "daemon", "start"],
+            env={**vault.machine.env, "NOSTR_NSEC": vault.nsec},
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+    vault.machine.wait_state("unlocked")
+    vault.look()
+    os.killpg(daemon.pid, signal.SIGINT)
+    wait_until(lambda: "press Ctrl-C again" in log.read_text(), 5)
+    assert is_alive(vault.keyholder) and vault.machine.status()["state"] == "unlocked"
+    os.killpg(daemon.pid, signal.SIGINT)
+    assert daemon.wait(10) == 0 and not is_alive(vault.keyholder)
+
+
 def test_second_daemon(vault: Open) -> None:
     """With a socket of its own and no way to find the first: it is not started, whatever its start says."""
     elsewhere = str(vault.machine.top / "b.sock")
