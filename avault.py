@@ -57,6 +57,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # typing's own constant, without importing typing
 if TYPE_CHECKING:
     import asyncio
+    import errno
     import json
     import secrets
     import socket
@@ -90,8 +91,8 @@ else:
         with builder._reserve(len(value)):
             ctypes.memmove(ctypes.addressof(builder.rbuf.data.contents) + builder.rbuf.len, value, len(value))
 
-    asyncio, click, json, nostr_sdk, secrets, socket, subprocess, time = map(
-        Lazy, ("asyncio", "click", "json", "nostr_sdk", "secrets", "socket", "subprocess", "time")
+    asyncio, click, errno, json, nostr_sdk, secrets, socket, subprocess, time = map(
+        Lazy, ("asyncio", "click", "errno", "json", "nostr_sdk", "secrets", "socket", "subprocess", "time")
     )
 
 
@@ -1639,8 +1640,11 @@ class Control:
             except BlockingIOError:
                 self.loop.add_writer(self.sock, self.flush)
                 return
-            except OSError:
-                self.close()
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # descriptors under way are counted too: some are taken soon
+                    self.loop.call_later(0.02, self.flush)
+                else:
+                    self.close()
                 return
             if fd is not None:
                 os.close(fd)
@@ -1652,19 +1656,23 @@ class Control:
     def readable(self) -> None:
         """Take what has come."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.sock, 1 << 16, 64)
+            data, fds, flags, _ = socket.recv_fds(self.sock, 1 << 16, 64)
         except BlockingIOError:
             return
         except OSError:
-            data, fds = b"", []
-        self.fds += fds
+            data, fds, flags = b"", [], 0
+        # The kernel gives one descriptor at a time. One that it could not give, as we have too many, keeps its place:
+        # else the next connection would get the answer to this one's question.
+        self.fds += [-1] if flags & socket.MSG_CTRUNC else fds
         if not data:
             self.close()
             return
         self.frames.feed(data)
         while (frame := self.frames.next()) is not None:
             message = decode_frame(frame)
-            self.receive(message, self.fds.pop(0) if message.get("fd") else None)
+            fd = self.fds.pop(0) if message.get("fd") else None
+            if fd != -1:
+                self.receive(message, fd)
 
     def close(self) -> None:
         """Close this end and every descriptor that was not handed over, and call `lost`, once."""
@@ -1674,7 +1682,8 @@ class Control:
         self.loop.remove_writer(self.sock)
         self.sock.close()
         for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
-            os.close(fd)
+            if fd != -1:
+                os.close(fd)
         self.fds, self.queue = [], []
         self.lost()
 

@@ -426,7 +426,7 @@ def test_few_descriptors(machine: Machine) -> None:
             with contextlib.suppress(TimeoutError, ConnectionError):
                 if answer := client.receive():
                     served += 1
-                    assert answer["value"] == key.lower()
+                    assert answer.get("value") == key.lower(), answer
         assert served > 20
     assert wait_until(lambda: machine("get", "a/C", code=None).stdout == "c\n")
 
@@ -575,6 +575,27 @@ async def test_control_stream_whose_end_is_gone() -> None:
             client.settimeout(1)
             assert client.recv(1) == b""
     control.close()
+
+
+async def test_descriptor_that_cannot_be_taken() -> None:
+    """With too many open files the kernel drops it; the next connection must not get its question."""
+    ours, theirs = socket.socketpair()
+    got: list[tuple[int, bytes]] = []
+    control = avault.Control(theirs, lambda message, fd: got.append((message["n"], os.read(fd, 1))), lambda: None)
+    pipes = [os.pipe(), os.pipe()]
+    for number, (_, end) in enumerate(pipes):
+        os.write(end, b"%d" % number)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number, (start, _) in enumerate(pipes):
+        socket.send_fds(ours, [avault.encode_frame({"n": number, "fd": True})], [start])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3 if number == 0 else soft, hard))
+        try:
+            control.readable()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert got == [(1, b"1")]
+    control.close()
+    ours.close()
 
 
 # The document
