@@ -1492,6 +1492,13 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
     return None
 
 
+def refuse_to_overwrite(places: Places) -> None:
+    """Raise AvaultError where a vault's files are: `init` makes none over them."""
+    for name in ("avault.enc", "nsec.enc"):
+        if os.path.lexists(places.file(name)):
+            raise AvaultError(f"there is a vault already: {places.file(name)}", "use it, or choose another place with --dir")
+
+
 def read_vault(places: Places) -> bytes:
     """The bytes of avault.enc; raises Tampered where it is gone."""
     try:
@@ -2952,9 +2959,7 @@ def accept_token(token: str) -> Callable[[str], None]:
 async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
     places = keyholder.places
-    for name in ("avault.enc", "nsec.enc"):
-        if os.path.lexists(places.file(name)):
-            raise AvaultError(f"there is a vault already: {places.file(name)}", "use it, or choose another place with --dir")
+    refuse_to_overwrite(places)
     name, host = check_name(str(request.get("name"))), keyholder.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     keys = parse_keys(private["nsec"]) if private.get("nsec") else nostr_sdk.Keys.generate()
@@ -3231,7 +3236,7 @@ class Guard:
                     f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
                 )
         if self.failure:
-            self.say(f"{self.failure.message}")
+            self.say(self.failure.message)
         self.turn("locked")
 
     async def end(self) -> None:
@@ -4344,9 +4349,7 @@ def cmd_init(
       avault init --signer-npub npub1… --name clawd@db1
     """
     places = terminal.places
-    for file in ("avault.enc", "nsec.enc"):
-        if os.path.lexists(places.file(file)):
-            raise AvaultError(f"there is a vault already: {places.file(file)}", "use it, or choose another place with --dir")
+    refuse_to_overwrite(places)
     if terminal.is_running():
         raise Unavailable(
             f"a daemon is running for {places.dir}, where no vault is",
@@ -4371,7 +4374,8 @@ def cmd_init(
             if isinstance(error, AvaultError):
                 error.hint = "before the daemon ends: avault pair --replace"
         else:
-            end("stop", terminal, force=True) if terminal.is_running() else None
+            if terminal.is_running():
+                end("stop", terminal, force=True)
             if is_new and not os.listdir(places.dir):
                 os.rmdir(places.dir)
         raise

@@ -323,14 +323,19 @@ def test_no_temporary_files_stay(vault: Open) -> None:
 # What others can learn
 
 
-@linux
-def test_hardening(vault: Open, canary) -> None:
+def start_among_secrets(vault: Open, canary) -> None:
+    """Start the daemon anew from an environment that holds secrets."""
     vault.machine("daemon", "stop", "--force")
     wait_until(lambda: not is_alive(vault.supervisor), 5)
     variables = {"NOSTR_NSEC": vault.nsec, "CANARY": canary.value, "AWS_SECRET_ACCESS_KEY": canary.new("aws")}
     vault.machine("daemon", "start", "-b", **variables)
     vault.machine.wait_state("unlocked")
     vault.look()
+
+
+@linux
+def test_hardening(vault: Open, canary) -> None:
+    start_among_secrets(vault, canary)
     for pid in (vault.supervisor, vault.keyholder):
         limits = Path(f"/proc/{pid}/limits").read_text()
         assert next(line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core")) == ["0", "0"]
@@ -348,12 +353,7 @@ def test_hardening(vault: Open, canary) -> None:
 @linux
 @pytest.mark.root
 def test_environment(vault: Open, canary) -> None:
-    vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
-    variables = {"NOSTR_NSEC": vault.nsec, "CANARY": canary.value, "AWS_SECRET_ACCESS_KEY": canary.new("aws")}
-    vault.machine("daemon", "start", "-b", **variables)
-    vault.machine.wait_state("unlocked")
-    vault.look()
+    start_among_secrets(vault, canary)
     for pid in (vault.supervisor, vault.keyholder):
         environ = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"HOME=" in environ
