@@ -32,19 +32,18 @@ The regions, in order; each calls only what stands above it:
     store        the loaded vault: generations, pin, writing, noticing changes
     wire         the socket protocol and its client
     signer       the NIP-46 client; pairing
-    bunker       the other side of NIP-46: a phone in a terminal
     custody      the ways to get the agent's key
     process      a clean environment, hardening, the vault's lock
+    log          who got what, and when
     keyholder    the process that holds the secrets
+    requests     what a client may ask of an open vault
     pairing      its talks with operator and signer: init, pair, recover, drill
     guard        the keyholder as the supervisor sees it
     supervisor   the process that owns the socket
     start        from a command to a daemon
     terminal     what commands have in common
-    secrets      set, get, has, list, delete, export
+    secrets      set, get, has, list, delete, export, wait
     daemon       daemon start and stop, status, unlock, lock
-    operator     init, pair, recover, signer
-    demo         the whole story in one minute
 """
 
 from __future__ import annotations
@@ -58,18 +57,21 @@ TYPE_CHECKING = False  # typing's own constant, without importing typing
 if TYPE_CHECKING:
     import asyncio
     import errno
+    import hmac
     import json
     import secrets
     import socket
     import subprocess
     import time
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
     from typing import Any, NoReturn
 
     import click
     import nostr_sdk
 
     Talk = Callable[["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]]
+    Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+    Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
 else:
 
     class Lazy:
@@ -91,8 +93,8 @@ else:
         with builder._reserve(len(value)):
             ctypes.memmove(ctypes.addressof(builder.rbuf.data.contents) + builder.rbuf.len, value, len(value))
 
-    asyncio, click, errno, json, nostr_sdk, secrets, socket, subprocess, time = map(
-        Lazy, ("asyncio", "click", "errno", "json", "nostr_sdk", "secrets", "socket", "subprocess", "time")
+    asyncio, click, errno, hmac, json, nostr_sdk, secrets, socket, subprocess, time = map(
+        Lazy, ("asyncio", "click", "errno", "hmac", "json", "nostr_sdk", "secrets", "socket", "subprocess", "time")
     )
 
 
@@ -197,9 +199,10 @@ class Places:
 FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "get": {"--key": str, "--json": bool},
     "has": {"--key": str},
-    "list": {"--json": bool},
+    "list": {"--json": bool, "--names": bool},
     "export": {"--shell": "sh", "--format": str, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
     "set": {"--key": str, "--note": str, "--generate": "32"},
+    "run": {"--no-mask": bool, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
 }
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
@@ -236,6 +239,9 @@ def parse_fast(argv: list[str]) -> dict[str, Any] | None:
     rest = list(argv)
     while rest:
         word = rest.pop(0)
+        if words == ["run"] and (word == "--" or word[:1] != "-"):
+            found["command"] = rest if word == "--" else [word, *rest]
+            break
         if word[:1] != "-":
             words.append(word)
             continue
@@ -281,14 +287,16 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
     if op in ("get", "has"):
         return {"op": op, "group": found["group"], "key": key, "format": want_json}
     if op == "list":
-        return {"op": op, "format": want_json}
-    if op == "export":
+        return {"op": op, "format": "names" if "--names" in found else want_json}
+    if op in ("export", "run"):
         form, shell = found.get("--format"), found.get("--shell")
         if form not in (None, "dotenv", "json", "systemd") or shell not in (None, "sh", "fish") or (form and shell):
             return None
+        if op == "run" and not ("--no-mask" in found and found.get("command")):
+            return None
         return {
-            "op": op,
-            "format": shell or form or "dotenv",
+            "op": "export",
+            "format": "null" if op == "run" else shell or form or "dotenv",
             "groups": found.get("--group", []),
             "only": [name for names in found.get("--only", []) for name in names.split(",")],
             "prefix": "--prefix" in found,
@@ -403,6 +411,21 @@ def fast_exchange(places: Places, request: dict[str, Any], value: str | None) ->
     return answer
 
 
+def become(command: list[str], variables: list[str]) -> int:
+    """Execute a command with these variables, NAME=value, over those that are there; 126 or 127 if it cannot be."""
+    import _signal  # type: ignore[import-not-found]  # as `signal` imports half of Python
+
+    for pair in variables:
+        name, _, value = pair.encode().partition(b"=")
+        os.environb[name] = value
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)  # Python ignores it, and what is ignored is inherited
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as error:
+        write_all(2, f"avault: error: cannot run {command[0]!a}: {error.strerror}\n".encode())
+        return 127 if isinstance(error, FileNotFoundError) else 126
+
+
 def fast_door(argv: list[str]) -> int | None:
     """Run a daily command over the socket: its exit code, or None if it needs the long way."""
     found = parse_fast(argv)
@@ -426,8 +449,11 @@ def fast_door(argv: list[str]) -> int | None:
         if request["op"] == "has":
             return 0 if answer == '{"ok": true, "has": true}' else 4
         if answer[13:24] == '"output": "':
+            output = from_json(answer, 24)
+            if "command" in found:
+                return become(found["command"], output.split("\0")[:-1])
             try:
-                write_all(1, from_json(answer, 24).encode())
+                write_all(1, output.encode())
             except BrokenPipeError:
                 return 141  # what a shell reports for SIGPIPE
             except OSError as error:
@@ -846,48 +872,61 @@ def as_name(group: str, key: str) -> str:
     return "".join(c if c in LETTERS | DIGITS else "_" for c in f"{group}_{key}").upper()
 
 
-def choose(vault: Vault, groups: list[str], only: list[str], prefix: bool, allow: list[str]) -> dict[str, str]:
-    """The variables to export, by name: all secrets, or some groups, or some keys.
+def check_names(request: dict[str, Any], field: str) -> list[str]:
+    """A request's list of names, which may be left out; raises Usage."""
+    names = request.get(field) or []
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    raise Usage(f"{field} is a list of names")
+
+
+def select(vault: Vault, groups: list[str], only: list[str]) -> list[tuple[str, str, list[Secret]]]:
+    """Group, key and secrets of all that is there, or of some groups, or of some keys, KEY or GROUP/KEY; raises NotFound."""
+    for name in groups:
+        vault.group(name)
+    wanted = set(only)
+    rows = [
+        (group, key, found)
+        for group in sorted(set(groups) or vault.groups)
+        for key, found in sorted(vault.groups[group].keys.items())
+        if not wanted or key in wanted or f"{group}/{key}" in wanted
+    ]
+    if wanted and (missing := wanted - {key for _, key, _ in rows} - {f"{group}/{key}" for group, key, _ in rows}):
+        raise NotFound(f"no key {printable(', '.join(sorted(missing)))}", "see what there is: avault list")
+    return rows
+
+
+def choose(vault: Vault, groups: list[str], only: list[str], prefix: bool, allow: list[str]) -> dict[str, tuple[str, str]]:
+    """The variables to export, by name, with group and key of each.
 
     Raises NotFound for a name that is not there, Usage for two keys with one
     name, Denied for a dangerous name that `allow` does not have.
     """
-    for name in groups:
-        vault.group(name)
     chosen: dict[str, tuple[str, str]] = {}
-    found = set()
-    for group in sorted(set(groups) or vault.groups):
-        for key in sorted(vault.groups[group].keys):
-            if only and key not in only and f"{group}/{key}" not in only:
-                continue
-            found |= {key, f"{group}/{key}"}
-            name = as_name(group, key) if prefix else key
-            if name in chosen:
-                raise Usage(
-                    f"{'/'.join(chosen[name])} and {group}/{key} are both {name}",
-                    f"choose with --group {group}, or tell them apart with --prefix"
-                    if not prefix
-                    else f"choose with --group {group}",
-                )
-            if name[0] in DIGITS:
-                raise Usage(f"{group}/{key} gives no variable name: {name}", "leave --prefix out, or rename the group")
-            chosen[name] = (group, key)
-    if missing := sorted(set(only) - found):
-        raise NotFound(f"no key {printable(', '.join(missing))}", "see what there is: avault list")
+    for group, key, _ in select(vault, groups, only):
+        name = as_name(group, key) if prefix else key
+        if name in chosen:
+            tell_apart = "" if prefix else ", or tell them apart with --prefix"
+            raise Usage(f"{'/'.join(chosen[name])} and {group}/{key} are both {name}", f"choose with --group {group}{tell_apart}")
+        if name[0] in DIGITS:
+            raise Usage(f"{group}/{key} gives no variable name: {name}", "leave --prefix out, or rename the group")
+        chosen[name] = (group, key)
     if refused := sorted(name for name in chosen if is_dangerous(name) and name not in allow):
         raise Denied(
             f"{', '.join(refused)} would change what other programs do",
             "if you mean it: " + " ".join(f"--allow {name}" for name in refused),
         )
-    return {name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()}
+    return chosen
 
 
 def render_export(form: str, variables: dict[str, str]) -> str:
     """The variables as sh, fish, dotenv, systemd or json text; raises Usage for another form."""
     if form == "json":
         return json.dumps(variables, indent=2, ensure_ascii=False) + "\n"
+    if form == "null":  # as env -0 prints them
+        return "".join(f"{name}={value}\0" for name, value in variables.items())
     if form not in QUOTES:
-        raise Usage(f"no format {printable(form)!r}", "one of: sh, fish, dotenv, systemd, json")
+        raise Usage(f"no format {printable(form)!r}", "one of: sh, fish, dotenv, systemd, json, null")
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
@@ -914,6 +953,11 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
         }
         for name, group in sorted(vault.groups.items())
     ]
+
+
+def conflicts(vault: Vault) -> list[str]:
+    """The keys that two machines set, as GROUP/KEY."""
+    return [f"{group}/{key}" for group, key, found in select(vault, [], []) if len(found) > 1]
 
 
 def render_list(groups: list[dict[str, Any]]) -> str:
@@ -967,7 +1011,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
     "machine": {"id": str, "host": str},
-    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
+    "offered": {"count": int},
 }
 
 
@@ -1125,7 +1169,8 @@ def clean_directory(path: str) -> None:
 
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pin.json", "machine.json", "socket", "python",
+    "unlock.json", "pairing.json", "pin.json", "machine.json", "offered.json", "keychain.json",
+    "socket", "python",
 )  # fmt: skip
 
 
@@ -1310,6 +1355,8 @@ class Store:
         self.trouble: AvaultError | None = None
         self.warning = ""
         self.writing = False
+        path = places.own("offered.json")  # the highest count under which this machine has given a merge to git
+        self.offered: int = decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
 
     @staticmethod
     def create(places: Places, keys: nostr_sdk.Keys, vault: Vault) -> Store:
@@ -1404,7 +1451,7 @@ class Store:
             raise Tampered(
                 "avault.enc was replaced by that of another vault", "take it from git history: avault keeps serving its own"
             )
-        if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0):
+        if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0) and self.digest not in found.sources:
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?", "save what is served: avault export"
             )
@@ -1431,6 +1478,7 @@ class Store:
                 return [self.trouble] * len(changes)
             draft = self.vault.copy()
             draft.sources = [self.digest]
+            self.raise_count(draft)
             results = [attempt_change(change, draft) for change in changes]
             if all(results):
                 return results
@@ -1451,7 +1499,8 @@ class Store:
 
         Raises FileChanged if another file is there, and AvaultError.
         """
-        draft.generation[self.machine] = draft.generation.get(self.machine, 0) + 1
+        self.raise_count(draft)
+        draft.generation[self.machine] += 1
         draft.generation = dict(sorted(draft.generation.items()))
         path = self.places.file("avault.enc")
         data = seal_vault(draft, self.keys)
@@ -1465,6 +1514,36 @@ class Store:
         write_file(path, data, check)
         self.vault, self.digest, self.seen = draft, sha256(data).hex(), ()  # to be looked at: a pull may have come since
         self.pin()
+
+    def raise_count(self, draft: Vault) -> None:
+        """Have a draft know of the merges that git was offered: no write of ours may look like one of them."""
+        draft.generation[self.machine] = max(draft.generation.get(self.machine, 0), self.offered)
+
+    def open_copy(self, data: bytes) -> Vault:
+        """Another copy of this vault, of any generation; raises Tampered."""
+        vault = open_vault(data, self.keys)
+        if (vault.identity, vault.operator) != (self.vault.identity, self.vault.operator):
+            raise Tampered("that is a copy of another vault")
+        return vault
+
+    def offer(self, ours: bytes, theirs: bytes) -> tuple[bytes, Vault]:
+        """Two copies merged, as the bytes of a new avault.enc for git to put in place; raises Tampered."""
+        merged = self.open_copy(ours).merge(self.open_copy(theirs))
+        merged.sources = sorted({sha256(ours).hex(), sha256(theirs).hex()})
+        count = max(merged.generation.get(self.machine, 0), self.vault.generation.get(self.machine, 0), self.offered) + 1
+        write_file(self.places.own("offered.json"), encode_file("offered", {"count": count}))
+        self.offered = merged.generation[self.machine] = count
+        merged.generation = dict(sorted(merged.generation.items()))
+        return seal_vault(merged, self.keys), merged
+
+    def absorb(self, draft: Vault, theirs: bytes) -> None:
+        """Merge another copy into a draft of the next generation; raises Tampered."""
+        other = self.open_copy(theirs)
+        if other.generation.get(self.machine, 0) > draft.generation.get(self.machine, 0):
+            raise Tampered("that copy has writes of this machine that this one never made: is one a clone of the other?")
+        merged = draft.merge(other)
+        draft.groups, draft.generation = merged.groups, merged.generation
+        draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:
         """Remember the highest generation seen; nothing older is accepted again.
@@ -1565,7 +1644,9 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
 
 DOOR = {"status", "unlock", "lock", "wait", "stop"}  # answered by the supervisor
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
-VALUES = {"get", "has", "list", "export", "set", "delete"}  # answered by the keyholder while it is unlocked
+VALUES = {  # answered by the keyholder while it is unlocked
+    "get", "has", "list", "export", "reveal", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
+}  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
 
@@ -1713,6 +1794,7 @@ class Session:
         sessions: set[Session],
     ) -> None:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
+        self.caller: dict[str, Any] | None = None  # for the access log
         self.frames = Frames()
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
@@ -1861,7 +1943,7 @@ class Connection:
                     raise AvaultError.from_dict(answer)
         except OSError:
             pass
-        if op in ("set", "delete") and (sent_value or op == "delete"):
+        if sent_value or op in ("delete", "restore"):
             raise AvaultError("the daemon went away; unknown whether it was written", "look with: avault list")
         raise Interrupted("the daemon went away before it answered", "see: avault status")
 
@@ -2257,172 +2339,6 @@ def is_clock_unsynchronised() -> bool:
     return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
 
 
-# ---------------------------------------------------------------- bunker ----
-# The other side of NIP-46: a signer in a terminal, for an operator without a
-# phone, for tests, and for the demo. It keeps the operator's key in memory.
-
-
-class Bunker:
-    """A NIP-46 remote signer that asks `approve(client, sentence)` for each decrypt.
-
-    Its key, its one-time secret and the clients that it knows are kept in
-    bunker.json in `directory`, so that it survives a restart.
-    """
-
-    REMEMBER = 600.0  # seconds that an answer is kept, for a client that asks again
-
-    def __init__(
-        self,
-        user: nostr_sdk.Keys,
-        relays: list[str],
-        directory: str,
-        approve: Callable[[str, str], Awaitable[bool]],
-        say: Callable[[str], None],
-    ) -> None:
-        self.user, self.approve, self.say = user, approve, say
-        self.path = os.path.join(directory, "bunker.json")
-        make_private_directory(directory)
-        kept = decode_file("bunker", read_file(self.path), self.path) if os.path.lexists(self.path) else {}
-        self.keys = nostr_sdk.Keys.parse(kept["key"]) if kept else nostr_sdk.Keys.generate()
-        self.secret = str(kept.get("secret") or secrets.token_hex(16))
-        self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
-        self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
-        self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}  # of a client's request; None while it is worked on
-        self.asking = asyncio.Lock()
-        self.save()
-
-    def save(self) -> None:
-        """Write bunker.json."""
-        content = {"key": self.keys.secret_key().to_hex(), "secret": self.secret, "clients": self.clients, "relays": self.relays}
-        write_file(self.path, encode_file("bunker", content))
-
-    def uri(self) -> str:
-        """The bunker:// URI; its secret pairs one client."""
-        from urllib.parse import quote
-
-        relays = "&".join(f"relay={quote(url, safe='')}" for url in self.relays)
-        return f"bunker://{public_hex(self.keys)}?{relays}&secret={self.secret}"
-
-    async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
-        """Serve until cancelled; first answer a nostrconnect:// URI if there is one. Raises Usage."""
-        client, secret, name = self.read_uri(uri) if uri else ("", "", "")
-        self.pool = nostr_sdk.ClientBuilder().build()
-        for url in self.relays:
-            await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
-        stream = self.pool.notifications()
-        await self.pool.connect()
-        since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
-        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key()).since(since)
-        await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
-        work: set[asyncio.Task[None]] = set()
-        is_ready = False
-        while notification := await stream.next():
-            if notification.is_NEW_EVENT():
-                task = asyncio.get_running_loop().create_task(self.serve(notification.event))
-                work.add(task)
-                task.add_done_callback(work.discard)
-            elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS() and not is_ready:
-                is_ready = True
-                ready()
-                if uri:
-                    await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
-                    self.say(f"connected to {name}")
-
-    def read_uri(self, uri: str) -> tuple[str, str, str]:
-        """Learn client and relays from a nostrconnect:// URI; its public key, secret and name."""
-        from urllib.parse import parse_qs, urlsplit
-
-        parts = urlsplit(uri.strip())
-        query = parse_qs(parts.query)
-        if parts.scheme != "nostrconnect" or not query.get("secret") or not query.get("relay"):
-            raise Usage("not a nostrconnect:// URI", "it is the line that avault pair prints")
-        client, name = parse_npub(parts.netloc), printable(query.get("name", ["an agent"])[0], 64)
-        self.relays = list(dict.fromkeys([*self.relays, *map(check_relay, query["relay"])]))
-        self.clients[client] = name
-        self.save()
-        return client, query["secret"][0], name
-
-    async def reply(self, client: str, message: dict[str, Any]) -> None:
-        """Send a message to a client over every relay; one acceptance is enough."""
-        peer = nostr_sdk.PublicKey.parse(client)
-        content = nostr_sdk.nip44_encrypt(self.keys.secret_key(), peer, json.dumps(message), nostr_sdk.Nip44Version.V2)
-        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags([nostr_sdk.Tag.public_key(peer)])
-        event = builder.finalize(self.keys)
-        for attempt in range(5):
-            sends = [relay.send_event(event) for relay in (await self.pool.relays()).values()]
-            outcomes = await asyncio.gather(*sends, return_exceptions=True)
-            if not all(isinstance(outcome, BaseException) for outcome in outcomes):
-                return
-            await asyncio.sleep(0.2 * 2**attempt)
-        self.say(f"no relay took the answer: {printable(outcomes)}")
-
-    async def serve(self, event: nostr_sdk.Event) -> None:
-        """Answer one request; each request id is worked on once, however often it is sent."""
-        client = event.author().to_hex()
-        try:
-            message = json.loads(nostr_sdk.nip44_decrypt(self.keys.secret_key(), event.author(), event.content()))
-            request, method, params = (
-                str(message["id"]),
-                str(message["method"]),
-                [str(each) for each in message.get("params", [])],
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
-            return  # not a request to us
-        if client not in self.clients and method != "connect":
-            await self.reply(client, {"id": request, "result": "", "error": "no permission"})
-            return
-        if (client, request) not in self.answers:
-            self.answers[client, request] = None
-            self.answers[client, request] = {"id": request, **await self.answer(client, method, params)}
-            asyncio.get_running_loop().call_later(self.REMEMBER, self.answers.pop, (client, request))
-        answer = self.answers[client, request]
-        if answer:
-            await self.reply(client, answer)
-
-    async def answer(self, client: str, method: str, params: list[str]) -> dict[str, str]:
-        """The result or error of a request."""
-        if method == "connect":
-            return self.connect(client, params)
-        if method == "get_public_key":
-            return {"result": public_hex(self.user)}
-        if method == "ping":
-            return {"result": "pong"}
-        if method != "nip44_decrypt" or len(params) != 2:
-            return {"result": "", "error": f"unsupported: {printable(method, 40)}"}
-        try:
-            text = nostr_sdk.nip44_decrypt(self.user.secret_key(), nostr_sdk.PublicKey.parse(params[0]), params[1])
-        except nostr_sdk.NostrSdkError:
-            return {"result": "", "error": "cannot decrypt that"}
-        async with self.asking:
-            approved = await self.approve(self.clients[client], read_sentence(text))
-        return {"result": text} if approved else {"result": "", "error": "user rejected"}
-
-    def connect(self, client: str, params: list[str]) -> dict[str, str]:
-        """Pair a client that has the secret; a known one is paired already."""
-        if client not in self.clients:
-            given = params[1] if len(params) > 1 else ""
-            if not secrets.compare_digest(given.encode(), self.secret.encode()):
-                return {"result": "", "error": "invalid secret"}
-            self.secret = secrets.token_hex(16)
-            try:
-                name = json.loads(params[3])["name"]
-            except (IndexError, ValueError, TypeError, KeyError):
-                name = "an agent"
-            self.clients[client] = printable(name, 64)
-            self.save()
-            self.say(f"connected to {self.clients[client]}")
-        return {"result": "ack"}
-
-
-def read_sentence(text: str) -> str:
-    """What the operator is shown of a text to decrypt: an envelope's sentence, never what it carries."""
-    try:
-        sentence = json.loads(text)["content"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        sentence = None
-    return printable(sentence) if isinstance(sentence, str) else f"a text of {len(text)} characters, which is not shown"
-
-
 # --------------------------------------------------------------- custody ----
 # The ways to get the agent's key. One is the phone; others are to come. Each
 # is a class with `async def obtain(content)`, where `content` is what
@@ -2540,10 +2456,138 @@ def harden(title: str, die_with_parent: bool = False) -> None:
             prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
 
 
+def uptime() -> float:
+    """Seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC)
+
+
 def report_quietly(loop: object, context: dict[str, Any]) -> None:
     """asyncio's word of an unhandled exception, without its text: that may hold what it was about."""
     error = context.get("exception")
     write_all(2, f"avault: error: {type(error).__name__ if error else 'an event loop error'}\n".encode())
+
+
+# ------------------------------------------------------------------- log ----
+# Who got what, and when: a line of JSON before each release. A line's mac shows
+# that the keyholder wrote it, and `after`, the mac before, that none is missing.
+
+
+def describe_caller(sock: socket.socket) -> dict[str, Any]:
+    """The process at the other end of a connection: pid, uid, executable and parent, as far as the system tells."""
+    if sys.platform == "linux":
+        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    else:
+        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": read_executable(pid), "parent": None}
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
+    except OSError:
+        pass  # it has ended, or there is no /proc
+    return caller
+
+
+def read_executable(pid: int) -> str | None:
+    """The path of a process's executable, where the system tells."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+
+
+class AccessLog:
+    """access.log in the state directory, and the older access.log.1 to .4, each of at most `LIMIT` bytes."""
+
+    LIMIT = 4 << 20
+    OLDER = 4
+
+    def __init__(self, directory: str, keys: nostr_sdk.Keys) -> None:
+        self.path = os.path.join(directory, "access.log")
+        self.key = hmac.digest(bytes.fromhex(keys.secret_key().to_hex()), b"avault access log", "sha256")  # of no other use than this
+        self.number, self.mac = self.find_end()
+
+    def find_end(self) -> tuple[int, str]:
+        """The number and mac of the last line that is whole."""
+        for _, line in reversed(list(self.lines())):
+            try:
+                entry = json.loads(line)
+                return int(entry["n"]), str(entry["mac"])
+            except (ValueError, TypeError, KeyError):
+                continue
+        return 0, ""
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Every line, the oldest first, with the path of its file; raises AvaultError."""
+        for path in [f"{self.path}.{age}" for age in range(self.OLDER, 0, -1)] + [self.path]:
+            if os.path.lexists(path):
+                for line in read_file(path, 2 * self.LIMIT).splitlines():
+                    yield path, line
+
+    def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str) -> None:
+        """Append a line for a request; raises AvaultError, and then nothing may be released."""
+        names = [printable(name, 130) for name in request.get("groups") or [] if isinstance(name, str)]
+        keys = request.get("only") or ([request["key"]] if request.get("key") else None)
+        entry: dict[str, Any] = {
+            "n": self.number + 1,
+            "time": render_time(time.time()),
+            "op": request["op"],
+            "for": printable(request["for"], 40) if request.get("for") else None,
+            "group": printable(request["group"], 70) if request.get("group") else ",".join(names) or None,
+            "keys": [printable(key, 200) for key in keys] if isinstance(keys, list) else None,
+            **caller,
+            "outcome": outcome,
+            "after": self.mac,
+        }
+        entry["mac"] = self.authenticate(entry)
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+            with open(fd, "ab", buffering=0) as file:
+                size = os.fstat(fd).st_size
+                if file.write(line) != len(line):
+                    os.ftruncate(fd, size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if size + len(line) > self.LIMIT:
+                self.rotate()
+        except OSError as error:
+            raise AvaultError(
+                f"the access log cannot be written: {error.strerror}", f"nothing is released without it; look at {self.path}"
+            ) from None
+        self.number, self.mac = entry["n"], entry["mac"]
+
+    def authenticate(self, entry: dict[str, Any]) -> str:
+        """The mac of a line that has none yet."""
+        return hmac.digest(self.key, json.dumps(entry).encode(), "sha256").hex()
+
+    def rotate(self) -> None:
+        """Begin a new file; the oldest goes."""
+        for age in range(self.OLDER - 1, 0, -1):
+            if os.path.lexists(f"{self.path}.{age}"):
+                os.rename(f"{self.path}.{age}", f"{self.path}.{age + 1}")
+        os.rename(self.path, f"{self.path}.1")
+
+    def verify(self) -> dict[str, Any]:
+        """Whether every line is as it was written and none is missing between the first and the last."""
+        count, after, files, problem = 0, None, set(), None
+        for path, line in self.lines():
+            files.add(path)
+            count += 1
+            try:
+                entry = json.loads(line)
+                mac = entry.pop("mac")
+                if not hmac.compare_digest(mac, self.authenticate(entry)):
+                    problem = f"line {count} was not written by the keyholder, or was changed"
+                elif after not in (None, entry["after"]):
+                    problem = f"lines are missing, or in another order, before line {count}"
+                after = mac
+            except (ValueError, TypeError, KeyError, AttributeError):
+                problem = f"line {count} is damaged"
+            if problem:
+                break
+        if not problem and after != self.mac:
+            problem = "the last lines are missing"
+        return {"lines": count, "files": len(files), "intact": not problem, "problem": problem}
 
 
 # ------------------------------------------------------------- keyholder ----
@@ -2556,13 +2600,24 @@ class Keyholder:
 
     MAX_SESSIONS = 2_000
 
-    def __init__(self, places: Places, control: socket.socket, talks: dict[str, Talk]) -> None:
-        self.places, self.talks = places, talks
+    def __init__(
+        self,
+        places: Places,
+        control: socket.socket,
+        talks: dict[str, Talk],
+        requests: dict[str, Serve],
+        lock_after: float | None,
+        lock_idle: float | None,
+    ) -> None:
+        self.places, self.talks, self.requests = places, talks, requests
+        self.lock_after, self.lock_idle = lock_after, lock_idle
+        self.opened = self.used = self.reported = uptime()
         self.host = printable(socket.gethostname().split(".")[0], 64)
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
         self.sessions: set[Session] = set()
         self.store: Store | None = None
+        self.log: AccessLog | None = None
         self.pairing: Pairing | None = None
         self.signer: RemoteSigner | None = None
         self.relays: list[dict[str, Any]] | None = None  # what they said when the signer was last asked
@@ -2580,12 +2635,27 @@ class Keyholder:
     # -- the supervisor's side
 
     async def run(self) -> None:
-        """Serve until the supervisor says so, or is gone."""
-        await self.ended.wait()
+        """Serve until the supervisor says so, or is gone, or until it is time to lock."""
+        while not self.ended.is_set() and (left := self.time_left()) > 0:
+            try:  # the loop's clock stands still while the machine sleeps: look every now and then
+                async with asyncio.timeout(min(left, 5.0)):
+                    await self.ended.wait()
+            except TimeoutError:
+                continue
+        if not self.ended.is_set():
+            self.control.send({"failed": Locked("it was to lock by itself by now").to_dict()["error"]})
         if self.writer:
             await self.writer
         while self.control.queue:
             await asyncio.sleep(0.01)
+
+    def time_left(self) -> float:
+        """Seconds until the vault locks by itself; a vault that nobody has proven yet does not."""
+        if not self.store or not self.proven or self.store.trouble or self.writer or self.talking:
+            return float("inf")
+        ends = [self.opened + self.lock_after] if self.lock_after else []
+        ends += [self.used + self.lock_idle] if self.lock_idle else []
+        return min(ends) - uptime() if ends else float("inf")
 
     def receive(self, message: dict[str, Any], fd: int | None) -> None:
         """A message from the supervisor."""
@@ -2614,7 +2684,8 @@ class Keyholder:
 
     def report(self) -> None:
         """Tell the supervisor what `status` shows; it holds no secret."""
-        store, signer = self.store, self.signer
+        store, signer, left = self.store, self.signer, self.time_left()
+        self.reported = uptime()
         warnings = dict(self.warnings)
         if store and store.trouble:
             warnings["file"] = f"{store.trouble.message}; what was loaded before is served, nothing is written"
@@ -2629,6 +2700,7 @@ class Keyholder:
         report = {
             "state": "unlocked" if store else "waiting" if signer else "locked",
             "since": render_time(self.since),
+            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
             "agent_npub": self.content.get("agent"),
             "signer_npub": self.content.get("operator"),
             "name": self.content.get("name"),
@@ -2702,9 +2774,8 @@ class Keyholder:
         self.proven = render_time(time.time()) if custody.proves else self.content.get("proven")
         loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
         try:
-            self.store = await loading
-            self.since = time.time()
-            self.report()
+            store = await loading
+            self.begin(store)
         finally:
             await self.turn_ratchet(keys, also_recovery=not own)
         if not own:
@@ -2712,6 +2783,14 @@ class Keyholder:
                 "the phone opened nsec.enc, which git keeps; to be safe from who recorded that: avault pair --replace"
             )
         self.note_hints()
+        self.report()
+
+    def begin(self, store: Store) -> None:
+        """Serve a vault from now on; raises AvaultError if the access log cannot be written."""
+        log = AccessLog(self.places.state, store.keys)
+        log.write({"op": "unlock"}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "parent": None}, "ok")
+        self.store, self.log = store, log
+        self.since, self.opened, self.used = time.time(), uptime(), uptime()
         self.report()
 
     async def turn_ratchet(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
@@ -2728,6 +2807,8 @@ class Keyholder:
 
         try:
             self.content = await asyncio.to_thread(turn)
+            if also_recovery:
+                self.control.send({"wrote": True})
             if self.pairing:
                 self.pairing.save(self.places)
             self.warnings.pop("ratchet", None)
@@ -2759,91 +2840,22 @@ class Keyholder:
             return self.converse(session, request)
         if op not in VALUES:
             raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        if not self.store:
+        if not self.store or not self.log:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
         trouble = self.store.trouble
         self.store.refresh()
         if self.store.trouble is not trouble:
             self.report()
-        if op == "set":
-            return self.set(session, request)
-        if op == "delete":
-            group, key = check_group(request.get("group")), request.get("key")
-            return self.change(lambda vault: vault.remove(group, None if key is None else check_key(key)))
-        return {"get": self.get, "has": self.has, "list": self.names, "export": self.export}[op](self.store.vault, request)
+        return self.requests[op](self, session, request)
 
-    def get(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
-        """One value, or those of a group."""
-        name, key, form = request.get("group"), request.get("key"), request.get("format")
-        if key is not None:
-            found = vault.secrets(name, key)
-            if form == "text":
-                return {"ok": True, "output": found[0].value + "\n"}
-            answer: dict[str, Any] = {"group": name, "key": key, "value": found[0].value}
-            if len(found) > 1:
-                answer["conflicts"] = [secret.value for secret in found[1:]]
-        else:
-            group = vault.group(name)
-            values = {key: found[0].value for key, found in sorted(group.keys.items())}
-            if form == "text":
-                if broken := [key for key, value in values.items() if "\n" in value]:
-                    raise Usage(
-                        f"{name}/{broken[0]} has more than one line",
-                        f"avault get {name} --json, or avault get {name}/{broken[0]}",
-                    )
-                return {"ok": True, "output": "".join(f"{key}={value}\n" for key, value in values.items())}
-            answer = {"group": name, "note": group.note[0], "values": values}
-        return (
-            {"ok": True, "output": json.dumps(answer, indent=2, ensure_ascii=False) + "\n"}
-            if form == "json"
-            else {"ok": True, **answer}
-        )
-
-    def has(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
-        """Whether a group or key is there."""
-        group, key = check_group(request.get("group")), request.get("key")
-        found = group in vault.groups and (key is None or check_key(key) in vault.groups[group].keys)
-        return {"ok": True, "has": found}
-
-    def names(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
-        """What there is; names, never values."""
-        groups = describe_vault(vault)
-        if request.get("format") == "text":
-            return {"ok": True, "output": render_list(groups)}
-        if request.get("format") == "json":
-            return {"ok": True, "output": json.dumps({"groups": groups}, indent=2, ensure_ascii=False) + "\n"}
-        return {"ok": True, "groups": groups}
-
-    def export(self, vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
-        """Variables, rendered or as they are."""
-        lists = [request.get(field) or [] for field in ("groups", "only", "allow")]
-        if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists):
-            raise Usage("groups, only and allow are lists of names")
-        groups, only, allow = lists
-        variables = choose(vault, groups, only, bool(request.get("prefix")), allow)
-        form = request.get("format")
-        return (
-            {"ok": True, "variables": variables} if form is None else {"ok": True, "output": render_export(str(form), variables)}
-        )
-
-    async def set(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
-        """Set a key, to a value in the next frame or to a generated one."""
-        group, key = check_group(request.get("group")), check_key(request.get("key"))
-        note, size = check_note(request.get("note")), request.get("generate")
-        if size is None:
-            value = check_value((await session.frame()).get("value"))
-        elif type(size) is int and 1 <= size <= 4096:
-            value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
-        else:
-            raise Usage("a generated value has 1 to 4,096 characters", f"avault set {group} --key {key} --generate 32")
-
-        def change(vault: Vault) -> None:
-            vault.put(group, key, value, int(time.time()), machine)
-            if note is not None:
-                vault.annotate(group, note, machine)
-
-        machine = self.store.machine if self.store else ""
-        return await self.change(change)
+    def release(self, session: Session, request: dict[str, Any], outcome: str = "ok") -> None:
+        """Note in the access log what is about to be released or changed; raises AvaultError if that cannot be."""
+        session.caller = session.caller or describe_caller(session.transport.get_extra_info("socket"))
+        if self.log:
+            self.log.write(request, session.caller, outcome)
+        self.used = uptime()
+        if self.lock_idle and self.used - self.reported >= 1:
+            self.report()
 
     async def change(self, function: Callable[[Vault], None]) -> dict[str, Any]:
         """Have a change written, together with those that wait meanwhile; raises what refused it."""
@@ -2872,6 +2884,8 @@ class Keyholder:
                 if not done.done():
                     done.set_result(result)
             self.report()
+            if not all(results):
+                self.control.send({"wrote": True})
         self.writer = None
 
     async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
@@ -2924,6 +2938,234 @@ class Connected:
         self.keyholder.relays = [{**relay, "connected": None} for relay in self.signer.relays.values()]
         await self.signer.close()
         self.keyholder.report()
+
+
+# -------------------------------------------------------------- requests ----
+# What a client may ask of an open vault. What gives a value out, or changes one,
+# stands in the access log before it happens.
+
+
+def opened(keyholder: Keyholder) -> Store:
+    """The store of an open vault."""
+    if not keyholder.store:
+        raise Locked("the vault is locked", "ask the phone with: avault unlock")
+    return keyholder.store
+
+
+def released(answer: Callable[[Vault, dict[str, Any]], dict[str, Any]]) -> Serve:
+    """A request that gives values out: its answer is made, noted in the access log, and sent."""
+
+    def serve(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+        try:
+            found = answer(opened(keyholder).vault, request)
+        except AvaultError as error:
+            keyholder.release(session, request, error.code)
+            raise
+        keyholder.release(session, request)
+        return found
+
+    return serve
+
+
+def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+    """One value, or those of a group."""
+    name, key, form = request.get("group"), request.get("key"), request.get("format")
+    if key is not None:
+        found = vault.secrets(name, key)
+        if form == "text":
+            return {"ok": True, "output": found[0].value + "\n"}
+        answer: dict[str, Any] = {"group": name, "key": key, "value": found[0].value}
+        if len(found) > 1:
+            answer["conflicts"] = [secret.value for secret in found[1:]]
+    else:
+        group = vault.group(name)
+        values = {key: found[0].value for key, found in sorted(group.keys.items())}
+        if form == "text":
+            if broken := [key for key, value in values.items() if "\n" in value]:
+                raise Usage(
+                    f"{name}/{broken[0]} has more than one line",
+                    f"avault get {name} --json, or avault get {name}/{broken[0]}",
+                )
+            return {"ok": True, "output": "".join(f"{key}={value}\n" for key, value in values.items())}
+        answer = {"group": name, "note": group.note[0], "values": values}
+    if form == "json":
+        return {"ok": True, "output": json.dumps(answer, indent=2, ensure_ascii=False) + "\n"}
+    return {"ok": True, **answer}
+
+
+def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+    """Variables, rendered or as they are."""
+    groups, only, allow = (check_names(request, field) for field in ("groups", "only", "allow"))
+    chosen = choose(vault, groups, only, bool(request.get("prefix")), allow)
+    variables = {name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()}
+    if (form := request.get("format")) is not None:
+        return {"ok": True, "output": render_export(str(form), variables)}
+    return {"ok": True, "variables": variables, "names": {name: "/".join(place) for name, place in chosen.items()}}
+
+
+def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+    """Secrets by their names, with what is in conflict with them."""
+    groups, only = check_names(request, "groups"), check_names(request, "only")
+    rows = [
+        {"group": group, "key": key, "value": found[0].value, "conflicts": [secret.value for secret in found[1:]]}
+        for group, key, found in select(vault, groups, only)
+    ]
+    return {"ok": True, "secrets": rows}
+
+
+def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+    """Whether a group or key is there."""
+    groups = opened(keyholder).vault.groups
+    group, key = check_group(request.get("group")), request.get("key")
+    return {"ok": True, "has": group in groups and (key is None or check_key(key) in groups[group].keys)}
+
+
+def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+    """What there is; names, never values."""
+    vault, form = opened(keyholder).vault, request.get("format")
+    if form == "names":
+        return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in select(vault, [], []))}
+    groups = describe_vault(vault)
+    if form == "text":
+        return {"ok": True, "output": render_list(groups)}
+    if form == "json":
+        return {"ok": True, "output": json.dumps({"groups": groups}, indent=2, ensure_ascii=False) + "\n"}
+    return {"ok": True, "groups": groups}
+
+
+def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+    """Whether the access log is what was written to it."""
+    return {"ok": True, **keyholder.log.verify()} if keyholder.log else {"ok": False}
+
+
+async def serve_set(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Set a key, to a value in the next frame or to a generated one."""
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    note, size, machine = check_note(request.get("note")), request.get("generate"), opened(keyholder).machine
+    if size is None:
+        value = check_value((await session.frame()).get("value"))
+    elif type(size) is int and 1 <= size <= 4096:
+        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
+    else:
+        raise Usage("a generated value has 1 to 4,096 characters", f"avault set {group} --key {key} --generate 32")
+
+    def change(vault: Vault) -> None:
+        vault.put(group, key, value, int(time.time()), machine)
+        if note is not None:
+            vault.annotate(group, note, machine)
+
+    return await write(keyholder, session, request, change)
+
+
+async def serve_delete(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Take a key away, or a group."""
+    group, key = check_group(request.get("group")), request.get("key")
+    return await write(keyholder, session, request, lambda vault: vault.remove(group, None if key is None else check_key(key)))
+
+
+async def serve_import(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Set many keys at once; what is there with another value only if they may be replaced."""
+    given = await session.frame()
+    try:
+        rows = [(check_group(group), check_key(key), check_value(value)) for group, key, value in given["secrets"]]
+        notes = [(check_group(group), check_note(note) or "") for group, note in (given.get("notes") or {}).items()]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise Usage("secrets is a list of group, key and value") from None
+    store, result = opened(keyholder), {}
+
+    def change(vault: Vault) -> None:
+        names: dict[str, list[str]] = {"new": [], "same": [], "replaced": []}
+        for group, key, value in rows:
+            there = vault.groups[group].keys.get(key) if group in vault.groups else None
+            kind = "new" if not there else "same" if [secret.value for secret in there] == [value] else "replaced"
+            names[kind].append(f"{group}/{key}")
+            if kind != "same":
+                vault.put(group, key, value, int(time.time()), store.machine)
+        if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
+            raise Denied(
+                f"in the vault with another value: {', '.join(names['replaced'][:20])}",
+                "to replace them: --replace; to look: --dry-run",
+            )
+        for group, note in notes:
+            vault.annotate(group, note, store.machine)
+        result.update(names)
+
+    change(store.vault.copy())
+    if not request.get("dry_run") and (result["new"] or result["replaced"] or notes):
+        await write(keyholder, session, request, change)
+    return {"ok": True, **result}
+
+
+def read_copy(keyholder: Keyholder, name: object) -> bytes:
+    """The bytes of a copy of avault.enc that a client has put into the state directory; raises Usage, NotFound."""
+    stem = str(name).removesuffix(".enc")
+    if not isinstance(name, str) or stem == name or not stem or set(stem) - LETTERS - DIGITS - {"-"}:
+        raise Usage("a copy is named by letters, digits and -, and ends in .enc")
+    return read_file(keyholder.places.own(name), VAULT_LIMIT)
+
+
+def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+    """What is in a copy of the vault, of any generation: names and times, never values."""
+    vault = opened(keyholder).open_copy(read_copy(keyholder, request.get("file")))
+    groups = describe_vault(vault)
+    for group in groups:
+        for key in group["keys"]:
+            found = vault.groups[group["name"]].keys[key["name"]]
+            key["version"] = ",".join(f"{secret.machine}.{secret.count}" for secret in found)
+    return {"ok": True, "groups": groups, "generation": vault.generation}
+
+
+async def serve_merge(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Merge two copies of the vault, for git; or one into the vault that is served, which is a write."""
+    store, theirs = opened(keyholder), read_copy(keyholder, request.get("theirs"))
+    if request.get("ours") is None:
+        await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
+        return {"ok": True, "conflicts": conflicts(store.vault)}
+    data, merged = await asyncio.to_thread(store.offer, read_copy(keyholder, request["ours"]), theirs)
+    return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
+
+
+async def serve_restore(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Set a key, or those of a group, to what they were in a copy of the vault."""
+    store, key = opened(keyholder), request.get("key")
+    old = store.open_copy(read_copy(keyholder, request.get("file")))
+    group = check_group(request.get("group"))
+    values = {check_key(name): old.secrets(group, name)[0].value for name in ([key] if key else sorted(old.group(group).keys))}
+
+    def change(vault: Vault) -> None:
+        for name, value in values.items():
+            vault.put(group, name, value, int(time.time()), store.machine)
+
+    await write(keyholder, session, request, change)
+    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
+
+
+async def write(
+    keyholder: Keyholder, session: Session, request: dict[str, Any], change: Callable[[Vault], None]
+) -> dict[str, Any]:
+    """Note a change in the access log and make it; one that is refused is noted once more, with the reason."""
+    keyholder.release(session, request)
+    try:
+        return await keyholder.change(change)
+    except AvaultError as error:
+        keyholder.release(session, request, error.code)
+        raise
+
+
+REQUESTS: dict[str, Serve] = {
+    "get": released(answer_get),
+    "export": released(answer_export),
+    "reveal": released(answer_reveal),
+    "has": serve_has,
+    "list": serve_list,
+    "verify_log": serve_verify_log,
+    "inspect": serve_inspect,
+    "set": serve_set,
+    "delete": serve_delete,
+    "import": serve_import,
+    "merge": serve_merge,
+    "restore": serve_restore,
+}
 
 
 # --------------------------------------------------------------- pairing ----
@@ -2988,10 +3230,9 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     if pairing:
         pairing.save(places)
         session.send({"progress": "wrote", "path": places.own("pairing.json")})
-    keyholder.store = await asyncio.to_thread(Store.create, places, keys, vault)
+    keyholder.begin(await asyncio.to_thread(Store.create, places, keys, vault))
+    keyholder.control.send({"wrote": True})
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
-    keyholder.since = time.time()
-    keyholder.report()
     if pairing:
         await prove(keyholder, session, pairing)
     return {"ok": True, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "paired": bool(pairing)}
@@ -3028,6 +3269,7 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
     if not os.path.lexists(path := keyholder.places.file("nip46.json")) or read_file(path) != hints:
         write_file(path, hints)
+        keyholder.control.send({"wrote": True})
         keyholder.note_hints()
         keyholder.report()
     return {"ok": True, "agent_npub": content["agent"], "signer_npub": content["operator"], "relays": pairing.relays}
@@ -3118,18 +3360,18 @@ TALKS: dict[str, Talk] = {
 }
 
 
-async def hold(places: Places, fd: int) -> None:
+async def hold(places: Places, fd: int, limits: list[float | None]) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS).run()
+    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, *limits).run()
 
 
 def main_keyholder(argv: list[str]) -> NoReturn:
-    """The keyholder process: `avault.py keyholder FD DIR`. Ends by _exit: what it knew goes with it."""
+    """The keyholder process: `avault.py keyholder FD DIR LIMITS`. Ends by _exit: what it knew goes with it."""
     code = 0
     try:
         harden("avault-keys", die_with_parent=True)
-        asyncio.run(hold(Places(argv[1]), int(argv[0])))
+        asyncio.run(hold(Places(argv[1]), int(argv[0]), json.loads(argv[2])))
     except BaseException as error:
         code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
         write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
@@ -3150,8 +3392,15 @@ class Guard:
 
     LOCK_TIME = 5.0  # seconds that a keyholder has to exit
 
-    def __init__(self, places: Places, lock_fd: int, say: Callable[[str], None]) -> None:
-        self.places, self.lock_fd, self.say = places, lock_fd, say
+    def __init__(
+        self,
+        places: Places,
+        lock_fd: int,
+        say: Callable[[str], None],
+        wrote: Callable[[], None],
+        limits: tuple[float | None, float | None],
+    ) -> None:
+        self.places, self.lock_fd, self.say, self.wrote, self.limits = places, lock_fd, say, wrote, limits
         self.process: asyncio.subprocess.Process | None = None
         self.control: Control | None = None
         self.state = "locked"
@@ -3204,7 +3453,7 @@ class Guard:
         self.control = Control(ours, self.receive, self.say_farewell)
         with theirs:
             fds = (theirs.fileno(), self.lock_fd)
-            command = own_command("keyholder", str(theirs.fileno()), self.places.dir)
+            command = own_command("keyholder", str(theirs.fileno()), self.places.dir, json.dumps(self.limits))
             self.process = await asyncio.create_subprocess_exec(
                 *command,
                 pass_fds=fds,
@@ -3218,7 +3467,11 @@ class Guard:
         """A message from the keyholder."""
         if "report" in message:
             self.report = message["report"]
+            if self.state != "unlocked" == self.report["state"]:
+                self.wrote()  # a conflict that git left while it was locked can be merged now
             self.turn(self.report["state"])
+        elif "wrote" in message:
+            self.wrote()
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
@@ -3319,9 +3572,12 @@ def read_limit(request: dict[str, Any]) -> float | None:
 class Supervisor:
     """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
 
-    def __init__(self, places: Places, say: Callable[[str], None]) -> None:
-        self.places, self.say = places, say
-        self.guard = Guard(places, lock_directory(places.dir), say)
+    def __init__(self, places: Places, options: dict[str, Any], say: Callable[[str], None]) -> None:
+        self.places, self.options, self.say = places, options, say
+        limits = options["lock_after"], options["lock_idle"]
+        self.guard = Guard(places, lock_directory(places.dir), say, self.record, limits)
+        self.git: dict[str, Any] | None = None  # what `avault git record` said last
+        self.recording = self.unrecorded = False
         clean_directory(places.dir)
         clean_directory(places.state)
         self.stopping = asyncio.Event()
@@ -3331,12 +3587,11 @@ class Supervisor:
 
     # -- the socket
 
-    async def run(
-        self, ask: bool, timeout: float | None, accept_rollback: bool, nsec: int | None, ready: Callable[[], None]
-    ) -> None:
-        """Listen until stopped; ask the phone at once if `ask`, or open with NOSTR_NSEC from a pipe."""
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Listen until stopped; ask the phone at once if `ask` is set, or open with NOSTR_NSEC from the pipe `nsec`."""
         import signal
 
+        options = self.options
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(report_quietly)
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
@@ -3346,8 +3601,10 @@ class Supervisor:
         write_file(self.places.own("python"), sys.executable.encode())
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
-        if ask or nsec is not None:
-            self.spawn(self.first_unlock(timeout, accept_rollback, nsec))
+        if options["ask"] or options["nsec"] is not None:
+            self.spawn(self.first_unlock(options["timeout"], options["accept_rollback"], options["nsec"]))
+        if options["notify"]:
+            self.spawn(self.notify(options["notify"]))
         ready()
         self.spawn(self.stay_reachable())
         await self.stopping.wait()
@@ -3507,6 +3764,59 @@ class Supervisor:
         self.guard.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
+    def record(self) -> None:
+        """Have git told of what was written; nobody waits for it."""
+        self.unrecorded = True
+        if not self.recording:
+            self.recording = True
+            self.spawn(self.run_git())
+
+    async def run_git(self) -> None:
+        """Run `avault git record`, once more if something was written meanwhile."""
+        try:
+            while self.unrecorded:
+                self.unrecorded = False
+                self.git = await self.run_program(own_command("git", "record", "--dir", self.places.dir))
+        finally:
+            self.recording = False
+
+    async def run_program(self, command: list[str], **variables: str) -> dict[str, Any]:
+        """Run a program to its end in a clean environment: the JSON object that it prints."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={**clean_environment(), **variables},
+            start_new_session=True,
+        )
+        output, _ = await process.communicate()
+        try:
+            return decode_frame(output)
+        except Usage:
+            return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+    async def notify(self, command: str) -> None:
+        """Run the operator's command whenever the state is another one."""
+        told = ""
+        while True:
+            changed, state = self.guard.changed, self.guard.current_state()
+            if state != told:
+                told = state
+                variables = {
+                    "AVAULT_STATE": state,
+                    "AVAULT_NAME": self.guard.report.get("name") or "",
+                    "AVAULT_DIR": self.places.dir,
+                }
+                try:
+                    async with asyncio.timeout(60):
+                        await self.run_program(["/bin/sh", "-c", command], **variables)
+                except TimeoutError:
+                    self.say("the command of --notify takes longer than a minute; it is not waited for")
+                continue
+            await changed.wait()
+
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
         try:
@@ -3617,6 +3927,7 @@ class Supervisor:
             "secrets": None,
             "proven": bool(public.get("proven")) if public else None,
             "since": None,
+            "until": None,
             "relays": relays,
             "waiting": None,
             "signer_approves_by_itself": pairing.get("approves_by_itself"),
@@ -3637,6 +3948,10 @@ class Supervisor:
             "socket": self.places.socket,
             "pid": os.getpid(),
             "keyholder_pid": self.guard.pid(),
+            "locks_after": self.options["lock_after"],
+            "locks_idle": self.options["lock_idle"],
+            "git": self.git,
+            "keychain": os.path.lexists(self.places.own("keychain.json")),
             "version": __version__,
         }
 
@@ -3653,6 +3968,8 @@ def main_supervisor(argv: list[str]) -> NoReturn:
     except (IndexError, ValueError, TypeError, KeyError):
         sys.exit("avault: error: the supervisor is not started by hand\navault: hint: avault daemon start")
 
+    service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
+
     def say(text: str) -> None:
         if not options["background"]:
             write_all(2, f"avault: {text}\n".encode())
@@ -3661,14 +3978,15 @@ def main_supervisor(argv: list[str]) -> NoReturn:
         if options["ready"] is not None:
             write_all(options["ready"], encode_frame(answer))
             os.close(options["ready"])
+        if service and answer["ok"]:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.connect(service.replace("@", "\0", 1) if service[0] == "@" else service)
+                manager.send(b"READY=1")
 
     async def run() -> None:
         places = Places(options["dir"])
         places.socket, places.pid_file = options["socket"], options["pid_file"]
-        supervisor = Supervisor(places, say)
-        await supervisor.run(
-            options["ask"], options["timeout"], options["accept_rollback"], options["nsec"], lambda: ready({"ok": True})
-        )
+        await Supervisor(places, options, say).run(lambda: ready({"ok": True}))
 
     code = 0
     try:
@@ -3687,7 +4005,15 @@ def main_supervisor(argv: list[str]) -> NoReturn:
 
 
 def start_daemon(
-    places: Places, *, ask: bool, background: bool, timeout: float | None = None, accept_rollback: bool = False
+    places: Places,
+    *,
+    ask: bool,
+    background: bool,
+    timeout: float | None = None,
+    accept_rollback: bool = False,
+    lock_after: float | None = None,
+    lock_idle: float | None = None,
+    notify: str | None = None,
 ) -> None:
     """Start the supervisor: in the background, and return when it listens; or become it.
 
@@ -3713,12 +4039,16 @@ def start_daemon(
         "background": background,
         "timeout": timeout,
         "accept_rollback": accept_rollback,
+        "lock_after": lock_after,
+        "lock_idle": lock_idle,
+        "notify": notify,
         "nsec": nsec,
         "ready": None,
     }
     if not background:
         command = own_command("supervisor", json.dumps(options))
-        os.execve(command[0], command, clean_environment())  # noqa: S606
+        manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
+        os.execve(command[0], command, clean_environment() | manager)  # noqa: S606
     listening, told = os.pipe()
     options["ready"] = told
     daemon = subprocess.Popen(
@@ -3766,6 +4096,9 @@ every day
   list          names, notes, times    avault list
   delete        take a secret away     avault delete openai/API_KEY
   export        all as variables       vars=$(avault export --shell --wait) && eval "$vars"
+  run           a command with them    avault run --only API_KEY -- my-agent
+  inject        fill in a template     avault inject -i config.tmpl -o config.json
+  wait          until the vault is open
 
 the daemon
   daemon start  serve; asks the phone  avault daemon start -b
@@ -3774,6 +4107,22 @@ the daemon
   unlock        ask the phone, and wait for the operator
   lock          forget the secrets
 
+getting in, looking after
+  migrate       take the secrets out of ~/.profile
+  import        take them from a dotenv or JSON file
+  audit         what still stands in clear in shell files, .env and units
+  scan          the vault's values in a working tree, or in what is staged
+  log           who got what, and when
+  history       what changed, by commit
+  restore       a secret as it was in a commit
+  sync          fetch, merge and push the vault's repository
+  doctor        what is wrong, and the command that mends it
+
+this machine
+  service install|uninstall|status     a systemd unit that asks at boot
+  keychain enable|disable|status       open without the phone, by the login keychain
+  completion    for bash, zsh and fish
+  forget        remove all of this vault from this machine but the vault
   signer        a phone in a terminal: a NIP-46 bunker
 
 exit codes: 0 done, 1 error, 2 usage, 3 locked, 4 not found, 5 denied,
@@ -3783,25 +4132,44 @@ avault COMMAND --help says more. --dir names the vault directory; else
 $AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
 """
 
-SETTINGS = """\
-  Amber     Connections, this one, Permissions: "Manually approve each permission"
-  nsec.app  Clear all permissions; untick "Remember my decision" every time
-  Primal    trust level Low
-  Clave     client details: NIP-44 Decrypt off
-  others    no standing permission for nip44_decrypt
-"""
-
-COMMANDS: dict[str, tuple[Callable[..., int], tuple[Callable[[], click.Parameter], ...]]] = {}
+COMMANDS: dict[str, tuple[Callable[..., int], tuple[Callable[[], click.Parameter], ...], bool]] = {}
+ELSEWHERE = {  # the first word of a command that is not here: avault_NAME.py has it
+    "init": "pair", "pair": "pair", "recover": "pair", "run": "run", "inject": "run", "migrate": "import",
+    "import": "import", "audit": "import", "scan": "scan", "log": "log", "git": "git", "sync": "git", "history": "git",
+    "restore": "git", "keychain": "keychain", "forget": "keychain", "service": "service", "doctor": "doctor",
+    "completion": "completion", "signer": "signer", "demo": "demo",
+}  # fmt: skip
 
 
-def command(name: str, *parameters: Callable[[], click.Parameter]) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Register a function as a command; click sees it when a command is run."""
+def command(
+    name: str, *parameters: Callable[[], click.Parameter], interspersed: bool = True
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register a function as a command; click sees it when a command is run.
+
+    One that is not `interspersed` takes no option after its first argument, as that is somebody else's command.
+    """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
-        COMMANDS[name] = function, parameters
+        COMMANDS[name] = function, parameters, interspersed
         return function
 
     return register
+
+
+def load_commands(words: Iterable[str]) -> None:
+    """Import what has the commands of these names, from beside this file or from scripts/ there; raises Unavailable."""
+    from importlib import import_module
+
+    sys.modules.setdefault("avault", sys.modules[__name__])  # this very file, when it is run by its path
+    here = os.path.dirname(os.path.realpath(__file__))
+    sys.path += [path for path in (here, os.path.join(here, "scripts")) if path not in sys.path]
+    for name in dict.fromkeys(ELSEWHERE[word] for word in words if word in ELSEWHERE):
+        try:
+            import_module(f"avault_{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"avault_{name}":
+                raise
+            raise Unavailable(f"avault_{name}.py is not here", "pip install avault, or keep scripts/ beside avault.py") from None
 
 
 def option(*names: str, **settings: Any) -> Callable[[], click.Parameter]:
@@ -4002,13 +4370,14 @@ def cmd_has(terminal: Terminal, group: str, key: str | None) -> int:
     return 0 if found else NotFound.exit_code
 
 
-@command("list")
-def cmd_list(terminal: Terminal) -> int:
-    """usage: avault list [--json]
+@command("list", option("--names", is_flag=True))
+def cmd_list(terminal: Terminal, names: bool) -> int:
+    """usage: avault list [--names] [--json]
 
-    Groups with their keys, notes and times. Never values.
+    Groups with their keys, notes and times. Never values. --names prints
+    GROUP/KEY, a line each.
     """
-    put(terminal.ask("list", format="json" if terminal.want_json else "text")["output"])
+    put(terminal.ask("list", format="names" if names else "json" if terminal.want_json else "text")["output"])
     return 0
 
 
@@ -4079,6 +4448,18 @@ def cmd_export(
     return 0
 
 
+@command("wait", option("--timeout"))
+def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
+    """usage: avault wait [--timeout D]
+
+    Returns when the vault is open; waits for a daemon too, and asks nobody.
+
+      avault wait --timeout 10m && exec my-agent
+    """
+    wait_open(terminal, parse_duration(timeout))
+    return 0
+
+
 def wait_open(terminal: Terminal, timeout: float | None) -> None:
     """Wait until the vault is open, and for a daemon if there is none; raises TimedOut."""
     end = None if timeout is None else time.monotonic() + timeout
@@ -4103,19 +4484,36 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
     option("--background", "-b", is_flag=True),
     option("--timeout"),
     option("--accept-rollback", is_flag=True),
+    option("--lock-after"),
+    option("--lock-idle"),
+    option("--notify"),
 )
-def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, accept_rollback: bool) -> int:
-    """usage: avault daemon start [-b] [--timeout D] [--accept-rollback]
+def cmd_daemon_start(
+    terminal: Terminal,
+    background: bool,
+    timeout: str | None,
+    accept_rollback: bool,
+    lock_after: str | None,
+    lock_idle: str | None,
+    notify: str | None,
+) -> int:
+    """usage: avault daemon start [-b] [--timeout D] [--lock-after D] [--lock-idle D]
+                           [--notify CMD] [--accept-rollback]
 
     Asks the phone, and serves the secrets once the operator has approved.
     -b returns when the daemon listens, and says whether it waits or is open.
     --timeout ends the asking after D; the daemon stays, locked. By default it
     asks until somebody answers.
 
-      avault daemon start -b
-      avault daemon start --timeout 1h
+    --lock-after locks D after each unlock, --lock-idle when no secret was used
+    for D; not before the phone has shown that it opens the vault. --notify runs
+    a shell command at each change, with AVAULT_STATE (waiting, unlocked, locked,
+    unpaired), AVAULT_NAME and AVAULT_DIR, so that the operator notices.
+
+      avault daemon start -b --lock-after 8h
+      avault daemon start --notify 'mail -s "avault: $AVAULT_STATE" me@example.com </dev/null'
     """
-    limit = parse_duration(timeout)
+    limit, after, idle = parse_duration(timeout), parse_duration(lock_after), parse_duration(lock_idle)
     try:
         status = ask_daemon(terminal.places, "status")
         if status["state"] == "locked":
@@ -4131,7 +4529,16 @@ def cmd_daemon_start(terminal: Terminal, background: bool, timeout: str | None, 
     if os.environ.get("NOSTR_NSEC"):
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
     try:
-        start_daemon(terminal.places, ask=True, background=background, timeout=limit, accept_rollback=accept_rollback)
+        start_daemon(
+            terminal.places,
+            ask=True,
+            background=background,
+            timeout=limit,
+            accept_rollback=accept_rollback,
+            lock_after=after,
+            lock_idle=idle,
+            notify=notify,
+        )
     except Unavailable as error:
         terminal.wait_daemon(error)  # another start at the same time was quicker
     status = ask_daemon(terminal.places, "wait", settled=True, timeout=60)
@@ -4226,7 +4633,8 @@ def cmd_status(terminal: Terminal) -> int:
 
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "groups", "secrets", "proven", "since", "relays", "waiting",
-    "signer_approves_by_itself", "hint", "error", "warnings", "version",
+    "signer_approves_by_itself", "hint", "error", "warnings", "version", "until", "locks_after", "locks_idle", "git",
+    "keychain",
 )  # fmt: skip
 
 
@@ -4240,6 +4648,8 @@ def render_status(status: dict[str, Any]) -> str:
     lines.append(f"Directory: {status['dir']}")
     words = {"waiting": "waiting for the operator's approval", "unpaired": "locked, and not paired with a signer"}
     lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
+    if status["until"]:
+        lines.append(f"Locks: {status['until']}")
     if status["error"]:
         lines.append(f"Reason: {status['error']['message']}")
     waiting = status["waiting"]
@@ -4314,511 +4724,12 @@ class Waiting:
                 say(line)
 
 
-# -------------------------------------------------------------- operator ----
-
-PAIRING = (
-    option("--bunker"),
-    option("--relay", "relays", multiple=True),
-    option("--qr"),
-    option("--timeout", default="10m"),
-    option("--no-drill", is_flag=True),
-)
-
-
-@command("init", option("--signer-npub"), option("--name"), *PAIRING)
-def cmd_init(
-    terminal: Terminal,
-    signer_npub: str | None,
-    name: str | None,
-    bunker: str | None,
-    relays: tuple[str, ...],
-    qr: str | None,
-    timeout: str,
-    no_drill: bool,
-) -> int:
-    """usage: avault init [--signer-npub NPUB] [--bunker URI|-] [--relay URL]… [--name NAME]
-                   [--qr FILE.png] [--timeout D] [--no-drill]
-
-    Makes the agent's key and the vault's files, and starts the daemon, open.
-    It pairs with the phone first (see: avault pair --help), and takes the
-    operator from there. With --signer-npub it does not: pair later, and before
-    the first restart. NAME is what the phone shows. NOSTR_NSEC, if it is set,
-    becomes the agent's key. Nothing that exists is overwritten.
-
-      avault init
-      avault init --signer-npub npub1… --name clawd@db1
-    """
-    places = terminal.places
-    refuse_to_overwrite(places)
-    if terminal.is_running():
-        raise Unavailable(
-            f"a daemon is running for {places.dir}, where no vault is",
-            "if it is open, save first: avault export; then: avault daemon stop --force",
-        )
-    host = socket.gethostname().split(".")[0]
-    usual = f"{os.path.basename(os.path.dirname(places.dir))}@{host}"
-    name = check_name(name or "".join(c if c in NAME_CHARACTERS else "-" for c in usual)[:64].strip())
-    for url in relays:
-        check_relay(url)
-    is_new = not os.path.isdir(places.dir)
-    make_private_directory(places.dir)
-    talk = Ceremony(terminal, qr)
-    try:
-        start_daemon(places, ask=False, background=True)
-        fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
-        private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
-        answer = talk.request("init", private, **fields)
-    except BaseException as error:
-        if os.path.lexists(places.file("avault.enc")):
-            say("the vault is made and open, but nobody has shown yet that the phone opens it")
-            if isinstance(error, AvaultError):
-                error.hint = "before the daemon ends: avault pair --replace"
-        else:
-            if terminal.is_running():
-                end("stop", terminal, force=True)
-            if is_new and not os.listdir(places.dir):
-                os.rmdir(places.dir)
-        raise
-    say("the vault is open; keep a secret with: avault set GROUP --key KEY")
-    say(f"agent: {answer['agent_npub']}")
-    say(f"operator: {answer['signer_npub']}")
-    if not answer["paired"]:
-        warn(
-            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its key is lost",
-            "pair it now: avault pair",
-        )
-    elif not no_drill:
-        talk.drill()
-    return 0
-
-
-@command("pair", option("--replace", is_flag=True), *PAIRING)
-def cmd_pair(
-    terminal: Terminal, replace: bool, bunker: str | None, relays: tuple[str, ...], qr: str | None, timeout: str, no_drill: bool
-) -> int:
-    """usage: avault pair [--bunker URI|-] [--relay URL]… [--replace] [--qr FILE.png]
-                   [--timeout D] [--no-drill]
-
-    Pairs this machine with the operator's signer app. Shows a QR code on a
-    terminal, and prints the nostrconnect:// URI on stdout: scan or paste it in
-    Amber, nsec.app, Primal or any NIP-46 signer. Or takes a bunker:// URI that
-    the signer shows (- reads it from stdin, as it holds a secret).
-
-    Then the phone opens this vault once, to prove that it can, and the drill
-    follows: you reject a request. An app that approves by itself cannot.
-
-      avault pair
-      avault pair --bunker -
-      avault pair --replace --relay wss://relay.example.com
-    """
-    terminal.need_daemon()
-    talk = Ceremony(terminal, qr)
-    fields = {"relays": list(relays), "replace": replace, "timeout": parse_duration(timeout)}
-    talk.request("pair", {"bunker": read_bunker(bunker)}, **fields)
-    return 0 if no_drill else talk.drill()
-
-
-@command("recover", option("--agent"), option("--signer-npub"), *PAIRING)
-def cmd_recover(
-    terminal: Terminal,
-    agent: str | None,
-    signer_npub: str | None,
-    bunker: str | None,
-    relays: tuple[str, ...],
-    qr: str | None,
-    timeout: str,
-    no_drill: bool,
-) -> int:
-    """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
-                      [--qr FILE.png] [--timeout D] [--no-drill]
-
-    Opens a copy of a vault directory on a machine that never had it: pairs, has
-    the phone open nsec.enc, and writes what this machine needs from then on.
-    Compare the two npubs with what you know: this machine has nothing to
-    compare them with.
-
-      git clone … ~/clawd && avault recover
-    """
-    places = terminal.places
-    path = places.file("nsec.enc")
-    if not os.path.lexists(path):
-        raise NotFound(f"no vault in {places.dir}", "copy or clone one there, or name another with --dir")
-    content = read_sealed("nsec", path)
-    if os.path.lexists(places.own("unlock.json")):
-        raise AvaultError(
-            "this machine knows the vault already", "open it with: avault unlock, or pair anew with: avault pair --replace"
-        )
-    say(f"agent:    {content['agent']}")
-    say(f"operator: {content['operator']}")
-    say("this machine has never opened this vault: no pin exists yet that would show an older copy, or another one")
-    if (agent is None) != (signer_npub is None):
-        raise Usage("--agent and --signer-npub go together")
-    if agent is None and not confirm("avault: are these your agent and your operator?"):
-        raise Denied("not confirmed", "compare, then: avault recover --agent NPUB --signer-npub NPUB")
-    if signer_npub is not None and agent is not None:
-        wanted = (to_npub(parse_npub(agent)), to_npub(parse_npub(signer_npub)))
-        if wanted != (content["agent"], content["operator"]):
-            raise Denied("the vault is of another agent or operator", "nothing was asked; is this the right copy?")
-    terminal.need_daemon()
-    talk = Ceremony(terminal, qr)
-    fields = {
-        "relays": list(relays),
-        "agent": content["agent"],
-        "operator": content["operator"],
-        "timeout": parse_duration(timeout),
-    }
-    talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
-    return 0 if no_drill else talk.drill()
-
-
-def read_bunker(uri: str | None) -> str | None:
-    """The bunker:// URI of --bunker, from stdin for `-`; raises Usage."""
-    if uri == "-":
-        if sys.stdin.isatty():
-            say("paste the bunker:// URI, then Enter and Ctrl-D")
-        uri = read_stdin().decode(errors="replace").strip()
-    elif uri is not None:
-        warn("the bunker:// URI holds a secret, which stands in the process list now", "better: --bunker -")
-    if uri is not None:
-        parse_bunker(uri)
-    return uri
-
-
-class Ceremony:
-    """The talk with the operator while a signer is paired."""
-
-    def __init__(self, terminal: Terminal, qr: str | None) -> None:
-        self.terminal, self.qr = terminal, qr
-        self.pages: set[str] = set()
-
-    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """A pairing request, with what it says on the way."""
-        is_private = any(private.values())
-        return ask_daemon(self.terminal.places, op, progress=self.progress, value=private, private=is_private, **fields)
-
-    def progress(self, step: dict[str, Any]) -> None:
-        """Tell the operator what happened, and what to do."""
-        kind = step["progress"]
-        if kind == "wrote":
-            put(f"wrote {step['path']}\n")
-        elif kind == "uri":
-            self.show_uri(step["uri"])
-        elif kind == "page" and step["url"] not in self.pages:
-            self.pages.add(step["url"])
-            say(f"open this page to approve: {step['url']}")
-        elif kind == "connected":
-            say("the signer is connected")
-        elif kind == "approve":
-            say(f"1. APPROVE the request on the phone: {step['sentence']}")
-        elif kind == "proven":
-            say("the phone opens this vault")
-        elif kind == "reject":
-            say("2. a drill: REJECT the next request on the phone, without remembering it")
-
-    def show_uri(self, uri: str) -> None:
-        """The pairing URI as a QR code, as a picture, and as a line."""
-        if self.qr:
-            save_qr(uri, self.qr)
-            say(f"the QR code is in {self.qr}")
-        if sys.stderr.isatty():
-            print_qr(uri)
-        say("scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for every request")
-        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
-        put(uri + "\n")
-
-    def drill(self) -> int:
-        """Have the operator reject a request; repeat while somebody is there to change a setting."""
-        while True:
-            answer = self.request("drill", {}, timeout=600)
-            seconds = answer["seconds"]
-            if answer["refused"]:
-                say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a refusal")
-                return 0
-            warn(f"the second request was approved after {seconds:.1f} s: if that was not you, the signer approves by itself")
-            sys.stderr.write(SETTINGS)
-            if not sys.stdin.isatty() or not confirm("avault: change the setting, then try the drill again?"):
-                say("paired, but the drill did not pass; try it again with: avault pair --replace")
-                return 0
-
-
-def print_qr(text: str) -> None:
-    """A QR code on stderr, in half blocks."""
-    import qrcode
-
-    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
-    code.add_data(text)
-    code.print_ascii(out=sys.stderr, invert=True)
-
-
-def save_qr(text: str, path: str) -> None:
-    """A QR code as a PNG file (0600); raises AvaultError."""
-    import io
-
-    import qrcode
-
-    picture = io.BytesIO()
-    qrcode.make(text).save(picture, "PNG")
-    write_file(os.path.abspath(os.path.expanduser(path)), picture.getvalue())
-
-
-@command(
-    "signer",
-    argument("uri", required=False),
-    option("--nsec-file"),
-    option("--relay", "relays", multiple=True),
-    option("--state"),
-    option("--yes", is_flag=True),
-    option("--passphrase-file"),
-)
-def cmd_signer(
-    terminal: Terminal,
-    uri: str | None,
-    nsec_file: str | None,
-    relays: tuple[str, ...],
-    state: str | None,
-    yes: bool,
-    passphrase_file: str | None,
-) -> int:
-    """usage: avault signer --nsec-file F [--relay URL]… [--state DIR] [--yes]
-                     [--passphrase-file F] [URI]
-
-    A NIP-46 bunker in a terminal: the phone, for an operator without one. It
-    prints its bunker:// URI, or answers a nostrconnect:// URI, and asks for each
-    decrypt. F holds an nsec or an ncryptsec (NIP-49). --state keeps its pairings
-    (default: in the state directory). --yes approves everything: for tests.
-    Run it on another machine than the agent's, or it protects nothing.
-
-      avault signer --nsec-file operator.nsec 'nostrconnect://…'
-    """
-    if not nsec_file:
-        raise Usage("no operator's key is named", "avault signer --nsec-file FILE")
-    harden("avault-phone")
-    keys = read_operator(nsec_file, passphrase_file)
-    state = os.path.abspath(os.path.expanduser(state)) if state else os.path.join(state_home(), f"signer-{public_hex(keys)[:16]}")
-    chosen = [check_relay(url) for url in relays] or ([] if uri else DEFAULT_RELAYS)
-
-    async def approve(client: str, sentence: str) -> bool:
-        put(f"{client} asks: {sentence}\n")
-        if yes:
-            put("approved, as --yes says\n")
-            return True
-        if sys.stdin.isatty():
-            import termios
-
-            termios.tcflush(0, termios.TCIFLUSH)  # what was typed before the question is no answer to it
-        put("approve? [y/n] ")
-        line = await asyncio.to_thread(sys.stdin.readline)
-        if not line:
-            put("\nnobody is here to say; that is not answered\n")
-            os._exit(1)
-        approved = line.strip().lower() in ("y", "yes")
-        put(("approved" if approved else "rejected") + "\n")
-        return approved
-
-    async def run() -> None:
-        bunker = Bunker(keys, chosen, state, approve, lambda text: put(text + "\n"))
-        await bunker.run(uri, lambda: put(f"operator: {to_npub(public_hex(keys))}\n{bunker.uri()}\n"))
-
-    try:
-        asyncio.run(run())
-    except KeyboardInterrupt:
-        os._exit(130)  # a thread may still wait for a line
-    return 0
-
-
-def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
-    """The key in a file, as nsec, hex or ncryptsec (NIP-49); raises Usage."""
-    text = read_file(os.path.expanduser(path)).decode(errors="replace").strip()
-    if not text.startswith("ncryptsec1"):
-        return parse_keys(text)
-    if passphrase_file:
-        passphrase = read_file(os.path.expanduser(passphrase_file)).decode(errors="replace").removesuffix("\n")
-    else:
-        from getpass import getpass
-
-        passphrase = getpass("passphrase: ")
-    try:
-        sealed = nostr_sdk.EncryptedSecretKey.from_bech32(text)
-        return nostr_sdk.Keys.parse(sealed.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError as error:
-        if "log_n" in str(error):
-            raise Usage(
-                "that ncryptsec asks for more memory than the library allows (log_n above 18)", "encrypt it anew with log_n 18"
-            ) from None
-        raise Usage("the passphrase does not open that ncryptsec") from None
-
-
-@command("demo", option("--yes", is_flag=True))
-def cmd_demo(terminal: Terminal, yes: bool) -> int:
-    """usage: avault demo [--yes]
-
-    The whole story in a minute, in a temporary directory: a relay, a phone in
-    this terminal that asks you, a vault, the drill, locking, unlocking, a
-    refusal. --yes plays the operator. Nothing leaves this machine.
-    """
-    return run_demo(yes)
-
-
-# ------------------------------------------------------------------ demo ----
-
-
-async def run_relay() -> None:
-    """A relay on the loopback for the demo: prints its URL, lives until stdin ends."""
-    relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
-    await relay.run()
-    put(f"{await relay.url()}\n")
-    await asyncio.to_thread(sys.stdin.read)
-
-
-def read_line(process: subprocess.Popen[bytes]) -> str:
-    """The next line that a process prints."""
-    return process.stdout.readline().decode().strip() if process.stdout else ""
-
-
-class Demo:
-    """The demo's actors: a relay, a phone, and avault, each a process of its own."""
-
-    def __init__(self, home: str, yes: bool) -> None:
-        self.home, self.yes = home, yes
-        self.environment = {
-            **clean_environment(),
-            "HOME": home,
-            "XDG_STATE_HOME": f"{home}/state",
-            "AVAULT_DIR": f"{home}/clawd/.avault",
-        }
-        self.environment["AVAULT_SOCKET"] = f"{home}/avault.sock"
-        self.environment.pop("AVAULT_PID", None)
-        self.phone: subprocess.Popen[bytes] | None = None
-        self.relay = self.start("relay", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.url = read_line(self.relay)
-
-    def start(self, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
-        """Start this program with other arguments, in the demo's environment."""
-        return subprocess.Popen(own_command(*arguments), env=self.environment, **settings)
-
-    def tell(self, title: str, *lines: str) -> None:
-        """Say what comes."""
-        put(f"\n== {title}\n" + "".join(f"   {line}\n" for line in lines))
-
-    def run(self, *arguments: str, given: str | None = None, shown: str | None = None) -> int:
-        """Run a command and show it as one would type it; its exit code."""
-        put(f"$ {shown or 'avault ' + ' '.join(arguments)}\n")
-        return subprocess.run(own_command(*arguments), env=self.environment, input=(given or "").encode()).returncode
-
-    def operate(self, process: subprocess.Popen[bytes], answers: str) -> int:
-        """Wait for a command; with --yes, type these answers on the phone meanwhile."""
-        if self.yes and self.phone and self.phone.stdout and self.phone.stdin:
-            for answer in answers:
-                seen = b""
-                while not seen.endswith(b"[y/n] ") and (piece := os.read(self.phone.stdout.fileno(), 1)):
-                    seen += piece
-                    write_all(1, piece)
-                time.sleep(NOBODY_ASKED)  # a person reads first; and an answer that comes sooner is warned of
-                write_all(1, answer.encode() + b"\n")
-                self.phone.stdin.write(answer.encode() + b"\n")
-                self.phone.stdin.flush()
-        return process.wait()
-
-    def start_phone(self, uri: str) -> None:
-        """The operator's phone: a bunker that asks in this terminal, or that --yes answers."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if self.yes else {}
-        self.phone = self.start("signer", "--nsec-file", f"{self.home}/phone/nsec", "--state", f"{self.home}/phone", uri, **pipes)
-
-    def close(self) -> None:
-        """End everything."""
-        subprocess.run(own_command("daemon", "stop", "--force"), env=self.environment, stderr=subprocess.DEVNULL)
-        for process in (self.phone, self.relay):
-            if process:
-                process.kill()
-                process.wait()
-
-
-def run_demo(yes: bool) -> int:
-    """The whole story in a temporary directory; its exit code."""
-    import shutil
-    import tempfile
-
-    if not yes and not sys.stdin.isatty():
-        raise Usage("the demo asks you, and there is no terminal", "avault demo --yes plays the operator")
-    home = tempfile.mkdtemp(prefix="avault-demo-")
-    os.makedirs(f"{home}/clawd")
-    os.makedirs(f"{home}/phone", mode=0o700)
-    write_file(f"{home}/phone/nsec", nostr_sdk.Keys.generate().secret_key().to_bech32().encode())
-    demo = Demo(home, yes)
-    try:
-        return tell_story(demo)
-    finally:
-        demo.close()
-        shutil.rmtree(home)
-        put(f"\nEverything was in {home}, and is gone.\n")
-
-
-def tell_story(demo: Demo) -> int:
-    """The steps of the demo; 0 if each ended as it should."""
-    places = demo.environment["AVAULT_DIR"]
-    demo.tell(
-        "1. A vault, and a phone to open it",
-        f"Relay: {demo.url}, for this demo only.",
-        f"Phone: a NIP-46 bunker in a process of its own; its key is in {demo.home}/phone.",
-        "It asks in this terminal. First approve (y), then, in the drill, reject (n).",
-    )
-    put("$ avault init --relay " + demo.url + "\n")
-    init = demo.start("init", "--relay", demo.url, "--name", "clawd@demo", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    uri = read_line(init)
-    if not uri.startswith("nostrconnect://"):
-        raise AvaultError("the demo could not pair", "try once more; if it stays so, please report it")
-    put(uri[:72] + "…\n")
-    demo.start_phone(uri)
-    if demo.operate(init, "yn"):
-        raise Denied("the demo's vault was not opened", "answer y to the first question, n to the drill")
-    put(init.stdout.read().decode() if init.stdout else "")
-    demo.tell(
-        "2. Secrets go in",
-        "The operator's key is in the phone. The agent's key was made here: it is in the memory of one process, the",
-        "keyholder, as the secrets will be; on the disk it is sealed, and what unseals it is in an envelope for the phone.",
-    )
-    demo.run("set", "openai/API_KEY", given="sk-demo-1234567890\n", shown="echo sk-demo-… | avault set openai/API_KEY")
-    demo.run("set", "database/PASSWORD", "--generate", "24")
-    demo.run("list")
-    demo.tell("3. Lock: the keyholder exits, and the kernel takes its memory")
-    demo.run("lock")
-    demo.run("get", "openai/API_KEY")
-    files = [os.path.join(top, name) for top, _, names in os.walk(demo.home) for name in names]
-    found = any(b"sk-demo-1234567890" in read_file(path) for path in files if os.path.isfile(path))
-    demo.tell(
-        "What somebody with this disk has now",
-        f"{places}: avault.enc and nsec.enc (ciphertext), nip46.json (public names).",
-        f"{demo.environment['XDG_STATE_HOME']}: the client key of the pairing, and an envelope for the phone.",
-        f"The secret in clear in any of these files: {'YES' if found else 'no'}.",
-        "None of it opens the vault: the phone must, and the operator must say so.",
-    )
-    demo.tell("4. Unlock: the phone is asked", "Approve it (y).")
-    put("$ avault unlock\n")
-    if demo.operate(demo.start("unlock", stdin=subprocess.DEVNULL), "y"):
-        raise Denied("the demo's vault was not opened", "answer y")
-    demo.tell("5. A shell that has the secrets")
-    script = 'eval "$(avault export --shell)"; echo "the shell has an API_KEY of ${#API_KEY} characters"'
-    put(f"$ {script}\n")
-    function = "avault() { " + " ".join(f"'{word}'" for word in own_command()) + ' "$@"; }; '
-    code = subprocess.run(["sh", "-c", function + script], env=demo.environment).returncode
-    demo.tell("6. A refusal", "The vault is locked again. This time reject the request (n).")
-    demo.run("lock")
-    put("$ avault unlock\n")
-    refused = demo.operate(demo.start("unlock", stdin=subprocess.DEVNULL), "n")
-    put(f"exit code {refused}\n")
-    demo.run("status")
-    worked = code == 0 and refused == Denied.exit_code and not found
-    demo.tell("Done" if worked else "Something went otherwise than planned", "Your own: avault init")
-    return 0 if worked else 1
-
-
 # ------------------------------------------------------------------ main ----
 
 
-def build_commands() -> click.Group:
-    """click's commands, made of the functions above."""
+def build_commands(words: Iterable[str]) -> click.Group:
+    """click's commands: those above, and those elsewhere that `words` name."""
+    load_commands(words)
 
     class HandWritten(click.Command):
         """A command whose help is its function's docstring, as it stands there."""
@@ -4839,7 +4750,7 @@ def build_commands() -> click.Group:
             parent = click.get_current_context().find_root().params
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
-            return function(Terminal(directory, want_json, creating=function is cmd_init), **settings)
+            return function(Terminal(directory, want_json, creating=function.__name__ == "cmd_init"), **settings)
 
         return run_it
 
@@ -4852,13 +4763,14 @@ def build_commands() -> click.Group:
         invoke_without_command=True,
     )
     click.version_option(__version__, prog_name="avault", message="%(prog)s %(version)s")(root)
-    for name, (function, parameters) in COMMANDS.items():
+    for name, (function, parameters, interspersed) in COMMANDS.items():
         first, _, second = name.partition(" ")
         group = root
         if second:
             group = root.commands.setdefault(first, Group(first))  # type: ignore[assignment]
         made = [make() for make in (*parameters, *everywhere)]
-        group.add_command(HandWritten(second or first, params=made, callback=run(function), help=function.__doc__))
+        settings = {"allow_interspersed_args": interspersed}
+        group.add_command(HandWritten(second or first, settings, run(function), made, help=function.__doc__))
     return root
 
 
@@ -4868,7 +4780,7 @@ def run_command(argv: list[str]) -> int:
     want_json = "--json" in argv
     try:
         try:
-            return int(build_commands().main(argv, "avault", standalone_mode=False) or 0)
+            return int(build_commands(argv).main(argv, "avault", standalone_mode=False) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             put(error.format_message() + "\n")
             return Usage.exit_code
@@ -4917,9 +4829,6 @@ def main() -> NoReturn:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:
         main_supervisor(argv[1:])
-    if argv[:1] == ["relay"]:
-        asyncio.run(run_relay())
-        os._exit(0)
     sys.exit(run_command(argv))
 
 

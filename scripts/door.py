@@ -1,6 +1,6 @@
-"""Part of the build, not of avault: cuts the first regions of avault.py out as avault_door.py.
+"""Part of the build, not of avault: installs scripts/avault_*.py as modules, and cuts avault_door.py out of avault.py.
 
-They answer the daily commands. Python loads a file as a whole, and the whole takes a sixth of the time of `avault get`.
+The door is the first regions, which answer the daily commands. Python loads a file as a whole, and the whole takes a sixth of the time of `avault get`.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ END = "# ---------------------------------------------------------------- errors
 
 
 class BuildDoor(build_py):
-    """Copies avault.py, and beside it its top as a module of its own."""
+    """Copies avault.py, and beside it its top and the commands of scripts/, each a module of its own."""
 
     def run(self) -> None:
         super().run()
@@ -20,3 +20,5 @@ class BuildDoor(build_py):
             if not found:
                 raise ValueError(f"avault.py has no line {END}")
             Path(self.build_lib, "avault_door.py").write_text(top, encoding="utf-8")
+            for module in Path("scripts").glob("avault_*.py"):
+                self.copy_file(str(module), str(Path(self.build_lib, module.name)))

@@ -1,0 +1,295 @@
+"""avault init, pair, recover: the ceremonies by which a vault, a machine and the operator's phone come together.
+
+What is said here on both sides; the work itself is the keyholder's (avault.py, region pairing).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import sys
+from typing import Any
+
+from avault import (
+    NAME_CHARACTERS,
+    NOBODY_ASKED,
+    AvaultError,
+    Denied,
+    NotFound,
+    Terminal,
+    Unavailable,
+    Usage,
+    ask_daemon,
+    check_name,
+    check_relay,
+    command,
+    confirm,
+    end,
+    make_private_directory,
+    option,
+    parse_bunker,
+    parse_duration,
+    parse_npub,
+    put,
+    read_sealed,
+    read_stdin,
+    refuse_to_overwrite,
+    say,
+    start_daemon,
+    to_npub,
+    warn,
+    write_file,
+)
+
+SETTINGS = """\
+  Amber     Connections, this one, Permissions: "Manually approve each permission"
+  nsec.app  Clear all permissions; untick "Remember my decision" every time
+  Primal    trust level Low
+  Clave     client details: NIP-44 Decrypt off
+  others    no standing permission for nip44_decrypt
+"""
+
+PAIRING = (
+    option("--bunker"),
+    option("--relay", "relays", multiple=True),
+    option("--qr"),
+    option("--timeout", default="10m"),
+    option("--no-drill", is_flag=True),
+)
+
+
+@command("init", option("--signer-npub"), option("--name"), *PAIRING)
+def cmd_init(
+    terminal: Terminal,
+    signer_npub: str | None,
+    name: str | None,
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault init [--signer-npub NPUB] [--bunker URI|-] [--relay URL]… [--name NAME]
+                   [--qr FILE.png] [--timeout D] [--no-drill]
+
+    Makes the agent's key and the vault's files, and starts the daemon, open.
+    It pairs with the phone first (see: avault pair --help), and takes the
+    operator from there. With --signer-npub it does not: pair later, and before
+    the first restart. NAME is what the phone shows. NOSTR_NSEC, if it is set,
+    becomes the agent's key. Nothing that exists is overwritten.
+
+      avault init
+      avault init --signer-npub npub1… --name clawd@db1
+    """
+    places = terminal.places
+    refuse_to_overwrite(places)
+    if terminal.is_running():
+        raise Unavailable(
+            f"a daemon is running for {places.dir}, where no vault is",
+            "if it is open, save first: avault export; then: avault daemon stop --force",
+        )
+    host = socket.gethostname().split(".")[0]
+    usual = f"{os.path.basename(os.path.dirname(places.dir))}@{host}"
+    name = check_name(name or "".join(c if c in NAME_CHARACTERS else "-" for c in usual)[:64].strip())
+    for url in relays:
+        check_relay(url)
+    is_new = not os.path.isdir(places.dir)
+    make_private_directory(places.dir)
+    talk = Ceremony(terminal, qr)
+    try:
+        start_daemon(places, ask=False, background=True)
+        fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
+        private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
+        answer = talk.request("init", private, **fields)
+    except BaseException as error:
+        if os.path.lexists(places.file("avault.enc")):
+            say("the vault is made and open, but nobody has shown yet that the phone opens it")
+            if isinstance(error, AvaultError):
+                error.hint = "before the daemon ends: avault pair --replace"
+        else:
+            if terminal.is_running():
+                end("stop", terminal, force=True)
+            if is_new and not os.listdir(places.dir):
+                os.rmdir(places.dir)
+        raise
+    say("the vault is open; keep a secret with: avault set GROUP --key KEY")
+    say(f"agent: {answer['agent_npub']}")
+    say(f"operator: {answer['signer_npub']}")
+    if not answer["paired"]:
+        warn(
+            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its key is lost",
+            "pair it now: avault pair",
+        )
+    elif not no_drill:
+        talk.drill()
+    return 0
+
+
+@command("pair", option("--replace", is_flag=True), *PAIRING)
+def cmd_pair(
+    terminal: Terminal, replace: bool, bunker: str | None, relays: tuple[str, ...], qr: str | None, timeout: str, no_drill: bool
+) -> int:
+    """usage: avault pair [--bunker URI|-] [--relay URL]… [--replace] [--qr FILE.png]
+                   [--timeout D] [--no-drill]
+
+    Pairs this machine with the operator's signer app. Shows a QR code on a
+    terminal, and prints the nostrconnect:// URI on stdout: scan or paste it in
+    Amber, nsec.app, Primal or any NIP-46 signer. Or takes a bunker:// URI that
+    the signer shows (- reads it from stdin, as it holds a secret).
+
+    Then the phone opens this vault once, to prove that it can, and the drill
+    follows: you reject a request. An app that approves by itself cannot.
+
+      avault pair
+      avault pair --bunker -
+      avault pair --replace --relay wss://relay.example.com
+    """
+    terminal.need_daemon()
+    talk = Ceremony(terminal, qr)
+    fields = {"relays": list(relays), "replace": replace, "timeout": parse_duration(timeout)}
+    talk.request("pair", {"bunker": read_bunker(bunker)}, **fields)
+    return 0 if no_drill else talk.drill()
+
+
+@command("recover", option("--agent"), option("--signer-npub"), *PAIRING)
+def cmd_recover(
+    terminal: Terminal,
+    agent: str | None,
+    signer_npub: str | None,
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
+                      [--qr FILE.png] [--timeout D] [--no-drill]
+
+    Opens a copy of a vault directory on a machine that never had it: pairs, has
+    the phone open nsec.enc, and writes what this machine needs from then on.
+    Compare the two npubs with what you know: this machine has nothing to
+    compare them with.
+
+      git clone … ~/clawd && avault recover
+    """
+    places = terminal.places
+    path = places.file("nsec.enc")
+    if not os.path.lexists(path):
+        raise NotFound(f"no vault in {places.dir}", "copy or clone one there, or name another with --dir")
+    content = read_sealed("nsec", path)
+    if os.path.lexists(places.own("unlock.json")):
+        raise AvaultError(
+            "this machine knows the vault already", "open it with: avault unlock, or pair anew with: avault pair --replace"
+        )
+    say(f"agent:    {content['agent']}")
+    say(f"operator: {content['operator']}")
+    say("this machine has never opened this vault: no pin exists yet that would show an older copy, or another one")
+    if (agent is None) != (signer_npub is None):
+        raise Usage("--agent and --signer-npub go together")
+    if agent is None and not confirm("avault: are these your agent and your operator?"):
+        raise Denied("not confirmed", "compare, then: avault recover --agent NPUB --signer-npub NPUB")
+    if signer_npub is not None and agent is not None:
+        wanted = (to_npub(parse_npub(agent)), to_npub(parse_npub(signer_npub)))
+        if wanted != (content["agent"], content["operator"]):
+            raise Denied("the vault is of another agent or operator", "nothing was asked; is this the right copy?")
+    terminal.need_daemon()
+    talk = Ceremony(terminal, qr)
+    fields = {
+        "relays": list(relays),
+        "agent": content["agent"],
+        "operator": content["operator"],
+        "timeout": parse_duration(timeout),
+    }
+    talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
+    return 0 if no_drill else talk.drill()
+
+
+def read_bunker(uri: str | None) -> str | None:
+    """The bunker:// URI of --bunker, from stdin for `-`; raises Usage."""
+    if uri == "-":
+        if sys.stdin.isatty():
+            say("paste the bunker:// URI, then Enter and Ctrl-D")
+        uri = read_stdin().decode(errors="replace").strip()
+    elif uri is not None:
+        warn("the bunker:// URI holds a secret, which stands in the process list now", "better: --bunker -")
+    if uri is not None:
+        parse_bunker(uri)
+    return uri
+
+
+class Ceremony:
+    """The talk with the operator while a signer is paired."""
+
+    def __init__(self, terminal: Terminal, qr: str | None) -> None:
+        self.terminal, self.qr = terminal, qr
+        self.pages: set[str] = set()
+
+    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """A pairing request, with what it says on the way."""
+        is_private = any(private.values())
+        return ask_daemon(self.terminal.places, op, progress=self.progress, value=private, private=is_private, **fields)
+
+    def progress(self, step: dict[str, Any]) -> None:
+        """Tell the operator what happened, and what to do."""
+        kind = step["progress"]
+        if kind == "wrote":
+            put(f"wrote {step['path']}\n")
+        elif kind == "uri":
+            self.show_uri(step["uri"])
+        elif kind == "page" and step["url"] not in self.pages:
+            self.pages.add(step["url"])
+            say(f"open this page to approve: {step['url']}")
+        elif kind == "connected":
+            say("the signer is connected")
+        elif kind == "approve":
+            say(f"1. APPROVE the request on the phone: {step['sentence']}")
+        elif kind == "proven":
+            say("the phone opens this vault")
+        elif kind == "reject":
+            say("2. a drill: REJECT the next request on the phone, without remembering it")
+
+    def show_uri(self, uri: str) -> None:
+        """The pairing URI as a QR code, as a picture, and as a line."""
+        if self.qr:
+            save_qr(uri, self.qr)
+            say(f"the QR code is in {self.qr}")
+        if sys.stderr.isatty():
+            print_qr(uri)
+        say("scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for every request")
+        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
+        put(uri + "\n")
+
+    def drill(self) -> int:
+        """Have the operator reject a request; repeat while somebody is there to change a setting."""
+        while True:
+            answer = self.request("drill", {}, timeout=600)
+            seconds = answer["seconds"]
+            if answer["refused"]:
+                say("the drill passed: nothing is opened without you")
+                if seconds < NOBODY_ASKED:
+                    warn(f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a refusal")
+                return 0
+            warn(f"the second request was approved after {seconds:.1f} s: if that was not you, the signer approves by itself")
+            sys.stderr.write(SETTINGS)
+            if not sys.stdin.isatty() or not confirm("avault: change the setting, then try the drill again?"):
+                say("paired, but the drill did not pass; try it again with: avault pair --replace")
+                return 0
+
+
+def print_qr(text: str) -> None:
+    """A QR code on stderr, in half blocks."""
+    import qrcode
+
+    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
+    code.add_data(text)
+    code.print_ascii(out=sys.stderr, invert=True)
+
+
+def save_qr(text: str, path: str) -> None:
+    """A QR code as a PNG file (0600); raises AvaultError."""
+    import qrcode
+
+    picture = io.BytesIO()
+    qrcode.make(text).save(picture, "PNG")
+    write_file(os.path.abspath(os.path.expanduser(path)), picture.getvalue())
