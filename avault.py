@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     import subprocess
     import time
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Self
 
     import click
     import nostr_sdk
@@ -1010,6 +1010,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
+    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
 }
@@ -1291,11 +1292,8 @@ def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unloc
     return encrypt(keys, peer, json.dumps(event))
 
 
-def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
-    """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
-
-    It is opened again before it is given out: nobody notices a bad one until it is too late.
-    """
+def seal_keys(keys: nostr_sdk.Keys, identity: str, operator: str, name: str) -> tuple[str, dict[str, Any]]:
+    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
     unlock = nostr_sdk.Keys.generate()
     nsec = {
         "type": "avault/nsec",
@@ -1305,16 +1303,20 @@ def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, hos
         "operator": to_npub(operator),
         "nsec": keys.secret_key().to_bech32(),
     }
+    sealed = encrypt(unlock, public_hex(unlock), json.dumps(nsec))
+    names = {"vault": identity, "name": name, "agent": to_npub(public_hex(keys)), "operator": to_npub(operator)}
+    return unlock.secret_key().to_hex(), {**names, "sealed": sealed}
+
+
+def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
+    """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
+
+    It is opened again before it is given out: nobody notices a bad one until it is too late.
+    """
+    unlock, sealed = seal_keys(keys, identity, operator, name)
     sentence = f"avault: unlock {name} on {host}. Approve only if you expect it."
-    envelope = make_envelope(keys, operator, f"unlock the vault of {name} on {host}", sentence, unlock.secret_key().to_hex())
-    content = {
-        "vault": identity,
-        "name": name,
-        "agent": to_npub(public_hex(keys)),
-        "operator": to_npub(operator),
-        "envelope": envelope,
-        "sealed": encrypt(unlock, public_hex(unlock), json.dumps(nsec)),
-    }
+    envelope = make_envelope(keys, operator, f"unlock the vault of {name} on {host}", sentence, unlock)
+    content = {**sealed, "envelope": envelope, "sealed": sealed.pop("sealed")}
     open_nsec(content, decrypt(keys, operator, envelope))
     return content
 
@@ -1642,7 +1644,7 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
 # The socket protocol: four bytes of length, big-endian, then JSON.
 # references/protocol.md lists every field.
 
-DOOR = {"status", "unlock", "lock", "wait", "stop"}  # answered by the supervisor
+DOOR = {"status", "unlock", "lock", "wait", "stop", "keychain"}  # answered by the supervisor
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
@@ -2384,6 +2386,28 @@ class Phone:
         return keys
 
 
+class Keychain:
+    """The agent's key by an unlock key of its own, from the platform's keychain: nobody is asked."""
+
+    proves = False
+
+    def __init__(self, places: Places, answer: bytes) -> None:
+        self.path, self.answer = places.own("keychain.json"), answer
+
+    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+        """The key, if keychain.json is of this vault and the keychain had what opens it; raises Unavailable."""
+        try:
+            answer = json.loads(self.answer or b"{}")
+            sealed = decode_file("keychain", read_file(self.path), self.path)
+            if answer.get("outcome") != "ok":
+                raise Unavailable(f"{answer.get('outcome')}: {printable(answer.get('detail') or 'it did not answer')}")
+            if any(sealed[name] != content[name] for name in ("vault", "name", "agent", "operator")):
+                raise Unavailable("keychain.json is of another vault")
+            return open_nsec(sealed, json.dumps({"avault": answer["value"]}))
+        except (AvaultError, ValueError) as error:
+            raise Unavailable(error.message if isinstance(error, AvaultError) else "it answered with something else") from None
+
+
 # --------------------------------------------------------------- process ----
 # How our processes start: with a clean environment, and hardened.
 
@@ -2504,8 +2528,25 @@ class AccessLog:
 
     def __init__(self, directory: str, keys: nostr_sdk.Keys) -> None:
         self.path = os.path.join(directory, "access.log")
-        self.key = hmac.digest(bytes.fromhex(keys.secret_key().to_hex()), b"avault access log", "sha256")  # of no other use than this
+        self.key = hmac.digest(
+            bytes.fromhex(keys.secret_key().to_hex()), b"avault access log", "sha256"
+        )  # of no other use than this
         self.number, self.mac = self.find_end()
+        self.file = self.open()
+
+    def open(self) -> int:
+        """A descriptor to append with, kept open: a process that has no other left can still say what it releases."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            return os.open(self.path, flags, 0o600)
+        except OSError as error:
+            raise self.refusal(error) from None
+
+    def refusal(self, error: OSError) -> AvaultError:
+        """Why nothing is released."""
+        return AvaultError(
+            f"the access log cannot be written: {error.strerror}", f"nothing is released without it; look at {self.path}"
+        )
 
     def find_end(self) -> tuple[int, str]:
         """The number and mac of the last line that is whole."""
@@ -2542,18 +2583,18 @@ class AccessLog:
         entry["mac"] = self.authenticate(entry)
         line = json.dumps(entry).encode() + b"\n"
         try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
-            with open(fd, "ab", buffering=0) as file:
-                size = os.fstat(fd).st_size
-                if file.write(line) != len(line):
-                    os.ftruncate(fd, size)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if not os.path.exists(self.path) or not os.path.samestat(os.stat(self.path), os.fstat(self.file)):
+                fresh = self.open()  # somebody took the file away
+                os.close(self.file)
+                self.file = fresh
+            size = os.fstat(self.file).st_size
+            if os.write(self.file, line) != len(line):
+                os.ftruncate(self.file, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if size + len(line) > self.LIMIT:
                 self.rotate()
         except OSError as error:
-            raise AvaultError(
-                f"the access log cannot be written: {error.strerror}", f"nothing is released without it; look at {self.path}"
-            ) from None
+            raise self.refusal(error) from None
         self.number, self.mac = entry["n"], entry["mac"]
 
     def authenticate(self, entry: dict[str, Any]) -> str:
@@ -2667,7 +2708,11 @@ class Keyholder:
             self.resume = True
         elif message["do"] == "unlock":
             if not self.unlocking and not self.store:
-                self.unlocking = asyncio.get_running_loop().create_task(self.unlock(bool(message.get("accept_rollback")), fd))
+                by_keychain = bool(message.get("keychain"))
+                unlock = self.unlock(bool(message.get("accept_rollback")), fd, by_keychain)
+                self.unlocking = asyncio.get_running_loop().create_task(unlock)
+        elif message["do"] == "keychain" and fd is not None:
+            self.fill_keychain(fd)
         elif message["do"] == "rest":
             self.resume = False
         elif message["do"] == "lock":
@@ -2723,15 +2768,32 @@ class Keyholder:
 
     # -- getting the key
 
-    async def unlock(self, accept_rollback: bool, fd: int | None) -> None:
-        """Obtain the key, by the phone or from NOSTR_NSEC through a pipe, and open the vault."""
+    def fill_keychain(self, fd: int) -> None:
+        """Seal the agent's key once more: what opens that goes into a pipe to the keychain's process."""
+        with open(fd, "wb") as pipe:
+            if self.store:
+                vault = self.store.vault
+                unlock, sealed = seal_keys(self.store.keys, vault.identity, vault.operator, vault.name)
+                write_file(self.places.own("keychain.json"), encode_file("keychain", sealed))
+                pipe.write(unlock.encode())
+
+    async def unlock(self, accept_rollback: bool, fd: int | None, by_keychain: bool = False) -> None:
+        """Obtain the key through a pipe, from NOSTR_NSEC or the keychain, or by the phone; and open the vault."""
         try:
             self.content, _ = read_unlock(self.places)
             self.proven = self.content.get("proven")
             if fd is not None:
                 with open(fd, "rb") as pipe:
-                    await self.open(GivenKey(pipe.read().decode(errors="replace")), accept_rollback)
-                return
+                    given = await asyncio.to_thread(pipe.read)
+                if not by_keychain:
+                    await self.open(GivenKey(given.decode(errors="replace")), accept_rollback)
+                    return
+                try:
+                    self.warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
+                    await self.open(Keychain(self.places, given), accept_rollback)
+                    return
+                except Unavailable as error:
+                    self.warnings["keychain"] = f"the keychain did not open the vault, so the phone is asked: {error.message}"
             pairing = Pairing.load(self.places)
             if not pairing:
                 raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
@@ -2759,7 +2821,7 @@ class Keyholder:
         remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
         return Connected(self, remote)
 
-    async def open(self, custody: GivenKey | Phone, accept_rollback: bool = False) -> None:
+    async def open(self, custody: GivenKey | Keychain | Phone, accept_rollback: bool = False) -> None:
         """Obtain the key and serve the vault. Whatever the vault says, the answer must open nothing tomorrow."""
         self.content, own = read_unlock(self.places)
         keys = await custody.obtain(self.content)
@@ -3383,6 +3445,24 @@ def main_keyholder(argv: list[str]) -> NoReturn:
 # What the supervisor keeps of the keyholder: a process, a state, who waits.
 
 
+async def run_program(command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a program in a clean environment, with these variables besides: the JSON object that it prints."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=clean_environment() | (variables or {}),
+        start_new_session=True,
+    )
+    output, _ = await process.communicate()
+    try:
+        return decode_frame(output)
+    except Usage:
+        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+
 class Guard:
     """The keyholder's process, seen from the supervisor: its state, and the one asking that it may be in.
 
@@ -3514,15 +3594,20 @@ class Guard:
         """
         if self.state == "unlocked":
             return
-        if nsec is None and not os.path.lexists(self.places.own("pairing.json")):
+        keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
+        if nsec is None and not keychain and not os.path.lexists(self.places.own("pairing.json")):
             raise self.locked()
         me = object()
         self.waiters.add(me)
         try:
             async with asyncio.timeout(timeout):
                 await self.start()
+                if self.control and keychain:
+                    nsec = self.open_keychain()
                 if self.control:
-                    self.control.send({"do": "unlock", "accept_rollback": accept_rollback}, nsec)
+                    self.control.send({"do": "unlock", "accept_rollback": accept_rollback, "keychain": keychain}, nsec)
+                    if keychain and nsec is not None:
+                        os.close(nsec)
                 while self.state != "unlocked":
                     if not self.control:
                         raise self.failure or Locked("the vault was locked meanwhile", "ask again with: avault unlock")
@@ -3537,6 +3622,32 @@ class Guard:
                     self.control.send({"do": "rest"})
                 else:
                     await self.end()
+
+    def keychain_command(self, action: str) -> list[str]:
+        """The process that asks the platform's keychain."""
+        name = self.report.get("name") or os.path.basename(os.path.dirname(self.places.dir))
+        label = f"avault: unlock key of {name} ({self.places.dir})"
+        return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
+
+    def open_keychain(self) -> int:
+        """Ask the keychain for the unlock key: the end of the pipe that its answer comes through, for the keyholder."""
+        answer, end = os.pipe()
+        quiet = subprocess.DEVNULL
+        subprocess.Popen(self.keychain_command("get"), stdin=quiet, stdout=end, stderr=quiet, cwd="/", env=clean_environment())
+        os.close(end)
+        return answer
+
+    async def fill_keychain(self) -> dict[str, Any]:
+        """Have the keyholder make an unlock key for the keychain, and the keychain keep it; what that said."""
+        if self.state != "unlocked" or not self.control or not self.report.get("proven"):
+            raise Locked("the vault has to be open, and the phone to have shown that it opens it", "avault unlock, avault pair")
+        key, end = os.pipe()
+        try:
+            self.control.send({"do": "keychain"}, end)
+            os.close(end)
+            return await run_program(self.keychain_command("set"), stdin=key)
+        finally:
+            os.close(key)
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
@@ -3754,9 +3865,9 @@ class Supervisor:
         elif op in SESSIONS:
             await self.guard.start()
         elif op in DOOR:
-            return await {"status": self.status, "unlock": self.unlock, "lock": self.lock, "wait": self.wait, "stop": self.stop}[
-                op
-            ](sock, request)
+            return await {
+                each.__name__: each for each in (self.status, self.unlock, self.lock, self.wait, self.stop, self.keychain)
+            }[op](sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
         if not self.guard.control:
@@ -3776,26 +3887,9 @@ class Supervisor:
         try:
             while self.unrecorded:
                 self.unrecorded = False
-                self.git = await self.run_program(own_command("git", "record", "--dir", self.places.dir))
+                self.git = await run_program(own_command("git", "record", "--dir", self.places.dir))
         finally:
             self.recording = False
-
-    async def run_program(self, command: list[str], **variables: str) -> dict[str, Any]:
-        """Run a program to its end in a clean environment: the JSON object that it prints."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={**clean_environment(), **variables},
-            start_new_session=True,
-        )
-        output, _ = await process.communicate()
-        try:
-            return decode_frame(output)
-        except Usage:
-            return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""
@@ -3804,14 +3898,11 @@ class Supervisor:
             changed, state = self.guard.changed, self.guard.current_state()
             if state != told:
                 told = state
-                variables = {
-                    "AVAULT_STATE": state,
-                    "AVAULT_NAME": self.guard.report.get("name") or "",
-                    "AVAULT_DIR": self.places.dir,
-                }
+                name = self.guard.report.get("name") or ""
+                variables = {"AVAULT_STATE": state, "AVAULT_NAME": name, "AVAULT_DIR": self.places.dir}
                 try:
                     async with asyncio.timeout(60):
-                        await self.run_program(["/bin/sh", "-c", command], **variables)
+                        await run_program(["/bin/sh", "-c", command], variables=variables)
                 except TimeoutError:
                     self.say("the command of --notify takes longer than a minute; it is not waited for")
                 continue
@@ -3900,6 +3991,18 @@ class Supervisor:
         self.guard.refuse_to_lose(request)
         await self.guard.end()
         return {"ok": True}
+
+    async def keychain(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Keep an unlock key of its own in the platform's keychain, take it away, or look whether it is there."""
+        action, path = request.get("action"), self.places.own("keychain.json")
+        if action == "enable":
+            answer = await self.guard.fill_keychain()
+        else:
+            answer = await run_program(self.guard.keychain_command("delete" if action == "disable" else "look"))
+        outcome = str(answer.get("outcome", "error"))
+        if os.path.lexists(path) and (action == "disable" or (action == "enable" and outcome != "ok")):
+            os.unlink(path)
+        return {"ok": True, "outcome": outcome, "detail": answer.get("detail"), "enabled": os.path.lexists(path)}
 
     def next_step(self, fields: dict[str, Any]) -> str | None:
         """What the operator might type next."""
@@ -4004,21 +4107,12 @@ def main_supervisor(argv: list[str]) -> NoReturn:
     sys.exit(code)
 
 
-def start_daemon(
-    places: Places,
-    *,
-    ask: bool,
-    background: bool,
-    timeout: float | None = None,
-    accept_rollback: bool = False,
-    lock_after: float | None = None,
-    lock_idle: float | None = None,
-    notify: str | None = None,
-) -> None:
+def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     """Start the supervisor: in the background, and return when it listens; or become it.
 
     Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
-    into a pipe that only a keyholder will read. Raises what kept it from listening.
+    into a pipe that only a keyholder will read. `wanted` is what is not as in
+    `options` below. Raises what kept it from listening.
     """
     make_private_directory(places.state)
     if os.path.isdir(places.dir):
@@ -4026,7 +4120,7 @@ def start_daemon(
     else:
         raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
     nsec = None
-    if ask and os.environ.get("NOSTR_NSEC"):
+    if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
         nsec, end = os.pipe()
         os.write(end, os.environ["NOSTR_NSEC"].encode())
         os.close(end)
@@ -4035,15 +4129,16 @@ def start_daemon(
         "dir": places.dir,
         "socket": places.socket,
         "pid_file": places.pid_file,
-        "ask": ask,
         "background": background,
-        "timeout": timeout,
-        "accept_rollback": accept_rollback,
-        "lock_after": lock_after,
-        "lock_idle": lock_idle,
-        "notify": notify,
+        "ask": False,
+        "timeout": None,
+        "accept_rollback": False,
+        "lock_after": None,
+        "lock_idle": None,
+        "notify": None,
         "nsec": nsec,
         "ready": None,
+        **wanted,
     }
     if not background:
         command = own_command("supervisor", json.dumps(options))
@@ -4194,8 +4289,13 @@ def warn(text: str, hint: str | None = None) -> None:
         say(f"hint: {hint}")
 
 
+_has_put = False
+
+
 def put(text: str) -> None:
     """Write data to stdout, at once; raises AvaultError."""
+    global _has_put
+    _has_put = True
     try:
         write_all(1, text.encode("utf-8", "backslashreplace"))
     except BrokenPipeError:
@@ -4260,7 +4360,7 @@ class Terminal:
         """Start a daemon that asks nobody, unless one runs."""
         try:
             if not self.is_running():
-                start_daemon(self.places, ask=False, background=True)
+                start_daemon(self.places, background=True)
         except Unavailable as error:
             self.wait_daemon(error)
 
@@ -4529,16 +4629,8 @@ def cmd_daemon_start(
     if os.environ.get("NOSTR_NSEC"):
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
     try:
-        start_daemon(
-            terminal.places,
-            ask=True,
-            background=background,
-            timeout=limit,
-            accept_rollback=accept_rollback,
-            lock_after=after,
-            lock_idle=idle,
-            notify=notify,
-        )
+        wanted = {"timeout": limit, "accept_rollback": accept_rollback, "lock_after": after, "lock_idle": idle, "notify": notify}
+        start_daemon(terminal.places, background, ask=True, **wanted)
     except Unavailable as error:
         terminal.wait_daemon(error)  # another start at the same time was quicker
     status = ask_daemon(terminal.places, "wait", settled=True, timeout=60)
@@ -4650,6 +4742,12 @@ def render_status(status: dict[str, Any]) -> str:
     lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
     if status["until"]:
         lines.append(f"Locks: {status['until']}")
+    if status["keychain"]:
+        lines.append("Keychain: opens the vault without the phone")
+    if status["git"] and status["git"].get("hint"):
+        lines.append(
+            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; {status['git']['hint']}"
+        )
     if status["error"]:
         lines.append(f"Reason: {status['error']['message']}")
     waiting = status["waiting"]
@@ -4700,7 +4798,8 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
         ask_daemon(terminal.places, "open", value={"nsec": nsec}, private=True, accept_rollback=accept_rollback)
         status = ask_daemon(terminal.places, "status")
     else:
-        status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, progress=Waiting())
+        with Waiting() as waiting:
+            status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, progress=waiting)
     for text in status["warnings"]:
         warn(text)
     say(f"unlocked: {status['secrets']} secret(s)")
@@ -4708,19 +4807,48 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
 
 
 class Waiting:
-    """Says what an unlock waits for, once for each thing that is new."""
+    """What an unlock waits for: on a terminal a line that is redrawn in place, else a line for each thing that is new."""
 
     def __init__(self) -> None:
+        import threading
+
         self.said: set[str] = set()
+        self.state = ""
+        self.ended = threading.Event()
+        self.drawing = threading.Thread(target=self.draw, daemon=True)
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self.drawing.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        if self.drawing.is_alive():
+            self.drawing.join()
+
+    def draw(self) -> None:
+        """Keep the line on the terminal, until it is ended."""
+        begun = time.monotonic()
+        while not self.ended.wait(0.25):
+            minutes, seconds = divmod(int(time.monotonic() - begun), 60)
+            if self.state:
+                sys.stderr.write(f"\r\x1b[K{self.state}, {minutes}:{seconds:02}")
+                sys.stderr.flush()
+        if self.state:
+            sys.stderr.write("\r\x1b[K")
 
     def __call__(self, progress: dict[str, Any]) -> None:
-        waiting = progress["waiting"] or {}
+        waiting, relays = progress["waiting"] or {}, progress["relays"] or []
+        taken = sum(relay["said"] == "accepted" for relay in relays)
+        self.state = f"asked {taken} of {len(relays)} relays, waiting for approval"
         lines = ["asking the phone; approve there, or see: avault status"]
         lines += [f"open this page to approve: {waiting['auth_url']}"] if waiting.get("auth_url") else []
         lines += [f"the signer says: {waiting['error']}"] if waiting.get("error") else []
         for line in lines:
             if line not in self.said:
                 self.said.add(line)
+                sys.stderr.write("\r\x1b[K" if self.drawing.is_alive() else "")
                 say(line)
 
 
@@ -4750,7 +4878,10 @@ def build_commands(words: Iterable[str]) -> click.Group:
             parent = click.get_current_context().find_root().params
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
-            return function(Terminal(directory, want_json, creating=function.__name__ == "cmd_init"), **settings)
+            code = function(Terminal(directory, want_json, creating=function.__name__ == "cmd_init"), **settings)
+            if want_json and code == 0 and not _has_put:
+                put('{"ok": true}\n')
+            return code
 
         return run_it
 

@@ -98,7 +98,7 @@ def cmd_init(
     make_private_directory(places.dir)
     talk = Ceremony(terminal, qr)
     try:
-        start_daemon(places, ask=False, background=True)
+        start_daemon(places, background=True)
         fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
         private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
         answer = talk.request("init", private, **fields)

@@ -82,14 +82,14 @@ def commands() -> dict[str, click.Command]:
             else:
                 yield " ".join((*words, name)), command
 
-    return dict(walk(avault.build_commands(), ()))
+    return dict(walk(avault.build_commands(avault.ELSEWHERE), ()))
 
 
 def names(parameters: list[click.Parameter]) -> set[str]:
     return {name for parameter in parameters if isinstance(parameter, click.Option) for name in parameter.opts}
 
 
-EVERYWHERE = {*names(avault.build_commands().params), "-h", "--help"}
+EVERYWHERE = {*names(avault.build_commands(avault.ELSEWHERE).params), "-h", "--help"}
 
 # Where a command begins: a line, a shell's punctuation, two spaces, "…: ", and words that take a command.
 BEFORE = r"^|[|;&({\"'/=]|\$ | {2}|: |, |(?:^| )(?:!|or|sudo|exec|if|while|until|not|then|do|and|with|see|say) "

@@ -383,30 +383,38 @@ def vault_of(**groups: dict[str, str]) -> avault.Vault:
 TWO = vault_of(openai={"API_KEY": "o"}, groq={"API_KEY": "g", "ORG": "x"})
 
 
+def chosen(vault, groups, only, prefix, allow):
+    """What `export` gives for these choices: variables and values."""
+    request = {"groups": groups, "only": only, "prefix": prefix, "allow": allow}
+    answer = avault.answer_export(vault, request)
+    assert list(answer["names"]) == list(answer["variables"])
+    return answer["variables"]
+
+
 def test_choosing():
     one = vault_of(openai={"API_KEY": "o"}, db={"PASSWORD": "p", "USER_": "u"})
-    assert avault.choose(one, [], [], False, []) == {"API_KEY": "o", "PASSWORD": "p", "USER_": "u"}
-    assert avault.choose(one, ["db"], [], False, []) == {"PASSWORD": "p", "USER_": "u"}
-    assert avault.choose(one, ["db", "db"], ["PASSWORD"], False, []) == {"PASSWORD": "p"}
-    assert avault.choose(TWO, [], ["groq/API_KEY"], False, []) == {"API_KEY": "g"}
-    assert avault.choose(TWO, [], [], True, []) == {"OPENAI_API_KEY": "o", "GROQ_API_KEY": "g", "GROQ_ORG": "x"}
-    assert avault.choose(vault_of(my__db={"pass_word": "p"}), [], [], True, []) == {"MY_DB_PASS_WORD": "p"}
+    assert chosen(one, [], [], False, []) == {"API_KEY": "o", "PASSWORD": "p", "USER_": "u"}
+    assert chosen(one, ["db"], [], False, []) == {"PASSWORD": "p", "USER_": "u"}
+    assert chosen(one, ["db", "db"], ["PASSWORD"], False, []) == {"PASSWORD": "p"}
+    assert chosen(TWO, [], ["groq/API_KEY"], False, []) == {"API_KEY": "g"}
+    assert chosen(TWO, [], [], True, []) == {"OPENAI_API_KEY": "o", "GROQ_API_KEY": "g", "GROQ_ORG": "x"}
+    assert chosen(vault_of(my__db={"pass_word": "p"}), [], [], True, []) == {"MY_DB_PASS_WORD": "p"}
     for groups, only in ((["none"], []), ([], ["NONE"]), (["openai"], ["ORG"]), ([], ["openai/ORG"]), ([], [""])):
         with pytest.raises(avault.NotFound):
-            avault.choose(TWO, groups, only, False, [])
+            chosen(TWO, groups, only, False, [])
 
 
 def test_two_groups_with_one_key():
     with pytest.raises(avault.Usage, match=r"(?=.*groq/API_KEY)(?=.*openai/API_KEY)") as refused:
-        avault.choose(TWO, [], [], False, [])
+        chosen(TWO, [], [], False, [])
     assert "--group" in str(refused.value.hint) and "--prefix" in str(refused.value.hint)
     with pytest.raises(avault.Usage, match="A_B_C"):
-        avault.choose(vault_of(a={"B_C": "1"}, a__b={"C": "2"}), [], [], True, [])
+        chosen(vault_of(a={"B_C": "1"}, a__b={"C": "2"}), [], [], True, [])
 
 
 def test_a_prefix_that_gives_no_name():
     with pytest.raises(avault.Usage):
-        avault.choose(vault_of(**{"1password": {"TOKEN": "x"}}), [], [], True, [])
+        chosen(vault_of(**{"1password": {"TOKEN": "x"}}), [], [], True, [])
 
 
 @pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "LD_X", "DYLD_INSERT_LIBRARIES", "BASH_ENV", "ENV", "IFS", "PYTHONPATH", "PERL5OPT", "NODE_OPTIONS",
@@ -415,10 +423,10 @@ def test_a_prefix_that_gives_no_name():
 def test_dangerous_names(name):
     vault = vault_of(g={name: "x", "SAFE": "y"})
     with pytest.raises(avault.Denied, match=name) as refused:
-        avault.choose(vault, [], [], False, [])
+        chosen(vault, [], [], False, [])
     assert f"--allow {name}" in str(refused.value.hint)
-    assert avault.choose(vault, [], ["SAFE"], False, []) == {"SAFE": "y"}
-    assert avault.choose(vault, [], [], False, [name]) == {name: "x", "SAFE": "y"}
+    assert chosen(vault, [], ["SAFE"], False, []) == {"SAFE": "y"}
+    assert chosen(vault, [], [], False, [name]) == {name: "x", "SAFE": "y"}
 
 
 @pytest.mark.parametrize(
@@ -430,7 +438,7 @@ def test_names_that_are_secrets(name):
 
 def test_a_prefix_does_not_hide_a_dangerous_name():
     with pytest.raises(avault.Denied):
-        avault.choose(vault_of(ld={"PRELOAD": "x"}), [], [], True, [])
+        chosen(vault_of(ld={"PRELOAD": "x"}), [], [], True, [])
 
 
 # The command
