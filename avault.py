@@ -3973,8 +3973,9 @@ class Supervisor:
                 await self.guard.changed.wait()
 
         try:
-            async with asyncio.timeout(read_limit(request)):
-                await self.while_connected(sock, wait())
+            if self.guard.state != "unlocked":  # else even `timeout` 0 is enough
+                async with asyncio.timeout(read_limit(request)):
+                    await self.while_connected(sock, wait())
         except TimeoutError:
             raise TimedOut("the vault did not open in time", "see: avault status") from None
         return await self.status(sock, request)
