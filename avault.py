@@ -203,6 +203,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "export": {"--shell": "sh", "--format": str, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
     "set": {"--key": str, "--note": str, "--generate": "32"},
     "run": {"--no-mask": bool, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
+    "openclaw-provider": {"--wait": str, "--no-prompt": bool},
 }
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
@@ -288,6 +289,8 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
         return {"op": op, "group": found["group"], "key": key, "format": want_json}
     if op == "list":
         return {"op": op, "format": "names" if "--names" in found else want_json}
+    if op == "openclaw-provider":
+        return {"op": "provide"}
     if op in ("export", "run"):
         form, shell = found.get("--format"), found.get("--shell")
         if form not in (None, "dotenv", "json", "systemd") or shell not in (None, "sh", "fish") or (form and shell):
@@ -432,12 +435,12 @@ def fast_door(argv: list[str]) -> int | None:
     request = fast_request(found) if found else None
     if not found or not request:
         return None
-    needs_value = request["op"] == "set" and request["generate"] is None
+    needs_value = request["op"] == "provide" or (request["op"] == "set" and request["generate"] is None)
     value = fast_value() if needs_value else None
     if needs_value and value is None:
         return None
     answer = fast_exchange(Places(found.get("--dir")), request, value)
-    if answer is None:
+    if answer is None or (not answer and request["op"] == "provide"):
         return None
     if not answer:
         write_all(2, b"avault: error: the daemon went away; unknown whether the secret was written\n")
@@ -1647,7 +1650,7 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
 DOOR = {"status", "unlock", "lock", "wait", "stop", "keychain"}  # answered by the supervisor
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
-    "get", "has", "list", "export", "reveal", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
+    "get", "has", "list", "export", "reveal", "provide", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -3158,6 +3161,26 @@ async def serve_import(keyholder: Keyholder, session: Session, request: dict[str
     return {"ok": True, **result}
 
 
+async def serve_provide(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Values by GROUP/KEY, in the words of OpenClaw's exec secret provider, protocol version 1."""
+    try:
+        asked = json.loads((await session.frame())["value"])
+        ids = [str(each) for each in asked["ids"]]
+        if asked["protocolVersion"] != 1:
+            raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md") from None
+    values, errors = {}, {}
+    for each in ids:
+        group, _, key = each.partition("/")
+        try:
+            values[each] = opened(keyholder).vault.secrets(group, key)[0].value
+        except (NotFound, Usage):
+            errors[each] = {"code": "NOT_FOUND"}
+    keyholder.release(session, {**request, "only": ids})
+    return {"ok": True, "output": json.dumps({"protocolVersion": 1, "values": values, "errors": errors}) + "\n"}
+
+
 def read_copy(keyholder: Keyholder, name: object) -> bytes:
     """The bytes of a copy of avault.enc that a client has put into the state directory; raises Usage, NotFound."""
     stem = str(name).removesuffix(".enc")
@@ -3220,6 +3243,7 @@ REQUESTS: dict[str, Serve] = {
     "reveal": released(answer_reveal),
     "has": serve_has,
     "list": serve_list,
+    "provide": serve_provide,
     "verify_log": serve_verify_log,
     "inspect": serve_inspect,
     "set": serve_set,
@@ -4233,7 +4257,8 @@ ELSEWHERE = {  # the first word of a command that is not here: avault_NAME.py ha
     "init": "pair", "pair": "pair", "recover": "pair", "run": "run", "inject": "run", "migrate": "import",
     "import": "import", "audit": "import", "scan": "scan", "log": "log", "git": "git", "sync": "git", "history": "git",
     "restore": "git", "keychain": "keychain", "forget": "keychain", "service": "service", "doctor": "doctor",
-    "completion": "completion", "signer": "signer", "demo": "demo",
+    "completion": "completion", "signer": "signer", "demo": "demo", "openclaw": "openclaw",
+    "openclaw-provider": "openclaw", "mcp": "mcp",
 }  # fmt: skip
 
 
