@@ -4245,6 +4245,11 @@ this machine
   forget        remove all of this vault from this machine but the vault
   signer        a phone in a terminal: a NIP-46 bunker
 
+openclaw and other agents
+  openclaw plan|install|uninstall|status
+  openclaw-provider                    secrets by reference
+  mcp           an MCP server: tools that use secrets, and never show one
+
 exit codes: 0 done, 1 error, 2 usage, 3 locked, 4 not found, 5 denied,
 6 no daemon or relay, 7 nobody answered, 8 damaged or rolled back
 
@@ -4844,7 +4849,7 @@ class Waiting:
         self.drawing = threading.Thread(target=self.draw, daemon=True)
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
             self.drawing.start()
         return self
 

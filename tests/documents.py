@@ -71,6 +71,11 @@ def links(text: str) -> list[str]:
 # The commands
 
 
+INTERNAL = {  # run by avault itself, or by git: nothing to type
+    "git record", "git merge", "git diff", "keychain get", "keychain set", "keychain delete", "keychain look",
+}  # fmt: skip
+
+
 @cache
 def commands() -> dict[str, click.Command]:
     """click's commands by the words that call them, as `daemon start`."""
@@ -79,8 +84,8 @@ def commands() -> dict[str, click.Command]:
         for name, command in group.commands.items():
             if isinstance(command, click.Group):
                 yield from walk(command, (*words, name))
-            else:
-                yield " ".join((*words, name)), command
+            elif (path := " ".join((*words, name))) not in INTERNAL:
+                yield path, command
 
     return dict(walk(avault.build_commands(avault.ELSEWHERE), ()))
 

@@ -13,6 +13,7 @@ import time
 import venv
 from pathlib import Path
 
+import documents as d
 import nostr_sdk
 import pytest
 from harness import AVAULT, SOURCE, Machine, wait_until
@@ -20,7 +21,7 @@ from harness import AVAULT, SOURCE, Machine, wait_until
 import avault
 
 CLICK = [sys.executable, "-c", "import sys, avault; sys.exit(avault.run_command(sys.argv[1:]))"]
-COMMANDS = [name.split() for name in avault.COMMANDS]
+COMMANDS = [name.split() for name in d.commands()]
 
 
 @pytest.fixture

@@ -175,6 +175,7 @@ def test_notify_that_fails_or_stays_harms_nothing(proven: Machine) -> None:
 def test_the_status_line(machine: Machine, proven: Machine, rogue: Rogue) -> None:
     """On a terminal one line that is redrawn; nothing of it in a pipe."""
     rogue.behave("nip44_decrypt", [{"do": "silence"}])
+    proven.env["TERM"] = "xterm"
     shown, code = in_terminal(proven, ["unlock", "--timeout", "3"], [])
     assert code == 7
     assert "\r\x1b[Kasked 1 of 1 relays, waiting for approval, 0:01" in shown
@@ -183,6 +184,8 @@ def test_the_status_line(machine: Machine, proven: Machine, rogue: Rogue) -> Non
     done = proven("unlock", "--timeout", "2", code=7)
     assert "asked 1 of" not in done.stderr
     assert "\x1b" not in done.stderr
+    proven.env["TERM"] = "dumb"
+    assert "\x1b" not in in_terminal(proven, ["unlock", "--timeout", "2"], [])[0]
 
 
 # A command with the secrets, the fast way

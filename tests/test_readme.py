@@ -125,7 +125,8 @@ def test_demo_at_a_terminal(machine: Machine) -> None:
 def test_qr_code(capsys) -> None:
     """On a terminal, in half blocks, dark on light."""
     uri = avault.nostrconnect_uri("ab" * 32, ["wss://relay.example.com"], "cd" * 16, "clawd@db1")
-    avault.print_qr(uri)
+    avault.load_commands(["pair"])
+    __import__("avault_pair").print_qr(uri)
     code = capsys.readouterr().err
     assert shown("qr", code).strip() == code.strip()
 
