@@ -614,8 +614,7 @@ def check_value(value: object) -> str:
         raise Usage("the value is binary", "keep it as text: base64 -w0 FILE | avault set GROUP --key KEY")
     if size > MAX_VALUE:
         raise Usage(
-            f"the value has {size:,} bytes; the limit is {MAX_VALUE:,}",
-            "keep big files beside the vault, sealed with a key in it",
+            f"the value has {size:,} bytes; the limit is {MAX_VALUE:,}", "keep big files elsewhere, sealed with a key in it"
         )
     return value
 
@@ -915,10 +914,8 @@ def choose(vault: Vault, groups: list[str], only: list[str], prefix: bool, allow
             raise Usage(f"{group}/{key} gives no variable name: {name}", "leave --prefix out, or rename the group")
         chosen[name] = (group, key)
     if refused := sorted(name for name in chosen if is_dangerous(name) and name not in allow):
-        raise Denied(
-            f"{', '.join(refused)} would change what other programs do",
-            "if you mean it: " + " ".join(f"--allow {name}" for name in refused),
-        )
+        hint = "if you mean it: " + " ".join(f"--allow {name}" for name in refused)
+        raise Denied(f"{', '.join(refused)} would change what other programs do", hint)
     return chosen
 
 
@@ -1240,7 +1237,7 @@ def split_vault(vault: Vault) -> list[str]:
     if room < PART_LIMIT // 2:
         raise AvaultError(
             "this vault was written by too many machines",
-            "take the secrets out with: avault export --format json, and begin anew",
+            "take them out with: avault export --format json, and begin anew",
         )
     slices = [body[start : start + room] for start in range(0, len(body), room)]
     return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
@@ -1454,16 +1451,14 @@ class Store:
         ours = self.vault
         if (found.identity, found.operator) != (ours.identity, ours.operator):
             raise Tampered(
-                "avault.enc was replaced by that of another vault", "take it from git history: avault keeps serving its own"
+                "avault.enc was replaced by that of another vault", "take it from git history; what was open is served on"
             )
         if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0) and self.digest not in found.sources:
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?", "save what is served: avault export"
             )
         if found.generation == ours.generation or ours.is_after(found.generation):
-            raise Tampered(
-                "avault.enc was replaced by an older one", "get the latest (git pull), or lock and insist with --accept-rollback"
-            )
+            raise Tampered("avault.enc was replaced by an older one", "git pull; or lock, and insist with --accept-rollback")
         if found.is_after(ours.generation):
             self.vault, self.digest = found, digest
             self.pin()
@@ -2238,7 +2233,7 @@ class RemoteSigner:
             await asyncio.wait_for(self.ready.wait(), timeout)
         except TimeoutError:
             raise Unavailable(
-                f"no relay answers: {', '.join(self.relays)}", "check the network, or choose others: --relay URL"
+                f"no relay answers: {', '.join(self.relays)}", "check the network, or choose others: --relay"
             ) from None
         self.look_at_relays()
 
@@ -2380,7 +2375,7 @@ class Phone:
         if (to_npub(pairing.agent), to_npub(pairing.operator)) != (content["agent"], content["operator"]):
             raise Tampered(
                 "the vault's files are not those that this machine was paired for",
-                "put the right directory back; if you meant it: avault pair --replace",
+                "put the right directory back, or: avault pair --replace",
             )
         params = [pairing.agent, content["envelope"]]
         keys = await self.signer.request("nip44_decrypt", params, lambda result: open_nsec(content, result))
@@ -2456,7 +2451,7 @@ def lock_directory(path: str) -> int:
         os.close(fd)
         raise Unavailable(
             f"another daemon holds the vault {path}",
-            "it was started with another AVAULT_SOCKET, HOME or XDG_STATE_HOME; stop it from there",
+            "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME",
         ) from None
     return fd
 
@@ -2965,11 +2960,9 @@ class Keyholder:
             async with asyncio.timeout(limit if isinstance(limit, (int, float)) else None):
                 return await self.talks[request["op"]](self, session, request, private)
         except TimeoutError:
-            raise TimedOut(
-                "the signer did not answer in time",
-                "is the app open, and on the same relays? Try again with: avault "
-                + ("init" if request["op"] == "init" else "pair --replace"),
-            ) from None
+            again = "init" if request["op"] == "init" else "pair --replace"
+            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
+            raise TimedOut("the signer did not answer in time", hint) from None
         finally:
             self.talking = False
             self.report()
@@ -3047,10 +3040,8 @@ def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
         values = {key: found[0].value for key, found in sorted(group.keys.items())}
         if form == "text":
             if broken := [key for key, value in values.items() if "\n" in value]:
-                raise Usage(
-                    f"{name}/{broken[0]} has more than one line",
-                    f"avault get {name} --json, or avault get {name}/{broken[0]}",
-                )
+                hint = f"avault get {name} --json, or avault get {name}/{broken[0]}"
+                raise Usage(f"{name}/{broken[0]} has more than one line", hint)
             return {"ok": True, "output": "".join(f"{key}={value}\n" for key, value in values.items())}
         answer = {"group": name, "note": group.note[0], "values": values}
     if form == "json":
@@ -3147,10 +3138,8 @@ async def serve_import(keyholder: Keyholder, session: Session, request: dict[str
             if kind != "same":
                 vault.put(group, key, value, int(time.time()), store.machine)
         if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
-            raise Denied(
-                f"in the vault with another value: {', '.join(names['replaced'][:20])}",
-                "to replace them: --replace; to look: --dry-run",
-            )
+            listed = ", ".join(names["replaced"][:20])
+            raise Denied(f"in the vault with another value: {listed}", "to replace them: --replace; to look: --dry-run")
         for group, note in notes:
             vault.annotate(group, note, store.machine)
         result.update(names)
@@ -3339,12 +3328,8 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
         raise Tampered("the vault's files name another operator than the open vault does", "take them from git history")
     is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
     if is_paired and not request.get("replace"):
-        raise Usage(
-            "this machine is paired already", "ask the phone with: avault unlock, or pair anew with: avault pair --replace"
-        )
-    relays = [check_relay(url) for url in request.get("relays") or []] or read_hints(keyholder.places.file("nip46.json"))[
-        "relays"
-    ]
+        raise Usage("this machine is paired already", "ask the phone with: avault unlock, or pair anew: avault pair --replace")
+    relays = [check_relay(url) for url in request.get("relays") or read_hints(keyholder.places.file("nip46.json"))["relays"]]
     agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
     keyholder.content = content
     pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
@@ -3384,7 +3369,7 @@ async def shake_hands(
     if operator and pairing.operator != operator:
         raise Denied(
             f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}",
-            "pair again, and choose the operator's account in the signer",
+            "choose the operator's account in the signer, and pair again",
         )
     return pairing
 
@@ -3571,8 +3556,8 @@ class Guard:
         """A message from the keyholder."""
         if "report" in message:
             self.report = message["report"]
-            if self.state != "unlocked" == self.report["state"]:
-                self.wrote()  # a conflict that git left while it was locked can be merged now
+            if self.report["state"] == "unlocked" and self.state != "unlocked":
+                self.wrote()  # what git could not merge while it was locked can be merged now
             self.turn(self.report["state"])
         elif "wrote" in message:
             self.wrote()
@@ -3704,6 +3689,14 @@ def read_limit(request: dict[str, Any]) -> float | None:
     return min(float(limit), 1e9) if limit > 0 else 0.0  # nor is NaN above 0
 
 
+def is_in_repository(path: str) -> bool:
+    """Whether a directory, or one above it, has a .git."""
+    parents = [path]
+    while (above := os.path.dirname(parents[-1])) != parents[-1]:
+        parents.append(above)
+    return any(os.path.lexists(os.path.join(parent, ".git")) for parent in parents)
+
+
 class Supervisor:
     """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
 
@@ -3766,14 +3759,12 @@ class Supervisor:
             make_private_directory(directory)
         info = os.lstat(directory) if os.path.lexists(directory) else None
         if not info or info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
-            raise AvaultError(
-                f"{directory} is not a directory that only we can write to", "choose another place with AVAULT_SOCKET"
-            )
+            raise AvaultError(f"{directory} is not a directory that only we can write to", "choose another place: AVAULT_SOCKET")
         if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
             raise AvaultError(f"the socket's path is too long: {path}", "choose a shorter one with AVAULT_SOCKET")
         if os.path.lexists(path):
             if os.lstat(path).st_mode & 0o170000 != 0o140000:
-                raise AvaultError(f"{path} is there, and is no socket", "choose another place with AVAULT_SOCKET")
+                raise AvaultError(f"{path} is there, and is no socket", "choose another place: AVAULT_SOCKET")
             try:
                 FastConnection(self.places).socket.close()
             except OSError:
@@ -3911,7 +3902,8 @@ class Supervisor:
         try:
             while self.unrecorded:
                 self.unrecorded = False
-                self.git = await run_program(own_command("git", "record", "--dir", self.places.dir))
+                if is_in_repository(self.places.dir):
+                    self.git = await run_program(own_command("git", "record", "--dir", self.places.dir))
         finally:
             self.recording = False
 

@@ -235,6 +235,67 @@ def memory(vault: Vault, kind: str) -> float | None:
     return total / 1024
 
 
+def masked_throughput(top: Path, vault: Vault, megabytes: int) -> float:
+    """Megabytes per second that `avault run` masks: text, with the 10 secrets of a group in the environment, through a pipe."""
+    text = top / "text"
+    line = b"2026-01-31 12:00:00 INFO request 4711 to https://api.example.com/v1/models answered 200 in 12.5 ms (key ...1f3a)\n"
+    text.write_bytes(line * ((megabytes << 20) // len(line)))
+    side = process(vault.env, vault.command, "run", "--group", "group0", "--", "cat", str(text))
+    nothing = process(vault.env, vault.command, "run", "--group", "group0", "--", "true")
+    took = alternate(3, side=side, nothing=nothing)
+    text.unlink()
+    return megabytes / (took["side"] - took["nothing"])
+
+
+def scan_against_grep(top: Path, command: Path, rounds: int) -> tuple[float, float]:
+    """Seconds of `avault scan` and of `grep -rF -f` for 100 values in 100 MB of files."""
+    tree, words = top / "tree", [f"word{number * 7919 % 5000:04}" for number in range(4096)]
+    tree.mkdir()
+    for number in range(200):
+        line = " ".join(words[number:] + words[:number])
+        (tree / f"file{number}.txt").write_text("\n".join([line[:120], line] * 7)[: 500 << 10].ljust(500 << 10, "z"))
+    vault = Vault(top / "scan", 100, command)
+    try:
+        vault.start()
+        values = [secret["value"] for secret in avault.ask_daemon(vault.places, "reveal")["secrets"]]
+        patterns = top / "patterns"
+        patterns.write_text("".join(value + "\n" for value in values))
+
+        def grep() -> None:
+            done = subprocess.run(
+                ["grep", "-rF", "-f", patterns, tree], env={"LC_ALL": "C", "PATH": os.environ["PATH"]}, check=False
+            )
+            assert done.returncode == 1, "the values are not there"
+
+        took = alternate(rounds, scan=process(vault.env, vault.command, "scan", str(tree)), grep=grep)
+        return took["scan"], took["grep"]
+    finally:
+        vault.stop()
+        shutil.rmtree(tree)
+
+
+def set_with_git(top: Path, command: Path, rounds: int) -> tuple[float, float]:
+    """Seconds of `avault set` of 1,000, in a repository, where each is committed, and without one."""
+    vaults = [Vault(top / name, 1_000, command) for name in ("with-git", "without-git")]
+    subprocess.run(["git", "init", "-q", vaults[0].vault], check=True)
+    times: list[list[float]] = [[], []]
+    try:
+        for vault in vaults:
+            vault.start()
+        for number in range(rounds + 2):
+            for vault, took in zip(vaults, times, strict=True):
+                begun = time.perf_counter()
+                process(vault.env, vault.command, "set", "group0/KEY_0", input=f"value {number}".encode())()
+                took.append(time.perf_counter() - begun)
+                time.sleep(0.7)  # the commit is made beside; it is not to be measured with the other side
+        commits = subprocess.run(["git", "-C", vaults[0].vault, "rev-list", "--count", "HEAD"], capture_output=True, check=True)
+        assert int(commits.stdout) > rounds, "nothing was committed"
+        return statistics.median(times[0][2:]), statistics.median(times[1][2:])
+    finally:
+        for vault in vaults:
+            vault.stop()
+
+
 # Others
 
 
@@ -331,7 +392,13 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
                 "get10000": get(large),
                 "export": process(middle.env, middle.command, "export", "--shell"),
                 "set": process(middle.env, middle.command, "set", "group0/KEY_0", input=b"another value"),
+                "run": process(middle.env, middle.command, "run", "--no-mask", "--group", "group0", "--", "true"),
+                "env": process(middle.env, "env", "true"),
+                "names": process(middle.env, middle.command, "list", "--names"),
+                "import": process({**middle.env, "PYTHONPATH": str(top)}, python, "-c", "import avault"),
+                "empty": process({**middle.env, "PYTHONPATH": str(top)}, python, "-c", "import empty"),
             }
+            (top / "empty.py").touch()
             others = {"pass show": with_pass(top), "keyring get": keyring}
             sides |= {name: side for name, side in others.items() if side}
             took = alternate(rounds, **sides)
@@ -344,6 +411,21 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
             ("`avault get` of 10,000, against of 10", ratio("get10000", "get10"), "1.05", "1.0"),
             ("`avault export --shell` of 1,000, against `avault get`", ratio("export", "get"), "2", "1.3"),
         ]
+        both = took["env"] + took["get"]
+        run = f"{took['run'] / both:.2f} ({milliseconds(took['run'])} / {milliseconds(both)})"
+        rows.append(("`avault run --no-mask -- true`, against `env true` and `avault get`", run, "1.5", ""))
+        rows.append(("names for completion, 1,000 secrets, against `avault get`", ratio("names", "get"), "1.2", ""))
+        rows.append(
+            ("`import avault` in a program, over an empty module", milliseconds(took["import"] - took["empty"]), "5 ms", "")
+        )
+        rate = masked_throughput(top, middle, 100 if quick else 300)
+        rows.append(("masked by `avault run`, 10 secrets", f"{rate:,.0f} MB/s", "50 MB/s", ""))
+        scan, grep = scan_against_grep(top, command, 3 if quick else 9)
+        figure = f"{scan / grep:.2f} ({milliseconds(scan)} / {milliseconds(grep)})"
+        rows.append(("`avault scan` of 100 MB for 100 values, against `grep -rF -f`", figure, "3", ""))
+        with_git, without = set_with_git(top, command, 5 if quick else 15)
+        figure = f"{with_git / without:.2f} ({milliseconds(with_git)} / {milliseconds(without)})"
+        rows.append(("`avault set` in a git repository, against outside of one", figure, "1.2", ""))
         one = open_connection(middle, 200 if quick else 2000)
         rows.append(("a get over an open connection", milliseconds(one), "0.3 ms", "0.1 ms"))
         rate = throughput(middle, 50, 1 if quick else 3)
