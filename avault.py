@@ -3455,21 +3455,27 @@ def main_keyholder(argv: list[str]) -> NoReturn:
 
 
 async def run_program(command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a program in a clean environment, with these variables besides: the JSON object that it prints."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=subprocess.DEVNULL if stdin is None else stdin,
+    """Run a program in a clean environment, with these variables besides: the JSON object that it prints.
+
+    It outlives us, which asyncio's own subprocesses do not: git is not to be killed because the daemon stops.
+    """
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command,
+        stdin=quiet if stdin is None else stdin,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=quiet,
         cwd="/",
         env=clean_environment() | (variables or {}),
         start_new_session=True,
     )
-    output, _ = await process.communicate()
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
+    output = await reader.read()
     try:
         return decode_frame(output)
     except Usage:
-        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+        return {"state": "failed", "reason": f"it ended with exit code {process.wait()}"}
 
 
 class Guard:
