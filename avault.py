@@ -2449,10 +2449,8 @@ def lock_directory(path: str) -> int:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise Unavailable(
-            f"another daemon holds the vault {path}",
-            "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME",
-        ) from None
+        hint = "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME"
+        raise Unavailable(f"another daemon holds the vault {path}", hint) from None
     return fd
 
 
@@ -2702,13 +2700,14 @@ class Keyholder:
             task = asyncio.get_running_loop().create_task(self.take_over(fd, message["frame"]))
             self.handing_over.add(task)
             task.add_done_callback(self.handing_over.discard)
-        elif message["do"] == "unlock" and self.talking:
-            self.resume = True
         elif message["do"] == "unlock":
-            if not self.unlocking and not self.store:
-                by_keychain = bool(message.get("keychain"))
-                unlock = self.unlock(bool(message.get("accept_rollback")), fd, by_keychain)
+            if not self.talking and not self.unlocking and not self.store:
+                unlock = self.unlock(bool(message.get("accept_rollback")), fd, bool(message.get("keychain")))
                 self.unlocking = asyncio.get_running_loop().create_task(unlock)
+            else:
+                self.resume = self.talking
+                if fd is not None:
+                    os.close(fd)
         elif message["do"] == "keychain" and fd is not None:
             self.fill_keychain(fd)
         elif message["do"] == "rest":
@@ -3367,10 +3366,8 @@ async def shake_hands(
         session.send({"progress": "connected"})
         pairing.operator = await signer.request("get_public_key", [], accept_public_key, False)
     if operator and pairing.operator != operator:
-        raise Denied(
-            f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}",
-            "choose the operator's account in the signer, and pair again",
-        )
+        other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
+        raise Denied(other, "choose the operator's account in the signer, and pair again")
     return pairing
 
 
@@ -3612,6 +3609,7 @@ class Guard:
         keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
         if nsec is None and not keychain and not os.path.lexists(self.places.own("pairing.json")):
             raise self.locked()
+        keychain = keychain and not self.waiters  # who comes later shares the one asking
         me = object()
         self.waiters.add(me)
         try:
@@ -3654,8 +3652,10 @@ class Guard:
 
     async def fill_keychain(self) -> dict[str, Any]:
         """Have the keyholder make an unlock key for the keychain, and the keychain keep it; what that said."""
-        if self.state != "unlocked" or not self.control or not self.report.get("proven"):
-            raise Locked("the vault has to be open, and the phone to have shown that it opens it", "avault unlock, avault pair")
+        if self.state != "unlocked" or not self.control:
+            raise self.locked()
+        if not self.report.get("proven"):
+            raise Denied("nobody has shown yet that the phone opens this vault", self.pairing_hint())
         key, end = os.pipe()
         try:
             self.control.send({"do": "keychain"}, end)
@@ -3667,15 +3667,11 @@ class Guard:
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
         if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
-            raise Denied(
-                "avault.enc on the disk is not what is served: to lock now may lose it",
-                "put the file back (git checkout), or save first: avault export --format json; or insist with --force",
-            )
+            hint = "put the file back (git checkout), or save first: avault export --format json; or insist with --force"
+            raise Denied("avault.enc on the disk is not what is served: to lock now may lose it", hint)
         if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
-                f"{self.pairing_hint()}, or insist with --force",
-            )
+            hint = f"{self.pairing_hint()}, or insist with --force"
+            raise Denied("nobody has shown yet that the phone opens this vault: to lock it now may lose it", hint)
 
     def pid(self) -> int | None:
         """The keyholder's process id, while it lives."""
@@ -3871,10 +3867,8 @@ class Supervisor:
     async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a first frame; None if the keyholder has the connection now. Raises AvaultError."""
         if request.get("v") != 1:
-            raise Usage(
-                "the running daemon speaks version 1 of the protocol, and this client another",
-                "avault daemon stop, then avault daemon start -b",
-            )
+            hint = "avault daemon stop, then avault daemon start -b"
+            raise Usage("the running daemon speaks version 1 of the protocol, and this client another", hint)
         if request.get("vault") != self.places.id:
             raise Unavailable(
                 f"the daemon here serves another vault, {self.places.dir}", "name yours with --dir, and unset AVAULT_SOCKET"
@@ -4985,6 +4979,9 @@ def use_right_interpreter(argv: list[str]) -> None:
 def main() -> NoReturn:
     """What the fast door left: one of our own processes, or a command by way of click."""
     argv = sys.argv[1:]
+    if argv[:1] == ["keychain"] and argv[1:2] in (["get"], ["look"], ["set"], ["delete"]):
+        load_commands(["keychain"])
+        sys.modules["avault_keychain"].main_keychain(argv[1:])
     if argv[:1] == ["keyholder"]:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:

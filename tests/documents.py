@@ -121,7 +121,7 @@ def calls(text: str) -> list[tuple[str, set[str]]]:
                 wants_value = word == "--dir"
             elif wants_value:
                 wants_value = False
-            elif not name or name == ["daemon"]:
+            elif not name or (len(name) == 1 and any(each.startswith(f"{name[0]} ") for each in commands())):
                 name.append(word)
         if name and re.fullmatch(r"[a-z][a-z-]*", name[0]) and name[0] not in VERBS:
             found.append((" ".join(name), options))
