@@ -1,0 +1,161 @@
+"""avault log: who got what, and when, as the keyholder wrote it down before each release.
+
+The access log is read from the state directory, so that it can be read while the vault is locked. Whether it is whole only
+the keyholder can tell, which has the key: `--verify` asks it. Until then nothing in these files is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from avault import AccessLog, AvaultError, NotFound, Tampered, Terminal, Usage, command, option, printable, put, say
+
+POLL = 0.25  # seconds between two looks at the log
+WIDE = 100_000  # characters of a line that are shown
+
+
+class Reader:
+    """Reads access.log after access.log.4 to .1, and goes on where it stopped, also when they were renamed meanwhile."""
+
+    def __init__(self, directory: str) -> None:
+        path = os.path.join(directory, "access.log")
+        self.paths = [path, *(f"{path}.{age}" for age in range(1, AccessLog.OLDER + 1))]  # the newest first
+        self.file: IO[bytes] | None = None  # open for as long as it is the newest, so that its inode stays its own
+        self.half = b""  # a line without its end
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines that are new since the last call; raises AvaultError."""
+        try:
+            if self.file:
+                yield from self.rest(self.file)
+                try:
+                    if identity(self.file) == os.lstat(self.paths[0]).st_ino:
+                        return
+                except FileNotFoundError:
+                    return  # renamed; the next line makes another
+            for file in self.newer():
+                if self.file:
+                    yield from self.rest(self.file)  # what was written between the last look and the renaming
+                    yield from self.end()
+                    self.file.close()
+                self.file = file
+                yield from self.rest(file)
+        except OSError as error:
+            raise AvaultError(f"cannot read {error.filename or self.paths[0]}: {error.strerror}", "whose file is it?") from None
+
+    def rest(self, file: IO[bytes]) -> Iterator[bytes]:
+        """The whole lines from where the last call stopped."""
+        *lines, self.half = (self.half + file.read()).split(b"\n")
+        yield from lines
+
+    def end(self) -> Iterator[bytes]:
+        """What is left: a line without its end, if there is one."""
+        if self.half:
+            yield self.half
+        self.half = b""
+
+    def newer(self) -> list[IO[bytes]]:
+        """The files after the one that was read last, opened, the oldest first.
+
+        They are opened from the newest to the oldest, as that is how they are renamed: one may be met twice, none missed.
+        """
+        last = identity(self.file) if self.file else None
+        found: dict[int, IO[bytes]] = {}
+        for path in self.paths:
+            try:
+                file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Tampered(f"{path} is not a regular file", "move it away")
+            if identity(file) == last:
+                break
+            found.setdefault(identity(file), file)
+        return list(reversed(found.values()))
+
+
+def identity(file: IO[bytes]) -> int:
+    """What stays the same when a file is renamed."""
+    return os.fstat(file.fileno()).st_ino
+
+
+def render(line: bytes) -> str:
+    """A line of the log for a person. What is not one is shown as it is; nothing in it can drive a terminal."""
+    text = line.decode(errors="backslashreplace")
+    try:
+        entry = json.loads(text)
+        about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
+        callers = [f"by {program(entry)}"] + ([f"in {program(entry['parent'])}"] if entry["parent"] else [])
+        words = [entry["time"], about, names(entry), *callers]
+        text = " ".join(word for word in words if word) + f": {entry['outcome']}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = f"not a line of the log: {text}"
+    return printable(text, WIDE)
+
+
+def names(entry: dict[str, Any]) -> str:
+    """The secrets that a line is about, as GROUP/KEY; "everything" where none is named."""
+    group, keys = entry["group"], entry["keys"]
+    if keys:
+        return ", ".join(key if "/" in key or not group else f"{group}/{key}" for key in keys)
+    return str(group or ("everything" if entry["op"] in ("export", "reveal") else ""))
+
+
+def program(process: dict[str, Any]) -> str:
+    """A process, by the name of its executable and its pid."""
+    return f"{os.path.basename(process['exe'] or '?')} ({process['pid']})"
+
+
+@command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))
+def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
+    """usage: avault log [-f] [--verify]
+
+    Prints the access log, the newest line last: when, what for, which secrets,
+    the program and what started it, and the outcome. It is written before a
+    secret is released. It can be read while the vault is locked.
+    -f goes on with what is added, until Ctrl-C.
+    --verify has the keyholder check every line: that it wrote it, and that none
+    is missing. Exit code 8: it did not, or one is. The vault has to be open.
+    --json prints the lines as they stand in the file.
+
+      avault log -f
+      avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
+    """
+    if verify:
+        if follow:
+            raise Usage("--verify and -f exclude each other")
+        return verify_log(terminal)
+    reader = Reader(terminal.places.state)
+    show = (lambda line: printable(line.decode(errors="backslashreplace"), WIDE)) if terminal.want_json else render
+    lines = list(reader.lines())
+    if not follow:
+        lines += reader.end()
+    if not lines and not reader.file:
+        if not os.path.lexists(terminal.places.file("avault.enc")):
+            raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
+        say("nothing has been released yet")
+    while True:
+        put("".join(show(line) + "\n" for line in lines))
+        if not follow:
+            return 0
+        time.sleep(POLL)
+        lines = list(reader.lines())
+
+
+def verify_log(terminal: Terminal) -> int:
+    """Say whether the log is whole; raises Tampered, with what is wrong."""
+    answer = terminal.ask("verify_log")
+    if not answer["intact"]:
+        raise Tampered(
+            f"the access log was changed: {printable(answer['problem'])}", f"keep a copy: {terminal.places.own('access.log')}*"
+        )
+    if terminal.want_json:
+        put(json.dumps({name: answer[name] for name in ("intact", "lines", "files")}, indent=2) + "\n")
+    else:
+        put(f"the access log is whole: {answer['lines']:,} lines\n")
+    return 0
