@@ -4289,7 +4289,7 @@ def load_commands(words: Iterable[str]) -> None:
         except ModuleNotFoundError as error:
             if error.name != f"avault_{name}":
                 raise
-            raise Unavailable(f"avault_{name}.py is not here", "pip install avault, or keep scripts/ beside avault.py") from None
+            raise Unavailable(f"avault_{name}.py is not here", "keep scripts/ beside avault.py, or: pip install .") from None
 
 
 def option(*names: str, **settings: Any) -> Callable[[], click.Parameter]:
@@ -4973,7 +4973,7 @@ def use_right_interpreter(argv: list[str]) -> None:
     if python and os.access(python, os.X_OK) and python != sys.executable:
         os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
     write_all(
-        2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install avault, or: uv run avault.py\n"
+        2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or: uv run avault.py\n"
     )
     os._exit(AvaultError.exit_code)
 

@@ -382,7 +382,7 @@ def keychain(action: str, account: str, label: str, secret: str | None, limit: f
         except AvaultError as error:
             result = error.code, error.message
         except ImportError:
-            result = "unavailable", "the package keyring is not installed; pip install 'avault[keychain]'"
+            result = "unavailable", "the package keyring is not installed; pip install 'keyring>=25,<26'"
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
             names = [str(getattr(error, "name", None) or type(error).__name__), *map(str, error.args[:1])]
             result = "error", f"the keychain failed: {printable(names[0])}"

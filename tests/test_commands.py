@@ -792,7 +792,7 @@ def test_python_without_the_dependencies_and_no_vault(machine: Machine, bare: li
     machine.command = bare
     done = subprocess.run([*bare, "status"], env=machine.env, check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "avault: hint: pip install avault" in done.stderr
+    assert "avault: hint: pip install . in its folder" in done.stderr
     machine.command = [AVAULT]
 
 

@@ -40,7 +40,7 @@ ATTRIBUTES = {"service": "avault", "username": ACCOUNT}
 PASSWORD = "of the login"
 LOCKED = "the keychain is locked, and its prompt was dismissed or has no screen"
 UNANSWERED = "the keychain did not answer in {} s; is it locked?"
-NOT_INSTALLED = "the package keyring is not installed; pip install 'avault[keychain]'"
+NOT_INSTALLED = "the package keyring is not installed; pip install 'keyring>=25,<26'"
 FAILED = "the keychain failed: org.freedesktop.DBus.Error.Failed"
 NO_BUS = "no session bus answers (DBUS_SESSION_BUS_ADDRESS)"
 NO_SERVICE = "nothing on the session bus keeps secrets: no gnome-keyring, KWallet or KeePassXC"
