@@ -405,7 +405,7 @@ def fast_exchange(places: Places, request: dict[str, Any], value: str | None) ->
         answer = connection.receive() or None
         if answer == '{"ok": true, "ready": true}':
             answer = ""
-            connection.send(to_json({"value": value}))
+            connection.send(to_json({"value": fast_value() if value is None else value}))
             answer = connection.receive()
     except OSError:
         pass
@@ -435,7 +435,7 @@ def fast_door(argv: list[str]) -> int | None:
     request = fast_request(found) if found else None
     if not found or not request:
         return None
-    needs_value = request["op"] == "provide" or (request["op"] == "set" and request["generate"] is None)
+    needs_value = request["op"] == "set" and request["generate"] is None  # a provider's request is read when it is wanted
     value = fast_value() if needs_value else None
     if needs_value and value is None:
         return None
@@ -3155,8 +3155,8 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
     """Values by GROUP/KEY, in the words of OpenClaw's exec secret provider, protocol version 1."""
     try:
         asked = json.loads((await session.frame())["value"])
-        ids = [str(each) for each in asked["ids"]]
-        if asked["protocolVersion"] != 1:
+        ids = asked["ids"]
+        if asked["protocolVersion"] != 1 or not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md") from None
@@ -4240,7 +4240,7 @@ this machine
   signer        a phone in a terminal: a NIP-46 bunker
 
 openclaw and other agents
-  openclaw plan|install|uninstall|status
+  openclaw plan|install|uninstall|status|unlock
   openclaw-provider                    secrets by reference
   mcp           an MCP server: tools that use secrets, and never show one
 
@@ -4973,7 +4973,8 @@ def use_right_interpreter(argv: list[str]) -> None:
     if python and os.access(python, os.X_OK) and python != sys.executable:
         os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
     write_all(
-        2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or: uv run avault.py\n"
+        2,
+        b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n",
     )
     os._exit(AvaultError.exit_code)
 

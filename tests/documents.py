@@ -100,7 +100,21 @@ EVERYWHERE = {*names(avault.build_commands(avault.ELSEWHERE).params), "-h", "--h
 BEFORE = r"^|[|;&({\"'/=]|\$ | {2}|: |, |(?:^| )(?:!|or|sudo|exec|if|while|until|not|then|do|and|with|see|say) "
 CALL = re.compile(rf"(?:{BEFORE}) *avault +(?=[^ \n])([^\n]*)", re.MULTILINE)
 
-VERBS = {"keeps", "failed", "needs", "answers", "is", "was", "and"}  # avault as the subject of a sentence
+VERBS = {
+    "keeps",
+    "failed",
+    "needs",
+    "answers",
+    "is",
+    "was",
+    "and",
+    "access",
+    "knows",
+    "command",
+    "would",
+    "out",
+    "git",
+}  # avault as the subject of a sentence
 
 
 def calls(text: str) -> list[tuple[str, set[str]]]:
@@ -121,7 +135,9 @@ def calls(text: str) -> list[tuple[str, set[str]]]:
                 wants_value = word == "--dir"
             elif wants_value:
                 wants_value = False
-            elif not name or (len(name) == 1 and any(each.startswith(f"{name[0]} ") for each in commands())):
+            elif not name or (
+                len(name) == 1 and word not in VERBS and any(each.startswith(f"{name[0]} ") for each in commands())
+            ):
                 name.append(word)
         if name and re.fullmatch(r"[a-z][a-z-]*", name[0]) and name[0] not in VERBS:
             found.append((" ".join(name), options))
@@ -144,13 +160,14 @@ BARE = re.compile(r"^avault: (?:(?:error|hint): )?(.+)$", re.MULTILINE)
 
 @cache
 def constants() -> tuple[str, ...]:
-    """Every text in avault.py, with … where a value is filled in."""
+    """Every text in avault.py and in the commands of scripts/, with … where a value is filled in."""
 
     def piece(node: ast.expr) -> str:
         return str(node.value) if isinstance(node, ast.Constant) else "…"
 
     found = set()
-    for node in ast.walk(ast.parse(SOURCE.read_text(encoding="utf-8"))):
+    files = [SOURCE, *(SOURCE.parent / "scripts").glob("avault_*.py")]
+    for node in [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]:
         if isinstance(node, ast.JoinedStr):
             found.add("".join(piece(value) for value in node.values))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):

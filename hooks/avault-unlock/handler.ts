@@ -1,0 +1,86 @@
+// Opens the vault at gateway:startup, then has OpenClaw resolve its secrets again. See HOOK.md.
+//
+// Nothing here sees a value: `avault openclaw unlock` prints none, and the reload goes through OpenClaw's own provider.
+// The gateway imports this file as it is, so only TypeScript that can be erased: no enums, no namespaces.
+
+import { execFile, spawn } from "node:child_process";
+import { readFileSync, realpathSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { promisify } from "node:util";
+
+type HookEvent = { type: string; action: string };
+
+const PATIENCE = "15m"; // the operator may be in the shower
+const CLOSED = "what needs a secret stays cold; open it with: avault unlock, then: openclaw secrets reload";
+const WHY: Record<number, string> = { 5: "the operator refused", 7: "nobody answered", 127: "there is no avault command" };
+
+const log = (text: string) => console.log(`[avault-unlock] ${text}`);
+
+// Returns at once: the gateway does not wait, and must not when it shuts down.
+export default async function handler(event: HookEvent): Promise<void> {
+  if (event.type !== "gateway" || event.action !== "startup") return;
+  openVault().catch((error) => log(`failed: ${error?.code ?? error?.name}; ${CLOSED}`));
+}
+
+async function openVault(): Promise<void> {
+  const code = await unlock();
+  if (code !== 0) {
+    await tell(`the vault stays locked, as ${WHY[code] ?? `avault ended with exit code ${code}`}; ${CLOSED}`);
+    return;
+  }
+  try {
+    const command = [process.argv[1], "secrets", "reload", "--json"];
+    const { stdout } = await promisify(execFile)(process.execPath, command, { timeout: 300_000 });
+    const cold = JSON.parse(stdout).warningCount ?? 0;
+    await tell(cold ? `the vault is open; secrets reloaded, ${cold} still cold: openclaw secrets audit --allow-exec`
+                    : "the vault is open; secrets reloaded");
+  } catch (error) {
+    const reason = (error as { code?: unknown }).code ?? (error as Error).name;
+    await tell(`the vault is open, but the secrets were not reloaded (${reason}): openclaw secrets reload`);
+  }
+}
+
+// Runs avault until the vault is open, and passes on what it says. The exit code.
+function unlock(): Promise<number> {
+  const { command, env } = findCommand();
+  const [program, ...words] = [...command, "openclaw", "unlock", "--timeout", PATIENCE];
+  const child = spawn(program, words, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, ...env } });
+  child.unref(); // a gateway that ends does not wait for a phone
+  let said = "";
+  child.stderr.setEncoding("utf8").on("data", (piece: string) => {
+    const lines = (said + piece).split("\n");
+    said = lines.pop() ?? "";
+    for (const line of lines) {
+      log(line.replace(/^avault: /, ""));
+      if (line.startsWith("avault: asking")) void tell("waits for the operator's approval on the phone; secrets fail until then");
+    }
+  });
+  return new Promise((resolve) => {
+    child.on("error", () => resolve(127));
+    child.on("close", (code) => resolve(code ?? 1));
+  });
+}
+
+// The command that `avault openclaw install` wrote down, else the one on the PATH.
+function findCommand(): { command: string[]; env: Record<string, string> } {
+  try {
+    return JSON.parse(readFileSync(join(import.meta.dirname, "avault.json"), "utf8"));
+  } catch {
+    return { command: ["avault"], env: {} };
+  }
+}
+
+// Says it in the log, and to the agent: the next turn of the main session begins with it.
+async function tell(text: string): Promise<void> {
+  log(text);
+  try {
+    const entry = createRequire(realpathSync(process.argv[1])).resolve("openclaw/plugin-sdk/system-event-runtime");
+    const events = await import(pathToFileURL(entry).href);
+    const sessionKey = events.resolveMainSessionKeyFromConfig();
+    events.enqueueSystemEvent(`avault: ${text}`, { sessionKey, contextKey: "avault", replace: true });
+  } catch (error) {
+    log(`not told to the agent: ${(error as Error).name}`);
+  }
+}

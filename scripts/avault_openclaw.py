@@ -1,0 +1,984 @@
+"""avault_openclaw: OpenClaw's secret provider when the vault is not open, and what sets OpenClaw up to use it.
+
+    provider   `avault openclaw-provider` where the fast door had no answer: asks the phone, with restraint
+    OpenClaw   its command line, which is asked for what it knows best: paths, findings, hooks
+    command    the file that OpenClaw may execute as a provider
+    hook       `avault openclaw install`, `uninstall` and `status`
+    plan       `avault openclaw plan`: from credentials in clear to references
+
+What OpenClaw does and demands was measured on version 2026.9.6; references/openclaw.md has it in short.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import avault
+from avault import (
+    AvaultError,
+    Denied,
+    Locked,
+    NoDaemon,
+    Places,
+    Terminal,
+    TimedOut,
+    Unavailable,
+    Usage,
+    Waiting,
+    ask_daemon,
+    check_value,
+    command,
+    make_private_directory,
+    option,
+    parse_duration,
+    printable,
+    put,
+    read_file,
+    read_stdin,
+    say,
+    warn,
+    write_file,
+)
+
+# -------------------------------------------------------------- provider ----
+# OpenClaw runs the provider at each start, reload and audit, and some gateways restart for ever. So the phone is asked
+# by one process at a time, and after each asking that led to nothing the next pause is longer. That is kept in a file
+# of the state directory, as every asking may come from a gateway of its own.
+
+WAIT = 100.0  # seconds; OpenClaw waits 120 at most
+PAUSES = (60, 300, 900, 3600)  # seconds after the first, second … asking without success
+
+
+class Paused(Denied):
+    """The phone was asked a short while ago, in vain."""
+
+    def __init__(self, attempts: int, left: float) -> None:
+        times = "once" if attempts == 1 else f"{attempts} times"
+        super().__init__(
+            f"the phone was asked {times} in vain, and not again for {left:.0f} s", "ask it all the same: avault unlock"
+        )
+        self.left = left
+
+
+class Restraint:
+    """How often the phone was asked in vain, and when last: `provider.json` in the state directory."""
+
+    def __init__(self, places: Places) -> None:
+        self.path = places.own("provider.json")
+        self.lock = places.own("provider.lock")
+        self.unlocked = places.own("unlock.json")  # written anew after every unlock, whoever asked for it
+
+    def read(self) -> tuple[int, float]:
+        """Attempts since the last unlock, and the time of the last one. What cannot be read counts as none."""
+        try:
+            content = json.loads(read_file(self.path))
+            attempts, last = int(content["attempts"]), float(content["time"])
+            opened = os.stat(self.unlocked).st_mtime
+        except (AvaultError, OSError, ValueError, TypeError, KeyError, RecursionError):
+            return 0, 0.0
+        return (0, 0.0) if last < opened <= time.time() else (max(attempts, 0), last)
+
+    def check(self) -> None:
+        """Raise Paused where it is too early. A clock that went back since does not count as a pause."""
+        attempts, last = self.read()
+        passed = time.time() - last
+        if attempts and 0 <= passed < (pause := PAUSES[min(attempts, len(PAUSES)) - 1]):
+            raise Paused(attempts, pause - passed)
+
+    def note(self, attempts: int) -> None:
+        """Write down so many attempts, the last one now."""
+        write_file(self.path, json.dumps({"attempts": attempts, "time": time.time()}).encode())
+
+    def clear(self) -> None:
+        """Forget them all."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    @contextlib.contextmanager
+    def turn(self, deadline: float) -> Iterator[None]:
+        """Be the only one who asks; raises TimedOut. The kernel ends the turn of a process that is killed."""
+        with open(self.lock, "wb") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
+                    time.sleep(0.1)
+            yield
+
+
+def ask_phone(terminal: Terminal, deadline: float) -> None:
+    """Have the operator open the vault; others who want the same wait here for the outcome.
+
+    Starts the daemon if none runs. Raises Paused, Denied, TimedOut, and what else keeps the vault locked.
+    """
+    terminal.need_daemon()
+    restraint = Restraint(terminal.places)
+    with restraint.turn(deadline):
+        status = ask_daemon(terminal.places, "status")
+        if status["state"] == "unpaired":
+            raise Locked("this machine is not paired with a signer", status["hint"])
+        if status["state"] == "locked":
+            restraint.check()
+        if status["state"] != "unlocked":
+            attempts = restraint.read()[0] + 1
+            restraint.note(attempts)  # now: a gateway that is killed meanwhile takes us along
+            try:
+                with Waiting() as waiting:
+                    ask_daemon(terminal.places, "unlock", timeout=max(deadline - time.monotonic(), 0), progress=waiting)
+            except AvaultError:
+                restraint.note(attempts)
+                raise
+        restraint.clear()
+
+
+def read_request() -> tuple[str, list[str]]:
+    """OpenClaw's request from stdin, and the ids that it names; raises Usage."""
+    data = read_stdin()
+    try:
+        asked = json.loads(data)
+        version, ids = asked["protocolVersion"], asked["ids"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        version, ids = None, None
+    if version != 1 or not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md")
+    return data.decode(), ids
+
+
+@command("openclaw-provider", option("--wait"), option("--no-prompt", is_flag=True))
+def cmd_provider(terminal: Terminal, wait: str | None, no_prompt: bool) -> int:
+    """usage: avault openclaw-provider [--wait S] [--no-prompt]
+
+    OpenClaw's exec secret provider, protocol version 1: a request on stdin, the
+    answer on stdout. Ids are GROUP/KEY. OpenClaw runs it; by hand it looks so:
+
+      echo '{"protocolVersion":1,"provider":"avault","ids":["openai/API_KEY"]}' |
+          avault openclaw-provider --no-prompt
+
+    Where the vault is locked it asks the phone, waits up to S (100) seconds, and
+    then answers with an error for each id, exit code 0 as the protocol wants it.
+    One asks, however many wait. After an asking in vain it pauses for 1, 5, 15,
+    then 60 minutes, in which it answers with errors at once; avault unlock does
+    not pause. --no-prompt never asks, and starts no daemon.
+    """
+    seconds = parse_duration(wait)
+    deadline = time.monotonic() + (WAIT if seconds is None else seconds)
+    request, ids = read_request()
+    try:
+        try:
+            answer = terminal.ask("provide", value={"value": request})
+        except (Locked, NoDaemon):
+            if no_prompt or seconds == 0:
+                raise
+            ask_phone(terminal, deadline)
+            answer = terminal.ask("provide", value={"value": request})
+        put(answer["output"])
+    except Usage:
+        raise
+    except AvaultError as error:
+        say(error.message)
+        refusal = {"code": error.code.upper(), "message": error.message}
+        put(json.dumps({"protocolVersion": 1, "values": {}, "errors": dict.fromkeys(ids, refusal)}) + "\n")
+    return 0
+
+
+@command("openclaw unlock", option("--timeout"))
+def cmd_unlock(terminal: Terminal, timeout: str | None) -> int:
+    """usage: avault openclaw unlock [--timeout D]
+
+    What OpenClaw's hook avault-unlock runs: avault unlock, but as restrained as the
+    provider. It waits for its turn and for the end of a pause before it asks.
+
+      avault openclaw unlock --timeout 15m
+    """
+    seconds = parse_duration(timeout)
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
+    paused = False
+    while True:
+        try:
+            ask_phone(terminal, min(deadline, time.monotonic() + 10**6))
+            break
+        except Paused as pause:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            if not paused:
+                say(pause.message)
+            paused = True
+            with contextlib.suppress(TimedOut):
+                ask_daemon(terminal.places, "wait", timeout=min(left, pause.left))
+    say("the vault is open")
+    return 0
+
+
+# -------------------------------------------------------------- OpenClaw ----
+# Its own command line answers for where things are and what they mean. It takes seconds, as all of OpenClaw starts.
+
+
+class OpenClaw:
+    """The `openclaw` on the PATH."""
+
+    def __init__(self) -> None:
+        self.path = shutil.which("openclaw")
+        if not self.path:
+            raise Unavailable("there is no openclaw on the PATH", "npm install -g openclaw")
+        self._config: dict[str, Any] | None = None
+        self._config_path = ""
+
+    def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
+        """What a command prints; raises AvaultError with the end of what it complains about."""
+        done = subprocess.run([str(self.path), *words], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode not in codes:
+            lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"exit code {done.returncode}"]
+            said = " ".join(line.strip() for line in lines if line.strip())
+            raise AvaultError(f"openclaw {' '.join(words[:2])} failed: {printable(said, 400)}", "openclaw doctor may say more")
+        return done.stdout
+
+    def ask(self, *words: str, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
+        """The JSON object that a command prints, whatever else it says before."""
+        output = self.run(*words, "--json", codes=codes)
+        try:
+            return dict(json.loads(output[output.index("{") :]))
+        except ValueError:
+            raise AvaultError(f"openclaw {' '.join(words[:2])} printed no JSON", "avault knows OpenClaw 2026.9.6") from None
+
+    @property
+    def config_path(self) -> str:
+        """Where openclaw.json is, by OpenClaw's own rules."""
+        if not self._config_path:
+            self._config_path = os.path.expanduser(self.run("config", "file").strip().splitlines()[-1])
+        return self._config_path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """openclaw.json as it stands there: JSON5, without what it includes or inherits."""
+        if self._config is None:
+            text = (
+                read_file(self.config_path, 16 << 20).decode("utf-8-sig", "replace") if os.path.exists(self.config_path) else "{}"
+            )
+            self._config = read_json5(text)
+        return self._config
+
+    def forget(self) -> None:
+        """Read openclaw.json anew when it is wanted next."""
+        self._config = None
+
+    def value(self, *segments: str) -> Any:
+        """What stands in openclaw.json under these keys; None for nothing."""
+        return reach(self.config, list(segments))
+
+
+TOKEN = re.compile(
+    r"""(?P<space>(?:\s|//[^\n\r\u2028\u2029]*|/\*.*?\*/)+) | (?P<mark>[][{},:]) |
+        (?P<string>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*') | (?P<word>[^][\s{},:"'/]+)""",
+    re.DOTALL | re.VERBOSE,
+)
+ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(\r\n|.))", re.DOTALL)
+ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0"} | dict.fromkeys("\n\r\u2028\u2029", "")
+
+
+def read_json5(text: str) -> dict[str, Any]:
+    """The object that a JSON5 text (spec.json5.org) holds; raises AvaultError.
+
+    Numbers that JSON does not have come as None, as nobody here needs them.
+    """
+
+    def unescape(found: re.Match[str]) -> str:
+        if found[1] or found[2]:
+            return chr(int(found[1] or found[2], 16))
+        return "" if found[3] == "\r\n" else ESCAPED.get(found[3], found[3])
+
+    words: list[str] = []
+    raw, position = "", 0
+    while position < len(text):
+        token = TOKEN.match(text, position)
+        if not token:
+            raise refuse_config()
+        position = token.end()
+        if token["mark"]:
+            if token[0] in "]}" and words and words[-1] == ",":
+                words.pop()
+            if token[0] == ":" and words and words[-1][0] != '"':
+                words[-1] = json.dumps(raw)
+            words.append(token[0])
+        elif token["string"]:
+            exact = ESCAPE.sub(unescape, token[0][1:-1]).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            words.append(json.dumps(exact))
+        elif token["word"]:
+            raw = token[0]
+            words.append(raw if re.fullmatch(r"true|false|null|-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", raw) else "null")
+    try:
+        content = json.loads("".join(words))
+    except (ValueError, RecursionError):
+        raise refuse_config() from None
+    if not isinstance(content, dict):
+        raise refuse_config()
+    return content
+
+
+def refuse_config() -> AvaultError:
+    """openclaw.json is not what it should be; nothing of it is repeated."""
+    return AvaultError("openclaw.json cannot be read", "see what OpenClaw says: openclaw config validate")
+
+
+def parse_path(path: str) -> list[str]:
+    """The keys of a path as OpenClaw writes it: `models.providers.openai.headers["x-api-key"]`."""
+    parts = re.findall(r'\[("(?:[^"\\]|\\.)*"|\d+)\]|([^.\[]+)', path)
+    return [plain or str(json.loads(quoted)) for quoted, plain in parts]
+
+
+def reach(content: Any, segments: list[str]) -> Any:
+    """What `content` has under these keys; None for nothing."""
+    for segment in segments:
+        if isinstance(content, list) and segment.isdigit() and int(segment) < len(content):
+            content = content[int(segment)]
+        elif isinstance(content, dict):
+            content = content.get(segment)
+        else:
+            return None
+    return content
+
+
+# --------------------------------------------------------------- command ----
+# The file that OpenClaw executes. Its rules: absolute, regular, no symlink, ours (root's does not count), and writable by
+# nobody else. Ours: it names its interpreter, as a gateway's PATH leads anywhere.
+
+LAUNCHER = """\
+#!/bin/sh
+# Written by `avault openclaw install`, so that OpenClaw finds a file that is yours. `avault openclaw uninstall` removes it.
+exec {python} -P {program} "$@"
+"""
+
+
+def refusal(path: str) -> str | None:
+    """Why OpenClaw would refuse to execute this file as a provider; None if it would not."""
+    if not os.path.isabs(path):
+        return "the path is not absolute"
+    try:
+        info = os.lstat(path)
+    except OSError as error:
+        return str(error.strerror)
+    if stat.S_ISLNK(info.st_mode):
+        return "it is a symlink"
+    if not stat.S_ISREG(info.st_mode):
+        return "it is not a regular file"
+    if info.st_uid != os.geteuid():
+        return "it belongs to another user"
+    if info.st_mode & 0o022:
+        return "others can write to it"
+    return None if os.access(path, os.X_OK) else "it is not executable"
+
+
+def launcher_path() -> str:
+    """$XDG_DATA_HOME/avault/avault, or ~/.local/share/avault/avault."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.local/share"), "avault", "avault")
+
+
+def own_script() -> str | None:
+    """The script that runs us, if OpenClaw can use it as it is; not one that looks for its interpreter on the PATH."""
+    path = os.path.realpath(sys.argv[0])
+    if os.path.basename(path) not in ("avault", "avault.py") or refusal(path):
+        return None
+    with open(path, "rb") as script:
+        interpreter = script.readline(256).removeprefix(b"#!").split()
+    return path if interpreter and interpreter[0].startswith(b"/") and interpreter[0] != b"/usr/bin/env" else None
+
+
+def launcher_text() -> bytes:
+    """The launcher for this interpreter and this avault.py."""
+    program = shlex.quote(os.path.realpath(avault.__file__))
+    return LAUNCHER.format(python=shlex.quote(sys.executable), program=program).encode()
+
+
+def find_command(writing: bool) -> str:
+    """The path that OpenClaw is to execute: our script, else the launcher, which is written if need be.
+
+    Raises AvaultError where OpenClaw would refuse it.
+    """
+    if path := own_script():
+        return path
+    path = os.path.realpath(launcher_path())
+    if writing and not is_launcher(path):
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        write_file(path, launcher_text())
+        os.chmod(path, 0o755)  # noqa: S103  a program
+    if (why := refusal(path)) and (writing or os.path.lexists(path)):
+        raise AvaultError(f"OpenClaw will not execute {path}: {why}", f"mend that, or remove it: rm {shlex.quote(path)}")
+    return path
+
+
+def is_launcher(path: str) -> bool:
+    """Whether the launcher is there as it should be."""
+    try:
+        return not os.path.islink(path) and read_file(path) == launcher_text() and os.access(path, os.X_OK)
+    except AvaultError:
+        return False
+
+
+def name_vault(places: Places) -> list[str]:
+    """The options with which avault finds this vault from a gateway, whose environment is another."""
+    usual = avault.vault_directory if not (os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE")) else None
+    return [] if usual and places.dir == usual() else ["--dir", places.dir]
+
+
+def fixed_environment() -> dict[str, str]:
+    """What of our environment leads to this vault's daemon, and is not a gateway's by itself."""
+    return {name: os.environ[name] for name in ("XDG_STATE_HOME", "AVAULT_SOCKET") if os.environ.get(name)}
+
+
+def describe_provider(places: Places, program: str) -> dict[str, Any]:
+    """The entry of `secrets.providers` in openclaw.json."""
+    found: dict[str, Any] = {
+        "source": "exec",
+        "command": program,
+        "args": [*name_vault(places), "openclaw-provider"],
+        "passEnv": ["HOME", "PATH", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"],
+        "timeoutMs": 120_000,  # OpenClaw's maximum
+        "noOutputTimeoutMs": 120_000,
+        "maxOutputBytes": 20 << 20,
+        "jsonOnly": True,
+    }
+    if fixed := fixed_environment():
+        found["env"] = fixed
+    return found
+
+
+# ------------------------------------------------------------------ hook ----
+
+HOOK = "avault-unlock"
+FILES = ("HOOK.md", "handler.ts")
+ENTRY = ("hooks", "internal", "entries", HOOK)
+
+
+def hook_source() -> str:
+    """The directory that has the hook: installed beside this module, else the checkout's; raises Unavailable."""
+    here = os.path.dirname(os.path.realpath(__file__))
+    for path in (os.path.join(here, "avault_hooks", HOOK), os.path.join(os.path.dirname(here), "hooks", HOOK)):
+        if all(os.path.isfile(os.path.join(path, name)) for name in FILES):
+            return path
+    raise Unavailable(f"the hook {HOOK} is not here", "keep hooks/ beside scripts/, or: pip install .")
+
+
+class Hook:
+    """The hook in OpenClaw's own directory of hooks, which takes no symlinks."""
+
+    def __init__(self, openclaw: OpenClaw) -> None:
+        self.openclaw = openclaw
+        self.directory = os.path.join(str(openclaw.ask("hooks", "list")["managedHooksDir"]), HOOK)
+
+    def wanted(self, places: Places, program: str) -> dict[str, bytes]:
+        """The files of the hook and what is in them. avault.json says which command avault is."""
+        source = hook_source()
+        files = {name: read_file(os.path.join(source, name)) for name in FILES}
+        words = {"command": [program, *name_vault(places)], "env": fixed_environment()}
+        return files | {"avault.json": json.dumps({**words, "first": self.first()}).encode() + b"\n"}
+
+    def first(self) -> list[str]:
+        """The topmost setting that enabling the hook creates, so that disabling can take it away again."""
+        try:
+            return list(json.loads(read_file(os.path.join(self.directory, "avault.json")))["first"])
+        except (AvaultError, ValueError, TypeError, KeyError):
+            missing = (length for length in range(1, len(ENTRY)) if self.openclaw.value(*ENTRY[:length]) is None)
+            return list(ENTRY[: next(missing, len(ENTRY))])
+
+    def is_there(self, wanted: dict[str, bytes]) -> bool:
+        """Whether all the files are there as they should be."""
+        try:
+            return not os.path.islink(self.directory) and all(
+                read_file(os.path.join(self.directory, name)) == data for name, data in wanted.items()
+            )
+        except AvaultError:
+            return False
+
+    def is_enabled(self) -> bool:
+        """Whether openclaw.json names it."""
+        entry = self.openclaw.value(*ENTRY)
+        return isinstance(entry, dict) and entry.get("enabled", True) is True
+
+    def write(self, wanted: dict[str, bytes]) -> None:
+        """Put the files into place."""
+        if os.path.islink(self.directory):
+            os.unlink(self.directory)
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        for name, data in wanted.items():
+            write_file(os.path.join(self.directory, name), data)
+
+    def enable(self) -> None:
+        """Have OpenClaw load it."""
+        internal = self.openclaw.value("hooks", "internal")
+        if isinstance(internal, dict) and internal.get("enabled") and not internal.get("entries"):
+            warn(
+                "until now OpenClaw loaded every hook that it found; from now on those under hooks.internal.entries",
+                "openclaw hooks list, and openclaw hooks enable for each that you want",
+            )
+        self.openclaw.run("hooks", "enable", HOOK)
+        self.openclaw.forget()
+
+    def disable(self) -> None:
+        """Take the settings away that enabling has made; others stay."""
+        first = self.first()
+        self.openclaw.run("config", "unset", ".".join(ENTRY))
+        self.openclaw.forget()
+        left = self.openclaw.value(*first)
+        if len(first) < len(ENTRY) and left in (
+            {},
+            {"enabled": True, "entries": {}},
+            {"internal": {"enabled": True, "entries": {}}},
+        ):
+            self.openclaw.run("config", "unset", ".".join(first))
+            self.openclaw.forget()
+
+
+@command("openclaw install")
+def cmd_install(terminal: Terminal) -> int:
+    """usage: avault openclaw install
+
+    Copies the hook avault-unlock into OpenClaw's directory of hooks and enables
+    it: when the gateway starts with a locked vault, the hook asks the phone and
+    then reloads the secrets. Checks that OpenClaw will execute avault, and writes
+    a launcher of your own where it would not. Twice changes nothing.
+
+    Then: avault openclaw plan --apply, and avault service install, as a daemon
+    that the gateway starts ends with it.
+    """
+    openclaw = OpenClaw()
+    hook = Hook(openclaw)
+    program = find_command(writing=True)
+    wanted = hook.wanted(terminal.places, program)
+    changed = []
+    if not hook.is_there(wanted):
+        hook.write(wanted)
+        changed.append(f"wrote {hook.directory}")
+    if not hook.is_enabled():
+        hook.enable()
+        changed.append(f"enabled the hook {HOOK}; restart the gateway to load it: openclaw gateway restart")
+    if terminal.want_json:
+        put(json.dumps({"ok": True, "changed": bool(changed), "hook": hook.directory, "command": program}, indent=2) + "\n")
+    for line in changed or ["the hook is installed and enabled; nothing to do"]:
+        say(line)
+    return 0
+
+
+@command("openclaw uninstall")
+def cmd_uninstall(terminal: Terminal) -> int:
+    """usage: avault openclaw uninstall
+
+    Removes what avault openclaw install has made: the hook, its settings, and the
+    launcher unless openclaw.json still names it as a secret provider. References
+    to secrets stay as they are.
+    """
+    openclaw = OpenClaw()
+    hook = Hook(openclaw)
+    changed = []
+    if openclaw.value(*ENTRY) is not None:
+        hook.disable()
+        changed.append(f"disabled the hook {HOOK}")
+    if os.path.lexists(hook.directory):
+        if os.path.islink(hook.directory):
+            os.unlink(hook.directory)
+        else:
+            shutil.rmtree(hook.directory)
+        changed.append(f"removed {hook.directory}")
+    launcher = os.path.realpath(launcher_path())
+    if os.path.lexists(launcher) and LAUNCHER.splitlines()[1].encode() in read_file(launcher):
+        if launcher in provider_commands(openclaw):
+            say(f"kept {launcher}: openclaw.json names it as a secret provider, and the gateway would not start without it")
+        else:
+            os.unlink(launcher)
+            changed.append(f"removed {launcher}")
+    if terminal.want_json:
+        put(json.dumps({"ok": True, "changed": bool(changed)}, indent=2) + "\n")
+    for line in changed or ["nothing is installed; nothing to do"]:
+        say(line)
+    return 0
+
+
+def provider_commands(openclaw: OpenClaw) -> set[str]:
+    """The commands of the secret providers in openclaw.json."""
+    providers = openclaw.value("secrets", "providers")
+    return {str(reach(each, ["command"])) for each in (providers.values() if isinstance(providers, dict) else ())}
+
+
+@command("openclaw status")
+def cmd_status(terminal: Terminal) -> int:
+    """usage: avault openclaw status [--json]
+
+    Whether the hook is installed and enabled, whether OpenClaw may execute avault,
+    whether openclaw.json has the provider, and how often the phone was asked in
+    vain. Exit code 0: all is as it should be; 1: something is not.
+    """
+    openclaw = OpenClaw()
+    hook = Hook(openclaw)
+    program = find_command(writing=False)
+    entry = openclaw.value("secrets", "providers", PROVIDER)
+    named = str(reach(entry, ["command"]) or program)
+    attempts, last = Restraint(terminal.places).read()
+    there = hook.is_there(hook.wanted(terminal.places, program))
+    found = {
+        "config": openclaw.config_path,
+        "hook": "installed" if there else "differs" if os.path.lexists(hook.directory) else "absent",
+        "enabled": hook.is_enabled(),
+        "command": named,
+        "problem": refusal(named),
+        "provider": "absent"
+        if entry is None
+        else "current"
+        if entry == describe_provider(terminal.places, program)
+        else "differs",
+        "attempts": attempts,
+        "asked": avault.render_time(last) if attempts else None,
+    }
+    right = there and found["enabled"] and not found["problem"] and found["provider"] == "current"
+    if terminal.want_json:
+        put(json.dumps({"ok": True, **found}, indent=2) + "\n")
+    else:
+        put(render_status(found))
+    if not right:
+        say("hint: avault openclaw install, then avault openclaw plan --apply")
+    return 0 if right else 1
+
+
+def render_status(found: dict[str, Any]) -> str:
+    """Status for a person."""
+    lines = [
+        f"Configuration: {found['config']}",
+        f"Hook: {found['hook']}, {'enabled' if found['enabled'] else 'not enabled'}",
+        f"Provider: {found['provider']}",
+        f"Command: {found['command']}" + (f": OpenClaw refuses it: {found['problem']}" if found["problem"] else ""),
+    ]
+    if found["attempts"]:
+        lines.append(f"Asked in vain: {found['attempts']} time(s), last {found['asked']}")
+    return "".join(line + "\n" for line in lines)
+
+
+# ------------------------------------------------------------------ plan ----
+# `openclaw secrets audit` finds what stands in clear, `openclaw secrets apply` replaces it. Between them avault takes the
+# values into the vault, reads them back, and writes the plan, in which there are names only.
+
+PROVIDER = "avault"  # its name in `secrets.providers`
+GATEWAY = (
+    "the gateway's own: with it in a locked vault the gateway would not start at all. "
+    "OpenClaw's own store takes it out of the file: openclaw secrets store set OPENCLAW_GATEWAY_TOKEN"
+)
+MAPS = {"providers", "accounts", "personas", "headers", "routes", "mcpServers", "env"}  # of names that users choose
+SCAFFOLD = {"models", "providers", "skills", "channels", "plugins", "agents", "entries", "accounts", "personas", "config"}
+
+
+@dataclass
+class Target:
+    """A credential in clear that may become a reference."""
+
+    path: str  # as OpenClaw writes it
+    value: str = field(repr=False)
+    plan: dict[str, Any]  # its entry in the plan, without the reference
+    name: tuple[str, str]  # group and key in the vault
+    spare: tuple[str, str]  # another name, for when that one is taken
+
+
+@dataclass
+class Findings:
+    """What `openclaw secrets audit` has found: what can be moved, and what stays with the reason."""
+
+    targets: list[Target] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)  # providers of which a key stays in an auth profile
+
+
+def target_type(segments: list[str]) -> str:
+    """The type of a plan's target: its path, with * for each name that a user chose."""
+    found: list[str] = []
+    for index, segment in enumerate(segments):
+        before = segments[index - 1] if index else ""
+        chosen = before in MAPS or (before == "entries" and segments[0] != "plugins")
+        found.append("*" if chosen else segment)
+    return ".".join(found)
+
+
+def snake(words: list[str]) -> str:
+    """A key name for these words: `apiKey` gives API_KEY."""
+    text = "_".join(re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", word) for word in words)
+    name = re.sub(r"[^A-Za-z0-9]+", "_", text).strip("_").upper() or "VALUE"
+    return (name if not name[0].isdigit() else f"_{name}")[:128]
+
+
+def names_for(segments: list[str]) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Where a credential goes in the vault: openai/API_KEY for models.providers.openai.apiKey; and a spare place."""
+    words = [word for word in segments[:-1] if word not in SCAFFOLD] + segments[-1:]
+    spare = ("openclaw", snake(segments))
+    if len(words) < 2:
+        return spare, spare
+    group = re.sub(r"[^A-Za-z0-9._-]", "-", words[0]).lstrip("._-")[:64]
+    return (group or "openclaw", snake(words[1:])), spare
+
+
+def look(openclaw: OpenClaw) -> Findings:
+    """What OpenClaw's audit calls plaintext, sorted into what can be moved and what not. Runs no provider."""
+    found = Findings()
+    findings = [
+        each for each in openclaw.ask("secrets", "audit", codes=(0, 1, 2))["findings"] if each["code"] == "PLAINTEXT_FOUND"
+    ]
+    profiles = [each for each in findings if str(each["file"]).endswith(".sqlite")]
+    names = {str(each["profileId"]) for each in profiles}
+    for each in findings:
+        path, file = str(each["jsonPath"]), str(each["file"])
+        if each in profiles:
+            add_profile(openclaw, found, file, str(each["profileId"]), path.rpartition(".")[2])
+        elif path.startswith("gateway.auth."):
+            found.left[path] = GATEWAY
+        elif path.startswith("$env."):
+            found.left[f"{file}: {path[5:]}"] = "a variable; what uses it can run under avault run, or takes a reference"
+        elif os.path.realpath(file) != os.path.realpath(openclaw.config_path):
+            found.left[f"{file}: {path}"] = "a file that OpenClaw generates; it does so anew when the gateway restarts"
+        else:
+            segments = parse_path(path)
+            value = reach(openclaw.config, segments)
+            if (
+                isinstance(value, str) and value in names
+            ):  # no key, but the name of the profile that has it; OpenClaw's audit does not know
+                continue
+            if isinstance(value, str) and "${" not in value:
+                plan = {"type": target_type(segments), "path": path, "pathSegments": segments}
+                found.targets.append(Target(path, value, plan, *names_for(segments)))
+            else:
+                found.left[path] = "it does not stand in openclaw.json itself, but in a file that this includes"
+    return found
+
+
+def read_profiles(file: str) -> tuple[dict[str, Any], bool]:
+    """The auth profiles of an SQLite store of OpenClaw's, and whether it is the one that all agents share."""
+    queries = {
+        True: "SELECT value_json FROM config_machine_state WHERE state_key = 'authProfiles.store'",
+        False: "SELECT store_json FROM auth_profile_store WHERE store_key = 'primary'",
+    }
+    with contextlib.closing(
+        sqlite3.connect(f"file:{file.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)
+    ) as db:
+        for shared, query in queries.items():
+            with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
+                if row := db.execute(query).fetchone():
+                    return dict(json.loads(row[0])["profiles"]), shared
+    return {}, False
+
+
+def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, kind: str) -> None:
+    """Sort an auth profile's key in.
+
+    An agent's own store takes references. The store that all agents share takes none from a plan; there the key moves to
+    the provider's entry in openclaw.json, and OpenClaw scrubs the profile. That is the same only where the provider has
+    no other key.
+    """
+    profiles, shared = read_profiles(file)
+    path, entry = f"profiles.{profile}.{kind}", profiles.get(profile)
+    value = reach(entry, [kind])
+    if not isinstance(value, str):
+        found.left[path] = "it cannot be read"
+        return
+    provider = str(reach(entry, ["provider"]) or "")
+    names = names_for(["models", "providers", provider, "apiKey" if kind == "key" else kind])
+    if not shared:
+        agent = os.path.basename(os.path.dirname(os.path.dirname(file)))
+        form = f"auth-profiles.{'api_key.key' if kind == 'key' else 'token.token'}"
+        plan = {"type": form, "path": path, "pathSegments": ["profiles", profile, kind], "agentId": agent}
+        found.targets.append(Target(path, value, plan, *names))
+        return
+    segments = ["models", "providers", provider, "apiKey"]
+    there = openclaw.value(*segments)
+    keys = {reach(each, ["key"]) or reach(each, ["token"]) for each in profiles.values() if reach(each, ["provider"]) == provider}
+    if kind != "key" or keys != {value} or there not in (None, value, profile):
+        found.kept.add(provider)
+        found.left[path] = (
+            f"it is one of several keys for {provider}, or a token, in the store that all agents share, "
+            "where OpenClaw takes no references; remove what is not needed: openclaw models auth logout"
+        )
+    elif there != value and not any(target.plan.get("pathSegments") == segments for target in found.targets):
+        plan = {"type": "models.providers.*.apiKey", "path": ".".join(segments), "pathSegments": segments}
+        found.targets.append(Target(path, value, plan, *names))
+
+
+def settle_names(terminal: Terminal, targets: list[Target]) -> dict[str, list[str]]:
+    """Give each target a name that no other value has, here or in the vault; what an import of them would do.
+
+    Raises Denied where both names of a target are taken.
+    """
+    taken: dict[tuple[str, str], str] = {}
+    for target in targets:
+        if taken.setdefault(target.name, target.value) != target.value:
+            target.name = target.spare
+            taken[target.name] = target.value
+    answer = import_targets(terminal, targets, dry_run=True)
+    for target in targets:
+        if "/".join(target.name) in answer["replaced"]:
+            target.name = target.spare
+    answer = import_targets(terminal, targets, dry_run=True)
+    if answer["replaced"]:
+        raise Denied(
+            f"in the vault with another value: {', '.join(answer['replaced'])}", "rename or delete what is there: avault delete"
+        )
+    return answer
+
+
+def import_targets(terminal: Terminal, targets: list[Target], dry_run: bool) -> dict[str, list[str]]:
+    """Put the values into the vault; nothing there is replaced."""
+    rows = {target.name: target.value for target in targets}
+    secrets = [[group, key, check_value(value)] for (group, key), value in rows.items()]
+    if not secrets:
+        return {"new": [], "same": [], "replaced": []}
+    return terminal.ask("import", value={"secrets": secrets, "notes": {}}, replace=False, dry_run=dry_run)
+
+
+def verify(terminal: Terminal, targets: list[Target]) -> None:
+    """Read back what was imported; raises AvaultError."""
+    names = sorted({"/".join(target.name) for target in targets})
+    rows = terminal.ask("reveal", groups=[], only=names, **{"for": "openclaw"})["secrets"] if names else []
+    kept = {(row["group"], row["key"]): row["value"] for row in rows}
+    if wrong := [target.path for target in targets if kept.get(target.name) != target.value]:
+        raise AvaultError(f"not as it was in the vault: {', '.join(wrong)}", "nothing was replaced; try again")
+
+
+def make_plan(found: Findings, provider: dict[str, Any]) -> dict[str, Any]:
+    """The plan for `openclaw secrets apply`.
+
+    That takes the keys of each provider in the plan out of the auth profiles, unless it is told not to.
+    """
+    refs = [{"source": "exec", "provider": PROVIDER, "id": "/".join(target.name)} for target in found.targets]
+    moved = {target.plan["pathSegments"][2] for target in found.targets if target.plan["type"] == "models.providers.*.apiKey"}
+    return {
+        "version": 1,
+        "protocolVersion": 1,
+        "providerUpserts": {PROVIDER: provider},
+        "targets": [{**target.plan, "ref": ref} for target, ref in zip(found.targets, refs, strict=True)],
+        "options": {"scrubEnv": True, "scrubAuthProfilesForProviderTargets": not moved & found.kept},
+    }
+
+
+def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values: list[str]) -> None:
+    """Run `openclaw secrets apply`. Where that fails, openclaw.json is as it was; raises AvaultError."""
+    path, config = places.own("openclaw-plan.json"), openclaw.config_path
+    before = read_file(config, 16 << 20) if os.path.exists(config) else None
+    make_private_directory(places.state)
+    write_file(path, json.dumps(plan, indent=2).encode())
+    try:
+        openclaw.run("secrets", "apply", "--from", path, "--allow-exec", "--json")
+    except BaseException as error:
+        if before is not None and read_file(config, 16 << 20) != before:
+            write_file(config, before)
+        if isinstance(error, AvaultError):
+            fail(error, values)
+        raise
+    finally:
+        os.unlink(path)
+        openclaw.forget()
+
+
+def fail(error: AvaultError, values: list[str]) -> NoReturn:
+    """Say that nothing was applied, without a value that OpenClaw may have repeated."""
+    message = error.message
+    for value in values:
+        message = message.replace(value, "***")
+    raise AvaultError(f"{message}; openclaw.json is as it was, and the vault has the values", error.hint) from None
+
+
+def old_copies(config: str, values: list[str]) -> list[str]:
+    """The copies of openclaw.json that OpenClaw keeps beside it, where they hold one of these values."""
+    directory, name = os.path.split(config)
+    found = []
+    for each in sorted(os.listdir(directory)):
+        path = os.path.join(directory, each)
+        if each.startswith(name + ".") and os.path.isfile(path) and not os.path.islink(path):
+            text = read_file(path, 16 << 20).decode("utf-8", "replace")
+            if any(value in text or json.dumps(value)[1:-1] in text for value in values):
+                found.append(path)
+    return found
+
+
+@command("openclaw plan", option("--apply", is_flag=True), option("--dry-run", is_flag=True))
+def cmd_plan(terminal: Terminal, apply: bool, dry_run: bool) -> int:
+    """usage: avault openclaw plan [--apply | --dry-run] [--json]
+
+    Moves what stands in clear in OpenClaw's openclaw.json and auth profiles into
+    the vault. It asks OpenClaw what it finds (openclaw secrets audit), puts the
+    values into the vault, reads them back, and prints a plan, names only, for
+
+      openclaw secrets apply --from plan.json --allow-exec
+
+    --apply runs that, and OpenClaw's audit afterwards. --dry-run says what would
+    be moved where, and changes nothing. What is in the vault is never replaced.
+    The gateway's own token is left where it is: with a locked vault the gateway
+    would not start.
+
+      avault openclaw plan --dry-run
+      avault openclaw plan --apply
+    """
+    if apply and dry_run:
+        raise Usage("--apply and --dry-run exclude each other", "avault openclaw plan --dry-run")
+    terminal.ask("list")  # a locked vault says so now, and not after OpenClaw has taken its time
+    openclaw = OpenClaw()
+    found = look(openclaw)
+    answer = settle_names(terminal, found.targets)
+    provider = describe_provider(terminal.places, find_command(writing=not dry_run))
+    plan = make_plan(found, provider)
+    values = [target.value for target in found.targets]
+    idle = not found.targets and openclaw.value("secrets", "providers", PROVIDER) == provider
+    result = {
+        "ok": True,
+        "targets": [{"path": target.path, "id": "/".join(target.name)} for target in found.targets],
+        "left": [{"path": path, "reason": reason} for path, reason in found.left.items()],
+        "new": answer["new"],
+        "same": answer["same"],
+        "applied": False,
+        "plan": plan,
+    }
+    lines = [f"{target.path} -> {'/'.join(target.name)}" for target in found.targets]
+    if not dry_run and found.targets:
+        import_targets(terminal, found.targets, dry_run=False)
+        verify(terminal, found.targets)
+    if apply and not idle:
+        apply_plan(openclaw, terminal.places, plan, values)
+        result["applied"] = True
+    if terminal.want_json:
+        put(json.dumps(result, indent=2) + "\n")
+    elif dry_run:
+        put("".join(f"{line}\n" for line in lines))
+    elif not apply:
+        put(json.dumps(plan, indent=2) + "\n")
+    tell(lines if apply else [], found.left, "nothing to do" if idle and apply else "")
+    if result["applied"]:
+        finish(openclaw, values)
+    return 0
+
+
+def tell(moved: list[str], left: dict[str, str], otherwise: str) -> None:
+    """Say what was moved and what was not."""
+    for line in moved or ([otherwise] if otherwise else []):
+        say(line)
+    for path, reason in left.items():
+        say(f"left {printable(path)}: {reason}")
+
+
+def finish(openclaw: OpenClaw, values: list[str]) -> None:
+    """After a plan was applied: what still stands in clear elsewhere, and what OpenClaw itself says now."""
+    if copies := old_copies(openclaw.config_path, values):
+        warn("OpenClaw's old copies of openclaw.json hold the values in clear", f"rm {shlex.join(copies)}")
+    report = openclaw.ask("secrets", "audit", "--check", "--allow-exec", codes=(0, 1, 2))
+    if report["status"] == "clean":
+        say("openclaw secrets audit: clean")
+        return
+    for each in report["findings"]:
+        warn(f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} in {printable(each['file'])}")

@@ -1,0 +1,593 @@
+"""OpenClaw: the provider's contract, its restraint, and setting up; with the real program where it has a say.
+
+The tests with a gateway are at the end; openclaw_gateway.py has the gateway and the model.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peers
+import pytest
+from canary import Canary
+from harness import AVAULT, SOURCE, Machine, wait_until
+from openclaw_gateway import VERSION, Claw, Model, installed
+from peers import Phone, Relay, Rogue
+
+import avault
+
+sys.path.append(str(SOURCE.parent / "scripts"))
+import avault_openclaw
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[Relay]:
+    with peers.local_relay() as relay:
+        yield relay
+
+
+@pytest.fixture
+def rogue(relay: Relay) -> Iterator[Rogue]:
+    with peers.rogue([relay.url]) as rogue:
+        yield rogue
+
+
+@pytest.fixture
+def proven(machine: Machine, rogue: Rogue, canary: Canary) -> Machine:
+    """A machine with a secret, whose phone has shown that it opens the vault; no daemon runs."""
+    machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=rogue.uri)
+    machine("set", "lab/API_KEY", input=canary.value)
+    machine("daemon", "stop")
+    return machine
+
+
+def ask(machine: Machine, ids: object, *words: str, code: int = 0, secret: bool = False, **fields: Any) -> Any:
+    """What the provider answers to a request for these ids."""
+    request = {"protocolVersion": 1, "provider": "avault", "ids": ids, **fields}
+    done = machine("openclaw-provider", *words, input=json.dumps(request) + "\n", code=code, secret=secret)
+    return done.json if code == 0 else done
+
+
+def asked(rogue: Rogue) -> int:
+    """How often the phone rang."""
+    return len({each["event_id"] for each in rogue.requests("nip44_decrypt")})
+
+
+# The contract, docs/gateway/secrets of OpenClaw
+
+
+@pytest.fixture
+def vault(machine: Machine, canary: Canary) -> Machine:
+    machine.init_unproven()
+    machine("set", "lab/API_KEY", input=canary.value)
+    return machine
+
+
+def test_values_and_errors_by_id(vault: Machine, canary: Canary) -> None:
+    for name, value in {"a.b/X": "short", "Z-9/_": canary.odd, "long/V": canary.long}.items():
+        vault("set", name, input=value)
+    for command in ([AVAULT], [str(SOURCE)]):
+        vault.command = command
+        answer = ask(vault, ["a.b/X", "Z-9/_", "long/V", "lab/API_KEY", "lab/OTHER", "none/X", "lab", "a:b#c"], secret=True)
+        assert answer == {
+            "protocolVersion": 1,
+            "values": {"a.b/X": "short", "Z-9/_": canary.odd, "long/V": canary.long, "lab/API_KEY": canary.value},
+            "errors": {name: {"code": "NOT_FOUND"} for name in ("lab/OTHER", "none/X", "lab", "a:b#c")},
+        }
+    vault.command = [AVAULT]
+
+
+def test_all_that_one_request_may_ask(vault: Machine, canary: Canary) -> None:
+    """512 ids, in one batch (maxProviderRefs of OpenClaw's contract)."""
+    content = {"many": {f"K{number}": canary.new(str(number)) for number in range(500)}}
+    vault("import", "-", "--format", "json", input=json.dumps(content))
+    ids = [f"many/K{number}" for number in range(512)]
+    answer = ask(vault, ids, secret=True)
+    assert answer["values"] == {f"many/{key}": value for key, value in content["many"].items()}
+    assert sorted(answer["errors"]) == sorted(ids[500:])
+    assert ask(vault, []) == {"protocolVersion": 1, "values": {}, "errors": {}}
+
+
+BAD = {
+    "nothing": "",
+    "text": "hello\n",
+    "half": '{"protocolVersion": 1, "ids": ["a/',
+    "a list": "[]",
+    "a number": "1",
+    "no version": '{"ids": ["a/B"]}',
+    "another version": '{"protocolVersion": 2, "ids": ["a/B"]}',
+    "no ids": '{"protocolVersion": 1}',
+    "ids is text": '{"protocolVersion": 1, "ids": "a/B"}',
+    "ids is a number": '{"protocolVersion": 1, "ids": 1}',
+    "ids is an object": '{"protocolVersion": 1, "ids": {"a/B": 1}}',
+    "an id is a number": '{"protocolVersion": 1, "ids": [1]}',
+    "an id is null": '{"protocolVersion": 1, "ids": [null]}',
+    "deep": "[" * 100_000,
+    "no UTF-8": b'{"protocolVersion": 1, "ids": ["\xff"]}',
+}
+
+
+@pytest.mark.parametrize("state", ["open", "stopped"])
+def test_what_is_no_request_fails_as_a_whole(vault: Machine, state: str) -> None:
+    """A provider's exit code other than 0 fails its batch, whatever is on stdout; here that is nothing."""
+    if state == "stopped":
+        vault("daemon", "stop", "--force")
+    for name, text in BAD.items():
+        done = vault("openclaw-provider", input=text, code=2)
+        assert not done.stdout, name
+        assert "not a request of OpenClaw's exec secret provider" in done.stderr
+
+
+def test_without_a_prompt_a_locked_vault_gives_errors_at_once(proven: Machine, rogue: Rogue) -> None:
+    for words in (["--no-prompt"], ["--wait", "0"], ["--no-prompt", "--wait", "60"]):
+        answer = ask(proven, ["lab/API_KEY", "b/C"], *words)
+        assert (answer["protocolVersion"], answer["values"]) == (1, {})
+        assert {name: error["code"] for name, error in answer["errors"].items()} == dict.fromkeys(
+            ["lab/API_KEY", "b/C"], "UNAVAILABLE"
+        )
+    assert proven.status()["state"] == "stopped", "it starts no daemon either"
+    proven("daemon", "start", "-b")
+    proven.wait_state("unlocked")
+    proven("lock")
+    before = asked(rogue)
+    assert ask(proven, ["lab/API_KEY"], "--no-prompt")["errors"]["lab/API_KEY"]["code"] == "LOCKED"
+    assert asked(rogue) == before
+
+
+def test_where_there_is_no_vault(machine: Machine) -> None:
+    answer = ask(machine, ["a/B"], "--wait", "5")
+    assert answer["errors"]["a/B"]["code"] == "NOT_FOUND"
+    assert not answer["values"]
+
+
+def test_a_machine_that_is_not_paired(vault: Machine) -> None:
+    vault("daemon", "stop", "--force")
+    answer = ask(vault, ["lab/API_KEY"], "--wait", "5")
+    assert answer["errors"]["lab/API_KEY"] == {"code": "LOCKED", "message": "this machine is not paired with a signer"}
+
+
+# Asking the phone
+
+
+def test_it_asks_the_phone_and_answers(proven: Machine, rogue: Rogue, canary: Canary) -> None:
+    assert ask(proven, ["lab/API_KEY"], secret=True)["values"] == {"lab/API_KEY": canary.value}
+    assert proven.status()["state"] == "unlocked"
+    assert asked(rogue) == 2, "at init, and now"
+    proven("lock")
+    bare = os.path.realpath(sys.executable)  # without click: it goes on under the interpreter that has it, request and all
+    proven.command = [bare, "-S", str(SOURCE)]
+    assert ask(proven, ["lab/API_KEY"], secret=True)["values"] == {"lab/API_KEY": canary.value}
+    proven.command = [AVAULT]
+
+
+def provide(machine: Machine, *words: str) -> Any:
+    """A provider that runs."""
+    return machine.start("openclaw-provider", *words, input='{"protocolVersion":1,"provider":"a","ids":["lab/API_KEY"]}')
+
+
+def test_many_at_once_ask_once(proven: Machine, rogue: Rogue, canary: Canary) -> None:
+    """With `avault unlock` among them; those who come while the phone rings wait for its answer."""
+    before = asked(rogue)
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    running = [provide(proven) for _ in range(4)]
+    rogue.wait_for("request", method="nip44_decrypt", timeout=30)
+    running += [proven.start("unlock"), provide(proven)]
+    running[4].line("avault: asking the phone")
+    rogue.go()
+    for each in running:
+        assert each.process.wait(30) == 0
+        each.threads[0].join()
+    answers = [json.loads(each.stdout[0]) for each in (*running[:4], running[5])]
+    assert all(answer["values"] == {"lab/API_KEY": canary.value} for answer in answers)
+    assert asked(rogue) == before + 1
+
+
+def test_after_a_refusal_it_pauses(proven: Machine, rogue: Rogue) -> None:
+    before = asked(rogue)
+    rogue.behave("nip44_decrypt", [{"say": {"result": "", "error": "user rejected"}}])
+    assert ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]["code"] == "DENIED"
+    assert asked(rogue) == before + 1
+    for start in ("the same daemon", "another"):
+        error = ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]
+        assert error["code"] == "DENIED", start
+        assert "the phone was asked once in vain" in error["message"]
+        proven("daemon", "stop")
+    assert asked(rogue) == before + 1
+    rogue.behave("nip44_decrypt", [{"honest": True}])
+    proven("unlock")  # of the operator's own: at once
+    proven("lock")
+    assert ask(proven, ["lab/API_KEY"], secret=True)["values"], "an unlock, whoever asked for it, ends the pause"
+    assert not (proven.own / "provider.json").exists()
+
+
+def test_the_pauses_grow(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = avault.Places(str(machine.vault))
+    Path(places.state).mkdir(parents=True)
+    restraint = avault_openclaw.Restraint(places)
+    Path(restraint.unlocked).touch()
+    now = time.time() + 10
+
+    def at(seconds: float) -> None:
+        monkeypatch.setattr("time.time", lambda: now + seconds)
+
+    restraint.check()
+    begun = 0.0
+    for attempts, pause in enumerate([60, 300, 900, 3600, 3600], 1):
+        at(begun)
+        assert restraint.read()[0] == attempts - 1
+        restraint.note(attempts)
+        at(begun + pause - 1)
+        with pytest.raises(avault_openclaw.Paused) as caught:
+            restraint.check()
+        assert abs(caught.value.left - 1) < 0.01
+        begun += pause
+        at(begun)
+        restraint.check()
+    at(begun - 10**6)
+    restraint.check()  # the clock went back: that blocks nobody
+    at(begun)
+    os.utime(restraint.unlocked, (now + begun - 1, now + begun - 1))
+    assert restraint.read() == (0, 0.0)
+    os.utime(restraint.unlocked, (now + begun + 10**6,) * 2)
+    assert restraint.read()[0] == 5, "a time to come says nothing"
+    for text in ("", "[]", "{}", '{"attempts": "x", "time": null}', '{"attempts": -1, "time": 1}', "[" * 10_000):
+        Path(restraint.path).write_text(text)
+        restraint.check()
+
+
+def test_a_provider_that_is_killed_has_asked(proven: Machine, rogue: Rogue) -> None:
+    """As by a gateway that is restarted over and over: what it began stands in the file."""
+    before = asked(rogue)
+    rogue.behave("nip44_decrypt", [])
+    killed = provide(proven)
+    rogue.wait_for("request", method="nip44_decrypt", timeout=30)
+    killed.line("avault: asking the phone")
+    killed.kill()
+    proven.wait_state("locked")
+    assert "asked once in vain" in ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]["message"]
+    assert asked(rogue) == before + 1
+
+
+def test_nobody_answers(proven: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", [])
+    assert ask(proven, ["lab/API_KEY"], "--wait", "2")["errors"]["lab/API_KEY"]["code"] == "TIMED_OUT"
+
+
+def test_the_hook_waits_for_the_end_of_a_pause(proven: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", [{"say": {"result": "", "error": "user rejected"}}])
+    proven("openclaw", "unlock", code=5)
+    done = proven("openclaw", "unlock", "--timeout", "1", code=5)
+    assert "the phone was asked once in vain" in done.stderr
+    waiting = proven.start("openclaw", "unlock", "--timeout", "60")
+    waiting.line("avault: the phone was asked once in vain")
+    rogue.behave("nip44_decrypt", [{"honest": True}])
+    proven("unlock")
+    assert waiting.wait().returncode == 0, "somebody else had it opened meanwhile"
+    waiting.line("avault: the vault is open")
+
+
+# The command that OpenClaw executes
+
+
+def test_what_openclaw_refuses_to_execute(place: Any) -> None:
+    path = place.top / "program"
+    path.write_text("#!/bin/sh\n")
+    assert avault_openclaw.refusal(str(path)) == "it is not executable"
+    path.chmod(0o755)
+    assert avault_openclaw.refusal(str(path)) is None
+    for mode in (0o775, 0o757):
+        path.chmod(mode)
+        assert avault_openclaw.refusal(str(path)) == "others can write to it"
+    path.chmod(0o755)
+    (place.top / "link").symlink_to(path)
+    assert avault_openclaw.refusal(str(place.top / "link")) == "it is a symlink"
+    assert avault_openclaw.refusal(str(place.top)) == "it is not a regular file"
+    assert avault_openclaw.refusal(str(place.top / "none")) == "No such file or directory"
+    assert avault_openclaw.refusal("program") == "the path is not absolute"
+
+
+@pytest.mark.root
+def test_a_command_of_root_is_not_ours(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = place.top / "program"
+    path.touch(0o755)
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    assert avault_openclaw.refusal(str(path)) == "it belongs to another user"
+
+
+def test_the_launcher_needs_no_path(proven: Machine, canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a directory with blanks and quotes, under the environment that OpenClaw gives."""
+    base = proven.top / 'it\'s a "home"'
+    monkeypatch.setenv("XDG_DATA_HOME", str(base))
+    monkeypatch.setattr("sys.argv", ["pytest"])
+    path = avault_openclaw.find_command(writing=True)
+    assert path == str(base / "avault" / "avault")
+    before = os.stat(path)
+    assert avault_openclaw.find_command(writing=True) == path
+    assert os.stat(path).st_mtime_ns == before.st_mtime_ns
+    env = {name: proven.env[name] for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")}
+    request = b'{"protocolVersion":1,"provider":"avault","ids":["lab/API_KEY"]}\n'
+    for _ in ("locked", "open"):
+        done = subprocess.run([path, "openclaw-provider"], env=env, cwd="/", input=request, capture_output=True)
+        assert json.loads(done.stdout)["values"] == {"lab/API_KEY": canary.value}
+
+
+# Reading what OpenClaw writes
+
+
+def test_json5() -> None:
+    """The example of json5.org, and what else its specification has."""
+    text = """\ufeff// comments
+    {
+      unquoted: 'and you can quote me on that', singleQuotes: 'I can use "double quotes" here',
+      lineBreaks: "Look, Mom! \\\nNo \\\\n's!", /* more
+      than a line */ hexadecimal: 0xdecaf, leadingDecimalPoint: .8675309, andTrailing: 8675309., positiveSign: +1,
+      trailingComma: 'in objects', andIn: ['arrays',], "backwardsCompatible": "with JSON",
+      $key_1: '\\x41\\u00e9\\v\\'\\0', "https://a": "//no /*comment*/", nan: NaN, yes: true, no: null, number: -1.5e3,
+      pair: "\\ud83e\\udd84", true: [[], {}, [{},],],
+    }"""
+    assert avault_openclaw.read_json5(text.removeprefix("\ufeff")) == {
+        "unquoted": "and you can quote me on that",
+        "singleQuotes": 'I can use "double quotes" here',
+        "lineBreaks": "Look, Mom! No \\n's!",
+        "hexadecimal": None,
+        "leadingDecimalPoint": None,
+        "andTrailing": None,
+        "positiveSign": None,
+        "trailingComma": "in objects",
+        "andIn": ["arrays"],
+        "backwardsCompatible": "with JSON",
+        "$key_1": "Aé\v'\0",
+        "https://a": "//no /*comment*/",
+        "nan": None,
+        "yes": True,
+        "no": None,
+        "number": -1500.0,
+        "pair": "🦄",
+        "true": [[], {}, [{}]],
+    }
+    for bad in ("", "[]", "{", '{"a" 1}', "{a: 'x}", "{a: 1,, b: 2}", "{]", "}", "{a: {}", "[" * 100_000):
+        with pytest.raises(avault.AvaultError, match=r"openclaw\.json cannot be read"):
+            avault_openclaw.read_json5(bad)
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "name"),
+    [
+        ("models.providers.openai.apiKey", "models.providers.*.apiKey", "openai/API_KEY"),
+        ('models.providers["my.lab"].headers["x-api-key"]', "models.providers.*.headers.*", "my.lab/HEADERS_X_API_KEY"),
+        ("models.providers.a.request.proxy.tls.key", "models.providers.*.request.proxy.tls.key", "a/REQUEST_PROXY_TLS_KEY"),
+        ("skills.entries.weather.apiKey", "skills.entries.*.apiKey", "weather/API_KEY"),
+        ("channels.telegram.botToken", "channels.telegram.botToken", "telegram/BOT_TOKEN"),
+        ("channels.irc.accounts.me.nickserv.password", "channels.irc.accounts.*.nickserv.password", "irc/ME_NICKSERV_PASSWORD"),
+        (
+            "plugins.entries.brave.config.webSearch.apiKey",
+            "plugins.entries.brave.config.webSearch.apiKey",
+            "brave/WEB_SEARCH_API_KEY",
+        ),
+        ("agents.entries.ops.tts.providers.x.apiKey", "agents.entries.*.tts.providers.*.apiKey", "ops/TTS_X_API_KEY"),
+        ("cron.webhookToken", "cron.webhookToken", "cron/WEBHOOK_TOKEN"),
+        ("gateway.remote.token", "gateway.remote.token", "gateway/REMOTE_TOKEN"),
+    ],
+)
+def test_paths_and_names(path: str, form: str, name: str) -> None:
+    segments = avault_openclaw.parse_path(path)
+    assert avault_openclaw.target_type(segments) == form
+    (group, key), (spare, other) = avault_openclaw.names_for(segments)
+    assert f"{group}/{key}" == name
+    assert avault.check_group(spare) == "openclaw"
+    assert avault.check_key(other)
+
+
+# With the real program
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    with Model() as model:
+        yield model
+
+
+@pytest.fixture
+def phone(relay: Relay) -> Iterator[Phone]:
+    with peers.ndk([relay.url]) as phone:
+        yield phone
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_from_plaintext_to_a_gateway_that_asks_the_phone(
+    machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary
+) -> None:
+    """The operator's whole way, on one gateway, as each start of OpenClaw takes seconds."""
+    machine.init(relay.url, phone=phone)
+    claw = Claw(machine, model)
+    key, skill = canary.new("model-key"), canary.new("skill-key")
+    claw.write(
+        lab={"apiKey": key}, skills={"entries": {"weather": {"apiKey": skill}}}, gateway={"auth": {"token": "token-in-clear"}}
+    )
+
+    # a dry run changes nothing
+    before = claw.config.read_bytes()
+    done = machine("openclaw", "plan", "--dry-run")
+    assert done.stdout == "models.providers.lab.apiKey -> lab/API_KEY\nskills.entries.weather.apiKey -> weather/API_KEY\n"
+    assert "avault: left gateway.auth.token: the gateway's own" in done.stderr
+    assert claw.config.read_bytes() == before
+    assert machine("list", "--names").stdout == ""
+
+    # values into the vault, references into openclaw.json
+    done = machine("openclaw", "plan", "--apply", "--json")
+    assert done.json["applied"]
+    assert done.json["new"] == ["lab/API_KEY", "weather/API_KEY"]
+    assert machine("get", "lab/API_KEY", secret=True).stdout == key + "\n"
+    settings = claw.read()
+    ref = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    assert settings["models"]["providers"]["lab"]["apiKey"] == ref
+    assert settings["gateway"]["auth"]["token"] == "token-in-clear"
+    copies = [str(path) for path in claw.state.glob("openclaw.json.*") if key in path.read_text()]
+    for path in copies:
+        assert path in done.stderr
+        Path(path).unlink()
+    assert "PLAINTEXT_FOUND gateway.auth.token" in done.stderr
+
+    # the gateway's token as the hint says; then OpenClaw finds nothing more
+    claw("secrets", "store", "set", "OPENCLAW_GATEWAY_TOKEN", input="token-in-clear")
+    settings["gateway"]["auth"]["token"] = {"source": "store", "provider": "default", "id": "OPENCLAW_GATEWAY_TOKEN"}
+    claw.config.write_text(json.dumps(settings))
+    assert claw("secrets", "audit", "--check", "--allow-exec", "--json").json["status"] == "clean"
+
+    # twice changes nothing
+    before = claw.config.read_bytes()
+    again = machine("openclaw", "plan", "--apply", "--json")
+    assert (again.json["applied"], again.json["new"], again.json["targets"], again.json["left"]) == (False, [], [], [])
+    assert machine("openclaw", "install", "--json").json["changed"]
+    assert not machine("openclaw", "install", "--json").json["changed"]
+    assert machine("openclaw", "status", "--json").json["hook"] == "installed"
+    assert not [path for path in (claw.state / "hooks").rglob("*") if path.is_symlink()]
+
+    # it starts locked; the operator refuses: it is up, without the key
+    machine("daemon", "stop")
+    phone.policy("ask")
+    with claw.gateway() as gateway:
+        phone.answer(phone.wait_for("ask", timeout=120)["id"], False)
+        gateway.wait_for("SECRETS_DEGRADED")
+        gateway.wait_for("[avault-unlock] the phone was asked once in vain")
+        claw.say("hello", code=1)
+        assert not model.calls
+        assert gateway.is_up()
+
+        # the operator opens the vault, and the hook has the secrets reloaded
+        unlocking = machine.start("unlock")
+        phone.answer(phone.wait_for("ask", timeout=60)["id"], True)
+        assert unlocking.wait().returncode == 0
+        gateway.wait_for("[avault-unlock] the vault is open; secrets reloaded")
+        claw.chat("hello")
+        wait_until(lambda: "PATH=" in model.shown(), 120, "what `env` has printed")
+        assert {authorization for authorization, _ in model.calls} == {f"Bearer {key}"}
+        assert "avault: the vault is open; secrets reloaded" in json.dumps(model.calls[0][1]), "the agent was told"
+        assert canary.mark not in model.shown()
+        assert canary.mark not in gateway.log
+        assert gateway.is_up()
+    assert claw("secrets", "audit", "--check", "--allow-exec", "--json").json["status"] == "clean"
+
+    # and away again
+    machine("openclaw", "uninstall")
+    assert "hooks" not in claw.read()
+    assert "nothing to do" in machine("openclaw", "uninstall").stderr
+    assert not (claw.state / "hooks" / "avault-unlock").exists()
+
+
+@pytest.fixture
+def claw(machine: Machine, model: Model) -> Claw:
+    """OpenClaw beside an open vault."""
+    machine.init_unproven()
+    return Claw(machine, model)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_auth_profiles(claw: Claw, machine: Machine, canary: Canary) -> None:
+    """The key of a provider moves out of the store that all agents share; several keys of one provider stay there."""
+    claw.write()
+    key, others = canary.new("lab"), [canary.new("one"), canary.new("two")]
+    claw("models", "auth", "paste-api-key", "--provider", "lab", input=key + "\n")
+    for number, other in enumerate(others):
+        claw("models", "auth", "paste-api-key", "--provider", "rest", "--profile-id", f"rest:{number}", input=other + "\n")
+    done = machine("openclaw", "plan", "--apply", "--json")
+    assert [each["id"] for each in done.json["targets"]] == ["lab/API_KEY"]
+    assert [each["path"] for each in done.json["left"]] == ["profiles.rest:0.key", "profiles.rest:1.key"]
+    assert machine("list", "--names").stdout == "lab/API_KEY\n"
+    left = [each["jsonPath"] for each in claw("secrets", "audit", "--json").json["findings"] if each["code"] == "PLAINTEXT_FOUND"]
+    assert left == ["profiles.rest:0.key", "profiles.rest:1.key"]
+    for path in claw.state.glob("openclaw.json.*"):
+        path.unlink()
+    shutil.rmtree(claw.state)  # it has the others
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_plan_that_fails_changes_nothing(claw: Claw, machine: Machine, canary: Canary) -> None:
+    """OpenClaw is made to refuse it, by being given another plan. What the vault has is never replaced."""
+    claw.write(lab={"apiKey": canary.value}, skills={"entries": {"weather": {"apiKey": canary.new("weather")}}})
+    machine("set", "lab/API_KEY", input=canary.new("another"))
+    before = claw.config.read_bytes()
+    swap = '[ "$2" != apply ] || set -- secrets apply --from /dev/null\nexec '
+    claw.command.write_text(claw.command.read_text().replace("exec ", swap, 1))
+    done = machine("openclaw", "plan", "--apply", code=1)
+    assert "openclaw secrets apply failed" in done.stderr
+    assert "openclaw.json is as it was, and the vault has the values" in done.stderr
+    assert claw.config.read_bytes() == before
+    names = machine("list", "--names").stdout
+    assert names == "lab/API_KEY\nopenclaw/MODELS_PROVIDERS_LAB_API_KEY\nweather/API_KEY\n"
+    machine("delete", "openclaw/MODELS_PROVIDERS_LAB_API_KEY")
+    machine("set", "openclaw/MODELS_PROVIDERS_LAB_API_KEY", input=canary.new("third"))
+    assert "in the vault with another value: openclaw/MODELS" in machine("openclaw", "plan", code=5).stderr
+    claw.config.unlink()  # it has the values
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_gateway_under_a_wrapper_fails_closed(claw: Claw, machine: Machine, canary: Canary) -> None:
+    """As in references/openclaw.md. Started with a locked vault it waits; without one, OpenClaw is not started at all."""
+    text = (SOURCE.parent / "references" / "openclaw.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("vars=$(avault export --shell --wait)"))
+    wrapper = machine.top / "bin" / "openclaw-avault"
+    wrapper.write_text(f"#!/bin/sh\n{line}\n")
+    wrapper.chmod(0o755)
+    machine("set", "lab/LAB_KEY", input=canary.value)
+    claw.write(lab={"apiKey": {"source": "env", "provider": "default", "id": "LAB_KEY"}})
+    words = [str(wrapper), "secrets", "audit", "--json"]
+    done = subprocess.run(words, env=machine.env, capture_output=True, text=True)
+    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "clean")
+    wrapper.write_text(wrapper.read_text().replace("--wait", "--wait --dir /nowhere", 1).replace(" --wait", "", 1))
+    done = subprocess.run(words, env=machine.env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (6, "")
+
+
+SERVER = """\
+import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
+import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
+import { createHash } from "node:crypto";
+
+const server = new McpServer({ name: "lab", version: "1" });
+const digest = createHash("sha256").update(process.env.GITHUB_TOKEN ?? "").digest("hex").slice(0, 16);
+server.tool(`token_${digest}`, async () => ({ content: [] }));
+server.tool(`other_${process.env.OTHER === undefined ? "no" : "yes"}`, async () => ({ content: [] }));
+await server.connect(new StdioServerTransport());
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machine, canary: Canary) -> None:
+    """OpenClaw takes no references in mcp.servers.*.env; avault run gives the server what is named, and nothing else."""
+    machine("set", "github/GITHUB_TOKEN", input=canary.value)
+    machine("set", "more/OTHER", input=canary.new("other"))
+    script = installed().parent.parent / f"server-{os.getpid()}.mjs"  # node looks for packages beside the script
+    script.write_text(SERVER)
+    words = ["run", "--only", "GITHUB_TOKEN", "--", *peers.node(), str(script)]
+    env = {"XDG_STATE_HOME": str(machine.state)}  # little is inherited; at home the usual place is enough
+    claw.write(mcp={"servers": {"lab": {"command": AVAULT, "args": words, "env": env}}})
+    try:
+        output = claw("mcp", "probe", "lab", "--json").stdout
+    finally:
+        script.unlink()
+    assert f"token_{hashlib.sha256(canary.value.encode()).hexdigest()[:16]}" in output
+    assert "other_no" in output
+
+
+def test_types_of_targets() -> None:
+    """Every path that OpenClaw lists as one that takes references has the type that OpenClaw gives it."""
+    if not (peers.CACHE / f"openclaw-{VERSION}" / "installed").exists():
+        pytest.skip("OpenClaw is not installed yet")
+    matrix = json.loads((installed() / "docs/reference/secretref-user-supplied-credentials-matrix.json").read_text())
+    paths = [entry["path"] for entry in matrix["entries"] if entry["configFile"] == "openclaw.json"]
+    assert len(paths) > 90
+    for path in paths:
+        assert avault_openclaw.target_type(avault_openclaw.parse_path(path.replace("*", "name"))) == path
