@@ -1,4 +1,4 @@
-"""avault keychain and avault forget: opening the vault without the phone, and leaving nothing of it on a machine.
+"""The keychain, and forgetting: opening the vault without the phone, and leaving nothing of it on a machine.
 
 The commands ask the daemon, or clear up behind it; no key passes through them. What speaks to the keychain is a process
 of its own, at the end: an unlock key passes through that, between keychain and keyholder, and opens nothing by itself.
