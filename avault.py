@@ -299,6 +299,7 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
             return None
         return {
             "op": "export",
+            "for": op if op == "run" else None,
             "format": "null" if op == "run" else shell or form or "dotenv",
             "groups": found.get("--group", []),
             "only": [name for names in found.get("--only", []) for name in names.split(",")],
@@ -791,20 +792,20 @@ QUOTABLE = PLAIN | set(' $&;>"`{}!')  # stay what they are in single quotes that
 DANGEROUS = frozenset(
     """
     PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE FPATH ZDOTDIR MODULE_PATH
-    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER SYSTEMD_PAGER LESSOPEN BROWSER VIMINIT SUDO_ASKPASS NODE_OPTIONS
-    NODE_PATH NODE_EXTRA_CA_CERTS RUBYOPT RUBYLIB LUA_INIT JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS CLASSPATH
-    DOTNET_STARTUP_HOOKS GOFLAGS MAKEFLAGS RUSTC_WRAPPER GCONV_PATH LOCPATH TERMINFO HOSTALIASES RESOLV_HOST_CONF
-    OPENSSL_CONF OPENSSL_MODULES SSL_CERT_FILE SSL_CERT_DIR CURL_HOME CURL_CA_BUNDLE REQUESTS_CA_BUNDLE DOCKER_HOST
-    KUBECONFIG AWS_CONFIG_FILE TMPDIR NOSTR_NSEC WORKSPACE UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR
-    PWD OLDPWD _ status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands
-    functions aliases http_proxy https_proxy all_proxy no_proxy ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME
-    EPOCHSECONDS ERRNO FISH_VERSION FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES
-    LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST SHLVL SRANDOM TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME
-    ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins dirstack dis_aliases dis_builtins dis_functions dis_functions_source
-    dis_galiases dis_patchars dis_reswords dis_saliases fignore fish_kill_signal fish_killring fish_pid funcfiletrace
-    funcsourcetrace funcstack functions_source functrace galiases histchars historywords hostname jobdirs jobstates
-    jobtexts keymaps manpath modules nameddirs parameters patchars reswords saliases status_generation termcap terminfo
-    umask userdirs usergroups watch WATCH signals widgets zsh_eval_context zsh_scheduled_events
+    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER SYSTEMD_PAGER LESSOPEN BROWSER VIMINIT SUDO_ASKPASS NODE_OPTIONS NODE_PATH
+    NODE_EXTRA_CA_CERTS RUBYOPT RUBYLIB LUA_INIT JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS CLASSPATH
+    DOTNET_STARTUP_HOOKS GOFLAGS MAKEFLAGS RUSTC_WRAPPER GCONV_PATH LOCPATH TERMINFO HOSTALIASES RESOLV_HOST_CONF OPENSSL_CONF
+    OPENSSL_MODULES SSL_CERT_FILE SSL_CERT_DIR CURL_HOME CURL_CA_BUNDLE REQUESTS_CA_BUNDLE DOCKER_HOST KUBECONFIG
+    AWS_CONFIG_FILE TMPDIR NOSTR_NSEC WORKSPACE UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR PWD OLDPWD _
+    status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands functions aliases
+    http_proxy https_proxy all_proxy no_proxy ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME EPOCHSECONDS ERRNO FISH_VERSION
+    FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST
+    SHLVL SRANDOM TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins dirstack
+    dis_aliases dis_builtins dis_functions dis_functions_source dis_galiases dis_patchars dis_reswords dis_saliases fignore
+    fish_kill_signal fish_killring fish_pid funcfiletrace funcsourcetrace funcstack functions_source functrace galiases
+    histchars historywords hostname jobdirs jobstates jobtexts keymaps manpath modules nameddirs parameters patchars reswords
+    saliases status_generation termcap terminfo umask userdirs usergroups watch WATCH signals widgets zsh_eval_context
+    zsh_scheduled_events
     """.split()
 )
 DANGEROUS_STARTS = tuple(
@@ -1236,8 +1237,7 @@ def split_vault(vault: Vault) -> list[str]:
     room = PART_LIMIT - len(header(VAULT_LIMIT, VAULT_LIMIT))
     if room < PART_LIMIT // 2:
         raise AvaultError(
-            "this vault was written by too many machines",
-            "take them out with: avault export --format json, and begin anew",
+            "this vault was written by too many machines", "take them out with: avault export --format json, and begin anew"
         )
     slices = [body[start : start + room] for start in range(0, len(body), room)]
     return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
@@ -1999,14 +1999,8 @@ FRESH_EVENT_EVERY = 300.0
 NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
 NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")  # nobody was asked
 NOT_PAIRED = (
-    "no permission",
-    "not paired",
-    "unauthorized",
-    "not authorized",
-    "invalid secret",
-    "already connected",
-    "unknown client",
-)
+    "no permission", "not paired", "unauthorized", "not authorized", "invalid secret", "already connected", "unknown client",
+)  # fmt: skip
 
 
 class Pairing:
@@ -2071,6 +2065,16 @@ def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> 
 
     pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key"), ("name", name)]
     return f"nostrconnect://{client}?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in pairs)
+
+
+def accept_token(token: str) -> Callable[[str], None]:
+    """What counts as the result of decrypting the drill."""
+
+    def accept(result: str) -> None:
+        if token not in result:
+            raise Tampered("the signer answered with something else")
+
+    return accept
 
 
 class Request:
@@ -2141,12 +2145,7 @@ class RemoteSigner:
 
     def describe(self) -> dict[str, Any]:
         """What is being waited for, as `status` shows it."""
-        return {
-            "since": render_time(self.since),
-            "requests": self.requests,
-            "error": self.error,
-            "auth_url": self.auth_url,
-        }
+        return {"since": render_time(self.since), "requests": self.requests, "error": self.error, "auth_url": self.auth_url}
 
     async def listen(self, stream: Any) -> None:
         """Take what the relays send, for ever."""
@@ -2520,6 +2519,7 @@ class AccessLog:
     """access.log in the state directory, and the older access.log.1 to .4, each of at most `LIMIT` bytes."""
 
     LIMIT = 4 << 20
+    LONGEST = 1 << 20
     OLDER = 4
 
     def __init__(self, directory: str, keys: nostr_sdk.Keys) -> None:
@@ -2546,12 +2546,17 @@ class AccessLog:
 
     def find_end(self) -> tuple[int, str]:
         """The number and mac of the last line that is whole."""
-        for _, line in reversed(list(self.lines())):
-            try:
-                entry = json.loads(line)
-                return int(entry["n"]), str(entry["mac"])
-            except (ValueError, TypeError, KeyError):
-                continue
+        for path in (self.path, f"{self.path}.1"):
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    file.seek(max(0, os.path.getsize(path) - 2 * self.LONGEST))
+                    ends = file.read(2 * self.LONGEST).splitlines()
+                for line in reversed(ends):
+                    try:
+                        entry = json.loads(line)
+                        return int(entry["n"]), str(entry["mac"])
+                    except (ValueError, TypeError, KeyError):
+                        continue
         return 0, ""
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
@@ -2563,21 +2568,26 @@ class AccessLog:
 
     def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str) -> None:
         """Append a line for a request; raises AvaultError, and then nothing may be released."""
-        names = [printable(name, 130) for name in request.get("groups") or [] if isinstance(name, str)]
-        keys = request.get("only") or ([request["key"]] if request.get("key") else None)
+        many = request["op"] in ("export", "reveal", "provide", "import")  # each op with the fields that it looks at
+        groups, keys = (
+            (request.get(field) for field in ("groups", "only")) if many else ([request.get("group")], [request.get("key")])
+        )
+        groups, keys = ([each for each in names if each] if isinstance(names, list) else [] for names in (groups, keys))
         entry: dict[str, Any] = {
             "n": self.number + 1,
             "time": render_time(time.time()),
             "op": request["op"],
             "for": printable(request["for"], 40) if request.get("for") else None,
-            "group": printable(request["group"], 70) if request.get("group") else ",".join(names) or None,
-            "keys": [printable(key, 200) for key in keys] if isinstance(keys, list) else None,
+            "group": ",".join(printable(group, 70) for group in groups) or None,
+            "keys": [printable(key, 200) for key in keys] or None,
             **caller,
             "outcome": outcome,
             "after": self.mac,
         }
         entry["mac"] = self.authenticate(entry)
         line = json.dumps(entry).encode() + b"\n"
+        if len(line) > self.LONGEST:
+            raise Usage("a request that names too much", "ask for less at once")
         try:
             if not os.path.exists(self.path) or not os.path.samestat(os.stat(self.path), os.fstat(self.file)):
                 fresh = self.open()  # somebody took the file away
@@ -2680,7 +2690,8 @@ class Keyholder:
                 async with asyncio.timeout(min(left, 5.0)):
                     await self.ended.wait()
             except TimeoutError:
-                continue
+                if self.store and self.store.trouble:
+                    self.store.refresh()  # a file that is whole again keeps no vault open
         if not self.ended.is_set():
             self.control.send({"failed": Locked("it was to lock by itself by now").to_dict()["error"]})
         if self.writer:
@@ -2690,7 +2701,7 @@ class Keyholder:
 
     def time_left(self) -> float:
         """Seconds until the vault locks by itself; a vault that nobody has proven yet does not."""
-        if not self.store or not self.proven or self.store.trouble or self.writer or self.talking:
+        if not self.store or not self.proven or self.store.trouble or self.writer:
             return float("inf")
         ends = [self.opened + self.lock_after] if self.lock_after else []
         ends += [self.used + self.lock_idle] if self.lock_idle else []
@@ -2711,7 +2722,9 @@ class Keyholder:
                 if fd is not None:
                     os.close(fd)
         elif message["do"] == "keychain" and fd is not None:
-            self.fill_keychain(fd)
+            task = asyncio.get_running_loop().create_task(self.fill_keychain(fd, message["caller"]))
+            self.handing_over.add(task)
+            task.add_done_callback(self.handing_over.discard)
         elif message["do"] == "rest":
             self.resume = False
         elif message["do"] == "lock":
@@ -2767,14 +2780,27 @@ class Keyholder:
 
     # -- getting the key
 
-    def fill_keychain(self, fd: int) -> None:
-        """Seal the agent's key once more: what opens that goes into a pipe to the keychain's process."""
+    async def fill_keychain(self, fd: int, caller: dict[str, Any]) -> None:
+        """If the phone agrees, seal the agent's key once more: what opens that goes into a pipe to the keychain's process."""
+        pairing, store, token = Pairing.load(self.places), self.store, secrets.token_hex(32)
         with open(fd, "wb") as pipe:
-            if self.store:
-                vault = self.store.vault
-                unlock, sealed = seal_keys(self.store.keys, vault.identity, vault.operator, vault.name)
+            try:
+                if not pairing or not store or not self.log:
+                    raise Denied("only a paired, open vault can be given to a keychain", "pair it with: avault pair")
+                self.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
+                vault = store.vault
+                sentence = (
+                    f"avault: let a keychain open {vault.name} on {self.host} WITHOUT you, always. Approve only if you want that."
+                )
+                envelope = make_envelope(store.keys, pairing.operator, f"a keychain for {vault.name}", sentence, token)
+                async with asyncio.timeout(300), self.connected(pairing, pairing.signer) as signer:
+                    await signer.request("nip44_decrypt", [pairing.agent, envelope], accept_token(token))
+                unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
                 write_file(self.places.own("keychain.json"), encode_file("keychain", sealed))
                 pipe.write(unlock.encode())
+            except (AvaultError, TimeoutError) as error:
+                refused = error if isinstance(error, AvaultError) else TimedOut("nobody approved in time")
+                self.control.send({"failed": refused.to_dict()["error"]})
 
     async def unlock(self, accept_rollback: bool, fd: int | None, by_keychain: bool = False) -> None:
         """Obtain the key through a pipe, from NOSTR_NSEC or the keychain, or by the phone; and open the vault."""
@@ -2836,7 +2862,7 @@ class Keyholder:
         loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
         try:
             store = await loading
-            self.begin(store)
+            self.begin(store, type(custody).__name__)
         finally:
             await self.turn_ratchet(keys, also_recovery=not own)
         if not own:
@@ -2846,10 +2872,10 @@ class Keyholder:
         self.note_hints()
         self.report()
 
-    def begin(self, store: Store) -> None:
-        """Serve a vault from now on; raises AvaultError if the access log cannot be written."""
+    def begin(self, store: Store, custody: str) -> None:
+        """Serve a vault from now on, opened by this custody; raises AvaultError if the access log cannot be written."""
         log = AccessLog(self.places.state, store.keys)
-        log.write({"op": "unlock"}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "parent": None}, "ok")
+        log.write({"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "parent": None}, "ok")
         self.store, self.log = store, log
         self.since, self.opened, self.used = time.time(), uptime(), uptime()
         self.report()
@@ -2957,7 +2983,8 @@ class Keyholder:
         self.report()
         limit = request.get("timeout")
         try:
-            private = await session.frame() if request.get("private") else {}
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame() if request.get("private") else {}
             async with asyncio.timeout(limit if isinstance(limit, (int, float)) else None):
                 return await self.talks[request["op"]](self, session, request, private)
         except TimeoutError:
@@ -3145,9 +3172,10 @@ async def serve_import(keyholder: Keyholder, session: Session, request: dict[str
             vault.annotate(group, note, store.machine)
         result.update(names)
 
-    change(store.vault.copy())
+    noted = {**request, "only": [f"{group}/{key}" for group, key, _ in rows]}
+    await write(keyholder, session, noted, change, only_try=True)  # a guess at a value is noted too
     if not request.get("dry_run") and (result["new"] or result["replaced"] or notes):
-        await write(keyholder, session, request, change)
+        await keyholder.change(change)
     return {"ok": True, **result}
 
 
@@ -3156,7 +3184,12 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
     try:
         asked = json.loads((await session.frame())["value"])
         ids = asked["ids"]
-        if asked["protocolVersion"] != 1 or not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
+        if (
+            asked["protocolVersion"] != 1
+            or not isinstance(ids, list)
+            or len(ids) > 1000
+            or not all(isinstance(each, str) for each in ids)
+        ):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md") from None
@@ -3167,7 +3200,7 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
             values[each] = opened(keyholder).vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
-    keyholder.release(session, {**request, "only": ids})
+    keyholder.release(session, {"op": "provide", "only": ids})
     return {"ok": True, "output": json.dumps({"protocolVersion": 1, "values": values, "errors": errors}) + "\n"}
 
 
@@ -3216,11 +3249,14 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: dict[st
 
 
 async def write(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], change: Callable[[Vault], None]
+    keyholder: Keyholder, session: Session, request: dict[str, Any], change: Callable[[Vault], None], only_try: bool = False
 ) -> dict[str, Any]:
     """Note a change in the access log and make it; one that is refused is noted once more, with the reason."""
     keyholder.release(session, request)
     try:
+        if only_try:
+            change(opened(keyholder).vault.copy())
+            return {"ok": True}
         return await keyholder.change(change)
     except AvaultError as error:
         keyholder.release(session, request, error.code)
@@ -3264,16 +3300,6 @@ def accept_public_key(result: str) -> str:
     return parse_npub(result)
 
 
-def accept_token(token: str) -> Callable[[str], None]:
-    """What counts as the result of decrypting the drill."""
-
-    def accept(result: str) -> None:
-        if token not in result:
-            raise Tampered("the signer answered with something else")
-
-    return accept
-
-
 async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
     places = keyholder.places
@@ -3306,7 +3332,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     if pairing:
         pairing.save(places)
         session.send({"progress": "wrote", "path": places.own("pairing.json")})
-    keyholder.begin(await asyncio.to_thread(Store.create, places, keys, vault))
+    keyholder.begin(await asyncio.to_thread(Store.create, places, keys, vault), "init")
     keyholder.control.send({"wrote": True})
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
     if pairing:
@@ -3421,13 +3447,7 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 
 
-TALKS: dict[str, Talk] = {
-    "init": talk_init,
-    "open": talk_open,
-    "pair": talk_pair,
-    "recover": talk_pair,
-    "drill": talk_drill,
-}
+TALKS: dict[str, Talk] = {"init": talk_init, "open": talk_open, "pair": talk_pair, "recover": talk_pair, "drill": talk_drill}
 
 
 async def hold(places: Places, fd: int, limits: list[float | None]) -> None:
@@ -3474,7 +3494,9 @@ async def run_program(command: list[str], stdin: int | None = None, variables: d
     try:
         return decode_frame(output)
     except Usage:
-        return {"state": "failed", "reason": f"it ended with exit code {process.wait()}"}
+        while process.poll() is None:  # it may have closed its stdout, and go on
+            await asyncio.sleep(0.05)
+        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
 
 
 class Guard:
@@ -3652,17 +3674,21 @@ class Guard:
         os.close(end)
         return answer
 
-    async def fill_keychain(self) -> dict[str, Any]:
-        """Have the keyholder make an unlock key for the keychain, and the keychain keep it; what that said."""
+    async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
+        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it; what that said."""
         if self.state != "unlocked" or not self.control:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied("nobody has shown yet that the phone opens this vault", self.pairing_hint())
         key, end = os.pipe()
         try:
-            self.control.send({"do": "keychain"}, end)
+            self.failure = None
+            self.control.send({"do": "keychain", "caller": caller}, end)
             os.close(end)
-            return await run_program(self.keychain_command("set"), stdin=key)
+            answer = await run_program(self.keychain_command("set"), stdin=key)
+            if self.failure:
+                raise self.failure
+            return answer
         finally:
             os.close(key)
 
@@ -3941,10 +3967,9 @@ class Supervisor:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
             await self.guard.ask(timeout, accept_rollback, nsec)
-        except Locked as error:
-            self.say(error.message)
         except AvaultError as error:
-            self.guard.failure = self.guard.failure or error
+            if not isinstance(error, Locked):
+                self.guard.failure = self.guard.failure or error
             self.say(error.message)
 
     async def while_connected(self, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
@@ -4015,7 +4040,7 @@ class Supervisor:
         """Keep an unlock key of its own in the platform's keychain, take it away, or look whether it is there."""
         action, path = request.get("action"), self.places.own("keychain.json")
         if action == "enable":
-            answer = await self.guard.fill_keychain()
+            answer = await self.guard.fill_keychain(describe_caller(sock))
         else:
             answer = await run_program(self.guard.keychain_command("delete" if action == "disable" else "look"))
         outcome = str(answer.get("outcome", "error"))
@@ -4041,20 +4066,10 @@ class Supervisor:
             relays = [{"url": url, "connected": None, "said": None} for url in pairing["relays"]] if pairing else None
         except AvaultError as error:
             pairing, problem = {}, error.message
-        fields: dict[str, Any] = {
-            "agent_npub": public.get("agent"),
-            "signer_npub": public.get("operator"),
-            "name": public.get("name"),
-            "groups": None,
-            "secrets": None,
-            "proven": bool(public.get("proven")) if public else None,
-            "since": None,
-            "until": None,
-            "relays": relays,
-            "waiting": None,
-            "signer_approves_by_itself": pairing.get("approves_by_itself"),
-            "warnings": [],
-        }
+        fields: dict[str, Any] = dict.fromkeys(("groups", "secrets", "since", "until", "waiting"))
+        fields |= {"agent_npub": public.get("agent"), "signer_npub": public.get("operator"), "name": public.get("name")}
+        fields |= {"proven": bool(public.get("proven")) if public else None, "relays": relays, "warnings": []}
+        fields["signer_approves_by_itself"] = pairing.get("approves_by_itself")
         if self.guard.control:
             fields |= {name: value for name, value in self.guard.report.items() if value is not None and name in fields}
         if problem:
@@ -4402,14 +4417,9 @@ class Terminal:
 
 
 @command(
-    "set",
-    argument("group"),
-    option("--key"),
-    option("--value"),
-    option("--file"),
-    option("--generate", is_flag=False, flag_value="32"),
-    option("--note"),
-)
+    "set", argument("group"), option("--key"), option("--value"), option("--file"),
+    option("--generate", is_flag=False, flag_value="32"), option("--note"),
+)  # fmt: skip
 def cmd_set(
     terminal: Terminal, group: str, key: str | None, value: str | None, file: str | None, generate: str | None, note: str | None
 ) -> int:
@@ -4523,25 +4533,11 @@ def cmd_delete(terminal: Terminal, group: str, key: str | None) -> int:
 
 
 @command(
-    "export",
-    option("--shell", is_flag=False, flag_value="sh"),
-    option("--format", "form"),
-    option("--group", "groups", multiple=True),
-    option("--only", multiple=True),
-    option("--prefix", is_flag=True),
-    option("--wait", is_flag=False, flag_value=""),
-    option("--allow", multiple=True),
-)
-def cmd_export(
-    terminal: Terminal,
-    shell: str | None,
-    form: str | None,
-    groups: tuple[str, ...],
-    only: tuple[str, ...],
-    prefix: bool,
-    wait: str | None,
-    allow: tuple[str, ...],
-) -> int:
+    "export", option("--shell", is_flag=False, flag_value="sh"), option("--format", "form"),
+    option("--group", "groups", multiple=True), option("--only", multiple=True), option("--prefix", is_flag=True),
+    option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
+)  # fmt: skip
+def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: list[str], wait: str | None, **given: Any) -> int:
     """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd]
                      [--group G]… [--only KEY,…] [--prefix] [--wait [D]] [--allow NAME]…
 
@@ -4555,7 +4551,7 @@ def cmd_export(
       vars=$(avault export --shell --wait) && eval "$vars"    fails closed
       eval "$(avault export --shell --only API_KEY)"
       avault export --shell fish | source
-      avault export --format systemd --group openai > /run/agent.env
+      (umask 077; avault export --format systemd > /run/agent.env)
     """
     if shell is not None and form is not None:
         raise Usage("--shell and --format exclude each other")
@@ -4569,7 +4565,7 @@ def cmd_export(
         wait_open(terminal, parse_duration(wait or None))
     chosen = "json" if terminal.want_json and not shell and not form else shell or form or "dotenv"
     names = [name for each in only for name in each.split(",")]
-    put(terminal.ask("export", format=chosen, groups=list(groups), only=names, prefix=prefix, allow=list(allow))["output"])
+    put(terminal.ask("export", format=chosen, only=names, **given)["output"])
     return 0
 
 
@@ -4605,22 +4601,11 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
 
 
 @command(
-    "daemon start",
-    option("--background", "-b", is_flag=True),
-    option("--timeout"),
-    option("--accept-rollback", is_flag=True),
-    option("--lock-after"),
-    option("--lock-idle"),
-    option("--notify"),
-)
+    "daemon start", option("--background", "-b", is_flag=True), option("--timeout"), option("--accept-rollback", is_flag=True),
+    option("--lock-after"), option("--lock-idle"), option("--notify"),
+)  # fmt: skip
 def cmd_daemon_start(
-    terminal: Terminal,
-    background: bool,
-    timeout: str | None,
-    accept_rollback: bool,
-    lock_after: str | None,
-    lock_idle: str | None,
-    notify: str | None,
+    terminal: Terminal, background: bool, notify: str | None, accept_rollback: bool, **limits: str | None
 ) -> int:
     """usage: avault daemon start [-b] [--timeout D] [--lock-after D] [--lock-idle D]
                            [--notify CMD] [--accept-rollback]
@@ -4638,9 +4623,16 @@ def cmd_daemon_start(
       avault daemon start -b --lock-after 8h
       avault daemon start --notify 'mail -s "avault: $AVAULT_STATE" me@example.com </dev/null'
     """
-    limit, after, idle = parse_duration(timeout), parse_duration(lock_after), parse_duration(lock_idle)
+    limit, after, idle = (parse_duration(limits[name]) for name in ("timeout", "lock_after", "lock_idle"))
+    if 0 in (after, idle):
+        raise Usage("a limit of 0 would be none", "as in: --lock-after 8h --lock-idle 1h")
     try:
         status = ask_daemon(terminal.places, "status")
+        if notify or (after or status["locks_after"], idle or status["locks_idle"]) != (
+            status["locks_after"],
+            status["locks_idle"],
+        ):
+            raise Usage("a daemon is running, with other limits or notes", "avault daemon stop, then start it again")
         if status["state"] == "locked":
             status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, detach=True)
         say(f"already running (PID {status['pid']}), {status['state']}")
@@ -4973,8 +4965,7 @@ def use_right_interpreter(argv: list[str]) -> None:
     if python and os.access(python, os.X_OK) and python != sys.executable:
         os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
     write_all(
-        2,
-        b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n",
+        2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
     )
     os._exit(AvaultError.exit_code)
 

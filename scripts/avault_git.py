@@ -74,6 +74,7 @@ QUIET = {
     "SSH_ASKPASS_REQUIRE": "never",
     "GIT_EDITOR": ":",
     "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",  # what is looked at is what is pushed
 }
 SETTINGS = (
     "core.fsmonitor=false",
@@ -143,7 +144,11 @@ def run_git(
 def watch_git(directory: str, *words: str, settings: tuple[str, ...] = (NO_HOOKS,)) -> subprocess.CompletedProcess[bytes]:
     """Run git with the user watching: it says what it says on stderr, and may ask on a terminal for a password."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in KEPT}
-    quiet = QUIET if not sys.stdin.isatty() else {name: QUIET[name] for name in ("GIT_EDITOR", "GIT_LITERAL_PATHSPECS")}
+    quiet = (
+        QUIET
+        if not sys.stdin.isatty()
+        else {name: QUIET[name] for name in ("GIT_EDITOR", "GIT_LITERAL_PATHSPECS", "GIT_NO_REPLACE_OBJECTS")}
+    )
     process = start_git(directory, words, settings, {**quiet, **environment, "LC_ALL": "C"}, stdin=None, stderr=None)
     output, _ = process.communicate()
     return subprocess.CompletedProcess(words, process.returncode, output, b"")
@@ -153,10 +158,14 @@ def start_git(
     directory: str, words: tuple[str, ...], settings: tuple[str, ...], environment: dict[str, str], **more: Any
 ) -> subprocess.Popen[bytes]:
     """Start git; raises Unavailable."""
-    options = [word for setting in (*SETTINGS, *settings) for word in ("-c", setting)]
+    # By variables and not by -c, which takes `filter.a=b.clean=` for `filter.a` (git-config(1), git 2.31 and newer).
+    environment = environment | {"GIT_CONFIG_COUNT": str(len(SETTINGS) + len(settings))}
+    for number, setting in enumerate((*SETTINGS, *settings)):
+        name, _, value = setting.rpartition("=") if setting.startswith("filter.") else setting.partition("=")
+        environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     try:
-        return subprocess.Popen(["git", *options, *words], cwd=directory, env=environment, **pipes)
+        return subprocess.Popen(["git", *words], cwd=directory, env=environment, **pipes)
     except FileNotFoundError:
         where = f"git is not installed, or {directory} is gone"
         raise Unavailable(where, "install git, or go on without: the vault does not need it") from None
@@ -166,7 +175,7 @@ def reason(errors: bytes) -> str:
     """What git says on stderr that it could not do, in a line, without a password that a URL may carry."""
     lines = [line for line in os.fsdecode(errors).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("warning: ", "hint: ", "To "))] or ["it does not say why"]
-    text = re.sub("^(fatal|error): ", "", re.sub(r"://[^/@\s]*@", "://", lines[0]))
+    text = re.sub("^(fatal|error): ", "", re.sub(r"://[^\s'\"]*@", "://", lines[0]))
     return printable(text.rstrip("."))
 
 

@@ -1287,6 +1287,8 @@ def cmd_migrate(terminal: Terminal, file: str | None, group: str, dry_run: bool,
             f"keep both with --group NAME, or take one away first: avault delete {stored.differs[0]}",
         )
     lines, kept = removable(script, taken) if remove and not stored.differs else (set(), [])
+    if lines and not dry_run and not terminal.ask("status")["proven"]:
+        raise Denied("nobody has shown yet that the phone opens this vault: nothing is taken out", "avault pair, then once more")
     if not dry_run:
         store(terminal, found, stored, {}, False)
         if lines:

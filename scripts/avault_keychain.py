@@ -24,6 +24,7 @@ from avault import (
     NoDaemon,
     NotFound,
     Places,
+    Tampered,
     Terminal,
     Unavailable,
     ask_daemon,
@@ -89,11 +90,12 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
     this disk and the session's password, then opens the vault without you.
 
     The vault must be open, and the phone must have opened it here before. It
-    asks first; --yes does not. Where there is no keychain, nothing is changed.
+    asks first (--yes does not), then the phone has to agree. Where there is no
+    keychain, nothing is changed.
     """
     if not yes and not confirm(f"avault: {MEANING}. Enable it?"):
         raise Denied("not confirmed; the phone stays the only way", "avault keychain enable --yes")
-    say("asking the keychain; it may ask you on the screen")
+    say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
     answer = terminal.ask("keychain", action="enable")
     refuse(answer, "not enabled: {}", "the phone opens the vault as before; see: avault keychain status")
     say("enabled: the keychain opens this vault from now on, and the phone when it does not")
@@ -188,7 +190,10 @@ def keep_way_back(places: Places) -> None:
     if not os.path.lexists(places.file("avault.enc")) or not os.path.isdir(places.state):
         return
     try:
-        read_sealed("nsec", places.file("nsec.enc"))
+        recovery = read_sealed("nsec", places.file("nsec.enc"))
+        mine = read_sealed("unlock", places.own("unlock.json")) if os.path.lexists(places.own("unlock.json")) else recovery
+        if any(recovery[name] != mine[name] for name in ("vault", "agent", "operator")):
+            raise Tampered("nsec.enc is another vault's")
     except AvaultError as error:
         raise Denied(
             f"{error.message}: what this machine keeps may be the only way into the vault",

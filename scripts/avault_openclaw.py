@@ -888,10 +888,10 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
 
 
 def fail(error: AvaultError, values: list[str]) -> NoReturn:
-    """Say that nothing was applied, without a value that OpenClaw may have repeated."""
-    message = error.message
-    for value in values:
-        message = message.replace(value, "***")
+    """Say that nothing was applied; in OpenClaw's own words only where no part of a value can be in them."""
+    parts = [value[start : start + 6] for value in values for start in range(max(1, len(value) - 5))]
+    quoted = any(part in error.message for part in parts)
+    message = "openclaw secrets apply failed" if quoted else error.message
     raise AvaultError(f"{message}; openclaw.json is as it was, and the vault has the values", error.hint) from None
 
 
@@ -929,6 +929,8 @@ def cmd_plan(terminal: Terminal, apply: bool, dry_run: bool) -> int:
     if apply and dry_run:
         raise Usage("--apply and --dry-run exclude each other", "avault openclaw plan --dry-run")
     terminal.ask("list")  # a locked vault says so now, and not after OpenClaw has taken its time
+    if apply and not terminal.ask("status")["proven"]:
+        raise Denied("nobody has shown yet that the phone opens this vault: nothing is replaced", "avault pair, then once more")
     openclaw = OpenClaw()
     found = look(openclaw)
     answer = settle_names(terminal, found.targets)

@@ -26,6 +26,8 @@ import nostr_sdk
 from canary import record
 from peers import Phone
 
+import avault
+
 AVAULT = str(Path(sys.executable).parent / "avault")
 SOURCE = Path(__file__).resolve().parent.parent / "avault.py"
 
@@ -165,6 +167,17 @@ class Machine:
     def init_unproven(self, *words: str, **env: str) -> None:
         """A vault without a phone: open, not proven, not paired."""
         self("init", "--signer-npub", self.npub(), "--name", "test@machine", *words, **env)
+
+    def init_proven(self) -> None:
+        """A vault as if the phone had opened it on this machine; open. Nobody is asked."""
+        nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
+        self.init_unproven(NOSTR_NSEC=nsec)
+        self("daemon", "stop", "--force")
+        path = self.own / "unlock.json"
+        content = avault.decode_file("unlock", path.read_bytes(), str(path))
+        path.write_bytes(avault.encode_file("unlock", {**content, "proven": "2026-01-31T12:00:00Z"}))
+        self("daemon", "start", "-b", NOSTR_NSEC=nsec)
+        self.wait_state("unlocked")
 
     def init(self, *relays: str, phone: Phone, words: tuple[str, ...] = ()) -> Done:
         """A vault through a signer, which scans the URI, approves and then rejects in the drill."""

@@ -160,7 +160,7 @@ class Desk:
 
 @pytest.fixture
 def desk(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> Desk:
-    machine.init_unproven()
+    machine.init_proven()
     return Desk(machine, canary, allow)
 
 

@@ -481,7 +481,7 @@ def test_json_that_is_refused(text: str, says: str) -> None:
 
 @pytest.fixture
 def opened(machine: Machine) -> Machine:
-    machine.init_unproven()
+    machine.init_proven()
     return machine
 
 

@@ -486,7 +486,7 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
 @pytest.fixture
 def claw(machine: Machine, model: Model) -> Claw:
     """OpenClaw beside an open vault."""
-    machine.init_unproven()
+    machine.init_proven()
     return Claw(machine, model)
 
 
