@@ -422,7 +422,8 @@ def become(command: list[str], variables: list[str]) -> int:
     for pair in variables:
         name, _, value = pair.encode().partition(b"=")
         os.environb[name] = value
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)  # Python ignores it, and what is ignored is inherited
+    for ignored in (_signal.SIGPIPE, _signal.SIGXFSZ):  # by Python; and what is ignored is inherited
+        _signal.signal(ignored, _signal.SIG_DFL)
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as error:
@@ -4924,11 +4925,12 @@ def build_commands(words: Iterable[str]) -> click.Group:
 
 def run_command(argv: list[str]) -> int:
     """Run a command through click; its exit code, errors said as they should be."""
-    use_right_interpreter(argv)
-    want_json = "--json" in argv
+    own = own_words(argv)
+    use_right_interpreter(argv, own)
+    want_json = "--json" in own
     try:
         try:
-            return int(build_commands(argv).main(argv, "avault", standalone_mode=False) or 0)
+            return int(build_commands(own).main(argv, "avault", standalone_mode=False) or 0)
         except click.exceptions.NoArgsIsHelpError as error:
             put(error.format_message() + "\n")
             return Usage.exit_code
@@ -4949,13 +4951,21 @@ def run_command(argv: list[str]) -> int:
         return error.exit_code
 
 
-def use_right_interpreter(argv: list[str]) -> None:
+def own_words(argv: list[str]) -> list[str]:
+    """The words of a command line that are avault's; after `run` they are another command's."""
+    for index, word in enumerate(argv):
+        if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
+            return argv[: index + 1] if word == "run" else argv
+    return argv
+
+
+def use_right_interpreter(argv: list[str], own: list[str]) -> None:
     """Go on under the interpreter that `init` recorded, where this one lacks what avault needs."""
     from importlib.util import find_spec
 
     if all(find_spec(name) for name in ("click", "nostr_sdk")):
         return
-    words = [word for argument in argv for word in argument.split("=", 1)]
+    words = [word for argument in own for word in argument.split("=", 1)]
     given = next((words[index + 1] for index, word in enumerate(words[:-1]) if word == "--dir"), None)
     try:
         with open(Places(given).own("python"), encoding="utf-8") as recorded:
