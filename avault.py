@@ -588,20 +588,16 @@ def check_group(name: object) -> str:
     """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
     if isinstance(name, str) and 0 < len(name) <= 64 and name[0] in LETTERS | DIGITS and set(name) <= GROUP_CHARACTERS:
         return name
-    raise Usage(
-        f"not a group name: {printable(name)!r}",
-        "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY",
-    )
+    hint = "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY"
+    raise Usage(f"not a group name: {printable(name)!r}", hint)
 
 
 def check_key(name: object) -> str:
     """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
     if isinstance(name, str) and 0 < len(name) <= 128 and name[0] not in DIGITS and set(name) <= KEY_CHARACTERS:
         return name
-    raise Usage(
-        f"not a key name: {printable(name)!r}",
-        "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY",
-    )
+    hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
+    raise Usage(f"not a key name: {printable(name)!r}", hint)
 
 
 def check_value(value: object) -> str:
@@ -1403,11 +1399,8 @@ class Store:
         """Why the vault on the disk cannot be what follows the pinned one; None if it can."""
         pinned, found, me = pin["generation"], self.vault.generation, self.machine
         if found == pinned:
-            return (
-                None
-                if pin["hash"] == self.digest
-                else "avault.enc is not what this machine has seen, though of the same generation"
-            )
+            other = "avault.enc is not what this machine has seen, though of the same generation"
+            return None if pin["hash"] == self.digest else other
         if not self.vault.is_after(pinned):
             if any(count > pinned.get(machine, 0) for machine, count in found.items()):
                 return "avault.enc is another machine's, without the last writes of this one"
@@ -1430,9 +1423,9 @@ class Store:
         Anything else sets `trouble` and is looked at again when the file changes.
         """
         if not self.writing:
-            self.notice()
+            self.notice(is_reading=True)
 
-    def notice(self) -> None:
+    def notice(self, is_reading: bool = False) -> None:
         """`refresh`, for the one who is writing."""
         if (seen := self.look()) == self.seen:
             return
@@ -1441,20 +1434,18 @@ class Store:
             data = read_vault(self.places)
             self.trouble = None
             if sha256(data).hex() != self.digest:
-                self.take(open_vault(data, self.keys), sha256(data).hex())
+                self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
         except AvaultError as error:
             self.trouble = error
             if not isinstance(error, Tampered):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
-    def take(self, found: Vault, digest: str) -> None:
+    def take(self, found: Vault, digest: str, is_reading: bool) -> None:
         """Go on from another state of the vault that was found on the disk; raises Tampered."""
         ours = self.vault
         if (found.identity, found.operator) != (ours.identity, ours.operator):
-            raise Tampered(
-                "avault.enc was replaced by that of another vault", "take it from git history; what was open is served on"
-            )
-        if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0) and self.digest not in found.sources:
+            raise Tampered("avault.enc was replaced by that of another vault", "take it from git history")
+        if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0):
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?", "save what is served: avault export"
             )
@@ -1463,6 +1454,8 @@ class Store:
         if found.is_after(ours.generation):
             self.vault, self.digest = found, digest
             self.pin()
+        elif is_reading and is_git_at_work(self.places.dir):
+            self.seen = ()  # a rebase shows one side after the other, and stops at a file that changes meanwhile: look again
         else:
             merged = ours.merge(found)
             merged.sources = sorted([self.digest, digest])
@@ -1479,7 +1472,6 @@ class Store:
                 return [self.trouble] * len(changes)
             draft = self.vault.copy()
             draft.sources = [self.digest]
-            self.raise_count(draft)
             results = [attempt_change(change, draft) for change in changes]
             if all(results):
                 return results
@@ -1491,17 +1483,15 @@ class Store:
                 continue  # a git pull came in between: apply the changes to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
-        return [AvaultError("the vault's file keeps changing under our hands", "stop what else writes it, then try again")] * len(
-            changes
-        )
+        busy = AvaultError("the vault's file keeps changing under our hands", "stop what else writes it, then try again")
+        return [busy] * len(changes)
 
     def replace(self, draft: Vault, over: str) -> None:
         """Write a vault as this machine's next generation over the file with that hash ("" for none).
 
         Raises FileChanged if another file is there, and AvaultError.
         """
-        self.raise_count(draft)
-        draft.generation[self.machine] += 1
+        draft.generation[self.machine] = draft.generation.get(self.machine, 0) + 1
         draft.generation = dict(sorted(draft.generation.items()))
         path = self.places.file("avault.enc")
         data = seal_vault(draft, self.keys)
@@ -1516,10 +1506,6 @@ class Store:
         self.vault, self.digest, self.seen = draft, sha256(data).hex(), ()  # to be looked at: a pull may have come since
         self.pin()
 
-    def raise_count(self, draft: Vault) -> None:
-        """Have a draft know of the merges that git was offered: no write of ours may look like one of them."""
-        draft.generation[self.machine] = max(draft.generation.get(self.machine, 0), self.offered)
-
     def open_copy(self, data: bytes) -> Vault:
         """Another copy of this vault, of any generation; raises Tampered."""
         vault = open_vault(data, self.keys)
@@ -1528,13 +1514,23 @@ class Store:
         return vault
 
     def offer(self, ours: bytes, theirs: bytes) -> tuple[bytes, Vault]:
-        """Two copies merged, as the bytes of a new avault.enc for git to put in place; raises Tampered."""
-        merged = self.open_copy(ours).merge(self.open_copy(theirs))
-        merged.sources = sorted({sha256(ours).hex(), sha256(theirs).hex()})
-        count = max(merged.generation.get(self.machine, 0), self.vault.generation.get(self.machine, 0), self.offered) + 1
-        write_file(self.places.own("offered.json"), encode_file("offered", {"count": count}))
-        self.offered = merged.generation[self.machine] = count
-        merged.generation = dict(sorted(merged.generation.items()))
+        """Two copies merged, as the bytes of a new avault.enc for git to put in place; raises Tampered.
+
+        A copy that has all of the other is the merge. Else the merge is counted under a name of its own, `<machine>-git`:
+        git merges old commits too, as in a rebase, and what comes of them must not claim to know our later writes.
+        """
+        one, other = self.open_copy(ours), self.open_copy(theirs)
+        if one.generation == other.generation and ours != theirs:
+            raise Tampered("two machines write under one name: is one a clone of the other?", "save what is served first")
+        if one.is_after(other.generation):
+            return ours, one
+        if other.is_after(one.generation):
+            return theirs, other
+        merged, name = one.merge(other), f"{self.machine}-git"
+        merged.sources = sorted([sha256(ours).hex(), sha256(theirs).hex()])
+        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
+        write_file(self.places.own("offered.json"), encode_file("offered", {"count": self.offered}))
+        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
         return seal_vault(merged, self.keys), merged
 
     def absorb(self, draft: Vault, theirs: bytes) -> None:
@@ -1585,6 +1581,22 @@ def read_vault(places: Places) -> bytes:
         return read_file(places.file("avault.enc"), VAULT_LIMIT)
     except NotFound:
         raise Tampered(f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup") from None
+
+
+def find_git(directory: str) -> str | None:
+    """Git's own directory for the work tree that a directory is in; None where there is none (gitrepository-layout(5))."""
+    while not os.path.lexists(found := os.path.join(directory, ".git")):
+        if directory == (directory := os.path.dirname(directory)):
+            return None
+    if not os.path.isfile(found):
+        return found
+    return os.path.join(directory, os.fsdecode(read_file(found)).removeprefix("gitdir: ").rstrip("\n"))
+
+
+def is_git_at_work(directory: str) -> bool:
+    """Whether git is in the middle of something in the work tree that a directory is in."""
+    found = find_git(os.path.realpath(directory)) or directory
+    return any(os.path.lexists(os.path.join(found, name)) for name in ("index.lock", "rebase-merge", "rebase-apply"))
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:
@@ -1643,7 +1655,7 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
 # The socket protocol: four bytes of length, big-endian, then JSON.
 # references/protocol.md lists every field.
 
-DOOR = {"status", "unlock", "lock", "wait", "stop", "keychain"}  # answered by the supervisor
+DOOR = {"status", "unlock", "lock", "wait", "stop", "keychain", "record"}  # answered by the supervisor
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
@@ -2930,10 +2942,12 @@ class Keyholder:
             raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
         if not self.store or not self.log:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
-        trouble = self.store.trouble
-        self.store.refresh()
-        if self.store.trouble is not trouble:
+        before = self.store.trouble, self.store.digest
+        if op != "inspect" and not request.get("ours"):  # those are about copies, and git is at work beside
+            self.store.refresh()
+        if (self.store.trouble, self.store.digest) != before:
             self.report()
+            self.control.send({"wrote": True})  # perhaps by us: what a git pull has brought is merged
         return self.requests[op](self, session, request)
 
     def release(self, session: Session, request: dict[str, Any], outcome: str = "ok") -> None:
@@ -3228,9 +3242,10 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: dict[str,
     """Merge two copies of the vault, for git; or one into the vault that is served, which is a write."""
     store, theirs = opened(keyholder), read_copy(keyholder, request.get("theirs"))
     if request.get("ours") is None:
-        await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
+        if not store.vault.is_after(store.open_copy(theirs).generation):
+            await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
         return {"ok": True, "conflicts": conflicts(store.vault)}
-    data, merged = await asyncio.to_thread(store.offer, read_copy(keyholder, request["ours"]), theirs)
+    data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)  # not beside another: each takes a count
     return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
 
 
@@ -3720,21 +3735,13 @@ def read_limit(request: dict[str, Any]) -> float | None:
     return min(float(limit), 1e9) if limit > 0 else 0.0  # nor is NaN above 0
 
 
-def is_in_repository(path: str) -> bool:
-    """Whether a directory, or one above it, has a .git."""
-    parents = [path]
-    while (above := os.path.dirname(parents[-1])) != parents[-1]:
-        parents.append(above)
-    return any(os.path.lexists(os.path.join(parent, ".git")) for parent in parents)
-
-
 class Supervisor:
     """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
 
     def __init__(self, places: Places, options: dict[str, Any], say: Callable[[str], None]) -> None:
         self.places, self.options, self.say = places, options, say
         limits = options["lock_after"], options["lock_idle"]
-        self.guard = Guard(places, lock_directory(places.dir), say, self.record, limits)
+        self.guard = Guard(places, lock_directory(places.dir), say, self.tell_git, limits)
         self.git: dict[str, Any] | None = None  # what `avault git record` said last
         self.recording = self.unrecorded = False
         clean_directory(places.dir)
@@ -3909,9 +3916,8 @@ class Supervisor:
         elif op in SESSIONS:
             await self.guard.start()
         elif op in DOOR:
-            return await {
-                each.__name__: each for each in (self.status, self.unlock, self.lock, self.wait, self.stop, self.keychain)
-            }[op](sock, request)
+            door = (self.status, self.unlock, self.lock, self.wait, self.stop, self.keychain, self.record)
+            return await next(each for each in door if each.__name__ == op)(sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
         if not self.guard.control:
@@ -3919,7 +3925,12 @@ class Supervisor:
         self.guard.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
-    def record(self) -> None:
+    async def record(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Look at the repository again, as a command of git's has changed it."""
+        self.tell_git()
+        return {"ok": True}
+
+    def tell_git(self) -> None:
         """Have git told of what was written; nobody waits for it."""
         self.unrecorded = True
         if not self.recording:
@@ -3931,7 +3942,7 @@ class Supervisor:
         try:
             while self.unrecorded:
                 self.unrecorded = False
-                if is_in_repository(self.places.dir):
+                if find_git(os.path.realpath(self.places.dir)):
                     self.git = await run_program(own_command("git", "record", "--dir", self.places.dir))
         finally:
             self.recording = False
@@ -4161,20 +4172,10 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         os.close(end)
         os.set_inheritable(nsec, True)
     options = {
-        "dir": places.dir,
-        "socket": places.socket,
-        "pid_file": places.pid_file,
-        "background": background,
-        "ask": False,
-        "timeout": None,
-        "accept_rollback": False,
-        "lock_after": None,
-        "lock_idle": None,
-        "notify": None,
-        "nsec": nsec,
-        "ready": None,
-        **wanted,
-    }
+        "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,
+        "timeout": None, "accept_rollback": False, "lock_after": None, "lock_idle": None, "notify": None, "nsec": nsec,
+        "ready": None, **wanted,
+    }  # fmt: skip
     if not background:
         command = own_command("supervisor", json.dumps(options))
         manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
