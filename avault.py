@@ -1313,7 +1313,8 @@ def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, hos
     unlock, sealed = seal_keys(keys, identity, operator, name)
     sentence = f"avault: unlock {name} on {host}. Approve only if you expect it."
     envelope = make_envelope(keys, operator, f"unlock the vault of {name} on {host}", sentence, unlock)
-    content = {**sealed, "envelope": envelope, "sealed": sealed.pop("sealed")}
+    last = {"envelope": envelope, "sealed": sealed.pop("sealed")}
+    content = {**sealed, **last}
     open_nsec(content, decrypt(keys, operator, envelope))
     return content
 
@@ -4956,7 +4957,7 @@ def own_words(argv: list[str]) -> list[str]:
     """The words of a command line that are avault's; after `run` they are another command's."""
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-            return argv[: index + 1] if word == "run" else argv
+            return argv if word != "run" else argv[: argv.index("--") if "--" in argv else index + 1]
     return argv
 
 
