@@ -22,7 +22,7 @@ import peers
 import pytest
 import secretstorage
 from canary import Canary, record
-from harness import Machine, wait_until
+from harness import SOURCE, Machine, wait_until
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
 from peers import Relay, Rogue
@@ -174,7 +174,7 @@ def desktop(place) -> Iterator[Desktop]:
 
 def test_the_document_says_what_the_keychain_says() -> None:
     """Each message, in the row of its outcome."""
-    text = (Path(avault.__file__).parent / "references" / "keychain.md").read_text()
+    text = (SOURCE.parent / "references" / "keychain.md").read_text()
     for outcome, said in (
         ("not_found", NOT_FOUND["detail"]),
         ("denied", LOCKED),

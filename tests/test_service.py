@@ -130,10 +130,15 @@ def vault(machine: Machine) -> Machine:
 @linux
 def test_the_unit_starts_this_vault_and_asks(vault: Machine) -> None:
     text = unit(vault, "--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'")
-    assert command_line(text) == avault.own_command(
-        *("daemon", "start", "--dir", str(vault.vault), "--lock-after", "8h", "--lock-idle", "90"),
-        *("--notify", "notify-send \"$AVAULT_STATE\" '50%'"),
+    python, *words = command_line(text)
+    assert (
+        words
+        == avault.own_command(
+            *("daemon", "start", "--dir", str(vault.vault), "--lock-after", "8h", "--lock-idle", "90"),
+            *("--notify", "notify-send \"$AVAULT_STATE\" '50%'"),
+        )[1:]
     )
+    assert os.path.samefile(python, sys.executable)
     assert values(text, "Environment") == [f"XDG_STATE_HOME={vault.state}"]
     assert values(text, "UnsetEnvironment") == ["NOSTR_NSEC"]
     assert values(text, "WantedBy") == ["default.target"]
