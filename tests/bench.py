@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -249,15 +250,20 @@ def masked_throughput(top: Path, vault: Vault, megabytes: int) -> float:
 
 def scan_against_grep(top: Path, command: Path, rounds: int) -> tuple[float, float]:
     """Seconds of `avault scan` and of `grep -rF -f` for 100 values in 100 MB of files."""
-    tree, words = top / "tree", [f"word{number * 7919 % 5000:04}" for number in range(4096)]
+    tree, choose = top / "tree", random.Random(1)
     tree.mkdir()
+    words = ["".join(choose.choices("abcdefghijklmnopqrstuvwxyz0123456789_=-/", k=choose.randint(2, 12))) for _ in range(5000)]
     for number in range(200):
-        line = " ".join(words[number:] + words[:number])
-        (tree / f"file{number}.txt").write_text("\n".join([line[:120], line] * 7)[: 500 << 10].ljust(500 << 10, "z"))
+        lines = [" ".join(choose.choices(words, k=12)) for _ in range(5600)]
+        (tree / f"file{number}.txt").write_text("\n".join(lines)[: 500 << 10])
     vault = Vault(top / "scan", 100, command)
     try:
         vault.start()
-        values = [secret["value"] for secret in avault.ask_daemon(vault.places, "reveal")["secrets"]]
+        names = [(secret["group"], secret["key"]) for secret in avault.ask_daemon(vault.places, "reveal")["secrets"]]
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
+        values = ["".join(choose.choices(letters, k=choose.randint(16, 64))) for _ in names]  # as tokens are
+        secrets = [[*name, value] for name, value in zip(names, values, strict=True)]
+        avault.ask_daemon(vault.places, "import", replace=True, value={"secrets": secrets})
         patterns = top / "patterns"
         patterns.write_text("".join(value + "\n" for value in values))
 
