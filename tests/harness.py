@@ -113,6 +113,7 @@ class Machine:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.vault = vault or self.home / "clawd" / ".avault"
         self.env = {**os.environ, "HOME": str(self.home), "XDG_STATE_HOME": str(self.state), "XDG_RUNTIME_DIR": str(self.runtime)}
+        self.env["PATH"] = f"{Path(AVAULT).parent}:{os.environ['PATH']}"  # as for who has installed it
         if vault:
             self.env["AVAULT_DIR"] = str(vault)
         self.running: list[Running] = []
