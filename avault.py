@@ -427,8 +427,9 @@ def become(command: list[str], variables: list[str]) -> int:
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as error:
-        write_all(2, f"avault: error: cannot run {command[0]!a}: {error.strerror}\n".encode())
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        there = "/" in command[0] or any(os.path.lexists(f"{place}/{command[0]}") for place in os.get_exec_path())
+        write_all(2, f"avault: error: cannot run {command[0]!a}: {error.strerror if there else 'no such command'}\n".encode())
+        return 126 if there and not isinstance(error, FileNotFoundError) else 127
 
 
 def fast_door(argv: list[str]) -> int | None:

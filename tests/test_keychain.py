@@ -352,17 +352,17 @@ def test_unavailable_without_the_variable() -> None:
         assert ask(action, secret) == refusal("unavailable", NO_BUS)
 
 
-def test_unavailable_without_the_service(place, tmp_path: Path) -> None:
-    with Desktop(place.top, services=tmp_path) as desktop:
+def test_unavailable_without_the_service(place) -> None:
+    with Desktop(place.top, services=place.tmp) as desktop:
         for action, secret in (("get", ""), ("set", "not kept"), ("delete", "")):
             assert desktop.ask(action, secret) == refusal("unavailable", NO_SERVICE)
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/nonexistent"])
-def test_unavailable_when_the_service_cannot_be_started(program: str, place, tmp_path: Path) -> None:
+def test_unavailable_when_the_service_cannot_be_started(program: str, place) -> None:
     service = f"[D-BUS Service]\nName=org.freedesktop.secrets\nExec={program}\n"
-    (tmp_path / "org.freedesktop.secrets.service").write_text(service)
-    with Desktop(place.top, services=tmp_path) as desktop:
+    (place.tmp / "org.freedesktop.secrets.service").write_text(service)
+    with Desktop(place.top, services=place.tmp) as desktop:
         assert desktop.ask("get") == refusal("unavailable", "the keychain of this session does not run")
 
 

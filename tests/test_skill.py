@@ -108,7 +108,8 @@ def test_install(clone: Path, claw: Claw, words: list[str]) -> None:
     claw("skills", "install", *(word.format(clone) for word in words))
     skill = (claw.state / "skills" if "--global" in words else workspace_skills(claw)) / "avault"
     assert ready(claw) == str(skill)
-    assert check([skill / "avault.py", "--version"]) == f"avault {avault.__version__}\n"
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # its python3 has the packages
+    assert check([skill / "avault.py", "--version"], env=env) == f"avault {avault.__version__}\n"
 
 
 @pytest.mark.timeout(600)
