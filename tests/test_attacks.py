@@ -121,7 +121,7 @@ def test_no_limit_that_is_none(proven: Machine) -> None:  # noqa: F811
 
 
 def test_a_notify_that_closes_its_stdout_does_not_stop_the_daemon(proven: Machine) -> None:  # noqa: F811
-    proven("daemon", "start", "-b", "--notify", "exec >/dev/null; exec sleep 100000")
+    proven("daemon", "start", "-b", "--notify", "exec >/dev/null; exec sleep 20")
     proven.wait_state("unlocked")
     begun = time.monotonic()
     proven("lock", timeout=15)

@@ -165,7 +165,7 @@ def test_notify_of_each_change(proven: Machine) -> None:
 
 
 def test_notify_that_fails_or_stays_harms_nothing(proven: Machine) -> None:
-    proven("daemon", "start", "-b", "--notify", "exec sleep 100000")
+    proven("daemon", "start", "-b", "--notify", "exec sleep 20")
     proven.wait_state("unlocked")
     proven("list")
     proven("lock")
