@@ -113,7 +113,8 @@ class Machine:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.vault = vault or self.home / "clawd" / ".avault"
         self.env = {**os.environ, "HOME": str(self.home), "XDG_STATE_HOME": str(self.state), "XDG_RUNTIME_DIR": str(self.runtime)}
-        self.env["PATH"] = f"{Path(AVAULT).parent}:{os.environ['PATH']}"  # as for who has installed it
+        usable = [place for place in os.environ["PATH"].split(":") if os.access(place, os.X_OK)]  # not root's, of another user
+        self.env["PATH"] = ":".join([str(Path(AVAULT).parent), *usable])  # as for who has installed it
         if vault:
             self.env["AVAULT_DIR"] = str(vault)
         self.running: list[Running] = []
