@@ -415,6 +415,11 @@ def fast_exchange(places: Places, request: dict[str, Any], value: str | None) ->
     return answer
 
 
+def is_there(command: str) -> bool:
+    """Whether a command is in PATH, or is a path: the kernel's "permission denied" may be that of another directory."""
+    return "/" in command or any(os.path.lexists(f"{place}/{command}") for place in os.get_exec_path())
+
+
 def become(command: list[str], variables: list[str]) -> int:
     """Execute a command with these variables, NAME=value, over those that are there; 126 or 127 if it cannot be."""
     import _signal  # type: ignore[import-not-found]  # as `signal` imports half of Python
@@ -427,9 +432,9 @@ def become(command: list[str], variables: list[str]) -> int:
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as error:
-        there = "/" in command[0] or any(os.path.lexists(f"{place}/{command[0]}") for place in os.get_exec_path())
+        there = is_there(command[0]) and not isinstance(error, FileNotFoundError)
         write_all(2, f"avault: error: cannot run {command[0]!a}: {error.strerror if there else 'no such command'}\n".encode())
-        return 126 if there and not isinstance(error, FileNotFoundError) else 127
+        return 126 if there else 127
 
 
 def fast_door(argv: list[str]) -> int | None:
@@ -1683,6 +1688,13 @@ def decode_frame(data: bytes | bytearray) -> dict[str, Any]:
     return message
 
 
+def spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+    """Run something beside; while it runs it is in `tasks`, as the event loop does not hold it."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
 class Frames:
     """Cuts a stream of bytes into frames; raises Usage for one that is too long."""
 
@@ -2138,19 +2150,13 @@ class RemoteSigner:
         stream = self.client.notifications()  # before connecting, so that nothing is missed
         await self.client.connect()
         await self.subscribe()
-        self.spawn(self.listen(stream))
+        spawn(self.tasks, self.listen(stream))
 
     async def subscribe(self, after: float = 0.0) -> None:
         """Ask the relays for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
         await asyncio.sleep(after)
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
         await self.client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside until `close`."""
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -2173,7 +2179,7 @@ class RemoteSigner:
             elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS():
                 self.ready.set()
             elif notification.is_MESSAGE() and notification.message.as_enum().is_CLOSED():
-                self.spawn(self.subscribe(after=5.0))  # the library does not, and would be deaf
+                spawn(self.tasks, self.subscribe(after=5.0))  # the library does not, and would be deaf
             elif notification.is_SHUTDOWN():
                 return
 
@@ -2305,7 +2311,7 @@ class RemoteSigner:
                 for url, relay in self.pool.items():
                     if self.relays[url]["connected"] and url not in said and url not in busy:
                         busy.add(url)
-                        self.spawn(self.publish(url, relay, event, said, busy))
+                        spawn(self.tasks, self.publish(url, relay, event, said, busy))
                 quick = elapsed < 5 and not said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
             return request.answer.result()
@@ -2599,8 +2605,7 @@ class AccessLog:
             "outcome": outcome,
             "after": self.mac,
         }
-        entry["mac"] = self.authenticate(entry)
-        line = json.dumps(entry).encode() + b"\n"
+        mac, line = self.sign(entry)
         if len(line) > self.LONGEST:
             raise Usage("a request that names too much", "ask for less at once")
         try:
@@ -2612,15 +2617,17 @@ class AccessLog:
             if os.write(self.file, line) != len(line):
                 os.ftruncate(self.file, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self.number, self.mac = entry["n"], entry["mac"]
+            self.number, self.mac = entry["n"], mac
             if size + len(line) > self.LIMIT:
                 self.rotate()
         except OSError as error:
             raise self.refusal(error) from None
 
-    def authenticate(self, entry: dict[str, Any]) -> str:
-        """The mac of a line that has none yet."""
-        return hmac.digest(self.key, json.dumps(entry).encode(), "sha256").hex()
+    def sign(self, entry: dict[str, Any]) -> tuple[str, bytes]:
+        """The mac of an entry, and its line, where that stands last."""
+        body = json.dumps(entry).encode()
+        mac = hmac.digest(self.key, body, "sha256").hex()
+        return mac, body[:-1] + f', "mac": "{mac}"}}\n'.encode()
 
     def rotate(self) -> None:
         """Begin a new file; the oldest goes."""
@@ -2638,9 +2645,9 @@ class AccessLog:
             count += 1
             try:
                 entry = json.loads(line)
-                mac = entry.pop("mac")
-                spelled = json.dumps({**entry, "mac": mac}).encode()
-                if line != spelled or not hmac.compare_digest(mac, self.authenticate(entry)):
+                del entry["mac"]
+                mac, signed = self.sign(entry)
+                if not hmac.compare_digest(line + b"\n", signed):
                     problem = f"line {count} was not written by the keyholder, or was changed"
                 elif after not in (None, entry["after"]):
                     problem = f"lines are missing, or in another order, before line {count}"
@@ -2694,7 +2701,7 @@ class Keyholder:
         self.resume = False  # asking for the key, once the talk is over
         self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
         self.writer: asyncio.Task[None] | None = None
-        self.handing_over: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
 
@@ -2725,9 +2732,7 @@ class Keyholder:
     def receive(self, message: dict[str, Any], fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            task = asyncio.get_running_loop().create_task(self.take_over(fd, message["frame"]))
-            self.handing_over.add(task)
-            task.add_done_callback(self.handing_over.discard)
+            spawn(self.tasks, self.take_over(fd, message["frame"]))
         elif message["do"] == "unlock":
             if not self.talking and not self.unlocking and not self.store:
                 unlock = self.unlock(bool(message.get("accept_rollback")), fd, bool(message.get("keychain")))
@@ -2737,9 +2742,7 @@ class Keyholder:
                 if fd is not None:
                     os.close(fd)
         elif message["do"] == "keychain" and fd is not None:
-            task = asyncio.get_running_loop().create_task(self.fill_keychain(fd, message["caller"]))
-            self.handing_over.add(task)
-            task.add_done_callback(self.handing_over.discard)
+            spawn(self.tasks, self.fill_keychain(fd, message["caller"]))
         elif message["do"] == "rest":
             self.resume = False
         elif message["do"] == "lock":
@@ -2942,15 +2945,20 @@ class Keyholder:
             return self.converse(session, request)
         if op not in VALUES:
             raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        if not self.store or not self.log:
-            raise Locked("the vault is locked", "ask the phone with: avault unlock")
-        before = self.store.trouble, self.store.digest
+        store = self.open_store()
+        before = store.trouble, store.digest
         if op != "inspect" and not request.get("ours"):  # those are about copies, and git is at work beside
-            self.store.refresh()
-        if (self.store.trouble, self.store.digest) != before:
+            store.refresh()
+        if (store.trouble, store.digest) != before:
             self.report()
             self.control.send({"wrote": True})  # perhaps by us: what a git pull has brought is merged
         return self.requests[op](self, session, request)
+
+    def open_store(self) -> Store:
+        """The store of an open vault; raises Locked."""
+        if not self.store:
+            raise Locked("the vault is locked", "ask the phone with: avault unlock")
+        return self.store
 
     def release(self, session: Session, request: dict[str, Any], outcome: str = "ok") -> None:
         """Note in the access log what is about to be released or changed; raises AvaultError if that cannot be."""
@@ -3048,19 +3056,12 @@ class Connected:
 # stands in the access log before it happens.
 
 
-def opened(keyholder: Keyholder) -> Store:
-    """The store of an open vault."""
-    if not keyholder.store:
-        raise Locked("the vault is locked", "ask the phone with: avault unlock")
-    return keyholder.store
-
-
 def released(answer: Callable[[Vault, dict[str, Any]], dict[str, Any]]) -> Serve:
     """A request that gives values out: its answer is made, noted in the access log, and sent."""
 
     def serve(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
         try:
-            found = answer(opened(keyholder).vault, request)
+            found = answer(keyholder.open_store().vault, request)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
@@ -3116,14 +3117,14 @@ def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
 
 def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
     """Whether a group or key is there."""
-    groups = opened(keyholder).vault.groups
+    groups = keyholder.open_store().vault.groups
     group, key = check_group(request.get("group")), request.get("key")
     return {"ok": True, "has": group in groups and (key is None or check_key(key) in groups[group].keys)}
 
 
 def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
     """What there is; names, never values."""
-    vault, form = opened(keyholder).vault, request.get("format")
+    vault, form = keyholder.open_store().vault, request.get("format")
     if form == "names":
         return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in select(vault, [], []))}
     groups = describe_vault(vault)
@@ -3134,7 +3135,7 @@ def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) 
     return {"ok": True, "groups": groups}
 
 
-async def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
     """Whether the access log is what was written to it."""
     return {"ok": True, **(keyholder.log.verify() if keyholder.log else {})}
 
@@ -3142,7 +3143,7 @@ async def serve_verify_log(keyholder: Keyholder, session: Session, request: dict
 async def serve_set(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
     """Set a key, to a value in the next frame or to a generated one."""
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    note, size, machine = check_note(request.get("note")), request.get("generate"), opened(keyholder).machine
+    note, size, machine = check_note(request.get("note")), request.get("generate"), keyholder.open_store().machine
     if size is None:
         value = check_value((await session.frame()).get("value"))
     elif type(size) is int and 1 <= size <= 4096:
@@ -3172,7 +3173,7 @@ async def serve_import(keyholder: Keyholder, session: Session, request: dict[str
         notes = [(check_group(group), check_note(note) or "") for group, note in (given.get("notes") or {}).items()]
     except (TypeError, ValueError, KeyError, AttributeError):
         raise Usage("secrets is a list of group, key and value") from None
-    store, result = opened(keyholder), {}
+    store, result = keyholder.open_store(), {}
 
     def change(vault: Vault) -> None:
         names: dict[str, list[str]] = {"new": [], "same": [], "replaced": []}
@@ -3214,7 +3215,7 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
     for each in ids:
         group, _, key = each.partition("/")
         try:
-            values[each] = opened(keyholder).vault.secrets(group, key)[0].value
+            values[each] = keyholder.open_store().vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
     keyholder.release(session, {"op": "provide", "only": ids})
@@ -3231,7 +3232,7 @@ def read_copy(keyholder: Keyholder, name: object) -> bytes:
 
 def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
     """What is in a copy of the vault, of any generation: names and times, never values."""
-    vault = opened(keyholder).open_copy(read_copy(keyholder, request.get("file")))
+    vault = keyholder.open_store().open_copy(read_copy(keyholder, request.get("file")))
     groups = describe_vault(vault)
     for group in groups:
         for key in group["keys"]:
@@ -3242,7 +3243,7 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any
 
 async def serve_merge(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
     """Merge two copies of the vault, for git; or one into the vault that is served, which is a write."""
-    store, theirs = opened(keyholder), read_copy(keyholder, request.get("theirs"))
+    store, theirs = keyholder.open_store(), read_copy(keyholder, request.get("theirs"))
     if request.get("ours") is None:
         if not store.vault.is_after(store.open_copy(theirs).generation):
             await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
@@ -3253,7 +3254,7 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: dict[str,
 
 async def serve_restore(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
     """Set a key, or those of a group, to what they were in a copy of the vault."""
-    store, key = opened(keyholder), request.get("key")
+    store, key = keyholder.open_store(), request.get("key")
     old = store.open_copy(read_copy(keyholder, request.get("file")))
     group = check_group(request.get("group"))
     values = {check_key(name): old.secrets(group, name)[0].value for name in ([key] if key else sorted(old.group(group).keys))}
@@ -3273,7 +3274,7 @@ async def write(
     keyholder.release(session, request)
     try:
         if only_try:
-            change(opened(keyholder).vault.copy())
+            change(keyholder.open_store().vault.copy())
             return {"ok": True}
         return await keyholder.change(change)
     except AvaultError as error:
@@ -3770,11 +3771,11 @@ class Supervisor:
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
         if options["ask"] or options["nsec"] is not None:
-            self.spawn(self.first_unlock(options["timeout"], options["accept_rollback"], options["nsec"]))
+            spawn(self.tasks, self.first_unlock(options["timeout"], options["accept_rollback"], options["nsec"]))
         if options["notify"]:
-            self.spawn(self.notify(options["notify"]))
+            spawn(self.tasks, self.notify(options["notify"]))
         ready()
-        self.spawn(self.stay_reachable())
+        spawn(self.tasks, self.stay_reachable())
         await self.stopping.wait()
         await self.guard.end()
         for path in (self.places.socket, self.places.pid_file, self.places.own("socket")):
@@ -3784,12 +3785,6 @@ class Supervisor:
                 except FileNotFoundError:
                     continue
         self.say("stopped")
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside."""
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
 
     def listen(self) -> None:
         """Bind the socket (0600) in a directory of ours; raises Unavailable, AvaultError."""
@@ -3854,7 +3849,7 @@ class Supervisor:
             except OSError:  # out of descriptors
                 await asyncio.sleep(0.1)
                 continue
-            self.spawn(self.serve(sock))
+            spawn(self.tasks, self.serve(sock))
 
     async def serve(self, sock: socket.socket) -> None:
         """Read the first frame of a connection, and answer it or hand it on."""
@@ -3937,7 +3932,7 @@ class Supervisor:
         self.unrecorded = True
         if not self.recording:
             self.recording = True
-            self.spawn(self.run_git())
+            spawn(self.tasks, self.run_git())
 
     async def run_git(self) -> None:
         """Run `avault git record`, once more if something was written meanwhile."""
@@ -4002,7 +3997,7 @@ class Supervisor:
     async def unlock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
         if request.get("detach"):
-            self.spawn(self.first_unlock(read_limit(request), bool(request.get("accept_rollback")), None))
+            spawn(self.tasks, self.first_unlock(read_limit(request), bool(request.get("accept_rollback")), None))
             await asyncio.sleep(0)
             return await self.wait(sock, {"settled": True})
         telling = asyncio.get_running_loop().create_task(self.tell(sock))

@@ -47,6 +47,7 @@ from avault import (
     Usage,
     argument,
     command,
+    is_there,
     option,
     printable,
     put,
@@ -412,13 +413,8 @@ class CannotRun(AvaultError):
     """The command could not be started: 127 where it is not there, else 126, as a shell has it."""
 
     def __init__(self, command: list[str], number: int) -> None:
-        name = command[0]
-        if (
-            number == errno.EACCES
-            and "/" not in name
-            and not any(os.path.lexists(f"{each}/{name}") for each in os.get_exec_path())
-        ):
-            number = errno.ENOENT  # what may not be looked into is not where it is
+        if number == errno.EACCES and not is_there(command[0]):
+            number = errno.ENOENT
         hint = {
             errno.ENOENT: "is it installed, and in PATH?",
             errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",

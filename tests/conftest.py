@@ -158,3 +158,30 @@ def machine(place: Place):
 
     with Machine(place.top) as machine:
         yield machine
+
+
+# A signer that says what it is told to say, on a relay of the module
+
+
+@pytest.fixture(scope="module")
+def relay():
+    import peers
+
+    with peers.local_relay() as relay:
+        yield relay
+
+
+@pytest.fixture
+def rogue(relay):
+    import peers
+
+    with peers.rogue([relay.url]) as rogue:
+        yield rogue
+
+
+@pytest.fixture
+def proven(machine, rogue):
+    """A machine whose phone has shown that it opens the vault; no daemon runs."""
+    machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=rogue.uri)
+    machine("daemon", "stop")
+    return machine

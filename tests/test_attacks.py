@@ -10,7 +10,6 @@ import pytest
 from canary import Canary
 from harness import Machine, wait_until
 from peers import misdeeds
-from test_day import proven, relay, rogue  # noqa: F401  fixtures
 
 import avault
 
@@ -87,7 +86,7 @@ def test_an_old_log_that_is_too_long_keeps_no_vault_shut(vault: Machine) -> None
     assert log.number == entries(vault)[-1]["n"]
 
 
-def test_a_talk_that_nobody_ends_keeps_no_vault_open(proven: Machine) -> None:  # noqa: F811
+def test_a_talk_that_nobody_ends_keeps_no_vault_open(proven: Machine) -> None:
     proven("daemon", "start", "-b", "--lock-after", "3s")
     proven.wait_state("unlocked")
     found = places(proven)
@@ -98,7 +97,7 @@ def test_a_talk_that_nobody_ends_keeps_no_vault_open(proven: Machine) -> None:  
     connection.socket.close()
 
 
-def test_a_file_that_was_half_written_keeps_no_vault_open(proven: Machine) -> None:  # noqa: F811
+def test_a_file_that_was_half_written_keeps_no_vault_open(proven: Machine) -> None:
     proven("daemon", "start", "-b", "--lock-after", "4s")
     proven.wait_state("unlocked")
     path = proven.vault / "avault.enc"
@@ -110,7 +109,7 @@ def test_a_file_that_was_half_written_keeps_no_vault_open(proven: Machine) -> No
     proven.wait_state("locked", timeout=30)
 
 
-def test_no_limit_that_is_none(proven: Machine) -> None:  # noqa: F811
+def test_no_limit_that_is_none(proven: Machine) -> None:
     for words in (["--lock-after", "0"], ["--lock-idle", "0s"]):
         assert "a limit of 0 would be none" in proven("daemon", "start", "-b", *words, code=2).stderr
     proven("daemon", "start", "-b", "--lock-after", "8h")
@@ -120,7 +119,7 @@ def test_no_limit_that_is_none(proven: Machine) -> None:  # noqa: F811
         assert "a daemon is running, with other limits" in proven("daemon", "start", "-b", *words, code=2).stderr
 
 
-def test_a_notify_that_closes_its_stdout_does_not_stop_the_daemon(proven: Machine) -> None:  # noqa: F811
+def test_a_notify_that_closes_its_stdout_does_not_stop_the_daemon(proven: Machine) -> None:
     proven("daemon", "start", "-b", "--notify", "exec >/dev/null; exec sleep 20")
     proven.wait_state("unlocked")
     begun = time.monotonic()
@@ -157,7 +156,7 @@ def test_a_keychain_needs_the_phone(vault: Machine) -> None:
     assert not (vault.own / "keychain.json").exists()
 
 
-def test_a_keychain_that_the_phone_refuses(proven: Machine, rogue) -> None:  # noqa: F811
+def test_a_keychain_that_the_phone_refuses(proven: Machine, rogue) -> None:
     proven("daemon", "start", "-b")
     proven.wait_state("unlocked")
     before = len(entries(proven))

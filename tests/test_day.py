@@ -8,43 +8,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nostr_sdk
-import peers
 import pytest
 from canary import Canary
 from harness import AVAULT, SOURCE, Machine, wait_until
-from peers import Relay, Rogue
+from peers import Rogue
 from test_commands import in_terminal
 
 import avault
 
 
-@pytest.fixture(scope="module")
-def relay() -> Iterator[Relay]:
-    with peers.local_relay() as relay:
-        yield relay
-
-
-@pytest.fixture
-def rogue(relay: Relay) -> Iterator[Rogue]:
-    with peers.rogue([relay.url]) as rogue:
-        yield rogue
-
-
 @pytest.fixture
 def vault(machine: Machine) -> Machine:
     machine.init_unproven()
-    return machine
-
-
-@pytest.fixture
-def proven(machine: Machine, rogue: Rogue) -> Machine:
-    """A machine whose phone has shown that it opens the vault; no daemon runs."""
-    machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=rogue.uri)
-    machine("daemon", "stop")
     return machine
 
 

@@ -34,12 +34,6 @@ def proxy(relay: Relay) -> Iterator[Relay]:
         yield proxy
 
 
-@pytest.fixture
-def rogue(relay: Relay) -> Iterator[Rogue]:
-    with peers.rogue([relay.url]) as rogue:
-        yield rogue
-
-
 def bunker(rogue: Rogue, *relays: str) -> str:
     """The signer's URI, with the relays that avault is to use."""
     secret = rogue.uri.rpartition("secret=")[2]

@@ -453,12 +453,6 @@ class Owner:
         return self.own / "keychain.json"
 
 
-@pytest.fixture(scope="module")
-def relay() -> Iterator[Relay]:
-    with peers.local_relay() as relay:
-        yield relay
-
-
 @pytest.fixture
 def phone(relay: Relay) -> Iterator[Rogue]:
     with peers.rogue([relay.url]) as phone:

@@ -286,12 +286,6 @@ async def test_nobody_wants_it_any_more(vault: Machine, how: str) -> None:
 # The phone
 
 
-@pytest.fixture(scope="module")
-def relay() -> Iterator[Relay]:
-    with peers.local_relay() as relay:
-        yield relay
-
-
 @pytest.fixture
 def phone(relay: Relay) -> Iterator[Phone]:
     with peers.ndk([relay.url]) as phone:

@@ -27,18 +27,6 @@ sys.path.append(str(SOURCE.parent / "scripts"))
 import avault_openclaw
 
 
-@pytest.fixture(scope="module")
-def relay() -> Iterator[Relay]:
-    with peers.local_relay() as relay:
-        yield relay
-
-
-@pytest.fixture
-def rogue(relay: Relay) -> Iterator[Rogue]:
-    with peers.rogue([relay.url]) as rogue:
-        yield rogue
-
-
 @pytest.fixture
 def proven(machine: Machine, rogue: Rogue, canary: Canary) -> Machine:
     """A machine with a secret, whose phone has shown that it opens the vault; no daemon runs."""

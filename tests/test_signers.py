@@ -41,12 +41,6 @@ def storing_relay() -> Iterator[Relay]:
 
 
 @pytest.fixture
-def rogue(relay: Relay) -> Iterator[Rogue]:
-    with peers.rogue([relay.url]) as rogue:
-        yield rogue
-
-
-@pytest.fixture
 def paired(machine: Machine, rogue: Rogue) -> Machine:
     """A machine that is paired with the rogue, and locked."""
     machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=rogue.uri)
