@@ -92,6 +92,7 @@ def place(request: pytest.FixtureRequest, book: Book, monkeypatch: pytest.Monkey
     book.write(test=request.node.nodeid, directory=str(place.top))
     monkeypatch.setattr("tempfile.tempdir", None)  # else it remembers
     monkeypatch.setattr("canary.transcript", place.top / "transcript")
+    monkeypatch.setattr("figures.book", book)
     return place
 
 
@@ -120,6 +121,7 @@ class Search:
     def __init__(self, config: pytest.Config):
         self.mark, self.run = config.stash[MARK], config.stash[RUN]
         self.output: list[tuple[str, str]] = []
+        self.figures: dict[str, float] = {}
         self.keep = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -129,6 +131,7 @@ class Search:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         book = Book(self.run).read()
+        self.figures = {x["figure"]: x["value"] for x in book if "figure" in x}
         directories = {x["test"]: x["directory"] for x in book if "test" in x}
         for test, text in self.output:
             with Path(directories.get(test, self.run), "captured").open("ab") as file:
@@ -143,6 +146,8 @@ class Search:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter) -> None:
+        for name, value in sorted(self.figures.items()):
+            terminalreporter.write_line(f"figure: {name}: {value:,}")
         if self.keep:
             terminalreporter.write_line(f"The tests' directories are kept in {self.run}")
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import click
 import documents as d
+import figures
 import pytest
 from harness import AVAULT
 
@@ -278,3 +279,11 @@ def test_budgets() -> None:
     assert len(LINES) <= 5_000
     assert set(TOUCHES_KEYS) <= set(REGIONS)
     assert sum(REGIONS[name] for name in TOUCHES_KEYS) <= 1_500
+
+
+# The figures of security.md
+
+
+def test_every_figure_has_a_test_that_holds_to_it() -> None:
+    for name, (_, _, test) in figures.table().items():
+        assert f'"{name}"' in (d.SOURCE.parent / "tests" / "proof" / test.strip("`")).read_text(), name
