@@ -158,7 +158,7 @@ def test_another_programs_command_line(shell: Shell) -> None:
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o700)
-    shell.env["PATH"] = f"{program.parent}:{os.environ['PATH']}"
+    shell.env["PATH"] = f"{program.parent}:{shell.env['PATH']}"
     for line in ("avault run frobn", "avault run -- frobn", "avault run --group openai frobn", "avault run --only ORG -- frobn"):
         assert shell(line) == {"frobnicate-the-agent"}, line
     assert shell("avault run --gro") == {"--group"}
