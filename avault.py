@@ -2766,9 +2766,9 @@ class Keyholder:
             warnings["file"] = f"{store.trouble.message}; what was loaded before is served, nothing is written"
         if store and store.warning:
             warnings["pin"] = store.warning
-        if not signer:
+        if store or not signer:
             warnings.pop("ntp", None)  # of use only while an answer does not come
-        elif signer.clock:
+        if signer and signer.clock:
             warnings["clock"] = signer.clock
         if self.pairing and self.pairing.by_itself:
             warnings["signer"] = "the signer approves by itself: nobody was asked. See: avault pair --replace"

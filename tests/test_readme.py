@@ -66,7 +66,7 @@ VARIES = {
     r" on [\w-]+\. Approve": " on HOST. Approve",
     r"(nostrconnect://)\S+…": r"\1…",
     r"(?m)^[ \u00a0█▀▄]+\n": "",
-    r"(?m)^.*(clock right|is waited for|the system clock).*\n": "",  # of machines without NTP
+    r"(?m)^.*(is waited for|the system clock).*\n": "",  # of machines without NTP
 }
 
 
