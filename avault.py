@@ -1965,6 +1965,8 @@ class Connection:
                     if progress:
                         progress(answer)
                 elif answer.get("ok"):
+                    if op == "stop":
+                        self.fast.receive()  # '' when it has ended
                     return answer
                 else:
                     raise AvaultError.from_dict(answer)
@@ -3784,6 +3786,7 @@ class Supervisor:
                     os.unlink(path)
                 except FileNotFoundError:
                     continue
+        os.close(self.guard.lock_fd)  # who sees our connections end may start another daemon at once
         self.say("stopped")
 
     def listen(self) -> None:
@@ -3872,6 +3875,7 @@ class Supervisor:
                     await asyncio.get_running_loop().sock_sendall(sock, encode_frame(answer))
                 if request.get("op") == "stop" and answer.get("ok"):
                     self.stopping.set()
+                    await asyncio.Event().wait()  # so that the connection ends when we do
         except (OSError, TimeoutError):
             return  # a client that went away, or that was too slow
         finally:

@@ -32,7 +32,7 @@ AVAULT = str(Path(sys.executable).parent / "avault")
 SOURCE = Path(__file__).resolve().parent.parent / "avault.py"
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 15, what: str = "") -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 60, what: str = "") -> Any:
     """What `condition` gives as soon as it is true; fails the test when it does not come true."""
     end = time.monotonic() + timeout
     while not (found := condition()):
@@ -77,7 +77,7 @@ class Running:
             lines.append(line.rstrip("\n"))  # noqa: PERF401  as they come
         pipe.close()
 
-    def line(self, start: str, timeout: float = 20) -> str:
+    def line(self, start: str, timeout: float = 60) -> str:
         """The first line on stdout or stderr that begins so."""
 
         def find() -> str | None:
@@ -126,7 +126,7 @@ class Machine:
         input: str | bytes | None = "",
         code: int | None = 0,
         secret: bool = False,
-        timeout: float = 60,
+        timeout: float = 300,
         **env: str,
     ) -> Done:
         """Run avault; the exit code must be `code` (None: any)."""
@@ -153,7 +153,7 @@ class Machine:
         """`avault status --json`, whatever its exit code."""
         return dict(self("status", "--json", code=None).json)
 
-    def wait_state(self, state: str, timeout: float = 15) -> dict[str, Any]:
+    def wait_state(self, state: str, timeout: float = 60) -> dict[str, Any]:
         """The status, once it has that state."""
         return dict(wait_until(lambda: (now := self.status())["state"] == state and now, timeout, f"state {state}"))
 

@@ -163,7 +163,7 @@ class Claw:
         """openclaw.json as OpenClaw has written it."""
         return dict(json.loads(self.config.read_text()))
 
-    def __call__(self, *words: str, code: int = 0, input: str = "", timeout: float = 120) -> Done:
+    def __call__(self, *words: str, code: int = 0, input: str = "", timeout: float = 300) -> Done:
         """Run a command of OpenClaw's; its exit code must be that."""
         argv = [str(self.command), *words]
         ended = subprocess.run(

@@ -19,7 +19,7 @@ NSEC = AGENT.secret_key().to_bech32()
 
 def start(machine: Machine, *words: str, code: int | None = 0):
     """Open the vault without a phone."""
-    return machine("daemon", "start", "-b", *words, code=code, timeout=30, NOSTR_NSEC=NSEC)
+    return machine("daemon", "start", "-b", *words, code=code, NOSTR_NSEC=NSEC)
 
 
 def stop(machine: Machine) -> None:

@@ -499,8 +499,17 @@ def test_stop(vault: Machine) -> None:
         assert idle.ask("has", group="a")["ok"]
         with Client(vault) as client:
             assert client.ask("stop", force=True) == {"ok": True}
+            assert client.is_closed(30)
         assert idle.is_closed()
-    wait_until(lambda: not (vault.runtime / "avault.sock").exists())
+    assert not (vault.runtime / "avault.sock").exists()
+
+
+def test_when_stop_has_ended_another_daemon_can_start(vault: Machine) -> None:
+    """At once, without a look at the process: `avault daemon stop && avault daemon start` is what people type."""
+    with Client(vault) as client:
+        client.ask("stop", force=True)
+        assert client.is_closed(30)
+        os.close(avault.lock_directory(str(vault.vault)))
 
 
 # Other users
