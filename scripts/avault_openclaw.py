@@ -5,6 +5,7 @@
     command    the file that OpenClaw may execute as a provider
     hook       `avault openclaw install`, `uninstall` and `status`
     plan       `avault openclaw plan`: from credentials in clear to references
+    undo       `avault openclaw plan --undo`: and back
 
 What OpenClaw does and demands was measured on version 2026.9.6; references/openclaw.md has it in short.
 """
@@ -33,6 +34,7 @@ from avault import (
     Denied,
     Locked,
     NoDaemon,
+    NotFound,
     Places,
     Terminal,
     TimedOut,
@@ -42,6 +44,7 @@ from avault import (
     ask_daemon,
     check_value,
     command,
+    confirm,
     make_private_directory,
     option,
     parse_duration,
@@ -241,9 +244,9 @@ class OpenClaw:
         self._config: dict[str, Any] | None = None
         self._config_path = ""
 
-    def run(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
+    def run(self, *words: str, codes: tuple[int, ...] = (0,), stdin: str = "") -> str:
         """What a command prints; raises AvaultError with the end of what it complains about."""
-        done = subprocess.run([str(self.path), *words], check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run([str(self.path), *words], check=False, input=stdin, capture_output=True, text=True)
         if done.returncode not in codes:
             lines = (done.stderr.strip() or done.stdout.strip()).splitlines() or [f"exit code {done.returncode}"]
             said = " ".join(line.strip() for line in lines if line.strip())
@@ -761,20 +764,27 @@ def look(openclaw: OpenClaw) -> Findings:
     return found
 
 
-def read_profiles(file: str) -> tuple[dict[str, Any], bool]:
-    """The auth profiles of an SQLite store of OpenClaw's, and whether it is the one that all agents share."""
-    queries = {
-        True: "SELECT value_json FROM config_machine_state WHERE state_key = 'authProfiles.store'",
-        False: "SELECT store_json FROM auth_profile_store WHERE store_key = 'primary'",
-    }
-    with contextlib.closing(
-        sqlite3.connect(f"file:{file.replace('%', '%25').replace('?', '%3f').replace('#', '%23')}?mode=ro", uri=True)
-    ) as db:
-        for shared, query in queries.items():
-            with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
-                if row := db.execute(query).fetchone():
-                    return dict(json.loads(row[0])["profiles"]), shared
-    return {}, False
+# Where an SQLite store of OpenClaw's has auth profiles: table, column, time, row. First the one that all agents share.
+STORES = (
+    ("config_machine_state", "value_json", "updated_at_ms", "state_key = 'authProfiles.store'"),
+    ("auth_profile_store", "store_json", "updated_at", "store_key = 'primary'"),
+)
+
+
+def open_sqlite(file: str, mode: str = "ro") -> contextlib.closing[sqlite3.Connection]:
+    """A connection to a database that is there; without a transaction until one is begun."""
+    quoted = file.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return contextlib.closing(sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, timeout=30))
+
+
+def read_store(db: sqlite3.Connection) -> tuple[dict[str, Any], int]:
+    """What a store has, {"profiles": …}, and which of STORES it is."""
+    for number, (table, column, _, row) in enumerate(STORES):
+        with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
+            if found := db.execute(f"SELECT {column} FROM {table} WHERE {row}").fetchone():  # noqa: S608
+                content = dict(json.loads(found[0]))
+                return {**content, "profiles": dict(content["profiles"])}, number
+    return {"profiles": {}}, 1
 
 
 def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, kind: str) -> None:
@@ -784,7 +794,9 @@ def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, ki
     the provider's entry in openclaw.json, and OpenClaw scrubs the profile. That is the same only where the provider has
     no other key.
     """
-    profiles, shared = read_profiles(file)
+    with open_sqlite(file) as db:
+        store, number = read_store(db)
+    profiles, shared = store["profiles"], number == 0
     path, entry = f"profiles.{profile}.{kind}", profiles.get(profile)
     value = reach(entry, [kind])
     if not isinstance(value, str):
@@ -869,13 +881,24 @@ def make_plan(found: Findings, provider: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values: list[str]) -> None:
-    """Run `openclaw secrets apply`. Where that fails, openclaw.json is as it was; raises AvaultError."""
-    path, config = places.own("openclaw-plan.json"), openclaw.config_path
-    before = read_file(config, 16 << 20) if os.path.exists(config) else None
+    """Run `openclaw secrets apply`; raises AvaultError."""
+    path = places.own("openclaw-plan.json")
     make_private_directory(places.state)
     write_file(path, json.dumps(plan, indent=2).encode())
     try:
-        openclaw.run("secrets", "apply", "--from", path, "--allow-exec", "--json")
+        with all_or_nothing(openclaw, values):
+            openclaw.run("secrets", "apply", "--from", path, "--allow-exec", "--json")
+    finally:
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
+    """Let OpenClaw change openclaw.json. Where that fails, the file is as it was; raises AvaultError."""
+    config = openclaw.config_path
+    before = read_file(config, 16 << 20) if os.path.exists(config) else None
+    try:
+        yield
     except BaseException as error:
         if before is not None and read_file(config, 16 << 20) != before:
             write_file(config, before)
@@ -883,15 +906,14 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
             fail(error, values)
         raise
     finally:
-        os.unlink(path)
         openclaw.forget()
 
 
 def fail(error: AvaultError, values: list[str]) -> NoReturn:
-    """Say that nothing was applied; in OpenClaw's own words only where no part of a value can be in them."""
+    """Say that nothing was changed; in OpenClaw's own words only where no part of a value can be in them."""
     parts = [value[start : start + 6] for value in values for start in range(max(1, len(value) - 5))]
-    quoted = any(part in error.message for part in parts)
-    message = "openclaw secrets apply failed" if quoted else error.message
+    said, _, more = error.message.partition(" failed: ")
+    message = f"{said} failed" if any(part in more for part in parts) else error.message
     raise AvaultError(f"{message}; openclaw.json is as it was, and the vault has the values", error.hint) from None
 
 
@@ -908,9 +930,16 @@ def old_copies(config: str, values: list[str]) -> list[str]:
     return found
 
 
-@command("openclaw plan", option("--apply", is_flag=True), option("--dry-run", is_flag=True))
-def cmd_plan(terminal: Terminal, apply: bool, dry_run: bool) -> int:
+@command(
+    "openclaw plan",
+    option("--apply", is_flag=True),
+    option("--undo", is_flag=True),
+    option("--dry-run", is_flag=True),
+    option("--yes", is_flag=True),
+)
+def cmd_plan(terminal: Terminal, apply: bool, undo: bool, dry_run: bool, yes: bool) -> int:
     """usage: avault openclaw plan [--apply | --dry-run] [--json]
+       or: avault openclaw plan --undo [--yes | --dry-run] [--json]
 
     Moves what stands in clear in OpenClaw's openclaw.json and auth profiles into
     the vault. It asks OpenClaw what it finds (openclaw secrets audit), puts the
@@ -923,9 +952,18 @@ def cmd_plan(terminal: Terminal, apply: bool, dry_run: bool) -> int:
     The gateway's own token is left where it is: with a locked vault the gateway
     would not start.
 
+    --undo is the way back: in openclaw.json and the auth profiles each reference
+    into the vault becomes the value again, IN CLEAR ON THE DISK, and the provider
+    goes. It asks first; --yes does not. The secrets stay in the vault.
+
       avault openclaw plan --dry-run
       avault openclaw plan --apply
+      avault openclaw plan --undo
     """
+    if undo and not apply:
+        return undo_plan(terminal, dry_run, yes)
+    if apply and undo:
+        raise Usage("--apply and --undo exclude each other", "avault openclaw plan --undo --dry-run")
     if apply and dry_run:
         raise Usage("--apply and --dry-run exclude each other", "avault openclaw plan --dry-run")
     terminal.ask("list")  # a locked vault says so now, and not after OpenClaw has taken its time
@@ -984,3 +1022,136 @@ def finish(openclaw: OpenClaw, values: list[str]) -> None:
         return
     for each in report["findings"]:
         warn(f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} in {printable(each['file'])}")
+
+
+# ------------------------------------------------------------------ undo ----
+# The stores of auth profiles come first, each in one transaction; openclaw.json is last, in one write of OpenClaw's own,
+# which takes the provider out too. Whatever ends that halfway, a reference that is left still has its provider.
+
+
+@dataclass
+class Reference:
+    """A reference into the vault: the file and the keys under which it stands, and the secret's name."""
+
+    file: str
+    segments: list[str]
+    id: str
+
+    def __str__(self) -> str:
+        return ".".join(self.segments)
+
+
+def find_references(content: Any, file: str, default: object, segments: tuple[str, ...] = ()) -> Iterator[Reference]:
+    """The references to our provider in there; `default` is the provider of those that name none."""
+    if isinstance(content, dict):
+        if content.get("source") == "exec" and content.get("provider", default) == PROVIDER and "id" in content:
+            yield Reference(file, list(segments), str(content["id"]))
+            return
+        content = content.items()
+    elif isinstance(content, list):
+        content = ((str(index), each) for index, each in enumerate(content))
+    else:
+        return
+    for name, each in content:
+        yield from find_references(each, file, default, (*segments, name))
+
+
+def is_in_list(content: Any, segments: list[str]) -> bool:
+    """Whether the way to a reference leads through a list, which a patch can only replace as a whole."""
+    return any(isinstance(reach(content, segments[:length]), list) for length in range(len(segments)))
+
+
+def look_back(openclaw: OpenClaw) -> tuple[list[Reference], dict[str, str]]:
+    """All references into the vault that can become values again; and what stays, with the reason."""
+    default = openclaw.value("secrets", "defaults", "exec")
+    here = list(find_references(openclaw.config, openclaw.config_path, default))
+    found = [each for each in here if not is_in_list(openclaw.config, each.segments)]
+    left = {str(each): "it stands in a list, where avault puts none: write it by hand" for each in here if each not in found}
+    if "$include" in json.dumps(openclaw.config):
+        left["secrets.providers." + PROVIDER] = "openclaw.json includes other files, which may have references to it"
+    for file in openclaw.ask("secrets", "audit", codes=(0, 1, 2))["filesScanned"]:
+        if str(file).endswith(".sqlite"):
+            with open_sqlite(file) as db:
+                profiles = read_store(db)[0]["profiles"]
+            found += find_references(profiles, file, default, ("profiles",))
+    return found, left
+
+
+def write_profiles(file: str, found: list[Reference], values: dict[str, str]) -> None:
+    """Put values into a store of auth profiles, in place of `keyRef` or `tokenRef`; raises AvaultError."""
+    with open_sqlite(file, "rw") as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            store, number = read_store(db)
+            for each in found:
+                profile = reach(store, each.segments[:-1])
+                if isinstance(profile, dict) and profile.pop(each.segments[-1], None):
+                    profile[each.segments[-1].removesuffix("Ref")] = values[each.id]
+            table, column, changed, row = STORES[number]
+            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
+            db.execute(update, (json.dumps(store, separators=(",", ":"), ensure_ascii=False), int(time.time() * 1000)))
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise AvaultError(f"{file} cannot be changed: {error}", "stop the gateway, and try again") from None
+
+
+def make_patch(openclaw: OpenClaw, found: list[Reference], values: dict[str, str], with_provider: bool) -> dict[str, Any]:
+    """The patch for `openclaw config patch`: values for references, and null for what goes."""
+    patch: dict[str, Any] = {}
+    for each in found:
+        node = patch
+        for segment in each.segments[:-1]:
+            node = node.setdefault(segment, {})
+        node[each.segments[-1]] = values[each.id]
+    secrets = openclaw.value("secrets")
+    if with_provider and isinstance(secrets, dict):
+        gone: dict[str, Any] = {}
+        for name, key in (("providers", PROVIDER), ("defaults", "exec")):
+            part = secrets.get(name)
+            if isinstance(part, dict) and key in part and (name == "providers" or part[key] == PROVIDER):
+                gone[name] = None if len(part) == 1 else {key: None}
+        if gone:
+            patch["secrets"] = None if gone == dict.fromkeys(secrets) else {**patch.get("secrets", {}), **gone}
+    return patch
+
+
+def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
+    """`avault openclaw plan --undo`."""
+    terminal.ask("list")  # a locked vault says so now
+    openclaw = OpenClaw()
+    found, left = look_back(openclaw)
+    has_provider = openclaw.value("secrets", "providers", PROVIDER) is not None
+    files = sorted({each.file for each in found})
+    lines = [f"{each.id} -> {each}" for each in found]
+    apply = not dry_run and bool(found or (has_provider and not left))
+    if apply:
+        warn(f"{len(found)} values will stand IN CLEAR on the disk again, in: {', '.join(files) or 'no file'}")
+        if not yes and not confirm("avault: take OpenClaw's references into the vault back?"):
+            raise Denied("nothing was changed", "avault openclaw plan --undo --yes; to look first: --undo --dry-run")
+        put_back(terminal, openclaw, found, with_provider=not left)
+    gone = apply and has_provider and not left
+    if terminal.want_json:
+        restored = [{"file": each.file, "path": str(each), "id": each.id} for each in found]
+        reasons = [{"path": path, "reason": reason} for path, reason in left.items()]
+        put(json.dumps({"ok": True, "restored": restored, "left": reasons, "applied": apply, "provider": gone}, indent=2) + "\n")
+    elif dry_run:
+        put("".join(f"{line}\n" for line in lines))
+    tell(lines if apply else [], left, "" if found or gone else "nothing to do")
+    if gone:
+        say("openclaw.json has no avault any more; the vault still has the secrets. The hook goes by: avault openclaw uninstall")
+    return 0
+
+
+def put_back(terminal: Terminal, openclaw: OpenClaw, found: list[Reference], with_provider: bool) -> None:
+    """Write the vault's values where the references stand; raises NotFound, before any write, for what the vault has not."""
+    names = sorted({each.id for each in found})
+    rows = terminal.ask("reveal", groups=[], only=names, **{"for": "openclaw"})["secrets"] if names else []
+    values = {f"{row['group']}/{row['key']}": str(row["value"]) for row in rows}
+    if missing := [name for name in names if name not in values]:
+        raise NotFound(f"not in the vault: {', '.join(missing)}", "nothing was changed; see: avault list --names")
+    config = openclaw.config_path
+    for file in sorted({each.file for each in found} - {config}):
+        write_profiles(file, [each for each in found if each.file == file], values)
+    if patch := make_patch(openclaw, [each for each in found if each.file == config], values, with_provider):
+        with all_or_nothing(openclaw, list(values.values())):
+            openclaw.run("config", "patch", "--stdin", stdin=json.dumps(patch))

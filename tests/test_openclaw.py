@@ -518,6 +518,82 @@ def test_a_plan_that_fails_changes_nothing(claw: Claw, machine: Machine, canary:
     claw.config.unlink()  # it has the values
 
 
+def stored_profiles(claw: Claw, agent: str) -> dict[str, Any]:
+    """The auth profiles of an agent's own store."""
+    path = claw.state / "agents" / agent / "agent" / "openclaw-agent.sqlite"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with avault_openclaw.open_sqlite(str(path)) as db:
+        return dict(avault_openclaw.read_store(db)[0]["profiles"])
+
+
+def without_meta(settings: dict[str, Any]) -> dict[str, Any]:
+    """openclaw.json without OpenClaw's own notes on who wrote it."""
+    return {name: part for name, part in settings.items() if name != "meta"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_undo(claw: Claw, machine: Machine, canary: Canary) -> None:
+    """There and back: openclaw.json and an agent's own profiles mean what they meant before, and OpenClaw takes them."""
+    claw.write(
+        lab={"apiKey": canary.value, "headers": {"x-api-key": canary.new("header")}},
+        skills={"entries": {"weather": {"apiKey": canary.new("weather")}}},
+        agents={"defaults": {"model": {"primary": "lab/m"}}, "entries": {"ops": {}}},
+        secrets={"providers": {"other": {"source": "env"}}},
+    )
+    paste = ["models", "auth", "--agent", "ops", "paste-api-key", "--provider", "rest", "--profile-id", "rest:ops"]
+    claw(*paste, input=canary.new("profile") + "\n")
+    before, profiles = claw.read(), stored_profiles(claw, "ops")
+    done = machine("openclaw", "plan", "--apply", "--json")
+    moved = {each["id"]: each["path"] for each in done.json["targets"]}
+    assert set(moved) == {"lab/API_KEY", "lab/HEADERS_X_API_KEY", "weather/API_KEY", "rest/API_KEY"}
+    assert stored_profiles(claw, "ops")["rest:ops"]["keyRef"]["id"] == "rest/API_KEY"
+    applied = claw.read()
+    assert set(applied["secrets"]["providers"]) == {"other", "avault"}
+
+    # nothing without a yes, and nothing from a vault that is not open
+    looked = machine("openclaw", "plan", "--undo", "--dry-run")
+    assert len(looked.stdout.splitlines()) == 4 and "weather/API_KEY -> skills.entries.weather.apiKey" in looked.stdout
+    refused = machine("openclaw", "plan", "--undo", code=5)
+    assert "4 values will stand IN CLEAR on the disk again" in refused.stderr and "--undo --yes" in refused.stderr
+    machine("openclaw", "plan", "--undo", "--apply", code=2)
+    machine("set", "weather/ANOTHER", input="x")
+    ref = {"source": "exec", "provider": "avault", "id": "weather/NONE"}
+    claw.config.write_text(json.dumps({**applied, "talk": {"providers": {"x": {"apiKey": ref}}}}))
+    assert "no key weather/NONE" in machine("openclaw", "plan", "--undo", "--yes", code=4).stderr
+    claw.config.write_text(json.dumps(applied))
+
+    # OpenClaw is made to fail: references and provider are as they were
+    command = claw.command.read_text()
+    claw.command.write_text(command.replace("exec ", '[ "$2" != patch ] || set -- config patch --file /dev/null\nexec ', 1))
+    failed = machine("openclaw", "plan", "--undo", "--yes", code=1)
+    assert "openclaw config patch failed" in failed.stderr and "openclaw.json is as it was" in failed.stderr
+    assert claw.read() == applied
+    claw.command.write_text(command)
+
+    done = machine("openclaw", "plan", "--undo", "--yes", "--json")
+    assert done.json["applied"] and done.json["provider"] and not done.json["left"]
+    assert {each["id"] for each in done.json["restored"]} == set(moved) - {"rest/API_KEY"}, "that one is back already"
+    assert without_meta(claw.read()) == without_meta(before)
+    assert claw.config.stat().st_mode & 0o777 == 0o600
+    assert stored_profiles(claw, "ops") == profiles
+    claw("config", "validate")
+    found = {each["jsonPath"] for each in claw("secrets", "audit", "--json").json["findings"]}
+    assert found == set(moved.values())
+
+    # twice changes nothing; what was released stands in the log, and is still in the vault
+    as_it_is = claw.config.read_bytes()
+    again = machine("openclaw", "plan", "--undo", "--json")
+    assert (again.json["applied"], again.json["restored"]) == (False, []) and "nothing to do" in again.stderr
+    assert claw.config.read_bytes() == as_it_is
+    assert set(moved) <= set(machine("list", "--names").stdout.splitlines())
+    released = [each for each in map(json.loads, machine("log", "--json").stdout.splitlines()) if each.get("for") == "openclaw"]
+    assert len(released) >= 3, "read back by the plan, and twice by undo"
+    machine("lock")
+    machine("openclaw", "plan", "--undo", "--yes", code=3)
+    shutil.rmtree(claw.state)  # it has the values
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_gateway_under_a_wrapper_fails_closed(claw: Claw, machine: Machine, canary: Canary) -> None:
