@@ -19,7 +19,6 @@ the command prints as `avault run` does, and ends with it.
 
 import contextlib
 import json
-import math
 import os
 import signal
 import socket
@@ -220,26 +219,6 @@ def explain(error: AvaultError) -> str:
     return f"{error.message}; {hint}" if hint else error.message
 
 
-class Patience:
-    """Refusals: after each one the phone is left alone, twice as long every time. People give in to questions that do not end."""
-
-    FIRST, LAST = 60.0, 3600.0
-
-    def __init__(self) -> None:
-        self.pause, self.until = 0.0, 0.0
-
-    def check(self) -> None:
-        """Raise Denied while the phone is to be left alone."""
-        left = math.ceil(self.until - time.monotonic())
-        if left > 0:
-            raise Denied(f"the operator has refused; the phone is not asked again for {left} s", "avault unlock, in a terminal")
-
-    def lose(self) -> None:
-        """The operator has refused."""
-        self.pause = min(max(2 * self.pause, self.FIRST), self.LAST)
-        self.until = time.monotonic() + self.pause
-
-
 class Asking:
     """One wait for the phone, in a thread; `hang_up` ends it from outside."""
 
@@ -252,15 +231,26 @@ class Asking:
 
         Raises Denied when the operator refuses, and what else ends it.
         """
+        from avault_openclaw import Restraint  # the provider's: whoever asked in vain, the phone is left alone
+
         if not os.path.lexists(self.terminal.places.file("nsec.enc")):
             raise NotFound(f"no vault in {self.terminal.places.dir}", "make one with: avault init")
         self.terminal.need_daemon()
+        restraint = Restraint(self.terminal.places)
+        if self.terminal.ask("status")["state"] == "locked":
+            restraint.check()
+            restraint.note(restraint.read()[0] + 1)
         self.terminal.ask("unlock", detach=True, timeout=ASKING)
         self.connection = avault.Connection(self.terminal.places)
         try:
-            return str(self.connection.request("unlock", timeout=seconds, progress=progress)["state"])
+            state = str(self.connection.request("unlock", timeout=seconds, progress=progress)["state"])
+            restraint.clear()
+            return state
         except TimedOut:
             return "waiting"
+        except Denied:
+            restraint.note(max(restraint.read()[0], 1))  # the pause begins now
+            raise
         finally:
             self.connection.close()
 
@@ -282,8 +272,6 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
         from pydantic import Field
     except ImportError:
         raise Unavailable("the MCP SDK is not installed for this Python", "pip install 'mcp>=2,<3'") from None
-
-    patience = Patience()
 
     async def in_thread(function: Callable[[], Any]) -> Any:
         """What the function gives; a cancelled call leaves it to end by itself."""
@@ -344,20 +332,10 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             text = f"asked {taken} of {len(relays)} relays, waiting for the user's approval{page}"
             anyio.from_thread.run(context.report_progress, time.monotonic() - begun, wait_seconds, text)
 
-        def ask() -> str:
-            patience.check()
-            try:
-                return asking.wait(wait_seconds, tell)
-            except Denied:
-                patience.lose()
-                raise
-
         try:
-            state = await in_thread(ask)
+            state = await in_thread(lambda: asking.wait(wait_seconds, tell))
         finally:
             asking.hang_up()
-        if state == "unlocked":
-            patience.pause = 0.0
         return {"state": state, "next": NEXT[state]}
 
     async def avault_run(

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -302,7 +303,7 @@ def locked(machine: Machine, relay: Relay, phone: Phone) -> Machine:
 
 async def ask(phone: Phone) -> str:
     """The next question on the phone."""
-    return str((await asyncio.to_thread(phone.wait_for, "ask", 20))["id"])
+    return str((await asyncio.to_thread(phone.wait_for, "ask", 60))["id"])
 
 
 async def test_unlock(locked: Machine, phone: Phone) -> None:
@@ -349,9 +350,37 @@ async def test_refusal(locked: Machine, phone: Phone) -> None:
         said = await asking
         assert "refused" in said and "do not try again unless the user says so" in said
         seen = len(phone.requests("nip44_decrypt"))
-        assert "the phone is not asked again for" in await tools.fail("request_unlock")
+        said = await tools.fail("request_unlock")
+        assert "the phone was asked once in vain, and not again for" in said and "avault unlock" in said
+    async with serve(locked) as tools:
+        assert "asked once in vain" in await tools.fail("request_unlock"), "another server knows it too"
+        request = '{"protocolVersion":1,"provider":"avault","ids":["a/B"]}'
+        provider = await asyncio.to_thread(locked, "openclaw-provider", input=request)
+        assert "asked once in vain" in provider.json["errors"]["a/B"]["message"], "and OpenClaw's provider"
         assert len(phone.requests("nip44_decrypt")) == seen
         unlocking = locked.start("unlock")
         phone.answer(await ask(phone), True)
         assert unlocking.wait().returncode == 0
         assert await tools("list") == {"secrets": []}
+        assert await tools("request_unlock") == {"state": "unlocked", "next": None}
+    assert not (locked.own / "provider.json").exists()
+
+
+async def test_unlock_after_the_provider_was_refused(locked: Machine, phone: Phone) -> None:
+    """The pauses of one are those of the other; nobody who waits for an answer counts as another question."""
+    request = '{"protocolVersion":1,"provider":"avault","ids":["a/B"]}'
+    provider = locked.start("openclaw-provider", input=request)
+    phone.answer(await ask(phone), False)
+    assert await asyncio.to_thread(provider.wait)
+    async with serve(locked) as tools:
+        assert "asked once in vain" in await tools.fail("request_unlock")
+        restraint = locked.own / "provider.json"
+        os.utime(locked.own / "unlock.json", (1, 1))  # the last unlock was long ago, and the refusal a minute
+        restraint.write_text(json.dumps({"attempts": 1, "time": time.time() - 61}))
+        for _ in range(3):
+            assert (await tools("request_unlock", wait_seconds=1))["state"] == "waiting"
+        assert json.loads(restraint.read_text())["attempts"] == 2
+        asking = asyncio.create_task(tools.fail("request_unlock"))
+        phone.answer(await ask(phone), False)
+        assert "refused" in await asking
+        assert "asked 2 times in vain" in await tools.fail("request_unlock")
