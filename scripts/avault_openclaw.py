@@ -220,7 +220,7 @@ def cmd_unlock(terminal: Terminal, timeout: str | None) -> int:
         except Paused as pause:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise
+                raise TimedOut(pause.message, pause.hint) from None
             if not paused:
                 say(pause.message)
             paused = True

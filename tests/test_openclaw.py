@@ -6,6 +6,7 @@ The tests with a gateway are at the end; openclaw_gateway.py has the gateway and
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -250,7 +251,7 @@ def test_nobody_answers(proven: Machine, rogue: Rogue) -> None:
 def test_the_hook_waits_for_the_end_of_a_pause(proven: Machine, rogue: Rogue) -> None:
     rogue.behave("nip44_decrypt", [{"say": {"result": "", "error": "user rejected"}}])
     proven("openclaw", "unlock", code=5)
-    done = proven("openclaw", "unlock", "--timeout", "1", code=5)
+    done = proven("openclaw", "unlock", "--timeout", "1", code=7)
     assert "the phone was asked once in vain" in done.stderr
     waiting = proven.start("openclaw", "unlock", "--timeout", "60")
     waiting.line("avault: the phone was asked once in vain")
@@ -470,6 +471,49 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
     assert not (claw.state / "hooks" / "avault-unlock").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_how_the_hook_ends_when_the_vault_stays_locked(
+    machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary
+) -> None:
+    """Refused, and unanswered; the provider does not ask here (--no-prompt), so that the hook is the first who does."""
+    machine.init(relay.url, phone=phone)
+    machine("set", "lab/API_KEY", input=canary.value)
+    claw = Claw(machine, model)
+    claw.write()
+    command = machine("openclaw", "install", "--json").json["command"]
+    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), command)
+    provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
+    settings = claw.read()
+    settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    claw.config.write_text(json.dumps({**settings, "secrets": {"providers": {"avault": provider}}}))
+    machine("daemon", "stop")
+    phone.policy("ask")
+    closing = "; what needs a secret stays cold; open it with: avault unlock, then: openclaw secrets reload"
+
+    with claw.gateway() as gateway:
+        gateway.wait_for("SECRETS_DEGRADED")
+        question = phone.wait_for("ask", timeout=180)["id"]
+        gateway.wait_for("[avault-unlock] waits for the operator's approval on the phone")
+        phone.answer(question, False)
+        gateway.wait_for(f"[avault-unlock] the vault stays locked, as the operator refused{closing}")
+        assert gateway.is_up()
+    assert "not told to the agent" not in gateway.log and canary.mark not in gateway.log
+
+    (machine.own / "provider.json").unlink()  # else it waits for the end of the pause
+    told = claw.state / "hooks" / "avault-unlock" / "avault.json"
+    impatient = machine.top / "bin" / "impatient"
+    impatient.write_text(f'#!/bin/sh\nexec {shlex.quote(command)} openclaw unlock --timeout 10 # instead of: "$@"\n')
+    impatient.chmod(0o755)
+    told.write_text(json.dumps({**json.loads(told.read_text()), "command": [str(impatient)]}))
+    with claw.gateway() as gateway:
+        phone.wait_for("ask", timeout=180)
+        gateway.wait_for(f"[avault-unlock] the vault stays locked, as nobody approved in time{closing}")
+        assert gateway.is_up()
+    assert machine.status()["state"] == "locked"
+    assert not model.calls
+
+
 @pytest.fixture
 def claw(machine: Machine, model: Model) -> Claw:
     """OpenClaw beside an open vault."""
@@ -626,23 +670,48 @@ await server.connect(new StdioServerTransport());
 """
 
 
+@pytest.fixture
+def npx(claw: Claw, machine: Machine) -> Iterator[Path]:
+    """npx and node on the machine's PATH, and a package with a program; node looks for packages beside that."""
+    for name, words in (("node", peers.node()), ("npx", peers.npm("npx"))):
+        program = machine.top / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        program.chmod(0o755)
+    package = installed().parent.parent / f"server-{os.getpid()}"
+    package.mkdir()
+    (package / "server.mjs").write_text("#!/usr/bin/env node\n" + SERVER)
+    (package / "package.json").write_text('{"name": "lab-server", "version": "1.0.0", "bin": "server.mjs"}')
+    yield package
+    shutil.rmtree(package)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machine, canary: Canary) -> None:
-    """OpenClaw takes no references in mcp.servers.*.env; avault run gives the server what is named, and nothing else."""
+def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machine, npx: Path, canary: Canary) -> None:
+    """OpenClaw takes no references in mcp.servers.*.env; avault run gives the server what is named, and nothing else.
+
+    As users write it, through npx; the package is a local one, and so is all that npx may fetch.
+    """
     machine("set", "github/GITHUB_TOKEN", input=canary.value)
     machine("set", "more/OTHER", input=canary.new("other"))
-    script = installed().parent.parent / f"server-{os.getpid()}.mjs"  # node looks for packages beside the script
-    script.write_text(SERVER)
-    words = ["run", "--only", "GITHUB_TOKEN", "--", *peers.node(), str(script)]
+    program = str(machine.top / "bin" / "npx")  # by its path, as node's own directory comes first, and PyPI's has a broken npx
+    words = ["run", "--only", "GITHUB_TOKEN", "--", program, "--offline", "-y", str(npx)]
     env = {"XDG_STATE_HOME": str(machine.state)}  # little is inherited; at home the usual place is enough
     claw.write(mcp={"servers": {"lab": {"command": AVAULT, "args": words, "env": env}}})
-    try:
-        output = claw("mcp", "probe", "lab", "--json").stdout
-    finally:
-        script.unlink()
+    output = claw("mcp", "probe", "lab", "--json").stdout
     assert f"token_{hashlib.sha256(canary.value.encode()).hexdigest()[:16]}" in output
     assert "other_no" in output
+
+
+@pytest.mark.slow
+def test_a_tool_through_npx_is_masked(claw: Claw, machine: Machine, npx: Path, canary: Canary) -> None:
+    """In the agent's own commands it is the same."""
+    machine("set", "github/GITHUB_TOKEN", input=canary.value)
+    (npx / "server.mjs").write_text(
+        "#!/usr/bin/env node\nconsole.log(process.env.GITHUB_TOKEN, Object.keys(process.env).length)\n"
+    )
+    done = machine("run", "--only", "GITHUB_TOKEN", "--", "npx", "--offline", "-y", str(npx))
+    assert done.stdout.startswith("<avault:github/GITHUB_TOKEN> ")
 
 
 def test_types_of_targets() -> None:

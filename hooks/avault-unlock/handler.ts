@@ -14,7 +14,7 @@ type HookEvent = { type: string; action: string };
 
 const PATIENCE = "15m"; // the operator may be in the shower
 const CLOSED = "what needs a secret stays cold; open it with: avault unlock, then: openclaw secrets reload";
-const WHY: Record<number, string> = { 5: "the operator refused", 7: "nobody answered", 127: "there is no avault command" };
+const WHY: Record<number, string> = { 5: "the operator refused", 7: "nobody approved in time", 127: "there is no avault command" };
 
 const log = (text: string) => console.log(`[avault-unlock] ${text}`);
 

