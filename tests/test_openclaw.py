@@ -657,6 +657,31 @@ def test_a_gateway_under_a_wrapper_fails_closed(claw: Claw, machine: Machine, ca
     assert (done.returncode, done.stdout) == (6, "")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_avault_py_itself_is_the_command(claw: Claw, machine: Machine, canary: Canary) -> None:
+    """In the old place, scripts/, under a python3 without packages: an open vault takes the standard library alone."""
+    old = machine.home / "clawd" / "skills" / "avault" / "scripts"
+    shutil.copytree(SOURCE.parent / "scripts", old, ignore=shutil.ignore_patterns("__pycache__"))
+    program = Path(shutil.copy(SOURCE, old / "avault.py"))
+    program.chmod(0o755)
+    bare = machine.top / "bin" / "python3"
+    bare.write_text(f'#!/bin/sh\nexec {shlex.quote(os.path.realpath(sys.executable))} -S "$@"\n')
+    bare.chmod(0o755)
+    machine("set", "lab/API_KEY", input=canary.value)
+    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), str(program))
+    ref = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    claw.write(
+        lab={"apiKey": ref}, secrets={"providers": {"avault": {**provider, "env": {"XDG_STATE_HOME": str(machine.state)}}}}
+    )
+    assert claw("secrets", "audit", "--check", "--allow-exec", "--json").json["status"] == "clean"
+    machine.command = [str(program)]
+    assert machine("export", "--shell", secret=True).stdout.startswith("export API_KEY=")
+    done = machine("run", "--only", "API_KEY", "--", "sh", "-c", 'echo "$API_KEY"')
+    assert done.stdout == "<avault:lab/API_KEY>\n"
+    machine.command = [AVAULT]
+
+
 SERVER = """\
 import { McpServer } from "@modelcontextprotocol/sdk/server/mcp.js";
 import { StdioServerTransport } from "@modelcontextprotocol/sdk/server/stdio.js";
