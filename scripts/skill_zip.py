@@ -27,6 +27,7 @@ SKILL = (  # what SKILL.md names, what that needs to run, and what `pip install 
     "hooks/avault-unlock/HOOK.md",
     "hooks/avault-unlock/handler.ts",
     "references/*.md",
+    "references/requirements.txt",
 )
 PROGRAMS = {"avault.py", "scripts/avault"}  # may be executed
 TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip can tell
