@@ -25,7 +25,11 @@ import avault
 pytestmark = [pytest.mark.proof, pytest.mark.slow, pytest.mark.timeout(figures.pick(300, 7200))]
 
 PINNED = d.ROOT / "references" / "requirements.txt"
-PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_28_aarch64", "macosx_11_0_arm64", "macosx_11_0_x86_64"]
+PLATFORMS = [  # tags as pip takes them: of Linux each by itself, of macOS with all before it
+    *[[f"manylinux_2_28_{cpu}", f"manylinux_2_17_{cpu}"] for cpu in ("x86_64", "aarch64")],
+    ["macosx_11_0_arm64"],
+    ["macosx_11_0_x86_64"],
+]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 
@@ -89,20 +93,10 @@ def test_every_supported_platform(tmp_path: Path) -> None:
     """Each has a wheel among the hashes, on each Python; in every run only this one's (see below)."""
     count = 0
     for platform in figures.pick([], PLATFORMS):
+        tags = [word for tag in platform for word in ("--platform", tag)]
         for python in PYTHONS:
-            words = [
-                "--require-hashes",
-                "--only-binary",
-                ":all:",
-                "-r",
-                PINNED,
-                "--platform",
-                platform,
-                "--python-version",
-                python,
-            ]
-            older = ["--platform", "manylinux2014_" + platform.split("28_")[1]] if "28_" in platform else []
-            done = pip("download", "-q", "--require-hashes", *words, *older, "-d", tmp_path / f"{platform}-{python}")
+            words = ["--only-binary", ":all:", "-r", PINNED, "--python-version", python, *tags]
+            done = pip("download", "-q", "--require-hashes", *words, "-d", tmp_path / f"{platform[0]}-{python}")
             assert done.returncode == 0, f"{platform}, {python}: {done.stderr[-1000:]}"
             count += 1
     figures.at_least("platforms and Pythons whose dependencies all have a pinned wheel", count)

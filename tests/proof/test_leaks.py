@@ -1,0 +1,441 @@
+"""Where a secret may be, and that it is nowhere else: what our processes hand to the kernel, hold in memory, say when they
+fail, and leave when they crash; and who can read what."""
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import documents as d
+import figures
+import nostr_sdk
+import peers
+import pytest
+from canary import Canary, forms, hits, record
+from harness import AVAULT, Machine, Running, wait_until
+from peers import Relay, Rogue
+from test_processes import Memory, state_directory
+
+import avault
+
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.timeout(figures.pick(180, 7200)),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and strace"),
+]
+
+HEX = "5a" * 31 + "01"
+
+
+@pytest.fixture
+def operator() -> nostr_sdk.Keys:
+    return nostr_sdk.Keys.generate()
+
+
+@pytest.fixture
+def phone(relay: Relay, operator: nostr_sdk.Keys) -> Iterator[Rogue]:
+    with peers.rogue([relay.url], nsec=operator.secret_key().to_hex()) as phone:
+        yield phone
+
+
+@pytest.fixture
+def agent(canary: Canary) -> nostr_sdk.Keys:
+    """The agent's key, known to the test, and searched for at the end of the run in both its written forms."""
+    agent = nostr_sdk.Keys.generate()
+    canary.watch(agent.secret_key().to_hex())
+    canary.watch(agent.secret_key().to_bech32())
+    return agent
+
+
+@pytest.fixture
+def vault(machine: Machine, phone: Rogue, agent: nostr_sdk.Keys) -> Machine:
+    """A vault in a git repository, proven by a phone that approves; closed, and no daemon."""
+    subprocess.run(["git", "init", "-q", machine.home / "clawd"], check=True)
+    words = ("init", "--bunker", "-", "--no-drill", "--name", "test@machine")
+    machine(*words, input=phone.uri, NOSTR_NSEC=agent.secret_key().to_hex())
+    machine("daemon", "stop")
+    return machine
+
+
+def unlock_keys(machine: Machine, agent: nostr_sdk.Keys, operator: nostr_sdk.Keys) -> set[str]:
+    """Those in the envelopes that are on the disk: the operator can open them."""
+    found = set()
+    for path in (machine.vault / "nsec.enc", state_directory(machine) / "unlock.json"):
+        envelope = json.loads(path.read_text())["envelope"]
+        found.add(str(json.loads(nostr_sdk.nip44_decrypt(operator.secret_key(), agent.public_key(), envelope))["avault"]))
+    return found
+
+
+# What our processes hand to the kernel
+#
+# strace writes down every byte that a process, its threads and its children write to anything, every program that they start,
+# with its arguments and its environment, and every file that they open for writing or other memory that they share.
+
+WRITES = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,vmsplice,process_vm_writev"
+SHARED = "shmget,msgget,semget,mq_open,add_key"
+STRACE = ["strace", "-qq", "-f", "-ff", "-yy", "-v", "-xx", "-s", "4000000", "-e", "signal=none", "--seccomp-bpf"]
+CALLS = f"trace={WRITES},{SHARED},memfd_create,execve,execveat,openat,?open,?creat,clone,clone3,?fork,?vfork"
+
+
+class Call(NamedTuple):
+    """A system call: of which process, what that is, and what was in it."""
+
+    pid: int
+    role: str
+    name: str
+    target: str  # what the first argument, a descriptor, stands for; not known of a process that hides its descriptors
+    strings: list[bytes]
+    text: str
+
+
+def role(words: list[str]) -> str:
+    """What a program is to us, by its arguments."""
+    for ours in ("supervisor", "keyholder"):
+        if ours in words[:6]:
+            return ours
+    if words[-4:-2] == ["git", "record"]:
+        return "git record"
+    if Path(words[0]).name == "avault" or Path(words[0]).name.startswith("python") and words[1:2] == [AVAULT]:
+        return "client " + " ".join(words[words.index(AVAULT) + 1 :] if AVAULT in words else words[1:])
+    return Path(words[0]).name
+
+
+def in_quotes(line: str) -> list[bytes]:
+    """The strings of a call."""
+    return [bytes.fromhex(each.replace("\\x", "")) for each in re.findall(r'"((?:\\x[0-9a-f]{2})*)"', line)]
+
+
+def plain(text: str) -> str:
+    """As it was, before strace wrote it in hexadecimal."""
+    return re.sub(r"(?:\\x[0-9a-f]{2})+", lambda found: os.fsdecode(bytes.fromhex(found[0].replace("\\x", ""))), text)
+
+
+def read_trace(directory: Path) -> list[Call]:
+    """All calls of a trace; a process has its parent's role until it becomes another program."""
+    files = {int(path.suffix[1:]): path for path in directory.iterdir()}
+    lines = {pid: path.read_text(errors="surrogateescape").splitlines() for pid, path in files.items()}
+    made = re.compile(r"^(?:clone3?|v?fork)\(.*= (\d+)")
+    children = {int(found[1]) for each in lines.values() for line in each if (found := made.match(line))}
+    waiting = [(pid, "?") for pid in lines if pid not in children]
+    calls = []
+    while waiting:
+        pid, what = waiting.pop()
+        for line in lines.get(pid, []):
+            name = line.partition("(")[0]
+            if found := made.match(line):
+                waiting.append((int(found[1]), what))
+                continue
+            target = re.match(r"\w+\((?:AT_FDCWD|\d+)<((?:[^<>]|<[^<>]*>)*)>", line)
+            if name == "execve" and line.endswith(" = 0"):
+                what = role([os.fsdecode(each) for each in in_quotes(line.partition("], [")[0])[1:]])
+            strings = in_quotes(line)
+            calls.append(Call(pid, what, name, plain(target[1]) if target else "", strings, line))
+    return calls
+
+
+@contextlib.contextmanager
+def traced(machine: Machine, directory: Path) -> Iterator[None]:
+    """The machine's commands run under strace, which writes into a directory."""
+    directory.mkdir()
+    command = machine.command
+    machine.command = [*STRACE, "-e", CALLS, "-o", str(directory / "t"), *command]
+    try:
+        yield
+    finally:
+        machine.command = command
+
+
+def test_what_is_handed_to_the_kernel(
+    vault: Machine,
+    canary: Canary,
+    agent: nostr_sdk.Keys,
+    operator: nostr_sdk.Keys,
+    allow: Callable[[Path], Path],
+    tmp_path: Path,
+) -> None:
+    """A day: opened by the phone, and by a key; values set, imported, read, given to commands; and git told of it."""
+    directory = allow(vault.top / "trace")
+    keys = unlock_keys(vault, agent, operator)
+    value, other = canary.value, canary.new("other one")
+    told = vault.top / "told"
+
+    def day(daemon: Running) -> None:
+        vault.wait_state("unlocked")
+        vault("set", "a/B", input=value)
+        vault("import", str(allow(vault.top / "input.env")), "--group", "b", "--replace")
+        vault("list")
+        vault("has", "a/B")
+        assert vault("get", "a/B", secret=True).stdout == value + "\n"
+        vault("export", "--shell", secret=True)
+        vault("run", "--as-file", "a/B", "--", "sh", "-c", 'cat "$B_FILE"; echo "$C"')
+        vault("run", "--no-mask", "--", "sh", "-c", "true")
+        (vault.top / "x.tmpl").write_text("avault://a/B")
+        vault("inject", "-i", str(vault.top / "x.tmpl"), "-o", str(allow(vault.top / "injected")))
+        request = json.dumps({"protocolVersion": 1, "provider": "avault", "ids": ["a/B"]})
+        vault("openclaw-provider", input=request, secret=True)
+        vault("scan", str(vault.home), code=None)
+        vault("log")
+        vault("delete", "a/B")
+        keys.update(unlock_keys(vault, agent, operator))
+        vault("daemon", "stop")
+        assert daemon.wait().returncode == 0
+
+    (vault.top / "input.env").write_text(f"C={other}\n")
+    with traced(vault, directory):
+        day(vault.start("daemon", "start", "--notify", f"env >>{told}"))
+        if figures.FULL:
+            day(vault.start("daemon", "start", NOSTR_NSEC=agent.secret_key().to_hex()))
+    calls = read_trace(directory)
+    shutil.rmtree(directory)
+
+    wanted = forms(canary.mark)
+    private = [agent.secret_key().to_hex(), agent.secret_key().to_bech32(), *keys]
+    hidden = {form: "key" for each in private for form in forms(each)} | {bytes.fromhex(each): "key" for each in private[:1]}
+    carried = [(call, "value") for call in calls if any(any(hits(each, wanted)) for each in call.strings)]
+    carried += [(call, "key") for call in calls if any(any(hits(each, hidden)) for each in call.strings)]
+    wrong = [f"{call.role[:60]}: {call.name} {call.target} {what}" for call, what in carried if not is_meant(call, what, vault)]
+    assert not wrong, "\n".join(wrong)
+
+    seen = {(call.role.removeprefix("client ").split(" ")[0], call.name) for call, _ in carried}
+    for who, how in (("set", "sendto"), ("keyholder", "sendto"), ("get", "write"), ("sh", "execve")):
+        assert any(role == who and name.startswith(how[:4]) for role, name in seen), (who, how, seen)
+    roles = {call.role.split(" ")[0] for call in calls}
+    assert {"supervisor", "keyholder", "git", "client"} <= roles, roles
+    places = [str(vault.top), "/dev/null", "/dev/tty", "/dev/ptmx", "/dev/pts/", "/proc/self/", "pipe:"]
+    opened = {
+        os.fsdecode(call.strings[0])
+        for call in calls
+        if call.name in ("openat", "open", "creat") and re.search(r"O_WRONLY|O_RDWR|O_CREAT|^creat", call.text) and call.strings
+    }
+    elsewhere = [path for path in opened if path.startswith("/") and not path.startswith(tuple(places))]
+    assert elsewhere == [], "opened for writing"
+    shared = [call for call in calls if call.name in (*SHARED.split(","), "vmsplice", "process_vm_writev")]
+    assert shared == []
+    assert {call.role.split(" ")[1] for call in calls if call.name == "memfd_create"} == {"run"}
+    figures.at_least("system calls of a day that were read, byte for byte", len(calls))
+    figures.at_least(
+        "programs that were started in it, with arguments and environment",
+        sum(call.name == "execve" and call.text.endswith(" = 0") for call in calls),
+    )
+    figures.at_least("of those calls, that carried a secret where it is meant to go", len(carried))
+
+
+def is_meant(call: Call, what: str, machine: Machine) -> bool:
+    """Whether a secret may be in that call."""
+    kind, _, words = call.role.partition(" ")
+    word = words.split(" ")[0]
+    if call.name in ("execve", "execveat"):  # in the environment, not in the arguments; of nothing but what `run` starts
+        told = in_quotes(call.text.partition("], [")[0])
+        if any(b"cnry" in each for each in told) or what == "key":
+            return what == "key" and words.startswith("daemon start")  # NOSTR_NSEC, in the test's own environment
+        return call.role in ("sh", "cat", "env") or word == "run"  # which looks for the program in all of PATH
+    socket = call.target.startswith("UNIX") or (not call.target and call.name in ("sendto", "sendmsg"))
+    if kind == "keyholder":
+        return what == "value" and socket
+    if kind in ("supervisor", "git"):
+        return False
+    if kind == "client":
+        if what == "key":
+            return words.startswith("daemon start") and call.target.startswith("pipe:")
+        if word in ("set", "import", "scan"):
+            return socket or (word == "scan" and call.target.startswith("pipe:"))
+        if word == "inject":
+            return call.target.startswith(str(machine.top / ".injected")) or call.target.startswith(str(machine.top / "injected"))
+        if word == "run":
+            return "memfd:avault" in call.target
+        return word in ("get", "export", "openclaw-provider") and call.name == "write" and call.text.startswith("write(1<")
+    return call.role in ("sh", "cat", "grep") and call.target.startswith("pipe:")
+
+
+# What they say when they fail
+#
+# A copy of avault in which an exception that carries a secret is raised wherever the test wants it: no answer, no message,
+# and no line of the daemon's, which a service's journal would keep, may have its text.
+
+TRAPS = {  # the function, and the commands that come to it
+    "Vault.secrets": ["get a/B", "openclaw-provider"],
+    "Vault.group": ["get a"],
+    "choose": ["export --shell", "run -- true"],
+    "select": ["run -- true"],
+    "render_export": ["export --shell"],
+    "describe_vault": ["list --json"],
+    "render_list": ["list"],
+    "AccessLog.write": ["get a/B", "set a/B"],
+    "AccessLog.sign": ["get a/B"],
+    "Keyholder.release": ["get a/B", "openclaw-provider"],
+    "Keyholder.answer": ["get a/B"],
+    "Keyholder.take_over": ["get a/B"],
+    "Keyholder.report": ["set a/B"],
+    "Store.refresh": ["get a/B"],
+    "Session.handle": ["get a/B"],
+    "Session.send": ["get a/B"],
+    "Session.frame": ["set a/B"],
+    "Session.data_received": ["set a/B"],
+    "Frames.feed": ["set a/B"],
+    "check_value": ["set a/B", "import -"],
+    "Vault.put": ["set a/B", "import -"],
+    "Vault.copy": ["set a/B", "import -"],
+    "Vault.to_json": ["set a/B"],
+    "Store.write": ["set a/B"],
+    "Keyholder.change": ["set a/B", "import -"],
+    "split_vault": ["set a/B"],
+    "seal_vault": ["set a/B"],
+    "encrypt": ["set a/B"],
+    "open_vault": ["set a/B"],
+    "write_file": ["set a/B", "inject -i x.tmpl -o injected"],
+    "Control.send": ["get a/B"],
+    "Control.readable": ["get a/B"],
+    "Supervisor.handle": ["get a/B"],
+    "Supervisor.first_frame": ["get a/B"],
+    "Guard.receive": ["set a/B"],
+    "FastConnection.send": ["get a/B", "set a/B"],
+    "FastConnection.receive": ["get a/B", "run -- true"],
+    "fast_exchange": ["get a/B", "set a/B"],
+    "from_json": ["get a/B"],
+    "ask_daemon": ["run -- true", "export --format json"],
+    "put": ["export --format json --only a/B"],
+}
+OPENING = [
+    "GivenKey.obtain", "parse_keys", "Keyholder.unlock", "Keyholder.open", "Keyholder.begin", "Keyholder.turn_ratchet", "Store.load",
+    "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "AccessLog.find_end", "read_unlock", "main_keyholder", "hold",
+]  # fmt: skip
+KINDS = ["RuntimeError", "KeyError", "ValueError", "OSError", "UnicodeDecodeError", "AttributeError", "RecursionError"]
+
+
+def every(kinds: list[str]) -> list[tuple[str, str, str]]:
+    """Kind of exception, function, command."""
+    return [(kind, label, line) for kind in kinds for label, lines in TRAPS.items() for line in lines]
+
+
+SNARE = """
+
+def set_trap(label):
+    import functools
+
+    owner, _, name = label.rpartition(".")
+    owner = globals()[owner] if owner else None
+    inner = getattr(owner, name) if owner else globals()[name]
+
+    @functools.wraps(inner)
+    def trapped(*args, **more):
+        try:
+            with open(TRAP) as file:
+                at, kind, text = file.read().split("\\0")
+        except FileNotFoundError:
+            return inner(*args, **more)
+        if at != label:
+            return inner(*args, **more)
+        open(TRAP + ".sprung", "w").close()
+        if kind == "OSError":
+            raise OSError(5, "Input/output error", text)
+        if kind == "UnicodeDecodeError":
+            raise UnicodeDecodeError("utf-8", text.encode(), 0, 1, text)
+        raise getattr(__import__("builtins"), kind)(text)
+
+    if not owner:
+        globals()[name] = trapped
+    else:
+        setattr(owner, name, staticmethod(trapped) if isinstance(vars(owner)[name], staticmethod) else trapped)
+
+
+"""
+
+
+class Trapped:
+    """A machine with such a copy; `spring` has a command run into a trap, and gives what was said."""
+
+    def __init__(self, machine: Machine, labels: Iterable[str], text: str, allow: Callable[[Path], Path]) -> None:
+        self.machine, self.text = machine, text
+        self.trap = allow(machine.top / "trap")
+        here = machine.top / "trapped"
+        here.mkdir()
+        for module in Path(avault.__file__).parent.glob("avault*.py"):
+            shutil.copy(module, here)
+        source = d.SOURCE.read_text()
+        early = [label for label in labels if label.partition(".")[0] in ("FastConnection", "fast_exchange", "from_json")]
+        door = 'if __name__ == "__main__" or hasattr('
+        for at, those in ((door, early), ('if __name__ == "__main__":\n    main()', [x for x in labels if x not in early])):
+            assert source.count(at) == 1
+            calls = f"TRAP = {str(self.trap)!r}\n{SNARE}" + "".join(f"set_trap({label!r})\n" for label in those)
+            source = source.replace(at, f"{calls}\n\n{at}")
+        (here / "avault.py").write_text(source)
+        machine.command = [sys.executable, str(here / "avault.py")]
+
+    def set(self, label: str, kind: str) -> None:
+        self.trap.write_text(f"{label}\0{kind}\0{self.text}")
+
+    def is_sprung(self) -> bool:
+        """Whether somebody was caught."""
+        return self.trap.with_suffix(".sprung").exists()
+
+    def take_away(self) -> bool:
+        """The same, and for the last time."""
+        caught = self.is_sprung()
+        for path in (self.trap, self.trap.with_suffix(".sprung")):
+            path.unlink(missing_ok=True)
+        return caught
+
+
+def test_what_is_said_when_a_request_fails(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
+    nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
+    machine.init_unproven(NOSTR_NSEC=nsec)
+    machine("set", "a/B", input=canary.value)
+    machine("daemon", "stop", "--force")
+    trapped = Trapped(machine, TRAPS, canary.value, allow)
+    (machine.top / "x.tmpl").write_text("avault://a/B")
+    allow(machine.top / "injected")
+    provide = json.dumps({"protocolVersion": 1, "provider": "avault", "ids": ["a/B"]})
+    inputs = {"set": canary.value, "import": f"B={canary.value}\n", "openclaw-provider": provide}
+    daemon, keyholder, caught = None, 0, 0
+    for kind, label, line in figures.pick(every(KINDS[:1])[::3], every(KINDS)):
+        if not daemon or not os.path.exists(f"/proc/{keyholder}/fd"):
+            machine("daemon", "stop", "--force")
+            daemon = machine.start("daemon", "start", NOSTR_NSEC=nsec)
+            keyholder = machine.wait_state("unlocked")["keyholder_pid"]
+        words = [*line.split(), *(["--group", "a", "--replace"] if line.startswith("import") else [])]
+        trapped.set(label, kind)
+        client = machine.start(*words, input=inputs.get(words[0], ""))
+        wait_until(lambda: trapped.is_sprung() or client.process.poll() is not None, 20)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # some of these leave it waiting: what failed is not its request
+            client.process.wait(1)
+        client.kill()
+        assert trapped.take_away(), f"{line} does not come to {label}"
+        for thread in client.threads:
+            thread.join(5)
+        said = [*client.stderr, *daemon.stdout, *daemon.stderr, *(client.stdout if client.process.returncode else [])]
+        assert not list(hits("\n".join(said).encode(), forms(canary.mark))), (label, line, kind, said)
+        assert "Traceback" not in "\n".join(said), (label, said)
+        caught += 1
+    figures.at_least("exceptions with a secret in their text, in requests, none of which told it", caught)
+
+
+def test_what_is_said_when_opening_fails(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
+    nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
+    machine.init_unproven(NOSTR_NSEC=nsec)
+    machine("set", "a/B", input=canary.value)
+    machine("daemon", "stop", "--force")
+    trapped = Trapped(machine, OPENING, canary.value, allow)
+    caught = 0
+    for kind in figures.pick(KINDS[:1], KINDS):
+        for label in figures.pick(OPENING[::3], OPENING):
+            trapped.set(label, kind)
+            daemon = machine.start("daemon", "start", NOSTR_NSEC=nsec)
+            wait_until(trapped.is_sprung, 20, label)
+            machine.wait_state("stopped" if daemon.process.poll() is not None else "unpaired")
+            status = json.dumps(machine.status())
+            assert trapped.take_away()
+            machine("daemon", "stop", "--force")
+            done = daemon.wait()
+            said = "\n".join([status, done.stdout, done.stderr])
+            assert not list(hits(said.encode(), forms(canary.mark))) and "Traceback" not in said, (label, kind, said)
+            caught += 1
+    figures.at_least("exceptions with a secret in their text, in opening, none of which told it", caught)
