@@ -486,6 +486,9 @@ def enter() -> None:
         code = fast_door(sys.argv[1:])
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:  # no traceback: its text may carry what it was about
+        write_all(2, f"avault: error: avault failed: {type(error).__name__}\n".encode())
+        code = 1
     if code is not None:
         os._exit(code)  # nothing is buffered, and the interpreter's own farewell takes longer than the answer
 

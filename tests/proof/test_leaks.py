@@ -2,7 +2,6 @@
 fail, and leave when they crash; and who can read what."""
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -10,17 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import documents as d
 import figures
 import nostr_sdk
 import peers
 import pytest
-from canary import Canary, forms, hits, record
+from canary import Canary, forms, hits
 from harness import AVAULT, Machine, Running, wait_until
 from peers import Relay, Rogue
 from test_processes import Memory, state_directory
@@ -104,7 +102,7 @@ def role(words: list[str]) -> str:
             return ours
     if words[-4:-2] == ["git", "record"]:
         return "git record"
-    if Path(words[0]).name == "avault" or Path(words[0]).name.startswith("python") and words[1:2] == [AVAULT]:
+    if Path(words[0]).name == "avault" or words[1:2] == [AVAULT]:
         return "client " + " ".join(words[words.index(AVAULT) + 1 :] if AVAULT in words else words[1:])
     return Path(words[0]).name
 
@@ -305,8 +303,9 @@ TRAPS = {  # the function, and the commands that come to it
     "put": ["export --format json --only a/B"],
 }
 OPENING = [
-    "GivenKey.obtain", "parse_keys", "Keyholder.unlock", "Keyholder.open", "Keyholder.begin", "Keyholder.turn_ratchet", "Store.load",
-    "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "AccessLog.find_end", "read_unlock", "main_keyholder", "hold",
+    "GivenKey.obtain", "parse_keys", "Keyholder.unlock", "Keyholder.open", "Keyholder.begin", "Keyholder.turn_ratchet",
+    "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "AccessLog.find_end", "read_unlock",
+    "main_keyholder", "hold",
 ]  # fmt: skip
 KINDS = ["RuntimeError", "KeyError", "ValueError", "OSError", "UnicodeDecodeError", "AttributeError", "RecursionError"]
 
@@ -404,7 +403,7 @@ def test_what_is_said_when_a_request_fails(machine: Machine, canary: Canary, all
         words = [*line.split(), *(["--group", "a", "--replace"] if line.startswith("import") else [])]
         trapped.set(label, kind)
         client = machine.start(*words, input=inputs.get(words[0], ""))
-        wait_until(lambda: trapped.is_sprung() or client.process.poll() is not None, 20)
+        wait_until(lambda client=client: trapped.is_sprung() or client.process.poll() is not None, 20)
         with contextlib.suppress(subprocess.TimeoutExpired):  # some of these leave it waiting: what failed is not its request
             client.process.wait(1)
         client.kill()
@@ -435,7 +434,208 @@ def test_what_is_said_when_opening_fails(machine: Machine, canary: Canary, allow
             assert trapped.take_away()
             machine("daemon", "stop", "--force")
             done = daemon.wait()
-            said = "\n".join([status, done.stdout, done.stderr])
+            said = f"{status}\n{done.stdout}\n{done.stderr}"
             assert not list(hits(said.encode(), forms(canary.mark))) and "Traceback" not in said, (label, kind, said)
             caught += 1
     figures.at_least("exceptions with a secret in their text, in opening, none of which told it", caught)
+
+
+# What they hold in memory
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below one."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
+class Gate:
+    """Programs in PATH, or given by name, that wait while the gate is shut: git, and the command of --notify."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.flag, place = machine.top / "shut", machine.top / "gate"
+        place.mkdir()
+        for name, then in (("git", f'exec {shutil.which("git")} "$@"'), ("notice", "exit 0")):
+            (place / name).write_text(f"#!/bin/sh\nwhile [ -e {self.flag} ]; do sleep 0.05; done\n{then}\n")
+            (place / name).chmod(0o755)
+        self.notice = str(place / "notice")
+        machine.env["PATH"] = f"{place}:{machine.env['PATH']}"
+
+    def shut(self) -> None:
+        self.flag.touch()
+
+    def open(self) -> None:
+        self.flag.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def at_its_end(machine: Machine, *words: str, input: str = "") -> Iterator[int]:
+    """A command that has done all its work, held by strace where it would exit: its pid."""
+    trace = machine.top / "end"
+    command = machine.command
+    hold = ["strace", "-qq", "-o", str(trace), "-e", "trace=exit_group", "-e", "inject=exit_group:delay_enter=60000000", "--"]
+    machine.command = [*hold, *command]
+    running = machine.start(*words, input=input)
+    machine.command = command
+    number = {"x86_64": "231", "aarch64": "94"}[os.uname().machine]
+
+    def held() -> int | None:
+        for each in descendants(running.process.pid):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{each}/syscall").read_text().split(" ")[0] == number:
+                    return each
+        return None
+
+    try:
+        yield wait_until(held, 20, f"{words} to end")
+    finally:
+        for each in descendants(running.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+        running.kill()
+
+
+@pytest.mark.root
+def test_memory_of_each_process(
+    vault: Machine, canary: Canary, agent: nostr_sdk.Keys, operator: nostr_sdk.Keys, phone: Rogue, relay: Relay
+) -> None:
+    """The supervisor and its children never hold a secret, whatever is asked; of the clients, those that were given one do."""
+    memory, gate = Memory(), Gate(vault)
+    memory.want("value", canary.value)
+    memory.want("imported", canary.new("imported"))
+    memory.want_key("agent", agent)
+    scanned = {"without": 0, "with": 0}
+
+    def clean(pid: int, what: str) -> None:
+        assert memory.found(pid, 1 << 20) == set(), what
+        scanned["without"] += 1
+
+    def holds(pid: int, names: set[str]) -> None:
+        """The positive control: the same scan."""
+        assert memory.found(pid, 1 << 20) >= names
+        scanned["with"] += 1
+
+    def look(state: str) -> int | None:
+        """Scan the supervisor and all its children but the keyholder, of which it gives the pid."""
+        for key in unlock_keys(vault, agent, operator):
+            memory.want_key(f"unlock key {key[:8]}", nostr_sdk.Keys.parse(key))
+        status = vault.wait_state(state)
+        for pid in {status["pid"], *descendants(status["pid"])} - {status["keyholder_pid"]}:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+                clean(pid, f"{state}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
+        return status["keyholder_pid"]
+
+    gate.shut()
+    phone.behave("nip44_decrypt", [{"honest": True, "wait": True}])
+    vault("daemon", "start", "-b", "--notify", gate.notice)
+    waiting = look("waiting")
+    assert waiting
+    clean(waiting, "the keyholder before the approval")
+    phone.go()
+    keyholder = look("unlocked")
+    assert keyholder
+    holds(keyholder, {"agent (bytes)"})
+
+    places = avault.Places(str(vault.vault))
+    places.socket = vault.status()["socket"]
+    connection = avault.FastConnection(places)
+    connection.send(json.dumps({"v": 1, "vault": places.id, "op": "set", "group": "a", "key": "B"}))
+    assert "ready" in connection.receive()
+    frame = json.dumps({"value": canary.value}).encode()
+    connection.socket.sendall(len(frame).to_bytes(4, "big") + frame[:-1])  # all but the end: it lies there
+    look("unlocked")
+    connection.socket.sendall(frame[-1:])
+    assert connection.receive() == '{"ok": true}'
+    connection.socket.close()
+    pid = vault.status()["pid"]
+    wait_until(
+        lambda: any(b"record" in Path(f"/proc/{each}/cmdline").read_bytes() for each in descendants(pid)), 20, "git record"
+    )
+    look("unlocked")  # `git record`, its git, and the command of --notify wait at the gate
+    holds(keyholder, {"value", "agent (bytes)"})
+
+    with at_its_end(vault, "import", "-", "--group", "b", input=f"C={canary.new('imported')}\n") as client:
+        look("unlocked")
+        holds(client, {"imported"})
+    gate.open()
+    for words in figures.pick(
+        [["list"], ["status"], ["log"]], [["list"], ["list", "--names"], ["has", "a/B"], ["status"], ["log"]]
+    ):
+        with at_its_end(vault, *words) as client:
+            clean(client, " ".join(words))
+    for words in figures.pick([["export", "--shell"]], [["get", "a/B"], ["export", "--shell"], ["scan", str(vault.home)]]):
+        with at_its_end(vault, *words) as client:
+            look("unlocked")
+            holds(client, {"value"})
+    running = vault.start("run", "--", "sh", "-c", "echo $$; sleep 60")
+    wait_until(lambda: running.stdout)
+    look("unlocked")
+    holds(running.process.pid, {"value"})  # it masks what the command prints, so it knows what to look for
+    holds(int(running.stdout[0]), {"value"})
+    for each in descendants(running.process.pid):
+        os.kill(each, signal.SIGKILL)
+    assert running.process.wait(10)
+    vault("openclaw-provider", input=json.dumps({"protocolVersion": 1, "provider": "avault", "ids": ["a/B"]}), secret=True)
+    look("unlocked")
+    vault("lock")
+    assert look("locked") is None
+    phone.behave("nip44_decrypt", [{"honest": True}])
+    vault("unlock")
+    look("unlocked")
+    vault("daemon", "stop")
+    figures.at_least("memory scans of processes that are to hold nothing", scanned["without"])
+    figures.at_least("memory scans that find it where it is, as a control", scanned["with"])
+
+
+# What they leave when they crash
+
+
+def test_a_crash_leaves_no_core(machine: Machine, canary: Canary) -> None:
+    """Not of the keyholder, and not of a `run` that is masking, though its user wants cores; an ordinary process leaves one."""
+    crash = ["sh", "-c", "ulimit -c unlimited; kill -SEGV $$"]
+    place = machine.top / "cores"
+    place.mkdir()
+
+    def ended(trace: Path, pid: int) -> str:
+        return wait_until(lambda: re.findall(r"^\+\+\+ .*", Path(f"{trace}.{pid}").read_text(), re.MULTILINE), 20)[-1]
+
+    control = machine.top / "control"
+    strace = ["strace", "-q", "-ff", "-e", "trace=exit_group", "-e", "signal=SEGV,ABRT", "-o"]
+    subprocess.run([*strace, control, *crash], cwd=place, stdin=subprocess.DEVNULL, capture_output=True)
+    (trace,) = machine.top.glob("control.*")
+    assert "(core dumped)" in trace.read_text(), "this machine makes no cores: kernel.core_pattern, or a hard limit"
+    for core in place.iterdir():
+        core.unlink()
+
+    machine.init_unproven(NOSTR_NSEC=HEX)
+    machine("set", "a/B", input=canary.value)
+    machine("daemon", "stop", "--force")
+    traces, command = machine.top / "trace", machine.command
+    for number in (signal.SIGSEGV, signal.SIGABRT):
+        machine.command = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *strace, str(traces), *command]
+        machine.start("daemon", "start", NOSTR_NSEC=HEX)
+        machine.command = command
+        keyholder = machine.wait_state("unlocked")["keyholder_pid"]
+        os.kill(keyholder, number)
+        assert ended(traces, keyholder) == f"+++ killed by {number.name} +++"
+        assert f"the keyholder ended by signal {number:d}" in json.dumps(machine.status())
+        machine("daemon", "stop", "--force")
+
+    machine("daemon", "start", "-b", NOSTR_NSEC=HEX)
+    machine.wait_state("unlocked")
+    machine.command = ["sh", "-c", 'ulimit -c unlimited; exec "$@"', "sh", *strace, str(traces), *command]
+    crashing = machine.start("run", "--", "sh", "-c", "cd cores; kill -SEGV $$")
+    masking = machine.start("run", "--", "sh", "-c", "echo $$ $PPID; exec sleep 60")
+    machine.command = command
+    shell, run = map(int, wait_until(lambda: masking.stdout, 20)[0].split())
+    os.kill(run, signal.SIGSEGV)
+    assert ended(traces, run) == "+++ killed by SIGSEGV +++", "what masks has all values"
+    os.kill(shell, signal.SIGKILL)
+    crashing.process.wait(20)
+    texts = [path.read_text() for path in machine.top.glob("trace.*")]
+    assert sum("+++ killed by SIGSEGV (core dumped) +++" in text for text in texts) == 1, "the command's own affair"
+    shutil.rmtree(place)
