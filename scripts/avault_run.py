@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -406,6 +407,7 @@ class Mask:
 # one; keys, Ctrl-C and Ctrl-Z go from the real terminal to the command.
 
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+CORES = resource.getrlimit(resource.RLIMIT_CORE)  # what we were started with
 PIPE_SIZE = 1 << 20  # bytes; Linux gives so much to anybody, and each read then brings more
 
 
@@ -433,6 +435,19 @@ def become(command: list[str], environment: dict[bytes, bytes]) -> NoReturn:
         os.execvpe(command[0], command, environment)  # noqa: S606
     except OSError as error:
         raise CannotRun(command, error.errno or 0) from None
+
+
+def forbid_cores() -> None:
+    """Leave no core file if we crash: we have all the values.
+
+    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program (core(5): piped).
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if CORES[1] else 0, CORES[1]))
+
+
+def allow_cores() -> None:
+    """As we were started, for the command: its cores are its own affair."""
+    resource.setrlimit(resource.RLIMIT_CORE, CORES)
 
 
 def open_screen() -> tuple[int, int]:
@@ -569,7 +584,14 @@ class Job:
         self.catch(signal.SIGCHLD, signal.SIGWINCH, action=wake_up)
         self.catch(*FORWARDED, action=self.forward)
         try:
-            self.process = subprocess.Popen(self.command, env=self.environment, stdout=stdout, stderr=stderr, close_fds=False)
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdout=stdout,
+                stderr=stderr,
+                close_fds=False,
+                preexec_fn=allow_cores,  # noqa: PLW1509  there are no threads
+            )
         except OSError as error:
             raise CannotRun(self.command, error.errno or 0) from None
         for number in self.early:
@@ -932,6 +954,7 @@ class Leader:
         """Start the command in a process group of its own; whether it could be."""
 
         def prepare() -> None:
+            allow_cores()
             os.setpgid(0, 0)
             if foreground:
                 os.tcsetpgrp(self.terminal, os.getpid())
@@ -1078,6 +1101,7 @@ def cmd_run(
     if wait is not None:
         avault.wait_open(terminal, timeout)
     names = [name for each in only for name in each.split(",")]
+    forbid_cores()
     injection = Injection()
     if groups or names or variables is None:
         injection.take(terminal, list(groups), names, prefix, list(allow))
@@ -1090,6 +1114,7 @@ def cmd_run(
     if not no_mask:
         warn_of_short(injection.secrets)
     if patterns is None:
+        allow_cores()
         become(list(words), environment)
     return (TerminalJob if os.isatty(1) else Job)(list(words), environment, patterns).run()
 

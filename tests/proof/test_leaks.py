@@ -453,6 +453,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def cmdline(pid: int) -> bytes:
+    """The arguments of a process; none of one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
 class Gate:
     """Programs in PATH, or given by name, that wait while the gate is shut: git, and the command of --notify."""
 
@@ -510,8 +517,8 @@ def test_memory_of_each_process(
     memory.want_key("agent", agent)
     scanned = {"without": 0, "with": 0}
 
-    def clean(pid: int, what: str) -> None:
-        assert memory.found(pid, 1 << 20) == set(), what
+    def clean(pid: int, what: str, least: int = 4 << 20) -> None:
+        assert memory.found(pid, least) == set(), what
         scanned["without"] += 1
 
     def holds(pid: int, names: set[str]) -> None:
@@ -524,9 +531,10 @@ def test_memory_of_each_process(
         for key in unlock_keys(vault, agent, operator):
             memory.want_key(f"unlock key {key[:8]}", nostr_sdk.Keys.parse(key))
         status = vault.wait_state(state)
-        for pid in {status["pid"], *descendants(status["pid"])} - {status["keyholder_pid"]}:
+        clean(status["pid"], f"supervisor, {state}")
+        for pid in {*descendants(status["pid"])} - {status["keyholder_pid"]}:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-                clean(pid, f"{state}: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
+                clean(pid, f"{state}: {cmdline(pid)!r}", -1)
         return status["keyholder_pid"]
 
     gate.shut()
@@ -555,22 +563,21 @@ def test_memory_of_each_process(
     wait_until(
         lambda: any(b"record" in Path(f"/proc/{each}/cmdline").read_bytes() for each in descendants(pid)), 20, "git record"
     )
-    look("unlocked")  # `git record`, its git, and the command of --notify wait at the gate
+    look("unlocked")  # git and the command of --notify wait at the gate
+    (recorder,) = [each for each in descendants(pid) if b"\0git\0record\0" in cmdline(each)]
+    clean(recorder, "git record")
     holds(keyholder, {"value", "agent (bytes)"})
 
-    with at_its_end(vault, "import", "-", "--group", "b", input=f"C={canary.new('imported')}\n") as client:
-        look("unlocked")
-        holds(client, {"imported"})
+    vault("import", "-", "--group", "b", input=f"C={canary.new('imported')}\n")
+    look("unlocked")
+    holds(keyholder, {"value", "imported"})
     gate.open()
-    for words in figures.pick(
-        [["list"], ["status"], ["log"]], [["list"], ["list", "--names"], ["has", "a/B"], ["status"], ["log"]]
-    ):
+    for words in [["list"], ["status"], *figures.pick([], [["list", "--names"], ["has", "a/B"], ["log"], ["sync"]])]:
         with at_its_end(vault, *words) as client:
             clean(client, " ".join(words))
-    for words in figures.pick([["export", "--shell"]], [["get", "a/B"], ["export", "--shell"], ["scan", str(vault.home)]]):
-        with at_its_end(vault, *words) as client:
-            look("unlocked")
-            holds(client, {"value"})
+    for words in [["export", "--shell"], ["get", "a/B"], *figures.pick([], [["scan", str(vault.home)]])]:
+        vault(*words, code=None, secret=True)
+        look("unlocked")
     running = vault.start("run", "--", "sh", "-c", "echo $$; sleep 60")
     wait_until(lambda: running.stdout)
     look("unlocked")
@@ -639,3 +646,163 @@ def test_a_crash_leaves_no_core(machine: Machine, canary: Canary) -> None:
     texts = [path.read_text() for path in machine.top.glob("trace.*")]
     assert sum("+++ killed by SIGSEGV (core dumped) +++" in text for text in texts) == 1, "the command's own affair"
     shutil.rmtree(place)
+
+
+# Who can read what
+
+ATTACKER = r"""
+import ctypes, json, os, socket, sys
+told = json.loads(sys.argv[1])
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+def read(path):
+    with open(path, "rb", buffering=0) as file:
+        return bool(file.read(64))
+
+def called(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+    return True
+
+def memory(pid):
+    address = told["addresses"][str(pid)]
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as file:
+        file.seek(address)
+        return bool(file.read(64))
+
+def vm_read(pid):
+    class Span(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+    here = ctypes.create_string_buffer(64)
+    ours, theirs = Span(ctypes.addressof(here), 64), Span(told["addresses"][str(pid)], 64)
+    return called(libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 1, 0))
+
+def attach(pid):
+    called(libc.ptrace(16, pid, None, None))  # PTRACE_ATTACH
+    os.waitpid(pid, 0x40000000)  # __WALL
+    return called(libc.ptrace(17, pid, None, None))
+
+def borrow(pid):
+    handle = called(libc.syscall(434, pid, 0)) and libc.syscall(434, pid, 0)  # pidfd_open
+    return called(libc.syscall(438, handle, 0, 0))  # pidfd_getfd: its standard input
+
+def connect(path):
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+    return True
+
+def attempt(function, argument):
+    try:
+        return function(argument)
+    except OSError:
+        return False
+
+processes = {
+    "its arguments": lambda pid: read(f"/proc/{pid}/cmdline"),
+    "its environment": lambda pid: read(f"/proc/{pid}/environ"),
+    "its memory, by /proc": memory,
+    "its memory, by process_vm_readv": vm_read,
+    "a debugger": attach,
+    "what its descriptors are": lambda pid: bool(os.listdir(f"/proc/{pid}/fd")) and bool(os.readlink(f"/proc/{pid}/fd/0")),
+    "its descriptors, by pidfd_getfd": borrow,
+}
+outcomes = {f"{name}: {what}": attempt(do, pid) for name, pid in told["processes"].items() for what, do in processes.items()}
+outcomes |= {name: attempt(connect if name.startswith("the socket") else read, path) for name, path in told["paths"].items()}
+print(json.dumps(outcomes))
+"""
+
+
+def cells() -> dict[str, list[str]]:
+    """The rows of security.md's table: for each thing, whether the same user, and another one, can have it."""
+    part = d.read("references/security.md").partition("## Who can read what")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines() if line.startswith("| ")]
+    return {what: rest for what, *rest in rows[1:]}
+
+
+def an_address(pid: int) -> int:
+    """Something mapped, of a process that can be looked at; for one that cannot, any number does."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/maps").read_text().partition("-")[0], 16)
+    return 0x400000
+
+
+@pytest.mark.parametrize("who", ["the same user", pytest.param("another user", marks=pytest.mark.root)])
+def test_who_can_read_what(machine: Machine, canary: Canary, who: str, tmp_path: Path) -> None:
+    """Each cell of the table, tried. Root has no capabilities here: then it is a user as any other."""
+    prefix, python = [], sys.executable
+    if os.geteuid() == 0 and who == "the same user":
+        prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+        machine.command = [*prefix, AVAULT]
+    machine.init_unproven(NOSTR_NSEC=HEX)
+    machine("set", "a/B", input=canary.value)
+    running = machine.start("run", "--as-file", "a/B", "--", "sh", "-c", 'echo $$ "$B_FILE"; exec sleep 60')
+    command, file = wait_until(lambda: running.stdout, 20)[0].split()
+    status = machine.status()
+    ours = {"supervisor": status["pid"], "keyholder": status["keyholder_pid"]}
+    theirs = {"`avault run`": running.process.pid, "what `avault run` starts": int(command)}
+    processes = ours | theirs
+    paths = {
+        "the socket, and so every secret": status["socket"],
+        "the vault's files (ciphertext)": str(machine.vault / "avault.enc"),
+        "the state directory (client key, access log)": str(state_directory(machine) / "unlock.json"),
+        "a file of `avault run --as-file`": file,
+    }
+    addresses = {pid: an_address(pid) for pid in processes.values()}
+    told = json.dumps({"processes": processes, "paths": paths, "addresses": addresses})
+    if who == "another user":
+        prefix, python = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], "/usr/bin/python3"
+    for path in (machine.top, machine.top.parent):
+        path.chmod(0o755)  # what is above is not what keeps others out
+    done = subprocess.run([*prefix, python, "-c", ATTACKER, told], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    outcomes = json.loads(done.stdout)
+    os.kill(int(command), signal.SIGKILL)
+    column = ["the same user", "another user"].index(who)
+    said = {what: answers[column] for what, answers in cells().items()}
+    found: dict[str, set[str]] = {}
+    for name, outcome in outcomes.items():
+        process, _, what = name.partition(": ")
+        group = "supervisor, keyholder" if process in ours else "`avault run`, and what it starts"
+        found.setdefault(f"{group}: {what}" if what else name, set()).add("yes" if outcome else "no")
+    with contextlib.suppress(FileNotFoundError):
+        if Path("/proc/sys/kernel/yama/ptrace_scope").read_text() != "0\n":  # as the document says: then it is less
+            said |= {what: "no" for what in said if re.search(r"memory|debugger|pidfd", what)}
+    assert {what: "/".join(sorted(each)) for what, each in found.items()} == said
+    name = "attempts to read, by the same user, that end as the table says"
+    other = "attempts to read, by another user, that end as the table says"
+    figures.at_least(other if column else name, len(outcomes))
+
+
+# What our objects show of themselves
+
+
+def test_objects_show_nothing(canary: Canary, agent: nostr_sdk.Keys) -> None:
+    """In no repr, as a traceback with local variables or a log would have it; and nothing of ours packs them up."""
+    avault.load_commands(["run", "scan", "mcp", "openclaw", "keychain", "import"])
+    modules = {name: sys.modules[name] for name in ("avault", "avault_run", "avault_scan", "avault_import")}
+    text, secret = canary.value, agent.secret_key().to_hex()
+    vault = avault.Vault("0" * 32, "", "", "n")
+    vault.put("a", "B", text, 0, "m")
+    given = avault.GivenKey(secret)
+    pairing = avault.Pairing(agent, "", "", "", [])
+    run = modules["avault_run"]
+    injection = run.Injection()
+    injection.variables, injection.secrets = {"B": text}, {"a/B": [text]}
+    patterns = run.Patterns.of({"a/B": [text]})
+    needles = modules["avault_scan"].Needles([{"group": "a", "key": "B", "value": text, "conflicts": []}])
+    frames = avault.Frames()
+    frames.feed(text.encode())
+    objects = [
+        vault, vault.groups["a"], vault.secrets("a", "B")[0], vault.copy(), given, given.keys, agent, agent.secret_key(), pairing,
+        avault.Phone(pairing, avault.RemoteSigner.__new__(avault.RemoteSigner)), frames, injection, patterns, run.Mask(patterns),
+        needles, modules["avault_import"].Held([{"group": "a", "key": "B", "value": text, "conflicts": []}]),
+    ]  # fmt: skip
+    wanted = forms(canary.mark) | forms(secret) | forms(agent.secret_key().to_bech32())
+    for each in objects:
+        for shown in (repr(each), str(each), f"{each}", ascii(each)):
+            assert not list(hits(shown.encode(), wanted)), type(each)
+    packers = r"^\s*(?:import|from) (?:pickle|marshal|shelve|copyreg|copy|multiprocessing|logging|cgitb|faulthandler|traceback)\b"
+    sources = [d.SOURCE, *(d.ROOT / "scripts").glob("avault*")]
+    assert not [path.name for path in sources if re.search(packers, path.read_text(), re.MULTILINE)]
+    figures.at_least("kinds of objects that hold a secret, and do not show it", len({type(each) for each in objects}))
