@@ -7,14 +7,17 @@
         record("stderr of set", process.stderr)    # all output goes in here, except that which is to carry a value
 
 conftest.py does the rest: when all tests are over, it searches every file below the run's directories (git objects and
-packs unpacked) and the output that pytest captured. A hit outside the allowed files fails the run.
+packs unpacked), our files in /tmp, /var/tmp and /dev/shm, and the output that pytest captured. A hit outside the
+allowed files fails the run.
 """
 
 import base64
+import contextlib
 import gzip
 import json
 import os
 import secrets
+import stat
 import string
 import urllib.parse
 import zlib
@@ -46,7 +49,12 @@ def forms(secret: str) -> dict[bytes, str]:
             text = encode(bytes(before) + raw)
             first, last = -(-before * 8 // 6), (before + len(raw)) * 8 // 6  # letters that only the secret decides
             found.setdefault(text[first:last], f"base64 at {before}")
-    found.setdefault(secret.encode("utf-16-le"), "UTF-16")
+    for before in range(5):  # the same, with five bits to a letter
+        text = base64.b32encode(bytes(before) + raw)
+        first, last = -(-before * 8 // 5), (before + len(raw)) * 8 // 5
+        found.setdefault(text[first:last], f"base32 at {before}")
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        found.setdefault(secret.encode(encoding), encoding[:-3].upper())
     return found
 
 
@@ -105,7 +113,7 @@ def search(mark: str, book: list[dict]) -> list[str]:
     tests = {x["directory"]: x["test"] for x in book if "test" in x}
     watched = [(x["directories"], forms(x["watch"])) for x in book if "watch" in x]
     leaks = []
-    for path in files(roots):
+    for path in (*files(roots), *shared()):
         above = {str(path), *map(str, path.parents)}
         if above & allowed:
             continue
@@ -133,6 +141,15 @@ def files(roots: Iterable[str]) -> Iterator[Path]:
                 if not path.is_symlink() and path.is_file():
                     if not os.access(path, os.R_OK):
                         path.chmod(0o600)
+                    yield path
+
+
+def shared() -> Iterator[Path]:
+    """What lies where everybody may put something, and shared memory's files: ours, not those in directories there."""
+    for place in ("/dev/shm", "/tmp", "/var/tmp"):
+        for path in Path(place).glob("*") if os.path.isdir(place) else ():
+            with contextlib.suppress(OSError):  # gone meanwhile
+                if stat.S_ISREG(path.lstat().st_mode) and path.lstat().st_uid == os.getuid():
                     yield path
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 from pathlib import Path
 
@@ -31,7 +32,11 @@ WRITTEN = {
     "base64 far in": lambda s: base64.b64encode(os.urandom(1000) + s.encode() + os.urandom(1000)),
     "base64 for URLs": lambda s: base64.urlsafe_b64encode(b"\xfb\xff" + s.encode()).rstrip(b"="),
     "base64 in lines": lambda s: base64.encodebytes(os.urandom(70) + s.encode() + os.urandom(70)),
+    "base32 at 0": lambda s: base64.b32encode(s.encode()),
+    "base32 at 3": lambda s: base64.b32encode(b"abc" + s.encode() + b"\xff\xff"),
     "UTF-16": lambda s: s.encode("utf-16"),
+    "UTF-16, big-endian": lambda s: s.encode("utf-16-be"),
+    "UTF-32": lambda s: s.encode("utf-32"),
     "gzip": lambda s: gzip.compress(s.encode()),
 }
 
@@ -70,6 +75,17 @@ def test_allowed_hidden_and_odd_files(tmp_path):
     assert search(tmp_path, mark) == [f"{secret}: raw"]
     secret.rename(deep / mark).write_text("")
     assert search(tmp_path, mark) == [f"{deep / mark}: in the name, raw"]
+
+
+@pytest.mark.parametrize("top", ["/tmp", "/var/tmp", "/dev/shm"])
+def test_places_of_everybody(top, tmp_path):
+    if not os.path.isdir(top):
+        pytest.skip(f"no {top}")
+    mark = birds.new_mark()
+    with tempfile.NamedTemporaryFile("w", dir=top) as file:
+        file.write(mark)
+        file.flush()
+        assert search(tmp_path, mark) == [f"{file.name}: raw"]
 
 
 def test_git(tmp_path, place):

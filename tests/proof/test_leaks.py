@@ -529,7 +529,7 @@ def test_memory_of_each_process(
     def look(state: str) -> int | None:
         """Scan the supervisor and all its children but the keyholder, of which it gives the pid."""
         for key in unlock_keys(vault, agent, operator):
-            memory.want_key(f"unlock key {key[:8]}", nostr_sdk.Keys.parse(key))
+            memory.wanted |= {f"unlock key {key[:8]}": key.encode(), f"unlock key {key[:8]} (bytes)": bytes.fromhex(key)}
         status = vault.wait_state(state)
         clean(status["pid"], f"supervisor, {state}")
         for pid in {*descendants(status["pid"])} - {status["keyholder_pid"]}:
