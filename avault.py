@@ -2581,7 +2581,7 @@ class AccessLog:
                     try:
                         entry = json.loads(line)
                         return int(entry["n"]), str(entry["mac"])
-                    except (ValueError, TypeError, KeyError):
+                    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                         continue
         return 0, ""
 
@@ -2589,7 +2589,7 @@ class AccessLog:
         """Every line, the oldest first, with the path of its file; raises AvaultError."""
         for path in [f"{self.path}.{age}" for age in range(self.OLDER, 0, -1)] + [self.path]:
             if os.path.lexists(path):
-                for line in read_file(path, 2 * self.LIMIT).splitlines():
+                for line in read_file(path, 2 * self.LIMIT).splitlines(keepends=True):
                     yield path, line
 
     def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str) -> None:
@@ -2652,12 +2652,12 @@ class AccessLog:
                 entry = json.loads(line)
                 del entry["mac"]
                 mac, signed = self.sign(entry)
-                if not hmac.compare_digest(line + b"\n", signed):
+                if not hmac.compare_digest(line, signed):
                     problem = f"line {count} was not written by the keyholder, or was changed"
                 elif after not in (None, entry["after"]):
                     problem = f"lines are missing, or in another order, before line {count}"
                 after = mac
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 problem = f"line {count} is damaged"
             if problem:
                 break
@@ -3772,7 +3772,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
         self.listen()
-        write_file(self.places.own("python"), sys.executable.encode())
+        write_file(self.places.own("python"), os.fsencode(sys.executable))
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
         if options["ask"] or options["nsec"] is not None:
@@ -4973,12 +4973,12 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
     words = [word for argument in own for word in argument.split("=", 1)]
     given = next((words[index + 1] for index, word in enumerate(words[:-1]) if word == "--dir"), None)
     try:
-        with open(Places(given).own("python"), encoding="utf-8") as recorded:
-            python = recorded.read()
-    except OSError:
-        python = ""
-    if python and os.access(python, os.X_OK) and python != sys.executable:
-        os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
+        with open(Places(given).own("python"), "rb") as recorded:
+            python = os.fsdecode(recorded.read())
+        if python != sys.executable:
+            os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
+    except (OSError, ValueError):  # there is none; or what is recorded is no program, or no path
+        pass
     write_all(
         2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
     )

@@ -148,7 +148,7 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
     count: Counter[str] = Counter()
     for name in [*REFUSED, *OPENED]:
         custody = {"pairing.json": "phone", "keychain.json": "keychain"}.get(name, "nsec")
-        for how, bad in damaged(disk.good[name], 60):
+        for how, bad in damaged(disk.good[name], 21):
             disk.write(name, bad)
             if name == "nsec.enc":  # asked for only where a machine has nothing better
                 disk.path("unlock.json").unlink()
