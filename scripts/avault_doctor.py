@@ -457,7 +457,7 @@ def check_python(patient: Patient) -> Iterator[Finding]:
         )
     if patient.has("python"):
         recorded = read_file(patient.places.own("python")).decode(errors="replace")
-        if not os.access(recorded, os.X_OK):
+        if not (os.path.isfile(recorded) and os.access(recorded, os.X_OK)):
             yield Finding("bad", f"{printable(recorded)}, which the daemon ran with, is gone", "avault daemon start -b")
     yield Finding("ok", f"Python {sys.version.split()[0]}, nostr-sdk {found}")
 

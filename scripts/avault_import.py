@@ -670,9 +670,11 @@ def unescape(text: str) -> str:
         if control or letter:
             return chr(ord(control) & 0x1F) if control else ESCAPES.get(letter, letter)
         code = int(octal, 8) if octal else int(byte or short or long, 16)
-        return chr(code) if code < 0x110000 else ""
+        if (byte or octal) and code > 127:  # one byte of a character's several
+            return bytes([code & 255]).decode("utf-8", "surrogateescape")
+        return "" if code > 0x10FFFF or 0xD800 <= code < 0xE000 else chr(code)
 
-    return ESCAPE.sub(decode, text)
+    return ESCAPE.sub(decode, text).encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def read_fish_word(word: str) -> str | None:

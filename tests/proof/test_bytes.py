@@ -179,7 +179,7 @@ def test_an_open_vault_is_served_and_not_written_over_damage(disk):
     """The file breaks under a running keyholder: reads go on, writes are refused by name, and the file is left."""
     store = avault.Store.load(disk.places, disk.agent, avault.read_unlock(disk.places)[0])
     good, count = disk.good["avault.enc"], 0
-    for _, bad in damaged(good, 400):
+    for _, bad in damaged(good, 150):
         disk.write("avault.enc", bad)
         [refused] = store.write([lambda vault: vault.put("g", "K", "x", 1, store.machine)])
         assert isinstance(refused, avault.Tampered) and "avault.enc" in refused.message
@@ -198,17 +198,18 @@ def test_doctor_and_status_name_every_damage(disk, monkeypatch):
     """Both look at files that may be anything; neither stumbles, and what the vault needs is called bad."""
     shown: list[str] = []
     monkeypatch.setattr(avault, "put", shown.append)
-    checks = [avault_doctor.CHECKS[name] for name in ("vault", "git", "state", "python") if name in avault_doctor.CHECKS]
-    checks += [avault_doctor.check_attributes]
+    checks = [avault_doctor.CHECKS[name] for name in ("vault", "state", "socket", "python")]
     count = 0
     for name in [*REFUSED, *OPENED]:
-        for _, bad in damaged(disk.good[name], figures.pick(15, 300)):
+        for _, bad in damaged(disk.good[name], figures.pick(12, 300)):
             disk.write(name, bad)
             patient = avault_doctor.Patient(disk.places, offline=True)
             findings = [finding for check in checks for finding in avault_doctor.examine(check, patient)]
             assert not [each for each in findings if "could not be looked at" in each.text], (name, bad)
             if name in REFUSED and name != "avault.enc":  # which only its key can judge
                 assert [each for each in findings if each.state == "bad" and name in each.text], (name, bad)
+            if name == "python" and not os.path.isfile(os.fsdecode(bad)):
+                assert [each for each in findings if "which the daemon ran with, is gone" in each.text], bad
             assert avault.cmd_status(avault.Terminal(disk.places.dir, want_json=True)) == avault.Unavailable.exit_code
             status = json.loads(shown.pop())
             assert (name != "unlock.json") or name in status["warnings"][0]
@@ -224,7 +225,7 @@ def test_doctor_and_status_name_every_damage(disk, monkeypatch):
 def test_every_damage_of_the_access_log_is_named(disk):
     """By the keyholder that wrote it, and by the next one, but for whole lines at its end that it cannot miss."""
     good, count = disk.good["access.log"], 0
-    for _, bad in [*damaged(good, 2000), *(("", good.replace(b"\n", end)) for end in (b"\r", b"\r\n", b"\n\n"))]:
+    for _, bad in [*damaged(good, 450), *(("", good.replace(b"\n", end)) for end in (b"\r", b"\r\n", b"\n\n"))]:
         disk.write("access.log", bad)
         found = disk.log.verify()
         assert not found["intact"] and found["problem"], bad
@@ -334,7 +335,7 @@ def test_mixed_parts_open_nothing(disk, monkeypatch):
     chance, seen, count = random.Random(figures.FULL), set(), 0
     good = lines[2]
     pool = [line for parts in lines for line in parts]
-    while count < figures.pick(3000, 100_000):
+    while count < figures.pick(600, 100_000):
         kind = chance.randrange(5)
         if kind == 0:  # one part of another file in the place of ours
             mixed = [chance.choice(lines)[place % len(lines[0])] if chance.random() < 0.3 else line for place, line in enumerate(good)]
@@ -397,7 +398,7 @@ async def test_mixed_files_never_open_something_else(disk):
     take(nostr_sdk.Keys.generate(), disk.identity, 2)
     chance, outcomes = random.Random(figures.FULL), Counter()
     own = set(variants["avault.enc"][1:3])
-    for _ in range(figures.pick(250, 10_000)):
+    for _ in range(figures.pick(80, 10_000)):
         disk.restore()
         mixed = {name: chance.choices(each, weights=[1, 5, 3, 2, 2])[0] for name, each in variants.items()}
         for name, data in mixed.items():
@@ -436,7 +437,7 @@ def places_in(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from places_in(value[key])
 
 
-@settings(deadline=None, max_examples=figures.pick(150, 20_000))
+@settings(deadline=None, max_examples=figures.pick(100, 20_000))
 @given(st.data())
 def test_what_is_accepted_re_encodes_to_itself(data):
     """The agent's own hand writes plaintexts that are nearly right: in a header, in the body, or between."""
@@ -464,7 +465,7 @@ def test_what_is_accepted_re_encodes_to_itself(data):
 FIELD = st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.lists(st.text(max_size=3), max_size=2) | st.floats()
 
 
-@settings(deadline=None, max_examples=figures.pick(150, 20_000))
+@settings(deadline=None, max_examples=figures.pick(100, 20_000))
 @given(st.sampled_from(sorted(avault.FIELDS)), st.data())
 def test_a_file_that_is_accepted_re_encodes_to_itself(kind, data):
     fields = avault.FIELDS[kind]
