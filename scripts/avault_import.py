@@ -645,6 +645,11 @@ def read_dotenv_value(text: str, name: re.Match[str], end: int, lines: Lines) ->
         remark = BACKTICKS_ARE_QUOTES
     if "#" in value:
         remark = "a # ends the value to npm's dotenv, and to others not"
+    bare = text[start:end].strip(" \t\r")
+    if bare != bare.strip():
+        remark = "the odd white space around it belongs to the value for some, and for others not"
+    if not remark and re.search(r"[\\'\"]", value):
+        remark = "quotes and backslashes belong to the value, but not to a shell that reads this line"
     return made(None if problem else value, end, problem, remark), end + 1
 
 

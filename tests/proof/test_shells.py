@@ -14,7 +14,7 @@ import string
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ def any_text(chance: random.Random) -> str:
         return "".join(chance.choices(string.ascii_letters + string.digits + "_-./+=", k=chance.randrange(1, 50)))
 
     def unicode() -> str:
-        codes = [chance.choice([chance.randrange(1, 0xD800), chance.randrange(0xE000, 0x110000), chance.randrange(1, 256)]) for _ in range(4)]
+        codes = [
+            chance.choice([chance.randrange(1, 0xD800), chance.randrange(0xE000, 0x110000), chance.randrange(1, 256)])
+            for _ in range(4)
+        ]
         return "".join(map(chr, codes))
 
     def nasty() -> str:
@@ -179,13 +182,15 @@ def test_what_shells_quote_in_a_dotenv_file_is_read_or_said():
     read = said = 0
     for number, name in enumerate(QUOTED_FOR_A_SHELL):
         argv, script = WRITERS[name]
-        values = {key: value for key, value in variables(figures.pick(200, 1000), 50_000 + number).items() if is_read_back_by_zsh(value)}
+        values = {
+            key: value for key, value in variables(figures.pick(200, 1000), 50_000 + number).items() if is_read_back_by_zsh(value)
+        }
         for line in re.split(r"(?m)^(?=export )", written(argv, script, values)):
             found = {each.name: each for each in reader.parse_dotenv(line) if each.name in values}
             for key, each in found.items():
                 if each.problem or each.remark:
                     said += 1
-                elif not re.search(r"export \w+=\$'", line):  # which is what every reader of these files takes it for
+                else:
                     assert each.value == values[key], (name, line, values[key], each.value)
                     read += 1
     assert read > said
@@ -216,7 +221,9 @@ class Stream:
         self.data, self.secret = b"", list[tuple[int, int]]()
         for _ in range(chance.randrange(1, 12)):
             if chance.random() < 0.5:
-                self.data += chance.choice([chance.randbytes, lambda n: b"a" * n, lambda n: chance.choice(values)[: n % 7]])(chance.randrange(40))
+                self.data += chance.choice([chance.randbytes, lambda n: b"a" * n, lambda n: chance.choice(values)[: n % 7]])(
+                    chance.randrange(40)
+                )
             else:
                 self.add(chance, chance.choice(values))
 
@@ -252,7 +259,7 @@ def test_masks_of_random_streams_in_random_pieces():
     chance, count, masked = random.Random(SEED), 0, 0
     while count < figures.pick(1500, 100_000):
         texts = [text for text in (any_text(chance).strip() for _ in range(9)) if len(text.encode()) >= avault_run.SHORTEST]
-        texts = list(dict.fromkeys([*texts[:2], *(text for text in ["p\u00e4ss/w\u00f6rd+&<>=\"\\ 1"] if not texts)]))
+        texts = list(dict.fromkeys([*texts[:2], *(text for text in ['p\u00e4ss/w\u00f6rd+&<>="\\ 1'] if not texts)]))
         patterns = avault_run.Patterns.of({f"g/K{number}": [text] for number, text in enumerate(texts)})
         assert patterns
         for _ in range(25):
