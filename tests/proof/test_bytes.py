@@ -5,6 +5,7 @@ the keyholder that reads the files, asks its custody, loads the store and turns 
 command and its daemon. test_seal.py and test_store.py look at the functions one by one.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,14 @@ class Disk(Example):
         found = [path for top in (self.places.dir, self.places.state) for path in Path(top).iterdir()]
         return {path.name: path.read_bytes() for path in found}
 
-    def restore(self) -> None:
-        """Have all files as they were at first."""
-        for name, data in self.files().items():
-            if name not in self.good:
-                self.path(name).unlink()
-            elif data != self.good[name]:
-                self.write(name, self.good[name])
-        for name in self.good.keys() - self.files().keys():
-            self.write(name, self.good[name])
+    def restore(self, found: dict[str, bytes] | None = None) -> None:
+        """Have all files as they were at first; `found` is what is there."""
+        found = self.files() if found is None else found
+        for name in found.keys() - self.good.keys():
+            self.path(name).unlink()
+        for name, data in self.good.items():
+            if found.get(name) != data:
+                self.write(name, data)
 
     async def open(self, custody: str = "nsec") -> tuple[avault.Keyholder, str | None]:
         """The keyholder's way to the vault: what came of it, and the code of the error that ended it."""
@@ -104,12 +104,16 @@ class Disk(Example):
 
 @pytest.fixture
 def disk(tmp_path: Path, place, monkeypatch) -> Iterator[Disk]:
-    """Where a phone is asked, nobody answers. Nothing waits for the disk: what lasts is not the question here."""
+    """Where a phone is asked, nobody answers. Nothing waits for the disk or a thread: that is not the question here."""
 
     def connected(*_: object) -> None:
         raise avault.TimedOut("the phone is asked, and nobody answers")
 
+    async def at_once(work: Callable[..., Any], *args: Any) -> Any:
+        return work(*args)
+
     monkeypatch.setattr(avault.Keyholder, "connected", connected)
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     disk = Disk(tmp_path)
     yield disk
@@ -169,7 +173,7 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
                 assert name != "nip46.json" or "hints" in keyholder.warnings
             assert after[name] == bad or (name == "access.log" and after[name].startswith(bad)), name
             count[how] += 1
-            disk.restore()
+            disk.restore(after)
     keyholder, code = await disk.open()
     assert code is None and keyholder.store
     figures.at_least("truncated files on the way to an open vault", count["truncated"])
@@ -216,7 +220,7 @@ def test_doctor_and_status_name_every_damage(disk, monkeypatch):
             assert (name != "unlock.json") or name in status["warnings"][0]
             assert disk.files() == {**disk.good, name: bad}
             count += 1
-            disk.restore()
+            disk.restore({**disk.good, name: bad})
     figures.at_least("damaged files that doctor and status looked at", count)
 
 
@@ -257,7 +261,7 @@ async def test_a_line_that_is_a_trap_for_parsers(disk, line):
 
 
 def with_odd_bytes(good: bytes) -> Iterator[bytes]:
-    """Truncations, flips, and bytes that no path has; always all of them, as it is fast."""
+    """All truncations and flips, and bytes that no path has."""
     yield from (good[:length] for length in range(len(good)))
     for place in range(len(good)):
         yield from (good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :] for bit in range(8))
@@ -267,7 +271,7 @@ def with_odd_bytes(good: bytes) -> Iterator[bytes]:
 def test_a_damaged_socket_file_leads_nowhere(disk):
     """A daemon that cannot be found is no daemon; that is said, with exit 6."""
     terminal = avault.Terminal(disk.places.dir, want_json=False)
-    for bad in with_odd_bytes(disk.good["socket"]):
+    for bad in list(with_odd_bytes(disk.good["socket"]))[:: figures.pick(5, 1)]:
         disk.write("socket", bad)
         assert avault.fast_exchange(disk.places, {"op": "list"}, None) is None
         with pytest.raises(avault.NoDaemon):
@@ -521,6 +525,8 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
         return {name: path.read_bytes() for name, path in where.items() if path.exists()}
 
     for name, path in sorted(where.items()):
+        if name in OPENED and not figures.FULL:
+            continue
         for _, bad in chance.sample(list(damaged(path.read_bytes(), 60)), figures.pick(1, 20)):
             before = files()
             if name == "nsec.enc":
