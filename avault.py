@@ -2550,9 +2550,9 @@ class AccessLog:
 
     def __init__(self, directory: str, keys: nostr_sdk.Keys) -> None:
         self.path = os.path.join(directory, "access.log")
-        self.key = hmac.digest(
-            bytes.fromhex(keys.secret_key().to_hex()), b"avault access log", "sha256"
-        )  # of no other use than this
+        secret = bytes.fromhex(keys.secret_key().to_hex())
+        self.key = hmac.digest(secret, b"avault access log", "sha256")  # of no other use than this
+        self.end = b""  # what the last line lacks
         self.number, self.mac = self.find_end()
         self.file = self.open()
 
@@ -2560,7 +2560,10 @@ class AccessLog:
         """A descriptor to append with, kept open: a process that has no other left can still say what it releases."""
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            return os.open(self.path, flags, 0o600)
+            fd = os.open(self.path, flags, 0o600)
+            write_all(fd, self.end)
+            self.end = b""
+            return fd
         except OSError as error:
             raise self.refusal(error) from None
 
@@ -2576,7 +2579,9 @@ class AccessLog:
             if os.path.isfile(path):
                 with open(path, "rb") as file:
                     file.seek(max(0, os.path.getsize(path) - 2 * self.LONGEST))
-                    ends = file.read(2 * self.LONGEST).splitlines()
+                    ends = file.read(2 * self.LONGEST).splitlines(keepends=True)
+                if path == self.path and ends and not ends[-1].endswith(b"\n"):
+                    self.end = b"\n"  # a power loss has cut it off: the next is to stand by itself
                 for line in reversed(ends):
                     try:
                         entry = json.loads(line)
@@ -2887,7 +2892,7 @@ class Keyholder:
             store = await loading
             self.begin(store, type(custody).__name__)
         finally:
-            await self.turn_ratchet(keys, also_recovery=not own)
+            await self.turn_ratchet(keys, also_recovery=not own or not os.path.lexists(self.places.file("nsec.enc")))
         if not own:
             self.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps; to be safe from who recorded that: avault pair --replace"
@@ -3343,22 +3348,22 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
             raise Usage("the signer holds the agent's own key", "choose the operator's account in the signer")
     vault = Vault(identity, agent, operator, name)
     keyholder.content = {**seal_nsec(keys, identity, operator, name, host), "proven": None}
-    recovery = seal_nsec(keys, identity, operator, name, host)
-    files = [
-        (places.file(".gitattributes"), GITATTRIBUTES),
-        (places.file("nip46.json"), encode_hints(agent, operator, relays, name)),
-        (places.file("nsec.enc"), encode_file("nsec", recovery)),
-        (places.own("unlock.json"), encode_file("unlock", keyholder.content)),
-    ]
-    for path, data in files:
+
+    def write(path: str, data: bytes) -> None:
         write_file(path, data)
         session.send({"progress": "wrote", "path": path})
+
+    write(places.file(".gitattributes"), GITATTRIBUTES)
+    write(places.file("nip46.json"), encode_hints(agent, operator, relays, name))
+    write(places.own("unlock.json"), encode_file("unlock", keyholder.content))
     if pairing:
         pairing.save(places)
         session.send({"progress": "wrote", "path": places.own("pairing.json")})
-    keyholder.begin(await asyncio.to_thread(Store.create, places, keys, vault), "init")
-    keyholder.control.send({"wrote": True})
+    store = await asyncio.to_thread(Store.create, places, keys, vault)  # cut off before, init begins anew; after, it opens
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
+    write(places.file("nsec.enc"), encode_file("nsec", seal_nsec(keys, identity, operator, name, host)))
+    keyholder.begin(store, "init")
+    keyholder.control.send({"wrote": True})
     if pairing:
         await prove(keyholder, session, pairing)
     return {"ok": True, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "paired": bool(pairing)}
