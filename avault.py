@@ -2965,8 +2965,8 @@ class Keyholder:
         return self.requests[op](self, session, request)
 
     def open_store(self) -> Store:
-        """The store of an open vault; raises Locked."""
-        if not self.store:
+        """The store of an open vault; raises Locked, also when it is to lock by now and `run` has slept through it."""
+        if not self.store or self.time_left() <= 0:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
         return self.store
 

@@ -254,12 +254,12 @@ def local_relay(port: int | None = None, **options: Any) -> Relay:
     return Relay(_python("local"), port=port, **options)
 
 
-def nostr_relay() -> Relay:
+def nostr_relay(**config: Any) -> Relay:
     """The relay of the PyPI package nostr-relay. It stores all events, also those of kind 24133."""
     if not importlib.util.find_spec("nostr_relay"):
         pytest.skip("the package nostr-relay is not installed")
     directory = tempfile.TemporaryDirectory(prefix="nostr-relay-", ignore_cleanup_errors=True)
-    relay = Relay(_python("stored"), dir=directory.name)
+    relay = Relay(_python("stored"), dir=directory.name, **config)
     relay.belongings = directory
     return relay
 

@@ -1,12 +1,13 @@
 """A relay that others wrote, and that stores every event: the PyPI package nostr-relay.
 
-Configuration: dir, for its database; port, optional.
+Configuration: dir, for its database; port, optional; skew, the seconds by which its clock is wrong, optional.
 """
 
 import asyncio
 import json
 import os
 import socket
+import time
 from typing import Any
 
 import uvicorn
@@ -14,6 +15,7 @@ from alembic import command
 from alembic.config import Config as Alembic
 from lines import Commands, emit, run
 from nostr_relay import __file__ as package
+from nostr_relay import validators
 from nostr_relay.config import Config
 from nostr_relay.web import create_app
 
@@ -22,6 +24,7 @@ VALIDATORS = ["is_not_too_large", "is_signed", "is_recent"]
 
 async def main(config: dict[str, Any]) -> Commands:
     os.chdir(config["dir"])
+    validators.time = lambda: time.time() + config.get("skew", 0)
     with open("relay.json", "w") as file:  # JSON is YAML
         json.dump(
             {

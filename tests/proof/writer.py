@@ -45,6 +45,8 @@ async def put(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
     store = hold(keyholder, job)
     stop()
     await keyholder.change(lambda vault: vault.put("g", "K", job["value"], 2, store.machine))
+    if job.get("look"):
+        store.refresh()  # as the next request does
 
 
 async def merge(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
