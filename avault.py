@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     Talk = Callable[["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
+    Limits = tuple[float | None, float | None]  # seconds until the vault locks by itself: after an unlock, without a use
 else:
 
     class Lazy:
@@ -575,6 +576,8 @@ def complain(error: Exception) -> AvaultError:
     """`error` itself if it is ours; else one that says its type, and nothing that it may carry."""
     if isinstance(error, AvaultError):
         return error
+    if isinstance(error, RecursionError):
+        return Usage("nested too deep")
     return AvaultError(f"avault failed: {type(error).__name__}", "this should not happen; please report what you did")
 
 
@@ -1691,6 +1694,12 @@ def decode_frame(data: bytes | bytearray) -> dict[str, Any]:
     return message
 
 
+def read_limit(request: dict[str, Any]) -> float | None:
+    """The `timeout` of a request, in seconds; None for none."""
+    limit = request.get("timeout")
+    return float(min(max(0.0, limit), 1e9)) if isinstance(limit, (int, float)) else None  # NaN is not above 0
+
+
 def spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
     """Run something beside; while it runs it is in `tasks`, as the event loop does not hold it."""
     task = asyncio.get_running_loop().create_task(work)
@@ -1811,7 +1820,8 @@ class Session:
 
     Requests are given to `answer` in order. One that takes time is a coroutine,
     which may ask for the next frame with `await session.frame()`; `settled` is
-    called when it has ended. `sessions` is the set of those that are open.
+    called when it has ended. `sessions` are those that are open, in the order of
+    their last requests.
     """
 
     STALLED = 30.0  # seconds that half a frame may stay half
@@ -1821,7 +1831,7 @@ class Session:
         first: dict[str, Any],
         answer: Callable[[Session, dict[str, Any]], dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]],
         settled: Callable[[], None],
-        sessions: set[Session],
+        sessions: dict[Session, None],
     ) -> None:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
         self.caller: dict[str, Any] | None = None  # for the access log
@@ -1835,7 +1845,6 @@ class Session:
         """The connection was taken over; its first frame came with it."""
         self.transport = transport
         transport.set_write_buffer_limits(high=MAX_FRAME)
-        self.sessions.add(self)
         self.handle(self.first)
 
     def data_received(self, data: bytes) -> None:
@@ -1864,6 +1873,8 @@ class Session:
 
     def handle(self, request: dict[str, Any]) -> None:
         """Answer one request, now or by a task."""
+        self.sessions.pop(self, None)
+        self.sessions[self] = None
         try:
             self.is_conversation = str(request.get("op")) in SESSIONS
             answer = self.answer(self, request)
@@ -1922,7 +1933,7 @@ class Session:
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
-        self.sessions.discard(self)
+        self.sessions.pop(self, None)
         if self.stalled:
             self.stalled.cancel()
         if self.task:
@@ -2489,6 +2500,8 @@ def harden(title: str, die_with_parent: bool = False) -> None:
     sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, and each process with 4 MB less
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 4_096), most))  # usual are 1,024, and a client's is one of them
     os.umask(0o077)
     if sys.platform == "linux":
         import ctypes
@@ -2499,6 +2512,13 @@ def harden(title: str, die_with_parent: bool = False) -> None:
         prctl(15, title.encode(), 0, 0, 0)  # PR_SET_NAME
         if die_with_parent:
             prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
+
+
+def room() -> int:
+    """How many clients a process keeps, with half of its descriptors; beyond, who was quiet the longest has to go."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 def uptime() -> float:
@@ -2679,24 +2699,16 @@ class AccessLog:
 class Keyholder:
     """The keyholder process: obtains the key, serves the vault, exits to lock it."""
 
-    MAX_SESSIONS = 2_000
-
     def __init__(
-        self,
-        places: Places,
-        control: socket.socket,
-        talks: dict[str, Talk],
-        requests: dict[str, Serve],
-        lock_after: float | None,
-        lock_idle: float | None,
+        self, places: Places, control: socket.socket, talks: dict[str, Talk], requests: dict[str, Serve], limits: Limits
     ) -> None:
         self.places, self.talks, self.requests = places, talks, requests
-        self.lock_after, self.lock_idle = lock_after, lock_idle
+        self.lock_after, self.lock_idle = limits
         self.opened = self.used = self.reported = uptime()
         self.host = printable(socket.gethostname().split(".")[0], 64)
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
-        self.sessions: set[Session] = set()
+        self.sessions: dict[Session, None] = {}
         self.store: Store | None = None
         self.log: AccessLog | None = None
         self.pairing: Pairing | None = None
@@ -2761,9 +2773,12 @@ class Keyholder:
     async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
         """Serve a connection from now on."""
         sock = socket.socket(fileno=fd)
-        if len(self.sessions) >= self.MAX_SESSIONS:
-            sock.close()
-            return
+        if len(self.sessions) >= room():
+            if not (idle := next((each for each in self.sessions if not each.task), None)):
+                sock.close()
+                return
+            del self.sessions[idle]
+            idle.transport.abort()
         make: Any = lambda: Session(frame, self.answer, self.settle, self.sessions)  # noqa: E731  a protocol, though not derived from asyncio's
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -3016,11 +3031,10 @@ class Keyholder:
             raise Usage("another pairing is under way", "let it end first, or stop it with: avault lock")
         self.talking = True
         self.report()
-        limit = request.get("timeout")
         try:
             async with asyncio.timeout(FIRST_FRAME_TIME):
                 private = await session.frame() if request.get("private") else {}
-            async with asyncio.timeout(limit if isinstance(limit, (int, float)) else None):
+            async with asyncio.timeout(read_limit(request)):
                 return await self.talks[request["op"]](self, session, request, private)
         except TimeoutError:
             again = "init" if request["op"] == "init" else "pair --replace"
@@ -3479,10 +3493,10 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
 TALKS: dict[str, Talk] = {"init": talk_init, "open": talk_open, "pair": talk_pair, "recover": talk_pair, "drill": talk_drill}
 
 
-async def hold(places: Places, fd: int, limits: list[float | None]) -> None:
+async def hold(places: Places, fd: int, limits: Limits) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, *limits).run()
+    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
 
 
 def main_keyholder(argv: list[str]) -> NoReturn:
@@ -3538,12 +3552,7 @@ class Guard:
     LOCK_TIME = 5.0  # seconds that a keyholder has to exit
 
     def __init__(
-        self,
-        places: Places,
-        lock_fd: int,
-        say: Callable[[str], None],
-        wrote: Callable[[], None],
-        limits: tuple[float | None, float | None],
+        self, places: Places, lock_fd: int, say: Callable[[str], None], wrote: Callable[[], None], limits: Limits
     ) -> None:
         self.places, self.lock_fd, self.say, self.wrote, self.limits = places, lock_fd, say, wrote, limits
         self.process: asyncio.subprocess.Process | None = None
@@ -3740,14 +3749,6 @@ class Guard:
 # frame of a connection, which carries none, and hands the connection on.
 
 
-def read_limit(request: dict[str, Any]) -> float | None:
-    """The `timeout` of a request, in seconds; None for none."""
-    limit = request.get("timeout")
-    if not isinstance(limit, (int, float)):
-        return None
-    return min(float(limit), 1e9) if limit > 0 else 0.0  # nor is NaN above 0
-
-
 class Supervisor:
     """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
 
@@ -3761,6 +3762,7 @@ class Supervisor:
         clean_directory(places.state)
         self.stopping = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.clients: list[socket.socket] = []  # who has not been answered or handed on, the oldest first
         self.bound: tuple[int, int] | None = None
         self.warned = False
 
@@ -3789,11 +3791,8 @@ class Supervisor:
         await self.stopping.wait()
         await self.guard.end()
         for path in (self.places.socket, self.places.pid_file, self.places.own("socket")):
-            if path != self.places.socket or self.is_bound():
-                try:
-                    os.unlink(path)
-                except FileNotFoundError:
-                    continue
+            if os.path.lexists(path) and (path != self.places.socket or self.is_bound()):
+                os.unlink(path)
         os.close(self.guard.lock_fd)  # who sees our connections end may start another daemon at once
         self.say("stopped")
 
@@ -3861,36 +3860,41 @@ class Supervisor:
                 await asyncio.sleep(0.1)
                 continue
             spawn(self.tasks, self.serve(sock))
+            await asyncio.sleep(0)  # one at a time, so that none is taken without room for it
 
     async def serve(self, sock: socket.socket) -> None:
         """Read the first frame of a connection, and answer it or hand it on."""
+        request = None
         try:
             sock.setblocking(False)
             if not is_same_user(sock):
                 return
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                request = await self.first_frame(sock)
-            if request is None:
-                return
+            self.clients.append(sock)
+            if len(self.clients) > room():
+                self.clients.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
             try:
-                answer = await self.handle(sock, request)
+                async with asyncio.timeout(FIRST_FRAME_TIME):
+                    request = await self.first_frame(sock)
+                answer = None if request is None else await self.handle(sock, request)
             except OSError:
-                raise  # out of descriptors: what cannot be handed on is closed, and the client tries again
+                raise  # too slow; or out of descriptors: what cannot be handed on is closed, and the client tries again
             except Exception as error:
                 answer = complain(error).to_dict()
             if answer is not None:
                 async with asyncio.timeout(FIRST_FRAME_TIME):
                     await asyncio.get_running_loop().sock_sendall(sock, encode_frame(answer))
-                if request.get("op") == "stop" and answer.get("ok"):
+                if request and request.get("op") == "stop" and answer["ok"]:
                     self.stopping.set()
                     await asyncio.Event().wait()  # so that the connection ends when we do
         except (OSError, TimeoutError):
             return  # a client that went away, or that was too slow
         finally:
+            if sock in self.clients:
+                self.clients.remove(sock)
             sock.close()
 
     async def first_frame(self, sock: socket.socket) -> dict[str, Any] | None:
-        """Exactly the first frame, and no byte of what follows; None for a client that left."""
+        """Exactly the first frame, and no byte of what follows; None for a client that left. Raises Usage."""
         loop = asyncio.get_running_loop()
         data, wanted = b"", 4
         while len(data) < wanted:
@@ -3901,13 +3905,8 @@ class Supervisor:
             if wanted == 4 == len(data):
                 wanted += int.from_bytes(data, "big")
                 if wanted > FIRST_FRAME:
-                    await loop.sock_sendall(sock, encode_frame(Usage("the first frame is too long").to_dict()))
-                    return None
-        try:
-            return decode_frame(data[4:])
-        except Usage as error:
-            await loop.sock_sendall(sock, encode_frame(error.to_dict()))
-            return None
+                    raise Usage("the first frame is too long")
+        return decode_frame(data[4:])
 
     async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
         """The answer to a first frame; None if the keyholder has the connection now. Raises AvaultError."""
