@@ -45,6 +45,7 @@ from avault import (
     check_group,
     command,
     decode_file,
+    find_git,
     option,
     own_command,
     printable,
@@ -230,6 +231,12 @@ class Repository:
         _, up, git_dir = os.fsdecode(found.stdout).split("\n", 2)
         self.top = os.path.realpath(os.path.join(self.directory, up))
         self.git_dir = git_dir.removesuffix("\n")
+        # Whoever can push could make the vault's directory look like a bare repository, whose settings name programs.
+        if os.path.realpath(self.git_dir) != os.path.realpath(find_git(self.directory) or ""):
+            raise Refused(
+                f"git would take {printable(self.git_dir)} for a repository of its own, and its settings with it",
+                "who put HEAD and config there? Take them out of it",
+            )
         self.paths = {name: os.path.relpath(os.path.join(self.directory, name), self.top) for name in NAMES}
 
     def run(self, *words: str, data: bytes = b"", index: str | None = None, settings: tuple[str, ...] = ()) -> bytes:
