@@ -2144,7 +2144,7 @@ class RemoteSigner:
         self.relays: dict[str, dict[str, Any]] = {url: {"url": url, "connected": False, "said": None} for url in relays}
         self.pending: Request | None = None
         self.greeting: tuple[str, asyncio.Future[str]] | None = None
-        self.ready = asyncio.Event()  # a relay has confirmed our subscription
+        self.ready, self.subscribing = asyncio.Event(), False  # a relay has confirmed our subscription; another is to come
         self.since = time.time()
         self.requests = 0
         self.error: str | None = None
@@ -2171,6 +2171,7 @@ class RemoteSigner:
     async def subscribe(self, after: float = 0.0) -> None:
         """Ask the relays for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
         await asyncio.sleep(after)
+        self.subscribing = False
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
         await self.client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
 
@@ -2194,7 +2195,8 @@ class RemoteSigner:
                     continue  # garbage is free to send; it must not end a wait
             elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS():
                 self.ready.set()
-            elif notification.is_MESSAGE() and notification.message.as_enum().is_CLOSED():
+            elif notification.is_MESSAGE() and notification.message.as_enum().is_CLOSED() and not self.subscribing:
+                self.subscribing = True  # one at a time: a relay that closes them by the thousand would keep us busy
                 spawn(self.tasks, self.subscribe(after=5.0))  # the library does not, and would be deaf
             elif notification.is_SHUTDOWN():
                 return
@@ -3346,6 +3348,8 @@ def accept_public_key(result: str) -> str:
 async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
     places = keyholder.places
+    if keyholder.store:
+        raise Denied("a vault is open, whose key may be nowhere else", "avault lock, then: avault init")
     refuse_to_overwrite(places)
     name, host = check_name(str(request.get("name"))), keyholder.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
