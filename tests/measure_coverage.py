@@ -1,6 +1,6 @@
 """How much of avault.py the tests reach.
 
-    .venv/bin/python tests/measure.py coverage [PYTEST'S WORDS]   the whole suite, with every process that it starts
+    .venv/bin/python tests/measure_coverage.py [PYTEST'S WORDS]   the whole suite, with every process that it starts
 
 Prints, for each region, the share of lines and branches that were reached, and those that were not.
 """
@@ -8,7 +8,6 @@ Prints, for each region, the share of lines and branches that were reached, and 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys

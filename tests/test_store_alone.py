@@ -1,0 +1,455 @@
+"""The vault's file without a daemon: what a Store makes of each state in which it may find the file, the pin and itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import nostr_sdk
+import pytest
+
+import avault
+
+AGENT, OPERATOR = nostr_sdk.Keys.generate(), nostr_sdk.Keys.generate()
+CLONE = "another machine writes under this one's name"
+
+
+class Desk:
+    """One machine's view of the vault's directory: a state directory of its own, and a Store."""
+
+    def __init__(self, vault: Path, state: Path) -> None:
+        self.places = avault.Places(str(vault))
+        self.places.state = str(state)
+        for directory in (vault, state):
+            directory.mkdir(exist_ok=True)
+        self.path = vault / "avault.enc"
+        self.content = {"vault": "00" * 16, "name": "test", "operator": avault.to_npub(avault.public_hex(OPERATOR))}
+
+    def create(self) -> avault.Store:
+        vault = avault.Vault("00" * 16, avault.public_hex(AGENT), avault.public_hex(OPERATOR), "test")
+        vault.put("g", "K", "first", 1, avault.machine_id(self.places))
+        return avault.Store.create(self.places, AGENT, vault)
+
+    def load(self, accept_rollback: bool = False) -> avault.Store:
+        return avault.Store.load(self.places, AGENT, self.content, accept_rollback)
+
+    def pin(self) -> dict:
+        return avault.decode_file("pin", Path(self.places.own("pin.json")).read_bytes(), "")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "vault", tmp_path / "state")
+
+
+@pytest.fixture
+def store(desk: Desk) -> avault.Store:
+    return desk.create()
+
+
+def put(key: str, value: str = "x", machine: str = "m") -> Callable[[avault.Vault], None]:
+    return lambda vault: vault.put("g", key, value, 1, machine)
+
+
+def value(vault: avault.Vault, key: str) -> str:
+    return vault.secrets("g", key)[0].value
+
+
+def elsewhere(vault: avault.Vault, machine: str = "other", key: str = "E", by: int = 1, **changes: str) -> bytes:
+    """The file as another machine makes it from this state of the vault."""
+    draft = vault.copy()
+    draft.put("g", key, f"from {machine}", 2, machine)
+    draft.generation[machine] = draft.generation.get(machine, 0) + by
+    for name, text in changes.items():
+        setattr(draft, name, text)
+    return avault.seal_vault(draft, AGENT)
+
+
+# Making, loading, pinning
+
+
+def test_the_first_file(desk, store):
+    assert store.vault.generation == {store.machine: 1} and store.vault.sources == []
+    assert desk.pin() == {"generation": {store.machine: 1}, "hash": avault.sha256(desk.path.read_bytes()).hex()}
+    assert value(avault.open_vault(desk.path.read_bytes(), AGENT), "K") == "first"
+    loaded = desk.load()
+    assert (loaded.warning, loaded.trouble, loaded.digest, loaded.machine) == ("", None, store.digest, store.machine)
+
+
+def test_a_vault_is_made_over_no_other(desk, store):
+    before = desk.path.read_bytes()
+    with pytest.raises(avault.FileChanged):
+        desk.create()
+    assert desk.path.read_bytes() == before
+    for name in ("avault.enc", "nsec.enc"):
+        desk.path = desk.path.rename(desk.path.with_name(name))
+        with pytest.raises(avault.AvaultError, match=f"there is a vault already.*{name}"):
+            avault.refuse_to_overwrite(desk.places)
+    desk.path.unlink()
+    avault.refuse_to_overwrite(desk.places)
+
+
+def test_without_a_pin_the_vault_is_pinned_and_said_to_be_unseen(desk, store):
+    os.unlink(desk.places.own("pin.json"))
+    assert "no pin.json" in desk.load().warning
+    assert desk.pin()["hash"] == store.digest
+    assert desk.load().warning == ""
+
+
+@pytest.mark.parametrize("field", ["vault", "name", "operator"])
+def test_the_file_is_that_of_the_key(desk, store, field):
+    desk.content[field] = {"vault": "11" * 16, "name": "another", "operator": avault.to_npub(avault.public_hex(AGENT))}[field]
+    with pytest.raises(avault.Tampered, match="another vault or another operator"):
+        desk.load()
+
+
+@pytest.mark.parametrize(
+    ("pinned", "found", "refusal"),
+    [
+        ({"me": 2}, {"me": 2}, "of the same generation"),
+        ({"me": 2}, {"me": 1}, "older than"),
+        ({"me": 2, "b": 1}, {"me": 2}, "older than"),
+        ({"me": 2}, {"me": 1, "b": 9}, "another machine's"),
+        ({"me": 2}, {"b": 1}, "another machine's"),
+        ({"me": 2}, {"me": 3}, CLONE),
+        ({"b": 2}, {"b": 2, "me": 1}, CLONE),
+        ({"me": 2}, {"me": 2, "b": 1}, None),
+        ({"me": 2, "b": 1}, {"me": 2, "b": 2}, None),
+    ],
+)
+def test_what_may_follow_the_pin(store, pinned, found, refusal):
+    store.machine, store.vault.generation, store.vault.sources = "me", found, ["s"]
+    said = store.compare({"generation": pinned, "hash": "p"})
+    assert said is None if refusal is None else refusal in said
+    assert store.compare({"generation": found, "hash": store.digest}) is None
+    if refusal == CLONE:  # our own write after the pin, which there was no time to pin
+        assert store.compare({"generation": pinned, "hash": "s"}) is None
+
+
+def test_a_rollback_is_accepted_under_a_new_name(desk, store):
+    older = desk.path.read_bytes()
+    assert store.write([put("L")]) == [None]
+    desk.path.write_bytes(older)
+    with pytest.raises(avault.Tampered, match="older than"):
+        desk.load()
+    assert desk.path.read_bytes() == older
+    accepted = desk.load(accept_rollback=True)
+    assert accepted.machine != store.machine and accepted.machine == avault.machine_id(desk.places)
+    assert accepted.vault.generation == dict(sorted({store.machine: 1, accepted.machine: 1}.items()))
+    assert accepted.vault.sources == [avault.sha256(older).hex()]
+    assert desk.load().digest == accepted.digest
+    assert value(accepted.vault.merge(store.vault), "L") == "x", "what was rolled back comes again by a merge"
+
+
+def test_a_rollback_that_is_none_changes_no_name(desk, store):
+    before = desk.path.read_bytes()
+    assert desk.load(accept_rollback=True).machine == store.machine
+    assert desk.path.read_bytes() == before
+
+
+def test_a_later_file_is_pinned_when_it_is_loaded(desk, store):
+    desk.path.write_bytes(elsewhere(store.vault))
+    loaded = desk.load()
+    assert value(loaded.vault, "E") == "from other" and loaded.warning == ""
+    assert desk.pin() == {"generation": loaded.vault.generation, "hash": loaded.digest}
+
+
+@pytest.mark.parametrize("count", [True, "1", 1.0, None])
+def test_a_pin_counts_in_whole_numbers(desk, store, count):
+    Path(desk.places.own("pin.json")).write_bytes(avault.encode_file("pin", {"generation": {"m": count}, "hash": ""}))
+    with pytest.raises(avault.Tampered, match=r"pin\.json is damaged"):
+        avault.read_pin(desk.places)
+
+
+def test_a_pin_that_cannot_be_written_is_said_until_it_can(desk, store):
+    pin = Path(desk.places.own("pin.json"))
+    pin.unlink()
+    pin.mkdir()
+    assert store.write([put("L")]) == [None]
+    assert "an older copy of the vault would not be noticed" in store.warning
+    pin.rmdir()
+    assert store.write([put("M")]) == [None]
+    assert store.warning == "" and desk.pin()["hash"] == store.digest
+
+
+def test_a_machine_keeps_its_name_and_its_image_gets_another(desk):
+    name = avault.machine_id(desk.places)
+    assert len(name) == 16 and avault.machine_id(desk.places) == name
+    path = Path(desk.places.own("machine.json"))
+    path.write_bytes(avault.encode_file("machine", {"id": name, "host": "another"}))
+    image = avault.machine_id(desk.places)
+    assert image != name and avault.machine_id(desk.places) == image
+
+
+# Writing
+
+
+def test_changes_are_written_together_and_each_is_answered(desk, store):
+    before = store.digest
+    done, refused, also = store.write([put("L"), lambda vault: vault.remove("g", "NONE"), put("M")])
+    assert (done, also) == (None, None) and isinstance(refused, avault.NotFound)
+    found = avault.open_vault(desk.path.read_bytes(), AGENT)
+    assert (value(found, "L"), value(found, "M")) == ("x", "x")
+    assert found.generation == {store.machine: 2} and found.sources == [before]
+    assert desk.pin() == {"generation": {store.machine: 2}, "hash": store.digest} and store.digest != before
+
+
+def test_changes_that_are_all_refused_write_nothing(desk, store):
+    before = desk.path.stat()
+    assert [type(each) for each in store.write([lambda vault: vault.remove("g", "NONE")] * 2)] == [avault.NotFound] * 2
+    assert desk.path.stat() == before and store.vault.generation == {store.machine: 1}
+
+
+def test_a_change_that_was_not_written_is_not_served(desk, store, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    before = desk.path.read_bytes(), store.digest
+    assert ["No space left" in each.message for each in store.write([put("L"), put("M")])] == [True, True]
+    assert (desk.path.read_bytes(), store.digest) == before
+    with pytest.raises(avault.NotFound):
+        store.vault.secrets("g", "L")
+
+
+def test_a_vault_that_does_not_open_replaces_nothing(desk, store, monkeypatch):
+    before, stale = desk.path.read_bytes(), store.vault.copy()
+    store.refresh()
+    monkeypatch.setattr(avault, "open_vault", lambda data, keys: stale)
+    [refused] = store.write([put("L")])
+    assert "does not open" in refused.message
+    assert desk.path.read_bytes() == before
+
+
+def test_writes_give_up_on_a_file_that_never_rests(desk, store, monkeypatch):
+    real, rounds = avault.seal_vault, []
+
+    def seal(vault, keys):
+        number = len(rounds)
+        rounds.append(number)
+        theirs = store.vault.copy()
+        theirs.put("g", f"E{number}", "x", 2, f"m{number}")
+        theirs.generation[f"m{number}"] = 1
+        desk.path.write_bytes(real(theirs, keys))
+        return real(vault, keys)
+
+    monkeypatch.setattr(avault, "seal_vault", seal)
+    assert ["keeps changing" in each.message for each in store.write([put("L"), put("M")])] == [True, True]
+    assert len(rounds) == 5
+    monkeypatch.undo()
+    assert store.write([put("L")]) == [None]
+    assert [value(store.vault, f"E{number}") for number in range(5)] == ["x"] * 5, "and none of theirs is lost"
+
+
+# Noticing
+
+
+def test_a_file_that_did_not_change_is_not_read_again(store, monkeypatch):
+    store.refresh()
+    monkeypatch.setattr(avault, "read_vault", lambda places: pytest.fail("read again"))
+    store.refresh()
+    assert store.trouble is None
+
+
+def test_a_later_file_is_served_and_pinned(desk, store):
+    desk.path.write_bytes(elsewhere(store.vault))
+    store.refresh()
+    assert value(store.vault, "E") == "from other" and store.digest == avault.sha256(desk.path.read_bytes()).hex()
+    assert desk.pin() == {"generation": store.vault.generation, "hash": store.digest}
+
+
+def test_nothing_is_noticed_in_the_middle_of_a_write(desk, store):
+    desk.path.write_bytes(elsewhere(store.vault))
+    store.writing = True
+    store.refresh()
+    assert "other" not in store.vault.generation
+    store.writing = False
+    store.refresh()
+    assert "other" in store.vault.generation
+
+
+def test_both_sides_of_a_concurrent_file_are_kept(desk, store):
+    theirs = elsewhere(store.vault)
+    assert store.write([put("L", "ours")]) == [None]
+    digests = sorted([store.digest, avault.sha256(theirs).hex()])
+    desk.path.write_bytes(theirs)
+    store.refresh()
+    found = avault.open_vault(desk.path.read_bytes(), AGENT)
+    assert (value(found, "E"), value(found, "L")) == ("from other", "ours")
+    assert found.generation == {store.machine: 3, "other": 1} and found.sources == digests
+    assert store.trouble is None and desk.pin()["generation"] == found.generation
+
+
+@pytest.mark.parametrize("sign", ["index.lock", "rebase-merge", "rebase-apply"])
+def test_while_git_works_a_concurrent_file_is_left_alone_unless_we_write(desk, store, sign):
+    theirs = elsewhere(store.vault)
+    store.write([put("L", "ours")])
+    desk.path.write_bytes(theirs)
+    (desk.path.parent / ".git").mkdir()
+    (desk.path.parent / ".git" / sign).touch()
+    store.refresh()
+    assert desk.path.read_bytes() == theirs and store.trouble is None
+    store.refresh()
+    assert desk.path.read_bytes() == theirs
+    assert store.write([put("M")]) == [None]
+    assert {"E", "L", "M"} <= set(store.vault.group("g").keys)
+
+
+def test_when_git_is_done_a_concurrent_file_is_merged(desk, store):
+    theirs = elsewhere(store.vault)
+    store.write([put("L", "ours")])
+    desk.path.write_bytes(theirs)
+    lock = desk.path.parent / ".git" / "index.lock"
+    lock.parent.mkdir()
+    lock.touch()
+    store.refresh()
+    lock.unlink()
+    store.refresh()
+    assert {"E", "L"} <= set(store.vault.group("g").keys)
+
+
+def bad_files(store: avault.Store) -> dict[str, tuple[bytes, str]]:
+    later = store.vault.copy()
+    later.generation = {store.machine: later.generation[store.machine] + 1}
+    older = store.vault.copy()
+    older.generation = {store.machine: 1}
+    same = store.vault.copy()
+    same.put("g", "K", "changed", 9, "x")
+    return {
+        "half": (Path(store.places.file("avault.enc")).read_bytes()[:-9], "damaged"),
+        "another vault": (elsewhere(store.vault, identity="11" * 16), "another vault"),
+        "another operator": (elsewhere(store.vault, operator=avault.public_hex(AGENT)), "another vault"),
+        "a clone": (avault.seal_vault(later, AGENT), CLONE),
+        "older": (avault.seal_vault(older, AGENT), "older one"),
+        "of the same generation": (avault.seal_vault(same, AGENT), "older one"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["half", "another vault", "another operator", "a clone", "older", "of the same generation"])
+def test_what_cannot_be_taken_is_trouble_and_harms_nothing(desk, store, kind):
+    store.write([put("L")])
+    good, (bad, said) = desk.path.read_bytes(), bad_files(store)[kind]
+    desk.path.write_bytes(bad)
+    store.refresh()
+    assert said in store.trouble.message and value(store.vault, "L") == "x"
+    pin = desk.pin()
+    [refused] = store.write([put("M")])
+    assert refused is store.trouble and desk.path.read_bytes() == bad and desk.pin() == pin
+    desk.path.write_bytes(good)
+    store.refresh()
+    assert store.trouble is None and store.write([put("M")]) == [None]
+
+
+def test_a_file_that_is_gone_is_trouble_until_it_is_back(desk, store):
+    data = desk.path.read_bytes()
+    desk.path.unlink()
+    store.refresh()
+    assert isinstance(store.trouble, avault.Tampered) and "is gone" in store.trouble.message
+    desk.path.write_bytes(data)
+    store.refresh()
+    assert store.trouble is None
+
+
+def test_trouble_that_is_not_the_files_is_looked_at_again(desk, store, monkeypatch):
+    def busy(places):
+        raise avault.AvaultError("too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(avault, "read_vault", busy)
+        store.refresh()
+        assert "too many" in store.trouble.message
+    store.refresh()
+    assert store.trouble is None
+
+
+# What git merges
+
+
+def test_git_is_given_the_copy_that_has_all(desk, store):
+    ours = desk.path.read_bytes()
+    theirs = elsewhere(store.vault)
+    assert store.offer(ours, theirs)[0] == store.offer(theirs, ours)[0] == theirs
+    assert store.offer(ours, ours)[0] == ours
+    assert not os.path.exists(desk.places.own("offered.json"))
+
+
+def test_git_is_given_a_merge_that_claims_nothing(desk, store):
+    one, other = elsewhere(store.vault, "a", "A"), elsewhere(store.vault, "b", "B")
+    name = f"{store.machine}-git"
+    for count in (1, 2):
+        data, merged = store.offer(one, other)
+        assert merged.generation == {store.machine: 1, "a": 1, "b": 1, name: count}
+        assert merged.sources == sorted(avault.sha256(each).hex() for each in (one, other))
+        assert (value(merged, "A"), value(merged, "B")) == ("from a", "from b")
+        assert avault.open_vault(data, AGENT).to_json() == merged.to_json()
+        assert list(merged.generation) == sorted(merged.generation)
+    again = avault.Store(desk.places, AGENT, store.vault, store.digest)
+    assert again.offer(one, other)[1].generation[name] == 3, "also after a lock"
+    ahead = elsewhere(merged, name, "G", by=9)
+    assert again.offer(ahead, elsewhere(store.vault, "c", "C"))[1].generation[name] == 12, "and after what another clone offered"
+
+
+def test_what_git_may_not_merge(store):
+    ours = elsewhere(store.vault, "a", "A")
+    with pytest.raises(avault.Tampered, match="two machines write under one name"):
+        store.offer(ours, elsewhere(store.vault, "a", "B"))
+    for changes in ({"identity": "11" * 16}, {"operator": avault.public_hex(AGENT)}):
+        stranger = elsewhere(store.vault, **changes)
+        for pair in ((ours, stranger), (stranger, ours)):
+            with pytest.raises(avault.Tampered, match="copy of another vault"):
+                store.offer(*pair)
+        with pytest.raises(avault.Tampered, match="copy of another vault"):
+            store.absorb(store.vault.copy(), stranger)
+
+
+def test_a_copy_is_absorbed_by_a_draft(store):
+    theirs, draft = elsewhere(store.vault), store.vault.copy()
+    draft.sources = [store.digest]
+    draft.put("g", "L", "ours", 1, store.machine)
+    store.absorb(draft, theirs)
+    assert (value(draft, "E"), value(draft, "L")) == ("from other", "ours")
+    assert draft.generation == {store.machine: 1, "other": 1}
+    assert draft.sources == sorted([store.digest, avault.sha256(theirs).hex()])
+    with pytest.raises(avault.Tampered, match="never made"):
+        store.absorb(draft, elsewhere(store.vault, store.machine))
+
+
+def test_where_git_keeps_its_own(tmp_path):
+    tree = tmp_path / "tree"
+    below = tree / "a" / "b"
+    below.mkdir(parents=True)
+    assert avault.find_git(str(below)) is None and not avault.is_git_at_work(str(below))
+    (tree / ".git").mkdir()
+    assert avault.find_git(str(below)) == str(tree / ".git")
+    (tree / ".git").rmdir()
+    for written, meant in (("gitdir: ../own\n", tree / "../own"), (f"gitdir: {tmp_path}/own\n", tmp_path / "own")):
+        (tree / ".git").write_text(written)
+        assert avault.find_git(str(below)) == str(meant)
+    (tmp_path / "own").mkdir()
+    assert not avault.is_git_at_work(str(below))
+    (tmp_path / "own" / "rebase-merge").mkdir()
+    assert avault.is_git_at_work(str(below))
+
+
+# What the phone is to be asked for
+
+
+def test_the_own_envelope_comes_first_and_the_recovery_copy_else(desk):
+    with pytest.raises(avault.NotFound, match="no vault in"):
+        avault.read_unlock(desk.places)
+    sealed = avault.seal_nsec(AGENT, "00" * 16, avault.public_hex(OPERATOR), "test", "host")
+    Path(desk.places.file("nsec.enc")).write_bytes(avault.encode_file("nsec", sealed))
+    assert avault.read_unlock(desk.places) == (sealed, False)
+    own = {**sealed, "proven": None}
+    Path(desk.places.own("unlock.json")).write_bytes(avault.encode_file("unlock", own))
+    assert avault.read_unlock(desk.places) == (own, True)
+
+
+@pytest.mark.parametrize("field", ["agent", "operator", "name"])
+def test_what_people_are_shown_is_plain(desk, field):
+    sealed = avault.seal_nsec(AGENT, "00" * 16, avault.public_hex(OPERATOR), "test", "host")
+    for wrong in {"agent": ["npub1\x1b[2J", "nsec1x", "npub1é", "", "xnpub1"]}.get(field) or ["a\nb", "\x1b[2J", "é"]:
+        Path(desk.places.file("nsec.enc")).write_bytes(avault.encode_file("nsec", {**sealed, field: wrong}))
+        with pytest.raises(avault.Tampered, match="names nobody"):
+            avault.read_unlock(desk.places)

@@ -1,0 +1,487 @@
+"""The socket protocol's parts without a process: frames, the control stream, a session, and a client whose daemon fails it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import avault
+
+Message = dict[str, Any]
+
+
+# Frames
+
+
+def test_frames_come_out_as_they_went_in_however_they_are_cut() -> None:
+    messages: list[Message] = [{"a": 1}, {}, {"b": "é" * 300}]
+    stream = b"".join(avault.encode_frame(each) for each in messages)
+    for size in (1, 3, 4, 5, len(stream)):
+        frames, found = avault.Frames(), []
+        for start in range(0, len(stream), size):
+            frames.feed(stream[start : start + size])
+            while (data := frames.next()) is not None:
+                found.append(avault.decode_frame(data))
+        assert found == messages and frames.next() is None and not frames.buffer
+
+
+def test_the_longest_frame_and_one_byte_more() -> None:
+    frames = avault.Frames(limit=10)
+    frames.feed((10).to_bytes(4, "big") + b"x" * 10)
+    assert frames.next() == b"x" * 10
+    frames.feed((11).to_bytes(4, "big"))
+    with pytest.raises(avault.Usage, match="a frame of 11 bytes; the limit is 10"):
+        frames.next()
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"[]", b"1", b"null", b'"x"', b"\xff", b"[" * 100_000, b'{"a": 1} x'])
+def test_what_is_no_message(data: bytes) -> None:
+    with pytest.raises(avault.Usage, match="not a JSON object"):
+        avault.decode_frame(data)
+
+
+async def test_work_beside_is_held_while_it_runs() -> None:
+    tasks: set[asyncio.Task[None]] = set()
+    avault.spawn(tasks, asyncio.sleep(0))
+    [task] = tasks
+    await task
+    await asyncio.sleep(0)
+    assert not tasks
+
+
+# The stream between the two processes
+
+
+class Ends:
+    """A control stream, both ends in this process; what each took, and how often it was lost."""
+
+    def __init__(self) -> None:
+        self.got: dict[int, list[tuple[Message, int | None]]] = {0: [], 1: []}
+        self.lost = [0, 0]
+        self.sides = [self.end(number, sock) for number, sock in enumerate(socket.socketpair())]
+
+    def end(self, number: int, sock: socket.socket) -> avault.Control:
+        def lost() -> None:
+            self.lost[number] += 1
+
+        return avault.Control(sock, lambda message, fd: self.got[number].append((message, fd)), lost)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_messages_and_descriptors_stay_together_and_in_order() -> None:
+    ends = Ends()
+    pipes = [os.pipe() for _ in range(40)]
+    for number, (start, end) in enumerate(pipes):
+        os.write(end, b"%d" % number)
+        ends.sides[0].send({"n": number}, start if number % 3 else None)
+        os.close(end)
+    await until(lambda: len(ends.got[1]) == len(pipes))
+    for number, (message, fd) in enumerate(ends.got[1]):
+        assert message["n"] == number and (fd is not None) == bool(number % 3) == ("fd" in message)
+        if fd is not None:
+            assert os.read(fd, 9) == b"%d" % number
+            os.close(fd)
+    for start, _ in pipes:
+        os.close(start)
+    for side in ends.sides:
+        side.close()
+
+
+async def test_a_full_stream_waits_and_loses_nothing() -> None:
+    ends = Ends()
+    big = "x" * 300_000
+    for number in range(8):
+        ends.sides[0].send({"n": number, "big": big})
+    assert ends.sides[0].queue, "the stream took all at once"
+    await until(lambda: len(ends.got[1]) == 8)
+    assert [message["n"] for message, _ in ends.got[1]] == list(range(8)) and not ends.sides[0].queue
+    ends.sides[1].close()
+    await until(lambda: ends.lost[0])
+    assert ends.lost == [1, 1]
+    ends.sides[0].close()
+    assert ends.lost == [1, 1], "lost once"
+    with pytest.raises(avault.Locked, match="locked meanwhile"):
+        ends.sides[0].send({"n": 9})
+
+
+def is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+async def test_closing_closes_what_was_not_handed_over() -> None:
+    ends = Ends()
+    start, end = os.pipe()
+    ends.sides[0].queue = [(b"x", os.dup(start)), (b"y", None)]
+    ends.sides[0].fds = [os.dup(start), -1]
+    kept = [ends.sides[0].queue[0][1], ends.sides[0].fds[0]]
+    ends.sides[0].close()
+    assert not any(is_open(fd) for fd in kept if fd is not None) and is_open(start)
+    ends.sides[1].close()
+    os.close(start)
+    os.close(end)
+
+
+async def test_too_many_descriptors_under_way_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = Ends()
+    real, refused = socket.send_fds, []
+
+    def send(*arguments: Any) -> int:
+        if len(refused) < 2:
+            refused.append(1)
+            raise OSError(avault.errno.ETOOMANYREFS, "")
+        return real(*arguments)
+
+    monkeypatch.setattr(socket, "send_fds", send)
+    ends.sides[0].send({"n": 1})
+    await until(lambda: ends.got[1])
+    assert ends.lost == [0, 0] and len(refused) == 2
+    for side in ends.sides:
+        side.close()
+
+
+async def test_an_end_that_cannot_be_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = Ends()
+
+    def fail(*_: Any) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "recv_fds", fail)
+        ends.sides[1].readable()
+        assert ends.lost == [0, 0]
+
+    def reset(*_: Any) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(socket, "recv_fds", reset)
+    ends.sides[1].readable()
+    assert ends.lost == [0, 1]
+    ends.sides[0].close()
+
+
+# A session
+
+
+class Wire:
+    """What asyncio gives a protocol to write to; here it keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written, self.closed, self.aborted, self.reading, self.high = bytearray(), False, False, True, 0
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self.high = high
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+class Talk:
+    """A session of a client that asks `first`; `answer` answers."""
+
+    def __init__(self, answer: Callable[..., Any], first: Message | None = None) -> None:
+        self.wire, self.settled = Wire(), 0
+        self.sessions: set[avault.Session] = set()
+        self.session = avault.Session(first or {"op": "first"}, answer, self.settle, self.sessions)
+        self.session.connection_made(self.wire)
+
+    def settle(self) -> None:
+        self.settled += 1
+
+    def say(self, *messages: Message) -> None:
+        self.session.data_received(b"".join(avault.encode_frame(each) for each in messages))
+
+    @property
+    def said(self) -> list[Message]:
+        frames, found = avault.Frames(), []
+        frames.feed(bytes(self.wire.written))
+        while (data := frames.next()) is not None:
+            found.append(avault.decode_frame(data))
+        return found
+
+
+def echo(session: avault.Session, request: Message) -> Message:
+    return {"ok": True, "op": request["op"]}
+
+
+class Slow:
+    """Answers requests named "slow" when it is told to, others at once."""
+
+    def __init__(self) -> None:
+        self.go, self.cancelled = asyncio.Event(), False
+
+    def __call__(self, session: avault.Session, request: Message) -> Message | Coroutine[Any, Any, Message]:
+        return self.work(request) if request["op"] in ("slow", "pair") else echo(session, request)
+
+    async def work(self, request: Message) -> Message:
+        try:
+            await self.go.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        return {"ok": True, "op": request["op"]}
+
+
+async def test_requests_are_answered_in_order_and_one_that_takes_time_holds_the_next() -> None:
+    slow = Slow()
+    talk = Talk(slow)
+    assert talk.wire.high == avault.MAX_FRAME and talk.sessions == {talk.session}
+    talk.say({"op": "second"}, {"op": "slow"}, {"op": "last"})
+    assert [each["op"] for each in talk.said] == ["first", "second"]
+    slow.go.set()
+    await until(lambda: len(talk.said) == 4)
+    assert [each["op"] for each in talk.said] == ["first", "second", "slow", "last"]
+    assert talk.settled == 1 and not talk.wire.closed and talk.session.stalled is None
+    talk.session.connection_lost(None)
+    assert not talk.sessions
+
+
+@pytest.mark.parametrize("slowly", [True, False])
+async def test_an_error_is_an_answer_and_says_nothing_that_it_carries(slowly: bool) -> None:
+    def fail(session: avault.Session, request: Message) -> Any:
+        async def work() -> Message:
+            return fail_now()
+
+        return work() if slowly else fail_now()
+
+    def fail_now() -> Message:
+        raise ValueError("a secret")
+
+    talk = Talk(fail)
+    await until(lambda: talk.said)
+    [answer] = talk.said
+    assert answer["ok"] is False and answer["error"]["message"] == "avault failed: ValueError"
+    assert "a secret" not in json.dumps(answer) and not talk.wire.closed
+
+
+async def test_a_request_may_ask_for_one_more_frame() -> None:
+    async def work(session: avault.Session) -> Message:
+        return {"ok": True, "got": await session.frame()}
+
+    talk = Talk(lambda session, request: work(session) if request["op"] == "set" else echo(session, request))
+    talk.say({"op": "set"})
+    await until(lambda: len(talk.said) == 2)
+    assert talk.said[1] == {"ok": True, "ready": True}
+    talk.say({"value": "x"}, {"op": "after"})
+    await until(lambda: len(talk.said) == 4)
+    assert talk.said[2:] == [{"ok": True, "got": {"value": "x"}}, {"ok": True, "op": "after"}]
+
+
+async def test_what_is_no_frame_ends_the_connection() -> None:
+    talk = Talk(echo)
+    talk.session.data_received((3).to_bytes(4, "big") + b"[1]")
+    assert talk.wire.closed and talk.said[1]["error"]["code"] == "usage"
+    talk = Talk(echo)
+    talk.session.data_received((avault.MAX_FRAME + 1).to_bytes(4, "big"))
+    assert talk.wire.closed and "the limit" in talk.said[1]["error"]["message"]
+    talk.session.send({"late": True})
+    assert len(talk.said) == 2, "nothing is written to a connection that closes"
+
+
+async def test_half_a_frame_is_waited_for_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault.Session, "STALLED", 0.05)
+    talk = Talk(echo)
+    talk.session.data_received(avault.encode_frame({"op": "x"})[:6])
+    assert talk.session.stalled and not talk.wire.aborted
+    talk.session.data_received(avault.encode_frame({"op": "x"})[6:])
+    assert talk.session.stalled is None
+    await asyncio.sleep(0.1)
+    assert not talk.wire.aborted and len(talk.said) == 2
+    talk.session.data_received(b"\0")
+    await until(lambda: talk.wire.aborted)
+    gone = Talk(echo)
+    gone.session.data_received(b"\0")
+    gone.session.connection_lost(None)
+    await asyncio.sleep(0.1)
+    assert not gone.wire.aborted
+
+
+async def test_a_held_frame_is_no_stalled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow()
+    talk = Talk(slow, {"op": "slow"})
+    talk.session.data_received(b"\0")
+    assert talk.session.stalled is None
+    slow.go.set()
+    await until(lambda: talk.said)
+    assert talk.session.stalled
+    talk.session.connection_lost(None)
+
+
+async def test_a_client_that_sends_without_end_is_cut_off() -> None:
+    slow = Slow()
+    talk = Talk(slow, {"op": "slow"})
+    talk.session.data_received(bytes(2 * avault.MAX_FRAME))
+    assert not talk.wire.aborted
+    talk.session.data_received(b"\0")
+    assert talk.wire.aborted
+    talk.session.connection_lost(None)
+
+
+async def test_a_client_that_does_not_read_is_asked_no_more() -> None:
+    talk = Talk(echo)
+    talk.session.pause_writing()
+    assert not talk.wire.reading
+    talk.say({"op": "x"})
+    assert len(talk.said) == 1
+    talk.session.resume_writing()
+    assert talk.wire.reading and len(talk.said) == 2
+
+
+@pytest.mark.parametrize(("op", "stays"), [("slow", True), ("pair", False), ("quick", False)])
+async def test_a_client_that_sends_no_more_still_gets_its_answer(op: str, stays: bool) -> None:
+    """Unless nobody can want it: a pairing that has lost its person."""
+    slow = Slow()
+    talk = Talk(slow, {"op": op})
+    await asyncio.sleep(0)
+    assert talk.session.eof_received() is stays
+    if stays:
+        slow.go.set()
+        await until(lambda: talk.wire.closed)
+        assert talk.said == [{"ok": True, "op": op}]
+    talk.session.connection_lost(None)
+
+
+async def test_a_client_that_leaves_before_the_second_frame_is_waited_for_no_more() -> None:
+    async def work(session: avault.Session) -> Message:
+        return {"ok": True, "got": await session.frame()}
+
+    talk = Talk(lambda session, request: work(session))
+    await until(lambda: talk.said)
+    assert talk.session.eof_received() is False
+    talk.session.connection_lost(None)
+    await until(lambda: talk.settled)
+
+
+async def test_what_a_client_asked_for_goes_with_it() -> None:
+    slow = Slow()
+    talk = Talk(slow, {"op": "slow"})
+    await asyncio.sleep(0)
+    talk.session.connection_lost(None)
+    await until(lambda: slow.cancelled)
+    assert talk.settled == 1 and not talk.sessions and not talk.said
+
+
+# A client whose daemon fails it
+
+
+class Daemon:
+    """A daemon that follows a script: for each connection, what it says after each frame that comes. Then it is gone."""
+
+    def __init__(self, places: avault.Places, *connections: list[list[Message]]) -> None:
+        self.connections, self.got = connections, []  # type: tuple[list[list[Message]], ...], list[Message]
+        Path(places.socket).parent.mkdir(parents=True, exist_ok=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(places.socket)
+        self.listener.listen()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.thread.start()
+
+    def serve(self) -> None:
+        for script in self.connections:
+            connection = self.listener.accept()[0]
+            frames = avault.Frames()
+            for answers in script:
+                while (data := frames.next()) is None and (piece := connection.recv(1 << 16)):
+                    frames.feed(piece)
+                self.got.append(json.loads(data or b"{}"))
+                connection.sendall(b"".join(avault.encode_frame(each) for each in answers))
+            connection.close()
+        self.listener.close()
+
+
+@pytest.fixture
+def places(place: Any) -> avault.Places:
+    return avault.Places(str(place.home / "vault"))
+
+
+def test_a_request_and_its_answer(places: avault.Places) -> None:
+    daemon = Daemon(places, [[{"progress": "page", "url": "u"}, {"ok": True, "ready": True}], [{"ok": True, "done": 1}]])
+    connection, seen = avault.Connection(places), []
+    assert connection.request("set", {"value": "v"}, seen.append, group="g") == {"ok": True, "done": 1}
+    connection.close()
+    assert daemon.got == [{"v": 1, "vault": places.id, "op": "set", "group": "g"}, {"value": "v"}]
+    assert seen == [{"progress": "page", "url": "u"}]
+
+
+def test_an_answer_that_is_an_error(places: avault.Places) -> None:
+    for error in avault.ERRORS:
+        Daemon(places, [[{"progress": "x"}, error("m", "h").to_dict()]])
+        with pytest.raises(error) as refused:
+            avault.Connection(places).request("get")
+        assert (refused.value.message, refused.value.hint) == ("m", "h")
+        os.unlink(places.socket)
+
+
+@pytest.mark.parametrize(("op", "script"), [("set", [[{"ok": True, "ready": True}], []]), ("delete", [[]]), ("restore", [[]])])
+def test_a_write_without_an_answer_is_not_known_to_be_written(
+    places: avault.Places, op: str, script: list[list[Message]]
+) -> None:
+    """And it is not tried again: it may have been."""
+    daemon = Daemon(places, script, script)
+    connection = avault.Connection(places)
+    with pytest.raises(avault.AvaultError, match="unknown whether it was written") as refused:
+        connection.request(op, {"value": "v"})
+    assert not isinstance(refused.value, avault.Interrupted)
+    assert len(daemon.got) == len(script)
+
+
+def test_a_read_without_an_answer_is_tried_once_more(places: avault.Places) -> None:
+    daemon = Daemon(places, [[]], [[{"ok": True, "value": "v", "values": {}}]])
+    assert avault.ask_daemon(places, "get", group="g")["value"] == "v"
+    assert len(daemon.got) == 2
+    os.unlink(places.socket)
+    daemon = Daemon(places, [[]], [[]], [[]])
+    with pytest.raises(avault.Interrupted, match="before it answered"):
+        avault.ask_daemon(places, "get")
+    assert len(daemon.got) == 2
+    os.unlink(places.socket)
+    daemon = Daemon(places, [[]], [[]])
+    with pytest.raises(avault.Interrupted):
+        avault.ask_daemon(places, "pair")
+    assert len(daemon.got) == 1, "the phone is not asked twice"
+
+
+def test_where_nobody_listens(places: avault.Places) -> None:
+    with pytest.raises(avault.NoDaemon, match="no daemon is running"):
+        avault.Connection(places)
+    with pytest.raises(avault.NoDaemon):
+        avault.ask_daemon(places, "get")
+
+
+def test_for_programs(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVAULT_DIR", str(place.home / "vault"))
+    answers = {"ok": True, "value": "v", "values": {"K": "v"}}
+    daemon = Daemon(avault.Places(), [[answers]], [[answers]])
+    assert avault.get("g", "K") == "v" and avault.env("g") == {"K": "v"}
+    assert [(each["op"], each["group"], each.get("key")) for each in daemon.got] == [("get", "g", "K"), ("get", "g", None)]
