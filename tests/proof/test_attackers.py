@@ -1,13 +1,8 @@
 """x"""
 
-import os
-import shutil
-from pathlib import Path
-
 import pytest
-from canary import Canary
-from git_helpers import by_hand, git, level, put, recorded, share, make, stop, start
-from harness import Machine, wait_until
+from git_helpers import by_hand, git, make, put
+from harness import Machine
 
 pytestmark = [pytest.mark.proof]
 

@@ -120,29 +120,21 @@ def disk(tmp_path: Path, place, monkeypatch) -> Iterator[Disk]:
     os.close(disk.log.file)
 
 
-def some(count: int, wanted: int, seed: object) -> list[int]:
-    """The numbers below `count`: all of them in the full form, else a sample with both ends."""
-    if figures.FULL or count <= wanted:
+def some(count: int, wanted: int | None) -> list[int]:
+    """The numbers below `count`: all of them, or a sample with both ends."""
+    if wanted is None or count <= wanted:
         return list(range(count))
-    return sorted({0, count - 1, *random.Random(str(seed)).sample(range(count), wanted)})
+    return sorted({0, count - 1, *random.Random(count).sample(range(count), wanted)})
 
 
-def truncated(good: bytes, wanted: int) -> Iterator[bytes]:
-    """The file cut short, at every length."""
-    yield from (good[:length] for length in some(len(good), wanted, len(good)))
-
-
-def flipped(good: bytes, wanted: int) -> Iterator[bytes]:
-    """The file with one other bit, each of them."""
-    for bit in some(8 * len(good), wanted, len(good)):
+def damaged(good: bytes, wanted: int | None) -> Iterator[tuple[str, bytes]]:
+    """The file cut short, at every length, and with one other bit, each of them; or some of these."""
+    for length in some(len(good), wanted and wanted // 3):
+        yield "truncated", good[:length]
+    for bit in some(8 * len(good), wanted):
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
-        yield bytes(bad)
-
-
-def damaged(good: bytes, wanted: int) -> Iterator[tuple[str, bytes]]:
-    yield from (("truncated", bad) for bad in truncated(good, wanted // 3))
-    yield from (("flipped", bad) for bad in flipped(good, wanted))
+        yield "flipped", bytes(bad)
 
 
 # One file at a time
@@ -153,7 +145,7 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
     count: Counter[str] = Counter()
     for name in [*REFUSED, *OPENED]:
         custody = {"pairing.json": "phone", "keychain.json": "keychain"}.get(name, "nsec")
-        for how, bad in damaged(disk.good[name], 21):
+        for how, bad in damaged(disk.good[name], figures.pick(21, None)):
             disk.write(name, bad)
             if name == "nsec.enc":  # asked for only where a machine has nothing better
                 disk.path("unlock.json").unlink()
@@ -184,7 +176,7 @@ def test_an_open_vault_is_served_and_not_written_over_damage(disk):
     """The file breaks under a running keyholder: reads go on, writes are refused by name, and the file is left."""
     store = avault.Store.load(disk.places, disk.agent, avault.read_unlock(disk.places)[0])
     good, count = disk.good["avault.enc"], 0
-    for _, bad in damaged(good, 150):
+    for _, bad in damaged(good, figures.pick(150, None)):
         disk.write("avault.enc", bad)
         [refused] = store.write([lambda vault: vault.put("g", "K", "x", 1, store.machine)])
         assert isinstance(refused, avault.Tampered) and "avault.enc" in refused.message
@@ -230,7 +222,10 @@ def test_doctor_and_status_name_every_damage(disk, monkeypatch):
 def test_every_damage_of_the_access_log_is_named(disk):
     """By the keyholder that wrote it, and by the next one, but for whole lines at its end that it cannot miss."""
     good, count = disk.good["access.log"], 0
-    for _, bad in [*damaged(good, 450), *(("", good.replace(b"\n", end)) for end in (b"\r", b"\r\n", b"\n\n"))]:
+    for _, bad in [
+        *damaged(good, figures.pick(450, None)),
+        *(("", good.replace(b"\n", end)) for end in (b"\r", b"\r\n", b"\n\n")),
+    ]:
         disk.write("access.log", bad)
         found = disk.log.verify()
         assert not found["intact"] and found["problem"], bad

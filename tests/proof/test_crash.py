@@ -4,7 +4,7 @@ Whatever happens, the vault of before or the vault of after opens: with the oper
 under the real daemon; and the next write goes through.
 
 strace holds the process that writes (writer.py: the keyholder's own code, before hardening, which no tracer gets into
-without root) from before its first call. Its fault injection kills at the entry of a call, or has the call fail without being made.
+without root) from before its first call. Its fault injection kills at the entry of a call, or has the call fail unmade.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import figures
 import nostr_sdk
 import pytest
-from harness import Machine, wait_until
+from harness import Machine
 
 import avault
 
@@ -471,7 +471,7 @@ def test_power_loss_at_every_point(kind, machine, writer, canary, monkeypatch):
 def test_meddled_with_at_every_call(what, machine, writer, canary, monkeypatch):
     """avault.enc is removed, or replaced by what another machine wrote (git pull), or the temporary file is removed."""
     case = Case("put", machine, canary.value, writer, monkeypatch)
-    places, path = case.disk.places, Path(case.disk.places.file("avault.enc"))
+    path = Path(case.disk.places.file("avault.enc"))
     vault = avault.open_vault(case.before[str(path)], AGENT)
     vault.put("g", "THEIRS", canary.value, 3, "another")
     vault.sources = [avault.sha256(case.before[str(path)]).hex()]
