@@ -1615,9 +1615,10 @@ def is_git_at_work(directory: str) -> bool:
 def read_pin(places: Places) -> dict[str, Any] | None:
     """The highest generation that this machine has seen, and its hash; None at first. Raises Tampered."""
     path = places.own("pin.json")
-    if not os.path.lexists(path):
+    try:
+        pin = decode_file("pin", read_file(path), path)
+    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
         return None
-    pin = decode_file("pin", read_file(path), path)
     if any(type(count) is not int for count in pin["generation"].values()):
         raise Tampered(f"{path} is damaged")
     return pin
@@ -1644,9 +1645,10 @@ def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
 
     unlock.json, or nsec.enc where there is none. Raises NotFound, Tampered.
     """
-    own = places.own("unlock.json")
-    if os.path.lexists(own):
-        return read_sealed("unlock", own), True
+    try:
+        return read_sealed("unlock", places.own("unlock.json")), True
+    except NotFound:
+        pass
     if not os.path.lexists(places.file("nsec.enc")):
         raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
     return read_sealed("nsec", places.file("nsec.enc")), False
@@ -3340,11 +3342,6 @@ def accept_connect(secret: str) -> Callable[[str], None]:
     return accept
 
 
-def accept_public_key(result: str) -> str:
-    """A hex public key as the result of `get_public_key`."""
-    return parse_npub(result)
-
-
 async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
     places = keyholder.places
@@ -3439,7 +3436,7 @@ async def shake_hands(
             session.send({"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)})
             pairing.signer = await signer.greet(secret)
         session.send({"progress": "connected"})
-        pairing.operator = await signer.request("get_public_key", [], accept_public_key, False)
+        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
     if operator and pairing.operator != operator:
         other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
         raise Denied(other, "choose the operator's account in the signer, and pair again")
@@ -4393,6 +4390,11 @@ class Terminal:
         self.places = Places(directory, creating)
         self.want_json = want_json
 
+    def need_vault(self) -> None:
+        """Raise NotFound where there is nothing of a vault."""
+        if not any(os.path.lexists(self.places.file(name)) for name in ("avault.enc", "nsec.enc")):
+            raise NotFound(f"no vault in {self.places.dir}", "make one with: avault init, or name one with --dir")
+
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One request to the daemon; says so where there is no vault at all."""
         try:
@@ -4655,8 +4657,7 @@ def cmd_daemon_start(
         return 0
     except NoDaemon:
         pass
-    if not os.path.lexists(terminal.places.file("nsec.enc")):
-        raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
+    terminal.need_vault()
     if os.environ.get("NOSTR_NSEC"):
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
     try:
@@ -4821,8 +4822,7 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
         say(f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, and none was started")
         return 0
-    if not os.path.lexists(terminal.places.file("nsec.enc")):
-        raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
+    terminal.need_vault()
     terminal.need_daemon()
     if nsec:
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")

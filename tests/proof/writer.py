@@ -66,7 +66,8 @@ async def insist(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
     with open(keyholder.places.file("avault.enc"), "wb") as file:
         file.write(job["theirs"].encode())
     stop()
-    avault.Store.load(keyholder.places, nostr_sdk.Keys.parse(job["nsec"]), content, accept_rollback=True)
+    keys = nostr_sdk.Keys.parse(job["nsec"])
+    keyholder.store = avault.Store.load(keyholder.places, keys, content, accept_rollback=True)
 
 
 async def unlock(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
@@ -102,7 +103,8 @@ async def write(job: dict[str, Any]) -> None:
         await KINDS[job["kind"]](keyholder, job)
     except Exception as refused:  # as a request's is: `complain` makes an answer of it
         error = avault.complain(refused).to_dict()["error"]
-    said = {"error": error, "warnings": keyholder.warnings, "served": bool(keyholder.store)}
+    store = keyholder.store
+    said = {"error": error, "warnings": keyholder.warnings, "pin": store and store.warning, "served": bool(store)}
     with ours:  # the supervisor was there to the end
         os.write(SAID, json.dumps(said).encode())
         os._exit(0)
