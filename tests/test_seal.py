@@ -260,6 +260,18 @@ def test_an_answer_that_opens_nothing(example, answer):
         avault.open_nsec(content, answer)
 
 
+def test_a_payload_has_one_encoding(example):
+    """Its MAC does not cover the bits of the last letter that decode to nothing."""
+    peer, letters = avault.public_hex(example.operator), "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    payload = avault.encrypt(example.agent, peer, "x" * 40)
+    assert payload.endswith("="), "there are no such bits"
+    last = payload.rstrip("=")[-1]
+    other = payload.rstrip("=")[:-1] + letters[letters.index(last) ^ 1] + "=" * payload.count("=")
+    assert avault.decrypt(example.agent, peer, payload) == "x" * 40
+    with pytest.raises(ValueError, match="not "):
+        avault.decrypt(example.agent, peer, other)
+
+
 # Parts
 
 

@@ -1,0 +1,288 @@
+"""Whether the tests notice when avault.py is wrong: small faults are put in, one at a time, and the tests must fail.
+
+    .venv/bin/python tests/measure_mutants.py             300 of them, drawn from the regions records, seal, store and wire
+    .venv/bin/python tests/measure_mutants.py 50 seal     50 of one region
+    .venv/bin/python tests/measure_mutants.py dangerous   those below that would lose or leak a secret; takes seconds
+
+Why none of the usual tools: mutmut writes all mutants of all regions into one module of 11 MB, slows every function by
+its switch, so that Hypothesis's deadlines fail, and switches by a variable that our processes do not inherit; cosmic-ray
+starts Python, pytest and the Nostr library anew for each mutant, and changes the file in place. Here all is loaded and
+the tests are collected once; each mutant is a class or function that is compiled again in a child.
+
+What survives is shown. SURVIVORS names what is known to, with the reason why no test can or need kill it.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+from measure_coverage import SOURCE, regions
+
+import avault
+
+TESTS = Path(__file__).resolve().parent
+FILES = {  # the tests of a region, those first that fail first
+    "records": ("test_records.py", "test_store_alone.py", "test_seal.py"),
+    "seal": ("test_store_alone.py", "test_seal.py", "test_nip44_vectors.py"),
+    "store": ("test_store_alone.py", "test_seal.py"),
+    "wire": ("test_wire_alone.py", "test_wire.py"),
+}
+TIME = 60  # seconds after which a mutant that does not end is killed
+MEMORY = 4 << 30  # bytes that one may take
+
+# What would lose or leak a secret, or take what must be refused: the code, what is put in its place, and who notices.
+DANGEROUS = [
+    ("if size > self.limit:", "if size < 0:", "test_wire_alone.py::test_the_longest_frame_and_one_byte_more"),
+    (" and split_vault(vault) == parts", "", "test_seal.py::test_parts_of_other_vaults_generations_and_agents"),
+    (" and vault.agent == agent", "", "test_seal.py::test_the_agent_named_inside_must_be_the_one_that_opens_it"),
+    ("if pinned == (", "if pinned and (", "test_seal.py::test_a_forged_field_is_refused[unlock.json]"),
+    ("return all(self.generation", "return any(self.generation", "test_store_alone.py::test_what_may_follow_the_pin"),
+    (" in dots[1] or not theirs.knows(*dot)", " in dots[1]", "test_records.py::test_what_the_other_never_saw_stays"),
+    ("Group(dict(group.keys), group.note)", "Group(group.keys, group.note)", "test_records.py::test_a_copy_is_its_own"),
+    ("        if check:\n", "        if not check:\n", "test_seal.py::test_a_failing_check_leaves_the_old_file"),
+    ("os.fsync(fd)\n            file", "file", "test_seal.py::test_a_failing_disk_leaves_the_old_file"),
+    ("os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)", "test_seal.py::test_a_write_is_whole_private_and_checked"),
+    ("!= over:", "is None:", "test_store_alone.py::test_a_vault_is_made_over_no_other"),
+    (
+        "refusal = store.compare(pin) if pin else None",
+        "refusal = None",
+        "test_store_alone.py::test_a_rollback_is_accepted_under_a_new_name",
+    ),
+    ("!= (ours.identity, ours.operator):", "is None:", "test_store_alone.py::test_what_cannot_be_taken_is_trouble"),
+    ("[-1] if flags & socket.MSG_CTRUNC else fds", "fds", "test_wire.py::test_descriptor_that_cannot_be_taken"),
+    ('if sent_value or op in ("delete", "restore"):', "if False:", "test_wire_alone.py::test_a_write_without_an_answer"),
+    ('{type(error).__name__}", ', '{error}", ', "test_wire_alone.py::test_an_error_is_an_answer_and_says_nothing"),
+]
+
+SURVIVORS: dict[str, str] = {}
+
+
+@dataclass
+class Mutant:
+    """A class or function with a fault; what the fault is, the same as long as the code is; and the tests to try."""
+
+    name: str
+    code: ast.stmt
+    tests: tuple[str, ...]
+
+    def enter(self) -> None:
+        """Take the place of the right one, in this process."""
+        module = ast.fix_missing_locations(ast.Module([self.code], []))
+        exec(compile(module, str(SOURCE), "exec"), avault.__dict__)  # with this file's import from __future__, as there
+
+
+# Making mutants
+
+COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.LShift: ast.RShift,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+}
+
+
+def faults(node: ast.AST) -> Iterator[ast.AST]:
+    """What may stand in place of a node, with a fault in it."""
+    match node:
+        case ast.Compare(left, [operator], comparators):
+            for other in COMPARISONS[type(operator)]:
+                yield ast.Compare(left, [other()], comparators)
+        case ast.BoolOp(operator, values):
+            yield ast.BoolOp(ast.And() if isinstance(operator, ast.Or) else ast.Or(), values)
+            yield from (ast.BoolOp(operator, values[:index] + values[index + 1 :]) for index in range(len(values)))
+        case ast.UnaryOp(ast.Not(), operand):
+            yield operand
+        case ast.BinOp(left, operator, right) if type(operator) in ARITHMETIC:
+            yield ast.BinOp(left, ARITHMETIC[type(operator)](), right)
+        case ast.Constant(bool(value)):
+            yield ast.Constant(not value)
+        case ast.Constant(int(value)):
+            yield ast.Constant(value + 1)
+        case ast.Constant(str(value)):
+            yield ast.Constant(value + "x")
+        case ast.If(test, body, orelse) | ast.IfExp(test, body, orelse):
+            yield type(node)(ast.UnaryOp(ast.Not(), test), body, orelse)
+        case ast.Return(value) if value and not (isinstance(value, ast.Constant) and value.value is None):
+            yield ast.Return(ast.Constant(None))
+        case ast.Expr() | ast.Assign() | ast.AugAssign() | ast.Delete() | ast.Raise() | ast.Continue():
+            yield ast.Pass()
+
+
+def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
+    """Where a fault may be put: the node above, its field, and the index in that. Not in what people read, nor in types."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node):
+            node.body[0].read = True  # type: ignore[attr-defined]
+        for child in ast.iter_child_nodes(node):
+            if isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign) or getattr(node, "read", False):
+                child.read = True  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        for field, value in ast.iter_fields(node):
+            if field not in ("annotation", "returns", "decorator_list"):
+                for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
+                    if isinstance(child, ast.AST) and not getattr(child, "read", False):
+                        yield node, field, index
+
+
+def mutants(region: str) -> Iterator[Mutant]:
+    """Every fault that there can be in a region's classes and functions."""
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    for top in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
+        if top.lineno not in regions()[region] or not isinstance(top, functions | ast.ClassDef):
+            continue
+        for number, (node, field, index) in enumerate(places(top)):
+            old = getattr(node, field) if index is None else getattr(node, field)[index]
+            for fault in faults(old):
+                twin = copy.deepcopy(top)
+                above, _, _ = next(place for at, place in enumerate(places(twin)) if at == number)
+                if index is None:
+                    setattr(above, field, fault)
+                else:
+                    getattr(above, field)[index] = fault
+                around = [each.name for each in ast.walk(top) if isinstance(each, functions) and old in ast.walk(each)]
+                where = ".".join(dict.fromkeys([top.name, *around]))
+                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", twin, FILES[region])
+
+
+def shown(node: ast.AST) -> str:
+    """The code of a node, in a line."""
+    return " ".join(ast.unparse(node).split())[:110]
+
+
+def dangerous() -> Iterator[Mutant]:
+    """The mutants of the table above."""
+    text = SOURCE.read_text(encoding="utf-8")
+    tops = ast.parse(text).body
+    for old, new, test in DANGEROUS:
+        assert text.count(old) == 1, f"in avault.py {text.count(old)} times: {old}"
+        line = text[: text.index(old)].count("\n") + 1
+        [top] = [each for each in tops if each.lineno <= line <= (each.end_lineno or 0)]
+        [code] = ast.parse((ast.get_source_segment(text, top) or "").replace(old, new)).body
+        yield Mutant(f"{old.strip()} => {new.strip()}", code, (test,))
+
+
+# Running the tests against them
+
+
+class Trial:
+    """A pytest plugin that runs the tests once for each mutant, each time in a child, until one fails."""
+
+    def __init__(self, mutants: list[Mutant]) -> None:
+        self.mutants = mutants
+        self.survivors: list[str] = []
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out the tests that ask the installed command: it is not the mutant."""
+        items[:] = [each for each in items if not {"machine", "two"} & set(each.fixturenames)]  # type: ignore[attr-defined]
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        from conftest import RUN  # pytest has loaded it anew
+
+        def named(names: tuple[str, ...]) -> list[pytest.Item]:
+            return [each for name in names for each in session.items if each.nodeid.rpartition("tests/")[2].startswith(name)]
+
+        tests = {mutant.tests: named(mutant.tests) for mutant in self.mutants}
+        assert all(tests.values()), "a test is gone"
+        every = dict.fromkeys(each for chosen in tests.values() for each in chosen)
+        assert self.is_survived(None, list(every)), "a test fails without a mutant"
+        for number, mutant in enumerate(self.mutants, 1):
+            if self.is_survived(mutant, tests[mutant.tests]):
+                self.survivors.append(mutant.name)
+                print(f"survives: {mutant.name}", f"({SURVIVORS[mutant.name]})" if mutant.name in SURVIVORS else "", flush=True)
+            if not number % 50:
+                print(f"{number} of {len(self.mutants)} tried", file=sys.stderr, flush=True)
+            for left in session.config.stash[RUN].iterdir():
+                shutil.rmtree(left, ignore_errors=True)
+        return True
+
+    def is_survived(self, mutant: Mutant | None, items: list[pytest.Item]) -> bool:
+        """Whether no test fails, and all end, with this mutant in place."""
+        alive, held = os.pipe()
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.setsid()
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd in (0, 1, 2):
+                    os.dup2(null, fd)
+                resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+                if mutant:
+                    mutant.enter()
+                code = run_tests(items)
+            finally:
+                os._exit(code)
+        os.close(held)
+        if not select.select([alive], [], [], TIME)[0]:  # readable when the child is gone, and what it started
+            os.killpg(child, signal.SIGKILL)
+        os.close(alive)
+        return os.waitpid(child, 0)[1] == 0
+
+
+def run_tests(items: list[pytest.Item]) -> int:
+    """Run tests until one fails: 0 if none does."""
+    session = items[0].session
+    for item, after in zip(items, [*items[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        if session.testsfailed:
+            return 1
+    return 0
+
+
+def try_out(mutants: list[Mutant]) -> list[str]:
+    """Run the tests against mutants: the names of those that survive."""
+    hypothesis.settings.register_profile("quick", max_examples=40, deadline=None, database=None)
+    hypothesis.settings.load_profile("quick")
+    files = {str(TESTS / name.partition("::")[0]) for mutant in mutants for name in mutant.tests}
+    with tempfile.TemporaryDirectory(prefix="avm", dir="/tmp") as directory:
+        trial = Trial(mutants)
+        words = ["-q", "-n", "0", "-p", "no:cacheprovider", "--basetemp", directory + "/tests", *sorted(files)]
+        code = pytest.main(words, plugins=[trial])
+        assert code == 0, f"pytest ended with {code}"
+    return trial.survivors
+
+
+def main(words: list[str]) -> int:
+    """Try those that the command line says; 1 if one survives that is not known to."""
+    if words == ["dangerous"]:
+        chosen = list(dangerous())
+    else:
+        count, *names = words or ["300"]
+        every = [mutant for name in names or FILES for mutant in mutants(name)]
+        chosen = random.Random(2026).sample(every, min(int(count), len(every)))
+    survivors = try_out(chosen)
+    print(f"mutants: {len(chosen)}, killed: {len(chosen) - len(survivors)}, known: {len(SURVIVORS.keys() & set(survivors))}")
+    return int(not set(survivors) <= SURVIVORS.keys())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
