@@ -2146,9 +2146,10 @@ class RemoteSigner:
         self.relays: dict[str, dict[str, Any]] = {url: {"url": url, "connected": False, "said": None} for url in relays}
         self.pending: Request | None = None
         self.greeting: tuple[str, asyncio.Future[str]] | None = None
-        self.ready, self.subscribing = asyncio.Event(), False  # a relay has confirmed our subscription; another is to come
-        self.since = time.time()
-        self.requests = 0
+        self.ready = asyncio.Event()  # a relay has confirmed our subscription
+        self.clients: list[nostr_sdk.Client] = []
+        self.pool: dict[str, nostr_sdk.Relay] = {}
+        self.since, self.requests = time.time(), 0
         self.error: str | None = None
         self.auth_url: str | None = None
         self.clock: str | None = None
@@ -2161,34 +2162,35 @@ class RemoteSigner:
 
         options = nostr_sdk.RelayOptions().retry_interval(timedelta(seconds=5)).adjust_retry_interval(False)
         nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42: relays that want to know who asks
-        self.client = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(self.keys)).build()
-        for url in self.relays:
-            await self.client.add_relay(nostr_sdk.RelayUrl.parse(url), opts=options)
-        self.pool = {url: await self.client.relay(nostr_sdk.RelayUrl.parse(url)) for url in self.relays}
-        stream = self.client.notifications()  # before connecting, so that nothing is missed
-        await self.client.connect()
-        await self.subscribe()
-        spawn(self.tasks, self.listen(stream))
+        for url in self.relays:  # a client for each: the library drops what it cannot hand on, and one may flood us
+            client = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(self.keys)).build()
+            self.clients.append(client)
+            await client.add_relay(address := nostr_sdk.RelayUrl.parse(url), opts=options)
+            self.pool[url] = await client.relay(address)
+            stream = client.notifications()  # before connecting, so that nothing is missed
+            await client.connect()
+            await self.subscribe(client)
+            spawn(self.tasks, self.listen(client, stream))
 
-    async def subscribe(self, after: float = 0.0) -> None:
-        """Ask the relays for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
+    async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
+        """Ask a relay for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
         await asyncio.sleep(after)
-        self.subscribing = False
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
-        await self.client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+        await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
 
     async def close(self) -> None:
         """Disconnect."""
         for task in list(self.tasks):
             task.cancel()
-        await self.client.shutdown()
+        await asyncio.gather(*(client.shutdown() for client in self.clients))
 
     def describe(self) -> dict[str, Any]:
         """What is being waited for, as `status` shows it."""
         return {"since": render_time(self.since), "requests": self.requests, "error": self.error, "auth_url": self.auth_url}
 
-    async def listen(self, stream: Any) -> None:
-        """Take what the relays send, for ever."""
+    async def listen(self, client: nostr_sdk.Client, stream: Any) -> None:
+        """Take what a relay sends, for ever."""
+        again = 0.0
         while notification := await stream.next():
             if notification.is_NEW_EVENT():
                 try:
@@ -2197,9 +2199,9 @@ class RemoteSigner:
                     continue  # garbage is free to send; it must not end a wait
             elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS():
                 self.ready.set()
-            elif notification.is_MESSAGE() and notification.message.as_enum().is_CLOSED() and not self.subscribing:
-                self.subscribing = True  # one at a time: a relay that closes them by the thousand would keep us busy
-                spawn(self.tasks, self.subscribe(after=5.0))  # the library does not, and would be deaf
+            elif notification.is_MESSAGE() and notification.message.as_enum().is_CLOSED() and time.monotonic() >= again:
+                again = time.monotonic() + 5.0  # once, though it be closed a thousand times meanwhile
+                spawn(self.tasks, self.subscribe(client, after=5.0))  # the library does not, and would be deaf
             elif notification.is_SHUTDOWN():
                 return
 
@@ -3354,8 +3356,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     agent, operator = public_hex(keys), parse_npub(request["signer_npub"]) if request.get("signer_npub") else None
     if operator == agent:
         raise Usage("that is the agent's own key", "--signer-npub is the operator's, the one in the phone")
-    identity = secrets.token_hex(16)
-    pairing = None
+    identity, pairing = secrets.token_hex(16), None
     if not operator or private.get("bunker"):
         pairing = await shake_hands(keyholder, session, relays, name, private.get("bunker"), operator, agent)
         operator, relays = pairing.operator, pairing.relays

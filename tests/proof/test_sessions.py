@@ -256,8 +256,8 @@ class Stream:
 @contextlib.asynccontextmanager
 async def listening(signer: avault.RemoteSigner) -> Any:
     """A signer's client with our stream instead of relays."""
-    signer.pool, stream = {}, Stream()
-    task = asyncio.ensure_future(signer.listen(stream))
+    stream = Stream()
+    task = asyncio.ensure_future(signer.listen(None, stream))
     yield stream
     assert not task.done(), task
     task.cancel()
