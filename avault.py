@@ -3232,12 +3232,7 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
     try:
         asked = json.loads((await session.frame())["value"])
         ids = asked["ids"]
-        if (
-            asked["protocolVersion"] != 1
-            or not isinstance(ids, list)
-            or len(ids) > 1000
-            or not all(isinstance(each, str) for each in ids)
-        ):
+        if asked["protocolVersion"] != 1 or not isinstance(ids, list) or len(ids) > 1000 or {*map(type, ids)} - {str}:
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md") from None
@@ -4645,10 +4640,8 @@ def cmd_daemon_start(
         raise Usage("a limit of 0 would be none", "as in: --lock-after 8h --lock-idle 1h")
     try:
         status = ask_daemon(terminal.places, "status")
-        if notify or (after or status["locks_after"], idle or status["locks_idle"]) != (
-            status["locks_after"],
-            status["locks_idle"],
-        ):
+        there = status["locks_after"], status["locks_idle"]
+        if notify or (after or there[0], idle or there[1]) != there:
             raise Usage("a daemon is running, with other limits or notes", "avault daemon stop, then start it again")
         if status["state"] == "locked":
             status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, detach=True)
@@ -4738,12 +4731,8 @@ def cmd_status(terminal: Terminal) -> int:
     try:
         status = ask_daemon(terminal.places, "status")
     except NoDaemon:
-        status = {
-            "state": "stopped",
-            "dir": terminal.places.dir,
-            "vault_id": terminal.places.id,
-            "socket": terminal.places.socket,
-        }
+        places = terminal.places
+        status = {"state": "stopped", "dir": places.dir, "vault_id": places.id, "socket": places.socket}
         status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
         status["hint"] = "start it with: avault daemon start -b"
         try:
