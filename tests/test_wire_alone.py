@@ -212,7 +212,7 @@ class Talk:
 
     def __init__(self, answer: Callable[..., Any], first: Message | None = None) -> None:
         self.wire, self.settled = Wire(), 0
-        self.sessions: set[avault.Session] = set()
+        self.sessions: dict[avault.Session, None] = {}
         self.session = avault.Session(first or {"op": "first"}, answer, self.settle, self.sessions)
         self.session.connection_made(self.wire)
 
@@ -256,7 +256,7 @@ class Slow:
 async def test_requests_are_answered_in_order_and_one_that_takes_time_holds_the_next() -> None:
     slow = Slow()
     talk = Talk(slow)
-    assert talk.wire.high == avault.MAX_FRAME and talk.sessions == {talk.session}
+    assert talk.wire.high == avault.MAX_FRAME and [*talk.sessions] == [talk.session]
     talk.say({"op": "second"}, {"op": "slow"}, {"op": "last"})
     assert [each["op"] for each in talk.said] == ["first", "second"]
     slow.go.set()
