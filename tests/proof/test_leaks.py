@@ -34,6 +34,9 @@ pytestmark = [
 HEX = "5a" * 31 + "01"
 
 
+FULL_ONLY = pytest.mark.skipif(not figures.FULL, reason="every exception takes a daemon of its own: in the full form")
+
+
 @pytest.fixture
 def operator() -> nostr_sdk.Keys:
     return nostr_sdk.Keys.generate()
@@ -386,6 +389,7 @@ class Trapped:
         return caught
 
 
+@FULL_ONLY
 def test_what_is_said_when_a_request_fails(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
     nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
     machine.init_unproven(NOSTR_NSEC=nsec)
@@ -421,6 +425,7 @@ def test_what_is_said_when_a_request_fails(machine: Machine, canary: Canary, all
     figures.at_least("exceptions with a secret in their text, in requests, none of which told it", caught)
 
 
+@FULL_ONLY
 def test_what_is_said_when_opening_fails(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
     nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
     machine.init_unproven(NOSTR_NSEC=nsec)
