@@ -34,7 +34,7 @@ pytestmark = [
 HEX = "5a" * 31 + "01"
 
 
-FULL_ONLY = pytest.mark.skipif(not figures.FULL, reason="every exception takes a daemon of its own: in the full form")
+FULL_ONLY = pytest.mark.skipif(not figures.FULL, reason="its last full run failed; mended since, and not yet seen to pass")
 
 
 @pytest.fixture
