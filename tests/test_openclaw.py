@@ -27,6 +27,8 @@ import avault
 sys.path.append(str(SOURCE.parent / "scripts"))
 import avault_openclaw
 
+pytestmark = pytest.mark.timeout(900)  # each call of the real CLI takes seconds, and some tests make dozens
+
 
 @pytest.fixture
 def proven(machine: Machine, rogue: Rogue, canary: Canary) -> Machine:
