@@ -1365,7 +1365,7 @@ class Store:
         self.machine = machine_id(places)
         self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
-        self.warning = ""
+        self.warning = self.written = ""  # `written`: the hash of what this process last wrote, or meant to
         self.writing = False
         path = places.own("offered.json")  # the highest count under which this machine has given a merge to git
         self.offered: int = decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
@@ -1458,7 +1458,7 @@ class Store:
         ours = self.vault
         if (found.identity, found.operator) != (ours.identity, ours.operator):
             raise Tampered("avault.enc was replaced by that of another vault", "take it from git history")
-        if found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0):
+        if digest != self.written and found.generation.get(self.machine, 0) > ours.generation.get(self.machine, 0):
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?", "save what is served: avault export"
             )
@@ -1508,6 +1508,7 @@ class Store:
         draft.generation = dict(sorted(draft.generation.items()))
         path = self.places.file("avault.enc")
         data = seal_vault(draft, self.keys)
+        self.written = sha256(data).hex()
 
         def check(written: bytes) -> None:
             if open_vault(written, self.keys).generation != draft.generation:
@@ -1516,7 +1517,7 @@ class Store:
                 raise FileChanged(path)
 
         write_file(path, data, check)
-        self.vault, self.digest, self.seen = draft, sha256(data).hex(), ()  # to be looked at: a pull may have come since
+        self.vault, self.digest, self.seen = draft, self.written, ()  # to be looked at: a pull may have come since
         self.pin()
 
     def open_copy(self, data: bytes) -> Vault:
@@ -2576,8 +2577,7 @@ class AccessLog:
 
     def __init__(self, directory: str, keys: nostr_sdk.Keys) -> None:
         self.path = os.path.join(directory, "access.log")
-        secret = bytes.fromhex(keys.secret_key().to_hex())
-        self.key = hmac.digest(secret, b"avault access log", "sha256")  # of no other use than this
+        self.key = hmac.digest(bytes.fromhex(keys.secret_key().to_hex()), b"avault access log", "sha256")  # of no other use
         self.end = b""  # what the last line lacks
         self.number, self.mac = self.find_end()
         self.file = self.open()
