@@ -102,7 +102,7 @@ def test_record_killed_at_every_change(machine: Machine) -> None:
         if not figures.FULL and not command.startswith(("update-index --add", "update-ref")):
             continue
         put_back()
-        for name, number in changes(shim, at)[:: figures.pick(3, 1)]:
+        for name, number in changes(shim, at)[:: figures.pick(8, 1)]:
             put_back()
             who = ("all", "git")[number % 2]
             shim.record(at, f"-e trace={name} -e inject={name}:signal=KILL:when={number}", who)
