@@ -1589,6 +1589,12 @@ def refuse_to_overwrite(places: Places) -> None:
             raise AvaultError(f"there is a vault already: {places.file(name)}", "use it, or choose another place with --dir")
 
 
+def need_vault(places: Places) -> None:
+    """Raise NotFound where there is nothing of a vault."""
+    if not any(os.path.lexists(places.file(name)) for name in ("avault.enc", "nsec.enc")):
+        raise NotFound(f"no vault in {places.dir}", "make one with: avault init, or name one with --dir")
+
+
 def read_vault(places: Places) -> bytes:
     """The bytes of avault.enc; raises Tampered where it is gone."""
     try:
@@ -3236,11 +3242,11 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md") from None
-    values, errors = {}, {}
+    vault, values, errors = keyholder.open_store().vault, {}, {}
     for each in ids:
         group, _, key = each.partition("/")
         try:
-            values[each] = keyholder.open_store().vault.secrets(group, key)[0].value
+            values[each] = vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
     keyholder.release(session, {"op": "provide", "only": ids})
@@ -4386,11 +4392,6 @@ class Terminal:
         self.places = Places(directory, creating)
         self.want_json = want_json
 
-    def need_vault(self) -> None:
-        """Raise NotFound where there is nothing of a vault."""
-        if not any(os.path.lexists(self.places.file(name)) for name in ("avault.enc", "nsec.enc")):
-            raise NotFound(f"no vault in {self.places.dir}", "make one with: avault init, or name one with --dir")
-
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One request to the daemon; says so where there is no vault at all."""
         try:
@@ -4651,7 +4652,7 @@ def cmd_daemon_start(
         return 0
     except NoDaemon:
         pass
-    terminal.need_vault()
+    need_vault(terminal.places)
     if os.environ.get("NOSTR_NSEC"):
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
     try:
@@ -4812,7 +4813,7 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
         say(f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, and none was started")
         return 0
-    terminal.need_vault()
+    need_vault(terminal.places)
     terminal.need_daemon()
     if nsec:
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
@@ -4977,9 +4978,8 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
             os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
     except (OSError, ValueError):  # there is none; or what is recorded is no program, or no path
         pass
-    write_all(
-        2, b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
-    )
+    lacks = b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
+    write_all(2, lacks)
     os._exit(AvaultError.exit_code)
 
 

@@ -29,7 +29,7 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NoReturn
 
 import avault
-from avault import AvaultError, Denied, NotFound, Terminal, TimedOut, Unavailable, Usage, command, option, say
+from avault import AvaultError, Denied, Terminal, TimedOut, Unavailable, Usage, command, need_vault, option, say
 
 WAIT = 50.0  # seconds; many clients give a tool up after 60
 LONGEST = 3600.0  # seconds that a command may be given
@@ -233,8 +233,7 @@ class Asking:
         """
         from avault_openclaw import Restraint  # the provider's: whoever asked in vain, the phone is left alone
 
-        if not os.path.lexists(self.terminal.places.file("nsec.enc")):
-            raise NotFound(f"no vault in {self.terminal.places.dir}", "make one with: avault init")
+        need_vault(self.terminal.places)
         self.terminal.need_daemon()
         restraint = Restraint(self.terminal.places)
         if self.terminal.ask("status")["state"] == "locked":

@@ -27,6 +27,7 @@ from avault import (
     Usage,
     clean_environment,
     command,
+    need_vault,
     option,
     own_command,
     parse_duration,
@@ -502,8 +503,7 @@ def cmd_service_install(
 def check_vault(service: Service) -> None:
     """Raise what would keep the daemon from ever starting there: NotFound, Usage, Locked."""
     places = service.places
-    if not os.path.lexists(places.file("nsec.enc")):
-        raise NotFound(f"no vault in {places.dir}", "make one with: avault init, or name one with --dir")
+    need_vault(places)
     if os.stat(places.dir).st_uid != as_account(service.user).get("user", os.getuid()):
         raise Usage(f"{places.dir} does not belong to {service.user}", "name its owner with: --system --user NAME")
     if service.system and not os.path.isdir(places.state):

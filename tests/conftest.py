@@ -165,7 +165,7 @@ def machine(place: Place):
         yield machine
 
 
-# A signer that says what it is told to say, on a relay of the module
+# Signers, on a relay of the module: one that says what it is told to say, and a correct one
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +182,15 @@ def rogue(relay):
 
     with peers.rogue([relay.url]) as rogue:
         yield rogue
+
+
+@pytest.fixture
+def phone(relay):
+    """A signer of others' making; what it answers, the test says."""
+    import peers
+
+    with peers.ndk([relay.url]) as phone:
+        yield phone
 
 
 @pytest.fixture

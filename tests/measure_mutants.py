@@ -4,10 +4,9 @@
     .venv/bin/python tests/measure_mutants.py 50 seal     50 of one region
     .venv/bin/python tests/measure_mutants.py dangerous   those below that would lose or leak a secret; takes seconds
 
-Why none of the usual tools: mutmut writes all mutants of all regions into one module of 11 MB, slows every function by
-its switch, so that Hypothesis's deadlines fail, and switches by a variable that our processes do not inherit; cosmic-ray
-starts Python, pytest and the Nostr library anew for each mutant, and changes the file in place. Here all is loaded and
-the tests are collected once; each mutant is a class or function that is compiled again in a child.
+Why not mutmut: tried once, it wrote all mutants into one module of 11 MB, and a Hypothesis test failed before the first of
+them was put in. Here all is loaded and the tests are collected once; each mutant is a class or function that is compiled
+again in a child.
 
 What survives is shown. SURVIVORS names what is known to, with the reason why no test can or need kill it.
 """

@@ -308,12 +308,10 @@ def test_a_relay_that_wants_to_know_who_asks(machine: Machine) -> None:
         unlock.kill()
 
 
-class OddRelay:
-    """A relay that takes every event and hands it on, but says so only while `confirms`; it can close subscriptions."""
+class OwnRelay:
+    """A relay in a thread of ours; `attend` is what it does with a client."""
 
     def __init__(self) -> None:
-        self.confirms = True
-        self.subscriptions: dict[ServerConnection, tuple[str, str]] = {}  # name, p-tag
         self.server = serve(self.attend, "127.0.0.1", 0, compression=None)
         self.url = f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}"
 
@@ -323,6 +321,18 @@ class OddRelay:
 
     def __exit__(self, *_: object) -> None:
         self.server.shutdown()
+
+    def attend(self, client: ServerConnection) -> None:
+        raise NotImplementedError
+
+
+class OddRelay(OwnRelay):
+    """A relay that takes every event and hands it on, but says so only while `confirms`; it can close subscriptions."""
+
+    def __init__(self) -> None:
+        self.confirms = True
+        self.subscriptions: dict[ServerConnection, tuple[str, str]] = {}  # name, p-tag
+        super().__init__()
 
     def attend(self, client: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed):

@@ -8,11 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import peers
 import pytest
 from canary import Canary, record
 from harness import AVAULT, Machine, wait_until
@@ -285,12 +284,6 @@ async def test_nobody_wants_it_any_more(vault: Machine, how: str) -> None:
 
 
 # The phone
-
-
-@pytest.fixture
-def phone(relay: Relay) -> Iterator[Phone]:
-    with peers.ndk([relay.url]) as phone:
-        yield phone
 
 
 @pytest.fixture

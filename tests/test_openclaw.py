@@ -27,8 +27,6 @@ import avault
 sys.path.append(str(SOURCE.parent / "scripts"))
 import avault_openclaw
 
-pytestmark = pytest.mark.timeout(900)  # each call of the real CLI takes seconds, and some tests make dozens
-
 
 @pytest.fixture
 def proven(machine: Machine, rogue: Rogue, canary: Canary) -> Machine:
@@ -382,12 +380,6 @@ def test_paths_and_names(path: str, form: str, name: str) -> None:
 def model() -> Iterator[Model]:
     with Model() as model:
         yield model
-
-
-@pytest.fixture
-def phone(relay: Relay) -> Iterator[Phone]:
-    with peers.ndk([relay.url]) as phone:
-        yield phone
 
 
 @pytest.mark.slow

@@ -32,8 +32,6 @@ pytestmark = [
 ]
 
 HEX = "5a" * 31 + "01"
-
-
 FULL_ONLY = pytest.mark.skipif(not figures.FULL, reason="its last full run failed; mended since, and not yet seen to pass")
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import figures
@@ -26,9 +26,9 @@ import pytest
 from canary import Canary
 from harness import Machine, wait_until
 from peers import Relay, Rogue, misdeeds
-from test_hostile_relay import bunker, message
+from test_hostile_relay import OwnRelay, bunker, message
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import ServerConnection, serve
+from websockets.sync.server import ServerConnection
 
 import avault
 
@@ -404,7 +404,7 @@ def test_only_the_echo_of_the_secret_pairs() -> None:
 # Over relays
 
 
-class Liar:
+class Liar(OwnRelay):
     """A relay that lies, as `mode` says; to one that asks for nothing it hands on nothing."""
 
     MODES = ("silent", "ok", "refuse", "limit", "closed", "notice", "auth", "garbage", "binary", "hang up", "eose", "forge")
@@ -413,15 +413,7 @@ class Liar:
         self.mode = "ok"
         self.forgeries: list[Json] = []
         self.said = 0
-        self.server = serve(self.attend, "127.0.0.1", 0, compression=None)
-        self.url = f"ws://127.0.0.1:{self.server.socket.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
+        super().__init__()
 
     def attend(self, client: ServerConnection) -> None:
         with contextlib.suppress(ConnectionClosed, ValueError):
