@@ -1829,8 +1829,7 @@ class Session:
 
     Requests are given to `answer` in order. One that takes time is a coroutine,
     which may ask for the next frame with `await session.frame()`; `settled` is
-    called when it has ended. `sessions` are those that are open, in the order of
-    their last requests.
+    called when it has ended. `sessions` are the open ones, by their last requests.
     """
 
     STALLED = 30.0  # seconds that half a frame may stay half
@@ -1868,12 +1867,14 @@ class Session:
         try:
             while not self.is_held() and (data := self.frames.next()) is not None:
                 if self.awaited:
-                    awaited, self.awaited = self.awaited, None
-                    awaited.set_result(decode_frame(data))
+                    self.awaited.set_result(decode_frame(data))
+                    self.awaited = None
                 else:
                     self.handle(decode_frame(data))
         except Usage as error:
             self.send(error.to_dict())
+            self.transport.close()
+        if self.is_last and not self.is_paused and (not self.task or self.awaited or self.is_conversation):
             self.transport.close()
         if self.stalled:
             self.stalled.cancel()
@@ -1903,8 +1904,6 @@ class Session:
         finally:
             self.task = None
             self.settled()
-        if self.is_last:
-            self.transport.close()
         self.advance()
 
     def is_held(self) -> bool:
@@ -1936,9 +1935,10 @@ class Session:
         self.advance()
 
     def eof_received(self) -> bool:
-        """The client will send no more; a read or write that takes time is still answered."""
-        self.is_last = self.task is not None and self.awaited is None and not self.is_conversation
-        return self.is_last
+        """The client will send no more; what it asked before is still answered."""
+        self.is_last = True
+        self.advance()
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client is gone; so is what it asked for, except a write that is under way."""
@@ -2786,7 +2786,7 @@ class Keyholder:
         """Serve a connection from now on."""
         sock = socket.socket(fileno=fd)
         if len(self.sessions) >= room():
-            if not (idle := next((each for each in self.sessions if not each.task), None)):
+            if not (idle := next((each for each in self.sessions if not each.task or each.awaited), None)):
                 sock.close()
                 return
             del self.sessions[idle]
@@ -3820,7 +3820,7 @@ class Supervisor:
             else:
                 raise Unavailable(f"another daemon listens at {path}", "stop it, or choose another place with AVAULT_SOCKET")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(path)  # 0600 by our umask
+        self.socket.bind(path)  # 0700 by our umask
         self.socket.listen(1024)
         self.socket.setblocking(False)
         info = os.lstat(path)

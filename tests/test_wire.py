@@ -33,8 +33,8 @@ class Client:
         digest = hashlib.sha256(directory.encode()).digest()
         self.vault = "avault1-" + base64.urlsafe_b64encode(digest).decode()[:16]
         self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(str(machine.runtime / "avault.sock"))  # with a time limit, it fails where many wait
         self.socket.settimeout(20)
-        self.socket.connect(str(machine.runtime / "avault.sock"))
 
     def frame(self, op: str, **fields: Any) -> bytes:
         return as_frame({"v": 1, "vault": self.vault, "op": op, **fields})

@@ -364,21 +364,39 @@ async def test_a_client_that_sends_no_more_still_gets_its_answer(op: str, stays:
     slow = Slow()
     talk = Talk(slow, {"op": op})
     await asyncio.sleep(0)
-    assert talk.session.eof_received() is stays
+    if stays:
+        talk.say({"op": "behind it"})
+    talk.session.eof_received()
+    assert talk.wire.closed is not stays
     if stays:
         slow.go.set()
         await until(lambda: talk.wire.closed)
-        assert talk.said == [{"ok": True, "op": op}]
+        assert talk.said == [{"ok": True, "op": op}, {"ok": True, "op": "behind it"}]
     talk.session.connection_lost(None)
 
 
-async def test_a_client_that_leaves_before_the_second_frame_is_waited_for_no_more() -> None:
+@pytest.mark.parametrize("early", [True, False], ids=["before it was asked for", "after"])
+async def test_a_client_that_leaves_before_the_second_frame_is_waited_for_no_more(early: bool) -> None:
+    async def work(session: avault.Session) -> Message:
+        return {"ok": True, "got": await session.frame()}
+
+    talk = Talk(lambda session, request: work(session))
+    if not early:
+        await until(lambda: talk.said)
+    talk.session.eof_received()
+    await until(lambda: talk.wire.closed)
+    talk.session.connection_lost(None)
+    await until(lambda: talk.session.task is None)
+
+
+async def test_a_second_frame_that_is_none_ends_the_request() -> None:
     async def work(session: avault.Session) -> Message:
         return {"ok": True, "got": await session.frame()}
 
     talk = Talk(lambda session, request: work(session))
     await until(lambda: talk.said)
-    assert talk.session.eof_received() is False
+    talk.session.data_received(b"\0\0\0\1[")
+    assert talk.wire.closed and talk.said[-1]["error"]["code"] == "usage"
     talk.session.connection_lost(None)
     await until(lambda: talk.settled)
 
