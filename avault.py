@@ -1482,7 +1482,8 @@ class Store:
         for _ in range(5):
             self.notice()
             if self.trouble:
-                return [self.trouble] * len(changes)
+                time.sleep(0.1)  # git removes a file and then writes it anew: it may be whole in a moment
+                continue
             draft = self.vault.copy()
             draft.sources = [self.digest]
             results = [attempt_change(change, draft) for change in changes]
@@ -1492,11 +1493,10 @@ class Store:
                 self.replace(draft, self.digest)
                 return results
             except FileChanged:
-                self.seen = ()
-                continue  # a git pull came in between: apply the changes to what it brought
+                self.seen = ()  # a git pull came in between: apply the changes to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
-        busy = AvaultError("the vault's file keeps changing under our hands", "stop what else writes it, then try again")
+        busy = self.trouble or AvaultError("the vault's file keeps changing", "stop what else writes it, then try again")
         return [busy] * len(changes)
 
     def replace(self, draft: Vault, over: str) -> None:
@@ -2992,8 +2992,8 @@ class Keyholder:
         return self.requests[op](self, session, request)
 
     def open_store(self) -> Store:
-        """The store of an open vault; raises Locked, also when it is to lock by now and `run` has slept through it."""
-        if not self.store or self.time_left() <= 0:
+        """The store of an open vault; raises Locked, also when it is about to lock, or was to and `run` has slept through it."""
+        if not self.store or self.ended.is_set() or self.time_left() <= 0:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
         return self.store
 
@@ -3008,11 +3008,11 @@ class Keyholder:
 
     async def change(self, function: Callable[[Vault], None]) -> dict[str, Any]:
         """Have a change written, together with those that wait meanwhile; raises what refused it."""
+        self.open_store()  # it may have been locked while the value was awaited
         done: asyncio.Future[AvaultError | None] = asyncio.get_running_loop().create_future()
         self.queue.append((function, done))
         self.writer = self.writer or asyncio.get_running_loop().create_task(self.write_queue())
-        refused = await done
-        if refused:
+        if refused := await done:
             raise refused
         return {"ok": True}
 
