@@ -1492,7 +1492,7 @@ class Store:
             try:
                 self.replace(draft, self.digest)
                 return results
-            except FileChanged:
+            except (FileChanged, Tampered):
                 self.seen = ()  # a git pull came in between: apply the changes to what it brought
             except AvaultError as error:
                 return [error] * len(changes)

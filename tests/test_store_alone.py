@@ -222,6 +222,26 @@ def test_a_vault_that_does_not_open_replaces_nothing(desk, store, monkeypatch):
     assert desk.path.read_bytes() == before
 
 
+@pytest.mark.parametrize("there", [None, b"half of it"], ids=["gone", "half"])
+def test_a_write_waits_for_a_file_that_git_is_writing_anew(desk, store, monkeypatch, there):
+    data, pauses = desk.path.read_bytes(), []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            desk.path.write_bytes(data)
+
+    monkeypatch.setattr(avault.time, "sleep", pause)
+    desk.path.unlink()
+    if there:
+        desk.path.write_bytes(there)
+    assert store.write([put("L")]) == [None]
+    assert len(pauses) == 2
+    desk.path.unlink()
+    [refused] = store.write([put("M")])
+    assert isinstance(refused, avault.Tampered) and len(pauses) == 7
+
+
 def test_writes_give_up_on_a_file_that_never_rests(desk, store, monkeypatch):
     real, rounds = avault.seal_vault, []
 
