@@ -231,7 +231,7 @@ def test_a_write_waits_for_a_file_that_git_is_writing_anew(desk, store, monkeypa
         if len(pauses) == 2:
             desk.path.write_bytes(data)
 
-    monkeypatch.setattr(avault.time, "sleep", pause)
+    monkeypatch.setattr("time.sleep", pause)
     desk.path.unlink()
     if there:
         desk.path.write_bytes(there)
