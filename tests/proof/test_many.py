@@ -27,7 +27,7 @@ from crowd import text
 from harness import AVAULT, Machine, wait_until
 from test_wire import Client, as_frame, memory
 
-pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(180, 7200))]
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(300, 7200))]
 
 WRITERS = 64  # and as many who read
 PROCESSES = 4
@@ -179,7 +179,7 @@ class Crowds:
             job = {
                 "vault": str(self.machine.vault), "runtime": str(self.machine.runtime), "mark": self.mark, "hold": str(self.hold),
                 "journal": str(self.top / f"journal-{number}"), "writers": list(range(number, WRITERS, PROCESSES)),
-                "shared": SHARED, "keys": self.keys(), "pause": figures.pick(0.25, 0.05),
+                "shared": SHARED, "keys": self.keys(), "pause": figures.pick(1.0, 0.05),
             }  # fmt: skip
             command = [sys.executable, str(Path(__file__).with_name("crowd.py"))]
             process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, text=True)

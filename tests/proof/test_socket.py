@@ -133,7 +133,7 @@ def pids(machine: Machine) -> tuple[int, int]:
 # Frames and sessions, by a fuzzer that sees what it reaches
 
 
-@pytest.mark.timeout(figures.pick(180, 7200))
+@pytest.mark.timeout(figures.pick(300, 7200))
 @pytest.mark.skipif(
     not importlib.util.find_spec("atheris")
     and not (sys.platform == "linux" and os.uname().machine == "x86_64" and "CI" in os.environ),
@@ -240,7 +240,7 @@ def harmless(request: dict[str, Any]) -> dict[str, Any]:
     return request
 
 
-@pytest.mark.timeout(figures.pick(180, 7200))
+@pytest.mark.timeout(figures.pick(300, 7200))
 @pytest.mark.parametrize("is_open", [True, False], ids=["open", "locked"])
 def test_hostile_requests(vault: Machine, canary: Canary, is_open: bool) -> None:
     """Every op with hostile fields, on a connection of its own and behind others; a locked vault releases nothing at all."""
@@ -330,7 +330,7 @@ def connect_all(machine: Machine, stack: contextlib.ExitStack, number: int, *que
     return clients
 
 
-@pytest.mark.timeout(figures.pick(180, 1200))
+@pytest.mark.timeout(figures.pick(300, 1200))
 @pytest.mark.parametrize("kind", ["silent", "asked", "half asked", "waiting"])
 def test_idle_connections(machine: Machine, canary: Canary, descriptors: None, kind: str) -> None:
     """10,000 that say nothing, have asked, stop in the middle, or wait for an unlock: all others are served meanwhile."""
