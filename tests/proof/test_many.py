@@ -253,7 +253,7 @@ class Chaos:
             self.sets += 1
             what = f"clone.{self.sets}"
             made.append((key, what, self.crowd.put(self.b, key, what)))
-        self.b("sync")
+        wait_until(lambda: self.b("sync", code=None).returncode == 0, what="a push that no other one crosses")
         return made
 
     def arrived(self, made: list[tuple[str, str, float]]) -> None:
