@@ -391,7 +391,7 @@ def test_silence(paired: Machine, rogue: Rogue) -> None:
     assert 2 <= time.monotonic() - begun < 4
     assert paired.status()["state"] == "locked"
     paired("daemon", "stop")
-    paired("daemon", "start", "-b", "--timeout", "2s")
+    paired("daemon", "start", "-b", "--timeout", "6s")  # long enough to be seen, on a busy machine
     assert paired.status()["state"] == "waiting"
     status = paired.wait_state("locked")
     assert status["pid"]
