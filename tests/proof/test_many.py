@@ -401,13 +401,18 @@ def lock_and_open(machine: Machine, count: int) -> None:
             assert client.ask("wait", timeout=30)["state"] == "unlocked"
 
 
+def growth(machine: Machine, act: Callable[[Machine, int], None], warm: int, count: int) -> tuple[Sizes, float, int]:
+    """The sizes once the heap has found its own, after some; and by how much they grow in `count` more: memory, descriptors."""
+    act(machine, warm)
+    before = calm(machine)
+    act(machine, count)
+    return before, *calm(machine).grown(before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_no_growth_in_gets(narrow: Machine, canary: Canary) -> None:
-    get_often(narrow, figures.pick(500, 2_000))  # the heap finds its size
-    before = calm(narrow)
     count = figures.pick(1_000, 100_000)
-    get_often(narrow, count)
-    grown, more = calm(narrow).grown(before)
+    before, grown, more = growth(narrow, get_often, figures.pick(500, 2_000), count)
     figures.at_least("gets, one after the other", count)
     figures.at_most("growth of memory in them, in MB", round(grown, 1))
     figures.at_most("growth of open descriptors in them", more)
@@ -425,11 +430,8 @@ def test_no_growth_in_gets(narrow: Machine, canary: Canary) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_no_growth_in_unlocks(narrow: Machine) -> None:
-    lock_and_open(narrow, 4)
-    before = calm(narrow)
     count = figures.pick(8, 1_000)
-    lock_and_open(narrow, count)
-    grown, more = calm(narrow).grown(before)
+    _, grown, more = growth(narrow, lock_and_open, 4, count)
     figures.at_least("unlocks, one after the other", count)
     figures.at_most("growth of memory in these, in MB", round(grown, 1))
     figures.at_most("growth of open descriptors in these", more)
