@@ -872,11 +872,8 @@ def quote_systemd(name: str, value: str) -> str:
 
 
 QUOTES: dict[str, Callable[[str, str], str]] = {
-    "sh": quote_sh,
-    "fish": quote_fish,
-    "dotenv": quote_dotenv,
-    "systemd": quote_systemd,
-}
+    "sh": quote_sh, "fish": quote_fish, "dotenv": quote_dotenv, "systemd": quote_systemd,
+}  # fmt: skip
 
 
 def as_name(group: str, key: str) -> str:
@@ -1001,6 +998,7 @@ def to_npub(public: str) -> str:
     return str(nostr_sdk.PublicKey.parse(public).to_bech32())
 
 
+VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
 REPAIRS = {
     "unlock": "avault unlock, and the phone is asked for nsec.enc",
     "pairing": "avault pair",
@@ -1011,11 +1009,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "nsec": SEALED,
     "unlock": {**SEALED, "proven": (str, type(None))},
     "pairing": {
-        "client_key": str,
-        "signer": str,
-        "agent": str,
-        "operator": str,
-        "relays": list,
+        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
@@ -1023,7 +1017,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
-}
+}  # fmt: skip
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -1068,12 +1062,48 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
     return data
 
 
-def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
+class FileChanged(AvaultError):
+    """A file is not the one that it was to replace."""
+
+
+def exchange(one: str, other: str) -> bool:
+    """Exchange two files in one step, where system and file system can: renameat2(2), renamex_np(2)."""
+    import ctypes
+
+    libc, names = ctypes.CDLL(None), [os.fsencode(one), os.fsencode(other)]
+    if hasattr(libc, "renameat2"):
+        return not libc.renameat2(-100, names[0], -100, names[1], 2)  # AT_FDCWD, RENAME_EXCHANGE
+    return hasattr(libc, "renamex_np") and not libc.renamex_np(*names, 2)  # RENAME_SWAP
+
+
+def take_place(new: str, path: str, over: str) -> None:
+    """Rename a file over the one whose SHA-256 is `over`, "" for none; raises FileChanged where it is another, and OSError."""
+
+    def is_at(place: str) -> bool:
+        return (sha256(read_file(place, VAULT_LIMIT)).hex() if os.path.lexists(place) else "") == over
+
+    if not is_at(path):
+        raise FileChanged(path)
+    if not exchange(new, path):
+        os.rename(new, path)
+        return
+    was_there = False
+    try:
+        was_there = is_at(new)  # once more: git, which takes no lock of ours, may have come just before
+    finally:
+        if not was_there:
+            exchange(new, path)
+    if not was_there:
+        raise FileChanged(path)
+
+
+def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = None, over: str | None = None) -> None:
     """Replace a file by a whole, durable, checked new one, or leave it as it was.
 
     A temporary file beside it (0600) is written, synced, read back and given to
-    `check`, then renamed; then the directory is synced. Raises AvaultError when
-    the disk refuses, and whatever `check` raises.
+    `check`, then renamed; then the directory is synced. Where `over` is given,
+    it replaces only what has that SHA-256 ("" for none), or raises FileChanged.
+    Raises AvaultError when the disk refuses, and whatever `check` raises.
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
@@ -1088,7 +1118,10 @@ def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = N
             raise AvaultError(f"the disk did not keep what was written to {path}", "the file is as it was before")
         if check:
             check(written)
-        os.rename(temporary, path)
+        if over is None:
+            os.rename(temporary, path)
+        else:
+            take_place(temporary, path, over)
     except OSError as error:
         raise AvaultError(f"cannot write {path}: {error.strerror}", "the file is as it was before") from None
     finally:
@@ -1196,7 +1229,6 @@ nip46.json -text -merge
 # Everything that is encrypted. What does not encode to itself is refused.
 
 PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
-VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
 ENVELOPE_KIND = 26_046  # ephemeral and unused, so that no signer takes the envelope for something it knows
 
 
@@ -1289,30 +1321,17 @@ def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unloc
     it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
     """
     event = {
-        "kind": ENVELOPE_KIND,
-        "created_at": int(time.time()),
-        "pubkey": public_hex(keys),
-        "id": "",
-        "sig": "",
-        "tags": [["alt", alt]],
-        "content": content,
-        "avault": unlock_key,
-    }
+        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys), "id": "", "sig": "",
+        "tags": [["alt", alt]], "content": content, "avault": unlock_key,
+    }  # fmt: skip
     return encrypt(keys, peer, json.dumps(event))
 
 
 def seal_keys(keys: nostr_sdk.Keys, identity: str, operator: str, name: str) -> tuple[str, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
     unlock = nostr_sdk.Keys.generate()
-    nsec = {
-        "type": "avault/nsec",
-        "version": 1,
-        "vault": identity,
-        "name": name,
-        "operator": to_npub(operator),
-        "nsec": keys.secret_key().to_bech32(),
-    }
-    sealed = encrypt(unlock, public_hex(unlock), json.dumps(nsec))
+    nsec = {"type": "avault/nsec", "version": 1, "vault": identity, "name": name, "operator": to_npub(operator)}
+    sealed = encrypt(unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()}))
     names = {"vault": identity, "name": name, "agent": to_npub(public_hex(keys)), "operator": to_npub(operator)}
     return unlock.secret_key().to_hex(), {**names, "sealed": sealed}
 
@@ -1506,17 +1525,14 @@ class Store:
         """
         draft.generation[self.machine] = draft.generation.get(self.machine, 0) + 1
         draft.generation = dict(sorted(draft.generation.items()))
-        path = self.places.file("avault.enc")
         data = seal_vault(draft, self.keys)
         self.written = sha256(data).hex()
 
         def check(written: bytes) -> None:
             if open_vault(written, self.keys).generation != draft.generation:
                 raise AvaultError("the vault that was written does not open", "the file is as it was before")
-            if (sha256(read_file(path, VAULT_LIMIT)).hex() if os.path.lexists(path) else "") != over:
-                raise FileChanged(path)
 
-        write_file(path, data, check)
+        write_file(self.places.file("avault.enc"), data, check, over)
         self.vault, self.digest, self.seen = draft, self.written, ()  # to be looked at: a pull may have come since
         self.pin()
 
@@ -1567,10 +1583,6 @@ class Store:
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
-
-
-class FileChanged(AvaultError):
-    """The vault's file is not the one that the change was made for."""
 
 
 def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
@@ -2082,14 +2094,9 @@ class Pairing:
 
     def save(self, places: Places) -> None:
         """Write pairing.json."""
-        content = {
-            "client_key": self.keys.secret_key().to_hex(),
-            "signer": self.signer,
-            "agent": to_npub(self.agent),
-            "operator": to_npub(self.operator),
-            "relays": self.relays,
-            "approves_by_itself": self.by_itself,
-        }
+        content: dict[str, Any] = {"client_key": self.keys.secret_key().to_hex(), "signer": self.signer}
+        content |= {"agent": to_npub(self.agent), "operator": to_npub(self.operator)}
+        content |= {"relays": self.relays, "approves_by_itself": self.by_itself}
         write_file(places.own("pairing.json"), encode_file("pairing", content))
 
 
@@ -3314,20 +3321,10 @@ async def write(
 
 
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get),
-    "export": released(answer_export),
-    "reveal": released(answer_reveal),
-    "has": serve_has,
-    "list": serve_list,
-    "provide": serve_provide,
-    "verify_log": serve_verify_log,
-    "inspect": serve_inspect,
-    "set": serve_set,
-    "delete": serve_delete,
-    "import": serve_import,
-    "merge": serve_merge,
-    "restore": serve_restore,
-}
+    "get": released(answer_get), "export": released(answer_export), "reveal": released(answer_reveal),
+    "has": serve_has, "list": serve_list, "provide": serve_provide, "verify_log": serve_verify_log, "inspect": serve_inspect,
+    "set": serve_set, "delete": serve_delete, "import": serve_import, "merge": serve_merge, "restore": serve_restore,
+}  # fmt: skip
 
 
 # --------------------------------------------------------------- pairing ----

@@ -142,4 +142,4 @@ def measure_coverage(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit({"coverage": measure_coverage}[sys.argv[1]](sys.argv[2:]))
+    sys.exit(measure_coverage(sys.argv[1:]))

@@ -440,6 +440,57 @@ def test_a_failing_check_leaves_the_old_file(old, error):
     assert (old.read_bytes(), leftovers(old)) == (b"old", [])
 
 
+OLD = avault.sha256(b"old").hex()
+
+
+def test_only_what_was_meant_is_replaced(old):
+    avault.write_file(str(old), b"new", over=OLD)
+    assert (old.read_bytes(), leftovers(old)) == (b"new", [])
+    for wrong in (OLD, ""):
+        with pytest.raises(avault.FileChanged):
+            avault.write_file(str(old), b"newer", over=wrong)
+    assert (old.read_bytes(), leftovers(old)) == (b"new", [])
+    old.unlink()
+    with pytest.raises(avault.FileChanged):
+        avault.write_file(str(old), b"newer", over=OLD)
+    avault.write_file(str(old), b"first", over="")
+    assert (old.read_bytes(), leftovers(old)) == (b"first", [])
+
+
+@pytest.mark.skipif(not sys.platform.startswith(("linux", "darwin")), reason="files cannot be exchanged")
+def test_files_are_exchanged(old):
+    other = old.with_name("other")
+    assert not avault.exchange(str(old), str(other))
+    other.write_bytes(b"other")
+    assert avault.exchange(str(old), str(other))
+    assert (old.read_bytes(), other.read_bytes()) == (b"other", b"old")
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "fifo"])
+def test_what_comes_at_the_last_moment_stays(old, monkeypatch, what):
+    """Between the last look and the exchange: git, which takes no lock of ours."""
+    real = avault.exchange
+
+    def exchange(one, other):
+        monkeypatch.setattr(avault, "exchange", real)
+        old.unlink()
+        {"file": lambda: old.write_bytes(b"pulled"), "directory": old.mkdir, "fifo": lambda: os.mkfifo(old)}[what]()
+        return real(one, other)
+
+    monkeypatch.setattr(avault, "exchange", exchange)
+    with pytest.raises(avault.AvaultError):
+        avault.write_file(str(old), b"new", over=OLD)
+    assert leftovers(old) == []
+    assert (old.is_file(), old.is_dir(), old.is_fifo()) == (what == "file", what == "directory", what == "fifo")
+    assert what != "file" or old.read_bytes() == b"pulled"
+
+
+def test_where_files_cannot_be_exchanged_they_are_renamed(old, monkeypatch):
+    monkeypatch.setattr(avault, "exchange", lambda *_: False)
+    avault.write_file(str(old), b"new", over=OLD)
+    assert (old.read_bytes(), leftovers(old)) == (b"new", [])
+
+
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 def test_a_failing_disk_leaves_the_old_file(old, monkeypatch, call, code):

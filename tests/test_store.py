@@ -417,34 +417,37 @@ def test_a_pull_that_comes_just_after_a_write_is_noticed(opened, monkeypatch):
     stop(opened)
     content, _ = avault.read_unlock(places)
     store = avault.Store.load(places, AGENT, content)
-    real = os.rename
+    real = avault.exchange
 
-    def rename(source, target):
-        real(source, target)
-        if target == str(enc(opened)):
-            replace(enc(opened), elsewhere(enc(opened).read_bytes(), "other", "g/L", "pulled"))
+    def exchange(source, target):
+        done = real(source, target)
+        replace(enc(opened), elsewhere(enc(opened).read_bytes(), "other", "g/L", "pulled"))
+        return done
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "rename", rename)
+        patched.setattr(avault, "exchange", exchange)
         assert store.write([lambda vault: vault.put("g", "K", "second", 1, store.machine)]) == [None]
     store.refresh()
     assert [store.vault.secrets("g", key)[0].value for key in "KL"] == ["second", "pulled"]
     assert store.write([lambda vault: vault.put("g", "M", "third", 1, store.machine)]) == [None]
 
 
-@pytest.mark.parametrize("moment", ["before", "while"])
+@pytest.mark.parametrize("moment", ["before", "while", "last"])
 def test_a_pull_in_the_middle_of_a_write_is_not_lost(opened, monkeypatch, moment):
     os.environ["XDG_STATE_HOME"] = str(opened.state)
     places = avault.Places(str(opened.vault))
     stop(opened)
     content, _ = avault.read_unlock(places)
     store = avault.Store.load(places, AGENT, content)
-    name = {"before": "open_vault", "while": "seal_vault"}[moment]
+    name = {"before": "open_vault", "while": "seal_vault", "last": "exchange"}[moment]
     real = getattr(avault, name)
     pulled = elsewhere(enc(opened).read_bytes(), "other", "g/L", "pulled")
 
     def once(*args):
         monkeypatch.setattr(avault, name, real)
+        if moment == "last":
+            replace(enc(opened), pulled)
+            return real(*args)
         result = real(*args)
         replace(enc(opened), pulled)
         return result

@@ -205,6 +205,7 @@ def test_a_change_that_was_not_written_is_not_served(desk, store, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(avault, "exchange", lambda *_: False)
     monkeypatch.setattr(os, "rename", full)
     before = desk.path.read_bytes(), store.digest
     assert ["No space left" in each.message for each in store.write([put("L"), put("M")])] == [True, True]
