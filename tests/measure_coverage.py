@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import coverage
+import coverage.exceptions
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "avault.py"
@@ -100,7 +101,11 @@ def reached(directory: Path) -> dict[str, Any]:
     data = coverage.CoverageData(str(directory / "all"))
     for file in directory.glob("data.*"):
         one = coverage.CoverageData(str(file))
-        one.read()
+        try:
+            one.read()
+        except coverage.exceptions.DataError:  # of a process that was killed while it wrote it
+            print(f"not counted: {file.name}, {file.stat().st_size} bytes", file=sys.stderr)
+            continue
         ours = {name for name in one.measured_files() if Path(name).parent in (INSTALLED, ROOT)}
         data.update(one, map_path=lambda name, ours=ours: str(SOURCE if name in ours else "/another"))
         file.unlink()

@@ -23,6 +23,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ FILES = {  # the tests of a region, those first that fail first
     "store": ("test_store_alone.py", "test_seal.py"),
     "wire": ("test_wire_alone.py", "test_wire.py"),
 }
-TIME = 60  # seconds after which a mutant that does not end is killed
+SLOWER = 5  # how many times as long as without a fault the tests may take, until a mutant that does not end is killed
 MEMORY = 4 << 30  # bytes that one may take
 
 # What would lose or leak a secret, or take what must be refused: the code, what is put in its place, and who notices.
@@ -198,6 +199,7 @@ class Trial:
     def __init__(self, mutants: list[Mutant]) -> None:
         self.mutants = mutants
         self.survivors: list[str] = []
+        self.limit = 600.0  # seconds
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Leave out the tests that ask the installed command: it is not the mutant."""
@@ -212,7 +214,9 @@ class Trial:
         tests = {mutant.tests: named(mutant.tests) for mutant in self.mutants}
         assert all(tests.values()), "a test is gone"
         every = dict.fromkeys(each for chosen in tests.values() for each in chosen)
+        begun = time.monotonic()
         assert self.is_survived(None, list(every)), "a test fails without a mutant"
+        self.limit = 10 + SLOWER * (time.monotonic() - begun)
         for number, mutant in enumerate(self.mutants, 1):
             if self.is_survived(mutant, tests[mutant.tests]):
                 self.survivors.append(mutant.name)
@@ -221,6 +225,7 @@ class Trial:
                 print(f"{number} of {len(self.mutants)} tried", file=sys.stderr, flush=True)
             for left in session.config.stash[RUN].iterdir():
                 shutil.rmtree(left, ignore_errors=True)
+        assert self.is_survived(None, list(every)), "a test fails without a mutant by now: so it did with some"
         return True
 
     def is_survived(self, mutant: Mutant | None, items: list[pytest.Item]) -> bool:
@@ -241,7 +246,7 @@ class Trial:
             finally:
                 os._exit(code)
         os.close(held)
-        if not select.select([alive], [], [], TIME)[0]:  # readable when the child is gone, and what it started
+        if not select.select([alive], [], [], self.limit)[0]:  # readable when the child is gone, and what it started
             os.killpg(child, signal.SIGKILL)
         os.close(alive)
         return os.waitpid(child, 0)[1] == 0

@@ -100,6 +100,7 @@ def test_set_keeps_when_it_was_made_and_delete_removes_an_empty_group():
     [secret] = vault.secrets("g", "K")
     assert (secret.value, secret.created, secret.updated) == ("two", 10, 20)
     vault.put("g", "L", "three", 20, "m")
+    assert vault.count() == 2
     vault.annotate("g", "note", "m")
     vault.remove("g", "K")
     assert values(vault) == {"g/L": ["three"]}

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,30 @@ async def test_closing_closes_what_was_not_handed_over() -> None:
     ends.sides[1].close()
     os.close(start)
     os.close(end)
+
+
+async def test_no_descriptor_is_left_of_one_that_was_handed_over() -> None:
+    ends = Ends()
+    before = len(os.listdir("/dev/fd"))
+    start, end = os.pipe()
+    ends.sides[0].send({}, start)
+    await until(lambda: ends.got[1])
+    for fd in (start, end, ends.got[1][0][1]):
+        os.close(fd or -1)
+    assert len(os.listdir("/dev/fd")) == before
+    for side in ends.sides:
+        side.close()
+
+
+async def test_an_end_that_is_closed_is_watched_no_more() -> None:
+    ends = Ends()
+    ends.sides[0].send({"big": "x" * 3_000_000})
+    numbers = [side.sock.fileno() for side in ends.sides]
+    assert ends.sides[0].queue, "the stream took all at once"
+    for side in ends.sides:
+        side.close()
+    loop = asyncio.get_running_loop()
+    assert not any(loop.remove_reader(number) or loop.remove_writer(number) for number in numbers)
 
 
 async def test_too_many_descriptors_under_way_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,8 +441,9 @@ async def test_what_a_client_asked_for_goes_with_it() -> None:
 class Daemon:
     """A daemon that follows a script: for each connection, what it says after each frame that comes. Then it is gone."""
 
-    def __init__(self, places: avault.Places, *connections: list[list[Message]]) -> None:
-        self.connections, self.got = connections, []  # type: tuple[list[list[Message]], ...], list[Message]
+    def __init__(self, places: avault.Places, *connections: list[list[Message]], stays: float = 0.0) -> None:
+        self.connections, self.stays = connections, stays
+        self.got: list[Message] = []
         Path(places.socket).parent.mkdir(parents=True, exist_ok=True)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(places.socket)
@@ -434,6 +460,9 @@ class Daemon:
                     frames.feed(piece)
                 self.got.append(json.loads(data or b"{}"))
                 connection.sendall(b"".join(avault.encode_frame(each) for each in answers))
+            if self.stays:
+                time.sleep(self.stays)
+                self.got.append({"left": True})
             connection.close()
         self.listener.close()
 
@@ -472,6 +501,12 @@ def test_a_write_without_an_answer_is_not_known_to_be_written(
         connection.request(op, {"value": "v"})
     assert not isinstance(refused.value, avault.Interrupted)
     assert len(daemon.got) == len(script)
+
+
+def test_stop_is_answered_when_the_daemon_has_left(places: avault.Places) -> None:
+    daemon = Daemon(places, [[{"ok": True}]], stays=0.3)
+    assert avault.Connection(places).request("stop") == {"ok": True}
+    assert daemon.got[-1] == {"left": True}
 
 
 def test_a_read_without_an_answer_is_tried_once_more(places: avault.Places) -> None:
