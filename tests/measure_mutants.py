@@ -142,12 +142,16 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node):
             node.body[0].read = True  # type: ignore[attr-defined]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("__slots__", "hint"):
+            node.read = True  # type: ignore[attr-defined]
+        for typed in filter(None, (getattr(node, "annotation", None), getattr(node, "returns", None))):
+            typed.read = True
         for child in ast.iter_child_nodes(node):
             if isinstance(node, ast.Raise | ast.JoinedStr | ast.AnnAssign) or getattr(node, "read", False):
                 child.read = True  # type: ignore[attr-defined]
     for node in ast.walk(tree):
         for field, value in ast.iter_fields(node):
-            if field not in ("annotation", "returns", "decorator_list"):
+            if field != "decorator_list":
                 for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
                     if isinstance(child, ast.AST) and not getattr(child, "read", False):
                         yield node, field, index

@@ -176,7 +176,9 @@ def test_a_pin_that_cannot_be_written_is_said_until_it_can(desk, store):
 def test_a_machine_keeps_its_name_and_its_image_gets_another(desk):
     name = avault.machine_id(desk.places)
     assert len(name) == 16 and avault.machine_id(desk.places) == name
-    path = Path(desk.places.own("machine.json"))
+    path, host = Path(desk.places.own("machine.json")), Path("/etc/machine-id")
+    written = avault.decode_file("machine", path.read_bytes(), "")
+    assert written == {"id": name, "host": avault.sha256(host.read_bytes()).hex() if host.exists() else ""}
     path.write_bytes(avault.encode_file("machine", {"id": name, "host": "another"}))
     image = avault.machine_id(desk.places)
     assert image != name and avault.machine_id(desk.places) == image
@@ -278,6 +280,13 @@ def test_a_later_file_is_served_and_pinned(desk, store):
     store.refresh()
     assert value(store.vault, "E") == "from other" and store.digest == avault.sha256(desk.path.read_bytes()).hex()
     assert desk.pin() == {"generation": store.vault.generation, "hash": store.digest}
+
+
+def test_who_has_never_written_takes_what_another_wrote(desk, store, tmp_path):
+    reader = Desk(desk.path.parent, tmp_path / "reader").load()
+    desk.path.write_bytes(elsewhere(store.vault))
+    reader.refresh()
+    assert reader.trouble is None and value(reader.vault, "E") == "from other" and reader.machine not in reader.vault.generation
 
 
 def test_nothing_is_noticed_in_the_middle_of_a_write(desk, store):
@@ -444,7 +453,7 @@ def test_where_git_keeps_its_own(tmp_path):
     (tree / ".git").mkdir()
     assert avault.find_git(str(below)) == str(tree / ".git")
     (tree / ".git").rmdir()
-    for written, meant in (("gitdir: ../own\n", tree / "../own"), (f"gitdir: {tmp_path}/own\n", tmp_path / "own")):
+    for written, meant in (("gitdir: ../ox\n", tree / "../ox"), (f"gitdir: {tmp_path}/own\n", tmp_path / "own")):
         (tree / ".git").write_text(written)
         assert avault.find_git(str(below)) == str(meant)
     (tmp_path / "own").mkdir()
@@ -454,6 +463,14 @@ def test_where_git_keeps_its_own(tmp_path):
 
 
 # What the phone is to be asked for
+
+
+@pytest.mark.parametrize("name", ["avault.enc", "nsec.enc"])
+def test_either_file_is_a_vault(desk, name):
+    with pytest.raises(avault.NotFound, match="no vault in"):
+        avault.need_vault(desk.places)
+    desk.path.with_name(name).touch()
+    avault.need_vault(desk.places)
 
 
 def test_the_own_envelope_comes_first_and_the_recovery_copy_else(desk):

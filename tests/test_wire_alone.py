@@ -49,6 +49,15 @@ def test_what_is_no_message(data: bytes) -> None:
         avault.decode_frame(data)
 
 
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [({}, None), ({"timeout": None}, None), ({"timeout": "5"}, None)]
+    + [({"timeout": number}, seconds) for number, seconds in ((5, 5.0), (-1, 0.0), (1e300, 1e9), (float("nan"), 0.0))],
+)
+def test_how_long_a_request_may_take(given: Message, limit: float | None) -> None:
+    assert avault.read_limit(given) == limit
+
+
 async def test_work_beside_is_held_while_it_runs() -> None:
     tasks: set[asyncio.Task[None]] = set()
     avault.spawn(tasks, asyncio.sleep(0))
