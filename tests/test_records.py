@@ -50,6 +50,17 @@ def test_bad_values(value):
     assert len(str(refused.value)) < 100, "a value must not be repeated"
 
 
+@pytest.mark.parametrize("note", [None, "", "é 🦄", "x" * 1000])
+def test_notes_of_a_line(note):
+    assert avault.check_note(note) == note
+
+
+@pytest.mark.parametrize("note", ["x" * 1001, "two\nlines", "\x1b[2J", 5, ["x"], b"x"])
+def test_bad_notes(note):
+    with pytest.raises(avault.Usage, match="a note is one line"):
+        avault.check_note(note)
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("8h", 28_800), ("7d", 604_800)])
 def test_durations(text, seconds):
     assert avault.parse_duration(text) == seconds
@@ -100,7 +111,7 @@ def test_set_keeps_when_it_was_made_and_delete_removes_an_empty_group():
     [secret] = vault.secrets("g", "K")
     assert (secret.value, secret.created, secret.updated) == ("two", 10, 20)
     vault.put("g", "L", "three", 20, "m")
-    assert vault.count() == 2
+    assert vault.count() == 2 and vault.groups["g"].note == ("", "", 0)
     vault.annotate("g", "note", "m")
     vault.remove("g", "K")
     assert values(vault) == {"g/L": ["three"]}

@@ -240,8 +240,16 @@ def test_the_phone_sees_a_sentence_and_no_nsec(example):
     assert event["content"] == "avault: unlock test@machine on machine. Approve only if you expect it."
     assert event["tags"] == [["alt", "unlock the vault of test@machine on machine"]]
     assert event["pubkey"] == avault.public_hex(example.agent) and event["kind"] not in (13, 3, 22242)
+    assert (event["id"], event["sig"]) == ("", ""), "nobody can publish it as it is"
     text = json.dumps(event)
     assert example.agent.secret_key().to_hex() not in text and "nsec1" not in text
+
+
+@pytest.mark.parametrize("text", ["", "nsec1", "xyz", "0" * 64, "11" * 31, "nsec1" + "q" * 58])
+def test_what_is_no_secret_key(text):
+    with pytest.raises(avault.Usage, match="not a Nostr secret key") as refused:
+        avault.parse_keys(text)
+    assert text[-9:] not in str(refused.value) or not text
 
 
 def test_each_envelope_opens_its_own_sealed_copy_only(example):

@@ -289,6 +289,14 @@ def test_who_has_never_written_takes_what_another_wrote(desk, store, tmp_path):
     assert reader.trouble is None and value(reader.vault, "E") == "from other" and reader.machine not in reader.vault.generation
 
 
+def test_who_has_never_written_is_no_clone_of_itself(desk, store, tmp_path):
+    reader = Desk(desk.path.parent, tmp_path / "reader").load()
+    before = reader.vault
+    desk.path.write_bytes(elsewhere(store.vault, reader.machine))
+    reader.refresh()
+    assert reader.trouble and CLONE in reader.trouble.message and reader.vault is before
+
+
 def test_nothing_is_noticed_in_the_middle_of_a_write(desk, store):
     desk.path.write_bytes(elsewhere(store.vault))
     store.writing = True
