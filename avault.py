@@ -1000,10 +1000,8 @@ def to_npub(public: str) -> str:
 
 VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
 REPAIRS = {
-    "unlock": "avault unlock, and the phone is asked for nsec.enc",
-    "pairing": "avault pair",
-    "pin": "git pull, avault unlock",
-}
+    "unlock": "avault unlock, and the phone is asked for nsec.enc", "pairing": "avault pair", "pin": "git pull, avault unlock",
+}  # fmt: skip
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "nsec": SEALED,
@@ -1049,7 +1047,7 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
     vault's place would hold us for ever.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if only_regular else 0)), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | (os.O_NONBLOCK if only_regular else 0))) as file:
             if only_regular and os.fstat(file.fileno()).st_mode & 0o170000 != 0o100000:
                 raise Tampered(f"{path} is not a regular file")
             data = file.read(limit + 1)
@@ -1077,24 +1075,28 @@ def exchange(one: str, other: str) -> bool:
 
 
 def take_place(new: str, path: str, over: str) -> None:
-    """Rename a file over the one whose SHA-256 is `over`, "" for none; raises FileChanged where it is another, and OSError."""
+    """Rename a file over the one whose SHA-256 is `over`, "" for none; raises FileChanged where it is another, and OSError.
+
+    Git takes no lock of ours, and may come at any moment: what is exchanged is looked at afterwards.
+    """
+    changed = FileChanged(f"{path} was changed by another process meanwhile", "try again")
 
     def is_at(place: str) -> bool:
         return (sha256(read_file(place, VAULT_LIMIT)).hex() if os.path.lexists(place) else "") == over
 
-    if not is_at(path):
-        raise FileChanged(path)
-    if not exchange(new, path):
+    if not (is_at(path) and exchange(new, path)):
+        if not is_at(path):  # git removes a file and makes it anew
+            raise changed
         os.rename(new, path)
         return
     was_there = False
     try:
-        was_there = is_at(new)  # once more: git, which takes no lock of ours, may have come just before
+        was_there = not os.path.lexists(new) or is_at(new)  # some file systems rename when they are asked to exchange
     finally:
         if not was_there:
             exchange(new, path)
     if not was_there:
-        raise FileChanged(path)
+        raise changed
 
 
 def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = None, over: str | None = None) -> None:
@@ -1385,7 +1387,7 @@ class Store:
         self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
         self.warning = self.written = ""  # `written`: the hash of what this process last wrote, or meant to
-        self.writing = False
+        self.writing, self.counted = False, 0  # `counted`: the last count of a write of ours that anybody may have seen
         path = places.own("offered.json")  # the highest count under which this machine has given a merge to git
         self.offered: int = decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
 
@@ -1504,14 +1506,16 @@ class Store:
                 time.sleep(0.1)  # git removes a file and then writes it anew: it may be whole in a moment
                 continue
             draft = self.vault.copy()
+            draft.generation[self.machine] = max(draft.generation.get(self.machine, 0), self.counted)
             draft.sources = [self.digest]
             results = [attempt_change(change, draft) for change in changes]
             if all(results):
                 return results
             try:
                 self.replace(draft, self.digest)
+                self.notice()  # what came since is merged before anybody is told that it is written
                 return results
-            except (FileChanged, Tampered):
+            except (FileChanged, Tampered, NotFound):
                 self.seen = ()  # a git pull came in between: apply the changes to what it brought
             except AvaultError as error:
                 return [error] * len(changes)
@@ -1523,7 +1527,8 @@ class Store:
 
         Raises FileChanged if another file is there, and AvaultError.
         """
-        draft.generation[self.machine] = draft.generation.get(self.machine, 0) + 1
+        self.counted = max(draft.generation.get(self.machine, 0), self.counted) + 1
+        draft.generation[self.machine] = self.counted
         draft.generation = dict(sorted(draft.generation.items()))
         data = seal_vault(draft, self.keys)
         self.written = sha256(data).hex()
@@ -2759,6 +2764,8 @@ class Keyholder:
             self.control.send({"failed": Locked("it was to lock by itself by now").to_dict()["error"]})
         if self.writer:
             await self.writer
+        if self.store:
+            self.store.notice()  # a file that covers what was written is merged while it can be
         while self.control.queue:
             await asyncio.sleep(0.01)
 
@@ -3606,11 +3613,10 @@ class Guard:
         self.report, self.failure = {}, None
         self.control = Control(ours, self.receive, self.say_farewell)
         with theirs:
-            fds = (theirs.fileno(), self.lock_fd)
             command = own_command("keyholder", str(theirs.fileno()), self.places.dir, json.dumps(self.limits))
             self.process = await asyncio.create_subprocess_exec(
                 *command,
-                pass_fds=fds,
+                pass_fds=(theirs.fileno(), self.lock_fd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env=clean_environment(),
@@ -4760,16 +4766,13 @@ def render_status(status: dict[str, Any]) -> str:
     lines.append(f"Directory: {status['dir']}")
     words = {"waiting": "waiting for the operator's approval", "unpaired": "locked, and not paired with a signer"}
     lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
-    if status["until"]:
-        lines.append(f"Locks: {status['until']}")
-    if status["keychain"]:
-        lines.append("Keychain: opens the vault without the phone")
+    lines += [f"Locks: {status['until']}"] if status["until"] else []
+    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; {status['git']['hint']}"
         )
-    if status["error"]:
-        lines.append(f"Reason: {status['error']['message']}")
+    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:
         taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])

@@ -231,6 +231,20 @@ def test_a_file_of_another_kind_is_refused(example):
                     avault.decode_file(name.split(".", maxsplit=1)[0], example.path(other).read_bytes(), name)
 
 
+def test_what_is_sealed_says_what_it_is(example):
+    """The words that every later avault will look for."""
+    line = example.path("avault.enc").read_text().splitlines()[0]
+    header = json.loads(avault.decrypt(example.agent, avault.public_hex(example.agent), line).partition("\n")[0])
+    place = {"index": 0, "count": 1, "generation": {"m": 1}, "sources": [], "vault": example.identity}
+    assert header == {"type": "avault/vault", "version": 1, **place}
+    content = avault.decode_file("nsec", example.path("nsec.enc").read_bytes(), "")
+    unlock = avault.parse_keys(json.loads(example.answer(content["envelope"]))["avault"])
+    assert json.loads(avault.decrypt(unlock, avault.public_hex(unlock), content["sealed"])) == {
+        "type": "avault/nsec", "version": 1, "vault": example.identity, "name": "test@machine",
+        "operator": avault.to_npub(avault.public_hex(example.operator)), "nsec": example.agent.secret_key().to_bech32(),
+    }  # fmt: skip
+
+
 # Envelopes
 
 
@@ -278,6 +292,8 @@ def test_a_payload_has_one_encoding(example):
     assert avault.decrypt(example.agent, peer, payload) == "x" * 40
     with pytest.raises(ValueError, match="not "):
         avault.decrypt(example.agent, peer, other)
+    with pytest.raises(ValueError, match="not a payload between these keys"):
+        avault.decrypt(nostr_sdk.Keys.generate(), peer, payload)
 
 
 # Parts
@@ -379,6 +395,8 @@ def test_too_much_is_an_error_and_not_a_file_that_cannot_be_read(example, monkey
     vault.put("g", "K", "x" * 200_000, 1, "m")
     with pytest.raises(avault.AvaultError, match="limit"):
         avault.seal_vault(vault, example.agent)
+    monkeypatch.setattr(avault, "VAULT_LIMIT", len(example.path("avault.enc").read_bytes()))
+    assert len(avault.seal_vault(example.vault, example.agent)) == avault.VAULT_LIMIT
 
 
 def test_too_many_machines_is_an_error(example):
@@ -472,6 +490,37 @@ def test_files_are_exchanged(old):
     other.write_bytes(b"other")
     assert avault.exchange(str(old), str(other))
     assert (old.read_bytes(), other.read_bytes()) == (b"other", b"old")
+
+
+@pytest.mark.parametrize("what", ["gone", "anew"])
+def test_a_file_that_is_removed_at_the_last_moment_and_made_anew(old, monkeypatch, what):
+    """As git does it: it unlinks, then creates where nothing may be."""
+    real = avault.exchange
+
+    def exchange(one, other):
+        old.unlink()
+        done = real(one, other)
+        if what == "anew":
+            with old.open("xb") as file:
+                file.write(b"pulled")
+        return done
+
+    monkeypatch.setattr(avault, "exchange", exchange)
+    with pytest.raises(avault.FileChanged, match="was changed by another process"):
+        avault.write_file(str(old), b"new", over=OLD)
+    assert leftovers(old) == [] and (old.read_bytes() == b"pulled" if what == "anew" else not old.exists())
+
+
+def test_a_file_system_that_renames_when_it_is_to_exchange(old, monkeypatch):
+    """CryFS and s3fs have done so."""
+
+    def exchange(one, other):
+        os.rename(one, other)
+        return True
+
+    monkeypatch.setattr(avault, "exchange", exchange)
+    avault.write_file(str(old), b"new", over=OLD)
+    assert (old.read_bytes(), leftovers(old)) == (b"new", [])
 
 
 @pytest.mark.parametrize("what", ["file", "directory", "fifo"])
@@ -581,6 +630,14 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 
 # Reading
+
+
+def test_a_directory_takes_no_descriptor(tmp_path):
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        with pytest.raises(avault.AvaultError, match="Is a directory"):
+            avault.read_file(str(tmp_path))
+    assert len(os.listdir("/dev/fd")) == before
 
 
 def test_what_is_no_file(tmp_path):

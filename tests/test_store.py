@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nostr_sdk
 import pytest
-from harness import Machine, machines
+from harness import Machine, machines, wait_until
 
 import avault
 
@@ -244,7 +244,7 @@ def test_damaged_hints_are_reported(closed):
     for bad in damaged(path.read_bytes()):
         path.write_bytes(bad)
         start(closed)
-        assert "nip46.json" in warnings(closed)
+        wait_until(lambda: "nip46.json" in warnings(closed), what="the warning, which comes after the vault is open")
         assert get(closed, "g/K") == "first" and path.read_bytes() == bad
         stop(closed)
 

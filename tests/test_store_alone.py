@@ -173,7 +173,7 @@ def test_a_pin_that_cannot_be_written_is_said_until_it_can(desk, store):
     assert store.warning == "" and desk.pin()["hash"] == store.digest
 
 
-def test_a_machine_keeps_its_name_and_its_image_gets_another(desk):
+def test_a_machine_keeps_its_name_and_its_image_gets_another(desk, monkeypatch):
     name = avault.machine_id(desk.places)
     assert len(name) == 16 and avault.machine_id(desk.places) == name
     path, host = Path(desk.places.own("machine.json")), Path("/etc/machine-id")
@@ -182,6 +182,9 @@ def test_a_machine_keeps_its_name_and_its_image_gets_another(desk):
     path.write_bytes(avault.encode_file("machine", {"id": name, "host": "another"}))
     image = avault.machine_id(desk.places)
     assert image != name and avault.machine_id(desk.places) == image
+    monkeypatch.setattr(os.path, "exists", lambda path: False)  # a system without such a name
+    assert avault.machine_id(desk.places) != image
+    assert avault.decode_file("machine", path.read_bytes(), "")["host"] == ""
 
 
 # Writing
@@ -245,6 +248,44 @@ def test_a_write_waits_for_a_file_that_git_is_writing_anew(desk, store, monkeypa
     assert isinstance(refused, avault.Tampered) and len(pauses) == 7
 
 
+def test_a_count_that_may_have_been_seen_is_not_used_again(desk, store, monkeypatch):
+    """Git can take what is withdrawn, before it is: another write under its count would be lost there."""
+    real, seen, before = avault.exchange, [], desk.path.read_bytes()
+
+    def exchange(one, other):
+        if not seen:
+            desk.path.write_bytes(before[:-9])
+        done = real(one, other)
+        seen.append(desk.path.read_bytes())
+        return done
+
+    monkeypatch.setattr(avault, "exchange", exchange)
+    [refused] = store.write([put("L", "withdrawn", store.machine)])
+    assert refused and "damaged" in refused.message
+    desk.path.write_bytes(before)
+    assert store.write([put("M", "kept", store.machine)]) == [None]
+    there = avault.open_vault(seen[0], AGENT)
+    there.put("g", "E", "x", 1, "other")
+    there.generation["other"] = 1
+    merged = there.merge(store.vault)
+    assert {key: value(merged, key) for key in merged.groups["g"].keys} == {"E": "x", "K": "first", "M": "kept"}
+
+
+def test_what_comes_just_after_a_write_is_merged_before_it_is_answered(desk, store, monkeypatch):
+    real, pulled = avault.exchange, elsewhere(store.vault)
+
+    def exchange(one, other):
+        monkeypatch.setattr(avault, "exchange", real)
+        done = real(one, other)
+        desk.path.write_bytes(pulled)
+        return done
+
+    monkeypatch.setattr(avault, "exchange", exchange)
+    assert store.write([put("L", "ours")]) == [None]
+    found = avault.open_vault(desk.path.read_bytes(), AGENT)
+    assert (value(found, "E"), value(found, "L")) == ("from other", "ours")
+
+
 def test_writes_give_up_on_a_file_that_never_rests(desk, store, monkeypatch):
     real, rounds = avault.seal_vault, []
 
@@ -280,6 +321,16 @@ def test_a_later_file_is_served_and_pinned(desk, store):
     store.refresh()
     assert value(store.vault, "E") == "from other" and store.digest == avault.sha256(desk.path.read_bytes()).hex()
     assert desk.pin() == {"generation": store.vault.generation, "hash": store.digest}
+
+
+def test_generations_are_written_in_order(desk, store):
+    desk.path.write_bytes(elsewhere(store.vault, "ffffffffffffffff0"))
+    assert store.write([put("L", machine=store.machine)]) == [None]
+    later = store.vault.copy()
+    later.generation = dict(reversed(later.generation.items()))
+    store.replace(later, store.digest)
+    written = avault.open_vault(desk.path.read_bytes(), AGENT)
+    assert list(written.generation) == sorted(written.generation)
 
 
 def test_who_has_never_written_takes_what_another_wrote(desk, store, tmp_path):
@@ -451,6 +502,15 @@ def test_a_copy_is_absorbed_by_a_draft(store):
     assert draft.sources == sorted([store.digest, avault.sha256(theirs).hex()])
     with pytest.raises(avault.Tampered, match="never made"):
         store.absorb(draft, elsewhere(store.vault, store.machine))
+
+
+def test_who_has_never_written_absorbs_another_and_no_clone(desk, store, tmp_path):
+    reader = Desk(desk.path.parent, tmp_path / "reader").load()
+    draft = reader.vault.copy()
+    reader.absorb(draft, elsewhere(store.vault))
+    assert value(draft, "E") == "from other" and reader.machine not in draft.generation
+    with pytest.raises(avault.Tampered, match="never made"):
+        reader.absorb(draft, elsewhere(store.vault, reader.machine))
 
 
 def test_where_git_keeps_its_own(tmp_path):

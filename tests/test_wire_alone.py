@@ -392,6 +392,16 @@ async def test_a_client_that_does_not_read_is_asked_no_more() -> None:
     assert talk.wire.reading and len(talk.said) == 2
 
 
+async def test_who_asked_last_is_last_among_the_sessions() -> None:
+    """Who was quiet the longest has to go where there are too many."""
+    talk = Talk(echo)
+    other: Any = object()
+    talk.sessions[other] = None
+    talk.say({"op": "again"})
+    assert list(talk.sessions) == [other, talk.session]
+    talk.session.connection_lost(None)
+
+
 @pytest.mark.parametrize(("op", "stays"), [("slow", True), ("pair", False), ("quick", False)])
 async def test_a_client_that_sends_no_more_still_gets_its_answer(op: str, stays: bool) -> None:
     """Unless nobody can want it: a pairing that has lost its person."""
@@ -400,7 +410,7 @@ async def test_a_client_that_sends_no_more_still_gets_its_answer(op: str, stays:
     await asyncio.sleep(0)
     if stays:
         talk.say({"op": "behind it"})
-    talk.session.eof_received()
+    assert talk.session.eof_received(), "asyncio is not to close it"
     assert talk.wire.closed is not stays
     if stays:
         slow.go.set()

@@ -488,7 +488,7 @@ def test_power_loss_at_every_point(begin: Begin) -> None:
 
 @pytest.mark.timeout(figures.pick(120, 7200))
 def test_meddled_with_at_every_call(begin: Begin, canary: Canary) -> None:
-    """avault.enc is removed, or replaced by what another machine wrote (git pull), or the temporary file is removed."""
+    """avault.enc is removed, replaced by another machine's, made anew as git does it, or the temporary file is removed."""
     case = begin("put")
     path = Path(case.disk.places.file("avault.enc"))
     vault = avault.open_vault(case.before[str(path)], AGENT)
@@ -506,22 +506,29 @@ def test_meddled_with_at_every_call(begin: Begin, canary: Canary) -> None:
         elif what == "replaced":
             path.with_name("new").write_bytes(theirs)
             path.with_name("new").replace(path)
+        elif what == "anew" and len(meddled) - before == 1:
+            path.unlink()
+        elif what == "anew":
+            with path.open("xb") as file:  # as git does it: nobody may have put a file there
+                file.write(theirs)
         else:
             for each in path.parent.glob(".*.tmp"):
                 each.unlink()
 
     calls = points(case)
     case.job["again"] = True  # and then there are others, which notice
-    for what, (name, number) in itertools.product(("replaced", "removed", "temporary"), calls[:: figures.pick(6, 1)]):
+    for what, (name, number) in itertools.product(("replaced", "removed", "anew", "temporary"), calls[:: figures.pick(6, 1)]):
         before = len(meddled)
-        said = case.run("-e", f"trace={name}", "-e", f"inject={name}:signal=STOP:when={number}", meddle=meddle)["said"]
+        when = f"{number}..{number + 1}" if what == "anew" else number
+        said = case.run("-e", f"trace={name}", "-e", f"inject={name}:signal=STOP:when={when}", meddle=meddle)["said"]
         files = case.disk.read()
         if before == len(meddled) or str(path) not in files:
-            assert what == "removed" or before == len(meddled)
+            assert what in ("removed", "anew") or before == len(meddled)
             continue  # nothing else was taken, and what is served goes on being served (test_store.py)
         found = avault.open_vault(files[str(path)], AGENT)
         is_new = found.secrets("g", "K")[0].value in case.new
         assert is_new == (not said["error"]), f"{what} at {name} number {number}: {said}"
-        overwritten += what == "replaced" and "THEIRS" not in found.groups["g"].keys
+        was_pulled = what == "replaced" or (what == "anew" and len(meddled) - before == 2)
+        overwritten += was_pulled and "THEIRS" not in found.groups["g"].keys
     figures.at_least("system calls of a write at which its file was taken or changed", len(meddled))
     figures.at_most("system calls of a write in which a git pull is lost", overwritten)
