@@ -2456,7 +2456,7 @@ class Keychain:
     async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
         """The key, if keychain.json is of this vault and the keychain had what opens it; raises Unavailable."""
         try:
-            answer = json.loads(self.answer or b"{}")
+            answer = decode_frame(self.answer or b"{}")
             sealed = decode_file("keychain", read_file(self.path), self.path)
             if answer.get("outcome") != "ok":
                 raise Unavailable(f"{answer.get('outcome')}: {printable(answer.get('detail') or 'it did not answer')}")

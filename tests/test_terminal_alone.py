@@ -1,0 +1,108 @@
+"""What commands have in common, without a daemon: what is shown, and what is said where something is missing."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import avault
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> avault.Terminal:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return avault.Terminal(str(tmp_path / "vault"), want_json=False)
+
+
+def test_commands_that_are_not_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(avault.ELSEWHERE, "odd", "odd")
+    with pytest.raises(avault.Unavailable, match=r"avault_odd\.py is not here"):
+        avault.load_commands(["odd"])
+    (tmp_path / "avault_odd.py").write_text("import a_module_that_is_not_here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_here"):
+        avault.load_commands(["odd"])
+
+
+def test_a_daemon_that_ends_before_it_listens(terminal: avault.Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(avault.NotFound, match="no vault in"):
+        avault.start_daemon(terminal.places, background=True)
+    Path(terminal.places.dir).mkdir()
+    monkeypatch.setattr(avault, "own_command", lambda *_: [sys.executable, "-c", ""])
+    with pytest.raises(avault.Unavailable, match="ended before it listened"):
+        avault.start_daemon(terminal.places, background=True)
+
+
+def test_a_daemon_that_leaves_while_it_ends(terminal: avault.Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To stop, that is an answer; to lock, it is none."""
+
+    def leave(*_: Any, **__: Any) -> None:
+        raise avault.Interrupted("the daemon went away before it answered")
+
+    monkeypatch.setattr(avault, "ask_daemon", leave)
+    assert avault.end("stop", terminal, force=False) == 0
+    with pytest.raises(avault.Interrupted):
+        avault.end("lock", terminal, force=False)
+
+
+def test_directories_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(avault.AvaultError, match="belongs to another user"):
+        avault.make_private_directory(str(tmp_path))
+
+
+def status(**fields: Any) -> dict[str, Any]:
+    return {**dict.fromkeys(avault.STATUS_FIELDS), "state": "unlocked", "dir": "/v", "warnings": [], **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"until": "2026-01-01T00:00:00Z"}, "Locks: 2026-01-01T00:00:00Z"),
+        ({"keychain": True}, "Keychain: opens the vault without the phone"),
+        ({"git": {"reason": "in\x1b conflict", "hint": "git status"}}, "Git: in\\x1b conflict; git status"),
+        ({"git": {"reason": None, "push_reason": "no network", "hint": "avault sync"}}, "Git: no network; avault sync"),
+        ({"error": {"message": "it said so"}}, "Reason: it said so"),
+        ({"proven": False}, "Proven: no; nobody has shown yet that the phone opens this vault"),
+        ({"warnings": ["w\x07"]}, "Warning: w\\x07"),
+        ({"hint": "approve on the phone; see: avault status"}, "Next: approve on the phone"),
+    ],
+)
+def test_status_for_a_person(fields: dict[str, Any], line: str) -> None:
+    plain = avault.render_status(status()).splitlines()
+    assert [each for each in avault.render_status(status(**fields)).splitlines() if each not in plain] == [line]
+
+
+@pytest.mark.parametrize("lingers", [True, False])
+def test_where_a_logout_ends_the_daemon(
+    terminal: avault.Terminal, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lingers: bool
+) -> None:
+    terminal.places.socket = "/run/user/1/avault.sock"
+    monkeypatch.setattr(avault.os.path, "isdir", lambda path: path == "/run/systemd/system")
+    monkeypatch.setattr(avault.os.path, "exists", lambda path: lingers and path.startswith("/var/lib/systemd/linger/"))
+    avault.warn_of_logout(terminal.places)
+    assert ("lingering is off" in capsys.readouterr().err) is not lingers
+
+
+class Ticks:
+    """An event that is set after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def wait(self, _: float) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize(("state", "shown"), [("", ""), ("asked", "\r\x1b[Kasked, 0:00\r\x1b[Kasked, 0:00\r\x1b[K")])
+def test_the_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatch, state: str, shown: str) -> None:
+    waiting = avault.Waiting()
+    waiting.ended, waiting.state = Ticks(2), state
+    monkeypatch.setattr(sys, "stderr", out := io.StringIO())
+    waiting.draw()
+    assert out.getvalue() == shown
