@@ -6,8 +6,8 @@ over real relays, with a man in the middle, a relay that lies, and a signer that
 """
 
 import asyncio
-import gc
 import contextlib
+import gc
 import itertools
 import json
 import os
