@@ -73,6 +73,7 @@ NO_DIFFERENCE = {  # code that does the same, and why
     "check_group: set(name) <= GROUP_CHARACTERS => set(name) < GROUP_CHARACTERS": "a name is shorter than all that it may hold",
     "read_sealed: set(content['name']) <= NAME_CHARACTERS => set(content['name']) < NAME_CHARACTERS": "as above",
     "ask_daemon: raise AssertionError('unreachable') => pass": "nobody comes there",
+    "maximum: 0 => 1": "counts begin with 1",
     "open_vault: '' => 'x'": "what load_json fills",
     "open_vault: raise ValueError('not the parts of one vault') => pass": "refused further down, after more work",
     "Store.create: '' => 'x'": "the digest of no file yet, which `replace` sets",

@@ -259,6 +259,14 @@ def test_the_phone_sees_a_sentence_and_no_nsec(example):
     assert example.agent.secret_key().to_hex() not in text and "nsec1" not in text
 
 
+def test_what_would_not_open_is_not_given_out(example, monkeypatch):
+    """Nobody would notice before the day it is needed."""
+    other = avault.make_envelope(example.agent, avault.public_hex(example.operator), "a", "c", "11" * 32)
+    monkeypatch.setattr(avault, "make_envelope", lambda *_: other)
+    with pytest.raises(avault.Tampered, match="does not open this vault"):
+        avault.seal_nsec(example.agent, example.identity, avault.public_hex(example.operator), "test", "host")
+
+
 @pytest.mark.parametrize("text", ["", "nsec1", "xyz", "0" * 64, "11" * 31, "nsec1" + "q" * 58])
 def test_what_is_no_secret_key(text):
     with pytest.raises(avault.Usage, match="not a Nostr secret key") as refused:

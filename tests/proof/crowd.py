@@ -26,7 +26,7 @@ from test_wire import Client, as_frame
 
 import avault
 
-PASSING = {"locked", "unavailable"}  # what a client may be told while somebody locks, stops and starts
+PASSING = {"locked", "unavailable", "tampered"}  # what a client may be told while somebody locks, stops, starts and pulls
 LONG = 20_000  # bytes that every sixteenth writer's value has more, so that the vault has several parts
 
 

@@ -234,7 +234,7 @@ class Chaos:
 
     def __init__(self, crowd: Crowds, a: Machine, b: Machine) -> None:
         self.crowd, self.a, self.b = crowd, a, b
-        self.sets = self.acts = 0
+        self.sets = self.acts = self.amid = 0
 
     def lock(self) -> None:
         self.a("lock", "--force")
@@ -272,6 +272,20 @@ class Chaos:
             git_helpers.git(self.a, "pull", "-q", "--no-rebase", "--no-edit")
         self.arrived(made)
 
+    def pull_amid(self) -> None:
+        """All go on to write in the middle of it: git may refuse, or leave an older file, and writers are refused. A sync mends it."""
+        made = self.set_elsewhere()
+        with held(self.crowd):
+            wait_until(lambda: git_helpers.is_committed(self.a), what="a commit")
+            pull = subprocess.Popen(
+                ["git", "pull", "-q", "--no-rebase", "--no-edit"],
+                cwd=self.a.vault, env=self.a.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            time.sleep(random.uniform(0, 0.4))
+        self.amid += not pull.wait(120)
+        self.sync()
+        self.arrived(made)
+
     def sync(self) -> None:
         with held(self.crowd):
             wait_until(lambda: self.a("sync", code=None).returncode == 0, what="a sync")
@@ -292,7 +306,7 @@ class Chaos:
     def run(self, seconds: float, rounds: int) -> None:
         """Until the time is over, and each has been done so often."""
         end = time.monotonic() + seconds
-        acts: list[Callable[[], None]] = [self.lock, self.stop, self.pull, self.pull_locked]
+        acts: list[Callable[[], None]] = [self.lock, self.stop, self.pull, self.pull_amid, self.pull_locked]
         for number in itertools.count():
             if number >= rounds and time.monotonic() > end:
                 return
@@ -331,6 +345,7 @@ def test_many_writers_and_readers(place, canary: Canary, tmp_path: Path) -> None
     figures.at_least("writes by 64 at once that were acknowledged, and none lost", written)
     figures.at_least("reads by 64 at once beside them, none of them stale", read)
     figures.at_least("locks, stops and pulls in the middle of them", chaos.acts)
+    figures.at_least("of these, pulls during which all went on writing, that git carried out", chaos.amid)
 
 
 # One after the other
