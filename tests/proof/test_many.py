@@ -273,7 +273,7 @@ class Chaos:
         self.arrived(made)
 
     def pull_amid(self) -> None:
-        """All go on to write in the middle of it: git may refuse, or leave an older file, and writers are refused. A sync mends it."""
+        """All write on in the middle of it: git may refuse, or leave an older file, and writers are refused. A sync mends it."""
         made = self.set_elsewhere()
         with held(self.crowd):
             wait_until(lambda: git_helpers.is_committed(self.a), what="a commit")
