@@ -225,7 +225,7 @@ def test_the_note_of_a_deleted_group_goes_with_it_when_the_other_added_a_key():
     write(a, "a", delete(None))
     write(b, "b", put("B", "1", "b"))
     both = merged(a, b)
-    assert values(both) == {"g/B": ["1"]} and both.groups["g"].note[0] == ""
+    assert values(both) == {"g/B": ["1"]} and both.groups["g"].note == ("", "", 0)
 
 
 # Any copies
