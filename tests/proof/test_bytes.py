@@ -95,6 +95,8 @@ class Disk(Example):
         await keyholder.unlock(False, fd, custody == "keychain")
         keyholder.control.close()
         theirs.close()
+        if fd is not None and not keyholder.content:
+            os.close(fd)  # it did not come to read it; it ends then, and this process does not
         if keyholder.log:
             os.close(keyholder.log.file)
         errors = [message["failed"] for message in sent if "failed" in message]
