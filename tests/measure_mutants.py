@@ -80,6 +80,8 @@ NO_DIFFERENCE = {  # code that does the same, and why
     "Store.write: continue => pass": "the file is looked at again before it is replaced",
     "Store.write: self.seen = () => pass": "a file that was changed looks changed",
     "Control.send: 0 => 1": "a closed socket's number is -1, and 0 is stdin's",
+    "Control.close: 0 => 1": "as above",
+    "Control.readable: 16 => 17": "how much is read at once",
     "Control.readable: 0 => 1": "of the two: no flag of a stream that has ended",
     "split_vault: room < PART_LIMIT // 2 => room <= PART_LIMIT // 2": "a header of exactly half a part",
 }

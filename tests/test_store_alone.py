@@ -340,6 +340,13 @@ def test_who_has_never_written_takes_what_another_wrote(desk, store, tmp_path):
     assert reader.trouble is None and value(reader.vault, "E") == "from other" and reader.machine not in reader.vault.generation
 
 
+def test_who_has_never_written_begins_with_one(desk, store, tmp_path):
+    reader = Desk(desk.path.parent, tmp_path / "reader").load()
+    assert reader.write([put("L", machine=reader.machine)]) == [None]
+    [secret] = reader.vault.secrets("g", "L")
+    assert reader.vault.generation[reader.machine] == secret.count == 1
+
+
 def test_who_has_never_written_is_no_clone_of_itself(desk, store, tmp_path):
     reader = Desk(desk.path.parent, tmp_path / "reader").load()
     before = reader.vault
