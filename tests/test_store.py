@@ -458,6 +458,16 @@ def test_a_pull_in_the_middle_of_a_write_is_not_lost(opened, monkeypatch, moment
     assert [found.secrets("g", key)[0].value for key in "KL"] == ["second", "pulled"]
 
 
+def test_a_lock_merges_what_covers_the_last_write(opened):
+    """Nobody has asked anything since: what was written is in memory alone."""
+    theirs = elsewhere(enc(opened).read_bytes(), "other", "g/L", "pulled")
+    put(opened, "g/K", "second")
+    replace(enc(opened), theirs)
+    opened("lock", "--force")
+    found = avault.open_vault(enc(opened).read_bytes(), AGENT)
+    assert [found.secrets("g", key)[0].value for key in "KL"] == ["second", "pulled"]
+
+
 def test_a_full_state_directory_does_not_stop_the_vault_for_good(opened, monkeypatch):
     """The pin could not be written while a pull was taken; once it can be, all is well without another pull."""
     os.environ["XDG_STATE_HOME"] = str(opened.state)
