@@ -1089,14 +1089,12 @@ def take_place(new: str, path: str, over: str) -> None:
             raise changed
         os.rename(new, path)
         return
-    was_there = False
     try:
-        was_there = not os.path.lexists(new) or is_at(new)  # some file systems rename when they are asked to exchange
-    finally:
-        if not was_there:
-            exchange(new, path)
-    if not was_there:
-        raise changed
+        if os.path.lexists(new) and not is_at(new):  # some file systems rename when they are asked to exchange
+            raise changed
+    except BaseException:
+        exchange(new, path)
+        raise
 
 
 def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = None, over: str | None = None) -> None:
@@ -2099,9 +2097,10 @@ class Pairing:
 
     def save(self, places: Places) -> None:
         """Write pairing.json."""
-        content: dict[str, Any] = {"client_key": self.keys.secret_key().to_hex(), "signer": self.signer}
-        content |= {"agent": to_npub(self.agent), "operator": to_npub(self.operator)}
-        content |= {"relays": self.relays, "approves_by_itself": self.by_itself}
+        content = {
+            "client_key": self.keys.secret_key().to_hex(), "signer": self.signer, "agent": to_npub(self.agent),
+            "operator": to_npub(self.operator), "relays": self.relays, "approves_by_itself": self.by_itself,
+        }  # fmt: skip
         write_file(places.own("pairing.json"), encode_file("pairing", content))
 
 

@@ -58,11 +58,7 @@ DANGEROUS = [
     ("os.fsync(fd)\n            file", "file", "test_seal.py::test_a_failing_disk_leaves_the_old_file"),
     ("os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)", "test_seal.py::test_a_write_is_whole_private_and_checked"),
     ("if not is_at(path):", "if False:", "test_store_alone.py::test_a_vault_is_made_over_no_other"),
-    (
-        "was_there = not os.path.lexists(new) or is_at(new)",
-        "was_there = True",
-        "test_seal.py::test_what_comes_at_the_last_moment_stays",
-    ),
+    ("if os.path.lexists(new) and not is_at(new):", "if False:", "test_seal.py::test_what_comes_at_the_last_moment_stays"),
     (
         "refusal = store.compare(pin) if pin else None",
         "refusal = None",
