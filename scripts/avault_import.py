@@ -6,9 +6,7 @@ A value is in no message, no error and no argument list.
 
 The regions, in order; each calls only what stands above it:
 
-    assignments  one variable, as a file sets it
     shell        ~/.profile and its like, for sh, bash and zsh
-    dotenv       .env files, as python-dotenv, npm's dotenv and `avault export` write them
     others       fish, systemd's units, pam_env
     json         what `avault export`, `avault get` and other tools print
     looks        what looks like a secret
@@ -20,7 +18,6 @@ The regions, in order; each calls only what stands above it:
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import glob
 import itertools
@@ -35,6 +32,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from avault_dotenv import (
+    C_ESCAPES,
+    EMPTY,
+    FOREIGN,
+    NAME,
+    Assignment,
+    Lines,
+    check_kept,
+    foreign,
+    is_dos,
+    parse_dotenv,
+    read_dotenv,
+    tell_of_lines,
+)
 
 from avault import (
     AvaultError,
@@ -65,27 +77,6 @@ LARGEST = 256 << 20  # bytes of a file to import
 SCRIPT = 16 << 20  # bytes of a file that is looked at
 
 
-# ----------------------------------------------------------- assignments ----
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """One variable that a file sets, and the lines where it does.
-
-    `value` is None where it cannot be known without running something. `problem` says why this assignment alone does
-    not decide what the variable is. `remark` says what else reads the file differently. What cannot be read at all
-    has no name.
-    """
-
-    line: int
-    last: int
-    name: str
-    value: str | None = field(repr=False)
-    problem: str = ""
-    remark: str = ""
-    exported: bool = True
-
-
 NEEDS_THE_SHELL = "it needs the shell"
 DIFFERS = "shells read it differently"
 CONDITIONAL = "it depends on the commands around it"
@@ -99,27 +90,10 @@ def to_text(data: bytes, path: str) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def is_dos(text: str) -> bool:
-    """Whether every line of a text ends as in Windows."""
-    return "\r\n" in text and not re.search(r"(?<!\r)\n", text)
-
-
-class Lines:
-    """Tells the line, from 1, of a position in a text."""
-
-    def __init__(self, text: str) -> None:
-        self.ends = [match.start() for match in re.finditer("\n", text)]
-
-    def at(self, position: int) -> int:
-        """The line of the character at `position`; the end of a line belongs to it."""
-        return bisect.bisect_left(self.ends, position) + 1
-
-
 # ----------------------------------------------------------------- shell ----
 # The grammar: POSIX.1-2017, volume 3, chapter 2; with what bash(1) and zshmisc(1) add. What a word becomes was tried
 # in dash, bash, zsh and busybox; only what comes out of all of them alike, or is unknown to the older, is taken.
 
-NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 OPERATOR = re.compile(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
 REDIRECTIONS = frozenset("<<< << <<- &> &>> >> <& >& <> >| < >".split())
 OPENERS = {
@@ -564,102 +538,6 @@ def assignments_of(script: Script) -> list[Assignment]:
     return found
 
 
-# ---------------------------------------------------------------- dotenv ----
-# There is no standard. Where python-dotenv and npm's dotenv agree, that is what a line says. Where they differ, it is
-# python-dotenv's reading, and \$ and \` in double quotes are what sh, docker compose and `avault export` mean by them;
-# the remark of such a line says so. ${NAME} refers to another variable, and only the program that reads the file knows
-# which value that has: such a line is left. References and ciphertext of other tools are not values.
-
-DOTENV_NAME = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\s#'\"]+)[ \t]*=([ \t]*)")
-DOTENV_QUOTED = re.compile(r"""'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)"|`([^`]*)`""", re.DOTALL)
-DOTENV_END = re.compile(r"[ \t]*(?:#[^\n]*|\r)?(?:\n|$)")
-BACKTICKS_ARE_QUOTES = "backticks are quotes to npm's dotenv, and to others not"
-C_ESCAPES = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
-DOTENV_ESCAPES = {**C_ESCAPES, **{c: c for c in "\\'\"$`"}}
-FOREIGN = {
-    "encrypted:": ("dotenvx has encrypted it", "dotenvx get | avault import - --format json"),
-    "ENC[": ("sops has encrypted it", "sops decrypt --output-type json FILE | avault import -"),
-    "op://": ("it is a reference to 1Password", "op inject -i FILE | avault import -"),
-    "avault://": ("it is a reference to a vault", "avault run --env-file FILE"),
-}
-
-
-def foreign(value: str) -> tuple[str, str] | None:
-    """What another tool made of a value, and how to get at the value; None for a value."""
-    return next((said for start, said in FOREIGN.items() if value.startswith(start)), None)
-
-
-def parse_dotenv(text: str) -> list[Assignment]:
-    """The variables of a .env file, in order; a line that is none has no name and a problem."""
-    text = text.removeprefix("\ufeff")
-    if is_dos(text):  # not what `export` prints
-        text = text.replace("\r\n", "\n")
-    lines, at, found = Lines(text), 0, []
-    while at < len(text):
-        end = text.find("\n", at)
-        end = len(text) if end < 0 else end
-        line = text[at:end]
-        if re.fullmatch(rf"\s*(?:#.*|export[ \t]+{NAME}\s*)?", line):
-            at = end + 1
-            continue
-        name = DOTENV_NAME.match(text, at, end)
-        if name:
-            made, at = read_dotenv_value(text, name, end, lines)
-        else:
-            made, at = Assignment(lines.at(at), lines.at(at), "", None, "not KEY=value"), end + 1
-        found.append(made)
-    return found
-
-
-def read_dotenv_value(text: str, name: re.Match[str], end: int, lines: Lines) -> tuple[Assignment, int]:
-    """The assignment whose name was found, and where the next line begins. `end` is the end of this one."""
-    line = lines.at(name.start())
-    start, problem, remark = name.end(), "", ""
-
-    def made(value: str | None, last: int, problem: str = "", remark: str = "") -> Assignment:
-        return Assignment(line, lines.at(last), name[1], value, problem, remark)
-
-    if not re.fullmatch(NAME, name[1]):
-        return Assignment(line, line, "", None, "not a key name"), end + 1
-    quoted = DOTENV_QUOTED.match(text, start)
-    after = DOTENV_END.match(text, quoted.end()) if quoted else None
-    if quoted and after:
-        single, double, back = quoted.groups()
-        if single is not None:
-            value = re.sub(r"\\([\\'])", r"\1", single)
-            if value != single:
-                remark = r"\\ and \' are escapes to python-dotenv in single quotes, and to others not"
-        elif double is not None:
-            value = re.sub(r"\\(.)", lambda escape: DOTENV_ESCAPES.get(escape[1], escape[0]), double, flags=re.DOTALL)
-            problem, remark = read_references(re.sub(r"\\.", "", double, flags=re.DOTALL))
-            if any(escape in DOTENV_ESCAPES.keys() - set("nr") for escape in re.findall(r"\\(.)", double)):
-                remark = r"in double quotes npm's dotenv knows no escape but \n and \r, python-dotenv neither \$ nor \`"
-        else:
-            value, remark = back, BACKTICKS_ARE_QUOTES
-        return made(None if problem else value, quoted.end() - 1, problem, remark), after.end()
-    if text[start : start + 1] in ("'", '"') and start < end:
-        return made(None, end, "text after the closing quote" if quoted else "the quote is not closed"), end + 1
-    value = "" if name[2] and text[start : start + 1] == "#" else re.sub(r"\s+#.*", "", text[start:end]).rstrip()
-    problem, remark = read_references(value)
-    if value[:1] == "`":
-        remark = BACKTICKS_ARE_QUOTES
-    if "#" in value:
-        remark = "a # ends the value to npm's dotenv, and to others not"
-    bare = text[start:end].strip(" \t\r")
-    if bare != bare.strip():
-        remark = "the odd white space around it belongs to the value for some, and for others not"
-    if not remark and re.search(r"[\\'\"]", value):
-        remark = "quotes and backslashes belong to the value, but not to a shell that reads this line"
-    return made(None if problem else value, end, problem, remark), end + 1
-
-
-def read_references(text: str) -> tuple[str, str]:
-    """The problem of a value that refers to other variables, and the remark about one that does so to some readers."""
-    if re.search(r"\$\{[^}]*\}", text):
-        return "it refers to another variable", ""
-    return "", "a $ begins a variable to docker compose and others, and not to python-dotenv" if "$" in text else ""
-
-
 # ---------------------------------------------------------------- others ----
 
 ESCAPES = {**C_ESCAPES, "e": "\x1b", "\n": ""}
@@ -836,16 +714,6 @@ def parse_json(text: str, group: str | None) -> tuple[Secrets, dict[str, str], l
     return found, notes, empty
 
 
-def check_kept(value: str, place: str) -> str:
-    """`value` if the vault can keep it and it is one; raises Usage that says where it stands."""
-    if said := foreign(value):
-        raise Usage(f"{place}: {said[0]}", said[1])
-    try:
-        return check_value(value)
-    except Usage as error:
-        raise Usage(f"{place}: {error.message}", error.hint) from None
-
-
 # ----------------------------------------------------------------- looks ----
 # What looks like a secret: a variable with one of these words in its name, a token that shows by its beginning what it
 # is, and what seems to come from a random number generator.
@@ -1018,28 +886,6 @@ def read_input(file: str) -> str:
     return text
 
 
-def take_dotenv(text: str, group: str) -> tuple[Secrets, list[Assignment]]:
-    """The secrets of a .env file, and the lines about which there is something to say; raises Usage for a bad line."""
-    found: Secrets = {}
-    told = []
-    for each in parse_dotenv(text):
-        place = f"line {each.line}"
-        if each.value is None and each.problem != "it refers to another variable":
-            raise Usage(f"{place}: {each.problem}", "nothing is imported; mend the line, or take it out")
-        try:
-            check_key(each.name)
-        except Usage as error:
-            raise Usage(f"{place}: not a key name", error.hint) from None
-        if (group, each.name) in found:
-            told.append(dataclasses.replace(each, value=None, problem="", remark="it stands there before; the last one counts"))
-            del found[group, each.name]
-        if each.value:
-            found[group, each.name] = check_kept(each.value, f"{place}, {each.name}")
-        if each.problem or each.remark or not each.value:
-            told.append(dataclasses.replace(each, value=None, problem=each.problem or ("" if each.value else "it is empty")))
-    return found, told
-
-
 @command(
     "import",
     argument("file"),
@@ -1075,9 +921,10 @@ def cmd_import(terminal: Terminal, file: str, form: str | None, group: str | Non
     told: list[Assignment] = []
     if form == "json" or (form is None and text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")):
         found, notes, empty = parse_json(text.removeprefix("\ufeff"), group)
-        told = [Assignment(0, 0, name, None, "it is empty") for name in empty]
+        told = [Assignment(0, 0, name, None, EMPTY) for name in empty]
     else:
-        found, told = take_dotenv(text, group or "env")
+        variables, told = read_dotenv(text)
+        found = {(group or "env", name): value for name, value in variables.items() if value}
     stored = compare(terminal, found)
     if stored.differs and not replace and not dry_run:
         raise Denied(
@@ -1088,14 +935,9 @@ def cmd_import(terminal: Terminal, file: str, form: str | None, group: str | Non
         store(terminal, found, stored, notes, replace)
     elif replace:
         stored.replaced, stored.differs = stored.differs, []
-    for each in told:
-        where = f"line {each.line}, {each.name}" if each.line else each.name
-        if each.remark:
-            warn(f"{where}: {each.remark}")
-        else:
-            say(f"left {where}: {each.problem}")
+    tell_of_lines(told)
     if terminal.want_json:
-        left = [{"line": each.line or None, "name": each.name, "reason": each.problem} for each in told if each.problem]
+        left = [{"line": each.line or None, "name": each.name or None, "reason": each.problem} for each in told if each.problem]
         remarks = [{"line": each.line, "name": each.name, "remark": each.remark} for each in told if each.remark]
         put(json.dumps({**vars(stored), "left": left, "remarks": remarks, "dry_run": dry_run}, indent=2) + "\n")
     else:

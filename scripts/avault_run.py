@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NoReturn
 
 import click
+from avault_dotenv import EMPTY, read_dotenv, tell_of_lines
 
 import avault
 from avault import (
@@ -88,50 +89,20 @@ def resolve(data: bytes, secrets: Secrets) -> bytes:
     return REFERENCE.sub(lambda found: secrets[found[1].decode()][0].encode(), data)
 
 
-NAME = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
-QUOTED = re.compile(r"""[ \t]*(?:'([^']*)'|"((?:[^"\\]|\\.)*)")""", re.DOTALL)
-PLAIN = re.compile(r"(?![ \t]*['\"])([^\n]*?)(?=[ \t]#|[ \t]*(?:\n|\Z))")
-REST = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
-ESCAPES = {"n": "\n", "r": "\r", "t": "\t", **{c: c for c in '\\"$`'}}
-
-
-def parse_env_file(text: str, where: str) -> dict[str, str]:
-    r"""The assignments of a dotenv file; raises Usage that names the line, never what stands there.
-
-    NAME=value, with `export` before it or not. Single quotes keep everything; double quotes know \n \r \t \\ \" \$ \`;
-    a quoted value may have more than one line. Without quotes it ends at the line's end, or at white space and #.
-    Nothing is expanded: a $ is a $. Of two assignments to one name the last counts.
-    """
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    variables: dict[str, str] = {}
-    position = 0
-    while position < len(text):
-        if blank := REST.match(text, position):
-            position = blank.end()
-            continue
-        name = NAME.match(text, position)
-        value = name and (QUOTED.match(text, name.end()) or PLAIN.match(text, name.end()))
-        rest = value and REST.match(text, value.end())
-        if not name or not value or not rest or "\0" in value[0]:
-            line = text.count("\n", 0, position) + 1
-            raise Usage(f"{where}, line {line}: not an assignment", "as in NAME='value' or NAME=avault://openai/API_KEY")
-        if value.re is PLAIN:
-            variables[name[1]] = value[1].strip()
-        elif value[1] is not None:
-            variables[name[1]] = value[1]
-        else:
-            variables[name[1]] = re.sub(r"\\(.)", lambda found: ESCAPES.get(found[1], found[0]), value[2], flags=re.DOTALL)
-        position = rest.end()
-    return variables
-
-
 def read_env_file(path: str) -> dict[str, str]:
-    """The variables of a dotenv file; raises NotFound, Usage."""
-    data = avault.read_file(os.path.expanduser(path), avault.MAX_FRAME, only_regular=False)
+    """The variables of a dotenv file; says what is left of it, and what others read differently. Raises NotFound, Usage."""
+    data, name = avault.read_file(os.path.expanduser(path), avault.MAX_FRAME, only_regular=False), printable(path)
     try:
-        return parse_env_file(data.decode(), printable(path))
+        text = data.decode()
+        if "\0" in text:
+            raise Usage(f"{name} is not text", "a dotenv file has lines like NAME=value")
+        variables, told = read_dotenv(text, takes_references=True)
     except UnicodeDecodeError:
-        raise Usage(f"{printable(path)} is not text in UTF-8", "a dotenv file has lines like NAME=value") from None
+        raise Usage(f"{name} is not text in UTF-8", "a dotenv file has lines like NAME=value") from None
+    except Usage as error:
+        raise Usage(f"{name}, {error.message}", error.hint) from None
+    tell_of_lines([each for each in told if each.problem != EMPTY], name)
+    return variables
 
 
 class Injection:
