@@ -18,14 +18,13 @@ import os
 import re
 import secrets
 import shlex
-import signal
 import stat
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+
+from avault_run_git import NO_HOOKS, reason, run_git, watch_git
 
 from avault import (
     GITATTRIBUTES,
@@ -64,35 +63,8 @@ NAMES = (VAULT, RECOVERY, HINTS, ATTRIBUTES)
 MESSAGE = "avault: update the vault"  # tells nothing; with what a commit touches, it tells which commits are ours
 MERGE_MESSAGE = "avault: merge"
 NOBODY = {"name": "avault", "email": "avault@localhost"}  # who commits where git knows no user
-LIMIT = 60.0  # seconds for one run of git that nobody watches
 PATIENCE = 5.0  # seconds to wait for another git's index.lock
 
-# Git is to ask nobody, to run nothing that a repository names, to look nowhere else, and to say it in English.
-QUIET = {
-    "LC_ALL": "C",
-    "GIT_TERMINAL_PROMPT": "0",
-    "GIT_ASKPASS": "",
-    "SSH_ASKPASS_REQUIRE": "never",
-    "GIT_EDITOR": ":",
-    "GIT_LITERAL_PATHSPECS": "1",
-    "GIT_NO_REPLACE_OBJECTS": "1",  # what is looked at is what is pushed
-}
-SETTINGS = (
-    "core.fsmonitor=false",
-    "core.pager=cat",
-    "commit.gpgSign=false",
-    "push.gpgSign=false",
-    "push.followTags=false",
-    "push.recurseSubmodules=no",
-    "fetch.recurseSubmodules=no",
-    "submodule.recurse=false",
-    "merge.autoStash=false",
-    "protocol.ext.allow=never",
-    "i18n.commitEncoding=UTF-8",
-    "i18n.logOutputEncoding=UTF-8",
-)
-NO_HOOKS = "core.hooksPath=/dev/null"
-KEPT = {"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS"}  # how the user gets in, when the user watches
 OPERATIONS = {
     "MERGE_HEAD": "a merge",
     "CHERRY_PICK_HEAD": "a cherry-pick",
@@ -113,71 +85,6 @@ class Refused(AvaultError):
 
 class Conflict(AvaultError):
     """Git left a conflict in our files that needs a person, or the vault open."""
-
-
-# Running git
-
-
-def run_git(
-    directory: str, *words: str, data: bytes = b"", index: str | None = None, settings: tuple[str, ...] = (NO_HOOKS,)
-) -> subprocess.CompletedProcess[bytes]:
-    """Run git in a directory, with nobody to watch it; raises Unavailable where there is no git, TimedOut.
-
-    It has a minute; then it and all that it has started is ended.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | QUIET
-    if index:
-        environment["GIT_INDEX_FILE"] = index
-    process = start_git(directory, words, settings, environment, start_new_session=True)
-    try:
-        output, errors = process.communicate(data, LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGTERM)  # git takes its locks with it
-        try:
-            process.communicate(timeout=2)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        raise TimedOut(f"git {words[0]} did not end within {LIMIT:.0f} s", "try it by hand, to see why") from None
-    return subprocess.CompletedProcess(words, process.returncode, output, errors)
-
-
-def watch_git(directory: str, *words: str, settings: tuple[str, ...] = (NO_HOOKS,)) -> subprocess.CompletedProcess[bytes]:
-    """Run git with the user watching: it says what it says on stderr, and may ask on a terminal for a password."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in KEPT}
-    quiet = (
-        QUIET
-        if not sys.stdin.isatty()
-        else {name: QUIET[name] for name in ("GIT_EDITOR", "GIT_LITERAL_PATHSPECS", "GIT_NO_REPLACE_OBJECTS")}
-    )
-    process = start_git(directory, words, settings, {**quiet, **environment, "LC_ALL": "C"}, stdin=None, stderr=None)
-    output, _ = process.communicate()
-    return subprocess.CompletedProcess(words, process.returncode, output, b"")
-
-
-def start_git(
-    directory: str, words: tuple[str, ...], settings: tuple[str, ...], environment: dict[str, str], **more: Any
-) -> subprocess.Popen[bytes]:
-    """Start git; raises Unavailable."""
-    # By variables and not by -c, which takes `filter.a=b.clean=` for `filter.a` (git-config(1), git 2.31 and newer).
-    environment = environment | {"GIT_CONFIG_COUNT": str(len(SETTINGS) + len(settings))}
-    for number, setting in enumerate((*SETTINGS, *settings)):
-        name, _, value = setting.rpartition("=") if setting.startswith("filter.") else setting.partition("=")
-        environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    try:
-        return subprocess.Popen(["git", *words], cwd=directory, env=environment, **pipes)
-    except FileNotFoundError:
-        where = f"git is not installed, or {directory} is gone"
-        raise Unavailable(where, "install git, or go on without: the vault does not need it") from None
-
-
-def reason(errors: bytes) -> str:
-    """What git says on stderr that it could not do, in a line, without a password that a URL may carry."""
-    lines = [line for line in os.fsdecode(errors).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("warning: ", "hint: ", "To "))] or ["it does not say why"]
-    text = re.sub("^(fatal|error): ", "", re.sub(r"://[^\s'\"]*@", "://", lines[0]))
-    return printable(text.rstrip("."))
 
 
 # The repository

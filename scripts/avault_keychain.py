@@ -268,16 +268,14 @@ def is_abandoned(path: str) -> bool:
 
 def find_settings(places: Places) -> list[dict[str, str]]:
     """What others keep for the vault: git's merge driver in its repository, and its services."""
+    from avault_run_git import run_git
     from avault_service import Service
 
     found = []
-    ask = ["git", "-C", places.dir, "config", "--local", "--get-regexp", r"^merge\.avault\."]
-    path = ["git", "-C", places.dir, "rev-parse", "--path-format=absolute", "--git-path", "info/attributes"]
     try:
-        driver, attributes = (
-            subprocess.run(words, check=False, env=clean_environment(), capture_output=True) for words in (ask, path)
-        )
-    except OSError:
+        driver = run_git(places.dir, "config", "--local", "--get-regexp", r"^merge\.avault\.")
+        attributes = run_git(places.dir, "rev-parse", "--path-format=absolute", "--git-path", "info/attributes")
+    except AvaultError:
         pass  # no git, no driver
     else:
         if driver.stdout:  # in this order: by a driver that it does not know, git would merge line by line

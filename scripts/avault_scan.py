@@ -27,6 +27,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, NamedTuple, cast
 
+from avault_run_git import NO_HOOKS, QUIET, reason, start_git
+
 from avault import (
     AvaultError,
     NotFound,
@@ -53,7 +55,9 @@ WRAPPED = {"base64", "hex", "url"}  # have no white space of their own, so that 
 BLANK = b" \t\r\n"
 BATCH = 8 << 20  # bytes that one grep is given
 WIDE = 4096  # characters of a path that are shown
-GIT = ["git", "-c", "core.fsmonitor=false", "--literal-pathspecs"]  # runs no program that a repository names
+INDEX = {  # where a hook's git has the index and the objects of the commit that is being made
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+}  # fmt: skip
 
 
 # What is looked for
@@ -412,23 +416,21 @@ def known_to_git(directory: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in ("", ".")]  # a submodule that is not filled contains itself
 
 
-def git(*words: str, directory: str | None = None) -> bytes:
+def git(*words: str, directory: str | None = None, settings: tuple[str, ...] = (NO_HOOKS,)) -> bytes:
     """What git prints; raises AvaultError with what it complains of.
 
     In a directory that is named the environment's GIT_DIR and the like are not meant. Without one they are: a hook is
     given another index by `git commit FILE`.
     """
-    keeps = {name: value for name, value in os.environ.items() if directory is None or not name.startswith("GIT_")}
-    own = {**keeps, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
-    argv = [*GIT, "-C", directory or ".", *words]
+    keep = INDEX if directory is None else ()
     try:
-        done = subprocess.run(argv, env=own, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise Unavailable("git is not installed", "without it: avault scan PATH…") from None
-    if done.returncode:
-        complaint = done.stderr.decode(errors="replace").split("\n")[0].removeprefix("fatal: ")
-        raise AvaultError(f"git: {printable(complaint)}", "in a directory without git: avault scan PATH…")
-    return done.stdout
+        process = start_git(directory or ".", words, settings, keep, env=QUIET, stdin=subprocess.DEVNULL)
+    except Unavailable as error:
+        raise Unavailable(error.message, "without it: avault scan PATH…") from None
+    output, errors = process.communicate()
+    if process.returncode:
+        raise AvaultError(f"git: {reason(errors)}", "in a directory without git: avault scan PATH…")
+    return output
 
 
 def read_staged(paths: Iterable[str], longest: int) -> Iterator[Part]:
@@ -441,7 +443,7 @@ def read_staged(paths: Iterable[str], longest: int) -> Iterator[Part]:
         _, mode, _, blob, _ = about.split(b" ")
         if mode != b"160000" and blob.strip(b"0"):  # not a submodule's commit, nor a path that is not merged yet
             blobs.append((os.fsdecode(name), blob))
-    with subprocess.Popen([*GIT, "cat-file", "--batch"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with start_git(".", ("cat-file", "--batch"), keep=INDEX, env=QUIET, stderr=subprocess.DEVNULL) as process:
         names, objects = cast("tuple[IO[bytes], IO[bytes]]", (process.stdin, process.stdout))
         for path, blob in blobs:
             names.write(blob + b"\n")
@@ -465,7 +467,7 @@ HOOK = """\
 def install_hook(terminal: Terminal, directory: str) -> int:
     """Make a pre-commit hook where git looks for it; raises AvaultError where there is another."""
     top = os.fsdecode(git("rev-parse", "--show-toplevel", directory=directory).removesuffix(b"\n"))
-    hooks = os.fsdecode(git("rev-parse", "--git-path", "hooks", directory=top).removesuffix(b"\n"))
+    hooks = os.fsdecode(git("rev-parse", "--git-path", "hooks", directory=top, settings=()).removesuffix(b"\n"))
     path = os.path.join(top, hooks, "pre-commit")  # `hooks` knows core.hooksPath, and the repository of a worktree
     typed = os.path.abspath(sys.argv[0])
     words = [typed] if os.path.basename(typed).startswith("avault") and os.access(typed, os.X_OK) else own_command()

@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from avault_run_git import run_git
+
 import avault
 from avault import (
     AvaultError,
@@ -25,7 +27,6 @@ from avault import (
     Terminal,
     Unavailable,
     Usage,
-    clean_environment,
     command,
     need_vault,
     option,
@@ -260,15 +261,12 @@ class Service:
 
 def find_repository(directory: str, user: str) -> list[str]:
     """The directories in which git keeps the repository around a directory, if there is one: a commit writes there."""
+    words = ("rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
     try:
-        answer = subprocess.run(
-            ["git", "-C", directory, "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir"],
-            check=True,
-            capture_output=True,
-            env={**clean_environment(), "GIT_OPTIONAL_LOCKS": "0"},
-            **as_account(user),
-        )
-    except (OSError, subprocess.CalledProcessError):
+        answer = run_git(directory, *words, **as_account(user))
+    except (AvaultError, OSError):
+        return []
+    if answer.returncode:
         return []
     found = dict.fromkeys(os.fsdecode(answer.stdout).splitlines())
     return [path for path in found if os.path.commonpath([path, directory]) != directory]

@@ -6,6 +6,7 @@ Most of it needs no daemon: to git the vault's files are bytes. Where one runs, 
 import http.server
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -26,6 +27,7 @@ import avault
 
 sys.path.append(str(Path(avault.__file__).resolve().parent / "scripts"))
 import avault_git
+import avault_run_git
 
 HOOKS = """applypatch-msg pre-applypatch post-applypatch pre-commit pre-merge-commit prepare-commit-msg commit-msg post-commit
 pre-rebase post-checkout post-merge pre-push post-rewrite push-to-checkout reference-transaction pre-auto-gc fsmonitor-watchman
@@ -568,6 +570,46 @@ def test_nothing_of_the_repository_s_runs(below, trap):
     assert trap.trace(), "the trap works"
 
 
+def make_partial(machine: Machine, top: Path, program: str) -> None:
+    """Have git run a program for whatever the repository lacks: a partial clone fetches it."""
+    settings = {
+        "core.repositoryformatversion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "remote.origin.url": str(top),
+        "remote.origin.uploadpack": f"{program} </dev/null; false",
+        "remote.origin.partialclonefilter": "blob:none",
+    }
+    for name, value in settings.items():
+        git(machine, "config", name, value, cwd=top)
+
+
+def remove_object(machine: Machine, top: Path, name: str) -> None:
+    found = git(machine, "rev-parse", name, cwd=top)
+    (top / ".git" / "objects" / found[:2] / found[2:]).unlink()
+
+
+def test_what_a_partial_clone_lacks_is_not_fetched(below, trap):
+    """A work tree that was unpacked is no clone of the user's: what its configuration names is not to run."""
+    top = below.home / "project"
+    by_hand(below)
+    make_partial(below, top, trap.path)
+    remove_object(below, top, "HEAD^{tree}")
+    change(below)
+    for words in (("git", "record"), ("history",), ("sync",), ("doctor", "git", "--offline"), ("restore", "HEAD", "g/K")):
+        below(*words, code=None)
+        assert trap.trace() == "", words
+    assert avault_git.examine(str(below.vault))["problems"]
+    git_run(below, "ls-tree", "HEAD", cwd=top)
+    assert trap.trace(), "the trap works"
+
+
+def test_one_function_runs_git():
+    """All else goes through it, and no test of what it keeps git from is needed twice."""
+    files = [Path(avault.__file__), *Path(avault_git.__file__).parent.glob("avault_*.py")]
+    assert [file.name for file in files if re.search(r"""\[\s*["']git["']\s*,""", file.read_text())] == ["avault_run_git.py"]
+
+
 def test_no_filter_comes_near_our_files_later(below, trap):
     """git runs filters whenever it compares a file; for ours it has been told not to."""
     top = below.home / "project"
@@ -954,7 +996,7 @@ def test_no_password_of_a_url_is_said(published):
     change(published)
     said = by_hand(published)
     assert said["push"] == "failed" and "127.0.0.1" in said["push_reason"] and "hunter2" not in json.dumps(said)
-    assert avault_git.reason(b"fatal: no 'https://ada:hunter2@example.com/x'.\n") == "no 'https://example.com/x'"
+    assert avault_run_git.reason(b"fatal: no 'https://ada:hunter2@example.com/x'.\n") == "no 'https://example.com/x'"
 
 
 class Unauthorized(http.server.BaseHTTPRequestHandler):
@@ -1006,7 +1048,7 @@ def test_a_push_that_hangs_is_ended_with_all_it_started(published, monkeypatch):
     git(published, "config", "core.sshCommand", str(ssh))
     change(published)
     monkeypatch.setenv("HOME", str(published.home))
-    monkeypatch.setattr(avault_git, "LIMIT", 1.0)
+    monkeypatch.setattr(avault_run_git, "LIMIT", 1.0)
     repository = avault_git.Repository(str(published.vault))
     assert repository.commit()
     said = repository.push()

@@ -352,6 +352,28 @@ def test_odd_names(machine: Machine, repository: Path, canary) -> None:
     assert len(machine_in(machine, repository, "scan", "--staged", code=1)[0].splitlines()) == len(names)
 
 
+def test_what_the_index_names_and_git_lacks_is_fetched_from_nowhere(machine: Machine, repository: Path) -> None:
+    """A partial clone fetches what it lacks, by a program that its own configuration names; this one came in an archive."""
+    missing, trace = "1234567890" * 4, machine.top / "trace"
+    git(machine, repository, "update-index", "--add", "--cacheinfo", f"100644,{missing},staged")
+    git(machine, repository, "update-index", "--add", "--cacheinfo", f"100644,{missing},.gitignore")
+    git(machine, repository, "update-index", "--skip-worktree", ".gitignore")
+    settings = {
+        "core.repositoryformatversion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "remote.origin.url": str(repository),
+        "remote.origin.uploadpack": f"touch {trace};",
+    }
+    for name, value in settings.items():
+        git(machine, repository, "config", name, value)
+    machine("scan", "tree")
+    _, said = machine_in(machine, repository, "scan", "--staged", code=1)
+    assert "git does not have all that is staged" in said and not trace.exists()
+    git(machine, repository, "cat-file", "blob", missing, code=128)
+    assert trace.exists(), "the trap works"
+
+
 def machine_in(machine: Machine, directory: Path, *words: str, code: int = 0, **env: str) -> tuple[str, str]:
     """Run avault there; its stdout and stderr."""
     done = subprocess.run([AVAULT, *words], env={**machine.env, **env}, cwd=directory, capture_output=True, text=True, timeout=60)
