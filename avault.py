@@ -2061,13 +2061,24 @@ def env(group: str) -> dict[str, str]:
 RPC_KIND = 24_133
 DEFAULT_RELAYS = ["wss://relay.primal.net", "wss://theforest.nostr1.com", "wss://nos.lol"]
 SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)  # seconds into an asking; signers know an event id that they have seen
-FRESH_EVENT_AFTER = 60.0  # seconds; then a new event with the same request id, as signers drop old events
-FRESH_EVENT_EVERY = 300.0
+FRESH_EVENT_EVERY = 60.0  # seconds; a new event with the same request id, as relays and signers drop old events
+FRESH_EVENT_AT_FIRST = 600.0  # seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
+FRESH_EVENT_LATER = 300.0
+JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
+STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
 NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+SIGNER_WAITS = 55.0  # seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
 NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")  # nobody was asked
 NOT_PAIRED = (
-    "no permission", "not paired", "unauthorized", "not authorized", "invalid secret", "already connected", "unknown client",
+    "no permission", "not paired", "invalid secret", "secret not in use", "no secret", "already connected", "unknown client",
 )  # fmt: skip
+UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")  # said of a refusal and of a stranger alike
+STRANGERS = 100  # events of other keys that are looked at for one request: one of them may tell of a page to open
+GAVE_UP = ("timeout", "timed out", "time out", "expired")  # of the signer's own time, not of a person
+PICTURE = (  # 16 x 16 pixels, a padlock; its length is a multiple of three, so that no = stands in the pairing URI
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAMElEQVR42kXIsQEAEAxFwffDHvbfgljDFgqpROnKU0I07aUTBgb0YqDhmtTrfxKDB2RODHZTp1uOAAAAAElFTkSuQmCC"
+)
 
 
 class Pairing:
@@ -2118,16 +2129,68 @@ def parse_bunker(uri: str) -> tuple[str, list[str], str]:
     return parse_npub(parts.netloc), relays, query.get("secret", [""])[0]
 
 
+def introduce(name: str) -> dict[str, str]:
+    """What a signer is told about us, to show it at each request: the client metadata of NIP-46.
+
+    Some apps show no name, only the host of `url`: so that names the vault, in a
+    domain that leads nowhere (RFC 6761).
+    """
+    import re
+
+    host = re.sub("[^a-z0-9]+", ".", name.lower()).strip(".")[:63].strip(".")
+    return {"name": name, "url": f"https://{host + '.' if host else ''}avault.invalid", "image": PICTURE}
+
+
 def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> str:
     """The URI that the signer scans (NIP-46, "Direct connection initiated by the client").
 
     Asks for no decrypt permission: asking for it makes several signers approve
-    for ever. Percent-encoded throughout, with %20 for a space.
+    for ever. Percent-encoded throughout, with %20 for a space. The picture stands
+    last, so that a QR code can do without it.
     """
     from urllib.parse import quote
 
-    pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key"), ("name", name)]
+    pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key")]
+    pairs += introduce(name).items()
     return f"nostrconnect://{client}?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in pairs)
+
+
+def shorten_key(public: str) -> str:
+    """A public key (hex) as signer apps cut it: 8 and 8 hex digits (Amber), or the ends of its npub (nsec.app, Signet)."""
+    npub = to_npub(public)
+    return f"{public[:8]}…{public[-8:]} or {npub[:16]}…{npub[-4:]}"
+
+
+def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
+    """When a question goes out again, in seconds since it was first asked, and whether as a fresh event; without end."""
+    for seconds in SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN):
+        yield seconds, False
+    seconds = FRESH_EVENT_EVERY
+    while True:
+        yield seconds, True
+        seconds += FRESH_EVENT_EVERY if seconds < FRESH_EVENT_AT_FIRST else FRESH_EVENT_LATER
+
+
+def is_own_timeout(text: str, seconds: float) -> bool:
+    """Whether a signer's refusal, so many seconds after the question, is its own giving up and nobody's decision."""
+    text = text.lower()
+    if any(words in text for words in GAVE_UP):
+        return True
+    return seconds >= SIGNER_WAITS and any(words in text for words in UNCLEAR)
+
+
+def network() -> tuple[object, ...]:
+    """What is another when the machine has moved to another network, or slept: its addresses towards the world."""
+    addresses: list[object] = []
+    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):  # for documentation: RFC 5737, 3849
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))  # which sends nothing
+                addresses.append(probe.getsockname()[0])
+        except OSError:
+            addresses.append(None)
+    slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic() if hasattr(time, "CLOCK_BOOTTIME") else 0.0
+    return *addresses, round(slept)
 
 
 def accept_token(token: str) -> Callable[[str], None]:
@@ -2141,13 +2204,46 @@ def accept_token(token: str) -> Callable[[str], None]:
 
 
 class Request:
-    """A request under way: its id, what to do with a result, and the future of its answer."""
+    """A request under way: its id, what to do with a result, and the future of its answer.
 
-    def __init__(self, accept: Callable[[str], Any]) -> None:
-        self.id = secrets.token_hex(16)
-        self.accept = accept
+    A `patient` one waits for a person.
+    """
+
+    def __init__(self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool) -> None:
+        self.method, self.params, self.accept, self.patient = method, params, accept, patient
+        self.ids: set[str] = set()
+        self.renew()
+        self.begin_plan()
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.refusal: asyncio.TimerHandle | None = None
+
+    def renew(self) -> None:
+        """Take another id, as a signer that has answered one ignores it from then on; what answers an old one still counts."""
+        self.id = secrets.token_hex(16)
+        self.ids.add(self.id)
+
+    def body(self) -> str:
+        """The request as it is sent."""
+        return json.dumps({"id": self.id, "method": self.method, "params": self.params})
+
+    def begin_plan(self) -> None:
+        """Plan, from now on, when it is sent again."""
+        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Go on in the plan."""
+        after, self.is_fresh_next = next(self.plan)
+        self.due = self.begun + after
+
+
+class Sending:
+    """An event on its way to the relays: whose request, when it was made, what each relay said, and whether it has left us."""
+
+    def __init__(self, event: nostr_sdk.Event, request: str, made: float) -> None:
+        self.event, self.request, self.made = event, request, made
+        self.said: dict[str, str] = {}
+        self.is_sent = False
 
 
 class RemoteSigner:
@@ -2168,7 +2264,11 @@ class RemoteSigner:
         self.clients: list[nostr_sdk.Client] = []
         self.pool: dict[str, nostr_sdk.Relay] = {}
         self.since, self.requests = time.time(), 0
+        self.is_urged = False
+        self.strangers = 0
+        self.network = network()
         self.error: str | None = None
+        self.notice: str | None = None  # what the operator should know of the signer's behaviour
         self.auth_url: str | None = None
         self.clock: str | None = None
         self.answered_in: float | None = None  # seconds from the first relay's acceptance to the answer
@@ -2204,7 +2304,25 @@ class RemoteSigner:
 
     def describe(self) -> dict[str, Any]:
         """What is being waited for, as `status` shows it."""
-        return {"since": render_time(self.since), "requests": self.requests, "error": self.error, "auth_url": self.auth_url}
+        return {
+            "since": render_time(self.since),
+            "requests": self.requests,
+            "next": self.next_time(),
+            "client_key": self.me,
+            "error": self.error,
+            "notice": self.notice,
+            "auth_url": self.auth_url,
+        }
+
+    def next_time(self) -> str | None:
+        """When the question goes out again; None while no relay is there to take it."""
+        if not self.pending or not any(relay["connected"] for relay in self.relays.values()):
+            return None
+        return render_time(time.time() + max(self.pending.due - time.monotonic(), 0.0))
+
+    def ask_again(self) -> None:
+        """Have the question go out at once, as somebody is there who waits for it."""
+        self.is_urged = True
 
     async def listen(self, client: nostr_sdk.Client, stream: Any) -> None:
         """Take what a relay sends, for ever."""
@@ -2226,27 +2344,43 @@ class RemoteSigner:
     def hear(self, event: nostr_sdk.Event) -> None:
         """Handle one event: author, signature, p-tag and id must be right, else nothing happens."""
         author = event.author().to_hex()
-        if event.kind().as_u16() != RPC_KIND or (self.signer and author != self.signer):
+        if event.kind().as_u16() != RPC_KIND:
             return
+        if self.signer and author != self.signer:
+            self.strangers += 1
+            if self.strangers > STRANGERS:
+                return
         if not event.verify() or ["p", self.me] not in [tag.to_vec()[:2] for tag in event.tags()]:
             return
-        message = json.loads(nostr_sdk.nip44_decrypt(self.keys.secret_key(), event.author(), event.content()))
+        is_old_form = "?iv=" in event.content()
+        decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
+        message = json.loads(decrypt(self.keys.secret_key(), event.author(), event.content()))
         result, error = message.get("result"), message.get("error")
         if self.greeting and not self.signer:
             secret, told = self.greeting
             if isinstance(result, str) and secrets.compare_digest(result.encode(), secret.encode()) and not told.done():
-                self.signer = author
-                told.set_result(author)
+                if is_old_form:
+                    told.set_exception(self.old_form())
+                else:
+                    self.signer = author
+                    told.set_result(author)
             return
         request = self.pending
-        if not request or message.get("id") != request.id or request.answer.done():
+        if not request or message.get("id") not in request.ids or request.answer.done():
+            return
+        if author != self.signer:  # whoever it is has our question's id from the signer
+            if result == "auth_url":
+                self.show(error, author)
+            return
+        if is_old_form:
+            request.answer.set_exception(self.old_form())
             return
         self.check_clock(event.created_at().as_secs())
         if result == "auth_url":
             self.show(error)
         elif error:
-            self.refuse(request, error if isinstance(error, str) else json.dumps(error))
-        elif isinstance(result, str):
+            self.refuse(request, error if isinstance(error, str) else json.dumps(error), message["id"] == request.id)
+        elif isinstance(result, str) and not error:
             try:
                 request.answer.set_result(request.accept(result))
                 self.note_time()
@@ -2260,20 +2394,47 @@ class RemoteSigner:
         """Note how long the answer took, from the first relay's acceptance, or from the first try."""
         self.answered_in = time.monotonic() - (self.accepted_at or self.asked_at)
 
-    def show(self, url: object) -> None:
-        """Keep the page that the signer wants the operator to open; we never open it."""
+    def old_form(self) -> AvaultError:
+        """Why an answer of the signer cannot be read."""
+        return AvaultError(
+            "the signer answers in an old form (NIP-04), which avault does not read",
+            "update the app, or pair with another: avault pair --replace",
+        )
+
+    def show(self, url: object, author: str | None = None) -> None:
+        """Keep the page that the signer, or an `author` that it has told, wants the operator to open; we never open it."""
         if isinstance(url, str) and url.startswith(("https://", "http://")):
-            self.auth_url = printable(url, 500)
+            page = printable(url, 500)
+            if not author:
+                self.auth_url = page
+            elif not self.auth_url:
+                self.notice = (
+                    f"another key than the signer's, {shorten_key(author)}, wants a page opened: {page} "
+                    "(Signet does so from its admin key; if yours is no Signet, do not open it)"
+                )
             self.changed()
 
-    def refuse(self, request: Request, text: str) -> None:
-        """End the request as refused; after an authorization error, leave 5 s for another signer's success."""
+    def refuse(self, request: Request, text: str, is_current: bool) -> None:
+        """End the request as refused, unless the signer only gave up; an authorization error leaves 5 s for another signer."""
+        is_stranger = any(words in text.lower() for words in NOT_PAIRED)
+        is_unclear = any(words in text.lower() for words in (*UNCLEAR, *GAVE_UP))
+        if is_unclear and not is_current:
+            return  # it gave up, and says so again
         self.error = printable(text)
         self.note_time()
-        not_paired = any(words in text.lower() for words in NOT_PAIRED)
-        hint = "approve it there, or pair again with: avault pair --replace" if not_paired else "ask again with: avault unlock"
+        if request.patient and is_own_timeout(text, self.answered_in or 0.0):
+            self.notice = (
+                f"the signer gave up by itself after {self.answered_in:.0f} s ({self.error}): nobody refused, it is asked anew"
+            )
+            request.renew()
+            self.changed()
+            return
+        if is_stranger or request.method == "connect":
+            hint = "approve it there, or pair again with: avault pair --replace"
+        else:
+            hint = "ask again with: avault unlock"
         refused = Denied(f"the signer refused: {self.error}", hint)
-        if not not_paired:
+        if not is_stranger and not is_unclear:
             request.answer.set_exception(refused)
         elif request.refusal is None:
             self.changed()
@@ -2297,13 +2458,25 @@ class RemoteSigner:
             ) from None
         self.look_at_relays()
 
-    def look_at_relays(self) -> None:
-        """Bring `connected` up to date."""
+    def look_at_relays(self) -> list[str]:
+        """Bring `connected` up to date; the relays that are connected anew."""
+        anew = []
         for url, relay in self.pool.items():
             connected = relay.status() == nostr_sdk.RelayStatus.CONNECTED
             if connected != self.relays[url]["connected"]:
                 self.relays[url]["connected"] = connected
+                anew += [url] if connected else []
                 self.changed()
+        return anew
+
+    def look_at_network(self) -> None:
+        """Connect anew where the machine is in another network, or has slept: a dead connection is noticed late."""
+        if (here := network()) != self.network:
+            self.network = here
+            for relay in self.pool.values():
+                relay.disconnect()
+                relay.connect()
+            self.ask_again()
 
     async def greet(self, secret: str) -> str:
         """Wait for the signer that scanned our URI: the author of the reply that echoes `secret`."""
@@ -2325,34 +2498,23 @@ class RemoteSigner:
         The same event is sent again at first, then fresh ones with the same
         request id. For what no person is asked (not `patient`) it is sent more often.
         """
-        request = self.pending = Request(accept)
-        body = json.dumps({"id": request.id, "method": method, "params": params})
-        begun = self.asked_at = time.monotonic()
-        self.accepted_at: float | None = None
-        self.answered_in = self.error = self.auth_url = None
-        again = list(SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN))
-        fresh = FRESH_EVENT_AFTER
-        event = self.compose(body)
-        said: dict[str, str] = {}  # what each relay said to this event
-        busy: set[str] = set()
-        self.requests += 1
+        request = self.pending = Request(method, params, accept, patient)
+        self.asked_at = time.monotonic()
+        self.accepted_id = ""
+        self.accepted_at: float | None = None  # when a relay first took the request of that id
+        self.answered_in = self.error = self.notice = self.auth_url = None
+        self.is_urged, self.strangers = False, 0
+        sending = self.compose(request)
+        busy: set[str] = set()  # relays that have not said yet what they think of an event
         try:
             while not request.answer.done():
-                elapsed = time.monotonic() - begun
-                if elapsed >= fresh:
-                    fresh += FRESH_EVENT_EVERY
-                    event, said = self.compose(body), {}
-                    self.requests += 1
-                elif again and elapsed >= again[0]:
-                    again.pop(0)
-                    said = {}
-                    self.requests += 1
-                self.look_at_relays()
+                self.look_at_network()
+                sending = self.attend(request, sending, self.look_at_relays())
                 for url, relay in self.pool.items():
-                    if self.relays[url]["connected"] and url not in said and url not in busy:
+                    if self.relays[url]["connected"] and url not in sending.said and url not in busy:
                         busy.add(url)
-                        spawn(self.tasks, self.publish(url, relay, event, said, busy))
-                quick = elapsed < 5 and not said
+                        spawn(self.tasks, self.publish(url, relay, sending, busy))
+                quick = time.monotonic() - self.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
             return request.answer.result()
         finally:
@@ -2360,34 +2522,56 @@ class RemoteSigner:
             if request.refusal:
                 request.refusal.cancel()
 
-    def compose(self, body: str) -> nostr_sdk.Event:
-        """A request event for the signer, with the time of now."""
-        signer = nostr_sdk.PublicKey.parse(self.signer)
-        content = nostr_sdk.nip44_encrypt(self.keys.secret_key(), signer, body, nostr_sdk.Nip44Version.V2)
-        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
-        return builder.tags([nostr_sdk.Tag.public_key(signer)]).finalize(self.keys)
+    def attend(self, request: Request, sending: Sending, anew: list[str]) -> Sending:
+        """What is to be sent at this moment: the event of before, the same once more, or a fresh one."""
+        now = time.monotonic()
+        age = now - sending.made
+        for url in anew:
+            sending.said.pop(url, None)  # who listens there may have missed it
+        if (self.is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
+            self.is_urged = False
+            request.begin_plan()
+            return self.compose(request)
+        self.is_urged = False
+        if now < request.due:
+            return sending
+        is_fresh = sending.request != request.id
+        while now >= request.due:
+            is_fresh |= request.is_fresh_next
+            request.take_step()
+        return self.compose(request) if is_fresh else Sending(sending.event, sending.request, sending.made)
 
-    async def publish(self, url: str, relay: Any, event: nostr_sdk.Event, said: dict[str, str], busy: set[str]) -> None:
+    def compose(self, request: Request) -> Sending:
+        """A fresh event with the request, for the signer."""
+        signer = nostr_sdk.PublicKey.parse(self.signer)
+        content = nostr_sdk.nip44_encrypt(self.keys.secret_key(), signer, request.body(), nostr_sdk.Nip44Version.V2)
+        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+        event = builder.tags([nostr_sdk.Tag.public_key(signer)]).finalize(self.keys)
+        return Sending(event, request.id, time.monotonic())
+
+    async def publish(self, url: str, relay: Any, sending: Sending, busy: set[str]) -> None:
         """Send an event to one relay and note what it says; silence or a lost connection is tried again."""
         from datetime import timedelta
 
+        said = sending.said
+        text = "accepted"
         try:
-            await relay.send_event(event, ok_timeout=timedelta(seconds=5))
-            said[url] = "accepted"
-            if self.accepted_at is None:
-                self.accepted_at = time.monotonic()
+            await relay.send_event(sending.event, ok_timeout=timedelta(seconds=5))
         except nostr_sdk.NostrSdkError as error:
             text = printable(str(error).strip("'\""))
-            if text.startswith("duplicate:"):  # it has the event already (NIP-01)
-                said[url] = "accepted"
-            elif text not in ("timeout", "relay not connected"):
-                said[url] = text
         finally:
             busy.discard(url)
-        told = said.get(url, "no answer")
-        if told != self.relays[url]["said"]:
-            self.relays[url]["said"] = told
-            self.changed()
+        if text.startswith("duplicate:"):  # it has the event already (NIP-01)
+            text = "accepted"
+        if text not in ("timeout", "relay not connected"):
+            said[url] = text
+        if text == "accepted" and sending.request != self.accepted_id:
+            self.accepted_id, self.accepted_at = sending.request, time.monotonic()
+        if text != "relay not connected" and not sending.is_sent:
+            sending.is_sent = True
+            self.requests += 1
+        self.relays[url]["said"] = said.get(url, "no answer")
+        self.changed()
 
 
 def is_clock_unsynchronised() -> bool:
@@ -2786,10 +2970,14 @@ class Keyholder:
                 self.unlocking = asyncio.get_running_loop().create_task(unlock)
             else:
                 self.resume = self.talking
+                if self.signer and self.unlocking:
+                    self.signer.ask_again()
                 if fd is not None:
                     os.close(fd)
         elif message["do"] == "keychain" and fd is not None:
             spawn(self.tasks, self.fill_keychain(fd, message["caller"]))
+        elif message["do"] == "ask" and self.signer:
+            self.signer.ask_again()
         elif message["do"] == "rest":
             self.resume = False
         elif message["do"] == "lock":
@@ -2909,6 +3097,8 @@ class Keyholder:
             self.report()
             if session and remote.auth_url:
                 session.send({"progress": "page", "url": remote.auth_url})
+            if session and remote.notice:
+                session.send({"progress": "notice", "text": remote.notice})
 
         self.pairing = pairing
         remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
@@ -3431,16 +3621,17 @@ async def shake_hands(
         signer_key, relays, secret = parse_bunker(bunker)
     pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
     keyholder.pause()
+    session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.connected(pairing, signer_key, session) as signer:
         await signer.wait_ready(15.0)
         if signer_key:
             await signer.request(
-                "connect", [signer_key, secret, "get_public_key", json.dumps({"name": name})], accept_connect(secret), False
+                "connect", [signer_key, secret, "get_public_key", json.dumps(introduce(name))], accept_connect(secret), False
             )
         else:
             session.send({"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)})
             pairing.signer = await signer.greet(secret)
-        session.send({"progress": "connected"})
+        session.send({"progress": "connected", "client_key": signer.me})
         pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
     if operator and pairing.operator != operator:
         other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
@@ -3580,11 +3771,17 @@ class Guard:
         """Why there are no secrets now, and what to do."""
         state = self.current_state()
         if state == "waiting":
-            return Locked("the vault waits for the operator's approval", "approve on the phone; see: avault status")
+            return Locked("the vault waits for the operator's approval", self.waiting_hint())
         if state == "unpaired":
             return Locked("the vault is locked, and this machine is not paired with a signer", self.pairing_hint())
         because = f" ({self.failure.message})" if self.failure else ""
         return Locked(f"the vault is locked{because}", "ask the phone with: avault unlock")
+
+    def waiting_hint(self) -> str:
+        """What the operator is to do while the phone is asked."""
+        again = (self.report.get("waiting") or {}).get("next")
+        when = f" (the question comes again at {again})" if again else ""
+        return f"open the signer app and approve there{when}; see: avault status"
 
     def pairing_hint(self) -> str:
         """How this machine gets a signer."""
@@ -3595,7 +3792,9 @@ class Guard:
     def turn(self, state: str) -> None:
         """Enter a state, and wake those who wait for a change."""
         if state != self.state:
-            self.say({"unlocked": "unlocked", "waiting": "waiting for the phone", "locked": "locked"}[state])
+            key = (self.report.get("waiting") or {}).get("client_key")
+            shown = f", which may show who asks as {shorten_key(key)}" if key else ""
+            self.say({"unlocked": "unlocked", "waiting": f"waiting for the phone{shown}", "locked": "locked"}[state])
         self.state = state
         self.changed.set()
         self.changed = asyncio.Event()
@@ -3702,6 +3901,11 @@ class Guard:
                     self.control.send({"do": "rest"})
                 else:
                     await self.end()
+
+    def ask_again(self) -> None:
+        """Have the phone's question go out at once, if there is one."""
+        if self.state == "waiting" and self.control:
+            self.control.send({"do": "ask"})
 
     def keychain_command(self, action: str) -> list[str]:
         """The process that asks the platform's keychain."""
@@ -3929,6 +4133,8 @@ class Supervisor:
         elif op in SESSIONS:
             await self.guard.start()
         elif op in DOOR:
+            if request.get("ask_again"):
+                self.guard.ask_again()
             door = (self.status, self.unlock, self.lock, self.wait, self.stop, self.keychain, self.record)
             return await next(each for each in door if each.__name__ == op)(sock, request)
         else:
@@ -4775,11 +4981,16 @@ def render_status(status: dict[str, Any]) -> str:
     waiting = status["waiting"]
     if state == "waiting" and waiting:
         taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
+        connected = any(relay["connected"] for relay in status["relays"] or [])
         lines.append(
-            f"Asked: {waiting['requests']} time(s) since {waiting['since']}" + ("" if taken else "; no relay has it yet")
+            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
+            + ("; no relay is connected; trying again" if not connected else "" if taken else "; no relay has it yet")
         )
+        lines += [f"Asked again: {waiting['next']}; to open the signer app is enough"] if waiting["next"] else []
+        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
         lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
         lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
+        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
         for relay in status["relays"] or []:
             link = "connected" if relay["connected"] else "not connected"
             lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
@@ -4830,47 +5041,83 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
 class Waiting:
     """What an unlock waits for: on a terminal a line that is redrawn in place, else a line for each thing that is new."""
 
+    CONNECTING = 5.0  # seconds for which a relay that is not connected yet is no reason to say so
+
     def __init__(self) -> None:
         import threading
 
         self.said: set[str] = set()
-        self.state = ""
+        self.progress: dict[str, Any] = {}
+        self.begun = time.monotonic()
+        self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self.ended = threading.Event()
         self.drawing = threading.Thread(target=self.draw, daemon=True)
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
-            self.drawing.start()
+        self.drawing.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ended.set()
-        if self.drawing.is_alive():
-            self.drawing.join()
+        self.drawing.join()
 
     def draw(self) -> None:
-        """Keep the line on the terminal, until it is ended."""
-        begun = time.monotonic()
+        """Keep the line on the terminal until it is ended, cut to the width: what is longer would go on to a new line."""
         while not self.ended.wait(0.25):
-            minutes, seconds = divmod(int(time.monotonic() - begun), 60)
-            if self.state:
-                sys.stderr.write(f"\r\x1b[K{self.state}, {minutes}:{seconds:02}")
+            state = self.describe()
+            if state and self.is_terminal:
+                minutes, seconds = divmod(int(time.monotonic() - self.begun), 60)
+                clock = f", {minutes}:{seconds:02}"
+                sys.stderr.write(f"\r\x1b[K{state[: max(terminal_width() - 1 - len(clock), 0)]}{clock}")
                 sys.stderr.flush()
-        if self.state:
+            elif state and not self.is_connected():
+                self.say_once(state)
+        if self.progress and self.is_terminal:
             sys.stderr.write("\r\x1b[K")
 
+    def is_connected(self) -> bool:
+        """Whether a relay is."""
+        return any(relay["connected"] for relay in self.progress.get("relays") or [])
+
+    def describe(self) -> str:
+        """What is waited for at this moment; empty where nothing is known yet."""
+        relays = self.progress.get("relays") or []
+        if not relays:
+            return ""
+        if self.is_connected():
+            taken = sum(relay["said"] == "accepted" for relay in relays)
+            return f"asked {taken} of {len(relays)} relays, waiting for approval"
+        if not (self.progress["waiting"] or {}).get("requests") and time.monotonic() - self.begun < self.CONNECTING:
+            return f"connecting to {len(relays)} relay{'' if len(relays) == 1 else 's'}"
+        return "no relay is connected; trying again"
+
     def __call__(self, progress: dict[str, Any]) -> None:
-        waiting, relays = progress["waiting"] or {}, progress["relays"] or []
-        taken = sum(relay["said"] == "accepted" for relay in relays)
-        self.state = f"asked {taken} of {len(relays)} relays, waiting for approval"
-        lines = ["asking the phone; approve there, or see: avault status"]
-        lines += [f"open this page to approve: {waiting['auth_url']}"] if waiting.get("auth_url") else []
-        lines += [f"the signer says: {waiting['error']}"] if waiting.get("error") else []
-        for line in lines:
-            if line not in self.said:
-                self.said.add(line)
-                sys.stderr.write("\r\x1b[K" if self.drawing.is_alive() else "")
-                say(line)
+        self.progress = progress
+        waiting = progress["waiting"] or {}
+        if self.is_connected():
+            self.say_once("asking the phone; open the signer app and approve there, or see: avault status")
+            self.say_once(f"the app may show who asks as {shorten_key(waiting['client_key'])}")
+        if waiting.get("auth_url"):
+            self.say_once(f"open this page to approve: {waiting['auth_url']}")
+        if waiting.get("error"):
+            self.say_once(f"the signer says: {waiting['error']}")
+        if waiting.get("notice"):
+            self.say_once(waiting["notice"])
+
+    def say_once(self, line: str) -> None:
+        """Say what is new."""
+        if line not in self.said:
+            self.said.add(line)
+            sys.stderr.write("\r\x1b[K" if self.is_terminal else "")
+            say(line)
+
+
+def terminal_width() -> int:
+    """The columns of the terminal that stderr is; 80 where that is not known."""
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
 
 
 # ------------------------------------------------------------------ main ----

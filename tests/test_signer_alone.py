@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import io
+import itertools
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import nostr_sdk
 import pytest
+from PIL import Image
 
 import avault
 
@@ -74,3 +81,249 @@ async def test_a_keychain_opens_its_own_vault_only(tmp_path: Path, name: str) ->
     for broken in (b"", b"[", b"null", b"[]"):
         with pytest.raises(avault.Unavailable):
             await avault.Keychain(places, broken).obtain(sealed)
+
+
+# What is sent, when, and what an answer is taken for: with a clock of our own
+
+
+class Clock:
+    """The time, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+class Ear:
+    """A relay that takes what it is sent, or says why not."""
+
+    def __init__(self) -> None:
+        self.refusal: str | None = None
+        self.calls: list[str] = []
+
+    async def send_event(self, event: nostr_sdk.Event, ok_timeout: object) -> None:
+        if self.refusal:
+            raise nostr_sdk.NostrSdkError.Generic(self.refusal)
+
+    def disconnect(self) -> None:
+        self.calls.append("disconnect")
+
+    def connect(self) -> None:
+        self.calls.append("connect")
+
+
+class Asking:
+    """A request under way to a signer whose keys are ours."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.signer, self.client, self.stranger = (nostr_sdk.Keys.generate() for _ in range(3))
+        self.remote = avault.RemoteSigner(self.client, ["ws://one", "ws://two"], avault.public_hex(self.signer), lambda: None)
+        self.remote.asked_at = clock.now
+        self.remote.accepted_id, self.remote.accepted_at, self.remote.answered_in = "", None, None
+        self.request = self.remote.pending = avault.Request("nip44_decrypt", ["a", "b"], lambda result: result, patient=True)
+        self.sending = self.remote.compose(self.request)
+
+    def sent_at(self, seconds: float, *anew: str) -> str:
+        """The id of the event that is to be with the relays so many seconds after the start."""
+        self.clock.now = 1000.0 + seconds
+        self.sending = self.remote.attend(self.request, self.sending, list(anew))
+        return str(self.sending.event.id().to_hex())
+
+    def hear(self, author: nostr_sdk.Keys | None = None, old_form: bool = False, **answer: Any) -> None:
+        """Let an answer arrive."""
+        author, me = author or self.signer, self.client.public_key()
+        text = json.dumps({"id": self.request.id, **answer})
+        if old_form:
+            content = nostr_sdk.nip04_encrypt(author.secret_key(), me, text)
+        else:
+            content = nostr_sdk.nip44_encrypt(author.secret_key(), me, text, nostr_sdk.Nip44Version.V2)
+        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(24133), content).tags([nostr_sdk.Tag.public_key(me)])
+        self.remote.hear(builder.finalize(author))
+
+
+@pytest.fixture
+async def asking(monkeypatch: pytest.MonkeyPatch) -> Asking:
+    clock = Clock()
+    monkeypatch.setattr(avault, "time", clock)
+    return Asking(clock)
+
+
+def test_when_a_question_goes_out_again() -> None:
+    """A phone that wakes late: each minute a fresh event for ten minutes, then every five."""
+    steps = list(itertools.islice(avault.plan_requests(patient=True), 15))
+    assert steps[:3] == [(15.0, False), (30.0, False), (45.0, False)]
+    assert steps[3:13] == [(60.0 * minute, True) for minute in range(1, 11)]
+    assert steps[13:] == [(900.0, True), (1200.0, True)]
+    assert next(avault.plan_requests(patient=False)) == (3.0, False)
+
+
+async def test_the_events_of_a_question(asking: Asking) -> None:
+    first = asking.sent_at(0)
+    assert {asking.sent_at(second) for second in (14, 15, 31, 45, 59)} == {first}
+    assert asking.sending.request == asking.request.id
+    assert asking.sent_at(60) != first
+    assert asking.remote.next_time() is None, "no relay is connected"
+    asking.remote.relays["ws://one"]["connected"] = True
+    assert asking.remote.next_time() == avault.render_time(time.time() + 60)
+
+
+async def test_who_asks_again_is_heard_at_once(asking: Asking) -> None:
+    first = asking.sent_at(0)
+    asking.remote.ask_again()
+    assert asking.sent_at(0.5) == first, "just asked"
+    asking.remote.ask_again()
+    second = asking.sent_at(5)
+    assert second != first
+    assert asking.sending.request == asking.request.id, "the same card, where the signer knows the id"
+    assert asking.sent_at(20) == second, "and again as at the start"
+    assert asking.sent_at(65) != second
+
+
+async def test_a_relay_that_comes_back_is_asked_at_once(asking: Asking) -> None:
+    first = asking.sent_at(0)
+    asking.sending.said |= {"ws://one": "accepted", "ws://two": "accepted"}
+    assert asking.sent_at(8, "ws://one") == first
+    assert asking.sending.said == {"ws://two": "accepted"}, "the same event, for who has missed it"
+    assert asking.sent_at(12, "ws://one") != first, "relays and signers drop what is old"
+    assert not asking.sending.said
+
+
+async def test_another_network_is_asked_through_at_once(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    asking.remote.pool = {"ws://one": (ear := Ear())}
+    asking.remote.look_at_network()
+    assert not ear.calls
+    monkeypatch.setattr(avault, "network", lambda: ("192.0.2.7", None, 0))
+    asking.remote.look_at_network()
+    assert ear.calls == ["disconnect", "connect"], "what looks connected may be dead"
+    assert asking.remote.is_urged
+
+
+def test_a_network() -> None:
+    assert avault.network() == avault.network()
+
+
+async def test_what_was_sent_is_counted(asking: Asking) -> None:
+    ears = {"ws://one": Ear(), "ws://two": Ear()}
+    ears["ws://one"].refusal = "relay not connected"
+    await asking.remote.publish("ws://one", ears["ws://one"], asking.sending, set())
+    assert asking.remote.requests == 0
+    await asking.remote.publish("ws://two", ears["ws://two"], asking.sending, set())
+    ears["ws://one"].refusal = "blocked: no"
+    await asking.remote.publish("ws://one", ears["ws://one"], asking.sending, set())
+    assert asking.remote.requests == 1, "one question, to two relays"
+    assert asking.remote.describe()["requests"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "is_own"),
+    [
+        ("Not authorized", 65, True),  # Signet, with nobody there
+        ("unauthorized", 60, True),
+        ("Not authorized", 20, False),  # a person in nsec.app, Signet, NDK
+        ("request expired", 20, True),
+        ("Timed out", 1, True),
+        ("user rejected", 65, False),
+        ("User rejected this request.", 600, False),
+        ("NIP-44 decryption denied", 65, False),
+        ("no permission", 65, False),
+    ],
+)
+async def test_a_signers_own_time_out_is_no_refusal(asking: Asking, text: str, seconds: float, is_own: bool) -> None:
+    asking.sent_at(0)
+    asking.remote.accepted_id, asking.remote.accepted_at = asking.request.id, asking.clock.now
+    first = asking.request.id
+    asking.clock.now += seconds
+    asking.hear(result="error", error=text)
+    assert (asking.request.id != first) is is_own, "a signer that has answered an id ignores it from then on"
+    ended = asking.request.answer.done() or asking.request.refusal is not None
+    assert ended is not is_own
+    if is_own:
+        assert f"gave up by itself after {seconds} s" in asking.remote.describe()["notice"]
+        event = asking.sent_at(seconds + 60)
+        assert asking.sending.request == asking.request.id
+        assert asking.sending.event.id().to_hex() == event
+        asking.hear(id=first, result="error", error=text)
+        assert not asking.request.answer.done(), "it says so again"
+        asking.hear(id=first, result="late")
+        assert await asking.request.answer == "late", "and may yet answer"
+    elif asking.request.refusal:
+        asking.request.refusal.cancel()
+    else:
+        with pytest.raises(avault.Denied):
+            await asking.request.answer
+
+
+async def test_a_person_may_refuse_an_earlier_card(asking: Asking) -> None:
+    asking.request.renew()
+    asking.hear(id=min(asking.request.ids - {asking.request.id}), result="", error="user rejected")
+    with pytest.raises(avault.Denied, match="user rejected"):
+        await asking.request.answer
+
+
+async def test_an_answer_in_an_old_form(asking: Asking) -> None:
+    asking.hear(old_form=True, author=asking.stranger, result="x")
+    assert not asking.request.answer.done()
+    asking.hear(old_form=True, result="x")
+    with pytest.raises(avault.AvaultError, match="an old form"):
+        await asking.request.answer
+    asking.remote.signer, told = None, asyncio.get_running_loop().create_future()
+    asking.remote.greeting = ("s3cret", told)
+    asking.hear(old_form=True, result="other")
+    assert not told.done()
+    asking.hear(old_form=True, result="s3cret")
+    with pytest.raises(avault.AvaultError, match="an old form"):
+        await told
+
+
+async def test_a_page_that_another_key_wants_opened(asking: Asking) -> None:
+    """Signet's admin key does; it knows the question's id, which only the signer can have told it."""
+    url = "https://signet.example/requests/1"
+    asking.hear(author=asking.stranger, id="0" * 32, result="auth_url", error=url)
+    asking.hear(author=asking.stranger, result="", error="user rejected")
+    asking.hear(author=asking.stranger, result="x")
+    assert asking.remote.describe()["notice"] is None
+    assert not asking.request.answer.done()
+    asking.hear(author=asking.stranger, result="auth_url", error=url)
+    notice = asking.remote.describe()["notice"]
+    assert "another key than the signer's" in notice
+    assert avault.shorten_key(avault.public_hex(asking.stranger)) in notice
+    assert url in notice
+    assert asking.remote.auth_url is None
+
+
+async def test_strangers_cost_little(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "STRANGERS", 2)
+    for _ in range(2):
+        asking.hear(author=asking.stranger, id="0" * 32, result="x")
+    asking.hear(author=asking.stranger, result="auth_url", error="https://signet.example/")
+    assert asking.remote.describe()["notice"] is None
+    asking.hear(result="right")
+    assert await asking.request.answer == "right"
+
+
+# What a signer is told, and shows
+
+
+def test_how_we_introduce_ourselves() -> None:
+    told = avault.introduce("my agent.7@DB 1")
+    assert told["name"] == "my agent.7@DB 1"
+    assert told["url"] == "https://my.agent.7.db.1.avault.invalid"
+    assert avault.introduce("…")["url"] == "https://avault.invalid"
+    assert "=" not in told["image"], "Amber takes a URI apart at each"
+    picture = Image.open(io.BytesIO(base64.b64decode(told["image"].partition(",")[2])))
+    assert (picture.size, picture.format) == ((16, 16), "PNG")
+    assert avault.nostrconnect_uri(SIGNER, ["wss://one.example"], "s", "a@b").endswith("&image=" + quote(told["image"], safe=""))
+
+
+def test_a_key_as_apps_cut_it() -> None:
+    shown = avault.shorten_key(SIGNER)
+    assert shown.startswith(f"{SIGNER[:8]}…{SIGNER[-8:]} or npub1")
+    npub = avault.to_npub(SIGNER)
+    assert npub[:10] in shown, "nsec.app"
+    assert shown.endswith(npub[-4:])

@@ -179,7 +179,8 @@ def test_pairing_uri(machine: Machine, relay: Relay) -> None:
     assert nostr_sdk.PublicKey.parse(client).to_hex() == client
     secret = query.pop("secret")[0]
     assert len(bytes.fromhex(secret)) >= 16
-    assert query == {"relay": [relay.url, second], "perms": ["get_public_key"], "name": ["my agent.7@db 1"]}
+    told = {name: [value] for name, value in avault.introduce("my agent.7@db 1").items()}
+    assert query == {"relay": [relay.url, second], "perms": ["get_public_key"], **told}
 
 
 def test_bunker_on_the_command_line_is_warned_of(machine: Machine, rogue: Rogue) -> None:
@@ -338,7 +339,8 @@ def test_not_paired(paired: Machine, rogue: Rogue, shape: str) -> None:
     begun = time.monotonic()
     refuse(paired, rogue, misdeeds.NOT_PAIRED[shape])
     assert time.monotonic() - begun > 5, "another signer may yet say yes"
-    assert "avault pair --replace" in paired.status()["error"]["hint"]
+    is_stranger = shape in ("amber", "clave")  # the others say of a person's refusal what they say of a stranger
+    assert ("avault pair --replace" if is_stranger else "avault unlock") in paired.status()["error"]["hint"]
     assert len({request["event_id"] for request in rogue.requests("connect")}) == 1, "at the pairing"
 
 
@@ -412,6 +414,56 @@ def test_two_who_wait_share_one_asking(paired: Machine, rogue: Rogue) -> None:
     rogue.go()
     assert second.wait().returncode == 0
     assert len(decrypts(rogue)) == 2
+
+
+def test_a_new_unlock_asks_at_once(paired: Machine, rogue: Rogue) -> None:
+    """A phone that was asleep need not wait for the next minute; nor one whose operator looks at `status`."""
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    old = {request["event_id"] for request in rogue.requests("nip44_decrypt")}
+
+    def events() -> list[tuple[str, str]]:
+        found = [(request["id"], request["event_id"]) for request in rogue.requests("nip44_decrypt")]
+        return list(dict.fromkeys(each for each in found if each[1] not in old))
+
+    first = paired.start("unlock")
+    wait_until(events)
+    time.sleep(avault.JUST_ASKED)
+    second = paired.start("unlock")
+    wait_until(lambda: len(events()) == 2, 5, "asked again")
+    time.sleep(avault.JUST_ASKED)
+    avault.ask_daemon(avault.Places(), "status", ask_again=True)
+    wait_until(lambda: len(events()) == 3, 5, "and again")
+    assert len({request for request, _ in events()}) == 1, "one card, where the signer knows the id"
+    wait_until(lambda: paired.status()["waiting"]["requests"] == 3)
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    third = paired.start("unlock")
+    assert [each.wait().returncode for each in (first, second, third)] == [0, 0, 0]
+
+
+def test_a_signer_that_gives_up_by_itself_is_asked_anew(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.say(result="error", error="Request expired"))
+    seen = len(decrypts(rogue))
+    paired("daemon", "start", "-b")
+    notice = wait_until(lambda: (paired.status()["waiting"] or {}).get("notice"))
+    assert "nobody refused" in notice
+    assert notice in paired("status", code=3).stdout
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    assert notice in paired("unlock").stderr
+    assert len(decrypts(rogue)) == seen + 2, "under another id, as it ignores one that it has answered"
+
+
+def test_who_asks_is_shown(paired: Machine, rogue: Rogue) -> None:
+    """Some apps show no name and no sentence, but the client's key."""
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    unlock = paired.start("unlock")
+    wait_until(lambda: "the app may show who asks as" in "\n".join(unlock.stderr))
+    shown = avault.shorten_key(rogue.requests("connect")[0]["client"])
+    said = paired("status", code=3).stdout
+    assert f"Asked as: {shown}" in said
+    assert "to open the signer app is enough" in said
+    assert shown in "\n".join(unlock.stderr)
+    assert json.loads(rogue.requests("connect")[0]["params"][3]) == avault.introduce("test@machine")
+    unlock.kill()
 
 
 def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:

@@ -69,7 +69,7 @@ def status(**fields: Any) -> dict[str, Any]:
         ({"error": {"message": "it said so"}}, "Reason: it said so"),
         ({"proven": False}, "Proven: no; nobody has shown yet that the phone opens this vault"),
         ({"warnings": ["w\x07"]}, "Warning: w\\x07"),
-        ({"hint": "approve on the phone; see: avault status"}, "Next: approve on the phone"),
+        ({"hint": "open the app; see: avault status"}, "Next: open the app"),
     ],
 )
 def test_status_for_a_person(fields: dict[str, Any], line: str) -> None:
@@ -99,10 +99,51 @@ class Ticks:
         return self.left < 0
 
 
-@pytest.mark.parametrize(("state", "shown"), [("", ""), ("asked", "\r\x1b[Kasked, 0:00\r\x1b[Kasked, 0:00\r\x1b[K")])
-def test_the_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatch, state: str, shown: str) -> None:
+def progress(connected: bool, requests: int = 1, said: str | None = "accepted", **waiting: Any) -> dict[str, Any]:
+    """What the daemon tells who waits."""
+    told = {"since": "", "next": None, "client_key": "ab" * 32, "error": None, "notice": None, "auth_url": None}
+    relay = {"url": "wss://one.example", "connected": connected, "said": said}
+    return {"waiting": {**told, "requests": requests, **waiting}, "relays": [relay]}
+
+
+@pytest.mark.parametrize(
+    ("told", "columns", "line"),
+    [
+        (None, 80, None),
+        (progress(True), 80, "asked 1 of 1 relays, waiting for approval, 0:00"),
+        (progress(True), 30, "asked 1 of 1 relays, wai, 0:00"),
+        (progress(False, requests=0, said=None), 80, "connecting to 1 relay, 0:00"),
+        (progress(False), 80, "no relay is connected; trying again, 0:00"),
+    ],
+)
+def test_the_line_that_is_redrawn(
+    monkeypatch: pytest.MonkeyPatch, told: dict[str, Any] | None, columns: int, line: str | None
+) -> None:
     waiting = avault.Waiting()
-    waiting.ended, waiting.state = Ticks(2), state
+    waiting.ended, waiting.is_terminal, waiting.progress = Ticks(2), True, told or {}
+    monkeypatch.setattr(avault, "terminal_width", lambda: columns + 1)
     monkeypatch.setattr(sys, "stderr", out := io.StringIO())
     waiting.draw()
-    assert out.getvalue() == shown
+    assert out.getvalue() == (f"\r\x1b[K{line}" * 2 + "\r\x1b[K" if line else "")
+    assert line is None or len(line) <= columns
+
+
+def test_relays_that_do_not_come(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal: each thing once, also when nothing is told meanwhile."""
+    waiting = avault.Waiting()
+    waiting.ended, waiting.is_terminal = Ticks(3), False
+    waiting(progress(False, requests=0))
+    waiting.draw()
+    assert capsys.readouterr().err == "avault: connecting to 1 relay\n"
+    waiting.begun -= avault.Waiting.CONNECTING
+    waiting.ended = Ticks(3)
+    waiting.draw()
+    assert capsys.readouterr().err == "avault: no relay is connected; trying again\n"
+    waiting(progress(True, notice="it gave up"))
+    said = capsys.readouterr().err
+    assert said.startswith("avault: asking the phone; open the signer app")
+    assert said.endswith("avault: it gave up\n")
+
+
+def test_the_width_of_no_terminal() -> None:
+    assert avault.terminal_width() == 80 or sys.stderr.isatty()
