@@ -2010,7 +2010,7 @@ class Connection:
                     raise AvaultError.from_dict(answer)
         except OSError:
             pass
-        if sent_value or op in ("delete", "restore"):
+        if (sent_value and op not in SESSIONS) or op in ("delete", "restore"):
             raise AvaultError("the daemon went away; unknown whether it was written", "look with: avault list")
         raise Interrupted("the daemon went away before it answered", "see: avault status")
 
@@ -2107,12 +2107,16 @@ class Pairing:
         return pairing
 
     def save(self, places: Places) -> None:
-        """Write pairing.json."""
+        """Write pairing.json. Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`."""
         content = {
             "client_key": self.keys.secret_key().to_hex(), "signer": self.signer, "agent": to_npub(self.agent),
             "operator": to_npub(self.operator), "relays": self.relays, "approves_by_itself": self.by_itself,
         }  # fmt: skip
         write_file(places.own("pairing.json"), encode_file("pairing", content))
+
+    def is_same(self, other: Pairing) -> bool:
+        """Whether another pairing asks the same signer in the same way, for the same agent and operator."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("agent", "keys", "operator", "relays", "signer"))
 
 
 def parse_bunker(uri: str) -> tuple[str, list[str], str]:
@@ -3038,9 +3042,10 @@ class Keyholder:
 
     async def fill_keychain(self, fd: int, caller: dict[str, Any]) -> None:
         """If the phone agrees, seal the agent's key once more: what opens that goes into a pipe to the keychain's process."""
-        pairing, store, token = Pairing.load(self.places), self.store, secrets.token_hex(32)
+        store, token = self.store, secrets.token_hex(32)
         with open(fd, "wb") as pipe:
             try:
+                pairing = self.find_pairing()
                 if not pairing or not store or not self.log:
                     raise Denied("only a paired, open vault can be given to a keychain", "pair it with: avault pair")
                 self.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
@@ -3048,9 +3053,9 @@ class Keyholder:
                 sentence = (
                     f"avault: let a keychain open {vault.name} on {self.host} WITHOUT you, always. Approve only if you want that."
                 )
-                envelope = make_envelope(store.keys, pairing.operator, f"a keychain for {vault.name}", sentence, token)
+                envelope = make_envelope(store.keys, vault.operator, f"a keychain for {vault.name}", sentence, token)
                 async with asyncio.timeout(300), self.connected(pairing, pairing.signer) as signer:
-                    await signer.request("nip44_decrypt", [pairing.agent, envelope], accept_token(token))
+                    await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
                 unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
                 write_file(self.places.own("keychain.json"), encode_file("keychain", sealed))
                 pipe.write(unlock.encode())
@@ -3075,7 +3080,7 @@ class Keyholder:
                     return
                 except Unavailable as error:
                     self.warnings["keychain"] = f"the keychain did not open the vault, so the phone is asked: {error.message}"
-            pairing = Pairing.load(self.places)
+            pairing = self.pairing = Pairing.load(self.places)
             if not pairing:
                 raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
             async with self.connected(pairing, pairing.signer) as signer:
@@ -3100,7 +3105,6 @@ class Keyholder:
             if session and remote.notice:
                 session.send({"progress": "notice", "text": remote.notice})
 
-        self.pairing = pairing
         remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
         return Connected(self, remote)
 
@@ -3123,6 +3127,8 @@ class Keyholder:
             self.begin(store, type(custody).__name__)
         finally:
             await self.turn_ratchet(keys, also_recovery=not own or not os.path.lexists(self.places.file("nsec.enc")))
+            if isinstance(custody, Phone):
+                self.keep_pairing(custody.pairing)
         if not own:
             self.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps; to be safe from who recorded that: avault pair --replace"
@@ -3154,13 +3160,32 @@ class Keyholder:
             self.content = await asyncio.to_thread(turn)
             if also_recovery:
                 self.control.send({"wrote": True})
-            if self.pairing:
-                self.pairing.save(self.places)
             self.warnings.pop("ratchet", None)
         except AvaultError as error:
             self.warnings["ratchet"] = (
                 f"the phone's last answer still opens unlock.json, as no fresh one could be written: {error.message}"
             )
+
+    def keep_pairing(self, pairing: Pairing) -> None:
+        """Write a pairing by which the phone has just opened an envelope of this vault; until then the one before stays."""
+        self.pairing = pairing
+        try:
+            pairing.save(self.places)
+            self.warnings.pop("pairing", None)
+        except AvaultError as error:
+            self.warnings["pairing"] = f"the pairing could not be written, and ends with this daemon: {error.message}"
+
+    def find_pairing(self) -> Pairing | None:
+        """This machine's pairing, for the open vault; None where there is none.
+
+        Raises Tampered where pairing.json is for another agent or operator, or is not the one by which the vault was opened.
+        """
+        found, store = Pairing.load(self.places), self.store
+        if found and store and (found.agent, found.operator) != (store.vault.agent, store.vault.operator):
+            raise Tampered("pairing.json is for another agent or operator than the open vault", "avault pair --replace")
+        if found and self.pairing and not found.is_same(self.pairing):
+            raise Tampered("pairing.json is not the pairing that opened this vault", "avault pair --replace")
+        return self.pairing or found
 
     def note_hints(self) -> None:
         """Report where nip46.json differs from what the vault pins; it is never believed."""
@@ -3566,9 +3591,6 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     write(places.file(".gitattributes"), GITATTRIBUTES)
     write(places.file("nip46.json"), encode_hints(agent, operator, relays, name))
     write(places.own("unlock.json"), encode_file("unlock", keyholder.content))
-    if pairing:
-        pairing.save(places)
-        session.send({"progress": "wrote", "path": places.own("pairing.json")})
     store = await asyncio.to_thread(Store.create, places, keys, vault)  # cut off before, init begins anew; after, it opens
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
     write(places.file("nsec.enc"), encode_file("nsec", seal_nsec(keys, identity, operator, name, host)))
@@ -3576,40 +3598,58 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     keyholder.control.send({"wrote": True})
     if pairing:
         await prove(keyholder, session, pairing)
+        session.send({"progress": "wrote", "path": places.own("pairing.json")})
     return {"ok": True, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "paired": bool(pairing)}
 
 
 async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
-    """Pair this machine and prove the vault; `recover` does it where the vault was never open."""
-    content, own = read_unlock(keyholder.places)
-    known = own or os.path.lexists(keyholder.places.own("pairing.json"))
+    """Pair this machine and prove the vault; `recover` does it where the vault was never open.
+
+    An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
+    """
+    places = keyholder.places
+    content, own = (keyholder.content, True) if keyholder.store else read_unlock(places)
+    is_paired = bool(keyholder.pairing) or os.path.lexists(places.own("pairing.json"))
     if request["op"] == "recover":
         if (request.get("agent"), request.get("operator")) != (content["agent"], content["operator"]):
             raise Denied("nsec.enc is not of that agent and operator", "compare with what you wrote down: nothing was asked")
-    elif not known:
+    elif not own and not is_paired:
         raise Locked(
             "this machine has never opened this vault, and cannot tell it from another", "look at it once with: avault recover"
         )
-    if keyholder.store and keyholder.store.vault.operator != parse_npub(content["operator"]):
-        raise Tampered("the vault's files name another operator than the open vault does", "take them from git history")
-    is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
     if is_paired and not request.get("replace"):
         raise Usage("this machine is paired already", "ask the phone with: avault unlock, or pair anew: avault pair --replace")
-    relays = [check_relay(url) for url in request.get("relays") or read_hints(keyholder.places.file("nip46.json"))["relays"]]
+    relays = [check_relay(url) for url in request.get("relays") or []]
+    if not relays and not private.get("bunker"):
+        relays = choose_relays(keyholder, session)
     agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
     keyholder.content = content
     pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
-    if not is_paired:  # one that works is replaced only by one that was seen to work
-        pairing.save(keyholder.places)
     await prove(keyholder, session, pairing, bool(request.get("accept_rollback")))
-    pairing.save(keyholder.places)
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
-    if not os.path.lexists(path := keyholder.places.file("nip46.json")) or read_file(path) != hints:
+    if not os.path.lexists(path := places.file("nip46.json")) or read_file(path) != hints:
         write_file(path, hints)
         keyholder.control.send({"wrote": True})
         keyholder.note_hints()
         keyholder.report()
     return {"ok": True, "agent_npub": content["agent"], "signer_npub": content["operator"], "relays": pairing.relays}
+
+
+def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
+    """The relays of this machine's pairing, or for a first one those of nip46.json; where these differ, it is said."""
+    try:
+        known = keyholder.pairing or Pairing.load(keyholder.places)
+    except Tampered:  # it is about to be replaced
+        known = None
+    try:
+        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
+    except AvaultError:
+        if not known:
+            raise
+        hinted = []
+    if known and hinted and known.relays != hinted:
+        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
+    return known.relays if known else hinted
 
 
 async def shake_hands(
@@ -3647,10 +3687,12 @@ async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept
         if not keyholder.store:
             await keyholder.open(phone, accept_rollback)
         else:
-            await keyholder.turn_ratchet(keyholder.store.keys, also_recovery=False)
-            await phone.obtain(keyholder.content)
+            keys, vault = keyholder.store.keys, keyholder.store.vault
+            # An envelope for this once, which is on no disk: until the phone has opened it, all stays as it was.
+            await phone.obtain(seal_nsec(keys, vault.identity, vault.operator, vault.name, keyholder.host))
             keyholder.proven = render_time(time.time())
-            await keyholder.turn_ratchet(keyholder.store.keys, also_recovery=False)
+            await keyholder.turn_ratchet(keys, also_recovery=False)
+            keyholder.keep_pairing(pairing)
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.report()
 
@@ -3665,24 +3707,24 @@ async def talk_open(keyholder: Keyholder, session: Session, request: dict[str, A
 
 async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Ask for something that the operator is to reject: an app that approves by itself cannot."""
-    pairing = Pairing.load(keyholder.places)
-    if not pairing or not keyholder.store:
+    pairing, store = keyholder.find_pairing(), keyholder.store
+    if not pairing or not store:
         raise Locked("the drill needs a paired, open vault", "pair it with: avault pair")
-    token = secrets.token_hex(32)
+    token, vault = secrets.token_hex(32), store.vault
     envelope = make_envelope(
-        keyholder.store.keys, pairing.operator, "a drill: REJECT this one", "avault: this is a drill. REJECT this one.", token
+        store.keys, vault.operator, "a drill: REJECT this one", "avault: this is a drill. REJECT this one.", token
     )
     session.send({"progress": "reject"})
     async with keyholder.connected(pairing, pairing.signer, session) as signer:
         try:
-            await signer.request("nip44_decrypt", [pairing.agent, envelope], accept_token(token))
+            await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
             refused = False
         except Denied as error:
             if any(words in error.message.lower() for words in NOT_A_REFUSAL):
                 raise
             refused = True
     pairing.by_itself = not refused
-    pairing.save(keyholder.places)
+    keyholder.keep_pairing(pairing)
     keyholder.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 

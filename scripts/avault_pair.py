@@ -106,7 +106,7 @@ def cmd_init(
         if os.path.lexists(places.file("avault.enc")):
             say("the vault is made and open, but nobody has shown yet that the phone opens it")
             if isinstance(error, AvaultError):
-                error.hint = "before the daemon ends: avault pair --replace"
+                error.hint = "before the daemon ends: avault pair"
         else:
             if terminal.is_running():
                 end("stop", terminal, force=True)
@@ -240,6 +240,9 @@ class Ceremony:
         elif kind == "page" and step["url"] not in self.pages:
             self.pages.add(step["url"])
             say(f"open this page to approve: {step['url']}")
+        elif kind == "relays":
+            say(f"by this machine's own relays: {', '.join(step['relays'])}")
+            warn(f"nip46.json names others: {', '.join(step['hinted'])}", "if those are meant, name each with --relay")
         elif kind == "connected":
             say("the signer is connected")
         elif kind == "approve":

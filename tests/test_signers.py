@@ -256,6 +256,56 @@ def test_pair_again(machine: Machine, relay: Relay, rogue: Rogue) -> None:
     assert len(decrypts(rogue)) == 1
 
 
+@pytest.mark.parametrize("state", ["open", "locked"])
+@pytest.mark.parametrize("end", ["refused", "silent", "locked meanwhile"])
+def test_a_pairing_that_fails_leaves_all_as_it_was(state: str, end: str, paired: Machine, relay: Relay, rogue: Rogue) -> None:
+    """The phone that worked goes on to work; nothing is written before the new one has opened something."""
+    if state == "open":
+        paired("unlock")
+    before = {name: (paired.own / name).read_bytes() for name in ("pairing.json", "unlock.json")}
+    hints = (paired.vault / "nip46.json").read_bytes()
+    with peers.rogue([relay.url], nsec=rogue.config["nsec"]) as second:
+        second.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"] if end == "refused" else misdeeds.SILENCE)
+        words = ["--timeout", "2s"] if end == "silent" else []
+        pair = paired.start("pair", "--replace", "--no-drill", "--bunker", "-", *words, input=second.uri)
+        if end == "locked meanwhile":
+            second.wait_for("request", method="nip44_decrypt")
+            paired("lock")
+        assert pair.wait().returncode == {"refused": 5, "silent": 7, "locked meanwhile": 6}[end]
+    assert {name: (paired.own / name).read_bytes() for name in before} == before
+    assert (paired.vault / "nip46.json").read_bytes() == hints
+    paired("lock")
+    paired("unlock")
+    assert rogue.requests("connect")[0]["client"] == rogue.requests("nip44_decrypt")[-1]["client"]
+
+
+def test_a_rejected_first_proof_leaves_no_pairing(machine: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    machine("init", "--name", "test@machine", "--bunker", "-", input=rogue.uri, code=5)
+    assert not list(machine.state.rglob("pairing.json"))
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    machine("pair", "--no-drill", "--bunker", "-", input=rogue.uri)
+    assert machine.status()["proven"] is True
+    assert list(machine.state.rglob("pairing.json"))
+
+
+@pytest.mark.parametrize("state", ["open", "locked"])
+def test_a_paired_machine_keeps_its_relays(state: str, paired: Machine, relay: Relay) -> None:
+    """nip46.json is a hint, which anybody with push access writes: where it differs, that is said, and it is not followed."""
+    if state == "open":
+        paired("unlock")
+    path = paired.vault / "nip46.json"
+    hints = avault.decode_file("hints", path.read_bytes(), str(path))
+    evil = "wss://evil.example"
+    path.write_bytes(avault.encode_file("hints", {**hints, "relay": evil, "relays": [evil]}))
+    pair = paired.start("pair", "--replace", "--no-drill")
+    assert parse_as_amber(pair.line("nostrconnect://"))[1]["relay"] == [relay.url]
+    assert evil in pair.line("avault: warning: nip46.json names others")
+    pair.kill()
+    pair = paired.start("pair", "--replace", "--no-drill", "--relay", relay.url, "--relay", evil)
+    assert parse_as_amber(pair.line("nostrconnect://"))[1]["relay"] == [relay.url, evil], "the operator's word"
+
+
 def test_init_for_an_npub_and_pair_later(machine: Machine, rogue: Rogue, relay: Relay) -> None:
     operator = nostr_sdk.PublicKey.parse(rogue.user).to_bech32()
     done = machine("init", "--signer-npub", operator, "--relay", relay.url)

@@ -465,6 +465,42 @@ def test_the_same_user(machine: Machine, canary: Canary) -> None:
         tried("have a variable exported that makes programs run others")
 
 
+def test_the_same_user_writes_to_the_disk_while_the_vault_is_open(machine: Machine, rogue: Rogue) -> None:
+    """An open vault knows its names and its signer: what the disk says of them is neither asked for nor sealed."""
+    with Tries("the disk under an open vault") as tried:
+        machine("init", "--name", "payments", "--no-drill", "--bunker", "-", input=rogue.uri)
+        own, evil = machine.own, nostr_sdk.Keys.generate()
+        files = {name: (own / name).read_bytes() for name in ("unlock.json", "pairing.json")}
+        operator = machine.status()["signer_npub"]
+
+        rewrite(own / "unlock.json", "unlock", name="newsletter. Nothing secret in it")
+        with peers.rogue(rogue.config["relays"], nsec=evil.secret_key().to_bech32()) as his:
+            his.behave("get_public_key", [{"say": {"result": rogue.user}}])  # he says that he is the operator
+            machine("pair", "--replace", "--no-drill", "--bunker", "-", input=his.uri, code=5)
+        assert json.loads((own / "unlock.json").read_bytes())["envelope"] == json.loads(files["unlock.json"])["envelope"]
+        assert (own / "pairing.json").read_bytes() == files["pairing.json"]
+        tried("choose the sentence on the phone, by the name in unlock.json")
+        (own / "unlock.json").write_bytes(files["unlock.json"])
+
+        with peers.rogue(rogue.config["relays"], nsec=evil.secret_key().to_bech32()) as his:
+            for changes in (
+                {"signer": his.signer, "operator": evil.public_key().to_bech32()},
+                {"agent": evil.public_key().to_bech32()},
+                {"signer": his.signer},
+                {"relays": ["wss://evil.example"]},
+            ):
+                rewrite(own / "pairing.json", "pairing", **changes)
+                asked = len(rogue.requests("nip44_decrypt"))
+                for op, fields in (("keychain", {"action": "enable"}), ("drill", {})):
+                    with pytest.raises(avault.Tampered, match=r"pairing\.json"):
+                        avault.ask_daemon(places(machine), op, **fields)
+                (own / "pairing.json").write_bytes(files["pairing.json"])
+                assert not his.requests("nip44_decrypt") and len(rogue.requests("nip44_decrypt")) == asked
+                assert not (own / "keychain.json").exists()
+                tried(f"have a signer of his own asked, by {' and '.join(changes)} in pairing.json")
+        assert machine.status()["signer_npub"] == operator
+
+
 # Another uid
 
 
