@@ -262,6 +262,8 @@ def parse_fast(argv: list[str]) -> dict[str, Any] | None:
                 value = rest.pop(0)
             if kind is list:
                 found.setdefault(option, []).append(value)
+            elif option in found:
+                return None
             else:
                 found[option] = value
         else:  # an option whose value may be left out; then it is `kind`
@@ -386,13 +388,13 @@ class FastConnection:
 
 
 def fast_value() -> str | None:
-    """The value of `set` from stdin, less one trailing newline; None for one that cannot be kept."""
+    """The value of `set` from stdin, less one trailing newline; None for one that cannot be kept, or is to be warned of."""
     value = read_stdin().removesuffix(b"\n")
     try:
         text = value.decode()
     except UnicodeDecodeError:
         return None
-    return text if "\0" not in text and 0 < len(value) <= MAX_VALUE else None
+    return text if not {"\0", "\r"} & set(text) and 0 < len(value) <= MAX_VALUE else None
 
 
 def fast_exchange(places: Places, request: dict[str, Any], value: str | None) -> str | None:
@@ -414,6 +416,15 @@ def fast_exchange(places: Places, request: dict[str, Any], value: str | None) ->
     finally:
         connection.socket.close()
     return answer
+
+
+def tell_of_replaced(directory: str, group: str, key: str) -> None:
+    """Say that a key had another value, and where such a one would be kept."""
+    write_all(2, f"avault: replaced {group}/{key}\n".encode())
+    while not os.path.lexists(os.path.join(directory, ".git")):
+        if directory == (directory := os.path.dirname(directory)):
+            write_all(2, b"avault: hint: nothing keeps the value before; in a git repository each change is committed\n")
+            return
 
 
 def is_there(command: str) -> bool:
@@ -456,6 +467,9 @@ def fast_door(argv: list[str]) -> int | None:
         write_all(2, b"avault: hint: look with: avault list\n")
         return 1
     if answer == '{"ok": true}':
+        return 0
+    if answer == '{"ok": true, "replaced": true}':
+        tell_of_replaced(Places(found.get("--dir")).dir, request["group"], request["key"])
         return 0
     if answer[:13] == '{"ok": true, ':
         if request["op"] == "has":
@@ -601,7 +615,7 @@ def check_group(name: object) -> str:
     if isinstance(name, str) and 0 < len(name) <= 64 and name[0] in LETTERS | DIGITS and set(name) <= GROUP_CHARACTERS:
         return name
     hint = "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY"
-    raise Usage(f"not a group name: {printable(name)!r}", hint)
+    raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
 
 
 def check_key(name: object) -> str:
@@ -609,7 +623,7 @@ def check_key(name: object) -> str:
     if isinstance(name, str) and 0 < len(name) <= 128 and name[0] not in DIGITS and set(name) <= KEY_CHARACTERS:
         return name
     hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
-    raise Usage(f"not a key name: {printable(name)!r}", hint)
+    raise Usage(f"not a key name: {printable(str(name).partition('=')[0])!r}", hint)
 
 
 def check_value(value: object) -> str:
@@ -3414,13 +3428,18 @@ async def serve_set(keyholder: Keyholder, session: Session, request: dict[str, A
         value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
     else:
         raise Usage("a generated value has 1 to 4,096 characters", f"avault set {group} --key {key} --generate 32")
+    is_replaced = False
 
     def change(vault: Vault) -> None:
+        nonlocal is_replaced
+        there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
+        is_replaced = any(secret.value != value for secret in there)
         vault.put(group, key, value, int(time.time()), machine)
         if note is not None:
             vault.annotate(group, note, machine)
 
-    return await write(keyholder, session, request, change)
+    answer = await write(keyholder, session, request, change)
+    return {**answer, "replaced": True} if is_replaced else answer
 
 
 async def serve_delete(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
@@ -4691,6 +4710,7 @@ def cmd_set(
     Keeps a secret. The value comes from stdin, or from a prompt without echo;
     one trailing newline is taken off. --file keeps its bytes as they are.
     --generate makes N (32) characters of A-Z a-z 0-9 and does not print them.
+    Another value that is there is replaced, which is said; git keeps it.
     --value works, but stands in `ps` and in the shell's history.
     --note is about the group. GROUP/KEY is short for GROUP --key KEY.
 
@@ -4698,6 +4718,8 @@ def cmd_set(
       pass show openai | avault set openai/API_KEY
       avault set database/PASSWORD --generate 40 --note "production, read only"
     """
+    if "=" in group + (key or ""):
+        raise no_argument()
     group, key = split_name(group, key)
     if key is None:
         raise Usage("no key is named", f"avault set {group} --key API_KEY")
@@ -4706,17 +4728,32 @@ def cmd_set(
     fields: dict[str, Any] = {"group": group, "key": key, "note": note}
     if generate is not None:
         if not is_number(generate):
-            raise Usage(f"not a number of characters: {printable(generate)!r}", f"avault set {group}/{key} --generate 32")
-        terminal.ask("set", **fields, generate=int(generate))
+            raise Usage("--generate takes a number of characters", f"avault set {group}/{key} --generate 32")
+        answer = terminal.ask("set", **fields, generate=int(generate))
     else:
         if value is not None:
             warn(
                 "the value stands in the process list and in the shell's history", f"leave --value out: avault set {group}/{key}"
             )
-        terminal.ask("set", **fields, value={"value": check_value(read_value(group, key, value, file))})
-    if sys.stderr.isatty():
+        value = check_value(read_value(group, key, value, file))
+        answer = terminal.ask("set", **fields, value={"value": value})
+        if "\r" in value:
+            warn(
+                "a carriage return stays in the value, as in files from Windows", f"tr -d '\\r' < FILE | avault set {group}/{key}"
+            )
+    if answer.get("replaced"):
+        tell_of_replaced(terminal.places.dir, group, key)
+    elif sys.stderr.isatty():
         say(f"kept {group}/{key}")
     return 0
+
+
+def no_argument() -> Usage:
+    """The refusal of a value that stands among the words of a command line; it does not repeat it."""
+    return Usage(
+        "a value is not taken as an argument, where `ps` and the shell's history have it",
+        'avault set GROUP/KEY asks for it, or takes it from a pipe: printf %s "$VALUE" | avault set GROUP/KEY',
+    )
 
 
 def read_value(group: str, key: str, value: str | None, file: str | None) -> str:
@@ -5170,7 +5207,37 @@ def build_commands(words: Iterable[str]) -> click.Group:
     load_commands(words)
 
     class HandWritten(click.Command):
-        """A command whose help is its function's docstring, as it stands there."""
+        """A command whose help is its function's docstring, as it stands there.
+
+        What it refuses of a command line it does not repeat: it may be a secret.
+        """
+
+        def make_parser(self, context: click.Context) -> Any:
+            parser = super().make_parser(context)
+            parse = parser.parse_args
+
+            def parse_once(args: list[str]) -> tuple[dict[str, Any], list[str], list[click.Parameter]]:
+                found, rest, order = parse(args)
+                for each in order:
+                    if isinstance(each, click.Option) and not (each.multiple or each.is_flag) and order.count(each) > 1:
+                        raise click.UsageError(f"{each.opts[0]} is given more than once", context)
+                return found, rest, order
+
+            parser.parse_args = parse_once  # type: ignore[method-assign]
+            return parser
+
+        def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+            context.allow_extra_args = True
+            try:
+                super().parse_args(context, args)
+            except click.UsageError as error:
+                error.ctx = error.ctx or context
+                raise
+            if context.args and self.name == "set":
+                raise no_argument()
+            if context.args:
+                raise click.UsageError("unexpected extra argument", context)
+            return context.args
 
         def get_help(self, context: click.Context) -> str:
             put("\n".join(line.removeprefix("    ") for line in (self.help or "").split("\n")).rstrip() + "\n")
@@ -5228,6 +5295,8 @@ def run_command(argv: list[str]) -> int:
             return Usage.exit_code
         except click.ClickException as error:
             text = error.format_message().rstrip(".")
+            if isinstance(error, click.NoSuchOption) and set(error.option_name) - set("abcdefghijklmnopqrstuvwxyz-"):
+                text = "no such option"  # it may be a secret that begins with a -
             where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "avault"
             raise Usage(text[:1].lower() + text[1:], f"{where} --help") from None
         except (KeyboardInterrupt, click.Abort):

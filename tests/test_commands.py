@@ -132,10 +132,85 @@ def test_delete(vault: Machine) -> None:
 
 
 def test_set_from_stdin(vault: Machine) -> None:
-    for given, kept in [("x", "x"), ("x\n", "x"), ("x\n\n", "x\n"), ("x\r\n", "x\r"), (" \tx ", " \tx "), ("é🦄\n", "é🦄")]:
-        done = vault("set", "a/B", input=given)
+    for number, (given, kept) in enumerate([("x", "x"), ("x\n", "x"), ("x\n\n", "x\n"), (" \tx ", " \tx "), ("é🦄\n", "é🦄")]):
+        done = vault("set", f"a/B{number}", input=given)
         assert (done.stdout, done.stderr) == ("", "")
-        assert vault("get", "a/B", "--json").json["value"] == kept
+        assert vault("get", f"a/B{number}", "--json").json["value"] == kept
+
+
+def test_set_warns_of_a_carriage_return_that_stays(vault: Machine, tmp_path: Path) -> None:
+    (tmp_path / "dos").write_bytes(b"one\r\ntwo\r\n")
+    for words, given, kept in [(["a/B"], "x\r\n", "x\r"), (["a/C", "--file", str(tmp_path / "dos")], "", "one\r\ntwo\r\n")]:
+        done = vault("set", *words, input=given)
+        assert done.stderr.startswith("avault: warning: a carriage return stays in the value")
+        assert f"avault: hint: tr -d '\\r' < FILE | avault set {words[0]}\n" in done.stderr
+        assert vault("get", words[0], "--json").json["value"] == kept
+
+
+def test_set_says_that_it_replaced(vault: Machine) -> None:
+    """By the fast way and by the long one; and where nothing keeps what was there."""
+    said = "avault: replaced openai/API_KEY\n"
+    hint = "avault: hint: nothing keeps the value before; in a git repository each change is committed\n"
+    for words, given in [
+        (["openai/API_KEY"], "sk-2"),
+        (["openai/API_KEY", "--value", "sk-3"], ""),
+        (["openai/API_KEY", "--generate"], ""),
+    ]:
+        assert vault("set", *words, input=given).stderr.endswith(said + hint)
+    vault("set", "a/B", input="x")
+    assert vault("set", "a/B", input="x").stderr == ""
+    (vault.vault.parent / ".git").mkdir()
+    assert vault("set", "openai/API_KEY", input="sk-4").stderr == said
+    assert vault("set", "openai/API_KEY", "--json", input="sk-5").stderr == said
+    assert vault("get", "openai/API_KEY").stdout == "sk-5\n"
+
+
+@pytest.mark.parametrize("words", [
+    ["openai/API_KEY", "MARK"], ["openai", "--key", "API_KEY", "MARK"], ["openai", "API_KEY", "MARK"], ["openai/API_KEY", "--vaule", "MARK"],
+    ["openai/API_KEY=MARK"], ["openai", "--key=API_KEY=MARK"], ["openai", "API_KEY=MARK"], ["openai/API_KEY", "--generate", "MARK"],
+    ["openai/API_KEY", "-----BEGIN KEY-----\nMARK\n-----END KEY-----"], ["openai/API_KEY", "--MARK"], ["openai/API_KEY", "--key", "API_KEY", "MARK"],
+])  # fmt: skip
+def test_set_repeats_no_value(vault: Machine, canary, words: list[str]) -> None:
+    """A value that a person typed among the words is in no answer: that the canary search would find."""
+    for options in ([], ["--json"]):
+        done = vault("--dir", str(vault.vault), *options, "set", *(word.replace("MARK", canary.mark) for word in words), code=2)
+        check_error(done.stderr)
+        assert canary.mark not in done.stdout + done.stderr
+        assert "set GROUP/KEY" in done.stderr or "avault set --help" in done.stderr or "--generate 32" in done.stderr
+
+
+def test_others_repeat_no_word_that_is_too_much(vault: Machine, canary) -> None:
+    for words in (["get", "db/HOST"], ["has", "db/HOST"], ["delete", "db/HOST"], ["list"], ["export"], ["import", "-"]):
+        refuse(
+            vault,
+            "--dir",
+            str(vault.vault),
+            *words,
+            canary.value,
+            code=2,
+            says="unexpected extra argument\n",
+            hint=f"avault {words[0]} --help",
+        )
+    vault("has", "db/HOST")
+
+
+def test_an_option_that_is_given_twice(vault: Machine) -> None:
+    """Nobody knows which one is meant."""
+    for words in (["get", "db", "--key", "HOST", "--key", "PASSWORD"], ["set", "db", "--key=A", "--key=B"], ["has", "db", "--key", "HOST", "--key", "X"],
+                  ["delete", "db", "--key", "HOST", "--key", "PASSWORD"], ["import", "-", "--group", "a", "--group", "b"]):  # fmt: skip
+        option = next(word.partition("=")[0] for word in words if word.startswith("--"))
+        refuse(vault, *words, code=2, says=f"{option} is given more than once", hint=f"avault {words[0]} --help", input="x")
+    assert vault("export", "--format", "json", "--format", "dotenv", code=2).stdout == ""
+    assert (
+        vault("export", "--group", "db", "--group", "openai", "--only", "HOST", "--only", "API_KEY").stdout
+        == "HOST=localhost\nAPI_KEY=sk-1\n"
+    )
+
+
+def test_an_option_without_its_value_hints_at_its_own_command(vault: Machine) -> None:
+    refuse(vault, "set", "x", "--key", code=2, says="requires an argument", hint="avault set --help")
+    refuse(vault, "daemon", "start", "--timeout", code=2, says="requires an argument", hint="avault daemon start --help")
+    refuse(vault, "get", "--none", "x", code=2, says="no such option", hint="avault get --help")
 
 
 def test_set_from_a_file(vault: Machine, tmp_path: Path) -> None:
@@ -159,8 +234,8 @@ def test_set_generates(vault: Machine) -> None:
     seen = set()
     for words, size in [(["--generate"], 32), (["--generate", "40"], 40), (["--generate=1"], 1), (["--generate", "4096"], 4096)]:
         done = vault("set", "a", "--key", "B", *words)
-        assert (done.stdout, done.stderr) == ("", "")
         value = vault("get", "a/B").stdout
+        assert done.stdout == "" and (size < 8 or value.strip() not in done.stderr)
         assert re.fullmatch(rf"[A-Za-z0-9]{{{size}}}\n", value)
         seen.add(value)
     assert len(seen) == 4
