@@ -165,15 +165,15 @@ def test_set_says_that_it_replaced(vault: Machine) -> None:
     assert vault("get", "openai/API_KEY").stdout == "sk-5\n"
 
 
-@pytest.mark.parametrize("words", [
-    ["openai/API_KEY", "MARK"], ["openai", "--key", "API_KEY", "MARK"], ["openai", "API_KEY", "MARK"], ["openai/API_KEY", "--vaule", "MARK"],
-    ["openai/API_KEY=MARK"], ["openai", "--key=API_KEY=MARK"], ["openai", "API_KEY=MARK"], ["openai/API_KEY", "--generate", "MARK"],
-    ["openai/API_KEY", "-----BEGIN KEY-----\nMARK\n-----END KEY-----"], ["openai/API_KEY", "--MARK"], ["openai/API_KEY", "--key", "API_KEY", "MARK"],
+@pytest.mark.parametrize("line", [
+    "openai/API_KEY MARK", "openai --key API_KEY MARK", "openai API_KEY MARK", "openai/API_KEY --vaule MARK",
+    "openai/API_KEY=MARK", "openai --key=API_KEY=MARK", "openai API_KEY=MARK", "openai/API_KEY --generate MARK",
+    "openai/API_KEY -----BEGIN\nMARK\n-----END", "openai/API_KEY --MARK", "openai/API_KEY --key API_KEY MARK",
 ])  # fmt: skip
-def test_set_repeats_no_value(vault: Machine, canary, words: list[str]) -> None:
+def test_set_repeats_no_value(vault: Machine, canary, line: str) -> None:
     """A value that a person typed among the words is in no answer: that the canary search would find."""
     for options in ([], ["--json"]):
-        done = vault("--dir", str(vault.vault), *options, "set", *(word.replace("MARK", canary.mark) for word in words), code=2)
+        done = vault("--dir", str(vault.vault), *options, "set", *line.replace("MARK", canary.mark).split(" "), code=2)
         check_error(done.stderr)
         assert canary.mark not in done.stdout + done.stderr
         assert "set GROUP/KEY" in done.stderr or "avault set --help" in done.stderr or "--generate 32" in done.stderr
@@ -196,8 +196,11 @@ def test_others_repeat_no_word_that_is_too_much(vault: Machine, canary) -> None:
 
 def test_an_option_that_is_given_twice(vault: Machine) -> None:
     """Nobody knows which one is meant."""
-    for words in (["get", "db", "--key", "HOST", "--key", "PASSWORD"], ["set", "db", "--key=A", "--key=B"], ["has", "db", "--key", "HOST", "--key", "X"],
-                  ["delete", "db", "--key", "HOST", "--key", "PASSWORD"], ["import", "-", "--group", "a", "--group", "b"]):  # fmt: skip
+    for line in (
+        "get db --key HOST --key PASSWORD", "set db --key=A --key=B", "has db --key HOST --key X", "delete db --key HOST --key X",
+        "import - --group a --group b",
+    ):  # fmt: skip
+        words = line.split()
         option = next(word.partition("=")[0] for word in words if word.startswith("--"))
         refuse(vault, *words, code=2, says=f"{option} is given more than once", hint=f"avault {words[0]} --help", input="x")
     assert vault("export", "--format", "json", "--format", "dotenv", code=2).stdout == ""

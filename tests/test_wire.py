@@ -289,7 +289,7 @@ def test_set(vault: Machine) -> None:
         for value in ("x", "é\n🦄", "y" * (256 << 10)):
             assert client.ask("set", group="a", key="B", note="n") == {"ok": True, "ready": True}
             client.socket.sendall(as_frame({"value": value}))
-            assert client.receive() == {"ok": True}
+            assert client.receive() == {"ok": True, "replaced": True}
             assert client.ask("get", group="a", key="B")["value"] == value
 
 
