@@ -1244,6 +1244,7 @@ nip46.json -text -merge
 
 PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
 ENVELOPE_KIND = 26_046  # ephemeral and unused, so that no signer takes the envelope for something it knows
+CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is taken for another
 
 
 def encrypt(keys: nostr_sdk.Keys, peer: str, text: str) -> str:
@@ -1350,14 +1351,30 @@ def seal_keys(keys: nostr_sdk.Keys, identity: str, operator: str, name: str) -> 
     return unlock.secret_key().to_hex(), {**names, "sealed": sealed}
 
 
+def request_code(sealed: str) -> str:
+    """The short code of a request, from the sealed copy that it is about: four letters that phone and terminal both show.
+
+    It tells the request that is waited for from a card that an earlier one left on
+    the phone. It is no proof: whoever has the disk knows it too.
+    """
+    number = int.from_bytes(sha256(sealed.encode())[:4], "big")
+    return "".join(CODE_LETTERS[number >> shift & 31] for shift in (15, 10, 5, 0))
+
+
+def describe_request(name: str, host: str, sealed: str) -> str:
+    """What the operator is asked for, as phone and terminal both say it."""
+    return f"{name} on {host}, code {request_code(sealed)}"
+
+
 def seal_nsec(keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
     """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
     """
     unlock, sealed = seal_keys(keys, identity, operator, name)
-    sentence = f"avault: unlock {name} on {host}. Approve only if you expect it."
-    envelope = make_envelope(keys, operator, f"unlock the vault of {name} on {host}", sentence, unlock)
+    what = describe_request(name, host, sealed["sealed"])
+    sentence = f"avault: unlock {what}. Approve only if you expect it."
+    envelope = make_envelope(keys, operator, f"unlock the vault of {what}", sentence, unlock)
     last = {"envelope": envelope, "sealed": sealed.pop("sealed")}
     content = {**sealed, **last}
     open_nsec(content, decrypt(keys, operator, envelope))
@@ -1939,13 +1956,17 @@ class Session:
         """Whether the next frame has to wait: for a request that takes time, or for a client that does not read."""
         return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
 
-    async def frame(self) -> dict[str, Any]:
-        """The next frame, after telling the client that it may send it."""
+    async def frame(self, **fields: Any) -> dict[str, Any]:
+        """The next frame, after telling the client that it may send it, and with `fields` what it is about."""
         awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.awaited = awaited
-        self.send({"ok": True, "ready": True})
-        self.advance()
-        return await awaited
+        try:
+            self.send({"ok": True, "ready": True, **fields})
+            self.advance()
+            return await awaited
+        finally:
+            if self.awaited is awaited:  # given up: what comes yet is a request like any other
+                self.awaited = None
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a frame."""
@@ -1996,14 +2017,15 @@ class Connection:
     def request(
         self,
         op: str,
-        value: dict[str, Any] | None = None,
+        value: dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         progress: Callable[[dict[str, Any]], None] | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
         """Send a request and give its answer.
 
         `value` is what the second frame carries, after the daemon said that it
-        is ready. `progress` is called for what comes before the answer.
+        is ready; or a function that is given each such word, for conversations
+        with more of them. `progress` is called for what comes before the answer.
         """
         sent_value = False
         try:
@@ -2012,7 +2034,11 @@ class Connection:
                 answer = decode_frame(text.encode())
                 if answer.get("ready"):
                     sent_value = True
-                    self.fast.send(json.dumps(value or {}))
+                    reply = value(answer) if callable(value) else value or {}
+                    try:
+                        self.fast.send(json.dumps(reply))
+                    except OSError:
+                        pass  # it has ended meanwhile; what it said before that can still be read
                 elif "progress" in answer:
                     if progress:
                         progress(answer)
@@ -2098,11 +2124,12 @@ PICTURE = (  # 16 x 16 pixels, a padlock; its length is a multiple of three, so 
 class Pairing:
     """What a machine remembers of its signer: pairing.json in the state directory."""
 
-    __slots__ = ("agent", "by_itself", "keys", "operator", "relays", "signer")
+    __slots__ = ("agent", "by_itself", "keys", "operator", "relays", "signer", "token")
 
     def __init__(self, keys: nostr_sdk.Keys, signer: str, agent: str, operator: str, relays: list[str]) -> None:
         self.keys, self.signer, self.agent, self.operator, self.relays = keys, signer, agent, operator, relays
         self.by_itself: bool | None = None  # whether the signer approves without asking a person; None: not known
+        self.token: str | None = None  # the secret of the code by which it was paired just now; not kept
 
     @staticmethod
     def load(places: Places) -> Pairing | None:
@@ -2277,7 +2304,10 @@ class RemoteSigner:
         self.me = public_hex(keys)
         self.relays: dict[str, dict[str, Any]] = {url: {"url": url, "connected": False, "said": None} for url in relays}
         self.pending: Request | None = None
-        self.greeting: tuple[str, asyncio.Future[str]] | None = None
+        self.token: str | None = None  # the secret of our pairing code: the first who echoes it is the signer
+        self.greeted: asyncio.Future[str] | None = None  # by whom
+        self.rival: AvaultError | None = None  # a second one has echoed it
+        self.alarmed = asyncio.Event()
         self.ready = asyncio.Event()  # a relay has confirmed our subscription
         self.clients: list[nostr_sdk.Client] = []
         self.pool: dict[str, nostr_sdk.Relay] = {}
@@ -2364,7 +2394,7 @@ class RemoteSigner:
         author = event.author().to_hex()
         if event.kind().as_u16() != RPC_KIND:
             return
-        if self.signer and author != self.signer:
+        if self.signer and author != self.signer and not self.token:
             self.strangers += 1
             if self.strangers > STRANGERS:
                 return
@@ -2374,14 +2404,8 @@ class RemoteSigner:
         decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
         message = json.loads(decrypt(self.keys.secret_key(), event.author(), event.content()))
         result, error = message.get("result"), message.get("error")
-        if self.greeting and not self.signer:
-            secret, told = self.greeting
-            if isinstance(result, str) and secrets.compare_digest(result.encode(), secret.encode()) and not told.done():
-                if is_old_form:
-                    told.set_exception(self.old_form())
-                else:
-                    self.signer = author
-                    told.set_result(author)
+        if self.token and isinstance(result, str) and secrets.compare_digest(result.encode(), self.token.encode()):
+            self.note_echo(author, is_old_form)
             return
         request = self.pending
         if not request or message.get("id") not in request.ids or request.answer.done():
@@ -2407,6 +2431,38 @@ class RemoteSigner:
             except AvaultError as refused:  # not the answer to our question: say so, and wait for the right one
                 self.error = refused.message
                 self.changed()
+
+    def note_echo(self, author: str, is_old_form: bool) -> None:
+        """The secret of our pairing code came back: from the signer; or from a second one, which ends the pairing.
+
+        Both have seen the code, and nobody can tell which of them is the operator's.
+        """
+        if self.greeted and not self.greeted.done():
+            if is_old_form:
+                self.greeted.set_exception(self.old_form())
+            else:
+                self.signer = author
+                self.greeted.set_result(author)
+        elif self.signer and author != self.signer and not self.rival:
+            self.rival = Denied(
+                "ALARM: two signers answered this pairing code, so somebody else has seen it; the pairing is ended",
+                "delete the connection in the app, and pair with a new code that nobody else sees",
+            )
+            self.alarmed.set()
+            if self.pending and not self.pending.answer.done():
+                self.pending.answer.set_exception(self.rival)
+
+    async def unless_alarmed(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What `work` gives; raises Denied as soon as a second signer has answered the pairing code."""
+        task, alarm = asyncio.ensure_future(work), asyncio.ensure_future(self.alarmed.wait())
+        try:
+            await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
+            if self.rival:
+                raise self.rival
+            return task.result()
+        finally:
+            task.cancel()
+            alarm.cancel()
 
     def note_time(self) -> None:
         """Note how long the answer took, from the first relay's acceptance, or from the first try."""
@@ -2498,15 +2554,11 @@ class RemoteSigner:
 
     async def greet(self, secret: str) -> str:
         """Wait for the signer that scanned our URI: the author of the reply that echoes `secret`."""
-        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self.greeting = (secret, told)
-        try:
-            while not told.done():
-                self.look_at_relays()
-                await asyncio.wait([told], timeout=1.0)
-            return told.result()
-        finally:
-            self.greeting = None
+        self.token, self.greeted = secret, asyncio.get_running_loop().create_future()
+        while not self.greeted.done():
+            self.look_at_relays()
+            await asyncio.wait([self.greeted], timeout=1.0)
+        return self.greeted.result()
 
     async def request(self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool = True) -> Any:
         """Ask the signer, until it answers; what `accept` makes of the result.
@@ -2516,6 +2568,8 @@ class RemoteSigner:
         The same event is sent again at first, then fresh ones with the same
         request id. For what no person is asked (not `patient`) it is sent more often.
         """
+        if self.rival:
+            raise self.rival
         request = self.pending = Request(method, params, accept, patient)
         self.asked_at = time.monotonic()
         self.accepted_id = ""
@@ -2747,6 +2801,17 @@ def room() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
+def place_name() -> str:
+    """Where this runs, as the operator knows it: USER@HOST, which tells two users' vaults of one name apart."""
+    import pwd
+
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
+        user = str(os.getuid())
+    return f"{printable(user, 32)}@{printable(socket.gethostname().split('.')[0], 64)}"
+
+
 def uptime() -> float:
     """Seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME if sys.platform == "linux" else time.CLOCK_MONOTONIC)
@@ -2930,7 +2995,7 @@ class Keyholder:
         self.places, self.talks, self.requests = places, talks, requests
         self.lock_after, self.lock_idle = limits
         self.opened = self.used = self.reported = uptime()
-        self.host = printable(socket.gethostname().split(".")[0], 64)
+        self.host = place_name()
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
         self.sessions: dict[Session, None] = {}
@@ -3035,6 +3100,7 @@ class Keyholder:
             "agent_npub": self.content.get("agent"),
             "signer_npub": self.content.get("operator"),
             "name": self.content.get("name"),
+            "code": request_code(self.content["sealed"]) if self.content and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
             "proven": bool(self.proven),
@@ -3120,6 +3186,7 @@ class Keyholder:
                 session.send({"progress": "notice", "text": remote.notice})
 
         remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
+        remote.token = pairing.token
         return Connected(self, remote)
 
     async def open(self, custody: GivenKey | Keychain | Phone, accept_rollback: bool = False) -> None:
@@ -3596,7 +3663,8 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
         raise Usage("that is the agent's own key", "--signer-npub is the operator's, the one in the phone")
     identity, pairing = secrets.token_hex(16), None
     if not operator or private.get("bunker"):
-        pairing = await shake_hands(keyholder, session, relays, name, private.get("bunker"), operator, agent)
+        confirm = bool(request.get("confirm"))
+        pairing = await shake_hands(keyholder, session, relays, name, private.get("bunker"), operator, agent, confirm)
         operator, relays = pairing.operator, pairing.relays
         if operator == agent:
             raise Usage("the signer holds the agent's own key", "choose the operator's account in the signer")
@@ -3672,9 +3740,19 @@ def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
 
 
 async def shake_hands(
-    keyholder: Keyholder, session: Session, relays: list[str], name: str, bunker: str | None, operator: str | None, agent: str
+    keyholder: Keyholder,
+    session: Session,
+    relays: list[str],
+    name: str,
+    bunker: str | None,
+    operator: str | None,
+    agent: str,
+    confirm: bool = False,
 ) -> Pairing:
-    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is."""
+    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
+
+    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
+    """
     signer_key, secret = None, secrets.token_hex(16)
     if bunker:
         signer_key, relays, secret = parse_bunker(bunker)
@@ -3690,8 +3768,15 @@ async def shake_hands(
         else:
             session.send({"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)})
             pairing.signer = await signer.greet(secret)
+            pairing.token = secret
         session.send({"progress": "connected", "client_key": signer.me})
         pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
+        if confirm and not operator:  # still listening: a second signer may answer while the person looks
+            said = await signer.unless_alarmed(session.frame(operator=to_npub(pairing.operator)))
+            if said.get("confirmed") is not True:
+                raise Denied(
+                    "the operator was not confirmed, and nothing was made", "pair again, with the right account: avault init"
+                )
     if operator and pairing.operator != operator:
         other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
         raise Denied(other, "choose the operator's account in the signer, and pair again")
@@ -4294,7 +4379,7 @@ class Supervisor:
         """Send what is being waited for, whenever it changes."""
         while True:
             if self.guard.state == "waiting":
-                progress = {"progress": "waiting", "waiting": self.guard.report["waiting"], "relays": self.guard.report["relays"]}
+                progress = {"progress": "waiting"} | {name: self.guard.report[name] for name in ("waiting", "relays", "code")}
                 await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
             await self.guard.changed.wait()
 
@@ -4360,6 +4445,7 @@ class Supervisor:
             pairing, problem = {}, error.message
         fields: dict[str, Any] = dict.fromkeys(("groups", "secrets", "since", "until", "waiting"))
         fields |= {"agent_npub": public.get("agent"), "signer_npub": public.get("operator"), "name": public.get("name")}
+        fields["code"] = request_code(public["sealed"]) if public and self.guard.state != "unlocked" else None
         fields |= {"proven": bool(public.get("proven")) if public else None, "relays": relays, "warnings": []}
         fields["signer_approves_by_itself"] = pairing.get("approves_by_itself")
         if self.guard.control:
@@ -5034,7 +5120,8 @@ def cmd_status(terminal: Terminal) -> int:
 
 
 STATUS_FIELDS = (
-    "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "groups", "secrets", "proven", "since", "relays", "waiting",
+    "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "code", "groups", "secrets", "proven", "since", "relays",
+    "waiting",
     "signer_approves_by_itself", "hint", "error", "warnings", "version", "until", "locks_after", "locks_idle", "git",
     "keychain",
 )  # fmt: skip
@@ -5059,6 +5146,7 @@ def render_status(status: dict[str, Any]) -> str:
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:
+        lines.append(f"Code: {status['code']}, in the sentence on the phone")
         taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
         connected = any(relay["connected"] for relay in status["relays"] or [])
         lines.append(
@@ -5174,7 +5262,9 @@ class Waiting:
         self.progress = progress
         waiting = progress["waiting"] or {}
         if self.is_connected():
-            self.say_once("asking the phone; open the signer app and approve there, or see: avault status")
+            self.say_once(
+                f"asking the phone, code {progress['code']}; open the signer app and approve there, or see: avault status"
+            )
             self.say_once(f"the app may show who asks as {shorten_key(waiting['client_key'])}")
         if waiting.get("auth_url"):
             self.say_once(f"open this page to approve: {waiting['auth_url']}")

@@ -135,8 +135,10 @@ def tell_story(demo: Demo) -> int:
         f"Phone: a NIP-46 bunker in a process of its own; its key is in {demo.home}/phone.",
         "It asks in this terminal. First approve (y), then, in the drill, reject (n).",
     )
-    put("$ avault init --relay " + demo.url + "\n")
-    init = demo.start("init", "--relay", demo.url, "--name", "clawd@demo", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    put("$ avault init --yes --relay " + demo.url + "\n")
+    init = demo.start(
+        "init", "--yes", "--relay", demo.url, "--name", "clawd@demo", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
     uri = read_line(init)
     if not uri.startswith("nostrconnect://"):
         raise AvaultError("the demo could not pair", "try once more; if it stays so, please report it")

@@ -59,25 +59,28 @@ PAIRING = (
 )
 
 
-@command("init", option("--signer-npub"), option("--name"), *PAIRING)
+@command("init", option("--signer-npub"), option("--name"), option("--yes", is_flag=True), *PAIRING)
 def cmd_init(
     terminal: Terminal,
     signer_npub: str | None,
     name: str | None,
+    yes: bool,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
     timeout: str,
     no_drill: bool,
 ) -> int:
-    """usage: avault init [--signer-npub NPUB] [--bunker URI|-] [--relay URL]… [--name NAME]
-                   [--qr FILE.png] [--timeout D] [--no-drill]
+    """usage: avault init [--signer-npub NPUB | --yes] [--bunker URI|-] [--relay URL]…
+                   [--name NAME] [--qr FILE.png] [--timeout D] [--no-drill]
 
     Makes the agent's key and the vault's files, and starts the daemon, open.
     It pairs with the phone first (see: avault pair --help), and takes the
-    operator from there. With --signer-npub it does not: pair later, and before
-    the first restart. NAME is what the phone shows. NOSTR_NSEC, if it is set,
-    becomes the agent's key. Nothing that exists is overwritten.
+    operator from there: it shows the npub and asks whether it is yours, as
+    whoever sees the code first could answer it. --yes does not ask. With
+    --signer-npub it does not pair: do that later, and before the first restart.
+    NAME is what the phone shows. NOSTR_NSEC, if it is set, becomes the agent's
+    key. Nothing that exists is overwritten.
 
       avault init
       avault init --signer-npub npub1… --name clawd@db1
@@ -94,19 +97,27 @@ def cmd_init(
     name = check_name(name or "".join(c if c in NAME_CHARACTERS else "-" for c in usual)[:64].strip())
     for url in relays:
         check_relay(url)
+    confirmed = yes or signer_npub is not None
+    if not confirmed and not bunker and not sys.stdin.isatty():
+        raise Usage(
+            "nobody is here to say whether the operator is the right one",
+            "in a terminal: avault init; in a script: --signer-npub NPUB, and then avault pair; or --yes",
+        )
     is_new = not os.path.isdir(places.dir)
     make_private_directory(places.dir)
     talk = Ceremony(terminal, qr)
     try:
         start_daemon(places, background=True)
         fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
+        fields["confirm"] = not confirmed and sys.stdin.isatty()
         private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
         answer = talk.request("init", private, **fields)
     except BaseException as error:
         if os.path.lexists(places.file("avault.enc")):
             say("the vault is made and open, but nobody has shown yet that the phone opens it")
             if isinstance(error, AvaultError):
-                error.hint = "before the daemon ends: avault pair"
+                say(f"operator: {read_sealed('nsec', places.file('nsec.enc'))['operator']}")
+                error.hint = "if that operator is you, before the daemon ends: avault pair"
         else:
             if terminal.is_running():
                 end("stop", terminal, force=True)
@@ -226,9 +237,16 @@ class Ceremony:
         self.pages: set[str] = set()
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """A pairing request, with what it says on the way."""
+        """A pairing request, with what it says and asks on the way."""
+
+        def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            if "operator" not in ready:
+                return private
+            say(f"the signer answers for {ready['operator']}")
+            return {"confirmed": confirm("avault: is that you, the operator?")}
+
         is_private = any(private.values())
-        return ask_daemon(self.terminal.places, op, progress=self.progress, value=private, private=is_private, **fields)
+        return ask_daemon(self.terminal.places, op, progress=self.progress, value=reply, private=is_private, **fields)
 
     def progress(self, step: dict[str, Any]) -> None:
         """Tell the operator what happened, and what to do."""

@@ -184,7 +184,7 @@ class Machine:
     def init(self, *relays: str, phone: Phone, words: tuple[str, ...] = ()) -> Done:
         """A vault through a signer, which scans the URI, approves and then rejects in the drill."""
         options = [word for url in relays for word in ("--relay", url)]
-        return self.operate(self.start("init", "--name", "test@machine", *options, *words), phone)
+        return self.operate(self.start("init", "--yes", "--name", "test@machine", *options, *words), phone)
 
     def operate(self, running: Running, phone: Phone, scan: bool = True, code: int = 0) -> Done:
         """Be the operator of a pairing command: scan, approve, reject. Ends with the phone asking."""

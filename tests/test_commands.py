@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import documents as d
@@ -709,8 +710,11 @@ def test_fast_door_and_long_way_agree(vault: Machine) -> None:
 # Terminals, pipes, closed streams
 
 
-def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, str]], timeout: float = 20) -> tuple[str, int]:
-    """Run a command on a terminal: for each prompt, type an answer. What the terminal showed, and the exit code."""
+Answer = str | Callable[[str], None]
+
+
+def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, Answer]], timeout: float = 20) -> tuple[str, int]:
+    """Run a command on a terminal: for each prompt, type an answer or do something. What it showed, and the exit code."""
     pid, fd = pty.fork()
     if pid == 0:
         os.chdir(machine.top)
@@ -721,7 +725,11 @@ def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, st
         while time.monotonic() < end:
             if rest and rest[0][0].encode() in shown:
                 time.sleep(0.05)
-                os.write(fd, rest.pop(0)[1].encode())
+                answer = rest.pop(0)[1]
+                if callable(answer):
+                    answer(shown.decode(errors="replace").replace("\r\n", "\n"))
+                else:
+                    os.write(fd, answer.encode())
             if select.select([fd], [], [], 0.1)[0]:
                 try:
                     piece = os.read(fd, 4096)

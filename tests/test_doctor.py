@@ -407,7 +407,7 @@ def test_not_paired_then_paired(vault: Machine) -> None:
 def test_a_phone_that_asks_nobody(machine: Machine) -> None:
     with peers.local_relay() as relay, peers.ndk([relay.url]) as phone:
         phone.policy("approve")
-        running = machine.start("init", "--name", "test@machine", "--relay", relay.url)
+        running = machine.start("init", "--yes", "--name", "test@machine", "--relay", relay.url)
         phone.nostrconnect(running.line("nostrconnect://"))
         running.wait()
         assert "avault pair --replace" in trouble(machine, "drill", "approves by itself")

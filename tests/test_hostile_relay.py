@@ -85,7 +85,7 @@ def test_noise_before_the_answer(machine: Machine, rogue: Rogue, relay: Relay, f
     if flow == "bunker":
         pair(machine, rogue, relay.url)
     else:
-        init = machine.start("init", "--name", "test@machine", "--no-drill", "--relay", relay.url)
+        init = machine.start("init", "--yes", "--name", "test@machine", "--no-drill", "--relay", relay.url)
         steps = misdeeds.ACK_FROM_STRANGER + misdeeds.WRONG_SECRET + [{"say": {"result": "ack"}}] + noise + misdeeds.HONEST
         rogue.nostrconnect(init.line("nostrconnect://"), steps=steps)
         assert init.wait().returncode == 0
@@ -95,7 +95,7 @@ def test_noise_before_the_answer(machine: Machine, rogue: Rogue, relay: Relay, f
 
 
 def test_an_ack_pairs_nobody(machine: Machine, rogue: Rogue, relay: Relay) -> None:
-    init = machine.start("init", "--name", "test@machine", "--no-drill", "--relay", relay.url)
+    init = machine.start("init", "--yes", "--name", "test@machine", "--no-drill", "--relay", relay.url)
     uri = init.line("nostrconnect://")
     rogue.nostrconnect(uri, steps=misdeeds.ACK_FROM_STRANGER + misdeeds.WRONG_SECRET + [{"say": {"result": "ack"}}])
     time.sleep(0.7)
@@ -106,7 +106,7 @@ def test_an_ack_pairs_nobody(machine: Machine, rogue: Rogue, relay: Relay) -> No
 
 def test_an_unknown_signer_shows_no_page(machine: Machine, rogue: Rogue, relay: Relay) -> None:
     """Whoever sees the client's key on a relay could send the operator to a page of his own."""
-    init = machine.start("init", "--name", "test@machine", "--no-drill", "--relay", relay.url)
+    init = machine.start("init", "--yes", "--name", "test@machine", "--no-drill", "--relay", relay.url)
     rogue.nostrconnect(init.line("nostrconnect://"), steps=misdeeds.NOISE["stranger, auth_url"])
     time.sleep(0.7)
     assert "evil.example" not in " ".join(init.stderr) + json.dumps(machine.status())

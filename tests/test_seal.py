@@ -251,12 +251,21 @@ def test_what_is_sealed_says_what_it_is(example):
 def test_the_phone_sees_a_sentence_and_no_nsec(example):
     content, _ = avault.read_unlock(example.places)
     event = json.loads(avault.decrypt(example.operator, avault.public_hex(example.agent), content["envelope"]))
-    assert event["content"] == "avault: unlock test@machine on machine. Approve only if you expect it."
-    assert event["tags"] == [["alt", "unlock the vault of test@machine on machine"]]
+    what = f"test@machine on machine, code {avault.request_code(content['sealed'])}"
+    assert event["content"] == f"avault: unlock {what}. Approve only if you expect it."
+    assert event["tags"] == [["alt", f"unlock the vault of {what}"]]
     assert event["pubkey"] == avault.public_hex(example.agent) and event["kind"] not in (13, 3, 22242)
     assert (event["id"], event["sig"]) == ("", ""), "nobody can publish it as it is"
     text = json.dumps(event)
     assert example.agent.secret_key().to_hex() not in text and "nsec1" not in text
+
+
+def test_the_code_of_a_request():
+    """Four letters that nobody mistakes for others (Crockford's base32), and another for each envelope."""
+    assert avault.request_code("one") == "5GXD"
+    codes = {avault.request_code(str(number)) for number in range(1000)}
+    assert len(codes) > 990
+    assert {letter for code in codes for letter in code} == set("0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
 
 def test_what_would_not_open_is_not_given_out(example, monkeypatch):

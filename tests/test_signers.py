@@ -6,6 +6,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import stat
@@ -20,6 +21,7 @@ import pytest
 from canary import Canary
 from harness import Machine, wait_until
 from peers import Phone, Relay, Rogue, misdeeds
+from test_commands import in_terminal
 
 import avault
 
@@ -171,7 +173,7 @@ def test_a_signer_that_comes_up_after_the_request_gets_it(
 
 def test_pairing_uri(machine: Machine, relay: Relay) -> None:
     second = peers.closed()
-    init = machine.start("init", "--name", "my agent.7@db 1", "--relay", relay.url, "--relay", second)
+    init = machine.start("init", "--yes", "--name", "my agent.7@db 1", "--relay", relay.url, "--relay", second)
     uri = init.line("nostrconnect://")
     assert uri in init.stdout, "a line of its own, on stdout"
     assert "+" not in uri
@@ -181,6 +183,60 @@ def test_pairing_uri(machine: Machine, relay: Relay) -> None:
     assert len(bytes.fromhex(secret)) >= 16
     told = {name: [value] for name, value in avault.introduce("my agent.7@db 1").items()}
     assert query == {"relay": [relay.url, second], "perms": ["get_public_key"], **told}
+
+
+def test_a_script_says_who_the_operator_is(machine: Machine, relay: Relay) -> None:
+    """Whoever sees the code first could answer it: without a person to look at the npub, nothing is taken from there."""
+    done = machine("init", "--relay", relay.url, code=2)
+    assert "nobody is here to say whether the operator is the right one" in done.stderr
+    assert "--signer-npub NPUB" in done.stderr
+    assert not machine.vault.exists()
+
+
+@pytest.mark.parametrize("answer", ["y", "n"])
+def test_the_operator_says_whether_it_is_them(machine: Machine, rogue: Rogue, relay: Relay, answer: str) -> None:
+    def scan(shown: str) -> None:
+        rogue.nostrconnect(re.findall(r"^nostrconnect://\S+", shown, re.MULTILINE)[0].strip())
+
+    words = ["init", "--no-drill", "--relay", relay.url]
+    shown, code = in_terminal(machine, words, [("&name=", scan), ("is that you, the operator? [y/N] ", answer + "\n")])
+    npub = nostr_sdk.PublicKey.parse(rogue.user).to_bech32()
+    assert f"the signer answers for {npub}" in shown
+    assert code == (0 if answer == "y" else 5), shown
+    assert (machine.vault / "avault.enc").exists() == (answer == "y")
+    if answer == "n":
+        assert "nothing was made" in shown
+        assert not machine.vault.exists()
+
+
+def test_a_second_signer_that_knows_the_code(machine: Machine, rogue: Rogue, relay: Relay) -> None:
+    """Both have seen it, and nobody can tell which is the operator's."""
+    with peers.rogue([relay.url]) as thief:
+
+        def be_scanned_by_both(shown: str) -> None:
+            thief.nostrconnect(uri := re.findall(r"^nostrconnect://\S+", shown, re.MULTILINE)[0].strip())
+            thief.wait_for("request", method="get_public_key")
+            rogue.nostrconnect(uri)
+
+        words = ["init", "--no-drill", "--relay", relay.url]
+        dialogue = [("&name=", be_scanned_by_both), ("[y/N] ", "y\n")]
+        shown, code = in_terminal(machine, words, dialogue)
+        assert "ALARM: two signers answered this pairing code" in shown
+        assert code == 5 and not machine.vault.exists()
+
+
+def test_a_second_signer_while_the_phone_is_asked(machine: Machine, rogue: Rogue, relay: Relay) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    init = machine.start("init", "--yes", "--relay", relay.url)
+    uri = init.line("nostrconnect://")
+    rogue.nostrconnect(uri)
+    rogue.wait_for("request", method="nip44_decrypt")
+    with peers.rogue([relay.url]) as thief:
+        thief.nostrconnect(uri)
+        done = init.wait()
+    assert done.returncode == 5 and "ALARM" in done.stderr
+    assert f"operator: {nostr_sdk.PublicKey.parse(rogue.user).to_bech32()}" in done.stderr
+    assert machine.status()["proven"] is False
 
 
 def test_bunker_on_the_command_line_is_warned_of(machine: Machine, rogue: Rogue) -> None:
@@ -327,7 +383,7 @@ def test_init_for_an_npub_and_pair_later(machine: Machine, rogue: Rogue, relay: 
 
 def test_qr_as_a_picture(machine: Machine, rogue: Rogue, relay: Relay) -> None:
     picture = machine.top / "pair.png"
-    init = machine.start("init", "--no-drill", "--relay", relay.url, "--qr", str(picture))
+    init = machine.start("init", "--yes", "--no-drill", "--relay", relay.url, "--qr", str(picture))
     rogue.nostrconnect(init.line("nostrconnect://"))
     assert init.wait().returncode == 0
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -703,7 +759,7 @@ def unlock_key(machine: Machine, operator: nostr_sdk.Keys) -> str:
 
 
 def test_signer_scans_a_uri(machine: Machine, relay: Relay, operator_file: tuple[nostr_sdk.Keys, Path]) -> None:
-    init = machine.start("init", "--name", "test@machine", "--relay", relay.url)
+    init = machine.start("init", "--yes", "--name", "test@machine", "--relay", relay.url)
     uri = init.line("nostrconnect://")
     phone = machine.start("signer", "--nsec-file", str(operator_file[1]), uri, input="y\nn\n")
     done = init.wait()
