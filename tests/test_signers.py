@@ -211,15 +211,19 @@ def test_the_operator_says_whether_it_is_them(machine: Machine, rogue: Rogue, re
 
 def test_a_second_signer_that_knows_the_code(machine: Machine, rogue: Rogue, relay: Relay) -> None:
     """Both have seen it, and nobody can tell which is the operator's."""
+    uris: list[str] = []
     with peers.rogue([relay.url]) as thief:
 
-        def be_scanned_by_both(shown: str) -> None:
-            thief.nostrconnect(uri := re.findall(r"^nostrconnect://\S+", shown, re.MULTILINE)[0].strip())
-            thief.wait_for("request", method="get_public_key")
-            rogue.nostrconnect(uri)
+        def be_scanned_by_the_thief(shown: str) -> None:
+            uris.extend(re.findall(r"^nostrconnect://\S+", shown, re.MULTILINE))
+            thief.nostrconnect(uris[0])
+
+        def be_scanned_by_the_operator(shown: str) -> None:
+            rogue.nostrconnect(uris[0])
+            wait_until(lambda: machine_is_empty(machine), 10, "the end of the pairing")
 
         words = ["init", "--no-drill", "--relay", relay.url]
-        dialogue = [("&name=", be_scanned_by_both), ("[y/N] ", "y\n")]
+        dialogue = [("&name=", be_scanned_by_the_thief), ("[y/N] ", be_scanned_by_the_operator), ("[y/N] ", "y\n")]
         shown, code = in_terminal(machine, words, dialogue)
         assert "ALARM: two signers answered this pairing code" in shown
         assert code == 5 and not machine.vault.exists()
