@@ -199,7 +199,7 @@ def test_the_operator_says_whether_it_is_them(machine: Machine, rogue: Rogue, re
         rogue.nostrconnect(re.findall(r"^nostrconnect://\S+", shown, re.MULTILINE)[0].strip())
 
     words = ["init", "--no-drill", "--relay", relay.url]
-    shown, code = in_terminal(machine, words, [("&name=", scan), ("is that you, the operator? [y/N] ", answer + "\n")])
+    shown, code = in_terminal(machine, words, [("&image=", scan), ("is that you, the operator? [y/N] ", answer + "\n")])
     npub = nostr_sdk.PublicKey.parse(rogue.user).to_bech32()
     assert f"the signer answers for {npub}" in shown
     assert code == (0 if answer == "y" else 5), shown
@@ -223,7 +223,7 @@ def test_a_second_signer_that_knows_the_code(machine: Machine, rogue: Rogue, rel
             wait_until(lambda: machine_is_empty(machine), 10, "the end of the pairing")
 
         words = ["init", "--no-drill", "--relay", relay.url]
-        dialogue = [("&name=", be_scanned_by_the_thief), ("[y/N] ", be_scanned_by_the_operator), ("[y/N] ", "y\n")]
+        dialogue = [("&image=", be_scanned_by_the_thief), ("[y/N] ", be_scanned_by_the_operator), ("[y/N] ", "y\n")]
         shown, code = in_terminal(machine, words, dialogue)
         assert "ALARM: two signers answered this pairing code" in shown
         assert code == 5 and not machine.vault.exists()

@@ -103,7 +103,7 @@ def progress(connected: bool, requests: int = 1, said: str | None = "accepted", 
     """What the daemon tells who waits."""
     told = {"since": "", "next": None, "client_key": "ab" * 32, "error": None, "notice": None, "auth_url": None}
     relay = {"url": "wss://one.example", "connected": connected, "said": said}
-    return {"waiting": {**told, "requests": requests, **waiting}, "relays": [relay]}
+    return {"waiting": {**told, "requests": requests, **waiting}, "relays": [relay], "code": "7K3F"}
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_relays_that_do_not_come(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().err == "avault: no relay is connected; trying again\n"
     waiting(progress(True, notice="it gave up"))
     said = capsys.readouterr().err
-    assert said.startswith("avault: asking the phone; open the signer app")
+    assert said.startswith("avault: asking the phone, code 7K3F; open the signer app")
     assert said.endswith("avault: it gave up\n")
 
 
