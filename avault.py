@@ -206,6 +206,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "run": {"--no-mask": bool, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
     "openclaw-provider": {"--wait": str, "--no-prompt": bool},
 }
+FORMS = ("dotenv", "json", "systemd", "docker", "github", "k8s")  # of `export --format`
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
 _stdin: bytes | None = None
@@ -296,7 +297,7 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
         return {"op": "provide"}
     if op in ("export", "run"):
         form, shell = found.get("--format"), found.get("--shell")
-        if form not in (None, "dotenv", "json", "systemd") or shell not in (None, "sh", "fish") or (form and shell):
+        if form not in (None, *FORMS) or shell not in (None, "sh", "fish") or (form and shell):
             return None
         if op == "run" and not ("--no-mask" in found and found.get("command")):
             return None
@@ -331,14 +332,15 @@ def to_json(value: object) -> str:
     return encode_basestring_ascii(text)
 
 
-def from_json(text: str, start: int) -> str:
-    """The JSON string whose text begins at `start`; most are of one line, and need no parser."""
+def from_json(text: str, start: int) -> tuple[str, str]:
+    """The JSON string whose text begins at `start`, and what follows it; most are of one line, and need no parser."""
     plain = text[start:-4]
     if text.endswith('\\n"}') and "\\" not in plain:
-        return plain + "\n"
+        return plain + "\n", ""
     from _json import scanstring
 
-    return scanstring(text, start)[0]
+    found, end = scanstring(text, start)
+    return found, text[end:]
 
 
 def is_same_user(connection: Any) -> bool:
@@ -475,7 +477,7 @@ def fast_door(argv: list[str]) -> int | None:
         if request["op"] == "has":
             return 0 if answer == '{"ok": true, "has": true}' else 4
         if answer[13:24] == '"output": "':
-            output = from_json(answer, 24)
+            output, rest = from_json(answer, 24)
             if "command" in found:
                 return become(found["command"], output.split("\0")[:-1])
             try:
@@ -485,6 +487,8 @@ def fast_door(argv: list[str]) -> int | None:
             except OSError as error:
                 write_all(2, f"avault: error: cannot write the output: {error.strerror}\n".encode())
                 return 1
+            if rest[:14] == ', "warning": "':
+                write_all(2, f"avault: warning: {from_json(rest, 14)[0]}\n".encode())
             return 0
     return None
 
@@ -885,8 +889,27 @@ def quote_systemd(name: str, value: str) -> str:
     return quote_dotenv(name, value)
 
 
+def quote_docker(name: str, value: str) -> str:
+    """One line of `docker run --env-file`, where all that follows the = is the value, quotes too; raises AvaultError.
+
+    pkg/kvfile of docker/cli: lines of less than 64 KiB, whose last carriage return is lost.
+    """
+    line = f"{name}={value}\n"
+    if set(value) & {"\n", "\r"} or len(line.encode()) >= 1 << 16:
+        hint = f"let docker take it from its environment: avault run --only {name} -- docker run -e {name} IMAGE"
+        raise AvaultError(f"docker reads a variable from one line of less than 64 KiB: {name}", hint)
+    return line
+
+
+def quote_github(name: str, value: str) -> str:
+    """A variable for the file $GITHUB_ENV of GitHub Actions, between two lines that no value can guess."""
+    end = "end_" + secrets.token_hex(16)
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
 QUOTES: dict[str, Callable[[str, str], str]] = {
-    "sh": quote_sh, "fish": quote_fish, "dotenv": quote_dotenv, "systemd": quote_systemd,
+    "sh": quote_sh, "fish": quote_fish, "dotenv": quote_dotenv, "systemd": quote_systemd, "docker": quote_docker,
+    "github": quote_github,
 }  # fmt: skip
 
 
@@ -940,14 +963,50 @@ def choose(vault: Vault, groups: list[str], only: list[str], prefix: bool, allow
     return chosen
 
 
-def render_export(form: str, variables: dict[str, str]) -> str:
-    """The variables as sh, fish, dotenv, systemd or json text; raises Usage for another form."""
+def render_secret(variables: dict[str, str], group: str | None) -> str:
+    """A manifest of a Kubernetes Secret, for `kubectl apply -f -`; it is called as the group, or avault."""
+    import binascii
+
+    name = "".join(c if c in LETTERS | DIGITS else "-" for c in group or "avault").lower().strip("-")
+    lines = ["apiVersion: v1", "kind: Secret", "metadata:", f"  name: {json.dumps(name)}", "type: Opaque"]
+    lines += ["data:"] if variables else ["data: {}"]
+    for key, value in variables.items():
+        encoded = binascii.b2a_base64(value.encode(), newline=False).decode()
+        lines.append(f"  {json.dumps(key)}: {encoded}")
+    return "".join(line + "\n" for line in lines)
+
+
+def find_misread(variables: dict[str, str]) -> str | None:
+    """A sentence about the variables that, as `quote_dotenv` writes them, some readers of dotenv files read otherwise."""
+    theirs: dict[str, list[str]] = {"python-dotenv": [], "npm's dotenv": []}
+    for name, value in variables.items():
+        line = quote_dotenv(name, value)[len(name) + 1 :]
+        has_return, is_double = "\r" in value, line[0] == '"'
+        if has_return or "${" in line or (is_double and set(value) & set("$`")):
+            theirs["python-dotenv"].append(name)
+        if has_return or (is_double and set(value) & set('\\"$`')):
+            theirs["npm's dotenv"].append(name)
+    said = [f"{reader} reads {', '.join(names[:10])} otherwise" for reader, names in theirs.items() if names]
+    return f"sh and systemd read this as it is meant; {', and '.join(said)}" if said else None
+
+
+def warn_of_readers(form: str, variables: dict[str, str]) -> str | None:
+    """What to say about those who will read an export, if anything."""
+    if form == "github" and variables:
+        return "GitHub does not mask in its logs what comes to a job in this way; avault run does"
+    return find_misread(variables) if form == "dotenv" else None
+
+
+def render_export(form: str, variables: dict[str, str], group: str | None = None) -> str:
+    """The variables as text of a form; `group` is where all of them are from, if so. Raises Usage for another form."""
+    if form == "k8s":
+        return render_secret(variables, group)
     if form == "json":
         return json.dumps(variables, indent=2, ensure_ascii=False) + "\n"
     if form == "null":  # as env -0 prints them
         return "".join(f"{name}={value}\0" for name, value in variables.items())
     if form not in QUOTES:
-        raise Usage(f"no format {printable(form)!r}", "one of: sh, fish, dotenv, systemd, json, null")
+        raise Usage(f"no format {printable(form)!r}", f"one of: sh, fish, null, {', '.join(FORMS)}")
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
@@ -3446,7 +3505,13 @@ def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     chosen = choose(vault, groups, only, bool(request.get("prefix")), allow)
     variables = {name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()}
     if (form := request.get("format")) is not None:
-        return {"ok": True, "output": render_export(str(form), variables)}
+        places = {group for group, _ in chosen.values()}
+        answer: dict[str, Any] = {
+            "ok": True,
+            "output": render_export(str(form), variables, places.pop() if len(places) == 1 else None),
+        }
+        warning = warn_of_readers(str(form), variables)
+        return {**answer, "warning": warning} if warning else answer
     return {"ok": True, "variables": variables, "names": {name: "/".join(place) for name, place in chosen.items()}}
 
 
@@ -4924,11 +4989,14 @@ def cmd_delete(terminal: Terminal, group: str, key: str | None) -> int:
     option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
 )  # fmt: skip
 def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: list[str], wait: str | None, **given: Any) -> int:
-    """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd]
+    """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd|docker|github|k8s]
                      [--group G]… [--only KEY,…] [--prefix] [--wait [D]] [--allow NAME]…
 
     Prints secrets as variables: dotenv lines, or with --shell statements for
-    eval, in sh, dash, bash, zsh, busybox or fish. Two groups with the same key
+    eval, in sh, dash, bash, zsh, busybox or fish. Readers of dotenv files differ:
+    a value that some would read otherwise is named. --format docker is for
+    docker run --env-file, which knows no quotes; github for $GITHUB_ENV; k8s is
+    a Secret for kubectl apply. A value that a form cannot carry is refused. Two groups with the same key
     are an error; --group chooses, --prefix tells them apart (DATABASE_PASSWORD).
     PATH, LD_*, BASH_ENV and their like are refused without --allow NAME.
     --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
@@ -4938,6 +5006,8 @@ def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: li
       eval "$(avault export --shell --only API_KEY)"
       avault export --shell fish | source
       (umask 077; avault export --format systemd > /run/agent.env)
+      docker run --env-file <(avault export --format docker --group web) IMAGE
+      avault export --format k8s --group web | kubectl apply -f -
     """
     if shell is not None and form is not None:
         raise Usage("--shell and --format exclude each other")
@@ -4945,13 +5015,16 @@ def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: li
         raise Usage(
             f"no shell {printable(shell)!r}", "--shell sh serves sh, dash, bash, zsh and busybox; --shell fish the other one"
         )
-    if form not in (None, "dotenv", "json", "systemd"):
-        raise Usage(f"no format {printable(form)!r}", "one of: dotenv, json, systemd")
+    if form not in (None, *FORMS):
+        raise Usage(f"no format {printable(form)!r}", f"one of: {', '.join(FORMS)}")
     if wait is not None:
         wait_open(terminal, parse_duration(wait or None))
     chosen = "json" if terminal.want_json and not shell and not form else shell or form or "dotenv"
     names = [name for each in only for name in each.split(",")]
-    put(terminal.ask("export", format=chosen, only=names, **given)["output"])
+    answer = terminal.ask("export", format=chosen, only=names, **given)
+    put(answer["output"])
+    if "warning" in answer:
+        warn(answer["warning"])
     return 0
 
 

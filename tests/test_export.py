@@ -14,13 +14,17 @@ Where the readers of dotenv files differ, for what `export` prints (a value that
 
 # ruff: noqa: E501
 
+import base64
+import http.server
 import itertools
 import json
 import os
 import random
 import shutil
+import socketserver
 import subprocess
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -348,6 +352,12 @@ def test_python_dotenv(tmp_path):
     assert not [value for value in plain if "\r" not in value and not (set(value) & set("'\\") and set(value) & set("$`"))]
     both = differ(lambda path: dict(dotenv.dotenv_values(path)), tmp_path / "env")
     assert not [value for value in both - plain if "${" not in value]
+    assert both == warned("python-dotenv")
+
+
+def warned(reader: str) -> set[str]:
+    """The values of which `export` says that this reader reads them otherwise."""
+    return {value for value in SMALL.values() if f"{reader} reads V" in (avault.find_misread({"V": value}) or "")}
 
 
 def test_npm_dotenv(tmp_path):
@@ -363,10 +373,124 @@ def test_npm_dotenv(tmp_path):
     wrong = [value for name, value in SMALL.items() if found[name] != {name: value, "NEXT": "next"}]
     assert not [value for value in wrong if not set(value) & set("\r\\") and not ("'" in value and set(value) & set('"$`'))]
     assert found["V0"], "nothing was read"
+    assert set(wrong) == warned("npm's dotenv")
 
 
 def test_json():
     assert json.loads(avault.render_export("json", VALUES)) == VALUES
+
+
+# Docker, GitHub, Kubernetes
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Iterator[Callable[[Path], list[str] | None]]:
+    """What docker's own command reads from an --env-file: it asks us to make a container, and we are no daemon."""
+    command = shutil.which("docker") or pytest.skip("no docker command")
+    asked: list[list[str]] = []
+
+    class Daemon(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(200)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["Env"] or [])
+            self.answer(400)
+
+        def answer(self, code: int) -> None:
+            self.send_response(code)
+            self.send_header("Api-Version", "1.41")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def address_string(self) -> str:
+            return ""
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+
+    def read(path: Path) -> list[str] | None:
+        asked.clear()
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "DOCKER_HOST": f"unix://{tmp_path}/s",
+            "BARE": "of the environment",
+        }
+        subprocess.run([command, "run", "--env-file", path, "image"], env=env, capture_output=True, timeout=60, check=False)
+        return asked[0] if asked else None
+
+    with Server(str(tmp_path / "s"), Daemon) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield read
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def carried_by_docker() -> dict[str, str]:
+    """The values that `--format docker` takes."""
+    taken = {}
+    for name, value in VALUES.items():
+        try:
+            avault.quote_docker(name, value)
+            taken[name] = value
+        except avault.AvaultError:
+            assert set(value) & {"\r", "\n"} or len(value.encode()) > 60_000
+    return taken
+
+
+def test_docker(docker, tmp_path):
+    taken = carried_by_docker()
+    assert len(taken) > len(VALUES) / 2
+    (tmp_path / "env").write_text(avault.render_export("docker", taken))
+    assert docker(tmp_path / "env") == [f"{name}={value}" for name, value in taken.items()]
+
+
+def test_docker_would_lose_what_is_refused(docker, tmp_path):
+    for value in ("a\nb", "a\r", "x" * 65_535):
+        with pytest.raises(avault.AvaultError, match="docker reads a variable from one line of less than 64 KiB: K"):
+            avault.quote_docker("K", value)
+        (tmp_path / "env").write_bytes(f"K={value}\n".encode())
+        assert docker(tmp_path / "env") != [f"K={value}"]
+    longest = "x" * (65_535 - len("K=\n"))
+    (tmp_path / "env").write_text(avault.quote_docker("K", longest))
+    assert docker(tmp_path / "env") == [f"K={longest}"]
+
+
+def github(text: str) -> dict[str, str]:
+    """How a runner reads $GITHUB_ENV (SetEnvFileCommand, EnvFileKeyValuePairs in actions/runner's FileCommandManager.cs)."""
+    found, lines = {}, iter(text.split("\n")[:-1])
+    for line in lines:
+        if not line:
+            continue
+        equals, here = line.find("="), line.find("<<")
+        if equals >= 0 and (here < 0 or equals < here):
+            found[line[:equals]] = line[equals + 1 :]
+        else:
+            name, end = line.split("<<", 1)
+            found[name] = "\n".join(itertools.takewhile(lambda each, end=end: each != end, lines))
+    return found
+
+
+def test_github():
+    assert github(avault.render_export("github", VALUES)) == VALUES
+
+
+def test_kubernetes():
+    yaml = pytest.importorskip("yaml")
+    for group, name in (("web", "web"), ("Web_App.1", "web-app-1"), ("a-", "a"), (None, "avault")):
+        made = yaml.safe_load(avault.render_export("k8s", VALUES, group))
+        assert (made["apiVersion"], made["kind"], made["metadata"], made["type"]) == ("v1", "Secret", {"name": name}, "Opaque")
+        assert {key: base64.b64decode(value).decode() for key, value in made["data"].items()} == VALUES
+    assert yaml.safe_load(avault.render_export("k8s", {}))["data"] == {}
 
 
 # What is chosen
@@ -498,6 +622,34 @@ def test_locked_prints_nothing_and_waits_on_request(opened, canary):
     opened("daemon", "start", "-b", NOSTR_NSEC=nsec)
     wait_until(lambda: waiting.poll() is not None)
     assert waiting.communicate()[0].decode() == avault.quote_dotenv("K", canary.value)
+
+
+def test_what_others_would_read_otherwise_is_said(opened, canary):
+    """By the fast way and by the long one, on stderr; and only where there is something to say."""
+    opened("set", "g/K", input=f"{canary.value}it's$5")
+    opened("set", "g/PLAIN", input=canary.value)
+    said = "avault: warning: sh and systemd read this as it is meant; python-dotenv reads K otherwise, and npm's dotenv reads K otherwise\n"
+    for words in ([], ["--format", "dotenv"], ["--wait"]):
+        done = opened("export", *words, secret=True)
+        assert done.stdout == avault.render_export("dotenv", {"K": f"{canary.value}it's$5", "PLAIN": canary.value})
+        assert done.stderr == said
+    for words in (
+        ["--only", "PLAIN"],
+        ["--format", "systemd"],
+        ["--format", "json"],
+        ["--shell"],
+        ["--format", "docker"],
+        ["--format", "k8s"],
+    ):
+        assert opened("export", *words, secret=True).stderr == ""
+    assert opened("export", "--format", "docker", secret=True).stdout == f"K={canary.value}it's$5\nPLAIN={canary.value}\n"
+    assert 'name: "g"' in opened("export", "--format", "k8s", secret=True).stdout
+    done = opened("export", "--format", "github", secret=True)
+    assert github(done.stdout) == {"K": f"{canary.value}it's$5", "PLAIN": canary.value}
+    assert done.stderr == "avault: warning: GitHub does not mask in its logs what comes to a job in this way; avault run does\n"
+    opened("set", "g/CERT", input="one\ntwo")
+    done = opened("export", "--format", "docker", code=1)
+    assert done.stdout == "" and "error: docker reads a variable from one line of less than 64 KiB: CERT\n" in done.stderr
 
 
 def test_the_form_that_fails_closed(opened, canary):
