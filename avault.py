@@ -4993,11 +4993,12 @@ def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: li
                      [--group G]… [--only KEY,…] [--prefix] [--wait [D]] [--allow NAME]…
 
     Prints secrets as variables: dotenv lines, or with --shell statements for
-    eval, in sh, dash, bash, zsh, busybox or fish. Readers of dotenv files differ:
-    a value that some would read otherwise is named. --format docker is for
-    docker run --env-file, which knows no quotes; github for $GITHUB_ENV; k8s is
-    a Secret for kubectl apply. A value that a form cannot carry is refused. Two groups with the same key
-    are an error; --group chooses, --prefix tells them apart (DATABASE_PASSWORD).
+    eval, in sh, dash, bash, zsh, busybox or fish. What some readers of dotenv
+    files would read otherwise is named; --format docker is what docker's own
+    reads, which knows no quotes, github is for $GITHUB_ENV, k8s a Secret for
+    kubectl. A value that a form cannot carry is refused.
+    Two groups with the same key are an error; --group chooses, --prefix tells
+    them apart (DATABASE_PASSWORD).
     PATH, LD_*, BASH_ENV and their like are refused without --allow NAME.
     --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
     Locked: nothing on stdout, exit code 3.
