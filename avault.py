@@ -30,6 +30,7 @@ The regions, in order; each calls only what stands above it:
     files        their one valid encoding; atomic, durable, checked writes
     seal         NIP-44; the vault's parts, the envelope, the sealed key
     store        the loaded vault: generations, pin, writing, noticing changes
+    recovery     nsec.enc beside an open vault: verified, and made anew
     wire         the socket protocol and its client
     signer       the NIP-46 client; pairing
     custody      the ways to get the agent's key
@@ -1533,11 +1534,7 @@ class Store:
 
     def look(self) -> tuple[int, ...] | None:
         """What tells one state of the file from another, without reading it."""
-        try:
-            info = os.stat(self.places.file("avault.enc"))
-        except OSError:
-            return None
-        return (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
+        return look_at(self.places.file("avault.enc"))
 
     def refresh(self) -> None:
         """Notice that another process changed the file: serve a later one, merge a concurrent one.
@@ -1678,6 +1675,15 @@ class Store:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
 
+def look_at(path: str) -> tuple[int, ...] | None:
+    """What tells one state of a file from another, without reading it; None where there is none."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
+
+
 def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
     """Apply one change; the error that refused it."""
     try:
@@ -1778,6 +1784,72 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
     raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
 
 
+# -------------------------------------------------------------- recovery ----
+# nsec.enc is all that is left where a machine is lost, and nothing opens it in
+# the meantime: a bad one would be noticed when it is too late.
+
+
+def verify_recovery(data: bytes, keys: nostr_sdk.Keys, vault: Vault) -> None:
+    """Raise Tampered unless these bytes of an nsec.enc lead the vault's operator to the agent's key.
+
+    The agent's key opens the envelope as the operator's does (NIP-44 is between the two), so nobody is asked.
+    """
+    content = decode_file("nsec", data, "nsec.enc")
+    names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
+    if (content["vault"], content["name"], content["operator"], content["agent"]) != names:
+        raise Tampered("nsec.enc is of another vault, agent or operator")
+    try:
+        open_nsec(content, decrypt(keys, vault.operator, content["envelope"]))
+    except (Tampered, ValueError):
+        raise Tampered("nsec.enc does not open") from None
+
+
+class Recovery:
+    """The recovery copy of an open vault, looked at whenever the file changes; one that does not open is made anew.
+
+    `digest` is the hash of what was verified last, `warning` what should be known of it.
+    """
+
+    def __init__(self, places: Places, host: str) -> None:
+        self.places, self.host = places, host
+        self.seen: tuple[int, ...] | None = ()
+        self.digest = self.warning = ""
+
+    def is_changed(self) -> bool:
+        """Whether the file is another than the one that was verified."""
+        return look_at(self.places.file("nsec.enc")) != self.seen
+
+    def verify(self, keys: nostr_sdk.Keys, vault: Vault) -> bool:
+        """Verify the file, and make it anew if it does not open: whether that was so.
+
+        While git is at work the file may be half of one: it is looked at again.
+        """
+        path = self.places.file("nsec.enc")
+        seen, problem = look_at(path), None
+        try:
+            data = read_file(path)
+            verify_recovery(data, keys, vault)
+        except AvaultError as error:
+            problem = error
+        if not problem:
+            self.seen, self.digest = seen, sha256(data).hex()
+            return False
+        if is_git_at_work(self.places.dir):
+            return False
+        try:
+            data = encode_file("nsec", seal_nsec(keys, vault.identity, vault.operator, vault.name, self.host))
+            write_file(path, data)
+            self.seen, self.digest = look_at(path), sha256(data).hex()
+            self.warning = f"the recovery copy did not open the vault, and was made anew: {problem.message}"
+            return True
+        except AvaultError as error:
+            self.seen, self.digest = seen, ""
+            self.warning = (
+                f"{problem.message}, so nothing but this machine opens the vault; nor can it be made anew: {error.message}"
+            )
+            return False
+
+
 # ------------------------------------------------------------------ wire ----
 # The socket protocol: four bytes of length, big-endian, then JSON.
 # references/protocol.md lists every field.
@@ -1786,6 +1858,7 @@ DOOR = {"status", "unlock", "lock", "wait", "stop", "keychain", "record"}  # ans
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
+    "verify",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -3059,6 +3132,7 @@ class Keyholder:
         self.control = Control(control, self.receive, self.ended.set)
         self.sessions: dict[Session, None] = {}
         self.store: Store | None = None
+        self.recovery = Recovery(places, self.host)
         self.log: AccessLog | None = None
         self.pairing: Pairing | None = None
         self.signer: RemoteSigner | None = None
@@ -3085,6 +3159,7 @@ class Keyholder:
             except TimeoutError:
                 if self.store and self.store.trouble:
                     self.store.refresh()  # a file that is whole again keeps no vault open
+                await self.verify_recovery()
         if not self.ended.is_set():
             self.control.send({"failed": Locked("it was to lock by itself by now").to_dict()["error"]})
         if self.writer:
@@ -3146,6 +3221,8 @@ class Keyholder:
             warnings["file"] = f"{store.trouble.message}; what was loaded before is served, nothing is written"
         if store and store.warning:
             warnings["pin"] = store.warning
+        if self.recovery.warning:
+            warnings["nsec"] = self.recovery.warning
         if store or not signer:
             warnings.pop("ntp", None)  # of use only while an answer does not come
         if signer and signer.clock:
@@ -3169,8 +3246,18 @@ class Keyholder:
             "warnings": list(warnings.values()),
             "talking": self.talking,
             "unsaved": bool(store and store.trouble),
+            "verified": {"avault.enc": store.digest, "nsec.enc": self.recovery.digest} if store else {},
         }
         self.control.send({"report": report})
+
+    async def verify_recovery(self) -> None:
+        """Look at nsec.enc if it has changed, and have git told if it was made anew."""
+        store = self.store
+        if store and self.recovery.is_changed():
+            was_made = await asyncio.to_thread(self.recovery.verify, store.keys, store.vault)
+            self.report()
+            if was_made:
+                self.control.send({"wrote": True})
 
     def settle(self) -> None:
         """A session's work is done: without a vault and without a task to get one, there is nothing to stay for."""
@@ -3273,6 +3360,7 @@ class Keyholder:
             self.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps; to be safe from who recorded that: avault pair --replace"
             )
+        await self.verify_recovery()
         self.note_hints()
         self.report()
 
@@ -3550,6 +3638,16 @@ def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, 
     return {"ok": True, **(keyholder.log.verify() if keyholder.log else {})}
 
 
+async def serve_verify(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """The hashes of the vault's files that this daemon vouches for; or whether a copy of nsec.enc opens."""
+    store = keyholder.open_store()
+    if (name := request.get("file")) is not None:
+        verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
+        return {"ok": True}
+    await keyholder.verify_recovery()
+    return {"ok": True, "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.recovery.digest}}
+
+
 async def serve_set(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
     """Set a key, to a value in the next frame or to a generated one."""
     group, key = check_group(request.get("group")), check_key(request.get("key"))
@@ -3695,6 +3793,7 @@ async def write(
 REQUESTS: dict[str, Serve] = {
     "get": released(answer_get), "export": released(answer_export), "reveal": released(answer_reveal),
     "has": serve_has, "list": serve_list, "provide": serve_provide, "verify_log": serve_verify_log, "inspect": serve_inspect,
+    "verify": serve_verify,
     "set": serve_set, "delete": serve_delete, "import": serve_import, "merge": serve_merge, "restore": serve_restore,
 }  # fmt: skip
 
@@ -3747,6 +3846,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
     write(places.file("nsec.enc"), encode_file("nsec", seal_nsec(keys, identity, operator, name, host)))
     keyholder.begin(store, "init")
+    await keyholder.verify_recovery()
     keyholder.control.send({"wrote": True})
     if pairing:
         await prove(keyholder, session, pairing)
@@ -4373,7 +4473,8 @@ class Supervisor:
             while self.unrecorded:
                 self.unrecorded = False
                 if find_git(os.path.realpath(self.places.dir)):
-                    self.git = await run_program(own_command("git", "record", "--dir", self.places.dir))
+                    verified = json.dumps(self.guard.report.get("verified", {}))  # hashes; git outlives us, and a lock
+                    self.git = await run_program(own_command("git", "record", "--dir", self.places.dir, "--verified", verified))
         finally:
             self.recording = False
 

@@ -87,6 +87,49 @@ class Conflict(AvaultError):
     """Git left a conflict in our files that needs a person, or the vault open."""
 
 
+# What may be committed
+
+
+class Verified:
+    """Which bytes of our files may be committed: those that the daemon serves, or has verified.
+
+    `given` are the hashes that it knew when it asked for the commit. For others it is asked; a vault that is locked has the
+    pin, which is the hash of what was served last.
+    """
+
+    def __init__(self, places: Places, given: dict[str, str] | None = None) -> None:
+        self.places, self.hashes = places, [given or {}]
+        self.is_asked = False
+
+    def check(self, name: str, data: bytes) -> None:
+        """Raise Tampered for bytes that nobody vouches for; a file that opens nothing is not looked at."""
+        if name not in (VAULT, RECOVERY):
+            return
+        if not self.knows(name, data) and not self.is_asked:
+            self.is_asked = True
+            self.hashes.append(self.ask())
+        if not self.knows(name, data):
+            is_open = "pin" not in self.hashes[-1]
+            what = "is not what is served" if name == VAULT else "does not open the vault"
+            if is_open:
+                raise Tampered(f"{name} on the disk {what}, so it is not committed", "see: avault status")
+            raise Locked(f"nobody has verified {name} on the disk, so it is not committed", "avault unlock")
+
+    def knows(self, name: str, data: bytes) -> bool:
+        """Whether these bytes were vouched for."""
+        return any(found.get(name) == sha256(data).hex() for found in self.hashes)
+
+    def ask(self) -> dict[str, str]:
+        """The hashes that the daemon knows now; of a locked vault the one of its pin, and `pin`."""
+        try:
+            return dict(ask_daemon(self.places, "verify")["verified"])
+        except (Locked, Unavailable):
+            with contextlib.suppress(AvaultError):
+                if pin := read_pin(self.places):
+                    return {VAULT: pin["hash"], "pin": pin["hash"]}
+            return {"pin": ""}
+
+
 # The repository
 
 
@@ -242,10 +285,10 @@ class Repository:
 
     # -- a commit
 
-    def commit(self) -> str | None:
+    def commit(self, verified: Verified) -> str | None:
         """Commit our files, and no others, as they are on the disk: the commit, or None if it has them.
 
-        Raises Refused where the repository is to be left alone, and AvaultError.
+        Raises Refused where the repository is to be left alone, Tampered and Locked for what is not `verified`, and AvaultError.
         """
         for _ in range(3):
             if operation := self.operation():
@@ -253,6 +296,9 @@ class Repository:
             head, files = self.head(), self.files()
             self.refuse_marked(self.index())
             files = dict(files.items() - self.tree(head.commit).items())
+            for name in NAMES:
+                if self.paths[name] in files:  # as git has it now, whatever becomes of the file
+                    verified.check(name, self.blob(files[self.paths[name]]))
             if not files:
                 return None
             commit = self.make_commit(head, files)
@@ -498,7 +544,7 @@ def set_up(directory: str) -> None:
 # What happens by itself
 
 
-def record(places: Places) -> dict[str, Any]:
+def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any]:
     """Commit and push what was written, and merge what git could not while the vault was locked: what became of it.
 
     `state` is committed, clean, merged (only the merge's own commit is missing), conflict, ignored, off, no_repository,
@@ -519,7 +565,7 @@ def record(places: Places) -> dict[str, Any]:
             return told | {"state": "merged", "reason": f"{operation} is under way; the vault is merged in it", "hint": hint}
         if not repository.is_on("avault.commit"):
             return told | {"state": "off", "reason": "git config avault.commit is false"}
-        commit = repository.commit()
+        commit = repository.commit(Verified(places, given))
         told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
         told |= repository.push()
         if commit:
@@ -528,7 +574,7 @@ def record(places: Places) -> dict[str, Any]:
     except NoRepository as error:
         told |= {"state": "no_repository", "reason": error.message}
     except AvaultError as error:
-        state = {Refused: "refused", Conflict: "conflict"}.get(type(error), "failed")
+        state = {Refused: "refused", Conflict: "conflict", Tampered: "refused", Locked: "refused"}.get(type(error), "failed")
         told |= {"state": state, "reason": error.message, "hint": error.hint}
     return told
 
@@ -543,20 +589,26 @@ def set_up_quietly(repository: Repository) -> dict[str, str | None]:
     return {}
 
 
-@command("git record")
-def cmd_record(terminal: Terminal) -> int:
-    """usage: avault git record
+@command("git record", option("--verified", default="{}"))
+def cmd_record(terminal: Terminal, verified: str) -> int:
+    """usage: avault git record [--verified HASHES]
 
     Commits and pushes the vault's files, and says in JSON what became of it.
     The daemon runs this after every write; `avault status` shows what it said.
 
     Only avault.enc, nsec.enc, nip46.json and .gitattributes are committed, with a
     constant message; what else is staged stays so. Pushed is only what is ours.
+    avault.enc and nsec.enc are committed only as the daemon has verified them: by
+    the HASHES that it gives (a JSON object of file and SHA-256), or when asked.
     To switch it off: git config avault.commit false; git config avault.push false
     """
     os.nice(10)  # nobody waits for it
     remove_old_copies(terminal.places)
-    told = record(terminal.places)
+    try:
+        given = {str(name): str(value) for name, value in json.loads(verified).items()}
+    except (ValueError, AttributeError):
+        raise Usage("--verified takes a JSON object", "see: avault git record --help") from None
+    told = record(terminal.places, given)
     put(json.dumps(told) + "\n")
     return AvaultError.exit_code if told["state"] == "failed" else 0
 
@@ -833,7 +885,7 @@ def cmd_sync(terminal: Terminal) -> int:
     repository.settle(terminal.places)
     conclude_merge(repository, upstream)
     if repository.is_on("avault.commit"):
-        commit = repository.commit()
+        commit = repository.commit(Verified(terminal.places))
         told["commit"] = commit and commit[:12]
     for _ in range(3):
         if watch_git(repository.top, "fetch", "--no-recurse-submodules", "--", upstream.remote).returncode:
@@ -882,6 +934,8 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
     before, ours, theirs = (repository.tree(commit).get(vault) for commit in (base, "HEAD", upstream.ref))
     if len({before, ours, theirs}) == 3 and ask_daemon(places, "status")["state"] != "unlocked":
         raise Locked("both sides have written to the vault, which is locked", "avault unlock, then avault sync")
+    if theirs and theirs != ours:
+        verify_incoming(repository, upstream, places, repository.blob(theirs))
     words = ("merge", "-q", "--no-edit", "--no-stat", "--ff", "--no-verify", "-m", MERGE_MESSAGE, upstream.ref)
     done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
     for line in os.fsdecode(done.stdout).splitlines():
@@ -895,6 +949,27 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
         repository.settle(places)
         conclude_merge(repository, upstream)
     return count
+
+
+def verify_incoming(repository: Repository, upstream: Upstream, places: Places, data: bytes) -> None:
+    """Open the vault of the other side before it takes the place of one that works; raises Tampered and Locked.
+
+    What this machine has opened before works. Without that there is nothing to lose, and nothing to open the other with.
+    """
+    try:
+        inspect(places, data)
+    except (Locked, Unavailable):
+        pin = read_pin(places)
+        path = places.file(VAULT)
+        if pin and os.path.lexists(path) and pin["hash"] == sha256(read_file(path, VAULT_LIMIT)).hex():
+            raise Locked(
+                "what the other side has written is to be verified, and the vault is locked", "avault unlock, then avault sync"
+            ) from None
+    except Tampered as error:
+        raise Tampered(
+            f"the avault.enc of {upstream.name} does not open: {error.message}",
+            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; then: avault sync",
+        ) from None
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:

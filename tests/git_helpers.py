@@ -9,6 +9,8 @@ Where a daemon runs, it records by itself after every write: what `by_hand` says
 """
 
 import contextlib
+import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -117,8 +119,15 @@ def told(machine: Machine, *states: str) -> dict[str, Any]:
 
 
 def by_hand(machine: Machine, code: int = 0, **env: str) -> dict[str, Any]:
-    """`avault git record`, run by hand."""
-    return dict(machine("git", "record", code=code, **env).json)
+    """`avault git record`, as the daemon runs it that has just written what is on the disk."""
+    return dict(machine("git", "record", *vouched(machine), code=code, **env).json)
+
+
+def vouched(machine: Machine) -> list[str]:
+    """The words with which the daemon vouches for what is on the disk."""
+    files = {name: machine.vault / name for name in ("avault.enc", "nsec.enc")}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items() if path.is_file()}
+    return ["--verified", json.dumps(hashes)]
 
 
 def share(machine: Machine, origin: Path) -> None:

@@ -19,8 +19,27 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import nostr_sdk
 import pytest
-from git_helpers import MESSAGE, OURS, by_hand, commits, git, git_run, make, put, recorded, stop, told, touched
+from git_helpers import (
+    AGENT,
+    MESSAGE,
+    OURS,
+    by_hand,
+    commits,
+    git,
+    git_run,
+    is_committed,
+    lock,
+    make,
+    put,
+    recorded,
+    share,
+    stop,
+    told,
+    touched,
+    vouched,
+)
 from harness import Machine, wait_until
 
 import avault
@@ -32,6 +51,9 @@ import avault_run_git
 HOOKS = """applypatch-msg pre-applypatch post-applypatch pre-commit pre-merge-commit prepare-commit-msg commit-msg post-commit
 pre-rebase post-checkout post-merge pre-push post-rewrite push-to-checkout reference-transaction pre-auto-gc fsmonitor-watchman
 post-index-change""".split()
+
+
+ANYTHING = SimpleNamespace(check=lambda name, data: None)  # vouches for all that is on the disk
 
 
 def fill(directory: Path) -> None:
@@ -293,6 +315,85 @@ def test_the_users_commits_and_ours_at_the_same_time(below):
         commit, _, message = line.partition(" ")
         ours = {name.startswith("deep/.avault/") for name in touched(below, commit)}
         assert ours == {message == MESSAGE}, line
+
+
+# What is not as the daemon knows it
+
+
+def damage(path: Path, how: str) -> bytes:
+    """Damage a file: the bytes that it has then."""
+    data = bytearray(path.read_bytes())
+    if how == "a bit":
+        data[len(data) // 2] ^= 1
+    bad = {"a bit": bytes(data), "cut": bytes(data[:-9]), "junk": b"x\n", "empty": b""}[how]
+    path.write_bytes(bad)
+    return bad
+
+
+@pytest.mark.parametrize("how", ["a bit", "cut", "junk", "empty"])
+def test_a_damaged_vault_is_neither_committed_nor_pushed(machine, canary, how):
+    make(machine)
+    put(machine, "g/K", canary.value)
+    share(machine, machine.top / "origin")
+    good = (machine.vault / "avault.enc").read_bytes()
+    damage(machine.vault / "avault.enc", how)
+    machine("list")  # at which the daemon notices it, and has git told
+    said = told(machine, "refused")
+    assert said["reason"] == "avault.enc on the disk is not what is served, so it is not committed"
+    assert "is not what is served" in machine("sync", code=8).stderr
+    lock(machine)
+    assert machine("git", "record").json["state"] == "refused", "a vault that is locked has its pin"
+    assert "nobody has verified avault.enc" in machine("sync", code=3).stderr
+    assert git(machine, "cat-file", "blob", "main:avault.enc", cwd=machine.top / "origin").encode() + b"\n" == good
+    git(machine, "checkout", "-q", "avault.enc")
+    assert machine("git", "record").json["state"] == "clean"
+
+
+def test_an_older_vault_is_not_committed(machine, canary):
+    make(machine)
+    put(machine, "g/K", canary.value)
+    git(machine, "init", "-q")
+    machine("git", "record")
+    old = (machine.vault / "avault.enc").read_bytes()
+    put(machine, "g/K2", canary.value)
+    recorded(machine)
+    (machine.vault / "avault.enc").write_bytes(old)
+    assert machine("git", "record").json["state"] == "refused"
+
+
+@pytest.mark.parametrize("how", ["a bit", "another's", "gone"])
+def test_a_recovery_copy_that_does_not_open_is_made_anew(machine, canary, how):
+    """Nobody opens it until all else is lost; so the daemon looks, and what it would not open is not published."""
+    make(machine)
+    git(machine, "init", "-q")
+    machine("git", "record")
+    path = machine.vault / "nsec.enc"
+    before = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    elif how == "a bit":
+        damage(path, how)
+    else:
+        keys, content = nostr_sdk.Keys.generate(), avault.decode_file("nsec", before, "nsec.enc")
+        foreign = {name: avault.encrypt(keys, avault.public_hex(keys), "{}") for name in ("envelope", "sealed")}
+        path.write_bytes(avault.encode_file("nsec", {**content, **foreign}))
+    put(machine, "g/K", canary.value)
+    wait_until(lambda: path.exists() and is_committed(machine), what="a commit")
+    data = path.read_bytes()
+    assert data != before and in_head(machine, "nsec.enc") == data
+    content = avault.decode_file("nsec", data, "nsec.enc")
+    answer = avault.decrypt(machine.operator, AGENT.public_key().to_hex(), content["envelope"])
+    assert avault.open_nsec(content, answer) == AGENT, "the operator's phone opens it"
+    assert any("was made anew" in text for text in machine.status()["warnings"])
+
+
+def test_what_nobody_has_verified_is_not_committed(repository):
+    """Without a daemon, and without a pin."""
+    said = repository("git", "record").json
+    assert (said["state"], said["hint"]) == ("refused", "avault unlock")
+    assert git_run(repository, "rev-parse", "HEAD").returncode
+    for words in (["--verified", "[]"], ["--verified", "{"]):
+        repository("git", "record", *words, code=2)
 
 
 # Nothing to do
@@ -714,7 +815,7 @@ def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
 
     monkeypatch.setenv("HOME", str(repository.home))
     monkeypatch.setattr(avault_git, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
-    assert avault_git.Repository(str(repository.vault)).commit()
+    assert avault_git.Repository(str(repository.vault)).commit(ANYTHING)
     assert len(waited) == 3 and in_head(repository) == data
 
 
@@ -1050,7 +1151,7 @@ def test_a_push_that_hangs_is_ended_with_all_it_started(published, monkeypatch):
     monkeypatch.setenv("HOME", str(published.home))
     monkeypatch.setattr(avault_run_git, "LIMIT", 1.0)
     repository = avault_git.Repository(str(published.vault))
-    assert repository.commit()
+    assert repository.commit(ANYTHING)
     said = repository.push()
     assert said["push"] == "failed" and "did not end" in str(said["push_reason"])
     pid = int((published.top / "pid").read_text())
@@ -1165,7 +1266,7 @@ def test_ended_while_it_waits_it_leaves_no_lock(repository):
     lock = repository.vault / ".git" / "index.lock"
     lock.touch()
     data = change(repository)
-    running = repository.start("git", "record")
+    running = repository.start("git", "record", *vouched(repository))
     wait_until(lambda: git_run(repository, "cat-file", "-e", git(repository, "hash-object", "avault.enc")).returncode == 0)
     running.process.send_signal(signal.SIGTERM)
     running.wait()

@@ -1,6 +1,7 @@
 """Machines that share a vault through git: pull, rebase, cherry-pick, stash, sync; conflicts; locked; what git shows of it."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -500,13 +501,19 @@ def test_sync_asks_for_an_open_vault_before_it_begins(two):
     assert has(b, "g/A@a", "g/B@b")
 
 
-def test_locked_sync_fetches_what_it_can(two):
+def test_locked_sync_fetches_what_is_not_the_vault(two):
     a, b = two
-    write(a, "g/A")
+    (a.vault / "mine").write_text("x\n")
+    git(a, "add", "mine")
+    git(a, "commit", "-qm", "the user's")
     publish(a)
     lock(b)
     assert b("sync", "--json").json["merged"] == 1
+    write(a, "g/A")
+    publish(a)
+    b("sync", code=3)
     unlock(b)
+    b("sync")
     assert has(b, "g/A@a")
 
 
@@ -629,6 +636,7 @@ def test_public_files_of_another_operator_are_not_chosen_between(two, name):
     a, b = two
     kind, field = {"nsec.enc": ("nsec", "operator"), "nip46.json": ("hints", "signer_npub")}[name]
     for machine in two:
+        lock(machine)  # an open vault mends its recovery copy
         path = machine.vault / name
         content = avault.decode_file(kind, path.read_bytes(), name)
         if machine is a:
@@ -709,6 +717,49 @@ def test_sync_leaves_work_in_progress_alone(two):
     git(b, "add", "shared")
     b("sync")
     is_calm(b)
+
+
+def test_sync_verifies_what_it_brings(two):
+    """A vault that does not open takes the place of none that works; the other side's may come from anybody who can push."""
+    a, b = two
+    bad = bytearray(enc(a))
+    bad[len(bad) // 2] ^= 1
+    lock(a)
+    (a.vault / "avault.enc").write_bytes(bytes(bad))
+    git(a, "commit", "-qam", "avault: update the vault")
+    publish(a)
+    before = enc(b)
+    for state, code, text in (("open", 8, "the avault.enc of origin/main does not open"), ("locked", 3, "is to be verified")):
+        if state == "locked":
+            lock(b)
+        done = b("sync", code=code)
+        assert text in done.stderr and enc(b) == before and git_run(b, "rev-parse", "-q", "--verify", "MERGE_HEAD").returncode
+        if state == "open":
+            hint = done.stderr.split("To keep yours: ")[1].split(";")[0]
+    unlock(b)
+    write(b, "g/B")
+    assert "does not open" in b("sync", code=8).stderr, "also where both have written"
+    git(b, *shlex.split(hint)[1:])
+    b("sync")
+    stop(a)
+    git(a, "pull", "-q", "--ff-only")
+    start(a)
+    assert has(a, "g/B@b") and enc(a) == enc(b)
+
+
+def test_a_recovery_copy_of_anybody_s_is_replaced(two):
+    """Whoever can push can swap nsec.enc for one with the right names that opens nothing: who syncs mends it for all."""
+    a, b = two
+    content = avault.decode_file("nsec", (a.vault / "nsec.enc").read_bytes(), "nsec.enc")
+    bad = avault.encode_file("nsec", {**content, "sealed": content["envelope"]})
+    lock(a)
+    (a.vault / "nsec.enc").write_bytes(bad)
+    git(a, "commit", "-qam", "avault: update the vault")
+    publish(a)
+    git(b, "config", "avault.push", "true")
+    b("sync")
+    wait_until(lambda: git(b, "cat-file", "blob", "origin/main:nsec.enc").encode() != bad.rstrip(), what="a good one upstream")
+    assert (b.vault / "nsec.enc").read_bytes() != bad
 
 
 def test_sync_runs_the_hook_only_for_what_is_not_ours(two):
