@@ -2926,6 +2926,64 @@ def harden(title: str, die_with_parent: bool = False) -> None:
             prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
 
 
+def is_hardened(pid: int) -> bool:
+    """Whether a process of ours is closed to others of the same user, as the kernel says it, not the process.
+
+    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), and nobody traces it. Where /proc hides
+    it from us (hidepid), it is not dumpable either. Root may look into every process, and other systems do not tell.
+    """
+    if sys.platform != "linux" or os.getuid() == 0:
+        return True
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            return os.fstat(status.fileno()).st_uid != os.getuid() and b"\nTracerPid:\t0\n" in status.read()
+    except FileNotFoundError:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return False
+        return True
+    except OSError:
+        return False
+
+
+async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
+    """A socket to a helper process that nobody else can hold, once that says through `door` that it is hardened.
+
+    What a process is started with, others of the same user may have taken before it was hardened: a pipe is opened through
+    /proc/PID/fd, a socket by pidfd_getfd(2). So the helper makes a socket of its own afterwards, and sends that
+    (see `introduce_helper`). That it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
+    """
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(door, lambda: None if told.done() else told.set_result(None))
+    try:
+        async with asyncio.timeout(timeout):
+            await told
+        space = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(12)
+        _, ancillary, _, _ = door.recvmsg(64, space, socket.MSG_DONTWAIT)
+    except OSError:  # also of the time
+        ancillary = []
+    finally:
+        loop.remove_reader(door)
+    found = {kind: data for _, kind, data in ancillary}
+    if socket.SCM_RIGHTS in found:
+        own = socket.socket(fileno=int.from_bytes(found[socket.SCM_RIGHTS][:4], sys.byteorder))
+        sender = int.from_bytes(found.get(2, b"")[:4], sys.byteorder)  # SCM_CREDENTIALS: pid, uid, gid
+        if (sys.platform != "linux" or sender == pid) and is_hardened(pid):
+            return own
+        own.close()
+    raise Unavailable("the helper process did not show that it is closed to other programs, so it gets no key", "try again")
+
+
+def introduce_helper(door: int) -> socket.socket:
+    """The helper's side of `meet`, for a process that is hardened: a socket of its own, whose other end it sends."""
+    own, theirs = socket.socketpair()
+    with theirs, socket.socket(fileno=os.dup(door)) as out:
+        socket.send_fds(out, [b"hardened"], [theirs.fileno()])
+    return own
+
+
 def room() -> int:
     """How many clients a process keeps, with half of its descriptors; beyond, who was quiet the longest has to go."""
     import resource
@@ -3192,7 +3250,7 @@ class Keyholder:
                 if fd is not None:
                     os.close(fd)
         elif message["do"] == "keychain" and fd is not None:
-            spawn(self.tasks, self.fill_keychain(fd, message["caller"]))
+            spawn(self.tasks, self.fill_keychain(fd, message["helper"], message["caller"]))
         elif message["do"] == "ask" and self.signer:
             self.signer.ask_again()
         elif message["do"] == "rest":
@@ -3266,14 +3324,16 @@ class Keyholder:
 
     # -- getting the key
 
-    async def fill_keychain(self, fd: int, caller: dict[str, Any]) -> None:
-        """If the phone agrees, seal the agent's key once more: what opens that goes into a pipe to the keychain's process."""
+    async def fill_keychain(self, fd: int, pid: int, caller: dict[str, Any]) -> None:
+        """If the phone agrees, seal the agent's key once more: what opens that goes to the keychain's process `pid` alone."""
         store, token = self.store, secrets.token_hex(32)
-        with open(fd, "wb") as pipe:
+        helper = None
+        with socket.socket(fileno=fd) as door:
             try:
                 pairing = self.find_pairing()
                 if not pairing or not store or not self.log:
                     raise Denied("only a paired, open vault can be given to a keychain", "pair it with: avault pair")
+                helper = await meet(door, pid)
                 self.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
                 vault = store.vault
                 sentence = (
@@ -3282,12 +3342,20 @@ class Keyholder:
                 envelope = make_envelope(store.keys, vault.operator, f"a keychain for {vault.name}", sentence, token)
                 async with asyncio.timeout(300), self.connected(pairing, pairing.signer) as signer:
                     await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+                if not is_hardened(pid):
+                    raise Unavailable("the keychain's process has ended, or is traced", "try again: avault keychain enable")
                 unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
-                write_file(self.places.own("keychain.json"), encode_file("keychain", sealed))
-                pipe.write(unlock.encode())
-            except (AvaultError, TimeoutError) as error:
-                refused = error if isinstance(error, AvaultError) else TimedOut("nobody approved in time")
-                self.control.send({"failed": refused.to_dict()["error"]})
+                self.control.send({"sealed": sealed})  # for the disk, once the keychain has what opens it
+                helper.sendall(unlock.encode())
+            except AvaultError as error:
+                self.control.send({"failed": error.to_dict()["error"]})
+            except TimeoutError:
+                self.control.send({"failed": TimedOut("nobody approved in time").to_dict()["error"]})
+            except OSError:
+                self.control.send({"failed": Unavailable("the keychain's process has ended").to_dict()["error"]})
+            finally:
+                if helper:
+                    helper.close()
 
     async def unlock(self, accept_rollback: bool, fd: int | None, by_keychain: bool = False) -> None:
         """Obtain the key through a pipe, from NOSTR_NSEC or the keychain, or by the phone; and open the vault."""
@@ -4024,13 +4092,15 @@ def main_keyholder(argv: list[str]) -> NoReturn:
 # What the supervisor keeps of the keyholder: a process, a state, who waits.
 
 
-async def run_program(command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None) -> dict[str, Any]:
-    """Run a program in a clean environment, with these variables besides: the JSON object that it prints.
+def start_program(
+    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a clean environment, with these variables besides; what it prints is for `hear_program`.
 
     It outlives us, which asyncio's own subprocesses do not: git is not to be killed because the daemon stops.
     """
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command,
         stdin=quiet if stdin is None else stdin,
         stdout=subprocess.PIPE,
@@ -4039,6 +4109,15 @@ async def run_program(command: list[str], stdin: int | None = None, variables: d
         env=clean_environment() | (variables or {}),
         start_new_session=True,
     )
+
+
+async def run_program(command: list[str], variables: dict[str, str] | None = None) -> dict[str, Any]:
+    """Run a program: the JSON object that it prints."""
+    return await hear_program(start_program(command, variables=variables))
+
+
+async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The JSON object that a program prints, when it has ended."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
     output = await reader.read()
@@ -4068,6 +4147,7 @@ class Guard:
         self.state = "locked"
         self.report: dict[str, Any] = {}
         self.failure: AvaultError | None = None  # why the vault is locked, if it was not for being asked to
+        self.sealed: dict[str, Any] | None = None  # what a keychain's unlock key opens, until the keychain has that
         self.changed = asyncio.Event()  # replaced at every change of state
         self.waiters: set[object] = set()  # those for whom the phone is asked
         self.farewell: asyncio.Future[None] | None = None
@@ -4141,6 +4221,8 @@ class Guard:
             self.turn(self.report["state"])
         elif "wrote" in message:
             self.wrote()
+        elif "sealed" in message:
+            self.sealed = message["sealed"]
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
@@ -4225,12 +4307,16 @@ class Guard:
         return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
 
     def open_keychain(self) -> int:
-        """Ask the keychain for the unlock key: the end of the pipe that its answer comes through, for the keyholder."""
-        answer, end = os.pipe()
+        """Ask the keychain for the unlock key: the end of the socket that its answer comes through, for the keyholder.
+
+        Not a pipe: its reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
+        """
+        answer, end = socket.socketpair()
         quiet = subprocess.DEVNULL
-        subprocess.Popen(self.keychain_command("get"), stdin=quiet, stdout=end, stderr=quiet, cwd="/", env=clean_environment())
-        os.close(end)
-        return answer
+        with end:
+            words = self.keychain_command("get")
+            subprocess.Popen(words, stdin=quiet, stdout=end.fileno(), stderr=quiet, cwd="/", env=clean_environment())
+        return answer.detach()
 
     async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
         """Have the keyholder ask the phone and make an unlock key, and the keychain keep it; what that said."""
@@ -4238,17 +4324,19 @@ class Guard:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied("nobody has shown yet that the phone opens this vault", self.pairing_hint())
-        key, end = os.pipe()
-        try:
-            self.failure = None
-            self.control.send({"do": "keychain", "caller": caller}, end)
-            os.close(end)
-            answer = await run_program(self.keychain_command("set"), stdin=key)
-            if self.failure:
-                raise self.failure
-            return answer
-        finally:
-            os.close(key)
+        door, end = socket.socketpair()
+        with door, end:
+            if sys.platform == "linux":
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # the keyholder is to know who speaks
+            process = start_program(self.keychain_command("set"), stdin=end.fileno())
+            self.failure = self.sealed = None
+            self.control.send({"do": "keychain", "caller": caller, "helper": process.pid}, door.fileno())
+        answer = await hear_program(process)
+        if self.failure:
+            raise self.failure
+        if answer.get("outcome") == "ok" and self.sealed:
+            write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
+        return answer
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
@@ -4587,7 +4675,7 @@ class Supervisor:
         else:
             answer = await run_program(self.guard.keychain_command("delete" if action == "disable" else "look"))
         outcome = str(answer.get("outcome", "error"))
-        if os.path.lexists(path) and (action == "disable" or (action == "enable" and outcome != "ok")):
+        if action == "disable" and os.path.lexists(path):
             os.unlink(path)
         return {"ok": True, "outcome": outcome, "detail": answer.get("detail"), "enabled": os.path.lexists(path)}
 
@@ -4689,7 +4777,7 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     """Start the supervisor: in the background, and return when it listens; or become it.
 
     Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
-    into a pipe that only a keyholder will read. `wanted` is what is not as in
+    into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
     `options` below. Raises what kept it from listening.
     """
     make_private_directory(places.state)
@@ -4699,9 +4787,10 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
     nsec = None
     if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
-        nsec, end = os.pipe()
-        os.write(end, os.environ["NOSTR_NSEC"].encode())
-        os.close(end)
+        mine, end = socket.socketpair()
+        with end:
+            end.sendall(os.environ["NOSTR_NSEC"].encode())
+        nsec = mine.detach()
         os.set_inheritable(nsec, True)
     options = {
         "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,

@@ -32,13 +32,13 @@ from avault import (
     command,
     confirm,
     harden,
+    introduce_helper,
     lock_directory,
     option,
     own_command,
     printable,
     put,
     read_sealed,
-    read_stdin,
     say,
     warn,
     write_all,
@@ -399,15 +399,25 @@ def keychain(action: str, account: str, label: str, secret: str | None, limit: f
     return result
 
 
+def take_secret() -> str:
+    """The secret of `set`, over a socket that is made now that we are hardened; "" where nobody gives one."""
+    with introduce_helper(0) as own:
+        read = bytearray()
+        while piece := own.recv(4096):
+            read += piece
+    return read.decode()
+
+
 def main_keychain(argv: list[str]) -> NoReturn:
     """The process `avault.py keychain get|set|delete|look ACCOUNT LABEL [SECONDS]`; ends by _exit, whoever still waits.
 
-    The secret of `set` comes on stdin, the answer goes to stdout: {"outcome", "value" or "detail"}.
+    Stdin is a socket, over which the one who has the secret of `set` is met; the answer goes to stdout: {"outcome", "value"
+    or "detail"}.
     """
     try:
         harden("avault-keychain", die_with_parent=True)
         action, account, label, *limit = argv
-        secret = read_stdin().decode() if action == "set" else None
+        secret = take_secret() if action == "set" else None
         outcome, said = keychain(action, account, label, secret, *map(float, limit))
         write_all(1, json.dumps({"outcome": outcome, "value" if outcome == "ok" else "detail": said}).encode())
     except BaseException as error:

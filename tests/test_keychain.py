@@ -4,6 +4,7 @@ The prompts of these sessions have no screen, so gnome-keyring dismisses them at
 unanswered is made by taking the prompter's name on the bus, and saying nothing.
 """
 
+import asyncio
 import contextlib
 import json
 import os
@@ -144,12 +145,20 @@ def ask(action: str, secret: str = "", limit: str | None = None, before: str = "
     """What the child process answers, as the supervisor starts it; `before` is run in it first."""
     words = avault.own_command("keychain", action, ACCOUNT, LABEL, *([limit] if limit else []))
     words[words.index("-c") + 1] = before + words[words.index("-c") + 1]
-    done = subprocess.run(words, env={**os.environ, **env}, input=secret.encode(), capture_output=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, b"")
-    answer = dict(json.loads(done.stdout))
+    door, end = socket.socketpair()
+    with door, end:
+        child = subprocess.Popen(words, env={**os.environ, **env}, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        end.close()
+        if action == "set":
+            _, [own], *_ = socket.recv_fds(door, 64, 1)
+            with socket.socket(fileno=own) as given:
+                given.sendall(secret.encode())
+        out, said = child.communicate(timeout=60)
+    assert (child.returncode, said) == (0, b"")
+    answer = dict(json.loads(out))
     assert answer.keys() == {"outcome", "value" if answer["outcome"] == "ok" else "detail"}
     if action != "get":
-        record(f"keychain {action}", done.stdout)
+        record(f"keychain {action}", out.decode())
     return answer
 
 
@@ -537,6 +546,21 @@ def test_enable_that_fails_changes_nothing(owner: Owner) -> None:
     assert not owner.sealed().exists()
 
 
+def test_enable_that_fails_leaves_what_worked(owner: Owner) -> None:
+    """Enabled once more, and the keychain takes nothing: the key before opens the vault as it did."""
+    machine = owner.machine
+    machine("keychain", "enable", "--yes")
+    before = owner.sealed().read_bytes()
+    owner.desktop.lock()
+    assert "not enabled" in machine("keychain", "enable", "--yes", code=5).stderr
+    assert owner.sealed().read_bytes() == before
+    owner.desktop.login_later()
+    asked = owner.asked()
+    machine("lock")
+    machine("unlock")
+    assert owner.asked() == asked
+
+
 def test_status_says_what_the_keychain_says(owner: Owner) -> None:
     def status() -> tuple[bool, str, str | None]:
         fields = owner.machine("keychain", "status", "--json").json
@@ -614,6 +638,42 @@ def test_status_without_a_daemon(owner: Owner) -> None:
         "Keychain: off; the phone opens this vault",
         f"Entry: service avault, account {account}",
     ]
+
+
+# The way of the unlock key
+
+HELPERS = {  # what a helper may do with the socket that it is started with
+    "hardened": "avault.harden('helper'); print(avault.introduce_helper(0).recv(99).decode())",
+    "not hardened": "print(avault.introduce_helper(0).recv(99).decode())",
+    "sent by another": "import os; pid = os.fork(); pid or avault.harden('other'); "
+    "pid and os.wait() or not pid and print(avault.introduce_helper(0).recv(99).decode(), flush=True)",
+    "a word only": "import os; avault.harden('helper'); os.write(0, b'hardened'); print(os.read(0, 99).decode())",
+    "gone": "pass",
+}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look into every process")
+@pytest.mark.parametrize("name", HELPERS)
+def test_a_key_is_given_to_a_hardened_helper_alone(name: str, canary: Canary) -> None:
+    """By a socket that it made afterwards; and it is the kernel that says what it is, and who sends."""
+    door, end = socket.socketpair()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with door, end:
+        words = [sys.executable, "-c", f"import avault; {HELPERS[name]}"]
+        helper = subprocess.Popen(words, stdin=end, stdout=subprocess.PIPE, text=True)
+        end.close()
+
+        async def give() -> None:
+            with await avault.meet(door, helper.pid) as own:
+                own.sendall(canary.value.encode())
+
+        try:
+            asyncio.run(give())
+        except avault.Unavailable:
+            assert name != "hardened"
+        door.close()
+        out = helper.communicate(timeout=20)[0]
+    assert out.strip() == (canary.value if name == "hardened" else "")
 
 
 # forget

@@ -4,15 +4,20 @@ What was answered is a test, and counts as an attack tried; what remains is show
 defended. references/security.md has the list ("Attacks, tried"); single attacks that once worked: test_attacks.py.
 """
 
+import asyncio
 import contextlib
 import ctypes
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import figures
@@ -499,6 +504,82 @@ def test_the_same_user_writes_to_the_disk_while_the_vault_is_open(machine: Machi
                 assert not (own / "keychain.json").exists()
                 tried(f"have a signer of his own asked, by {' and '.join(changes)} in pairing.json")
         assert machine.status()["signer_npub"] == operator
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_process_that_is_not_hardened_yet(canary: Canary) -> None:
+    """He holds the keychain's process before its first step, and takes what it was started with: no key comes that way."""
+    with Tries("a process that is not hardened yet") as tried:
+        for action in ("set", "get"):
+            words = avault.own_command("keychain", action, "avault1-AAAAAAAAAAAAAAAA:unlock-key", "a label")
+            held = ["sh", "-c", 'kill -STOP $$; exec "$@"', "sh", *words]
+            answer, door = hold_keychain(action, held)
+            pid = door.pid
+            wait_until(lambda pid=pid: b"State:\tT" in Path(f"/proc/{pid}/status").read_bytes(), what="it is held")
+            for number in ("0", "1"):
+                named = os.readlink(path := f"/proc/{pid}/fd/{number}")
+                if named != os.devnull and (action, number) != ("set", "1"):  # to `set` it answers without the key
+                    with pytest.raises(OSError, match="No such device or address"):
+                        os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            copy = steal(pid, 0 if action == "set" else 1)
+            os.kill(pid, signal.SIGCONT)
+            if action == "set":
+
+                async def give(pid: int = pid, door: Any = door) -> None:
+                    with await avault.meet(door.socket, pid) as own:
+                        own.sendall(canary.value.encode())
+
+                asyncio.run(give())
+            door.process.wait(20)
+            if copy:  # where nothing forbids it (kernel.yama.ptrace_scope)
+                with copy:
+                    copy.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        assert copy.recv(4096) == b""
+            door.socket.close()
+            said = answer.recv(4096) if isinstance(answer, socket.socket) else answer.read()
+            assert json.loads(said)["outcome"] == "unavailable", "no session bus: it has gone all its way"
+            answer.close()
+            tried(f"hold the process that is to {action} the key, and take its descriptors")
+
+
+@dataclass
+class Held:
+    """The keychain's process, stopped, and the socket by which it is met."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+def hold_keychain(action: str, words: list[str]) -> tuple[Any, Held]:
+    """What answers, and the process, started as the supervisor does it."""
+    door, end = socket.socketpair()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with end:
+        if action == "set":
+            process = subprocess.Popen(words, stdin=end, stdout=subprocess.PIPE)
+            return process.stdout, Held(process, door)
+        started: list[subprocess.Popen[bytes]] = []
+        real = subprocess.Popen
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("subprocess.Popen", lambda *args, **more: started.append(real(*args, **more)) or started[-1])
+            fd = avault.Guard.open_keychain(SimpleNamespace(keychain_command=lambda _: words))
+        return socket.socket(fileno=fd), Held(started[0], door)
+
+
+def steal(pid: int, fd: int) -> socket.socket | None:
+    """A copy of another process's socket, by pidfd_getfd(2); None where the system forbids it."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        copy = ctypes.CDLL(None).syscall(438, pidfd, fd, 0)
+    finally:
+        os.close(pidfd)
+    return socket.socket(fileno=copy) if copy >= 0 else None
 
 
 # Another uid
