@@ -29,7 +29,7 @@ PLAIN = ("avault.py", "references/requirements.txt")  # published as they are
 
 def source_tree(top: Path) -> Path:
     """A copy of what is released, below `top`: whatever else lies in the checkout has no part in it."""
-    tree = top / f"avault-{skill_zip.version()}"
+    tree = top / f"avault_nostr-{skill_zip.version()}"
     for name in skill_zip.files():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(skill_zip.ROOT / name, tree / name)
@@ -43,7 +43,7 @@ def build_wheel(tree: Path, target: Path) -> Path:
     pinned = {"PIP_CONSTRAINT": str(constraint), "PIP_BUILD_CONSTRAINT": str(constraint), "PYTHONHASHSEED": "0"}
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "-w", str(made), str(tree)]
     subprocess.run(pip, check=True, env={**os.environ, **pinned})
-    (found,) = made.glob("avault-*.whl")
+    (found,) = made.glob("avault_nostr-*.whl")
     with zipfile.ZipFile(found) as raw, zipfile.ZipFile(target / found.name, "w", zipfile.ZIP_STORED) as wheel:
         for name in raw.namelist():
             entry = zipfile.ZipInfo(name, skill_zip.TIME)
@@ -74,7 +74,9 @@ def sums(directory: Path, published: list[Path], wheel: Path) -> str:
     """SHA256SUMS, as sha256sum writes and reads it: what is published, then what the wheel puts into site-packages."""
     found = {path.relative_to(directory).as_posix(): path.read_bytes() for path in published}
     with zipfile.ZipFile(wheel) as archive:
-        installed = [name for name in archive.namelist() if not name.startswith("avault-")]  # not its metadata
+        installed = [
+            name for name in archive.namelist() if ".dist-info/" not in name and ".data/" not in name
+        ]  # not its metadata
         found |= {name: archive.read(name) for name in installed if name not in found}
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in found.items())
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import click
 import documents as d
@@ -65,7 +66,7 @@ def test_the_reader_of_calls() -> None:
         ("daemon start", {"--dir", "-b"}),
         ("nonsense", {"--x"}),
     ]
-    assert d.calls("pip install avault; avault COMMAND --help; the avault of x; avault.py; avault-keys") == []
+    assert d.calls("pip install avault-nostr; avault COMMAND --help; the avault of x; avault.py; avault-keys") == []
 
 
 # Help
@@ -249,6 +250,30 @@ def test_references_that_are_named_exist(document: str) -> None:
 def test_words(document: str) -> None:
     """NIP-44 v2 is ChaCha20 with HMAC-SHA256."""
     assert not re.findall(r"xchacha\S*|poly-?1305", d.read(document), re.IGNORECASE)
+
+
+INSTALLERS = re.compile(
+    r"""\b(?:pip3?|pipx|uvx?|poetry|pdm|rye|conda|mamba)\b[^\n;&|"]*?[ \t]['"]?avault(?![\w./*-])"""
+    r"""|^\s*(?:-\s*)?(?:package|formula)\s*[:=]\s*['"]?avault(?![\w./-])|^name = "avault"|\bavault\[[a-z]+\]|\bavault\s?==""",
+    re.MULTILINE,
+)
+
+
+def test_no_installer_is_told_avault() -> None:
+    """On PyPI that is a stranger's code, of a higher version than ours. Ours is avault-nostr, installed from its folder."""
+    told = ["pip install -U avault", "uv tool install 'avault[mcp]'", "uvx avault demo", "package: avault", 'name = "avault"',
+            "pipx install avault", "avault[keychain]", "python -m pip install avault==0.1.0"]  # fmt: skip
+    fine = ["pip install .", "uv run avault.py", "pip install 'avault-nostr[mcp]'", "name: avault", "package: avault-nostr",
+            "pip install avault_nostr-*.whl", ".venv/bin/pip install -q . && .venv/bin/avault demo"]  # fmt: skip
+    assert [bool(INSTALLERS.search(text)) for text in told + fine] == [True] * len(told) + [False] * len(fine)
+    files = {path for pattern in TEXTS for path in d.ROOT.glob(pattern) if path.is_file()} - {Path(__file__)}
+    assert {d.ROOT / name for name in ("pyproject.toml", "SKILL.md", "avault.py", "references/mcp.md")} <= files
+    wrong = [f"{path}: {found[0]}" for path in files for found in INSTALLERS.finditer(path.read_text(encoding="utf-8"))]
+    assert not wrong
+
+
+TEXTS = ("*.md", "*.py", "*.toml", "scripts/a*", "scripts/*.py", "references/*.*", "hooks/*/*.*", "tests/*.py", "tests/*/*.py",
+         ".ci/run", ".github/*/*.yml")  # fmt: skip
 
 
 def test_version() -> None:

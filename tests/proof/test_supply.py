@@ -153,7 +153,7 @@ def make_twice(top: Path) -> list[Path]:
 def look_at_the_bytes(release: Path, again: Path) -> None:
     one, other = ({path.name: path.read_bytes() for path in place.iterdir()} for place in (release, again))
     version = avault.__version__
-    archives = {f"avault-{version}-py3-none-any.whl", f"avault-{version}.tar.gz", f"avault-skill-{version}.zip"}
+    archives = {f"avault_nostr-{version}-py3-none-any.whl", f"avault_nostr-{version}.tar.gz", f"avault-skill-{version}.zip"}
     assert one.keys() == other.keys() == {"SHA256SUMS", "avault.py", "requirements.txt", *archives}
     assert [name for name in one if one[name] != other[name]] == []
     assert one["avault.py"] == d.SOURCE.read_bytes() and one["requirements.txt"] == PINNED.read_bytes()
@@ -166,7 +166,7 @@ def look_at_the_sums(release: Path) -> None:
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
         inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert {"avault.py", "avault_door.py"} <= inside & named
-    assert inside - named == {f"avault-{avault.__version__}.data/scripts/avault"}
+    assert inside - named == {f"avault_nostr-{avault.__version__}.data/scripts/avault"}
     assert named - inside | {"avault.py"} == {path.name for path in release.iterdir()} - {"SHA256SUMS"}
 
 
@@ -177,8 +177,8 @@ def look_at_the_source_archive(release: Path, to: Path) -> None:
         assert {(each.uid, each.gid, each.mtime, each.isfile()) for each in archive.getmembers()} == {(0, 0, 0, True)}
     to.mkdir()
     sh(f"tar -xzf {packed}", to)  # by another's hand; and tarfile's own safe way came with Python 3.11.4
-    source = to / f"avault-{avault.__version__}"
-    assert f"Name: avault\nVersion: {avault.__version__}\n" in (source / "PKG-INFO").read_text()
+    source = to / f"avault_nostr-{avault.__version__}"
+    assert f"Name: avault-nostr\nVersion: {avault.__version__}\n" in (source / "PKG-INFO").read_text()
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
         for name in {name for name in wheel.namelist() if name.endswith(".py")} - {"avault_door.py"}:
             assert wheel.read(name) == (source / ("." if name == "avault.py" else "scripts") / name).read_bytes()
@@ -188,7 +188,7 @@ def look_at_the_packages(here: Path) -> None:
     """It runs, in a clean environment, beside no package but those that are pinned."""
     assert sh("env -i .venv/bin/avault --version", here) == f"avault {avault.__version__}\n"
     there = dict(re.findall(r"^([\w-]+)==(\S+)$", sh(".venv/bin/python -m pip list --format freeze", here), re.MULTILINE))
-    wanted = {name: version for name, (version, _) in pinned().items()} | {"avault": avault.__version__}
+    wanted = {name: version for name, (version, _) in pinned().items()} | {"avault-nostr": avault.__version__}
     assert {name: there[name] for name in there if name not in ("pip", "setuptools", "wheel")} == wanted
     figures.at_least("packages of others that are installed, each by its hash", len(wanted) - 1)
 
