@@ -194,9 +194,9 @@ class Places:
 
 # ------------------------------------------------------------- fast door ----
 # The daily commands, without click, json or socket: the keyholder renders the
-# answer, and this copies bytes. Whatever is unusual (an error, an option that
-# is not in the table, a locked vault) is left to the commands below, which do
-# all of it again and know what to say.
+# answer, and this copies bytes, or says what was refused: a request is made
+# once. Whatever is unusual (an option that is not in the table, no daemon) is
+# left to the commands below.
 
 FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "get": {"--key": str, "--json": bool},
@@ -208,6 +208,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "openclaw-provider": {"--wait": str, "--no-prompt": bool},
 }
 FORMS = ("dotenv", "json", "systemd", "docker", "github", "k8s")  # of `export --format`
+EXIT_CODES = {"usage": 2, "locked": 3, "not_found": 4, "denied": 5, "unavailable": 6, "timed_out": 7, "tampered": 8}
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
 _stdin: bytes | None = None
@@ -342,6 +343,41 @@ def from_json(text: str, start: int) -> tuple[str, str]:
 
     found, end = scanstring(text, start)
     return found, text[end:]
+
+
+def parse_error(answer: str) -> tuple[str, str, str | None] | None:
+    """Code, message and hint of an answer that refuses; None for any other."""
+    from _json import scanstring
+
+    found: list[str | None] = []
+    end = 0
+    for before in ('{"ok": false, "error": {"code": ', ', "message": ', ', "hint": '):
+        start = end + len(before)
+        if answer[end:start] != before:
+            return None
+        if answer[start : start + 1] == '"':
+            text, end = scanstring(answer, start + 1)
+            found.append(text)
+        else:
+            found.append(None)
+            end = start + len("null")
+    code, message, hint = found
+    return (code, message, hint) if code and message and answer[end:] == "}}" else None
+
+
+def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int:
+    """Tell a person of an error, and on stdout whoever reads JSON; its exit code."""
+    if want_json:
+        parts = ",\n".join(
+            f'    "{name}": {to_json(text)}' for name, text in (("code", code), ("message", message), ("hint", hint))
+        )
+        try:
+            write_all(1, f'{{\n  "ok": false,\n  "error": {{\n{parts}\n  }}\n}}\n'.encode())
+        except OSError:
+            pass  # the exit code and stderr say it too
+    told = f"avault: error: {message}\n" + (f"avault: hint: {hint}\n" if hint else "")
+    write_all(2, told.encode("utf-8", "backslashreplace"))
+    return EXIT_CODES.get(code, 1)
 
 
 def is_same_user(connection: Any) -> bool:
@@ -491,6 +527,9 @@ def fast_door(argv: list[str]) -> int | None:
             if rest[:14] == ', "warning": "':
                 write_all(2, f"avault: warning: {from_json(rest, 14)[0]}\n".encode())
             return 0
+    refused = parse_error(answer)
+    if refused and request["op"] != "provide":  # that has its own way to say it
+        return say_error(*refused, want_json="--json" in found)
     return None
 
 
@@ -529,6 +568,9 @@ class AvaultError(Exception):
     code = "error"
     exit_code = 1
 
+    def __init_subclass__(cls) -> None:
+        cls.exit_code = EXIT_CODES.get(cls.code, 1)
+
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -549,43 +591,43 @@ class AvaultError(Exception):
 class Usage(AvaultError):
     """Bad arguments."""
 
-    code, exit_code = "usage", 2
+    code = "usage"
 
 
 class Locked(AvaultError):
     """The vault is locked, waiting for the phone, or not paired."""
 
-    code, exit_code = "locked", 3
+    code = "locked"
 
 
 class NotFound(AvaultError):
     """No such group or key."""
 
-    code, exit_code = "not_found", 4
+    code = "not_found"
 
 
 class Denied(AvaultError):
     """The operator or a rule said no."""
 
-    code, exit_code = "denied", 5
+    code = "denied"
 
 
 class Unavailable(AvaultError):
     """No daemon, no relay, no keychain."""
 
-    code, exit_code = "unavailable", 6
+    code = "unavailable"
 
 
 class TimedOut(AvaultError):
     """Nobody answered in time."""
 
-    code, exit_code = "timed_out", 7
+    code = "timed_out"
 
 
 class Tampered(AvaultError):
     """Ciphertext damaged, rolled back, or not this agent's."""
 
-    code, exit_code = "tampered", 8
+    code = "tampered"
 
 
 ERRORS = (Usage, Locked, NotFound, Denied, Unavailable, TimedOut, Tampered)
@@ -1089,6 +1131,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
+    "log": {"ledgers": dict, "mac": str},
 }  # fmt: skip
 
 
@@ -1287,8 +1330,8 @@ def clean_directory(path: str) -> None:
 
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pin.json", "machine.json", "offered.json", "keychain.json",
-    "socket", "python",
+    "unlock.json", "pairing.json", "pin.json", "machine.json", "offered.json", "keychain.json", "log.json",
+    "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 
 
@@ -1466,7 +1509,8 @@ class Store:
     """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
 
     `vault` is served. `trouble` says why the file cannot be used although the
-    loaded vault can: then reads go on and writes are refused. `warning` is what
+    loaded vault can: then reads go on and writes are refused, and what is served
+    is kept, sealed, as unsaved.enc in the state directory. `warning` is what
     should be known about the pin.
     """
 
@@ -1475,6 +1519,7 @@ class Store:
         self.machine = machine_id(places)
         self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
+        self.kept = ""  # the hash of the avault.enc whose content is in unsaved.enc
         self.warning = self.written = ""  # `written`: the hash of what this process last wrote, or meant to
         self.writing, self.counted = False, 0  # `counted`: the last count of a write of ours that anybody may have seen
         path = places.own("offered.json")  # the highest count under which this machine has given a merge to git
@@ -1498,13 +1543,26 @@ class Store:
 
     @staticmethod
     def load(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], accept_rollback: bool = False) -> Store:
-        """Open avault.enc and hold it against the pin; raises Tampered."""
-        store = Store.read(places, keys, content)
-        vault = store.vault
+        """Open avault.enc and hold it against the pin; raises Tampered.
+
+        Where it cannot be used, unsaved.enc is served in its place, if there is one.
+        """
         pin = read_pin(places)
-        refusal = store.compare(pin) if pin else None
-        if refusal and not accept_rollback:
-            raise Tampered(refusal, "get the latest (git pull), or take this one: avault unlock --accept-rollback")
+        kept = Store.read_kept(places, keys, content, pin)
+        try:
+            store = Store.read(places, keys, content)
+            refusal = store.compare(pin) if pin else None
+            if kept and not refusal and not store.vault.is_after(kept.vault.generation):
+                refusal = "avault.enc is older than what was served last"
+            if refusal and not accept_rollback:
+                raise Tampered(refusal, "get the latest (git pull), or take this one: avault unlock --accept-rollback")
+        except Tampered as error:
+            if not kept:
+                raise
+            kept.seen, kept.trouble = kept.look(), error
+            return kept
+        store.forget_kept()
+        vault = store.vault
         if refusal:
             # Under a new name: it claims to know no more than it does, so that what is missing comes back by a merge.
             os.unlink(places.own("machine.json"))
@@ -1517,6 +1575,66 @@ class Store:
         if not pin:
             store.warning = "no pin.json: whether this is an older copy of the vault could not be seen"
         return store
+
+    @staticmethod
+    def read_kept(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], pin: dict[str, Any] | None) -> Store | None:
+        """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
+        path = places.own("unsaved.enc")
+        if not os.path.lexists(path):
+            return None
+        try:
+            vault = open_vault(read_file(path, VAULT_LIMIT), keys)
+        except AvaultError:
+            return None
+        if (vault.identity, vault.name, to_npub(vault.operator)) != (content["vault"], content["name"], content["operator"]):
+            return None
+        store = Store(places, keys, vault, vault.sources[0])
+        store.kept = store.digest
+        return None if pin and store.compare(pin) else store
+
+    def keep(self) -> None:
+        """Write what is served to unsaved.enc; raises AvaultError.
+
+        Its one source is the avault.enc that the vault was loaded from or written to.
+        """
+        twin, digest = self.vault.copy(), self.digest
+        twin.sources = [digest]
+
+        def check(written: bytes) -> None:
+            open_vault(written, self.keys)
+
+        write_file(self.places.own("unsaved.enc"), seal_vault(twin, self.keys), check)
+        self.kept = digest
+
+    def forget_kept(self) -> None:
+        """Remove unsaved.enc: avault.enc has all that is in it."""
+        self.kept = ""
+        if os.path.lexists(path := self.places.own("unsaved.enc")):
+            os.unlink(path)
+
+    def is_safe(self) -> bool:
+        """Whether what is served is on the disk, in one file or the other."""
+        return not self.trouble or self.kept == self.digest
+
+    def put_back(self) -> bool:
+        """Write what is served over an avault.enc that cannot be used, which stays as damaged.enc; whether it was needed.
+
+        Raises AvaultError.
+        """
+        self.notice()
+        if not self.trouble:
+            return False
+        path, over = self.places.file("avault.enc"), ""
+        if os.path.lexists(path):
+            found = read_file(path, VAULT_LIMIT)
+            write_file(self.places.own("damaged.enc"), found)
+            over = sha256(found).hex()
+        draft = self.vault.copy()
+        draft.sources = [self.digest]
+        self.replace(draft, over)
+        self.trouble = None
+        self.forget_kept()
+        return True
 
     def compare(self, pin: dict[str, Any]) -> str | None:
         """Why the vault on the disk cannot be what follows the pinned one; None if it can."""
@@ -1554,6 +1672,8 @@ class Store:
             self.trouble = None
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
+            if self.kept and self.seen:
+                self.forget_kept()
         except AvaultError as error:
             self.trouble = error
             if not isinstance(error, Tampered):
@@ -3014,8 +3134,9 @@ def report_quietly(loop: object, context: dict[str, Any]) -> None:
 
 
 # ------------------------------------------------------------------- log ----
-# Who got what, and when: a line of JSON before each release. A line's mac shows
-# that the keyholder wrote it, and `after`, the mac before, that none is missing.
+# Who got what, and when: a line of JSON before each release, and one for what
+# was refused, in a file of its own. A line's mac shows that the keyholder wrote
+# it; `n` and `after`, the mac before, that none is missing.
 
 
 def describe_caller(sock: socket.socket) -> dict[str, Any]:
@@ -3035,26 +3156,58 @@ def describe_caller(sock: socket.socket) -> dict[str, Any]:
 
 
 def read_executable(pid: int) -> str | None:
-    """The path of a process's executable, where the system tells."""
+    """The path of a process's executable, where the system tells; of a long one its end, where the name is."""
     try:
-        return os.readlink(f"/proc/{pid}/exe")
+        path = os.readlink(f"/proc/{pid}/exe")
     except OSError:
         return None
+    return path if len(path) <= 500 else "…" + path[-499:]
 
 
-class AccessLog:
-    """access.log in the state directory, and the older access.log.1 to .4, each of at most `LIMIT` bytes."""
+def summarize(request: dict[str, Any], names: int, width: int) -> dict[str, Any]:
+    """What a line says of a request: at most so many names, none wider, and how many there were besides."""
+    many = request["op"] in ("export", "reveal", "provide", "import")  # each op with the fields that it looks at
+    groups, keys = (
+        (request.get(field) for field in ("groups", "only")) if many else ([request.get("group")], [request.get("key")])
+    )
+    groups, keys = ([each for each in named if each] if isinstance(named, list) else [] for named in (groups, keys))
+    if {*map(type, groups + keys)} <= {str}:
+        groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
+    return {
+        "op": request["op"],
+        "for": printable(request["for"], 40) if request.get("for") else None,
+        "group": ",".join(printable(group, width) for group in groups[:names]) or None,
+        "keys": [printable(key, width) for key in keys[:names]] or None,
+        "more": len(groups[names:]) + len(keys[names:]),
+    }
 
-    LIMIT = 4 << 20
-    LONGEST = 1 << 20
-    OLDER = 4
 
-    def __init__(self, directory: str, keys: nostr_sdk.Keys) -> None:
-        self.path = os.path.join(directory, "access.log")
-        self.key = hmac.digest(bytes.fromhex(keys.secret_key().to_hex()), b"avault access log", "sha256")  # of no other use
+class Ledger:
+    """A file of signed lines, and the older ones beside it, PATH.1 to PATH.<older>, each of some `limit` bytes.
+
+    `starts` are the numbers of the first lines of its files, the oldest first; `number` and `mac` are of
+    the last line; `lost` is that of the first line after the bounds of the ledger were taken away, or 0.
+    """
+
+    LONGEST = 1 << 16  # bytes of a line
+
+    def __init__(self, path: str, key: bytes, limit: int, older: int, bounds: dict[str, Any] | None) -> None:
+        self.path, self.key, self.limit, self.older = path, key, limit, older
+        self.paths = [*(f"{path}.{age}" for age in range(older, 0, -1)), path]
         self.end = b""  # what the last line lacks
         self.number, self.mac = self.find_end()
+        self.lost = 0
+        if bounds is None:
+            self.lost, self.starts = self.number + 1, [self.number + 1]
+        else:
+            self.starts, self.lost = list(bounds["starts"]), bounds["lost"]
+            if bounds["number"] > self.number:  # the last lines were taken away: those to come show it
+                self.number, self.mac = bounds["number"], bounds["mac"]
         self.file = self.open()
+
+    def bounds(self) -> dict[str, Any]:
+        """What is to be remembered of the ledger, so that a part of it cannot pass for the whole."""
+        return {"starts": list(self.starts), "number": self.number, "mac": self.mac, "lost": self.lost}
 
     def open(self) -> int:
         """A descriptor to append with, kept open: a process that has no other left can still say what it releases."""
@@ -3074,7 +3227,7 @@ class AccessLog:
         )
 
     def find_end(self) -> tuple[int, str]:
-        """The number and mac of the last line that is whole."""
+        """The number and mac of the last line that is whole, and ours."""
         for path in (self.path, f"{self.path}.1"):
             if os.path.isfile(path):
                 with open(path, "rb") as file:
@@ -3083,41 +3236,30 @@ class AccessLog:
                 if path == self.path and ends and not ends[-1].endswith(b"\n"):
                     self.end = b"\n"  # a power loss has cut it off: the next is to stand by itself
                 for line in reversed(ends):
-                    try:
-                        entry = json.loads(line)
-                        return int(entry["n"]), str(entry["mac"])
-                    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-                        continue
+                    if entry := self.read_line(line):
+                        return entry["n"], entry["mac"]
         return 0, ""
 
-    def lines(self) -> Iterator[tuple[str, bytes]]:
-        """Every line, the oldest first, with the path of its file; raises AvaultError."""
-        for path in [f"{self.path}.{age}" for age in range(self.OLDER, 0, -1)] + [self.path]:
-            if os.path.lexists(path):
-                for line in read_file(path, 2 * self.LIMIT).splitlines(keepends=True):
-                    yield path, line
+    def sign(self, entry: dict[str, Any]) -> tuple[str, bytes]:
+        """The mac of an entry, and its line, where that stands last."""
+        body = json.dumps(entry).encode()
+        mac = hmac.digest(self.key, body, "sha256").hex()
+        return mac, body[:-1] + f', "mac": "{mac}"}}\n'.encode()
 
-    def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str) -> None:
-        """Append a line for a request; raises AvaultError, and then nothing may be released."""
-        many = request["op"] in ("export", "reveal", "provide", "import")  # each op with the fields that it looks at
-        groups, keys = (
-            (request.get(field) for field in ("groups", "only")) if many else ([request.get("group")], [request.get("key")])
-        )
-        groups, keys = ([each for each in names if each] if isinstance(names, list) else [] for names in (groups, keys))
-        entry: dict[str, Any] = {
-            "n": self.number + 1,
-            "time": render_time(time.time()),
-            "op": request["op"],
-            "for": printable(request["for"], 40) if request.get("for") else None,
-            "group": ",".join(printable(group, 70) for group in groups) or None,
-            "keys": [printable(key, 200) for key in keys] or None,
-            **caller,
-            "outcome": outcome,
-            "after": self.mac,
-        }
-        mac, line = self.sign(entry)
-        if len(line) > self.LONGEST:
-            raise Usage("a request that names too much", "ask for less at once")
+    def read_line(self, line: bytes) -> dict[str, Any] | None:
+        """The entry of a line that was written with our key; None for any other."""
+        try:
+            entry = json.loads(line)
+            del entry["mac"]
+            mac, signed = self.sign(entry)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+        return {**entry, "mac": mac} if hmac.compare_digest(line, signed) else None
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write the next line; raises AvaultError, and then it is as if nothing had been written."""
+        number = self.number + 1
+        mac, line = self.sign({"n": number, **entry, "after": self.mac})
         try:
             if not os.path.exists(self.path) or not os.path.samestat(os.stat(self.path), os.fstat(self.file)):
                 fresh = self.open()  # somebody took the file away
@@ -3127,48 +3269,142 @@ class AccessLog:
             if os.write(self.file, line) != len(line):
                 os.ftruncate(self.file, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self.number, self.mac = entry["n"], mac
-            if size + len(line) > self.LIMIT:
-                self.rotate()
+        except OSError as error:
+            raise self.refusal(error) from None
+        self.number, self.mac = number, mac
+
+    def is_full(self) -> bool:
+        """Whether it is time for a new file."""
+        return os.fstat(self.file).st_size > self.limit
+
+    def turn_page(self) -> None:
+        """The next line begins a new file, and the oldest file is to go."""
+        self.starts = [*self.starts, self.number + 1][-len(self.paths) :]
+
+    def rename(self) -> None:
+        """Move every file to the next older place; raises AvaultError."""
+        try:
+            for newer, older in zip(self.paths[1:-1], self.paths[:-2], strict=True):
+                if os.path.lexists(newer):
+                    os.rename(newer, older)
+            os.rename(self.path, self.paths[-2])
         except OSError as error:
             raise self.refusal(error) from None
 
-    def sign(self, entry: dict[str, Any]) -> tuple[str, bytes]:
-        """The mac of an entry, and its line, where that stands last."""
-        body = json.dumps(entry).encode()
-        mac = hmac.digest(self.key, body, "sha256").hex()
-        return mac, body[:-1] + f', "mac": "{mac}"}}\n'.encode()
+    def verify(self) -> tuple[int, int, str | None]:
+        """The number of lines and of files, and what is wrong: a line that is not ours, or one that is missing."""
+        count = files = last = 0
+        after = ""
+        for path in self.paths:
+            if not os.path.lexists(path):
+                continue
+            files += 1
+            for line in read_file(path, 2 * self.limit).splitlines(keepends=True):
+                count += 1
+                if not (entry := self.read_line(line)):
+                    return count, files, f"line {count} was not written by the keyholder, or was changed"
+                if count == 1 and entry["n"] > self.starts[0]:
+                    return count, files, f"lines {self.starts[0]:,} to {entry['n'] - 1:,} are missing"
+                if count > 1 and (entry["n"], entry["after"]) != (last + 1, after):
+                    return count, files, f"lines are missing, or in another order, before line {count}"
+                last, after = entry["n"], entry["mac"]
+        if after != self.mac:
+            return count, files, "the last lines are missing"
+        if self.lost >= self.starts[0]:
+            return count, files, f"what was before line {self.lost:,} was taken away while the vault was locked"
+        return count, files, None
 
-    def rotate(self) -> None:
-        """Begin a new file; the oldest goes."""
-        for age in range(self.OLDER - 1, 0, -1):
-            if os.path.lexists(f"{self.path}.{age}"):
-                os.rename(f"{self.path}.{age}", f"{self.path}.{age + 1}")
-        os.rename(self.path, f"{self.path}.1")
+
+class AccessLog:
+    """The two ledgers of a vault: access.log for what was released, refused.log for what was not.
+
+    Who asks for nonsense all day fills only the second, and that slowly: beyond a burst one line a minute,
+    which counts the others. log.json keeps the bounds of both, signed.
+    """
+
+    BURST = 30.0  # refusals that are written as they come, when there were none before
+    FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
+
+    def __init__(self, directory: str, keys: nostr_sdk.Keys, is_new: bool) -> None:
+        secret = bytes.fromhex(keys.secret_key().to_hex())
+
+        def key(use: bytes) -> bytes:
+            return hmac.digest(secret, use, "sha256")
+
+        self.path, self.key = os.path.join(directory, "log.json"), key(b"avault access log: bounds")
+        kept = self.read_bounds(is_new)
+        self.releases, self.refusals = (
+            Ledger(os.path.join(directory, name), key(f"avault access log: {name}".encode()), limit, older, kept.get(name))
+            for name, limit, older in self.FILES
+        )
+        self.room, self.counted = self.BURST, uptime()
+        self.untold: tuple[dict[str, Any], dict[str, Any], str] | None = None  # the last refusal, until it is written
+        self.skipped = 0  # how many are not written
+        self.saved: dict[str, Any] = {}
+
+    def read_bounds(self, is_new: bool) -> dict[str, Any]:
+        """The bounds of both ledgers; none where log.json is gone or not ours, which only that of a new vault may be."""
+        try:
+            content = decode_file("log", read_file(self.path), self.path)
+            if hmac.compare_digest(content.pop("mac"), self.sign_bounds(content)):
+                return dict(content["ledgers"])
+        except (AvaultError, TypeError):
+            pass
+        empty = {"starts": [1], "number": 0, "mac": "", "lost": 0}
+        return {name: empty for name, _, _ in self.FILES} if is_new else {}
+
+    def sign_bounds(self, content: dict[str, Any]) -> str:
+        """The mac of log.json."""
+        return hmac.digest(self.key, json.dumps(content).encode(), "sha256").hex()
+
+    def bounds(self) -> dict[str, Any]:
+        """The content of log.json, but for its mac."""
+        return {"ledgers": {os.path.basename(each.path): each.bounds() for each in (self.releases, self.refusals)}}
+
+    def is_saved(self) -> bool:
+        """Whether log.json knows the last lines."""
+        return self.saved == self.bounds()
+
+    def save(self) -> None:
+        """Write log.json; raises AvaultError."""
+        content = self.bounds()
+        write_file(self.path, encode_file("log", {**content, "mac": self.sign_bounds(content)}))
+        self.saved = content
+
+    def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str = "ok") -> None:
+        """Note what is about to be released, or was refused; raises AvaultError, and then nothing may be released."""
+        if outcome == "ok":
+            self.append(self.releases, summarize(request, 100, 200), caller, outcome)
+            return
+        self.untold = request, caller, outcome
+        self.skipped += 1
+        self.settle()
+
+    def settle(self, at_once: bool = False) -> None:
+        """Write the last refusal, with how many before it were only counted, if there is room; raises AvaultError."""
+        self.room, self.counted = min(self.BURST, self.room + (uptime() - self.counted) / 60), uptime()
+        if self.untold and (self.room >= 1 or at_once):
+            request, caller, outcome = self.untold
+            about = {**summarize(request, 3, 70), "follows": self.releases.number, "skipped": self.skipped - 1}
+            self.append(self.refusals, about, caller, outcome)
+            self.room, self.untold, self.skipped = self.room - 1, None, 0
+
+    def append(self, ledger: Ledger, about: dict[str, Any], caller: dict[str, Any], outcome: str) -> None:
+        """A line in one of the ledgers, and a new file if that one is full."""
+        ledger.append({"time": render_time(time.time()), **about, **caller, "outcome": outcome})
+        if ledger.is_full():
+            ledger.turn_page()
+            self.save()  # before the oldest lines go: else their absence would look like somebody's work
+            ledger.rename()
 
     def verify(self) -> dict[str, Any]:
-        """Whether every line is as it was written and none is missing between the first and the last."""
-        count, files, problem = 0, set(), None
-        after = None if os.path.lexists(f"{self.path}.{self.OLDER}") else ""  # what was before the oldest, nobody can tell
-        for path, line in self.lines():
-            files.add(path)
-            count += 1
-            try:
-                entry = json.loads(line)
-                del entry["mac"]
-                mac, signed = self.sign(entry)
-                if not hmac.compare_digest(line, signed):
-                    problem = f"line {count} was not written by the keyholder, or was changed"
-                elif after not in (None, entry["after"]):
-                    problem = f"lines are missing, or in another order, before line {count}"
-                after = mac
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                problem = f"line {count} is damaged"
-            if problem:
-                break
-        if not problem and after != self.mac:
-            problem = "the last lines are missing"
-        return {"lines": count, "files": len(files), "intact": not problem, "problem": problem}
+        """Whether every line is as it was written, and none is missing from where each ledger begins."""
+        lines, files, problem = self.releases.verify()
+        refused, more, other = self.refusals.verify()
+        problem = problem or (f"refused.log: {other}" if other else None)
+        begins = self.releases.starts[0]
+        found = {"lines": lines, "begins": begins, "refused": refused + self.skipped, "files": files + more}
+        return {**found, "intact": not problem, "problem": problem}
 
 
 # ------------------------------------------------------------- keyholder ----
@@ -3209,27 +3445,76 @@ class Keyholder:
     # -- the supervisor's side
 
     async def run(self) -> None:
-        """Serve until the supervisor says so, or is gone, or until it is time to lock."""
-        while not self.ended.is_set() and (left := self.time_left()) > 0:
+        """Serve until the supervisor says so, or is gone, or until it is time to lock and what is served is on the disk."""
+        while not self.ended.is_set() and ((left := self.time_left()) > 0 or not await self.save(is_last=True)):
             try:  # the loop's clock stands still while the machine sleeps: look every now and then
-                async with asyncio.timeout(min(left, 5.0)):
+                async with asyncio.timeout(min(max(left, 0.1), 5.0)):
                     await self.ended.wait()
             except TimeoutError:
                 if self.store and self.store.trouble:
-                    self.store.refresh()  # a file that is whole again keeps no vault open
+                    await self.save()
                 await self.verify_recovery()
+                await self.keep_log()
         if not self.ended.is_set():
             self.control.send({"failed": Locked("it was to lock by itself by now").to_dict()["error"]})
         if self.writer:
             await self.writer
-        if self.store:
-            self.store.notice()  # a file that covers what was written is merged while it can be
+        await self.save(is_last=True)
+        await self.keep_log(at_once=True)
         while self.control.queue:
             await asyncio.sleep(0.01)
 
+    async def save(self, is_last: bool = False) -> bool:
+        """See to it that what is served is on the disk: in avault.enc, or in unsaved.enc while that cannot be used."""
+        store = self.store
+        if not store or self.writer:
+            return not store
+        before = store.trouble, store.kept, self.warnings.get("unsaved")
+        if is_last:
+            store.notice()  # a file that covers what was written is merged while it can be
+        else:
+            store.refresh()
+        try:
+            if not store.is_safe():
+                await asyncio.to_thread(store.keep)
+            self.warnings.pop("unsaved", None)
+        except AvaultError as error:
+            self.warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
+        if (store.trouble, store.kept, self.warnings.get("unsaved")) != before:
+            self.report()
+        return store.is_safe()
+
+    async def save_beside(self) -> None:
+        """`save`, beside the request that has noticed a change of the file."""
+        await self.save()
+
+    async def put_back(self) -> bool:
+        """Write what is served over an avault.enc that cannot be used; whether it was needed. Raises AvaultError."""
+        while self.writer:
+            await self.writer
+        store = self.open_store()
+        store.writing = True
+        try:
+            return await asyncio.to_thread(store.put_back)
+        finally:
+            store.writing = False
+            self.report()
+            self.control.send({"wrote": True})
+
+    async def keep_log(self, at_once: bool = False) -> None:
+        """Write what the access log has only counted, and remember where it ends."""
+        try:
+            if self.log:
+                self.log.settle(at_once)
+                if not self.log.is_saved():
+                    await asyncio.to_thread(self.log.save)
+            self.warnings.pop("log", None)
+        except AvaultError as error:
+            self.warnings["log"] = error.message
+
     def time_left(self) -> float:
         """Seconds until the vault locks by itself; a vault that nobody has proven yet does not."""
-        if not self.store or not self.proven or self.store.trouble or self.writer:
+        if not self.store or not self.proven or self.writer or not self.store.is_safe():
             return float("inf")
         ends = [self.opened + self.lock_after] if self.lock_after else []
         ends += [self.used + self.lock_idle] if self.lock_idle else []
@@ -3276,7 +3561,8 @@ class Keyholder:
         self.reported = uptime()
         warnings = dict(self.warnings)
         if store and store.trouble:
-            warnings["file"] = f"{store.trouble.message}; what was loaded before is served, nothing is written"
+            now = "what was loaded before is served, nothing is written; to write it back: avault restore --unsaved"
+            warnings["file"] = f"{store.trouble.message}; {now}"
         if store and store.warning:
             warnings["pin"] = store.warning
         if self.recovery.warning:
@@ -3303,7 +3589,7 @@ class Keyholder:
             "waiting": signer.describe() if signer else None,
             "warnings": list(warnings.values()),
             "talking": self.talking,
-            "unsaved": bool(store and store.trouble),
+            "unsaved": "unsaved" in self.warnings,
             "verified": {"avault.enc": store.digest, "nsec.enc": self.recovery.digest} if store else {},
         }
         self.control.send({"report": report})
@@ -3419,7 +3705,7 @@ class Keyholder:
         loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
         try:
             store = await loading
-            self.begin(store, type(custody).__name__)
+            self.begin(store, type(custody).__name__, is_new=not own)
         finally:
             await self.turn_ratchet(keys, also_recovery=not own or not os.path.lexists(self.places.file("nsec.enc")))
             if isinstance(custody, Phone):
@@ -3432,10 +3718,14 @@ class Keyholder:
         self.note_hints()
         self.report()
 
-    def begin(self, store: Store, custody: str) -> None:
-        """Serve a vault from now on, opened by this custody; raises AvaultError if the access log cannot be written."""
-        log = AccessLog(self.places.state, store.keys)
-        log.write({"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "parent": None}, "ok")
+    def begin(self, store: Store, custody: str, is_new: bool) -> None:
+        """Serve a vault from now on, opened by this custody; raises AvaultError if the access log cannot be written.
+
+        Only one that `is_new` on this machine may be without bounds of an earlier log.
+        """
+        log = AccessLog(self.places.state, store.keys, is_new)
+        log.write({"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "parent": None})
+        log.save()
         self.store, self.log = store, log
         self.since, self.opened, self.used = time.time(), uptime(), uptime()
         self.report()
@@ -3513,6 +3803,7 @@ class Keyholder:
         if (store.trouble, store.digest) != before:
             self.report()
             self.control.send({"wrote": True})  # perhaps by us: what a git pull has brought is merged
+            spawn(self.tasks, self.save_beside())
         return self.requests[op](self, session, request)
 
     def open_store(self) -> Store:
@@ -3794,7 +4085,10 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: dict[st
             values[each] = vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
-    keyholder.release(session, {"op": "provide", "only": ids})
+    if errors:
+        keyholder.release(session, {"op": "provide", "only": [*errors]}, NotFound.code)
+    if values:
+        keyholder.release(session, {"op": "provide", "only": [*values]})
     return {"ok": True, "output": json.dumps({"protocolVersion": 1, "values": values, "errors": errors}) + "\n"}
 
 
@@ -3829,7 +4123,10 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: dict[str,
 
 
 async def serve_restore(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
-    """Set a key, or those of a group, to what they were in a copy of the vault."""
+    """Set a key, or those of a group, to what they were in a copy of the vault; or `unsaved`: write back what is served."""
+    if request.get("unsaved"):
+        keyholder.release(session, {"op": "restore", "for": "unsaved"})
+        return {"ok": True, "needed": await keyholder.put_back()}
     store, key = keyholder.open_store(), request.get("key")
     old = store.open_copy(read_copy(keyholder, request.get("file")))
     group = check_group(request.get("group"))
@@ -3846,13 +4143,14 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: dict[st
 async def write(
     keyholder: Keyholder, session: Session, request: dict[str, Any], change: Callable[[Vault], None], only_try: bool = False
 ) -> dict[str, Any]:
-    """Note a change in the access log and make it; one that is refused is noted once more, with the reason."""
-    keyholder.release(session, request)
+    """Note a change in the access log and make it, or note why it is refused.
+
+    One that fails when it is written, as on a full disk, is noted twice: first as what is to happen.
+    """
     try:
-        if only_try:
-            change(keyholder.open_store().vault.copy())
-            return {"ok": True}
-        return await keyholder.change(change)
+        change(keyholder.open_store().vault.copy())
+        keyholder.release(session, request)
+        return {"ok": True} if only_try else await keyholder.change(change)
     except AvaultError as error:
         keyholder.release(session, request, error.code)
         raise
@@ -3913,7 +4211,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     store = await asyncio.to_thread(Store.create, places, keys, vault)  # cut off before, init begins anew; after, it opens
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
     write(places.file("nsec.enc"), encode_file("nsec", seal_nsec(keys, identity, operator, name, host)))
-    keyholder.begin(store, "init")
+    keyholder.begin(store, "init", is_new=True)
     await keyholder.verify_recovery()
     keyholder.control.send({"wrote": True})
     if pairing:
@@ -4341,7 +4639,7 @@ class Guard:
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
         if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
-            hint = "put the file back (git checkout), or save first: avault export --format json; or insist with --force"
+            hint = "put the file back (git checkout), or write what is served: avault restore --unsaved; or insist with --force"
             raise Denied("avault.enc on the disk is not what is served: to lock now may lose it", hint)
         if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
             hint = f"{self.pairing_hint()}, or insist with --force"
@@ -4706,6 +5004,9 @@ class Supervisor:
             fields |= {name: value for name, value in self.guard.report.items() if value is not None and name in fields}
         if problem:
             fields["warnings"] = [*fields["warnings"], problem]
+        if self.guard.state != "unlocked" and os.path.lexists(self.places.own("unsaved.enc")):
+            kept = "avault.enc could not be used when the vault locked; what was served is kept: the next unlock serves it"
+            fields["warnings"] = [*fields["warnings"], kept]
         return {
             "ok": True,
             **fields,
@@ -5658,12 +5959,8 @@ def run_command(argv: list[str]) -> int:
         except Exception as error:
             raise complain(error) from None
     except AvaultError as error:
-        if want_json and not error.message.startswith("cannot write the output"):
-            put(json.dumps(error.to_dict(), indent=2) + "\n")
-        print(f"avault: error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"avault: hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
+        want_json = want_json and not error.message.startswith("cannot write the output")
+        return say_error(error.code, error.message, error.hint, want_json)
 
 
 def own_words(argv: list[str]) -> list[str]:

@@ -1111,17 +1111,39 @@ def cmd_history(terminal: Terminal, group: str | None, limit: int | None) -> int
     return 0
 
 
-@command("restore", argument("commit"), argument("group"), option("--key"))
-def cmd_restore(terminal: Terminal, commit: str, group: str, key: str | None) -> int:
+def restore_unsaved(terminal: Terminal) -> int:
+    """Have what is served written over an avault.enc that cannot be used."""
+    if not terminal.ask("restore", unsaved=True)["needed"]:
+        say("avault.enc is whole: there is nothing to write back")
+    else:
+        say(f"{terminal.places.file('avault.enc')} is what is served; what was there is {terminal.places.own('damaged.enc')}")
+    return 0
+
+
+@command(
+    "restore", argument("commit", required=False), argument("group", required=False), option("--key"),
+    option("--unsaved", is_flag=True),
+)  # fmt: skip
+def cmd_restore(terminal: Terminal, commit: str | None, group: str | None, key: str | None, unsaved: bool) -> int:
     """usage: avault restore COMMIT GROUP [--key KEY] [--json]
+           avault restore --unsaved
 
     Sets a key, or all keys of a group, to what they were in a commit. That is a
     new write: what is there now stays in git's history, and keys that the group
     has got since stay. GROUP/KEY is short for GROUP --key KEY.
+    --unsaved is for an avault.enc that is damaged, gone or too old while the vault
+    is open: writes what is served in its place. What was there stays in the state
+    directory, as damaged.enc.
 
       avault history openai
       avault restore 3f2a91c openai/API_KEY
     """
+    if unsaved:
+        if commit is not None:
+            raise Usage("--unsaved is about the whole vault, as it is served", "avault restore --unsaved")
+        return restore_unsaved(terminal)
+    if commit is None or group is None:
+        raise Usage("COMMIT and GROUP are missing", "see: avault history, then: avault restore COMMIT GROUP")
     group, key = split_name(group, key)
     repository = Repository(terminal.places.dir)
     found = repository.line("rev-parse", "-q", "--verify", "--end-of-options", f"{commit}^{{commit}}")

@@ -1,4 +1,4 @@
-"""avault log: who got what, and when, as the keyholder wrote it down before each release.
+"""avault log: who got what, and when, as the keyholder wrote it down before each release; and what it refused.
 
 The access log is read from the state directory, so that it can be read while the vault is locked. Whether it is whole only
 the keyholder can tell, which has the key: `--verify` asks it. Until then nothing in these files is trusted.
@@ -20,11 +20,11 @@ WIDE = 100_000  # characters of a line that are shown
 
 
 class Reader:
-    """Reads access.log after access.log.4 to .1, and goes on where it stopped, also when they were renamed meanwhile."""
+    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped, also if they were renamed."""
 
-    def __init__(self, directory: str) -> None:
-        path = os.path.join(directory, "access.log")
-        self.paths = [path, *(f"{path}.{age}" for age in range(1, AccessLog.OLDER + 1))]  # the newest first
+    def __init__(self, path: str, older: int) -> None:
+        self.paths = [path, *(f"{path}.{age}" for age in range(1, older + 1))]  # the newest first
+        self.place = 0  # among the releases, of the line that was read last
         self.file: IO[bytes] | None = None  # open for as long as it is the newest, so that its inode stays its own
         self.half = b""  # a line without its end
 
@@ -79,6 +79,26 @@ class Reader:
         return list(reversed(found.values()))
 
 
+def in_order(readers: list[Reader], are_ended: bool) -> list[bytes]:
+    """The lines that are new in both files: a refusal after the release that it follows."""
+    found = []
+    for reader in readers:
+        for line in [*reader.lines(), *(reader.end() if are_ended else ())]:
+            reader.place = max(reader.place, place_of(line))
+            found.append((reader.place, line))
+    return [line for _, line in sorted(found, key=lambda each: each[0])]  # releases first, where the places are the same
+
+
+def place_of(line: bytes) -> int:
+    """The number of a release, or of the release that a refusal follows; 0 for what is no line of the log."""
+    try:
+        entry = json.loads(line)
+        place = entry.get("follows", entry["n"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return 0
+    return place if isinstance(place, int) else 0
+
+
 def identity(file: IO[bytes]) -> int:
     """What stays the same when a file is renamed."""
     return os.fstat(file.fileno()).st_ino
@@ -92,7 +112,8 @@ def render(line: bytes) -> str:
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
         callers = [f"by {program(entry)}"] + ([f"in {program(entry['parent'])}"] if entry["parent"] else [])
         words = [entry["time"], about, names(entry), *callers]
-        text = " ".join(word for word in words if word) + f": {entry['outcome']}"
+        besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
+        text = " ".join(word for word in words if word) + f": {entry['outcome']}{besides}"
     except (ValueError, TypeError, KeyError, RecursionError):
         text = f"not a line of the log: {text}"
     return printable(text, WIDE)
@@ -101,9 +122,10 @@ def render(line: bytes) -> str:
 def names(entry: dict[str, Any]) -> str:
     """The secrets that a line is about, as GROUP/KEY; "everything" where none is named."""
     group, keys = entry["group"], entry["keys"]
+    besides = f" and {entry['more']:,} more" if entry["more"] else ""
     if keys:
-        return ", ".join(key if "/" in key or not group else f"{group}/{key}" for key in keys)
-    return str(group or ("everything" if entry["op"] in ("export", "reveal") else ""))
+        return ", ".join(key if "/" in key or not group else f"{group}/{key}" for key in keys) + besides
+    return str(group or ("everything" if entry["op"] in ("export", "reveal") else "")) + besides
 
 
 def program(process: dict[str, Any]) -> str:
@@ -117,11 +139,13 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
 
     Prints the access log, the newest line last: when, what for, which secrets,
     the program and what started it, and the outcome. It is written before a
-    secret is released. It can be read while the vault is locked.
+    secret is released. It can be read while the vault is locked. What was
+    refused is kept apart (refused.log), and of very many only their number.
     -f goes on with what is added, until Ctrl-C.
     --verify has the keyholder check every line: that it wrote it, and that none
-    is missing. Exit code 8: it did not, or one is. The vault has to be open.
-    --json prints the lines as they stand in the file.
+    is missing, from where the log begins: the oldest lines go when there are
+    more than 20 MB. Exit code 8: it did not, or one is. The vault has to be open.
+    --json prints the lines as they stand in the files.
 
       avault log -f
       avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
@@ -130,12 +154,10 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
         if follow:
             raise Usage("--verify and -f exclude each other")
         return verify_log(terminal)
-    reader = Reader(terminal.places.state)
+    readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
     show = (lambda line: printable(line.decode(errors="backslashreplace"), WIDE)) if terminal.want_json else render
-    lines = list(reader.lines())
-    if not follow:
-        lines += reader.end()
-    if not lines and not reader.file:
+    lines = in_order(readers, are_ended=not follow)
+    if not lines and not readers[0].file:
         if not os.path.lexists(terminal.places.file("avault.enc")):
             raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
         say("nothing has been released yet")
@@ -144,7 +166,7 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
         if not follow:
             return 0
         time.sleep(POLL)
-        lines = list(reader.lines())
+        lines = in_order(readers, are_ended=False)
 
 
 def verify_log(terminal: Terminal) -> int:
@@ -152,10 +174,12 @@ def verify_log(terminal: Terminal) -> int:
     answer = terminal.ask("verify_log")
     if not answer["intact"]:
         raise Tampered(
-            f"the access log was changed: {printable(answer['problem'])}", f"keep a copy: {terminal.places.own('access.log')}*"
+            f"the access log was changed: {printable(answer['problem'])}", f"keep a copy: {terminal.places.state}/*.log*"
         )
     if terminal.want_json:
-        put(json.dumps({name: answer[name] for name in ("intact", "lines", "files")}, indent=2) + "\n")
+        names = ("intact", "lines", "begins", "refused", "files")
+        put(json.dumps({name: answer[name] for name in names}, indent=2) + "\n")
     else:
-        put(f"the access log is whole: {answer['lines']:,} lines\n")
+        begins = f"; it begins at {answer['begins']:,}, what was before has rotated away" if answer["begins"] > 1 else ""
+        put(f"the access log is whole: {answer['lines']:,} lines{begins}\n")
     return 0

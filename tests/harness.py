@@ -172,7 +172,7 @@ class Machine:
 
     def init_proven(self) -> None:
         """A vault as if the phone had opened it on this machine; open. Nobody is asked."""
-        nsec = nostr_sdk.Keys.generate().secret_key().to_bech32()
+        self.nsec = nsec = str(nostr_sdk.Keys.generate().secret_key().to_bech32())
         self.init_unproven(NOSTR_NSEC=nsec)
         self("daemon", "stop", "--force")
         path = self.own / "unlock.json"

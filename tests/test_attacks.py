@@ -1,6 +1,7 @@
 """Attacks that worked once, as a reviewer made them; each failed against the code before it was mended."""
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -63,8 +64,9 @@ def test_a_guess_at_a_value_is_noted(vault: Machine) -> None:
     with pytest.raises(avault.Denied):
         avault.ask_daemon(places(vault), "import", value={"secrets": [["weather", "CITY", "Rome"]]})
     found = entries(vault)[before:]
-    assert [(entry["op"], entry["keys"]) for entry in found] == [("import", ["weather/CITY"])] * 4
-    assert [entry["outcome"] for entry in found] == ["ok", "ok", "ok", "denied"]
+    assert [(entry["op"], entry["keys"], entry["outcome"]) for entry in found] == [("import", ["weather/CITY"], "ok")] * 2
+    denied = json.loads((vault.own / "refused.log").read_text())
+    assert (denied["op"], denied["keys"], denied["outcome"]) == ("import", ["weather/CITY"], "denied")
 
 
 def test_one_request_cannot_fill_the_log(vault: Machine) -> None:
@@ -72,18 +74,19 @@ def test_one_request_cannot_fill_the_log(vault: Machine) -> None:
     request = json.dumps({"protocolVersion": 1, "provider": "avault", "ids": ids}, ensure_ascii=False)
     with pytest.raises(avault.Usage):
         avault.ask_daemon(places(vault), "provide", value={"value": request})
-    with pytest.raises(avault.Usage):
-        avault.ask_daemon(
-            places(vault), "import", value={"secrets": [["g", f"K{'x' * 120}{number}", "v"] for number in range(9_000)]}
-        )
+    avault.ask_daemon(
+        places(vault), "import", value={"secrets": [["g", f"K{'x' * 120}{number}", "v"] for number in range(9_000)]}
+    )
     assert (vault.own / "access.log").stat().st_size < 1 << 16
     assert vault("log", "--verify").returncode == 0
 
 
 def test_an_old_log_that_is_too_long_keeps_no_vault_shut(vault: Machine) -> None:
     (vault.own / "access.log.1").write_bytes(b"x" * (9 << 20))
-    log = avault.AccessLog(str(vault.own), avault.parse_keys("1" * 64))
-    assert log.number == entries(vault)[-1]["n"]
+    before = entries(vault)[-1]["n"]
+    vault("daemon", "stop", "--force")
+    vault("daemon", "start", "-b", NOSTR_NSEC=vault.nsec)
+    assert entries(vault)[-1]["n"] == before + 1
 
 
 def test_a_talk_that_nobody_ends_keeps_no_vault_open(proven: Machine) -> None:
@@ -97,15 +100,117 @@ def test_a_talk_that_nobody_ends_keeps_no_vault_open(proven: Machine) -> None:
     connection.socket.close()
 
 
-def test_a_file_that_was_half_written_keeps_no_vault_open(proven: Machine) -> None:
-    proven("daemon", "start", "-b", "--lock-after", "4s")
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def older(path: Path) -> None:
+    path.write_bytes(path.with_name("older").read_bytes())
+
+
+def fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "noticed"),
+    [(cut, True), (cut, False), (older, True), (fifo, True), (Path.unlink, True)],
+    ids=["cut", "cut unnoticed", "older", "fifo", "gone"],
+)
+def test_a_damaged_file_keeps_no_vault_open(proven: Machine, canary: Canary, damage: Any, noticed: bool) -> None:
+    """What a push can do to the file does not turn --lock-idle off, and what was served is not lost."""
+    proven("daemon", "start", "-b", "--lock-idle", "6s")
     proven.wait_state("unlocked")
-    path = proven.vault / "avault.enc"
+    path, own = proven.vault / "avault.enc", proven.own
+    shutil.copy(path, path.with_name("older"))
+    proven("set", "bank/PASSWORD", input=canary.value)
+    damage(path)
+    if noticed:
+        proven("list")
+        assert any("what was loaded before is served" in warning for warning in proven.status()["warnings"])
+    proven.wait_state("locked", timeout=30)
+    assert any("the next unlock serves it" in warning for warning in proven.status()["warnings"])
+    proven("daemon", "stop")
+    proven("unlock")
+    assert proven("get", "bank/PASSWORD", secret=True).stdout == canary.value + "\n"
+    proven("set", "bank/OTHER", input="x", code=8)
+    left = path.read_bytes() if path.is_file() else None
+    if damage is fifo:
+        proven("restore", "--unsaved", code=8)
+        path.unlink()
+    proven("restore", "--unsaved")
+    assert proven("get", "bank/PASSWORD", secret=True).stdout == canary.value + "\n"
+    assert not (own / "unsaved.enc").exists()
+    assert left is None or (own / "damaged.enc").read_bytes() == left
+    proven("set", "bank/OTHER", input="x")
+    assert "nothing to write back" in proven("restore", "--unsaved").stderr
+    proven("lock")
+    proven("unlock")
+    assert proven("list", "--names").stdout == "bank/OTHER\nbank/PASSWORD\n"
+
+
+def test_a_file_that_is_whole_again_is_taken(proven: Machine, canary: Canary) -> None:
+    """A lock needs no --force while the file is damaged; and what was kept beside goes when it is needed no more."""
+    proven("daemon", "start", "-b")
+    proven.wait_state("unlocked")
+    proven("set", "bank/PASSWORD", input=canary.value)
+    path, own = proven.vault / "avault.enc", proven.own
     whole = path.read_bytes()
-    path.write_bytes(whole[:50])
+    for before in (lambda: proven("list"), lambda: None):
+        cut(path)
+        before()
+        proven("lock")
+        assert (own / "unsaved.enc").exists()
+        path.write_bytes(whole)
+        proven("unlock")
+        assert not (own / "unsaved.enc").exists()
+        assert not any("avault.enc" in warning for warning in proven.status()["warnings"])
+    cut(path)
     proven("list")
-    assert any("what was loaded before is served" in warning for warning in proven.status()["warnings"])
+    wait_until((own / "unsaved.enc").exists, what="what is served, beside")
     path.write_bytes(whole)
+    proven("set", "bank/OTHER", input="x")
+    assert not (own / "unsaved.enc").exists()
+
+
+def test_what_is_kept_is_not_believed_either(proven: Machine, canary: Canary) -> None:
+    """An older unsaved.enc, put back beside a damaged file, is a rollback like any other; one that does not open is nothing."""
+    proven("daemon", "start", "-b")
+    proven.wait_state("unlocked")
+    proven("set", "bank/PASSWORD", input="first")
+    path, kept = proven.vault / "avault.enc", proven.own / "unsaved.enc"
+    whole = path.read_bytes()
+    cut(path)
+    proven("lock")
+    first = kept.read_bytes()
+    path.write_bytes(whole)
+    proven("unlock")
+    proven("set", "bank/PASSWORD", input=canary.value)
+    whole = path.read_bytes()
+    proven("lock")
+    for planted in (first, first[:80], b"", whole[:-2] + b"\n"):
+        cut(path)
+        kept.write_bytes(planted)
+        assert "avault.enc is damaged" in proven("unlock", code=8).stderr
+    kept.unlink()
+    path.write_bytes(whole)
+    proven("unlock")
+    assert proven("get", "bank/PASSWORD", secret=True).stdout == canary.value + "\n"
+
+
+def test_what_can_be_kept_nowhere_stays_open(proven: Machine) -> None:
+    proven("daemon", "start", "-b", "--lock-after", "6s")
+    proven.wait_state("unlocked")
+    (proven.own / "unsaved.enc").mkdir()
+    cut(proven.vault / "avault.enc")
+    proven("list")
+    wait_until(lambda: any("nowhere on the disk" in text for text in proven.status()["warnings"]), what="a warning")
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 7, what="the time at which it would have locked")
+    proven("list")
+    assert "is not what is served" in proven("lock", code=5).stderr
+    (proven.own / "unsaved.enc").rmdir()
     proven.wait_state("locked", timeout=30)
 
 

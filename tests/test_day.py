@@ -346,7 +346,7 @@ def test_a_client_cannot_write_the_log_through_its_words(vault: Machine) -> None
     }
     places.sendall(avault.encode_frame(request))
     assert places.recv(4)
-    entry = json.loads((vault.own / "access.log").read_text().splitlines()[-1])
+    entry = json.loads((vault.own / "refused.log").read_text().splitlines()[-1])
     assert entry["outcome"] == "usage"
     assert len(entry["group"]) < 200
     assert all(c.isprintable() for c in entry["group"] + entry["for"])

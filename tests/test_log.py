@@ -43,13 +43,29 @@ def entries(machine: Machine) -> list[dict[str, Any]]:
     return [json.loads(line) for line in machine("log", "--json").stdout.splitlines()]
 
 
-def fill(machine: Machine, count: int, size: int = 1000) -> None:
-    """So many releases, each with a long line in the log, over one connection."""
+def connect(machine: Machine) -> avault.Connection:
     places = avault.Places(str(machine.vault))
     places.socket = machine.status()["socket"]
-    connection = avault.Connection(places)
+    return avault.Connection(places)
+
+
+def fill(machine: Machine, count: int) -> None:
+    """So many releases, each with a long line in the log, over one connection."""
+    group, keys = "g" * 64, ["K" * 120 + str(number) for number in range(100)]
+    connection = connect(machine)
+    connection.request("import", value={"secrets": [[group, key, "a value"] for key in keys]})
+    for _ in range(count - 1):
+        connection.request("reveal", only=[f"{group}/{key}" for key in keys], **{"for": "test"})
+    connection.close()
+
+
+def refuse(machine: Machine, count: int, **request: Any) -> None:
+    """So many requests that are refused, over one connection."""
+    connection = connect(machine)
+    connection.request("has", group="openai")  # only the first frame of a connection has to be short
     for _ in range(count):
-        connection.request("reveal", groups=[], only=["openai/API_KEY"] * size, **{"for": "test"})
+        with pytest.raises(avault.AvaultError):
+            connection.request(**request)
     connection.close()
 
 
@@ -88,10 +104,10 @@ def test_every_way_out_is_written_down(open_machine: Machine) -> None:
     open_machine("list")
     open_machine("status")
     lines = entries(open_machine)[before:]
-    found = list(dict.fromkeys((e["op"], e["for"], e["group"], ",".join(e["keys"] or []), e["outcome"]) for e in lines))
+    found = [(e["op"], e["for"], e["group"], ",".join(e["keys"] or []), e["outcome"]) for e in lines]
     runs = [each for each in found if each[1] == "run"]
     assert runs and {each[2:] for each in runs} == {("openai", "", "ok")}
-    assert [each for each in found if each not in runs] == [
+    assert [each for each in found if each not in runs] == [  # each once
         ("get", None, "openai", "", "ok"),
         ("export", None, None, "API_KEY,openai/ORG", "ok"),
         ("export", None, "openai", "", "ok"),
@@ -108,7 +124,7 @@ def test_for_a_person(open_machine: Machine) -> None:
     open_machine("get", "openai/NOTHING", code=4)
     open_machine("scan", str(open_machine.home))
     open_machine("export", "--only", "API_KEY,openai/ORG", secret=True)
-    *_, get, missing, _, scan, export = open_machine("log").stdout.splitlines()
+    *_, get, missing, scan, export = open_machine("log").stdout.splitlines()
     last = entries(open_machine)[-1]
     who = f"by {os.path.basename(last['exe'] or '?')} ({last['pid']})"
     if last["parent"]:
@@ -136,8 +152,7 @@ def test_without_a_log_or_without_a_vault(machine: Machine) -> None:
     machine.init_unproven()
     own = machine.own
     machine("daemon", "stop", "--force")
-    for path in own.glob("access.log*"):
-        path.unlink()
+    take_all(own)
     done = machine("log")
     assert done.stdout == "" and "nothing has been released yet" in done.stderr
     machine("log", "-f", "--verify", code=2)
@@ -336,7 +351,7 @@ def test_every_change_is_noticed(open_machine: Machine) -> None:
     answer = open_machine("log", "--verify", "--json").json
     path = log_file(open_machine)
     whole = lines_of(path)
-    assert answer == {"intact": True, "lines": len(whole), "files": 1}
+    assert answer == {"intact": True, "lines": len(whole), "begins": 1, "refused": 0, "files": 2}
     passed = []
     for change in CHANGES:
         changed = list(whole)
@@ -352,6 +367,25 @@ def test_every_change_is_noticed(open_machine: Machine) -> None:
     assert open_machine("log", "--verify").returncode == 0
     path.unlink()
     assert open_machine("log", "--verify", "--json", code=8).json["error"]["code"] == "tampered"
+
+
+def test_a_front_that_is_cut_off(open_machine: Machine) -> None:
+    """An empty file in the oldest place is no rotation; nor are files that hold what they should not."""
+    for _ in range(3):
+        open_machine("get", "openai/API_KEY", secret=True)
+    path = log_file(open_machine)
+    whole = path.read_bytes()
+    for age in range(1, 5):
+        path.write_bytes(whole.splitlines(keepends=True)[-1])
+        oldest = path.with_name(f"access.log.{age}")
+        oldest.touch()
+        last = len(whole.splitlines())
+        assert f"lines 1 to {last - 1} are missing" in open_machine("log", "--verify", code=8).stderr
+        oldest.write_bytes(whole.splitlines(keepends=True)[0])
+        open_machine("log", "--verify", code=8)
+        oldest.unlink()
+    path.write_bytes(whole)
+    assert open_machine("log", "--verify").returncode == 0
 
 
 def test_a_change_stays_noticed_when_more_is_written(open_machine: Machine) -> None:
@@ -381,23 +415,184 @@ def test_the_chain_goes_on_over_a_lock(machine: Machine, canary, nsec: str) -> N
     machine("log", "--verify", code=8)  # what was changed in the meantime
 
 
+def take_all(own: Path) -> None:
+    for path in [*own.glob("*.log*"), own / "log.json"]:
+        path.unlink(missing_ok=True)
+
+
+def take_log(own: Path) -> None:
+    (own / "access.log").unlink()
+
+
+def take_bounds(own: Path) -> None:
+    (own / "log.json").unlink()
+
+
+def cut_log(own: Path) -> None:
+    (own / "access.log").write_bytes(b"".join(lines_of(own / "access.log")[:-2]))
+
+
+def empty_log(own: Path) -> None:
+    (own / "access.log").write_bytes(b"")
+
+
+def forge_bounds(own: Path) -> None:
+    """The log cut, and log.json changed so that it fits; its checksum anybody can make, its mac not."""
+    content = avault.decode_file("log", (own / "log.json").read_bytes(), "log.json")
+    last = json.loads(lines_of(own / "access.log")[-3])
+    content["ledgers"]["access.log"] |= {"number": last["n"], "mac": last["mac"]}
+    (own / "log.json").write_bytes(avault.encode_file("log", content))
+    cut_log(own)
+
+
+@pytest.mark.parametrize("change", [take_all, take_log, take_bounds, cut_log, empty_log, forge_bounds])
+def test_what_is_taken_while_the_vault_is_locked(change: Any, machine: Machine, canary, nsec: str) -> None:
+    """The next keyholder knows where the log ended, or that it should know."""
+    machine.init_unproven(NOSTR_NSEC=nsec)
+    machine("set", "openai/API_KEY", input=canary.value)
+    for _ in range(3):
+        machine("get", "openai/API_KEY", secret=True)
+    own = machine.own
+    machine("daemon", "stop", "--force")
+    change(own)
+    machine("daemon", "start", "-b", NOSTR_NSEC=nsec)
+    machine("get", "openai/API_KEY", secret=True)
+    assert "the access log was changed" in machine("log", "--verify", code=8).stderr
+    machine("daemon", "stop", "--force")
+    machine("daemon", "start", "-b", NOSTR_NSEC=nsec)
+    machine("log", "--verify", code=8)  # and it is not forgotten
+
+
+@linux
+def test_lines_cut_off_after_a_kill(machine: Machine, canary, nsec: str) -> None:
+    """Where the log ends is written down while the vault is open, not only when it is locked."""
+    machine.init_unproven(NOSTR_NSEC=nsec)
+    machine("set", "openai/API_KEY", input=canary.value)
+    bounds = machine.own / "log.json"
+    before = bounds.read_bytes()
+    machine("get", "openai/API_KEY", secret=True)
+    wait_until(lambda: bounds.read_bytes() != before, what="the log's new end")
+    os.kill(machine.status()["keyholder_pid"], signal.SIGKILL)
+    machine.wait_state("unpaired")
+    cut_log(machine.own)
+    machine("unlock", NOSTR_NSEC=nsec)
+    machine("log", "--verify", code=8)
+
+
+# Refusals
+
+
+def test_refusals_cannot_displace_releases(open_machine: Machine) -> None:
+    """A flood of long refused requests: few short lines, in a file of their own, and the number of the others."""
+    for _ in range(3):
+        open_machine("get", "openai/API_KEY", secret=True)
+    before = log_file(open_machine).read_bytes()
+    names = ["Z" * 199 + str(number) for number in range(4_700)]
+    refuse(open_machine, 40, op="export", only=names)
+    refuse(open_machine, 40, op="delete", group="nobody")
+    refuse(open_machine, 40, op="get", group="\U0001f600" * 5_000, key=["\x1b" * 900] * 90)
+    assert log_file(open_machine).read_bytes() == before
+    refused = open_machine.own / "refused.log"
+    assert 29 <= len(lines_of(refused)) <= 35
+    assert max(len(line) for line in lines_of(refused)) < 8_000
+    answer = open_machine("log", "--verify", "--json").json
+    assert answer["refused"] >= 120 > answer["lines"]
+    assert open_machine("log").stdout.count("get openai/API_KEY") == 3
+    open_machine("lock", "--force")
+    last = json.loads(lines_of(refused)[-1])
+    assert last["op"] == "get" and last["skipped"] > 80
+    assert f", and {last['skipped']} more before it\n" in open_machine("log").stdout
+
+
+REFUSED = [
+    (["get", "openai/NOTHING"], 4),
+    (["get", "nobody"], 4),
+    (["get", "nobody", "--json"], 4),
+    (["export", "--only", "NOTHING"], 4),
+    (["export", "--shell", "--group", "nobody"], 4),
+    (["run", "--no-mask", "--only", "NOTHING", "--", "true"], 4),
+    (["run", "--only", "NOTHING", "--", "true"], 4),
+    (["delete", "nobody"], 4),
+    (["delete", "openai/NOTHING"], 4),
+    (["inject", "-i", "template", "-o", "-"], 4),
+]
+
+
+def test_a_refused_request_is_made_once(open_machine: Machine) -> None:
+    """It stands once in the log, whichever way the command went; and not among what was released."""
+    (open_machine.top / "template").write_text("avault://openai/NOTHING")
+    before = log_file(open_machine).read_bytes()
+    twice = []
+    for count, (words, code) in enumerate(REFUSED, 1):
+        open_machine(*words, code=code)
+        if len(lines_of(open_machine.own / "refused.log")) != count:
+            twice.append(words)
+    assert not twice
+    assert log_file(open_machine).read_bytes() == before
+
+
+def test_refusals_are_verified_too(open_machine: Machine) -> None:
+    refuse(open_machine, 3, op="get", group="nobody")
+    refused = open_machine.own / "refused.log"
+    whole = lines_of(refused)
+    for lines in (whole[1:], whole[:-1], [whole[0], whole[2]], [whole[0].replace(b"nobody", b"openai"), *whole[1:]], []):
+        refused.write_bytes(b"".join(lines))
+        assert "refused.log: " in open_machine("log", "--verify", code=8).stderr
+    refused.write_bytes(b"".join(whole))
+    open_machine("log", "--verify")
+    log_file(open_machine).write_bytes(b"".join(whole))  # signed, but for another file
+    open_machine("log", "--verify", code=8)
+
+
+def test_a_refusal_stands_where_it_happened(open_machine: Machine) -> None:
+    for name in ("API_KEY", "NO_1", "ORG", "NO_2", "NO_3", "API_KEY"):
+        open_machine("get", f"openai/{name}", secret=True, code=None)
+    shown = [line.split(" by ")[0].split("get ")[1] for line in open_machine("log").stdout.splitlines()[-6:]]
+    assert shown == [f"openai/{name}" for name in ("API_KEY", "NO_1", "ORG", "NO_2", "NO_3", "API_KEY")]
+    found = entries(open_machine)[-6:]
+    assert [(each["n"], each.get("follows")) for each in found[1:4]] == [
+        (1, found[0]["n"]),
+        (found[0]["n"] + 1, None),
+        (2, found[2]["n"]),
+    ]
+
+
+def test_a_line_names_a_hundred(open_machine: Machine) -> None:
+    fill(open_machine, 2)
+    connection = connect(open_machine)
+    connection.request("import", value={"secrets": [["more", f"K{number}", "a value"] for number in range(142)]})
+    connection.request("reveal", only=["openai/ORG"] * 500)
+    connection.close()
+    many, few = entries(open_machine)[-2:]
+    assert (len(many["keys"]), many["more"]) == (100, 42)
+    assert (few["keys"], few["more"]) == (["openai/ORG"], 0)
+    assert "more/K99 and 42 more by " in open_machine("log").stdout
+
+
 # Rotation
 
 
 @pytest.mark.slow
 def test_rotation(open_machine: Machine) -> None:
     """Five files, read in order; lines are missing from none, and only the oldest go."""
-    fill(open_machine, 1700)
+    fill(open_machine, 1_200)
     own = open_machine.own
     files = sorted(path.name for path in own.glob("access.log*"))
     assert files == ["access.log", *(f"access.log.{age}" for age in range(1, 5))]
     assert all(
-        path.stat().st_size <= avault.AccessLog.LIMIT + (64 << 10) and path.stat().st_mode & 0o777 == 0o600
+        path.stat().st_size <= avault.AccessLog.FILES[0][1] + (64 << 10) and path.stat().st_mode & 0o777 == 0o600
         for path in own.glob("access.log*")
     )
     numbers = [each["n"] for each in entries(open_machine)]
     assert numbers == list(range(numbers[0], numbers[-1] + 1)) and numbers[0] > 1
-    assert open_machine("log", "--verify", "--json").json["files"] == 5
+    answer = open_machine("log", "--verify", "--json").json
+    assert (answer["files"], answer["begins"]) == (6, numbers[0])
+    assert f"; it begins at {numbers[0]:,}, what was before has rotated away\n" in open_machine("log", "--verify").stdout
+    oldest = (own / "access.log.4").read_bytes()
+    for cut in (b"", oldest[oldest.index(b"\n") + 1 :]):
+        (own / "access.log.4").write_bytes(cut)
+        open_machine("log", "--verify", code=8)
+    (own / "access.log.4").write_bytes(oldest)
     (own / "access.log.3").rename(own / "aside")
     open_machine("log", "--verify", code=8)
     (own / "access.log.2").rename(own / "access.log.3")
@@ -413,9 +608,9 @@ def test_following_over_rotations(open_machine: Machine) -> None:
     wait_until(lambda: len(following.stdout) == first, what="what was there")
     open_machine("get", "openai/API_KEY", secret=True)
     wait_until(lambda: len(following.stdout) == first + 1, what="a line that was added")
-    fill(open_machine, 700)
-    assert (open_machine.own / "access.log.1").exists()
-    last = first + 701
+    fill(open_machine, 500)
+    assert (open_machine.own / "access.log.2").exists()
+    last = first + 501
     wait_until(lambda: len(following.stdout) >= last, what="all lines")
     assert [json.loads(line)["n"] for line in following.stdout] == list(range(1, last + 1))
     following.process.send_signal(signal.SIGINT)
