@@ -5192,7 +5192,7 @@ $AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
 
 COMMANDS: dict[str, tuple[Callable[..., int], tuple[Callable[[], click.Parameter], ...], bool]] = {}
 ELSEWHERE = {  # the first word of a command that is not here: avault_NAME.py has it
-    "init": "pair", "pair": "pair", "recover": "pair", "run": "run", "inject": "run", "migrate": "import",
+    "init": "pair", "pair": "pair", "recover": "pair", "run": "run", "inject": "inject", "migrate": "import",
     "import": "import", "audit": "import", "scan": "scan", "log": "log", "git": "git", "sync": "git", "history": "git",
     "restore": "git", "keychain": "keychain", "forget": "keychain", "service": "service", "doctor": "doctor",
     "completion": "completion", "signer": "signer", "demo": "demo", "openclaw": "openclaw",

@@ -1,4 +1,4 @@
-"""avault run and avault inject: secrets for one command, or in one file, without holding them.
+"""avault run: secrets for one command, without holding them.
 
 `run` asks the daemon, starts the command with the secrets in its environment, and stands between it and the terminal:
 what it prints is masked. Masking is best effort: it finds the values and their usual encodings. A program that means to
@@ -8,7 +8,7 @@ tell a secret can.
     masks        the forms in which a value may appear, and their search in a stream
     relay        a command on pipes: its output, its signals, its end
     terminal     a command on a terminal of its own: keys, size, job control
-    commands     run, inject
+    commands     run
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ import avault
 from avault import (
     AvaultError,
     Denied,
-    NotFound,
     Terminal,
     Unavailable,
     Usage,
@@ -52,7 +51,6 @@ from avault import (
     is_there,
     option,
     printable,
-    put,
     say,
     warn,
 )
@@ -1094,69 +1092,3 @@ def warn_of_short(secrets: Secrets) -> None:
     """Name the secrets that no mask can stand for."""
     if short := sorted(place for place, values in secrets.items() if not all(any(forms(value)) for value in values)):
         warn(f"too short to be masked (under {SHORTEST} bytes): {', '.join(short)}")
-
-
-@command("inject", option("-i", "--input", "source"), option("-o", "--output", "target"))
-def cmd_inject(terminal: Terminal, source: str | None, target: str | None) -> int:
-    """usage: avault inject [-i TEMPLATE] [-o FILE]
-
-    Replaces avault://GROUP/KEY in a template by its value, wherever it stands;
-    the rest stays as it is, byte for byte. From stdin to stdout if not told
-    otherwise. FILE is written whole or not at all, for its owner alone (0600),
-    and never through a symlink. If a reference is to what is not there, nothing
-    is written.
-
-      avault inject -i config.tmpl.json -o config.json
-      echo 'machine api.example.com password avault://api/TOKEN' | avault inject -o ~/.netrc
-    """
-    path = None if target is None else os.path.abspath(os.path.expanduser(target))
-    if path is not None:
-        refuse_target(path)
-    template, where = read_template(source)
-    places = sorted(find_references(template, where))
-    secrets = reveal(terminal, "inject", only=places) if places else {}
-    data = resolve(template, secrets)
-    if path is None:
-        put_bytes(data)
-        return 0
-    avault.write_file(path, data)
-    if terminal.want_json:
-        put(json.dumps({"file": path, "references": places}, indent=2, ensure_ascii=False) + "\n")
-    elif sys.stderr.isatty():
-        say(f"wrote {printable(path)}, with {len(places)} secrets")
-    return 0
-
-
-def refuse_target(path: str) -> None:
-    """Refuse to write through a symlink, or in place of what is no file; raises Denied."""
-    try:
-        kind = os.lstat(path).st_mode
-    except OSError:
-        return  # not there; or writing will say what is wrong
-    if stat.S_ISLNK(kind):
-        raise Denied(f"{printable(path)} is a symlink", f"name the file itself: {printable(os.path.realpath(path))}")
-    if not stat.S_ISREG(kind):
-        raise Denied(f"{printable(path)} is not a regular file", "without -o the output goes to stdout")
-
-
-def read_template(source: str | None) -> tuple[bytes, str]:
-    """The template, and what to call it; raises NotFound, AvaultError."""
-    path: int | str = 0 if source in (None, "-") else os.path.expanduser(str(source))
-    name = "stdin" if path == 0 else printable(source)
-    try:
-        with open(path, "rb", closefd=path != 0) as file:
-            return file.read(), name
-    except FileNotFoundError:
-        raise NotFound(f"no file {name}") from None
-    except OSError as error:
-        raise AvaultError(f"cannot read {name}: {error.strerror}") from None
-
-
-def put_bytes(data: bytes) -> None:
-    """Write data that may be no text to stdout; raises AvaultError."""
-    try:
-        avault.write_all(1, data)
-    except BrokenPipeError:
-        sys.exit(141)  # as `put` does
-    except OSError as error:
-        raise AvaultError(f"cannot write the output: {error.strerror}") from None

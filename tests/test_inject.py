@@ -1,20 +1,30 @@
 """`avault inject`: values into a template, and nothing else changed; a file that only its owner can read."""
 
+# ruff: noqa: E501
+
+import json
 import os
+import shutil
 import stat
 import subprocess
+import tomllib
+import xml.etree.ElementTree
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
+import dotenv
 import pytest
 from canary import Canary
 from harness import AVAULT, Machine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import avault
 
-avault.load_commands(["run"])
+avault.load_commands(["inject"])
+import avault_dotenv  # noqa: E402
+import avault_inject  # noqa: E402
 import avault_run  # noqa: E402
 
 MULTILINE = "one\n\ttwo 'and' \"three\" \\ $HOME é\n"
@@ -42,13 +52,14 @@ def test_references(vault: Machine, canary: Canary) -> None:
     for template, expected in [
         (b"avault://api/TOKEN", token),
         (b"a avault://api/TOKEN, (avault://api/TOKEN)", b"a " + token + b", (" + token + b")"),
-        (b"://avault://db.main/PASS_WORD-x\n", b"://" + password + b"-x\n"),
+        (b"avault://db.main/PASS_WORD\n", password + b"\n"),  # alone, there is nothing to break
         (b'{"a": "avault://api/TOKEN/path?x=1"}', b'{"a": "' + token + b'/path?x=1"}'),
         (b"none", b"none"),
         (b"", b""),
         (b"avault:/ avault api/TOKEN AVAULT://api/TOKEN", b"avault:/ avault api/TOKEN AVAULT://api/TOKEN"),
     ]:
         assert inject(vault, template) == expected
+    assert inject(vault, b"://avault://db.main/PASS_WORD-x\n", "--for", "text") == b"://" + password + b"-x\n"
 
 
 def test_the_rest_stays_as_it_is(vault: Machine, canary: Canary) -> None:
@@ -123,7 +134,10 @@ def test_never_in_place_of_something_else(vault: Machine) -> None:
     (vault.top / "directory").mkdir()
     for name in ("fifo", "directory", "/dev/null"):
         refuse(vault, "-o", name, code=5, says="is not a regular file")
-    refuse(vault, "-o", "no/such/directory", code=1, says="cannot write")
+    refuse(vault, "-o", "no/such/directory", code=4, says=f"no directory {vault.top}/no/such")
+    (vault.top / "template").write_text("x avault://api/TOKEN")
+    refuse(vault, "-i", "template", "-o", "template", code=5, says=f"{vault.top}/template is the template")
+    refuse(vault, "-i", "template", "-o", "directory/../template", code=5, says=" is the template")
 
 
 def test_below_a_directory_that_is_a_link(vault: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
@@ -147,6 +161,195 @@ def test_references_to_what_is_not_there(vault: Machine) -> None:
         for bad in ("avault://", "avault://api", "avault://api/", "avault://api/-", "avault:///TOKEN", "avault://-/TOKEN"):
             refuse(vault, *words, code=2, says="stdin, line 3: a reference without group and key", input=f"a\nb\nc {bad} d\n")
     assert not (vault.top / "config").exists()
+
+
+# Forms
+
+
+@pytest.mark.parametrize(("name", "form"), [
+    ("config.json", "json"), ("a/b.json.tmpl", "json"), ("config.tmpl.json", "json"), ("x.yaml.j2", "yaml"), ("c.yml", "yaml"),
+    (".env", "dotenv"), (".env.production", "dotenv"), ("prod.env.example", "dotenv"), (".env.tmpl", "dotenv"), ("x.toml.in", "toml"),
+    ("a.XML", "xml"), ("run.sh.tpl", "shell"), (".envrc", "shell"), ("id.pem", "text"), ("x.conf", None), ("config.tmpl", None),
+    ("json", None), (None, None), ("-", None), (".tmpl", None),
+])  # fmt: skip
+def test_the_form_that_a_name_tells(name: str | None, form: str | None) -> None:
+    assert avault_inject.form_of_name(name) == form
+
+
+@pytest.mark.parametrize(("text", "form"), [
+    ('{"a": "avault://a/B"}', "json"), (' [avault://a/B, "x"]\n', "json"), ("{not json avault://a/B}", None), ("<?xml version='1.0'?>", "xml"),
+    ("<!DOCTYPE x>", "xml"), ("<a>", "xml"), ("#!/bin/sh\n", "shell"), ("#!/usr/bin/env bash\n", "shell"), ("a: avault://a/B", None), ("", None),
+])  # fmt: skip
+def test_the_form_that_a_text_shows(text: str, form: str | None) -> None:
+    assert avault_inject.form_of_text(text) == form
+
+
+def filled(form: str, template: str, value: str) -> str | None:
+    """A template with a value; None where that would break it."""
+    try:
+        return avault_inject.fill(template.encode(), form, {"a/B": [value], "x/N": ["5432"]}, "t").decode()
+    except avault.Usage as error:
+        said = error.message
+    assert "a/B would break it: it " in said and (value not in said or len(value) < 4)
+    return None
+
+
+def of_shell(shell: str) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        argv = [shutil.which(shell) or pytest.skip(f"no {shell}"), "-c", text + '\nprintf "%s\\0%s" "$V" "$NEXT"']
+        done = subprocess.run(argv, capture_output=True, env={"PATH": "/usr/bin:/bin"}, check=True)
+        value, following = done.stdout.decode().split("\0")
+        assert following == "5432" and not done.stderr
+        return value
+
+    return read
+
+
+def of_yaml(text: str) -> object:
+    found = pytest.importorskip("yaml").safe_load(text)
+    assert found["next"] in (5432, "5432")
+    value = found["v"]
+    return value[0] if isinstance(value, list) else value["w"] if isinstance(value, dict) else value
+
+
+def of_toml(text: str) -> object:
+    found = tomllib.loads(text)
+    assert found["next"] == 5432
+    return found["v"][0] if isinstance(found["v"], list) else found["v"]
+
+
+def of_json(text: str) -> object:
+    found = json.loads(text)
+    assert found["next"] == 5432
+    return found["v"]
+
+
+def of_xml(text: str) -> object:
+    found = xml.etree.ElementTree.fromstring(text)
+    assert [each.tag for each in found] == ["next"] and found[0].text == "5432"
+    return found.get("v") or found.text
+
+
+def of_dotenv(text: str) -> object:
+    found, theirs = avault_dotenv.read_dotenv(text)[0], dotenv.dotenv_values(stream=StringIO(text), interpolate=False)
+    assert found["NEXT"] == theirs["NEXT"] == "5432"
+    assert of_shell("sh")(text) == found["V"]
+    return found["V"]
+
+
+SHELL_TEMPLATES = [
+    ("# it's\nV=avault://a/B\nNEXT=avault://x/N\n", "", ""),
+    ("V='<avault://a/B>' NEXT='avault://x/N'\n", "<", ">"),
+    ('V="<avault://a/B>"; NEXT=avault://x/N # "\n', "<", ">"),
+    ("V=x-avault://a/B-y\nNEXT='avault://x/N'\n", "x-", "-y"),
+]
+# A form, a template, what stands before and after the value in it, its reader, and whether every value of text fits.
+PLACES = [
+    ("json", '{"k": 1, "v": "avault://a/B", "next": avault://x/N}', "", "", of_json, True),
+    ("json", '{"v": "<avault://a/B>", "next": avault://x/N}', "<", ">", of_json, True),
+    ("yaml", 'v: "avault://a/B"\nnext: avault://x/N\n', "", "", of_yaml, True),
+    ("yaml", "v: avault://a/B # it's a comment\nnext: avault://x/N\n", "", "", of_yaml, True),
+    ("yaml", "# it's \"one\nv:\n  - avault://a/B\nnext: 'avault://x/N'\n", "", "", of_yaml, True),
+    ("yaml", "v: {w: avault://a/B, z: [1]}\nnext: avault://x/N\n", "", "", of_yaml, True),
+    ("yaml", "v: 'avault://a/B'\nnext: avault://x/N\n", "", "", of_yaml, False),
+    ("yaml", "v: pre-avault://a/B-post\nnext: avault://x/N\n", "pre-", "-post", of_yaml, False),
+    ("yaml", "v: Bearer avault://a/B\nnext: avault://x/N\n", "Bearer ", "", of_yaml, False),
+    ("yaml", "v: |-\n  avault://a/B\nnext: avault://x/N\n", "", "", of_yaml, False),
+    ("yaml", "a:\n  - |\n   b: avault://x/N\nv: |-\n    x avault://a/B y\n    z\nnext: avault://x/N\n", "x ", " y\nz", of_yaml, False),
+    ("yaml", "v: >-\n  avault://a/B\nnext: avault://x/N\n", "", "", of_yaml, False),
+    ("toml", 'v = "avault://a/B"\nnext = avault://x/N # it\'s\n', "", "", of_toml, True),
+    ("toml", 'v = """avault://a/B"""\nnext = avault://x/N\n', "", "", of_toml, True),
+    ("toml", "v = avault://a/B\nnext = avault://x/N\n", "", "", of_toml, True),
+    ("toml", "# \"\nv = [avault://a/B, 'x']\nnext = avault://x/N\n", "", "", of_toml, True),
+    ("toml", "v = 'avault://a/B'\nnext = avault://x/N\n", "", "", of_toml, False),
+    ("toml", "v = '''avault://a/B'''\nnext = avault://x/N\n", "", "", of_toml, False),
+    ("xml", '<a v="avault://a/B"><next>avault://x/N</next></a>', "", "", of_xml, False),
+    ("xml", "<!-- it's > avault://x/N --><a v='avault://a/B' w=\"x\"><next>avault://x/N</next></a>", "", "", of_xml, False),
+    ("xml", "<a>x avault://a/B y<next>avault://x/N</next></a>", "x ", " y", of_xml, False),
+    ("xml", "<a><![CDATA[avault://a/B]]><next>avault://x/N</next></a>", "", "", of_xml, False),
+    ("dotenv", "V=avault://a/B\nNEXT=avault://x/N\n", "", "", of_dotenv, False),
+    ("dotenv", "# it's\nexport V='avault://a/B'\nNEXT=\"avault://x/N\"\n", "", "", of_dotenv, False),
+    ("dotenv", 'V="<avault://a/B>" # c\nNEXT=avault://x/N', "<", ">", of_dotenv, False),
+    ("dotenv", "V=x-avault://a/B-y # c\nNEXT=avault://x/N\n", "x-", "-y", of_dotenv, False),
+    *(("shell", *each, of_shell(shell), True) for shell in ("dash", "bash") for each in SHELL_TEMPLATES),
+    ("shell", "V=$(cat <<EOF\nx avault://a/B y\nEOF\n); NEXT=avault://x/N\n", "x ", " y", of_shell("bash"), False),
+    ("shell", 'V="x $(echo "avault://a/B")"\nNEXT=avault://x/N\n', "x ", "", of_shell("bash"), False),
+    ("shell", 'W="$(echo "x")"; X="`id`"\nV="avault://a/B"; NEXT=avault://x/N', "", "", of_shell("bash"), True),
+    ("shell", "V=`echo avault://a/B`\nNEXT=avault://x/N\n", "", "", of_shell("bash"), False),
+]  # fmt: skip
+HARD = [
+    'quote"', "it's", "back\\slash", "end\\", "a: b", "a #b", "#x", "- x", "{a}", "a,b", "[x]", "$HOME", "`id`", "$(id)", "<&>", "]]>", "--", "-->",
+    "é🦄", "two\nlines\n", "\n", "\ttab", " x ", "%s", "null", "true", "yes", "0x1F", "1e5", "007", "5432", "-1", "2024-01-01", "12:30", "~", "!x",
+    "&x", "*x", "|", ">", "@x", "a:", "?", "\x85", "\u2028", "\ufeff", "\x7f", "\x1b[0m", "a\rb", "=", "<<", "\\n", "''", '""', "'''", '"""',
+    "x" * 5000, "-----BEGIN KEY-----\nab+/=\n-----END KEY-----\n",
+]  # fmt: skip
+
+
+def is_same(form: str, template: str, found: object, expected: str) -> bool:
+    """Whether a reader found the value; but for what a template says itself: a number without quotes, a block's |-."""
+    if form == "yaml" and "|-" in template:
+        return found == expected.removesuffix("\n")
+    return found == expected or (isinstance(found, (int, bool)) and str(found).lower() == expected)
+
+
+@pytest.mark.parametrize("number", range(len(PLACES)))
+def test_a_value_comes_out_of_the_file_as_it_went_in(number: int) -> None:
+    """By the form's own reader, with the rest of the file as it was; or it is refused."""
+    form, template, before, after, read, fits_all = PLACES[number]
+    words, refused = ["plain-Value_1.2", *HARD], []
+    for value in words:
+        text = filled(form, template, value)
+        if text is None:
+            refused.append(value)
+        else:
+            found = read(text)
+            assert is_same(form, template, found, before + value + after), (value, text, found)
+    assert not (fits_all and refused), refused
+    assert words[0] not in refused
+
+
+@given(
+    value=st.text(st.sampled_from("ab0 \n\t'\"\\$`#:,-[]{}&<>!=|?~"), min_size=1, max_size=8),
+    number=st.integers(0, len(PLACES) - 1),
+)
+@settings(deadline=None, max_examples=400)
+def test_any_value(value: str, number: int) -> None:
+    form, template, before, after, read, _ = PLACES[number]
+    text = filled(form, template, value)
+    if text is not None and form not in ("shell", "dotenv"):  # where a look takes a process
+        assert is_same(form, template, read(text), before + value + after), (text, read(text))
+
+
+@pytest.mark.parametrize("value", ["two\nlines", 'quote"', "it's", "back\\slash", "a b", "$x", "a#b", "<x>", "\x1b", "\u2028x"])
+def test_where_nothing_tells_the_form_what_could_break_it_is_refused(value: str) -> None:
+    for template in ("x = avault://a/B", 'x "avault://a/B"', "machine h password avault://a/B\n", "a: avault://a/B"):
+        with pytest.raises(
+            avault.Usage, match="t, line 1: a/B would break it: it has characters that may mean something"
+        ) as refused:
+            avault_inject.fill(template.encode(), None, {"a/B": [value]}, "t")
+        assert "--for json, yaml" in str(refused.value.hint) and value not in refused.value.message
+        expected = template.replace("avault://a/B", value).encode()
+        assert avault_inject.fill(template.encode(), "text", {"a/B": [value]}, "t") == expected
+    assert avault_inject.fill(b"avault://a/B\n", None, {"a/B": [value]}, "t") == f"{value}\n".encode()
+    harmless = b"p!@(x)*%^|~?,./:=+_-"
+    assert avault_inject.fill(b"x avault://a/B y\n", None, {"a/B": [harmless.decode()]}, "t") == b"x " + harmless + b" y\n"
+
+
+def test_by_name_and_by_option(vault: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
+    """The template's name counts more than the output's; --for more than both."""
+    value = canary.mark + MULTILINE
+    (vault.top / "config.tmpl").write_text('{"a": "avault://db.main/PASS_WORD"')  # not whole: only a name can tell
+    for words in (["-o", "config.json"], ["-o", "x", "--for", "json"]):
+        target = allow(vault.top / words[1])
+        vault("inject", "-i", "config.tmpl", *words)
+        assert json.loads(target.read_text() + "}") == {"a": value}
+    (vault.top / "c.yaml.tmpl").write_text("a: |\n  avault://db.main/PASS_WORD\n")
+    target = allow(vault.top / "y.json")
+    vault("inject", "-i", "c.yaml.tmpl", "-o", "y.json")
+    assert target.read_text() == "a: |\n  " + value.rstrip("\n").replace("\n", "\n  ") + "\n"
+    assert json.loads(inject(vault, b'{"a": "avault://db.main/PASS_WORD"}')) == {"a": value}
+    refuse(vault, code=2, says="stdin, line 2: db.main/PASS_WORD would break it", input="a\nb avault://db.main/PASS_WORD\n")
+    refuse(vault, "--for", "ini", code=2, says="no form 'ini'")
 
 
 def test_no_template(vault: Machine) -> None:
