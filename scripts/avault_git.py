@@ -41,10 +41,10 @@ from avault import (
     Usage,
     argument,
     ask_daemon,
-    check_group,
     command,
     decode_file,
     find_git,
+    need_vault,
     option,
     own_command,
     printable,
@@ -73,6 +73,9 @@ OPERATIONS = {
     "rebase-apply": "a rebase",
     "sequencer": "a cherry-pick or revert",
 }
+
+
+UNDER_WAY_HINT = "finish or abort it; see: git status"  # neither loses what is confirmed: an open vault writes it again
 
 
 class NoRepository(NotFound):
@@ -202,14 +205,20 @@ class Repository:
         return os.fsdecode(done.stdout).removesuffix("\n") or None if not done.returncode else None
 
     @functools.cached_property
+    def scoped_settings(self) -> list[tuple[str, str, str]]:
+        """What git is set to: scope, name and value, the last that is said of a name being the one that counts."""
+        words = os.fsdecode(self.run("config", "-z", "--show-scope", "--list")).split("\0")[:-1]
+        pairs = ((scope, entry.partition("\n")) for scope, entry in zip(words[::2], words[1::2], strict=True))
+        return [(scope, name, value if mark else "true") for scope, (name, mark, value) in pairs if scope != "command"]
+
+    @functools.cached_property
     def settings(self) -> dict[str, str]:
         """What git is set to, here and for the user."""
-        pairs = (entry.partition("\n") for entry in os.fsdecode(self.run("config", "-z", "--list")).split("\0")[:-1])
-        return {name: value if mark else "true" for name, mark, value in pairs}
+        return {name: value for _, name, value in self.scoped_settings}
 
-    def is_on(self, name: str) -> bool:
-        """Whether avault.commit or avault.push is not switched off; raises AvaultError for neither true nor false."""
-        value = self.settings.get(name, "true").lower()
+    def is_on(self, name: str, default: str = "true") -> bool:
+        """Whether a setting is true; raises AvaultError for neither true nor false."""
+        value = self.settings.get(name, default).lower()
         if value in ("true", "yes", "on", "1"):
             return True
         if value in ("false", "no", "off", "0", ""):
@@ -292,7 +301,7 @@ class Repository:
         """
         for _ in range(3):
             if operation := self.operation():
-                raise Refused(f"{operation} is under way", "finish or abort it; see: git status")
+                raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
             head, files = self.head(), self.files()
             self.refuse_marked(self.index())
             files = dict(files.items() - self.tree(head.commit).items())
@@ -331,11 +340,37 @@ class Repository:
         if others := files.keys() ^ set(os.fsdecode(names).split("\0")[:-1]):
             raise Refused(f"a commit of the vault would change {printable(min(others))}", "see: git status")
         parents = ("-p", head.commit) if head.commit else ()
-        return self.run("commit-tree", tree, *parents, "-m", MESSAGE, settings=self.identity()).decode().strip()
+        words = ("commit-tree", *(["-S"] if self.signs() else []), tree, *parents, "-m", MESSAGE)
+        done = run_git(self.top, *words, settings=(NO_HOOKS, *self.identity()))
+        if done.returncode and self.signs():
+            hint = "is the key at hand? Then: avault sync. To leave ours unsigned: git config avault.sign false"
+            raise AvaultError(f"the commit could not be signed: {reason(done.stderr)}", hint)
+        if done.returncode:
+            raise AvaultError(f"git commit-tree: {reason(done.stderr)}", "see: git status")
+        return done.stdout.decode().strip()
+
+    def signs(self) -> bool:
+        """Whether our commits are signed: as git config avault.sign says, else as commit.gpgSign does."""
+        return self.is_on("avault.sign" if "avault.sign" in self.settings else "commit.gpgsign", default="false")
 
     def identity(self) -> tuple[str, ...]:
-        """Settings with which git commits even where it does not know the user's name."""
-        return tuple(f"user.{name}={value}" for name, value in NOBODY.items() if not self.settings.get(f"user.{name}"))
+        """Settings with which git commits even where it does not know the user's name, and signs if that is wanted.
+
+        What signs is the user's choice, in the user's or the system's configuration: a repository names no program.
+        """
+        settings = tuple(f"user.{name}={value}" for name, value in NOBODY.items() if not self.settings.get(f"user.{name}"))
+        if not self.signs():
+            return settings
+        own = {name: value for scope, name, value in self.scoped_settings if scope in ("system", "global")}
+        gpg = own.get("gpg.openpgp.program") or own.get("gpg.program") or "gpg"
+        programs = {
+            "gpg.program": gpg,
+            "gpg.openpgp.program": gpg,
+            "gpg.x509.program": own.get("gpg.x509.program", "gpgsm"),
+            "gpg.ssh.program": own.get("gpg.ssh.program", "ssh-keygen"),
+            "gpg.ssh.defaultKeyCommand": own.get("gpg.ssh.defaultkeycommand", "false"),
+        }
+        return (*settings, "commit.gpgSign=true", *(f"{name}={value}" for name, value in programs.items()))
 
     def stage(self, paths: Iterable[str]) -> None:
         """Put files of ours into the index, before the branch has them: a commit of the user's must not take them back.
@@ -360,8 +395,11 @@ class Repository:
     def upstream(self, branch: str) -> Upstream:
         """Where a branch is published; raises Refused if nowhere."""
         fields = "%(upstream)%00%(upstream:short)%00%(upstream:remotename)%00%(upstream:remoteref)%00%(push:remotename)"
-        ref, name, remote, there, push = self.run("for-each-ref", f"--format={fields}", branch).decode().strip("\n").split("\0")
         short = branch.removeprefix("refs/heads/")
+        found = self.run("for-each-ref", f"--format={fields}", branch).decode().strip("\n")
+        if not found:
+            raise Refused(f"the branch {short} has no commit yet", "avault sync")
+        ref, name, remote, there, push = found.split("\0")
         if not ref or not there or remote == ".":
             remotes = self.run("remote").decode().split()
             likely = "origin" if "origin" in remotes else shlex.quote(remotes[0]) if remotes else None
@@ -369,13 +407,16 @@ class Repository:
             raise Refused(f"the branch {short} has no upstream", hint)
         if push and push != remote:
             raise Refused(f"the branch {short} is pushed elsewhere than it is pulled from", "git push")
-        if not self.line("rev-parse", "-q", "--verify", f"{ref}^{{commit}}"):
-            raise Refused(f"{name} was never fetched", "git fetch")
         return Upstream(ref, name, remote, there)
+
+    def is_fetched(self, upstream: Upstream) -> bool:
+        """Whether there is an upstream's branch here: not before the first fetch, and not as long as its remote is empty."""
+        return bool(self.line("rev-parse", "-q", "--verify", f"{upstream.ref}^{{commit}}"))
 
     def new_commits(self, upstream: Upstream, commit: str) -> list[str]:
         """The commits that a push of `commit` would publish."""
-        return self.run("rev-list", f"{upstream.ref}..{commit}", "--").decode().split()
+        without = [f"^{upstream.ref}"] if self.is_fetched(upstream) else []
+        return self.run("rev-list", commit, *without, "--").decode().split()
 
     def are_ours(self, commits: list[str]) -> bool:
         """Whether commits are ours, all of them: with our message, of one parent, touching nothing but our files."""
@@ -400,6 +441,8 @@ class Repository:
         try:
             head = self.head()
             upstream = self.upstream(head.branch)
+            if not self.is_fetched(upstream):
+                raise Refused(f"{upstream.name} was never fetched", "avault sync")
         except Refused as error:
             return {"push": "none", "push_reason": error.message, "hint": error.hint if self.run("remote") else None}
         commits = self.new_commits(upstream, head.commit) if head.commit else []
@@ -455,7 +498,8 @@ class Repository:
         """
         for name, value in self.expected_settings().items():
             self.run("config", "--local", "--replace-all", name, value)
-        self.__dict__.pop("settings", None)  # they are others now
+        for name in ("scoped_settings", "settings"):
+            self.__dict__.pop(name, None)  # they are others now
         path = os.path.realpath(os.path.join(self.top, self.line("rev-parse", "--git-path", "info/attributes") or ""))
         # `-working-tree-encoding` would be an error (gitattributes(5)).
         rules = {name: quote_pattern(self.paths[name]) + b" -text -filter -ident !working-tree-encoding" for name in NAMES}
@@ -642,7 +686,7 @@ def examine_commits(repository: Repository, facts: dict[str, Any], problems: lis
         problems.append(AvaultError("git does not merge the vault by key", "avault doctor --fix"))
     if operation := repository.operation():
         facts["operation"] = operation
-        raise Refused(f"{operation} is under way, so nothing is committed", "finish or abort it; see: git status")
+        raise Refused(f"{operation} is under way, so nothing is committed", UNDER_WAY_HINT)
     head = repository.head()
     facts["branch"] = head.branch.removeprefix("refs/heads/")
     repository.refuse_marked(repository.index())
@@ -871,53 +915,63 @@ def cmd_sync(terminal: Terminal) -> int:
 
       avault sync
     """
+    need_vault(terminal.places)
     repository = Repository(terminal.places.dir)
     if repository.paths[VAULT] in repository.ignored:
         raise Refused("the repository ignores avault.enc", "see: git check-ignore -v avault.enc")
     operation = repository.operation()
     if operation and operation != "a merge":
-        raise Refused(f"{operation} is under way", "finish or abort it; see: git status")
+        raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
     if not repository.is_set_up():
         repository.set_up()
-    branch = repository.head().branch
-    upstream = repository.upstream(branch)
-    told: dict[str, Any] = {"repository": repository.top, "upstream": upstream.name, "commit": None, "merged": 0, "pushed": 0}
+    told: dict[str, Any] = {"repository": repository.top, "upstream": None, "commit": None, "merged": 0, "pushed": 0}
     repository.settle(terminal.places)
-    conclude_merge(repository, upstream)
+    conclude_merge(repository)
     if repository.is_on("avault.commit"):
         commit = repository.commit(Verified(terminal.places))
         told["commit"] = commit and commit[:12]
-    for _ in range(3):
-        if watch_git(repository.top, "fetch", "--no-recurse-submodules", "--", upstream.remote).returncode:
-            raise Unavailable(f"cannot fetch from {upstream.remote}", "git says why above; the vault itself is written")
-        told["merged"] += merge_upstream(repository, upstream, terminal.places)
-        pushed = publish(repository, upstream)
-        if pushed is not None:
-            told["pushed"] = pushed
-            break
-    else:
-        raise Unavailable(f"{upstream.name} changes faster than it can be merged", "try again: avault sync")
+    if repository.run("remote"):
+        upstream = repository.upstream(repository.head().branch)
+        told["upstream"] = upstream.name
+        exchange(repository, upstream, terminal.places, told)
     told["conflicts"] = served_conflicts(terminal)
     with contextlib.suppress(AvaultError):
         terminal.ask("record")  # so that `status` says how it is now
     tell_conflicts(told["conflicts"])
     if terminal.want_json:
         put(json.dumps(told, indent=2) + "\n")
-    else:
+    elif told["upstream"]:
         done = [f"{word} {told[word]} commit(s)" for word in ("merged", "pushed") if told[word]]
-        say(f"{' and '.join(done) or 'nothing to do'}: level with {upstream.name}")
+        say(f"{' and '.join(done) or 'nothing to do'}: level with {printable(told['upstream'])}")
+    else:
+        say(f"{'committed' if told['commit'] else 'nothing to do'}: there is no remote to be level with")
     return 0
 
 
-def conclude_merge(repository: Repository, upstream: Upstream) -> None:
+def exchange(repository: Repository, upstream: Upstream, places: Places, told: dict[str, Any]) -> None:
+    """Fetch, merge and push until both sides have the same, and count it; raises Unavailable, and what merging raises."""
+    for _ in range(3):
+        if watch_git(repository.top, "fetch", "--no-recurse-submodules", "--", upstream.remote).returncode:
+            raise Unavailable(f"cannot fetch from {upstream.remote}", "git says why above; the vault itself is written")
+        if repository.is_fetched(upstream):  # an empty remote has nothing to merge
+            told["merged"] += merge_upstream(repository, upstream, places)
+        pushed = publish(repository, upstream)
+        if pushed is not None:
+            told["pushed"] = pushed
+            return
+    raise Unavailable(f"{upstream.name} changes faster than it can be merged", "try again: avault sync")
+
+
+def conclude_merge(repository: Repository) -> None:
     """Commit a merge of the upstream in which nothing is in conflict any more; raises Refused for anything else."""
     other = repository.line("rev-parse", "-q", "--verify", "MERGE_HEAD")
     if not other:
         return
+    upstream = repository.upstream(repository.head().branch)
     is_upstreams = not run_git(repository.top, "merge-base", "--is-ancestor", other, upstream.ref).returncode
     unmerged = repository.run("ls-files", "-z", "-u")
     if not is_upstreams or unmerged:
-        raise Refused("a merge is under way", "finish or abort it; see: git status")
+        raise Refused("a merge is under way", UNDER_WAY_HINT)
     words = ("commit", "-q", "--no-edit", "--no-verify")
     done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
     if done.returncode:
@@ -938,16 +992,17 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
         verify_incoming(repository, upstream, places, repository.blob(theirs))
     words = ("merge", "-q", "--no-edit", "--no-stat", "--ff", "--no-verify", "-m", MERGE_MESSAGE, upstream.ref)
     done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
-    for line in os.fsdecode(done.stdout).splitlines():
-        say(printable(line, 1000))
     if done.returncode:
         unmerged = os.fsdecode(repository.run("diff", "-z", "--name-only", "--diff-filter=U")).split("\0")[:-1]
         if others := [path for path in unmerged if path not in repository.paths.values()]:
-            raise Conflict(f"conflicts in {len(others)} file(s) of yours", "resolve them, git commit, then: avault sync")
+            named = printable(", ".join(others))
+            raise Conflict(f"conflicts in file(s) of yours: {named}", "resolve them, git add, git commit, then: avault sync")
         if not unmerged:
+            for line in os.fsdecode(done.stdout).splitlines():
+                say(printable(line, 1000))
             raise AvaultError(f"git could not merge {upstream.name}", "git says why above; nothing was changed")
         repository.settle(places)
-        conclude_merge(repository, upstream)
+        conclude_merge(repository)
     return count
 
 
@@ -1012,9 +1067,13 @@ class Change(NamedTuple):
     keys: dict[str, list[str]]
     problem: str | None
 
-    def of_group(self, group: str) -> Change | None:
-        """What of it is about one group; None if nothing is."""
-        keys = {kind: [name for name in names if name.startswith(group + "/")] for kind, names in self.keys.items()}
+    def about(self, group: str, key: str | None) -> Change | None:
+        """What of it is about one group, or one key of it; None if nothing is."""
+
+        def is_meant(name: str) -> bool:
+            return name == f"{group}/{key}" if key else name.startswith(group + "/")
+
+        keys = {kind: [name for name in names if is_meant(name)] for kind, names in self.keys.items()}
         return self._replace(keys=keys) if any(keys.values()) else None
 
     def render(self) -> str:
@@ -1040,7 +1099,7 @@ class History:
     def changes(self) -> Iterator[Change]:
         """Each commit with what it changed; raises Locked, Unavailable, NotFound where there is no commit."""
         if not self.repository.line("rev-parse", "-q", "--verify", "HEAD^{commit}"):
-            raise NotFound("the repository has no commits", "see: git status")
+            raise NotFound("the repository has no commit yet", "the first is made by: avault sync")
         path = self.repository.paths[VAULT]
         listed = self.repository.run("rev-list", "--parents", "--format=%ct %an", "HEAD", "--", path)
         lines = iter(listed.decode("utf-8", "replace").split("\n")[:-1])
@@ -1083,9 +1142,15 @@ class History:
         return self.known[commit]
 
 
+def need_directory(places: Places) -> None:
+    """Raise NotFound where no vault can be; what git has checked out may be without one."""
+    if not os.path.isdir(places.dir):
+        need_vault(places)
+
+
 @command("history", argument("group", required=False), option("-n", "--limit", type=int))
 def cmd_history(terminal: Terminal, group: str | None, limit: int | None) -> int:
-    """usage: avault history [GROUP] [-n N] [--json]
+    """usage: avault history [GROUP[/KEY]] [-n N] [--json]
 
     What changed in the vault, by commit, the latest first: + added, ~ changed,
     - deleted, ! set on two machines. Names and times, never values; the vault
@@ -1093,19 +1158,19 @@ def cmd_history(terminal: Terminal, group: str | None, limit: int | None) -> int
 
       avault history openai
     """
-    if group is not None:
-        check_group(group)
+    need_directory(terminal.places)
+    about = split_name(group, None) if group is not None else None
     shown: list[Change] = []
     for change in History(Repository(terminal.places.dir), terminal.places).changes():
         if limit is not None and len(shown) >= limit:
             break
-        part = change.of_group(group) if group else change
+        part = change.about(*about) if about else change
         if part:
             shown.append(part)
             if not terminal.want_json:
                 put(part.render())
     if group and not shown:
-        raise NotFound(f"no commit changed the group {group}", "see: avault history")
+        raise NotFound(f"no commit changed {group}", "see: avault history")
     if terminal.want_json:
         put(json.dumps({"commits": [change.to_dict() for change in shown]}, indent=2, ensure_ascii=False) + "\n")
     return 0
@@ -1142,8 +1207,14 @@ def cmd_restore(terminal: Terminal, commit: str | None, group: str | None, key: 
         if commit is not None:
             raise Usage("--unsaved is about the whole vault, as it is served", "avault restore --unsaved")
         return restore_unsaved(terminal)
-    if commit is None or group is None:
+    if commit is None:
         raise Usage("COMMIT and GROUP are missing", "see: avault history, then: avault restore COMMIT GROUP")
+    if group is None:
+        if re.fullmatch("[0-9a-f]{4,64}|HEAD.*", commit):
+            raise Usage("GROUP is missing", f"avault restore {commit} GROUP, or GROUP/KEY")
+        meant, _ = split_name(commit, key)
+        raise Usage(f"COMMIT is missing: as of when is {printable(commit)} to be restored?", f"avault history {meant}")
+    need_directory(terminal.places)
     group, key = split_name(group, key)
     repository = Repository(terminal.places.dir)
     found = repository.line("rev-parse", "-q", "--verify", "--end-of-options", f"{commit}^{{commit}}")

@@ -47,6 +47,7 @@ SETTINGS = (
     "i18n.commitEncoding=UTF-8",
     "i18n.logOutputEncoding=UTF-8",
 )
+OWN = frozenset({"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"})  # where the user's own settings are
 NO_HOOKS = "core.hooksPath=/dev/null"
 KEPT = frozenset({"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS"})  # how the user gets in, when the user watches
 
@@ -56,9 +57,11 @@ def start_git(
 ) -> subprocess.Popen[bytes]:
     """Start git in a directory; raises Unavailable where there is none.
 
-    Of the environment's GIT_ variables those to `keep` stay. `more` is for Popen; `env` in it adds variables.
+    Of the environment's GIT_ variables those stay that say where the user's own settings are, and those to `keep`.
+    `more` is for Popen; `env` in it adds variables.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in keep}
+    kept = OWN.union(keep)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in kept}
     environment |= ALWAYS | more.pop("env", {})
     if next(word for word in words if not word.startswith("-")) not in REMOTE:
         environment |= OFFLINE

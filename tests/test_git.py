@@ -396,6 +396,36 @@ def test_what_nobody_has_verified_is_not_committed(repository):
         repository("git", "record", *words, code=2)
 
 
+# Before the first commit
+
+
+def test_sync_makes_the_first_commit(machine, canary):
+    make(machine)
+    put(machine, "g/K", canary.value)
+    git(machine, "init", "-q")
+    assert "no commit yet" in machine("history", code=4).stderr
+    done = machine("sync")
+    assert done.stderr == "avault: committed: there is no remote to be level with\n" and touched(machine) == OURS
+    assert machine("sync", "--json").json["upstream"] is None
+    git(machine, "remote", "add", "origin", str(machine.top / "origin"))
+    assert "avault: hint: git push -u origin main" in machine("sync", code=1).stderr
+
+
+def test_the_first_commit_goes_to_an_empty_remote(machine, canary):
+    git(machine, "init", "-q", "--bare", "-b", "main", str(machine.top / "origin"), cwd=machine.top)
+    machine.vault.parent.mkdir(parents=True)
+    git(machine, "clone", "-q", str(machine.top / "origin"), str(machine.vault), cwd=machine.top)
+    make(machine)
+    assert machine("sync", "--json").json["pushed"] == 1
+    put(machine, "g/K", canary.value)
+    wait_until(lambda: told(machine)["push"] == "pushed", what="a push")
+
+
+def test_where_there_is_no_vault(machine):
+    for words in (("sync",), ("history",), ("restore", "HEAD", "g/K")):
+        assert "no vault in /none" in machine(*words, AVAULT_DIR="/none", code=4).stderr
+
+
 # Nothing to do
 
 
@@ -611,6 +641,49 @@ def test_a_name_only_where_there_is_none(repository, config, expected):
     assert git(repository, "log", "-1", "--format=%cn <%ce>") == expected
 
 
+# Signed
+
+
+@pytest.fixture
+def signer(repository: Machine) -> Machine:
+    """A user who signs commits, with a key of ssh's."""
+    if not shutil.which("ssh-keygen"):
+        pytest.skip("no ssh-keygen here")
+    key = repository.home / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    for name, value in (("gpg.format", "ssh"), ("user.signingKey", f"{key}.pub"), ("commit.gpgSign", "true")):
+        git(repository, "config", "--global", name, value)
+    return repository
+
+
+def is_signed(machine: Machine, commit: str = "HEAD") -> bool:
+    return "\ngpgsig " in git(machine, "cat-file", "commit", commit)
+
+
+def test_commits_are_signed_where_git_is_to_sign_them(signer):
+    git(signer, "init", "-q", "--bare", "-b", "main", str(signer.top / "origin"))
+    git(signer, "remote", "add", "origin", str(signer.top / "origin"))
+    assert by_hand(signer)["state"] == "committed" and is_signed(signer)
+    git(signer, "push", "-q", "-u", "origin", "main")
+    change(signer)
+    assert by_hand(signer)["push"] == "pushed" and is_signed(signer, "origin/main"), "a signed commit is ours too"
+    git(signer, "config", "avault.sign", "false")
+    change(signer)
+    assert by_hand(signer)["state"] == "committed" and not is_signed(signer)
+    git(signer, "config", "--global", "commit.gpgSign", "false")
+    git(signer, "config", "avault.sign", "true")
+    change(signer)
+    assert by_hand(signer)["state"] == "committed" and is_signed(signer)
+
+
+def test_a_signature_that_cannot_be_made(signer):
+    (signer.home / "key").unlink()
+    said = by_hand(signer, code=1)
+    assert said["state"] == "failed" and said["reason"].startswith("the commit could not be signed: ")
+    assert said["hint"].endswith("git config avault.sign false")
+    assert git_run(signer, "rev-parse", "HEAD").returncode
+
+
 # Hostile
 
 
@@ -640,7 +713,13 @@ def hostile_settings(program: str, hooks: Path) -> dict[str, str]:
         interactive.diffFilter pager.log gc.recentObjectsHook remote.origin.uploadpack remote.origin.receivepack""".split(),
         program,
     )
-    more = {"core.hooksPath": str(hooks), "commit.gpgSign": "true", "tag.gpgSign": "true", "log.showSignature": "true"}
+    more = {
+        "core.hooksPath": str(hooks),
+        "avault.sign": "false",
+        "commit.gpgSign": "true",
+        "tag.gpgSign": "true",
+        "log.showSignature": "true",
+    }
     return {**settings, **more, "filter.evil.required": "true", "merge.default": "evil", "user.signingKey": "x"}
 
 
@@ -669,6 +748,22 @@ def test_nothing_of_the_repository_s_runs(below, trap):
     assert kept.startswith(attributes) and kept.count("\n") == 5
     git_run(below, "status")
     assert trap.trace(), "the trap works"
+
+
+@pytest.mark.parametrize("form", ["openpgp", "x509", "ssh"])
+def test_no_repository_names_what_signs(repository, trap, form):
+    programs = ("gpg.program", "gpg.openpgp.program", "gpg.x509.program", "gpg.ssh.program", "gpg.ssh.defaultKeyCommand")
+    for name in programs:
+        git(repository, "config", name, trap.path)
+    for name, value in (("commit.gpgSign", "true"), ("gpg.format", form)):
+        git(repository, "config", name, value)
+    if form != "ssh":  # there a command may name the key
+        git(repository, "config", "user.signingKey", "x")
+    assert by_hand(repository, code=1)["state"] == "failed" and trap.trace() == ""
+    for name in programs:
+        git(repository, "config", "--global", name, trap.path)
+    by_hand(repository, code=None)
+    assert trap.trace(), "what the user has chosen is asked"
 
 
 def make_partial(machine: Machine, top: Path, program: str) -> None:
@@ -1157,6 +1252,20 @@ def test_a_push_that_hangs_is_ended_with_all_it_started(published, monkeypatch):
     pid = int((published.top / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         wait_until(lambda: os.kill(pid, 0))
+
+
+def test_what_a_remote_says_does_not_drive_the_terminal(machine, canary):
+    make(machine)
+    share(machine, machine.top / "origin")
+    git(machine, "config", "avault.push", "false")
+    hook = machine.top / "origin" / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nprintf 'a\\033]0;title\\007b\\rhint: c\\n' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    put(machine, "g/K", canary.value)
+    said = machine("sync", code=6).stderr
+    assert "\x1b" not in said and "\x07" not in said and r"remote: a\x1b]0;title\x07b" in said
+    assert "\nhint: " not in said
 
 
 def test_status_says_what_became_of_it(machine, canary):

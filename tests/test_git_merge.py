@@ -711,7 +711,7 @@ def test_sync_leaves_work_in_progress_alone(two):
         assert (b.vault / "shared").read_text() == "in progress\n" and git(b, "rev-parse", "HEAD") == head
     git(b, "commit", "-qm", "done")
     done = b("sync", code=1)
-    assert "conflicts in 1 file(s) of yours" in done.stderr
+    assert "conflicts in file(s) of yours: shared" in done.stderr and "fix conflicts" not in done.stderr
     (b.vault / "shared").write_text("both\n")
     assert "a merge is under way" in b("sync", code=1).stderr
     git(b, "add", "shared")
@@ -892,8 +892,10 @@ def test_history(two):
     assert all(len(each["time"]) == 20 and each["problem"] is None for each in found)
     lines = b("history", "openai").stdout.splitlines()
     assert len(lines) == 4 and lines[0].endswith("Z  Bob") and lines[1::2] == ["  ~ openai/ORG", "  + openai/ORG"]
+    assert b("history", "openai/ORG").stdout.splitlines() == lines
     assert len(b("history", "-n", "2", "--json").json["commits"]) == 2
-    assert "no commit changed the group nothing" in b("history", "nothing", code=4).stderr
+    assert "no commit changed openai/NONE" in b("history", "openai/NONE", code=4).stderr
+    assert "no commit changed nothing" in b("history", "nothing", code=4).stderr
     lock(b)
     assert "locked" in b("history", code=3).stderr
 
@@ -957,6 +959,9 @@ def test_restore_says_why_not(two):
         (("--", "-x", "g"), 4, "-x is no commit"),
         (("HEAD:avault.enc", "g"), 4, "HEAD:avault.enc is no commit"),
         (("HEAD", "g/A", "--key", "A"), 2, "the key is named twice"),
+        (("g/A",), 2, "COMMIT is missing: as of when is g/A to be restored?\navault: hint: avault history g\n"),
+        (("g",), 2, "COMMIT is missing"),
+        (("HEAD^",), 2, "GROUP is missing"),
     ):
         assert text in a("restore", *words, code=code).stderr, words
     git(a, "switch", "-q", "--orphan", "empty")
