@@ -1132,6 +1132,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
+    "recovery": {"hash": str},
 }  # fmt: skip
 
 
@@ -1212,6 +1213,14 @@ def take_place(new: str, path: str, over: str) -> None:
     except BaseException:
         exchange(new, path)
         raise
+
+
+def has_bytes(path: str, data: bytes) -> bool:
+    """Whether a file is there, and holds exactly these bytes."""
+    try:
+        return read_file(path) == data
+    except AvaultError:
+        return False
 
 
 def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = None, over: str | None = None) -> None:
@@ -1330,7 +1339,7 @@ def clean_directory(path: str) -> None:
 
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pin.json", "machine.json", "offered.json", "keychain.json", "log.json",
+    "unlock.json", "pairing.json", "pin.json", "machine.json", "offered.json", "keychain.json", "recovery.json", "log.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 
@@ -1942,32 +1951,67 @@ class Recovery:
     def verify(self, keys: nostr_sdk.Keys, vault: Vault) -> bool:
         """Verify the file, and make it anew if it does not open: whether that was so.
 
-        While git is at work the file may be half of one: it is looked at again.
+        While git is at work, or the vault is gone from there too, the file may be on its way: it is looked at again.
         """
         path = self.places.file("nsec.enc")
-        seen, problem = look_at(path), None
+        seen, problem, over = look_at(path), None, None
         try:
+            if os.path.islink(path):
+                raise Tampered("nsec.enc is a link")
             data = read_file(path)
+            over = sha256(data).hex()
             verify_recovery(data, keys, vault)
         except AvaultError as error:
-            problem = error
+            problem, over = error, "" if isinstance(error, NotFound) else over
         if not problem:
-            self.seen, self.digest = seen, sha256(data).hex()
+            self.warning = self.warning if self.digest else ""
+            self.seen = seen
+            self.note(data)
             return False
-        if is_git_at_work(self.places.dir):
+        if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
             return False
         try:
             data = encode_file("nsec", seal_nsec(keys, vault.identity, vault.operator, vault.name, self.host))
-            write_file(path, data)
-            self.seen, self.digest = look_at(path), sha256(data).hex()
+            write_file(path, data, over=over)  # what a git pull brings meanwhile is looked at first
+            self.seen = look_at(path)
+            self.note(data)
             self.warning = f"the recovery copy did not open the vault, and was made anew: {problem.message}"
             return True
+        except FileChanged:
+            return False
         except AvaultError as error:
             self.seen, self.digest = seen, ""
             self.warning = (
                 f"{problem.message}, so nothing but this machine opens the vault; nor can it be made anew: {error.message}"
             )
             return False
+
+    def note(self, data: bytes) -> None:
+        """Remember what was verified, also for when the vault is locked; where that cannot be, `forget` will refuse."""
+        self.digest = sha256(data).hex()
+        path, content = self.places.own("recovery.json"), encode_file("recovery", {"hash": self.digest})
+        try:
+            if not has_bytes(path, content):
+                write_file(path, content)
+        except AvaultError:
+            pass
+
+
+def read_verified(places: Places) -> str:
+    """The SHA-256 of the nsec.enc that was last seen to open this vault; "" for none. Raises Tampered."""
+    path = places.own("recovery.json")
+    return str(decode_file("recovery", read_file(path), path)["hash"]) if os.path.lexists(path) else ""
+
+
+def check_recovery(places: Places) -> None:
+    """Raise AvaultError unless nsec.enc is what was last seen to open this vault: all that is known of it without the key."""
+    path = places.file("nsec.enc")
+    read_sealed("nsec", path)
+    if sha256(read_file(path)).hex() != read_verified(places):
+        raise Tampered(
+            f"{path} has changed since it was last seen to open this vault",
+            "avault unlock, which looks whether it opens, and mends it",
+        )
 
 
 # ------------------------------------------------------------------ wire ----
@@ -3437,6 +3481,7 @@ class Keyholder:
         self.since = time.time()
         self.warnings: dict[str, str] = {}
         self.unlocking: asyncio.Task[None] | None = None
+        self.turning = asyncio.Lock()  # of the ratchet: unlock.json is written by one at a time
         self.talking = False  # with the operator, about a pairing
         self.resume = False  # asking for the key, once the talk is over
         self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
@@ -3539,6 +3584,8 @@ class Keyholder:
             spawn(self.tasks, self.fill_keychain(fd, message["helper"], message["caller"]))
         elif message["do"] == "ask" and self.signer:
             self.signer.ask_again()
+        elif message["do"] == "look":
+            spawn(self.tasks, self.look())
         elif message["do"] == "rest":
             self.resume = False
         elif message["do"] == "lock":
@@ -3594,6 +3641,44 @@ class Keyholder:
             "verified": {"avault.enc": store.digest, "nsec.enc": self.recovery.digest} if store else {},
         }
         self.control.send({"report": report})
+
+    async def look(self) -> None:
+        """Hold the disk against what the open vault knows, and say so when it is done: for `status`, `lock` and `stop`."""
+        try:
+            if store := self.store:
+                before = store.trouble, store.digest
+                await self.save()
+                if (store.trouble, store.digest) != before:
+                    self.control.send({"wrote": True})
+                await self.verify_recovery()
+                await self.restore_own_files(store)
+                self.report()
+        finally:
+            if not self.ended.is_set():
+                self.control.send({"looked": True})
+
+    async def restore_own_files(self, store: Store) -> None:
+        """This machine's own files, as the open vault knows them: where the disk has others, it is said, and mended."""
+        changed = "was changed while the vault was open, and was written anew"
+        async with self.turning:
+            is_turned = "ratchet" not in self.warnings
+            if not is_turned or not has_bytes(self.places.own("unlock.json"), encode_file("unlock", self.content)):
+                await self.turn(store.keys, also_recovery=False)
+                if is_turned:
+                    self.warnings["unlock.json"] = f"unlock.json {changed}"
+        if self.pairing:
+            try:
+                found = Pairing.load(self.places)
+            except AvaultError:
+                found = None
+            if not found or not found.is_same(self.pairing):
+                self.keep_pairing(self.pairing)
+                self.warnings["pairing.json"] = f"pairing.json {changed}"
+        pin = encode_file("pin", {"generation": store.vault.generation, "hash": store.digest})
+        if not store.trouble and not store.writing and not has_bytes(self.places.own("pin.json"), pin):
+            if not store.warning:  # else it could not be written before
+                self.warnings["pin.json"] = f"pin.json {changed}"
+            store.pin()
 
     async def verify_recovery(self) -> None:
         """Look at nsec.enc if it has changed, and have git told if it was made anew."""
@@ -3733,6 +3818,11 @@ class Keyholder:
 
     async def turn_ratchet(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
         """Replace the envelope that was opened by a fresh one, with a fresh sealed copy."""
+        async with self.turning:
+            await self.turn(keys, also_recovery)
+
+    async def turn(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
+        """`turn_ratchet`, for who holds `turning`."""
         identity, name, operator = self.content["vault"], self.content["name"], parse_npub(self.content["operator"])
 
         def turn() -> dict[str, Any]:
@@ -4246,7 +4336,7 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
     pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
     await prove(keyholder, session, pairing, bool(request.get("accept_rollback")))
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
-    if not os.path.lexists(path := places.file("nip46.json")) or read_file(path) != hints:
+    if not has_bytes(path := places.file("nip46.json"), hints):
         write_file(path, hints)
         keyholder.control.send({"wrote": True})
         keyholder.note_hints()
@@ -4436,6 +4526,7 @@ class Guard:
     """
 
     LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+    LOOK_TIME = 1.0  # seconds that it has to look at the disk
 
     def __init__(
         self, places: Places, lock_fd: int, say: Callable[[str], None], wrote: Callable[[], None], limits: Limits
@@ -4450,6 +4541,7 @@ class Guard:
         self.changed = asyncio.Event()  # replaced at every change of state
         self.waiters: set[object] = set()  # those for whom the phone is asked
         self.farewell: asyncio.Future[None] | None = None
+        self.lookers: list[asyncio.Future[None]] = []  # who waits for the keyholder to have looked at the disk
 
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired."""
@@ -4520,6 +4612,8 @@ class Guard:
             self.turn(self.report["state"])
         elif "wrote" in message:
             self.wrote()
+        elif "looked" in message and self.lookers:
+            self.lookers.pop(0).cancel()
         elif "sealed" in message:
             self.sealed = message["sealed"]
         elif "failed" in message:
@@ -4528,6 +4622,8 @@ class Guard:
     def say_farewell(self) -> None:
         """The control stream ended."""
         self.control = None
+        while self.lookers:
+            self.lookers.pop().cancel()
         self.farewell = asyncio.ensure_future(self.lost())
 
     async def lost(self) -> None:
@@ -4541,6 +4637,14 @@ class Guard:
         if self.failure:
             self.say(self.failure.message)
         self.turn("locked")
+
+    async def look(self) -> None:
+        """Have the keyholder look at the disk, before its state is told or ended; a busy one is not waited for long."""
+        if self.state == "unlocked" and self.control:
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.lookers.append(looked)
+            self.control.send({"do": "look"})
+            await asyncio.wait([looked], timeout=self.LOOK_TIME)
 
     async def end(self) -> None:
         """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
@@ -4955,6 +5059,7 @@ class Supervisor:
 
     async def lock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Lock the vault."""
+        await self.guard.look()
         self.guard.refuse_to_lose(request)
         self.guard.failure = None
         await self.guard.end()
@@ -4962,6 +5067,7 @@ class Supervisor:
 
     async def stop(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """End the daemon, once it has answered."""
+        await self.guard.look()
         self.guard.refuse_to_lose(request)
         await self.guard.end()
         return {"ok": True}
@@ -4986,14 +5092,17 @@ class Supervisor:
 
     async def status(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Everything that is known, without a secret."""
+        await self.guard.look()
         public: dict[str, Any] = {}
         relays: list[Any] | None = None
         problem = ""
         try:
-            public, _ = read_unlock(self.places)
+            public, own = read_unlock(self.places)
             path = self.places.own("pairing.json")
             pairing = decode_file("pairing", read_file(path), path) if os.path.lexists(path) else {}
             relays = [{"url": url, "connected": None, "said": None} for url in pairing["relays"]] if pairing else None
+            if own and self.guard.state != "unlocked":  # an open vault knows more
+                check_recovery(self.places)
         except AvaultError as error:
             pairing, problem = {}, error.message
         fields: dict[str, Any] = dict.fromkeys(("groups", "secrets", "since", "until", "waiting"))

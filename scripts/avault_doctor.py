@@ -44,6 +44,7 @@ from avault import (
     Terminal,
     Usage,
     argument,
+    check_recovery,
     clean_directory,
     command,
     decode_file,
@@ -156,6 +157,11 @@ def check_vault(patient: Patient) -> Iterator[Finding]:
         check_payloads(places)
     except AvaultError as error:
         yield bad(error)
+    if "nsec.enc" in identities and patient.has("unlock.json") and not patient.is_open():  # an open vault has looked itself
+        try:
+            check_recovery(places)
+        except AvaultError as error:
+            yield Finding("warn", error.message, error.hint)
     if len(set(identities.values())) > 1:
         yield Finding("bad", f"{' and '.join(identities)} are of different vaults", FROM_BACKUP)
     yield from check_attributes(places)
@@ -238,7 +244,9 @@ def check_attributes(places: Places) -> Iterator[Finding]:
         yield Finding("bad", f"{path} does not keep git from mixing ciphertexts", "avault doctor --fix", add)
 
 
-KINDS = {f"{kind}.json": kind for kind in ("unlock", "pairing", "pin", "machine", "offered", "keychain") if kind in FIELDS}
+KINDS = {
+    f"{kind}.json": kind for kind in ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery") if kind in FIELDS
+}
 
 
 def check_state(patient: Patient) -> Iterator[Finding]:

@@ -51,6 +51,7 @@ from avault import (
     put,
     read_file,
     read_pin,
+    read_verified,
     render_time,
     say,
     sha256,
@@ -129,7 +130,7 @@ class Verified:
         except (Locked, Unavailable):
             with contextlib.suppress(AvaultError):
                 if pin := read_pin(self.places):
-                    return {VAULT: pin["hash"], "pin": pin["hash"]}
+                    return {VAULT: pin["hash"], RECOVERY: read_verified(self.places), "pin": pin["hash"]}
             return {"pin": ""}
 
 

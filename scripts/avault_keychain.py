@@ -7,6 +7,7 @@ references/keychain.md says what it is worth, and where it works.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ from avault import (
     Terminal,
     Unavailable,
     ask_daemon,
+    check_recovery,
     clean_environment,
     command,
     confirm,
@@ -187,17 +189,20 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
 
 def keep_way_back(places: Places) -> None:
     """Refuse to forget what may be the only way into the vault; raises Denied."""
-    if not os.path.lexists(places.file("avault.enc")) or not os.path.isdir(places.state):
+    if not os.path.lexists(places.file("avault.enc")) or not os.path.lexists(places.own("unlock.json")):
         return
     try:
+        with contextlib.suppress(AvaultError):
+            ask_daemon(places, "status")  # an open vault looks at nsec.enc, and mends it
+        check_recovery(places)
         recovery = read_sealed("nsec", places.file("nsec.enc"))
-        mine = read_sealed("unlock", places.own("unlock.json")) if os.path.lexists(places.own("unlock.json")) else recovery
+        mine = read_sealed("unlock", places.own("unlock.json"))
         if any(recovery[name] != mine[name] for name in ("vault", "agent", "operator")):
             raise Tampered("nsec.enc is another vault's")
     except AvaultError as error:
         raise Denied(
             f"{error.message}: what this machine keeps may be the only way into the vault",
-            "put nsec.enc back, from git or from a backup; or insist with --force",
+            "avault unlock, which mends nsec.enc; or put it back, from git or from a backup; or insist with --force",
         ) from None
 
 

@@ -36,7 +36,14 @@ import avault_log  # noqa: E402
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(120, 7200))]
 
 REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json", "keychain.json"]
-OPENED = ["nip46.json", ".gitattributes", "access.log", "socket", "python"]  # the vault opens beside them: nothing hangs on them
+OPENED = [
+    "nip46.json",
+    ".gitattributes",
+    "access.log",
+    "socket",
+    "python",
+    "recovery.json",
+]  # the vault opens beside them: nothing hangs on them
 
 
 class Disk(Example):
@@ -50,6 +57,8 @@ class Disk(Example):
         self.write("pin.json", avault.encode_file("pin", {"generation": {"m": 1}, "hash": digest}))
         self.write("keychain.json", avault.encode_file("keychain", sealed))
         self.write("offered.json", avault.encode_file("offered", {"count": 3}))
+        digest = avault.sha256(self.path("nsec.enc").read_bytes()).hex()
+        self.write("recovery.json", avault.encode_file("recovery", {"hash": digest}))
         self.write("socket", os.fsencode(top / "run" / "avault@here.sock"))
         self.write("python", os.fsencode(sys.executable))
         self.write(".gitattributes", avault.GITATTRIBUTES)

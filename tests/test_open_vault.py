@@ -1,0 +1,173 @@
+"""What an open vault knows, the disk does not tell it otherwise: what differs there is said, and mended from what is open."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nostr_sdk
+import pytest
+from canary import Canary
+from git_helpers import git
+from harness import Machine
+from peers import Rogue
+
+import avault
+
+
+@pytest.fixture
+def opened(proven: Machine) -> Machine:
+    """A machine whose phone has opened the vault."""
+    proven("daemon", "start", "-b")
+    proven.wait_state("unlocked")
+    return proven
+
+
+def rewrite(path: Path, kind: str, **changes: object) -> None:
+    """Change a file of ours, checksum and all."""
+    content = avault.decode_file(kind, path.read_bytes(), str(path))
+    path.write_bytes(avault.encode_file(kind, {**content, **changes}))
+
+
+def swap_recovery(machine: Machine) -> bytes:
+    """An nsec.enc with the right names, whose envelope and sealed key open nothing."""
+    junk = nostr_sdk.Keys.generate()
+    payload = avault.encrypt(junk, junk.public_key().to_hex(), "{}")
+    rewrite(machine.vault / "nsec.enc", "nsec", envelope=payload, sealed=payload)
+    return (machine.vault / "nsec.enc").read_bytes()
+
+
+def warnings(machine: Machine, words: str) -> list[str]:
+    return [text for text in machine.status()["warnings"] if words in text]
+
+
+# The recovery copy
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[600] ^= 1
+    path.write_bytes(data)
+
+
+def link(path: Path) -> None:
+    shutil.move(path, path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+DAMAGES = {
+    "one bit": flip,
+    "cut": lambda path: os.truncate(path, 300),
+    "gone": lambda path: path.unlink(),
+    "a link": link,
+    "another operator's": lambda path: rewrite(path, "nsec", operator=nostr_sdk.Keys.generate().public_key().to_bech32()),
+    "another name": lambda path: rewrite(path, "nsec", name="newsletter"),
+}
+
+
+def test_status_mends_the_recovery_copy(machine: Machine) -> None:
+    machine.init_unproven()
+    path = machine.vault / "nsec.enc"
+    for name, damage in DAMAGES.items():
+        damage(path)
+        assert warnings(machine, "was made anew: "), name
+        assert not path.is_symlink()
+        content = avault.read_sealed("nsec", str(path))
+        assert content["name"] == "test@machine", name
+        answer = avault.decrypt(machine.operator, avault.parse_npub(content["agent"]), content["envelope"])
+        assert avault.open_nsec(content, answer).public_key().to_bech32() == content["agent"], "the operator's key opens it"
+
+
+def test_a_vault_that_is_taken_away_is_not_followed(machine: Machine) -> None:
+    """As a checkout of a branch without it does: no file is made there."""
+    machine.init_unproven()
+    away = machine.top / "away"
+    away.mkdir()
+    for name in ("avault.enc", "nsec.enc"):
+        shutil.move(machine.vault / name, away / name)
+    assert warnings(machine, "avault.enc is gone")
+    assert not (machine.vault / "nsec.enc").exists()
+    for name in ("avault.enc", "nsec.enc"):
+        shutil.move(away / name, machine.vault / name)
+    assert machine.status()["warnings"] == []
+
+
+def test_forget_needs_a_recovery_copy_that_opens(opened: Machine, rogue: Rogue, canary: Canary) -> None:
+    machine, agent, operator = opened, *(opened.status()[name] for name in ("agent_npub", "signer_npub"))
+    machine("set", "g/K", input=canary.value)
+    machine("lock")
+    bad = swap_recovery(machine)
+    assert warnings(machine, "has changed since it was last seen to open this vault")
+    assert "may be the only way into the vault" in machine("forget", "--yes", code=5).stderr
+    assert "has changed since" in machine("doctor", "--offline", "vault", code=None).stdout
+    assert (machine.own / "unlock.json").exists()
+    machine("unlock")
+    assert (machine.vault / "nsec.enc").read_bytes() != bad
+    swap_recovery(machine)
+    machine("forget", "--yes")  # the open vault has mended it before
+    words = ("--agent", agent, "--signer-npub", operator, "--no-drill")
+    machine("recover", *words, "--bunker", "-", input=rogue.uri)
+    assert machine("get", "g/K", secret=True).stdout == canary.value + "\n"
+
+
+# This machine's own files
+
+
+def evil() -> str:
+    return nostr_sdk.Keys.generate().public_key().to_hex()
+
+
+OTHERS = {  # of the same form, as anybody of this user can write them
+    "unlock.json": lambda path: rewrite(path, "unlock", name="newsletter"),
+    "pairing.json": lambda path: rewrite(path, "pairing", signer=evil(), relays=["wss://evil.example"]),
+    "pin.json": lambda path: rewrite(path, "pin", generation={}, hash="0" * 64),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_own_files_are_put_back(name: str, opened: Machine, rogue: Rogue) -> None:
+    path = opened.own / name
+    before = path.read_bytes()
+    for change in (lambda path: path.unlink(), lambda path: os.truncate(path, 99), OTHERS[name]):
+        last = json.loads(path.read_bytes())
+        change(path)
+        assert warnings(opened, f"{name} was changed while the vault was open")
+        content = json.loads(path.read_bytes())
+        if name == "unlock.json":
+            assert content["envelope"] != last["envelope"], "a fresh one: what the phone has answered opens nothing"
+            assert content["name"] == "test@machine"
+        else:
+            assert path.read_bytes() == before
+    asked = len(rogue.requests("nip44_decrypt"))
+    opened("lock")
+    opened("unlock")
+    assert len(rogue.requests("nip44_decrypt")) == asked + 1
+
+
+def test_files_that_nobody_touched_are_not_written(opened: Machine) -> None:
+    names = ("unlock.json", "pairing.json", "pin.json", "recovery.json", "machine.json")
+    before = [(opened.own / name).stat().st_mtime_ns for name in names]
+    for _ in range(3):
+        assert not [text for text in opened.status()["warnings"] if "changed" in text]
+    assert [(opened.own / name).stat().st_mtime_ns for name in names] == before
+
+
+# A file that is whole again
+
+
+@pytest.mark.parametrize("where", ["in a repository", "elsewhere"])
+def test_a_file_that_is_whole_again_is_noticed(where: str, opened: Machine) -> None:
+    if where == "in a repository":
+        git(opened, "init", "-q")
+    path = opened.vault / "avault.enc"
+    whole = path.read_bytes()
+    for words, state in ((["status"], "unlocked"), (["lock"], "locked"), (["daemon", "stop"], "stopped")):
+        path.write_bytes(whole[:-9])
+        assert warnings(opened, "avault.enc is damaged")
+        path.write_bytes(whole)
+        if state == "unlocked":
+            assert not warnings(opened, "avault.enc")
+        else:
+            opened(*words)
+            assert opened.status()["state"] == state
+            opened("unlock")
