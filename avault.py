@@ -5272,7 +5272,7 @@ the daemon
 
 getting in, looking after
   migrate       take the secrets out of ~/.profile
-  import        take them from a dotenv or JSON file
+  import        take them from .env, JSON, CSV, ~/.aws/credentials, ~/.netrc, …
   audit         what still stands in clear in shell files, .env and units
   scan          the vault's values in a working tree, or in what is staged
   log           who got what, and when

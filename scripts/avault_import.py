@@ -47,6 +47,7 @@ from avault_dotenv import (
     read_dotenv,
     tell_of_lines,
 )
+from avault_importers import FORMS, READERS, Secrets, form_of, place, refuse_encrypted
 
 from avault import (
     AvaultError,
@@ -640,9 +641,6 @@ def parse_pam(text: str) -> list[Assignment]:
 # ------------------------------------------------------------------ json ----
 
 
-Secrets = dict[tuple[str, str], str]  # the value of a group's key
-
-
 def refuse_json(problem: str) -> Usage:
     """The error for a JSON text that is not of one of the forms."""
     return Usage(f"in the JSON {problem}", 'as in {"API_KEY": "…"} or {"openai": {"API_KEY": "…"}}; jq makes it so')
@@ -877,13 +875,26 @@ def read_input(file: str) -> str:
         raise AvaultError(f"cannot read {printable(file)}: {error.strerror}") from None
     if len(data) > LARGEST:
         raise Usage(f"{printable(file)} is too large; the limit is {LARGEST:,} bytes")
+    refuse_encrypted(data)
     try:
-        text = data.decode()
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
         raise Usage(f"{'what came' if file == '-' else printable(file)} is not UTF-8 text")
     return text
+
+
+def take(text: str, form: str, group: str | None) -> tuple[Secrets, dict[str, str], list[Assignment]]:
+    """The secrets of a text of that form, the notes of their groups, and what there is to say about lines; raises Usage."""
+    if form == "json":
+        found, notes, empty = parse_json(text.removeprefix("\ufeff"), group)
+        return found, notes, [Assignment(0, 0, name, None, EMPTY) for name in empty]
+    if form == "dotenv":
+        variables, told = read_dotenv(text)
+        return {(group or "env", name): value for name, value in variables.items() if value}, {}, told
+    read = READERS[form](text.removeprefix("\ufeff"))
+    return place(read, group, "aws" if form == "aws" else None), {}, read.left
 
 
 @command(
@@ -895,36 +906,34 @@ def read_input(file: str) -> str:
     option("--replace", is_flag=True),
 )
 def cmd_import(terminal: Terminal, file: str, form: str | None, group: str | None, dry_run: bool, replace: bool) -> int:
-    """usage: avault import FILE [--format dotenv|json] [--group G] [--dry-run] [--replace]
+    """usage: avault import FILE [--format F] [--group G] [--dry-run] [--replace]
 
     Takes secrets from a file, or from stdin (-), into the vault: KEY=value lines
-    as in .env, or JSON, {"KEY": "value"} or {"GROUP": {"KEY": "value"}}. Which of
-    the two it is shows; --format insists. They go into the group G, or `env`;
-    JSON may name its groups. Prints what is new, the same, or replaced.
+    as in .env, or JSON, {"KEY": "value"} or {"GROUP": {"KEY": "value"}}, into the
+    group G, or `env`. Also AWS credentials, .netrc, .pgpass, .npmrc, a Secret of
+    Kubernetes, and what password managers and browsers export: CSV, and JSON of
+    Bitwarden; a group for each login, G-NAME with G. Which it is shows; --format
+    insists: dotenv, json, aws, netrc, pgpass, npmrc, k8s, csv or bitwarden.
+    Prints what is new, the same, or replaced.
 
-    All of it or nothing: a bad line is an error that says where, and what the
-    vault has with another value is refused without --replace. --dry-run writes
-    nothing and shows all. A line that refers to ${ANOTHER} variable, or is empty,
-    is left and named. Where readers of .env files differ, python-dotenv's reading
-    counts, and a warning says so. The file stays; delete it when you are done.
+    All of it or nothing: all bad lines are named, never what they say, and what
+    the vault has with another value is refused without --replace. --dry-run
+    writes nothing and shows all. A line that refers to ${ANOTHER} variable, is
+    empty, or has no key name is left and named. Where readers of .env files
+    differ, python-dotenv's reading counts, and a warning says so. The file
+    stays; delete it when you are done.
 
       avault import .env --group web --dry-run
+      avault import ~/.aws/credentials
       sops decrypt --output-type json secrets.yaml | avault import -
-      dotenvx get | avault import - --group web
+      kubectl get secret web -o json | avault import -
     """
-    if form not in (None, "dotenv", "json"):
-        raise Usage(f"no format {printable(form)!r}", "one of: dotenv, json")
+    if form not in (None, *FORMS):
+        raise Usage(f"no format {printable(form)!r}", f"one of: {', '.join(FORMS)}")
     if group is not None:
         check_group(group)
     text = read_input(file)
-    notes: dict[str, str] = {}
-    told: list[Assignment] = []
-    if form == "json" or (form is None and text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[")):
-        found, notes, empty = parse_json(text.removeprefix("\ufeff"), group)
-        told = [Assignment(0, 0, name, None, EMPTY) for name in empty]
-    else:
-        variables, told = read_dotenv(text)
-        found = {(group or "env", name): value for name, value in variables.items() if value}
+    found, notes, told = take(text, form or form_of(file, text), group)
     stored = compare(terminal, found)
     if stored.differs and not replace and not dry_run:
         raise Denied(
@@ -947,7 +956,7 @@ def cmd_import(terminal: Terminal, file: str, form: str | None, group: str | Non
         warn(
             f"export and run refuse {some(risky)}", f"let them with --allow {risky[0]}, or: avault delete GROUP --key {risky[0]}"
         )
-    tell(dry_run, found, stored, "import the others with --replace")
+    tell(dry_run, found, stored, "--replace replaces what differs, --group NAME keeps both")
     if not dry_run:
         tell_of_twins(terminal, found)
     return 0
@@ -959,7 +968,7 @@ def tell(dry_run: bool, found: Secrets, stored: Stored, otherwise: str) -> None:
     if not found:
         say("there is nothing to import")
     elif dry_run and stored.differs:
-        say(f"nothing was written; this would be refused as long as {len(stored.differs):,} differ: {otherwise}")
+        say(f"nothing was written; {len(stored.differs):,} in the vault with another value: {otherwise}")
     elif dry_run:
         say("nothing was written")
     else:
