@@ -3861,7 +3861,8 @@ class Keyholder:
         if found and store and (found.agent, found.operator) != (store.vault.agent, store.vault.operator):
             raise Tampered("pairing.json is for another agent or operator than the open vault", "avault pair --replace")
         if found and self.pairing and not found.is_same(self.pairing):
-            raise Tampered("pairing.json is not the pairing that opened this vault", "avault pair --replace")
+            hint = "avault status, which puts back the one that did; then try again"
+            raise Tampered("pairing.json is not the pairing that opened this vault", hint)
         return self.pairing or found
 
     def note_hints(self) -> None:
