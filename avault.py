@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     import socket
     import subprocess
     import time
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
     from typing import Any, NoReturn, Self
 
     import click
@@ -124,18 +124,25 @@ def vault_id(directory: str) -> str:
     return "avault1-" + "".join(letters[number >> bits & 63] for bits in range(90, -1, -6))
 
 
-def vault_directory(given: str | None = None, creating: bool = False) -> str:
-    """Where the vault is: `given`, $AVAULT_DIR, $WORKSPACE/.avault, or a usual place.
+class NoPlace(Exception):
+    """There is nowhere to begin from: no home, or no current directory. It carries a message and a hint."""
 
-    The usual places are ~/clawd/.avault and ~/.openclaw/workspace/.avault: the
-    first that holds a vault or, when `creating`, the first whose parent exists.
-    """
-    named = given or os.environ.get("AVAULT_DIR")
-    if not named and os.environ.get("WORKSPACE"):
-        named = os.path.join(os.environ["WORKSPACE"], ".avault")
-    if named:
-        return os.path.abspath(os.path.expanduser(named))
-    usual = [os.path.expanduser("~/clawd/.avault"), os.path.expanduser("~/.openclaw/workspace/.avault")]
+
+def absolute(path: str) -> str:
+    """An absolute path of one that a person typed, or that a variable has; raises NoPlace."""
+    found = os.path.expanduser(path)
+    if path[:1] == "~" and not os.path.isabs(found):
+        home = os.environ.get("HOME")
+        raise NoPlace(f"HOME is no absolute path: {home!a}" if home else "there is no HOME", "HOME=/home/NAME avault …")
+    try:
+        return os.path.abspath(found)
+    except FileNotFoundError:
+        raise NoPlace("the current directory is gone", "go to one that is there, as with: cd") from None
+
+
+def usual_directory(creating: bool = False) -> str:
+    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault; `creating`, whose parent exists."""
+    usual = [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
     for directory in usual:
         wanted = os.path.dirname(directory) if creating else os.path.join(directory, "avault.enc")
         if os.path.exists(wanted):
@@ -143,19 +150,71 @@ def vault_directory(given: str | None = None, creating: bool = False) -> str:
     return usual[0]
 
 
+def named_directory(given: str | None = None) -> str | None:
+    """The vault directory that is named: by `given`, $AVAULT_DIR, or $WORKSPACE, whose .avault it is.
+
+    The .avault in a directory is meant where that itself holds no vault.
+    """
+    named = given or os.environ.get("AVAULT_DIR")
+    if not named and os.environ.get("WORKSPACE"):
+        named = os.path.join(os.environ["WORKSPACE"], ".avault")
+    if not named:
+        return None
+    directory = absolute(named)
+    inner = os.path.join(directory, ".avault")
+    is_outer = not os.path.lexists(f"{directory}/avault.enc") and os.path.lexists(f"{inner}/avault.enc")
+    return inner if is_outer else directory
+
+
+def nearest_directory() -> str | None:
+    """The .avault in the current directory, or above it, that this machine has opened before.
+
+    No other: a repository that somebody cloned must not choose the vault, nor lead to another one by a link.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:
+        return None
+    while True:
+        directory = os.path.join(here, ".avault")
+        if is_own_directory(directory) and os.path.lexists(os.path.join(state_home(), vault_id(directory), "unlock.json")):
+            return directory
+        if here == (here := os.path.dirname(here)):
+            return None
+
+
+def vault_directory(given: str | None = None, creating: bool = False) -> str:
+    """Where the vault is: one that is named, else one that is near, else in a usual place."""
+    return named_directory(given) or nearest_directory() or usual_directory(creating)
+
+
 def state_home() -> str:
     """$XDG_STATE_HOME/avault, or ~/.local/state/avault (XDG Base Directory Specification)."""
     base = os.environ.get("XDG_STATE_HOME", "")
-    return os.path.join(base if os.path.isabs(base) else os.path.expanduser("~/.local/state"), "avault")
+    return os.path.join(base if os.path.isabs(base) else absolute("~/.local/state"), "avault")
 
 
-def is_private_directory(path: str) -> bool:
-    """Whether `path` is a directory of ours that nobody else can enter, and no symlink."""
+def is_own_directory(path: str, closed_to: int = 0) -> bool:
+    """Whether `path` is a directory of ours, and no symlink, that others have none of these permissions for."""
     try:
         info = os.lstat(path)
     except OSError:
         return False
-    return info.st_mode & 0o170077 == 0o040000 and info.st_uid == os.getuid()
+    return info.st_mode & (0o170000 | closed_to) == 0o040000 and info.st_uid == os.getuid()
+
+
+def is_private_directory(path: str) -> bool:
+    """Whether `path` is a directory of ours that nobody else can enter, and no symlink."""
+    return is_own_directory(path, 0o077)
+
+
+def own_name(given: str | None) -> str:
+    """`avault`, with the --dir that it was given: how a command in a hint begins."""
+    if not given:
+        return "avault"
+    from shlex import quote
+
+    return f"avault --dir {quote(given)}"
 
 
 class Places:
@@ -164,15 +223,16 @@ class Places:
     __slots__ = ("dir", "id", "pid_file", "socket", "state")
 
     def __init__(self, given: str | None = None, creating: bool = False) -> None:
-        self.dir = vault_directory(given, creating)
+        named = named_directory(given)
+        self.dir = named or vault_directory(creating=creating)
         self.id = vault_id(self.dir)
         self.state = os.path.join(state_home(), self.id)
-        unnamed = not (given or os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE"))
-        name = "avault" if unnamed else "avault-" + self.id
+        is_usual = not named and self.dir == usual_directory(creating)
+        name = "avault" if is_usual else "avault-" + self.id
         runtime = [os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{os.getuid()}"]
         beside = next((path for path in runtime if path and is_private_directory(path)), self.state)
-        self.socket = os.path.abspath(os.environ.get("AVAULT_SOCKET") or os.path.join(beside, name + ".sock"))
-        self.pid_file = os.path.abspath(os.environ.get("AVAULT_PID") or self.socket.removesuffix(".sock") + ".pid")
+        self.socket = absolute(os.environ.get("AVAULT_SOCKET") or os.path.join(beside, name + ".sock"))
+        self.pid_file = absolute(os.environ.get("AVAULT_PID") or self.socket.removesuffix(".sock") + ".pid")
 
     def file(self, name: str) -> str:
         """The path of a file in the vault directory."""
@@ -202,6 +262,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "get": {"--key": str, "--json": bool},
     "has": {"--key": str},
     "list": {"--json": bool, "--names": bool},
+    "status": {"--short": bool},
     "export": {"--shell": "sh", "--format": str, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
     "set": {"--key": str, "--note": str, "--generate": "32"},
     "run": {"--no-mask": bool, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
@@ -209,6 +270,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
 }
 FORMS = ("dotenv", "json", "systemd", "docker", "github", "k8s")  # of `export --format`
 EXIT_CODES = {"usage": 2, "locked": 3, "not_found": 4, "denied": 5, "unavailable": 6, "timed_out": 7, "tampered": 8}
+STATES = {"unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "stopped": 6}  # with the exit codes of `status`
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
 _stdin: bytes | None = None
@@ -295,6 +357,8 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
         return {"op": op, "group": found["group"], "key": key, "format": want_json}
     if op == "list":
         return {"op": op, "format": "names" if "--names" in found else want_json}
+    if op == "status":
+        return {"op": op, "format": "short"} if "--short" in found else None
     if op == "openclaw-provider":
         return {"op": "provide"}
     if op in ("export", "run"):
@@ -367,6 +431,7 @@ def parse_error(answer: str) -> tuple[str, str, str | None] | None:
 
 def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int:
     """Tell a person of an error, and on stdout whoever reads JSON; its exit code."""
+    hint = call.complete(hint) if hint else None
     if want_json:
         parts = ",\n".join(
             f'    "{name}": {to_json(text)}' for name, text in (("code", code), ("message", message), ("hint", hint))
@@ -378,6 +443,53 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
     told = f"avault: error: {message}\n" + (f"avault: hint: {hint}\n" if hint else "")
     write_all(2, told.encode("utf-8", "backslashreplace"))
     return EXIT_CODES.get(code, 1)
+
+
+VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
+    """
+    audit daemon delete doctor edit export forget get git has history import init inject keychain list lock log mcp migrate mv
+    openclaw openclaw-provider pair recover restore run scan service set status sync unlock wait
+    """.split()
+)
+
+
+class Call:
+    """How avault was called: what a hint repeats, so that its commands are for the same vault.
+
+    `directory` is --dir as it was given, `name` the command, `options` those that have a value.
+    """
+
+    UNSAID = frozenset(("--bunker", "--dir", "--key", "--value"))  # secrets, and what a hint says itself
+
+    def __init__(self) -> None:
+        self.directory: str | None = None
+        self.farewell = "stopped"  # what is said at Ctrl-C; nothing where that is the usual end
+        self.name = ""
+        self.options: dict[str, str] = {}
+
+    def complete(self, hint: str) -> str:
+        """A hint whose commands get the --dir, and for the same command as now the options, that were given."""
+        done, *rest = hint.split("avault ")
+        for piece in rest:
+            is_word = done[-1:].isalnum() or done[-1:] in ("_", "-", ".", "/")
+            done += "avault " + piece if is_word else self.amend(piece)
+        return done
+
+    def amend(self, piece: str) -> str:
+        """What follows `avault` in a hint, up to the next one, with `avault` and what belongs there."""
+        length = next((place for place, letter in enumerate(piece) if letter in ",;)"), len(piece))
+        clause, rest = piece[:length], piece[length:]
+        first = clause.split(" ")[0]
+        if first not in VAULT_COMMANDS:
+            return "avault " + piece
+        after = clause.removeprefix(self.name)
+        if self.name and after != clause and not (after[:1].isalnum() or after[:1] == "-"):
+            given = [f" {name} {value}" for name, value in self.options.items() if f" {name}" not in clause]
+            clause = self.name + "".join(given) + after
+        return ("avault " if " --dir" in clause else own_name(self.directory) + " ") + clause + rest
+
+
+call = Call()
 
 
 def is_same_user(connection: Any) -> bool:
@@ -466,9 +578,20 @@ def tell_of_replaced(directory: str, group: str, key: str) -> None:
             return
 
 
-def is_there(command: str) -> bool:
-    """Whether a command is in PATH, or is a path: the kernel's "permission denied" may be that of another directory."""
-    return "/" in command or any(os.path.lexists(f"{place}/{command}") for place in os.get_exec_path())
+def find_program(command: str, environment: Mapping[bytes, bytes]) -> bytes:
+    """The file that execvp(3) would execute; raises FileNotFoundError.
+
+    What is wrong with it, the kernel then says of this file, and not of a directory in PATH that may not be searched.
+    """
+    name = os.fsencode(command)
+    if b"/" in name:
+        return name
+    places = environment.get(b"PATH", os.fsencode(os.defpath)).split(b":")
+    there = [path for place in places if os.path.lexists(path := os.path.join(place, name))]
+    usable = [path for path in there if os.path.isfile(path) and os.access(path, os.X_OK)]
+    if not there:
+        raise FileNotFoundError(2, "no such command")
+    return (usable or there)[0]
 
 
 def become(command: list[str], variables: list[str]) -> int:
@@ -481,11 +604,12 @@ def become(command: list[str], variables: list[str]) -> int:
     for ignored in (_signal.SIGPIPE, _signal.SIGXFSZ):  # by Python; and what is ignored is inherited
         _signal.signal(ignored, _signal.SIG_DFL)
     try:
-        os.execvp(command[0], command)  # noqa: S606
+        os.execv(find_program(command[0], os.environb), command)  # noqa: S606
     except OSError as error:
-        there = is_there(command[0]) and not isinstance(error, FileNotFoundError)
-        write_all(2, f"avault: error: cannot run {command[0]!a}: {error.strerror if there else 'no such command'}\n".encode())
-        return 126 if there else 127
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = "no such command" if is_missing else error.strerror
+        write_all(2, f"avault: error: cannot run {command[0]!a}: {reason}\n".encode())
+        return 127 if is_missing else 126
 
 
 def fast_door(argv: list[str]) -> int | None:
@@ -494,21 +618,28 @@ def fast_door(argv: list[str]) -> int | None:
     request = fast_request(found) if found else None
     if not found or not request:
         return None
+    call.directory, call.name = found.get("--dir"), found["op"]
     needs_value = request["op"] == "set" and request["generate"] is None  # a provider's request is read when it is wanted
     value = fast_value() if needs_value else None
     if needs_value and value is None:
         return None
-    answer = fast_exchange(Places(found.get("--dir")), request, value)
+    try:
+        places = Places(found.get("--dir"))
+    except NoPlace:
+        return None
+    answer = fast_exchange(places, request, value)
+    if answer is None and request["op"] == "status" and os.path.exists(places.file("avault.enc")):
+        answer = '{"ok": true, "output": "stopped\\n"}'
     if answer is None or (not answer and request["op"] == "provide"):
         return None
     if not answer:
         write_all(2, b"avault: error: the daemon went away; unknown whether the secret was written\n")
-        write_all(2, b"avault: hint: look with: avault list\n")
+        write_all(2, f"avault: hint: look with: {own_name(call.directory)} list\n".encode("utf-8", "backslashreplace"))
         return 1
     if answer == '{"ok": true}':
         return 0
     if answer == '{"ok": true, "replaced": true}':
-        tell_of_replaced(Places(found.get("--dir")).dir, request["group"], request["key"])
+        tell_of_replaced(places.dir, request["group"], request["key"])
         return 0
     if answer[:13] == '{"ok": true, ':
         if request["op"] == "has":
@@ -526,7 +657,7 @@ def fast_door(argv: list[str]) -> int | None:
                 return 1
             if rest[:14] == ', "warning": "':
                 write_all(2, f"avault: warning: {from_json(rest, 14)[0]}\n".encode())
-            return 0
+            return STATES[output.rstrip()] if request["op"] == "status" else 0
     refused = parse_error(answer)
     if refused and request["op"] != "provide":  # that has its own way to say it
         return say_error(*refused, want_json="--json" in found)
@@ -633,12 +764,24 @@ class Tampered(AvaultError):
 ERRORS = (Usage, Locked, NotFound, Denied, Unavailable, TimedOut, Tampered)
 
 
+def is_somewhere() -> bool:
+    """Whether the current directory is there."""
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
+
+
 def complain(error: Exception) -> AvaultError:
     """`error` itself if it is ours; else one that says its type, and nothing that it may carry."""
     if isinstance(error, AvaultError):
         return error
     if isinstance(error, RecursionError):
         return Usage("nested too deep")
+    if isinstance(error, NoPlace):
+        return AvaultError(*error.args)
+    if isinstance(error, FileNotFoundError) and not is_somewhere():
+        return AvaultError("the current directory is gone", "go to one that is there, as with: cd")
     return AvaultError(f"avault failed: {type(error).__name__}", "this should not happen; please report what you did")
 
 
@@ -772,6 +915,17 @@ class Vault:
     def annotate(self, group: str, note: str, machine: str) -> None:
         """Set the note of a group that exists."""
         self.group(group).note = (note, machine, self.generation.get(machine, 0) + 1)
+
+    def move(self, old: tuple[str, str], new: tuple[str, str], now: int, machine: str) -> None:
+        """Give a key another name, in its group or in another one; raises NotFound, Denied."""
+        found = self.secrets(*old)
+        if len(found) > 1:
+            raise Denied(f"{'/'.join(old)} was set by two machines", f"settle it first: avault set {'/'.join(old)}")
+        if new[0] in self.groups and new[1] in self.groups[new[0]].keys:
+            raise Denied(f"there is a {'/'.join(new)} already", f"take it away first: avault delete {'/'.join(new)}")
+        self.put(*new, found[0].value, now, machine)
+        self.groups[new[0]].keys[new[1]][0].created = found[0].created
+        self.remove(*old)
 
     def remove(self, group: str, key: str | None) -> None:
         """Delete a key, or a whole group; a group without keys is gone."""
@@ -1053,6 +1207,13 @@ def render_export(form: str, variables: dict[str, str], group: str | None = None
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
+def render_duration(seconds: float) -> str:
+    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
+    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
+    return f"{seconds / units[unit]:g} {unit}"
+
+
 def render_time(seconds: float) -> str:
     """A time as RFC 3339 UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
@@ -1270,16 +1431,29 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def owner_of(path: str) -> str:
+    """The name of the user whose file it is, or the number; raises OSError."""
+    import pwd
+
+    uid = os.stat(path).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
 def make_private_directory(path: str) -> None:
     """Make a directory and its parents, or make one private (0700) that is there; raises AvaultError."""
     mask = os.umask(0o077)  # for the parents too
     try:
         os.makedirs(path, exist_ok=True)
         if os.stat(path).st_uid != os.getuid():
-            raise AvaultError(f"{path} belongs to another user", "choose another place with --dir or XDG_STATE_HOME")
+            raise AvaultError(f"{path} belongs to {owner_of(path)}", "choose another place with --dir or XDG_STATE_HOME")
         os.chmod(path, 0o700)
     except OSError as error:
-        raise AvaultError(f"cannot make the directory {path}: {error.strerror}", "is it a directory, and ours?") from None
+        own = path == state_home() or path.startswith(state_home() + "/")
+        hint = "name a place that can be written: XDG_STATE_HOME=DIR" if own else "is it a directory, and ours?"
+        raise AvaultError(f"cannot make the directory {path}: {error.strerror}", hint) from None
     finally:
         os.umask(mask)
 
@@ -1825,14 +1999,36 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
 def refuse_to_overwrite(places: Places) -> None:
     """Raise AvaultError where a vault's files are: `init` makes none over them."""
     for name in ("avault.enc", "nsec.enc"):
-        if os.path.lexists(places.file(name)):
+        if is_file_there(places.file(name)):
             raise AvaultError(f"there is a vault already: {places.file(name)}", "use it, or choose another place with --dir")
+
+
+def no_vault(places: Places) -> NotFound:
+    """What is said where no vault is."""
+    return NotFound(f"no vault in {places.dir}", "make one with: avault init, or name one with --dir")
+
+
+def has_vault(places: Places) -> bool:
+    """Whether there is anything of a vault; raises AvaultError where we may not look."""
+    return any(is_file_there(places.file(name)) for name in ("avault.enc", "nsec.enc"))
+
+
+def is_file_there(path: str) -> bool:
+    """Whether there is a file, or a link; raises AvaultError where we may not look: that is not the same as none."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        closed = os.path.dirname(path)
+        raise AvaultError(f"cannot look into {closed}: {error.strerror}", f"whose is it? ls -ld {closed}") from None
+    return True
 
 
 def need_vault(places: Places) -> None:
     """Raise NotFound where there is nothing of a vault."""
-    if not any(os.path.lexists(places.file(name)) for name in ("avault.enc", "nsec.enc")):
-        raise NotFound(f"no vault in {places.dir}", "make one with: avault init, or name one with --dir")
+    if not has_vault(places):
+        raise no_vault(places)
 
 
 def read_vault(places: Places) -> bytes:
@@ -1896,8 +2092,8 @@ def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
         return read_sealed("unlock", places.own("unlock.json")), True
     except NotFound:
         pass
-    if not os.path.lexists(places.file("nsec.enc")):
-        raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
+    if not is_file_there(places.file("nsec.enc")):
+        raise no_vault(places)
     return read_sealed("nsec", places.file("nsec.enc")), False
 
 
@@ -2018,11 +2214,11 @@ def check_recovery(places: Places) -> None:
 # The socket protocol: four bytes of length, big-endian, then JSON.
 # references/protocol.md lists every field.
 
-DOOR = {"status", "unlock", "lock", "wait", "stop", "keychain", "record"}  # answered by the supervisor
+DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "keychain", "record"}  # answered by the supervisor
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
-    "get", "has", "list", "export", "reveal", "provide", "set", "delete", "import", "inspect", "merge", "restore", "verify_log",
-    "verify",
+    "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
+    "inspect", "merge", "restore", "verify_log", "verify",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -2045,9 +2241,9 @@ def decode_frame(data: bytes | bytearray) -> dict[str, Any]:
     return message
 
 
-def read_limit(request: dict[str, Any]) -> float | None:
-    """The `timeout` of a request, in seconds; None for none."""
-    limit = request.get("timeout")
+def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:
+    """The `timeout` of a request, or another limit, in seconds; None for none."""
+    limit = request.get(field)
     return float(min(max(0.0, limit), 1e9)) if isinstance(limit, (int, float)) else None  # NaN is not above 0
 
 
@@ -2346,7 +2542,7 @@ class Connection:
                     raise AvaultError.from_dict(answer)
         except OSError:
             pass
-        if (sent_value and op not in SESSIONS) or op in ("delete", "restore"):
+        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore"):
             raise AvaultError("the daemon went away; unknown whether it was written", "look with: avault list")
         raise Interrupted("the daemon went away before it answered", "see: avault status")
 
@@ -3185,15 +3381,17 @@ def report_quietly(loop: object, context: dict[str, Any]) -> None:
 
 
 def describe_caller(sock: socket.socket) -> dict[str, Any]:
-    """The process at the other end of a connection: pid, uid, executable and parent, as far as the system tells."""
+    """The process at the other end of a connection: pid, uid, executable, name and parent, as far as the system tells."""
     if sys.platform == "linux":
         pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
     else:
         pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": read_executable(pid), "parent": None}
+    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": read_executable(pid), "name": None, "parent": None}
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            parent = int(file.read().rpartition(b")")[2].split()[1])
+            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
+        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
+        parent = int(rest.split()[1])
         caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
     except OSError:
         pass  # it has ended, or there is no /proc
@@ -3211,7 +3409,7 @@ def read_executable(pid: int) -> str | None:
 
 def summarize(request: dict[str, Any], names: int, width: int) -> dict[str, Any]:
     """What a line says of a request: at most so many names, none wider, and how many there were besides."""
-    many = request["op"] in ("export", "reveal", "provide", "import")  # each op with the fields that it looks at
+    many = request["op"] in ("export", "reveal", "provide", "import", "move")  # each op with the fields that it looks at
     groups, keys = (
         (request.get(field) for field in ("groups", "only")) if many else ([request.get("group")], [request.get("key")])
     )
@@ -3502,7 +3700,7 @@ class Keyholder:
                 await self.verify_recovery()
                 await self.keep_log()
         if not self.ended.is_set():
-            self.control.send({"failed": Locked("it was to lock by itself by now").to_dict()["error"]})
+            self.control.send({"failed": Locked(self.why_locked(), "ask the phone with: avault unlock").to_dict()["error"]})
         if self.writer:
             await self.writer
         await self.save(is_last=True)
@@ -3566,6 +3764,20 @@ class Keyholder:
         ends += [self.used + self.lock_idle] if self.lock_idle else []
         return min(ends) - uptime() if ends else float("inf")
 
+    def why_locked(self) -> str:
+        """Which limit it was, and how long."""
+        if self.lock_after and self.opened + self.lock_after <= uptime():
+            return f"it locked by itself after {render_duration(self.lock_after)}"
+        return f"it locked by itself after {render_duration(self.lock_idle or 0)} without a use"
+
+    def limit(self, message: dict[str, Any]) -> None:
+        """Take other limits, of which one that is not named stays as it is; `for` counts from now."""
+        if "for" in message:
+            self.lock_after = round(uptime() - self.opened) + message["for"]
+        self.lock_after = message.get("lock_after", self.lock_after)
+        self.lock_idle = message.get("lock_idle", self.lock_idle)
+        self.report()
+
     def receive(self, message: dict[str, Any], fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
@@ -3588,6 +3800,8 @@ class Keyholder:
             spawn(self.tasks, self.look())
         elif message["do"] == "rest":
             self.resume = False
+        elif message["do"] == "limit":
+            self.limit(message)
         elif message["do"] == "lock":
             self.ended.set()
 
@@ -3798,7 +4012,8 @@ class Keyholder:
                 self.keep_pairing(custody.pairing)
         if not own:
             self.warnings["recovery"] = (
-                "the phone opened nsec.enc, which git keeps; to be safe from who recorded that: avault pair --replace"
+                "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this machine's pairing.json has the"
+                " key; against that: avault pair --replace (from the next unlock on, this machine has its own envelope)"
             )
         await self.verify_recovery()
         self.note_hints()
@@ -3810,7 +4025,9 @@ class Keyholder:
         Only one that `is_new` on this machine may be without bounds of an earlier log.
         """
         log = AccessLog(self.places.state, store.keys, is_new)
-        log.write({"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "parent": None})
+        log.write(
+            {"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
+        )
         log.save()
         self.store, self.log = store, log
         self.since, self.opened, self.used = time.time(), uptime(), uptime()
@@ -4073,10 +4290,11 @@ def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -
 
 def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
     """What there is; names, never values."""
-    vault, form = keyholder.open_store().vault, request.get("format")
+    vault, form, wanted = keyholder.open_store().vault, request.get("format"), check_names(request, "groups")
+    rows = select(vault, wanted, [])
     if form == "names":
-        return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in select(vault, [], []))}
-    groups = describe_vault(vault)
+        return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
+    groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]
     if form == "text":
         return {"ok": True, "output": render_list(groups)}
     if form == "json":
@@ -4127,6 +4345,29 @@ async def serve_delete(keyholder: Keyholder, session: Session, request: dict[str
     """Take a key away, or a group."""
     group, key = check_group(request.get("group")), request.get("key")
     return await write(keyholder, session, request, lambda vault: vault.remove(group, None if key is None else check_key(key)))
+
+
+async def serve_move(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    """Give a key, or a group, another name."""
+    group, key = check_group(request.get("group")), request.get("key")
+    to, to_key = check_group(request.get("to_group")), request.get("to_key")
+    store, now = keyholder.open_store(), int(time.time())
+    if (group, key) == (to, to_key) or (key is None and (to_key is not None or group == to)):
+        raise Usage("that is no move", "avault mv GROUP/KEY GROUP/KEY, or avault mv GROUP GROUP")
+
+    def moves(vault: Vault) -> list[tuple[str, str]]:
+        names = [check_key(key)] if key is not None else sorted(vault.group(group).keys)
+        return [(name, name if to_key is None else check_key(to_key)) for name in names]
+
+    def change(vault: Vault) -> None:
+        note = vault.group(group).note[0]
+        for name, other in moves(vault):
+            vault.move((group, name), (to, other), now, store.machine)
+        if note and key is None and not vault.groups[to].note[0]:
+            vault.annotate(to, note, store.machine)
+
+    names = [name for old, new in moves(store.vault) for name in (f"{group}/{old}", f"{to}/{new}")]
+    return await write(keyholder, session, {**request, "only": names}, change)
 
 
 async def serve_import(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> dict[str, Any]:
@@ -4252,7 +4493,8 @@ REQUESTS: dict[str, Serve] = {
     "get": released(answer_get), "export": released(answer_export), "reveal": released(answer_reveal),
     "has": serve_has, "list": serve_list, "provide": serve_provide, "verify_log": serve_verify_log, "inspect": serve_inspect,
     "verify": serve_verify,
-    "set": serve_set, "delete": serve_delete, "import": serve_import, "merge": serve_merge, "restore": serve_restore,
+    "set": serve_set, "delete": serve_delete, "move": serve_move, "import": serve_import, "merge": serve_merge,
+    "restore": serve_restore,
 }  # fmt: skip
 
 
@@ -4938,7 +5180,7 @@ class Supervisor:
         elif op in DOOR:
             if request.get("ask_again"):
                 self.guard.ask_again()
-            door = (self.status, self.unlock, self.lock, self.wait, self.stop, self.keychain, self.record)
+            door = (self.status, self.unlock, self.lock, self.limit, self.wait, self.stop, self.keychain, self.record)
             return await next(each for each in door if each.__name__ == op)(sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
@@ -5031,6 +5273,8 @@ class Supervisor:
             await self.while_connected(sock, self.guard.ask(read_limit(request), bool(request.get("accept_rollback"))))
         finally:
             telling.cancel()
+        if seconds := read_limit(request, "for"):
+            await self.change_limits({"for": seconds})
         return await self.status(sock, request)
 
     async def tell(self, sock: socket.socket) -> None:
@@ -5066,6 +5310,24 @@ class Supervisor:
         await self.guard.end()
         return await self.status(sock, request)
 
+    async def limit(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
+        """Change when the vault locks by itself, from now on; a limit of 0 is none."""
+        given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
+        changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
+        self.options |= changed
+        self.guard.limits = self.options["lock_after"], self.options["lock_idle"]
+        if seconds := read_limit(request, "for"):
+            changed["for"] = seconds
+        await self.change_limits(changed)
+        return await self.status(sock, request)
+
+    async def change_limits(self, limits: dict[str, Any]) -> None:
+        """Tell the keyholder of an open vault, and wait until it says what that means."""
+        if self.guard.state == "unlocked" and self.guard.control:
+            changed = self.guard.changed
+            self.guard.control.send({"do": "limit", **limits})
+            await changed.wait()
+
     async def stop(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """End the daemon, once it has answered."""
         await self.guard.look()
@@ -5092,7 +5354,9 @@ class Supervisor:
         return self.guard.pairing_hint() if fields["proven"] is False else None
 
     async def status(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Everything that is known, without a secret."""
+        """Everything that is known, without a secret; or with the format `short` the state, as a line."""
+        if request.get("format") == "short":
+            return {"ok": True, "output": f"{self.guard.current_state()}\n"}
         await self.guard.look()
         public: dict[str, Any] = {}
         relays: list[Any] | None = None
@@ -5192,11 +5456,10 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
     `options` below. Raises what kept it from listening.
     """
+    if not is_file_there(places.dir):
+        raise no_vault(places)
     make_private_directory(places.state)
-    if os.path.isdir(places.dir):
-        make_private_directory(places.dir)  # a clone is not; and who can open a directory can hold its lock
-    else:
-        raise NotFound(f"no vault in {places.dir}", "make one with: avault init")
+    make_private_directory(places.dir)  # a clone is not; and who can open a directory can hold its lock
     nsec = None
     if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
         mine, end = socket.socketpair()
@@ -5258,6 +5521,8 @@ every day
   get           print a secret         avault get openai/API_KEY
   has           ask by exit code       avault has openai/API_KEY
   list          names, notes, times    avault list
+  edit          change one by hand     avault edit openai/API_KEY
+  mv            give another name      avault mv openai/KEY openai/API_KEY
   delete        take a secret away     avault delete openai/API_KEY
   export        all as variables       vars=$(avault export --shell --wait) && eval "$vars"
   run           a command with them    avault run --only API_KEY -- my-agent
@@ -5286,6 +5551,8 @@ this machine
   service install|uninstall|status     a systemd unit that asks at boot
   keychain enable|disable|status       open without the phone, by the login keychain
   completion    for bash, zsh and fish
+  help          what a command does    avault help set
+  version
   forget        remove all of this vault from this machine but the vault
   signer        a phone in a terminal: a NIP-46 bunker
 
@@ -5307,7 +5574,7 @@ ELSEWHERE = {  # the first word of a command that is not here: avault_NAME.py ha
     "import": "import", "audit": "import", "scan": "scan", "log": "log", "git": "git", "sync": "git", "history": "git",
     "restore": "git", "keychain": "keychain", "forget": "keychain", "service": "service", "doctor": "doctor",
     "completion": "completion", "signer": "signer", "demo": "demo", "openclaw": "openclaw",
-    "openclaw-provider": "openclaw", "mcp": "mcp",
+    "openclaw-provider": "openclaw", "mcp": "mcp", "edit": "edit",
 }  # fmt: skip
 
 
@@ -5354,7 +5621,7 @@ def argument(name: str, **settings: Any) -> Callable[[], click.Parameter]:
 
 def say(text: str) -> None:
     """Talk to the person, on stderr."""
-    print(f"avault: {text}", file=sys.stderr, flush=True)
+    print(f"avault: {call.complete(text)}", file=sys.stderr, flush=True)
 
 
 def warn(text: str, hint: str | None = None) -> None:
@@ -5390,12 +5657,14 @@ def parse_duration(text: str | None) -> float | None:
     return float(int(number) * unit)
 
 
-def split_name(group: str, key: str | None) -> tuple[str, str | None]:
-    """GROUP and KEY of `GROUP --key KEY` or `GROUP/KEY`; raises Usage."""
+def split_name(group: str, key: str | None, word: str | None = None) -> tuple[str, str | None]:
+    """GROUP and KEY of `GROUP --key KEY`, `GROUP/KEY`, or of `GROUP KEY`, where `word` is that KEY; raises Usage."""
     name, slash, rest = group.partition("/")
-    if slash and key is not None:
+    if sum(map(bool, (slash, key is not None, word is not None))) > 1:
         raise Usage("the key is named twice", f"avault get {printable(group)}, or with --key alone")
-    key = rest if slash else key
+    if word is not None and (word[0] in DIGITS or not set(word) <= KEY_CHARACTERS):
+        raise Usage("the second word is no key's name", f"avault get {printable(name)}/KEY")
+    key = rest if slash else key if word is None else word
     return check_group(name), None if key is None else check_key(key)
 
 
@@ -5418,10 +5687,16 @@ class Terminal:
         """One request to the daemon; says so where there is no vault at all."""
         try:
             return ask_daemon(self.places, op, **fields)
-        except NoDaemon:
-            if os.path.lexists(self.places.file("avault.enc")):
-                raise
-            raise NoDaemon(f"no vault in {self.places.dir}", "make one with: avault init, or name one with --dir") from None
+        except NoDaemon as error:
+            raise self.no_daemon(error) from None
+
+    def no_daemon(self, error: NoDaemon) -> AvaultError:
+        """Why nobody listens: there is no vault, we may not look, or the daemon does not run."""
+        try:
+            need_vault(self.places)
+        except AvaultError as reason:
+            return reason
+        return error
 
     def is_running(self) -> bool:
         """Whether a daemon listens."""
@@ -5527,58 +5802,78 @@ def read_value(group: str, key: str, value: str | None, file: str | None) -> str
         raise Usage("the value is binary", f"keep it as text: base64 -w0 FILE | avault set {group} --key {key}") from None
 
 
-@command("get", argument("group"), option("--key"))
-def cmd_get(terminal: Terminal, group: str, key: str | None) -> int:
-    """usage: avault get GROUP [--key KEY] [--json]
+@command("get", argument("group"), argument("word", required=False), option("--key"))
+def cmd_get(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
+    """usage: avault get GROUP [KEY | --key KEY] [--json]
 
-    Prints a secret and a newline. Without --key: the group, as KEY=value lines.
+    Prints a secret and a newline. Without a key: the group, as KEY=value lines.
     An agent had better use it without seeing it, from the environment.
 
       avault get openai --key API_KEY
       avault get openai/API_KEY
       avault get openai --json
     """
-    group, key = split_name(group, key)
+    group, key = split_name(group, key, word)
     put(terminal.ask("get", group=group, key=key, format="json" if terminal.want_json else "text")["output"])
     return 0
 
 
-@command("has", argument("group"), option("--key"))
-def cmd_has(terminal: Terminal, group: str, key: str | None) -> int:
-    """usage: avault has GROUP [--key KEY]
+@command("has", argument("group"), argument("word", required=False), option("--key"))
+def cmd_has(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
+    """usage: avault has GROUP [KEY | --key KEY]
 
     Prints nothing. Exit code 0: it is there; 4: it is not; 3: the vault is locked.
 
       avault has openai/API_KEY || echo "ask the operator for a key"
     """
-    group, key = split_name(group, key)
+    group, key = split_name(group, key, word)
     found = terminal.ask("has", group=group, key=key)["has"]
     if terminal.want_json:
         put(json.dumps({"has": found}) + "\n")
     return 0 if found else NotFound.exit_code
 
 
-@command("list", option("--names", is_flag=True))
-def cmd_list(terminal: Terminal, names: bool) -> int:
-    """usage: avault list [--names] [--json]
+@command("list", argument("groups", nargs=-1), option("--names", is_flag=True))
+def cmd_list(terminal: Terminal, groups: tuple[str, ...], names: bool) -> int:
+    """usage: avault list [--names] [--json] [GROUP]…
 
-    Groups with their keys, notes and times. Never values. --names prints
-    GROUP/KEY, a line each.
+    Groups with their keys, notes and times, or those that are named. Never
+    values. --names prints GROUP/KEY, a line each.
     """
-    put(terminal.ask("list", format="names" if names else "json" if terminal.want_json else "text")["output"])
+    form = "names" if names else "json" if terminal.want_json else "text"
+    put(terminal.ask("list", format=form, groups=[check_group(group) for group in groups])["output"])
     return 0
 
 
-@command("delete", argument("group"), option("--key"))
-def cmd_delete(terminal: Terminal, group: str, key: str | None) -> int:
-    """usage: avault delete GROUP [--key KEY]
+@command("mv", argument("old"), argument("new"))
+def cmd_mv(terminal: Terminal, old: str, new: str) -> int:
+    """usage: avault mv OLD NEW
 
-    Takes a key out of the vault; without --key, the whole group. What git
+    Gives a secret another name, or a group: OLD is GROUP/KEY or GROUP, and so
+    is NEW; a GROUP alone, for a secret, keeps its key's name. Nothing that is
+    there is replaced.
+
+      avault mv openai/KEY openai/API_KEY
+      avault mv openai/API_KEY old
+      avault mv openai azure
+    """
+    (group, key), (to_group, to_key) = split_name(old, None), split_name(new, None)
+    terminal.ask("move", group=group, key=key, to_group=to_group, to_key=key if to_key is None else to_key)
+    if sys.stderr.isatty():
+        say(f"{old} is {new if key is None or to_key else f'{new}/{key}'} from now on")
+    return 0
+
+
+@command("delete", argument("group"), argument("word", required=False), option("--key"))
+def cmd_delete(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
+    """usage: avault delete GROUP [KEY | --key KEY]
+
+    Takes a key out of the vault; without one, the whole group. What git
     already has stays in its history: revoke a leaked key where it was issued.
 
       avault delete openai/API_KEY
     """
-    group, key = split_name(group, key)
+    group, key = split_name(group, key, word)
     terminal.ask("delete", group=group, key=key)
     if sys.stderr.isatty():
         say(f"deleted {group}" + (f"/{key}" if key else ""))
@@ -5646,6 +5941,8 @@ def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
 def wait_open(terminal: Terminal, timeout: float | None) -> None:
     """Wait until the vault is open, and for a daemon if there is none; raises TimedOut."""
     end = None if timeout is None else time.monotonic() + timeout
+    if not terminal.is_running():
+        need_vault(terminal.places)
     if sys.stderr.isatty() and not terminal.is_running():
         say(f"waiting for a daemon to open {terminal.places.dir}; start it with: avault daemon start -b")
     while True:
@@ -5691,8 +5988,11 @@ def cmd_daemon_start(
     try:
         status = ask_daemon(terminal.places, "status")
         there = status["locks_after"], status["locks_idle"]
-        if notify or (after or there[0], idle or there[1]) != there:
-            raise Usage("a daemon is running, with other limits or notes", "avault daemon stop, then start it again")
+        if notify:
+            raise Usage("a daemon is running, and a --notify cannot be changed", "avault daemon stop, then start it again")
+        if (after or there[0], idle or there[1]) != there:
+            options = [f"--{name} {limits[f'lock_{name}']}" for name in ("after", "idle") if limits[f"lock_{name}"]]
+            raise Usage("a daemon is running, with other limits", f"change them: avault lock {' '.join(options)}")
         if status["state"] == "locked":
             status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, detach=True)
         say(f"already running (PID {status['pid']}), {status['state']}")
@@ -5744,14 +6044,44 @@ def cmd_daemon_stop(terminal: Terminal, force: bool) -> int:
     return end("stop", terminal, force)
 
 
-@command("lock", option("--force", is_flag=True))
-def cmd_lock(terminal: Terminal, force: bool) -> int:
+@command("lock", option("--after"), option("--idle"), option("--force", is_flag=True))
+def cmd_lock(terminal: Terminal, after: str | None, idle: str | None, force: bool) -> int:
     """usage: avault lock [--force]
+           avault lock [--after D] [--idle D]
 
     The process that holds the secrets exits; the daemon stays. Where nobody has
     shown yet that the phone opens this vault, it asks first; --force does not.
+
+    --after and --idle lock nothing yet: they change when the running daemon
+    locks by itself, as --lock-after and --lock-idle of daemon start do, until
+    it ends. D is 90, 90s, 5m, 8h, 7d, or never.
+
+      avault lock --after 8h --idle never
     """
-    return end("lock", terminal, force)
+    if after is None and idle is None:
+        return end("lock", terminal, force)
+    limits = {name: 0.0 if text == "never" else parse_limit(text) for name, text in (("after", after), ("idle", idle)) if text}
+    status = terminal.ask("limit", **{f"lock_{name}": seconds for name, seconds in limits.items()})
+    if not terminal.want_json:
+        say(describe_limits(status))
+    return 0
+
+
+def parse_limit(text: str) -> float:
+    """A duration that is more than none; raises Usage."""
+    seconds = parse_duration(text)
+    if not seconds:
+        raise Usage("a limit of 0 would be none", "as in: avault lock --after 8h --idle 1h, or never")
+    return seconds
+
+
+def describe_limits(status: dict[str, Any]) -> str:
+    """When the vault locks by itself."""
+    after, idle = status["locks_after"], status["locks_idle"]
+    limits = [f"{render_duration(after)} after an unlock"] if after else []
+    limits += [f"after {render_duration(idle)} without a use"] if idle else []
+    rule = f"it locks {' and '.join(limits)}" if limits else "it does not lock by itself"
+    return rule + (f"; this time at {status['until']}" if status["until"] else "")
 
 
 def end(op: str, terminal: Terminal, force: bool) -> int:
@@ -5766,33 +6096,88 @@ def end(op: str, terminal: Terminal, force: bool) -> int:
         if op != "stop":
             raise
     except NoDaemon:
+        need_vault(terminal.places)  # else it is another one that stays open
         say("no daemon is running")
     return 0
 
 
-@command("status")
-@command("daemon status")
-def cmd_status(terminal: Terminal) -> int:
-    """usage: avault status [--json]
+@command("help", argument("words", nargs=-1))
+def cmd_help(terminal: Terminal, words: tuple[str, ...]) -> int:
+    """usage: avault help [CMD]…
+
+    All commands, or what one of them does, as --help says it.
+
+      avault help daemon start
+    """
+    build_commands(words).main([*words, "--help"], "avault", standalone_mode=False)
+    return 0
+
+
+@command("version")
+def cmd_version(terminal: Terminal) -> int:
+    """usage: avault version
+
+    Prints the version, as --version does.
+    """
+    put(f"avault {__version__}\n")
+    return 0
+
+
+@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
+@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
+def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
+    """usage: avault status [--watch] [--short] [--json]
 
     What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
-    waiting or unpaired; 6: no daemon.
+    waiting or unpaired; 4: no vault; 6: no daemon.
+    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
+    (unlocked, waiting, locked, unpaired, stopped), and quick enough for a prompt.
+
+      PS1='$(avault status --short) \\$ '
     """
+    shown = ""
+    while True:
+        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
+        if terminal.want_json:
+            text = json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False) + "\n"
+        else:
+            text = status["state"] + "\n" if short else render_status(status)
+        if text != shown:
+            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
+            put(("\x1b[H\x1b[2J" if redraw else "") + text)
+        shown = text
+        call.farewell = ""
+        if not watch:
+            return STATES[status["state"]] if status["pid"] or has_vault(terminal.places) else NotFound.exit_code
+        time.sleep(0.5)
+
+
+def look(places: Places, **fields: Any) -> dict[str, Any]:
+    """The daemon's status, or what stands for it where none runs; the hint is for this very vault."""
     try:
-        status = ask_daemon(terminal.places, "status")
+        status = ask_daemon(places, "status", **fields)
     except NoDaemon:
-        places = terminal.places
-        status = {"state": "stopped", "dir": places.dir, "vault_id": places.id, "socket": places.socket}
-        status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
-        status["hint"] = "start it with: avault daemon start -b"
-        try:
-            content, _ = read_unlock(terminal.places)
-            status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
-        except AvaultError as error:
-            status["warnings"] = [error.message]
-            status["hint"] = error.hint
-    put(json.dumps({"ok": True, **status}, indent=2, ensure_ascii=False) + "\n" if terminal.want_json else render_status(status))
-    return {"unlocked": 0, "stopped": Unavailable.exit_code}.get(status["state"], Locked.exit_code)
+        status = describe_stopped(places)
+    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
+    return status
+
+
+def describe_stopped(places: Places) -> dict[str, Any]:
+    """The status where no daemon runs, as far as the files tell; raises AvaultError where we may not look at them."""
+    status: dict[str, Any] = {"state": "stopped", "dir": places.dir, "vault_id": places.id, "socket": places.socket}
+    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
+    has_vault(places)
+    try:
+        content, own = read_unlock(places)
+        status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
+        is_new = not own and not os.path.lexists(places.own("pairing.json"))
+        status["hint"] = NEVER_OPENED if is_new else "start it with: avault daemon start -b"
+    except AvaultError as error:
+        status["warnings"], status["hint"] = [error.message], error.hint
+    return status
+
+
+NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
 
 
 STATUS_FIELDS = (
@@ -5809,7 +6194,10 @@ def render_status(status: dict[str, Any]) -> str:
     lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
     if status["agent_npub"]:
         lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    lines.append("Vault: locked" if status["secrets"] is None else f"Vault: {status['secrets']} secret(s)")
+    if status["secrets"] is not None:
+        lines.append(f"Vault: {status['secrets']} secret(s)")
+    else:
+        lines.append("Vault: locked" if status["agent_npub"] or status["pid"] else "Vault: none that can be opened")
     lines.append(f"Directory: {status['dir']}")
     words = {"waiting": "waiting for the operator's approval", "unpaired": "locked, and not paired with a signer"}
     lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
@@ -5817,7 +6205,8 @@ def render_status(status: dict[str, Any]) -> str:
     lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
     if status["git"] and status["git"].get("hint"):
         lines.append(
-            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; {status['git']['hint']}"
+            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
+            + call.complete(status["git"]["hint"])
         )
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
@@ -5839,24 +6228,26 @@ def render_status(status: dict[str, Any]) -> str:
             lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
     if status["proven"] is False:
         lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
-    lines += [f"Warning: {printable(text, 300)}" for text in status["warnings"] or []]
+    lines += [f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []]
     if status["hint"]:
         lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
     return "".join(line + "\n" for line in lines)
 
 
-@command("unlock", option("--timeout"), option("--accept-rollback", is_flag=True))
-def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -> int:
-    """usage: avault unlock [--timeout D] [--accept-rollback]
+@command("unlock", option("--timeout"), option("--for", "how_long"), option("--accept-rollback", is_flag=True))
+def cmd_unlock(terminal: Terminal, timeout: str | None, how_long: str | None, accept_rollback: bool) -> int:
+    """usage: avault unlock [--timeout D] [--for D] [--accept-rollback]
 
     Asks the phone, and waits until the operator has approved or refused. Starts
-    the daemon if none runs. --accept-rollback takes a vault that is older than
-    what this machine has seen. With NOSTR_NSEC and no daemon, it only looks
-    whether the vault opens.
+    the daemon if none runs. --timeout gives up after D. --for locks it D from
+    now on, this time, whatever the daemon's own limit is. --accept-rollback
+    takes a vault that is older than what this machine has seen. With NOSTR_NSEC
+    and no daemon, it only looks whether the vault opens.
 
-      avault unlock --timeout 5m
+      avault unlock --timeout 5m --for 1h
     """
     limit, nsec = parse_duration(timeout), os.environ.get("NOSTR_NSEC")
+    lasting = {"for": parse_limit(how_long)} if how_long is not None else {}
     if nsec and not terminal.is_running():
         content, _ = read_unlock(terminal.places)
         make_private_directory(terminal.places.state)
@@ -5871,13 +6262,17 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, accept_rollback: bool) -
     if nsec:
         warn("the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone")
         ask_daemon(terminal.places, "open", value={"nsec": nsec}, private=True, accept_rollback=accept_rollback)
-        status = ask_daemon(terminal.places, "status")
+        status = ask_daemon(terminal.places, "limit", **lasting)
     else:
+        asked = {"timeout": limit, "accept_rollback": accept_rollback, **lasting}
+        call.farewell = "stopped; the phone is not asked any longer for this"
         with Waiting() as waiting:
-            status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, progress=waiting)
+            status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked)
     for text in status["warnings"]:
         warn(text)
-    say(f"unlocked: {status['secrets']} secret(s)")
+    if lasting and not status["until"]:
+        warn("it does not lock by itself: no phone has shown yet that it opens this vault", status["hint"])
+    say(f"unlocked: {status['secrets']} secret(s)" + (f", until {status['until']}" if status["until"] else ""))
     return 0
 
 
@@ -5968,6 +6363,44 @@ def terminal_width() -> int:
 # ------------------------------------------------------------------ main ----
 
 
+MEANT = {  # what other tools call it: how it is called here
+    "add": "set", "cat": "get", "close": "lock", "copy": "get", "create": "set", "del": "delete", "find": "list",
+    "generate": "set", "grep": "scan", "info": "status", "insert": "set", "load": "export", "login": "unlock",
+    "logout": "lock", "ls": "list", "move": "mv", "new": "set", "open": "unlock", "print": "get", "put": "set",
+    "pull": "sync", "push": "sync", "read": "get", "remove": "delete", "rename": "mv",
+    "reset": "daemon stop && avault daemon start -b", "restart": "daemon stop && avault daemon start -b", "rm": "delete",
+    "rotate": "set", "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
+    "state": "status", "stop": "daemon stop", "store": "set", "undo": "history", "unseal": "unlock", "update": "set",
+    "write": "set",
+}  # fmt: skip
+
+
+def no_command(words: list[str], there: list[str], path: str) -> Usage:
+    """What is said of a command that is none. Of what was typed only names are repeated, as the rest may be a secret."""
+    import difflib
+
+    word, *rest = words
+    called = f": {word}" if word.isascii() and word.isalpha() and len(word) < 20 else ""
+    if path != "avault":
+        near = difflib.get_close_matches(word, there, 1, 0.6) or [f"{there[0]}, or one of: {', '.join(there)}"]
+        return Usage(f"no such command{called}", f"{path} {near[0]}")
+    near = difflib.get_close_matches(word, [*there, *MEANT], 1, 0.7)
+    meant = MEANT.get(word) or (MEANT.get(near[0], near[0]) if near else None)
+    if not meant:
+        return Usage(f"no such command{called}", "avault --help")
+    names = [name for name in rest[: 2 if meant == "mv" else 1] if is_name(name, meant)]
+    return Usage(f"no such command{called}", " ".join(["avault", meant, *names]))
+
+
+def is_name(word: str, command: str) -> bool:
+    """Whether a word is the name of a secret; where a command takes secrets too, only a GROUP/KEY is taken for one."""
+    try:
+        _, key = split_name(word, None)
+    except Usage:
+        return False
+    return command in ("list", "get", "delete", "mv") or (command == "set" and key is not None)
+
+
 def build_commands(words: Iterable[str]) -> click.Group:
     """click's commands: those above, and those elsewhere that `words` name."""
     load_commands(words)
@@ -6013,14 +6446,43 @@ def build_commands(words: Iterable[str]) -> click.Group:
         """A group whose help is the page HELP, in the region terminal."""
 
         def get_help(self, context: click.Context) -> str:
-            put(HELP)
+            put(HELP if context.parent is None else self.list_pages())
             context.exit()
+
+        def list_pages(self) -> str:
+            """How each command of a group is called, and what it does."""
+            shown = ""
+            for each in self.commands.values():
+                usage, _, prose = (each.help or "").partition("\n\n")
+                about = " ".join(prose.split()).split(". ")[0].rstrip(".")
+                shown += f"{usage}\n    {about}\n"
+            return shown
+
+        def resolve_command(self, context: click.Context, words: list[str]) -> Any:
+            """The command of that name; raises Usage, which leads to the one that may be meant."""
+            if words[0] in self.commands:
+                return super().resolve_command(context, words)
+            call.directory = context.find_root().params["dir"]
+            raise no_command(words, list(self.commands), context.command_path)
+
+    def remember(context: click.Context, directory: str | None) -> None:
+        """Note how this command was called, for its hints."""
+        import shlex
+
+        call.directory, call.name = directory, context.command_path.removeprefix("avault ")
+        for parameter in context.command.params:
+            value, name = context.params.get(parameter.name or ""), parameter.opts[0]
+            is_plain = isinstance(parameter, click.Option) and not parameter.is_flag and name not in call.UNSAID
+            if is_plain and value and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE:
+                call.options[name] = f" {name} ".join(map(shlex.quote, [value] if isinstance(value, str) else value))
 
     def run(function: Callable[..., int]) -> Callable[..., int]:
         def run_it(**settings: Any) -> int:
-            parent = click.get_current_context().find_root().params
+            context = click.get_current_context()
+            parent = context.find_root().params
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
+            remember(context, directory)
             code = function(Terminal(directory, want_json, creating=function.__name__ == "cmd_init"), **settings)
             if want_json and code == 0 and not _has_put:
                 put('{"ok": true}\n')
@@ -6066,6 +6528,8 @@ def run_command(argv: list[str]) -> int:
             where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "avault"
             raise Usage(text[:1].lower() + text[1:], f"{where} --help") from None
         except (KeyboardInterrupt, click.Abort):
+            if call.farewell:
+                say(call.farewell)
             return 130
         except Exception as error:
             raise complain(error) from None
@@ -6095,7 +6559,7 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
             python = os.fsdecode(recorded.read())
         if python != sys.executable:
             os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
-    except (OSError, ValueError):  # there is none; or what is recorded is no program, or no path
+    except (OSError, ValueError, NoPlace):  # there is none; or what is recorded is no program, or no path
         pass
     lacks = b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
     write_all(2, lacks)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 import nostr_sdk
 
@@ -117,13 +119,24 @@ def run_demo(yes: bool) -> int:
     os.makedirs(f"{home}/clawd")
     os.makedirs(f"{home}/phone", mode=0o700)
     write_file(f"{home}/phone/nsec", nostr_sdk.Keys.generate().secret_key().to_bech32().encode())
-    demo = Demo(home, yes)
+    told = {number: signal.signal(number, leave) for number in (signal.SIGHUP, signal.SIGTERM)}
+    demo = None
     try:
+        demo = Demo(home, yes)
         return tell_story(demo)
     finally:
-        demo.close()
+        for number in told:
+            signal.signal(number, signal.SIG_IGN)  # until all is gone
+        if demo:
+            demo.close()
         shutil.rmtree(home)
-        put(f"\nEverything was in {home}, and is gone.\n")
+        with contextlib.suppress(AvaultError, SystemExit):  # a terminal that is closed
+            put(f"\nEverything was in {home}, and is gone.\n")
+
+
+def leave(number: int, frame: object) -> NoReturn:
+    """Told to end, as when the terminal is closed."""
+    sys.exit(128 + number)
 
 
 def tell_story(demo: Demo) -> int:
@@ -142,7 +155,7 @@ def tell_story(demo: Demo) -> int:
     uri = read_line(init)
     if not uri.startswith("nostrconnect://"):
         raise AvaultError("the demo could not pair", "try once more; if it stays so, please report it")
-    put(uri[:72] + "…\n")
+    put(uri[:72] + "…\n(the demo's own phone scans it: there is nothing to scan for you)\n")
     demo.start_phone(uri)
     if demo.operate(init, "yn"):
         raise Denied("the demo's vault was not opened", "answer y to the first question, n to the drill")

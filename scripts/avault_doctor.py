@@ -44,10 +44,12 @@ from avault import (
     Terminal,
     Usage,
     argument,
+    call,
     check_recovery,
     clean_directory,
     command,
     decode_file,
+    encode_hints,
     encrypt,
     is_clock_unsynchronised,
     lock_directory,
@@ -127,7 +129,7 @@ class Patient:
 
     def has_vault(self) -> bool:
         """Whether there is anything of a vault in the directory."""
-        return any(os.path.lexists(self.places.file(name)) for name in ("avault.enc", "nsec.enc"))
+        return avault.has_vault(self.places)
 
     def sealed(self) -> dict[str, Any]:
         """What names vault, agent and operator: unlock.json, else nsec.enc, whichever can be read. Raises AvaultError."""
@@ -152,11 +154,12 @@ def check_vault(patient: Patient) -> Iterator[Finding]:
         try:
             identities[name] = read(places.file(name))
         except AvaultError as error:
-            yield Finding("bad", error.message, error.hint or FROM_BACKUP)
+            fix = partial(write_hints, patient) if name == "nip46.json" and can_write_hints(patient) else None
+            yield Finding("bad", error.message, "avault doctor --fix" if fix else bring_back(places, name), fix)
     try:
-        check_payloads(places)
+        check_payloads(places.file("avault.enc"), read_vault(places))
     except AvaultError as error:
-        yield bad(error)
+        yield Finding("bad", error.message, error.hint if error.hint == "avault sync" else bring_back(places, "avault.enc"))
     if "nsec.enc" in identities and patient.has("unlock.json") and not patient.is_open():  # an open vault has looked itself
         try:
             check_recovery(places)
@@ -176,6 +179,51 @@ def check_vault(patient: Patient) -> Iterator[Finding]:
 
 
 FROM_BACKUP = "take it from git history or from a backup"
+LOOKS_BACK = 50  # commits of a file
+
+
+def bring_back(places: Places, name: str) -> str:
+    """The command that puts the latest whole version of a file back that git has; else where to look."""
+    path = places.file(name)
+    try:
+        repository = avault_git.Repository(places.dir)
+        inside = repository.paths[name]
+        for commit in repository.run("rev-list", "-n", str(LOOKS_BACK), "HEAD", "--", inside).decode().split():
+            found = repository.tree(commit).get(inside)
+            if found and is_whole(name, path, repository.blob(found)):
+                return f"git -C {shlex.quote(repository.top)} checkout {commit[:12]} -- {shlex.quote(inside)}"
+    except AvaultError:
+        pass
+    return FROM_BACKUP
+
+
+def is_whole(name: str, path: str, data: bytes) -> bool:
+    """Whether these bytes can be that file of the vault."""
+    try:
+        if name == "avault.enc":
+            check_payloads(path, data)
+        else:
+            decode_file({"nsec.enc": "nsec", "nip46.json": "hints"}[name], data, path)
+    except AvaultError:
+        return False
+    return True
+
+
+def can_write_hints(patient: Patient) -> bool:
+    """Whether this machine knows what stands in nip46.json."""
+    try:
+        patient.sealed()
+    except AvaultError:
+        return False
+    return load_pairing(patient) is not None and not os.path.islink(patient.places.file("nip46.json"))
+
+
+def write_hints(patient: Patient) -> str:
+    """Write nip46.json from what this machine knows; raises AvaultError."""
+    content, pairing, path = patient.sealed(), load_pairing(patient), patient.places.file("nip46.json")
+    relays = pairing.relays if pairing else []
+    write_file(path, encode_hints(parse_npub(content["agent"]), parse_npub(content["operator"]), relays, content["name"]))
+    return f"wrote {path}"
 
 
 def read_recovery_names(path: str) -> tuple[str, str]:
@@ -213,9 +261,8 @@ def make_private(path: str, mode: int) -> str:
     return f"made {path} private"
 
 
-def check_payloads(places: Places) -> None:
+def check_payloads(path: str, data: bytes) -> None:
     """Raise Tampered unless avault.enc is made of NIP-44 v2 payloads, one a line: what can be told without the key."""
-    data = read_vault(places)
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
         try:
             payload = binascii.a2b_base64(line, strict_mode=True)
@@ -224,7 +271,7 @@ def check_payloads(places: Places) -> None:
         if len(payload) < 99 or payload[0] != 2 or not data.endswith(b"\n"):
             what = "holds a merge conflict of git's" if line.startswith((b"<<<<<<<", b"=======", b">>>>>>>")) else "is damaged"
             hint = "avault sync" if "conflict" in what else FROM_BACKUP
-            raise Tampered(f"{places.file('avault.enc')} {what}, in line {number}", hint)
+            raise Tampered(f"{path} {what}, in line {number}", hint)
 
 
 def check_attributes(places: Places) -> Iterator[Finding]:
@@ -436,7 +483,8 @@ def check_daemon(patient: Patient) -> Iterator[Finding]:
         yield Finding("bad", f"the daemon gives no answer: {silence.message}", silence.hint)
         return
     if not status:
-        hint = "avault daemon start -b" if patient.has_vault() else None
+        is_new = not patient.has("unlock.json") and not patient.has("pairing.json")
+        hint = ("avault recover" if is_new else "avault daemon start -b") if patient.has_vault() else None
         yield Finding("bad" if patient.has_vault() else "off", "no daemon is running", hint)
         return
     if status["version"] != avault.__version__:
@@ -827,7 +875,7 @@ def examine(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> 
 def render(name: str, finding: Finding) -> str:
     """A finding for a person."""
     line = f"{finding.state:<4} {name}: {printable(finding.text, 1000)}\n"
-    return line + (f"     hint: {printable(finding.hint, 1000)}\n" if finding.hint else "")
+    return line + (f"     hint: {printable(call.complete(finding.hint), 1000)}\n" if finding.hint else "")
 
 
 @command("doctor", argument("check", nargs=-1), option("--fix", is_flag=True), option("--offline", is_flag=True))
@@ -843,7 +891,7 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
 
     The phone is not asked, and nothing is changed. --fix does what can do no
     harm: permissions, leftovers of killed writes, the state of a vault that was
-    moved, .gitattributes and git's merge driver. --offline leaves the relays
+    moved, nip46.json, .gitattributes and git's merge driver. --offline leaves the relays
     alone.
     Exit code 0: nothing is bad; 1: something is.
 
@@ -864,7 +912,8 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
             findings = examine(CHECKS[name], patient)
         fixed += mended
         for finding in findings:
-            rows.append({"name": name, "state": finding.state, "text": finding.text, "hint": finding.hint, **finding.more})
+            hint = call.complete(finding.hint) if finding.hint else None
+            rows.append({"name": name, "state": finding.state, "text": finding.text, "hint": hint, **finding.more})
             if not terminal.want_json:
                 put(render(name, finding))
     count = sum(row["state"] == "bad" for row in rows)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from avault import AccessLog, AvaultError, NotFound, Tampered, Terminal, Usage, command, option, printable, put, say
+from avault import AccessLog, AvaultError, Tampered, Terminal, Usage, call, command, need_vault, option, printable, put, say
 
 POLL = 0.25  # seconds between two looks at the log
 WIDE = 100_000  # characters of a line that are shown
@@ -110,8 +110,7 @@ def render(line: bytes) -> str:
     try:
         entry = json.loads(text)
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
-        callers = [f"by {program(entry)}"] + ([f"in {program(entry['parent'])}"] if entry["parent"] else [])
-        words = [entry["time"], about, names(entry), *callers]
+        words = [entry["time"], about, names(entry), callers(entry)]
         besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
         text = " ".join(word for word in words if word) + f": {entry['outcome']}{besides}"
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -128,6 +127,13 @@ def names(entry: dict[str, Any]) -> str:
     return str(group or ("everything" if entry["op"] in ("export", "reveal") else "")) + besides
 
 
+def callers(entry: dict[str, Any]) -> str:
+    """Who asked: the program and what started it; or that alone, where the program is avault itself."""
+    if entry["parent"] and str(entry["name"]).startswith("avault"):
+        return f"by {program(entry['parent'])}"
+    return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
+
+
 def program(process: dict[str, Any]) -> str:
     """A process, by the name of its executable and its pid."""
     return f"{os.path.basename(process['exe'] or '?')} ({process['pid']})"
@@ -138,9 +144,10 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
     """usage: avault log [-f] [--verify]
 
     Prints the access log, the newest line last: when, what for, which secrets,
-    the program and what started it, and the outcome. It is written before a
-    secret is released. It can be read while the vault is locked. What was
-    refused is kept apart (refused.log), and of very many only their number.
+    the program and what started it (that alone, where the program is avault),
+    and the outcome. It is written before a secret is released. It can be read
+    while the vault is locked. What was refused is kept apart (refused.log), and
+    of very many only their number.
     -f goes on with what is added, until Ctrl-C.
     --verify has the keyholder check every line: that it wrote it, and that none
     is missing, from where the log begins: the oldest lines go when there are
@@ -158,9 +165,9 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
     show = (lambda line: printable(line.decode(errors="backslashreplace"), WIDE)) if terminal.want_json else render
     lines = in_order(readers, are_ended=not follow)
     if not lines and not readers[0].file:
-        if not os.path.lexists(terminal.places.file("avault.enc")):
-            raise NotFound(f"no vault in {terminal.places.dir}", "make one with: avault init, or name one with --dir")
+        need_vault(terminal.places)
         say("nothing has been released yet")
+    call.farewell = ""
     while True:
         put("".join(show(line) + "\n" for line in lines))
         if not follow:

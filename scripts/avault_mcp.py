@@ -20,6 +20,7 @@ the command prints as `avault run` does, and ends with it.
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -88,10 +89,18 @@ def run_masked(request: dict[str, Any]) -> int:
     import avault_run
 
     class Job(avault_run.Job):
-        """A command that writes nothing any more when it has ended, whatever it left running."""
+        """A command that nobody watches, and that writes nothing any more when it has ended, whatever it left running."""
+
+        def open_output(self, sink: int) -> int:
+            end = super().open_output(sink)
+            self.outputs[-1].quiet = None
+            return end
 
         def leave_behind(self) -> None:
-            pass
+            for output in self.outputs:
+                output.pending = memoryview(output.mask.end())
+                while output.pending:
+                    output.write()
 
     injection = avault_run.Injection()
     injection.take(Terminal(request["dir"], False), [], request["secrets"], request["prefix"], [])
@@ -190,9 +199,12 @@ async def run(
 
 INSTRUCTIONS = """\
 avault keeps the user's secrets (API keys, tokens, passwords). You use them without seeing them: avault_list tells their \
-names, avault_run gives chosen ones to a command as environment variables and masks its output. Never try to make a \
-command reveal a value. When the vault is locked, tell the user, call avault_request_unlock, and wait: only the user can \
+names, {use}. When the vault is locked, tell the user, call avault_request_unlock, and wait: only the user can \
 open it, with their phone."""
+WITH_RUN = """\
+avault_run gives chosen ones to a command as environment variables and masks its output. Never try to make a command \
+reveal a value"""
+WITHOUT_RUN = "which you name where the user's own programs take them; no tool of this server runs anything with them"
 
 NEXT = {
     "unlocked": None,
@@ -202,15 +214,22 @@ NEXT = {
     "unpaired": "only the user can help, in a terminal: avault pair",
 }
 
+
+def what_next(state: str) -> str | None:
+    """What a model can do in that state of the vault."""
+    step = NEXT[state]
+    return avault.call.complete(step) if step else None
+
+
 SHOWN = ("state", "since", "until", "secrets", "waiting", "relays", "warnings")  # of the daemon's status
 
 
 def explain(error: AvaultError) -> str:
     """An error for a model: what went wrong, and what it, or the user, can do."""
-    hint = error.hint or ""
-    if error.code in ("locked", "unavailable") and ("avault unlock" in hint or "avault daemon start" in hint):
+    hint = avault.call.complete(error.hint or "")
+    if error.code in ("locked", "unavailable") and (" unlock" in hint or " daemon start" in hint):
         hint = str(NEXT["locked"])
-    elif error.code == "not_found" and "avault list" in hint:
+    elif error.code == "not_found" and hint.endswith(" list"):
         hint = "avault_list has the names"
     elif error.code == "denied":
         hint = f"do not try again unless the user says so{'; for the user: ' if hint else ''}{hint}"
@@ -270,7 +289,8 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
         from mcp.types import ToolAnnotations
         from pydantic import Field
     except ImportError:
-        raise Unavailable("the MCP SDK is not installed for this Python", "pip install 'mcp>=2,<3'") from None
+        install = f"{shlex.quote(sys.executable)} -m pip install 'mcp>=2,<3'"
+        raise Unavailable("the MCP SDK is not installed for this Python", install) from None
 
     async def in_thread(function: Callable[[], Any]) -> Any:
         """What the function gives; a cancelled call leaves it to end by itself."""
@@ -305,12 +325,10 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             try:
                 return terminal.ask("status")
             except avault.NoDaemon:
-                if not os.path.lexists(terminal.places.file("avault.enc")):
-                    raise
                 return {"state": "stopped"}
 
         status = await in_thread(look)
-        return {name: status.get(name) for name in SHOWN} | {"next": NEXT[status["state"]]}
+        return {name: status.get(name) for name in SHOWN} | {"next": what_next(status["state"])}
 
     async def avault_request_unlock(
         context: Context,
@@ -335,7 +353,7 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             state = await in_thread(lambda: asking.wait(wait_seconds, tell))
         finally:
             asking.hang_up()
-        return {"state": state, "next": NEXT[state]}
+        return {"state": state, "next": what_next(state)}
 
     async def avault_run(
         context: Context,
@@ -366,7 +384,12 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
     looks = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     asks = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=True)
     does = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=True)
-    server = MCPServer("avault", instructions=INSTRUCTIONS, version=avault.__version__, log_level="WARNING")
+    server = MCPServer(
+        "avault",
+        instructions=INSTRUCTIONS.format(use=WITH_RUN if with_run else WITHOUT_RUN),
+        version=avault.__version__,
+        log_level="WARNING",
+    )
     for tool in (avault_list, avault_has, avault_status):
         server.add_tool(tool, annotations=looks)
     server.add_tool(avault_request_unlock, annotations=asks)

@@ -437,7 +437,7 @@ def is_launcher(path: str) -> bool:
 
 def name_vault(places: Places) -> list[str]:
     """The options with which avault finds this vault from a gateway, whose environment is another."""
-    usual = avault.vault_directory if not (os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE")) else None
+    usual = avault.usual_directory if not (os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE")) else None
     return [] if usual and places.dir == usual() else ["--dir", places.dir]
 
 

@@ -5,8 +5,10 @@ What is said here on both sides; the work itself is the keyholder's (avault.py, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -21,11 +23,13 @@ from avault import (
     Unavailable,
     Usage,
     ask_daemon,
+    call,
     check_name,
     check_relay,
     command,
     confirm,
     end,
+    is_file_there,
     make_private_directory,
     option,
     parse_bunker,
@@ -103,10 +107,11 @@ def cmd_init(
             "nobody is here to say whether the operator is the right one",
             "in a terminal: avault init; in a script: --signer-npub NPUB, and then avault pair; or --yes",
         )
-    is_new = not os.path.isdir(places.dir)
-    make_private_directory(places.dir)
+    new = [path for path in (places.dir, places.state) for path in missing(path)]
+    call.farewell = "stopped; nothing was made"
     talk = Ceremony(terminal, qr)
     try:
+        make_private_directory(places.dir)
         start_daemon(places, background=True)
         fields = {"name": name, "relays": list(relays), "signer_npub": signer_npub, "timeout": parse_duration(timeout)}
         fields["confirm"] = not confirmed and sys.stdin.isatty()
@@ -114,6 +119,7 @@ def cmd_init(
         answer = talk.request("init", private, **fields)
     except BaseException as error:
         if os.path.lexists(places.file("avault.enc")):
+            call.farewell = "stopped"
             say("the vault is made and open, but nobody has shown yet that the phone opens it")
             if isinstance(error, AvaultError):
                 say(f"operator: {read_sealed('nsec', places.file('nsec.enc'))['operator']}")
@@ -121,8 +127,7 @@ def cmd_init(
         else:
             if terminal.is_running():
                 end("stop", terminal, force=True)
-            if is_new and not os.listdir(places.dir):
-                os.rmdir(places.dir)
+            remove_made(new)
         raise
     say("the vault is open; keep a secret with: avault set GROUP --key KEY")
     say(f"agent: {answer['agent_npub']}")
@@ -157,6 +162,7 @@ def cmd_pair(
       avault pair --replace --relay wss://relay.example.com
     """
     terminal.need_daemon()
+    call.farewell = "stopped; this machine is paired as it was before"
     talk = Ceremony(terminal, qr)
     fields = {"relays": list(relays), "replace": replace, "timeout": parse_duration(timeout)}
     talk.request("pair", {"bunker": read_bunker(bunker)}, **fields)
@@ -186,7 +192,7 @@ def cmd_recover(
     """
     places = terminal.places
     path = places.file("nsec.enc")
-    if not os.path.lexists(path):
+    if not is_file_there(path):
         raise NotFound(f"no vault in {places.dir}", "copy or clone one there, or name another with --dir")
     content = read_sealed("nsec", path)
     if os.path.lexists(places.own("unlock.json")):
@@ -214,6 +220,25 @@ def cmd_recover(
     }
     talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
+
+
+def missing(path: str) -> list[str]:
+    """The directories that are to be made for a path, the innermost first."""
+    found = []
+    while not os.path.lexists(path):
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
+
+
+def remove_made(directories: list[str]) -> None:
+    """Remove directories that were made for nothing, unless something is in them; what a daemon notes of itself is not."""
+    for directory in directories:
+        for name in ("python", "socket"):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
 
 def read_bunker(uri: str | None) -> str | None:
@@ -275,11 +300,30 @@ class Ceremony:
         if self.qr:
             save_qr(uri, self.qr)
             say(f"the QR code is in {self.qr}")
-        if sys.stderr.isatty():
-            print_qr(uri)
         say("scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for every request")
         say('Amber: choose "Manually approve each permission". Primal: trust level Low')
         put(uri + "\n")
+        if sys.stderr.isatty():
+            self.show_qr(uri)
+
+    def show_qr(self, uri: str) -> None:
+        """The QR code, now or as soon as the terminal is large enough for it."""
+        code = qr_lines(uri)
+        rows, columns = len(code) + 1, len(code[0])
+
+        def fit(*_: object) -> None:
+            size = os.get_terminal_size(2)
+            if not size.columns or (size.columns >= columns and size.lines >= rows):  # 0: nobody knows
+                signal.signal(signal.SIGWINCH, signal.SIG_DFL)
+                sys.stderr.write("\n".join([*code, ""]))
+                sys.stderr.flush()
+
+        signal.signal(signal.SIGWINCH, fit)
+        fit()
+        if signal.getsignal(signal.SIGWINCH) == fit:
+            size = os.get_terminal_size(2)
+            say(f"the QR code needs {columns} columns and {rows} lines, and here are {size.columns} and {size.lines}")
+            say("hint: make the window larger, or its letters smaller (Ctrl and -); or paste the line; or --qr FILE.png")
 
     def drill(self) -> int:
         """Have the operator reject a request; repeat while somebody is there to change a setting."""
@@ -298,13 +342,15 @@ class Ceremony:
                 return 0
 
 
-def print_qr(text: str) -> None:
-    """A QR code on stderr, in half blocks."""
+def qr_lines(text: str) -> list[str]:
+    """The lines of a QR code, light on dark, in half blocks."""
     import qrcode
 
     code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
     code.add_data(text)
-    code.print_ascii(out=sys.stderr, invert=True)
+    shown = io.StringIO()
+    code.print_ascii(out=shown, invert=True)
+    return shown.getvalue().rstrip("\n").split("\n")
 
 
 def save_qr(text: str, path: str) -> None:

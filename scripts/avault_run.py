@@ -48,7 +48,7 @@ from avault import (
     Usage,
     argument,
     command,
-    is_there,
+    find_program,
     option,
     printable,
     say,
@@ -384,8 +384,6 @@ class CannotRun(AvaultError):
     """The command could not be started: 127 where it is not there, else 126, as a shell has it."""
 
     def __init__(self, command: list[str], number: int) -> None:
-        if number == errno.EACCES and not is_there(command[0]):
-            number = errno.ENOENT
         hint = {
             errno.ENOENT: "is it installed, and in PATH?",
             errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",
@@ -401,7 +399,7 @@ def become(command: list[str], environment: dict[bytes, bytes]) -> NoReturn:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and what is ignored is inherited
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvpe(command[0], command, environment)  # noqa: S606
+        os.execve(find_program(command[0], environment), command, environment)  # noqa: S606
     except OSError as error:
         raise CannotRun(command, error.errno or 0) from None
 
@@ -442,6 +440,7 @@ class Output:
         self.sink = sink
         self.mask = Mask(patterns)
         self.pending = memoryview(b"")  # masked, not yet written
+        self.quiet: float | None = QUIET  # None: nobody waits for a prompt
         self.due: float | None = None  # when the silence has been long enough
         self.count = 0  # bytes read
         self.undoes_crlf = False  # \r\n becomes \n: the terminal behind will make the same of it again
@@ -465,7 +464,7 @@ class Output:
             shown += self.mask.end()
             self.close()
         self.pending = memoryview(shown.replace(b"\r\n", b"\n") if self.undoes_crlf else shown)
-        self.due = time.monotonic() + QUIET if self.mask.held else None
+        self.due = time.monotonic() + self.quiet if self.mask.held and self.quiet else None
 
     def pause(self) -> None:
         """Let out what is held and short."""
@@ -555,6 +554,7 @@ class Job:
         try:
             self.process = subprocess.Popen(
                 self.command,
+                executable=find_program(self.command[0], self.environment),
                 env=self.environment,
                 stdout=stdout,
                 stderr=stderr,
@@ -932,6 +932,7 @@ class Leader:
         try:
             self.process = subprocess.Popen(  # kept, as its end would take the exit status
                 self.command,
+                executable=find_program(self.command[0], self.environment),
                 env=self.environment,
                 stdin=self.terminal if os.isatty(0) else None,
                 stdout=self.terminal,

@@ -429,7 +429,7 @@ def choose_service(terminal: Terminal, system: bool, user: str | None) -> Servic
         pwd.getpwnam(account)
     except KeyError:
         raise Usage(f"no such user: {printable(account)}") from None
-    is_usual = terminal.places.dir == avault.vault_directory()
+    is_usual = terminal.places.dir == avault.usual_directory()
     os.environ["HOME"] = home_of(account)  # from here on, we look for things where that account has them
     return Service(Places(None if is_usual else terminal.places.dir), True, account)
 

@@ -251,12 +251,16 @@ def cmd_signer(
             import termios
 
             termios.tcflush(0, termios.TCIFLUSH)  # what was typed before the question is no answer to it
-        put("approve? [y/n] ")
-        line = await asyncio.to_thread(sys.stdin.readline)
-        if not line:
-            put("\nnobody is here to say; that is not answered\n")
-            os._exit(1)
-        approved = line.strip().lower() in ("y", "yes")
+        words = {"y": True, "yes": True, "n": False, "no": False}
+        answer = ""
+        while answer not in words:
+            put("approve? [y/n] ")
+            line = await asyncio.to_thread(sys.stdin.readline)
+            if not line:
+                put("\nnobody is here to say; that is not answered\n")
+                os._exit(1)
+            answer = line.strip().lower()
+        approved = words[answer]
         put(("approved" if approved else "rejected") + "\n")
         return approved
 

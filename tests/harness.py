@@ -12,11 +12,17 @@ Machines end their daemons when the test ends (fixture `machine`, or `with`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,8 +59,6 @@ class Running:
     """A command under way; `stdout` and `stderr` are lists of lines that grow."""
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: Path, input: str | None) -> None:
-        import threading
-
         self.argv = argv
         self.stdout: list[str] = []
         self.stderr: list[str] = []
@@ -223,6 +227,78 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+
+
+class Screen:
+    """A terminal, and a command in a session of its own on it: what it shows, and keys for it."""
+
+    def __init__(self, machine: Machine, *argv: str, lines: int = 24, columns: int = 80, **env: str) -> None:
+        self.fd, end = os.openpty()
+        self.resize(lines, columns)
+        self.modes = termios.tcgetattr(end)
+        self.shown, self.seen, self.is_closed = bytearray(), 0, False
+        variables = {**machine.env, "TERM": "xterm", "PS1": "$ ", "HISTFILE": "", "AVAULT": AVAULT, **env}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ON_TERMINAL, *argv],
+            env=variables,
+            cwd=machine.top,
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+        os.close(end)
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self.is_closed:
+                if select.select([self.fd], [], [], 0.05)[0]:
+                    self.shown += os.read(self.fd, 65536)
+
+    def close(self) -> None:
+        """The terminal goes away."""
+        self.is_closed = True
+        self.thread.join()
+        os.close(self.fd)
+
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def expect(self, pattern: str, timeout: float = 30) -> re.Match[bytes]:
+        """Wait until that is shown, after what was expected before."""
+        end = time.monotonic() + timeout
+        while not (found := re.compile(pattern.encode(), re.DOTALL).search(bytes(self.shown), self.seen)):
+            assert time.monotonic() < end, f"no {pattern!r} in {bytes(self.shown[self.seen :])!r}"
+            time.sleep(0.01)
+        self.seen = found.end()
+        return found
+
+    def type(self, keys: str) -> None:
+        os.write(self.fd, keys.encode())
+
+    def wait(self, code: int | None = 0) -> bytes:
+        """The command ends; all that was shown."""
+        ended = self.process.wait(30)
+        assert code is None or ended == code, (ended, bytes(self.shown))
+        self.thread.join(5)  # the end of the screen
+        return bytes(self.shown)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        record("screen", bytes(self.shown))
+        if not self.is_closed:
+            self.close()  # a shell ends its jobs, and itself
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(5)
+        self.process.kill()
+        self.process.wait()
 
 
 def machines(top: Path, *names: str) -> Iterator[Machine]:

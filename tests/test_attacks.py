@@ -221,7 +221,7 @@ def test_no_limit_that_is_none(proven: Machine) -> None:
     proven.wait_state("unlocked")
     proven("daemon", "start", "-b", "--lock-after", "8h")
     for words in (["--lock-after", "1h"], ["--lock-idle", "1h"], ["--notify", "true"]):
-        assert "a daemon is running, with other limits" in proven("daemon", "start", "-b", *words, code=2).stderr
+        assert "a daemon is running, " in proven("daemon", "start", "-b", *words, code=2).stderr
 
 
 def test_a_notify_that_closes_its_stdout_does_not_stop_the_daemon(proven: Machine) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import documents as d
 import nostr_sdk
 import pytest
+from canary import Canary
 from harness import AVAULT, SOURCE, Machine, wait_until
 
 import avault
@@ -181,7 +182,11 @@ def test_set_repeats_no_value(vault: Machine, canary, line: str) -> None:
 
 
 def test_others_repeat_no_word_that_is_too_much(vault: Machine, canary) -> None:
-    for words in (["get", "db/HOST"], ["has", "db/HOST"], ["delete", "db/HOST"], ["list"], ["export"], ["import", "-"]):
+    for words in (["get", "db/HOST"], ["has", "db/HOST"], ["delete", "db/HOST"]):
+        refuse(vault, "--dir", str(vault.vault), *words, canary.value, code=2, says="the key is named twice")
+    for words in (["get", "db"], ["has", "db"], ["delete", "db"]):
+        refuse(vault, *words, f"{canary.value}-", code=2, says="the second word is no key's name", hint="avault get db/KEY")
+    for words in (["export"], ["import", "-"]):
         refuse(
             vault,
             "--dir",
@@ -390,7 +395,7 @@ def test_help_of_all(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["nonsense"], ["get"], ["get", "a", "b"], ["get", "a", "--nonsense"], ["get", "a", "--key"], ["daemon", "nonsense"],
+    [["nonsense"], ["get"], ["get", "a", "b", "c"], ["get", "a", "--nonsense"], ["get", "a", "--key"], ["daemon", "nonsense"],
      ["--dir"], ["daemon", "start", "--timeout", "soon"], ["unlock", "--timeout", "1w"], ["export", "--wait", "-5"],
      ["export", "--shell", "csh"], ["export", "--format", "xml"], ["export", "--shell", "sh", "--format", "json"], ["signer"],
      ["init", "--relay", "http://x"], ["init", "--name", "x" * 65], ["init", "--signer-npub", "npub1x"]],
@@ -514,18 +519,79 @@ def test_init_that_fails_leaves_nothing(machine: Machine) -> None:
     refuse(machine, "init", "--signer-npub", machine.npub(), code=2, says="not a Nostr secret key", NOSTR_NSEC="nonsense")
     refuse(machine, "init", "--signer-npub", own, code=2, says="not a Nostr public key", hint="secret key")
     assert not machine.vault.exists()
-    machine("status", code=6)
+    machine("status", code=4)
     machine.init_unproven()
 
 
 def test_where_no_vault_is(machine: Machine) -> None:
     for words in (["get", "a"], ["set", "a/B"], ["list"], ["export"], ["delete", "a"], ["has", "a"]):
-        refuse(machine, *words, code=6, input="x", says="no vault in", hint="avault init")
-    for words in (["daemon", "start", "-b"], ["unlock"], ["recover"]):
+        refuse(machine, *words, code=4, input="x", says="no vault in", hint="avault init")
+    assert "no vault in" in machine("run", "true", code=4).stderr
+    for words in (["daemon", "start", "-b"], ["daemon", "stop"], ["lock"], ["wait"], ["unlock"], ["recover"], ["log"]):
         refuse(machine, *words, code=4, says="no vault in")
-    assert machine("status", code=6).stdout.startswith("Daemon: stopped\n")
+    status = machine("status", code=4).stdout
+    assert status.startswith("Daemon: stopped\n")
+    assert "Vault: none" in status and "Next: make one with: avault init" in status
     assert not machine.vault.exists()
     assert not list(machine.state.rglob("unlock.json"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_where_we_may_not_look(vault: Machine) -> None:
+    """That is not the same as no vault, and nobody is told to make one there."""
+    vault("daemon", "stop", "--force")
+    vault.vault.parent.chmod(0)
+    try:
+        for words in (["get", "a"], ["list"], ["status"], ["lock"], ["wait"], ["unlock"], ["daemon", "start", "-b"], ["recover"]):
+            done = vault(*words, code=1)
+            assert f"error: cannot look into {vault.vault}: Permission denied\n" in done.stderr, words
+            assert "init" not in done.stderr + done.stdout
+    finally:
+        vault.vault.parent.chmod(0o700)
+
+
+def test_hints_keep_the_directory(machine: Machine) -> None:
+    """As it was given; and nothing is added where none was."""
+    directory = ["--dir", "other place"]
+    said = machine(*directory, "init", "--signer-npub", machine.npub()).stderr
+    said += machine(*directory, "get", "nothing", code=4).stderr + machine("get", "a/B", *directory, code=4).stderr
+    said += machine(*directory, "lock", code=5).stderr + machine(*directory, "status").stdout
+    said += machine(*directory, "doctor", "--offline", code=1).stdout
+    machine(*directory, "lock", "--force")
+    said += machine(*directory, "list", code=3).stderr + machine(*directory, "status", code=3).stdout
+    said += machine(*directory, "export", code=3).stderr
+    assert "avault --dir 'other place' " in machine(*directory, "get", "a", "--json", code=3).json["error"]["hint"]
+    assert "avault --dir 'other place' " in machine(*directory, "status", "--json", code=3).json["hint"]
+    machine(*directory, "daemon", "stop", "--force")
+    said += machine(*directory, "status", code=6).stdout + machine(*directory, "list", code=6).stderr
+    found = re.findall(r"avault (?=--dir|[a-z])(?!is |\d)[^,;\n]*", "\n".join(re.findall(r"(?:hint|Next|open): ?(.*)", said)))
+    assert len(found) > 8
+    assert not [each for each in found if not each.startswith("avault --dir 'other place' ")]
+
+    assert "hint: make one with: avault init, or" in machine("list", code=4).stderr
+    assert "hint: start it with: avault daemon start -b" in machine("list", AVAULT_DIR="other place", code=6).stderr
+
+
+def test_commands_that_are_about_a_vault() -> None:
+    words = {name.split()[0] for name in d.commands()}
+    assert avault.VAULT_COMMANDS - {"git"} == words - {"completion", "demo", "help", "signer", "version"}
+
+
+def test_hints_keep_the_options(vault: Machine) -> None:
+    """Where a hint is the same command again; but no flags, which may be what is to be left out, and no secrets."""
+    hint = vault("set", "a", "--note", "for me", "--value", "sk-2", code=2).stderr.rpartition("hint: ")[2]
+    assert hint == "avault set --note 'for me' a --key API_KEY\n"
+    call = avault.Call()
+    call.name, call.directory, call.options = "pair", "/x y", {"--relay": "wss://a --relay wss://b", "--timeout": "5m"}
+    again = "avault --dir '/x y' pair --relay wss://a --relay wss://b --timeout 5m --replace"
+    assert call.complete("pair anew: avault pair --replace, or not") == f"pair anew: {again}, or not"
+    assert call.complete("avault pair --timeout 1m") == ("avault --dir '/x y' pair --relay wss://a --relay wss://b --timeout 1m")
+    assert call.complete("avault init, or name one with --dir") == "avault --dir '/x y' init, or name one with --dir"
+    assert call.complete("avault audit --dir /z; avault lock") == "avault audit --dir /z; avault --dir '/x y' lock"
+    both = "avault --dir '/x y' daemon stop && avault --dir '/x y' daemon start -b"
+    assert call.complete("avault daemon stop && avault daemon start -b") == both
+    for same in ("avault keeps it", "sudo /bin/avault service install", "avault demo --yes", "/run/avault lock", "no hint"):
+        assert call.complete(same) == same
 
 
 def test_locked(vault: Machine) -> None:
@@ -948,8 +1014,8 @@ def test_read_only_state(machine: Machine) -> None:
 def test_file_in_the_way(machine: Machine) -> None:
     (machine.home / "clawd").write_text("not a directory")
     refuse(machine, "init", "--signer-npub", machine.npub(), code=1, says="cannot make the directory")
-    machine("status", code=6)
-    machine("get", "a", code=6)
+    machine("status", code=4)
+    machine("get", "a", code=4)
     (machine.home / "clawd").unlink()
 
 
@@ -971,3 +1037,126 @@ def test_no_tracebacks(vault: Machine) -> None:
             done = vault("--json", first, second, "a/B", input="x", code=None, timeout=20)
             assert done.returncode in (0, 2, 3, 4, 6), (first, second, done.stderr)
             assert "should not happen" not in done.stderr
+
+
+# Other words for it
+
+
+def test_key_as_a_word(vault: Machine) -> None:
+    assert vault("get", "openai", "API_KEY").stdout == "sk-1\n"
+    vault("has", "openai", "API_KEY")
+    vault("has", "openai", "NOTHING", code=4)
+    refuse(vault, "get", "openai/API_KEY", "API_KEY", code=2, says="the key is named twice")
+    refuse(vault, "get", "openai", "API_KEY", "--key", "API_KEY", code=2, says="the key is named twice")
+    vault("delete", "db", "HOST")
+    vault("has", "db/HOST", code=4)
+    vault("has", "db/PASSWORD")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ls openai", "avault list openai"),
+        ("rm openai/API_KEY", "avault delete openai/API_KEY"),
+        ("show openai/API_KEY", "avault get openai/API_KEY"),
+        ("add openai/API_KEY", "avault set openai/API_KEY"),
+        ("find", "avault list"),
+        ("start", "avault daemon start -b"),
+        ("restart", "avault daemon stop && avault daemon start -b"),
+        ("rename a/B c/D", "avault mv a/B c/D"),
+        ("unlok", "avault unlock"),
+        ("daemon stat", "avault daemon sta"),
+        ("service remove", "avault service "),
+        ("xyzzy", "avault --help"),
+    ],
+)
+def test_words_that_lead_to_a_command(vault: Machine, typed: str, meant: str) -> None:
+    refuse(vault, *typed.split(), code=2, says="no such command", hint=meant)
+    hint = vault("--dir", str(vault.vault), *typed.split(), code=2).stderr.rpartition("hint: ")[2]
+    assert hint.startswith(f"avault --dir {vault.vault} ") or "--help" in hint or "daemon" in typed or "service" in typed
+    vault("has", "openai/API_KEY")
+
+
+def test_what_may_be_a_secret_is_not_repeated(vault: Machine, canary: Canary) -> None:
+    for words in (["add", "openai/API_KEY", canary.value], ["add", canary.value], [canary.value]):
+        done = vault(*words, code=2)  # what it prints is searched
+        assert "avault: error: " in done.stderr
+
+
+def test_help_and_version(machine: Machine) -> None:
+    assert machine("help").stdout == machine("--help").stdout == avault.HELP
+    for words in (["set"], ["daemon", "start"], ["run"]):
+        assert machine("help", *words).stdout == machine(*words, "--help").stdout
+    assert machine("version").stdout == machine("--version").stdout
+
+
+@pytest.mark.parametrize("group", ["daemon", "service", "keychain", "openclaw"])
+def test_group_without_a_command(machine: Machine, group: str) -> None:
+    """Its own commands, and not the whole page."""
+    text = machine(group, code=None).stdout + machine(group, "--help").stdout
+    assert "usage: avault init" not in text and avault.HELP not in text
+    names = [name for name in d.commands() if name.startswith(f"{group} ")]
+    for name in names:
+        assert f"usage: avault {'status' if name == 'daemon status' else name}" in text
+
+
+def test_list_of_a_group(vault: Machine) -> None:
+    assert vault("list", "db", "--names").stdout == "db/HOST\ndb/PASSWORD\n"
+    assert vault("list", "openai").stdout.splitlines()[0] == "openai"
+    assert "db" not in vault("list", "openai").stdout
+    assert [group["name"] for group in vault("list", "--json", "openai", "db").json["groups"]] == ["db", "openai"]
+    refuse(vault, "list", "nothing", code=4, says="no group nothing")
+
+
+def test_mv(vault: Machine) -> None:
+    before = {key["name"]: key for key in vault("list", "db", "--json").json["groups"][0]["keys"]}
+    vault("mv", "db/HOST", "db/SERVER")
+    assert vault("get", "db").stdout == "PASSWORD=p w\nSERVER=localhost\n"
+    after = {key["name"]: key for key in vault("list", "db", "--json").json["groups"][0]["keys"]}
+    assert after["SERVER"]["created"] == before["HOST"]["created"]
+    vault("mv", "db/SERVER", "net")
+    assert vault("get", "net/SERVER").stdout == "localhost\n"
+    vault("mv", "db", "database")
+    assert vault("list", "--names").stdout == "database/PASSWORD\nnet/SERVER\nopenai/API_KEY\n"
+    assert vault("get", "database", "--json").json["note"] == "production"
+    log = vault("log").stdout
+    assert "move db/HOST, db/SERVER" in log and "move db/PASSWORD, database/PASSWORD" in log
+
+
+def test_mv_replaces_nothing(vault: Machine) -> None:
+    refuse(vault, "mv", "db/HOST", "db/PASSWORD", code=5, says="there is a db/PASSWORD already", hint="avault delete db/PASSWORD")
+    refuse(vault, "mv", "db/HOST", "db/HOST", code=2, says="that is no move")
+    refuse(vault, "mv", "db", "openai/API_KEY", code=2, says="that is no move")
+    refuse(vault, "mv", "db/NOTHING", "db/HOST", code=4, says="no key NOTHING")
+    refuse(vault, "mv", "nothing", "db", code=4, says="no group nothing")
+    vault("set", "openai/HOST", input="other")
+    refuse(vault, "mv", "db", "openai", code=5, says="there is a openai/HOST already")
+    assert vault("get", "db").stdout == "HOST=localhost\nPASSWORD=p w\n", "whole, or not at all"
+
+
+def test_short_status(vault: Machine) -> None:
+    for words in (["status", "--short"], ["daemon", "status", "--short"]):
+        assert vault(*words).stdout == "unlocked\n"
+    vault("lock", "--force")
+    assert vault("status", "--short", code=3).stdout == "unpaired\n"
+    vault("daemon", "stop")
+    assert vault("status", "--short", code=6).stdout == "stopped\n"
+    assert vault("status", "--short", "--dir", "nowhere", code=4).stdout == "stopped\n"
+
+
+def test_watched_status(vault: Machine) -> None:
+    watching = vault.start("status", "--watch", "--short")
+    watching.line("unlocked")
+    vault("lock", "--force")
+    watching.line("unpaired")
+    watching.process.send_signal(signal.SIGINT)
+    assert watching.wait(5).stdout == "unlocked\nunpaired"
+
+
+def test_status_of_a_clone(vault: Machine, tmp_path: Path) -> None:
+    """A vault that this machine has never opened: nothing that could ask the phone."""
+    shutil.copytree(vault.vault, tmp_path / "clone", ignore=shutil.ignore_patterns("*.lock"))
+    done = vault("status", "--dir", str(tmp_path / "clone"), code=6)
+    assert f"Next: this machine has never opened this vault; open it with: avault --dir {tmp_path}/clone recover" in done.stdout
+    doctor = vault("doctor", "daemon", "state", "--dir", str(tmp_path / "clone"), code=1).stdout
+    assert doctor.count("recover\n") == 2 and "daemon start" not in doctor

@@ -62,7 +62,8 @@ def test_lock_after(proven: Machine, canary: Canary) -> None:
     locked = proven.wait_state("locked")
     assert locked["keyholder_pid"] is None
     assert locked["until"] is None
-    assert "it was to lock by itself" in locked["error"]["message"]
+    assert locked["error"]["message"] == "it locked by itself after 3 s"
+    assert "Reason: it locked by itself after 3 s\n" in proven("status", code=3).stdout
     done = proven("get", "a/B", code=3)
     assert "avault: hint: ask the phone with: avault unlock" in done.stderr
     proven("unlock")
@@ -85,6 +86,36 @@ def test_lock_idle(proven: Machine, canary: Canary) -> None:
         proven("list", code=None)
         assert time.monotonic() < begun + 10
     assert proven.status()["keyholder_pid"] is None
+
+
+def test_limits_of_a_running_daemon(proven: Machine) -> None:
+    """They are changed without another tap; and --for is for this time only."""
+    proven("daemon", "start", "-b", "--lock-after", "8h")
+    proven.wait_state("unlocked")
+    assert "change them: avault lock --after 1h --idle 2h" in (
+        proven("daemon", "start", "-b", "--lock-after", "1h", "--lock-idle", "2h", code=2).stderr
+    )
+    done = proven("lock", "--idle", "30m")
+    assert "it locks 8 h after an unlock and after 30 min without a use; this time at " in done.stderr
+    done = proven("lock", "--after", "never", "--idle", "never", "--json")
+    assert (done.json["ok"], proven.status()["until"]) == (True, None)
+    status = proven.status()
+    assert (status["locks_after"], status["locks_idle"], status["state"]) == (None, None, "unlocked")
+    for words in (["--after", "0"], ["--idle", "soon"]):
+        proven("lock", *words, code=2)
+    begun = time.time()
+    assert "unlocked: 0 secret(s), until " in proven("unlock", "--for", "1h").stderr
+    until = proven.status()["until"]
+    assert avault.render_time(begun + 3598) <= until <= avault.render_time(time.time() + 3602)
+    proven("lock", "--after", "1s")
+    locked = proven.wait_state("locked")
+    assert locked["error"]["message"] == "it locked by itself after 1 s"
+    assert (locked["locks_after"], locked["until"]) == (1, None)
+    proven("lock", "--after", "never")
+    proven("unlock", "--for", "2s")
+    proven.wait_state("locked")
+    proven("unlock")
+    assert proven.status()["until"] is None, "that was for one time"
 
 
 def test_an_unproven_vault_does_not_lock_by_itself(vault: Machine) -> None:

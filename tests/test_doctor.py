@@ -136,6 +136,38 @@ def test_every_state(paired: Paired) -> None:
     assert said["started"][0] == "well"
 
 
+@pytest.mark.parametrize("name", ["avault.enc", "nsec.enc"])
+def test_command_that_brings_a_file_back(vault: Machine, name: str) -> None:
+    """From the latest commit in which it is whole, also where damage was committed after that."""
+    vault("set", "a/B", input="unimportant")
+    vault("daemon", "stop", "--force")  # which would mend some of it
+    git = ["git", "-C", str(vault.vault), "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    path = vault.vault / name
+    for content in (path.read_bytes(), b"damaged\n", b"damaged again\n"):
+        path.write_bytes(content)
+        for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"]):
+            subprocess.run([*git, *words], check=True)
+    path.unlink()
+    [row] = [row for row in examine(vault, "vault")["vault"] if name in row["text"]]
+    assert row["state"] == "bad" and row["hint"].startswith(f"git -C {vault.vault} checkout ")
+    subprocess.run(shlex.split(row["hint"]), check=True)
+    assert examine(vault, "vault")["vault"][0]["state"] == "ok"
+    shutil.rmtree(vault.vault / ".git")
+    path.write_bytes(b"damaged\n")
+    assert "take it from" in next(row["hint"] for row in examine(vault, "vault")["vault"] if name in row["text"])
+
+
+def test_hints_that_are_written_anew(paired: Paired) -> None:
+    machine = paired.machine
+    path = machine.vault / "nip46.json"
+    before = path.read_bytes()
+    for damage in (path.unlink, lambda: path.write_text("{}")):
+        damage()
+        assert examine(machine, "vault")["vault"][0]["hint"] == "avault doctor --fix"
+        machine("doctor", "vault", "--fix")
+        assert path.read_bytes() == before
+
+
 def test_a_check_that_there_is_not(vault: Machine) -> None:
     assert "vault, state, leftovers" in vault("doctor", "fault", code=2).stderr
 

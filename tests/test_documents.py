@@ -72,7 +72,14 @@ def test_the_reader_of_calls() -> None:
 # Help
 
 
-ARGUMENTS = {"words": "CMD", "paths": "PATH", "shell": "bash|zsh|fish", "checks": "CHECK"}  # how a usage writes them
+ARGUMENTS = {
+    "words": "CMD",
+    "word": "KEY",
+    "groups": "GROUP",
+    "paths": "PATH",
+    "shell": "bash|zsh|fish",
+    "checks": "CHECK",
+}  # how a usage writes them
 EXAMPLE = re.compile(r"^      .*$", re.MULTILINE)  # check_calls knows which of its words are avault's
 OTHERS = re.compile(r"\b(?:git|openclaw) [a-z][^.;:,]*")
 

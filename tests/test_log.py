@@ -127,8 +127,9 @@ def test_for_a_person(open_machine: Machine) -> None:
     *_, get, missing, scan, export = open_machine("log").stdout.splitlines()
     last = entries(open_machine)[-1]
     who = f"by {os.path.basename(last['exe'] or '?')} ({last['pid']})"
-    if last["parent"]:
-        who += f" in {os.path.basename(last['parent']['exe'])} ({os.getpid()})"
+    if last["parent"]:  # avault itself says nothing: who started it does
+        assert last["name"] == "avault"
+        who = f"by {os.path.basename(last['parent']['exe'])} ({os.getpid()})"
     assert export == f"{last['time']} export API_KEY, openai/ORG {who}: ok"
     assert " get openai/API_KEY by " in get and get.endswith(": ok")
     assert " get openai/NOTHING by " in missing and missing.endswith(": not_found")

@@ -91,6 +91,7 @@ async def test_tools(vault: Machine, mode: str) -> None:
 async def test_without_run(vault: Machine) -> None:
     async with serve(vault, "--no-run") as tools:
         assert {tool.name for tool in (await tools.client.list_tools()).tools} == TOOLS - {"avault_run"}
+        assert "avault_run" not in (tools.client.instructions or "") and "avault_list" in (tools.client.instructions or "")
         assert "nknown tool" in await tools.fail("run", command=["true"], secrets=["openai/API_KEY"])
 
 
@@ -120,7 +121,7 @@ def test_without_the_sdk(vault: Machine) -> None:
     """Something else is called mcp."""
     (vault.top / "mcp.py").write_text("")
     done = vault("mcp", code=6, PYTHONPATH=str(vault.top))
-    assert done.stderr.endswith("avault: hint: pip install 'mcp>=2,<3'\n") and not done.stdout
+    assert done.stderr.endswith(f"avault: hint: {sys.executable} -m pip install 'mcp>=2,<3'\n") and not done.stdout
 
 
 # Running
@@ -201,6 +202,16 @@ async def test_what_cannot_be_masked_is_refused(vault: Machine) -> None:
         said = await tools.fail("run", command=command, secrets=["openai/API_KEY", "db/PIN"])
         assert "too short to be masked (under 8 bytes): db/PIN" in said
         assert not (vault.top / "started").exists()
+
+
+async def test_a_value_that_comes_in_pieces(vault: Machine) -> None:
+    """Its beginning is held back however long the rest takes: there is no prompt to be shown. What is left is not lost."""
+    head, rest = '"${API_KEY%"${API_KEY#?????}"}"', '"${API_KEY#?????}"'
+    async with serve(vault) as tools:
+        done = await tools.run("sh", "-c", f"printf %s {head}; sleep 0.2; printf %s {rest}")
+        assert done["stdout"] == "<avault:openai/API_KEY>"
+        done = await tools.run("sh", "-c", f"printf %s {head} | wc -c; sleep 60 & printf %s {head}")
+        assert len(done["stdout"]) == len("5\n") + 5
 
 
 async def test_long_output(vault: Machine) -> None:

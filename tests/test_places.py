@@ -6,11 +6,12 @@ import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import Machine, wait_until
+from harness import AVAULT, Machine, wait_until
 
 import avault
 
@@ -81,6 +82,93 @@ def test_directory_that_init_chooses(place) -> None:
     assert avault.vault_directory(creating=True) == str(place.home / USUAL[1])
     (place.home / "clawd").mkdir()
     assert avault.vault_directory(creating=True) == str(place.home / USUAL[0])
+
+
+def test_directory_around_the_vault(place) -> None:
+    """--dir ~/agent2 means ~/agent2/.avault, unless ~/agent2 is a vault itself."""
+    make_vault(place.home / "agent2/.avault")
+    assert avault.vault_directory("~/agent2") == str(place.home / "agent2/.avault")
+    assert avault.Places("~/agent2").id == avault.vault_id(str(place.home / "agent2/.avault"))
+    (place.home / "agent2/avault.enc").touch()
+    assert avault.vault_directory("~/agent2") == str(place.home / "agent2")
+    (place.home / "agent3/.avault").mkdir(parents=True)
+    assert avault.vault_directory("~/agent3") == str(place.home / "agent3")
+
+
+def know(directory: Path) -> None:
+    """As if this machine had opened the vault."""
+    state = Path(avault.state_home()) / avault.vault_id(str(directory))
+    state.mkdir(parents=True, mode=0o700)
+    (state / "unlock.json").touch()
+
+
+def test_directory_that_is_near(place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that this machine has opened, and no other: a cloned repository must not choose the vault."""
+    usual, near = place.home / USUAL[0], place.top / "project/.avault"
+    make_vault(usual)
+    make_vault(near)
+    (place.top / "project/deep/down").mkdir(parents=True)
+    monkeypatch.chdir(place.top / "project/deep/down")
+    assert avault.vault_directory() == str(usual)
+    know(near)
+    assert avault.vault_directory() == avault.vault_directory(creating=True) == str(near)
+    assert avault.Places().socket == str(place.runtime / f"avault-{avault.vault_id(str(near))}.sock")
+    monkeypatch.chdir(place.top / "project")
+    assert avault.vault_directory() == str(near)
+    monkeypatch.setenv("AVAULT_DIR", str(usual))
+    assert avault.vault_directory() == str(usual)
+    monkeypatch.delenv("AVAULT_DIR")
+
+    (place.top / "clone").mkdir()
+    (place.top / "clone/.avault").symlink_to(near)  # what a repository can hold: a way to a vault that was opened
+    monkeypatch.chdir(place.top / "clone")
+    assert avault.vault_directory() == str(usual)
+    monkeypatch.chdir(place.top)
+    assert avault.vault_directory() == str(usual)
+
+
+def test_directory_that_is_near_and_usual(place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps its socket, wherever one stands."""
+    make_vault(place.home / USUAL[0])
+    know(place.home / USUAL[0])
+    monkeypatch.chdir(place.home / "clawd")
+    assert avault.Places().socket == str(place.runtime / "avault.sock")
+
+
+def test_no_home(machine: Machine) -> None:
+    for words in (["list"], ["status"], ["init"], ["has", "a"]):
+        done = machine(*words, HOME="relative/home", code=1)
+        assert "error: HOME is no absolute path: 'relative/home'\navault: hint: " in done.stderr, words
+
+
+def test_current_directory_that_is_gone(machine: Machine) -> None:
+    machine.init_unproven()
+    gone = machine.top / "gone"
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        gone.mkdir()
+        script = 'rmdir "$PWD"; exec "$@"'
+        return subprocess.run(
+            ["sh", "-c", script, "sh", AVAULT, *words], env=machine.env, cwd=gone, check=False, capture_output=True, text=True
+        )
+
+    assert run("list").returncode == 0
+    assert run("status").returncode == 0
+    for words in (["list", "--dir", "v"], ["audit"]):
+        done = run(*words)
+        assert "avault: error: the current directory is gone\navault: hint: " in done.stderr, (words, done.stderr)
+        assert done.returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_home_that_cannot_be_written(machine: Machine) -> None:
+    machine.home.chmod(0o500)
+    machine.vault = machine.top / "v"
+    done = machine("init", "--dir", "v", "--signer-npub", machine.npub(), XDG_STATE_HOME="", code=1)
+    assert "error: cannot make the directory" in done.stderr
+    assert "XDG_STATE_HOME=DIR" in done.stderr
+    assert not machine.vault.exists()
+    machine.home.chmod(0o700)
 
 
 # The socket

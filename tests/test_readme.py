@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import time
 import tomllib
 from pathlib import Path
 
-from harness import AVAULT, SOURCE, Machine, wait_until
+import pytest
+from harness import AVAULT, SOURCE, Machine, Screen, wait_until
 from peers import local_relay, ndk
+from test_processes import is_alive
 
 import avault
 
@@ -59,6 +62,7 @@ def test_demo_with_yes(machine: Machine) -> None:
 WRITE = "AVAULT_TEST_WRITE" in os.environ  # a test gets another environment
 SCREENS = SOURCE.parent / "references" / "screens.md"
 VARIES = {
+    r"as [0-9a-f]{8}…[0-9a-f]{8} or npub1\w+…\w+": "as 01234567…89abcdef or npub1……",
     r"npub1\w+": "npub1…",
     r"[0-9a-f]{64}": "…",
     r"secret=[0-9a-f]+": "secret=…",
@@ -127,12 +131,43 @@ def test_demo_at_a_terminal(machine: Machine) -> None:
     assert pieces(shown("demo", screen)) == pieces(screen)
 
 
-def test_qr_code(capsys) -> None:
+def test_demo_that_is_left(machine: Machine) -> None:
+    """What is neither yes nor no is asked again; and with its terminal all of the demo goes."""
+    with Screen(machine, AVAULT, "demo", lines=60, columns=120) as screen:
+        screen.expect(r"approve\? \[y/n\] ")
+        screen.type("maybe\n")
+        screen.expect(r"approve\? \[y/n\] ")
+        assert b"rejected" not in screen.shown
+        [home] = {Path(os.fsdecode(each)) for each in re.findall(rb"(\S+avault-demo-\w+)", screen.shown)}
+        daemon = int((home / "avault.pid").read_text())
+        screen.close()
+        wait_until(lambda: not home.exists() and not is_alive(daemon), what="the end of the demo")
+
+
+@pytest.mark.parametrize(("lines", "columns", "fits"), [(24, 80, False), (60, 40, False), (60, 80, True)])
+def test_qr_code_and_the_size_of_the_terminal(machine: Machine, relay, lines: int, columns: int, fits: bool) -> None:
+    """It is shown where all of it can be seen, and else as soon as it can."""
+    block = "▀" * 40
+    words = ["init", "--relay", relay.url, "--name", "x"]
+    with Screen(machine, AVAULT, *words, lines=lines, columns=columns) as screen:
+        if fits:
+            screen.expect(block)
+        else:
+            screen.expect(rf"the QR code needs \d+ columns and \d+ lines, and here are {columns} and {lines}")
+            assert not re.search(block, screen.shown.decode(errors="replace"))
+            screen.resize(60, 100)
+            os.kill(screen.process.pid, signal.SIGWINCH)
+            screen.expect(block)
+        screen.type("\x03")
+        assert b"avault: stopped; nothing was made" in screen.wait(130)
+    assert not machine.vault.parent.exists() and not list(machine.state.rglob("avault*")), "no empty directories"
+
+
+def test_qr_code() -> None:
     """On a terminal, in half blocks, dark on light."""
     uri = avault.nostrconnect_uri("ab" * 32, ["wss://relay.example.com"], "cd" * 16, "clawd@db1")
     avault.load_commands(["pair"])
-    __import__("avault_pair").print_qr(uri)
-    code = capsys.readouterr().err
+    code = "\n".join(__import__("avault_pair").qr_lines(uri))
     assert shown("qr", code).strip() == code.strip()
 
 

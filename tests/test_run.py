@@ -2,31 +2,25 @@
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
 import os
 import re
 import secrets
-import select
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import termios
-import threading
-import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 import nostr_sdk
 import pytest
-from canary import Canary, record
-from harness import AVAULT, Machine, wait_until
+from canary import Canary
+from harness import AVAULT, Machine, Screen, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,7 +160,7 @@ def test_no_command(vault: Machine) -> None:
 
 def test_closed(machine: Machine, canary: Canary) -> None:
     """No vault, no daemon, locked: clear, and nothing is started."""
-    refuse(machine, code=6, says="no vault in", hint="avault init")
+    refuse(machine, code=4, says="no vault in", hint="avault init")
     machine.init_unproven()
     machine("set", "openai/API_KEY", input=canary.value)
     machine("lock", "--force")
@@ -191,6 +185,25 @@ def test_exit_codes(vault: Machine, mask: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").chmod(0o755)
     (tmp_path / "file").write_bytes(b"\x00\x01")
     vault("run", *mask, "--", str(tmp_path / "file"), code=126)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may search every directory")
+@pytest.mark.parametrize("mask", [[], ["--no-mask"]])
+def test_directory_in_path_that_may_not_be_searched(vault: Machine, mask: list[str]) -> None:
+    """It hides neither the command that is in the next one, nor what is wrong with that."""
+    closed, later = vault.top / "closed", vault.top / "later"
+    for directory in (closed, later):
+        directory.mkdir()
+    (later / "broken").write_bytes(b"\x00\x01")
+    (later / "broken").chmod(0o755)
+    (later / "closed").write_text("")
+    closed.chmod(0)
+    path = f"{closed}:{later}:{vault.env['PATH']}"
+    assert vault("run", *mask, "--", "sh", "-c", "echo it runs", PATH=path).stdout == "it runs\n"
+    assert "Exec format error" in vault("run", *mask, "--", "broken", PATH=path, code=126).stderr
+    assert "Permission denied" in vault("run", *mask, "--", "closed", PATH=path, code=126).stderr
+    vault("run", *mask, "--", "no-such-command-anywhere", PATH=path, code=127)
+    closed.chmod(0o700)
 
 
 @pytest.mark.parametrize("name", ["TERM", "KILL", "INT", "HUP", "USR1", "SEGV"])
@@ -758,77 +771,6 @@ def test_binary_output_is_left_alone(vault: Machine, tmp_path: Path) -> None:
 
 
 # Terminals
-
-ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
-
-
-class Screen:
-    """A terminal, and a command in a session of its own on it: what it shows, and keys for it."""
-
-    def __init__(self, machine: Machine, *argv: str, lines: int = 24, columns: int = 80, **env: str) -> None:
-        self.fd, end = os.openpty()
-        self.resize(lines, columns)
-        self.modes = termios.tcgetattr(end)
-        self.shown, self.seen, self.is_closed = bytearray(), 0, False
-        variables = {**machine.env, "TERM": "xterm", "PS1": "$ ", "HISTFILE": "", "AVAULT": AVAULT, **env}
-        self.process = subprocess.Popen(
-            [*PYTHON, ON_TERMINAL, *argv],
-            env=variables,
-            cwd=machine.top,
-            stdin=end,
-            stdout=end,
-            stderr=end,
-            start_new_session=True,
-        )
-        os.close(end)
-        self.thread = threading.Thread(target=self.read, daemon=True)
-        self.thread.start()
-
-    def read(self) -> None:
-        with contextlib.suppress(OSError):
-            while not self.is_closed:
-                if select.select([self.fd], [], [], 0.05)[0]:
-                    self.shown += os.read(self.fd, 65536)
-
-    def close(self) -> None:
-        """The terminal goes away."""
-        self.is_closed = True
-        self.thread.join()
-        os.close(self.fd)
-
-    def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-
-    def expect(self, pattern: str, timeout: float = 30) -> re.Match[bytes]:
-        """Wait until that is shown, after what was expected before."""
-        end = time.monotonic() + timeout
-        while not (found := re.compile(pattern.encode(), re.DOTALL).search(bytes(self.shown), self.seen)):
-            assert time.monotonic() < end, f"no {pattern!r} in {bytes(self.shown[self.seen :])!r}"
-            time.sleep(0.01)
-        self.seen = found.end()
-        return found
-
-    def type(self, keys: str) -> None:
-        os.write(self.fd, keys.encode())
-
-    def wait(self, code: int | None = 0) -> bytes:
-        """The command ends; all that was shown."""
-        ended = self.process.wait(30)
-        assert code is None or ended == code, (ended, bytes(self.shown))
-        self.thread.join(5)  # the end of the screen
-        return bytes(self.shown)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        record("screen", bytes(self.shown))
-        if not self.is_closed:
-            self.close()  # a shell ends its jobs, and itself
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
-        self.process.kill()
-        self.process.wait()
 
 
 def on_screen(machine: Machine, *words: str, **options: int) -> Screen:

@@ -67,7 +67,7 @@ def test_an_end_that_passed_in_a_sleep_locks_at_once(skewed: Machine, clocks: Cl
         done = skewed("get", "a/B", code=3, secret=True)
         assert canary.value not in done.stdout and "avault: hint: " in done.stderr
         status = wait_until(lambda: (now := skewed.status())["state"] != "unlocked" and now, what="the keyholder's end")
-        assert status["keyholder_pid"] is None and "it was to lock by itself" in status["error"]["message"]
+        assert status["keyholder_pid"] is None and "it locked by itself after" in status["error"]["message"]
         skewed("daemon", "stop")
         slept += 1
     figures.at_least("ends passed in a sleep after which nothing was given out", slept)
