@@ -77,6 +77,7 @@ BACKTICKS = "backticks are quotes to npm's dotenv, and to others not"
 SINGLE_ESCAPES = r"\\ and \' are escapes to python-dotenv in single quotes, and to others not"
 DOUBLE_ESCAPES = r"in double quotes npm's dotenv knows no escape but \n and \r, python-dotenv neither \$ nor \`"
 CARRIAGE_RETURN = "a carriage return stays in it, which python-dotenv and npm's dotenv take for the end of a line"
+QUOTED_REFERENCE = "python-dotenv puts another variable's value for ${NAME} in single quotes and backticks too, and others do not"
 DOLLAR = "a $ begins a variable to docker compose and others, and not to python-dotenv"
 HASH = "a # ends the value to npm's dotenv, and to others not"
 ODD_SPACE = "the odd white space around it belongs to the value for some, and for others not"
@@ -155,6 +156,8 @@ def read_quoted(quoted: re.Match[str], is_windows: bool) -> tuple[str, int, str,
             remark = DOUBLE_ESCAPES
     else:
         value, remark = back, BACKTICKS
+    if double is None and read_references(value)[0]:
+        remark = QUOTED_REFERENCE
     if any("\r" in piece for piece in (single, double, back) if piece):
         remark = CARRIAGE_RETURN
     return value, quoted.end() - 1, problem, remark

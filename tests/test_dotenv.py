@@ -7,6 +7,7 @@ The judges are python-dotenv and npm's dotenv, and what `avault export` and pyth
 
 import importlib
 import json
+import os
 import random
 import re
 import subprocess
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dotenv
+import dotenv_readers
 import pytest
 from canary import Canary
 from harness import Machine
@@ -167,7 +169,7 @@ def test_what_is_taken_without_a_remark_is_what_the_readers_of_dotenv_files_read
     ("A=\nB=''\nC=\"\"\nD= \nE= # none", dict.fromkeys("ABCDE", ""), [(number, name, reader.EMPTY) for number, name in enumerate("ABCDE", 1)]),
     ("A=1\nA=2", {"A": "2"}, [(2, "A", reader.BEFORE)]),
     ("A=\nA=2", {"A": "2"}, [(1, "A", reader.EMPTY), (2, "A", reader.BEFORE)]),
-    ("A=1\nB=x${A}\nC='${A}'", {"A": "1", "C": "${A}"}, [(2, "B", reader.REFERS)]),
+    ("A=1\nB=x${A}\nC='${A}'", {"A": "1", "C": "${A}"}, [(2, "B", reader.REFERS), (3, "C", reader.QUOTED_REFERENCE)]),
     ("BARE_NAME\nexport A=1 B=2\nexport B", {"A": "1 B=2"}, [(1, "BARE_NAME", reader.NO_VALUE), (2, "A", reader.TWO_EXPORTS)]),
     ("hunter2\nJBSWY3DPEHPK3PXP\nMIIEvQIBADANBgkq\nc2VjcmV0\n", {}, [(number, "", reader.NO_VALUE) for number in range(1, 5)]),
     ("WITH-DASH=x\nspring.datasource.url=x\n1A=x\nq7Zk-x9=x\n", {}, [(1, "WITH-DASH", reader.NO_KEY), (2, "spring.datasource.url", reader.NO_KEY), (3, "", reader.NO_KEY), (4, "", reader.NO_KEY)]),
@@ -298,3 +300,27 @@ def test_what_export_prints_is_what_run_reads(opened: Machine, canary: Canary, a
     path.write_bytes(opened("export", secret=True).stdout.encode())
     done = opened("run", "--env-file", str(path), "--no-mask", "--", "printenv", "K", secret=True)
     assert done.stdout == value + "\n"
+
+
+# Who reads what
+
+
+@pytest.mark.parametrize("name", dotenv_readers.READERS)
+def test_each_column_of_the_table_is_what_its_reader_reads(name: str) -> None:
+    """Stale: python tests/dotenv_readers.py --write."""
+    read, column = dotenv_readers.READERS[name], dotenv_readers.columns()
+    assert column["line"] == [dotenv_readers.shown(line) for line in dotenv_readers.LINES]
+    if name == "sh" and not os.path.realpath("/bin/sh").endswith("dash"):
+        pytest.skip("sh is not dash")
+    try:
+        assert column[name] == [read(line) for line in dotenv_readers.LINES]
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_what_is_taken_without_a_warning_is_what_both_readers_of_dotenv_files_read() -> None:
+    column = dotenv_readers.columns()
+    plain = [index for index, cell in enumerate(column["avault"]) if cell not in ("left", "refused") and "warning" not in cell]
+    assert len(plain) > 10
+    for index in plain:
+        assert column["avault"][index] == column["python-dotenv"][index] == column["npm's dotenv"][index], column["line"][index]

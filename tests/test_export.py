@@ -15,19 +15,18 @@ Where the readers of dotenv files differ, for what `export` prints (a value that
 # ruff: noqa: E501
 
 import base64
-import http.server
 import itertools
 import json
 import os
 import random
 import shutil
-import socketserver
 import subprocess
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import dotenv_readers
 import pytest
+from dotenv_readers import real_systemd, systemd
 from harness import Machine, wait_until
 from peers import node, node_modules
 
@@ -231,84 +230,9 @@ def test_a_name_that_a_shell_would_not_keep_is_refused(name, tmp_path):
 # systemd
 
 
-def systemd(text: str) -> dict[str, str]:
-    """How systemd reads an EnvironmentFile= (parse_env_file_internal in its env-file.c), as a state machine."""
-    found: dict[str, str] = {}
-    state, key, value, keep = "before", "", "", 0
-    for c in text + "\n":
-        newline = c in "\n\r"
-        match state:
-            case "before":
-                if c in "#;":
-                    state = "comment"
-                elif c not in " \t\n\r":
-                    state, key = "key", c
-            case "key":
-                if newline:
-                    state = "before"
-                elif c == "=":
-                    state, value, keep = "start", "", 0
-                else:
-                    key += c
-            case "comment":
-                if newline:
-                    state = "before"
-            case "start" | "value" if newline:
-                found[key.rstrip()] = value[:keep]
-                state = "before"
-            case "start" if c == "'":
-                state = "single"
-            case "start" if c == '"':
-                state = "double"
-            case "start" | "value":
-                if c == "\\":
-                    state = "escape"
-                elif state == "value" or c not in " \t":
-                    state, value = "value", value + c
-                    keep = keep if c in " \t" else len(value)
-            case "escape":
-                state = "value"
-                value += "" if newline else c
-                keep = len(value)
-            case "single":
-                state, value = ("start", value) if c == "'" else (state, value + c)
-                keep = len(value)
-            case "double":
-                if c == "\\":
-                    state = "double escape"
-                else:
-                    state, value = ("start", value) if c == '"' else (state, value + c)
-                keep = len(value)
-            case "double escape":
-                state = "double"
-                value += c if c in '"\\`$' else "" if c == "\n" else "\\" + c
-                keep = len(value)
-    return found
-
-
 def is_text_to_systemd(value: str) -> bool:
     """utf8_is_valid in systemd's utf8.c: a file with one of these is refused as a whole."""
     return not any(0xFDD0 <= ord(c) <= 0xFDEF or ord(c) & 0xFFFE == 0xFFFE for c in value)
-
-
-def real_systemd(text: str, directory: Path) -> dict[str, str] | None:
-    """What systemd's own library makes of it; None where there is none."""
-    import ctypes
-
-    libraries = [path for top in ("/usr/lib", "/lib") for path in Path(top).glob("*/systemd/libsystemd-shared-*.so")]
-    libraries += Path("/usr/lib/systemd").glob("libsystemd-shared-*.so") if Path("/usr/lib/systemd").exists() else []
-    if not libraries:
-        return None
-    try:
-        load = ctypes.CDLL(str(libraries[0])).load_env_file
-    except (OSError, AttributeError):
-        return None
-    (directory / "env").write_text(text)
-    result = ctypes.POINTER(ctypes.c_char_p)()
-    code = load(None, str(directory / "env").encode(), ctypes.byref(result))
-    assert code >= 0, os.strerror(-code)
-    entries = itertools.takewhile(lambda entry: entry is not None, (result[index] for index in itertools.count()))
-    return dict(entry.decode().split("=", 1) for entry in entries)
 
 
 def test_systemd(tmp_path):
@@ -384,55 +308,13 @@ def test_json():
 
 
 @pytest.fixture
-def docker(tmp_path: Path) -> Iterator[Callable[[Path], list[str] | None]]:
-    """What docker's own command reads from an --env-file: it asks us to make a container, and we are no daemon."""
-    command = shutil.which("docker") or pytest.skip("no docker command")
-    asked: list[list[str]] = []
-
-    class Daemon(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.answer(200)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["Env"] or [])
-            self.answer(400)
-
-        def answer(self, code: int) -> None:
-            self.send_response(code)
-            self.send_header("Api-Version", "1.41")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def address_string(self) -> str:
-            return ""
-
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = True
-
-    def read(path: Path) -> list[str] | None:
-        asked.clear()
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "DOCKER_HOST": f"unix://{tmp_path}/s",
-            "BARE": "of the environment",
-        }
-        subprocess.run([command, "run", "--env-file", path, "image"], env=env, capture_output=True, timeout=60, check=False)
-        return asked[0] if asked else None
-
-    with Server(str(tmp_path / "s"), Daemon) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
+def docker() -> Iterator[Callable[..., list[str] | None]]:
+    """What docker's own command reads from an --env-file."""
+    try:
+        with dotenv_readers.docker() as read:
             yield read
-        finally:
-            server.shutdown()
-            thread.join()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
 
 def carried_by_docker() -> dict[str, str]:
