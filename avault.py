@@ -1705,6 +1705,7 @@ class Store:
         self.kept = ""  # the hash of the avault.enc whose content is in unsaved.enc
         self.warning = self.written = ""  # `written`: the hash of what this process last wrote, or meant to
         self.writing, self.counted = False, 0  # `counted`: the last count of a write of ours that anybody may have seen
+        self.amid_git = False  # whether the last write was made in the middle of a rebase or the like, whose end may undo it
         path = places.own("offered.json")  # the highest count under which this machine has given a merge to git
         self.offered: int = decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
 
@@ -1848,6 +1849,7 @@ class Store:
     def notice(self, is_reading: bool = False) -> None:
         """`refresh`, for the one who is writing."""
         if (seen := self.look()) == self.seen:
+            self.amid_git = self.amid_git and is_amid_git(self.places.dir)
             return
         self.seen = seen
         try:
@@ -1872,7 +1874,16 @@ class Store:
                 "another machine writes under this one's name: is one a clone of the other?", "save what is served: avault export"
             )
         if found.generation == ours.generation or ours.is_after(found.generation):
-            raise Tampered("avault.enc was replaced by an older one", "git pull; or lock, and insist with --accept-rollback")
+            is_over = not is_amid_git(self.places.dir) and not is_git_at_work(self.places.dir)
+            if self.amid_git and is_over:  # aborted: what was confirmed meanwhile is written again
+                again = ours.copy()
+                again.sources = sorted([self.digest, digest])
+                self.replace(again, digest)
+                return
+            if self.amid_git:
+                self.seen = ()  # it may end without another change of the file
+            hint = "git pull, or avault restore --unsaved; to take the older one, lock, then: avault unlock --accept-rollback"
+            raise Tampered("avault.enc was replaced by an older one", hint)
         if found.is_after(ours.generation):
             self.vault, self.digest = found, digest
             self.pin()
@@ -1926,6 +1937,7 @@ class Store:
                 raise AvaultError("the vault that was written does not open", "the file is as it was before")
 
         write_file(self.places.file("avault.enc"), data, check, over)
+        self.amid_git = is_amid_git(self.places.dir)
         self.vault, self.digest, self.seen = draft, self.written, ()  # to be looked at: a pull may have come since
         self.pin()
 
@@ -2050,9 +2062,19 @@ def find_git(directory: str) -> str | None:
 
 
 def is_git_at_work(directory: str) -> bool:
-    """Whether git is in the middle of something in the work tree that a directory is in."""
+    """Whether git is at work in the work tree that a directory is in, so that a file there may be another in a moment."""
+    return has_git(directory, "index.lock", "rebase-merge", "rebase-apply")
+
+
+def is_amid_git(directory: str) -> bool:
+    """Whether git waits for a person to finish or abort something (gitrepository-layout(5))."""
+    return has_git(directory, "rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD")
+
+
+def has_git(directory: str, *names: str) -> bool:
+    """Whether git's own directory has one of these files."""
     found = find_git(os.path.realpath(directory)) or directory
-    return any(os.path.lexists(os.path.join(found, name)) for name in ("index.lock", "rebase-merge", "rebase-apply"))
+    return any(os.path.lexists(os.path.join(found, name)) for name in names)
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:

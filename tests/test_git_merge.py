@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from git_helpers import (
     AGENT,
+    MESSAGE,
     by_hand,
     commits,
     get,
@@ -133,7 +134,7 @@ def test_reads_in_the_middle_of_a_rebase(two):
 
 
 def test_writes_in_the_middle_of_a_rebase(two):
-    """A write then is a change of the work tree, at which git stops; nothing is lost, whatever the person does."""
+    """A write then changes the work tree, and git stops; an abort takes it away, and the open vault writes it again."""
     a, b = two
     write(a, "g/A")
     write(b, "g/B", "g/B2")
@@ -142,10 +143,48 @@ def test_writes_in_the_middle_of_a_rebase(two):
     assert git_run(b, "rebase", "-q", "--exec", f"printf x | {b.command[0]} set g/DURING", "origin/main").returncode
     assert told(b, "refused")["reason"] == "a rebase is under way"
     git(b, "rebase", "--abort")
+    assert get(b, "g/DURING") == "x"
+    recorded(b)
+    assert not any("older" in text for text in b.status()["warnings"]) and commits(b)[0] == MESSAGE
+    stop(b)
+    start(b)
+    assert get(b, "g/DURING") == "x" and has(b, "g/B@b", "g/B2@b")
     git(b, "merge", "-q", "--no-edit", "origin/main")
     assert get(b, "g/DURING") == "x" and has(b, "g/A@a", "g/B@b", "g/B2@b")
     write(b, "g/AFTER")
     is_calm(b)
+
+
+@pytest.mark.parametrize("end", ["unread", "locked"])
+def test_a_write_in_the_middle_of_a_merge_that_is_aborted(two, end):
+    """It is there whether somebody has read meanwhile or the vault was locked."""
+    a, b = two
+    write(a, "g/A")
+    write(b, "g/B")
+    publish(a)
+    git(b, "fetch", "-q")
+    git(b, "merge", "-q", "--no-commit", "origin/main")
+    put(b, "g/DURING", "x")
+    git(b, "checkout", "-q", "HEAD", "--", "avault.enc")
+    git(b, "merge", "--abort")
+    if end == "locked":
+        unlock(b)
+    assert get(b, "g/DURING") == "x"
+    put(b, "g/AFTER", "x")
+    recorded(b)
+
+
+def test_what_is_whole_again_is_noticed_at_once(two):
+    a, _ = two
+    write(a, "g/A")
+    for command in ("status", "lock"):
+        git(a, "checkout", "-q", "HEAD^", "--", "avault.enc")
+        assert any("older" in warning for warning in a.status()["warnings"])
+        git(a, "checkout", "-q", "HEAD", "--", "avault.enc")
+        if command == "status":
+            assert a.status()["warnings"] == []
+    lock(a)
+    assert not (a.own / "unsaved.enc").exists()
 
 
 def test_rebase_in_another_order(two):
@@ -184,10 +223,11 @@ def test_stash(two):
     git(b, "stash", "-q")
     assert get(b, "g/B") == "g/B of b", "an older file is not believed"
     git(b, "pull", "-q", "--ff-only")
-    git(b, "stash", "pop", "-q")
-    assert has(b, "g/A@a", "g/B@b")
+    assert has(b, "g/A@a", "g/B@b"), "what was pulled is merged into what is served, and written"
     git(b, "config", "avault.commit", "true")
     write(b, "g/AFTER")
+    git(b, "stash", "pop", "-q")
+    assert has(b, "g/A@a", "g/B@b", "g/AFTER@b")
     is_calm(b)
 
 
