@@ -113,11 +113,11 @@ class Verified:
             self.is_asked = True
             self.hashes.append(self.ask())
         if not self.knows(name, data):
-            is_open = "pin" not in self.hashes[-1]
-            what = "is not what is served" if name == VAULT else "does not open the vault"
-            if is_open:
-                raise Tampered(f"{name} on the disk {what}, so it is not committed", "see: avault status")
-            raise Locked(f"nobody has verified {name} on the disk, so it is not committed", "avault unlock")
+            if "pin" in self.hashes[-1]:
+                raise Locked(f"nobody has verified {name} on the disk, so it is not committed", "avault unlock")
+            if name == RECOVERY:
+                raise Tampered(f"{name} on the disk does not open the vault, so it is not committed", "see: avault status")
+            raise Tampered(f"{name} on the disk is not what is served, so it is not committed", "see: avault status")
 
     def knows(self, name: str, data: bytes) -> bool:
         """Whether these bytes were vouched for."""
