@@ -37,9 +37,9 @@ from avault import (
     parse_npub,
     put,
     read_sealed,
-    read_stdin,
     refuse_to_overwrite,
     say,
+    shorten_key,
     start_daemon,
     to_npub,
     warn,
@@ -242,11 +242,11 @@ def remove_made(directories: list[str]) -> None:
 
 
 def read_bunker(uri: str | None) -> str | None:
-    """The bunker:// URI of --bunker, from stdin for `-`; raises Usage."""
+    """The bunker:// URI of --bunker, a line of stdin for `-`; raises Usage."""
     if uri == "-":
         if sys.stdin.isatty():
-            say("paste the bunker:// URI, then Enter and Ctrl-D")
-        uri = read_stdin().decode(errors="replace").strip()
+            say("paste the bunker:// URI, then Enter")
+        uri = sys.stdin.readline(8192).strip()
     elif uri is not None:
         warn("the bunker:// URI holds a secret, which stands in the process list now", "better: --bunker -")
     if uri is not None:
@@ -259,7 +259,7 @@ class Ceremony:
 
     def __init__(self, terminal: Terminal, qr: str | None) -> None:
         self.terminal, self.qr = terminal, qr
-        self.pages: set[str] = set()
+        self.pages: set[str] = set()  # and notices, which were shown
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
         """A pairing request, with what it says and asks on the way."""
@@ -286,8 +286,14 @@ class Ceremony:
         elif kind == "relays":
             say(f"by this machine's own relays: {', '.join(step['relays'])}")
             warn(f"nip46.json names others: {', '.join(step['hinted'])}", "if those are meant, name each with --relay")
+        elif kind == "connecting":
+            say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
         elif kind == "connected":
             say("the signer is connected")
+            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "notice" and step["text"] not in self.pages:
+            self.pages.add(step["text"])
+            say(step["text"])
         elif kind == "approve":
             say(f"1. APPROVE the request on the phone: {step['sentence']}")
         elif kind == "proven":
@@ -343,11 +349,11 @@ class Ceremony:
 
 
 def qr_lines(text: str) -> list[str]:
-    """The lines of a QR code, light on dark, in half blocks."""
+    """The lines of a QR code, light on dark, in half blocks: of a pairing URI without the picture, which makes it too big."""
     import qrcode
 
     code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
-    code.add_data(text)
+    code.add_data(text.partition("&image=")[0])
     shown = io.StringIO()
     code.print_ascii(out=shown, invert=True)
     return shown.getvalue().rstrip("\n").split("\n")

@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import nostr_sdk
@@ -37,10 +37,13 @@ from avault import (
     public_hex,
     put,
     read_file,
+    say,
     state_home,
     to_npub,
     write_file,
 )
+
+NCRYPTSEC_ROUNDS = 16  # log2 of scrypt's N (NIP-49): 100 MB for a third of a second; the library opens at most 18
 
 FIELDS["bunker"] = {"key": str, "secret": str, "clients": dict, "relays": list}
 
@@ -53,6 +56,8 @@ class Bunker:
     """
 
     REMEMBER = 600.0  # seconds that an answer is kept, for a client that asks again
+    SILENCE = 10.0  # seconds until a relay that does not answer is spoken of
+    LOGIN = 5.0  # seconds that the library needs at most to log in (NIP-42) and to subscribe again
 
     def __init__(
         self,
@@ -72,6 +77,9 @@ class Bunker:
         self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
         self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}  # of a client's request; None while it is worked on
         self.asking = asyncio.Lock()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.listening: set[str] = set()  # relays that have confirmed our subscription
+        self.is_ready = False
         self.save()
 
     def save(self) -> None:
@@ -89,27 +97,56 @@ class Bunker:
     async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
         """Serve until cancelled; first answer a nostrconnect:// URI if there is one. Raises Usage."""
         client, secret, name = self.read_uri(uri) if uri else ("", "", "")
-        self.pool = nostr_sdk.ClientBuilder().build()
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42: relays that want to know who reads
+        self.pool = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(self.keys)).build()
         for url in self.relays:
             await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
         stream = self.pool.notifications()
         await self.pool.connect()
+        await self.subscribe()
+        self.spawn(self.complain_of_silence())
+        while notification := await stream.next():
+            if notification.is_NEW_EVENT():
+                self.spawn(self.serve(notification.event))
+            elif notification.is_MESSAGE():
+                message, url = notification.message.as_enum(), str(notification.relay_url).rstrip("/")
+                if message.is_CLOSED():
+                    self.listening.discard(url)
+                    self.spawn(self.look_after(url, message.message))
+                elif message.is_END_OF_STORED_EVENTS():
+                    is_first = not self.listening
+                    self.listening.add(url)
+                    if is_first and not self.is_ready:
+                        self.is_ready = True
+                        ready()
+                        if uri:
+                            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
+                            self.say(f"connected to {name}")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside, and keep it until it is done."""
+        self.tasks.add(task := asyncio.get_running_loop().create_task(work))
+        task.add_done_callback(self.tasks.discard)
+
+    async def subscribe(self) -> None:
+        """Ask the relays for the requests to us, of the last minute and from now on."""
         since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key()).since(since)
         await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
-        work: set[asyncio.Task[None]] = set()
-        is_ready = False
-        while notification := await stream.next():
-            if notification.is_NEW_EVENT():
-                task = asyncio.get_running_loop().create_task(self.serve(notification.event))
-                work.add(task)
-                task.add_done_callback(work.discard)
-            elif notification.is_MESSAGE() and notification.message.as_enum().is_END_OF_STORED_EVENTS() and not is_ready:
-                is_ready = True
-                ready()
-                if uri:
-                    await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
-                    self.say(f"connected to {name}")
+
+    async def complain_of_silence(self) -> None:
+        """Say so once where no relay has taken our subscription."""
+        await asyncio.sleep(self.SILENCE)
+        if not self.listening:
+            self.say(f"no relay lets us listen: {', '.join(self.relays)}; trying again")
+
+    async def look_after(self, url: str, reason: str) -> None:
+        """A relay has closed our subscription: say so unless it was only to have us log in, and ask again."""
+        await asyncio.sleep(0 if not reason.startswith("auth-required:") else self.LOGIN)
+        if url not in self.listening:
+            self.say(f"{url} does not let us listen: {printable(reason)}")
+            await asyncio.sleep(self.SILENCE)
+            await self.subscribe()
 
     def read_uri(self, uri: str) -> tuple[str, str, str]:
         """Learn client and relays from a nostrconnect:// URI; its public key, secret and name."""
@@ -132,12 +169,20 @@ class Bunker:
         builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags([nostr_sdk.Tag.public_key(peer)])
         event = builder.finalize(self.keys)
         for attempt in range(5):
-            sends = [relay.send_event(event) for relay in (await self.pool.relays()).values()]
-            outcomes = await asyncio.gather(*sends, return_exceptions=True)
-            if not all(isinstance(outcome, BaseException) for outcome in outcomes):
+            relays = await self.pool.relays()
+            outcomes = await asyncio.gather(*(relay.send_event(event) for relay in relays.values()), return_exceptions=True)
+            refusals = {
+                str(url).rstrip("/"): printable(str(outcome).strip("'\""))
+                for url, outcome in zip(relays, outcomes, strict=True)
+                if isinstance(outcome, BaseException)
+            }
+            for url, text in refusals.items():
+                if text not in ("timeout", "relay not connected"):
+                    self.say(f"{url} refuses the answer: {text}")
+            if len(refusals) < len(relays):
                 return
             await asyncio.sleep(0.2 * 2**attempt)
-        self.say(f"no relay took the answer: {printable(outcomes)}")
+        self.say("no relay took the answer: " + ", ".join(f"{url} ({text})" for url, text in refusals.items()))
 
     async def serve(self, event: nostr_sdk.Event) -> None:
         """Answer one request; each request id is worked on once, however often it is sent."""
@@ -209,6 +254,7 @@ def read_sentence(text: str) -> str:
 @command(
     "signer",
     argument("uri", required=False),
+    option("--new", "is_new", is_flag=True),
     option("--nsec-file"),
     option("--relay", "relays", multiple=True),
     option("--state"),
@@ -218,6 +264,7 @@ def read_sentence(text: str) -> str:
 def cmd_signer(
     terminal: Terminal,
     uri: str | None,
+    is_new: bool,
     nsec_file: str | None,
     relays: tuple[str, ...],
     state: str | None,
@@ -226,6 +273,7 @@ def cmd_signer(
 ) -> int:
     """usage: avault signer --nsec-file F [--relay URL]… [--state DIR] [--yes]
                      [--passphrase-file F] [URI]
+       avault signer --new [--nsec-file F] [--passphrase-file F]
 
     A NIP-46 bunker in a terminal: the phone, for an operator without one. It
     prints its bunker:// URI, or answers a nostrconnect:// URI, and asks for each
@@ -233,10 +281,18 @@ def cmd_signer(
     (default: in the state directory). --yes approves everything: for tests.
     Run it on another machine than the agent's, or it protects nothing.
 
+    --new makes an operator's key, writes it to F, or to stdout, and ends; with
+    --passphrase-file it is an ncryptsec. Nothing that exists is overwritten.
+
+      avault signer --new --nsec-file operator.nsec
       avault signer --nsec-file operator.nsec 'nostrconnect://…'
     """
+    if is_new:
+        return make_operator(nsec_file, passphrase_file)
     if not nsec_file:
-        raise Usage("no operator's key is named", "avault signer --nsec-file FILE")
+        raise Usage(
+            "no operator's key is named", "avault signer --nsec-file FILE; make one with: avault signer --new --nsec-file FILE"
+        )
     harden("avault-phone")
     keys = read_operator(nsec_file, passphrase_file)
     state = os.path.abspath(os.path.expanduser(state)) if state else os.path.join(state_home(), f"signer-{public_hex(keys)[:16]}")
@@ -272,6 +328,27 @@ def cmd_signer(
         asyncio.run(run())
     except KeyboardInterrupt:
         os._exit(130)  # a thread may still wait for a line
+    return 0
+
+
+def make_operator(path: str | None, passphrase_file: str | None) -> int:
+    """Make an operator's key, in a file (0600) or on stdout; raises Usage where the file exists."""
+    if path and os.path.lexists(path := os.path.abspath(os.path.expanduser(path))):
+        raise Usage(f"{path} is there already, and is not overwritten", "name another file, or use that one")
+    harden("avault-phone")
+    keys = nostr_sdk.Keys.generate()
+    text = keys.secret_key().to_bech32()
+    if passphrase_file:
+        passphrase = read_file(os.path.expanduser(passphrase_file)).decode(errors="replace").removesuffix("\n")
+        text = nostr_sdk.EncryptedSecretKey(
+            keys.secret_key(), passphrase, NCRYPTSEC_ROUNDS, nostr_sdk.KeySecurity.UNKNOWN
+        ).to_bech32()
+    if path:
+        write_file(path, f"{text}\n".encode())
+        say(f"wrote {path}; whoever has it opens every vault that is made for it: keep a copy off line")
+    else:
+        put(f"{text}\n")
+    say(f"operator: {to_npub(public_hex(keys))}")
     return 0
 
 

@@ -787,6 +787,49 @@ def test_signer_with_an_ncryptsec(
     assert "passphrase" in machine(*words, code=2).stderr
 
 
+def test_signer_makes_a_key(machine: Machine, relay: Relay, allow: Callable[[Path], Path]) -> None:
+    path = allow(machine.top / "operator.nsec")
+    done = machine("signer", "--new", "--nsec-file", str(path))
+    assert done.stdout == ""
+    operator = nostr_sdk.Keys.parse(path.read_text().strip())
+    assert f"avault: operator: {operator.public_key().to_bech32()}" in done.stderr
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    machine("signer", "--new", "--nsec-file", str(path), code=2)
+    assert nostr_sdk.Keys.parse(path.read_text().strip()).public_key() == operator.public_key()
+    hint = machine("signer", code=2).stderr
+    assert "avault signer --new" in hint
+
+    done = machine("signer", "--new", secret=True)
+    operator = nostr_sdk.Keys.parse(done.stdout.strip())
+    assert operator.public_key().to_bech32() in done.stderr
+
+    passphrase = allow(machine.top / "passphrase")
+    passphrase.write_text("correct horse\n")
+    done = machine("signer", "--new", "--passphrase-file", str(passphrase), secret=True)
+    opened = nostr_sdk.EncryptedSecretKey.from_bech32(done.stdout.strip()).decrypt("correct horse")
+    assert nostr_sdk.Keys.parse(opened.to_hex()).public_key().to_bech32() in done.stderr
+
+
+def test_signer_on_a_relay_that_wants_a_login(machine: Machine, operator_file: tuple[nostr_sdk.Keys, Path]) -> None:
+    with peers.local_relay(nip42="both") as relay:
+        phone = machine.start("signer", "--nsec-file", str(operator_file[1]), "--relay", relay.url, "--yes")
+        machine("init", "--no-drill", "--bunker", "-", input=phone.line("bunker://"))
+        assert machine.status()["proven"] is True
+        assert "does not let us listen" not in "\n".join(phone.stdout)
+
+
+def test_signer_says_that_a_relay_refuses(machine: Machine, operator_file: tuple[nostr_sdk.Keys, Path]) -> None:
+    with peers.local_relay(refuse="pay first") as relay:
+        init = machine.start("init", "--no-drill", "--relay", relay.url)
+        uri = init.line("nostrconnect://")
+        phone = machine.start("signer", "--nsec-file", str(operator_file[1]), uri)
+        said = wait_until(lambda: [line for line in phone.stdout if "refuses the answer" in line], 20)
+        assert said[0].startswith(f"{relay.url} refuses the answer: ")
+        assert "pay first" in said[0]
+        init.kill()
+        phone.kill()
+
+
 # Beneath all this
 
 
