@@ -246,7 +246,7 @@ def read_bunker(uri: str | None) -> str | None:
     if uri == "-":
         if sys.stdin.isatty():
             say("paste the bunker:// URI, then Enter")
-        uri = sys.stdin.readline(8192).strip()
+        uri = sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
     elif uri is not None:
         warn("the bunker:// URI holds a secret, which stands in the process list now", "better: --bunker -")
     if uri is not None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -247,6 +248,16 @@ def test_bunker_on_the_command_line_is_warned_of(machine: Machine, rogue: Rogue)
     done = machine("init", "--no-drill", "--bunker", rogue.uri)
     assert "stands in the process list" in done.stderr
     assert "--bunker -" in done.stderr
+
+
+def test_a_bunker_uri_is_one_line(machine: Machine, rogue: Rogue) -> None:
+    """Pasted on a terminal, it ends with Enter: nobody has to know of Ctrl-D."""
+    command = [*machine.command, "init", "--no-drill", "--bunker", "-"]
+    with subprocess.Popen(command, env=machine.env, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as init:
+        assert init.stdin
+        init.stdin.write(f"{rogue.uri}\n".encode())
+        init.stdin.flush()
+        assert init.wait(30) == 0
 
 
 def test_wrong_account_is_refused(machine: Machine, rogue: Rogue) -> None:
