@@ -1513,7 +1513,8 @@ def clean_directory(path: str) -> None:
 
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pin.json", "machine.json", "offered.json", "keychain.json", "recovery.json", "log.json",
+    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json", "offered.json", "keychain.json",
+    "recovery.json", "log.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 
@@ -2635,6 +2636,9 @@ PICTURE = (  # 16 x 16 pixels, a padlock; its length is a multiple of three, so 
 )
 
 
+UNPROVEN = "pairing-unproven.json"  # in the state directory: what `avault pair` goes on with
+
+
 class Pairing:
     """What a machine remembers of its signer: pairing.json in the state directory."""
 
@@ -2646,9 +2650,9 @@ class Pairing:
         self.token: str | None = None  # the secret of the code by which it was paired just now; not kept
 
     @staticmethod
-    def load(places: Places) -> Pairing | None:
+    def load(places: Places, name: str = "pairing.json") -> Pairing | None:
         """This machine's pairing, or None; raises Tampered."""
-        path = places.own("pairing.json")
+        path = places.own(name)
         if not os.path.lexists(path):
             return None
         content = decode_file("pairing", read_file(path), path)
@@ -2661,17 +2665,38 @@ class Pairing:
         pairing.by_itself = content["approves_by_itself"]
         return pairing
 
-    def save(self, places: Places) -> None:
+    @staticmethod
+    def begun(places: Places, agent: str, operator: str, bunker: str | None) -> Pairing | None:
+        """A pairing whose signer is connected, but has not opened an envelope of this vault yet; None if there is none.
+
+        It is believed no more than a signer that connects just now: the envelope decides.
+        With a `bunker` URI only if it is of that signer.
+        """
+        try:
+            found = Pairing.load(places, UNPROVEN)
+        except Tampered:
+            return None
+        if not found or (found.agent, found.operator) != (agent, operator):
+            return None
+        return found if not bunker or parse_bunker(bunker)[0] == found.signer else None
+
+    def save(self, places: Places, name: str = "pairing.json") -> None:
         """Write pairing.json. Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`."""
         content = {
             "client_key": self.keys.secret_key().to_hex(), "signer": self.signer, "agent": to_npub(self.agent),
             "operator": to_npub(self.operator), "relays": self.relays, "approves_by_itself": self.by_itself,
         }  # fmt: skip
-        write_file(places.own("pairing.json"), encode_file("pairing", content))
+        write_file(places.own(name), encode_file("pairing", content))
 
     def is_same(self, other: Pairing) -> bool:
         """Whether another pairing asks the same signer in the same way, for the same agent and operator."""
         return all(getattr(self, name) == getattr(other, name) for name in ("agent", "keys", "operator", "relays", "signer"))
+
+
+def forget_begun(places: Places) -> None:
+    """Remove what an interrupted pairing has left."""
+    if os.path.lexists(path := places.own(UNPROVEN)):
+        os.unlink(path)
 
 
 def parse_bunker(uri: str) -> tuple[str, list[str], str]:
@@ -4087,6 +4112,7 @@ class Keyholder:
         self.pairing = pairing
         try:
             pairing.save(self.places)
+            forget_begun(self.places)
             self.warnings.pop("pairing", None)
         except AvaultError as error:
             self.warnings["pairing"] = f"the pairing could not be written, and ends with this daemon: {error.message}"
@@ -4195,7 +4221,10 @@ class Keyholder:
             async with asyncio.timeout(read_limit(request)):
                 return await self.talks[request["op"]](self, session, request, private)
         except TimeoutError:
-            again = "init" if request["op"] == "init" else "pair --replace"
+            if os.path.lexists(self.places.own(UNPROVEN)):  # the signer is connected, and was to open the vault
+                again = "recover" if request["op"] == "recover" else "pair"
+            else:
+                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
             hint = f"is the app open, and on the same relays? Try again with: avault {again}"
             raise TimedOut("the signer did not answer in time", hint) from None
         finally:
@@ -4571,6 +4600,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
     await keyholder.verify_recovery()
     keyholder.control.send({"wrote": True})
     if pairing:
+        pairing.save(places, UNPROVEN)
         await prove(keyholder, session, pairing)
         session.send({"progress": "wrote", "path": places.own("pairing.json")})
     return {"ok": True, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "paired": bool(pairing)}
@@ -4591,14 +4621,21 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
         raise Locked(
             "this machine has never opened this vault, and cannot tell it from another", "look at it once with: avault recover"
         )
-    if is_paired and not request.get("replace"):
-        raise Usage("this machine is paired already", "ask the phone with: avault unlock, or pair anew: avault pair --replace")
     relays = [check_relay(url) for url in request.get("relays") or []]
-    if not relays and not private.get("bunker"):
-        relays = choose_relays(keyholder, session)
     agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
+    is_anew = relays or request.get("replace")
+    pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
+    if is_paired and not pairing and not request.get("replace"):
+        raise Usage("this machine is paired already", "ask the phone with: avault unlock, or pair anew: avault pair --replace")
     keyholder.content = content
-    pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
+    if pairing:
+        keyholder.pause()
+        session.send({"progress": "resumed", "client_key": public_hex(pairing.keys), "relays": pairing.relays})
+    else:
+        if not relays and not private.get("bunker"):
+            relays = choose_relays(keyholder, session)
+        pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
+        pairing.save(places, UNPROVEN)
     await prove(keyholder, session, pairing, bool(request.get("accept_rollback")))
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
     if not has_bytes(path := places.file("nip46.json"), hints):
@@ -4671,7 +4708,22 @@ async def shake_hands(
 
 
 async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool = False) -> None:
-    """Have the phone open this machine's own envelope: now it is known that it can."""
+    """Have the phone open this machine's own envelope: now it is known that it can.
+
+    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
+    """
+    try:
+        await ask_for_proof(keyholder, session, pairing, accept_rollback)
+    except Denied as refused:
+        if any(words in refused.message.lower() for words in NOT_PAIRED):
+            forget_begun(keyholder.places)
+        else:
+            refused.hint = "the pairing is kept; ask again with: avault pair"
+        raise
+
+
+async def ask_for_proof(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool) -> None:
+    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
     session.send({"progress": "approve", "sentence": f"unlock {keyholder.content['name']}"})
     async with keyholder.connected(pairing, pairing.signer, session) as signer:
         phone = Phone(pairing, signer)

@@ -288,6 +288,9 @@ class Ceremony:
             warn(f"nip46.json names others: {', '.join(step['hinted'])}", "if those are meant, name each with --relay")
         elif kind == "connecting":
             say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
+        elif kind == "resumed":
+            say("the signer was connected before: going on from there; to pair anew: avault pair --replace")
+            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
         elif kind == "connected":
             say("the signer is connected")
             say(f"the app may show who asks as {shorten_key(step['client_key'])}")

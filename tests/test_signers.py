@@ -416,6 +416,33 @@ def test_a_refused_proof_can_be_made_up_for(machine: Machine, rogue: Rogue) -> N
     assert machine.status()["proven"] is True
 
 
+def test_pair_goes_on_where_the_phone_did_not_open_the_vault(machine: Machine, rogue: Rogue, relay: Relay) -> None:
+    """A first request that is rejected, or missed, is asked again; nobody has to scan another code."""
+    rogue.behave("nip44_decrypt", misdeeds.say(result="error", error="Not authorized"))
+    init = machine.start("init", "--name", "test@machine", "--no-drill", "--relay", relay.url)
+    rogue.nostrconnect(init.line("nostrconnect://"))
+    done = init.wait()
+    assert (done.returncode, done.stderr.rpartition("hint: ")[2].strip()) == (5, "before the daemon ends: avault pair")
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    assert machine("pair", "--no-drill", "--timeout", "1s", code=7).stderr.rstrip().endswith("avault pair")
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    done = machine("pair", "--no-drill")
+    assert "going on from there" in done.stderr
+    assert "nostrconnect://" not in done.stdout
+    assert machine.status()["proven"] is True
+    assert len({request["client"] for request in rogue.seen("request")}) == 1
+    machine("lock")
+    machine("unlock")
+    assert "paired already" in machine("pair", code=2).stderr
+
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    done = machine("pair", "--replace", "--no-drill", "--bunker", "-", input=rogue.uri, code=5)
+    assert done.stderr.rstrip().endswith("ask again with: avault pair")
+    rogue.behave("nip44_decrypt", misdeeds.NOT_PAIRED["amber"])
+    assert "avault pair --replace" in machine("pair", "--no-drill", code=5).stderr
+    assert "paired already" in machine("pair", code=2).stderr, "the signer does not know it any longer: begin anew"
+
+
 # Waiting
 
 
