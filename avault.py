@@ -2739,10 +2739,15 @@ def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> 
     return f"nostrconnect://{client}?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in pairs)
 
 
+def shorten_hex(public: str) -> str:
+    """A public key (hex) by its ends."""
+    return f"{public[:8]}…{public[-8:]}"
+
+
 def shorten_key(public: str) -> str:
     """A public key (hex) as signer apps cut it: 8 and 8 hex digits (Amber), or the ends of its npub (nsec.app, Signet)."""
     npub = to_npub(public)
-    return f"{public[:8]}…{public[-8:]} or {npub[:16]}…{npub[-4:]}"
+    return f"{shorten_hex(public)} or {npub[:16]}…{npub[-4:]}"
 
 
 def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
@@ -4052,7 +4057,8 @@ class Keyholder:
         loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
         try:
             store = await loading
-            self.begin(store, type(custody).__name__, is_new=not own)
+            asked_as = f", asked as {shorten_hex(custody.signer.me)}" if isinstance(custody, Phone) else ""
+            self.begin(store, type(custody).__name__ + asked_as, is_new=not own)
         finally:
             await self.turn_ratchet(keys, also_recovery=not own or not os.path.lexists(self.places.file("nsec.enc")))
             if isinstance(custody, Phone):

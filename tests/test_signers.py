@@ -611,7 +611,10 @@ def test_who_asks_is_shown(paired: Machine, rogue: Rogue) -> None:
     assert "to open the signer app is enough" in said
     assert shown in "\n".join(unlock.stderr)
     assert json.loads(rogue.requests("connect")[0]["params"][3]) == avault.introduce("test@machine")
-    unlock.kill()
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    paired("unlock")
+    assert f"Phone, asked as {shown.partition(' or ')[0]}" in paired("log").stdout
+    assert unlock.wait().returncode == 0
 
 
 def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:
