@@ -2857,6 +2857,7 @@ class RemoteSigner:
         self.pool: dict[str, nostr_sdk.Relay] = {}
         self.since, self.requests = time.time(), 0
         self.is_urged = False
+        self.is_attended = True  # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.strangers = 0
         self.network = network()
         self.error: str | None = None
@@ -3043,6 +3044,14 @@ class RemoteSigner:
         if request.patient and is_own_timeout(text, self.answered_in or 0.0):
             self.notice = (
                 f"the signer gave up by itself after {self.answered_in:.0f} s ({self.error}): nobody refused, it is asked anew"
+            )
+            request.renew()
+            self.changed()
+            return
+        if request.patient and not self.is_attended and not is_stranger and (self.answered_in or 0.0) < NOBODY_ASKED:
+            self.notice = (
+                f"the signer refused at once ({self.error}), which nobody can: it may remember a refusal, so delete that in the "
+                "app's permissions for this connection; it is asked anew"
             )
             request.renew()
             self.changed()
@@ -3732,6 +3741,7 @@ class Keyholder:
         self.warnings: dict[str, str] = {}
         self.unlocking: asyncio.Task[None] | None = None
         self.turning = asyncio.Lock()  # of the ratchet: unlock.json is written by one at a time
+        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
         self.talking = False  # with the operator, about a pairing
         self.resume = False  # asking for the key, once the talk is over
         self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
@@ -3838,9 +3848,12 @@ class Keyholder:
             if not self.talking and not self.unlocking and not self.store:
                 unlock = self.unlock(bool(message.get("accept_rollback")), fd, bool(message.get("keychain")))
                 self.unlocking = asyncio.get_running_loop().create_task(unlock)
+                self.is_attended = not message.get("unattended")
             else:
                 self.resume = self.talking
+                self.is_attended = self.is_attended or not message.get("unattended")
                 if self.signer and self.unlocking:
+                    self.signer.is_attended = self.is_attended
                     self.signer.ask_again()
                 if fd is not None:
                     os.close(fd)
@@ -4016,6 +4029,7 @@ class Keyholder:
             if not pairing:
                 raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
             async with self.connected(pairing, pairing.signer) as signer:
+                signer.is_attended = self.is_attended
                 if is_clock_unsynchronised():
                     self.warnings["ntp"] = "nothing keeps this machine's clock right (NTP): if no request arrives, look there"
                 await self.open(Phone(pairing, signer), accept_rollback)
@@ -4984,7 +4998,7 @@ class Guard:
         if self.farewell:
             await self.farewell
 
-    async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None) -> None:
+    async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None, is_attended: bool = True) -> None:
         """Ask for the key until the vault is open: one asking, shared by all who wait.
 
         It ends with the last who waits for it. Raises TimedOut, and what ended it.
@@ -5003,7 +5017,8 @@ class Guard:
                 if self.control and keychain:
                     nsec = self.open_keychain()
                 if self.control:
-                    self.control.send({"do": "unlock", "accept_rollback": accept_rollback, "keychain": keychain}, nsec)
+                    wish = {"accept_rollback": accept_rollback, "keychain": keychain, "unattended": not is_attended}
+                    self.control.send({"do": "unlock", **wish}, nsec)
                     if keychain and nsec is not None:
                         os.close(nsec)
                 while self.state != "unlocked":
@@ -5323,7 +5338,7 @@ class Supervisor:
     async def first_unlock(self, timeout: float | None, accept_rollback: bool, nsec: int | None) -> None:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
-            await self.guard.ask(timeout, accept_rollback, nsec)
+            await self.guard.ask(timeout, accept_rollback, nsec, is_attended=timeout is not None)
         except AvaultError as error:
             if not isinstance(error, Locked):
                 self.guard.failure = self.guard.failure or error

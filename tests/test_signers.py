@@ -600,6 +600,22 @@ def test_a_signer_that_gives_up_by_itself_is_asked_anew(paired: Machine, rogue: 
     assert len(decrypts(rogue)) == seen + 2, "under another id, as it ignores one that it has answered"
 
 
+def test_a_remembered_refusal_does_not_end_what_asks_for_ever(paired: Machine, rogue: Rogue) -> None:
+    """Nobody can refuse at once: `daemon start` asks until somebody answers."""
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    paired("daemon", "stop")
+    paired("daemon", "start", "-b")
+    notice = wait_until(lambda: (paired.status()["waiting"] or {}).get("notice"))
+    assert "refused at once (user rejected)" in notice
+    assert "the signer refused: user rejected" in paired("unlock", code=5).stderr, "who waits is told"
+    paired("daemon", "stop")
+    paired("daemon", "start", "-b")
+    wait_until(lambda: (paired.status()["waiting"] or {}).get("notice"))
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    avault.ask_daemon(avault.Places(), "status", ask_again=True)
+    paired.wait_state("unlocked")
+
+
 def test_who_asks_is_shown(paired: Machine, rogue: Rogue) -> None:
     """Some apps show no name and no sentence, but the client's key."""
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
