@@ -43,6 +43,7 @@ from avault import (
     start_daemon,
     to_npub,
     warn,
+    write_all,
     write_file,
 )
 
@@ -324,8 +325,7 @@ class Ceremony:
             size = os.get_terminal_size(2)
             if not size.columns or (size.columns >= columns and size.lines >= rows):  # 0: nobody knows
                 signal.signal(signal.SIGWINCH, signal.SIG_DFL)
-                sys.stderr.write("\n".join([*code, ""]))
-                sys.stderr.flush()
+                write_all(2, "\n".join([*code, ""]).encode())  # not by sys.stderr, in whose midst a signal may come
 
         signal.signal(signal.SIGWINCH, fit)
         fit()

@@ -76,6 +76,7 @@ VARIES = {
     r"(nostrconnect://)\S+…": r"\1…",
     r"(?m)^[ \u00a0█▀▄]+\n": "",
     r"(?m)^.*(is waited for|the system clock).*\n": "",  # of machines without NTP
+    r"(?m)^avault: connecting to 1 relay\n": "",  # in an unlock only where that takes a while
 }
 
 
