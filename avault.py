@@ -1013,36 +1013,74 @@ def merge_secrets(ours: Vault, one: list[Secret], theirs: Vault, other: list[Sec
 
 PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")  # mean themselves in every shell, quoted, split or globbed
 QUOTABLE = PLAIN | set(' $&;>"`{}!')  # stay what they are in single quotes that are split, globbed and read again
+# Variables that change what a program runs, which code it loads, whom it trusts or where it connects: by name where
+# one has no class, else by the class that its name shows. A credential is none, whatever stands before it.
 DANGEROUS = frozenset(
     """
     PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE FPATH ZDOTDIR MODULE_PATH
-    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER SYSTEMD_PAGER LESSOPEN BROWSER VIMINIT SUDO_ASKPASS NODE_OPTIONS NODE_PATH
-    NODE_EXTRA_CA_CERTS RUBYOPT RUBYLIB LUA_INIT JAVA_TOOL_OPTIONS _JAVA_OPTIONS JDK_JAVA_OPTIONS CLASSPATH
-    DOTNET_STARTUP_HOOKS GOFLAGS MAKEFLAGS RUSTC_WRAPPER GCONV_PATH LOCPATH TERMINFO HOSTALIASES RESOLV_HOST_CONF OPENSSL_CONF
-    OPENSSL_MODULES SSL_CERT_FILE SSL_CERT_DIR CURL_HOME CURL_CA_BUNDLE REQUESTS_CA_BUNDLE DOCKER_HOST KUBECONFIG
-    AWS_CONFIG_FILE TMPDIR NOSTR_NSEC WORKSPACE UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR PWD OLDPWD _
+    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER BROWSER VIMINIT EXINIT VIM VIMRUNTIME FCEDIT HISTFILE
+    LESS LESSOPEN LESSCLOSE LESSKEY LESSKEYIN LESSKEY_SYSTEM LESSEDIT MORE MANOPT MANROFFOPT MANPATH EMACSLOADPATH EMACSDATA
+    NODE_OPTIONS NODE_PATH NODE_EXTRA_CA_CERTS NODE_ICU_DATA NODE_V8_COVERAGE CLASSPATH PHPRC PHP_INI_SCAN_DIR RHOME
+    OCAMLRUNPARAM TCLLIBPATH TCL_LIBRARY IPYTHONDIR MPLCONFIGDIR MPLBACKEND BUNDLE_GEMFILE BUNDLE_PATH BUNDLE_APP_CONFIG
+    GO111MODULE GOARCH GOAUTH GOBIN GOCACHE GOCOVERDIR GODEBUG GOENV GOEXE GOEXPERIMENT GOINSECURE GOMODCACHE GONOPROXY
+    GONOSUMCHECK GONOSUMDB GOOS GOPATH GOPRIVATE GOPROXY GOROOT GOSUMDB GOTMPDIR GOTOOLCHAIN GOTOOLDIR GOVCS GOWORK GCCGO
+    CC CXX CPP FC AR AS LD NM M4 M4PATH MAKEFLAGS MFLAGS CFLAGS CPPFLAGS CXXFLAGS FFLAGS FCFLAGS ASFLAGS ARFLAGS LDFLAGS RUSTFLAGS
+    GOFLAGS MAKEFILES COMPILER_PATH LIBRARY_PATH CPATH ACLOCAL_PATH CONFIG_SITE
+    GI_TYPELIB_PATH GCONV_PATH LOCPATH NLSPATH TERMINFO TERMINFO_DIRS TERMCAP TZDIR HOSTALIASES RESOLV_HOST_CONF LOCALDOMAIN
+    VK_ICD_FILENAMES VK_DRIVER_FILES VK_LAYER_PATH VK_ADD_LAYER_PATH VK_INSTANCE_LAYERS VDPAU_DRIVER_PATH LADSPA_PATH
+    GDAL_DRIVER_PATH PROJ_LIB GS_LIB TEXINPUTS DISPLAY WAYLAND_DISPLAY XAUTHORITY ICEAUTHORITY
+    SSLKEYLOGFILE SSL_CERT_FILE SSL_CERT_DIR HTTPLIB2_CA_CERTS VAULT_CACERT VAULT_CAPATH GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
+    WGETRC NETRC GNUPGHOME GPG_AGENT_INFO HGRCPATH HGEDITOR HGMERGE HGPLAIN CVSROOT SVN_SSH RSYNC_CONNECT_PROG GH_HOST GH_PATH
+    PSQLRC PGSERVICEFILE PGSYSCONFDIR PGSSLROOTCERT PGPASSFILE TNS_ADMIN ODBCINI ODBCSYSINI FREETDSCONF
+    DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT DOCKER_CERT_PATH CONTAINER_HOST BUILDKIT_HOST KUBECONFIG RCLONE_CONFIG
+    AWS_SHARED_CREDENTIALS_FILE TF_PLUGIN_CACHE_DIR TMPDIR TMP TEMP NOSTR_NSEC WORKSPACE NOTIFY_SOCKET LISTEN_FDS LISTEN_PID
+    UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR PWD OLDPWD _
     status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands functions aliases
-    http_proxy https_proxy all_proxy no_proxy ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME EPOCHSECONDS ERRNO FISH_VERSION
+    ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME EPOCHSECONDS ERRNO FISH_VERSION
     FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST
     SHLVL SRANDOM TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins dirstack
     dis_aliases dis_builtins dis_functions dis_functions_source dis_galiases dis_patchars dis_reswords dis_saliases fignore
-    fish_kill_signal fish_killring fish_pid funcfiletrace funcsourcetrace funcstack functions_source functrace galiases
+    funcfiletrace funcsourcetrace funcstack functions_source functrace galiases
     histchars historywords hostname jobdirs jobstates jobtexts keymaps manpath modules nameddirs parameters patchars reswords
     saliases status_generation termcap terminfo umask userdirs usergroups watch WATCH signals widgets zsh_eval_context
     zsh_scheduled_events
     """.split()
 )
-DANGEROUS_STARTS = tuple(
+DANGEROUS_STARTS = tuple(  # the loader and libc; shells; interpreters; build tools; desktops; git, ssh and what finds settings
     """
-    LD_ DYLD_ BASH_ PYTHON GIT_ PERL SSH_ AVAULT_ XDG_ MALLOC_ GLIBC_ DBUS_ CARGO_ PIP_ NPM_CONFIG_ npm_config_
-    NODE_TLS_
+    LD_ DYLD_ MALLOC_ GLIBC_ KRB5 NSS_
+    BASH_ FISH_ fish_ __fish
+    PYTHON PERL RUBY GEM_ LUA_ R_LIBS R_PROFILE R_ENVIRON R_HOME JULIA_ ERL_ ELIXIR_ GUILE_ CAML_ NODE_TLS_ NODE_REPL_ DENO_ BUN_
+    DOTNET_ COMPlus_ CORECLR_ COR_ NUGET_ MSBUILD JDK_ PYTEST_ JUPYTER_ ELECTRON_
+    CARGO_ RUSTC RUSTDOC RUSTUP_ CGO_ GCC_ CMAKE_ PKG_CONFIG CCACHE_ SCCACHE_ DISTCC_ NIX_
+    PIP_ UV_ CONDA_ NPM_CONFIG_ YARN_ PNPM_ COREPACK_ PYENV_ RBENV_ NVM_ ASDF_ MISE_ DIRENV_ VOLTA_ HOMEBREW_
+    GTK GDK_ GIO_ GST_PLUGIN GST_REGISTRY QT_ QML LIBGL_ LIBVA_ ALSA_ MAGICK_ TEXMF GROFF_
+    GIT_ SSH_ SUDO_ CURL_ OPENSSL_ GNUTLS_ DBUS_ XDG_ SYSTEMD_ AVAULT_ OPENCLAW_ PASSWORD_STORE_ ANSIBLE_ TF_CLI_ CLOUDSDK_
+    AWS_ENDPOINT_URL
+    """.split()
+)
+DANGEROUS_ENDS = tuple(
+    """
+    _PROXY _PAGER _EDITOR _BROWSER _ASKPASS _SHELL _RSH _COMMAND _WRAPPER _INTERPRETER _EXECUTABLE _EXECUTABLE_PATH _BIN _BINARY
+    _BINARY_PATH SYMBOLIZER_PATH _PRELOAD _PLUGINS _PLUGIN_PATH _MODULES _MODULE_PATH _LIBRARY_PATH _INCLUDE_PATH _HOME
+    _OPTS _ADDOPTS _OPTIONS _ARGS _CFLAGS _CXXFLAGS _LDFLAGS _RUSTFLAGS
+    _CA_BUNDLE _SSL_CERT_FILE _CONFIG_FILE _CONFIG_PATH _CONFIG_DIR
+    """.split()
+)
+CREDENTIAL_ENDS = tuple(
+    """
+    _TOKEN _TOKENS _PASSWORD _PASSPHRASE _SECRET _API_KEY _SECRET_KEY _ACCESS_KEY _PRIVATE_KEY _DEPLOY_KEY _SIGNING_KEY
     """.split()
 )
 
 
 def is_dangerous(name: str) -> bool:
-    """Whether a variable of that name changes what programs run or which files they trust."""
-    return name in DANGEROUS or name.startswith(DANGEROUS_STARTS) or name.endswith("_PROXY")
+    """Whether a variable of that name changes what programs run, which files they trust, or where they connect."""
+    upper = name.upper()  # proxies and npm's settings are read in either case
+    if name in DANGEROUS:
+        return True
+    is_of_a_class = name.startswith(DANGEROUS_STARTS) or upper.startswith("NPM_CONFIG_") or upper.endswith(DANGEROUS_ENDS)
+    return is_of_a_class and not upper.endswith(CREDENTIAL_ENDS)
 
 
 def quote_sh(name: str, value: str) -> str:
@@ -1339,6 +1377,19 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
     return data
 
 
+def refuse_foreign(path: str) -> None:
+    """Raise Tampered where a path names what is no regular file of ours: a link, a directory, a FIFO, somebody else's file.
+
+    Who can push to the repository chooses what lies in the vault's directory, and where its links lead.
+    """
+    try:
+        info = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if info.st_mode & 0o170000 != 0o100000 or info.st_uid != os.getuid() != 0:
+        raise Tampered(f"{path} is not a regular file of ours", "look at what it is, and move it away")
+
+
 class FileChanged(AvaultError):
     """A file is not the one that it was to replace."""
 
@@ -1390,11 +1441,13 @@ def write_file(path: str, data: bytes, check: Callable[[bytes], None] | None = N
     A temporary file beside it (0600) is written, synced, read back and given to
     `check`, then renamed; then the directory is synced. Where `over` is given,
     it replaces only what has that SHA-256 ("" for none), or raises FileChanged.
-    Raises AvaultError when the disk refuses, and whatever `check` raises.
+    Raises Tampered where there is no regular file of ours, AvaultError when the
+    disk refuses, and whatever `check` raises.
     """
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
     try:
+        refuse_foreign(path)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(fd, "r+b", buffering=0) as file:
             write_all(fd, data)
@@ -1524,6 +1577,15 @@ avault.enc -text -merge
 nsec.enc -text -merge
 nip46.json -text -merge
 """
+
+
+def complete_attributes(path: str) -> bytes:
+    """What is to be in the .gitattributes at `path`: what is there, then those of our lines that are not; raises AvaultError."""
+    refuse_foreign(path)
+    text = read_file(path) if os.path.lexists(path) else b""
+    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
+    end = b"" if not text or text.endswith(b"\n") else b"\n"
+    return text + end + b"".join(line + b"\n" for line in missing)
 
 
 # ------------------------------------------------------------------ seal ----
@@ -2010,10 +2072,20 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
 
 
 def refuse_to_overwrite(places: Places) -> None:
-    """Raise AvaultError where a vault's files are: `init` makes none over them."""
+    """Raise AvaultError where a vault's files are, or what is left of one: `init` makes none over them.
+
+    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew.
+    """
     for name in ("avault.enc", "nsec.enc"):
         if is_file_there(places.file(name)):
             raise AvaultError(f"there is a vault already: {places.file(name)}", "use it, or choose another place with --dir")
+    refuse_foreign(places.file(".gitattributes"))
+    if os.path.lexists(hints := places.file("nip46.json")):
+        refuse_foreign(hints)
+        decode_file("hints", read_file(hints), hints)
+    if os.path.lexists(unlock := places.own("unlock.json")) and os.path.lexists(places.own("pin.json")):
+        hint = "put that vault back, from git or a backup; or choose another place with --dir"
+        raise AvaultError(f"a vault was here, and {unlock} may be the last copy of its key", hint)
 
 
 def no_vault(places: Places) -> NotFound:
@@ -4610,7 +4682,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
         write_file(path, data)
         session.send({"progress": "wrote", "path": path})
 
-    write(places.file(".gitattributes"), GITATTRIBUTES)
+    write(places.file(".gitattributes"), complete_attributes(places.file(".gitattributes")))
     write(places.file("nip46.json"), encode_hints(agent, operator, relays, name))
     write(places.own("unlock.json"), encode_file("unlock", keyholder.content))
     store = await asyncio.to_thread(Store.create, places, keys, vault)  # cut off before, init begins anew; after, it opens
@@ -5771,6 +5843,27 @@ def confirm(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def find_owner(directory: str) -> str | None:
+    """The account that a directory belongs to, if that is not ours; under sudo, of one that is not there, who called it."""
+    place = directory
+    while True:
+        try:
+            is_ours = os.stat(place).st_uid == os.getuid()
+            return None if is_ours or (place != directory and owner_of(place) == "root") else owner_of(place)
+        except PermissionError:
+            place = os.path.dirname(place)
+        except FileNotFoundError:
+            return os.environ.get("SUDO_USER") if os.getuid() == 0 else None
+        except OSError:
+            return None
+
+
+def refuse_elses(places: Places) -> None:
+    """Raise Denied where the vault is another account's, as under sudo: its daemon answers that one alone."""
+    if owner := find_owner(places.dir):
+        raise Denied(f"{places.dir} is {owner}'s, and its daemon answers nobody else", f"as {owner}: avault status")
+
+
 class Terminal:
     """What every command is given: the places, and whether `--json` was asked for."""
 
@@ -6252,6 +6345,7 @@ def look(places: Places, **fields: Any) -> dict[str, Any]:
     try:
         status = ask_daemon(places, "status", **fields)
     except NoDaemon:
+        refuse_elses(places)
         status = describe_stopped(places)
     status["hint"] = call.complete(status["hint"]) if status["hint"] else None
     return status

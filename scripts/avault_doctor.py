@@ -31,7 +31,6 @@ from avault_service import Service, is_booted, is_lingering, is_listening, look_
 import avault
 from avault import (
     FIELDS,
-    GITATTRIBUTES,
     OUR_FILES,
     RPC_KIND,
     AvaultError,
@@ -48,6 +47,7 @@ from avault import (
     check_recovery,
     clean_directory,
     command,
+    complete_attributes,
     decode_file,
     encode_hints,
     encrypt,
@@ -249,7 +249,9 @@ def check_private(directory: str) -> Iterator[Finding]:
         yield Finding("bad", f"cannot look at {directory}: {error.strerror}")
         return
     if info.st_uid != os.getuid():
-        yield Finding("bad", f"{directory} belongs to another user", f"sudo chown -R {os.getuid()} {shlex.quote(directory)}")
+        is_home = os.path.realpath(directory).startswith(os.path.realpath(os.path.expanduser("~")) + os.sep)
+        give_back = f"sudo chown -R {os.getuid()} {shlex.quote(directory)}" if os.getuid() and is_home else None
+        yield Finding("bad", f"{directory} belongs to another user", give_back)
     elif mode := stat.S_IMODE(info.st_mode) & 0o077:
         text = f"others can enter {directory} ({stat.S_IMODE(info.st_mode):04o})"
         yield Finding("bad", text, f"chmod 700 {shlex.quote(directory)}", partial(make_private, directory, mode))
@@ -278,22 +280,22 @@ def check_attributes(places: Places) -> Iterator[Finding]:
     """.gitattributes, which keeps git from mixing two versions of a file line by line."""
     path = places.file(".gitattributes")
     try:
-        text = read_file(path)
-    except NotFound:
-        text = b""
-    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
+        wanted = complete_attributes(path)
+        lines = read_file(path).splitlines() if os.path.lexists(path) else []
+    except AvaultError as error:
+        yield bad(error)
+        return
 
     def add() -> str:
-        write_file(path, text + (b"" if not text or text.endswith(b"\n") else b"\n") + b"\n".join(missing) + b"\n")
+        write_file(path, wanted)
         return f"completed {path}"
 
-    if [line for line in missing if not line.startswith(b"#")]:
+    if [line for line in wanted.splitlines() if line not in lines and not line.startswith(b"#")]:
         yield Finding("bad", f"{path} does not keep git from mixing ciphertexts", "avault doctor --fix", add)
 
 
-KINDS = {
-    f"{kind}.json": kind for kind in ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery") if kind in FIELDS
-}
+JSON_KINDS = ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery", "log")
+KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
 
 
 def check_state(patient: Patient) -> Iterator[Finding]:
@@ -901,6 +903,7 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
     """
     if unknown := sorted(set(check) - set(CHECKS)):
         raise Usage(f"no check is called {printable(unknown[0])}", f"one of: {', '.join(CHECKS)}")
+    avault.refuse_elses(terminal.places)
     patient = Patient(terminal.places, offline)
     rows, fixed = [], []
     for name in [name for name in CHECKS if name in check or not check]:

@@ -10,10 +10,12 @@ import json
 import os
 import pwd
 import shlex
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 from avault_run_git import run_git
@@ -435,13 +437,58 @@ def choose_service(terminal: Terminal, system: bool, user: str | None) -> Servic
 
 
 def need_root(service: Service, verb: str, options: list[str]) -> None:
-    """Raise Denied for a change of the system's units without root, with the command that does it."""
-    if not service.system or os.getuid() == 0:
+    """Raise Denied for a change of the system's units without root, or by files that others than root can write.
+
+    The hint does it with root's own programs: root is never to run what the agent can change.
+    """
+    if not service.system:
         return
-    state_home = os.environ.get("XDG_STATE_HOME")
-    again = ["sudo", *(["env", f"XDG_STATE_HOME={state_home}"] if state_home else []), os.path.abspath(sys.argv[0])]
-    again += ["service", verb, "--system", "--user", service.user, "--dir", service.places.dir, *options]
-    raise Denied("the system's units belong to root", shlex.join(again))
+    me = os.path.abspath(sys.argv[0])
+    unit = [me, "service", "install", "--system", "--user", service.user, "--dir", service.places.dir, *options, "--print"]
+    path, name = shlex.quote(service.path), shlex.quote(service.name)
+    hint = {
+        "install": f"{shlex.join(unit)} | sudo tee {path} >/dev/null && sudo systemctl enable --now {name}",
+        "uninstall": f"sudo systemctl disable --now {name}; sudo rm -f {path}; sudo systemctl daemon-reload",
+    }[verb]
+    if os.getuid() != 0:
+        raise Denied("the system's units belong to root", hint)
+    if theirs := find_writable(own_files()):
+        raise Denied(f"root does not run what others can change: {theirs}", f"as {service.user}: {hint}")
+
+
+def find_writable(paths: Iterable[str]) -> str | None:
+    """The first of these files and directories, or of those that they are in, that others than root can change."""
+    good: set[str] = set()
+    for path in paths:
+        for named in (os.path.abspath(path), os.path.realpath(path)):
+            place = named
+            while place not in good:
+                if not is_roots_alone(place):
+                    return place
+                good.add(place)
+                place = os.path.dirname(place)
+    return None
+
+
+def own_files() -> Iterator[str]:
+    """What runs where avault runs: its files, its Python, its packages, and the places where those are looked for."""
+    yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
+    here = os.path.dirname(avault.__file__)
+    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
+    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
+        spec = find_spec(package)
+        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
+            yield from (top, *(os.path.join(top, name) for name in files))
+
+
+def is_roots_alone(path: str) -> bool:
+    """Whether only root can change a file, or what a directory's names stand for; of what is not there, its directory decides."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return True
+    is_shared = info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_ISVTX
+    return info.st_uid == 0 and not is_shared
 
 
 @command(
@@ -467,15 +514,17 @@ def cmd_service_install(
     Writes a systemd unit for this vault, enables it and starts it: from now on
     the daemon runs from boot, confined, and asks the phone. A unit of the user's
     own manager, for which lingering is turned on if that is allowed; with
-    --system one of the system's, which root installs and which runs as NAME
-    (default: who called sudo). --lock-after, --lock-idle and --notify are those
-    of `daemon start`. --print (or --dry-run) only prints the unit.
+    --system one of the system's, which runs as NAME (default: you, or who called
+    sudo). That one is root's: the hint has the command. Root itself installs it
+    only where nobody else can change avault, its Python or its packages.
+    --lock-after, --lock-idle and --notify are those of `daemon start`. --print
+    (or --dry-run) only prints the unit.
 
     A second time it changes what has changed, and nothing else. A daemon that
     runs is never stopped for it: what it holds would be gone.
 
       avault service install --lock-idle 8h
-      sudo avault service install --system --user clawd
+      avault service install --system
     """
     for duration in (lock_after, lock_idle):
         parse_duration(duration)

@@ -506,6 +506,33 @@ def test_init(machine: Machine) -> None:
     machine("set", "a/B", input="works at once")
 
 
+def test_init_writes_over_nothing_of_others(machine: Machine) -> None:
+    """What was there stays: lines in .gitattributes, files that are not avault's, links, the key of a lost vault."""
+    machine.vault.mkdir(parents=True)
+    attributes, hints = machine.vault / ".gitattributes", machine.vault / "nip46.json"
+    outside = machine.home / "private"
+    outside.write_text("not avault's")
+    words = ("init", "--signer-npub", machine.npub())
+    for path in (attributes, hints):
+        path.symlink_to(outside)
+        refuse(machine, *words, code=8, says="not a regular file of ours")
+        path.unlink()
+    hints.write_text("{}")
+    refuse(machine, *words, code=8, says="is damaged")
+    assert outside.read_text() == "not avault's" and hints.read_text() == "{}"
+    hints.unlink()
+    attributes.write_text("*.png binary")
+    machine(*words)
+    assert attributes.read_bytes() == b"*.png binary\n" + avault.GITATTRIBUTES
+    unlock = machine.own / "unlock.json"
+    machine("daemon", "stop", "--force")
+    before = unlock.read_bytes()
+    for name in ("avault.enc", "nsec.enc"):
+        (machine.vault / name).unlink()
+    refuse(machine, *words, code=1, says="may be the last copy of its key")
+    assert unlock.read_bytes() == before
+
+
 def test_init_with_a_key_of_ones_own(machine: Machine) -> None:
     keys = nostr_sdk.Keys.generate()
     machine.init_unproven(NOSTR_NSEC=keys.secret_key().to_bech32())

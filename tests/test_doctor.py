@@ -530,6 +530,18 @@ def test_the_keychain(paired: Paired) -> None:
     assert states(machine, "keychain") == ["off"]
 
 
+def test_a_gitattributes_that_leads_elsewhere(vault: Machine) -> None:
+    """A pushed link would have --fix copy what it names into the repository."""
+    path, outside = vault.vault / ".gitattributes", vault.home / "id_ed25519"
+    outside.write_text("a private key\n")
+    path.unlink()
+    path.symlink_to(outside)
+    for words in ((), ("--fix",)):
+        vault("doctor", "--offline", *words, code=1)
+        assert path.is_symlink() and outside.read_text() == "a private key\n"
+    assert "not a regular file of ours" in vault("doctor", "--offline", code=1).stdout
+
+
 @pytest.fixture
 def repository(vault: Machine) -> Path:
     """The git repository of an open vault, with one commit."""

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -484,6 +485,29 @@ def test_a_failing_check_leaves_the_old_file(old, error):
 
 
 OLD = avault.sha256(b"old").hex()
+
+
+def bind(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+
+
+@pytest.mark.parametrize("over", [None, "", "0" * 64])
+@pytest.mark.parametrize(
+    "make", [lambda path: path.symlink_to("elsewhere"), lambda path: path.symlink_to("nowhere"), Path.mkdir, os.mkfifo, bind],
+    ids=["link", "dangling", "directory", "fifo", "socket"],
+)  # fmt: skip
+def test_what_is_no_file_of_ours_is_not_written_over(old, make, over):
+    """Neither it nor what it names: who can push chooses what lies there."""
+    elsewhere = old.rename(old.with_name("elsewhere"))
+    make(old)
+    before = os.lstat(old)
+    with pytest.raises(avault.Tampered, match="is not a regular file of ours"):
+        avault.write_file(str(old), b"new", over=over)
+    with pytest.raises(avault.Tampered, match="is not a regular file of ours"):
+        avault.complete_attributes(str(old))
+    assert os.lstat(old) == before and elsewhere.read_bytes() == b"old"
+    assert leftovers(old) == ["elsewhere"]
 
 
 def test_only_what_was_meant_is_replaced(old):

@@ -29,6 +29,7 @@ avault.load_commands(["service"])
 service = importlib.import_module("avault_service")
 
 REFERENCE = Path(__file__).resolve().parent.parent / "references" / "service.md"
+ROOT = Path(__file__).resolve().parent.parent
 SYSTEMD = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.access(path, os.X_OK)), None)
 booted = pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="would change this machine's own systemd")
 needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
@@ -366,6 +367,7 @@ class Booted:
             "TOP": str(top),
             "VENDOR": str(Path(SYSTEMD).parent / "system"),
         }
+        self.avault = str(install_for_root(top))
         unshare = 'exec unshare --mount --pid --fork --cgroup --uts --ipc --kill-child sh -c "$BOOT"'
         enter = f"echo $$ >{shlex.quote(str(self.cgroup))}/cgroup.procs; {unshare}"
         self.process = subprocess.Popen(["sh", "-c", enter], env=environment, stdin=subprocess.DEVNULL)
@@ -382,7 +384,7 @@ class Booted:
         """avault as an account of that machine runs it."""
         top = self.top / user
         identity = ["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups"] if user == "alice" else []
-        machine = Machine(top, command=["nsenter", "-t", str(self.pid), "-a", *identity, AVAULT])
+        machine = Machine(top, command=["nsenter", "-t", str(self.pid), "-a", *identity, self.avault])
         machine.env |= {"XDG_RUNTIME_DIR": f"/run/user/{ALICE}" if identity else "/run/user/0", "USER": user}
         del machine.env["XDG_STATE_HOME"]
         machine.state = machine.home / ".local/state"
@@ -395,7 +397,7 @@ class Booted:
         """Run avault as sudo does for that machine's account: as root, with an environment of its own."""
         if machine.env["USER"] == "root":
             return machine(*words, code=code)
-        root = Machine(self.top / "sudo", command=["nsenter", "-t", str(self.pid), "-a", AVAULT])
+        root = Machine(self.top / "sudo", command=["nsenter", "-t", str(self.pid), "-a", self.avault])
         del root.env["XDG_STATE_HOME"]
         return root(*words, code=code, SUDO_USER=machine.env["USER"])
 
@@ -421,6 +423,22 @@ class Booted:
         for directory in sorted((path for path in self.cgroup.rglob("*") if path.is_dir()), reverse=True):
             wait_until(lambda directory=directory: remove(directory), what="the end of its processes")
         wait_until(lambda: remove(self.cgroup), what="the end of its processes")
+
+
+def install_for_root(top: Path) -> Path:
+    """This avault and its packages in a place where nobody but root can change them, as root's own; the command."""
+    subprocess.run([f"{sys.base_prefix}/bin/python3", "-m", "venv", "--without-pip", top / "venv"], check=True)
+    (site,) = (top / "venv").glob("lib/python3*/site-packages")
+    for path in [ROOT / "avault.py", *(ROOT / "scripts").glob("avault_*.py")]:
+        shutil.copy(path, site)
+    for package in ("click", "nostr_sdk", "qrcode", "PIL"):
+        here = Path(importlib.import_module(package).__file__ or "").parent
+        for path in (here, *here.parent.glob("pillow.libs")):
+            shutil.copytree(path, site / path.name, dirs_exist_ok=True)
+    command = top / "venv/bin/avault"
+    command.write_text(f"#!{top}/venv/bin/python3\n" + Path(AVAULT).read_text().partition("\n")[2])
+    command.chmod(0o755)
+    return command
 
 
 def remove(cgroup: Path) -> bool:
@@ -544,14 +562,45 @@ def test_the_hint_for_sudo_works(system: Booted) -> None:
         alice.init_unproven()
         alice("daemon", "stop", "--force")
         error = alice("service", "install", "--system", "--lock-idle", "8h", "--json", code=5).json["error"]
-        sudo, *words = shlex.split(error["hint"])
-        assert sudo == "sudo"
-        done = system.run("env", "-u", "XDG_STATE_HOME", *words)  # sudo passes no such thing on
+        unit, for_root = error["hint"].split(" | ")
+        words = shlex.split(unit)
+        assert words[0] == alice.command[-1] and "--print" in words and "avault " not in for_root
+        text = subprocess.run([*alice.command[:-1], *words], env=alice.env, capture_output=True, text=True, check=True).stdout
+        before = [*alice.command[:2], str(system.pid), "-a", "sh", "-c", for_root.replace("sudo ", "")]
+        done = subprocess.run(before, input=text, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         status = alice.wait_state("unpaired")
         assert system.read(f"/proc/{status['pid']}/status").split("Uid:")[1].split()[0] == str(ALICE)
         other = system.as_root(alice, "service", "install", "--system", "--user", "root", "--dir", str(alice.vault), code=2)
         assert "does not belong to root" in other.stderr
+        for words in (["status"], ["doctor"], ["doctor", "--fix"]):
+            done = system.as_root(alice, *words, "--dir", str(alice.vault), code=5)
+            assert "is alice's, and its daemon answers nobody else" in done.stderr
+            assert "as alice: avault status" in done.stderr and "chown" not in done.stdout + done.stderr
+        assert alice.vault.stat().st_uid == ALICE
+        again = [
+            *shlex.split(alice("service", "uninstall", "--system", code=5).stderr.partition("hint: ")[2].replace("sudo ", ""))
+        ]
+        assert again[:2] == ["systemctl", "disable"] and "avault" not in again[0]
+
+
+@pytest.mark.root
+def test_root_does_not_run_what_others_can_change(system: Booted) -> None:
+    """Neither avault, nor its Python or a package, nor a directory on the way there."""
+    with system.machine("root") as machine:
+        machine.init_unproven()
+        (site,) = (system.top / "venv").glob("lib/python3*/site-packages")
+        for path in (site / "avault.py", site / "click", site / "qrcode" / "util.py", system.top / "venv"):
+            os.chown(path, ALICE, ALICE)
+            for verb in ("install", "uninstall"):
+                done = machine("service", verb, "--system", code=5)
+                assert f"root does not run what others can change: {path}\n" in done.stderr
+            os.chown(path, 0, 0)
+        mode = site.stat().st_mode
+        site.chmod(0o777)
+        machine("service", "install", "--system", code=5)
+        site.chmod(mode)
+        machine("service", "uninstall", "--system")
 
 
 @pytest.mark.root
