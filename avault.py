@@ -217,6 +217,20 @@ def own_name(given: str | None) -> str:
     return f"avault --dir {quote(given)}"
 
 
+def read_record(path: str) -> str:
+    """A path that is recorded in the state directory; "" where there is none. What is no regular file does not hold us up."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.fsdecode(os.read(fd, 4096))
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
 class Places:
     """The places of one vault: `dir`, `id`, `state`, `socket`, `pid_file`."""
 
@@ -245,11 +259,8 @@ class Places:
     def sockets(self) -> Iterator[str]:
         """Where the daemon may listen: the usual path, then the one that it recorded."""
         yield self.socket
-        try:
-            with open(self.own("socket"), "rb") as recorded:
-                yield os.fsdecode(recorded.read())
-        except OSError:
-            return
+        if recorded := read_record(self.own("socket")):
+            yield recorded
 
 
 # ------------------------------------------------------------- fast door ----
@@ -2234,6 +2245,7 @@ class Recovery:
         self.places, self.host = places, host
         self.seen: tuple[int, ...] | None = ()
         self.digest = self.warning = ""
+        self.was_made = False  # anew, since the vault was opened
 
     def is_changed(self) -> bool:
         """Whether the file is another than the one that was verified."""
@@ -2255,11 +2267,12 @@ class Recovery:
         except AvaultError as error:
             problem, over = error, "" if isinstance(error, NotFound) else over
         if not problem:
-            self.warning = self.warning if self.digest else ""
+            self.warning = self.warning if self.was_made else ""
             self.seen = seen
             self.note(data)
             return False
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
+            self.warning, self.was_made = f"{problem.message}; it is looked at again", False
             return False
         try:
             data = encode_file("nsec", seal_nsec(keys, vault.identity, vault.operator, vault.name, self.host))
@@ -2267,6 +2280,7 @@ class Recovery:
             self.seen = look_at(path)
             self.note(data)
             self.warning = f"the recovery copy did not open the vault, and was made anew: {problem.message}"
+            self.was_made = True
             return True
         except FileChanged:
             return False
@@ -6744,11 +6758,10 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
     words = [word for argument in own for word in argument.split("=", 1)]
     given = next((words[index + 1] for index, word in enumerate(words[:-1]) if word == "--dir"), None)
     try:
-        with open(Places(given).own("python"), "rb") as recorded:
-            python = os.fsdecode(recorded.read())
-        if python != sys.executable:
+        python = read_record(Places(given).own("python"))
+        if python and python != sys.executable:
             os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
-    except (OSError, ValueError, NoPlace):  # there is none; or what is recorded is no program, or no path
+    except (OSError, ValueError, NoPlace):  # what is recorded is no program, or no path
         pass
     lacks = b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
     write_all(2, lacks)

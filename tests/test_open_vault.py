@@ -152,6 +152,16 @@ def test_files_that_nobody_touched_are_not_written(opened: Machine) -> None:
     assert [(opened.own / name).stat().st_mtime_ns for name in names] == before
 
 
+def test_a_record_that_is_no_file_holds_nobody_up(machine: Machine) -> None:
+    machine.init_unproven()
+    record = machine.own / "socket"
+    record.unlink()
+    os.mkfifo(record)
+    assert avault.read_record(str(record)) == ""
+    other = str(machine.top / "other.sock")
+    assert "no daemon" in machine("get", "g/K", code=6, AVAULT_SOCKET=other, timeout=60).stderr
+
+
 # A file that is whole again
 
 
