@@ -274,14 +274,23 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "has": {"--key": str},
     "list": {"--json": bool, "--names": bool},
     "status": {"--short": bool},
-    "export": {"--shell": "sh", "--format": str, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
+    "export": {
+        "--shell": "sh",
+        "--format": str,
+        "--group": list,
+        "--only": list,
+        "--as": list,
+        "--prefix": bool,
+        "--allow": list,
+    },
     "set": {"--key": str, "--note": str, "--generate": "32"},
-    "run": {"--no-mask": bool, "--group": list, "--only": list, "--prefix": bool, "--allow": list},
+    "run": {"--no-mask": bool, "--group": list, "--only": list, "--as": list, "--prefix": bool, "--allow": list},
     "openclaw-provider": {"--wait": str, "--no-prompt": bool},
 }
 FORMS = ("dotenv", "json", "systemd", "docker", "github", "k8s")  # of `export --format`
 EXIT_CODES = {"usage": 2, "locked": 3, "not_found": 4, "denied": 5, "unavailable": 6, "timed_out": 7, "tampered": 8}
 STATES = {"unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "stopped": 6}  # with the exit codes of `status`
+PROJECT_FILE = "avault.env"  # which secrets `run` gives, where it lies in the current directory
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
 _stdin: bytes | None = None
@@ -378,12 +387,15 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
             return None
         if op == "run" and not ("--no-mask" in found and found.get("command")):
             return None
+        if op == "run" and not found.keys() & {"--group", "--only", "--as"} and os.path.lexists(PROJECT_FILE):
+            return None
         return {
             "op": "export",
             "for": op if op == "run" else None,
             "format": "null" if op == "run" else shell or form or "dotenv",
             "groups": found.get("--group", []),
             "only": [name for names in found.get("--only", []) for name in names.split(",")],
+            "as": found.get("--as", []),
             "prefix": "--prefix" in found,
             "allow": found.get("--allow", []),
         }
@@ -589,20 +601,50 @@ def tell_of_replaced(directory: str, group: str, key: str) -> None:
             return
 
 
-def find_program(command: str, environment: Mapping[bytes, bytes]) -> bytes:
-    """The file that execvp(3) would execute; raises FileNotFoundError.
+def places_of(command: str, environment: Mapping[bytes, bytes]) -> list[bytes]:
+    """The paths where execvp(3) looks for a command: in the PATH that it is given, unless it is a path itself."""
+    word = os.fsencode(command)
+    if b"/" in word or not word:
+        return [word] if word else []
+    usual = os.fsencode(os.confstr("CS_PATH") or os.defpath)
+    return [os.path.join(place, word) for place in environment.get(b"PATH", usual).split(b":")]
 
-    What is wrong with it, the kernel then says of this file, and not of a directory in PATH that may not be searched.
+
+def execute(command: list[str], environment: Mapping[bytes, bytes]) -> int:
+    """Execute a command in our place, as execvp(3) does; the errno of why it cannot be.
+
+    A place that is not there, or may not be entered, is passed over; a script whose first line names no program is sh's.
     """
-    name = os.fsencode(command)
-    if b"/" in name:
-        return name
-    places = environment.get(b"PATH", os.fsencode(os.defpath)).split(b":")
-    there = [path for place in places if os.path.lexists(path := os.path.join(place, name))]
-    usable = [path for path in there if os.path.isfile(path) and os.access(path, os.X_OK)]
-    if not there:
-        raise FileNotFoundError(2, "no such command")
-    return (usable or there)[0]
+    import errno
+
+    missing = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT, errno.ELOOP, errno.ENAMETOOLONG)
+    found = errno.ENOENT
+    for place in places_of(command[0], environment):
+        try:
+            os.execve(place, command, environment)  # noqa: S606
+        except OSError as error:
+            number = error.errno or errno.ENOENT
+        if number == errno.ENOEXEC and is_text(place):
+            try:
+                os.execve("/bin/sh", ["sh", os.fsdecode(place), *command[1:]], environment)  # noqa: S606
+            except OSError as error:
+                number = error.errno or number
+        if number == errno.EACCES and os.path.lexists(place):
+            found = number
+        elif number in missing and os.path.isfile(place):
+            return errno.ENOEXEC  # it is there: what its first line names is not
+        elif number not in (*missing, errno.EACCES):
+            return number
+    return found
+
+
+def is_text(path: bytes) -> bool:
+    """Whether a file may be a script: its first line has no NUL."""
+    try:
+        with open(path, "rb") as file:
+            return b"\0" not in file.read(256).partition(b"\n")[0]
+    except OSError:
+        return False
 
 
 def become(command: list[str], variables: list[str]) -> int:
@@ -614,13 +656,10 @@ def become(command: list[str], variables: list[str]) -> int:
         os.environb[name] = value
     for ignored in (_signal.SIGPIPE, _signal.SIGXFSZ):  # by Python; and what is ignored is inherited
         _signal.signal(ignored, _signal.SIG_DFL)
-    try:
-        os.execv(find_program(command[0], os.environb), command)  # noqa: S606
-    except OSError as error:
-        is_missing = isinstance(error, FileNotFoundError)
-        reason = "no such command" if is_missing else error.strerror
-        write_all(2, f"avault: error: cannot run {command[0]!a}: {reason}\n".encode())
-        return 127 if is_missing else 126
+    number = execute(command, os.environb)
+    missing = number == 2  # ENOENT
+    write_all(2, f"avault: error: cannot run {command[0]!a}: {'no such command' if missing else os.strerror(number)}\n".encode())
+    return 127 if missing else 126
 
 
 def fast_door(argv: list[str]) -> int | None:
@@ -1188,18 +1227,38 @@ def select(vault: Vault, groups: list[str], only: list[str]) -> list[tuple[str, 
     return rows
 
 
-def choose(vault: Vault, groups: list[str], only: list[str], prefix: bool, allow: list[str]) -> dict[str, tuple[str, str]]:
-    """The variables to export, by name, with group and key of each.
+def check_named(vault: Vault, named: list[str]) -> dict[str, tuple[str, str]]:
+    """Group and key by the variable that NAME=GROUP/KEY gives them; raises Usage, NotFound."""
+    chosen: dict[str, tuple[str, str]] = {}
+    for each in named:
+        name, _, place = each.partition("=")
+        group, _, key = place.partition("/")
+        if not name or set(name) - LETTERS - DIGITS - {"_"} or name[0] in DIGITS or not group or not key:
+            raise Usage(f"not NAME=GROUP/KEY: {printable(each)}", "as in OPENAI_API_KEY=openai/API_KEY")
+        if name in chosen:
+            raise Usage(f"{name} is named twice", "give each variable one secret")
+        vault.secrets(group, key)
+        chosen[name] = group, key
+    return chosen
+
+
+def choose(
+    vault: Vault, groups: list[str], only: list[str], prefix: bool, allow: list[str], named: list[str]
+) -> dict[str, tuple[str, str]]:
+    """The variables to export, by name, with group and key of each: all, or those of some groups, keys and names.
 
     Raises NotFound for a name that is not there, Usage for two keys with one
     name, Denied for a dangerous name that `allow` does not have.
     """
-    chosen: dict[str, tuple[str, str]] = {}
-    for group, key, _ in select(vault, groups, only):
+    chosen = check_named(vault, named)
+    for group, key, _ in select(vault, groups, only) if groups or only or not named else []:
         name = as_name(group, key) if prefix else key
         if name in chosen:
             tell_apart = "" if prefix else ", or tell them apart with --prefix"
-            raise Usage(f"{'/'.join(chosen[name])} and {group}/{key} are both {name}", f"choose with --group {group}{tell_apart}")
+            raise Usage(
+                f"{'/'.join(chosen[name])} and {group}/{key} are both {name}",
+                f"name them: --as {as_name(group, key)}={group}/{key}; or choose with --group {group}{tell_apart}",
+            )
         if name[0] in DIGITS:
             raise Usage(f"{group}/{key} gives no variable name: {name}", "leave --prefix out, or rename the group")
         chosen[name] = (group, key)
@@ -3554,21 +3613,23 @@ def read_executable(pid: int) -> str | None:
     return path if len(path) <= 500 else "…" + path[-499:]
 
 
-def summarize(request: dict[str, Any], names: int, width: int) -> dict[str, Any]:
+def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     """What a line says of a request: at most so many names, none wider, and how many there were besides."""
     many = request["op"] in ("export", "reveal", "provide", "import", "move")  # each op with the fields that it looks at
     groups, keys = (
         (request.get(field) for field in ("groups", "only")) if many else ([request.get("group")], [request.get("key")])
     )
-    groups, keys = ([each for each in named if each] if isinstance(named, list) else [] for named in (groups, keys))
+    lists = (groups, keys, request.get("as") if many else [])
+    groups, keys, named = ([each for each in names if each] if isinstance(names, list) else [] for names in lists)
+    keys += named
     if {*map(type, groups + keys)} <= {str}:
         groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
     return {
         "op": request["op"],
         "for": printable(request["for"], 40) if request.get("for") else None,
-        "group": ",".join(printable(group, width) for group in groups[:names]) or None,
-        "keys": [printable(key, width) for key in keys[:names]] or None,
-        "more": len(groups[names:]) + len(keys[names:]),
+        "group": ",".join(printable(group, width) for group in groups[:most]) or None,
+        "keys": [printable(key, width) for key in keys[:most]] or None,
+        "more": len(groups[most:]) + len(keys[most:]),
     }
 
 
@@ -4414,8 +4475,8 @@ def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
 
 def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     """Variables, rendered or as they are."""
-    groups, only, allow = (check_names(request, field) for field in ("groups", "only", "allow"))
-    chosen = choose(vault, groups, only, bool(request.get("prefix")), allow)
+    groups, only, allow, named = (check_names(request, field) for field in ("groups", "only", "allow", "as"))
+    chosen = choose(vault, groups, only, bool(request.get("prefix")), allow, named)
     variables = {name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()}
     if (form := request.get("format")) is not None:
         places = {group for group, _ in chosen.values()}
@@ -6084,20 +6145,23 @@ def cmd_delete(terminal: Terminal, group: str, word: str | None, key: str | None
 
 @command(
     "export", option("--shell", is_flag=False, flag_value="sh"), option("--format", "form"),
-    option("--group", "groups", multiple=True), option("--only", multiple=True), option("--prefix", is_flag=True),
-    option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
+    option("--group", "groups", multiple=True), option("--only", multiple=True), option("--as", "named", multiple=True),
+    option("--prefix", is_flag=True), option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
 )  # fmt: skip
-def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: list[str], wait: str | None, **given: Any) -> int:
+def cmd_export(
+    terminal: Terminal, shell: str | None, form: str | None, only: list[str], named: list[str], wait: str | None, **given: Any
+) -> int:
     """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd|docker|github|k8s]
-                     [--group G]… [--only KEY,…] [--prefix] [--wait [D]] [--allow NAME]…
+                     [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]…
+                     [--prefix] [--wait [D]] [--allow NAME]…
 
     Prints secrets as variables: dotenv lines, or with --shell statements for
     eval, in sh, dash, bash, zsh, busybox or fish. What some readers of dotenv
     files would read otherwise is named; --format docker is what docker's own
     reads, which knows no quotes, github is for $GITHUB_ENV, k8s a Secret for
     kubectl. A value that a form cannot carry is refused.
-    Two groups with the same key are an error; --group chooses, --prefix tells
-    them apart (DATABASE_PASSWORD).
+    Two groups with the same key are an error; --group chooses, --as names one
+    (OPENAI_API_KEY=openai/API_KEY), --prefix tells all apart (DATABASE_PASSWORD).
     PATH, LD_*, BASH_ENV and their like are refused without --allow NAME.
     --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
     Locked: nothing on stdout, exit code 3.
@@ -6121,7 +6185,7 @@ def cmd_export(terminal: Terminal, shell: str | None, form: str | None, only: li
         wait_open(terminal, parse_duration(wait or None))
     chosen = "json" if terminal.want_json and not shell and not form else shell or form or "dotenv"
     names = [name for each in only for name in each.split(",")]
-    answer = terminal.ask("export", format=chosen, only=names, **given)
+    answer = terminal.ask("export", format=chosen, only=names, **{"as": list(named)}, **given)
     put(answer["output"])
     if "warning" in answer:
         warn(answer["warning"])
@@ -6738,7 +6802,8 @@ def run_command(argv: list[str]) -> int:
             raise complain(error) from None
     except AvaultError as error:
         want_json = want_json and not error.message.startswith("cannot write the output")
-        return say_error(error.code, error.message, error.hint, want_json)
+        say_error(error.code, error.message, error.hint, want_json)
+        return error.exit_code  # of a command that cannot be run, a shell's
 
 
 def own_words(argv: list[str]) -> list[str]:

@@ -23,7 +23,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from avault_run import Secrets, find_references, resolve, reveal
+from avault_forms import Secrets
+from avault_run import find_references, resolve, reveal
 
 import avault
 from avault import AvaultError, Denied, NotFound, Terminal, Usage, command, option, printable, put, say

@@ -84,8 +84,10 @@ def main_runner() -> NoReturn:
 def run_masked(request: dict[str, Any]) -> int:
     """Run a command with its secrets; its exit code. Raises what keeps it from starting.
 
-    A value that is too short to be masked is refused: it would be an output like any other.
+    Masked is every value of the vault, chosen or not: the command can ask the daemon for the others. One that is too
+    short to be masked everywhere is not given, and masked where it stands alone.
     """
+    import avault_forms
     import avault_run
 
     class Job(avault_run.Job):
@@ -102,13 +104,14 @@ def run_masked(request: dict[str, Any]) -> int:
                 while output.pending:
                     output.write()
 
-    injection = avault_run.Injection()
-    injection.take(Terminal(request["dir"], False), [], request["secrets"], request["prefix"], [])
-    shortest = avault_run.SHORTEST
+    terminal, injection = Terminal(request["dir"], False), avault_run.Injection()
+    named = [each for each in request["secrets"] if "=" in each]
+    injection.take(terminal, [], [each for each in request["secrets"] if each not in named], named, request["prefix"], [])
     found = injection.secrets.items()
-    if short := [place for place, values in found if any(len(value.strip().encode()) < shortest for value in values)]:
-        raise Denied(f"too short to be masked (under {shortest} bytes): {', '.join(sorted(short))}", "avault run, in a terminal")
-    patterns = avault_run.Patterns.of(injection.secrets)
+    if short := [place for place, values in found if any(map(avault_forms.is_short, values))]:
+        limit = f"under {avault_forms.SHORTEST} bytes"
+        raise Denied(f"too short to be masked ({limit}): {', '.join(sorted(short))}", "avault run, in a terminal")
+    patterns = avault_run.Patterns.of(avault_run.reveal_for_masks(terminal, injection.secrets), with_short=True)
     if not patterns:
         raise Usage("no secret is named", "avault_list has the names")
     return Job(request["command"], injection.environment(), patterns).run()
@@ -358,16 +361,20 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
     async def avault_run(
         context: Context,
         command: Annotated[list[str], Field(min_length=1, description='program and arguments; for a shell: ["sh", "-c", "…"]')],
-        secrets: Annotated[list[str], Field(min_length=1, description="the secrets that it needs, as GROUP/KEY, and no others")],
+        secrets: Annotated[
+            list[str], Field(min_length=1, description="those that it needs, and no others: GROUP/KEY, or NAME=GROUP/KEY")
+        ],
         prefix: Annotated[bool, Field(description="name the variables GROUP_KEY, where two groups have the same KEY")] = False,
         directory: Annotated[str | None, Field(description="working directory; else the server's")] = None,
         timeout_seconds: Annotated[float, Field(gt=0, le=LONGEST, description="after which it is ended")] = WAIT,
     ) -> dict[str, Any]:
         """Run a command with secrets of the vault in its environment, each as a variable named KEY. Never write a value yourself.
 
-        Many programs find their key in such a variable; in a shell it is "$KEY". Returns exit_code (or timed_out), stdout and
-        stderr, cut in the middle when they are long. Values in them appear as <avault:GROUP/KEY>: that is as it should be, do
-        not try to get around it. There is no stdin, and what the command leaves running in the background is ended.
+        NAME=GROUP/KEY gives a variable another name, as in OPENAI_API_KEY=openai/API_KEY. In a shell it is "$KEY".
+        Returns exit_code (or timed_out), stdout and stderr, cut in the middle when they are long. Values in them, of any
+        secret of the vault, appear as <avault:GROUP/KEY>: that is as it should be, do not try to get around it. The
+        command runs as the user, and can ask the vault for other secrets by itself: run only what the user would. There is
+        no stdin, and what it leaves in the background is ended.
         """
 
         async def beat(seconds: float) -> None:

@@ -13,12 +13,9 @@ tell a secret can.
 
 from __future__ import annotations
 
-import base64
-import bisect
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import re
 import resource
@@ -27,17 +24,17 @@ import signal
 import socket
 import stat
 import struct
-import subprocess
 import sys
 import termios
 import time
 import tty
-import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
+import avault_forms
 import click
 from avault_dotenv import EMPTY, read_dotenv, tell_of_lines
+from avault_forms import SHORTEST, Secrets
 
 import avault
 from avault import (
@@ -48,7 +45,6 @@ from avault import (
     Usage,
     argument,
     command,
-    find_program,
     option,
     printable,
     say,
@@ -59,8 +55,6 @@ from avault import (
 # A secret is named by its place, GROUP/KEY. It has one value, or more where
 # two machines set it and nobody has settled that: the first one counts.
 
-Secrets = dict[str, list[str]]  # values by place
-
 REFERENCE = re.compile(rb"avault://(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za-z0-9_]{0,127}))?")
 
 
@@ -68,6 +62,14 @@ def reveal(terminal: Terminal, purpose: str, groups: Iterable[str] = (), only: I
     """Secrets from the daemon, for the `purpose` that the access log is told; raises what it answers."""
     rows = terminal.ask("reveal", groups=list(groups), only=list(only), **{"for": purpose})["secrets"]
     return {f"{row['group']}/{row['key']}": [row["value"], *row["conflicts"]] for row in rows}
+
+
+def reveal_for_masks(terminal: Terminal, given: Secrets) -> Secrets:
+    """All secrets of the vault, for masks: a command can ask the daemon for those too that were not given to it."""
+    secrets = reveal(terminal, "mask")
+    for place, values in given.items():  # somebody may have changed one meanwhile
+        secrets[place] = list(dict.fromkeys([*values, *secrets.get(place, [])]))
+    return secrets
 
 
 def find_references(data: bytes, where: str) -> set[str]:
@@ -103,6 +105,32 @@ def read_env_file(path: str) -> dict[str, str]:
     return variables
 
 
+def read_project_file() -> dict[str, str] | None:
+    """The variables of avault.env in the current directory, each with its reference; None if there is no such file.
+
+    It comes with a project, so it may be a stranger's: it chooses among the secrets, and has nothing of its own to give.
+    Raises Usage, and Denied where somebody else than the user could write it.
+    """
+    path = avault.PROJECT_FILE
+    try:
+        info = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise AvaultError(f"cannot read {path}: {error.strerror}", f"without it: {WITHOUT}") from None
+    if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.getuid()) or info.st_mode & stat.S_IWOTH:
+        raise Denied(f"{path} is no file of yours, or others can write it", f"without it: {WITHOUT}")
+    variables = read_env_file(path)
+    for name, value in variables.items():
+        if not (found := REFERENCE.fullmatch(value.encode())) or not found[1]:
+            hint = f"as in {name}=avault://GROUP/KEY; a file with values is for: avault run --env-file {path}"
+            raise Usage(f"{path}: {name} is no reference to a secret", hint)
+    return variables
+
+
+WITHOUT = "avault run --all"
+
+
 class Injection:
     """What a command is given: `variables`, `files` (both by variable), and all `secrets` that are in them."""
 
@@ -112,14 +140,14 @@ class Injection:
         self.secrets: Secrets = {}
         self.places: dict[str, str] = {}  # by variable, for what the vault has named
 
-    def take(self, terminal: Terminal, groups: list[str], only: list[str], prefix: bool, allow: list[str]) -> None:
+    def take(
+        self, terminal: Terminal, groups: list[str], only: list[str], named: list[str], prefix: bool, allow: list[str]
+    ) -> None:
         """Add secrets of the vault, as `avault export` names them; raises what the daemon answers."""
-        choice = {"groups": groups, "only": only}
-        answer = terminal.ask("export", **choice, prefix=prefix, allow=allow, **{"for": "run"})
+        choice = {"groups": groups, "only": only, "as": named, "prefix": prefix, "allow": allow}
+        answer = terminal.ask("export", **choice, **{"for": "run"})
         self.places, self.variables = answer["names"], answer["variables"]
-        self.secrets = reveal(terminal, "run", **choice)
-        for name, place in self.places.items():  # somebody may have changed one meanwhile
-            self.secrets[place] = list(dict.fromkeys([self.variables[name], *self.secrets.get(place, [])]))
+        self.secrets = {place: [self.variables[name]] for name, place in self.places.items()}
 
     def set(self, terminal: Terminal, variables: dict[str, str], allow: list[str]) -> None:
         """Add variables of a dotenv file, with values for their references; raises Usage, NotFound, Denied."""
@@ -175,143 +203,122 @@ def make_file(value: str) -> str:
     stays as long as the command, or becomes it. The path names this process and not /proc/self: many programs close
     descriptors that they do not know, in themselves or in what they start, and must find it all the same.
     """
+    hint = "use a variable, or: avault inject -o FILE"
     if not hasattr(os, "memfd_create"):
-        raise Unavailable("--as-file needs Linux", "use a variable, or: avault inject -o FILE")
+        raise Unavailable("--as-file needs Linux", hint)
     fd = os.memfd_create("avault", os.MFD_ALLOW_SEALING)  # not close-on-exec: with --no-mask the command inherits it
     avault.write_all(fd, value.encode())
     os.fchmod(fd, 0o400)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL)
-    return f"/proc/{os.getpid()}/fd/{fd}"
+    path = f"/proc/{os.getpid()}/fd/{fd}"
+    with contextlib.suppress(OSError):
+        if os.path.samestat(os.stat(path), os.fstat(fd)):
+            return path
+    raise Unavailable("--as-file needs /proc, which is not here", hint)
 
 
 # ----------------------------------------------------------------- masks ----
-# A value may leave a program as it is, or encoded. All its forms are plain
-# byte strings, and what remains is to find some hundred strings in a stream,
-# fast, and also where a read ends in the middle of one.
+# All forms of a value are byte strings (avault_forms.py). What remains is to
+# find them in a stream also where a read ends in the middle of one.
 
-SHORTEST = 8  # bytes of a value that is masked; shorter ones are all over any output by chance
-LONG_LINE = 16  # bytes of a line that is masked by itself
-STEPS: list[tuple[Literal["Q", "I"], int, int]] = [("Q", 8, 16), ("Q", 8, 8), ("I", 4, 4)]  # see Patterns
 QUIET = 0.02  # seconds of silence after which a held beginning is let out
 SETTLED = 0.05  # seconds of silence after which a terminal has passed on what was written to it
+TILE = 128  # bytes of the pieces in which a long form is looked for
+MOST_TILES = 64
+STRETCH = 32, 4096  # a string is held while it is at most so many times as long as its form, and so many bytes: colours, blanks
+LEAST_WORD = 4  # bytes of a short value that is masked where it stands alone
+
+Span = tuple[int, int, bytes]  # start, end and mask
 
 
-def forms(value: str) -> Iterator[bytes]:
-    """The byte strings by which a value can be recognized; none for a short one.
-
-    As it is, with the line ends of a terminal, and the long lines of a value that has several; in JSON (also as Go and
-    PHP write it), percent-encoded (as Python, browsers and HTML forms do it), in hex, in base64 and base64url: alone or
-    within a longer text, where those letters count that only the value decides. Alone also as base64, openssl and xxd
-    break it into lines.
-    """
-    text = value.strip()  # a newline at the end gets lost on the way
-    raw = text.encode()
-    if len(raw) < SHORTEST:
-        return
-    yield from with_line_ends(raw)
-    if b"\n" in raw:
-        for line in map(bytes.strip, raw.splitlines()):
-            if len(line) >= LONG_LINE and not line.startswith(b"-----"):  # -----BEGIN …: not a secret, and in every other key
-                yield line
-    for ascii_only in (True, False):
-        escaped = json.dumps(text, ensure_ascii=ascii_only)[1:-1]
-        yield escaped.encode()
-        yield escaped.replace("/", "\\/").encode()
-        yield escaped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026").encode()
-    for safe in ("", "/", "!~*'()", "!~*'();,/?:@&=+$#"):  # Python's; encodeURIComponent, encodeURI
-        yield from with_lower_escapes(urllib.parse.quote(raw, safe=safe))
-    yield from with_lower_escapes(urllib.parse.quote_plus(raw))
-    for digits in (raw.hex(), raw.hex().upper()):
-        yield digits.encode()
-        yield from broken(digits.encode(), 60)
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for alone in (encode(raw), encode(raw + b"\n")):  # as `echo` pipes it
-            yield from (alone, alone.rstrip(b"="))
-            yield from (*broken(alone, 76), *broken(alone, 64))
-        for before in range(3):  # bytes that stand before the value in its first three
-            first, last = -(-before * 8 // 6), (before + len(raw)) * 8 // 6
-            yield encode(bytes(before) + raw)[first:last]
-
-
-def with_line_ends(data: bytes) -> Iterator[bytes]:
-    r"""`data`, and as a terminal shows it: \n becomes \r\n."""
-    yield data
-    yield data.replace(b"\n", b"\r\n")
-
-
-def with_lower_escapes(quoted: str) -> Iterator[bytes]:
-    """Percent-encoded text, and the same in lower case: %2f."""
-    yield quoted.encode()
-    yield re.sub("%..", lambda found: found[0].lower(), quoted).encode()
-
-
-def broken(data: bytes, width: int) -> Iterator[bytes]:
-    """`data` in lines of so many bytes, with both line ends."""
-    if len(data) > width:
-        yield from with_line_ends(b"\n".join(data[start : start + width] for start in range(0, len(data), width)))
+def tiles(form: bytes) -> list[bytes]:
+    """The pieces of a form: a long one is masked also where only a part of it comes, and little of it is ever held."""
+    if len(form) <= 2 * TILE:
+        return [form]
+    size = max(TILE, -(-len(form) // MOST_TILES))
+    return [form[start : start + size] for start in range(0, len(form) - size, size)] + [form[-size:]]
 
 
 class Patterns:
-    """Byte strings to look for, none shorter than SHORTEST, and the mask for each.
+    """Strings to look for, and the mask for each: `masks`; of a stream less its noise, and for `exact` as it is.
 
-    The search looks at few places. A string that is long enough covers some place whose offset is a multiple of `step`,
-    with a word of 8 or 4 bytes after it, wherever it begins; that word is one of the first `step` in the string. So
-    the words at those places are looked up in a set, at C's speed, in one pass for any number of strings; only a string
-    of which a word was seen is searched for.
+    `followers` get no mask of their own directly behind one of the same secret. `words` are short values, masked where they
+    stand alone.
     """
 
-    def __init__(self, masks: dict[bytes, bytes]) -> None:
-        self.masks = masks
-        self.sorted = sorted(masks)
-        shortest = min(map(len, masks))
-        self.type, self.size, self.step = next(each for each in STEPS if each[1] + each[2] - 1 <= shortest)
-        self.covered = self.size + self.step - 1  # of so many bytes in a row, some word is looked at
-        self.words: dict[int, set[bytes]] = {}
-        for pattern in masks:
-            for start in range(self.step):
-                word = int.from_bytes(pattern[start : start + self.size], sys.byteorder)
-                self.words.setdefault(word, set()).add(pattern)
+    def __init__(
+        self,
+        masks: dict[bytes, bytes],
+        exact: Iterable[bytes] = (),
+        followers: Iterable[bytes] = (),
+        words: dict[bytes, bytes] | None = None,
+    ) -> None:
+        self.masks, self.followers, self.words = masks, set(followers), words or {}
+        exact = set(exact)
+        self.search = avault_forms.Search(masks.keys() - exact, exact)
+        alone = b"|".join(re.escape(word) for word in sorted(self.words, key=len, reverse=True))
+        self.alone = re.compile(rb"(?<![0-9A-Za-z_])(?:" + alone + rb")(?![0-9A-Za-z_])") if self.words else None
 
     @classmethod
-    def of(cls, secrets: Secrets) -> Patterns | None:
-        """All forms of these secrets' values; None if there is nothing to look for."""
+    def of(cls, secrets: Secrets, with_short: bool = False) -> Patterns | None:
+        """All forms of these secrets' values, and short values too if they are wanted; None if there is nothing to look for."""
         masks: dict[bytes, bytes] = {}
-        for place in sorted(secrets):
-            for value in secrets[place]:
-                for form in forms(value):
-                    masks.setdefault(form, f"<avault:{place}>".encode())
-        return cls(masks) if masks else None
+        followers: set[bytes] = set()
+        for form, meanings in avault_forms.meanings_of(secrets).items():
+            first, *others = tiles(form)
+            for piece in (first, *others):
+                masks.setdefault(piece, mask_of(meanings[0].place))
+            followers.update(others)
+        exact = {string: mask_of(meanings[0].place) for string, meanings in avault_forms.exact_of(secrets).items()}
+        short = [(value.strip().encode(), place) for place in sorted(secrets, reverse=True) for value in secrets[place]]
+        words = {value: mask_of(place) for value, place in short if LEAST_WORD <= len(value) < avault_forms.SHORTEST}
+        words = words if with_short else {}
+        return cls(exact | masks, exact.keys() - masks.keys(), followers, words) if masks or exact or words else None
 
-    def suspects(self, data: bytes) -> set[bytes]:
-        """The strings that may be in `data`, whole or with their first `covered` bytes or more."""
-        words = memoryview(data)[: len(data) // self.size * self.size].cast(self.type)[:: self.step // self.size]
-        return {pattern for word in self.words.keys() & words for pattern in self.words[word]}
+    def look(self, data: bytes) -> tuple[list[Span], int, int]:
+        """What is in `data`: where strings are, the longest first of those that begin together; where the longest end
+        begins that may be the beginning of one, and how many bytes of it are there."""
+        spans: list[Span] = []
+        beginning, size = avault_forms.open_row(data), 0
+        for view, strings in self.search.views(data):
+            suspects = strings.suspects(view.text)
+            for first, end, mask in self.joined(view.text, suspects):
+                spans.append((view.place(first), view.end(end - 1), mask))
+                if spans[-1][1] > view.open:
+                    beginning = min(beginning, view.beginning(first))
+            index = strings.beginning(view.text, suspects)
+            beginning = min(beginning, view.beginning(index))
+            size = max(size, len(view.text) - index)
+        beginning = max(beginning, len(data) - STRETCH[0] * self.search.longest - STRETCH[1])
+        if self.alone:
+            spans += ((found.start(), found.end(), self.words[found[0]]) for found in self.alone.finditer(data))
+            beginning = min(beginning, self.word_beginning(data))
+        return sorted(spans, key=lambda span: (span[0], -span[1])), beginning, size
 
-    def occurrences(self, data: bytes, suspects: set[bytes]) -> list[tuple[int, int, bytes]]:
-        """Where strings are in `data`, overlapping ones too: start, end and mask, by start, the longest first."""
-        found = []
-        for pattern in suspects:
-            start = data.find(pattern)
-            while start >= 0:
-                found.append((start, -start - len(pattern), self.masks[pattern]))
-                start = data.find(pattern, start + 1)
-        return [(start, -end, mask) for start, end, mask in sorted(found)]
+    def joined(self, text: bytes, suspects: set[bytes]) -> list[Span]:
+        """Where strings are in a text; what follows the same secret's string directly is one with it."""
+        found = [(start, -end, string) for string in suspects for start, end in avault_forms.occurrences(string, text)]
+        spans: list[Span] = []
+        for start, minus_end, string in sorted(found):
+            mask = self.masks[string]
+            if spans and string in self.followers and spans[-1][2] == mask and spans[-1][0] < start <= spans[-1][1]:
+                spans[-1] = spans[-1][0], max(spans[-1][1], -minus_end), mask
+            else:
+                spans.append((start, -minus_end, mask))
+        return spans
 
-    def beginning(self, data: bytes, suspects: set[bytes]) -> int:
-        """Where the longest end of `data` begins that is the beginning of a string, but not all of it; else its length."""
-        longest = len(data)
-        for pattern in suspects:
-            start = data.find(pattern[: self.covered], max(0, len(data) - len(pattern) + 1))
-            while 0 <= start < longest:
-                if pattern.startswith(data[start:]):
-                    longest = start
-                start = data.find(pattern[: self.covered], start + 1)
-        for start in range(max(0, len(data) - self.covered + 1), longest):
-            end = data[start:]
-            place = bisect.bisect_left(self.sorted, end)
-            if place < len(self.sorted) and self.sorted[place].startswith(end):
+    def word_beginning(self, data: bytes) -> int:
+        """Where a short value begins that the next byte may make a longer word, or complete."""
+        for start in range(max(0, len(data) - avault_forms.SHORTEST + 1), len(data)):
+            alone = start == 0 or not re.match(rb"[0-9A-Za-z_]", data[start - 1 :])
+            if alone and any(word.startswith(data[start:]) for word in self.words):
                 return start
-        return longest
+        return len(data)
+
+
+def mask_of(place: str) -> bytes:
+    """What stands for a secret."""
+    return f"<avault:{place}>".encode()
 
 
 class Mask:
@@ -325,30 +332,30 @@ class Mask:
     def __init__(self, patterns: Patterns) -> None:
         self.patterns = patterns
         self.held = b""  # the longest beginning of a string with which the stream ends
+        self.size = 0  # bytes of that string which it has
         self.done = 0  # so many bytes of it are out, or masked
         self.last: bytes | None = None  # the mask that reaches exactly to there
 
     def feed(self, data: bytes) -> bytes:
         """What can be shown after more of the stream."""
         data = self.held + data
-        suspects = self.patterns.suspects(data)
-        beginning = self.patterns.beginning(data, suspects)
-        return self.show(data, self.patterns.occurrences(data, suspects), beginning, beginning)
+        found, beginning, self.size = self.patterns.look(data)
+        return self.show(data, found, beginning, beginning)
 
     def pause(self) -> bytes:
         """What can be shown when nothing came for a while."""
-        found = self.patterns.occurrences(self.held, self.patterns.suspects(self.held))
-        end = 0 if len(self.held) >= SHORTEST else len(self.held)
+        found, _, _ = self.patterns.look(self.held)
+        end = 0 if self.size >= SHORTEST else len(self.held)
         for start, stop, _ in found:  # a string that is the beginning of another one
             end = max(end, stop) if start <= end else end
         return self.show(self.held, found, end, 0)
 
     def end(self) -> bytes:
         """The rest."""
-        found = self.patterns.occurrences(self.held, self.patterns.suspects(self.held))
+        found, _, _ = self.patterns.look(self.held)
         return self.show(self.held, found, len(self.held), len(self.held))
 
-    def show(self, data: bytes, found: list[tuple[int, int, bytes]], end: int, keep: int) -> bytes:
+    def show(self, data: bytes, found: list[Span], end: int, keep: int) -> bytes:
         """`data` from where we are up to `end`, masked; it is kept from `keep` on.
 
         A mask stands for each string, whatever it overlaps; only one that overlaps itself (aaaaaaaaa) gets no second.
@@ -375,7 +382,15 @@ class Mask:
 # terminal, it gets one that is only for output, so that it still looks like
 # one; keys, Ctrl-C and Ctrl-Z go from the real terminal to the command.
 
-FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+OURS = {  # not passed on: what cannot be caught, what only a fault of ours sends, and what our own writing does
+    signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
+    signal.SIGPIPE, signal.SIGXFSZ,
+}  # fmt: skip
+PASSED = sorted(signal.valid_signals() - OURS)
+TYPED = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}  # which keys send to all of the terminal's foreground
+OF_TERMINAL = {signal.SIGTTIN, signal.SIGTTOU}  # which the kernel sends to all of a process group in the background
+GRACE = 2.0  # seconds that a command has to end when we were killed
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 CORES = resource.getrlimit(resource.RLIMIT_CORE)  # what we were started with
 PIPE_SIZE = 1 << 20  # bytes; Linux gives so much to anybody, and each read then brings more
 
@@ -387,7 +402,7 @@ class CannotRun(AvaultError):
         hint = {
             errno.ENOENT: "is it installed, and in PATH?",
             errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",
-            errno.ENOEXEC: "a script begins with a line like: #!/bin/sh",
+            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, and that program has to be there",
             errno.E2BIG: "too much for an environment; choose with --only, or give the largest with --as-file KEY",
         }.get(number)
         super().__init__(f"cannot run {printable(command[0])}: {os.strerror(number)}", hint)
@@ -398,10 +413,7 @@ def become(command: list[str], environment: dict[bytes, bytes]) -> NoReturn:
     """Execute the command in our place; raises CannotRun."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and what is ignored is inherited
         signal.signal(number, signal.SIG_DFL)
-    try:
-        os.execve(find_program(command[0], environment), command, environment)  # noqa: S606
-    except OSError as error:
-        raise CannotRun(command, error.errno or 0) from None
+    raise CannotRun(command, avault.execute(command, environment))
 
 
 def forbid_cores() -> None:
@@ -425,10 +437,14 @@ def open_screen() -> tuple[int, int]:
         raise Unavailable(f"no terminal for the command: {error.strerror}", "without one: avault run … | cat") from None
 
 
-def copy_size(terminal: int, other: int) -> None:
-    """Give a terminal the size of another one."""
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(other, termios.TIOCSWINSZ, fcntl.ioctl(terminal, termios.TIOCGWINSZ, bytes(8)))
+def copy_size(terminal: int, other: int) -> bool:
+    """Give a terminal the size of another one; whether it has changed."""
+    try:
+        size, there = (fcntl.ioctl(each, termios.TIOCGWINSZ, bytes(8)) for each in (terminal, other))
+        fcntl.ioctl(other, termios.TIOCSWINSZ, size)
+    except OSError:
+        return False
+    return size != there
 
 
 class Output:
@@ -497,9 +513,8 @@ class Job:
         self.outputs: list[Output] = []
         self.screens: list[tuple[int, int]] = []  # terminals of ours, each with the one whose size it has
         self.ends: list[int] = []  # what the command writes to, and we close when it is started
-        self.process: subprocess.Popen[bytes] | None = None
-        self.early: list[int] = []  # signals from before it was started
         self.code: int | None = None
+        self.orders, self.keeper_end = socket.socketpair()
         self.woken, wake = os.pipe()
         for end in (self.woken, wake):
             os.set_blocking(end, False)
@@ -513,7 +528,7 @@ class Job:
         try:
             while self.code is None:
                 self.turn(None)
-            for number in FORWARDED:  # from here on they are for us
+            for number in PASSED:  # from here on they are for us
                 if signal.getsignal(number) == self.forward:
                     signal.signal(number, signal.SIG_DFL)
             self.drain()
@@ -548,23 +563,24 @@ class Job:
         return end
 
     def start(self, stdout: int, stderr: int) -> None:
-        """Start the command; raises CannotRun."""
-        self.catch(signal.SIGCHLD, signal.SIGWINCH, action=wake_up)
-        self.catch(*FORWARDED, action=self.forward)
-        try:
-            self.process = subprocess.Popen(
-                self.command,
-                executable=find_program(self.command[0], self.environment),
-                env=self.environment,
-                stdout=stdout,
-                stderr=stderr,
-                close_fds=False,
-                preexec_fn=allow_cores,  # noqa: PLW1509  there are no threads
-            )
-        except OSError as error:
-            raise CannotRun(self.command, error.errno or 0) from None
-        for number in self.early:
-            self.process.send_signal(number)
+        """Start the keeper, which starts the command; raises CannotRun."""
+        self.catch(signal.SIGCHLD, action=reap)
+        self.catch(*PASSED, action=self.forward)
+        self.catch(signal.SIGWINCH, action=wake_up)
+        self.start_keeper(Keeper(self.keeper_end, self.command, self.environment), stdout, stderr, True)
+
+    def start_keeper(self, keeper: Keeper, stdout: int, stderr: int, foreground: bool) -> None:
+        """Fork the process that starts the command, and hear whether it could; raises CannotRun."""
+        if os.fork() == 0:
+            self.orders.close()
+            os.close(self.woken)
+            for output in self.outputs:
+                output.close()
+            keeper.lead(stdout, stderr, foreground)
+        self.keeper_end.close()
+        kind, number = self.hear_report()
+        if kind == FAILED:
+            raise CannotRun(self.command, number)
 
     def catch(self, *numbers: int, action: Callable[..., None]) -> None:
         """Handle signals, but not those that are ignored because who started us wants it (nohup)."""
@@ -576,32 +592,59 @@ class Job:
 
     def forward(self, number: int, frame: object) -> None:
         """Pass a signal on, unless the command has it already."""
-        if self.process is None:
-            self.early.append(number)
+        if number in OF_TERMINAL and is_in_background():
+            self.stop(number)
         elif not is_typed(number):
-            self.process.send_signal(number)
+            self.order(number)
+
+    def order(self, number: int) -> None:
+        """Tell the keeper: a signal for the command, or to let it go on."""
+        with contextlib.suppress(OSError):  # it has ended
+            self.orders.send(bytes([number]))
+
+    def hear_report(self) -> tuple[int, int]:
+        """What the keeper reports next; raises AvaultError when somebody has killed it."""
+        try:
+            kind, number = REPORT.unpack(self.orders.recv(REPORT.size))
+        except (OSError, struct.error):
+            raise AvaultError("the process that keeps the command was killed", "the command was ended") from None
+        return kind, number
+
+    def hear(self) -> None:
+        """Do what a report asks for."""
+        kind, number = self.hear_report()
+        if kind == STOPPED:
+            self.stop(number)
+        else:
+            self.code = number if kind == EXITED else 128 + number
+
+    def stop(self, number: int) -> None:
+        """The command has stopped: so do we, for who started us to see; not where nobody could continue us."""
+        if number != signal.SIGSTOP:
+            handler = signal.getsignal(number)
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            signal.signal(number, handler)
 
     def wake(self) -> None:
-        """See what woke us: the size of the terminal, the end of the command."""
-        woken = os.read(self.woken, 4096)
-        if signal.SIGWINCH in woken and self.screens:
+        """See what woke us: the size of the terminal."""
+        if signal.SIGWINCH in os.read(self.woken, 4096):
             self.resize()
-            if self.process:
-                self.process.send_signal(signal.SIGWINCH)  # it may have looked before we had changed the size
-        if self.process and self.code is None and self.process.poll() is not None:
-            self.code = self.process.returncode if self.process.returncode >= 0 else 128 - self.process.returncode
+            self.order(signal.SIGWINCH)  # it may have looked before we had changed the size
 
-    def resize(self) -> None:
-        """Give our terminals the sizes of those that they stand for."""
-        for screen, terminal in self.screens:
-            copy_size(terminal, screen)
+    def resize(self) -> bool:
+        """Give our terminals the sizes of those that they stand for; whether one has changed."""
+        changed = [copy_size(terminal, screen) for screen, terminal in self.screens]
+        return any(changed)
 
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """What to read, and how. What is not yet written holds up only its own source."""
+        """What to read, and how. What is not yet written holds up only its own source. Reports last, as `stop` takes its time."""
         open_outputs = [output for output in self.outputs if output.source is not None and not output.pending]
-        return {self.woken: self.wake, **{output.source: output.read for output in open_outputs if output.source is not None}}
+        readers: dict[int, Callable[[], object]] = {self.woken: self.wake}
+        readers |= {output.source: output.read for output in open_outputs if output.source is not None}
+        return readers if self.code is not None else {**readers, self.orders.fileno(): self.hear}
 
     def writers(self) -> dict[int, Callable[[], object]]:
         """What to write, and how."""
@@ -620,7 +663,7 @@ class Job:
         for output in self.outputs:
             if output.due is not None and not output.pending and now >= output.due:
                 output.pause()
-        return bool(writable or set(readable) - {self.woken})
+        return bool(writable or set(readable) - {self.woken, self.orders.fileno()})
 
     def drain(self) -> None:
         """Pass on what the command had written before now: to the end, or to a silence, or as much as a pipe holds."""
@@ -635,7 +678,8 @@ class Job:
     # -- the end
 
     def let_go(self) -> None:
-        """Give back what we had of the terminal."""
+        """Give back what we had: the keeper, and of the terminal."""
+        self.orders.close()
 
     def leave_behind(self) -> None:
         """Stay, as a process that nobody waits for, where something that the command left running may still write."""
@@ -654,6 +698,13 @@ class Job:
 
 def wake_up(number: int, frame: object) -> None:
     """Handle a signal by nothing but its number in the pipe of signal.set_wakeup_fd."""
+
+
+def reap(number: int, frame: object) -> None:
+    """Take the exit statuses of children: of the keeper and, as process 1, of all whose parent has ended."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def is_foreground(terminal: int) -> bool:
@@ -675,15 +726,198 @@ def open_terminal() -> int | None:
 def is_typed(number: int) -> bool:
     """Whether that signal came from the keys of our terminal, and so to all of our process group.
 
-    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT and SIGQUIT are Ctrl-C and Ctrl-\\.
+    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and SIGTSTP are keys.
     """
-    terminal = open_terminal() if number in (signal.SIGINT, signal.SIGQUIT) else None
+    return number in TYPED and is_at_terminal(foreground=True)
+
+
+def is_in_background() -> bool:
+    """Whether we have a terminal that others are in the foreground of."""
+    return is_at_terminal(foreground=False)
+
+
+def is_at_terminal(foreground: bool) -> bool:
+    """Whether our session has a terminal, and we are in its foreground, or are not."""
+    terminal = open_terminal()
     if terminal is None:
         return False
     try:
-        return is_foreground(terminal)
+        return is_foreground(terminal) == foreground
     finally:
         os.close(terminal)
+
+
+# ---------------------------------------------------------------- keeper ----
+# The command's parent is a process of its own, so that somebody is there when
+# we are killed (SIGKILL): the command then ends, and all that it started. It
+# also takes the exit statuses of what the command's children leave behind, as
+# the first process of a container must.
+
+FOREGROUND, BACKGROUND = 128, 129  # orders: go on, with the keys or without; smaller ones are signals
+STARTED, FAILED, STOPPED, EXITED, KILLED = range(5)  # reports, each with a number
+REPORT = struct.Struct("BB")
+
+
+def prctl(option: int, value: int) -> None:
+    """Ask something of Linux's kernel about this process (prctl(2)); others have nothing like it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below one, as /proc knows them; none where there is no /proc."""
+    found = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *descendants(child)]
+    except OSError:  # it has ended
+        pass
+    return found
+
+
+class Keeper:
+    """The command's parent, at the orders of a Job."""
+
+    def __init__(self, orders: socket.socket, command: list[str], environment: dict[bytes, bytes]) -> None:
+        self.orders, self.command, self.environment = orders, command, environment
+        self.pid: int | None = None  # of the command, while it runs
+
+    def lead(self, stdout: int, stderr: int, foreground: bool) -> NoReturn:
+        """Start the command; serve until nobody gives orders any more, and then see that it ends."""
+        try:
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
+            self.prepare(stdout)
+            woken, wake = os.pipe()
+            os.set_blocking(wake, False)
+            signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+            for number in (*PASSED, signal.SIGCHLD):
+                if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, self.action(number))
+            if self.start(stdout, stderr, foreground):
+                self.close(stdout, stderr)
+                self.serve(woken)
+                if self.pid is not None:
+                    self.end_all(woken)
+        finally:
+            os._exit(0)
+
+    def prepare(self, terminal: int) -> None:
+        """What is to be done before the command is started."""
+
+    def action(self, number: int) -> Callable[..., None] | signal.Handlers:
+        """What a signal does here: nothing, as it was for all of our process group. A command starts without that."""
+        return wake_up
+
+    def close(self, stdout: int, stderr: int) -> None:
+        """Close what only the command writes to, and what is ours only by inheritance."""
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        for fd in {stdout, stderr, null} - {0, 1, 2}:
+            os.close(fd)
+
+    def start(self, stdout: int, stderr: int, foreground: bool) -> bool:
+        """Start the command; whether it could be."""
+        keeper, (heard, told) = os.getpid(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.dup2(stdout, 1)
+                os.dup2(stderr, 2)
+                self.enter(foreground)
+                allow_cores()
+                for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and what is ignored is inherited
+                    signal.signal(number, signal.SIG_DFL)
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                if os.getppid() == keeper:
+                    os.write(told, bytes([avault.execute(self.command, self.environment)]))
+            finally:
+                os._exit(127)
+        os.close(told)
+        with open(heard, "rb") as pipe:
+            problem = pipe.read()
+        if problem:
+            os.waitpid(pid, 0)
+            self.report(FAILED, problem[0])
+            return False
+        self.pid = pid
+        self.report(STARTED, 0)
+        return True
+
+    def enter(self, foreground: bool) -> None:
+        """What the command's process does first."""
+
+    def report(self, kind: int, number: int) -> None:
+        """Tell what happened."""
+        with contextlib.suppress(OSError):  # nobody is there; `serve` will see it
+            self.orders.send(REPORT.pack(kind, number))
+
+    def serve(self, woken: int) -> None:
+        """Obey, and report, until the other side is gone."""
+        while True:
+            orders_end = self.orders.fileno()
+            readable, _, _ = select.select([orders_end, woken], [], [])
+            if woken in readable:
+                os.read(woken, 4096)
+                self.look()
+            if orders_end in readable:
+                orders = self.orders.recv(64)
+                for order in orders:
+                    self.obey(order)
+                if not orders:
+                    return
+
+    def look(self) -> None:
+        """Report whether the command has stopped or ended; take the exit statuses of others."""
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+                if not pid:
+                    return
+                if pid == self.pid and os.WIFSTOPPED(status):
+                    self.report(STOPPED, os.WSTOPSIG(status))
+                elif pid == self.pid:
+                    self.pid, code = None, os.waitstatus_to_exitcode(status)
+                    self.leave(code)
+        except ChildProcessError:
+            return
+
+    def leave(self, code: int) -> None:
+        """The command has ended."""
+        self.report(KILLED if code < 0 else EXITED, abs(code))
+
+    def obey(self, order: int) -> None:
+        """Pass a signal on to the command."""
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, order)
+
+    def end_all(self, woken: int) -> None:
+        """We alone are left: end the command and what it started, with a word first."""
+        for number in (self.farewell, signal.SIGCONT):
+            self.tell_all(number)
+        end = time.monotonic() + GRACE
+        while self.pid is not None and time.monotonic() < end:
+            if select.select([woken], [], [], end - time.monotonic())[0]:
+                os.read(woken, 4096)
+            self.look()
+        while self.tell_all(signal.SIGKILL) and time.monotonic() < end + GRACE:  # what one leaves behind is ours then
+            time.sleep(0.02)
+            self.look()
+
+    farewell = signal.SIGTERM
+
+    def tell_all(self, number: int) -> bool:
+        """A signal for the command and all below us; whether there was one."""
+        found = {*descendants(os.getpid()), *([] if self.pid is None else [self.pid])}
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+        return bool(found)
 
 
 # -------------------------------------------------------------- terminal ----
@@ -697,9 +931,6 @@ def is_typed(number: int) -> bool:
 #                    |              |
 #                    '-- leader -- the command, in a process group of its own
 
-FOREGROUND, BACKGROUND = 128, 129  # orders to the leader: go on, with the keys or without; smaller ones are signals
-STARTED, FAILED, STOPPED, EXITED, KILLED = range(5)  # reports of the leader, each with a number
-REPORT = struct.Struct("BB")
 ONLCR = termios.OPOST | termios.ONLCR  # a terminal turns \n into \r\n
 
 
@@ -708,7 +939,6 @@ class TerminalJob(Job):
 
     def __init__(self, command: list[str], environment: dict[bytes, bytes], patterns: Patterns) -> None:
         super().__init__(command, environment, patterns)
-        self.orders, self.leader_end = socket.socketpair()
         self.terminal = 0 if os.isatty(0) else open_terminal()  # where keys come from
         self.saved: list[Any] | None = None  # its modes, while its keys are ours
         self.keys = b""  # typed, not yet passed on
@@ -732,44 +962,14 @@ class TerminalJob(Job):
 
     def start(self, stdout: int, stderr: int) -> None:
         """Start the leader, which starts the command; raises CannotRun."""
+        self.catch(signal.SIGCHLD, action=reap)
+        self.catch(*(number for number in PASSED if number not in OF_TERMINAL), action=self.forward)
         self.catch(signal.SIGWINCH, action=wake_up)
         self.catch(signal.SIGCONT, action=self.note_continued)
-        self.catch(*FORWARDED, signal.SIGTSTP, action=self.forward)
         foreground = self.terminal is None or is_foreground(self.terminal)
-        if os.fork() == 0:
-            self.orders.close()
-            for output in self.outputs:
-                output.close()
-            Leader(self.leader_end, stdout, self.command, self.environment).lead(stderr, foreground)
-        self.leader_end.close()
-        kind, number = self.hear_report()
-        if kind == FAILED:
-            raise CannotRun(self.command, number)
+        self.start_keeper(Leader(self.keeper_end, self.command, self.environment), stdout, stderr, foreground)
         if foreground and self.wanted:
             self.take_keys()
-
-    # -- orders and reports
-
-    def order(self, number: int) -> None:
-        """Tell the leader: a signal for the command, or to let it go on."""
-        with contextlib.suppress(OSError):  # it has ended
-            self.orders.send(bytes([number]))
-
-    def hear_report(self) -> tuple[int, int]:
-        """What the leader reports next; raises AvaultError when somebody has killed it."""
-        try:
-            kind, number = REPORT.unpack(self.orders.recv(REPORT.size))
-        except (OSError, struct.error):
-            raise AvaultError("the leader of the command's session was killed", "the command got SIGHUP") from None
-        return kind, number
-
-    def hear(self) -> None:
-        """Do what a report asks for."""
-        kind, number = self.hear_report()
-        if kind == STOPPED:
-            self.stop(number)
-        else:
-            self.code = number if kind == EXITED else 128 + number
 
     # -- signals and jobs
 
@@ -784,8 +984,8 @@ class TerminalJob(Job):
     def wake(self) -> None:
         """See what woke us: the size of the terminal, `fg` or `bg`."""
         woken = os.read(self.woken, 4096)
-        if signal.SIGWINCH in woken:
-            self.resize()
+        if signal.SIGWINCH in woken and not self.resize():  # else the kernel tells the command
+            self.order(signal.SIGWINCH)
         if signal.SIGCONT in woken:
             self.go_on()
 
@@ -838,7 +1038,7 @@ class TerminalJob(Job):
         self.outputs[0].undoes_crlf = False
 
     def let_go(self) -> None:
-        """Give the keys back."""
+        """Give the keys back. The leader is given up with the terminal, as what the command leaves behind keeps both."""
         if self.terminal is not None and self.saved is not None:
             with contextlib.suppress(termios.error):  # it is gone
                 termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.saved)
@@ -863,12 +1063,10 @@ class TerminalJob(Job):
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """Keys and reports too, as long as the command runs; reports last, since `stop` takes its time."""
+        """Keys too, as long as the command runs."""
         readers = super().readers()
-        if self.code is None:
-            if self.terminal is not None and self.saved is not None and not self.keys:
-                readers[self.terminal] = self.read_keys
-            readers[self.orders.fileno()] = self.hear
+        if self.code is None and self.terminal is not None and self.saved is not None and not self.keys:
+            readers = {self.terminal: self.read_keys, **readers}
         return readers
 
     def writers(self) -> dict[int, Callable[[], object]]:
@@ -891,95 +1089,41 @@ class TerminalJob(Job):
         return went
 
 
-class Leader:
-    """The leader of the command's session, in a process of its own: the command's parent, at the orders of a TerminalJob."""
+class Leader(Keeper):
+    """The leader of the command's session."""
 
-    def __init__(self, orders: socket.socket, terminal: int, command: list[str], environment: dict[bytes, bytes]) -> None:
-        self.orders, self.terminal, self.command, self.environment = orders, terminal, command, environment
-        self.pid: int | None = None  # of the command, while it runs
+    farewell = signal.SIGHUP
 
-    def lead(self, stderr: int, foreground: bool) -> NoReturn:
-        """Start the command; serve until nobody gives orders any more."""
-        try:
-            os.setsid()
-            fcntl.ioctl(self.terminal, termios.TIOCSCTTY, 0)
-            woken, wake = os.pipe()
-            os.set_blocking(wake, False)
-            signal.set_wakeup_fd(wake)
-            for number in (*FORWARDED, signal.SIGTSTP, signal.SIGCONT):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    is_key = number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
-                    signal.signal(number, wake_up if is_key else signal.SIG_DFL)
-            signal.signal(signal.SIGCHLD, wake_up)
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])  # or we could not say whose the terminal is
-            if self.start(stderr, foreground):
-                if stderr != self.terminal:
-                    os.close(stderr)
-                self.serve(woken)
-        finally:
-            os._exit(0)
+    def prepare(self, terminal: int) -> None:
+        """Begin a session on the terminal."""
+        self.terminal = terminal
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])  # or we could not say whose the terminal is
 
-    def start(self, stderr: int, foreground: bool) -> bool:
-        """Start the command in a process group of its own; whether it could be."""
+    def action(self, number: int) -> Callable[..., None] | signal.Handlers:
+        """Keys are the command's affair; another signal is for us, as nobody else is in our process group."""
+        return wake_up if number in {*TYPED, signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT} else signal.SIG_DFL
 
-        def prepare() -> None:
-            allow_cores()
-            os.setpgid(0, 0)
-            if foreground:
-                os.tcsetpgrp(self.terminal, os.getpid())
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
+    def close(self, stdout: int, stderr: int) -> None:
+        """Close what only the command writes to."""
+        if stderr != self.terminal:
+            os.close(stderr)
 
-        try:
-            self.process = subprocess.Popen(  # kept, as its end would take the exit status
-                self.command,
-                executable=find_program(self.command[0], self.environment),
-                env=self.environment,
-                stdin=self.terminal if os.isatty(0) else None,
-                stdout=self.terminal,
-                stderr=stderr,
-                close_fds=False,
-                preexec_fn=prepare,  # noqa: PLW1509  there are no threads
-            )
-        except OSError as error:
-            self.report(FAILED, error.errno or 0)
-            return False
-        self.pid = self.process.pid
-        self.report(STARTED, 0)
-        return True
+    def enter(self, foreground: bool) -> None:
+        """Begin a process group of its own on the terminal."""
+        if os.isatty(0):
+            os.dup2(self.terminal, 0)
+        os.setpgid(0, 0)
+        if foreground:
+            os.tcsetpgrp(self.terminal, os.getpid())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
 
-    def report(self, kind: int, number: int) -> None:
-        """Tell what happened."""
-        with contextlib.suppress(OSError):  # nobody is there; `serve` will see it
-            self.orders.send(REPORT.pack(kind, number))
-
-    def serve(self, woken: int) -> None:
-        """Obey, and report, until the other side is gone; what it leaves behind stays in our session, and keeps us."""
-        while True:
-            orders_end = self.orders.fileno()
-            readable, _, _ = select.select([orders_end, woken], [], [])
-            if woken in readable:
-                os.read(woken, 4096)
-                self.look()
-            if orders_end in readable:
-                orders = self.orders.recv(64)
-                for order in orders or [signal.SIGHUP, signal.SIGCONT]:
-                    self.obey(order)
-                if not orders:
-                    return
-
-    def look(self) -> None:
-        """Report whether the command has stopped or ended."""
-        while self.pid is not None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
-            if not pid:
-                return
-            if os.WIFSTOPPED(status):
-                self.report(STOPPED, os.WSTOPSIG(status))
-                continue
-            self.pid, code = None, os.waitstatus_to_exitcode(status)
-            os.tcsetpgrp(self.terminal, os.getpgrp())  # the kernel's SIGHUP at our end is for us, not for what stays behind
-            self.report(KILLED if code < 0 else EXITED, abs(code))
-            os.close(self.terminal)  # the other side may then close it too, and that is the end of us
+    def leave(self, code: int) -> None:
+        """The command has ended: what it leaves behind stays in our session, and keeps us."""
+        os.tcsetpgrp(self.terminal, os.getpgrp())  # the kernel's SIGHUP at our end is for us, not for what stays behind
+        super().leave(code)
+        os.close(self.terminal)  # the other side may then close it too, and that is the end of us
 
     def obey(self, order: int) -> None:
         """Pass a signal on to the command and its process group, or let it go on."""
@@ -1016,6 +1160,8 @@ class OptionalDuration(click.Option):
     "run",
     option("--group", "groups", multiple=True),
     option("--only", multiple=True),
+    option("--as", "named", multiple=True),
+    option("--all", "everything", is_flag=True),
     option("--env-file"),
     option("--prefix", is_flag=True),
     lambda: OptionalDuration(["--wait"], is_flag=False, flag_value=""),
@@ -1029,6 +1175,8 @@ def cmd_run(
     terminal: Terminal,
     groups: tuple[str, ...],
     only: tuple[str, ...],
+    named: tuple[str, ...],
+    everything: bool,
     env_file: str | None,
     prefix: bool,
     wait: str | None,
@@ -1037,20 +1185,25 @@ def cmd_run(
     files: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
-    """usage: avault run [--group G]… [--only KEY,…] [--env-file F] [--prefix] [--wait [D]]
-                  [--no-mask] [--allow NAME]… [--as-file KEY]… [--] CMD…
+    """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
+                  [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
+                  [--as-file KEY]… [--] CMD…
 
-    Runs a command with secrets in its environment, over what is there: all of
-    them, or what --group, --only (KEY or GROUP/KEY) and --env-file choose. That
-    file has lines NAME=value; avault://GROUP/KEY in a value is replaced.
-    --prefix tells groups apart (DATABASE_PASSWORD). PATH, LD_*, BASH_ENV and
-    their like are refused without --allow NAME, in the file too.
+    Runs a command with secrets in its environment, over what is there: those
+    that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
+    has lines NAME=value; avault://GROUP/KEY in a value is replaced. Without any
+    of these: what avault.env in this directory names, by lines like
+    OPENAI_API_KEY=avault://openai/API_KEY; and without that file, or with --all,
+    all secrets, each by its key. --prefix tells groups apart (DATABASE_PASSWORD).
+    PATH, LD_*, BASH_ENV and their like are refused without --allow NAME, in
+    files too.
     --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
 
     What the command prints is masked, <avault:openai/API_KEY> in place of the
-    value, also in base64, hex, URL and JSON form; on a terminal it has one of
-    its own. That is best effort: it keeps a value out of a log or a chat, not
-    from a command that means to tell it. Values under 8 bytes are not masked.
+    value, for all secrets of the vault, also in base64, hex, URL, JSON form and
+    more; on a terminal it has one of its own. That is best effort: it keeps a
+    value out of a log or a chat, not from a command that means to tell it.
+    Values under 8 bytes are not masked. If avault is killed, the command ends.
     --no-mask executes the command in avault's place: nothing is in between.
 
     --as-file KEY puts the path of a file in memory into KEY_FILE, and KEY not
@@ -1060,36 +1213,44 @@ def cmd_run(
     executed, 127 it is not there.
 
       avault run -- my-agent --port 80
-      avault run --only API_KEY --wait 5m -- python3 agent.py
+      avault run --as OPENAI_API_KEY=openai/API_KEY --wait 5m -- python3 agent.py
       avault run --env-file .env -- docker compose up
       avault run --as-file tls/CERT -- sh -c 'openssl x509 -in "$CERT_FILE" -subject'
     """
     if not words:
         raise Usage("no command is named", "avault run -- my-agent")
     timeout = avault.parse_duration(wait or None)
+    names = [name for each in only for name in each.split(",")]
+    if everything and (groups or names or named):
+        raise Usage("--all excludes --group, --only and --as", "leave it out")
     variables = None if env_file is None else read_env_file(env_file)
+    if not (groups or names or named or everything) and variables is None:
+        variables = read_project_file()
+        if variables is not None:
+            given = (f"{name}={value.removeprefix('avault://')}" for name, value in variables.items())
+            say(f"{avault.PROJECT_FILE} gives {', '.join(given) or 'nothing'}")
     if wait is not None:
         avault.wait_open(terminal, timeout)
-    names = [name for each in only for name in each.split(",")]
     forbid_cores()
     injection = Injection()
-    if groups or names or variables is None:
-        injection.take(terminal, list(groups), names, prefix, list(allow))
+    if groups or names or named or everything or variables is None:
+        injection.take(terminal, list(groups), names, list(named), prefix, list(allow))
     if variables is not None:
         injection.set(terminal, variables, list(allow))
     for word in files:
         injection.move_to_file(terminal, word, prefix, list(allow))
     environment = injection.environment()
-    patterns = None if no_mask else Patterns.of(injection.secrets)
+    patterns = None if no_mask else Patterns.of(reveal_for_masks(terminal, injection.secrets))
     if not no_mask:
-        warn_of_short(injection.secrets)
+        warn_of_short(terminal, injection.secrets)
     if patterns is None:
         allow_cores()
         become(list(words), environment)
     return (TerminalJob if os.isatty(1) else Job)(list(words), environment, patterns).run()
 
 
-def warn_of_short(secrets: Secrets) -> None:
-    """Name the secrets that no mask can stand for."""
-    if short := sorted(place for place, values in secrets.items() if not all(any(forms(value)) for value in values)):
-        warn(f"too short to be masked (under {SHORTEST} bytes): {', '.join(short)}")
+def warn_of_short(terminal: Terminal, secrets: Secrets) -> None:
+    """Name the secrets that no mask can stand for, once each."""
+    short = sorted(place for place, values in secrets.items() if any(map(avault_forms.is_short, values)))
+    if untold := avault_forms.untold(terminal.places, "run", short):
+        warn(f"too short to be masked (under {SHORTEST} bytes): {', '.join(untold)}")

@@ -173,6 +173,26 @@ async def test_how_it_ends(vault: Machine) -> None:
             assert says in await tools.fail("run", **{"secrets": ["openai/API_KEY"], **arguments})
 
 
+async def test_values_that_were_not_chosen(vault: Machine, canary: Canary) -> None:
+    """The command asks the daemon by itself: no value of the vault comes back, chosen or not."""
+    vault("set", "door/PIN", input="7391746")
+    ways = (
+        (AVAULT, "get", "db/PASSWORD"),
+        (AVAULT, "get", "openai/API_KEY"),
+        (AVAULT, "export"),
+        ("sh", "-c", f"{AVAULT} get db/PASSWORD | base64 | cat"),
+        ("sh", "-c", f"(setsid {AVAULT} get db/PASSWORD > out &); while ! [ -s out ]; do sleep 0.1; done; cat out"),
+        (AVAULT, "get", "door/PIN"),
+    )
+    async with serve(vault) as tools:
+        for words in ways:
+            shown = (await tools.run(*words))["stdout"]
+            assert "<avault:" in shown and canary.mark not in shown and "7391746" not in shown, (words, shown)
+        assert (await tools.run("echo", "7391746", "739174612", "x7391746"))["stdout"] == "<avault:door/PIN> 739174612 x7391746\n"
+        listed = {tool.name: tool for tool in (await tools.client.list_tools()).tools}
+        assert "can ask the vault for other" in listed["avault_run"].description
+
+
 ENCODINGS = """
 import base64, json, os, sys, urllib.parse
 value = os.environ["API_KEY"].encode()

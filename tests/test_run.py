@@ -3,11 +3,14 @@
 import base64
 import contextlib
 import hashlib
+import html
 import itertools
 import json
 import os
+import quopri
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,12 +24,13 @@ import nostr_sdk
 import pytest
 from canary import Canary
 from harness import AVAULT, Machine, Screen, wait_until
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import avault
 
 avault.load_commands(["run"])
+import avault_forms  # noqa: E402
 import avault_run  # noqa: E402
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="this is Linux's")
@@ -110,13 +114,13 @@ def test_dangerous_names(vault: Machine, canary: Canary, mask: list[str]) -> Non
     assert environment(vault, "--allow", "NODE_OPTIONS", *mask)["NODE_OPTIONS"] == digest(canary.value)
 
 
-def test_nothing_but_the_chosen_is_asked_for(vault: Machine) -> None:
-    """The access log says what for."""
+def test_what_is_asked_for(vault: Machine) -> None:
+    """What was chosen, for the command; and all, for the masks. The access log says what for."""
     vault("run", "--only", "db/PASSWORD", "--", "true")
     lines = [json.loads(line) for line in (vault.own / "access.log").read_text().splitlines()]
     assert {(line["op"], line["for"], line["outcome"]) for line in lines[-2:]} == {
         ("export", "run", "ok"),
-        ("reveal", "run", "ok"),
+        ("reveal", "mask", "ok"),
     }
 
 
@@ -217,14 +221,114 @@ def test_json_errors_are_for_avault_only(vault: Machine) -> None:
     assert vault("run", "--json", "--", "no-such-command-anywhere", code=127).json["error"]["message"].startswith("cannot run")
 
 
-@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2"])
+@pytest.mark.parametrize(
+    "name", ["TERM", "INT", "HUP", "QUIT", "USR1", "WINCH", "CONT", "TSTP", "TTIN", "TTOU", "ALRM", "IO", "URG", "ABRT", "RTMIN"]
+)
 def test_signals_go_to_the_command(vault: Machine, name: str) -> None:
     script = f"trap 'echo got it; exit 7' {name}; echo ready; while :; do sleep 0.05; done"
-    running = vault.start("run", "--", "sh", "-c", script, input="")
+    running = vault.start("run", "--", "bash", "-c", script, input="")
     running.line("ready")
     running.process.send_signal(getattr(signal, f"SIG{name}"))
     done = running.wait()
     assert (done.returncode, done.stdout) == (7, "ready\ngot it")
+
+
+TREE = "import subprocess, sys; print(subprocess.Popen(['sleep', '99']).pid, flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize("how", ["avault run", "all of its processes"])
+def test_a_killed_run_ends_the_command(vault: Machine, how: str) -> None:
+    """Also one that ignores what it is told, and what it has started itself."""
+    script = f"trap '' TERM HUP; echo $$; {shlex.join([*PYTHON, TREE])}; sleep 98"
+    with subprocess.Popen(
+        [AVAULT, "run", "--", "bash", "-c", script], env=vault.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        pids = [int(process.stdout.readline()), int(process.stdout.readline())]
+        if how != "avault run":
+            pids = pids[:1]
+            os.kill(children(process.pid)[0], signal.SIGKILL)  # the keeper, as `pkill -9 avault` would
+        process.kill()
+        wait_until(lambda: not any(map(is_alive, pids)))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+@linux
+def test_orphans_are_taken_care_of(vault: Machine) -> None:
+    """As process 1 of a container must: nothing stays a zombie."""
+    running = vault.start("run", "--", "bash", "-c", 'setsid -f sh -c "sleep 0.1"; sleep 0.1; echo ready; read line', input="")
+    running.line("ready")
+    keeper = children(running.process.pid)[0]
+    wait_until(lambda: len(children(keeper)) <= 1)
+    running.wait()
+
+
+def test_the_path_is_searched_as_execvp_does(vault: Machine, tmp_path: Path) -> None:
+    """Past what is not a program; a script without a first line is sh's; and what is wrong is said."""
+    for name in ("locked", "first", "second"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "locked").chmod(0)
+    (tmp_path / "first" / "tool").write_text("not for execution")
+    (tmp_path / "second" / "tool").write_text("echo a script $1\n")
+    (tmp_path / "second" / "tool").chmod(0o755)
+    path = f"{tmp_path}/locked:{tmp_path}/none:{tmp_path}/first:{tmp_path}/second:{os.environ['PATH']}"
+    for mask in ([], ["--no-mask"]):
+        assert vault("run", *mask, "--", "tool", "here", PATH=path).stdout == "a script here\n"
+        short = path.replace(f"{tmp_path}/second:", "")
+        assert "Permission denied" in vault("run", *mask, "--", "tool", code=126, PATH=short).stderr
+        vault("run", *mask, "--", "no-such-tool", code=127, PATH=path)
+        said = vault("run", *mask, "--", "echo", "x" * 130_000, code=0).stdout
+        assert len(said) == 130_001
+    (tmp_path / "second" / "tool").write_text("#!/no/such/program\n")
+    assert "has to be there" in vault("run", "--", "tool", code=126, PATH=path).stderr
+
+
+def test_names_of_ones_own(vault: Machine, canary: Canary) -> None:
+    vault("set", "other/API_KEY", input=canary.new("other"))
+    refuse(vault, code=2, says="are both API_KEY", hint="--as OTHER_API_KEY=other/API_KEY")
+    for mask in ([], ["--no-mask"]):
+        found = environment(vault, *mask, "--as", "OTHER_KEY=other/API_KEY", "--as=OPENAI_API_KEY=openai/API_KEY")
+        assert found["OTHER_KEY"] == digest(canary.new("other")) and found["OPENAI_API_KEY"] == digest(canary.new("api_key"))
+        assert "API_KEY" not in found and "PASSWORD" not in found
+        assert environment(vault, *mask, "--group", "db", "--as", "OTHER_KEY=other/API_KEY").keys() >= {"OTHER_KEY", "PASSWORD"}
+        refuse(vault, *mask, "--as", "PATH=other/API_KEY", code=5, says="PATH would change")
+        refuse(vault, *mask, "--as", "KEY=other/NOTHING", code=4, says="no key NOTHING")
+        refuse(vault, *mask, "--as", "other/API_KEY", code=2, says="not NAME=GROUP/KEY")
+        refuse(vault, *mask, "--as", "K=db/PASSWORD", "--as", "K=other/API_KEY", code=2, says="K is named twice")
+    done = vault("export", "--as", "OTHER_KEY=other/API_KEY", secret=True)
+    assert done.stdout.startswith("OTHER_KEY=") and done.stdout.count("\n") == 1
+    lines = [json.loads(line) for line in (vault.own / "access.log").read_text().splitlines()]
+    assert lines[-1]["keys"] == ["OTHER_KEY=other/API_KEY"]
+
+
+def test_the_file_of_a_project(vault: Machine, canary: Canary, tmp_path: Path) -> None:
+    """avault.env chooses where nothing else does, and has no values of its own."""
+    (vault.top / "avault.env").write_text("# ours\nDB_PASS=avault://db/PASSWORD\n")
+    for mask in ([], ["--no-mask"]):
+        done = vault("run", *mask, "--", *PYTHON, DIGESTS)
+        assert done.json["DB_PASS"] == digest(canary.new("password")) and "API_KEY" not in done.json
+        assert done.stderr == "avault: avault.env gives DB_PASS=db/PASSWORD\n"
+        assert "DB_PASS" not in environment(vault, *mask, "--only", "API_KEY")
+        assert environment(vault, *mask, "--all").keys() >= {"API_KEY", "PASSWORD"}
+    refuse(vault, "--all", "--only", "API_KEY", code=2, says="--all excludes")
+    for text, code, says in (
+        ("A=value\n", 2, "A is no reference to a secret"),
+        ("A=x-avault://db/PASSWORD\n", 2, "A is no reference"),
+        ("LD_PRELOAD=avault://db/PASSWORD\n", 5, "LD_PRELOAD would change"),
+        ("A=avault://db/NOTHING\n", 4, "no key"),
+    ):
+        (vault.top / "avault.env").write_text(text)
+        refuse(vault, code=code, says=says)
+        refuse(vault, "--no-mask", code=code, says=says)
+    (vault.top / "avault.env").write_text("A=avault://db/PASSWORD\n")
+    (vault.top / "avault.env").chmod(0o666)
+    refuse(vault, code=5, says="others can write it", hint="--all")
 
 
 def test_ignored_signals_stay_ignored(vault: Machine) -> None:
@@ -599,11 +703,18 @@ PEM = (
     + "\n".join(hashlib.sha256(b"%d" % n).hexdigest() for n in range(3))
     + "\n-----END PRIVATE KEY-----\n"
 )
+
+
+def is_solid(value: str) -> bool:
+    """Whether enough of a value is left without what quoting and line breaks are made of."""
+    return len(avault_forms.solid(value.encode())) >= 8
+
+
 VALUES = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=4, max_size=80),
     st.text(st.sampled_from("abcXYZ019-_+/=.~ %&<>\"'\\"), min_size=8, max_size=200),
     st.just(PEM),
-).map(str.strip).filter(lambda value: len(value.encode()) >= 8)  # fmt: skip
+).map(lambda value: value.replace("\1", "").replace("\x1b", "").strip("\0\\'\" \t\n\r\v\f")).filter(is_solid)  # fmt: skip
 ENCODINGS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "on a terminal": lambda value: value.replace("\n", "\r\n"),
@@ -621,24 +732,50 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "base64": lambda value: base64.b64encode(value.encode()).decode(),
     "base64url": lambda value: base64.urlsafe_b64encode(value.encode()).decode().rstrip("="),
     "base64, in lines": lambda value: base64.encodebytes(value.encode()).decode(),
+    "base64 of base64": lambda value: base64.b64encode(base64.b64encode(value.encode())).decode(),
+    "JSON in JSON": lambda value: json.dumps(json.dumps(json.dumps(value))),
+    "JSON, escapes in upper case": lambda value: re.sub(r"(?<=\\u)....", lambda found: found[0].upper(), json.dumps(value)),
+    "repr": repr,
+    "repr of bytes": lambda value: repr(value.encode())[1:],
+    "quoted for a shell": shlex.quote,
+    "URL, twice": lambda value: urllib.parse.quote(urllib.parse.quote(value)),
+    "URL, each byte": lambda value: "".join(f"%{byte:02x}" for byte in value.encode()),
+    "HTML": html.escape,
+    "HTML, by numbers": lambda value: "".join(f"&#{ord(c)};" for c in value),
+    "hex with colons": lambda value: value.encode().hex(":"),
+    "hex in groups": lambda value: value.encode().hex(" ", 2),
+    "hex of C": lambda value: ", ".join(f"0x{byte:02x}" for byte in value.encode()),
+    "base32": lambda value: base64.b32encode(value.encode()).decode(),
+    "numbers": lambda value: json.dumps([*value.encode()]),
+    "quoted-printable": lambda value: quopri.encodestring(value.encode()).decode(),
+    "in lines of 20": lambda value: "\n    ".join(value[start : start + 20] for start in range(0, len(value), 20)),
+    "coloured": lambda value: "".join(f"\x1b[38;5;{n % 256}m{c}\x1b[0m" for n, c in enumerate(value) if c != "\x1b"),
+}
+
+
+AROUND = {  # what is no part of the value, less what quoting and line breaks are made of
+    "query": "a=b&key=%s",
+    "repr of bytes": "%s",
+    "HTML, by numbers": "(?:&#)?%s;?",
+    "URL, each byte": "%?%s",
+    "numbers": r"\[%s\]",
+    "base32": "%s[A-Z2-7]?=*",
+    "coloured": r"(?:\x1b\[[0-9;]*m)*%s(?:\x1b\[[0-9;]*m)*",
 }
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(value=VALUES, before=st.text(max_size=9), after=st.text(max_size=9), cuts=st.lists(st.integers(0, 999), max_size=5))
+@settings(max_examples=20, deadline=None)
 def test_encodings(encoding: str, value: str, before: str, after: str, cuts: list[int]) -> None:
+    if encoding == "quoted-printable" and re.search("[ \t]$", value, re.MULTILINE):
+        return  # it is encoded at the end of a line only
     patterns = avault_run.Patterns.of({"group/KEY": [value]})
     assert patterns
-    found = feed(patterns, f"{before}\0{ENCODINGS[encoding](value)}\0{after}".encode(), cuts)
-    around = {
-        "JSON": '"%s"',
-        "JSON in UTF-8": '"%s"',
-        "JSON, slashes escaped": '"%s"',
-        "query": "a=b&key=%s",
-        "base64, in lines": "%s\n",
-    }
-    left, _, right = around.get(encoding, "%s").partition("%s")
-    assert re.fullmatch(rf"{left}(<avault:group/KEY>)+{right}".encode(), found.split(b"\0")[before.count("\0") + 1])
+    found = feed(patterns, f"{before}\1{ENCODINGS[encoding](value)}\1{after}".encode(), cuts)
+    left, _, right = AROUND.get(encoding, "%s").partition("%s")
+    shown = avault_forms.solid(found.split(b"\1")[before.count("\1") + 1])
+    assert re.fullmatch(rf"{left}(<avault:group/KEY>)+{right}".encode(), shown), shown
 
 
 @given(VALUES, st.binary(max_size=20), st.binary(max_size=20), st.booleans(), st.lists(st.integers(0, 999), max_size=5))
@@ -689,6 +826,16 @@ TOOLS = {
     "export": "export -p",
     "set -x": 'set -x; : "$V"',
     "dd, in pieces": 'printf %s "$V" | dd bs=3 2>/dev/null',
+    "fold": 'echo "key: $V" | fold -w 10',
+    "grep in colour": 'echo "$V" | grep --color=always "${V:5:4}"',
+    "%q": 'printf %q "$V"',
+    "declare": "declare -p V",
+    "xxd": 'echo "the value: $V" | xxd',
+    "xxd -i": 'printf %s "$V" | xxd -i',
+    "hexdump": 'echo "the value: $V" | hexdump -C; echo "$V" | hexdump',
+    "od": 'echo "$V" | od -c; echo "$V" | od -tx1z; echo "$V" | od; echo "$V" | od -An -tx1',
+    "UTF-16": 'echo "$V" | iconv -t UTF-16',
+    "python": "python3 -c 'import os; v = os.environ[\"V\"]; print([v], v.encode())'",
 }
 
 
@@ -698,7 +845,7 @@ def test_tools(machine: Machine, canary: Canary, kind: str) -> None:
     machine.init_unproven()
     machine("set", "tool/V", input={"value": canary.value, "token": canary.new("x/y+z=" * 30)}[kind])
     for name, script in TOOLS.items():
-        if all(shutil.which(tool) for tool in ("jq", "node", "openssl", "xxd") if tool in script):
+        if all(shutil.which(tool) for tool in ("jq", "node", "openssl", "xxd", "hexdump", "iconv") if tool in script):
             done = machine("run", "--", "bash", "-c", script)
             assert "<avault:tool/V>" in done.stdout + done.stderr, name
 
@@ -710,7 +857,9 @@ def test_several_lines(machine: Machine, canary: Canary) -> None:
     machine("set", "tls/KEY", "--file", "/dev/stdin", input=pem)
     assert machine("run", "--", "sh", "-c", 'printf %s "$KEY"').stdout == "<avault:tls/KEY>\n"
     done = machine("run", "--", "sh", "-c", 'echo "$KEY" | sed "s/^/    /"')
-    assert done.stdout == "    -----BEGIN KEY-----\n" + 3 * "    <avault:tls/KEY>\n" + "    -----END KEY-----\n    \n"
+    assert done.stdout == "    <avault:tls/KEY>\n    \n"
+    done = machine("run", "--", "sh", "-c", 'echo "$KEY" | grep line')
+    assert done.stdout == 3 * "<avault:tls/KEY>\n"
     assert (
         machine("run", "--", *PYTHON, "import os, json; print(json.dumps(os.environ['KEY']))").stdout == '"<avault:tls/KEY>\\n"\n'
     )
@@ -737,8 +886,9 @@ def test_short_values_are_named_once(vault: Machine) -> None:
     done = vault("run", "--", "sh", "-c", "echo $PIN")
     assert done.stdout == "1234567\n"
     assert done.stderr == "avault: warning: too short to be masked (under 8 bytes): db/CODE, db/PIN\n"
-    assert vault("run", "--only", "API_KEY", "--", "true").stderr == ""
-    assert vault("run", "--no-mask", "--", "true").stderr == ""
+    assert vault("run", "--", "true").stderr == ""
+    vault("set", "db/NEW", input="new")
+    assert vault("run", "--", "true").stderr == "avault: warning: too short to be masked (under 8 bytes): db/NEW\n"
 
 
 def test_split_over_writes(vault: Machine) -> None:
