@@ -29,7 +29,10 @@ from hostile import READS, WRITES, faults, frame, message
 directory, mark, report = sys.argv[1:4]
 counts = dict.fromkeys(("inputs", "frames", "answers"), 0)
 os.fsync = lambda fd: None
-avault.AccessLog.LIMIT = 1 << 15  # to look through it takes the time that it is long
+avault.AccessLog.FILES = (
+    ("access.log", 1 << 15, 4),
+    ("refused.log", 1 << 15, 1),
+)  # to look through it takes the time that it is long
 
 
 class Bytes:
@@ -91,7 +94,7 @@ class Target:
         content, _ = avault.read_unlock(self.places)
         keys = avault.parse_keys(sys.stdin.read())
         self.store = avault.Store.load(self.places, keys, content)
-        self.keyholder.begin(self.store, "fuzz")
+        self.keyholder.begin(self.store, "fuzz", is_new=True)
         self.keyholder.content = content
         self.log = self.keyholder.log
         Path(self.places.own("copy.enc")).write_bytes(Path(self.places.file("avault.enc")).read_bytes())
