@@ -6556,6 +6556,7 @@ class Waiting:
         self.begun = time.monotonic()
         self.is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self.ended = threading.Event()
+        self.pen = threading.Lock()  # of who writes to the terminal
         self.drawing = threading.Thread(target=self.draw, daemon=True)
 
     def __enter__(self) -> Self:
@@ -6569,14 +6570,15 @@ class Waiting:
     def draw(self) -> None:
         """Keep the line on the terminal until it is ended, cut to the width: what is longer would go on to a new line."""
         while not self.ended.wait(0.25):
-            state = self.describe()
-            if state and self.is_terminal:
-                minutes, seconds = divmod(int(time.monotonic() - self.begun), 60)
-                clock = f", {minutes}:{seconds:02}"
-                sys.stderr.write(f"\r\x1b[K{state[: max(terminal_width() - 1 - len(clock), 0)]}{clock}")
-                sys.stderr.flush()
-            elif state and not self.is_connected():
-                self.say_once(state)
+            with self.pen:
+                state = self.describe()
+                if state and self.is_terminal:
+                    minutes, seconds = divmod(int(time.monotonic() - self.begun), 60)
+                    clock = f", {minutes}:{seconds:02}"
+                    sys.stderr.write(f"\r\x1b[K{state[: max(terminal_width() - 1 - len(clock), 0)]}{clock}")
+                    sys.stderr.flush()
+                elif state and not self.is_connected():
+                    self.say_once(state)
         if self.progress and self.is_terminal:
             sys.stderr.write("\r\x1b[K")
 
@@ -6597,9 +6599,13 @@ class Waiting:
         return "no relay is connected; trying again"
 
     def __call__(self, progress: dict[str, Any]) -> None:
-        self.progress = progress
-        waiting = progress["waiting"] or {}
-        if self.is_connected():
+        with self.pen:
+            self.progress = progress
+            self.tell(progress, progress["waiting"] or {})
+
+    def tell(self, progress: dict[str, Any], waiting: dict[str, Any]) -> None:
+        """Say what is new in what the daemon has told."""
+        if self.is_connected() and waiting:
             self.say_once(
                 f"asking the phone, code {progress['code']}; open the signer app and approve there, or see: avault status"
             )
