@@ -39,6 +39,7 @@ The regions, in order; each calls only what stands above it:
     keyholder    the process that holds the secrets
     requests     what a client may ask of an open vault
     pairing      its talks with operator and signer: init, pair, recover, drill
+    asking       the question to the operator: who waits for it, and when it may be put again
     guard        the keyholder as the supervisor sees it
     supervisor   the process that owns the socket
     start        from a command to a daemon
@@ -1390,7 +1391,7 @@ REPAIRS = {
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "nsec": SEALED,
-    "unlock": {**SEALED, "proven": (str, type(None))},
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
     "pairing": {
         "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
         "approves_by_itself": (bool, type(None)),
@@ -1402,6 +1403,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
+    "pauses": {"in_vain": int, "refused": bool, "last": int},
 }  # fmt: skip
 
 
@@ -1637,7 +1639,7 @@ def clean_directory(path: str) -> None:
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json", "offered.json", "keychain.json",
-    "recovery.json", "log.json",
+    "recovery.json", "log.json", "pauses.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 
@@ -1837,6 +1839,7 @@ class Store:
         self.trouble: AvaultError | None = None
         self.kept = ""  # the hash of the avault.enc whose content is in unsaved.enc
         self.warning = self.written = ""  # `written`: the hash of what this process last wrote, or meant to
+        self.rollback = ""  # what was accepted, although the pin speaks against it
         self.writing, self.counted = False, 0  # `counted`: the last count of a write of ours that anybody may have seen
         self.amid_git = False  # whether the last write was made in the middle of a rebase or the like, whose end may undo it
         path = places.own("offered.json")  # the highest count under which this machine has given a merge to git
@@ -1889,6 +1892,7 @@ class Store:
             store.replace(draft, store.digest)
         elif not pin or pin["hash"] != store.digest:
             store.pin()
+        store.rollback = refusal or ""
         if not pin:
             store.warning = "no pin.json: whether this is an older copy of the vault could not be seen"
         return store
@@ -2710,6 +2714,12 @@ class Connection:
                     raise AvaultError.from_dict(answer)
         except OSError:
             pass
+        except KeyboardInterrupt:
+            try:
+                self.fast.send("{}")  # who gives up says so; who is killed cannot
+            except OSError:
+                pass
+            raise
         if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore"):
             raise AvaultError("the daemon went away; unknown whether it was written", "look with: avault list")
         raise Interrupted("the daemon went away before it answered", "see: avault status")
@@ -2734,7 +2744,7 @@ def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
         try:
             return connection.request(op, **fields)
         except Interrupted:
-            if attempt == 2 or op in SESSIONS:
+            if attempt == 2 or op in SESSIONS - {"open"}:
                 raise
         finally:
             connection.close()
@@ -2767,6 +2777,7 @@ FRESH_EVENT_LATER = 300.0
 JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
 STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
 NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
 SIGNER_WAITS = 55.0  # seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
 NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")  # nobody was asked
 NOT_PAIRED = (
@@ -2950,6 +2961,7 @@ class Request:
         self.begin_plan()
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.refusal: asyncio.TimerHandle | None = None
+        self.is_told_by_content = False
 
     def renew(self) -> None:
         """Take another id, as a signer that has answered one ignores it from then on; what answers an old one still counts."""
@@ -3003,6 +3015,7 @@ class RemoteSigner:
         self.since, self.requests = time.time(), 0
         self.is_urged = False
         self.is_attended = True  # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
+        self.is_resting = False  # it listens for an answer, and sends nothing
         self.strangers = 0
         self.network = network()
         self.error: str | None = None
@@ -3098,7 +3111,14 @@ class RemoteSigner:
             self.note_echo(author, is_old_form)
             return
         request = self.pending
-        if not request or message.get("id") not in request.ids or request.answer.done():
+        if not request or request.answer.done():
+            return
+        if message.get("id") not in request.ids:
+            if request.is_told_by_content and author == self.signer and isinstance(result, str) and not error and not is_old_form:
+                try:
+                    request.answer.set_result(request.accept(result))
+                except AvaultError:
+                    pass  # the answer to something else
             return
         if author != self.signer:  # whoever it is has our question's id from the signer
             if result == "auth_url":
@@ -3258,17 +3278,34 @@ class RemoteSigner:
             await asyncio.wait([self.greeted], timeout=1.0)
         return self.greeted.result()
 
-    async def request(self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool = True) -> Any:
+    def rest(self) -> None:
+        """Send nothing any more, and go on listening for the answer."""
+        self.is_resting = True
+
+    def wake(self, anew: bool, at_once: bool) -> None:
+        """Go on asking: after a rest at once, `anew` under another id, as a signer may have done with the one before."""
+        if self.is_resting and anew and self.pending:
+            self.pending.renew()
+        if self.is_resting or at_once:
+            self.ask_again()
+        self.is_resting = False
+
+    async def request(
+        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool = True, is_told_by_content: bool = False
+    ) -> Any:
         """Ask the signer, until it answers; what `accept` makes of the result.
 
         `accept` raises AvaultError for a result that is not the answer: the wait
         goes on. A refusal raises Denied. Silence never ends it; the caller may.
         The same event is sent again at first, then fresh ones with the same
         request id. For what no person is asked (not `patient`) it is sent more often.
+        Where the answer `is_told_by_content`, one to a request of an earlier process
+        is taken too: it is on nobody's phone twice, and opens nothing else.
         """
         if self.rival:
             raise self.rival
         request = self.pending = Request(method, params, accept, patient)
+        request.is_told_by_content = is_told_by_content
         self.asked_at = time.monotonic()
         self.accepted_id = ""
         self.accepted_at: float | None = None  # when a relay first took the request of that id
@@ -3279,9 +3316,12 @@ class RemoteSigner:
         try:
             while not request.answer.done():
                 self.look_at_network()
-                sending = self.attend(request, sending, self.look_at_relays())
+                anew = self.look_at_relays()
+                if not self.is_resting:
+                    sending = self.attend(request, sending, anew)
                 for url, relay in self.pool.items():
-                    if self.relays[url]["connected"] and url not in sending.said and url not in busy:
+                    is_free = self.relays[url]["connected"] and url not in sending.said and url not in busy
+                    if is_free and not self.is_resting:
                         busy.add(url)
                         spawn(self.tasks, self.publish(url, relay, sending, busy))
                 quick = time.monotonic() - self.asked_at < 5 and not sending.said
@@ -3392,10 +3432,8 @@ class Phone:
                 "put the right directory back, or: avault pair --replace",
             )
         params = [pairing.agent, content["envelope"]]
-        keys = await self.signer.request("nip44_decrypt", params, lambda result: open_nsec(content, result))
-        if self.signer.answered_in is not None and self.signer.answered_in < NOBODY_ASKED:
-            pairing.by_itself = True
-        return keys
+        accept = lambda result: open_nsec(content, result)  # noqa: E731
+        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
 
 
 class Keychain:
@@ -3886,11 +3924,17 @@ class Keyholder:
         self.proven: str | None = None
         self.since = time.time()
         self.warnings: dict[str, str] = {}
+        self.quick = 0  # approvals in a row that came faster than a person reads
         self.unlocking: asyncio.Task[None] | None = None
         self.turning = asyncio.Lock()  # of the ratchet: unlock.json is written by one at a time
         self.is_attended = True  # somebody waits for the key, and not only `daemon start`
+        self.is_asked = False  # somebody waits for the key: ask for it; else listen for what comes late
+        self.accept_rollback = False  # what they wish
+        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.is_out = False  # the phone may have the question
         self.talking = False  # with the operator, about a pairing
-        self.resume = False  # asking for the key, once the talk is over
+        self.resume = False  # obtaining the key, once the talk is over
+        self.serving = asyncio.Lock()
         self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
         self.writer: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -3992,18 +4036,7 @@ class Keyholder:
         if message["do"] == "connection" and fd is not None:
             spawn(self.tasks, self.take_over(fd, message["frame"]))
         elif message["do"] == "unlock":
-            if not self.talking and not self.unlocking and not self.store:
-                unlock = self.unlock(bool(message.get("accept_rollback")), fd, bool(message.get("keychain")))
-                self.unlocking = asyncio.get_running_loop().create_task(unlock)
-                self.is_attended = not message.get("unattended")
-            else:
-                self.resume = self.talking
-                self.is_attended = self.is_attended or not message.get("unattended")
-                if self.signer and self.unlocking:
-                    self.signer.is_attended = self.is_attended
-                    self.signer.ask_again()
-                if fd is not None:
-                    os.close(fd)
+            self.ask(message, fd)
         elif message["do"] == "keychain" and fd is not None:
             spawn(self.tasks, self.fill_keychain(fd, message["helper"], message["caller"]))
         elif message["do"] == "ask" and self.signer:
@@ -4011,7 +4044,7 @@ class Keyholder:
         elif message["do"] == "look":
             spawn(self.tasks, self.look())
         elif message["do"] == "rest":
-            self.resume = False
+            self.rest(message["opens_for"])
         elif message["do"] == "limit":
             self.limit(message)
         elif message["do"] == "lock":
@@ -4045,10 +4078,16 @@ class Keyholder:
             warnings.pop("ntp", None)  # of use only while an answer does not come
         if signer and signer.clock:
             warnings["clock"] = signer.clock
+        if store and store.rollback:
+            warnings["rollback"] = (
+                f"ROLLED BACK, as --accept-rollback was given: {store.rollback}; what was written since is missing"
+            )
         if self.pairing and self.pairing.by_itself:
-            warnings["signer"] = "the signer approves by itself: nobody was asked. See: avault pair --replace"
+            warnings["signer"] = "the signer approves by itself, as the drill showed: change its setting, then: avault drill"
+        is_waiting = signer and (self.is_asked or self.talking or not self.unlocking)
         report = {
-            "state": "unlocked" if store else "waiting" if signer else "locked",
+            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
+            "listening": bool(signer and not store and not is_waiting),
             "since": render_time(self.since),
             "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
             "agent_npub": self.content.get("agent"),
@@ -4060,7 +4099,7 @@ class Keyholder:
             "proven": bool(self.proven),
             "signer_approves_by_itself": self.pairing.by_itself if self.pairing else None,
             "relays": list(signer.relays.values()) if signer else self.relays,
-            "waiting": signer.describe() if signer else None,
+            "waiting": signer.describe() if signer and is_waiting else None,
             "warnings": list(warnings.values()),
             "talking": self.talking,
             "unsaved": "unsaved" in self.warnings,
@@ -4117,10 +4156,50 @@ class Keyholder:
 
     def settle(self) -> None:
         """A session's work is done: without a vault and without a task to get one, there is nothing to stay for."""
-        if not self.store and not self.unlocking and not self.talking:
+        converse = any(session.task and session.is_conversation for session in self.sessions)
+        if not self.store and not self.unlocking and not self.talking and not converse:
             self.ended.set()
 
     # -- getting the key
+
+    def ask(self, message: dict[str, Any], fd: int | None) -> None:
+        """Obtain the key: begin with it, or go on with the question that the phone may have."""
+        others = self.is_asked and self.is_attended
+        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
+        self.is_attended = others or not message.get("unattended")
+        if not self.talking and not self.unlocking and not self.store:
+            self.begin_unlock(fd, bool(message.get("keychain")))
+            return
+        self.resume = self.talking
+        if self.signer and self.unlocking:
+            self.signer.is_attended = self.is_attended
+            self.signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
+            self.report()
+        if fd is not None:
+            os.close(fd)
+
+    def rest(self, opens_for: float) -> None:
+        """Nobody waits any more: ask no more, and listen for what the phone may yet say, if it can have the question.
+
+        For so many seconds a late answer still opens the vault. Then, and always, it turns the ratchet.
+        """
+        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
+        self.note_question()
+        if self.talking:
+            self.resume = self.is_out
+        elif self.is_out and self.signer and self.unlocking:
+            self.signer.rest()
+            self.report()
+        elif not self.store:
+            self.ended.set()
+
+    def note_question(self) -> None:
+        """Note whether the phone may have the question for the key."""
+        self.is_out = self.is_out or bool(self.unlocking and self.signer and self.signer.requests)
+
+    def begin_unlock(self, fd: int | None = None, by_keychain: bool = False) -> None:
+        """Begin to obtain the key; or only to listen for it, where nobody waits."""
+        self.unlocking = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
 
     async def fill_keychain(self, fd: int, pid: int, caller: dict[str, Any]) -> None:
         """If the phone agrees, seal the agent's key once more: what opens that goes to the keychain's process `pid` alone."""
@@ -4155,7 +4234,7 @@ class Keyholder:
                 if helper:
                     helper.close()
 
-    async def unlock(self, accept_rollback: bool, fd: int | None, by_keychain: bool = False) -> None:
+    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
         """Obtain the key through a pipe, from NOSTR_NSEC or the keychain, or by the phone; and open the vault."""
         try:
             self.content, _ = read_unlock(self.places)
@@ -4164,11 +4243,11 @@ class Keyholder:
                 with open(fd, "rb") as pipe:
                     given = await asyncio.to_thread(pipe.read)
                 if not by_keychain:
-                    await self.open(GivenKey(given.decode(errors="replace")), accept_rollback)
+                    await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
                     return
                 try:
                     self.warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
-                    await self.open(Keychain(self.places, given), accept_rollback)
+                    await self.open(Keychain(self.places, given), self.accept_rollback)
                     return
                 except Unavailable as error:
                     self.warnings["keychain"] = f"the keychain did not open the vault, so the phone is asked: {error.message}"
@@ -4179,7 +4258,16 @@ class Keyholder:
                 signer.is_attended = self.is_attended
                 if is_clock_unsynchronised():
                     self.warnings["ntp"] = "nothing keeps this machine's clock right (NTP): if no request arrives, look there"
-                await self.open(Phone(pairing, signer), accept_rollback)
+                signer.is_resting = not self.is_asked
+                phone = Phone(pairing, signer)
+                keys, own = await self.obtain(phone)
+                if not self.is_asked and uptime() >= self.opens_until:
+                    self.proven = render_time(time.time())
+                    await self.turn_ratchet(keys, also_recovery=not own)
+                    raise Locked(
+                        "the phone approved when nobody waited any more: nothing was opened", "ask again with: avault unlock"
+                    )
+                await self.serve(phone, keys, own, self.accept_rollback)
         except Exception as error:
             if not self.store:
                 self.control.send({"failed": complain(error).to_dict()["error"]})
@@ -4203,7 +4291,12 @@ class Keyholder:
         return Connected(self, remote)
 
     async def open(self, custody: GivenKey | Keychain | Phone, accept_rollback: bool = False) -> None:
-        """Obtain the key and serve the vault. Whatever the vault says, the answer must open nothing tomorrow."""
+        """Obtain the key and serve the vault."""
+        keys, own = await self.obtain(custody)
+        await self.serve(custody, keys, own, accept_rollback)
+
+    async def obtain(self, custody: GivenKey | Keychain | Phone) -> tuple[nostr_sdk.Keys, bool]:
+        """The agent's key, and whether it was this machine's own envelope that gave it; raises AvaultError."""
         self.content, own = read_unlock(self.places)
         keys = await custody.obtain(self.content)
         # The envelope binds agent and operator: before anything is sealed for an operator, it must be the one.
@@ -4214,7 +4307,24 @@ class Keyholder:
             raise Tampered(
                 "the vault's files name another operator than they were made for", "take them from git history"
             ) from None
-        self.proven = render_time(time.time()) if custody.proves else self.content.get("proven")
+        return keys, own
+
+    async def serve(self, custody: GivenKey | Keychain | Phone, keys: nostr_sdk.Keys, own: bool, accept_rollback: bool) -> None:
+        """Serve the vault with its key, if nobody does yet. Whatever the vault says, the answer must open nothing tomorrow."""
+        async with self.serving:
+            await self.load(custody, keys, own, accept_rollback)
+        if self.unlocking and self.unlocking is not asyncio.current_task():
+            self.unlocking.cancel()  # it waits for a key that is here
+
+    async def load(self, custody: GivenKey | Keychain | Phone, keys: nostr_sdk.Keys, own: bool, accept_rollback: bool) -> None:
+        """Load the vault and turn the ratchet; only the ratchet where the vault is loaded."""
+        if custody.proves or not self.store:
+            self.proven = render_time(time.time()) if custody.proves else self.content.get("proven")
+        if isinstance(custody, Phone):
+            self.note_quickness(custody.signer.answered_in)
+        if self.store:
+            await self.turn_ratchet(keys, also_recovery=False)
+            return
         loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
         try:
             store = await loading
@@ -4233,12 +4343,26 @@ class Keyholder:
         self.note_hints()
         self.report()
 
+    def note_quickness(self, seconds: float | None) -> None:
+        """Remark on an approval that came faster than a person reads; what the app does is known from the drill alone."""
+        self.quick = self.content.get("quick", 0) + 1 if seconds is not None and seconds < NOBODY_ASKED else 0
+        self.warnings.pop("quick", None)
+        if self.quick >= QUICK_IN_A_ROW:
+            self.warnings["quick"] = (
+                f"{self.quick} approvals in a row came within {NOBODY_ASKED} s: see whether the app asks: avault drill"
+            )
+        elif self.quick:
+            self.warnings["quick"] = (
+                f"approved within {seconds:.1f} s; if that was not you, see whether the app asks: avault drill"
+            )
+
     def begin(self, store: Store, custody: str, is_new: bool) -> None:
         """Serve a vault from now on, opened by this custody; raises AvaultError if the access log cannot be written.
 
         Only one that `is_new` on this machine may be without bounds of an earlier log.
         """
         log = AccessLog(self.places.state, store.keys, is_new)
+        custody += ", rollback accepted" if store.rollback else ""
         log.write(
             {"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
         )
@@ -4260,7 +4384,7 @@ class Keyholder:
             if also_recovery:
                 recovery = seal_nsec(keys, identity, operator, name, self.host)
                 write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
-            fresh = {**seal_nsec(keys, identity, operator, name, self.host), "proven": self.proven}
+            fresh = {**seal_nsec(keys, identity, operator, name, self.host), "proven": self.proven, "quick": self.quick}
             write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
             return fresh
 
@@ -4378,6 +4502,10 @@ class Keyholder:
 
     async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
         """A request that talks with the operator; one at a time, with an end."""
+        if request["op"] == "open":  # it asks nobody: any number at once
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame()
+            return await self.talks["open"](self, session, request, private)
         if self.talking:
             raise Usage("another pairing is under way", "let it end first, or stop it with: avault lock")
         self.talking = True
@@ -4398,11 +4526,12 @@ class Keyholder:
             self.talking = False
             self.report()
             if self.resume and not self.store and not self.unlocking:
-                self.unlocking = asyncio.get_running_loop().create_task(self.unlock(False, None))
+                self.begin_unlock()
             self.resume = False
 
     def pause(self) -> None:
         """Stop asking for the key until the talk is over: the phone is asked one thing at a time."""
+        self.note_question()
         if self.unlocking:
             self.unlocking.cancel()
             self.unlocking, self.resume = None, True
@@ -4751,7 +4880,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
         if operator == agent:
             raise Usage("the signer holds the agent's own key", "choose the operator's account in the signer")
     vault = Vault(identity, agent, operator, name)
-    keyholder.content = {**seal_nsec(keys, identity, operator, name, host), "proven": None}
+    keyholder.content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
 
     def write(path: str, data: bytes) -> None:
         write_file(path, data)
@@ -4891,15 +5020,20 @@ async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept
 
 async def ask_for_proof(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool) -> None:
     """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
-    session.send({"progress": "approve", "sentence": f"unlock {keyholder.content['name']}"})
+    store = keyholder.store
+    content = keyholder.content
+    if store:  # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it was
+        content = seal_nsec(store.keys, store.vault.identity, store.vault.operator, store.vault.name, keyholder.host)
+    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
+    session.send({"progress": "approve", "sentence": sentence})
     async with keyholder.connected(pairing, pairing.signer, session) as signer:
         phone = Phone(pairing, signer)
-        if not keyholder.store:
+        if not store:
             await keyholder.open(phone, accept_rollback)
         else:
-            keys, vault = keyholder.store.keys, keyholder.store.vault
-            # An envelope for this once, which is on no disk: until the phone has opened it, all stays as it was.
-            await phone.obtain(seal_nsec(keys, vault.identity, vault.operator, vault.name, keyholder.host))
+            keys = store.keys
+            await phone.obtain(content)
+            keyholder.note_quickness(signer.answered_in)
             keyholder.proven = render_time(time.time())
             await keyholder.turn_ratchet(keys, also_recovery=False)
             keyholder.keep_pairing(pairing)
@@ -4910,7 +5044,6 @@ async def ask_for_proof(keyholder: Keyholder, session: Session, pairing: Pairing
 async def talk_open(keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]) -> dict[str, Any]:
     """Open the vault with NOSTR_NSEC."""
     if not keyholder.store:
-        keyholder.pause()
         await keyholder.open(GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback")))
     return {"ok": True}
 
@@ -4919,7 +5052,8 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
     """Ask for something that the operator is to reject: an app that approves by itself cannot."""
     pairing, store = keyholder.find_pairing(), keyholder.store
     if not pairing or not store:
-        raise Locked("the drill needs a paired, open vault", "pair it with: avault pair")
+        is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
+        raise Locked("the drill needs a paired, open vault", "first: avault unlock" if is_paired else "pair it with: avault pair")
     token, vault = secrets.token_hex(32), store.vault
     envelope = make_envelope(
         store.keys, vault.operator, "a drill: REJECT this one", "avault: this is a drill. REJECT this one.", token
@@ -4935,6 +5069,9 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
             refused = True
     pairing.by_itself = not refused
     keyholder.keep_pairing(pairing)
+    keyholder.quick = 0
+    keyholder.warnings.pop("quick", None)
+    await keyholder.turn_ratchet(store.keys, also_recovery=False)
     keyholder.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 
@@ -4961,8 +5098,171 @@ def main_keyholder(argv: list[str]) -> NoReturn:
         os._exit(code)
 
 
+# ---------------------------------------------------------------- asking ----
+# The question to the operator, as the supervisor sees it: who waits for the
+# answer, and when it may be put again. The keyholder carries it out.
+
+TOGETHER = 600.0  # seconds for which it is one question, whoever asks again, and for which a caller that died is remembered
+PAUSES = {  # seconds for which callers that ask on their own leave the phone alone, after one question in vain, two, …
+    "unanswered": (60, 300, 900, 3600),
+    "refused": (900, 3600, 14400),
+}
+
+
+class Caller:
+    """Somebody who wants the vault open, and waits for it.
+
+    A `person` typed it; others ask on their own, and are restrained by pauses,
+    except for a daemon that starts. With `stay` the daemon goes on
+    asking for so many seconds after the question began, with or without the
+    caller. `has_died` is true once its connection ended without a word.
+    """
+
+    def __init__(
+        self,
+        timeout: float | None,
+        accept_rollback: bool = False,
+        person: bool = False,
+        stay: float | None = None,
+        is_restrained: bool = True,
+        is_attended: bool = True,
+    ) -> None:
+        self.timeout, self.accept_rollback, self.person, self.stay = timeout, accept_rollback, person, stay
+        self.is_restrained = is_restrained and not person
+        self.is_attended = is_attended  # somebody is to hear of a refusal that nobody can have given
+        self.since, self.has_died = uptime(), False
+
+
+class Pauses:
+    """How long callers that ask on their own leave the phone alone: pauses.json, which the daemon alone writes.
+
+    Each question in vain makes the next pause longer. A person who asks, and an
+    unlock, end them.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.path = places.own("pauses.json")
+
+    def read(self) -> dict[str, Any]:
+        """How many questions were in vain, whether the last was refused, and when; what cannot be read counts as none."""
+        try:
+            return decode_file("pauses", read_file(self.path), self.path)
+        except AvaultError:
+            return {"in_vain": 0, "refused": False, "last": 0}
+
+    def end(self) -> float | None:
+        """When the pause ends, in Unix seconds; None where there is none. A clock that went back makes none longer."""
+        found, now = self.read(), time.time()
+        if found["in_vain"] < 1 or found["last"] > now:
+            return None
+        steps = PAUSES["refused" if found["refused"] else "unanswered"]
+        end = float(found["last"] + steps[min(found["in_vain"], len(steps)) - 1])
+        return end if end > now else None
+
+    def check(self) -> None:
+        """Raise Denied after a refusal, TimedOut where nobody answered, while the pause lasts."""
+        if (end := self.end()) is None:
+            return
+        found = self.read()
+        when = f"programs may ask again at {render_time(end)}, a person in a terminal at once: avault unlock"
+        if found["refused"]:
+            raise Denied(f"the operator refused at {render_time(found['last'])}, and the phone is left alone", when)
+        raise TimedOut(f"nobody had answered by {render_time(found['last'])}, and the phone is left alone", when)
+
+    def note(self, refused: bool) -> None:
+        """A question was in vain."""
+        content = {"in_vain": self.read()["in_vain"] + 1, "refused": refused, "last": int(time.time())}
+        try:
+            write_file(self.path, encode_file("pauses", content))
+        except AvaultError:
+            pass  # a disk that is full keeps nobody from asking
+
+    def clear(self) -> None:
+        """Forget what was in vain."""
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass
+
+
+class Question:
+    """The one question that the operator has at a time: all states of an unlock.
+
+                  somebody asks                       the phone approves
+        at rest ─────────────────────► asked ──────────────────────────────────► open
+          ▲ ▲                          │   ▲                                       ▲
+          │ └──── the phone refuses ───┤   │ somebody asks: within ten             │ the phone approves, and a
+          │                            │   │ minutes the same question             │ caller that died had asked
+          │    nobody waits any more   ▼   │                                       │ within ten minutes
+          │                          listening ────────────────────────────────────┘
+          │                            │
+          └────────────────────────────┘
+            the phone refuses; or it approves: then the ratchet turns, and nothing is opened
+
+    While it is asked, the keyholder sends the request again and again; while it
+    listens, it sends nothing (`rest`). What all callers share is one wish: one
+    that accepts an older vault is not answered by a question without that.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.pauses = Pauses(places)
+        self.callers: set[Caller] = set()
+        self.accepts_rollback = False
+        self.begun: float | None = None  # uptime of the first asking
+        self.wanted_until = 0.0  # uptime until which a late answer opens the vault
+
+    def join(self, caller: Caller, asks_phone: bool) -> bool:
+        """Take in a caller, and say whether that begins another question; raises Unavailable, and what a pause says."""
+        if self.callers and caller.accept_rollback != self.accepts_rollback:
+            asked = "with --accept-rollback" if self.accepts_rollback else "without --accept-rollback"
+            raise Unavailable(
+                f"the phone is being asked {asked}, and both cannot share the answer", "end that first: avault lock"
+            )
+        if caller.person:
+            self.pauses.clear()
+        elif asks_phone and caller.is_restrained and not self.callers:
+            self.pauses.check()
+        is_new = self.begun is None or (not self.callers and uptime() - self.begun >= TOGETHER)
+        if is_new:
+            self.begun, self.wanted_until = uptime(), 0.0
+        self.callers.add(caller)
+        self.accepts_rollback = caller.accept_rollback
+        return is_new
+
+    def patience(self, caller: Caller) -> float | None:
+        """For how many seconds a caller may wait; None for ever."""
+        if caller.stay is None:
+            return caller.timeout
+        left = max((self.begun or uptime()) + caller.stay - uptime(), 0.0)
+        return left if caller.timeout is None else min(left, caller.timeout)
+
+    def leave(self, caller: Caller) -> None:
+        """A caller waits no more."""
+        if caller in self.callers and caller.has_died and not caller.accept_rollback:
+            self.wanted_until = max(self.wanted_until, caller.since + TOGETHER)
+        self.callers.discard(caller)
+        if not self.callers and self.begun is not None and uptime() - self.begun >= TOGETHER - 1:
+            self.close(refused=False)
+
+    def give_up(self) -> None:
+        """Nobody waits any more, nor wants what comes late."""
+        self.callers.clear()
+        self.wanted_until = 0.0
+
+    def close(self, refused: bool) -> None:
+        """It was in vain: the next one is another."""
+        if self.begun is not None:
+            self.begun = None
+            self.pauses.note(refused)
+
+    def succeed(self) -> None:
+        """The vault is open."""
+        self.begun, self.wanted_until = None, 0.0
+        self.pauses.clear()
+
+
 # ----------------------------------------------------------------- guard ----
-# What the supervisor keeps of the keyholder: a process, a state, who waits.
+# What the supervisor keeps of the keyholder: a process, and a state.
 
 
 def start_program(
@@ -5003,7 +5303,7 @@ async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 
 class Guard:
-    """The keyholder's process, seen from the supervisor: its state, and the one asking that it may be in.
+    """The keyholder's process, seen from the supervisor: its state, and the question that it may be asking.
 
     `state` is unlocked, waiting or locked; `report` is what the keyholder last
     said of itself. `say` is told what happens.
@@ -5023,7 +5323,8 @@ class Guard:
         self.failure: AvaultError | None = None  # why the vault is locked, if it was not for being asked to
         self.sealed: dict[str, Any] | None = None  # what a keychain's unlock key opens, until the keychain has that
         self.changed = asyncio.Event()  # replaced at every change of state
-        self.waiters: set[object] = set()  # those for whom the phone is asked
+        self.question = Question(places)
+        self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
         self.farewell: asyncio.Future[None] | None = None
         self.lookers: list[asyncio.Future[None]] = []  # who waits for the keyholder to have looked at the disk
 
@@ -5093,7 +5394,9 @@ class Guard:
             self.report = message["report"]
             if self.report["state"] == "unlocked" and self.state != "unlocked":
                 self.wrote()  # what git could not merge while it was locked can be merged now
-            self.turn(self.report["state"])
+                self.question.succeed()
+            is_waited_for = self.question.callers or self.report["talking"]
+            self.turn("locked" if self.report["state"] == "waiting" and not is_waited_for else self.report["state"])
         elif "wrote" in message:
             self.wrote()
         elif "looked" in message and self.lookers:
@@ -5120,6 +5423,8 @@ class Guard:
                 )
         if self.failure:
             self.say(self.failure.message)
+            if self.failure.code == Denied.code:
+                self.question.close(refused=True)
         self.turn("locked")
 
     async def look(self) -> None:
@@ -5145,43 +5450,75 @@ class Guard:
         if self.farewell:
             await self.farewell
 
-    async def ask(self, timeout: float | None, accept_rollback: bool, nsec: int | None = None, is_attended: bool = True) -> None:
-        """Ask for the key until the vault is open: one asking, shared by all who wait.
-
-        It ends with the last who waits for it. Raises TimedOut, and what ended it.
-        """
+    async def ask(self, caller: Caller, nsec: int | None = None) -> None:
+        """Ask for the key until the vault is open: one question, shared by all who wait. Raises TimedOut, and what ended it."""
         if self.state == "unlocked":
             return
         keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
         if nsec is None and not keychain and not os.path.lexists(self.places.own("pairing.json")):
             raise self.locked()
-        keychain = keychain and not self.waiters  # who comes later shares the one asking
-        me = object()
-        self.waiters.add(me)
+        keychain = keychain and not self.question.callers  # who comes later shares the one question
+        is_new = self.question.join(caller, asks_phone=nsec is None and not keychain)
+        if len(self.question.callers) == 1:
+            self.failure = None
+        self.stay(caller)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
                 if self.control and keychain:
                     nsec = self.open_keychain()
                 if self.control:
-                    wish = {"accept_rollback": accept_rollback, "keychain": keychain, "unattended": not is_attended}
+                    at_once = caller.stay is None  # who goes on waiting, again and again, makes no more cards
+                    wish: dict[str, Any] = {"accept_rollback": caller.accept_rollback, "keychain": keychain}
+                    wish |= {"anew": is_new, "at_once": at_once, "unattended": not caller.is_attended}
                     self.control.send({"do": "unlock", **wish}, nsec)
                     if keychain and nsec is not None:
                         os.close(nsec)
                 while self.state != "unlocked":
                     if not self.control:
                         raise self.failure or Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+                    if caller not in self.question.callers:
+                        raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
                     await self.changed.wait()
         except TimeoutError:
             raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
         finally:
-            self.waiters.discard(me)
+            self.question.leave(caller)
             self.turn(self.state)  # those who wait for a settled state look again
-            if not self.waiters and self.state != "unlocked" and self.control:
-                if self.report.get("talking"):  # a pairing goes on, but need not unlock afterwards
-                    self.control.send({"do": "rest"})
-                else:
-                    await self.end()
+            if not self.question.callers:
+                self.rest()
+
+    def stay(self, caller: Caller) -> None:
+        """Where a caller wants that, wait for the answer as long as it may come, also when the caller is gone."""
+        if caller.stay is None or (self.staying and not self.staying.done()):
+            return
+        daemon = Caller(None, caller.accept_rollback, stay=caller.stay)
+
+        async def wait() -> None:
+            try:
+                await self.ask(daemon)
+            except AvaultError:
+                pass  # those who asked are told
+
+        self.staying = asyncio.get_running_loop().create_task(wait())
+
+    def rest(self) -> None:
+        """Nobody waits for the question: have the keyholder ask no more, and listen."""
+        if self.state == "unlocked":
+            return
+        if self.control:
+            self.control.send({"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)})
+        if self.state == "waiting" and not self.report.get("talking"):
+            self.turn("locked")
+
+    async def lock(self) -> None:
+        """Lock; where the phone has a question, only its keyholder stays, without any secret, and listens."""
+        if self.state == "unlocked" or self.report.get("talking"):
+            await self.end()
+        else:
+            self.question.give_up()
+            self.rest()
+            self.turn(self.state)
 
     def ask_again(self) -> None:
         """Have the phone's question go out at once, if there is one."""
@@ -5279,7 +5616,9 @@ class Supervisor:
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
         if options["ask"] or options["nsec"] is not None:
-            spawn(self.tasks, self.first_unlock(options["timeout"], options["accept_rollback"], options["nsec"]))
+            limit = options["timeout"]
+            first = Caller(limit, options["accept_rollback"], is_restrained=False, is_attended=limit is not None)
+            spawn(self.tasks, self.first_unlock(first, options["nsec"]))
         if options["notify"]:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
@@ -5482,22 +5821,24 @@ class Supervisor:
 
     # -- door requests
 
-    async def first_unlock(self, timeout: float | None, accept_rollback: bool, nsec: int | None) -> None:
+    async def first_unlock(self, caller: Caller, nsec: int | None = None) -> None:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
-            await self.guard.ask(timeout, accept_rollback, nsec, is_attended=timeout is not None)
+            await self.guard.ask(caller, nsec)
         except AvaultError as error:
             if not isinstance(error, Locked):
                 self.guard.failure = self.guard.failure or error
             self.say(error.message)
 
-    async def while_connected(self, sock: socket.socket, work: Coroutine[Any, Any, None]) -> None:
-        """Do something for a client, for as long as it stays."""
+    async def while_connected(self, sock: socket.socket, work: Coroutine[Any, Any, None], caller: Caller | None = None) -> None:
+        """Do something for a client, for as long as it stays; a `caller` that leaves without a word has died."""
         loop = asyncio.get_running_loop()
         task = loop.create_task(work)
         gone = loop.create_task(loop.sock_recv(sock, 1))
         try:
             await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+            if caller and gone.done() and (gone.exception() or not gone.result()):
+                caller.has_died = True
         finally:
             task.cancel()
             gone.cancel()
@@ -5506,13 +5847,16 @@ class Supervisor:
 
     async def unlock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
         """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
+        wish = bool(request.get("accept_rollback")), bool(request.get("person"))
+        caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
         if request.get("detach"):
-            spawn(self.tasks, self.first_unlock(read_limit(request), bool(request.get("accept_rollback")), None))
+            caller.is_attended = caller.timeout is not None
+            spawn(self.tasks, self.first_unlock(caller))
             await asyncio.sleep(0)
             return await self.wait(sock, {"settled": True})
         telling = asyncio.get_running_loop().create_task(self.tell(sock))
         try:
-            await self.while_connected(sock, self.guard.ask(read_limit(request), bool(request.get("accept_rollback"))))
+            await self.while_connected(sock, self.guard.ask(caller), caller)
         finally:
             telling.cancel()
         if seconds := read_limit(request, "for"):
@@ -5532,7 +5876,7 @@ class Supervisor:
 
         async def wait() -> None:
             while self.guard.state != "unlocked":
-                if request.get("settled") and (self.guard.state == "waiting" or not self.guard.waiters):
+                if request.get("settled") and (self.guard.state == "waiting" or not self.guard.question.callers):
                     return
                 await self.guard.changed.wait()
 
@@ -5549,7 +5893,7 @@ class Supervisor:
         await self.guard.look()
         self.guard.refuse_to_lose(request)
         self.guard.failure = None
-        await self.guard.end()
+        await self.guard.lock()
         return await self.status(sock, request)
 
     async def limit(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
@@ -5612,7 +5956,7 @@ class Supervisor:
                 check_recovery(self.places)
         except AvaultError as error:
             pairing, problem = {}, error.message
-        fields: dict[str, Any] = dict.fromkeys(("groups", "secrets", "since", "until", "waiting"))
+        fields: dict[str, Any] = dict.fromkeys(("groups", "secrets", "since", "until", "waiting", "listening"))
         fields |= {"agent_npub": public.get("agent"), "signer_npub": public.get("operator"), "name": public.get("name")}
         fields["code"] = request_code(public["sealed"]) if public and self.guard.state != "unlocked" else None
         fields |= {"proven": bool(public.get("proven")) if public else None, "relays": relays, "warnings": []}
@@ -5624,10 +5968,12 @@ class Supervisor:
         if self.guard.state != "unlocked" and os.path.lexists(self.places.own("unsaved.enc")):
             kept = "avault.enc could not be used when the vault locked; what was served is kept: the next unlock serves it"
             fields["warnings"] = [*fields["warnings"], kept]
+        pause = self.guard.question.pauses.end()
         return {
             "ok": True,
             **fields,
             "state": self.guard.current_state(),
+            "asks_again": None if pause is None else render_time(pause),
             "hint": self.next_step(fields),
             "error": self.guard.failure.to_dict()["error"] if self.guard.failure and self.guard.state == "locked" else None,
             "dir": self.places.dir,
@@ -5783,6 +6129,7 @@ getting in, looking after
   import        take them from .env, JSON, CSV, ~/.aws/credentials, ~/.netrc, …
   audit         what still stands in clear in shell files, .env and units
   scan          the vault's values in a working tree, or in what is staged
+  drill         see whether the phone asks you before it opens
   log           who got what, and when
   history       what changed, by commit
   restore       a secret as it was in a commit
@@ -5812,7 +6159,7 @@ $AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
 
 COMMANDS: dict[str, tuple[Callable[..., int], tuple[Callable[[], click.Parameter], ...], bool]] = {}
 ELSEWHERE = {  # the first word of a command that is not here: avault_NAME.py has it
-    "init": "pair", "pair": "pair", "recover": "pair", "run": "run", "inject": "inject", "migrate": "import",
+    "init": "pair", "pair": "pair", "drill": "pair", "recover": "pair", "run": "run", "inject": "inject", "migrate": "import",
     "import": "import", "audit": "import", "scan": "scan", "log": "log", "git": "git", "sync": "git", "history": "git",
     "restore": "git", "keychain": "keychain", "forget": "keychain", "service": "service", "doctor": "doctor",
     "completion": "completion", "signer": "signer", "demo": "demo", "openclaw": "openclaw",
@@ -5937,6 +6284,11 @@ def refuse_elses(places: Places) -> None:
     """Raise Denied where the vault is another account's, as under sudo: its daemon answers that one alone."""
     if owner := find_owner(places.dir):
         raise Denied(f"{places.dir} is {owner}'s, and its daemon answers nobody else", f"as {owner}: avault status")
+
+
+def is_person() -> bool:
+    """Whether somebody types this at a terminal: a matter of manners, which secures nothing."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 class Terminal:
@@ -6260,7 +6612,8 @@ def cmd_daemon_start(
             options = [f"--{name} {limits[f'lock_{name}']}" for name in ("after", "idle") if limits[f"lock_{name}"]]
             raise Usage("a daemon is running, with other limits", f"change them: avault lock {' '.join(options)}")
         if status["state"] == "locked":
-            status = ask_daemon(terminal.places, "unlock", timeout=limit, accept_rollback=accept_rollback, detach=True)
+            fields = {"timeout": limit, "accept_rollback": accept_rollback, "person": is_person()}
+            status = ask_daemon(terminal.places, "unlock", **fields, detach=True)
         say(f"already running (PID {status['pid']}), {status['state']}")
         if status["hint"]:
             say(f"hint: {status['hint']}")
@@ -6448,10 +6801,9 @@ NEVER_OPENED = "this machine has never opened this vault; open it with: avault r
 
 
 STATUS_FIELDS = (
-    "pid", "keyholder_pid", "agent_npub", "signer_npub", "name", "code", "groups", "secrets", "proven", "since", "relays",
-    "waiting",
-    "signer_approves_by_itself", "hint", "error", "warnings", "version", "until", "locks_after", "locks_idle", "git",
-    "keychain",
+    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name", "code", "groups", "secrets",
+    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error", "warnings", "version",
+    "until", "locks_after", "locks_idle", "git", "keychain",
 )  # fmt: skip
 
 
@@ -6493,6 +6845,10 @@ def render_status(status: dict[str, Any]) -> str:
         for relay in status["relays"] or []:
             link = "connected" if relay["connected"] else "not connected"
             lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    if status.get("listening"):
+        lines.append("Listening: for an answer to an earlier request; nothing is asked")
+    if status.get("asks_again"):
+        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
     if status["proven"] is False:
         lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
     lines += [f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []]
@@ -6506,10 +6862,15 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, how_long: str | None, ac
     """usage: avault unlock [--timeout D] [--for D] [--accept-rollback]
 
     Asks the phone, and waits until the operator has approved or refused. Starts
-    the daemon if none runs. --timeout gives up after D. --for locks it D from
-    now on, this time, whatever the daemon's own limit is. --accept-rollback
-    takes a vault that is older than what this machine has seen. With NOSTR_NSEC
-    and no daemon, it only looks whether the vault opens.
+    the daemon if none runs. The phone shows the code that is printed here.
+    --timeout gives up after D. --for locks it D from now on, this time, whatever
+    the daemon's own limit is. After a refusal, programs have to wait before they
+    may ask again: 15 minutes, then an hour, then four; who types this in a
+    terminal does not.
+
+    --accept-rollback takes a vault that is older than what this machine has
+    seen, and asks by itself, not together with others. With NOSTR_NSEC and no
+    daemon, it only looks whether the vault opens.
 
       avault unlock --timeout 5m --for 1h
     """
@@ -6531,7 +6892,7 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, how_long: str | None, ac
         ask_daemon(terminal.places, "open", value={"nsec": nsec}, private=True, accept_rollback=accept_rollback)
         status = ask_daemon(terminal.places, "limit", **lasting)
     else:
-        asked = {"timeout": limit, "accept_rollback": accept_rollback, **lasting}
+        asked = {"timeout": limit, "accept_rollback": accept_rollback, "person": is_person(), **lasting}
         call.farewell = "stopped; the phone is not asked any longer for this"
         with Waiting() as waiting:
             status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked)

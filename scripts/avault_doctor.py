@@ -558,15 +558,15 @@ def check_pairing(patient: Patient) -> Iterator[Finding]:
 
 
 def check_drill(patient: Patient) -> Iterator[Finding]:
-    """Whether the signer asks a person: what the drill found, or an answer that no person gives so fast."""
+    """Whether the signer asks a person, as the drill found."""
     pairing = load_pairing(patient)
     if not pairing:
         yield Finding("off", "not paired")
     elif pairing.by_itself:
         text = "the signer approves by itself: whoever has this disk opens the vault"
-        yield Finding("bad", text, "have the app ask every time (references/signers.md), then: avault pair --replace")
+        yield Finding("bad", text, "have the app ask every time (references/signers.md), then: avault drill")
     elif pairing.by_itself is None:
-        yield Finding("warn", "nobody has tried whether the signer asks every time", "avault pair --replace")
+        yield Finding("warn", "nobody has tried whether the signer asks every time", "avault drill")
     else:
         yield Finding("ok", "the signer asks before it opens anything")
 

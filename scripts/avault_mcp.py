@@ -34,7 +34,7 @@ from avault import AvaultError, Denied, Terminal, TimedOut, Unavailable, Usage, 
 
 WAIT = 50.0  # seconds; many clients give a tool up after 60
 LONGEST = 3600.0  # seconds that a command may be given
-ASKING = 600.0  # seconds that the phone stays asked, also when no tool waits for the answer any more
+ASKING = avault.TOGETHER  # seconds that the phone stays asked, also when no tool waits for the answer any more
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 BEAT = 10.0  # seconds between two signs of life of a command
 
@@ -251,27 +251,18 @@ class Asking:
     def wait(self, seconds: float, progress: Callable[[dict[str, Any]], None]) -> str:
         """Have the phone asked, and wait: `unlocked`, or `waiting` when the wait is over and the daemon goes on asking.
 
-        Raises Denied when the operator refuses, and what else ends it.
+        Raises Denied when the operator refuses, TimedOut when nobody answered in all that time, and what else ends it.
         """
-        from avault_openclaw import Restraint  # the provider's: whoever asked in vain, the phone is left alone
-
         need_vault(self.terminal.places)
         self.terminal.need_daemon()
-        restraint = Restraint(self.terminal.places)
-        if self.terminal.ask("status")["state"] == "locked":
-            restraint.check()
-            restraint.note(restraint.read()[0] + 1)
-        self.terminal.ask("unlock", detach=True, timeout=ASKING)
         self.connection = avault.Connection(self.terminal.places)
         try:
-            state = str(self.connection.request("unlock", timeout=seconds, progress=progress)["state"])
-            restraint.clear()
-            return state
+            return str(self.connection.request("unlock", timeout=seconds, stay=ASKING, progress=progress)["state"])
         except TimedOut:
-            return "waiting"
-        except Denied:
-            restraint.note(max(restraint.read()[0], 1))  # the pause begins now
-            raise
+            state = str(self.terminal.ask("wait", settled=True, timeout=10)["state"])  # the daemon may only have started
+            if state not in ("waiting", "unlocked"):
+                raise
+            return state
         finally:
             self.connection.close()
 
@@ -341,7 +332,7 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
 
         Returns state "unlocked", or "waiting" when nobody has answered yet: the phone stays asked for ten minutes. Then
         tell the user, and call this again to go on waiting. It fails when the user refuses: do not ask again unless they
-        say so.
+        say so; and when the ten minutes are over: tell the user, and stop.
         """
         begun, asking = time.monotonic(), Asking(terminal)
 

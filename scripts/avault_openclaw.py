@@ -13,7 +13,7 @@ What OpenClaw does and demands was measured on version 2026.9.6; references/open
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import datetime
 import json
 import os
 import re
@@ -58,97 +58,25 @@ from avault import (
 )
 
 # -------------------------------------------------------------- provider ----
-# OpenClaw runs the provider at each start, reload and audit, and some gateways restart for ever. So the phone is asked
-# by one process at a time, and after each asking that led to nothing the next pause is longer. That is kept in a file
-# of the state directory, as every asking may come from a gateway of its own.
+# OpenClaw runs the provider at each start, reload and audit, gives it two minutes, and kills it when it restarts. So the
+# question stays with the daemon, which asks the phone once for all, and pauses after what was in vain.
 
 WAIT = 100.0  # seconds; OpenClaw waits 120 at most
-PAUSES = (60, 300, 900, 3600)  # seconds after the first, second … asking without success
 
 
-class Paused(Denied):
-    """The phone was asked a short while ago, in vain."""
+def ask_phone(terminal: Terminal, timeout: float) -> None:
+    """Have the operator open the vault, and wait so long; the daemon goes on asking without us, for ten minutes in all.
 
-    def __init__(self, attempts: int, left: float) -> None:
-        times = "once" if attempts == 1 else f"{attempts} times"
-        super().__init__(
-            f"the phone was asked {times} in vain, and not again for {left:.0f} s", "ask it all the same: avault unlock"
-        )
-        self.left = left
-
-
-class Restraint:
-    """How often the phone was asked in vain, and when last: `provider.json` in the state directory."""
-
-    def __init__(self, places: Places) -> None:
-        self.path = places.own("provider.json")
-        self.lock = places.own("provider.lock")
-        self.unlocked = places.own("unlock.json")  # written anew after every unlock, whoever asked for it
-
-    def read(self) -> tuple[int, float]:
-        """Attempts since the last unlock, and the time of the last one. What cannot be read counts as none."""
-        try:
-            content = json.loads(read_file(self.path))
-            attempts, last = int(content["attempts"]), float(content["time"])
-            opened = os.stat(self.unlocked).st_mtime
-        except (AvaultError, OSError, ValueError, TypeError, KeyError, RecursionError):
-            return 0, 0.0
-        return (0, 0.0) if last < opened <= time.time() else (max(attempts, 0), last)
-
-    def check(self) -> None:
-        """Raise Paused where it is too early. A clock that went back since does not count as a pause."""
-        attempts, last = self.read()
-        passed = time.time() - last
-        if attempts and 0 <= passed < (pause := PAUSES[min(attempts, len(PAUSES)) - 1]):
-            raise Paused(attempts, pause - passed)
-
-    def note(self, attempts: int) -> None:
-        """Write down so many attempts, the last one now."""
-        write_file(self.path, json.dumps({"attempts": attempts, "time": time.time()}).encode())
-
-    def clear(self) -> None:
-        """Forget them all."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-
-    @contextlib.contextmanager
-    def turn(self, deadline: float) -> Iterator[None]:
-        """Be the only one who asks; raises TimedOut. The kernel ends the turn of a process that is killed."""
-        with open(self.lock, "wb") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise TimedOut("nobody approved in time", "is the signer app open? See: avault status") from None
-                    time.sleep(0.1)
-            yield
-
-
-def ask_phone(terminal: Terminal, deadline: float) -> None:
-    """Have the operator open the vault; others who want the same wait here for the outcome.
-
-    Starts the daemon if none runs. Raises Paused, Denied, TimedOut, and what else keeps the vault locked.
+    Starts the daemon if none runs. Raises Denied, TimedOut, and what else keeps the vault locked.
     """
     terminal.need_daemon()
-    restraint = Restraint(terminal.places)
-    with restraint.turn(deadline):
-        status = ask_daemon(terminal.places, "status")
-        if status["state"] == "unpaired":
-            raise Locked("this machine is not paired with a signer", status["hint"])
-        if status["state"] == "locked":
-            restraint.check()
-        if status["state"] != "unlocked":
-            attempts = restraint.read()[0] + 1
-            restraint.note(attempts)  # now: a gateway that is killed meanwhile takes us along
-            try:
-                with Waiting() as waiting:
-                    ask_daemon(terminal.places, "unlock", timeout=max(deadline - time.monotonic(), 0), progress=waiting)
-            except AvaultError:
-                restraint.note(attempts)
-                raise
-        restraint.clear()
+    with Waiting() as waiting:
+        ask_daemon(terminal.places, "unlock", timeout=max(timeout, 0), stay=avault.TOGETHER, progress=waiting)
+
+
+def seconds_until(when: str) -> float:
+    """Seconds from now to a time of the protocol (RFC 3339)."""
+    return max(datetime.datetime.fromisoformat(when).timestamp() - time.time(), 0.0)
 
 
 def read_request() -> tuple[str, list[str]]:
@@ -176,9 +104,9 @@ def cmd_provider(terminal: Terminal, wait: str | None, no_prompt: bool) -> int:
 
     Where the vault is locked it asks the phone, waits up to S (100) seconds, and
     then answers with an error for each id, exit code 0 as the protocol wants it.
-    One asks, however many wait. After an asking in vain it pauses for 1, 5, 15,
-    then 60 minutes, in which it answers with errors at once; avault unlock does
-    not pause. --no-prompt never asks, and starts no daemon.
+    The daemon goes on asking, for ten minutes in all, one question for all who
+    wait. Then it pauses, and after a refusal, as for every program: meanwhile
+    there are errors at once. --no-prompt never asks, and starts no daemon.
     """
     seconds = parse_duration(wait)
     deadline = time.monotonic() + (WAIT if seconds is None else seconds)
@@ -189,7 +117,7 @@ def cmd_provider(terminal: Terminal, wait: str | None, no_prompt: bool) -> int:
         except (Locked, NoDaemon):
             if no_prompt or seconds == 0:
                 raise
-            ask_phone(terminal, deadline)
+            ask_phone(terminal, deadline - time.monotonic())
             answer = terminal.ask("provide", value={"value": request})
         put(answer["output"])
     except Usage:
@@ -205,27 +133,29 @@ def cmd_provider(terminal: Terminal, wait: str | None, no_prompt: bool) -> int:
 def cmd_unlock(terminal: Terminal, timeout: str | None) -> int:
     """usage: avault openclaw unlock [--timeout D]
 
-    What OpenClaw's hook avault-unlock runs: avault unlock, but as restrained as the
-    provider. It waits for its turn and for the end of a pause before it asks.
+    What OpenClaw's hook avault-unlock runs: avault unlock, but where nobody had
+    answered it waits for the end of the pause, and asks again. A refusal ends it,
+    and so does a pause after a refusal.
 
       avault openclaw unlock --timeout 15m
     """
     seconds = parse_duration(timeout)
     deadline = float("inf") if seconds is None else time.monotonic() + seconds
-    paused = False
+    said = ""
     while True:
         try:
-            ask_phone(terminal, min(deadline, time.monotonic() + 10**6))
+            ask_phone(terminal, min(deadline - time.monotonic(), 10**6))
             break
-        except Paused as pause:
+        except TimedOut as error:
             left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimedOut(pause.message, pause.hint) from None
-            if not paused:
-                say(pause.message)
-            paused = True
+            pause = terminal.ask("status")["asks_again"]
+            if left <= 0 or not pause:
+                raise
+            if pause != said:
+                say(f"{error.message}; it is asked again at {pause}")
+            said = pause
             with contextlib.suppress(TimedOut):
-                ask_daemon(terminal.places, "wait", timeout=min(left, pause.left))
+                ask_daemon(terminal.places, "wait", timeout=min(left, seconds_until(pause)))
     say("the vault is open")
     return 0
 
@@ -632,7 +562,7 @@ def cmd_status(terminal: Terminal) -> int:
     program = find_command(writing=False)
     entry = openclaw.value("secrets", "providers", PROVIDER)
     named = str(reach(entry, ["command"]) or program)
-    attempts, last = Restraint(terminal.places).read()
+    vain = avault.Pauses(terminal.places).read()
     there = hook.is_there(hook.wanted(terminal.places, program))
     found = {
         "config": openclaw.config_path,
@@ -645,8 +575,8 @@ def cmd_status(terminal: Terminal) -> int:
         else "current"
         if entry == describe_provider(terminal.places, program)
         else "differs",
-        "attempts": attempts,
-        "asked": avault.render_time(last) if attempts else None,
+        "attempts": vain["in_vain"],
+        "asked": avault.render_time(vain["last"]) if vain["in_vain"] else None,
     }
     right = there and found["enabled"] and not found["problem"] and found["provider"] == "current"
     if terminal.want_json:

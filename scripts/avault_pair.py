@@ -170,6 +170,17 @@ def cmd_pair(
     return 0 if no_drill else talk.drill()
 
 
+@command("drill")
+def cmd_drill(terminal: Terminal) -> int:
+    """usage: avault drill
+
+    Asks the phone for something that you reject: an app that approves by itself
+    cannot. It opens nothing. Pairing ends with it; do it again when the app was
+    changed, or when an approval came faster than you can tap.
+    """
+    return Ceremony(terminal, None, number="").drill(is_alone=True)
+
+
 @command("recover", option("--agent"), option("--signer-npub"), *PAIRING)
 def cmd_recover(
     terminal: Terminal,
@@ -258,8 +269,8 @@ def read_bunker(uri: str | None) -> str | None:
 class Ceremony:
     """The talk with the operator while a signer is paired."""
 
-    def __init__(self, terminal: Terminal, qr: str | None) -> None:
-        self.terminal, self.qr = terminal, qr
+    def __init__(self, terminal: Terminal, qr: str | None, number: str = "2. ") -> None:
+        self.terminal, self.qr, self.number = terminal, qr, number
         self.pages: set[str] = set()  # and notices, which were shown
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -303,7 +314,7 @@ class Ceremony:
         elif kind == "proven":
             say("the phone opens this vault")
         elif kind == "reject":
-            say("2. a drill: REJECT the next request on the phone, without remembering it")
+            say(f"{self.number}a drill: REJECT the next request on the phone, without remembering it")
 
     def show_uri(self, uri: str) -> None:
         """The pairing URI as a QR code, as a picture, and as a line."""
@@ -334,8 +345,11 @@ class Ceremony:
             say(f"the QR code needs {columns} columns and {rows} lines, and here are {size.columns} and {size.lines}")
             say("hint: make the window larger, or its letters smaller (Ctrl and -); or paste the line; or --qr FILE.png")
 
-    def drill(self) -> int:
-        """Have the operator reject a request; repeat while somebody is there to change a setting."""
+    def drill(self, is_alone: bool = False) -> int:
+        """Have the operator reject a request; repeat while somebody is there to change a setting.
+
+        A pairing that it ends has worked, whatever it shows; alone, what it shows is its exit code.
+        """
         while True:
             answer = self.request("drill", {}, timeout=600)
             seconds = answer["seconds"]
@@ -344,10 +358,14 @@ class Ceremony:
                 if seconds < NOBODY_ASKED:
                     warn(f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a refusal")
                 return 0
-            warn(f"the second request was approved after {seconds:.1f} s: if that was not you, the signer approves by itself")
+            warn(f"the request to reject was approved after {seconds:.1f} s: if that was not you, the signer approves by itself")
             sys.stderr.write(SETTINGS)
             if not sys.stdin.isatty() or not confirm("avault: change the setting, then try the drill again?"):
-                say("paired, but the drill did not pass; try it again with: avault pair --replace")
+                if is_alone:
+                    raise AvaultError(
+                        "the drill did not pass: the signer approves by itself", "change the setting, then: avault drill"
+                    )
+                say("paired, but the drill did not pass; try it again with: avault drill")
                 return 0
 
 

@@ -66,7 +66,7 @@ class Vault:
         avault.make_private_directory(self.places.state)
         sealed = avault.seal_nsec(self.keys, identity, operator, "bench", "host")
         avault.write_file(self.places.file("nsec.enc"), avault.encode_file("nsec", sealed))
-        avault.write_file(self.places.own("unlock.json"), avault.encode_file("unlock", {**sealed, "proven": None}))
+        avault.write_file(self.places.own("unlock.json"), avault.encode_file("unlock", {**sealed, "proven": None, "quick": 0}))
         avault.write_file(self.places.file("nip46.json"), avault.encode_hints(agent, operator, [], "bench"))
         avault.Store.create(self.places, self.keys, vault)
 

@@ -122,6 +122,7 @@ class Machine:
         if vault:
             self.env["AVAULT_DIR"] = str(vault)
         self.running: list[Running] = []
+        self.is_person = True
         self.operator = nostr_sdk.Keys.generate()
 
     def __call__(
@@ -133,7 +134,12 @@ class Machine:
         timeout: float = 300,
         **env: str,
     ) -> Done:
-        """Run avault; the exit code must be `code` (None: any)."""
+        """Run avault; the exit code must be `code` (None: any).
+
+        There is no terminal, so that avault takes it for a program's; but `unlock` is typed by a person here, who waits for no
+        pause. A program's is `as_program`.
+        """
+        self.end_pause(words)
         argv = [*self.command, *words]
         data = input.encode() if isinstance(input, str) else input
         ended = subprocess.run(
@@ -148,10 +154,25 @@ class Machine:
         return done
 
     def start(self, *words: str, input: str | None = None, **env: str) -> Running:
-        """Start avault and go on."""
+        """Start avault and go on; `unlock` is a person's, as above."""
+        self.end_pause(words)
         running = Running([*self.command, *words], {**self.env, **env}, self.top, input)
         self.running.append(running)
         return running
+
+    def end_pause(self, words: tuple[str, ...]) -> None:
+        """Before an `unlock`, as if a person had typed it: what was in vain before is forgotten."""
+        if self.is_person and words[:1] == ("unlock",):
+            for path in (self.state / "avault").glob("*/pauses.json"):
+                path.unlink()
+
+    def as_program(self, *words: str, **settings: Any) -> Done:
+        """Run avault as a program that asks on its own."""
+        self.is_person = False
+        try:
+            return self(*words, **settings)
+        finally:
+            self.is_person = True
 
     def status(self) -> dict[str, Any]:
         """`avault status --json`, whatever its exit code."""

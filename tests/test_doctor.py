@@ -431,7 +431,7 @@ def test_not_paired_then_paired(vault: Machine) -> None:
         phone.nostrconnect(running.line("nostrconnect://"))
         assert running.wait().returncode == 0
         assert states(vault, "pairing", "drill", "proven") == ["ok", "warn", "ok"]
-        assert trouble(vault, "drill", "nobody has tried", state="warn") == "avault pair --replace"
+        assert trouble(vault, "drill", "nobody has tried", state="warn") == "avault drill"
         vault.operate(vault.start("pair", "--replace", "--relay", relay.url), phone)
         assert states(vault, "drill") == ["ok"]
 
@@ -442,7 +442,7 @@ def test_a_phone_that_asks_nobody(machine: Machine) -> None:
         running = machine.start("init", "--yes", "--name", "test@machine", "--relay", relay.url)
         phone.nostrconnect(running.line("nostrconnect://"))
         running.wait()
-        assert "avault pair --replace" in trouble(machine, "drill", "approves by itself")
+        assert "avault drill" in trouble(machine, "drill", "approves by itself")
 
 
 def test_a_damaged_pairing(paired: Paired, place) -> None:

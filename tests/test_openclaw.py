@@ -136,10 +136,13 @@ def test_where_there_is_no_vault(machine: Machine) -> None:
     assert not answer["values"]
 
 
+UNPAIRED = "the vault is locked, and this machine is not paired with a signer"
+
+
 def test_a_machine_that_is_not_paired(vault: Machine) -> None:
     vault("daemon", "stop", "--force")
     answer = ask(vault, ["lab/API_KEY"], "--wait", "5")
-    assert answer["errors"]["lab/API_KEY"] == {"code": "LOCKED", "message": "this machine is not paired with a signer"}
+    assert answer["errors"]["lab/API_KEY"] == {"code": "LOCKED", "message": UNPAIRED}
 
 
 # Asking the phone
@@ -186,61 +189,40 @@ def test_after_a_refusal_it_pauses(proven: Machine, rogue: Rogue) -> None:
     for start in ("the same daemon", "another"):
         error = ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]
         assert error["code"] == "DENIED", start
-        assert "the phone was asked once in vain" in error["message"]
+        assert "the operator refused at" in error["message"] and "left alone" in error["message"]
         proven("daemon", "stop")
     assert asked(rogue) == before + 1
     rogue.behave("nip44_decrypt", [{"honest": True}])
     proven("unlock")  # of the operator's own: at once
     proven("lock")
     assert ask(proven, ["lab/API_KEY"], secret=True)["values"], "an unlock, whoever asked for it, ends the pause"
-    assert not (proven.own / "provider.json").exists()
+    assert not (proven.own / "pauses.json").exists()
 
 
-def test_the_pauses_grow(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = avault.Places(str(machine.vault))
-    Path(places.state).mkdir(parents=True)
-    restraint = avault_openclaw.Restraint(places)
-    Path(restraint.unlocked).touch()
-    now = time.time() + 10
-
-    def at(seconds: float) -> None:
-        monkeypatch.setattr("time.time", lambda: now + seconds)
-
-    restraint.check()
-    begun = 0.0
-    for attempts, pause in enumerate([60, 300, 900, 3600, 3600], 1):
-        at(begun)
-        assert restraint.read()[0] == attempts - 1
-        restraint.note(attempts)
-        at(begun + pause - 1)
-        with pytest.raises(avault_openclaw.Paused) as caught:
-            restraint.check()
-        assert abs(caught.value.left - 1) < 0.01
-        begun += pause
-        at(begun)
-        restraint.check()
-    at(begun - 10**6)
-    restraint.check()  # the clock went back: that blocks nobody
-    at(begun)
-    os.utime(restraint.unlocked, (now + begun - 1, now + begun - 1))
-    assert restraint.read() == (0, 0.0)
-    os.utime(restraint.unlocked, (now + begun + 10**6,) * 2)
-    assert restraint.read()[0] == 5, "a time to come says nothing"
-    for text in ("", "[]", "{}", '{"attempts": "x", "time": null}', '{"attempts": -1, "time": 1}', "[" * 10_000):
-        Path(restraint.path).write_text(text)
-        restraint.check()
-
-
-def test_a_provider_that_is_killed_has_asked(proven: Machine, rogue: Rogue) -> None:
-    """As by a gateway that is restarted over and over: what it began stands in the file."""
+def test_a_provider_that_is_killed_has_asked(proven: Machine, rogue: Rogue, canary: Canary) -> None:
+    """As by a gateway that is restarted over and over: the question stays with the daemon, and is the next one's."""
     before = asked(rogue)
-    rogue.behave("nip44_decrypt", [])
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
     killed = provide(proven)
     wait_until(lambda: asked(rogue) == before + 1, 60, "the request")  # not the one of `init`, which is among those seen
     killed.kill()
-    proven.wait_state("locked")
-    assert "asked once in vain" in ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]["message"]
+    next_one = provide(proven)
+    assert proven.status()["state"] == "waiting"
+    rogue.go()
+    assert next_one.process.wait(60) == 0
+    next_one.threads[0].join()
+    assert json.loads(next_one.stdout[0])["values"] == {"lab/API_KEY": canary.value}
     assert asked(rogue) == before + 1
+
+
+def test_an_answer_after_the_provider_has_gone(proven: Machine, rogue: Rogue, canary: Canary) -> None:
+    """OpenClaw gives it two minutes, and the operator needs three."""
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    assert ask(proven, ["lab/API_KEY"], "--wait", "2")["errors"]["lab/API_KEY"]["code"] == "TIMED_OUT"
+    assert proven.status()["state"] == "waiting"
+    rogue.go()
+    proven.wait_state("unlocked", 10)
+    assert ask(proven, ["lab/API_KEY"], secret=True)["values"] == {"lab/API_KEY": canary.value}
 
 
 def test_nobody_answers(proven: Machine, rogue: Rogue) -> None:
@@ -249,16 +231,21 @@ def test_nobody_answers(proven: Machine, rogue: Rogue) -> None:
 
 
 def test_the_hook_waits_for_the_end_of_a_pause(proven: Machine, rogue: Rogue) -> None:
-    rogue.behave("nip44_decrypt", [{"say": {"result": "", "error": "user rejected"}}])
-    proven("openclaw", "unlock", code=5)
+    """Where nobody had answered; where somebody had refused, it asks nobody."""
+    before = asked(rogue)
+    path = proven.own / "pauses.json"
+    pause = {"in_vain": 2, "refused": False, "last": int(time.time())}
+    path.write_bytes(avault.encode_file("pauses", pause))
     done = proven("openclaw", "unlock", "--timeout", "1", code=7)
-    assert "the phone was asked once in vain" in done.stderr
+    assert "nobody had answered by" in done.stderr
     waiting = proven.start("openclaw", "unlock", "--timeout", "60")
-    waiting.line("avault: the phone was asked once in vain")
-    rogue.behave("nip44_decrypt", [{"honest": True}])
+    waiting.line("avault: nobody had answered by")
+    path.write_bytes(avault.encode_file("pauses", {**pause, "refused": True}))
+    done = proven("openclaw", "unlock", "--timeout", "60", code=5)
+    assert "the operator refused at" in done.stderr and "programs may ask again at" in done.stderr
+    assert asked(rogue) == before
     proven("unlock")
     assert waiting.wait().returncode == 0, "somebody else had it opened meanwhile"
-    waiting.line("avault: the vault is open")
 
 
 # The command that OpenClaw executes
@@ -494,7 +481,7 @@ def test_how_the_hook_ends_when_the_vault_stays_locked(
         assert gateway.is_up()
     assert "not told to the agent" not in gateway.log and canary.mark not in gateway.log
 
-    (machine.own / "provider.json").unlink()  # else it waits for the end of the pause
+    (machine.own / "pauses.json").unlink()  # else it asks nobody before the end of the pause
     told = claw.state / "hooks" / "avault-unlock" / "avault.json"
     impatient = machine.top / "bin" / "impatient"
     impatient.write_text(f'#!/bin/sh\nexec {shlex.quote(command)} openclaw unlock --timeout 10 # instead of: "$@"\n')

@@ -72,7 +72,7 @@ VARIES = {
     r"PID \d+": "PID …",
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ": "2026-01-01T00:00:00Z",
     CODE: "on USER@HOST, code 7K3F",
-    r"phone, code \w{4}": "phone, code 7K3F",
+    r", code \w{4}": ", code 7K3F",
     r"(nostrconnect://)\S+…": r"\1…",
     r"(?m)^[ \u00a0█▀▄]+\n": "",
     r"(?m)^.*(is waited for|the system clock).*\n": "",  # of machines without NTP

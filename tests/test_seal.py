@@ -42,7 +42,7 @@ class Example:
         self.write("avault.enc", avault.seal_vault(self.vault, self.agent))
         self.write("nsec.enc", avault.encode_file("nsec", sealed[0]))
         self.write("nip46.json", avault.encode_hints(avault.public_hex(self.agent), operator, RELAYS, "test@machine"))
-        self.write("unlock.json", avault.encode_file("unlock", {**sealed[1], "proven": None}))
+        self.write("unlock.json", avault.encode_file("unlock", {**sealed[1], "proven": None, "quick": 0}))
         self.write("pin.json", avault.encode_file("pin", {"generation": {"m": 1}, "hash": "22" * 32}))
         pairing.save(self.places)
         avault.machine_id(self.places)
@@ -201,6 +201,7 @@ def test_a_forged_field_is_refused(example, name):
         "name",
         "proven",
         "approves_by_itself",
+        "quick",
         "relays",
         "hash",
         "generation",

@@ -8,12 +8,14 @@ import asyncio
 import json
 import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import nostr_sdk
@@ -282,7 +284,8 @@ def test_refused_connect(machine: Machine, rogue: Rogue, shape: str) -> None:
 
 def test_drill_that_is_approved(machine: Machine, rogue: Rogue) -> None:
     done = machine("init", "--bunker", "-", input=rogue.uri)
-    assert "avault: warning: the second request was approved" in done.stderr
+    assert "avault: warning: the request to reject was approved" in done.stderr
+    assert "try it again with: avault drill" in done.stderr
     for app in ("Amber", "nsec.app", "Primal", "Clave"):
         assert app in done.stderr
     assert machine.status()["signer_approves_by_itself"] is True
@@ -290,6 +293,7 @@ def test_drill_that_is_approved(machine: Machine, rogue: Rogue) -> None:
 
 
 def test_an_answer_too_quick_for_a_person(machine: Machine, rogue: Rogue) -> None:
+    """A remark about that answer, as the operator may just be quick; what the app does is known from the drill alone."""
     refusal = misdeeds.REFUSALS["amber, clave"]
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}], requests=1)
     init = machine.start("init", "--bunker", "-", input=rogue.uri)
@@ -298,15 +302,42 @@ def test_an_answer_too_quick_for_a_person(machine: Machine, rogue: Rogue) -> Non
     rogue.go()
     assert init.wait().returncode == 0
     assert machine.status()["signer_approves_by_itself"] is False
-    machine("lock")
+
+    def unlock() -> str:
+        machine("lock")
+        said = machine("unlock").stderr
+        assert machine.status()["signer_approves_by_itself"] is False
+        return said
+
+    assert "avault: warning: approved within" in (said := unlock()) and "if that was not you" in said and "avault drill" in said
     rogue.behave("nip44_decrypt", [{"after_ms": 3000, "honest": True}], requests=1)
-    assert "by itself" not in machine("unlock").stderr
-    assert machine.status()["signer_approves_by_itself"] is False
-    machine("lock")
-    assert "approves by itself" in machine("unlock").stderr
-    assert machine.status()["signer_approves_by_itself"] is True
-    machine("lock")
-    assert machine.status()["signer_approves_by_itself"] is True
+    said = unlock()
+    assert "approved within" not in said and "in a row" not in said
+    for _ in range(2):
+        assert "avault: warning: approved within" in unlock()
+    machine("daemon", "stop")
+    machine("daemon", "start", "-b")
+    machine.wait_state("unlocked")
+    assert "avault: warning: 3 approvals in a row came within 2.5 s" in machine("unlock").stderr
+    rogue.behave("nip44_decrypt", refusal, requests=1)
+    machine("drill")
+    assert "in a row" not in machine("unlock").stderr
+    assert "avault: warning: approved within" in unlock()
+
+
+def test_the_drill_alone(paired: Machine, rogue: Rogue) -> None:
+    assert "the drill needs a paired, open vault" in paired("drill", code=3).stderr
+    paired("unlock")
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    done = paired("drill")
+    assert "avault: a drill: REJECT the next request" in done.stderr and "the drill passed" in done.stderr
+    assert paired.status()["signer_approves_by_itself"] is False
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    done = paired("drill", code=1)
+    assert "the drill did not pass" in done.stderr and "Amber" in done.stderr
+    status = paired.status()
+    assert status["signer_approves_by_itself"] is True
+    assert any("as the drill showed" in warning for warning in status["warnings"])
 
 
 def test_pair_again(machine: Machine, relay: Relay, rogue: Rogue) -> None:
@@ -536,20 +567,31 @@ def sent_again(machine: Machine, rogue: Rogue, times: int) -> list[peers.Event]:
 
 
 def test_silence(paired: Machine, rogue: Rogue) -> None:
+    """Who gives up gets an answer; the vault stays locked, and the question on the phone is listened for without a secret."""
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
     begun = time.monotonic()
     paired("unlock", "--timeout", "2s", code=7)
-    assert 2 <= time.monotonic() - begun < 4
-    assert paired.status()["state"] == "locked"
+    assert 2 <= time.monotonic() - begun < 15
+    status = paired.status()
+    assert (status["state"], status["listening"], status["waiting"]) == ("locked", True, None)
     paired("daemon", "stop")
     paired("daemon", "start", "-b", "--timeout", "6s")  # long enough to be seen, on a busy machine
     assert paired.status()["state"] == "waiting"
     status = paired.wait_state("locked")
     assert status["pid"]
-    wait_until(lambda: machine_is_empty(paired), 5, "no keyholder")
     assert status["error"]["code"] == "timed_out"
     rogue.behave("nip44_decrypt", misdeeds.HONEST)
     paired("unlock")
+    assert not paired.status()["listening"]
+
+
+def test_a_question_that_reached_nobody_is_not_listened_for(paired: Machine, rogue: Rogue, relay: Relay) -> None:
+    paired("daemon", "stop")
+    path = paired.own / "pairing.json"
+    content = avault.decode_file("pairing", path.read_bytes(), "")
+    path.write_bytes(avault.encode_file("pairing", {**content, "relays": [peers.closed()]}))
+    paired("unlock", "--timeout", "1s", code=7)
+    wait_until(lambda: machine_is_empty(paired), 5, "no keyholder")
 
 
 def test_two_who_wait_share_one_asking(paired: Machine, rogue: Rogue) -> None:
@@ -635,7 +677,8 @@ def test_who_asks_is_shown(paired: Machine, rogue: Rogue) -> None:
 
 
 def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:
-    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    """The phone is asked no more; what it says within ten minutes opens the vault, as nobody took the wish back."""
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
     callers = [paired.start("unlock") for _ in range(2)]
     paired.wait_state("waiting")
     wait_until(lambda: all("avault: asking the phone" in " ".join(caller.stderr) for caller in callers))
@@ -643,31 +686,179 @@ def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:
     time.sleep(0.5)
     assert paired.status()["state"] == "waiting"
     callers[1].kill()
-    paired.wait_state("locked", 5)
-    wait_until(lambda: machine_is_empty(paired), 5, "no keyholder")
+    assert paired.wait_state("locked", 5)["listening"]
+    rogue.go()
+    paired.wait_state("unlocked", 10)
+
+
+def test_a_late_approval_turns_the_ratchet(paired: Machine, rogue: Rogue) -> None:
+    """Who asked had given up: nothing is opened. But what the phone said opens nothing on the disk either."""
+    before = (paired.own / "unlock.json").read_bytes()
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    paired("unlock", "--timeout", "1s", code=7)
+    rogue.go()
+    wait_until(lambda: (paired.own / "unlock.json").read_bytes() != before, 10, "another envelope")
+    wait_until(lambda: machine_is_empty(paired), 10, "no keyholder")
+    status = paired.status()
+    assert status["state"] == "locked"
+    assert "approved when nobody waited any more" in status["error"]["message"]
     rogue.behave("nip44_decrypt", misdeeds.HONEST)
     paired("unlock")
 
 
-def test_who_asks_right_after_the_last_left(paired: Machine, rogue: Rogue) -> None:
-    rogue.behave("nip44_decrypt", misdeeds.SILENCE, requests=1)
+def test_who_stops_waiting_says_so(paired: Machine, rogue: Rogue) -> None:
+    """Ctrl-C takes the wish back, unlike a kill."""
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
     caller = paired.start("unlock")
-    paired.wait_state("waiting")
-    caller.kill()
-    paired("unlock")
+    caller.line("avault: asking the phone")
+    caller.process.send_signal(signal.SIGINT)
+    caller.wait()
+    assert paired.wait_state("locked", 5)["listening"]
+    rogue.go()
+    wait_until(lambda: machine_is_empty(paired), 10, "no keyholder")
+    assert paired.status()["state"] == "locked"
 
 
-def test_an_answer_to_an_asking_that_has_ended_is_ignored(paired: Machine, rogue: Rogue) -> None:
-    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}], requests=1)
+def test_a_lock_while_the_phone_is_asked(paired: Machine, rogue: Rogue) -> None:
+    before = (paired.own / "unlock.json").read_bytes()
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    caller = paired.start("unlock")
+    caller.line("avault: asking the phone")
+    paired("lock")
+    assert "locked meanwhile" in caller.wait().stderr
+    assert paired.status()["state"] == "locked"
+    rogue.go()
+    wait_until(lambda: (paired.own / "unlock.json").read_bytes() != before, 10, "another envelope")
+    assert paired.status()["state"] == "locked"
+
+
+def test_who_asks_again_goes_on_with_the_question(paired: Machine, rogue: Rogue) -> None:
+    """One id, and one code: the phone has one card, if its app knows the id; and an answer to the first event counts."""
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
     paired("unlock", "--timeout", "1s", code=7)
+    code = paired.status()["code"]
+    unlock = paired.start("unlock")
+    assert f"code {code};" in unlock.line("avault: asking the phone")
+    status = paired.wait_state("waiting")
+    assert status["code"] == code
+    assert f"Code: {code}" in paired("status", code=3).stdout
+    rogue.go()
+    assert unlock.wait().returncode == 0
+    assert len(decrypts(rogue)) == 2, "with the pairing's"
+    paired("lock")
+    assert paired.status()["code"] != code
+
+
+def test_an_answer_to_an_earlier_daemon_counts(paired: Machine, rogue: Rogue) -> None:
+    """As after a reboot: the card that the phone has shows the same sentence, and opens the same envelope."""
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}], requests=1)
+    unlock = paired.start("unlock")
+    unlock.line("avault: asking the phone")
+    paired("daemon", "stop")
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
     unlock = paired.start("unlock")
-    paired.wait_state("waiting")
+    unlock.line("avault: asking the phone")
     wait_until(lambda: len(decrypts(rogue)) == 3)
     rogue.go()
-    time.sleep(0.5)
-    assert paired.status()["state"] == "waiting"
-    unlock.kill()
+    assert unlock.wait().returncode == 0
+
+
+def test_different_wishes_are_not_shared(paired: Machine, rogue: Rogue) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    plain = paired.start("unlock")
+    plain.line("avault: asking the phone")
+    done = paired("unlock", "--accept-rollback", code=6)
+    assert "without --accept-rollback, and both cannot share the answer" in done.stderr
+    paired("lock")
+    other = paired.start("unlock", "--accept-rollback")
+    other.line("avault: asking the phone")
+    assert "asked with --accept-rollback" in paired("unlock", code=6).stderr
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+
+
+def test_an_accepted_rollback_is_loud(paired: Machine, rogue: Rogue, canary: Canary) -> None:
+    paired("unlock")
+    paired("set", "a/B", input=canary.value)
+    old = (paired.vault / "avault.enc").read_bytes()
+    paired("set", "a/C", input=canary.value)
+    paired("lock")
+    (paired.vault / "avault.enc").write_bytes(old)
+    paired("unlock", code=8)
+    done = paired("unlock", "--accept-rollback")
+    assert "avault: warning: ROLLED BACK, as --accept-rollback was given" in done.stderr
+    assert "ROLLED BACK" in paired("status").stdout
+    assert "rollback accepted" in paired("log").stdout
+    assert "ROLLED BACK" in paired("unlock").stderr, "who comes later is told too"
+
+
+def test_programs_pause_after_a_refusal(paired: Machine, rogue: Rogue) -> None:
+    """Until a person asks, at a terminal; and the pauses grow."""
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    paired("unlock", code=5)
+    asked = len(decrypts(rogue))
+    for _ in range(2):
+        done = paired.as_program("unlock", code=5)
+        assert "the operator refused at" in done.stderr and "programs may ask again at" in done.stderr
+    paired.as_program("daemon", "start", "-b", code=None)
+    assert len(decrypts(rogue)) == asked
+    status = paired.status()
+    assert (
+        status["asks_again"]
+        and f"Pause: programs may ask the phone again at {status['asks_again']}" in paired("status", code=3).stdout
+    )
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    shown, code = in_terminal(paired, ["unlock"], [])
+    assert code == 0, shown
+    assert paired.status()["asks_again"] is None
+
+
+def test_how_long_the_pauses_are(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = avault.Places(str(place.home / "vault"))
+    avault.make_private_directory(places.state)
+    pauses, now = avault.Pauses(places), 1_800_000_000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    assert pauses.end() is None
+    pauses.check()
+    for minutes in (1, 5, 15, 60, 60):
+        pauses.note(refused=False)
+        assert pauses.end() == now + 60 * minutes
+        with pytest.raises(avault.TimedOut, match="nobody had answered by"):
+            pauses.check()
+    pauses.clear()
+    for minutes in (15, 60, 240, 240):
+        pauses.note(refused=True)
+        assert pauses.end() == now + 60 * minutes
+        with pytest.raises(avault.Denied, match="the operator refused at"):
+            pauses.check()
+    now += 240 * 60
+    assert pauses.end() is None
+    now -= 10**6
+    assert pauses.end() is None, "a clock that went back makes no pause longer"
+    (place.state / "avault" / places.id / "pauses.json").write_text("{}")
+    assert pauses.end() is None
+
+
+def test_a_question_of_ten_minutes(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever renews it: then it was in vain, and the next one is another."""
+    places = avault.Places(str(place.home / "vault"))
+    avault.make_private_directory(places.state)
+    question, now = avault.Question(places), 1000.0
+    monkeypatch.setattr(avault, "uptime", lambda: now)
+    for _ in range(3):  # an agent that renews its wait every three minutes
+        caller = avault.Caller(50.0, stay=600.0)
+        assert question.join(caller, asks_phone=True) is (now == 1000.0)
+        assert question.patience(caller) == min(50.0, 1600.0 - now)
+        question.leave(caller)
+        now += 180
+    now = 1590.0
+    question.join(caller := avault.Caller(50.0, stay=600.0), asks_phone=True)
+    assert question.patience(caller) == 10.0
+    now = 1600.0
+    question.leave(caller)
+    with pytest.raises(avault.TimedOut, match="nobody had answered"):
+        question.join(avault.Caller(50.0, stay=600.0), asks_phone=True)
+    assert question.join(avault.Caller(None, person=True), asks_phone=True), "a person, and another question"
+    assert question.pauses.end() is None
 
 
 def test_a_refused_pair_does_not_disturb_an_asking(paired: Machine, rogue: Rogue) -> None:

@@ -554,7 +554,7 @@ def test_the_own_envelope_comes_first_and_the_recovery_copy_else(desk):
     sealed = avault.seal_nsec(AGENT, "00" * 16, avault.public_hex(OPERATOR), "test", "host")
     Path(desk.places.file("nsec.enc")).write_bytes(avault.encode_file("nsec", sealed))
     assert avault.read_unlock(desk.places) == (sealed, False)
-    own = {**sealed, "proven": None}
+    own = {**sealed, "proven": None, "quick": 0}
     Path(desk.places.own("unlock.json")).write_bytes(avault.encode_file("unlock", own))
     assert avault.read_unlock(desk.places) == (own, True)
 

@@ -417,7 +417,7 @@ async def test_mixed_files_never_open_something_else(disk):
         for name, each in {
             "avault.enc": data,
             "nsec.enc": avault.encode_file("nsec", sealed[0]),
-            "unlock.json": avault.encode_file("unlock", {**sealed[1], "proven": None}),
+            "unlock.json": avault.encode_file("unlock", {**sealed[1], "proven": None, "quick": 0}),
             "pin.json": avault.encode_file("pin", pin),
             "pairing.json": disk.path("pairing.json").read_bytes(),
             "machine.json": avault.encode_file("machine", {"id": os.urandom(8).hex(), "host": ""}),
