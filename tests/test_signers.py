@@ -570,8 +570,8 @@ def test_silence(paired: Machine, rogue: Rogue) -> None:
     """Who gives up gets an answer; the vault stays locked, and the question on the phone is listened for without a secret."""
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
     begun = time.monotonic()
-    paired("unlock", "--timeout", "2s", code=7)
-    assert 2 <= time.monotonic() - begun < 15
+    paired("unlock", "--timeout", "8s", code=7)  # long enough for the phone to have the question
+    assert 8 <= time.monotonic() - begun < 25
     status = paired.status()
     assert (status["state"], status["listening"], status["waiting"]) == ("locked", True, None)
     paired("daemon", "stop")
@@ -691,11 +691,21 @@ def test_the_last_who_waits_is_killed(paired: Machine, rogue: Rogue) -> None:
     paired.wait_state("unlocked", 10)
 
 
+def ask_and_give_up(machine: Machine, rogue: Rogue) -> None:
+    """Ctrl-C, once the phone has the question: nobody wants the answer any more."""
+    before = len(decrypts(rogue))
+    caller = machine.start("unlock")
+    wait_until(lambda: len(decrypts(rogue)) > before, what="the question on the phone")
+    caller.process.send_signal(signal.SIGINT)
+    caller.wait()
+    assert machine.wait_state("locked", 10)["listening"]
+
+
 def test_a_late_approval_turns_the_ratchet(paired: Machine, rogue: Rogue) -> None:
     """Who asked had given up: nothing is opened. But what the phone said opens nothing on the disk either."""
     before = (paired.own / "unlock.json").read_bytes()
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
-    paired("unlock", "--timeout", "1s", code=7)
+    ask_and_give_up(paired, rogue)
     rogue.go()
     wait_until(lambda: (paired.own / "unlock.json").read_bytes() != before, 10, "another envelope")
     wait_until(lambda: machine_is_empty(paired), 10, "no keyholder")
@@ -704,19 +714,6 @@ def test_a_late_approval_turns_the_ratchet(paired: Machine, rogue: Rogue) -> Non
     assert "approved when nobody waited any more" in status["error"]["message"]
     rogue.behave("nip44_decrypt", misdeeds.HONEST)
     paired("unlock")
-
-
-def test_who_stops_waiting_says_so(paired: Machine, rogue: Rogue) -> None:
-    """Ctrl-C takes the wish back, unlike a kill."""
-    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
-    caller = paired.start("unlock")
-    caller.line("avault: asking the phone")
-    caller.process.send_signal(signal.SIGINT)
-    caller.wait()
-    assert paired.wait_state("locked", 5)["listening"]
-    rogue.go()
-    wait_until(lambda: machine_is_empty(paired), 10, "no keyholder")
-    assert paired.status()["state"] == "locked"
 
 
 def test_a_lock_while_the_phone_is_asked(paired: Machine, rogue: Rogue) -> None:
@@ -735,7 +732,7 @@ def test_a_lock_while_the_phone_is_asked(paired: Machine, rogue: Rogue) -> None:
 def test_who_asks_again_goes_on_with_the_question(paired: Machine, rogue: Rogue) -> None:
     """One id, and one code: the phone has one card, if its app knows the id; and an answer to the first event counts."""
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
-    paired("unlock", "--timeout", "1s", code=7)
+    ask_and_give_up(paired, rogue)
     code = paired.status()["code"]
     unlock = paired.start("unlock")
     assert f"code {code};" in unlock.line("avault: asking the phone")
