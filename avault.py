@@ -4414,11 +4414,11 @@ class Keyholder:
         Raises Tampered where pairing.json is for another agent or operator, or is not the one by which the vault was opened.
         """
         found, store = Pairing.load(self.places), self.store
-        if found and store and (found.agent, found.operator) != (store.vault.agent, store.vault.operator):
-            raise Tampered("pairing.json is for another agent or operator than the open vault", "avault pair --replace")
         if found and self.pairing and not found.is_same(self.pairing):
             hint = "avault status, which puts back the one that did; then try again"
             raise Tampered("pairing.json is not the pairing that opened this vault", hint)
+        if found and store and (found.agent, found.operator) != (store.vault.agent, store.vault.operator):
+            raise Tampered("pairing.json is for another agent or operator than the open vault", "avault pair --replace")
         return self.pairing or found
 
     def note_hints(self) -> None:
