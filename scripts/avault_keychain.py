@@ -36,6 +36,7 @@ from avault import (
     harden,
     introduce_helper,
     lock_directory,
+    need_vault,
     option,
     own_command,
     printable,
@@ -95,6 +96,8 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
     asks first (--yes does not), then the phone has to agree. Where there is no
     keychain, nothing is changed.
     """
+    if not terminal.is_running():
+        need_vault(terminal.places)
     if not yes and not confirm(f"avault: {MEANING}. Enable it?"):
         raise Denied("not confirmed; the phone stays the only way", "avault keychain enable --yes")
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
@@ -138,6 +141,7 @@ def cmd_keychain_status(terminal: Terminal) -> int:
     try:
         answer = ask_daemon(places, "keychain", action="status")
     except NoDaemon:
+        need_vault(places)
         answer = {"enabled": os.path.lexists(places.own("keychain.json"))}
     fields = describe(places, enabled=answer["enabled"], outcome=answer.get("outcome"), detail=answer.get("detail"))
     if terminal.want_json:

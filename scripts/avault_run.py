@@ -45,6 +45,7 @@ from avault import (
     Usage,
     argument,
     command,
+    find_program,
     option,
     printable,
     say,

@@ -30,6 +30,7 @@ from avault import (
     argument,
     command,
     harden,
+    is_news,
     option,
     own_command,
     printable,
