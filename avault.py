@@ -496,18 +496,18 @@ class Call:
         done, *rest = hint.split("avault ")
         for piece in rest:
             is_word = done[-1:].isalnum() or done[-1:] in ("_", "-", ".", "/")
-            done += "avault " + piece if is_word else self.amend(piece)
+            done += "avault " + piece if is_word else self.amend(piece, is_fed=done.endswith("| "))
         return done
 
-    def amend(self, piece: str) -> str:
-        """What follows `avault` in a hint, up to the next one, with `avault` and what belongs there."""
+    def amend(self, piece: str, is_fed: bool) -> str:
+        """What follows `avault` in a hint, up to the next one, with what belongs there; one that a pipe feeds has its options."""
         length = next((place for place, letter in enumerate(piece) if letter in ",;)"), len(piece))
         clause, rest = piece[:length], piece[length:]
         first = clause.split(" ")[0]
         if first not in VAULT_COMMANDS:
             return "avault " + piece
         after = clause.removeprefix(self.name)
-        if self.name and after != clause and not (after[:1].isalnum() or after[:1] == "-"):
+        if self.name and not is_fed and after != clause and not (after[:1].isalnum() or after[:1] == "-"):
             given = [f" {name} {value}" for name, value in self.options.items() if f" {name}" not in clause]
             clause = self.name + "".join(given) + after
         return ("avault " if " --dir" in clause else own_name(self.directory) + " ") + clause + rest
@@ -526,22 +526,25 @@ def is_same_user(connection: Any) -> bool:
 
 
 class FastConnection:
-    """A connection to the daemon made of built-in modules; raises OSError."""
+    """A connection to the daemon made of built-in modules; raises OSError, PermissionError for somebody else's."""
 
     def __init__(self, places: Places) -> None:
         import _socket
 
+        error = OSError(places.socket)
         for path in places.sockets():
             self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 self.socket.connect(path)
+                if is_same_user(self.socket):
+                    return
+                error = PermissionError(path)
+            except PermissionError:
+                error = PermissionError(path)
             except OSError:
-                self.socket.close()
-                continue
-            if is_same_user(self.socket):
-                return
+                pass
             self.socket.close()
-        raise ConnectionRefusedError(places.socket)
+        raise error
 
     def send(self, text: str) -> None:
         """Send one frame: four bytes of length, big-endian, then the JSON."""
@@ -2675,6 +2678,10 @@ class Connection:
         self.places = places
         try:
             self.fast = FastConnection(places)
+        except PermissionError as error:
+            raise Unavailable(
+                f"the daemon at {error} is another user's, and answers nobody else", "as that user: avault status"
+            ) from None
         except OSError:
             raise NoDaemon(f"no daemon is running for {places.dir}", "start it with: avault daemon start -b") from None
 

@@ -613,6 +613,7 @@ def test_hints_keep_the_options(vault: Machine) -> None:
     again = "avault --dir '/x y' pair --relay wss://a --relay wss://b --timeout 5m --replace"
     assert call.complete("pair anew: avault pair --replace, or not") == f"pair anew: {again}, or not"
     assert call.complete("avault pair --timeout 1m") == ("avault --dir '/x y' pair --relay wss://a --relay wss://b --timeout 1m")
+    assert call.complete("cat F | avault pair --replace") == "cat F | avault --dir '/x y' pair --replace"
     assert call.complete("avault init, or name one with --dir") == "avault --dir '/x y' init, or name one with --dir"
     assert call.complete("avault audit --dir /z; avault lock") == "avault audit --dir /z; avault --dir '/x y' lock"
     both = "avault --dir '/x y' daemon stop && avault --dir '/x y' daemon start -b"

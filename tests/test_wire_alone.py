@@ -557,3 +557,22 @@ def test_for_programs(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = Daemon(avault.Places(), [[answers]], [[answers]])
     assert avault.get("g", "K") == "v" and avault.env("g") == {"K": "v"}
     assert [(each["op"], each["group"], each.get("key")) for each in daemon.got] == [("get", "g", "K"), ("get", "g", None)]
+
+
+def test_a_daemon_of_somebody_else(place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not as if there was none: nobody is told to start one."""
+    places = avault.Places(str(place.home / "vault"))
+    with pytest.raises(avault.NoDaemon):
+        avault.Connection(places)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(places.socket)
+        listener.listen()
+        monkeypatch.setattr(avault, "is_same_user", lambda _: False)
+        with pytest.raises(avault.Unavailable, match="is another user's") as caught:
+            avault.Connection(places)
+        assert not isinstance(caught.value, avault.NoDaemon)
+        if os.geteuid():
+            monkeypatch.undo()
+            os.chmod(places.socket, 0)
+            with pytest.raises(avault.Unavailable, match="is another user's"):
+                avault.Connection(avault.Places(str(place.home / "vault")))
