@@ -45,7 +45,6 @@ from avault import (
     Usage,
     argument,
     command,
-    find_program,
     option,
     printable,
     say,

@@ -30,7 +30,6 @@ from avault import (
     argument,
     command,
     harden,
-    is_news,
     option,
     own_command,
     printable,

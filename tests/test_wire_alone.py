@@ -572,7 +572,6 @@ def test_a_daemon_of_somebody_else(place, monkeypatch: pytest.MonkeyPatch) -> No
             avault.Connection(places)
         assert not isinstance(caught.value, avault.NoDaemon)
         if os.geteuid():
-            monkeypatch.undo()
             os.chmod(places.socket, 0)
             with pytest.raises(avault.Unavailable, match="is another user's"):
-                avault.Connection(avault.Places(str(place.home / "vault")))
+                avault.Connection(places)
