@@ -31,7 +31,9 @@ CLEARED = (
     "XDG_",
 )
 
+SLOW = "slow or proof"  # the marks of what README's command leaves out
 MARK = pytest.StashKey[str]()
+LEFT_OUT = pytest.StashKey[int]()
 RUN = pytest.StashKey[Path]()  # the run's directory: short, because a Unix socket's path has at most 103 bytes (macOS)
 
 
@@ -42,12 +44,35 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = Path(told["canary_run"] if told else tempfile.mkdtemp(prefix="avt", dir="/tmp")).resolve()
     if not told:
         config.pluginmanager.register(Search(config))
+    config.stash[LEFT_OUT] = 0
+    if config.args_source == pytest.Config.ArgsSource.TESTPATHS and not config.option.markexpr:
+        config.option.markexpr = f"not ({SLOW})"  # what a newcomer runs; whoever names a file or a mark gets what was named
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node) -> None:
     node.workerinput["canary_mark"] = node.config.stash[MARK]
     node.workerinput["canary_run"] = str(node.config.stash[RUN])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error: object) -> None:
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)  # the same in each: all collect all
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    if items:
+        items[0].config.stash[LEFT_OUT] += len(items)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash[LEFT_OUT]
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if config.option.markexpr == f"not ({SLOW})" and config.stash[LEFT_OUT]:
+        terminalreporter.write_line(f"left out: {config.stash[LEFT_OUT]} slow tests and proofs; run them with: pytest -q -m '{SLOW}'")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

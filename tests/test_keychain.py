@@ -33,7 +33,11 @@ import avault
 avault.load_commands(["keychain"])
 KEYCHAIN_TIME = sys.modules["avault_keychain"].KEYCHAIN_TIME
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs dbus-run-session and gnome-keyring")
+MISSING = [name for name in ("dbus-run-session", "gnome-keyring-daemon") if not shutil.which(name)]
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="gnome-keyring is Linux's"),
+    pytest.mark.skipif(bool(MISSING), reason=f"no {' and no '.join(MISSING)}"),
+]
 
 ACCOUNT = "avault1-AAAAAAAAAAAAAAAA:unlock-key"
 LABEL = "avault: unlock key of test@machine (/home/test/clawd/.avault)"
