@@ -72,7 +72,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if config.option.markexpr == f"not ({SLOW})" and config.stash[LEFT_OUT]:
-        terminalreporter.write_line(f"left out: {config.stash[LEFT_OUT]} slow tests and proofs; run them with: pytest -q -m '{SLOW}'")
+        terminalreporter.write_line(
+            f"left out: {config.stash[LEFT_OUT]} slow tests and proofs; run them with: pytest -q -m '{SLOW}'"
+        )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
