@@ -5171,7 +5171,7 @@ class Pauses:
         if (end := self.end()) is None:
             return
         found = self.read()
-        when = f"programs may ask again at {render_time(end)}, a person in a terminal at once: avault unlock"
+        when = f"programs may ask again at {render_time(end)}; if the operator agreed, at once: avault unlock --again"
         if found["refused"]:
             raise Denied(f"the operator refused at {render_time(found['last'])}, and the phone is left alone", when)
         raise TimedOut(f"nobody had answered by {render_time(found['last'])}, and the phone is left alone", when)
@@ -6864,16 +6864,20 @@ def render_status(status: dict[str, Any]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-@command("unlock", option("--timeout"), option("--for", "how_long"), option("--accept-rollback", is_flag=True))
-def cmd_unlock(terminal: Terminal, timeout: str | None, how_long: str | None, accept_rollback: bool) -> int:
-    """usage: avault unlock [--timeout D] [--for D] [--accept-rollback]
+@command(
+    "unlock", option("--timeout"), option("--for", "how_long"), option("--again", is_flag=True),
+    option("--accept-rollback", is_flag=True),
+)  # fmt: skip
+def cmd_unlock(terminal: Terminal, timeout: str | None, how_long: str | None, again: bool, accept_rollback: bool) -> int:
+    """usage: avault unlock [--timeout D] [--for D] [--again] [--accept-rollback]
 
     Asks the phone, and waits until the operator has approved or refused. Starts
     the daemon if none runs. The phone shows the code that is printed here.
     --timeout gives up after D. --for locks it D from now on, this time, whatever
     the daemon's own limit is. After a refusal, programs have to wait before they
-    may ask again: 15 minutes, then an hour, then four; who types this in a
-    terminal does not.
+    may ask again: 15 minutes, then an hour, then four. Who types this in a
+    terminal does not, nor does a program with --again, for when the operator has
+    told it to ask again.
 
     --accept-rollback takes a vault that is older than what this machine has
     seen, and asks by itself, not together with others. With NOSTR_NSEC and no
@@ -6899,7 +6903,7 @@ def cmd_unlock(terminal: Terminal, timeout: str | None, how_long: str | None, ac
         ask_daemon(terminal.places, "open", value={"nsec": nsec}, private=True, accept_rollback=accept_rollback)
         status = ask_daemon(terminal.places, "limit", **lasting)
     else:
-        asked = {"timeout": limit, "accept_rollback": accept_rollback, "person": is_person(), **lasting}
+        asked = {"timeout": limit, "accept_rollback": accept_rollback, "person": again or is_person(), **lasting}
         call.farewell = "stopped; the phone is not asked any longer for this"
         with Waiting() as waiting:
             status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked)

@@ -808,6 +808,15 @@ def test_programs_pause_after_a_refusal(paired: Machine, rogue: Rogue) -> None:
     assert code == 0, shown
     assert paired.status()["asks_again"] is None
 
+    # or as the operator has told it to
+    paired("lock")
+    rogue.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    paired("unlock", code=5)
+    paired.as_program("unlock", code=5)
+    rogue.behave("nip44_decrypt", misdeeds.HONEST)
+    paired.as_program("unlock", "--again")
+    assert paired.status()["state"] == "unlocked"
+
 
 def test_how_long_the_pauses_are(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     places = avault.Places(str(place.home / "vault"))
