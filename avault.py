@@ -6679,8 +6679,8 @@ def cmd_lock(terminal: Terminal, after: str | None, idle: str | None, force: boo
     shown yet that the phone opens this vault, it asks first; --force does not.
 
     --after and --idle lock nothing yet: they change when the running daemon
-    locks by itself, as --lock-after and --lock-idle of daemon start do, until
-    it ends. D is 90, 90s, 5m, 8h, 7d, or never.
+    locks by itself, until it ends; what it began with are --lock-after and
+    --lock-idle of: avault daemon start. D is 90, 90s, 5m, 8h, 7d, or never.
 
       avault lock --after 8h --idle never
     """
