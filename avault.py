@@ -1416,6 +1416,11 @@ def encode_file(kind: str, content: dict[str, Any]) -> bytes:
     return (json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n").encode()
 
 
+def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type, or of one of them; to Python a bool is an int too, here it is not."""
+    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+
 def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
     """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
     fields = FIELDS[kind]
@@ -1423,7 +1428,7 @@ def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
         content = json.loads(data)
         if content["type"] == f"avault/{kind}" and content["version"] == 1:
             del content["type"], content["version"], content["checksum"]
-            right = content.keys() == fields.keys() and all(isinstance(content[name], fields[name]) for name in fields)
+            right = content.keys() == fields.keys() and all(is_of_type(content[name], fields[name]) for name in fields)
             if right and encode_file(kind, content) == data:
                 return dict(content)
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -3927,7 +3932,8 @@ class Keyholder:
         self.pairing: Pairing | None = None
         self.signer: RemoteSigner | None = None
         self.relays: list[dict[str, Any]] | None = None  # what they said when the signer was last asked
-        self.content: dict[str, Any] = {}  # of the unlock.json that is on the disk
+        self.content: dict[str, Any] = {}  # of the open vault's unlock.json, as it was written
+        self.asked: dict[str, Any] = {}  # what the disk says of a vault that is locked: to be shown, and for nothing else
         self.proven: str | None = None
         self.since = time.time()
         self.warnings: dict[str, str] = {}
@@ -4092,18 +4098,19 @@ class Keyholder:
         if self.pairing and self.pairing.by_itself:
             warnings["signer"] = "the signer approves by itself, as the drill showed: change its setting, then: avault drill"
         is_waiting = signer and (self.is_asked or self.talking or not self.unlocking)
+        shown = self.content or self.asked
         report = {
             "state": "unlocked" if store else "waiting" if is_waiting else "locked",
             "listening": bool(signer and not store and not is_waiting),
             "since": render_time(self.since),
             "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
-            "agent_npub": self.content.get("agent"),
-            "signer_npub": self.content.get("operator"),
-            "name": self.content.get("name"),
-            "code": request_code(self.content["sealed"]) if self.content and not store else None,
+            "agent_npub": shown.get("agent"),
+            "signer_npub": shown.get("operator"),
+            "name": shown.get("name"),
+            "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
-            "proven": bool(self.proven),
+            "proven": bool(self.proven if store else shown.get("proven")),
             "signer_approves_by_itself": self.pairing.by_itself if self.pairing else None,
             "relays": list(signer.relays.values()) if signer else self.relays,
             "waiting": signer.describe() if signer and is_waiting else None,
@@ -4135,7 +4142,7 @@ class Keyholder:
         async with self.turning:
             is_turned = "ratchet" not in self.warnings
             if not is_turned or not has_bytes(self.places.own("unlock.json"), encode_file("unlock", self.content)):
-                await self.turn(store.keys, also_recovery=False)
+                await self.turn(store.keys, self.content, also_recovery=False)
                 if is_turned:
                     self.warnings["unlock.json"] = f"unlock.json {changed}"
         if self.pairing:
@@ -4244,8 +4251,7 @@ class Keyholder:
     async def unlock(self, fd: int | None, by_keychain: bool) -> None:
         """Obtain the key through a pipe, from NOSTR_NSEC or the keychain, or by the phone; and open the vault."""
         try:
-            self.content, _ = read_unlock(self.places)
-            self.proven = self.content.get("proven")
+            self.asked, _ = read_unlock(self.places)
             if fd is not None:
                 with open(fd, "rb") as pipe:
                     given = await asyncio.to_thread(pipe.read)
@@ -4267,14 +4273,9 @@ class Keyholder:
                     self.warnings["ntp"] = "nothing keeps this machine's clock right (NTP): if no request arrives, look there"
                 signer.is_resting = not self.is_asked
                 phone = Phone(pairing, signer)
-                keys, own = await self.obtain(phone)
-                if not self.is_asked and uptime() >= self.opens_until:
-                    self.proven = render_time(time.time())
-                    await self.turn_ratchet(keys, also_recovery=not own)
-                    raise Locked(
-                        "the phone approved when nobody waited any more: nothing was opened", "ask again with: avault unlock"
-                    )
-                await self.serve(phone, keys, own, self.accept_rollback)
+                keys, content, own = await self.obtain(phone)
+                is_late = not self.is_asked and uptime() >= self.opens_until
+                await self.serve(phone, keys, content, own, self.accept_rollback, is_late)
         except Exception as error:
             if not self.store:
                 self.control.send({"failed": complain(error).to_dict()["error"]})
@@ -4299,46 +4300,84 @@ class Keyholder:
 
     async def open(self, custody: GivenKey | Keychain | Phone, accept_rollback: bool = False) -> None:
         """Obtain the key and serve the vault."""
-        keys, own = await self.obtain(custody)
-        await self.serve(custody, keys, own, accept_rollback)
+        await self.serve(custody, *await self.obtain(custody), accept_rollback)
 
-    async def obtain(self, custody: GivenKey | Keychain | Phone) -> tuple[nostr_sdk.Keys, bool]:
-        """The agent's key, and whether it was this machine's own envelope that gave it; raises AvaultError."""
-        self.content, own = read_unlock(self.places)
-        keys = await custody.obtain(self.content)
+    async def obtain(self, custody: GivenKey | Keychain | Phone) -> tuple[nostr_sdk.Keys, dict[str, Any], bool]:
+        """The agent's key, the content that it was obtained by, and whether that is this machine's own; raises AvaultError.
+
+        What was read before the phone was asked counts to the end: meanwhile others may write to the disk, and ask too.
+        """
+        content, own = read_unlock(self.places)
+        keys = await custody.obtain(content)
         # The envelope binds agent and operator: before anything is sealed for an operator, it must be the one.
-        operator = parse_npub(self.content["operator"])
+        operator = parse_npub(content["operator"])
         try:
-            open_nsec(self.content, decrypt(keys, operator, self.content["envelope"]))
+            bound = open_nsec(content, decrypt(keys, operator, content["envelope"]))
         except ValueError:
-            raise Tampered(
-                "the vault's files name another operator than they were made for", "take them from git history"
-            ) from None
-        return keys, own
+            bound = None
+        if not bound or public_hex(bound) != public_hex(keys):
+            raise Tampered("the vault's files name another operator than they were made for", "take them from git history")
+        return keys, content, own
 
-    async def serve(self, custody: GivenKey | Keychain | Phone, keys: nostr_sdk.Keys, own: bool, accept_rollback: bool) -> None:
-        """Serve the vault with its key, if nobody does yet. Whatever the vault says, the answer must open nothing tomorrow."""
+    async def serve(
+        self,
+        custody: GivenKey | Keychain | Phone,
+        keys: nostr_sdk.Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+        is_late: bool = False,
+    ) -> None:
+        """Serve the vault with its key, if nobody does yet; one whose key `is_late` is not opened any more: raises Locked.
+
+        Whatever the vault says, the answer must open nothing tomorrow.
+        """
         async with self.serving:
-            await self.load(custody, keys, own, accept_rollback)
+            if self.store:
+                await self.take_answer(self.store, custody, keys, content)
+            elif is_late:
+                self.proven = render_time(time.time())
+                await self.turn_ratchet(keys, content, also_recovery=not own)
+                raise Locked(
+                    "the phone approved when nobody waited any more: nothing was opened", "ask again with: avault unlock"
+                )
+            else:
+                await self.load(custody, keys, content, own, accept_rollback)
         if self.unlocking and self.unlocking is not asyncio.current_task():
             self.unlocking.cancel()  # it waits for a key that is here
 
-    async def load(self, custody: GivenKey | Keychain | Phone, keys: nostr_sdk.Keys, own: bool, accept_rollback: bool) -> None:
-        """Load the vault and turn the ratchet; only the ratchet where the vault is loaded."""
-        if custody.proves or not self.store:
-            self.proven = render_time(time.time()) if custody.proves else self.content.get("proven")
+    async def take_answer(
+        self, store: Store, custody: GivenKey | Keychain | Phone, keys: nostr_sdk.Keys, content: dict[str, Any]
+    ) -> None:
+        """Turn the ratchet of a vault that is open already, by an answer that is about it; raises Tampered for another."""
+        if (public_hex(keys), parse_npub(content["operator"])) != (store.vault.agent, store.vault.operator):
+            raise Tampered("the answer opens another vault than the one that is open")
+        if custody.proves:
+            self.proven = render_time(time.time())
         if isinstance(custody, Phone):
-            self.note_quickness(custody.signer.answered_in)
-        if self.store:
-            await self.turn_ratchet(keys, also_recovery=False)
-            return
-        loading = asyncio.to_thread(Store.load, self.places, keys, self.content, accept_rollback)
+            self.note_quickness(custody.signer.answered_in, self.content)
+        await self.turn_ratchet(store.keys, self.content, also_recovery=False)
+
+    async def load(
+        self,
+        custody: GivenKey | Keychain | Phone,
+        keys: nostr_sdk.Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+    ) -> None:
+        """Load the vault, and turn the ratchet also if it cannot be."""
+        self.proven = render_time(time.time()) if custody.proves else content.get("proven")
+        if isinstance(custody, Phone):
+            self.note_quickness(custody.signer.answered_in, content)
+        loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
         try:
             store = await loading
             asked_as = f", asked as {shorten_hex(custody.signer.me)}" if isinstance(custody, Phone) else ""
-            self.begin(store, type(custody).__name__ + asked_as, is_new=not own)
+            self.begin(store, content, type(custody).__name__ + asked_as, is_new=not own)
         finally:
-            await self.turn_ratchet(keys, also_recovery=not own or not os.path.lexists(self.places.file("nsec.enc")))
+            is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+            await self.turn_ratchet(keys, content, also_recovery=is_lost)
             if isinstance(custody, Phone):
                 self.keep_pairing(custody.pairing)
         if not own:
@@ -4350,9 +4389,9 @@ class Keyholder:
         self.note_hints()
         self.report()
 
-    def note_quickness(self, seconds: float | None) -> None:
+    def note_quickness(self, seconds: float | None, content: dict[str, Any]) -> None:
         """Remark on an approval that came faster than a person reads; what the app does is known from the drill alone."""
-        self.quick = self.content.get("quick", 0) + 1 if seconds is not None and seconds < NOBODY_ASKED else 0
+        self.quick = content.get("quick", 0) + 1 if seconds is not None and seconds < NOBODY_ASKED else 0
         self.warnings.pop("quick", None)
         if self.quick >= QUICK_IN_A_ROW:
             self.warnings["quick"] = (
@@ -4363,7 +4402,7 @@ class Keyholder:
                 f"approved within {seconds:.1f} s; if that was not you, see whether the app asks: avault drill"
             )
 
-    def begin(self, store: Store, custody: str, is_new: bool) -> None:
+    def begin(self, store: Store, content: dict[str, Any], custody: str, is_new: bool) -> None:
         """Serve a vault from now on, opened by this custody; raises AvaultError if the access log cannot be written.
 
         Only one that `is_new` on this machine may be without bounds of an earlier log.
@@ -4374,18 +4413,21 @@ class Keyholder:
             {"op": "unlock", "for": custody}, {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
         )
         log.save()
-        self.store, self.log = store, log
+        self.store, self.content, self.log = store, content, log
         self.since, self.opened, self.used = time.time(), uptime(), uptime()
         self.report()
 
-    async def turn_ratchet(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
-        """Replace the envelope that was opened by a fresh one, with a fresh sealed copy."""
-        async with self.turning:
-            await self.turn(keys, also_recovery)
+    async def turn_ratchet(self, keys: nostr_sdk.Keys, content: dict[str, Any], also_recovery: bool) -> None:
+        """Replace the envelope that was opened by a fresh one, with a fresh sealed copy, for whom `content` names.
 
-    async def turn(self, keys: nostr_sdk.Keys, also_recovery: bool) -> None:
+        That is the open vault's, or what has just been opened: never what the disk says by now.
+        """
+        async with self.turning:
+            await self.turn(keys, content, also_recovery)
+
+    async def turn(self, keys: nostr_sdk.Keys, content: dict[str, Any], also_recovery: bool) -> None:
         """`turn_ratchet`, for who holds `turning`."""
-        identity, name, operator = self.content["vault"], self.content["name"], parse_npub(self.content["operator"])
+        identity, name, operator = content["vault"], content["name"], parse_npub(content["operator"])
 
         def turn() -> dict[str, Any]:
             if also_recovery:
@@ -4887,7 +4929,7 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
         if operator == agent:
             raise Usage("the signer holds the agent's own key", "choose the operator's account in the signer")
     vault = Vault(identity, agent, operator, name)
-    keyholder.content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
+    content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
 
     def write(path: str, data: bytes) -> None:
         write_file(path, data)
@@ -4895,16 +4937,16 @@ async def talk_init(keyholder: Keyholder, session: Session, request: dict[str, A
 
     write(places.file(".gitattributes"), complete_attributes(places.file(".gitattributes")))
     write(places.file("nip46.json"), encode_hints(agent, operator, relays, name))
-    write(places.own("unlock.json"), encode_file("unlock", keyholder.content))
+    write(places.own("unlock.json"), encode_file("unlock", content))
     store = await asyncio.to_thread(Store.create, places, keys, vault)  # cut off before, init begins anew; after, it opens
     session.send({"progress": "wrote", "path": places.file("avault.enc")})
     write(places.file("nsec.enc"), encode_file("nsec", seal_nsec(keys, identity, operator, name, host)))
-    keyholder.begin(store, "init", is_new=True)
+    keyholder.begin(store, content, "init", is_new=True)
     await keyholder.verify_recovery()
     keyholder.control.send({"wrote": True})
     if pairing:
         pairing.save(places, UNPROVEN)
-        await prove(keyholder, session, pairing)
+        await prove(keyholder, session, pairing, content)
         session.send({"progress": "wrote", "path": places.own("pairing.json")})
     return {"ok": True, "agent_npub": to_npub(agent), "signer_npub": to_npub(operator), "paired": bool(pairing)}
 
@@ -4930,7 +4972,6 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
     pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
     if is_paired and not pairing and not request.get("replace"):
         raise Usage("this machine is paired already", "ask the phone with: avault unlock, or pair anew: avault pair --replace")
-    keyholder.content = content
     if pairing:
         keyholder.pause()
         session.send({"progress": "resumed", "client_key": public_hex(pairing.keys), "relays": pairing.relays})
@@ -4939,7 +4980,7 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
             relays = choose_relays(keyholder, session)
         pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
         pairing.save(places, UNPROVEN)
-    await prove(keyholder, session, pairing, bool(request.get("accept_rollback")))
+    await prove(keyholder, session, pairing, content, bool(request.get("accept_rollback")))
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
     if not has_bytes(path := places.file("nip46.json"), hints):
         write_file(path, hints)
@@ -5010,13 +5051,15 @@ async def shake_hands(
     return pairing
 
 
-async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool = False) -> None:
+async def prove(
+    keyholder: Keyholder, session: Session, pairing: Pairing, content: dict[str, Any], accept_rollback: bool = False
+) -> None:
     """Have the phone open this machine's own envelope: now it is known that it can.
 
     A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
     """
     try:
-        await ask_for_proof(keyholder, session, pairing, accept_rollback)
+        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
     except Denied as refused:
         if any(words in refused.message.lower() for words in NOT_PAIRED):
             forget_begun(keyholder.places)
@@ -5025,10 +5068,11 @@ async def prove(keyholder: Keyholder, session: Session, pairing: Pairing, accept
         raise
 
 
-async def ask_for_proof(keyholder: Keyholder, session: Session, pairing: Pairing, accept_rollback: bool) -> None:
+async def ask_for_proof(
+    keyholder: Keyholder, session: Session, pairing: Pairing, content: dict[str, Any], accept_rollback: bool
+) -> None:
     """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
     store = keyholder.store
-    content = keyholder.content
     if store:  # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it was
         content = seal_nsec(store.keys, store.vault.identity, store.vault.operator, store.vault.name, keyholder.host)
     sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
@@ -5038,11 +5082,10 @@ async def ask_for_proof(keyholder: Keyholder, session: Session, pairing: Pairing
         if not store:
             await keyholder.open(phone, accept_rollback)
         else:
-            keys = store.keys
             await phone.obtain(content)
-            keyholder.note_quickness(signer.answered_in)
+            keyholder.note_quickness(signer.answered_in, keyholder.content)
             keyholder.proven = render_time(time.time())
-            await keyholder.turn_ratchet(keys, also_recovery=False)
+            await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
             keyholder.keep_pairing(pairing)
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.report()
@@ -5078,7 +5121,7 @@ async def talk_drill(keyholder: Keyholder, session: Session, request: dict[str, 
     keyholder.keep_pairing(pairing)
     keyholder.quick = 0
     keyholder.warnings.pop("quick", None)
-    await keyholder.turn_ratchet(store.keys, also_recovery=False)
+    await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
     keyholder.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 

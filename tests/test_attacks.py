@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nostr_sdk
 import pytest
 from canary import Canary
 from harness import Machine, wait_until
-from peers import misdeeds
+from peers import Rogue, misdeeds
 
 import avault
 
@@ -272,3 +273,43 @@ def test_a_keychain_that_the_phone_refuses(proven: Machine, rogue) -> None:
         wait_until(lambda: len(entries(proven)) > before)
     assert entries(proven)[before]["op"] == "keychain"
     assert not (proven.own / "keychain.json").exists()
+
+
+def lead_astray(machine: Machine, agent: str, thief: nostr_sdk.Keys, decoy: nostr_sdk.Keys) -> bytes:
+    """Write an unlock.json for an agent and an operator of one's own, whose envelope is between the real agent and that operator.
+
+    Whoever takes it for this vault's would seal the agent's key for the thief. What it was before.
+    """
+    path = machine.own / "unlock.json"
+    before = path.read_bytes()
+    content = json.loads(before)
+    unlock, sealed = avault.seal_keys(decoy, content["vault"], avault.public_hex(thief), content["name"])
+    envelope = avault.make_envelope(thief, avault.parse_npub(agent), "", "", unlock)
+    rest = {"envelope": envelope, "proven": None, "quick": 0, "sealed": sealed.pop("sealed")}
+    path.write_bytes(
+        avault.encode_file("unlock", {**sealed, **{name: rest[name] for name in ("envelope", "sealed", "proven", "quick")}})
+    )
+    return before
+
+
+def test_what_is_asked_for_is_what_is_opened(proven: Machine, rogue: Rogue) -> None:
+    """While the phone is asked, another names another vault's files: the agent's key is sealed for nobody but the operator."""
+    proven("daemon", "start", "-b")
+    agent = proven.wait_state("unlocked")["agent_npub"]
+    proven("lock")
+    asked = len(rogue.requests("nip44_decrypt"))
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
+    unlock = proven.start("unlock")
+    wait_until(lambda: len(rogue.requests("nip44_decrypt")) > asked)
+    thief, decoy = nostr_sdk.Keys.generate(), nostr_sdk.Keys.generate()
+    before = lead_astray(proven, agent, thief, decoy)
+    with pytest.raises(avault.Tampered):
+        avault.Connection(places(proven)).request("open", value={"nsec": decoy.secret_key().to_bech32()})
+    (proven.own / "unlock.json").write_bytes(before)
+    rogue.go()
+    assert unlock.wait().returncode == 0
+    for path in (proven.own / "unlock.json", proven.vault / "nsec.enc"):
+        content = json.loads(path.read_bytes())
+        with pytest.raises(ValueError, match="not a payload"):
+            avault.decrypt(thief, avault.parse_npub(content["agent"]), content["envelope"])
+        assert content["operator"] == proven.status()["signer_npub"]

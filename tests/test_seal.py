@@ -642,11 +642,12 @@ def test_a_disk_that_keeps_something_else(old, monkeypatch):
     assert (old.read_bytes(), leftovers(old)) == (b"old", [])
 
 
-def test_a_symbolic_link_is_replaced_and_not_followed(old, tmp_path):
+def test_a_symbolic_link_is_neither_followed_nor_replaced(old, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(old)
-    avault.write_file(str(link), b"new")
-    assert old.read_bytes() == b"old" and link.read_bytes() == b"new" and not link.is_symlink()
+    with pytest.raises(avault.Tampered):
+        avault.write_file(str(link), b"new")
+    assert old.read_bytes() == b"old" and link.is_symlink()
 
 
 @pytest.mark.root

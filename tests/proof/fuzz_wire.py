@@ -94,8 +94,7 @@ class Target:
         content, _ = avault.read_unlock(self.places)
         keys = avault.parse_keys(sys.stdin.read())
         self.store = avault.Store.load(self.places, keys, content)
-        self.keyholder.begin(self.store, "fuzz", is_new=True)
-        self.keyholder.content = content
+        self.keyholder.begin(self.store, content, "fuzz", is_new=True)
         self.log = self.keyholder.log
         Path(self.places.own("copy.enc")).write_bytes(Path(self.places.file("avault.enc")).read_bytes())
         Path(self.places.own("bad.enc")).write_bytes(b"AgA\n")

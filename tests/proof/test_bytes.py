@@ -106,7 +106,7 @@ class Disk(Example):
         await keyholder.unlock(False, fd, custody == "keychain")
         keyholder.control.close()
         theirs.close()
-        if fd is not None and not keyholder.content:
+        if fd is not None and not keyholder.asked:
             os.close(fd)  # it did not come to read it; it ends then, and this process does not
         if keyholder.log:
             close_log(keyholder.log)
