@@ -36,6 +36,7 @@ NOISE = (
 )
 
 ARMOUR = re.compile(r"-----(BEGIN|END) [^-]*-----")  # RFC 7468: says only that here begins or ends a key
+URL = re.compile(r"(?<=[A-Za-z0-9+.-])://([^\s/?#@]*(?:@[^\s/?#@]+)*)@")  # without its scheme, which would be quadratic
 PAIR = re.compile(r"([^\s:/@]+):(?!//)(\S+)")
 SIMPLE = re.compile("[A-Za-z0-9_.-]+")  # nobody quotes or escapes that
 WORD = re.compile(r"[a-z_.-]+")
@@ -95,7 +96,7 @@ def parts_of(text: str) -> list[str]:
             found += strings_in(json.loads(text), False)
         except (ValueError, RecursionError):
             pass
-    for url in re.finditer(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s/?#@]*(?:@[^\s/?#@]+)*)@", text):
+    for url in URL.finditer(text):
         user, _, password = url[1].partition(":")
         found += (each for name in (user, password) for each in (name, urllib.parse.unquote(name)) if name not in COMMON)
     if pair := PAIR.fullmatch(text):

@@ -1324,3 +1324,12 @@ def test_without_a_mask_the_terminal_is_the_real_one(vault: Machine) -> None:
     with Screen(vault, AVAULT, "run", "--no-mask", "--", "sh", "-c", "tty; echo $$; stty -g") as screen:
         shown = screen.wait().decode()
         assert f"{screen.process.pid}\r\n" in shown
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "ab", "a:", "@", "://", "a@", "x://a@a@", "-----BEGIN ", "%41", "&#65;", "\\u0041", " z", "l\n"]
+)
+def test_forms_of_a_large_value_that_repeats_itself(piece: str) -> None:
+    """In a time that grows with its length, and not with the square of it: that would be hours."""
+    value = (piece * 262_144)[:262_144]
+    assert not avault_forms.solid(value.encode()).strip() or "plain" in avault_forms.forms_of(value).values()
