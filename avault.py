@@ -6428,6 +6428,8 @@ def cmd_set(
             warn(
                 "the value stands in the process list and in the shell's history", f"leave --value out: avault set {group}/{key}"
             )
+        if value is None and file is None and sys.stdin.isatty():
+            terminal.ask("has", group=group, key=key)  # a locked vault says so before a person has typed
         value = check_value(read_value(group, key, value, file))
         answer = terminal.ask("set", **fields, value={"value": value})
         if "\r" in value:

@@ -181,7 +181,10 @@ class Repository:
         if found.returncode and b"not a git repository" not in found.stderr:
             raise AvaultError(f"git: {reason(found.stderr)}", "see: git status")
         if not found.stdout.startswith(b"true\n"):
-            raise NoRepository(f"{directory} is in no git repository's work tree", "to have its history kept: git init")
+            raise NoRepository(
+                f"{directory} is in no git repository's work tree",
+                f"to have its history kept: git -C {shlex.quote(os.path.dirname(self.directory))} init; then: avault sync",
+            )
         _, up, git_dir = os.fsdecode(found.stdout).split("\n", 2)
         self.top = os.path.realpath(os.path.join(self.directory, up))
         self.git_dir = git_dir.removesuffix("\n")

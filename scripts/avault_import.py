@@ -1364,5 +1364,5 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
         return 0
     missing, differs, same = (states[state] for state in ("missing", "differs", "same"))
     say(f"in clear in {many}: {missing} not in the vault, {differs} with another value, {same} in both")
-    say("hint: avault migrate --remove takes them out of ~/.profile, avault import FILE takes a .env file in")
+    say("hint: avault migrate --remove takes them out of ~/.profile, avault import FILE takes a .env file in; then: rm FILE")
     return 1

@@ -120,9 +120,10 @@ def cmd_init(
         answer = talk.request("init", private, **fields)
     except BaseException as error:
         if os.path.lexists(places.file("avault.enc")):
-            call.farewell = "stopped"
-            say("the vault is made and open, but nobody has shown yet that the phone opens it")
+            made = "the vault is made and open, but nobody has shown yet that the phone opens it"
+            call.farewell = f"stopped; {made}: avault pair"
             if isinstance(error, AvaultError):
+                say(made)
                 say(f"operator: {read_sealed('nsec', places.file('nsec.enc'))['operator']}")
                 error.hint = "if that operator is you, before the daemon ends: avault pair"
         else:

@@ -97,6 +97,9 @@ class Bunker:
     async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
         """Serve until cancelled; first answer a nostrconnect:// URI if there is one. Raises Usage."""
         client, secret, name = self.read_uri(uri) if uri else ("", "", "")
+        if not self.relays:  # neither named nor known from an earlier time
+            self.relays = list(DEFAULT_RELAYS)
+            self.save()
         nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42: relays that want to know who reads
         self.pool = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(self.keys)).build()
         for url in self.relays:
@@ -296,7 +299,7 @@ def cmd_signer(
     harden("avault-phone")
     keys = read_operator(nsec_file, passphrase_file)
     state = os.path.abspath(os.path.expanduser(state)) if state else os.path.join(state_home(), f"signer-{public_hex(keys)[:16]}")
-    chosen = [check_relay(url) for url in relays] or ([] if uri else DEFAULT_RELAYS)
+    chosen = [check_relay(url) for url in relays]
 
     async def approve(client: str, sentence: str) -> bool:
         put(f"{client} asks: {sentence}\n")

@@ -183,7 +183,7 @@ curl -H "Authorization: Bearer {canary.new("openai")}" https://example.org
 """
     )
     assert "avault: in clear in 1 file: 1 not in the vault, 2 with another value, 3 in both\n" in done.stderr
-    assert "avault: hint: avault migrate --remove" in done.stderr
+    assert "avault: hint: avault migrate --remove" in done.stderr and done.stderr.endswith("then: rm FILE\n")
 
 
 def test_where_audit_looks(opened: Machine, canary, allow: Callable[[Path], Path]) -> None:

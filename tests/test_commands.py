@@ -842,6 +842,12 @@ def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, An
     return shown.decode(), code
 
 
+def test_a_locked_vault_asks_for_no_value(vault: Machine) -> None:
+    vault("lock", "--force")
+    shown, code = in_terminal(vault, ["set", "a/B"], [])
+    assert code == 3 and "the vault is locked" in shown and "a/B:" not in shown
+
+
 def test_prompt_without_echo(vault: Machine, canary) -> None:
     shown, code = in_terminal(vault, ["set", "a/B"], [("a/B: ", canary.value + "\n")])
     assert code == 0, shown

@@ -1,6 +1,7 @@
 """Machines that share a vault through git: pull, rebase, cherry-pick, stash, sync; conflicts; locked; what git shows of it."""
 
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -830,7 +831,9 @@ def test_sync_says_why_not(two):
     error = json.loads(a("sync", "--json", code=1).stdout)["error"]
     assert error["hint"] == "git push -u origin main"
     shutil.move(a.vault / ".git", a.top / "gone")
-    assert "in no git repository" in a("sync", code=4).stderr
+    assert "in no git repository" in (said := a("sync", code=4).stderr)
+    hint = re.search(r"its history kept: (git -C .* init); then: avault sync", said)
+    assert hint and hint[1] == f"git -C {a.vault.parent} init", "it works in whatever directory it is typed"
 
 
 def test_a_merge_of_the_user_s_is_the_user_s_to_commit(two):

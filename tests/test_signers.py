@@ -22,7 +22,7 @@ import nostr_sdk
 import peers
 import pytest
 from canary import Canary
-from harness import Machine, wait_until
+from harness import AVAULT, Machine, Screen, wait_until
 from peers import Phone, Relay, Rogue, misdeeds
 from test_commands import in_terminal
 
@@ -1008,6 +1008,27 @@ def test_signer_in_a_terminal(machine: Machine, relay: Relay, operator_file: tup
     assert phone.line("bunker://") != uri, "its secret was used"
     machine("unlock")
     machine("pair", "--replace", "--no-drill", "--bunker", "-", input=uri, code=5)
+
+
+def test_a_signer_keeps_to_the_relays_that_it_was_paired_over(
+    machine: Machine, relay: Relay, operator_file: tuple[nostr_sdk.Keys, Path]
+) -> None:
+    """Begun again without a word of relays, it goes to those of its pairing, and to no public ones."""
+    words = ("signer", "--nsec-file", str(operator_file[1]))
+    init = machine.start("init", "--yes", "--no-drill", "--name", "test@machine", "--relay", relay.url)
+    phone = machine.start(*words, init.line("nostrconnect://"), "--yes")
+    assert init.wait().returncode == 0
+    phone.kill()
+    assert machine.start(*words).line("bunker://").count("relay=") == 1
+
+
+def test_init_that_is_stopped_before_the_phone_has_opened_the_vault(machine: Machine, rogue: Rogue, relay: Relay) -> None:
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    with Screen(machine, AVAULT, "init", "--yes", "--name", "test@machine", "--relay", relay.url, columns=2000) as screen:
+        rogue.nostrconnect(screen.expect(r"nostrconnect://\S+").group().decode())
+        screen.expect("1. APPROVE")
+        screen.type("\x03")
+        assert b"has shown yet that the phone opens it: avault pair\r\n" in screen.wait(130)
 
 
 def unlock_key(machine: Machine, operator: nostr_sdk.Keys) -> str:
