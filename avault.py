@@ -1917,6 +1917,8 @@ class Store:
             return None
         if (vault.identity, vault.name, to_npub(vault.operator)) != (content["vault"], content["name"], content["operator"]):
             return None
+        if len(vault.sources) != 1:  # an avault.enc that somebody has put here
+            return None
         store = Store(places, keys, vault, vault.sources[0])
         store.kept = store.digest
         return None if pin and store.compare(pin) else store
@@ -3687,7 +3689,8 @@ class Ledger:
     """A file of signed lines, and the older ones beside it, PATH.1 to PATH.<older>, each of some `limit` bytes.
 
     `starts` are the numbers of the first lines of its files, the oldest first; `number` and `mac` are of
-    the last line; `lost` is that of the first line after the bounds of the ledger were taken away, or 0.
+    the last line; `size` is that of our lines in the newest file, whatever else others have put there;
+    `lost` is the number of the first line after the bounds of the ledger were taken away, or 0.
     """
 
     LONGEST = 1 << 16  # bytes of a line
@@ -3697,18 +3700,18 @@ class Ledger:
         self.paths = [*(f"{path}.{age}" for age in range(older, 0, -1)), path]
         self.end = b""  # what the last line lacks
         self.number, self.mac = self.find_end()
-        self.lost = 0
+        self.lost = self.size = 0
         if bounds is None:
             self.lost, self.starts = self.number + 1, [self.number + 1]
         else:
-            self.starts, self.lost = list(bounds["starts"]), bounds["lost"]
+            self.starts, self.size, self.lost = list(bounds["starts"]), bounds["size"], bounds["lost"]
             if bounds["number"] > self.number:  # the last lines were taken away: those to come show it
                 self.number, self.mac = bounds["number"], bounds["mac"]
         self.file = self.open()
 
     def bounds(self) -> dict[str, Any]:
         """What is to be remembered of the ledger, so that a part of it cannot pass for the whole."""
-        return {"starts": list(self.starts), "number": self.number, "mac": self.mac, "lost": self.lost}
+        return {"starts": list(self.starts), "size": self.size, "number": self.number, "mac": self.mac, "lost": self.lost}
 
     def open(self) -> int:
         """A descriptor to append with, kept open: a process that has no other left can still say what it releases."""
@@ -3772,15 +3775,15 @@ class Ledger:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self.refusal(error) from None
-        self.number, self.mac = number, mac
+        self.number, self.mac, self.size = number, mac, self.size + len(line)
 
     def is_full(self) -> bool:
-        """Whether it is time for a new file."""
-        return os.fstat(self.file).st_size > self.limit
+        """Whether it is time for a new file: by our own lines, or who adds others would have ours go."""
+        return self.size > self.limit
 
     def turn_page(self) -> None:
         """The next line begins a new file, and the oldest file is to go."""
-        self.starts = [*self.starts, self.number + 1][-len(self.paths) :]
+        self.starts, self.size = [*self.starts, self.number + 1][-len(self.paths) :], 0
 
     def rename(self) -> None:
         """Move every file to the next older place; raises AvaultError."""
@@ -3800,7 +3803,7 @@ class Ledger:
             if not os.path.lexists(path):
                 continue
             files += 1
-            for line in read_file(path, 2 * self.limit).splitlines(keepends=True):
+            for line in read_file(path, 4 * self.limit).splitlines(keepends=True):
                 count += 1
                 if not (entry := self.read_line(line)):
                     return count, files, f"line {count} was not written by the keyholder, or was changed"
@@ -3851,7 +3854,7 @@ class AccessLog:
                 return dict(content["ledgers"])
         except (AvaultError, TypeError):
             pass
-        empty = {"starts": [1], "number": 0, "mac": "", "lost": 0}
+        empty = {"starts": [1], "size": 0, "number": 0, "mac": "", "lost": 0}
         return {name: empty for name, _, _ in self.FILES} if is_new else {}
 
     def sign_bounds(self, content: dict[str, Any]) -> str:
@@ -3894,9 +3897,14 @@ class AccessLog:
         """A line in one of the ledgers, and a new file if that one is full."""
         ledger.append({"time": render_time(time.time()), **about, **caller, "outcome": outcome})
         if ledger.is_full():
+            before = ledger.starts, ledger.size
             ledger.turn_page()
             self.save()  # before the oldest lines go: else their absence would look like somebody's work
-            ledger.rename()
+            try:
+                ledger.rename()
+            except AvaultError:
+                ledger.starts, ledger.size = before  # nothing has gone, and what is missing later is missed
+                raise
 
     def verify(self) -> dict[str, Any]:
         """Whether every line is as it was written, and none is missing from where each ledger begins."""
@@ -3930,6 +3938,7 @@ class Keyholder:
         self.recovery = Recovery(places, self.host)
         self.log: AccessLog | None = None
         self.pairing: Pairing | None = None
+        self.begun: Pairing | None = None  # whose signer is connected, and has not opened an envelope yet
         self.signer: RemoteSigner | None = None
         self.relays: list[dict[str, Any]] | None = None  # what they said when the signer was last asked
         self.content: dict[str, Any] = {}  # of the open vault's unlock.json, as it was written
@@ -4970,6 +4979,8 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
     agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
     is_anew = relays or request.get("replace")
     pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
+    if pairing and keyholder.store and keyholder.pairing and not (keyholder.begun and pairing.is_same(keyholder.begun)):
+        pairing = None  # what opened the vault is known, and what was begun since: this is neither
     if is_paired and not pairing and not request.get("replace"):
         raise Usage("this machine is paired already", "ask the phone with: avault unlock, or pair anew: avault pair --replace")
     if pairing:
@@ -4980,6 +4991,7 @@ async def talk_pair(keyholder: Keyholder, session: Session, request: dict[str, A
             relays = choose_relays(keyholder, session)
         pairing = await shake_hands(keyholder, session, relays, content["name"], private.get("bunker"), operator, agent)
         pairing.save(places, UNPROVEN)
+    keyholder.begun = pairing
     await prove(keyholder, session, pairing, content, bool(request.get("accept_rollback")))
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
     if not has_bytes(path := places.file("nip46.json"), hints):
@@ -5196,9 +5208,12 @@ class Pauses:
     def read(self) -> dict[str, Any]:
         """How many questions were in vain, whether the last was refused, and when; what cannot be read counts as none."""
         try:
-            return decode_file("pauses", read_file(self.path), self.path)
+            found = decode_file("pauses", read_file(self.path), self.path)
+            if 0 <= found["last"] < 1 << 40:  # a time that others than us have written may be none
+                return found
         except AvaultError:
-            return {"in_vain": 0, "refused": False, "last": 0}
+            pass
+        return {"in_vain": 0, "refused": False, "last": 0}
 
     def end(self) -> float | None:
         """When the pause ends, in Unix seconds; None where there is none. A clock that went back makes none longer."""

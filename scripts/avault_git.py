@@ -277,6 +277,10 @@ class Repository:
         lines = [line.partition("\t") for line in listed.split("\0")[:-1]]
         return {path: place.split(" ")[2] for place, _, path in lines}
 
+    def is_file(self, commit: str, path: str) -> bool:
+        """Whether a path is a file in a commit, and no link, directory or submodule."""
+        return self.run("ls-tree", "-z", "--full-tree", commit, "--", path).startswith(b"100")
+
     def blob(self, name: str) -> bytes:
         """The content of an object; raises AvaultError."""
         return self.run("cat-file", "blob", name)
@@ -992,6 +996,11 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
     before, ours, theirs = (repository.tree(commit).get(vault) for commit in (base, "HEAD", upstream.ref))
     if len({before, ours, theirs}) == 3 and ask_daemon(places, "status")["state"] != "unlocked":
         raise Locked("both sides have written to the vault, which is locked", "avault unlock, then avault sync")
+    if before and ours and not repository.is_file(upstream.ref, vault):
+        raise Tampered(
+            f"{upstream.name} has no avault.enc any more, and yours would go with it",
+            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; then: avault sync",
+        )
     if theirs and theirs != ours:
         verify_incoming(repository, upstream, places, repository.blob(theirs))
     words = ("merge", "-q", "--no-edit", "--no-stat", "--ff", "--no-verify", "-m", MERGE_MESSAGE, upstream.ref)

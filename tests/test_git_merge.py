@@ -788,6 +788,25 @@ def test_sync_verifies_what_it_brings(two):
     assert has(a, "g/B@b") and enc(a) == enc(b)
 
 
+@pytest.mark.parametrize("instead", ["nothing", "a link"])
+def test_sync_takes_no_vault_away(two, instead):
+    """Who can push can delete the file, or have the same bytes be the target of a link."""
+    a, b = two
+    lock(a)
+    if instead == "nothing":
+        git(a, "rm", "-q", "avault.enc")
+    else:
+        blob = git_run(a, "rev-parse", "HEAD:avault.enc").stdout.strip()
+        git(a, "update-index", "--cacheinfo", f"120000,{blob},avault.enc")
+    git(a, "commit", "-qm", "avault: update the vault")
+    publish(a)
+    before = enc(b)
+    for change in (lambda: None, lambda: lock(b)):
+        change()
+        assert "has no avault.enc any more" in b("sync", code=8).stderr
+        assert enc(b) == before and (b.vault / "avault.enc").is_file() and not (b.vault / "avault.enc").is_symlink()
+
+
 def test_a_recovery_copy_of_anybody_s_is_replaced(two):
     """Whoever can push can swap nsec.enc for one with the right names that opens nothing: who syncs mends it for all."""
     a, b = two

@@ -636,3 +636,41 @@ def test_following_from_before_the_first_line(open_machine: Machine) -> None:
     log.rename(own / "access.log.1")
     log.write_bytes(b"another\n")
     wait_until(lambda: following.stdout[2:] == ["not a line of the log: another"], what="the new file")
+
+
+# Others of the same user write to the files too
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> avault.AccessLog:
+    return avault.AccessLog(str(tmp_path), nostr_sdk.Keys.generate(), is_new=True)
+
+
+def release(log: avault.AccessLog) -> None:
+    log.write({"op": "get", "group": "openai", "key": "API_KEY"}, {"pid": 1})
+
+
+def test_what_others_add_turns_no_page(log: avault.AccessLog) -> None:
+    """Else who fills the file, and cleans up behind, has every older line forgotten for the price of a few of his own."""
+    path = Path(log.releases.path)
+    for _ in range(3):
+        release(log)
+    for _ in range(6):
+        good = path.read_bytes()
+        path.write_bytes(good + b"x" * log.releases.limit + b"\n")
+        release(log)
+        line = path.read_bytes().splitlines(keepends=True)[-1]
+        path.write_bytes(good + line)
+    found = log.verify()
+    assert (found["lines"], found["begins"], found["files"], found["intact"]) == (9, 1, 2, True)
+
+
+def test_a_page_that_cannot_be_turned_forgets_nothing(log: avault.AccessLog) -> None:
+    release(log)
+    log.releases.limit = 10
+    (Path(log.releases.path + ".4") / "in the way").mkdir(parents=True)
+    Path(log.releases.path + ".3").touch()
+    for _ in range(6):
+        with pytest.raises(avault.AvaultError, match="cannot be written"):
+            release(log)
+    assert log.releases.starts == [1]

@@ -144,6 +144,16 @@ def test_own_files_are_put_back(name: str, opened: Machine, rogue: Rogue) -> Non
     assert len(rogue.requests("nip44_decrypt")) == asked + 1
 
 
+def test_a_pairing_that_others_have_begun_is_not_gone_on_with(opened: Machine, rogue: Rogue) -> None:
+    """The open vault knows by whom it was opened, and what it has begun itself."""
+    before = (opened.own / "pairing.json").read_bytes()
+    planted = opened.own / avault.UNPROVEN
+    planted.write_bytes(before)
+    rewrite(planted, "pairing", client_key=nostr_sdk.Keys.generate().secret_key().to_hex())
+    assert "this machine is paired already" in opened("pair", "--no-drill", code=2).stderr
+    assert (opened.own / "pairing.json").read_bytes() == before
+
+
 def test_files_that_nobody_touched_are_not_written(opened: Machine) -> None:
     names = ("unlock.json", "pairing.json", "pin.json", "recovery.json", "machine.json")
     before = [(opened.own / name).stat().st_mtime_ns for name in names]

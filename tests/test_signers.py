@@ -456,7 +456,7 @@ def test_pair_goes_on_where_the_phone_did_not_open_the_vault(machine: Machine, r
     assert done.returncode == 5
     assert done.stderr.rstrip().endswith("before the daemon ends: avault pair")
     rogue.behave("nip44_decrypt", misdeeds.SILENCE)
-    assert machine("pair", "--no-drill", "--timeout", "1s", code=7).stderr.rstrip().endswith("avault pair")
+    assert machine("pair", "--no-drill", "--timeout", "1s", code=7).stderr.rstrip().endswith("avault pair --timeout 1s")
     rogue.behave("nip44_decrypt", misdeeds.HONEST)
     done = machine("pair", "--no-drill")
     assert "going on from there" in done.stderr
@@ -840,8 +840,13 @@ def test_how_long_the_pauses_are(place: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert pauses.end() is None
     now -= 10**6
     assert pauses.end() is None, "a clock that went back makes no pause longer"
-    (place.state / "avault" / places.id / "pauses.json").write_text("{}")
-    assert pauses.end() is None
+    path = place.state / "avault" / places.id / "pauses.json"
+    for written in (
+        b"{}",
+        *(avault.encode_file("pauses", {**pauses.read(), "in_vain": 1, "last": t}) for t in (10**400, -(10**400))),
+    ):
+        path.write_bytes(written)
+        assert pauses.end() is None
 
 
 def test_a_question_of_ten_minutes(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:

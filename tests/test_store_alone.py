@@ -69,6 +69,12 @@ def elsewhere(vault: avault.Vault, machine: str = "other", key: str = "E", by: i
 # Making, loading, pinning
 
 
+def test_an_avault_enc_is_no_unsaved_enc(desk, store):
+    """Its content says which file it stands beside: the first one of a vault, put there, stands beside none."""
+    Path(desk.places.own("unsaved.enc")).write_bytes(desk.path.read_bytes())
+    assert value(desk.load().vault, "K") == "first"
+
+
 def test_the_first_file(desk, store):
     assert store.vault.generation == {store.machine: 1} and store.vault.sources == []
     assert desk.pin() == {"generation": {store.machine: 1}, "hash": avault.sha256(desk.path.read_bytes()).hex()}
