@@ -92,7 +92,7 @@ class Running:
             return line
         raise AssertionError(f"no line {start!r} from {self.argv}: {self.stdout} {self.stderr}")
 
-    def wait(self, timeout: float = 30) -> Done:
+    def wait(self, timeout: float = 60) -> Done:
         """The command when it has ended."""
         code = self.process.wait(timeout)
         for thread in self.threads:
@@ -217,10 +217,10 @@ class Machine:
         if scan:
             phone.nostrconnect(running.line("nostrconnect://"))
         running.line("avault: 1. APPROVE")
-        phone.answer(phone.wait_for("ask", timeout=20)["id"], True)
+        phone.answer(phone.wait_for("ask")["id"], True)
         if "--no-drill" not in running.argv:
             running.line("avault: 2. a drill")
-            phone.answer(phone.wait_for("ask", timeout=20)["id"], False)
+            phone.answer(phone.wait_for("ask")["id"], False)
         done = running.wait()
         assert done.returncode == code, done.stderr
         return done
@@ -236,7 +236,7 @@ class Machine:
             if status["state"] == "stopped":
                 return
             subprocess.run(
-                [*self.command, "daemon", "stop", "--force"], check=False, env=self.env, capture_output=True, timeout=30
+                [*self.command, "daemon", "stop", "--force"], check=False, env=self.env, capture_output=True, timeout=60
             )
         for pid in (status["keyholder_pid"], status["pid"]):
             if pid:
@@ -290,7 +290,7 @@ class Screen:
     def resize(self, lines: int, columns: int) -> None:
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
-    def expect(self, pattern: str, timeout: float = 30) -> re.Match[bytes]:
+    def expect(self, pattern: str, timeout: float = 60) -> re.Match[bytes]:
         """Wait until that is shown, after what was expected before."""
         end = time.monotonic() + timeout
         while not (found := re.compile(pattern.encode(), re.DOTALL).search(bytes(self.shown), self.seen)):
@@ -304,7 +304,7 @@ class Screen:
 
     def wait(self, code: int | None = 0) -> bytes:
         """The command ends; all that was shown."""
-        ended = self.process.wait(30)
+        ended = self.process.wait(60)
         assert code is None or ended == code, (ended, bytes(self.shown))
         self.thread.join(5)  # the end of the screen
         return bytes(self.shown)

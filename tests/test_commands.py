@@ -807,7 +807,7 @@ def test_fast_door_and_long_way_agree(vault: Machine) -> None:
 Answer = str | Callable[[str], None]
 
 
-def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, Answer]], timeout: float = 20) -> tuple[str, int]:
+def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, Answer]], timeout: float = 60) -> tuple[str, int]:
     """Run a command on a terminal: for each prompt, type an answer or do something. What it showed, and the exit code."""
     pid, fd = pty.fork()
     if pid == 0:

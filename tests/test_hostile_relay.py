@@ -5,7 +5,6 @@ A signer of ours (`rogue`) speaks through relays that forge, drop, refuse, vanis
 
 import contextlib
 import json
-import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -153,7 +152,7 @@ def test_a_forgery_does_not_keep_the_true_event_out(machine: Machine, rogue: Rog
     proxy.send("inject", event=true | {"sig": message(nostr_sdk.Keys.generate(), rogue.signer, "x")["sig"]})
     still_waits(machine, unlock)
     proxy.send("inject", event=true)
-    assert unlock.wait(5).returncode == 0
+    assert unlock.wait().returncode == 0
 
 
 def test_answers_that_belong_elsewhere(machine: Machine, rogue: Rogue, proxy: Relay) -> None:
@@ -205,15 +204,16 @@ def test_a_dead_relay_beside_a_live_one(machine: Machine, relay: Relay, rogue: R
     dead = peers.closed() if bad == "closed" else peers.hole(bad)
     url = dead if isinstance(dead, str) else dead.url
     with Machine(machine.top / "alone") as alone:
+        begun = time.monotonic()
         pair(alone, rogue, relay.url)
-        usual = statistics.median(unlock_time(alone, rogue) for _ in range(3))
+        usual_pairing = time.monotonic() - begun
+        usual = min(unlock_time(alone, rogue) for _ in range(3))
     begun = time.monotonic()
     pair(machine, rogue, url, relay.url)
-    assert time.monotonic() - begun < 8, "pairing"
-    slowed = statistics.median(unlock_time(machine, rogue) for _ in range(3))
+    assert time.monotonic() - begun < usual_pairing + 8, "pairing, of three requests; to wait for an OK takes 5 s each"
+    wait_until(lambda: unlock_time(machine, rogue) < usual + 0.5, what="an unlock that is not slowed; to wait for the dead slows each")
     said = {each["url"]: each["said"] for each in machine.status()["relays"]}
     assert said[relay.url] == "accepted" != said[url]
-    assert slowed < usual + 0.5
     if not isinstance(dead, str):
         dead.stop()
 
@@ -233,15 +233,15 @@ def test_a_relay_that_goes_and_comes_back(machine: Machine, relay: Relay, rogue:
     url = relay.url
     heard = len(rogue.seen("listening"))
     relay.kill()
-    wait_until(lambda: machine.status()["relays"][0]["connected"] is False, 5)
+    wait_until(lambda: machine.status()["relays"][0]["connected"] is False)
     time.sleep(1)
     assert machine.status()["state"] == "waiting"
     relay.start()
     assert relay.url == url
     wait_until(lambda: len(rogue.seen("listening")) > heard)
-    wait_until(lambda: machine.status()["relays"][0]["connected"], 10)
+    wait_until(lambda: machine.status()["relays"][0]["connected"])
     rogue.go()
-    assert unlock.wait(20).returncode == 0
+    assert unlock.wait().returncode == 0
 
 
 def test_a_relay_that_comes_after_the_question(machine: Machine, relay: Relay, rogue: Rogue) -> None:
@@ -253,7 +253,7 @@ def test_a_relay_that_comes_after_the_question(machine: Machine, relay: Relay, r
     heard = len(rogue.seen("listening"))
     relay.start()
     wait_until(lambda: len(rogue.seen("listening")) > heard)
-    assert unlock.wait(10).returncode == 0
+    assert unlock.wait(14).returncode == 0, "before it is sent again, every 15 s"
 
 
 def test_a_broken_connection_while_the_answer_comes(machine: Machine, rogue: Rogue, proxy: Relay) -> None:
@@ -263,7 +263,7 @@ def test_a_broken_connection_while_the_answer_comes(machine: Machine, rogue: Rog
     unlock = machine.start("unlock")
     wait_until(lambda: len(rogue.requests("nip44_decrypt")) == 2)
     proxy.send("cut")
-    assert unlock.wait(25).returncode == 0
+    assert unlock.wait().returncode == 0
     assert len({request["event_id"] for request in rogue.requests("nip44_decrypt")}) == 2
 
 
@@ -278,13 +278,13 @@ def test_a_relay_that_refuses(machine: Machine, rogue: Rogue, proxy: Relay, rela
     assert "blocked: pay first" in machine("status", code=3).stdout
     still_waits(machine, unlock)
     proxy.send("refuse")
-    assert unlock.wait(25).returncode == 0, "it is tried again"
+    assert unlock.wait().returncode == 0, "it is tried again"
 
 
 def test_another_relay_suffices(machine: Machine, rogue: Rogue, proxy: Relay, relay: Relay) -> None:
     pair(machine, rogue, proxy.url, relay.url)
     proxy.send("refuse", text="rate-limited: slow down")
-    machine("unlock", timeout=5)
+    machine("unlock", timeout=14)  # before it is sent again, every 15 s
     relays = {each["url"]: each["said"] for each in machine.status()["relays"]}
     assert relays == {proxy.url: "rate-limited: slow down", relay.url: "accepted"}
 
@@ -293,7 +293,7 @@ def test_a_relay_that_says_ok_and_drops(machine: Machine, rogue: Rogue, proxy: R
     pair(machine, rogue, proxy.url, relay.url)
     proxy.send("rule", dir="up", drop="ok")
     proxy.send("rule", dir="down", drop=True)
-    machine("unlock", timeout=5)
+    machine("unlock", timeout=14)  # before it is sent again, every 15 s
 
 
 def test_a_relay_that_wants_to_know_who_asks(machine: Machine) -> None:
@@ -303,7 +303,7 @@ def test_a_relay_that_wants_to_know_who_asks(machine: Machine) -> None:
         relay.kill()
         relay.start(nip42="write")
         unlock = machine.start("unlock")
-        said = wait_until(lambda: machine.status()["relays"][0]["said"], 10)
+        said = wait_until(lambda: machine.status()["relays"][0]["said"])
         assert said == "accepted"
         unlock.kill()
 
@@ -362,9 +362,9 @@ def test_a_closed_subscription_is_opened_again(machine: Machine) -> None:
         pair(machine, rogue, relay.url)
         unlock, request = ask(machine, rogue)
         relay.close_subscriptions(request["client"])
-        wait_until(lambda: request["client"] in {peer for _, peer in relay.subscriptions.values()}, 8, "a new subscription")
+        wait_until(lambda: request["client"] in {peer for _, peer in relay.subscriptions.values()}, what="a new subscription")
         rogue.go()
-        assert unlock.wait(5).returncode == 0
+        assert unlock.wait().returncode == 0
 
 
 def test_a_relay_without_a_word_does_not_hide_that_nobody_was_asked(machine: Machine) -> None:

@@ -86,14 +86,14 @@ def test_lock_ends_the_keyholder(vault: Open) -> None:
 def test_stop_ends_both(vault: Open) -> None:
     vault.machine("daemon", "stop", "--force")
     assert not is_there(vault.keyholder)
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     assert list(vault.machine.runtime.iterdir()) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
 def test_signal_ends_both(vault: Open, signum: signal.Signals) -> None:
     os.kill(vault.supervisor, signum)
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     assert not is_alive(vault.keyholder)
     assert list(vault.machine.runtime.iterdir()) == []
     assert vault.machine("status", code=6).stdout.startswith("Daemon: stopped\n")
@@ -102,7 +102,7 @@ def test_signal_ends_both(vault: Open, signum: signal.Signals) -> None:
 def test_kill_of_the_supervisor(vault: Open) -> None:
     vault.machine("set", "a/B", input="b")
     os.kill(vault.supervisor, signal.SIGKILL)
-    wait_until(lambda: not is_alive(vault.keyholder), 2)
+    wait_until(lambda: not is_alive(vault.keyholder))
     assert (vault.machine.runtime / "avault.sock").exists(), "nobody was there to remove it"
     vault.machine("get", "a/B", code=6)
     assert vault.machine("status", code=6).stdout.startswith("Daemon: stopped\n")
@@ -114,7 +114,7 @@ def test_kill_of_the_supervisor(vault: Open) -> None:
 def test_kill_of_the_keyholder(vault: Open) -> None:
     vault.machine("set", "a/B", input="b")
     os.kill(vault.keyholder, signal.SIGKILL)
-    status = vault.machine.wait_state("unpaired", 5)
+    status = vault.machine.wait_state("unpaired")
     assert (status["pid"], status["keyholder_pid"]) == (vault.supervisor, None)
     assert not is_there(vault.keyholder)
     assert "signal 9" in status["error"]["message"]
@@ -150,7 +150,7 @@ def test_stop_of_a_keyholder_that_does_not_listen(vault: Open) -> None:
     os.kill(vault.keyholder, signal.SIGSTOP)
     vault.machine("daemon", "stop", "--force")
     assert not is_there(vault.keyholder)
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
 
 
 # One writer
@@ -159,7 +159,7 @@ def test_stop_of_a_keyholder_that_does_not_listen(vault: Open) -> None:
 def test_ctrl_c_in_the_foreground_asks_twice(vault: Open) -> None:
     """A terminal sends it to every process of its group; the first must not cost an unproven vault its key."""
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     log = vault.machine.top / "log"
     with log.open("w") as stderr:
         daemon = subprocess.Popen(
@@ -172,7 +172,7 @@ def test_ctrl_c_in_the_foreground_asks_twice(vault: Open) -> None:
     vault.machine.wait_state("unlocked")
     vault.look()
     os.killpg(daemon.pid, signal.SIGINT)
-    wait_until(lambda: "press Ctrl-C again" in log.read_text(), 5)
+    wait_until(lambda: "press Ctrl-C again" in log.read_text())
     assert is_alive(vault.keyholder) and vault.machine.status()["state"] == "unlocked"
     os.killpg(daemon.pid, signal.SIGINT)
     assert daemon.wait(10) == 0 and not is_alive(vault.keyholder)
@@ -201,13 +201,13 @@ def test_no_second_writer_while_an_orphan_lives(vault: Open) -> None:
     """A keyholder that cannot even die yet keeps the vault's lock."""
     os.kill(vault.keyholder, signal.SIGSTOP)
     os.kill(vault.supervisor, signal.SIGKILL)
-    wait_until(lambda: not is_alive(vault.keyholder), 2)  # PR_SET_PDEATHSIG does not wait for it to listen
+    wait_until(lambda: not is_alive(vault.keyholder))  # PR_SET_PDEATHSIG does not wait for it to listen
     vault.machine("daemon", "start", "-b", NOSTR_NSEC=vault.nsec)
 
 
 def test_many_starts_at_once(vault: Open) -> None:
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     starts = [vault.machine.start("daemon", "start", "-b", NOSTR_NSEC=vault.nsec) for _ in range(6)]
     assert [start.wait().returncode for start in starts] == [0] * 6
     assert vault.machine.wait_state("unlocked")["keyholder_pid"]
@@ -232,7 +232,7 @@ def test_socket_that_is_removed(vault: Open) -> None:
     vault.machine("set", "a/B", input="b")
     for _ in range(3):
         path.unlink()
-        wait_until(path.exists, 5)
+        wait_until(path.exists)
         for _ in range(5):
             assert vault.machine("get", "a/B", timeout=5).stdout == "b\n"
     vault.look()
@@ -248,7 +248,7 @@ def test_directory_of_the_socket_that_is_removed(vault: Open) -> None:
     vault.machine.runtime.mkdir(mode=0o700)
     assert vault.machine("get", "a/B").stdout == "b\n", "found through the record, as the usual place is empty"
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     assert not (state_directory(vault.machine) / "avault.sock").exists()
 
 
@@ -263,14 +263,14 @@ def test_socket_that_is_replaced(vault: Open) -> None:
         time.sleep(2.5)
         assert path.stat().st_ino == inode
         os.kill(vault.supervisor, signal.SIGTERM)
-        wait_until(lambda: not is_alive(vault.supervisor), 5)
+        wait_until(lambda: not is_alive(vault.supervisor))
         assert path.stat().st_ino == inode
     path.unlink()
 
 
 def test_start_without_standard_streams(vault: Open) -> None:
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     script = f'"{vault.machine.command[0]}" daemon start -b <&- >&- 2>&-'
     env = {**vault.machine.env, "NOSTR_NSEC": vault.nsec}
     assert subprocess.run(["sh", "-c", script], check=False, env=env, timeout=30).returncode == 0
@@ -282,7 +282,7 @@ def test_start_without_standard_streams(vault: Open) -> None:
 def test_start_keeps_no_stream_of_the_caller(vault: Open) -> None:
     """A daemon that kept the pipe would let `$(avault daemon start -b)` wait for ever."""
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     script = f'"{vault.machine.command[0]}" daemon start -b 2>&1 | cat'
     env = {**vault.machine.env, "NOSTR_NSEC": vault.nsec}
     done = subprocess.run(["sh", "-c", script], env=env, timeout=20, check=False, capture_output=True, text=True)
@@ -313,7 +313,7 @@ def test_no_temporary_files_stay(vault: Open) -> None:
     leftover = vault.machine.vault / ".avault.enc.0123456789abcdef.tmp"
     leftover.write_text("half a write")
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     vault.machine("daemon", "start", "-b", NOSTR_NSEC=vault.nsec)
     vault.machine.wait_state("unlocked")
     vault.machine("set", "a/B", input="b")
@@ -326,7 +326,7 @@ def test_no_temporary_files_stay(vault: Open) -> None:
 def start_among_secrets(vault: Open, canary) -> None:
     """Start the daemon anew from an environment that holds secrets."""
     vault.machine("daemon", "stop", "--force")
-    wait_until(lambda: not is_alive(vault.supervisor), 5)
+    wait_until(lambda: not is_alive(vault.supervisor))
     variables = {"NOSTR_NSEC": vault.nsec, "CANARY": canary.value, "AWS_SECRET_ACCESS_KEY": canary.new("aws")}
     vault.machine("daemon", "start", "-b", **variables)
     vault.machine.wait_state("unlocked")

@@ -83,13 +83,13 @@ class Peer:
         self._reader.start()
         try:
             self._write(self.config)
-            self.ready = self.wait_for("ready", timeout=30)
+            self.ready = self.wait_for("ready")
         except BaseException:
             self.kill()
             raise
         return self.ready
 
-    def wait_for(self, event: str, timeout: float = 10, **fields: Any) -> Event:
+    def wait_for(self, event: str, timeout: float = 60, **fields: Any) -> Event:
         """The next event of that name and with those fields. Each event is returned once, whatever came in between."""
         deadline = time.monotonic() + timeout
         wanted = {"event": event, **fields}
@@ -110,7 +110,7 @@ class Peer:
         with self._news:
             return [candidate for candidate in self.events if wanted.items() <= _flat(candidate).items()]
 
-    def send(self, cmd: str, timeout: float = 10, **fields: Any) -> Event:
+    def send(self, cmd: str, timeout: float = 60, **fields: Any) -> Event:
         """Send a command; return when it was carried out, with what it answered."""
         self._commands += 1
         self._write({"cmd": cmd, "n": self._commands, **fields})
