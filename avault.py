@@ -1464,7 +1464,7 @@ def refuse_foreign(path: str) -> None:
     """
     try:
         info = os.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     if info.st_mode & 0o170000 != 0o100000 or info.st_uid != os.getuid() != 0:
         raise Tampered(f"{path} is not a regular file of ours", "look at what it is, and move it away")

@@ -50,11 +50,13 @@ def all_words() -> list[Words]:
 
 
 def describe(name: str) -> Words:
-    """A command. What its parameters take stands in the first form of its usage."""
+    """A command. What its options take stands in a form of its usage, and its arguments in the first."""
     function, makers, interspersed = COMMANDS[name]
     usage, _, prose = (function.__doc__ or "").partition("\n\n")
-    form = usage.partition(f"avault {name}")[2].partition(f"avault {name}")[0]
-    words = [word.rstrip("…") for word in re.findall(r"[^\s\[\]]+", form) if word not in ("|", "--", "…")]
+    forms = [
+        [word.rstrip("…") for word in re.findall(r"[^\s\[\]]+", form) if word not in ("|", "--", "…")]
+        for form in usage.split(f"avault {name}")[1:]
+    ]
     options, arguments = [], []
     for parameter in (make() for make in makers):
         names = tuple(parameter.opts)
@@ -63,12 +65,12 @@ def describe(name: str) -> Words:
         elif parameter.is_flag:
             options.append(Parameter(names, ""))
         else:
-            place = next((place for place, word in enumerate(words) if word in names), None)
-            takes = "VALUE" if place is None else words.pop(place + 1)
+            found = next(((form, place) for form in forms for place, word in enumerate(form) if word in names), None)
+            takes = found[0].pop(found[1] + 1) if found else "VALUE"
             is_optional = any(f"{each} [" in usage for each in names)
             options.append(Parameter(names, "KEY" if "--allow" in names else takes, is_optional, parameter.multiple))
     has_key = any("--key" in each.names for each in options)
-    named = [word for word in words if not word.startswith("-")] if interspersed else ["COMMAND"]
+    named = [word for form in forms[:1] for word in form if not word.startswith("-")] if interspersed else ["COMMAND"]
     taken = [
         Parameter((), "GROUP/KEY" if word == "GROUP" and has_key else word, repeats=each.nargs == -1)
         for each, word in zip(arguments, named, strict=False)
