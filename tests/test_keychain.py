@@ -100,7 +100,7 @@ class Desktop:
         """A login with a password: gnome-keyring starts, and opens the login collection or makes it."""
         words = ["gnome-keyring-daemon", "--unlock", "--components=secrets"]
         quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        subprocess.run(words, check=True, env=self.env, input=password.encode(), timeout=30, **quiet)
+        subprocess.run(words, check=True, env=self.env, input=password.encode(), timeout=60, **quiet)
         with self.bus() as bus:
             wait_until(lambda: call(bus, message_bus.NameHasOwner("org.freedesktop.secrets")) == 1)
 
@@ -328,9 +328,9 @@ def test_denied_when_the_prompt_is_not_answered(desktop: Desktop, canary: Canary
     with desktop.bus() as person:
         assert call(person, message_bus.RequestName("org.gnome.keyring.SystemPrompter")) == 1
         assert desktop.ask("get", limit="1") == refusal("denied", UNANSWERED.format(1))
-        asked = person.receive(timeout=10)
+        asked = person.receive(timeout=60)
         while asked.header.fields.get(jeepney.HeaderFields.member) != "BeginPrompting":
-            asked = person.receive(timeout=10)
+            asked = person.receive(timeout=60)
 
 
 def test_denied_when_the_keychain_hangs(desktop: Desktop) -> None:
@@ -676,7 +676,7 @@ def test_a_key_is_given_to_a_hardened_helper_alone(name: str, canary: Canary) ->
         except avault.Unavailable:
             assert name != "hardened"
         door.close()
-        out = helper.communicate(timeout=20)[0]
+        out = helper.communicate(timeout=60)[0]
     assert out.strip() == (canary.value if name == "hardened" else "")
 
 
