@@ -91,7 +91,11 @@ def resolve(data: bytes, secrets: Secrets) -> bytes:
 
 def read_env_file(path: str) -> dict[str, str]:
     """The variables of a dotenv file; says what is left of it, and what others read differently. Raises NotFound, Usage."""
-    data, name = avault.read_file(os.path.expanduser(path), avault.MAX_FRAME, only_regular=False), printable(path)
+    return parse_env_file(avault.read_file(os.path.expanduser(path), avault.MAX_FRAME, only_regular=False), printable(path))
+
+
+def parse_env_file(data: bytes, name: str) -> dict[str, str]:
+    """The variables in the bytes of a dotenv file, whose `name` is for people. Raises Usage."""
     try:
         text = data.decode()
         if "\0" in text:
@@ -112,15 +116,19 @@ def read_project_file() -> dict[str, str] | None:
     Raises Usage, and Denied where somebody else than the user could write it.
     """
     path = avault.PROJECT_FILE
-    try:
-        info = os.stat(path)
-    except FileNotFoundError:
+    if not os.path.lexists(path):  # a link that leads nowhere is no wish for all secrets
         return None
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+            info = os.fstat(file.fileno())  # of what is read: in a directory of others a name is soon that of another file
+            if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.getuid()) or info.st_mode & stat.S_IWOTH:
+                raise Denied(f"{path} is no file of yours, or others can write it", f"without it: {WITHOUT}")
+            data = file.read(avault.MAX_VALUE + 1)
     except OSError as error:
         raise AvaultError(f"cannot read {path}: {error.strerror}", f"without it: {WITHOUT}") from None
-    if not stat.S_ISREG(info.st_mode) or info.st_uid not in (0, os.getuid()) or info.st_mode & stat.S_IWOTH:
-        raise Denied(f"{path} is no file of yours, or others can write it", f"without it: {WITHOUT}")
-    variables = read_env_file(path)
+    if len(data) > avault.MAX_VALUE:
+        raise Usage(f"{path} is too large; the limit is {avault.MAX_VALUE:,} bytes", f"without it: {WITHOUT}")
+    variables = parse_env_file(data, path)
     for name, value in variables.items():
         if not (found := REFERENCE.fullmatch(value.encode())) or not found[1]:
             hint = f"as in {name}=avault://GROUP/KEY; a file with values is for: avault run --env-file {path}"

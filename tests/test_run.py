@@ -326,6 +326,11 @@ def test_the_file_of_a_project(vault: Machine, canary: Canary, tmp_path: Path) -
         (vault.top / "avault.env").write_text(text)
         refuse(vault, code=code, says=says)
         refuse(vault, "--no-mask", code=code, says=says)
+    (vault.top / "avault.env").unlink()
+    (vault.top / "avault.env").symlink_to("nowhere")
+    for mask in ([], ["--no-mask"]):
+        refuse(vault, *mask, code=1, says="cannot read avault.env")
+    (vault.top / "avault.env").unlink()
     (vault.top / "avault.env").write_text("A=avault://db/PASSWORD\n")
     (vault.top / "avault.env").chmod(0o666)
     refuse(vault, code=5, says="others can write it", hint="--all")
