@@ -211,7 +211,7 @@ def test_a_dead_relay_beside_a_live_one(machine: Machine, relay: Relay, rogue: R
     begun = time.monotonic()
     pair(machine, rogue, url, relay.url)
     assert time.monotonic() - begun < usual_pairing + 8, "pairing, of three requests; to wait for an OK takes 5 s each"
-    wait_until(lambda: unlock_time(machine, rogue) < usual + 0.5, what="an unlock that is not slowed; to wait for the dead slows each")
+    wait_until(lambda: unlock_time(machine, rogue) < usual + 0.5, what="an unlock that is not slowed")
     said = {each["url"]: each["said"] for each in machine.status()["relays"]}
     assert said[relay.url] == "accepted" != said[url]
     if not isinstance(dead, str):
