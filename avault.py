@@ -1581,7 +1581,11 @@ def make_private_directory(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
         if os.stat(path).st_uid != os.getuid():
-            raise AvaultError(f"{path} belongs to {owner_of(path)}", "choose another place with --dir or XDG_STATE_HOME")
+            import shlex
+
+            owner, other = owner_of(path), "or choose another place with --dir or XDG_STATE_HOME"
+            made_under_sudo = f'was it made under sudo? Take it back: sudo chown -R "$USER" {shlex.quote(path)}; {other}'
+            raise AvaultError(f"{path} belongs to {owner}", made_under_sudo if owner == "root" else f"do it as {owner}, {other}")
         os.chmod(path, 0o700)
     except OSError as error:
         own = path == state_home() or path.startswith(state_home() + "/")
@@ -5614,6 +5618,9 @@ class Guard:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied("nobody has shown yet that the phone opens this vault", self.pairing_hint())
+        found = await run_program(self.keychain_command("look"))
+        if found.get("outcome") == "unavailable":
+            return found  # nobody is asked for what cannot be
         door, end = socket.socketpair()
         with door, end:
             if sys.platform == "linux":
@@ -6111,8 +6118,8 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     """
     if not is_file_there(places.dir):
         raise no_vault(places)
-    make_private_directory(places.state)
     make_private_directory(places.dir)  # a clone is not; and who can open a directory can hold its lock
+    make_private_directory(places.state)  # after that: beside a vault of somebody else, root leaves nothing of its own
     nsec = None
     if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
         mine, end = socket.socketpair()
@@ -6315,7 +6322,7 @@ def split_name(group: str, key: str | None, word: str | None = None) -> tuple[st
     """GROUP and KEY of `GROUP --key KEY`, `GROUP/KEY`, or of `GROUP KEY`, where `word` is that KEY; raises Usage."""
     name, slash, rest = group.partition("/")
     if sum(map(bool, (slash, key is not None, word is not None))) > 1:
-        raise Usage("the key is named twice", f"avault get {printable(group)}, or with --key alone")
+        raise Usage("the key is named twice", f"avault {call.name or 'get'} {printable(group)}, or with --key alone")
     if word is not None and (word[0] in DIGITS or not set(word) <= KEY_CHARACTERS):
         raise Usage("the second word is no key's name", f"avault get {printable(name)}/KEY")
     key = rest if slash else key if word is None else word
@@ -6373,6 +6380,8 @@ class Terminal:
     def no_daemon(self, error: NoDaemon) -> AvaultError:
         """Why nobody listens: there is no vault, we may not look, or the daemon does not run."""
         try:
+            if os.path.isdir(self.places.dir):
+                refuse_elses(self.places)
             need_vault(self.places)
         except AvaultError as reason:
             return reason

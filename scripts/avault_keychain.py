@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import stat
@@ -289,7 +290,8 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     else:
         if driver.stdout:  # in this order: by a driver that it does not know, git would merge line by line
             lines = printable(os.fsdecode(attributes.stdout).strip(), 4096)
-            remove = f"take the lines with merge=avault out of {lines}, then: git config --remove-section merge.avault"
+            config = f"git -C {shlex.quote(places.dir)} config --remove-section merge.avault"
+            remove = f"take the lines with merge=avault out of {lines}, then: {config}"
             found.append({"what": f"git's merge driver, in the repository of {places.dir}", "remove": remove})
     for system in (False, True):
         unit = Service(places, system, "").path
@@ -394,7 +396,8 @@ def keychain(action: str, account: str, label: str, secret: str | None, limit: f
         except AvaultError as error:
             result = error.code, error.message
         except ImportError:
-            result = "unavailable", "the package keyring is not installed; pip install 'keyring>=25,<26'"
+            install = f"{shlex.quote(sys.executable)} -m pip install 'keyring>=25,<26'"
+            result = "unavailable", f"the package keyring is not installed; {install}"
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
             names = [str(getattr(error, "name", None) or type(error).__name__), *map(str, error.args[:1])]
             result = "error", f"the keychain failed: {printable(names[0])}"

@@ -850,7 +850,8 @@ def test_sync_says_why_not(two):
     error = json.loads(a("sync", "--json", code=1).stdout)["error"]
     assert error["hint"] == "git push -u origin main"
     shutil.move(a.vault / ".git", a.top / "gone")
-    assert "in no git repository" in (said := a("sync", code=4).stderr)
+    said = a("sync", code=4).stderr
+    assert "in no git repository" in said
     hint = re.search(r"its history kept: (git -C .* init); then: avault sync", said)
     assert hint and hint[1] == f"git -C {a.vault.parent} init", "it works in whatever directory it is typed"
 

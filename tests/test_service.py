@@ -573,7 +573,7 @@ def test_the_hint_for_sudo_works(system: Booted) -> None:
         assert system.read(f"/proc/{status['pid']}/status").split("Uid:")[1].split()[0] == str(ALICE)
         other = system.as_root(alice, "service", "install", "--system", "--user", "root", "--dir", str(alice.vault), code=2)
         assert "does not belong to root" in other.stderr
-        for words in (["status"], ["doctor"], ["doctor", "--fix"]):
+        for words in (["status"], ["doctor"], ["doctor", "--fix"], ["list"]):
             done = system.as_root(alice, *words, "--dir", str(alice.vault), code=5)
             assert "is alice's, and its daemon answers nobody else" in done.stderr
             assert "as alice: avault" in done.stderr and "chown" not in done.stdout + done.stderr

@@ -51,8 +51,25 @@ def test_a_daemon_that_leaves_while_it_ends(terminal: avault.Terminal, monkeypat
 
 def test_directories_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(avault.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
-    with pytest.raises(avault.AvaultError, match="belongs to another user"):
+    owner = avault.owner_of(str(tmp_path))
+    with pytest.raises(avault.AvaultError, match=f"belongs to {owner}") as refused:
         avault.make_private_directory(str(tmp_path))
+    assert refused.value.hint and refused.value.hint.startswith(f"do it as {owner}, or")
+    monkeypatch.setattr(avault, "owner_of", lambda path: "root")
+    with pytest.raises(avault.AvaultError, match="belongs to root") as refused:
+        avault.make_private_directory(str(tmp_path))
+    assert refused.value.hint and f'sudo chown -R "$USER" {tmp_path};' in refused.value.hint
+
+
+def test_beside_a_vault_of_somebody_else_nothing_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when root begins a daemon in a user's home: the user's own daemon would find root's state there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    monkeypatch.setattr(avault.os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(avault.AvaultError, match="belongs to"):
+        avault.start_daemon(avault.Places(str(vault)), background=True)
+    assert not (tmp_path / "state").exists()
 
 
 def status(**fields: Any) -> dict[str, Any]:
