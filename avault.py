@@ -525,6 +525,18 @@ def is_same_user(connection: Any) -> bool:
     return int.from_bytes(peer[4:8], sys.byteorder) == os.getuid()
 
 
+def may_be_socket(path: str) -> bool:
+    """Whether there is a socket at a path that we may not use, or nobody lets us see; what else refuses us is no daemon."""
+    import stat
+
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):  # a damaged record may have a NUL in it
+        return False
+
+
 class FastConnection:
     """A connection to the daemon made of built-in modules; raises OSError, PermissionError for somebody else's."""
 
@@ -540,7 +552,8 @@ class FastConnection:
                     return
                 error = PermissionError(path)
             except PermissionError:
-                error = PermissionError(path)
+                if may_be_socket(path):
+                    error = PermissionError(path)
             except OSError:
                 pass
             self.socket.close()

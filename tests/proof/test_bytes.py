@@ -33,7 +33,7 @@ avault.load_commands(["doctor", "log"])
 import avault_doctor  # noqa: E402
 import avault_log  # noqa: E402
 
-pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(120, 7200))]
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(300, 7200))]
 
 REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json", "keychain.json"]
 # The vault opens beside these: nothing hangs on them.
@@ -103,7 +103,7 @@ class Disk(Example):
             fd, end = os.pipe()
             os.write(end, given.encode())
             os.close(end)
-        await keyholder.unlock(False, fd, custody == "keychain")
+        await keyholder.unlock(fd, custody == "keychain")
         keyholder.control.close()
         theirs.close()
         if fd is not None and not keyholder.asked:

@@ -27,7 +27,7 @@ import avault
 
 pytestmark = [
     pytest.mark.proof,
-    pytest.mark.timeout(figures.pick(180, 7200)),
+    pytest.mark.timeout(figures.pick(300, 7200)),
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and strace"),
 ]
 
@@ -270,7 +270,7 @@ TRAPS = {  # the function, and the commands that come to it
     "describe_vault": ["list --json"],
     "render_list": ["list"],
     "AccessLog.write": ["get a/B", "set a/B"],
-    "AccessLog.sign": ["get a/B"],
+    "Ledger.sign": ["get a/B"],
     "Keyholder.release": ["get a/B", "openclaw-provider"],
     "Keyholder.answer": ["get a/B"],
     "Keyholder.take_over": ["get a/B"],
@@ -306,7 +306,7 @@ TRAPS = {  # the function, and the commands that come to it
 }
 OPENING = [
     "GivenKey.obtain", "parse_keys", "Keyholder.unlock", "Keyholder.open", "Keyholder.begin", "Keyholder.turn_ratchet",
-    "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "AccessLog.find_end", "read_unlock",
+    "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "Ledger.find_end", "read_unlock",
     "hold",
 ]  # fmt: skip
 KINDS = ["RuntimeError", "KeyError", "ValueError", "OSError", "UnicodeDecodeError", "AttributeError", "RecursionError"]
