@@ -2807,6 +2807,7 @@ FRESH_EVENT_AT_FIRST = 600.0  # seconds for which it is that often; a phone that
 FRESH_EVENT_LATER = 300.0
 JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
 STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
+OLD_ANSWER = 600.0  # seconds after which an answer to an earlier question counts for that one alone
 NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
 QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
 SIGNER_WAITS = 55.0  # seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
@@ -3053,6 +3054,7 @@ class RemoteSigner:
         self.notice: str | None = None  # what the operator should know of the signer's behaviour
         self.auth_url: str | None = None
         self.clock: str | None = None
+        self.is_old = False  # the answer was given long ago, to an earlier question: who held it back chose the time
         self.answered_in: float | None = None  # seconds from the first relay's acceptance to the answer
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -3144,6 +3146,8 @@ class RemoteSigner:
         request = self.pending
         if not request or request.answer.done():
             return
+        made = event.created_at().as_secs()  # as the signer has signed it
+        self.is_old = message.get("id") != request.id and made < time.time() - OLD_ANSWER
         if message.get("id") not in request.ids:
             if request.is_told_by_content and author == self.signer and isinstance(result, str) and not error and not is_old_form:
                 try:
@@ -3158,7 +3162,7 @@ class RemoteSigner:
         if is_old_form:
             request.answer.set_exception(self.old_form())
             return
-        self.check_clock(event.created_at().as_secs())
+        self.check_clock(made)
         if result == "auth_url":
             self.show(error)
         elif error:
@@ -4300,7 +4304,11 @@ class Keyholder:
                 signer.is_resting = not self.is_asked
                 phone = Phone(pairing, signer)
                 keys, content, own = await self.obtain(phone)
-                is_late = not self.is_asked and uptime() >= self.opens_until
+                while signer.is_old and self.is_asked and not self.store:
+                    async with self.serving:
+                        await self.use_up(keys, content, own)
+                    keys, content, own = await self.obtain(phone)
+                is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
                 await self.serve(phone, keys, content, own, self.accept_rollback, is_late)
         except Exception as error:
             if not self.store:
@@ -4362,8 +4370,7 @@ class Keyholder:
             if self.store:
                 await self.take_answer(self.store, custody, keys, content)
             elif is_late:
-                self.proven = render_time(time.time())
-                await self.turn_ratchet(keys, content, also_recovery=not own)
+                await self.use_up(keys, content, own)
                 raise Locked(
                     "the phone approved when nobody waited any more: nothing was opened", "ask again with: avault unlock"
                 )
@@ -4371,6 +4378,12 @@ class Keyholder:
                 await self.load(custody, keys, content, own, accept_rollback)
         if self.unlocking and self.unlocking is not asyncio.current_task():
             self.unlocking.cancel()  # it waits for a key that is here
+
+    async def use_up(self, keys: nostr_sdk.Keys, content: dict[str, Any], own: bool) -> None:
+        """Turn the ratchet by an answer that opens nothing, unless somebody has opened the vault meanwhile."""
+        if not self.store:
+            self.proven = render_time(time.time())
+            await self.turn_ratchet(keys, content, also_recovery=not own)
 
     async def take_answer(
         self, store: Store, custody: GivenKey | Keychain | Phone, keys: nostr_sdk.Keys, content: dict[str, Any]

@@ -313,3 +313,24 @@ def test_what_is_asked_for_is_what_is_opened(proven: Machine, rogue: Rogue) -> N
         with pytest.raises(ValueError, match="not a payload"):
             avault.decrypt(thief, avault.parse_npub(content["agent"]), content["envelope"])
         assert content["operator"] == proven.status()["signer_npub"]
+
+
+def test_an_approval_that_was_held_back_opens_nothing_later(proven: Machine, rogue: Rogue) -> None:
+    """A relay that keeps the operator's answer, and a program that asks hours later, are not the operator."""
+    rogue.behave("nip44_decrypt", [{"wait": True, "honest": True, "age": 3600}])
+    asked = len(rogue.requests("nip44_decrypt"))
+    first = proven.start("unlock")
+    wait_until(lambda: len(rogue.requests("nip44_decrypt")) > asked)
+    proven("daemon", "stop")
+    first.wait()
+    rogue.behave("nip44_decrypt", misdeeds.SILENCE)
+    asked = len(rogue.requests("nip44_decrypt"))
+    second = proven.start("unlock")
+    wait_until(lambda: len(rogue.requests("nip44_decrypt")) > asked)
+    before, asked = (proven.own / "unlock.json").read_bytes(), len(rogue.requests("nip44_decrypt"))
+    rogue.go()
+    wait_until(lambda: len(rogue.requests("nip44_decrypt")) > asked)
+    assert proven.status()["state"] == "waiting"
+    assert (proven.own / "unlock.json").read_bytes() != before, "what the phone has answered opens nothing on the disk"
+    proven("lock")
+    assert second.wait().returncode == 3
