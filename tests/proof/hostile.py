@@ -15,8 +15,8 @@ from typing import Any
 
 import avault
 
-READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log"]
-WRITES = ["set", "delete", "import", "merge", "restore"]
+READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log", "verify"]
+WRITES = ["set", "delete", "move", "import", "merge", "restore"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
 
@@ -50,7 +50,7 @@ FIELDS = [
     "group", "key", "format", "note", "generate", "groups", "only", "prefix", "allow", "for", "value", "secrets", "notes",
     "replace", "dry_run", "file", "ours", "theirs", "timeout", "private", "relays", "name", "signer_npub", "agent", "operator",
     "accept_rollback", "settled", "detach", "nsec", "bunker", "action", "fd", "do", "frame", "ok", "ready", "progress",
-    "v", "vault", "op",
+    "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",
 ]  # fmt: skip
 
 
@@ -98,8 +98,10 @@ def message(choice: Any, ops: Sequence[str], vault: str) -> dict[str, Any]:
     made: dict[str, Any] = {"v": 1, "vault": vault, "op": pick(choice, ops)}
     if choice.number(0, 2):
         made |= {"group": "a", "key": "B"}
-    if made["op"] in ("inspect", "restore", "merge") and choice.number(0, 2):
+    if made["op"] in ("inspect", "restore", "merge", "verify") and choice.number(0, 2):
         made |= {"file": "copy.enc", "theirs": "copy.enc"}
+    if made["op"] == "move" and choice.number(0, 2):
+        made |= {"to_group": "z", "to_key": pick(choice, ["M", None])}
     for _ in range(choice.number(0, 5)):
         made[pick(choice, FIELDS)] = value(choice)
     return made
