@@ -75,9 +75,11 @@ def test_an_end_that_passed_in_a_sleep_locks_at_once(skewed: Machine, clocks: Cl
 
 def test_no_clock_that_is_set_moves_an_end(skewed: Machine, clocks: Clocks, canary: Canary) -> None:
     """Set back, it prolongs nothing; set forward, it ends nothing."""
+    start(skewed)
+    skewed("set", "a/B", input=canary.value)
+    skewed("daemon", "stop")
     begun = time.monotonic()
     start(skewed, "--lock-after", "4s")
-    skewed("set", "a/B", input=canary.value)
     for jump in itertools.cycle(JUMPS[::-1]):
         clocks.set(wall=jump)
         asked = time.monotonic()
