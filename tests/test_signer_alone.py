@@ -272,8 +272,8 @@ async def test_an_answer_in_an_old_form(asking: Asking) -> None:
     asking.hear(old_form=True, result="x")
     with pytest.raises(avault.AvaultError, match="an old form"):
         await asking.request.answer
-    asking.remote.signer, told = None, asyncio.get_running_loop().create_future()
-    asking.remote.greeting = ("s3cret", told)
+    told = asyncio.get_running_loop().create_future()
+    asking.remote.signer, asking.remote.token, asking.remote.greeted = None, "s3cret", told
     asking.hear(old_form=True, result="other")
     assert not told.done()
     asking.hear(old_form=True, result="s3cret")
