@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, NoReturn
 
@@ -59,7 +61,9 @@ class Demo:
     """The demo's actors: a relay, and a phone and avault, each a process of its own."""
 
     def __init__(self, home: str, yes: bool) -> None:
-        self.home, self.yes = home, yes
+        self.home = home
+        self.asked = threading.Event()  # avault has said what it asks the phone for
+        self.answers = ["y", "n", "y", "n"] if yes else []  # that are typed on the phone; without them a person does
         self.environment = {
             **clean_environment(),
             "HOME": home,
@@ -75,6 +79,32 @@ class Demo:
         """Start this program with other arguments, in the demo's environment."""
         return subprocess.Popen(own_command(*arguments), env=self.environment, **settings)
 
+    def begin(self, *arguments: str, asks: str, **settings: Any) -> subprocess.Popen[bytes]:
+        """Start a command, and copy what it says; `asks` is in the lines after which the phone may show its question."""
+        process = self.start(*arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings)
+
+        def copy() -> None:
+            with contextlib.suppress(OSError):  # the terminal is closed
+                for line in process.stderr or ():
+                    write_all(2, line)
+                    if re.search(asks.encode(), line):
+                        self.asked.set()
+
+        self.copying = threading.Thread(target=copy, daemon=True)
+        self.copying.start()
+        return process
+
+    def finish(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for a command, and for the last of what it says; its exit code."""
+        code = process.wait()
+        self.copying.join()
+        return code
+
+    def unlock(self) -> int:
+        """Run `avault unlock`; its exit code."""
+        put("$ avault unlock\n")
+        return self.finish(self.begin("unlock", asks="may show who asks"))
+
     def tell(self, title: str, *lines: str) -> None:
         """Say what comes."""
         put(f"\n== {title}\n" + "".join(f"   {line}\n" for line in lines))
@@ -84,24 +114,27 @@ class Demo:
         put(f"$ {shown or 'avault ' + ' '.join(arguments)}\n")
         return subprocess.run(own_command(*arguments), check=False, env=self.environment, input=(given or "").encode()).returncode
 
-    def operate(self, process: subprocess.Popen[bytes], answers: str) -> int:
-        """Wait for a command; with --yes, type these answers on the phone meanwhile."""
-        if self.yes and self.phone and self.phone.stdout and self.phone.stdin:
-            for answer in answers:
-                seen = b""
-                while not seen.endswith(b"[y/n] ") and (piece := os.read(self.phone.stdout.fileno(), 1)):
-                    seen += piece
-                    write_all(1, piece)
-                time.sleep(NOBODY_ASKED)  # a person reads first; and an answer that comes sooner is warned of
-                write_all(1, answer.encode() + b"\n")
-                self.phone.stdin.write(answer.encode() + b"\n")
-                self.phone.stdin.flush()
-        return process.wait()
-
     def start_phone(self, uri: str) -> None:
         """The operator's phone: a bunker that asks in this terminal, or that --yes answers."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE} if self.yes else {}
-        self.phone = self.start("signer", "--nsec-file", f"{self.home}/phone/nsec", "--state", f"{self.home}/phone", uri, **pipes)
+        words = ("signer", "--nsec-file", f"{self.home}/phone/nsec", "--state", f"{self.home}/phone", uri)
+        self.phone = self.start(*words, stdin=subprocess.PIPE if self.answers else None, stdout=subprocess.PIPE)
+        threading.Thread(target=self.show_phone, args=(self.phone,), daemon=True).start()
+
+    def show_phone(self, phone: subprocess.Popen[bytes]) -> None:
+        """Copy what the phone prints, and type what --yes answers. A question stays back until avault has said that it asks."""
+        if not phone.stdout:
+            return
+        with contextlib.suppress(OSError):  # the terminal is closed, or the phone has ended
+            while piece := os.read(phone.stdout.fileno(), 4096):
+                if b" asks: " in piece and self.asked.wait(5):
+                    self.asked.clear()
+                write_all(1, piece)
+                if self.answers and phone.stdin and piece.endswith(b"[y/n] "):
+                    time.sleep(NOBODY_ASKED)  # a person reads first; and an answer that comes sooner is warned of
+                    answer = self.answers.pop(0).encode() + b"\n"
+                    write_all(1, answer)
+                    phone.stdin.write(answer)
+                    phone.stdin.flush()
 
     def close(self) -> None:
         """End everything."""
@@ -149,15 +182,14 @@ def tell_story(demo: Demo) -> int:
         "It asks in this terminal. First approve (y), then, in the drill, reject (n).",
     )
     put("$ avault init --yes --relay " + demo.url + "\n")
-    init = demo.start(
-        "init", "--yes", "--relay", demo.url, "--name", "clawd@demo", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
-    )
+    words = ("init", "--yes", "--relay", demo.url, "--name", "clawd@demo")
+    init = demo.begin(*words, asks="APPROVE the request|REJECT the next", stdout=subprocess.PIPE)
     uri = read_line(init)
     if not uri.startswith("nostrconnect://"):
         raise AvaultError("the demo could not pair", "try once more; if it stays so, please report it")
     put(uri[:72] + "…\n(the demo's own phone scans it: there is nothing to scan for you)\n")
     demo.start_phone(uri)
-    if demo.operate(init, "yn"):
+    if demo.finish(init):
         raise Denied("the demo's vault was not opened", "answer y to the first question, n to the drill")
     put(init.stdout.read().decode() if init.stdout else "")
     demo.tell(
@@ -181,18 +213,16 @@ def tell_story(demo: Demo) -> int:
         "None of it opens the vault: the phone must, and the operator must say so.",
     )
     demo.tell("4. Unlock: the phone is asked", "Approve it (y).")
-    put("$ avault unlock\n")
-    if demo.operate(demo.start("unlock", stdin=subprocess.DEVNULL), "y"):
+    if demo.unlock():
         raise Denied("the demo's vault was not opened", "answer y")
     demo.tell("5. A shell that has the secrets")
-    script = 'eval "$(avault export --shell)"; echo "the shell has an API_KEY of ${#API_KEY} characters"'
+    script = 'vars=$(avault export --shell) && eval "$vars" && echo "the shell has an API_KEY of ${#API_KEY} characters"'
     put(f"$ {script}\n")
     function = "avault() { " + " ".join(f"'{word}'" for word in own_command()) + ' "$@"; }; '
     code = subprocess.run(["sh", "-c", function + script], check=False, env=demo.environment).returncode
     demo.tell("6. A refusal", "The vault is locked again. This time reject the request (n).")
     demo.run("lock")
-    put("$ avault unlock\n")
-    refused = demo.operate(demo.start("unlock", stdin=subprocess.DEVNULL), "n")
+    refused = demo.unlock()
     put(f"exit code {refused}\n")
     demo.run("status")
     worked = code == 0 and refused == Denied.exit_code and not found

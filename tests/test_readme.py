@@ -128,17 +128,18 @@ def test_demo_at_a_terminal(machine: Machine) -> None:
     text = seen.decode().replace("\r\n", "\n")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text
     assert not answers
+    assert re.findall(r"approve\? \[y/n\] (.*)", text) == list("ynyn"), "nothing is said into a question"
     screen = steady(text)
     assert pieces(shown("demo", screen)) == pieces(screen)
 
 
 def test_demo_that_is_left(machine: Machine) -> None:
-    """What is neither yes nor no is asked again; and with its terminal all of the demo goes."""
-    with Screen(machine, AVAULT, "demo", lines=60, columns=120) as screen:
+    """What is neither yes nor no is asked again; no QR code is missed; and with its terminal all of the demo goes."""
+    with Screen(machine, AVAULT, "demo", columns=120) as screen:
         screen.expect(r"approve\? \[y/n\] ")
         screen.type("maybe\n")
         screen.expect(r"approve\? \[y/n\] ")
-        assert b"rejected" not in screen.shown
+        assert b"rejected" not in screen.shown and b"QR code needs" not in screen.shown
         [home] = {Path(os.fsdecode(each)) for each in re.findall(rb"(\S+avault-demo-\w+)", screen.shown)}
         daemon = int((home / "avault.pid").read_text())
         screen.close()
