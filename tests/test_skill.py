@@ -127,7 +127,8 @@ TO_INSTALL = {"README.md", "MANIFEST.in", "pyproject.toml", "references/requirem
 
 def test_archive_is_the_skill(archive: Path, clone: Path) -> None:
     """Exactly these files: no test, no cache, nothing of git."""
-    modules = {f"scripts/avault_{name}.py" for name in avault.ELSEWHERE.values()}
+    modules = {f"scripts/{path.name}" for path in (d.ROOT / "scripts").glob("avault_*.py")}
+    assert modules > {f"scripts/avault_{name}.py" for name in avault.ELSEWHERE.values()}
     references = {name for name in d.documents() if name.startswith("references/")}
     wanted = {"SKILL.md", "LICENSE", "avault.py", *modules, *references, *HOOK, *TO_INSTALL}
     with zipfile.ZipFile(archive) as opened:

@@ -83,7 +83,7 @@ class Peer:
         self._reader.start()
         try:
             self._write(self.config)
-            self.ready = self.wait_for("ready")
+            self.ready = self.wait_for("ready", timeout=180)
         except BaseException:
             self.kill()
             raise
