@@ -146,7 +146,9 @@ class Member:
     def send(self, op: str, **fields: Any) -> dict[str, Any]:
         """The first answer; raises Refused where nothing can have been done, and Ended."""
         try:
-            self.client = self.client or Client(self.crowd.machine)  # type: ignore[arg-type]
+            if not self.client:
+                self.client = Client(self.crowd.machine)  # type: ignore[arg-type]
+                self.client.socket.settimeout(100)  # many wait beside it
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:
             raise Refused(type(error).__name__) from None
         return self.receive(self.client.frame(op, **fields))

@@ -197,7 +197,7 @@ class Crowds:
             assert process.stdin
             process.stdin.close()
         for process in self.processes:
-            assert process.wait(120) == 0
+            assert process.wait(200) == 0
         for path in self.top.glob("journal-*"):
             self.noted += map(json.loads, path.read_text().splitlines())
 
