@@ -211,7 +211,8 @@ class World:
             return NOTHING
         if not isinstance(said, dict) or said.get("result") == "auth_url":
             return NOTHING
-        if said.get("id") != self.ident and (not self.is_told_by_content or said.get("error")):
+        is_earlier = self.is_told_by_content and not said.get("error") and not isinstance(said.get("id"), list | dict)
+        if said.get("id") != self.ident and not is_earlier:
             return NOTHING
         if error := said.get("error"):
             text = (error if isinstance(error, str) else json.dumps(error)).lower()
