@@ -273,7 +273,10 @@ class Chaos:
         self.arrived(made)
 
     def pull_amid(self) -> None:
-        """All write on in the middle of it: git may refuse, or leave an older file, and writers are refused. A sync mends it."""
+        """All write on in the middle of it: git may refuse, or leave an older file, and writers are refused. A sync mends it.
+
+        Where git has left an older file, sync does not commit what is not served, and what is served is written back first.
+        """
         made = self.set_elsewhere()
         with held(self.crowd):
             wait_until(lambda: git_helpers.is_committed(self.a), what="a commit")
@@ -287,8 +290,14 @@ class Chaos:
         self.arrived(made)
 
     def sync(self) -> None:
+        def is_level() -> bool:
+            done = self.a("sync", code=None)
+            if "is not what is served" in done.stderr:
+                self.a("restore", "--unsaved")
+            return done.returncode == 0
+
         with held(self.crowd):
-            wait_until(lambda: self.a("sync", code=None).returncode == 0, what="a sync")
+            wait_until(is_level, what="a sync")
 
     def pull_locked(self) -> None:
         """git cannot merge it; the next unlock does."""
