@@ -411,7 +411,7 @@ def test_bad_usage(machine: Machine, words: list[str]) -> None:
 @pytest.mark.parametrize("words", [[], ["x"], ["{"], ["{}"], ["3", "/nonexistent"]], ids=" ".join)
 @pytest.mark.parametrize("name", ["keyholder", "supervisor"])
 def test_own_processes_by_hand(machine: Machine, name: str, words: list[str]) -> None:
-    done = machine(name, *words, code=None, timeout=10)
+    done = machine(name, *words, code=None, timeout=60)
     assert done.returncode != 0
     check_error(done.stderr)
 
@@ -699,11 +699,11 @@ def test_export_refuses_dangerous_names(vault: Machine) -> None:
 def test_export_waits(vault: Machine) -> None:
     vault("lock", "--force")
     begun = time.monotonic()
-    done = vault("export", "--shell", "--wait", "1s", code=7, timeout=10)
-    assert (done.stdout, 0.9 < time.monotonic() - begun < 4) == ("", True)
+    done = vault("export", "--shell", "--wait", "1s", code=7, timeout=60)
+    assert (done.stdout, time.monotonic() - begun > 0.9) == ("", True)
     vault("daemon", "stop", "--force")
     wait_until(lambda: vault("status", code=None).returncode == 6)
-    assert vault("export", "--wait=1", code=7, timeout=10).stdout == ""
+    assert vault("export", "--wait=1", code=7, timeout=60).stdout == ""
 
 
 # Both ways in: the fast door must give what the long way gives
@@ -807,7 +807,7 @@ def test_fast_door_and_long_way_agree(vault: Machine) -> None:
 Answer = str | Callable[[str], None]
 
 
-def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, Answer]], timeout: float = 60) -> tuple[str, int]:
+def in_terminal(machine: Machine, words: list[str], dialogue: list[tuple[str, Answer]], timeout: float = 120) -> tuple[str, int]:
     """Run a command on a terminal: for each prompt, type an answer or do something. What it showed, and the exit code."""
     pid, fd = pty.fork()
     if pid == 0:
@@ -863,7 +863,7 @@ def test_prompt_without_echo(vault: Machine, canary) -> None:
     vault("has", "a/C", code=4)
 
 
-def shell(machine: Machine, script: str, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+def shell(machine: Machine, script: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     env = {**machine.env, "A": AVAULT}
     return subprocess.run(
         ["bash", "-c", script], env=env, cwd=machine.top, check=False, capture_output=True, text=True, timeout=timeout
@@ -909,12 +909,19 @@ def test_reader_that_leaves(vault: Machine, words: str) -> None:
     assert done.stderr == ""
 
 
+def is_connected(pid: int) -> bool:
+    """Whether a command has a socket; its own streams are pipes."""
+    descriptors = Path(f"/proc/{pid}/fd")
+    return any(os.readlink(each).startswith("socket:") for each in descriptors.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_interrupt(vault: Machine) -> None:
     vault("lock", "--force")
     running = vault.start("export", "--wait")
-    time.sleep(0.7)
+    wait_until(lambda: is_connected(running.process.pid))
     running.process.send_signal(signal.SIGINT)
-    done = running.wait(5)
+    done = running.wait()
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr
 
@@ -1184,7 +1191,7 @@ def test_watched_status(vault: Machine) -> None:
     vault("lock", "--force")
     watching.line("unpaired")
     watching.process.send_signal(signal.SIGINT)
-    assert watching.wait(5).stdout == "unlocked\nunpaired"
+    assert watching.wait().stdout == "unlocked\nunpaired"
 
 
 def test_status_of_a_clone(vault: Machine, tmp_path: Path) -> None:

@@ -541,7 +541,7 @@ def test_locked_prints_nothing_and_waits_on_request(opened, canary):
     assert done.stdout == "" and "avault: hint: " in done.stderr
     waiting = subprocess.Popen([*opened.command, "export", "--wait"], env=opened.env, cwd=opened.top, stdout=subprocess.PIPE)
     opened("unlock", NOSTR_NSEC=nsec)
-    assert waiting.communicate(timeout=20)[0].decode() == avault.quote_dotenv("K", canary.value)
+    assert waiting.communicate(timeout=120)[0].decode() == avault.quote_dotenv("K", canary.value)
     opened("daemon", "stop", "--force")
     assert opened("export", code=6).stdout == ""
     waiting = subprocess.Popen(
