@@ -343,7 +343,7 @@ def test_ignored_signals_stay_ignored(vault: Machine) -> None:
     for mask in ([], ["--no-mask"]):
         words = shlex_join([AVAULT, "run", *mask, "--", *PYTHON, show])
         done = subprocess.run(
-            ["sh", "-c", f"trap '' HUP INT; {words}"], env=vault.env, capture_output=True, text=True, timeout=120
+            ["sh", "-c", f"trap '' HUP INT; {words}"], env=vault.env, capture_output=True, text=True, timeout=90
         )
         assert done.stdout == "1 1 0\n", done.stderr
         assert vault("run", *mask, "--", "bash", "-c", pipes).stdout.split() == ["y", "141"]
@@ -357,7 +357,7 @@ def test_the_reader_goes_away(vault: Machine) -> None:
     """The command gets SIGPIPE, as it would without us."""
     words = shlex_join([AVAULT, "run", "--", "yes"])
     done = subprocess.run(
-        ["bash", "-c", f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"], env=vault.env, capture_output=True, text=True, timeout=120
+        ["bash", "-c", f"{words} | head -n 1; echo ${{PIPESTATUS[0]}}"], env=vault.env, capture_output=True, text=True, timeout=90
     )
     assert done.stdout == "y\n141\n"
 
@@ -398,7 +398,7 @@ def test_inherited_descriptors(vault: Machine) -> None:
             env=vault.env,
             pass_fds=[file.fileno()],
             capture_output=True,
-            timeout=120,
+            timeout=90,
         )
     assert done.stdout == b"through", done.stderr
 
@@ -406,7 +406,7 @@ def test_inherited_descriptors(vault: Machine) -> None:
 def test_order_of_stdout_and_stderr_into_one_file(vault: Machine, tmp_path: Path) -> None:
     script = "for i in 1 2 3 4 5 6 7 8 9; do echo out $i; echo err $i >&2; done"
     with (tmp_path / "both").open("wb") as file:
-        subprocess.run([AVAULT, "run", "--", "sh", "-c", script], env=vault.env, stdout=file, stderr=file, check=True, timeout=120)
+        subprocess.run([AVAULT, "run", "--", "sh", "-c", script], env=vault.env, stdout=file, stderr=file, check=True, timeout=90)
     assert (tmp_path / "both").read_text() == "".join(f"out {i}\nerr {i}\n" for i in range(1, 10))
 
 
@@ -521,7 +521,7 @@ def test_env_file_from_a_pipe(vault: Machine) -> None:
         ["bash", "-c", f"{AVAULT} run --env-file <(echo A=avault://db/PASSWORD) -- sh -c 'echo $A'"],
         env=vault.env,
         capture_output=True,
-        timeout=120,
+        timeout=90,
     )
     assert done.stdout == b"<avault:db/PASSWORD>\n", done.stderr
 
