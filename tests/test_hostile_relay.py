@@ -130,12 +130,15 @@ def test_spoofed_answers(machine: Machine, rogue: Rogue, proxy: Relay) -> None:
         right | {"kind": 1},
         message(signer_keys(rogue), client, answer, p_tag=stranger.public_key().to_hex()),
         message(signer_keys(rogue), client, refusal, p_tag=stranger.public_key().to_hex()),
-        message(signer_keys(rogue), client, json.dumps({"id": "0" * 32, "result": result})),
+        message(stranger, client, json.dumps({"id": "0" * 32, "result": result})),
+        message(signer_keys(rogue), client, json.dumps({"id": "0" * 32, "result": "x"})),
+        message(signer_keys(rogue), client, json.dumps({"id": "0" * 32, "result": "", "error": "user rejected"})),
     ):
         assert proxy.send("inject", event=forged)["subscribers"]
     still_waits(machine, unlock)
-    rogue.go()
-    assert unlock.wait().returncode == 0
+    late = message(signer_keys(rogue), client, json.dumps({"id": "0" * 32, "result": result}))
+    proxy.send("inject", event=late)
+    assert unlock.wait().returncode == 0, "the signer's own answer, to an earlier request for this envelope"
 
 
 def test_a_forgery_does_not_keep_the_true_event_out(machine: Machine, rogue: Rogue, proxy: Relay) -> None:
