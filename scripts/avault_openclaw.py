@@ -4,8 +4,12 @@
     OpenClaw   its command line, which is asked for what it knows best: paths, findings, hooks
     command    the file that OpenClaw may execute as a provider
     hook       `avault openclaw install`, `uninstall` and `status`
-    plan       `avault openclaw plan`: from credentials in clear to references
-    undo       `avault openclaw plan --undo`: and back
+    plan       from credentials in clear to references
+    variables  and from variables in clear to what runs under `avault run`
+    remains    what a plan leaves behind: in SQLite's free pages, and in settings that nothing uses any more
+    undo       and back
+    planning   `avault openclaw plan`
+    chats      where the operator can be told that the phone waits
 
 What OpenClaw does and demands was measured on version 2026.9.6; references/openclaw.md has it in short.
 """
@@ -24,9 +28,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
+
+from avault_import import is_secret
 
 import avault
 from avault import (
@@ -79,8 +85,8 @@ def seconds_until(when: str) -> float:
     return max(datetime.datetime.fromisoformat(when).timestamp() - time.time(), 0.0)
 
 
-def read_request() -> tuple[str, list[str]]:
-    """OpenClaw's request from stdin, and the ids that it names; raises Usage."""
+def read_request() -> str:
+    """OpenClaw's request from stdin; raises Usage for anything else."""
     data = read_stdin()
     try:
         asked = json.loads(data)
@@ -89,7 +95,7 @@ def read_request() -> tuple[str, list[str]]:
         version, ids = None, None
     if version != 1 or not isinstance(ids, list) or not all(isinstance(each, str) for each in ids):
         raise Usage("not a request of OpenClaw's exec secret provider, version 1", "see references/openclaw.md")
-    return data.decode(), ids
+    return data.decode()
 
 
 @command("openclaw-provider", option("--wait"), option("--no-prompt", is_flag=True))
@@ -102,30 +108,24 @@ def cmd_provider(terminal: Terminal, wait: str | None, no_prompt: bool) -> int:
       echo '{"protocolVersion":1,"provider":"avault","ids":["openai/API_KEY"]}' |
           avault openclaw-provider --no-prompt
 
-    Where the vault is locked it asks the phone, waits up to S (100) seconds, and
-    then answers with an error for each id, exit code 0 as the protocol wants it.
-    The daemon goes on asking, for ten minutes in all, one question for all who
-    wait. Then it pauses, and after a refusal, as for every program: meanwhile
-    there are errors at once. --no-prompt never asks, and starts no daemon.
+    Where the vault is locked it asks the phone and waits up to S (100) seconds. If
+    it stays locked, the exit code says why (3 locked, 5 refused, 7 nobody answered),
+    so that OpenClaw names it once, and not for each secret. The daemon goes on
+    asking, for ten minutes in all, one question for all who wait. Then it pauses,
+    and after a refusal, as for every program: meanwhile the exit code comes at once.
+    --no-prompt never asks, and starts no daemon.
     """
     seconds = parse_duration(wait)
     deadline = time.monotonic() + (WAIT if seconds is None else seconds)
-    request, ids = read_request()
+    request = read_request()
     try:
-        try:
-            answer = terminal.ask("provide", value={"value": request})
-        except (Locked, NoDaemon):
-            if no_prompt or seconds == 0:
-                raise
-            ask_phone(terminal, deadline - time.monotonic())
-            answer = terminal.ask("provide", value={"value": request})
-        put(answer["output"])
-    except Usage:
-        raise
-    except AvaultError as error:
-        say(error.message)
-        refusal = {"code": error.code.upper(), "message": error.message}
-        put(json.dumps({"protocolVersion": 1, "values": {}, "errors": dict.fromkeys(ids, refusal)}) + "\n")
+        answer = terminal.ask("provide", value={"value": request})
+    except (Locked, NoDaemon):
+        if no_prompt or seconds == 0:
+            raise
+        ask_phone(terminal, deadline - time.monotonic())
+        answer = terminal.ask("provide", value={"value": request})
+    put(answer["output"])
     return 0
 
 
@@ -420,7 +420,7 @@ class Hook:
         """The files of the hook and what is in them. avault.json says which command avault is."""
         source = hook_source()
         files = {name: read_file(os.path.join(source, name)) for name in FILES}
-        words = {"command": [program, *name_vault(places)], "env": fixed_environment()}
+        words = {"command": [program, *name_vault(places)], "env": fixed_environment(), "config": self.openclaw.config_path}
         return files | {"avault.json": json.dumps({**words, "first": self.first()}).encode() + b"\n"}
 
     def first(self) -> list[str]:
@@ -610,6 +610,7 @@ GATEWAY = (
     "the gateway's own: with it in a locked vault the gateway would not start at all. "
     "OpenClaw's own store takes it out of the file: openclaw secrets store set OPENCLAW_GATEWAY_TOKEN"
 )
+KEY = re.compile("[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAPS = {"providers", "accounts", "personas", "headers", "routes", "mcpServers", "env"}  # of names that users choose
 SCAFFOLD = {"models", "providers", "skills", "channels", "plugins", "agents", "entries", "accounts", "personas", "config"}
 
@@ -626,12 +627,43 @@ class Target:
 
 
 @dataclass
+class Variable:
+    """A secret in clear where OpenClaw takes no reference; `server` is the one that gets it, or "" for all."""
+
+    segments: list[str]
+    value: str = field(repr=False)
+    name: tuple[str, str]  # group and key in the vault; the key is the variable, as `avault run` names it so
+    spare: tuple[str, str]
+    server: str = ""
+
+    @property
+    def path(self) -> str:
+        """As OpenClaw writes it."""
+        return ".".join(self.segments)
+
+    @property
+    def reason(self) -> str:
+        """What can be done about it."""
+        if self.server:
+            return (
+                "OpenClaw takes no reference here; with --variables this server runs under avault run, which gives it the value"
+            )
+        return (
+            f"OpenClaw takes no reference here, and all that it runs sees it; --variables takes it out: "
+            f"what needs it then runs as avault run --only {'/'.join(self.name)} -- COMMAND"
+        )
+
+
+@dataclass
 class Findings:
     """What `openclaw secrets audit` has found: what can be moved, and what stays with the reason."""
 
     targets: list[Target] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)  # providers of which a key stays in an auth profile
+    variables: list[Variable] = field(default_factory=list)
+    stores: list[str] = field(default_factory=list)  # OpenClaw's SQLite files
+    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)  # those that OpenClaw scrubs, as they are without the key
 
 
 def target_type(segments: list[str]) -> str:
@@ -661,12 +693,26 @@ def names_for(segments: list[str]) -> tuple[tuple[str, str], tuple[str, str]]:
     return (group or "openclaw", snake(words[1:])), spare
 
 
+def find_variables(config: dict[str, Any]) -> list[Variable]:
+    """The secrets among the variables that openclaw.json sets."""
+    places: list[tuple[list[str], str]] = [(["env"], ""), (["env", "vars"], "")]
+    servers = reach(config, ["mcp", "servers"])
+    places += [(["mcp", "servers", name, "env"], name) for name in (servers if isinstance(servers, dict) else ())]
+    found = []
+    for segments, server in places:
+        variables = reach(config, segments)
+        for key, value in variables.items() if isinstance(variables, dict) else ():
+            if isinstance(value, str) and KEY.fullmatch(key) and "${" not in value and is_secret(key, value):
+                group = re.sub(r"[^A-Za-z0-9._-]", "-", server).lstrip("._-")[:55] or "openclaw"
+                found.append(Variable([*segments, key], value, (group, key), (f"{group}-openclaw", key), server))
+    return found
+
+
 def look(openclaw: OpenClaw) -> Findings:
     """What OpenClaw's audit calls plaintext, sorted into what can be moved and what not. Runs no provider."""
     found = Findings()
-    findings = [
-        each for each in openclaw.ask("secrets", "audit", codes=(0, 1, 2))["findings"] if each["code"] == "PLAINTEXT_FOUND"
-    ]
+    audit = openclaw.ask("secrets", "audit", codes=(0, 1, 2))
+    findings = [each for each in audit["findings"] if each["code"] == "PLAINTEXT_FOUND"]
     profiles = [each for each in findings if str(each["file"]).endswith(".sqlite")]
     names = {str(each["profileId"]) for each in profiles}
     for each in findings:
@@ -691,6 +737,8 @@ def look(openclaw: OpenClaw) -> Findings:
                 found.targets.append(Target(path, value, plan, *names_for(segments)))
             else:
                 found.left[path] = "it does not stand in openclaw.json itself, but in a file that this includes"
+    found.variables = find_variables(openclaw.config)
+    found.stores = [str(file) for file in audit["filesScanned"] if str(file).endswith(".sqlite")]
     return found
 
 
@@ -715,6 +763,21 @@ def read_store(db: sqlite3.Connection) -> tuple[dict[str, Any], int]:
                 content = dict(json.loads(found[0]))
                 return {**content, "profiles": dict(content["profiles"])}, number
     return {"profiles": {}}, 1
+
+
+def change_store(file: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the auth profiles in a database, in one transaction; raises AvaultError."""
+    with open_sqlite(file, "rw") as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            store, number = read_store(db)
+            change(store)
+            table, column, changed, row = STORES[number]
+            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
+            db.execute(update, (json.dumps(store, separators=(",", ":"), ensure_ascii=False), int(time.time() * 1000)))
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise AvaultError(f"{file} cannot be changed: {error}", "stop the gateway, and try again") from None
 
 
 def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, kind: str) -> None:
@@ -752,9 +815,11 @@ def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, ki
     elif there != value and not any(target.plan.get("pathSegments") == segments for target in found.targets):
         plan = {"type": "models.providers.*.apiKey", "path": ".".join(segments), "pathSegments": segments}
         found.targets.append(Target(path, value, plan, *names))
+        rest = {name: each for name, each in dict(entry or {}).items() if name != kind}
+        found.profiles[profile] = {"file": file, "entry": rest, "kind": kind, "was": profile if there == profile else None}
 
 
-def settle_names(terminal: Terminal, targets: list[Target]) -> dict[str, list[str]]:
+def settle_names(terminal: Terminal, targets: Sequence[Target | Variable]) -> dict[str, list[str]]:
     """Give each target a name that no other value has, here or in the vault; what an import of them would do.
 
     Raises Denied where both names of a target are taken.
@@ -776,7 +841,7 @@ def settle_names(terminal: Terminal, targets: list[Target]) -> dict[str, list[st
     return answer
 
 
-def import_targets(terminal: Terminal, targets: list[Target], dry_run: bool) -> dict[str, list[str]]:
+def import_targets(terminal: Terminal, targets: Sequence[Target | Variable], dry_run: bool) -> dict[str, list[str]]:
     """Put the values into the vault; nothing there is replaced."""
     rows = {target.name: target.value for target in targets}
     secrets = [[group, key, check_value(value)] for (group, key), value in rows.items()]
@@ -785,7 +850,7 @@ def import_targets(terminal: Terminal, targets: list[Target], dry_run: bool) -> 
     return terminal.ask("import", value={"secrets": secrets, "notes": {}}, replace=False, dry_run=dry_run)
 
 
-def verify(terminal: Terminal, targets: list[Target]) -> None:
+def verify(terminal: Terminal, targets: Sequence[Target | Variable]) -> None:
     """Read back what was imported; raises AvaultError."""
     names = sorted({"/".join(target.name) for target in targets})
     rows = terminal.ask("reveal", groups=[], only=names, **{"for": "openclaw"})["secrets"] if names else []
@@ -860,103 +925,9 @@ def old_copies(config: str, values: list[str]) -> list[str]:
     return found
 
 
-@command(
-    "openclaw plan",
-    option("--apply", is_flag=True),
-    option("--undo", is_flag=True),
-    option("--dry-run", is_flag=True),
-    option("--yes", is_flag=True),
-)
-def cmd_plan(terminal: Terminal, apply: bool, undo: bool, dry_run: bool, yes: bool) -> int:
-    """usage: avault openclaw plan [--apply | --dry-run] [--json]
-       or: avault openclaw plan --undo [--yes | --dry-run] [--json]
-
-    Moves what stands in clear in OpenClaw's openclaw.json and auth profiles into
-    the vault. It asks OpenClaw what it finds (openclaw secrets audit), puts the
-    values into the vault, reads them back, and prints a plan, names only, for
-
-      openclaw secrets apply --from plan.json --allow-exec
-
-    --apply runs that, and OpenClaw's audit afterwards. --dry-run says what would
-    be moved where, and changes nothing. What is in the vault is never replaced.
-    The gateway's own token is left where it is: with a locked vault the gateway
-    would not start.
-
-    --undo is the way back: in openclaw.json and the auth profiles each reference
-    into the vault becomes the value again, IN CLEAR ON THE DISK, and the provider
-    goes. It asks first; --yes does not. The secrets stay in the vault.
-
-      avault openclaw plan --dry-run
-      avault openclaw plan --apply
-      avault openclaw plan --undo
-    """
-    if undo and not apply:
-        return undo_plan(terminal, dry_run, yes)
-    if apply and undo:
-        raise Usage("--apply and --undo exclude each other", "avault openclaw plan --undo --dry-run")
-    if apply and dry_run:
-        raise Usage("--apply and --dry-run exclude each other", "avault openclaw plan --dry-run")
-    terminal.ask("list")  # a locked vault says so now, and not after OpenClaw has taken its time
-    if apply and not terminal.ask("status")["proven"]:
-        raise Denied("nobody has shown yet that the phone opens this vault: nothing is replaced", "avault pair, then once more")
-    openclaw = OpenClaw()
-    found = look(openclaw)
-    answer = settle_names(terminal, found.targets)
-    provider = describe_provider(terminal.places, find_command(writing=not dry_run))
-    plan = make_plan(found, provider)
-    values = [target.value for target in found.targets]
-    idle = not found.targets and openclaw.value("secrets", "providers", PROVIDER) == provider
-    result = {
-        "ok": True,
-        "targets": [{"path": target.path, "id": "/".join(target.name)} for target in found.targets],
-        "left": [{"path": path, "reason": reason} for path, reason in found.left.items()],
-        "new": answer["new"],
-        "same": answer["same"],
-        "applied": False,
-        "plan": plan,
-    }
-    lines = [f"{target.path} -> {'/'.join(target.name)}" for target in found.targets]
-    if not dry_run and found.targets:
-        import_targets(terminal, found.targets, dry_run=False)
-        verify(terminal, found.targets)
-    if apply and not idle:
-        apply_plan(openclaw, terminal.places, plan, values)
-        result["applied"] = True
-    if terminal.want_json:
-        put(json.dumps(result, indent=2) + "\n")
-    elif dry_run:
-        put("".join(f"{line}\n" for line in lines))
-    elif not apply:
-        put(json.dumps(plan, indent=2) + "\n")
-    tell(lines if apply else [], found.left, "nothing to do" if idle and apply else "")
-    if result["applied"]:
-        finish(openclaw, values)
-    return 0
-
-
-def tell(moved: list[str], left: dict[str, str], otherwise: str) -> None:
-    """Say what was moved and what was not."""
-    for line in moved or ([otherwise] if otherwise else []):
-        say(line)
-    for path, reason in left.items():
-        say(f"left {printable(path)}: {reason}")
-
-
-def finish(openclaw: OpenClaw, values: list[str]) -> None:
-    """After a plan was applied: what still stands in clear elsewhere, and what OpenClaw itself says now."""
-    if copies := old_copies(openclaw.config_path, values):
-        warn("OpenClaw's old copies of openclaw.json hold the values in clear", f"rm {shlex.join(copies)}")
-    report = openclaw.ask("secrets", "audit", "--check", "--allow-exec", codes=(0, 1, 2))
-    if report["status"] == "clean":
-        say("openclaw secrets audit: clean")
-        return
-    for each in report["findings"]:
-        warn(f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} in {printable(each['file'])}")
-
-
-# ------------------------------------------------------------------ undo ----
-# The stores of auth profiles come first, each in one transaction; openclaw.json is last, in one write of OpenClaw's own,
-# which takes the provider out too. Whatever ends that halfway, a reference that is left still has its provider.
+# ------------------------------------------------------------- variables ----
+# In two places OpenClaw takes strings only: `env`, for all that the gateway runs, and the variables of a server of the
+# Model Context Protocol. A server can run under `avault run`; what an agent's command needs, it gets the same way.
 
 
 @dataclass
@@ -969,6 +940,164 @@ class Reference:
 
     def __str__(self) -> str:
         return ".".join(self.segments)
+
+    def server(self) -> str | None:
+        """The server of the Model Context Protocol whose variable it is, if it is one's."""
+        return self.segments[2] if self.segments[:2] == ["mcp", "servers"] and self.segments[3:4] == ["env"] else None
+
+
+class Moved:
+    """What a plan took out of OpenClaw's settings, so that --undo can put it back: names and settings, never a value.
+
+    `variables` are the paths of variables and their names in the vault, `servers` the commands that now run under
+    avault run, `profiles` the auth profiles that OpenClaw scrubbed.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.path = places.own("openclaw-moved.json")
+        try:
+            content = dict(json.loads(read_file(self.path)))
+        except (NotFound, ValueError, TypeError):
+            content = {}
+        self.variables: list[dict[str, Any]] = list(content.get("variables") or [])
+        self.servers: dict[str, Any] = dict(content.get("servers") or {})
+        self.profiles: dict[str, Any] = dict(content.get("profiles") or {})
+
+    def profiles_of(self, found: list[Reference]) -> dict[str, dict[str, Any]]:
+        """The scrubbed profiles whose keys are among these references, which stand in the providers' own settings now."""
+        ids = {each.id for each in found if each.segments[:2] == ["models", "providers"] and each.segments[3:] == ["apiKey"]}
+        return {name: profile for name, profile in self.profiles.items() if profile["id"] in ids}
+
+    def forget(self, found: list[Reference]) -> None:
+        """Strike out what was put back."""
+        for name in self.profiles_of(found):
+            del self.profiles[name]
+        paths = [each.segments for each in found]
+        self.variables = [each for each in self.variables if each["path"] not in paths]
+        left = {each["path"][2] for each in self.variables if each["path"][0] == "mcp"}
+        self.servers = {name: was for name, was in self.servers.items() if name in left}
+        self.save()
+
+    def save(self) -> None:
+        """Write it down, or remove it where nothing is left to put back."""
+        content = {"variables": self.variables, "servers": self.servers, "profiles": self.profiles}
+        if any(content.values()):
+            write_file(self.path, json.dumps(content, indent=2).encode())
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path)
+
+
+def put_at(patch: dict[str, Any], segments: list[str], value: object) -> None:
+    """Set one thing in a patch for `openclaw config patch`; None takes it away."""
+    for segment in segments[:-1]:
+        patch = patch.setdefault(segment, {})
+    patch[segments[-1]] = value
+
+
+def wrap_server(places: Places, program: str, server: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """What changes in a server's settings so that it runs under `avault run`, with these secrets."""
+    chosen = [word for name in names for word in ("--only", name)]
+    words = [*name_vault(places), "run", *chosen, "--", str(server["command"]), *(server.get("args") or [])]
+    return {"command": program, "args": words, "env": dict(fixed_environment())}
+
+
+def move_variables(openclaw: OpenClaw, places: Places, program: str, found: list[Variable]) -> None:
+    """Take variables out of openclaw.json, whose values the vault has; raises AvaultError."""
+    moved = Moved(places)
+    patch: dict[str, Any] = {}
+    for name in dict.fromkeys(each.server for each in found if each.server):
+        server = openclaw.value("mcp", "servers", name)
+        names = ["/".join(each.name) for each in found if each.server == name]
+        was = {key: reach(server, ["env", key]) for key in fixed_environment()}
+        moved.servers[name] = {"command": server["command"], "args": server.get("args"), "env": was}
+        patch.setdefault("mcp", {}).setdefault("servers", {})[name] = wrap_server(places, program, server, names)
+    for each in found:
+        put_at(patch, each.segments, None)
+        moved.variables.append({"path": each.segments, "id": "/".join(each.name)})
+    moved.save()
+    with all_or_nothing(openclaw, [each.value for each in found]):
+        openclaw.run("config", "patch", "--stdin", stdin=json.dumps(patch))
+
+
+def is_wrapped(places: Places, server: object) -> bool:
+    """Whether a server of openclaw.json still runs as `wrap_server` made it."""
+    words = reach(server, ["args"])
+    return isinstance(words, list) and "run" in words and words[: words.index("run")] == name_vault(places) and "--" in words
+
+
+# --------------------------------------------------------------- remains ----
+# SQLite leaves what was overwritten in the pages that it keeps for later. And an auth profile whose key is gone still has
+# settings in openclaw.json, which OpenClaw's doctor then calls incomplete.
+
+
+def holds(file: str, values: list[str]) -> bool:
+    """Whether a database, or its journal, has one of these values somewhere in its bytes."""
+    for path in (file, f"{file}-wal", f"{file}-journal"):
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as opened:
+            data = opened.read()
+            if any(form.encode() in data for value in values for form in (value, json.dumps(value)[1:-1])):
+                return True
+    return False
+
+
+def clean_store(file: str) -> None:
+    """Write a database anew, without what was deleted (VACUUM, sqlite.org/lang_vacuum.html); raises AvaultError."""
+    try:
+        with open_sqlite(file, "rw") as db:
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("VACUUM")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise AvaultError(f"{file} cannot be written anew: {error}", "stop the gateway, and try again") from None
+
+
+def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
+    """Take the settings of auth profiles that OpenClaw has scrubbed out of openclaw.json, and remember them for --undo."""
+    moved = Moved(places)
+    patch: dict[str, Any] = {}
+    ids = {target.plan["path"]: "/".join(target.name) for target in found.targets}
+    for name, profile in found.profiles.items():
+        with open_sqlite(profile["file"]) as db:
+            if reach(read_store(db)[0], ["profiles", name, profile["kind"]]) is not None:
+                continue
+        change_store(profile["file"], lambda store, name=name: store["profiles"].pop(name, None))  # type: ignore[misc]
+        provider = str(profile["entry"]["provider"])
+        order = openclaw.value("auth", "order", provider)
+        setting = openclaw.value("auth", "profiles", name)
+        moved.profiles[name] = {
+            **profile, "id": ids[f"models.providers.{provider}.apiKey"], "setting": setting, "order": order,
+        }  # fmt: skip
+        if setting is not None:
+            put_at(patch, ["auth", "profiles", name], None)
+        if isinstance(order, list) and name in order:
+            put_at(patch, ["auth", "order", provider], [each for each in order if each != name] or None)
+    moved.save()
+    if patch:
+        with all_or_nothing(openclaw, []):
+            openclaw.run("config", "patch", "--stdin", stdin=json.dumps(patch))
+
+
+def clean_stores(files: list[str], values: list[str]) -> None:
+    """Take values that a plan has moved out of the free pages of these databases too; warn of those that stay."""
+    for file in files:
+        if not values or not holds(file, values):
+            continue
+        try:
+            clean_store(file)
+        except AvaultError as error:
+            warn(f"values that were moved still stand in clear in {file}: {error.message}", error.hint)
+            continue
+        if holds(file, values):
+            hint = "openclaw secrets audit names what is still stored; the rest goes with its next write"
+            warn(f"values that were moved still stand in clear in {file}", hint)
+        else:
+            say(f"wrote {file} anew: the values that were moved stood in its free pages")
+
+
+# ------------------------------------------------------------------ undo ----
+# The stores of auth profiles come first, each in one transaction; openclaw.json is last, in one write of OpenClaw's own,
+# which takes the provider out too. Whatever ends that halfway, a reference that is left still has its provider.
 
 
 def find_references(content: Any, file: str, default: object, segments: tuple[str, ...] = ()) -> Iterator[Reference]:
@@ -991,8 +1120,8 @@ def is_in_list(content: Any, segments: list[str]) -> bool:
     return any(isinstance(reach(content, segments[:length]), list) for length in range(len(segments)))
 
 
-def look_back(openclaw: OpenClaw) -> tuple[list[Reference], dict[str, str]]:
-    """All references into the vault that can become values again; and what stays, with the reason."""
+def look_back(openclaw: OpenClaw, places: Places, moved: Moved) -> tuple[list[Reference], dict[str, str]]:
+    """All that can become values again, references into the vault and moved variables; and what stays, with the reason."""
     default = openclaw.value("secrets", "defaults", "exec")
     here = list(find_references(openclaw.config, openclaw.config_path, default))
     found = [each for each in here if not is_in_list(openclaw.config, each.segments)]
@@ -1004,35 +1133,51 @@ def look_back(openclaw: OpenClaw) -> tuple[list[Reference], dict[str, str]]:
             with open_sqlite(file) as db:
                 profiles = read_store(db)[0]["profiles"]
             found += find_references(profiles, file, default, ("profiles",))
+    for each in moved.variables:
+        variable = Reference(openclaw.config_path, list(each["path"]), str(each["id"]))
+        server = variable.server()
+        if openclaw.value(*variable.segments) is not None:
+            left[str(variable)] = "it was set anew since"
+        elif server and not is_wrapped(places, openclaw.value("mcp", "servers", server)):
+            left[str(variable)] = "its server does not run under avault run any more"
+        else:
+            found.append(variable)
     return found, left
 
 
 def write_profiles(file: str, found: list[Reference], values: dict[str, str]) -> None:
     """Put values into a store of auth profiles, in place of `keyRef` or `tokenRef`; raises AvaultError."""
-    with open_sqlite(file, "rw") as db:
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            store, number = read_store(db)
-            for each in found:
-                profile = reach(store, each.segments[:-1])
-                if isinstance(profile, dict) and profile.pop(each.segments[-1], None):
-                    profile[each.segments[-1].removesuffix("Ref")] = values[each.id]
-            table, column, changed, row = STORES[number]
-            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
-            db.execute(update, (json.dumps(store, separators=(",", ":"), ensure_ascii=False), int(time.time() * 1000)))
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise AvaultError(f"{file} cannot be changed: {error}", "stop the gateway, and try again") from None
+
+    def change(store: dict[str, Any]) -> None:
+        for each in found:
+            profile = reach(store, each.segments[:-1])
+            if isinstance(profile, dict) and profile.pop(each.segments[-1], None):
+                profile[each.segments[-1].removesuffix("Ref")] = values[each.id]
+
+    change_store(file, change)
 
 
-def make_patch(openclaw: OpenClaw, found: list[Reference], values: dict[str, str], with_provider: bool) -> dict[str, Any]:
-    """The patch for `openclaw config patch`: values for references, and null for what goes."""
+def put_profile(file: str, name: str, profile: dict[str, Any]) -> None:
+    """Put an auth profile back into a store; raises AvaultError."""
+    change_store(file, lambda store: store["profiles"].update({name: profile}))
+
+
+def make_patch(
+    openclaw: OpenClaw, found: list[Reference], values: dict[str, str], with_provider: bool, moved: Moved
+) -> dict[str, Any]:
+    """The patch for `openclaw config patch`: values for references, servers as they ran before, and null for what goes."""
     patch: dict[str, Any] = {}
+    for name in dict.fromkeys(each.server() for each in found):
+        if name in moved.servers:
+            put_at(patch, ["mcp", "servers", name], dict(moved.servers[name]))
     for each in found:
-        node = patch
-        for segment in each.segments[:-1]:
-            node = node.setdefault(segment, {})
-        node[each.segments[-1]] = values[each.id]
+        put_at(patch, each.segments, values[each.id])
+    for name, profile in moved.profiles_of(found).items():
+        provider = str(profile["entry"]["provider"])
+        put_at(patch, ["models", "providers", provider, "apiKey"], profile["was"])
+        put_at(patch, ["auth", "profiles", name], profile["setting"])
+        if profile["order"] is not None:
+            put_at(patch, ["auth", "order", provider], profile["order"])
     secrets = openclaw.value("secrets")
     if with_provider and isinstance(secrets, dict):
         gone: dict[str, Any] = {}
@@ -1049,7 +1194,8 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
     """`avault openclaw plan --undo`."""
     terminal.ask("list")  # a locked vault says so now
     openclaw = OpenClaw()
-    found, left = look_back(openclaw)
+    moved = Moved(terminal.places)
+    found, left = look_back(openclaw, terminal.places, moved)
     has_provider = openclaw.value("secrets", "providers", PROVIDER) is not None
     files = sorted({each.file for each in found})
     lines = [f"{each.id} -> {each}" for each in found]
@@ -1058,7 +1204,7 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
         warn(f"{len(found)} values will stand IN CLEAR on the disk again, in: {', '.join(files) or 'no file'}")
         if not yes and not confirm("avault: take OpenClaw's references into the vault back?"):
             raise Denied("nothing was changed", "avault openclaw plan --undo --yes; to look first: --undo --dry-run")
-        put_back(terminal, openclaw, found, with_provider=not left)
+        put_back(terminal, openclaw, found, with_provider=not left, moved=moved)
     gone = apply and has_provider and not left
     if terminal.want_json:
         restored = [{"file": each.file, "path": str(each), "id": each.id} for each in found]
@@ -1072,7 +1218,7 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
     return 0
 
 
-def put_back(terminal: Terminal, openclaw: OpenClaw, found: list[Reference], with_provider: bool) -> None:
+def put_back(terminal: Terminal, openclaw: OpenClaw, found: list[Reference], with_provider: bool, moved: Moved) -> None:
     """Write the vault's values where the references stand; raises NotFound, before any write, for what the vault has not."""
     names = sorted({each.id for each in found})
     rows = terminal.ask("reveal", groups=[], only=names, **{"for": "openclaw"})["secrets"] if names else []
@@ -1082,6 +1228,164 @@ def put_back(terminal: Terminal, openclaw: OpenClaw, found: list[Reference], wit
     config = openclaw.config_path
     for file in sorted({each.file for each in found} - {config}):
         write_profiles(file, [each for each in found if each.file == file], values)
-    if patch := make_patch(openclaw, [each for each in found if each.file == config], values, with_provider):
+    for name, profile in moved.profiles_of(found).items():
+        put_profile(profile["file"], name, {**profile["entry"], profile["kind"]: values[profile["id"]]})
+    if patch := make_patch(openclaw, [each for each in found if each.file == config], values, with_provider, moved):
         with all_or_nothing(openclaw, list(values.values())):
             openclaw.run("config", "patch", "--stdin", stdin=json.dumps(patch))
+    moved.forget(found)
+
+
+# -------------------------------------------------------------- planning ----
+
+
+def refuse_unproven(terminal: Terminal, dry_run: bool) -> None:
+    """Raise Denied where nobody has shown that the phone opens the vault: what is in clear may be the only copy then."""
+    if terminal.ask("status")["proven"]:
+        return
+    refusal, hint = "nobody has shown yet that the phone opens this vault: nothing is replaced", "avault pair, then once more"
+    if not dry_run:
+        raise Denied(refusal, hint)
+    warn(refusal, hint)
+
+
+def tell(moved: list[str], left: dict[str, str], otherwise: str) -> None:
+    """Say what was moved and what was not."""
+    for line in moved or ([otherwise] if otherwise else []):
+        say(line)
+    for path, reason in left.items():
+        say(f"left {printable(path)}: {reason}")
+
+
+def finish(openclaw: OpenClaw, values: list[str]) -> None:
+    """After a plan was applied: what still stands in clear elsewhere, and what OpenClaw itself says now."""
+    if copies := old_copies(openclaw.config_path, values):
+        warn("OpenClaw's old copies of openclaw.json hold the values in clear", f"rm {shlex.join(copies)}")
+    report = openclaw.ask("secrets", "audit", "--check", "--allow-exec", codes=(0, 1, 2))
+    if report["status"] == "clean":
+        say("openclaw secrets audit: clean")
+        return
+    for each in report["findings"]:
+        warn(f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} in {printable(each['file'])}")
+
+
+@command(
+    "openclaw plan",
+    option("--apply", is_flag=True),
+    option("--undo", is_flag=True),
+    option("--dry-run", is_flag=True),
+    option("--variables", is_flag=True),
+    option("--yes", is_flag=True),
+)
+def cmd_plan(terminal: Terminal, apply: bool, undo: bool, dry_run: bool, variables: bool, yes: bool) -> int:
+    """usage: avault openclaw plan [--apply | --dry-run] [--variables] [--json]
+       or: avault openclaw plan --undo [--yes | --dry-run] [--json]
+
+    Moves what stands in clear in OpenClaw's openclaw.json and auth profiles into
+    the vault. It asks OpenClaw what it finds (openclaw secrets audit), puts the
+    values into the vault, reads them back, and prints a plan, names only, for
+
+      openclaw secrets apply --from plan.json --allow-exec
+
+    --apply runs that, and OpenClaw's audit afterwards. --dry-run says what would
+    be moved where, and changes nothing. What is in the vault is never replaced.
+    The gateway's own token is left where it is: with a locked vault the gateway
+    would not start.
+
+    --variables, with --apply, moves what stands in clear in env and in the env of
+    MCP servers too, where OpenClaw takes no references: such a server then runs
+    under avault run; what else needs a variable, you run so.
+
+    --undo is the way back: in openclaw.json and the auth profiles each reference
+    into the vault becomes the value again, IN CLEAR ON THE DISK, and the provider
+    goes. It asks first; --yes does not. The secrets stay in the vault.
+
+      avault openclaw plan --dry-run
+      avault openclaw plan --apply
+      avault openclaw plan --undo
+    """
+    if undo and not apply:
+        return undo_plan(terminal, dry_run, yes)
+    if apply and undo:
+        raise Usage("--apply and --undo exclude each other", "avault openclaw plan --undo --dry-run")
+    if apply and dry_run:
+        raise Usage("--apply and --dry-run exclude each other", "avault openclaw plan --dry-run")
+    if variables and not apply and not dry_run:
+        raise Usage("--variables changes openclaw.json itself, which a plan cannot", "avault openclaw plan --apply --variables")
+    terminal.ask("list")  # a locked vault says so now, and not after OpenClaw has taken its time
+    refuse_unproven(terminal, dry_run)
+    openclaw = OpenClaw()
+    found = look(openclaw)
+    moving = found.variables if variables else []
+    taken: list[Target | Variable] = [*found.targets, *moving]
+    answer = settle_names(terminal, taken)
+    found.left |= {} if variables else {each.path: each.reason for each in found.variables}
+    program = find_command(writing=not dry_run)
+    provider = describe_provider(terminal.places, program)
+    plan = make_plan(found, provider)
+    values = [each.value for each in taken]
+    idle = not found.targets and openclaw.value("secrets", "providers", PROVIDER) == provider
+    result = {
+        "ok": True,
+        "targets": [{"path": each.path, "id": "/".join(each.name)} for each in taken],
+        "left": [{"path": path, "reason": reason} for path, reason in found.left.items()],
+        "new": answer["new"],
+        "same": answer["same"],
+        "applied": False,
+        "plan": plan,
+    }
+    lines = [f"{each.path} -> {'/'.join(each.name)}" for each in taken]
+    if not dry_run and taken:
+        import_targets(terminal, taken, dry_run=False)
+        verify(terminal, taken)
+    if apply and not idle:
+        apply_plan(openclaw, terminal.places, plan, values)
+        tidy_profiles(openclaw, terminal.places, found)
+    if apply and moving:
+        move_variables(openclaw, terminal.places, program, moving)
+    result["applied"] = apply and (not idle or bool(moving))
+    if terminal.want_json:
+        put(json.dumps(result, indent=2) + "\n")
+    elif dry_run:
+        put("".join(f"{line}\n" for line in lines))
+    elif not apply:
+        put(json.dumps(plan, indent=2) + "\n")
+    tell(lines if apply else [], found.left, "nothing to do" if apply and not result["applied"] else "")
+    if result["applied"]:
+        clean_stores(found.stores, values)
+        finish(openclaw, values)
+    return 0
+
+
+# ----------------------------------------------------------------- chats ----
+
+
+def find_chats(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """The operator's chats, by channel and target, that work without the vault: no reference into it stands in the channel."""
+    owners = reach(config, ["commands", "ownerAllowFrom"])
+    default = reach(config, ["secrets", "defaults", "exec"])
+    found = []
+    for owner in owners if isinstance(owners, list) else ():
+        channel, _, target = str(owner).partition(":")
+        settings = reach(config, ["channels", channel])
+        if target and isinstance(settings, dict) and not any(find_references(settings, "", default)):
+            found.append((channel, target))
+    return found
+
+
+@command("openclaw chats", option("--config"))
+def cmd_chats(terminal: Terminal, config: str | None) -> int:
+    """usage: avault openclaw chats [--config FILE] [--json]
+
+    Where the operator can be told that the phone waits: those of OpenClaw's
+    commands.ownerAllowFrom whose channel has no token in the vault, a line each.
+    The hook avault-unlock uses the first that works. FILE is openclaw.json; without
+    it OpenClaw is asked where that is.
+    """
+    content = read_json5(read_file(config, 16 << 20).decode("utf-8-sig", "replace")) if config else OpenClaw().config
+    chats = find_chats(content)
+    if terminal.want_json:
+        put(json.dumps({"ok": True, "chats": [{"channel": channel, "target": target} for channel, target in chats]}) + "\n")
+    else:
+        put("".join(f"{channel} {target}\n" for channel, target in chats))
+    return 0

@@ -196,7 +196,7 @@ class Machine:
         self("init", "--signer-npub", self.npub(), "--name", "test@machine", *words, **env)
 
     def init_proven(self) -> None:
-        """A vault as if the phone had opened it on this machine; open. Nobody is asked."""
+        """A vault as if the phone had opened it on this machine; open. Nobody is asked; `self.nsec` opens it again."""
         self.nsec = nsec = str(nostr_sdk.Keys.generate().secret_key().to_bech32())
         self.init_unproven(NOSTR_NSEC=nsec)
         self("daemon", "stop", "--force")

@@ -4,12 +4,16 @@ The tests with a gateway are at the end; openclaw_gateway.py has the gateway and
 """
 
 import hashlib
+import http.server
 import json
 import os
+import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,26 +118,21 @@ def test_what_is_no_request_fails_as_a_whole(vault: Machine, state: str) -> None
         assert "not a request of OpenClaw's exec secret provider" in done.stderr
 
 
-def test_without_a_prompt_a_locked_vault_gives_errors_at_once(proven: Machine, rogue: Rogue) -> None:
+def test_without_a_prompt_a_locked_vault_is_told_by_the_exit_code_at_once(proven: Machine, rogue: Rogue) -> None:
+    """Which OpenClaw names once; an error for each id it names for each of their owners."""
     for words in (["--no-prompt"], ["--wait", "0"], ["--no-prompt", "--wait", "60"]):
-        answer = ask(proven, ["lab/API_KEY", "b/C"], *words)
-        assert (answer["protocolVersion"], answer["values"]) == (1, {})
-        assert {name: error["code"] for name, error in answer["errors"].items()} == dict.fromkeys(
-            ["lab/API_KEY", "b/C"], "UNAVAILABLE"
-        )
+        assert ask(proven, ["lab/API_KEY", "b/C"], *words, code=6).stdout == ""
     assert proven.status()["state"] == "stopped", "it starts no daemon either"
     proven("daemon", "start", "-b")
     proven.wait_state("unlocked")
     proven("lock")
     before = asked(rogue)
-    assert ask(proven, ["lab/API_KEY"], "--no-prompt")["errors"]["lab/API_KEY"]["code"] == "LOCKED"
+    assert ask(proven, ["lab/API_KEY"], "--no-prompt", code=3).stdout == ""
     assert asked(rogue) == before
 
 
 def test_where_there_is_no_vault(machine: Machine) -> None:
-    answer = ask(machine, ["a/B"], "--wait", "5")
-    assert answer["errors"]["a/B"]["code"] == "NOT_FOUND"
-    assert not answer["values"]
+    assert ask(machine, ["a/B"], "--wait", "5", code=4).stdout == ""
 
 
 UNPAIRED = "the vault is locked, and this machine is not paired with a signer"
@@ -141,8 +140,7 @@ UNPAIRED = "the vault is locked, and this machine is not paired with a signer"
 
 def test_a_machine_that_is_not_paired(vault: Machine) -> None:
     vault("daemon", "stop", "--force")
-    answer = ask(vault, ["lab/API_KEY"], "--wait", "5")
-    assert answer["errors"]["lab/API_KEY"] == {"code": "LOCKED", "message": UNPAIRED}
+    assert UNPAIRED in ask(vault, ["lab/API_KEY"], "--wait", "5", code=3).stderr
 
 
 # Asking the phone
@@ -184,12 +182,11 @@ def test_many_at_once_ask_once(proven: Machine, rogue: Rogue, canary: Canary) ->
 def test_after_a_refusal_it_pauses(proven: Machine, rogue: Rogue) -> None:
     before = asked(rogue)
     rogue.behave("nip44_decrypt", [{"say": {"result": "", "error": "user rejected"}}])
-    assert ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]["code"] == "DENIED"
+    ask(proven, ["lab/API_KEY"], code=5)
     assert asked(rogue) == before + 1
     for start in ("the same daemon", "another"):
-        error = ask(proven, ["lab/API_KEY"])["errors"]["lab/API_KEY"]
-        assert error["code"] == "DENIED", start
-        assert "the operator refused at" in error["message"] and "left alone" in error["message"]
+        said = ask(proven, ["lab/API_KEY"], code=5).stderr
+        assert "the operator refused at" in said and "left alone" in said, start
         proven("daemon", "stop")
     assert asked(rogue) == before + 1
     rogue.behave("nip44_decrypt", [{"honest": True}])
@@ -218,7 +215,7 @@ def test_a_provider_that_is_killed_has_asked(proven: Machine, rogue: Rogue, cana
 def test_an_answer_after_the_provider_has_gone(proven: Machine, rogue: Rogue, canary: Canary) -> None:
     """OpenClaw gives it two minutes, and the operator needs three."""
     rogue.behave("nip44_decrypt", [{"wait": True, "honest": True}])
-    assert ask(proven, ["lab/API_KEY"], "--wait", "2")["errors"]["lab/API_KEY"]["code"] == "TIMED_OUT"
+    ask(proven, ["lab/API_KEY"], "--wait", "2", code=7)
     assert proven.status()["state"] == "waiting"
     rogue.go()
     proven.wait_state("unlocked", 10)
@@ -227,7 +224,7 @@ def test_an_answer_after_the_provider_has_gone(proven: Machine, rogue: Rogue, ca
 
 def test_nobody_answers(proven: Machine, rogue: Rogue) -> None:
     rogue.behave("nip44_decrypt", [])
-    assert ask(proven, ["lab/API_KEY"], "--wait", "2")["errors"]["lab/API_KEY"]["code"] == "TIMED_OUT"
+    ask(proven, ["lab/API_KEY"], "--wait", "2", code=7)
 
 
 def test_the_hook_waits_for_the_end_of_a_pause(proven: Machine, rogue: Rogue) -> None:
@@ -425,8 +422,9 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
     phone.policy("ask")
     with claw.gateway() as gateway:
         phone.answer(phone.wait_for("ask", timeout=120)["id"], False)
-        gateway.wait_for("SECRETS_DEGRADED")
+        gateway.wait_for("[SECRETS_PROVIDER_DEGRADED] exec:avault: ")
         gateway.wait_for("[avault-unlock] the phone was asked once in vain")
+        assert "[SECRETS_DEGRADED]" not in gateway.log, "once, with all whom it concerns"
         claw.say("hello", code=1)
         assert not model.calls
         assert gateway.is_up()
@@ -473,7 +471,7 @@ def test_how_the_hook_ends_when_the_vault_stays_locked(
     closing = "; what needs a secret stays cold; open it with: avault unlock, then: openclaw secrets reload"
 
     with claw.gateway() as gateway:
-        gateway.wait_for("SECRETS_DEGRADED")
+        gateway.wait_for("[SECRETS_PROVIDER_DEGRADED] exec:avault: ")
         question = phone.wait_for("ask", timeout=180)["id"]
         gateway.wait_for("[avault-unlock] waits for the operator's approval on the phone")
         phone.answer(question, False)
@@ -511,12 +509,21 @@ def test_auth_profiles(claw: Claw, machine: Machine, canary: Canary) -> None:
     claw("models", "auth", "paste-api-key", "--provider", "lab", input=key + "\n")
     for number, other in enumerate(others):
         claw("models", "auth", "paste-api-key", "--provider", "rest", "--profile-id", f"rest:{number}", input=other + "\n")
+    before, profiles = claw.read(), shared_profiles(claw)
     done = machine("openclaw", "plan", "--apply", "--json")
     assert [each["id"] for each in done.json["targets"]] == ["lab/API_KEY"]
     assert [each["path"] for each in done.json["left"]] == ["profiles.rest:0.key", "profiles.rest:1.key"]
     assert machine("list", "--names").stdout == "lab/API_KEY\n"
     left = [each["jsonPath"] for each in claw("secrets", "audit", "--json").json["findings"] if each["code"] == "PLAINTEXT_FOUND"]
     assert left == ["profiles.rest:0.key", "profiles.rest:1.key"]
+    assert set(shared_profiles(claw)) == {"rest:0", "rest:1"} == set(claw.read()["auth"]["profiles"])
+    assert "missing_credential" not in claw("doctor", "--non-interactive").stdout
+
+    # the way back: the profile is where it was, and so are its settings
+    machine("openclaw", "plan", "--undo", "--yes")
+    assert shared_profiles(claw) == profiles
+    assert without_meta(claw.read()) == without_meta(before)
+    assert "missing_credential" not in claw("doctor", "--non-interactive").stdout
     for path in claw.state.glob("openclaw.json.*"):
         path.unlink()
     shutil.rmtree(claw.state)  # it has the others
@@ -541,6 +548,12 @@ def test_a_plan_that_fails_changes_nothing(claw: Claw, machine: Machine, canary:
     machine("set", "openclaw/MODELS_PROVIDERS_LAB_API_KEY", input=canary.new("third"))
     assert "in the vault with another value: openclaw/MODELS" in machine("openclaw", "plan", code=5).stderr
     claw.config.unlink()  # it has the values
+
+
+def shared_profiles(claw: Claw) -> dict[str, Any]:
+    """The auth profiles of the store that all agents share."""
+    with avault_openclaw.open_sqlite(str(claw.state / "state" / "openclaw.sqlite")) as db:
+        return dict(avault_openclaw.read_store(db)[0]["profiles"])
 
 
 def stored_profiles(claw: Claw, agent: str) -> dict[str, Any]:
@@ -616,6 +629,186 @@ def test_undo(claw: Claw, machine: Machine, canary: Canary) -> None:
     assert len(released) >= 3, "read back by the plan, and twice by undo"
     machine("lock")
     machine("openclaw", "plan", "--undo", "--yes", code=3)
+    shutil.rmtree(claw.state)  # it has the values
+
+
+def test_what_of_the_variables_is_a_secret() -> None:
+    """By name or by form; a reference to another variable, a switch and an address are none."""
+    token = "ghp_" + "a1B2" * 9
+    servers = {
+        "my server!": {"command": "x", "env": {"GITHUB_TOKEN": token, "LOG_LEVEL": "info", "OTHER": "${GITHUB_TOKEN}"}},
+        "none": {"command": "x"},
+        "odd": "text",
+    }
+    config = {"env": {"API_KEY": "sk-123456", "vars": {"DB_PASSWORD": "of the db", "MODE": "x"}}, "mcp": {"servers": servers}}
+    found = {each.path: (each.name, each.server) for each in avault_openclaw.find_variables(config)}
+    assert found == {
+        "env.API_KEY": (("openclaw", "API_KEY"), ""),
+        "env.vars.DB_PASSWORD": (("openclaw", "DB_PASSWORD"), ""),
+        "mcp.servers.my server!.env.GITHUB_TOKEN": (("my-server-", "GITHUB_TOKEN"), "my server!"),
+    }
+    assert not avault_openclaw.find_variables({}) and not avault_openclaw.find_variables({"env": [], "mcp": {"servers": None}})
+    assert token not in repr(avault_openclaw.find_variables(config))
+
+
+def test_chats_that_work_without_the_vault(vault: Machine) -> None:
+    token = {"source": "exec", "provider": "avault", "id": "discord/TOKEN"}
+    channels = {
+        "discord": {"accounts": {"x": {"token": {**token, "provider": "other"}}}},
+        "slack": {"accounts": {"x": {"token": token}}},
+        "telegram": {"botToken": "of its own"},
+        "irc": {"password": {"source": "exec", "id": "irc/PASSWORD"}},
+    }
+    owners = ["slack:U1", "telegram:4242", "irc:me", "discord:user:7", "signal:+49", "nonsense", 7]
+    config = {"commands": {"ownerAllowFrom": owners}, "channels": channels, "secrets": {"defaults": {"exec": "avault"}}}
+    file = vault.top / "openclaw.json"
+    file.write_text("// mine\n" + json.dumps(config))
+    assert vault("openclaw", "chats", "--config", str(file)).stdout == "telegram 4242\ndiscord user:7\n"
+    chats = vault("openclaw", "chats", "--config", str(file), "--json").json["chats"]
+    assert chats == [{"channel": "telegram", "target": "4242"}, {"channel": "discord", "target": "user:7"}]
+    for content in ({}, {"commands": []}, {"commands": {"ownerAllowFrom": "telegram:1"}, "channels": []}):
+        file.write_text(json.dumps(content))
+        assert vault("openclaw", "chats", "--config", str(file)).stdout == ""
+
+
+def test_free_pages_are_written_anew(place: Any, canary: Canary, capsys: pytest.CaptureFixture[str]) -> None:
+    """What SQLite has deleted stays in its file until it is written anew; what is still stored is named."""
+    file = place.top / "state.sqlite"
+    with sqlite3.connect(file) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA secure_delete = OFF")
+        db.execute("CREATE TABLE t (x)")
+        db.executemany("INSERT INTO t VALUES (?)", [(canary.value,)] * 500)
+        db.execute("INSERT INTO t VALUES ('stays')")
+        db.commit()
+        db.execute("DELETE FROM t WHERE x != 'stays'")
+        db.commit()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    assert avault_openclaw.holds(str(file), [canary.value]), "the control"
+    avault_openclaw.clean_stores([str(file)], [canary.value])
+    assert canary.mark.encode() not in file.read_bytes()
+    with sqlite3.connect(file) as db:
+        assert db.execute("SELECT x FROM t").fetchall() == [("stays",)]
+        db.execute("INSERT INTO t VALUES (?)", (canary.value,))
+        db.commit()
+        avault_openclaw.clean_stores([str(file)], [canary.value])
+        db.execute("DELETE FROM t")
+        db.commit()
+    db.close()
+    assert "still stand in clear" in capsys.readouterr().err
+    avault_openclaw.clean_store(str(file))
+
+
+def test_a_plan_of_an_unproven_vault(vault: Machine) -> None:
+    """It takes nothing out of a file that may have the only copy; a dry run may look, and says so."""
+    openclaw = vault.top / "bin" / "openclaw"
+    openclaw.parent.mkdir(exist_ok=True)
+    audit = '{"findings": [], "filesScanned": []}'
+    openclaw.write_text(f'#!/bin/sh\n[ "$1" = config ] && echo "$HOME/none.json" || echo \'{audit}\'\n')
+    openclaw.chmod(0o755)
+    vault.env["PATH"] = f"{openclaw.parent}:{vault.env['PATH']}"
+    for words in ([], ["--apply"]):
+        assert "nobody has shown yet" in vault("openclaw", "plan", *words, code=5).stderr
+    assert "nobody has shown yet" in vault("openclaw", "plan", "--dry-run").stderr
+    assert "--apply --variables" in vault("openclaw", "plan", "--variables", code=2).stderr
+
+
+@pytest.fixture
+def telegram() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A Bot API on the loopback, and the messages that were sent through it."""
+    sent: list[dict[str, Any]] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers.get("content-length") or 0))
+            method = self.path.rpartition("/")[2]
+            result: Any = True
+            if method == "getMe":
+                result = {"id": 1, "is_bot": True, "first_name": "bot", "username": "lab_bot"}
+            elif method == "getUpdates":
+                result = []
+            elif method == "sendMessage":
+                sent.append(json.loads(data))
+                result = {"message_id": 1, "date": 1, "chat": {"id": 4242, "type": "private"}, "text": "x"}
+            answer = json.dumps({"ok": True, "result": result}).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", sent
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
+    machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary, telegram: tuple[str, list[dict[str, Any]]]
+) -> None:
+    """Two owners: the token of the first one's channel is in the vault, so the second hears of it, with the code."""
+    machine.init(relay.url, phone=phone)
+    machine("set", "lab/API_KEY", input=canary.value)
+    machine("set", "discord/TOKEN", input=canary.new("discord"))
+    claw = Claw(machine, model)
+    claw.write()
+    command = machine("openclaw", "install", "--json").json["command"]
+    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), command)
+    provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
+    settings = claw.read()
+    settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    url, sent = telegram
+    settings |= {
+        "secrets": {"providers": {"avault": provider}},
+        "plugins": {"enabled": True},
+        "commands": {"ownerAllowFrom": ["discord:7", "telegram:4242"]},
+        "channels": {
+            "discord": {"token": {"source": "exec", "provider": "avault", "id": "discord/TOKEN"}},
+            "telegram": {"botToken": "123456789:" + "A" * 35, "apiRoot": url, "enabled": True},
+        },
+    }
+    claw.config.write_text(json.dumps(settings))
+    machine("daemon", "stop")
+    phone.policy("ask")
+    with claw.gateway() as gateway:
+        question = phone.wait_for("ask", timeout=240)["id"]
+        gateway.wait_for("[avault-unlock] the operator was told in telegram")
+        phone.answer(question, True)
+        gateway.wait_for("[avault-unlock] the vault is open; secrets reloaded")
+    [message] = sent
+    assert str(message["chat_id"]) == "4242"
+    assert re.search(r"asking the phone, code [0-9A-Z]{4}; open the signer app and approve there", message["text"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_variables_run_under_avault(claw: Claw, machine: Machine, npx: Path, canary: Canary) -> None:
+    """Where OpenClaw takes no references: listed, moved when asked, used by the server, and put back."""
+    server = {"command": str(machine.top / "bin" / "npx"), "args": ["--offline", "-y", str(npx)], "env": {"LOG_LEVEL": "info"}}
+    server["env"] |= {"GITHUB_TOKEN": canary.value, "XDG_STATE_HOME": str(machine.state)}
+    claw.write(mcp={"servers": {"lab": server}}, env={"vars": {"OPENAI_API_KEY": canary.new("variable"), "MODE": "x"}})
+    before = avault_openclaw.read_json5(claw.config.read_text())
+    paths = ["env.vars.OPENAI_API_KEY", "mcp.servers.lab.env.GITHUB_TOKEN"]
+    looked = machine("openclaw", "plan", "--dry-run", "--json").json
+    assert [each["path"] for each in looked["left"]] == paths and all("--variables" in each["reason"] for each in looked["left"])
+    done = machine("openclaw", "plan", "--apply", "--variables", "--json")
+    assert [each["id"] for each in done.json["targets"]] == ["openclaw/OPENAI_API_KEY", "lab/GITHUB_TOKEN"]
+    after = claw.read()
+    assert after["env"]["vars"] == {"MODE": "x"} and "GITHUB_TOKEN" not in after["mcp"]["servers"]["lab"]["env"]
+    assert canary.mark not in claw.config.read_text()
+    output = claw("mcp", "probe", "lab", "--json").stdout
+    assert f"token_{hashlib.sha256(canary.value.encode()).hexdigest()[:16]}" in output
+    machine("openclaw", "plan", "--undo", "--yes")
+    assert without_meta(claw.read()) == without_meta(before)
+    assert not (machine.own / "openclaw-moved.json").exists()
     shutil.rmtree(claw.state)  # it has the values
 
 

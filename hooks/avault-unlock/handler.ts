@@ -11,6 +11,7 @@ import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 
 type HookEvent = { type: string; action: string };
+type Avault = { command: string[]; env: Record<string, string>; config?: string };
 
 const PATIENCE = "15m"; // the operator may be in the shower
 const CLOSED = "what needs a secret stays cold; open it with: avault unlock, then: openclaw secrets reload";
@@ -54,7 +55,10 @@ function unlock(): Promise<number> {
     said = lines.pop() ?? "";
     for (const line of lines) {
       log(line.replace(/^avault: /, ""));
-      if (line.startsWith("avault: asking")) void tell("waits for the operator's approval on the phone; secrets fail until then");
+      if (line.startsWith("avault: asking")) {
+        void tell("waits for the operator's approval on the phone; secrets fail until then");
+        void tellOperator(line);
+      }
     }
   });
   return new Promise((resolve) => {
@@ -64,7 +68,7 @@ function unlock(): Promise<number> {
 }
 
 // The command that `avault openclaw install` wrote down, else the one on the PATH.
-function findCommand(): { command: string[]; env: Record<string, string> } {
+function findCommand(): Avault {
   try {
     return JSON.parse(readFileSync(join(import.meta.dirname, "avault.json"), "utf8"));
   } catch {
@@ -82,5 +86,27 @@ async function tell(text: string): Promise<void> {
     events.enqueueSystemEvent(`avault: ${text}`, { sessionKey, contextKey: "avault", replace: true });
   } catch (error) {
     log(`not told to the agent: ${(error as Error).name}`);
+  }
+}
+
+// Says it to the operator, in the first chat that works without the vault; avault knows which those are.
+async function tellOperator(text: string): Promise<void> {
+  const run = promisify(execFile);
+  const { command, env, config } = findCommand();
+  const [program, ...words] = [...command, "openclaw", "chats", "--json", ...(config ? ["--config", config] : [])];
+  try {
+    const { stdout } = await run(program, words, { timeout: 60_000, env: { ...process.env, ...env } });
+    for (const { channel, target } of JSON.parse(stdout).chats) {
+      const message = ["message", "send", "--channel", channel, "--target", target, "--message", text];
+      try {
+        await run(process.execPath, [process.argv[1], ...message], { timeout: 120_000 });
+        log(`the operator was told in ${channel}`);
+        return;
+      } catch (error) {
+        log(`not told in ${channel} (${(error as { code?: unknown }).code ?? (error as Error).name})`);
+      }
+    }
+  } catch (error) {
+    log(`the operator was not told in a chat (${(error as { code?: unknown }).code ?? (error as Error).name})`);
   }
 }
