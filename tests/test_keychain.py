@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import jeepney
+import nostr_sdk
 import peers
 import pytest
 import secretstorage
@@ -478,6 +479,21 @@ def phone(relay: Relay) -> Iterator[Rogue]:
 @pytest.fixture
 def owner(machine: Machine, desktop: Desktop, phone: Rogue) -> Owner:
     return Owner(machine, desktop, phone)
+
+
+def test_a_pairing_that_somebody_else_has_written_enables_nothing(owner: Owner) -> None:
+    places = avault.Places(str(owner.machine.vault))
+    places.socket, places.state = owner.machine.status()["socket"], str(owner.own)  # and no status after that, which mends
+    path, asked = owner.own / "pairing.json", owner.asked()
+    kept = path.read_bytes()
+    content = avault.decode_file("pairing", kept, str(path))
+    evil = nostr_sdk.Keys.generate().public_key()
+    for changes in ({"signer": evil.to_hex()}, {"operator": evil.to_bech32()}, {"relays": ["wss://evil.example"]}):
+        path.write_bytes(avault.encode_file("pairing", {**content, **changes}))
+        with pytest.raises(avault.Tampered, match=r"pairing\.json"):
+            avault.ask_daemon(places, "keychain", action="enable")
+        assert owner.asked() == asked and not owner.desktop.entries() and not owner.sealed().exists()
+        path.write_bytes(kept)
 
 
 def test_enabled_a_reboot_needs_no_phone(owner: Owner, canary: Canary) -> None:
