@@ -6,10 +6,10 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -250,6 +250,13 @@ async def test_long_output(vault: Machine) -> None:
         assert exact["stdout"] == "x" * 32768
 
 
+def find_server(pid: int) -> int:
+    """The server, among a process's ancestors."""
+    while not subprocess.check_output(["ps", "-o", "args=", "-p", str(pid)], text=True).strip().endswith("/avault mcp"):
+        pid = int(subprocess.check_output(["ps", "-o", "ppid=", "-p", str(pid)], text=True))
+    return pid
+
+
 @linux
 async def test_the_server_never_has_a_value(vault: Machine, canary: Canary) -> None:
     """Its memory is searched after a run; the same search finds the value in the runner's."""
@@ -262,10 +269,7 @@ async def test_the_server_never_has_a_value(vault: Machine, canary: Canary) -> N
         running = asyncio.create_task(tools.run("sh", "-c", script))
         runner = int(await asyncio.to_thread(fifo.read_text))
         assert "value" in memory.found(runner)
-        server = runner
-        while not Path(f"/proc/{server}/cmdline").read_bytes().endswith(b"/avault\0mcp\0"):
-            server = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])  # its parent
-            assert server > 1, "the runner is no descendant of the server's"
+        server = find_server(runner)
         await asyncio.to_thread(fifo.write_text, "")
         assert (await running)["stdout"] == "<avault:openai/API_KEY>\n"
         assert memory.found(server) == set()
@@ -303,12 +307,11 @@ async def test_what_stays_behind_is_ended(vault: Machine) -> None:
 async def test_nobody_wants_it_any_more(vault: Machine, how: str) -> None:
     """The call is cancelled, the client ends, or the server is told to end."""
     async with serve(vault) as tools:
-        script = f"ps -o ppid= -p $PPID >server; {STAY}"
-        running = asyncio.create_task(tools.run("sh", "-c", script, timeout_seconds=600))
+        running = asyncio.create_task(tools.run("sh", "-c", STAY, timeout_seconds=600))
         pids = await asyncio.to_thread(started, vault)
         assert not are_gone(pids)
         if how == "term":
-            os.kill(int((vault.top / "server").read_text()), signal.SIGTERM)
+            os.kill(find_server(pids[0]), signal.SIGTERM)
         if how == "cancel":
             running.cancel()
         if how != "close":
