@@ -31,6 +31,7 @@ The regions, in order; each calls only what stands above it:
     seal         NIP-44; the vault's parts, the envelope, the sealed key
     store        the loaded vault: generations, pin, writing, noticing changes
     recovery     nsec.enc beside an open vault: verified, and made anew
+    systemd      what it says of a service of ours
     wire         the socket protocol and its client
     signer       the NIP-46 client; pairing
     custody      the ways to get the agent's key
@@ -195,6 +196,14 @@ def state_home() -> str:
     return os.path.join(base if os.path.isabs(base) else absolute("~/.local/state"), "avault")
 
 
+def unit_directory(system: bool) -> str:
+    """Where the units of a manager of systemd's are kept: those of the system's, or of the user's own (systemd.unit(5))."""
+    if system:
+        return "/etc/systemd/system"
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    return os.path.join(base if os.path.isabs(base) else absolute("~/.config"), "systemd/user")
+
+
 def is_own_directory(path: str, closed_to: int = 0) -> bool:
     """Whether `path` is a directory of ours, and no symlink, that others have none of these permissions for."""
     try:
@@ -257,6 +266,10 @@ class Places:
         """The path of a file in the state directory."""
         return os.path.join(self.state, name)
 
+    def unit(self, system: bool) -> str:
+        """The path of this vault's unit, if `avault service install` has written one."""
+        return os.path.join(unit_directory(system), f"avault-{self.id}.service")
+
     def sockets(self) -> Iterator[str]:
         """Where the daemon may listen: the usual path, then the one that it recorded."""
         yield self.socket
@@ -290,7 +303,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
 }
 FORMS = ("dotenv", "json", "systemd", "docker", "github", "k8s")  # of `export --format`
 EXIT_CODES = {"usage": 2, "locked": 3, "not_found": 4, "denied": 5, "unavailable": 6, "timed_out": 7, "tampered": 8}
-STATES = {"unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "stopped": 6}  # with the exit codes of `status`
+STATES = {"unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "starting": 6, "stopped": 6}  # with the exit codes of `status`
 PROJECT_FILE = "avault.env"  # which secrets `run` gives, where it lies in the current directory
 MAX_FRAME = 4 << 20  # bytes of JSON in one frame
 MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
@@ -695,7 +708,8 @@ def fast_door(argv: list[str]) -> int | None:
     except NoPlace:
         return None
     answer = fast_exchange(places, request, value)
-    if answer is None and request["op"] == "status" and os.path.exists(places.file("avault.enc")):
+    has_unit = os.path.exists(places.unit(False)) or os.path.exists(places.unit(True))  # then systemd is asked, below
+    if answer is None and request["op"] == "status" and not has_unit and os.path.exists(places.file("avault.enc")):
         answer = '{"ok": true, "output": "stopped\\n"}'
     if answer is None or (not answer and request["op"] == "provide"):
         return None
@@ -2409,6 +2423,135 @@ def check_recovery(places: Places) -> None:
         )
 
 
+# --------------------------------------------------------------- systemd ----
+# The service that `avault service install` writes, where no daemon listens:
+# whether systemd is about to start it, and how it is started.
+
+OTHER_WAYS = "launchd, OpenRC, cron and the like: references/service.md"
+
+
+class NoManager(Unavailable):
+    """systemd, or the manager of this user, is not running."""
+
+
+class NoDaemon(Unavailable):
+    """Nobody listens.
+
+    `command` is what helps, `reason` what systemd knows of it, and `state` that of the status: stopped, or starting by itself.
+    """
+
+    def __init__(
+        self, places: Places, command: str = "avault daemon start -b", how: str = "start it with", reason: str = ""
+    ) -> None:
+        super().__init__(f"no daemon is running for {places.dir}" + (f": {reason}" if reason else ""), f"{how}: {command}")
+        self.command, self.reason, self.state = command, reason, "stopped"
+
+
+class Unit:
+    """A vault's unit of systemd: its `name` and `path`, in the user's manager or in the system's."""
+
+    def __init__(self, places: Places, system: bool) -> None:
+        self.system = system
+        self.path = places.unit(system)
+        self.directory, self.name = os.path.split(self.path)
+        self.systemctl = "systemctl" if system else "systemctl --user"
+
+    def command(self, verb: str) -> str:
+        """What a person types to have systemd do this with the unit."""
+        return f"{'sudo ' if self.system and os.getuid() != 0 else ''}{self.systemctl} {verb} {self.name}"
+
+    def ask(self, *words: str) -> str:
+        """What systemctl(1) prints; raises NoManager, and AvaultError with what it complains about."""
+        environment = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"}
+        if not self.system:
+            environment.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+        try:
+            done = subprocess.run(
+                [*self.systemctl.split(), "--no-ask-password", *words],
+                check=False,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=environment,
+                timeout=120,
+            )
+        except OSError:
+            raise NoManager("there is no systemd here", OTHER_WAYS) from None
+        except subprocess.TimeoutExpired:
+            raise AvaultError(f"systemd does not answer: {self.systemctl} {' '.join(words)}") from None
+        if done.returncode and ("Failed to connect to" in done.stderr or "not been booted with systemd" in done.stderr):
+            hint = OTHER_WAYS if self.system else "log in (ssh, not su), or: sudo loginctl enable-linger"
+            raise NoManager("systemd does not answer" if self.system else "this user's systemd does not answer", hint)
+        if done.returncode:
+            complaint = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            look = f"journalctl {'' if self.system else '--user '}-u {self.name}"
+            raise AvaultError(f"systemctl {words[0]} failed: {printable(complaint[0])}", f"see why: {look}")
+        return done.stdout
+
+    def show(self) -> dict[str, str]:
+        """Its ActiveState, SubState, Result and MainPID; raises NoManager and AvaultError."""
+        lines = self.ask("show", "--property=ActiveState,SubState,Result,MainPID", self.name).splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def is_booted() -> bool:
+    """Whether systemd is this machine's init (sd_booted(3))."""
+    return os.path.isdir("/run/systemd/system")
+
+
+def find_unit(places: Places) -> tuple[Unit, dict[str, str]] | None:
+    """The installed unit of a vault, and what its manager says of it; None where there is none, or nobody to say it."""
+    unit = next((unit for unit in (Unit(places, False), Unit(places, True)) if os.path.lexists(unit.path)), None)
+    if not unit or not is_booted():
+        return None
+    try:
+        return unit, unit.show()
+    except AvaultError:
+        return None
+
+
+def explain_absence(places: Places) -> NoDaemon:
+    """Why no daemon listens, and what starts one: systemd where it has a service of this vault, so that two do not compete."""
+    found = find_unit(places)
+    if not found:
+        return NoDaemon(places)
+    unit, shown = found
+    active, result = shown.get("ActiveState"), shown.get("Result")
+    if active == "activating":
+        is_pausing = shown.get("SubState", "").startswith("auto-restart")
+        absence = (
+            NoDaemon(
+                places, unit.command("restart"), "at once with", f"it ended ({result}), and systemd starts it again after a pause"
+            )
+            if is_pausing
+            else NoDaemon(places, "avault status", "look again", "systemd is just starting it")
+        )
+        absence.state = "starting"
+        return absence
+    if active == "failed":
+        anew = f"{unit.command('reset-failed')} && {unit.command('start')}"
+        return NoDaemon(places, anew, reason=f"its service has failed ({result})")
+    if active == "active":
+        return NoDaemon(places, unit.command("restart"), "start it anew with", "its service is active, and listens elsewhere")
+    return NoDaemon(places, unit.command("start"))
+
+
+def hasten_service(places: Places) -> bool:
+    """Have systemd start now what it would start again after a pause, and return when that listens; whether there is such.
+
+    A daemon that we started ourselves meanwhile would have the vault's lock, but neither the service's settings nor anybody
+    who starts it again. Raises NoDaemon where systemd does not start it for us.
+    """
+    found = find_unit(places)
+    if not found or not found[1].get("SubState", "").startswith("auto-restart"):
+        return False
+    try:
+        found[0].ask("restart", found[0].name)  # a `start` would wait for the end of the pause, too
+    except AvaultError:
+        raise explain_absence(places) from None
+    return True
+
+
 # ------------------------------------------------------------------ wire ----
 # The socket protocol: four bytes of length, big-endian, then JSON.
 # references/protocol.md lists every field.
@@ -2707,7 +2850,7 @@ class Connection:
                 f"the daemon at {error} is another user's, and answers nobody else", "as that user: avault status"
             ) from None
         except OSError:
-            raise NoDaemon(f"no daemon is running for {places.dir}", "start it with: avault daemon start -b") from None
+            raise NoDaemon(places) from None
 
     def request(
         self,
@@ -2762,10 +2905,6 @@ class Connection:
 
 class Interrupted(Unavailable):
     """The connection ended without an answer."""
-
-
-class NoDaemon(Unavailable):
-    """Nobody listens."""
 
 
 def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
@@ -6400,10 +6539,10 @@ class Terminal:
         """One request to the daemon; says so where there is no vault at all."""
         try:
             return ask_daemon(self.places, op, **fields)
-        except NoDaemon as error:
-            raise self.no_daemon(error) from None
+        except NoDaemon:
+            raise self.no_daemon() from None
 
-    def no_daemon(self, error: NoDaemon) -> AvaultError:
+    def no_daemon(self) -> AvaultError:
         """Why nobody listens: there is no vault, we may not look, or the daemon does not run."""
         try:
             if os.path.isdir(self.places.dir):
@@ -6411,7 +6550,7 @@ class Terminal:
             need_vault(self.places)
         except AvaultError as reason:
             return reason
-        return error
+        return explain_absence(self.places)
 
     def is_running(self) -> bool:
         """Whether a daemon listens."""
@@ -6422,9 +6561,9 @@ class Terminal:
         return True
 
     def need_daemon(self) -> None:
-        """Start a daemon that asks nobody, unless one runs."""
+        """Start a daemon that asks nobody, unless one runs, or systemd is about to start its own."""
         try:
-            if not self.is_running():
+            if not self.is_running() and not hasten_service(self.places):
                 start_daemon(self.places, background=True)
         except Unavailable as error:
             self.wait_daemon(error)
@@ -6664,7 +6803,7 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
     if not terminal.is_running():
         need_vault(terminal.places)
     if sys.stderr.isatty() and not terminal.is_running():
-        say(f"waiting for a daemon to open {terminal.places.dir}; start it with: avault daemon start -b")
+        say(f"waiting for a daemon to open {terminal.places.dir}; {explain_absence(terminal.places).hint}")
     while True:
         left = None if end is None else end - time.monotonic()
         try:
@@ -6672,7 +6811,7 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
             return
         except (NoDaemon, Interrupted):
             if left is not None and left <= 0:
-                raise TimedOut("no daemon came up in time", "start it with: avault daemon start -b") from None
+                raise TimedOut("no daemon came up in time", explain_absence(terminal.places).hint) from None
         time.sleep(0.2)
 
 
@@ -6705,6 +6844,7 @@ def cmd_daemon_start(
     limit, after, idle = (parse_duration(limits[name]) for name in ("timeout", "lock_after", "lock_idle"))
     if 0 in (after, idle):
         raise Usage("a limit of 0 would be none", "as in: --lock-after 8h --lock-idle 1h")
+    is_hastened = not terminal.is_running() and hasten_service(terminal.places)
     try:
         status = ask_daemon(terminal.places, "status")
         there = status["locks_after"], status["locks_idle"]
@@ -6716,7 +6856,8 @@ def cmd_daemon_start(
         if status["state"] == "locked":
             fields = {"timeout": limit, "accept_rollback": accept_rollback, "person": is_person()}
             status = ask_daemon(terminal.places, "unlock", **fields, detach=True)
-        say(f"already running (PID {status['pid']}), {status['state']}")
+        pid, state = status["pid"], status["state"]
+        say(f"systemd has started it (PID {pid}), {state}" if is_hastened else f"already running (PID {pid}), {state}")
         if status["hint"]:
             say(f"hint: {status['hint']}")
         return 0
@@ -6818,8 +6959,24 @@ def end(op: str, terminal: Terminal, force: bool) -> int:
             raise
     except NoDaemon:
         need_vault(terminal.places)  # else it is another one that stays open
-        say("no daemon is running")
+        if op == "stop" and cancel_restart(terminal.places):
+            say("no daemon is running, and systemd does not start it again before the next boot")
+        else:
+            say("no daemon is running")
     return 0
+
+
+def cancel_restart(places: Places) -> bool:
+    """Keep systemd from starting a daemon again that has ended; whether it was about to. Raises Unavailable."""
+    reason = explain_absence(places)
+    found = find_unit(places)
+    if reason.state != "starting" or not found:
+        return False
+    try:
+        found[0].ask("stop", found[0].name)
+    except AvaultError:
+        raise Unavailable(reason.message, f"to stop it: {found[0].command('stop')}") from None
+    return True
 
 
 @command("help", argument("words", nargs=-1))
@@ -6852,7 +7009,8 @@ def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
     What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
     waiting or unpaired; 4: no vault; 6: no daemon.
     --watch shows it again whenever it changes, until Ctrl-C. --short is one word
-    (unlocked, waiting, locked, unpaired, stopped), and quick enough for a prompt.
+    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
+    for a prompt.
 
       PS1='$(avault status --short) \\$ '
     """
@@ -6886,14 +7044,17 @@ def look(places: Places, **fields: Any) -> dict[str, Any]:
 
 def describe_stopped(places: Places) -> dict[str, Any]:
     """The status where no daemon runs, as far as the files tell; raises AvaultError where we may not look at them."""
-    status: dict[str, Any] = {"state": "stopped", "dir": places.dir, "vault_id": places.id, "socket": places.socket}
+    absence = explain_absence(places)
+    status: dict[str, Any] = {"state": absence.state, "dir": places.dir, "vault_id": places.id, "socket": places.socket}
     status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
+    if absence.reason:
+        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
     has_vault(places)
     try:
         content, own = read_unlock(places)
         status |= {"agent_npub": content["agent"], "signer_npub": content["operator"], "name": content["name"]}
         is_new = not own and not os.path.lexists(places.own("pairing.json"))
-        status["hint"] = NEVER_OPENED if is_new else "start it with: avault daemon start -b"
+        status["hint"] = NEVER_OPENED if is_new else absence.hint
     except AvaultError as error:
         status["warnings"], status["hint"] = [error.message], error.hint
     return status
@@ -6920,7 +7081,11 @@ def render_status(status: dict[str, Any]) -> str:
     else:
         lines.append("Vault: locked" if status["agent_npub"] or status["pid"] else "Vault: none that can be opened")
     lines.append(f"Directory: {status['dir']}")
-    words = {"waiting": "waiting for the operator's approval", "unpaired": "locked, and not paired with a signer"}
+    words = {
+        "waiting": "waiting for the operator's approval",
+        "unpaired": "locked, and not paired with a signer",
+        "starting": "systemd starts it by itself",
+    }
     lines.append(f"State: {words.get(state, state)}" + (f" since {status['since']}" if status["since"] else ""))
     lines += [f"Locks: {status['until']}"] if status["until"] else []
     lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []

@@ -26,7 +26,7 @@ from typing import Any
 import avault_git
 import nostr_sdk
 from avault_import import Audit, Held, usual_files
-from avault_service import Service, is_booted, is_lingering, is_listening, look_at, own_name
+from avault_service import Service, is_lingering, is_listening, look_at, own_name
 
 import avault
 from avault import (
@@ -51,6 +51,9 @@ from avault import (
     decode_file,
     encode_hints,
     encrypt,
+    explain_absence,
+    find_unit,
+    is_booted,
     is_clock_unsynchronised,
     lock_directory,
     option,
@@ -486,12 +489,18 @@ def check_daemon(patient: Patient) -> Iterator[Finding]:
         return
     if not status:
         is_new = not patient.has("unlock.json") and not patient.has("pairing.json")
-        hint = ("avault recover" if is_new else "avault daemon start -b") if patient.has_vault() else None
-        yield Finding("bad" if patient.has_vault() else "off", "no daemon is running", hint)
+        absence = explain_absence(patient.places)
+        hint = ("avault recover" if is_new else absence.command) if patient.has_vault() else None
+        text = "no daemon is running" + (f": {absence.reason}" if absence.reason else "")
+        yield Finding("bad" if patient.has_vault() else "off", text, hint)
         return
     if status["version"] != avault.__version__:
         text = f"the daemon is avault {status['version']}, and this is {avault.__version__}"
-        yield Finding("bad", text, "avault daemon stop && avault daemon start -b")
+        unit, shown = find_unit(patient.places) or (None, {})
+        is_its_own = shown.get("MainPID") == str(status["pid"])
+        yield Finding(
+            "bad", text, unit.command("restart") if unit and is_its_own else "avault daemon stop && avault daemon start -b"
+        )
     if status["error"]:
         yield Finding("bad", f"locked: {status['error']['message']}", status["error"]["hint"] or status["hint"])
     for text in status["warnings"]:
@@ -740,7 +749,8 @@ def check_service(patient: Patient) -> Iterator[Finding]:
         if not found["enabled"]:
             yield Finding("bad", f"{service.name} is not enabled: it does not start at boot", again)
         if found["active"] in ("failed", "inactive") and not patient.status:
-            yield Finding("bad", f"{service.name} is {found['active']}", f"{service.systemctl} start {service.name}")
+            reset = f"{service.command('reset-failed')} && " if found["active"] == "failed" else ""
+            yield Finding("bad", f"{service.name} is {found['active']}", reset + service.command("start"))
         yield Finding(
             "ok", f"{service.path}{', ' + found['active'] if found['active'] else '; systemd does not run here to ask'}"
         )

@@ -31,7 +31,6 @@ from avault import (
     VAULT_LIMIT,
     AvaultError,
     Locked,
-    NoDaemon,
     NotFound,
     Places,
     Tampered,
@@ -43,6 +42,7 @@ from avault import (
     ask_daemon,
     command,
     decode_file,
+    explain_absence,
     find_git,
     need_vault,
     option,
@@ -735,7 +735,7 @@ def write_copy(places: Places, path: str, content: bytes) -> None:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(content)
     except FileNotFoundError:
-        raise NoDaemon(f"no daemon is running for {places.dir}", "start it with: avault daemon start -b") from None
+        raise explain_absence(places) from None
     except OSError as error:
         raise AvaultError(f"cannot write {path}: {error.strerror}", "see: df, ls -ld") from None
 

@@ -212,6 +212,7 @@ WITHOUT_RUN = "which you name where the user's own programs take them; no tool o
 NEXT = {
     "unlocked": None,
     "locked": "call avault_request_unlock, and tell the user to look at their phone",
+    "starting": "its daemon starts again by itself; call avault_request_unlock, and tell the user to look at their phone",
     "stopped": "call avault_request_unlock, which starts the daemon, and tell the user to look at their phone",
     "waiting": "the user has to approve on their phone; call avault_request_unlock again to go on waiting",
     "unpaired": "only the user can help, in a terminal: avault pair",
@@ -318,8 +319,8 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
         def look() -> dict[str, Any]:
             try:
                 return terminal.ask("status")
-            except avault.NoDaemon:
-                return {"state": "stopped"}
+            except avault.NoDaemon as error:
+                return {"state": error.state}
 
         status = await in_thread(look)
         return {name: status.get(name) for name in SHOWN} | {"next": what_next(status["state"])}

@@ -22,14 +22,18 @@ from avault_run_git import run_git
 
 import avault
 from avault import (
+    OTHER_WAYS,
     AvaultError,
     Denied,
+    NoManager,
     NotFound,
     Places,
     Terminal,
     Unavailable,
+    Unit,
     Usage,
     command,
+    is_booted,
     need_vault,
     option,
     own_command,
@@ -42,8 +46,6 @@ from avault import (
     warn,
     write_file,
 )
-
-OTHER_WAYS = "launchd, OpenRC, cron and the like: references/service.md"
 
 # The unit. Directives: systemd.exec(5), systemd.service(5), systemd.resource-control(5).
 
@@ -142,25 +144,19 @@ def quote_command(words: list[str]) -> str:
     return " ".join(quote(word.replace("$", "$$")) for word in words)
 
 
-class Service:
-    """The service of one vault: its unit's `name`, `path` and text, in the user's manager or in the system's.
-
-    `user` is the account that it runs as.
-    """
+class Service(Unit):
+    """The service of one vault: its unit's text, written and removed. `user` is the account that it runs as."""
 
     def __init__(self, places: Places, system: bool, user: str) -> None:
-        self.places, self.system, self.user = places, system, user
-        self.name = f"avault-{places.id}.service"
-        base = os.environ.get("XDG_CONFIG_HOME", "")
-        home = base if os.path.isabs(base) else os.path.expanduser("~/.config")
-        self.directory = "/etc/systemd/system" if system else os.path.join(home, "systemd/user")
-        self.path = os.path.join(self.directory, self.name)
+        super().__init__(places, system)
+        self.places, self.user = places, user
         self.target = "multi-user.target" if system else "default.target"
-        self.systemctl = "systemctl" if system else "systemctl --user"
 
     def text(self, options: list[str]) -> str:
         """The unit, for a daemon with these options of `daemon start`; raises AvaultError."""
-        start = own_command("daemon", "start", "--dir", self.places.dir, *options)
+        # for a person to read: the interpreter that has the packages, and this file; -P: what lies beside it is not imported
+        file = os.path.realpath(avault.__file__)
+        start = [sys.executable, "-P", file, "daemon", "start", "--dir", self.places.dir, *options]
         return UNIT.format(
             edit=f"{self.systemctl} edit {self.name}",
             description=printable(self.places.dir, 4096).replace("%", "%%").replace("\\", "\\\\"),
@@ -301,44 +297,6 @@ def own_name() -> str:
 # systemd
 
 
-class NoManager(Unavailable):
-    """systemd, or the manager of this user, is not running."""
-
-
-def is_booted() -> bool:
-    """Whether systemd is this machine's init (sd_booted(3))."""
-    return os.path.isdir("/run/systemd/system")
-
-
-def ask_systemd(service: Service, *words: str) -> str:
-    """What systemctl(1) prints; raises NoManager, and AvaultError with what it complains about."""
-    environment = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"}
-    if not service.system:
-        environment.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
-    try:
-        done = subprocess.run(
-            [*service.systemctl.split(), "--no-ask-password", *words],
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment,
-            timeout=120,
-        )
-    except OSError:
-        raise NoManager("there is no systemd here", OTHER_WAYS) from None
-    except subprocess.TimeoutExpired:
-        raise AvaultError(f"systemd does not answer: {service.systemctl} {' '.join(words)}") from None
-    if done.returncode and ("Failed to connect to" in done.stderr or "not been booted with systemd" in done.stderr):
-        hint = OTHER_WAYS if service.system else f"log in as {service.user} (ssh, not su), or: sudo loginctl enable-linger"
-        raise NoManager("systemd does not answer" if service.system else "this user's systemd does not answer", hint)
-    if done.returncode:
-        complaint = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        look = f"journalctl {'' if service.system else '--user '}-u {service.name}"
-        raise AvaultError(f"systemctl {words[0]} failed: {printable(complaint[0])}", f"see why: {look}")
-    return done.stdout
-
-
 def look_at(service: Service) -> dict[str, Any]:
     """What there is of a service: what can be seen on the disk, and what systemd says, None where it does not run."""
     installed = service.installed_options() is not None
@@ -357,10 +315,9 @@ def look_at(service: Service) -> dict[str, Any]:
     if not found["systemd"]:
         return found
     try:
-        lines = ask_systemd(service, "show", "--property=ActiveState,MainPID", service.name).splitlines()
+        shown = service.show()
     except NoManager:
         return {**found, "systemd": False}
-    shown = dict(line.partition("=")[::2] for line in lines)
     return {**found, "active": shown.get("ActiveState"), "pid": int(shown.get("MainPID") or 0) or None}
 
 
@@ -385,7 +342,7 @@ def reach_manager(service: Service) -> None:
     end = time.monotonic() + 10
     while True:
         try:
-            ask_systemd(service, "show-environment")
+            service.ask("show-environment")
             return
         except NoManager:
             if service.system or not linger(service.user) or time.monotonic() > end:
@@ -565,9 +522,9 @@ def install(service: Service, text: str) -> bool:
     reach_manager(service)  # before anything is written
     changed = service.write(text)
     if changed:
-        ask_systemd(service, "daemon-reload")
+        service.ask("daemon-reload")
     if not service.is_enabled():
-        ask_systemd(service, "enable", service.name)
+        service.ask("enable", service.name)
     say(f"wrote {service.path}" if changed else f"{service.path} is as it should be")
     if not service.system and not linger(service.user):
         warn(
@@ -583,8 +540,8 @@ def install(service: Service, text: str) -> bool:
         say(f"hint: avault daemon stop && {service.systemctl} start {service.name}")
     else:
         if active == "failed":
-            ask_systemd(service, "reset-failed", service.name)
-        ask_systemd(service, "start", service.name)
+            service.ask("reset-failed", service.name)
+        service.ask("start", service.name)
         say("the service runs, and asks the phone; see: avault status")
     return changed
 
@@ -619,10 +576,10 @@ def uninstall(service: Service, force: bool) -> None:
             "avault pair, or if you mean it: --force",
         )
     if running:
-        ask_systemd(service, "stop", service.name)
+        service.ask("stop", service.name)
     service.remove()
     try:
-        ask_systemd(service, "daemon-reload")
+        service.ask("daemon-reload")
     except NoManager:
         return  # it will not have heard of it
 

@@ -15,11 +15,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import peers
 import pytest
-from harness import AVAULT, Done, Machine, wait_until
+from booted import ALICE, Booted, UserManager
+from harness import Done, Machine, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,8 +29,6 @@ avault.load_commands(["service"])
 service = importlib.import_module("avault_service")
 
 REFERENCE = Path(__file__).resolve().parent.parent / "references" / "service.md"
-ROOT = Path(__file__).resolve().parent.parent
-SYSTEMD = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.access(path, os.X_OK)), None)
 booted = pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="would change this machine's own systemd")
 needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="systemd is for Linux")
@@ -132,13 +130,10 @@ def vault(machine: Machine) -> Machine:
 def test_the_unit_starts_this_vault_and_asks(vault: Machine) -> None:
     text = unit(vault, "--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'")
     python, *words = command_line(text)
-    assert (
-        words
-        == avault.own_command(
-            *("daemon", "start", "--dir", str(vault.vault), "--lock-after", "8h", "--lock-idle", "90"),
-            *("--notify", "notify-send \"$AVAULT_STATE\" '50%'"),
-        )[1:]
-    )
+    assert words == [
+        *("-P", os.path.realpath(avault.__file__), "daemon", "start", "--dir", str(vault.vault)),
+        *("--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'"),
+    ]
     assert os.path.samefile(python, sys.executable)
     assert values(text, "Environment") == [f"XDG_STATE_HOME={vault.state}"]
     assert values(text, "UnsetEnvironment") == ["NOSTR_NSEC"]
@@ -312,151 +307,27 @@ def test_the_other_examples_are_shell() -> None:
 
 # With a systemd of our own
 
-BOOT = """
-set -e
-mount --make-rprivate /
-umount -l /sys/fs/cgroup
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-touch $TOP/console; mount --bind $TOP/console /dev/console
-mount -t proc proc /proc
-for directory in /run /etc/systemd/system /var/lib/systemd; do mount -t tmpfs -o mode=755 tmpfs $directory; done
-for name in passwd group; do
-    { cat /etc/$name; cat "$TOP/$name"; } >/run/$name
-    mount --bind /run/$name /etc/$name
-done
-if [ -n "$CLOSED" ]; then  # a Python below a directory that only root may enter
-    mkdir /run/python
-    mount --bind "$PREFIX" /run/python
-    mount -t tmpfs -o mode=755 tmpfs "$CLOSED"
-    mkdir -p "$PREFIX"
-    mount --bind /run/python "$PREFIX"
-fi
-mkdir -p /run/lock /run/units /run/systemd/system
-for name in sysinit basic multi-user shutdown default; do printf '[Unit]\\nDescription=%s\\n' $name >/run/units/$name.target; done
-cd "$VENDOR"
-for name in user.slice sockets.target user@.service user-runtime-dir@.service dbus.socket dbus.service systemd-logind.service \\
-    polkit.service; do
-    if [ -e $name ]; then cp $name /run/units; fi
-done
-container=test SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units exec "$SYSTEMD" --system --unit=multi-user.target \\
-    --log-target=console --show-status=no
-"""
-ALICE = 4242  # an account that there is only in there
 
-
-class Booted:
-    """A machine's systemd: PID 1 of new namespaces, in a cgroup of its own; with logind, and an account `alice`."""
-
-    def __init__(self, top: Path) -> None:
-        self.top = top
-        top.chmod(0o711)  # alice is not us
-        (top / "passwd").write_text(f"alice:*:{ALICE}:{ALICE}::{top}/alice/home:/bin/sh\n")
-        (top / "group").write_text(f"alice:*:{ALICE}:\n")
-        prefix = Path(sys.base_prefix).resolve()
-        closed = [each for each in reversed(prefix.parents) if not each.stat().st_mode & 1]
-        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-        self.cgroup = Path(next(place for _, place, kind, *_ in mounts if kind == "cgroup2"), f"avault-test-{os.getpid()}")
-        self.cgroup.mkdir()
-        assert SYSTEMD
-        environment = {
-            "BOOT": BOOT,
-            "CLOSED": str(closed[0]) if closed else "",
-            "PATH": os.environ["PATH"],
-            "PREFIX": str(prefix),
-            "SYSTEMD": SYSTEMD,
-            "TOP": str(top),
-            "VENDOR": str(Path(SYSTEMD).parent / "system"),
-        }
-        self.avault = str(install_for_root(top))
-        unshare = 'exec unshare --mount --pid --fork --cgroup --uts --ipc --kill-child sh -c "$BOOT"'
-        enter = f"echo $$ >{shlex.quote(str(self.cgroup))}/cgroup.procs; {unshare}"
-        self.process = subprocess.Popen(["sh", "-c", enter], env=environment, stdin=subprocess.DEVNULL)
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        self.pid = int(wait_until(lambda: children.read_text().strip(), what="PID 1"))
-        wait_until(lambda: self.run("systemctl", "is-system-running").stdout == "running\n", what="systemd")
-        self.run("systemctl", "start", "systemd-logind", check=True)
-
-    def run(self, *words: str, check: bool = False) -> "subprocess.CompletedProcess[str]":
-        """Run something there, as root."""
-        return subprocess.run(["nsenter", "-t", str(self.pid), "-a", *words], check=check, capture_output=True, text=True)
-
-    def machine(self, user: str) -> Machine:
-        """avault as an account of that machine runs it."""
-        top = self.top / user
-        identity = ["setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups"] if user == "alice" else []
-        machine = Machine(top, command=["nsenter", "-t", str(self.pid), "-a", *identity, self.avault])
-        machine.env |= {"XDG_RUNTIME_DIR": f"/run/user/{ALICE}" if identity else "/run/user/0", "USER": user}
-        del machine.env["XDG_STATE_HOME"]
-        machine.state = machine.home / ".local/state"
-        if identity:
-            for directory in (top, *top.rglob("*")):
-                os.chown(directory, ALICE, ALICE)
-        return machine
-
-    def as_root(self, machine: Machine, *words: str, code: int = 0) -> Done:
-        """Run avault as sudo does for that machine's account: as root, with an environment of its own."""
-        if machine.env["USER"] == "root":
-            return machine(*words, code=code)
-        root = Machine(self.top / "sudo", command=["nsenter", "-t", str(self.pid), "-a", self.avault])
-        del root.env["XDG_STATE_HOME"]
-        return root(*words, code=code, SUDO_USER=machine.env["USER"])
-
-    def show(self, name: str, *properties: str, user: Machine | None = None) -> dict[str, str]:
-        """Properties of a unit."""
-        words = ["systemctl", "show", "--property=" + ",".join(properties), name]
-        if user:
-            argv, env = [*user.command[:-1], *words[:1], "--user", *words[1:]], user.env
-            said = subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout
-        else:
-            said = self.run(*words, check=True).stdout
-        return dict(line.partition("=")[::2] for line in said.splitlines())
-
-    def read(self, path: str) -> str:
-        return self.run("cat", path, check=True).stdout
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        for directory in sorted((path for path in self.cgroup.rglob("*") if path.is_dir()), reverse=True):
-            wait_until(lambda directory=directory: remove(directory), what="the end of its processes")
-        wait_until(lambda: remove(self.cgroup), what="the end of its processes")
-
-
-def install_for_root(top: Path) -> Path:
-    """This avault and its packages in a place where nobody but root can change them, as root's own; the command."""
-    subprocess.run([f"{sys.base_prefix}/bin/python3", "-m", "venv", "--without-pip", top / "venv"], check=True)
-    (site,) = (top / "venv").glob("lib/python3*/site-packages")
-    for path in [ROOT / "avault.py", *(ROOT / "scripts").glob("avault_*.py")]:
-        shutil.copy(path, site)
-    for package in ("click", "nostr_sdk", "qrcode", "PIL"):
-        here = Path(importlib.import_module(package).__file__ or "").parent
-        for path in (here, *here.parent.glob("pillow.libs")):
-            shutil.copytree(path, site / path.name, dirs_exist_ok=True)
-    command = top / "venv/bin/avault"
-    command.write_text(f"#!{top}/venv/bin/python3\n" + Path(AVAULT).read_text().partition("\n")[2])
-    command.chmod(0o755)
-    return command
-
-
-def remove(cgroup: Path) -> bool:
-    with contextlib.suppress(OSError):
-        cgroup.rmdir()
-    return not cgroup.exists()
+@contextlib.contextmanager
+def top(place) -> Iterator[Path]:
+    """A directory for a machine: services do not see the /tmp of others. Its end is where canaries are searched for."""
+    directory = Path(tempfile.mkdtemp(prefix="avt", dir="/var"))
+    try:
+        yield directory
+    finally:
+        shutil.move(directory, place.top / "system")
 
 
 @pytest.fixture
 def system(place) -> Iterator[Booted]:
-    if not SYSTEMD:
-        pytest.skip("no systemd")
-    top = Path(tempfile.mkdtemp(prefix="avt", dir="/var"))  # services do not see the /tmp of others
-    try:
-        with Booted(top) as system:
-            yield system
-    finally:
-        shutil.move(top, place.top / "system")  # where canaries are searched for
+    with top(place) as directory, Booted(directory) as system:
+        yield system
+
+
+@pytest.fixture
+def user(place) -> Iterator[UserManager]:
+    with top(place) as directory, UserManager(directory) as user:
+        yield user
 
 
 @pytest.mark.root
@@ -671,3 +542,128 @@ def test_what_doctor_says_of_services(system: Booted) -> None:
         assert ("bad", "avault service uninstall") in trouble("service")
         alice("service", "uninstall", "--force")
         assert ("bad", "avault service uninstall") not in trouble("service")
+
+
+# A user's manager alone
+
+
+@pytest.mark.root
+def test_a_users_service_from_boot_to_boot(user: UserManager, canary) -> None:
+    """Whatever ended the daemon, systemd starts it, it asks the phone, and opens with the approval; until it is uninstalled."""
+    with user.machine("alice") as alice, peers.local_relay() as relay, peers.ndk([relay.url]) as phone:
+
+        def opens(after: int | None) -> int:
+            status = wait_until(lambda: (now := alice.status())["state"] == "waiting" and now["pid"] != after and now)
+            assert user.show(name, "MainPID", "SubState", user=alice) == {"MainPID": str(status["pid"]), "SubState": "running"}
+            phone.answer(phone.wait_for("ask")["id"], True)
+            alice.wait_state("unlocked")
+            assert alice("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+            return int(status["pid"])
+
+        alice.init(relay.url, phone=phone)
+        alice("set", "openai/API_KEY", input=canary.value)
+        alice("daemon", "stop")
+        done = alice("service", "install", "--json")
+        name, found = done.json["name"], done.json
+        assert (found["changed"], found["enabled"], found["active"], found["lingering"]) == (True, True, "active", True)
+        assert "lingering is off" not in done.stderr
+        assert user.show(name, "Type", "Result", user=alice) == {"Type": "notify", "Result": "success"}
+        pid = opens(None)
+        user.reboot()
+        pid = opens(pid)
+        user.cut_power()
+        pid = opens(pid)
+        assert not user.systemctl("restart", name).returncode
+        pid = opens(pid)
+        keyholder = alice.status()["keyholder_pid"]
+        user.run("kill", "-KILL", str(pid), check=True)
+        wait_until(lambda: user.run("test", "-e", f"/proc/{keyholder}").returncode, what="the end of the secrets' process")
+        opens(pid)
+        assert alice("service", "uninstall", "--json").json["removed"]
+        assert alice.status()["state"] == "stopped"
+        assert user.show(name, "LoadState", user=alice) == {"LoadState": "not-found"}
+        assert not list(alice.home.rglob("avault-*.service"))
+        user.reboot()
+        assert alice.status()["state"] == "stopped"
+
+
+def pause_long(directory: Path) -> None:
+    """As `systemctl edit` would: systemd waits long enough for a busy machine before it starts the daemon again."""
+    directory.mkdir()
+    (directory / "override.conf").write_text("[Service]\nRestartSec=10min\n")
+
+
+@pytest.mark.root
+def test_while_systemd_waits_to_start_it_again(user: UserManager) -> None:
+    """It is said, by every command; none takes the vault's lock from the service, and `daemon stop` ends the waiting."""
+
+    def crash() -> int:
+        pid = int(alice.status()["pid"])
+        user.run("kill", "-KILL", str(pid), check=True)
+        wait_until(lambda: user.show(name, "SubState", user=alice)["SubState"] == "auto-restart", what="systemd's pause")
+        return pid
+
+    with user.machine("alice") as alice:
+        alice.init_unproven()
+        alice("daemon", "stop", "--force")
+        name = alice("service", "install", "--json").json["name"]
+        pause_long(Path(f"{alice.home}/.config/systemd/user/{name}.d"))
+        assert not user.systemctl("daemon-reload").returncode
+        at_once = f"at once with: systemctl --user restart {name}"
+        reason = "it ended (signal), and systemd starts it again after a pause"
+
+        crash()
+        status = alice("status", "--json", code=6).json
+        assert (status["state"], status["error"]["message"], status["hint"]) == ("starting", reason, at_once)
+        shown = alice("status", code=6).stdout
+        assert "Daemon: stopped\n" in shown and f"Reason: {reason}\n" in shown and f"Next: {at_once}\n" in shown
+        assert alice("status", "--short", code=6).stdout == "starting\n"
+        assert "daemon start -b" not in shown
+        for words in (["get", "openai/API_KEY"], ["list"], ["lock", "--idle", "1h"]):
+            done = alice(*words, code=6)
+            assert f"no daemon is running for {alice.vault}: {reason}" in done.stderr and f"hint: {at_once}\n" in done.stderr
+        (row,) = alice("doctor", "--json", "daemon", code=None).json["checks"]
+        assert (row["state"], row["hint"]) == ("bad", f"systemctl --user restart {name}")
+
+        for words in (["daemon", "start", "-b"], ["unlock"]):
+            alice(*words, code=None)
+            status = alice.status()
+            assert user.show(name, "MainPID", "SubState", user=alice) == {"MainPID": str(status["pid"]), "SubState": "running"}
+            crash()
+        assert "systemd does not start it again" in alice("daemon", "stop").stderr
+        assert user.show(name, "ActiveState", user=alice) == {"ActiveState": "inactive"}
+        status = alice.status()
+        assert (status["state"], status["hint"]) == ("stopped", f"start it with: systemctl --user start {name}")
+        assert alice("status", "--short", code=6).stdout == "stopped\n"
+
+        for _ in range(2):  # five starts in ten minutes
+            assert not user.systemctl("start", name).returncode
+            crash()
+        done = alice("daemon", "start", "-b", code=6)
+        hint = f"start it with: systemctl --user reset-failed {name} && systemctl --user start {name}"
+        assert "its service has failed (start-limit-hit)" in done.stderr and f"hint: {hint}\n" in done.stderr
+        assert alice.status()["hint"] == hint
+        assert not user.systemctl("reset-failed", name).returncode
+        alice("service", "uninstall")
+
+
+@pytest.mark.root
+def test_only_root_may_start_the_systems_service(system: Booted) -> None:
+    """While systemd waits with one of the system's, another account is told what root types, and starts nothing itself."""
+    with system.machine("alice") as alice:
+        alice.init_unproven()
+        alice("daemon", "stop", "--force")
+        system.as_root(alice, "service", "install", "--system")
+        name = f"avault-{alice.status()['vault_id']}.service"
+        pause_long(Path(f"/proc/{system.pid}/root/etc/systemd/system/{name}.d"))
+        system.run("systemctl", "daemon-reload", check=True)
+        system.run("kill", "-KILL", str(alice.status()["pid"]), check=True)
+        wait_until(lambda: system.show(name, "SubState")["SubState"] == "auto-restart", what="systemd's pause")
+        for words, hint in (
+            (["daemon", "start", "-b"], f"at once with: sudo systemctl restart {name}"),
+            (["unlock"], f"at once with: sudo systemctl restart {name}"),
+            (["daemon", "stop"], f"to stop it: sudo systemctl stop {name}"),
+        ):
+            assert f"hint: {hint}\n" in alice(*words, code=6).stderr
+        assert alice.status()["state"] == "starting"
+        system.as_root(alice, "service", "uninstall", "--system", "--force")
