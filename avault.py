@@ -6383,7 +6383,7 @@ this machine
   signer        a phone in a terminal: a NIP-46 bunker
 
 openclaw and other agents
-  openclaw plan|install|uninstall|status|unlock
+  openclaw plan|install|uninstall|status|unlock|chats
   openclaw-provider                    secrets by reference
   mcp           an MCP server: tools that use secrets, and never show one
 

@@ -132,7 +132,7 @@ LINES = [
     ("avault export --only API_KEY,OR", {"ORG"}),
     ("avault export --only openai/", {"openai/API_KEY", "openai/ORG"}),
     ("avault export --allow P", {"PASSWORD"}),
-    ("avault export --format ", {"dotenv", "json", "systemd"}),
+    ("avault export --format ", {"dotenv", "json", "systemd", "docker", "github", "k8s"}),
     ("avault export --shell --pre", {"--prefix"}),
     ("avault completion f", {"fish"}),
     ("avault scan ho", {"home"}),

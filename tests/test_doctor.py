@@ -245,6 +245,7 @@ def test_a_conflict_of_gits(vault: Machine) -> None:
 def test_files_of_another_vault(vault: Machine, place) -> None:
     with Machine(place.top / "other") as other:
         other.init_unproven()
+        vault("daemon", "stop", "--force")  # an open vault puts its own back
         for name in ("nsec.enc", "nip46.json"):
             mine = (vault.vault / name).read_bytes()
             shutil.copy(other.vault / name, vault.vault / name)
