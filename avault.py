@@ -5783,6 +5783,7 @@ class Guard:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied("nobody has shown yet that the phone opens this vault", self.pairing_hint())
+        self.refuse_other_pairing()
         found = await run_program(self.keychain_command("look"))
         if found.get("outcome") == "unavailable":
             return found  # nobody is asked for what cannot be
@@ -5799,6 +5800,16 @@ class Guard:
         if answer.get("outcome") == "ok" and self.sealed:
             write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
         return answer
+
+    def refuse_other_pairing(self) -> None:
+        """Raise Tampered where pairing.json is not for the open vault; the keyholder looks more closely before it asks."""
+        path = self.places.own("pairing.json")
+        if not os.path.lexists(path):
+            return
+        found = decode_file("pairing", read_file(path), path)
+        if (found["agent"], found["operator"]) != (self.report["agent_npub"], self.report["signer_npub"]):
+            hint = "avault status, which puts back the one that opened it; then try again"
+            raise Tampered("pairing.json is for another agent or operator than the open vault", hint)
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
