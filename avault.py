@@ -5802,10 +5802,10 @@ class Guard:
         return answer
 
     def refuse_other_pairing(self) -> None:
-        """Raise Tampered where pairing.json is not for the open vault; the keyholder looks more closely before it asks."""
+        """Raise Denied, Tampered where no pairing is for the open vault; the keyholder looks more closely before it asks."""
         path = self.places.own("pairing.json")
         if not os.path.lexists(path):
-            return
+            raise Denied("only a paired, open vault can be given to a keychain", "pair it with: avault pair")
         found = decode_file("pairing", read_file(path), path)
         if (found["agent"], found["operator"]) != (self.report["agent_npub"], self.report["signer_npub"]):
             hint = "avault status, which puts back the one that opened it; then try again"
@@ -7439,8 +7439,8 @@ def run_command(argv: list[str]) -> int:
             return Usage.exit_code
         except click.ClickException as error:
             text = error.format_message().rstrip(".")
-            if isinstance(error, click.NoSuchOption) and set(error.option_name) - set("abcdefghijklmnopqrstuvwxyz-"):
-                text = "no such option"  # it may be a secret that begins with a -
+            if isinstance(error, click.NoSuchOption) and not error.possibilities:
+                text = "no such option"  # it is not like one that there is, and may be a secret that begins with a -
             where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "avault"
             raise Usage(text[:1].lower() + text[1:], f"{where} --help") from None
         except (KeyboardInterrupt, click.Abort):

@@ -531,7 +531,9 @@ def test_refusals_print_nothing_on_stdout(opened, canary, words, code):
 def test_locked_prints_nothing_and_waits_on_request(opened, canary):
     nsec = canary.watch(avault.nostr_sdk.Keys.generate().secret_key().to_bech32())
     opened("daemon", "stop", "--force")
+    own = opened.own
     shutil.rmtree(opened.vault)
+    shutil.rmtree(own)  # else init takes what is there for the last copy of a key
     opened.init_unproven(NOSTR_NSEC=nsec)
     opened("set", "g/K", input=canary.value)
     opened("lock", "--force")

@@ -27,7 +27,7 @@ from canary import Canary, record
 from harness import SOURCE, Machine, wait_until
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
-from peers import Relay, Rogue
+from peers import Relay, Rogue, misdeeds
 
 import avault
 
@@ -494,6 +494,15 @@ def test_a_pairing_that_somebody_else_has_written_enables_nothing(owner: Owner) 
             avault.ask_daemon(places, "keychain", action="enable")
         assert owner.asked() == asked and not owner.desktop.entries() and not owner.sealed().exists()
         path.write_bytes(kept)
+
+
+def test_what_the_phone_refuses_is_not_enabled(owner: Owner) -> None:
+    """That it was asked for stands in the log."""
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    owner.machine("keychain", "enable", "--yes", code=5)
+    assert not owner.sealed().exists() and not owner.desktop.entries()
+    lines = [json.loads(line) for line in owner.machine("log", "--json").stdout.splitlines()]
+    assert "keychain" in [line["op"] for line in lines]
 
 
 def test_enabled_a_reboot_needs_no_phone(owner: Owner, canary: Canary) -> None:

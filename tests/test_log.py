@@ -107,6 +107,9 @@ def test_every_way_out_is_written_down(open_machine: Machine) -> None:
     found = [(e["op"], e["for"], e["group"], ",".join(e["keys"] or []), e["outcome"]) for e in lines]
     runs = [each for each in found if each[1] == "run"]
     assert runs and {each[2:] for each in runs} == {("openai", "", "ok")}
+    masks = [each for each in found if each[1] == "mask"]
+    assert masks == [("reveal", "mask", None, "", "ok")], "a process that masks holds all values, and that is written down too"
+    runs += masks
     assert [each for each in found if each not in runs] == [  # each once
         ("get", None, "openai", "", "ok"),
         ("export", None, None, "API_KEY,openai/ORG", "ok"),
