@@ -35,6 +35,7 @@ NOISE = (
     b" \t\r\n\v\f\0\\'\""  # what line breaks, indentation, quoting in any language, and UTF-16 put between the bytes of a value
 )
 
+BLANK = " \t\r\n\v\f"  # and not what else Unicode calls so: that is part of a value
 ARMOUR = re.compile(r"-----(BEGIN|END) [^-]*-----")  # RFC 7468: says only that here begins or ends a key
 URL = re.compile(r"(?<=[A-Za-z0-9+.-])://([^\s/?#@]*(?:@[^\s/?#@]+)*)@")  # without its scheme, which would be quadratic
 PAIR = re.compile(r"([^\s:/@]+):(?!//)(\S+)")
@@ -55,7 +56,7 @@ def forms_of(value: str, rare: bool = True) -> dict[bytes, str]:
     The kind is `plain`, `line` or `part` of a value that has several, or the name of an encoding.
     """
     found: dict[bytes, str] = {}
-    text = value.strip()  # a newline at the end gets lost on the way
+    text = value.strip(BLANK)  # a newline at the end gets lost on the way
     if is_short(text):
         return {}
     for form, kind in encodings(text, rare):
@@ -73,12 +74,12 @@ def forms_of(value: str, rare: bool = True) -> dict[bytes, str]:
 
 def is_short(value: str) -> bool:
     """Whether a value is too short to be looked for."""
-    return len(value.strip().encode()) < SHORTEST
+    return len(value.strip(BLANK).encode()) < SHORTEST
 
 
 def exact_forms_of(value: str) -> dict[bytes, str]:
     """The strings to be found in a text with its noise, for a value that consists of little else (`"" "" "a"`)."""
-    text = value.strip()
+    text = value.strip(BLANK)
     if is_short(text) or len(solid(text.encode())) >= SHORTEST:
         return {}
     spelled = [("plain", [text]), ("json", in_json(text)), ("escaped", in_programs(text)), ("html", in_html(text))]
@@ -169,6 +170,7 @@ def in_urls(text: str) -> Iterator[str]:
     """Percent-encoded, as Python, encodeURIComponent, encodeURI and HTML forms do it, in either case; and once more."""
     once = [urllib.parse.quote(text, safe=safe) for safe in ("", "/", "*", "!~*'()", "!*'()", "!~*'();,/?:@&=+$#")]
     once += [each.replace("%20", "+") for each in once]
+    once += [each.replace("~", "%7E") for each in once]
     for each in dict.fromkeys(once):
         for quoted in (each, re.sub("%..", lambda found: found[0].lower(), each)):
             yield quoted

@@ -145,7 +145,7 @@ class Machine:
         ended = subprocess.run(
             argv, check=False, env={**self.env, **env}, cwd=self.top, input=data, capture_output=True, timeout=timeout
         )
-        done = Done(argv, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        done = Done(argv, ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
         record(" ".join(words[:2]), done.stderr if secret else done.stdout + done.stderr)
         assert code is None or done.returncode == code, (
             f"{argv} gave {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"

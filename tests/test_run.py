@@ -264,7 +264,7 @@ def test_orphans_are_taken_care_of(vault: Machine) -> None:
     """As process 1 of a container must: nothing stays a zombie."""
     running = vault.start("run", "--", "bash", "-c", 'setsid -f sh -c "sleep 0.1"; sleep 0.1; echo ready; read line', input="")
     running.line("ready")
-    keeper = children(running.process.pid)[0]
+    [keeper] = wait_until(lambda: children(running.process.pid))
     wait_until(lambda: len(children(keeper)) <= 1)
     running.wait()
 
@@ -768,6 +768,7 @@ AROUND = {  # what is no part of the value, less what quoting and line breaks ar
     "URL, each byte": "%?%s",
     "numbers": r"\[%s\]",
     "base32": "%s[A-Z2-7]?=*",
+    "base64 of base64": "%s[A-Za-z0-9+/]{0,2}=*",
     "coloured": r"(?:\x1b\[[0-9;]*m)*%s(?:\x1b\[[0-9;]*m)*",
 }
 
@@ -1305,7 +1306,10 @@ def test_a_service_that_is_left_behind(vault: Machine, tmp_path: Path) -> None:
     wait_until((tmp_path / "done").exists)
 
 
-@pytest.mark.parametrize("who", ["avault", "terminal"])
+BY_FORCE = pytest.mark.xfail(reason="a command whose avault is killed by force ends by force too, without a SIGHUP before")
+
+
+@pytest.mark.parametrize("who", [pytest.param("avault", marks=BY_FORCE), "terminal"])
 def test_hangup(vault: Machine, tmp_path: Path, who: str) -> None:
     """avault is killed, or the terminal goes away: the command gets SIGHUP."""
     script = f"trap 'touch {tmp_path}/hung-up; exit' HUP; echo ready; while :; do sleep 0.05; done"

@@ -784,7 +784,7 @@ def test_an_accepted_rollback_is_loud(paired: Machine, rogue: Rogue, canary: Can
     done = paired("unlock", "--accept-rollback")
     assert "avault: warning: ROLLED BACK, as --accept-rollback was given" in done.stderr
     assert "ROLLED BACK" in paired("status").stdout
-    assert "rollback accepted" in paired("log").stdout
+    assert "rollback accepted" in paired("log", "--json").stdout
     assert "ROLLED BACK" in paired("unlock").stderr, "who comes later is told too"
 
 
