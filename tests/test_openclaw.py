@@ -450,6 +450,16 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
     assert not (claw.state / "hooks" / "avault-unlock").exists()
 
 
+def install_quietly(machine: Machine, claw: Claw) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Install the hook: avault's command, a provider that never asks, and settings that refer to lab/API_KEY."""
+    command = machine("openclaw", "install", "--json").json["command"]
+    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), command)
+    provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
+    settings = claw.read()
+    settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    return command, provider, settings
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_how_the_hook_ends_when_the_vault_stays_locked(
@@ -460,11 +470,7 @@ def test_how_the_hook_ends_when_the_vault_stays_locked(
     machine("set", "lab/API_KEY", input=canary.value)
     claw = Claw(machine, model)
     claw.write()
-    command = machine("openclaw", "install", "--json").json["command"]
-    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), command)
-    provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
-    settings = claw.read()
-    settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    command, provider, settings = install_quietly(machine, claw)
     claw.config.write_text(json.dumps({**settings, "secrets": {"providers": {"avault": provider}}}))
     machine("daemon", "stop")
     phone.policy("ask")
@@ -760,11 +766,7 @@ def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
     machine("set", "discord/TOKEN", input=canary.new("discord"))
     claw = Claw(machine, model)
     claw.write()
-    command = machine("openclaw", "install", "--json").json["command"]
-    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), command)
-    provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
-    settings = claw.read()
-    settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
+    _, provider, settings = install_quietly(machine, claw)
     url, sent = telegram
     settings |= {
         "secrets": {"providers": {"avault": provider}},
