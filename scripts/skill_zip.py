@@ -27,6 +27,7 @@ SKILL = (  # what SKILL.md names, what that needs to run, and what `pip install 
     "hooks/avault-unlock/HOOK.md",
     "hooks/avault-unlock/handler.ts",
     "references/*.md",
+    "references/demo.svg",
     "references/requirements.txt",
 )
 PROGRAMS = {"avault.py", "scripts/avault"}  # may be executed

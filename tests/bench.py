@@ -475,7 +475,8 @@ def main() -> None:
         rows = measure(top, command, options.rounds or (10 if options.quick else 40), options.quick)
     finally:
         shutil.rmtree(top, ignore_errors=True)
-    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}\n")
+    machine = f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
+    print(f"{time.strftime('%-d %B %Y')}, {machine}\n")
     for row in [("what", "measured", "bound", "aim"), ("---",) * 4, *rows]:
         print("| " + " | ".join(row) + " |")
 

@@ -1,4 +1,4 @@
-"""What a proof counted: shown at the end of the run, and held against the table in references/security.md.
+"""What a proof counted: shown at the end of the run, and held against the table in references/proofs.md.
 
     figures.at_least("points of a write at which it was killed", 412)
     figures.at_most("longest answer beside a flood, in ms", 180)
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FULL = bool(os.environ.get("AVAULT_TEST_FULL"))
-DOCUMENT = Path(__file__).resolve().parent.parent / "references" / "security.md"
+DOCUMENT = Path(__file__).resolve().parent.parent / "references" / "proofs.md"
 book: Any = None  # of the run; conftest.py sets it
 
 
@@ -31,9 +31,9 @@ def table() -> dict[str, list[str]]:
 
 def bound(name: str, sign: str) -> float:
     """What the document promises of a figure."""
-    assert name in table(), f"references/security.md has no figure {name!r}"
+    assert name in table(), f"references/proofs.md has no figure {name!r}"
     said, number = table()[name][FULL].split(" ")
-    assert said == sign, f"{name!r} is {said} in references/security.md"
+    assert said == sign, f"{name!r} is {said} in references/proofs.md"
     return float(number.replace(",", ""))
 
 

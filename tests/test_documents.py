@@ -134,6 +134,20 @@ def test_help_page_names_every_command() -> None:
     assert len(heads) == len(set(heads))
 
 
+def test_table_of_commands_names_every_command() -> None:
+    first = re.findall(r"^\| (`avault .*?) \| ", d.read("references/commands.md"), re.MULTILINE)
+    named = [name for cell in first for piece in d.code(cell) for name, _ in d.calls(piece)]
+    assert sorted({name.split()[0] if name.startswith("help ") else name for name in named}) == COMMANDS
+    assert len(set(named)) == len(named)
+
+
+def test_table_of_variables_names_every_variable() -> None:
+    """Those that avault reads, and those that it sets for the command of --notify."""
+    read = {text for text in d.constants() if re.fullmatch(r"AVAULT_[A-Z]+|NOSTR_NSEC|WORKSPACE|XDG_[A-Z_]+", text)}
+    read.remove("AVAULT_COMMAND")  # a name in the installed command, not in the environment
+    assert read == set(re.findall(r"`\$?((?:AVAULT_|NOSTR_|XDG_)[A-Z_]+|WORKSPACE)`", d.read("references/commands.md")))
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_help_blocks_are_the_real_help(document: str) -> None:
     text = d.read(document)
@@ -153,7 +167,7 @@ def test_blocks_are_written() -> None:
 
 
 def test_bench_block_is_a_table() -> None:
-    text = d.read("README.md")
+    text = d.read("references/performance.md")
     blocks = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "bench"]
     assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/documents.py --write --bench"
 
@@ -192,10 +206,10 @@ def test_exit_codes(document: str) -> None:
             for number, row in rows.items():
                 named = [CLASSES[name].exit_code for name in re.findall(r"`(\w+)`", row) if name in CLASSES]
                 assert all(code == int(number) for code in named)
-    assert lists or document not in ("HELP", "README.md")
+    assert lists or document not in ("HELP", "references/commands.md")
     for each in lists:
         assert set(map(int, each)) == {0, *(kind.exit_code for kind in CLASSES.values())}
-        if document in ("HELP", "README.md"):
+        if document in ("HELP", "references/commands.md"):
             for name, words in WORDS.items():
                 assert words in each[str(CLASSES[name].exit_code)].lower(), name
 
@@ -300,7 +314,7 @@ def test_regions_are_those_of_the_docstring() -> None:
     assert len({len(LINES[number]) for number, _ in BANNERS}) == 1
 
 
-# The figures of security.md
+# The figures of proofs.md
 
 
 def test_every_figure_has_a_test_that_holds_to_it() -> None:

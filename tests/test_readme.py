@@ -1,16 +1,18 @@
-"""The README does what it says: its transcript, its first command, and the metadata for `uv run avault.py`."""
+"""The README is short, has what a newcomer looks for, and does what it says: its transcript, its picture, the demo."""
 
 from __future__ import annotations
 
 import os
 import pty
 import re
+import runpy
 import signal
 import subprocess
 import time
 import tomllib
 from pathlib import Path
 
+import documents as d
 import pytest
 from harness import AVAULT, SOURCE, Machine, Screen, wait_until
 from peers import local_relay, ndk
@@ -19,6 +21,62 @@ from test_processes import is_alive
 import avault
 
 README = (SOURCE.parent / "README.md").read_text()
+
+
+# What is in it
+
+
+def test_it_is_short() -> None:
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "\n    python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/avault demo\n",
+        "\n    python3 -m venv .venv && .venv/bin/pip install -q '.[test]' && .venv/bin/pytest -q\n",
+        "\n    uv tool install .",
+        "\n    uv run avault.py",
+        "`eval $(avault export --shell)`",
+        "[skill](SKILL.md)",
+        "`avault service install`",
+        "`avault openclaw install` adds a gateway hook",
+        "**Let it ask for every request.**",
+        f"This is version {avault.__version__}:",
+    ],
+)
+def test_what_a_newcomer_looks_for(words: str) -> None:
+    assert README.count(words) == 1
+
+
+def test_what_it_does_not_protect_against_comes_early() -> None:
+    headings = d.headings(README)
+    assert headings.index("What it does not protect against") <= 3
+    assert len(README.partition("## A day")[0].splitlines()) <= 48, "two screens of a terminal"
+
+
+def test_ten_commands() -> None:
+    [block] = re.findall(r"## Ten commands\n\n((?: {4}avault .*\n)+)", README)
+    named = [name for name, _ in d.calls(block)]
+    assert len(set(named)) == 10 == len(block.splitlines()) and set(named) <= d.commands().keys()
+
+
+def test_picture() -> None:
+    """It is what the script draws of the demo in screens.md; and that is the real one, see test_demo_at_a_terminal."""
+    drawn = runpy.run_path(str(SOURCE.parent / "scripts" / "picture.py"))
+    assert drawn["PICTURE"].read_text() == drawn["picture"](), "stale: python scripts/picture.py"
+    assert "![" in README and f"]({drawn['PICTURE'].relative_to(SOURCE.parent)})" in README
+
+
+@pytest.mark.parametrize("lacks", ["avault: unlocked", "clawd@demo asks: "])
+def test_picture_of_another_demo(lacks: str) -> None:
+    """A line that it shows and the demo has not is an error."""
+    drawn = runpy.run_path(str(SOURCE.parent / "scripts" / "picture.py"))
+    with pytest.raises(ValueError, match="the demo"):
+        drawn["chosen"]([line for line in drawn["demo"]() if not line.startswith(lacks)])
+
+
+# What it says
 
 
 def transcript() -> list[tuple[str, list[str]]]:

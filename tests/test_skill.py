@@ -122,7 +122,15 @@ def test_archive_in_openclaw(archive: Path, claw: Claw) -> None:
 # The archive
 
 HOOK = {"hooks/avault-unlock/HOOK.md", "hooks/avault-unlock/handler.ts"}
-TO_INSTALL = {"README.md", "MANIFEST.in", "pyproject.toml", "references/requirements.txt", "scripts/avault", "scripts/door.py"}
+TO_INSTALL = {
+    "README.md",
+    "MANIFEST.in",
+    "pyproject.toml",
+    "references/requirements.txt",
+    "references/demo.svg",
+    "scripts/avault",
+    "scripts/door.py",
+}
 
 
 def test_archive_is_the_skill(archive: Path, clone: Path) -> None:

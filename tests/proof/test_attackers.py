@@ -1,7 +1,7 @@
 """Attackers, by what they have: each tries to get a secret out, to lose one, or to open the vault without the phone.
 
 What was answered is a test, and counts as an attack tried; what remains is shown too, marked so, that nobody takes it for
-defended. references/security.md has the list ("Attacks, tried"); single attacks that once worked: test_attacks.py.
+defended. references/proofs.md has the list ("Attacks, tried"); single attacks that once worked: test_attacks.py.
 """
 
 import asyncio
