@@ -405,6 +405,8 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
                 "empty": process({**middle.env, "PYTHONPATH": str(top)}, python, "-c", "import empty"),
             }
             (top / "empty.py").touch()
+            lone = shutil.copyfile(REPOSITORY / "avault.py", top / "lone.py")
+            sides["lone"] = process(middle.env, python, str(lone), "get", "group0/KEY_0")
             others = {"pass show": with_pass(top), "keyring get": keyring}
             sides |= {name: side for name, side in others.items() if side}
             took = alternate(rounds, **sides)
@@ -414,6 +416,7 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
 
         rows += [
             ("`avault get`, against `python3 -c pass`", ratio("get", "python"), "1.2", "1.0"),
+            ("`python3 avault.py get`, a lone copy, against `python3 -c pass`", ratio("lone", "python"), "25", ""),
             ("`avault get` of 10,000, against of 10", ratio("get10000", "get10"), "1.05", "1.0"),
             ("`avault export --shell` of 1,000, against `avault get`", ratio("export", "get"), "2", "1.3"),
         ]
