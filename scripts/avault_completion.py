@@ -11,14 +11,13 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import click
 
-from avault import COMMANDS, ELSEWHERE, Terminal, Unavailable, Usage, argument, command, load_commands, printable, put
+from avault import COMMANDS, ELSEWHERE, Fields, Terminal, Unavailable, Usage, argument, command, load_commands, printable, put
 
 
-class Parameter(NamedTuple):
+class Parameter(Fields, frozen=True, order=True):
     """An option, or an argument, which has no names; and what the usage line calls its value, nothing for a flag."""
 
     names: tuple[str, ...]
@@ -27,7 +26,7 @@ class Parameter(NamedTuple):
     repeats: bool = False
 
 
-class Words(NamedTuple):
+class Words(Fields, frozen=True, order=True):
     """A command as it is typed: its name, what it does, its options and its arguments."""
 
     name: str

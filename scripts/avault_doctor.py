@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -35,6 +34,7 @@ from avault import (
     RPC_KIND,
     AvaultError,
     Connection,
+    Fields,
     NoDaemon,
     NotFound,
     Pairing,
@@ -52,6 +52,7 @@ from avault import (
     encode_hints,
     encrypt,
     explain_absence,
+    field,
     find_unit,
     is_booted,
     is_clock_unsynchronised,
@@ -78,8 +79,7 @@ KEYCHAIN_TIME = 30.0  # seconds that the keychain has, which may be slow to star
 AUDIT_TIME = 60.0  # seconds for looking into the files where secrets usually stand
 
 
-@dataclass
-class Finding:
+class Finding(Fields):
     """What a check found: `ok`, `warn` (it works, but should be known), `bad` (it does not, or will not), or `off`.
 
     `hint` is the command that mends it. `fix` mends it where that can do no

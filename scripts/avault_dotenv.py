@@ -15,9 +15,8 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import re
-from dataclasses import dataclass, field
 
-from avault import Usage, check_key, check_value, say, warn
+from avault import Fields, Usage, check_key, check_value, field, regex, say, warn
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
@@ -25,8 +24,7 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 # ----------------------------------------------------------- assignments ----
 
 
-@dataclass(frozen=True)
-class Assignment:
+class Assignment(Fields, frozen=True):
     """One variable that a file sets, and the lines where it does.
 
     `value` is None where it cannot be known without running something. `problem` says why this assignment alone does
@@ -61,11 +59,11 @@ def is_dos(text: str) -> bool:
 
 # --------------------------------------------------------------- parsing ----
 
-START = re.compile(r"[ \t]*(?:export[ \t]+)?([^=\s#'\"]+)[ \t]*=([ \t]*)")
-QUOTED = re.compile(r"""'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)"|`([^`]*)`""", re.DOTALL)
-REST = re.compile(r"[ \t]*(?:#[^\n]*?)?(\r?(?:\n|\Z))")
-BARE_NAME = re.compile(rf"\s*({NAME})\s*")
-PUBLIC_NAME = re.compile(r"[A-Z]+[0-9]*([_.-][A-Z0-9]+)*|[a-z]+[0-9]?([_.-][a-z]+[0-9]?)+")
+START = regex(r"[ \t]*(?:export[ \t]+)?([^=\s#'\"]+)[ \t]*=([ \t]*)")
+QUOTED = regex(r"""(?s)'((?:\\.|[^'\\])*)'|"((?:\\.|[^"\\])*)"|`([^`]*)`""")
+REST = regex(r"[ \t]*(?:#[^\n]*?)?(\r?(?:\n|\Z))")
+BARE_NAME = regex(rf"\s*({NAME})\s*")
+PUBLIC_NAME = regex(r"[A-Z]+[0-9]*([_.-][A-Z0-9]+)*|[a-z]+[0-9]?([_.-][a-z]+[0-9]?)+")
 C_ESCAPES = dict(zip("abfnrtv", "\a\b\f\n\r\t\v", strict=True))
 ESCAPES = {**C_ESCAPES, **{c: c for c in "\\'\"$`"}}
 

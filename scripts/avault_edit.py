@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import shlex
@@ -24,6 +23,7 @@ from avault import (
     argument,
     check_value,
     command,
+    context,
     harden,
     option,
     printable,
@@ -105,7 +105,7 @@ def run_editor(editor: list[str], path: str) -> None:
         raise AvaultError("the editor failed: nothing was written", None)
 
 
-@contextlib.contextmanager
+@context
 def file_in_memory(name: str, content: bytes) -> Iterator[str]:
     """A file in a directory of ours, in memory; both are gone at the end, also when we are told to end."""
     place = next((each for each in ("/dev/shm", os.environ.get("XDG_RUNTIME_DIR", "")) if is_in_memory(each)), None)  # noqa: S108

@@ -21,9 +21,10 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import avault
+from avault import Fields, regex
 
 # ----------------------------------------------------------------- forms ----
 
@@ -36,13 +37,13 @@ NOISE = (
 )
 
 BLANK = " \t\r\n\v\f"  # and not what else Unicode calls so: that is part of a value
-ARMOUR = re.compile(r"-----(BEGIN|END) [^-]*-----")  # RFC 7468: says only that here begins or ends a key
-URL = re.compile(r"(?<=[A-Za-z0-9+.-])://([^\s/?#@]*(?:@[^\s/?#@]+)*)@")  # without its scheme, which would be quadratic
-PAIR = re.compile(r"([^\s:/@]+):(?!//)(\S+)")
-SIMPLE = re.compile("[A-Za-z0-9_.-]+")  # nobody quotes or escapes that
-WORD = re.compile(r"[a-z_.-]+")
+ARMOUR = regex(r"-----(BEGIN|END) [^-]*-----")  # RFC 7468: says only that here begins or ends a key
+URL = regex(r"(?<=[A-Za-z0-9+.-])://([^\s/?#@]*(?:@[^\s/?#@]+)*)@")  # without its scheme, which would be quadratic
+PAIR = regex(r"([^\s:/@]+):(?!//)(\S+)")
+SIMPLE = regex("[A-Za-z0-9_.-]+")  # nobody quotes or escapes that
+WORD = regex(r"[a-z_.-]+")
 COMMON = {"postgres", "postgresql", "username", "password", "anonymous", "administrator", "x-access-token", "x-token-auth"}
-SECRET = re.compile(r"pass|pwd|secret|token|key|auth|cred|priv|pin\b", re.IGNORECASE)
+SECRET = regex(r"(?i)pass|pwd|secret|token|key|auth|cred|priv|pin\b")
 
 
 def solid(data: bytes) -> bytes:
@@ -235,10 +236,8 @@ def in_base32(raw: bytes) -> Iterator[bytes]:
 
 BLOCK = 1024
 IS_TEXT = bytes(byte not in NOISE for byte in range(256))
-COLOURS = re.compile(
-    rb"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|\Z)|[ -/]*(?:[0-Z\\^-~]|\Z))"
-)  # ECMA-48; of the last one not all may be there
-SOFT = re.compile(rb"=\r?(?:\n|\Z)")  # quoted-printable: the line goes on
+COLOURS = regex(rb"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|\Z)|[ -/]*(?:[0-Z\\^-~]|\Z))")  # ECMA-48; of the last one not all may be there
+SOFT = regex(rb"=\r?(?:\n|\Z)")  # quoted-printable: the line goes on
 
 
 class View:
@@ -285,14 +284,14 @@ class Exact(View):
         return index
 
 
-ROW = re.compile(rb"^[0-9a-fA-F]{6,16}(:?)[ \t]+(\S[^\n]*)(\n?)", re.MULTILINE)
-OPEN_ROW = re.compile(rb"[0-9a-fA-F]{1,16}:?|[0-9a-fA-F]{6,16}:?[ \t][^\n]*")
+ROW = regex(rb"(?m)^[0-9a-fA-F]{6,16}(:?)[ \t]+(\S[^\n]*)(\n?)")
+OPEN_ROW = regex(rb"[0-9a-fA-F]{1,16}:?|[0-9a-fA-F]{6,16}:?[ \t][^\n]*")
 DIGITS: list[tuple[re.Pattern[bytes], Callable[[bytes], bytes]]] = [  # how the numbers of a row are written
-    (re.compile(rb"[0-9a-fA-F]{2}"), lambda word: bytes([int(word, 16)])),
-    (re.compile(rb"[0-7]{3}"), lambda word: bytes([int(word, 8) & 255])),
-    (re.compile(rb"[0-9a-fA-F]{4}"), lambda word: int(word, 16).to_bytes(2, "little")),
-    (re.compile(rb"[0-7]{6}"), lambda word: (int(word, 8) & 65535).to_bytes(2, "little")),
-    (re.compile(rb"[^ ]|\\.|[0-7]{3}"), lambda word: bytes([int(word, 8) & 255]) if len(word) == 3 else word[-1:]),
+    (regex(rb"[0-9a-fA-F]{2}"), lambda word: bytes([int(word, 16)])),
+    (regex(rb"[0-7]{3}"), lambda word: bytes([int(word, 8) & 255])),
+    (regex(rb"[0-9a-fA-F]{4}"), lambda word: int(word, 16).to_bytes(2, "little")),
+    (regex(rb"[0-7]{6}"), lambda word: (int(word, 8) & 65535).to_bytes(2, "little")),
+    (regex(rb"[^ ]|\\.|[0-7]{3}"), lambda word: bytes([int(word, 8) & 255]) if len(word) == 3 else word[-1:]),
 ]
 
 
@@ -447,7 +446,7 @@ def occurrences(string: bytes, text: bytes) -> Iterator[tuple[int, int]]:
 Secrets = dict[str, list[str]]  # values by place, GROUP/KEY: one, or more where two machines set it and nobody has settled that
 
 
-class Form(NamedTuple):
+class Form(Fields, frozen=True, order=True):
     """What a string says when it is found: a value of which place, in which form."""
 
     place: str

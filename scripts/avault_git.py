@@ -12,7 +12,7 @@ Git merges avault.enc through the keyholder, by key, and compares its names inst
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import json
 import os
 import re
@@ -22,7 +22,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from avault_run_git import NO_HOOKS, reason, run_git, watch_git
 
@@ -30,6 +30,7 @@ from avault import (
     GITATTRIBUTES,
     VAULT_LIMIT,
     AvaultError,
+    Fields,
     Locked,
     NotFound,
     Places,
@@ -41,10 +42,12 @@ from avault import (
     argument,
     ask_daemon,
     command,
+    context,
     decode_file,
     explain_absence,
     find_git,
     need_vault,
+    once,
     option,
     own_command,
     printable,
@@ -137,14 +140,14 @@ class Verified:
 # The repository
 
 
-class Head(NamedTuple):
+class Head(Fields, frozen=True, order=True):
     """The branch that is checked out, and its commit; None before the first."""
 
     branch: str
     commit: str | None
 
 
-class Upstream(NamedTuple):
+class Upstream(Fields, frozen=True, order=True):
     """Where a branch is published: git's own copy of it here, its name for people, the remote, and its name there."""
 
     ref: str
@@ -153,7 +156,7 @@ class Upstream(NamedTuple):
     branch: str
 
 
-class Entry(NamedTuple):
+class Entry(Fields, frozen=True, order=True):
     """A line of the index: `tag` as in `git ls-files -v`, the object, and the stage, 0 for a path without a conflict."""
 
     tag: str
@@ -208,14 +211,14 @@ class Repository:
         done = run_git(self.top, *words)
         return os.fsdecode(done.stdout).removesuffix("\n") or None if not done.returncode else None
 
-    @functools.cached_property
+    @once
     def scoped_settings(self) -> list[tuple[str, str, str]]:
         """What git is set to: scope, name and value, the last that is said of a name being the one that counts."""
         words = os.fsdecode(self.run("config", "-z", "--show-scope", "--list")).split("\0")[:-1]
         pairs = ((scope, entry.partition("\n")) for scope, entry in zip(words[::2], words[1::2], strict=True))
         return [(scope, name, value if mark else "true") for scope, (name, mark, value) in pairs if scope != "command"]
 
-    @functools.cached_property
+    @once
     def settings(self) -> dict[str, str]:
         """What git is set to, here and for the user."""
         return {name: value for _, name, value in self.scoped_settings}
@@ -249,7 +252,7 @@ class Repository:
         found += [name for name in OPERATIONS if name not in refs and os.path.lexists(os.path.join(self.git_dir, name))]
         return OPERATIONS[found[0]] if found else None
 
-    @functools.cached_property
+    @once
     def ignored(self) -> set[str]:
         """Those of our files that the repository ignores and does not have."""
         asked = {"./" + path: path for path in self.paths.values()}  # a path that begins with : would be something else
@@ -712,7 +715,7 @@ def examine_commits(repository: Repository, facts: dict[str, Any], problems: lis
 # Asking the keyholder about copies
 
 
-@contextlib.contextmanager
+@context
 def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
     """Ciphertexts as files in the state directory, where the keyholder reads them, for the length of a `with`.
 
@@ -748,7 +751,7 @@ def remove_old_copies(places: Places) -> None:
                 os.unlink(entry.path)
 
 
-class Described(NamedTuple):
+class Described(Fields, frozen=True, order=True):
     """What is in a copy of the vault: the groups, the generation, and the version of each GROUP/KEY."""
 
     groups: list[dict[str, Any]]
@@ -1070,7 +1073,7 @@ def served_conflicts(terminal: Terminal) -> list[str]:
 KINDS = {"added": "+", "changed": "~", "deleted": "-", "conflicts": "!"}
 
 
-class Change(NamedTuple):
+class Change(Fields, frozen=True, order=True):
     """A commit that changed the vault: the keys that it changed, of each of KINDS, or why that cannot be told."""
 
     commit: str
@@ -1087,7 +1090,7 @@ class Change(NamedTuple):
             return name == f"{group}/{key}" if key else name.startswith(group + "/")
 
         keys = {kind: [name for name in names if is_meant(name)] for kind, names in self.keys.items()}
-        return self._replace(keys=keys) if any(keys.values()) else None
+        return dataclasses.replace(self, keys=keys) if any(keys.values()) else None
 
     def render(self) -> str:
         """It, for a person."""

@@ -30,7 +30,6 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from avault_dotenv import (
@@ -52,6 +51,7 @@ from avault_importers import FORMS, READERS, Secrets, form_of, place, refuse_enc
 from avault import (
     AvaultError,
     Denied,
+    Fields,
     NotFound,
     Places,
     Terminal,
@@ -62,12 +62,14 @@ from avault import (
     check_key,
     check_value,
     command,
+    field,
     harden,
     is_dangerous,
     option,
     printable,
     put,
     read_file,
+    regex,
     say,
     sync_directory,
     warn,
@@ -95,7 +97,7 @@ def to_text(data: bytes, path: str) -> str:
 # The grammar: POSIX.1-2017, volume 3, chapter 2; with what bash(1) and zshmisc(1) add. What a word becomes was tried
 # in dash, bash, zsh and busybox; only what comes out of all of them alike, or is unknown to the older, is taken.
 
-OPERATOR = re.compile(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
+OPERATOR = regex(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
 REDIRECTIONS = frozenset("<<< << <<- &> &>> >> <& >& <> >| < >".split())
 OPENERS = {
     "if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}", "foreach": "end",
@@ -104,14 +106,14 @@ CLOSERS = frozenset(OPENERS.values())
 HEADS = frozenset("for select case foreach function".split())  # words follow that are no command
 JOINERS = frozenset("then elif else do ! time".split())  # a command follows
 GROUP = "()"  # an open parenthesis in the stack; among a command's words, a closed pair
-ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-SINGLE = re.compile(r"'([^']*)'")
-BACKTICKS = re.compile(r"`(?:\\.|[^`\\])*`", re.DOTALL)
-PLAIN = re.compile(r"[^ \t\n;&|<>()\\'\"$`]+")
-DOUBLE = re.compile(r'[^"\\$`]+')
+ESCAPED = regex(r"(?s)\\(.)")
+SINGLE = regex(r"'([^']*)'")
+BACKTICKS = regex(r"(?s)`(?:\\.|[^`\\])*`")
+PLAIN = regex(r"[^ \t\n;&|<>()\\'\"$`]+")
+DOUBLE = regex(r'[^"\\$`]+')
 LITERAL_DOLLAR = frozenset(" \t\n%,./:;&|<>)")  # after them a $ is a $, in every shell, quoted or not
-ANSI = re.compile(r"'((?:\\.|[^'\\])*)'", re.DOTALL)
-ANSI_ESCAPE = re.compile(
+ANSI = regex(r"(?s)'((?:\\.|[^'\\])*)'")
+ANSI_ESCAPE = regex(
     rb"""\\(?:([abefnrtvE\\'"?!])|([0-3]?[0-7]{1,2})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|C-([^\\]))"""
 )
 ANSI_LETTERS = dict(zip(b"abefnrtvE\\'\"?!", b"\a\b\x1b\f\n\r\t\v\x1b\\'\"?!", strict=True))
@@ -161,8 +163,7 @@ class Word:
         return self
 
 
-@dataclass
-class Statement:
+class Statement(Fields):
     """A command that sets or exports variables and does nothing else: its lines, and what it sets and exports."""
 
     first: int
@@ -542,8 +543,8 @@ def assignments_of(script: Script) -> list[Assignment]:
 # ---------------------------------------------------------------- others ----
 
 ESCAPES = {**C_ESCAPES, "e": "\x1b", "\n": ""}
-ESCAPE = re.compile(r"\\(?:[xX]([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|c(.)|(.))", re.DOTALL)
-FISH_WORD = re.compile(r"""(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[^ \t\n'"\\;&|<>#()]|(?<=[^ \t\n])#)+""", re.DOTALL)
+ESCAPE = regex(r"(?s)\\(?:[xX]([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|c(.)|(.))")
+FISH_WORD = regex(r"""(?s)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[^ \t\n'"\\;&|<>#()]|(?<=[^ \t\n])#)+""")
 
 
 def unescape(text: str) -> str:
@@ -723,8 +724,8 @@ SECRET_WORDS = frozenset(
     """.split()
 )
 OPEN_WORDS = frozenset("PUBKEY FILE PATH DIR SOCK SOCKET NAME HOST PORT ID TTL LENGTH SIZE TYPE MODE".split())
-TOKENS = re.compile(
-    r"""(?<![A-Za-z0-9])(?:
+TOKENS = regex(
+    r"""(?x)(?<![A-Za-z0-9])(?:
     sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,} |
     gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,} | glpat-[A-Za-z0-9_-]{20,} |
     xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,} | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{35} |
@@ -735,7 +736,6 @@ TOKENS = re.compile(
     eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,} | [0-9]{8,10}:[A-Za-z0-9_-]{35} |
     -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | [a-z][a-z0-9+.-]*://[^\s/:@"'$]*:[^\s/@"'$]+@
     )""",
-    re.VERBOSE,
 )
 
 
@@ -771,8 +771,7 @@ BATCH_BYTES = 3 << 20  # of JSON; a frame of the protocol has at most 4 MiB
 BATCH_COUNT = 1000  # secrets in one request: each is one write of the vault, and a step of the progress
 
 
-@dataclass
-class Stored:
+class Stored(Fields):
     """What became of secrets, by GROUP/KEY: new to the vault, there already, or there with another value."""
 
     new: list[str] = field(default_factory=list)
@@ -1212,8 +1211,7 @@ class Held:
         self.long = sorted((value for value in self.names if len(value.encode()) >= SHORTEST), key=len, reverse=True)
 
 
-@dataclass(frozen=True, order=True)
-class Finding:
+class Finding(Fields, frozen=True, order=True):
     """Something that stands in clear: where, which variable, and what the vault knows of it."""
 
     file: str

@@ -21,12 +21,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from avault_dotenv import FOREIGN, REFERS, Assignment, check_kept
 
-from avault import KEY_CHARACTERS, Usage
+from avault import KEY_CHARACTERS, Fields, Usage, field, regex
 
 # --------------------------------------------------------------- entries ----
 
@@ -36,16 +35,14 @@ NOTHING = "it has no value"
 BINARY = "it is binary"
 
 
-@dataclass
-class Entry:
+class Entry(Fields):
     """A login: what the file calls it, '' for the one that has no name of its own, and its values by key."""
 
     name: str
     values: dict[str, str] = field(repr=False)
 
 
-@dataclass
-class Found:
+class Found(Fields):
     """What a file has: entries, lines that are left, and the problems of those that cannot be read."""
 
     entries: list[Entry] = field(default_factory=list)
@@ -213,7 +210,7 @@ def read_npmrc(text: str) -> Found:
 
 # ------------------------------------------------------------ kubernetes ----
 
-YAML_KEY = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:''|[^'])*'|[A-Za-z0-9_./][^\s:#]*)[ \t]*:(?:[ \t]+(.*)|)""")
+YAML_KEY = regex(r"""("(?:\\.|[^"\\])*"|'(?:''|[^'])*'|[A-Za-z0-9_./][^\s:#]*)[ \t]*:(?:[ \t]+(.*)|)""")
 
 
 class Manifest:

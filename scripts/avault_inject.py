@@ -21,13 +21,12 @@ import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from avault_forms import Secrets
 from avault_run import find_references, resolve, reveal
 
 import avault
-from avault import AvaultError, Denied, NotFound, Terminal, Usage, command, option, printable, put, say
+from avault import AvaultError, Denied, Fields, NotFound, Terminal, Usage, command, option, printable, put, regex, say
 
 # ----------------------------------------------------------------- forms ----
 
@@ -38,7 +37,7 @@ ENDINGS = {
     "plist": "xml", "svg": "xml", "xhtml": "xml", "txt": "text", "md": "text", "pem": "text", "key": "text", "crt": "text",
 }  # fmt: skip
 OF_TEMPLATES = frozenset("tmpl tpl template in j2 jinja example sample dist".split())
-REFERENCE = re.compile("avault://([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za-z0-9_]{0,127})")
+REFERENCE = regex("avault://([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za-z0-9_]{0,127})")
 
 
 def form_of_name(path: str | None) -> str | None:
@@ -67,8 +66,7 @@ def form_of_text(text: str) -> str | None:
 # ---------------------------------------------------------------- places ----
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Fields, frozen=True):
     """A piece of a text in which the same rules hold: what it is, and where it begins and ends.
 
     `indent` is that of a YAML block; `is_flow` tells whether a YAML scalar is in brackets.
@@ -111,12 +109,12 @@ def find_tokens(form: str, text: str) -> Iterator[Place]:
             yield Place(kind, *found.span(kind))
 
 
-YAML_DOUBLE = re.compile(r'"(?:\\.|[^"\\])*"?', re.DOTALL)
-YAML_SINGLE = re.compile(r"'(?:''|[^'])*'?")
-YAML_PROPERTY = re.compile(r"[&*!][^\s,\[\]{}]*")
-YAML_BLOCK = re.compile(r"[|>][-+0-9]*[ \t]*(?:#[^\n]*)?\r?(?:\n|\Z)")
-YAML_PLAIN = re.compile(r"(?:[^\n:#]|:(?=[^ \t\r\n])|(?<![ \t])#)+")
-YAML_FLOW = re.compile(r"(?:[^\n:#,\[\]{}]|:(?=[^ \t\r\n,\[\]{}])|(?<![ \t])#)+")
+YAML_DOUBLE = regex(r'(?s)"(?:\\.|[^"\\])*"?')
+YAML_SINGLE = regex(r"'(?:''|[^'])*'?")
+YAML_PROPERTY = regex(r"[&*!][^\s,\[\]{}]*")
+YAML_BLOCK = regex(r"[|>][-+0-9]*[ \t]*(?:#[^\n]*)?\r?(?:\n|\Z)")
+YAML_PLAIN = regex(r"(?:[^\n:#]|:(?=[^ \t\r\n])|(?<![ \t])#)+")
+YAML_FLOW = regex(r"(?:[^\n:#,\[\]{}]|:(?=[^ \t\r\n,\[\]{}])|(?<![ \t])#)+")
 
 
 def find_yaml(text: str) -> Iterator[Place]:
@@ -169,11 +167,11 @@ class Breaks(Exception):
     """Why a value cannot stand in a place."""
 
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
-YAML_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufdd0-\ufdef\ufffe\uffff]")
+CONTROL = regex(r"[\x00-\x08\x0b-\x1f\x7f]")
+YAML_UNPRINTABLE = regex("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufdd0-\ufdef\ufffe\uffff]")
 YAML_WORDS = frozenset("null yes no on off y n".split())
-SURE = re.compile(r"-?(0|[1-9][0-9]{0,17})|true|false")  # mean the same to all, as a string or not
-BREAKERS = re.compile(r"""[\s'"`\\$#;&<>\x00-\x1f\x7f]""")
+SURE = regex(r"-?(0|[1-9][0-9]{0,17})|true|false")  # mean the same to all, as a string or not
+BREAKERS = regex(r"""[\s'"`\\$#;&<>\x00-\x1f\x7f]""")
 
 
 def refuse(value: str, pattern: str, what: str) -> str:

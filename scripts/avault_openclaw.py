@@ -29,7 +29,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from avault_import import is_secret
@@ -38,6 +37,7 @@ import avault
 from avault import (
     AvaultError,
     Denied,
+    Fields,
     Locked,
     NoDaemon,
     NotFound,
@@ -51,6 +51,8 @@ from avault import (
     check_value,
     command,
     confirm,
+    context,
+    field,
     make_private_directory,
     option,
     parse_duration,
@@ -58,6 +60,7 @@ from avault import (
     put,
     read_file,
     read_stdin,
+    regex,
     say,
     warn,
     write_file,
@@ -217,12 +220,11 @@ class OpenClaw:
         return reach(self.config, list(segments))
 
 
-TOKEN = re.compile(
-    r"""(?P<space>(?:\s|//[^\n\r\u2028\u2029]*|/\*.*?\*/)+) | (?P<mark>[][{},:]) |
+TOKEN = regex(
+    r"""(?sx)(?P<space>(?:\s|//[^\n\r\u2028\u2029]*|/\*.*?\*/)+) | (?P<mark>[][{},:]) |
         (?P<string>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*') | (?P<word>[^][\s{},:"'/]+)""",
-    re.DOTALL | re.VERBOSE,
 )
-ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(\r\n|.))", re.DOTALL)
+ESCAPE = regex(r"(?s)\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|(\r\n|.))")
 ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0"} | dict.fromkeys("\n\r\u2028\u2029", "")
 
 
@@ -610,13 +612,12 @@ GATEWAY = (
     "the gateway's own: with it in a locked vault the gateway would not start at all. "
     "OpenClaw's own store takes it out of the file: openclaw secrets store set OPENCLAW_GATEWAY_TOKEN"
 )
-KEY = re.compile("[A-Za-z_][A-Za-z0-9_]{0,127}")
+KEY = regex("[A-Za-z_][A-Za-z0-9_]{0,127}")
 MAPS = {"providers", "accounts", "personas", "headers", "routes", "mcpServers", "env"}  # of names that users choose
 SCAFFOLD = {"models", "providers", "skills", "channels", "plugins", "agents", "entries", "accounts", "personas", "config"}
 
 
-@dataclass
-class Target:
+class Target(Fields):
     """A credential in clear that may become a reference."""
 
     path: str  # as OpenClaw writes it
@@ -626,8 +627,7 @@ class Target:
     spare: tuple[str, str]  # another name, for when that one is taken
 
 
-@dataclass
-class Variable:
+class Variable(Fields):
     """A secret in clear where OpenClaw takes no reference; `server` is the one that gets it, or "" for all."""
 
     segments: list[str]
@@ -654,8 +654,7 @@ class Variable:
         )
 
 
-@dataclass
-class Findings:
+class Findings(Fields):
     """What `openclaw secrets audit` has found: what can be moved, and what stays with the reason."""
 
     targets: list[Target] = field(default_factory=list)
@@ -887,7 +886,7 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
         os.unlink(path)
 
 
-@contextlib.contextmanager
+@context
 def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
     """Let OpenClaw change openclaw.json. Where that fails, the file is as it was; raises AvaultError."""
     config = openclaw.config_path
@@ -930,8 +929,7 @@ def old_copies(config: str, values: list[str]) -> list[str]:
 # Model Context Protocol. A server can run under `avault run`; what an agent's command needs, it gets the same way.
 
 
-@dataclass
-class Reference:
+class Reference(Fields):
     """A reference into the vault: the file and the keys under which it stands, and the secret's name."""
 
     file: str

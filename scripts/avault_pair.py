@@ -1,6 +1,6 @@
 """avault init, pair, recover: the ceremonies by which a vault, a machine and the operator's phone come together.
 
-What is said here on both sides; the work itself is the keyholder's (avault.py, region pairing).
+What is said here on both sides; the work itself is the keyholder's (avault.py, daemon/talks).
 """
 
 from __future__ import annotations

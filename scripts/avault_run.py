@@ -23,7 +23,6 @@ import select
 import signal
 import socket
 import stat
-import struct
 import sys
 import termios
 import time
@@ -43,10 +42,10 @@ from avault import (
     Terminal,
     Unavailable,
     Usage,
-    argument,
     command,
     option,
     printable,
+    regex,
     say,
     warn,
 )
@@ -55,7 +54,7 @@ from avault import (
 # A secret is named by its place, GROUP/KEY. It has one value, or more where
 # two machines set it and nobody has settled that: the first one counts.
 
-REFERENCE = re.compile(rb"avault://(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za-z0-9_]{0,127}))?")
+REFERENCE = regex(rb"avault://(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za-z0-9_]{0,127}))?")
 
 
 def reveal(terminal: Terminal, purpose: str, groups: Iterable[str] = (), only: Iterable[str] = ()) -> Secrets:
@@ -390,17 +389,31 @@ class Mask:
 # terminal, it gets one that is only for output, so that it still looks like
 # one; keys, Ctrl-C and Ctrl-Z go from the real terminal to the command.
 
-OURS = {  # not passed on: what cannot be caught, what only a fault of ours sends, and what our own writing does
-    signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
-    signal.SIGPIPE, signal.SIGXFSZ,
-}  # fmt: skip
-PASSED = sorted(signal.valid_signals() - OURS)
-TYPED = {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}  # which keys send to all of the terminal's foreground
-OF_TERMINAL = {signal.SIGTTIN, signal.SIGTTOU}  # which the kernel sends to all of a process group in the background
 GRACE = 2.0  # seconds that a command has to end when we were killed
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
-CORES = resource.getrlimit(resource.RLIMIT_CORE)  # what we were started with
 PIPE_SIZE = 1 << 20  # bytes; Linux gives so much to anybody, and each read then brings more
+
+
+def passed_signals() -> list[int]:
+    """Those that go on to the command.
+
+    Not what cannot be caught, what only a fault of ours sends, and what our own writing does.
+    """
+    ours = {
+        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
+        signal.SIGPIPE, signal.SIGXFSZ,
+    }  # fmt: skip
+    return sorted(signal.valid_signals() - ours)
+
+
+def typed_signals() -> set[int]:
+    """Those that keys send to all of the terminal's foreground."""
+    return {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
+
+
+def terminal_signals() -> set[int]:
+    """Those that the kernel sends to all of a process group in the background."""
+    return {signal.SIGTTIN, signal.SIGTTOU}
 
 
 class CannotRun(AvaultError):
@@ -424,17 +437,23 @@ def become(command: list[str], environment: dict[bytes, bytes]) -> NoReturn:
     raise CannotRun(command, avault.execute(command, environment))
 
 
+_cores: tuple[int, int] | None = None  # the limit that we were started with, once it is another
+
+
 def forbid_cores() -> None:
     """Leave no core file if we crash: we have all the values.
 
     The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program (core(5): piped).
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (1 if CORES[1] else 0, CORES[1]))
+    global _cores
+    _cores = _cores or resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if _cores[1] else 0, _cores[1]))
 
 
 def allow_cores() -> None:
     """As we were started, for the command: its cores are its own affair."""
-    resource.setrlimit(resource.RLIMIT_CORE, CORES)
+    if _cores:
+        resource.setrlimit(resource.RLIMIT_CORE, _cores)
 
 
 def open_screen() -> tuple[int, int]:
@@ -536,7 +555,7 @@ class Job:
         try:
             while self.code is None:
                 self.turn(None)
-            for number in PASSED:  # from here on they are for us
+            for number in passed_signals():  # from here on they are for us
                 if signal.getsignal(number) == self.forward:
                     signal.signal(number, signal.SIG_DFL)
             self.drain()
@@ -573,7 +592,7 @@ class Job:
     def start(self, stdout: int, stderr: int) -> None:
         """Start the keeper, which starts the command; raises CannotRun."""
         self.catch(signal.SIGCHLD, action=reap)
-        self.catch(*PASSED, action=self.forward)
+        self.catch(*passed_signals(), action=self.forward)
         self.catch(signal.SIGWINCH, action=wake_up)
         self.start_keeper(Keeper(self.keeper_end, self.command, self.environment), stdout, stderr, True)
 
@@ -600,7 +619,7 @@ class Job:
 
     def forward(self, number: int, frame: object) -> None:
         """Pass a signal on, unless the command has it already."""
-        if number in OF_TERMINAL and is_in_background():
+        if number in terminal_signals() and is_in_background():
             self.stop(number)
         elif not is_typed(number):
             self.order(number)
@@ -613,8 +632,8 @@ class Job:
     def hear_report(self) -> tuple[int, int]:
         """What the keeper reports next; raises AvaultError when somebody has killed it."""
         try:
-            kind, number = REPORT.unpack(self.orders.recv(REPORT.size))
-        except (OSError, struct.error):
+            kind, number = self.orders.recv(REPORT_SIZE)
+        except (OSError, ValueError):
             raise AvaultError("the process that keeps the command was killed", "the command was ended") from None
         return kind, number
 
@@ -736,7 +755,7 @@ def is_typed(number: int) -> bool:
 
     Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and SIGTSTP are keys.
     """
-    return number in TYPED and is_at_terminal(foreground=True)
+    return number in typed_signals() and is_at_terminal(foreground=True)
 
 
 def is_in_background() -> bool:
@@ -763,7 +782,7 @@ def is_at_terminal(foreground: bool) -> bool:
 
 FOREGROUND, BACKGROUND = 128, 129  # orders: go on, with the keys or without; smaller ones are signals
 STARTED, FAILED, STOPPED, EXITED, KILLED = range(5)  # reports, each with a number
-REPORT = struct.Struct("BB")
+REPORT_SIZE = 2  # bytes: which, and its number
 
 
 def prctl(option: int, value: int) -> None:
@@ -802,7 +821,7 @@ class Keeper:
             woken, wake = os.pipe()
             os.set_blocking(wake, False)
             signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-            for number in (*PASSED, signal.SIGCHLD):
+            for number in (*passed_signals(), signal.SIGCHLD):
                 if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
                     signal.signal(number, self.action(number))
             if self.start(stdout, stderr, foreground):
@@ -862,7 +881,7 @@ class Keeper:
     def report(self, kind: int, number: int) -> None:
         """Tell what happened."""
         with contextlib.suppress(OSError):  # nobody is there; `serve` will see it
-            self.orders.send(REPORT.pack(kind, number))
+            self.orders.send(bytes((kind, number)))
 
     def serve(self, woken: int) -> None:
         """Obey, and report, until the other side is gone."""
@@ -906,7 +925,7 @@ class Keeper:
 
     def end_all(self, woken: int) -> None:
         """We alone are left: end the command and what it started, with a word first."""
-        for number in (self.farewell, signal.SIGCONT):
+        for number in (self.farewell(), signal.SIGCONT):
             self.tell_all(number)
         end = time.monotonic() + GRACE
         while self.pid is not None and time.monotonic() < end:
@@ -917,7 +936,9 @@ class Keeper:
             time.sleep(0.02)
             self.look()
 
-    farewell = signal.SIGTERM
+    def farewell(self) -> int:
+        """The signal that tells the command to end."""
+        return signal.SIGTERM
 
     def tell_all(self, number: int) -> bool:
         """A signal for the command and all below us; whether there was one."""
@@ -938,8 +959,6 @@ class Keeper:
 #     terminal -- avault run --- pseudoterminal
 #                    |              |
 #                    '-- leader -- the command, in a process group of its own
-
-ONLCR = termios.OPOST | termios.ONLCR  # a terminal turns \n into \r\n
 
 
 class TerminalJob(Job):
@@ -963,7 +982,8 @@ class TerminalJob(Job):
         self.screens.append((self.screen, 1))
         self.resize()
         self.outputs.append(Output(self.screen, 1, self.patterns))
-        self.outputs[0].undoes_crlf = self.makes_crlf = self.modes[1] & ONLCR == ONLCR
+        ends_lines = termios.OPOST | termios.ONLCR  # it turns \n into \r\n
+        self.outputs[0].undoes_crlf = self.makes_crlf = self.modes[1] & ends_lines == ends_lines
         self.ends.append(end)
         same = os.isatty(2) and os.fstat(1).st_rdev == os.fstat(2).st_rdev
         return end, end if same else self.open_output(2)
@@ -971,7 +991,7 @@ class TerminalJob(Job):
     def start(self, stdout: int, stderr: int) -> None:
         """Start the leader, which starts the command; raises CannotRun."""
         self.catch(signal.SIGCHLD, action=reap)
-        self.catch(*(number for number in PASSED if number not in OF_TERMINAL), action=self.forward)
+        self.catch(*(number for number in passed_signals() if number not in terminal_signals()), action=self.forward)
         self.catch(signal.SIGWINCH, action=wake_up)
         self.catch(signal.SIGCONT, action=self.note_continued)
         foreground = self.terminal is None or is_foreground(self.terminal)
@@ -1100,7 +1120,8 @@ class TerminalJob(Job):
 class Leader(Keeper):
     """The leader of the command's session."""
 
-    farewell = signal.SIGHUP
+    def farewell(self) -> int:
+        return signal.SIGHUP
 
     def prepare(self, terminal: int) -> None:
         """Begin a session on the terminal."""
@@ -1111,7 +1132,7 @@ class Leader(Keeper):
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
         """Keys are the command's affair; another signal is for us, as nobody else is in our process group."""
-        return wake_up if number in {*TYPED, signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT} else signal.SIG_DFL
+        return wake_up if number in {*typed_signals(), signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT} else signal.SIG_DFL
 
     def close(self, stdout: int, stderr: int) -> None:
         """Close what only the command writes to."""
@@ -1147,21 +1168,26 @@ class Leader(Keeper):
 # -------------------------------------------------------------- commands ----
 
 
-class OptionalDuration(click.Option):
+def optional_duration(name: str) -> click.Option:
     """--wait [D]: a next word that is no duration is not its value, but begins the command."""
 
-    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
-        super().add_to_parser(parser, ctx)
-        entry = parser._long_opt[self.opts[0]]
-        process = entry.process
+    class OptionalDuration(click.Option):
+        """An option that gives back a word that is not for it."""
 
-        def process_duration(value: Any, state: Any) -> None:
-            if isinstance(value, str) and not re.fullmatch(r"(\d+[smhd]?)?", value):
-                state.rargs.insert(0, value)
-                value = ""
-            process(value, state)
+        def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+            super().add_to_parser(parser, ctx)
+            entry = parser._long_opt[self.opts[0]]
+            process = entry.process
 
-        entry.process = process_duration
+            def process_duration(value: Any, state: Any) -> None:
+                if isinstance(value, str) and not re.fullmatch(r"(\d+[smhd]?)?", value):
+                    state.rargs.insert(0, value)
+                    value = ""
+                process(value, state)
+
+            entry.process = process_duration
+
+    return OptionalDuration([name], is_flag=False, flag_value="")
 
 
 @command(
@@ -1172,11 +1198,11 @@ class OptionalDuration(click.Option):
     option("--all", "everything", is_flag=True),
     option("--env-file"),
     option("--prefix", is_flag=True),
-    lambda: OptionalDuration(["--wait"], is_flag=False, flag_value=""),
+    lambda: optional_duration("--wait"),
     option("--no-mask", is_flag=True),
     option("--allow", multiple=True),
     option("--as-file", "files", multiple=True),
-    argument("words", nargs=-1, type=click.UNPROCESSED),
+    lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
 def cmd_run(

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, cast
 
 import avault_forms
 from avault_forms import SHORTEST, Form
@@ -23,6 +23,7 @@ from avault_run_git import NO_HOOKS, QUIET, reason, start_git
 
 from avault import (
     AvaultError,
+    Fields,
     NotFound,
     Terminal,
     Unavailable,
@@ -66,7 +67,7 @@ class Needles:
 # The search
 
 
-class Part(NamedTuple):
+class Part(Fields, frozen=True, order=True):
     """Some or all bytes of a file, and the number of the line that they begin in."""
 
     path: str
@@ -74,7 +75,7 @@ class Part(NamedTuple):
     data: bytes
 
 
-class Found(NamedTuple):
+class Found(Fields, frozen=True, order=True):
     """A value in a file, by its GROUP/KEY. Sorts as it is to be printed."""
 
     path: str

@@ -27,10 +27,15 @@ SETUPTOOLS = "setuptools==80.9.0"
 PLAIN = ("avault.py", "references/requirements.txt")  # published as they are
 
 
+def source() -> list[str]:
+    """What avault.py is made from, as paths below the repository's root."""
+    return sorted(path.relative_to(skill_zip.ROOT).as_posix() for path in (skill_zip.ROOT / "src").rglob("*.py"))
+
+
 def source_tree(top: Path) -> Path:
     """A copy of what is released, below `top`: whatever else lies in the checkout has no part in it."""
     tree = top / f"avault_nostr-{skill_zip.version()}"
-    for name in skill_zip.files():
+    for name in [*skill_zip.files(), *source()]:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(skill_zip.ROOT / name, tree / name)
     return tree
@@ -54,9 +59,12 @@ def build_wheel(tree: Path, target: Path) -> Path:
 
 
 def build_sdist(tree: Path, metadata: bytes, target: Path) -> Path:
-    """Write the source archive: the skill's files, which are all that pip needs, and PKG-INFO; raises OSError."""
+    """Write the source archive; raises OSError.
+
+    The skill's files, which are all that pip needs, what avault.py is made from, and PKG-INFO.
+    """
     path = target / f"{tree.name}.tar.gz"
-    contents = {name: (tree / name).read_bytes() for name in skill_zip.files()} | {"PKG-INFO": metadata}
+    contents = {name: (tree / name).read_bytes() for name in [*skill_zip.files(), *source()]} | {"PKG-INFO": metadata}
     with (
         path.open("wb") as file,
         gzip.GzipFile("", "wb", 0, file, 0) as packed,

@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import sysconfig
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import amalgamate
 import pytest
 from canary import Book, Canary, new_mark, search
 
@@ -37,9 +39,25 @@ LEFT_OUT = pytest.StashKey[int]()
 RUN = pytest.StashKey[Path]()  # the run's directory: short, because a Unix socket's path has at most 103 bytes (macOS)
 
 
+def renew_avault() -> None:
+    """Write avault.py anew where its source is newer. What is tested is what is installed: raises UsageError for another."""
+    if max(path.stat().st_mtime for path in amalgamate.SOURCE.rglob("*.py")) > amalgamate.TARGET.stat().st_mtime:
+        try:
+            text = amalgamate.render(amalgamate.SOURCE)
+        except amalgamate.Refused as error:
+            raise pytest.UsageError(str(error)) from None
+        if text != amalgamate.TARGET.read_text(encoding="utf-8"):
+            amalgamate.TARGET.write_text(text, encoding="utf-8")
+    installed = Path(sysconfig.get_path("purelib"), "avault.py")
+    if installed.exists() and installed.read_bytes() != amalgamate.TARGET.read_bytes():
+        raise pytest.UsageError("the installed avault is not this one: pip install .")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """One mark and one directory for the run: the controller makes them, and its workers are told."""
     told = getattr(config, "workerinput", None)
+    if not told:
+        renew_avault()
     config.stash[MARK] = told["canary_mark"] if told else new_mark()
     config.stash[RUN] = Path(told["canary_run"] if told else tempfile.mkdtemp(prefix="avt", dir="/tmp")).resolve()
     if not told:

@@ -1,8 +1,8 @@
 """Whether the tests notice when avault.py is wrong: small faults are put in, one at a time, and the tests must fail.
 
-    .venv/bin/python tests/measure_mutants.py             300 of them, drawn from the regions records, seal, store and wire,
+    .venv/bin/python tests/measure_mutants.py             300 of them, drawn from the rooms of records, seal, store and wire,
                                                           the same ones as long as these do not change
-    .venv/bin/python tests/measure_mutants.py 50 seal     50 of one region
+    .venv/bin/python tests/measure_mutants.py 50 seal     50 of one of these
     .venv/bin/python tests/measure_mutants.py dangerous   those below that would lose or leak a secret; takes seconds
 
 Why not mutmut: tried once, it wrote all mutants into one module of 11 MB, and a Hypothesis test failed before the first of
@@ -31,16 +31,22 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from measure_coverage import SOURCE, regions
+from measure_coverage import SOURCE, rooms
 
 import avault
 
 TESTS = Path(__file__).resolve().parent
-FILES = {  # the tests of a region, those first that fail first
+FILES = {  # the tests of a subject, those first that fail first
     "records": ("test_records.py", "test_store_alone.py", "test_seal.py"),
     "seal": ("test_store_alone.py", "test_seal.py", "test_nip44_vectors.py"),
     "store": ("test_store_alone.py", "test_seal.py"),
     "wire": ("test_wire_alone.py", "test_wire.py"),
+}
+ROOMS = {  # of src/avault/
+    "records": ("vault/records",),
+    "seal": ("vault/seal",),
+    "store": ("vault/store",),
+    "wire": ("protocol", "tasks", "client", "daemon/wire"),
 }
 SLOWER = 5  # how many times as long as without a fault the tests may take, until a mutant that does not end is killed
 MEMORY = 4 << 30  # bytes that one may take
@@ -56,7 +62,7 @@ DANGEROUS = [
     ("Group(dict(group.keys), group.note)", "Group(group.keys, group.note)", "test_records.py::test_a_copy_is_its_own"),
     ("        if check:\n", "        if not check:\n", "test_seal.py::test_a_failing_check_leaves_the_old_file"),
     ("os.fsync(fd)\n            file", "file", "test_seal.py::test_a_failing_disk_leaves_the_old_file"),
-    ("os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)", "test_seal.py::test_a_write_is_whole_private_and_checked"),
+    ("os.O_CLOEXEC, 0o600\n", "os.O_CLOEXEC, 0o644\n", "test_seal.py::test_a_write_is_whole_private_and_checked"),
     ("if not is_at(path):", "if False:", "test_store_alone.py::test_a_vault_is_made_over_no_other"),
     ("if os.path.lexists(new) and not is_at(new):", "if False:", "test_seal.py::test_what_comes_at_the_last_moment_stays"),
     (
@@ -71,7 +77,7 @@ DANGEROUS = [
         "if False:",
         "test_wire_alone.py::test_a_write_without_an_answer",
     ),
-    ('{type(error).__name__}", ', '{error}", ', "test_wire_alone.py::test_an_error_is_an_answer_and_says_nothing"),
+    ('{type(error).__name__}",\n', '{error}",\n', "test_wire_alone.py::test_an_error_is_an_answer_and_says_nothing"),
 ]
 
 NO_DIFFERENCE = {  # code that does the same, and why
@@ -186,11 +192,11 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
                         yield node, field, index
 
 
-def mutants(region: str) -> Iterator[Mutant]:
-    """Every fault that there can be in a region's classes and functions."""
+def mutants(subject: str) -> Iterator[Mutant]:
+    """Every fault that there can be in the classes and functions of a subject's rooms."""
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     for top in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
-        if top.lineno not in regions()[region] or not isinstance(top, functions | ast.ClassDef):
+        if not any(top.lineno in rooms()[room] for room in ROOMS[subject]) or not isinstance(top, functions | ast.ClassDef):
             continue
         for number, (node, field, index) in enumerate(places(top)):
             old = getattr(node, field) if index is None else getattr(node, field)[index]
@@ -203,7 +209,7 @@ def mutants(region: str) -> Iterator[Mutant]:
                     getattr(above, field)[index] = fault
                 around = [each.name for each in ast.walk(top) if isinstance(each, functions) and old in ast.walk(each)]
                 where = ".".join(dict.fromkeys([top.name, *around]))
-                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", twin, FILES[region])
+                yield Mutant(f"{where}: {shown(old)} => {shown(fault)}", twin, FILES[subject])
 
 
 def shown(node: ast.AST) -> str:

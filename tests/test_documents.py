@@ -18,9 +18,7 @@ COMMANDS = sorted(d.commands())
 TEXT = d.SOURCE.read_text(encoding="utf-8")
 LINES = TEXT.splitlines()
 
-# What is promised of the file. "main" is the six lines that every program ends with, and needs no word in the docstring.
-BANNERS = [(number, match[1]) for number, line in enumerate(LINES) if (match := re.fullmatch(r"# -{3,} (.+) ----", line))]
-REGIONS = [name for _, name in BANNERS]
+BANNERS = {match[1]: line for line in LINES if (match := re.fullmatch(r"# -{3,} (.+) ----", line))}
 
 
 # Commands and options
@@ -307,11 +305,10 @@ def test_version() -> None:
 # The shape of avault.py
 
 
-def test_regions_are_those_of_the_docstring() -> None:
-    listed = re.findall(r"^    ([a-z]+(?: [a-z]+)?)  +\S", (avault.__doc__ or "").partition("The regions")[2], re.MULTILINE)
-    found = REGIONS
-    assert listed == (found[:-1] if found[-1] == "main" and "main" not in listed else found)
-    assert len({len(LINES[number]) for number, _ in BANNERS}) == 1
+def test_rooms_are_those_of_the_docstring() -> None:
+    listed = re.findall(r"^    ([a-z_/]+)  +\S", (avault.__doc__ or "").partition("The rooms")[2], re.MULTILINE)
+    assert listed == list(BANNERS)
+    assert {len(line) for line in BANNERS.values()} == {len("# " + "-" * 76)}
 
 
 # The figures of proofs.md

@@ -129,7 +129,8 @@ TO_INSTALL = {
     "references/requirements.txt",
     "references/demo.svg",
     "scripts/avault",
-    "scripts/door.py",
+    "scripts/amalgamate.py",
+    "scripts/build.py",
 }
 
 
@@ -239,4 +240,4 @@ def test_install_from_the_archive(archive: Path, tmp_path: Path) -> None:
         env=peers.ENVIRON,
     )
     installed = {path.name for path in (tmp_path / "to").iterdir()}
-    assert {f"avault_{name}.py" for name in avault.ELSEWHERE.values()} | {"avault.py", "avault_door.py"} <= installed
+    assert {f"avault_{name}.py" for name in avault.ELSEWHERE.values()} | {"avault.py", "avault_fast.py"} <= installed

@@ -165,7 +165,7 @@ def look_at_the_sums(release: Path) -> None:
     named = {line.split("  ", 1)[1] for line in (release / "SHA256SUMS").read_text().splitlines()}
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
         inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert {"avault.py", "avault_door.py"} <= inside & named
+    assert {"avault.py", "avault_fast.py"} <= inside & named
     assert inside - named == {f"avault_nostr-{avault.__version__}.data/scripts/avault"}
     assert named - inside | {"avault.py"} == {path.name for path in release.iterdir()} - {"SHA256SUMS"}
 
@@ -180,7 +180,7 @@ def look_at_the_source_archive(release: Path, to: Path) -> None:
     source = to / f"avault_nostr-{avault.__version__}"
     assert f"Name: avault-nostr\nVersion: {avault.__version__}\n" in (source / "PKG-INFO").read_text()
     with zipfile.ZipFile(next(release.glob("*.whl"))) as wheel:
-        for name in {name for name in wheel.namelist() if name.endswith(".py")} - {"avault_door.py"}:
+        for name in {name for name in wheel.namelist() if name.endswith(".py")} - {"avault_fast.py"}:
             assert wheel.read(name) == (source / ("." if name == "avault.py" else "scripts") / name).read_bytes()
 
 
@@ -196,7 +196,7 @@ def look_at_the_packages(here: Path) -> None:
 def change_each_file(here: Path, site: Path) -> None:
     """Compared as the document says: each of our files, changed by one byte, is named, and no other."""
     ours = re.findall("^(.*): OK$", sh(script("compare"), here), re.MULTILINE)
-    assert {"avault.py", "avault_door.py"} | {f"avault_{name}.py" for name in avault.ELSEWHERE.values()} <= set(ours)
+    assert {"avault.py", "avault_fast.py"} | {f"avault_{name}.py" for name in avault.ELSEWHERE.values()} <= set(ours)
     for name in ours:
         whole = (site / name).read_bytes()
         (site / name).write_bytes(whole[:-2] + b" " + whole[-1:])

@@ -1,0 +1,243 @@
+"""The connections of the daemon: between its two processes, and of clients to the keyholder."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from avault.errors import Locked, Usage, complain
+from avault.fast import MAX_FRAME
+from avault.protocol import SESSIONS, Frames, decode_frame, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+
+class Control:
+    """The stream between supervisor and keyholder: frames, some with a file descriptor.
+
+    `receive(message, fd)` is called for each frame, `lost()` when the other end
+    is gone. Sending never blocks.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        receive: Callable[[dict[str, Any], int | None], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self.sock, self.receive, self.lost = sock, receive, lost
+        self.frames = Frames()
+        self.fds: list[int] = []
+        self.queue: list[tuple[bytes, int | None]] = []
+        self.loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self.loop.add_reader(sock, self.readable)
+
+    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        """Send a frame; `fd` is duplicated into the other process. Raises Locked if that is gone."""
+        data = encode_frame({**message, "fd": True} if fd is not None else message)
+        if self.sock.fileno() < 0:
+            raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
+        self.queue.append((data, None if fd is None else os.dup(fd)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the stream takes; go on when it takes more."""
+        while self.queue:
+            data, fd = self.queue[0]
+            try:
+                sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
+            except BlockingIOError:
+                self.loop.add_writer(self.sock, self.flush)
+                return
+            except OSError as error:
+                # descriptors under way are counted too: some are taken soon
+                if error.errno == errno.ETOOMANYREFS:
+                    self.loop.call_later(0.02, self.flush)
+                else:
+                    self.close()
+                return
+            if fd is not None:
+                os.close(fd)
+            self.queue[0] = (data[sent:], None)
+            if sent == len(data):
+                self.queue.pop(0)
+        self.loop.remove_writer(self.sock)
+
+    def readable(self) -> None:
+        """Take what has come."""
+        try:
+            data, fds, flags, _ = socket.recv_fds(self.sock, 1 << 16, 64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds, flags = b"", [], 0
+        # The kernel gives one descriptor at a time. One that it could not give, as we have too many, keeps its place:
+        # else the next connection would get the answer to this one's question.
+        self.fds += [-1] if flags & socket.MSG_CTRUNC else fds
+        if not data:
+            self.close()
+            return
+        self.frames.feed(data)
+        while (frame := self.frames.next()) is not None:
+            message = decode_frame(frame)
+            fd = self.fds.pop(0) if message.get("fd") else None
+            if fd != -1:
+                self.receive(message, fd)
+
+    def close(self) -> None:
+        """Close this end and every descriptor that was not handed over, and call `lost`, once."""
+        if self.sock.fileno() < 0:
+            return
+        self.loop.remove_reader(self.sock)
+        self.loop.remove_writer(self.sock)
+        self.sock.close()
+        for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
+            if fd != -1:
+                os.close(fd)
+        self.fds, self.queue = [], []
+        self.lost()
+
+
+class Session:
+    """A client's connection in the keyholder; an asyncio protocol.
+
+    Requests are given to `answer` in order. One that takes time is a coroutine,
+    which may ask for the next frame with `await session.frame()`; `settled` is
+    called when it has ended. `sessions` are the open ones, by their last requests.
+    """
+
+    STALLED = 30.0  # seconds that half a frame may stay half
+
+    def __init__(
+        self,
+        first: dict[str, Any],
+        answer: Callable[
+            [Session, dict[str, Any]], dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+        ],
+        settled: Callable[[], None],
+        sessions: dict[Session, None],
+    ) -> None:
+        self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
+        self.caller: dict[str, Any] | None = None  # for the access log
+        self.frames = Frames()
+        self.task: asyncio.Task[None] | None = None
+        self.awaited: asyncio.Future[dict[str, Any]] | None = None
+        self.stalled: asyncio.TimerHandle | None = None
+        self.is_conversation = self.is_paused = self.is_last = False
+
+    def connection_made(self, transport: Any) -> None:
+        """The connection was taken over; its first frame came with it."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=MAX_FRAME)
+        self.handle(self.first)
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from the client."""
+        self.frames.feed(data)
+        if len(self.frames.buffer) > 2 * MAX_FRAME:
+            self.transport.abort()
+        self.advance()
+
+    def advance(self) -> None:
+        """Handle the frames that are there, until one takes time."""
+        try:
+            while not self.is_held() and (data := self.frames.next()) is not None:
+                if self.awaited:
+                    self.awaited.set_result(decode_frame(data))
+                    self.awaited = None
+                else:
+                    self.handle(decode_frame(data))
+        except Usage as error:
+            self.send(error.to_dict())
+            self.transport.close()
+        if (
+            self.is_last
+            and not self.is_paused
+            and (not self.task or self.awaited or self.is_conversation)
+        ):
+            self.transport.close()
+        if self.stalled:
+            self.stalled.cancel()
+        waits = bool(self.frames.buffer) and bool(not self.task or self.awaited)
+        self.stalled = (
+            asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort)
+            if waits
+            else None
+        )
+
+    def handle(self, request: dict[str, Any]) -> None:
+        """Answer one request, now or by a task."""
+        self.sessions.pop(self, None)
+        self.sessions[self] = None
+        try:
+            self.is_conversation = str(request.get("op")) in SESSIONS
+            answer = self.answer(self, request)
+        except Exception as error:
+            answer = complain(error).to_dict()
+        if isinstance(answer, dict):
+            self.send(answer)
+        else:
+            self.task = asyncio.get_running_loop().create_task(self.work(answer))
+
+    async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        """Run a request that takes time, then go on with the frames that came meanwhile."""
+        try:
+            self.send(await answer)
+        except Exception as error:
+            self.send(complain(error).to_dict())
+        finally:
+            self.task = None
+            self.settled()
+        self.advance()
+
+    def is_held(self) -> bool:
+        """Whether the next frame has to wait: for a request that takes time, or for a client that does not read."""
+        return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
+
+    async def frame(self, **fields: Any) -> dict[str, Any]:
+        """The next frame, after telling the client that it may send it, and with `fields` what it is about."""
+        awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.awaited = awaited
+        try:
+            self.send({"ok": True, "ready": True, **fields})
+            self.advance()
+            return await awaited
+        finally:
+            if self.awaited is awaited:  # given up: what comes yet is a request like any other
+                self.awaited = None
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a frame."""
+        if not self.transport.is_closing():
+            self.transport.write(encode_frame(message))
+
+    def pause_writing(self) -> None:
+        """The client does not read: take no more requests from it."""
+        self.is_paused = True
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self.is_paused = False
+        self.transport.resume_reading()
+        self.advance()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; what it asked before is still answered."""
+        self.is_last = True
+        self.advance()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone; so is what it asked for, except a write that is under way."""
+        self.sessions.pop(self, None)
+        if self.stalled:
+            self.stalled.cancel()
+        if self.task:
+            self.task.cancel()

@@ -1,0 +1,78 @@
+"""The socket protocol: its requests, and its frames.
+
+Four bytes of length, big-endian, then JSON. references/protocol.md lists every field.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avault.errors import Usage
+from avault.fast import MAX_FRAME
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    # seconds until the vault locks by itself: after an unlock, without a use
+    Limits = tuple[float | None, float | None]
+
+
+# answered by the supervisor
+DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "keychain", "record"}
+SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
+VALUES = {  # answered by the keyholder while it is unlocked
+    "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
+    "inspect", "merge", "restore", "verify_log", "verify",
+}  # fmt: skip
+FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
+FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
+
+
+def encode_frame(message: dict[str, Any]) -> bytes:
+    """One frame."""
+    data = json.dumps(message).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+def decode_frame(data: bytes | bytearray) -> dict[str, Any]:
+    """The message in a frame's JSON; raises Usage."""
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise Usage("not a JSON object")
+    return message
+
+
+def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:
+    """The `timeout` of a request, or another limit, in seconds; None for none."""
+    limit = request.get(field)
+    # NaN is not above 0
+    return float(min(max(0.0, limit), 1e9)) if isinstance(limit, (int, float)) else None
+
+
+class Frames:
+    """Cuts a stream of bytes into frames; raises Usage for one that is too long."""
+
+    def __init__(self, limit: int = MAX_FRAME) -> None:
+        self.buffer = bytearray()
+        self.limit = limit
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes as they come."""
+        self.buffer += data
+
+    def next(self) -> bytes | None:
+        """The JSON of the next whole frame; None until it is there."""
+        if len(self.buffer) < 4:
+            return None
+        size = int.from_bytes(self.buffer[:4], "big")
+        if size > self.limit:
+            raise Usage(f"a frame of {size:,} bytes; the limit is {self.limit:,}")
+        if len(self.buffer) < 4 + size:
+            return None
+        frame = bytes(self.buffer[4 : 4 + size])
+        del self.buffer[: 4 + size]
+        return frame

@@ -1,0 +1,390 @@
+"""Files as people and disks need them: atomic, durable, checked.
+
+Written whole or not at all, of one valid encoding, refused when they are not. Nothing here opens
+anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+import nostr_sdk
+
+from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
+from avault.fast import write_all
+from avault.places import sha256, state_home
+from avault.vault.records import DIGITS, LETTERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+def parse_npub(text: str) -> str:
+    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
+    try:
+        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
+    except nostr_sdk.NostrSdkError:
+        hint = (
+            "that is a secret key; it does not belong here"
+            if text.strip().startswith("nsec1")
+            else "an npub1…"
+        )
+        raise Usage("not a Nostr public key", hint) from None
+
+
+def to_npub(public: str) -> str:
+    """A hex public key as an npub (NIP-19)."""
+    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
+
+
+VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
+REPAIRS = {
+    "unlock": "avault unlock, and the phone is asked for nsec.enc", "pairing": "avault pair", "pin": "git pull, avault unlock",
+}  # fmt: skip
+SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
+FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
+    "nsec": SEALED,
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
+    "pairing": {
+        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
+        "approves_by_itself": (bool, type(None)),
+    },
+    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
+    "pin": {"generation": dict, "hash": str},
+    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
+    "machine": {"id": str, "host": str},
+    "offered": {"count": int},
+    "log": {"ledgers": dict, "mac": str},
+    "recovery": {"hash": str},
+    "pauses": {"in_vain": int, "refused": bool, "last": int},
+}  # fmt: skip
+
+
+def encode_file(kind: str, content: dict[str, Any]) -> bytes:
+    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
+    body = {"type": f"avault/{kind}", "version": 1, **content}
+    return (
+        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
+    ).encode()
+
+
+def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type, or of one of them; to Python a bool is an int too, here it is not."""
+    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+
+def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
+    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
+    fields = FIELDS[kind]
+    try:
+        content = json.loads(data)
+        if content["type"] == f"avault/{kind}" and content["version"] == 1:
+            del content["type"], content["version"], content["checksum"]
+            right = content.keys() == fields.keys() and all(
+                is_of_type(content[name], fields[name]) for name in fields
+            )
+            if right and encode_file(kind, content) == data:
+                return dict(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    hint = (
+        f"move it away, then: {REPAIRS[kind]}"
+        if kind in REPAIRS
+        else "take it from git history or from a backup"
+    )
+    raise Tampered(f"{path} is damaged", hint)
+
+
+def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> bytes:
+    """The bytes of a file; raises NotFound, Tampered or AvaultError.
+
+    One that is not regular is refused, unless a person named it: a FIFO in the
+    vault's place would hold us for ever.
+    """
+    try:
+        with open(
+            path,
+            "rb",
+            opener=lambda name, flags: os.open(
+                name, flags | (os.O_NONBLOCK if only_regular else 0)
+            ),
+        ) as file:
+            if only_regular and os.fstat(file.fileno()).st_mode & 0o170000 != 0o100000:
+                raise Tampered(f"{path} is not a regular file")
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        raise NotFound(f"no file {path}") from None
+    except OSError as error:
+        raise AvaultError(f"cannot read {path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise (Tampered if only_regular else Usage)(
+            f"{path} is too large; the limit is {limit:,} bytes"
+        )
+    return data
+
+
+def refuse_foreign(path: str) -> None:
+    """Raise Tampered where a path names what is no regular file of ours: a link, a directory, a FIFO, somebody else's file.
+
+    Who can push to the repository chooses what lies in the vault's directory, and where its links lead.
+    """
+    try:
+        info = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if info.st_mode & 0o170000 != 0o100000 or info.st_uid != os.getuid() != 0:
+        raise Tampered(
+            f"{path} is not a regular file of ours", "look at what it is, and move it away"
+        )
+
+
+class FileChanged(AvaultError):
+    """A file is not the one that it was to replace."""
+
+
+def exchange(one: str, other: str) -> bool:
+    """Exchange two files in one step, where system and file system can: renameat2(2), renamex_np(2)."""
+    import ctypes
+
+    libc, names = ctypes.CDLL(None), [os.fsencode(one), os.fsencode(other)]
+    if hasattr(libc, "renameat2"):
+        return not libc.renameat2(-100, names[0], -100, names[1], 2)  # AT_FDCWD, RENAME_EXCHANGE
+    return hasattr(libc, "renamex_np") and not libc.renamex_np(*names, 2)  # RENAME_SWAP
+
+
+def take_place(new: str, path: str, over: str) -> None:
+    """Rename a file over the one whose SHA-256 is `over`, "" for none; raises FileChanged where it is another, and OSError.
+
+    Git takes no lock of ours, and may come at any moment: what is exchanged is looked at afterwards.
+    """
+    changed = FileChanged(f"{path} was changed by another process meanwhile", "try again")
+
+    def is_at(place: str) -> bool:
+        return (
+            sha256(read_file(place, VAULT_LIMIT)).hex() if os.path.lexists(place) else ""
+        ) == over
+
+    if not (is_at(path) and exchange(new, path)):
+        if not is_at(path):  # git removes a file and makes it anew
+            raise changed
+        os.rename(new, path)
+        return
+    try:
+        # some file systems rename when they are asked to exchange
+        if os.path.lexists(new) and not is_at(new):
+            raise changed
+    except BaseException:
+        exchange(new, path)
+        raise
+
+
+def has_bytes(path: str, data: bytes) -> bool:
+    """Whether a file is there, and holds exactly these bytes."""
+    try:
+        return read_file(path) == data
+    except AvaultError:
+        return False
+
+
+def write_file(
+    path: str, data: bytes, check: Callable[[bytes], None] | None = None, over: str | None = None
+) -> None:
+    """Replace a file by a whole, durable, checked new one, or leave it as it was.
+
+    A temporary file beside it (0600) is written, synced, read back and given to
+    `check`, then renamed; then the directory is synced. Where `over` is given,
+    it replaces only what has that SHA-256 ("" for none), or raises FileChanged.
+    Raises Tampered where there is no regular file of ours, AvaultError when the
+    disk refuses, and whatever `check` raises.
+    """
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}.tmp")
+    try:
+        refuse_foreign(path)
+        fd = os.open(
+            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        with open(fd, "r+b", buffering=0) as file:
+            write_all(fd, data)
+            os.fsync(fd)
+            file.seek(0)
+            written = file.read()
+        if written != data:
+            raise AvaultError(
+                f"the disk did not keep what was written to {path}", "the file is as it was before"
+            )
+        if check:
+            check(written)
+        if over is None:
+            os.rename(temporary, path)
+        else:
+            take_place(temporary, path, over)
+    except OSError as error:
+        raise AvaultError(
+            f"cannot write {path}: {error.strerror}", "the file is as it was before"
+        ) from None
+    finally:
+        try:
+            os.unlink(temporary)
+        except OSError:
+            pass  # renamed, or never made; what a dead disk keeps is cleaned at the next start
+    try:
+        sync_directory(directory)
+    except OSError as error:
+        raise AvaultError(
+            f"{path} is written, but perhaps not for good: {error.strerror}", "look at the disk"
+        ) from None
+
+
+def sync_directory(path: str) -> None:
+    """Make renames in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def owner_of(path: str) -> str:
+    """The name of the user whose file it is, or the number; raises OSError."""
+    import pwd
+
+    uid = os.stat(path).st_uid
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def make_private_directory(path: str) -> None:
+    """Make a directory and its parents, or make one private (0700) that is there; raises AvaultError."""
+    mask = os.umask(0o077)  # for the parents too
+    try:
+        os.makedirs(path, exist_ok=True)
+        if os.stat(path).st_uid != os.getuid():
+            import shlex
+
+            owner, other = owner_of(path), "or choose another place with --dir or XDG_STATE_HOME"
+            made_under_sudo = f'was it made under sudo? Take it back: sudo chown -R "$USER" {shlex.quote(path)}; {other}'
+            raise AvaultError(
+                f"{path} belongs to {owner}",
+                made_under_sudo if owner == "root" else f"do it as {owner}, {other}",
+            )
+        os.chmod(path, 0o700)
+    except OSError as error:
+        own = path == state_home() or path.startswith(state_home() + "/")
+        hint = (
+            "name a place that can be written: XDG_STATE_HOME=DIR"
+            if own
+            else "is it a directory, and ours?"
+        )
+        raise AvaultError(f"cannot make the directory {path}: {error.strerror}", hint) from None
+    finally:
+        os.umask(mask)
+
+
+def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
+    """nip46.json: public hints for `pair` and `recover`, never trusted."""
+    content = {
+        "agent_npub": to_npub(agent),
+        "signer_npub": to_npub(operator),
+        "relay": (relays or [""])[0],
+        "relays": relays,
+    }
+    return encode_file("hints", {**content, "name": name})
+
+
+def read_hints(path: str) -> dict[str, Any]:
+    """The content of nip46.json; raises Tampered if it cannot be read as such."""
+    data = read_file(path)
+    hints = decode_file("hints", data, path)
+    try:
+        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
+        if (
+            encode_hints(
+                agent,
+                operator,
+                [check_relay(url) for url in hints["relays"]],
+                check_name(hints["name"]),
+            )
+            == data
+        ):
+            return hints
+    except Usage:
+        pass
+    raise Tampered(f"{path} is damaged", "take it from git history")
+
+
+def check_relay(url: object) -> str:
+    """`url` if it can be a relay in a pairing URI; raises Usage.
+
+    Amber decodes the whole query of a URI before it splits it: a relay URL
+    with a query of its own would fall apart.
+    """
+    if (
+        isinstance(url, str)
+        and url.isascii()
+        and url.isprintable()
+        and len(url) <= 200
+        and not set(url) & set(" &=?#,+%\"'<>")
+    ):
+        scheme, mark, host = url.partition("://")
+        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
+            return url.rstrip("/")
+    raise Usage(
+        f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query"
+    )
+
+
+NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
+
+
+def check_name(name: str) -> str:
+    """`name` if a signer can show it as a connection's name; raises Usage."""
+    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
+        return name
+    raise Usage(
+        f"not a name for a vault: {printable(name)!r}",
+        "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1",
+    )
+
+
+def clean_directory(path: str) -> None:
+    """Remove the temporary files that a killed write left behind. Only for the holder of the lock."""
+    for name in os.listdir(path):
+        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
+        ours = (
+            stem in {f".{each}" for each in OUR_FILES}
+            and name.endswith(".tmp")
+            and len(middle) == 16
+        )
+        if ours and not os.path.isdir(os.path.join(path, name)):
+            os.unlink(os.path.join(path, name))
+
+
+OUR_FILES = (
+    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
+    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json", "offered.json", "keychain.json",
+    "recovery.json", "log.json", "pauses.json",
+    "socket", "python", "unsaved.enc", "damaged.enc",
+)  # fmt: skip
+
+
+GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
+avault.enc -text -merge
+nsec.enc -text -merge
+nip46.json -text -merge
+"""
+
+
+def complete_attributes(path: str) -> bytes:
+    """What is to be in the .gitattributes at `path`: what is there, then those of our lines that are not; raises AvaultError."""
+    refuse_foreign(path)
+    text = read_file(path) if os.path.lexists(path) else b""
+    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
+    end = b"" if not text or text.endswith(b"\n") else b"\n"
+    return text + end + b"".join(line + b"\n" for line in missing)

@@ -1,0 +1,373 @@
+"""What the keyholder renders: shell, dotenv, systemd, JSON and others.
+
+Every form is exact: it gives the same bytes back when it is read by the program that it is meant
+for.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from avault.errors import AvaultError, Denied, NotFound, Usage, printable
+from avault.fast import FORMS
+from avault.vault.records import DIGITS, LETTERS, Secret, Vault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+# mean themselves in every shell, quoted, split or globbed
+PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")
+# stay what they are in single quotes that are split, globbed and read again
+QUOTABLE = PLAIN | set(' $&;>"`{}!')
+# Variables that change what a program runs, which code it loads, whom it trusts or where it connects: by name where
+# one has no class, else by the class that its name shows. A credential is none, whatever stands before it.
+DANGEROUS = frozenset(
+    """
+    PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE FPATH ZDOTDIR MODULE_PATH
+    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER BROWSER VIMINIT EXINIT VIM VIMRUNTIME FCEDIT HISTFILE
+    LESS LESSOPEN LESSCLOSE LESSKEY LESSKEYIN LESSKEY_SYSTEM LESSEDIT MORE MANOPT MANROFFOPT MANPATH EMACSLOADPATH EMACSDATA
+    NODE_OPTIONS NODE_PATH NODE_EXTRA_CA_CERTS NODE_ICU_DATA NODE_V8_COVERAGE CLASSPATH PHPRC PHP_INI_SCAN_DIR RHOME
+    OCAMLRUNPARAM TCLLIBPATH TCL_LIBRARY IPYTHONDIR MPLCONFIGDIR MPLBACKEND BUNDLE_GEMFILE BUNDLE_PATH BUNDLE_APP_CONFIG
+    GO111MODULE GOARCH GOAUTH GOBIN GOCACHE GOCOVERDIR GODEBUG GOENV GOEXE GOEXPERIMENT GOINSECURE GOMODCACHE GONOPROXY
+    GONOSUMCHECK GONOSUMDB GOOS GOPATH GOPRIVATE GOPROXY GOROOT GOSUMDB GOTMPDIR GOTOOLCHAIN GOTOOLDIR GOVCS GOWORK GCCGO
+    CC CXX CPP FC AR AS LD NM M4 M4PATH MAKEFLAGS MFLAGS CFLAGS CPPFLAGS CXXFLAGS FFLAGS FCFLAGS ASFLAGS ARFLAGS LDFLAGS RUSTFLAGS
+    GOFLAGS MAKEFILES COMPILER_PATH LIBRARY_PATH CPATH ACLOCAL_PATH CONFIG_SITE
+    GI_TYPELIB_PATH GCONV_PATH LOCPATH NLSPATH TERMINFO TERMINFO_DIRS TERMCAP TZDIR HOSTALIASES RESOLV_HOST_CONF LOCALDOMAIN
+    VK_ICD_FILENAMES VK_DRIVER_FILES VK_LAYER_PATH VK_ADD_LAYER_PATH VK_INSTANCE_LAYERS VDPAU_DRIVER_PATH LADSPA_PATH
+    GDAL_DRIVER_PATH PROJ_LIB GS_LIB TEXINPUTS DISPLAY WAYLAND_DISPLAY XAUTHORITY ICEAUTHORITY
+    SSLKEYLOGFILE SSL_CERT_FILE SSL_CERT_DIR HTTPLIB2_CA_CERTS VAULT_CACERT VAULT_CAPATH GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
+    WGETRC NETRC GNUPGHOME GPG_AGENT_INFO HGRCPATH HGEDITOR HGMERGE HGPLAIN CVSROOT SVN_SSH RSYNC_CONNECT_PROG GH_HOST GH_PATH
+    PSQLRC PGSERVICEFILE PGSYSCONFDIR PGSSLROOTCERT PGPASSFILE TNS_ADMIN ODBCINI ODBCSYSINI FREETDSCONF
+    DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT DOCKER_CERT_PATH CONTAINER_HOST BUILDKIT_HOST KUBECONFIG RCLONE_CONFIG
+    AWS_SHARED_CREDENTIALS_FILE TF_PLUGIN_CACHE_DIR TMPDIR TMP TEMP NOSTR_NSEC WORKSPACE NOTIFY_SOCKET LISTEN_FDS LISTEN_PID
+    UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR PWD OLDPWD _
+    status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands functions aliases
+    ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME EPOCHSECONDS ERRNO FISH_VERSION
+    FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST
+    SHLVL SRANDOM TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins dirstack
+    dis_aliases dis_builtins dis_functions dis_functions_source dis_galiases dis_patchars dis_reswords dis_saliases fignore
+    funcfiletrace funcsourcetrace funcstack functions_source functrace galiases
+    histchars historywords hostname jobdirs jobstates jobtexts keymaps manpath modules nameddirs parameters patchars reswords
+    saliases status_generation termcap terminfo umask userdirs usergroups watch WATCH signals widgets zsh_eval_context
+    zsh_scheduled_events
+    """.split()
+)
+# the loader and libc; shells; interpreters; build tools; desktops; git, ssh and what finds settings
+DANGEROUS_STARTS = tuple(
+    """
+    LD_ DYLD_ MALLOC_ GLIBC_ KRB5 NSS_
+    BASH_ FISH_ fish_ __fish
+    PYTHON PERL RUBY GEM_ LUA_ R_LIBS R_PROFILE R_ENVIRON R_HOME JULIA_ ERL_ ELIXIR_ GUILE_ CAML_ NODE_TLS_ NODE_REPL_ DENO_ BUN_
+    DOTNET_ COMPlus_ CORECLR_ COR_ NUGET_ MSBUILD JDK_ PYTEST_ JUPYTER_ ELECTRON_
+    CARGO_ RUSTC RUSTDOC RUSTUP_ CGO_ GCC_ CMAKE_ PKG_CONFIG CCACHE_ SCCACHE_ DISTCC_ NIX_
+    PIP_ UV_ CONDA_ NPM_CONFIG_ YARN_ PNPM_ COREPACK_ PYENV_ RBENV_ NVM_ ASDF_ MISE_ DIRENV_ VOLTA_ HOMEBREW_
+    GTK GDK_ GIO_ GST_PLUGIN GST_REGISTRY QT_ QML LIBGL_ LIBVA_ ALSA_ MAGICK_ TEXMF GROFF_
+    GIT_ SSH_ SUDO_ CURL_ OPENSSL_ GNUTLS_ DBUS_ XDG_ SYSTEMD_ AVAULT_ OPENCLAW_ PASSWORD_STORE_ ANSIBLE_ TF_CLI_ CLOUDSDK_
+    AWS_ENDPOINT_URL
+    """.split()
+)
+DANGEROUS_ENDS = tuple(
+    """
+    _PROXY _PAGER _EDITOR _BROWSER _ASKPASS _SHELL _RSH _COMMAND _WRAPPER _INTERPRETER _EXECUTABLE _EXECUTABLE_PATH _BIN _BINARY
+    _BINARY_PATH SYMBOLIZER_PATH _PRELOAD _PLUGINS _PLUGIN_PATH _MODULES _MODULE_PATH _LIBRARY_PATH _INCLUDE_PATH _HOME
+    _OPTS _ADDOPTS _OPTIONS _ARGS _CFLAGS _CXXFLAGS _LDFLAGS _RUSTFLAGS
+    _CA_BUNDLE _SSL_CERT_FILE _CONFIG_FILE _CONFIG_PATH _CONFIG_DIR
+    """.split()
+)
+CREDENTIAL_ENDS = tuple(
+    """
+    _TOKEN _TOKENS _PASSWORD _PASSPHRASE _SECRET _API_KEY _SECRET_KEY _ACCESS_KEY _PRIVATE_KEY _DEPLOY_KEY _SIGNING_KEY
+    """.split()
+)
+
+
+def is_dangerous(name: str) -> bool:
+    """Whether a variable of that name changes what programs run, which files they trust, or where they connect."""
+    upper = name.upper()  # proxies and npm's settings are read in either case
+    if name in DANGEROUS:
+        return True
+    is_of_a_class = (
+        name.startswith(DANGEROUS_STARTS)
+        or upper.startswith("NPM_CONFIG_")
+        or upper.endswith(DANGEROUS_ENDS)
+    )
+    return is_of_a_class and not upper.endswith(CREDENTIAL_ENDS)
+
+
+def quote_sh(name: str, value: str) -> str:
+    """One line that sets and exports a variable in sh, dash, bash, zsh and busybox.
+
+    It survives `eval "$(...)"` and the unquoted `eval $(...)`: no white space but
+    single spaces between words, nothing that a shell would expand. What single
+    quotes do not keep through that goes through printf in octal, with a period
+    at its end because command substitution takes trailing newlines away.
+    """
+    if set(value) <= QUOTABLE and "  " not in value and value == value.strip(" "):
+        return f"export {name}='{value}';\n"
+    safe = {ord(c) for c in PLAIN - {"%"}}
+    octal = "".join(chr(byte) if byte in safe else f"\\{byte:03o}" for byte in value.encode())
+    octal = "\\055" + octal[1:] if octal[0] == "-" else octal
+    return f'{name}="`printf \'{octal}.\'`"; export {name}="${{{name}%.}}";\n'
+
+
+def quote_fish(name: str, value: str) -> str:
+    """One line that sets and exports a variable in fish."""
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    for character, escape in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        quoted = quoted.replace(character, f"'{escape}'")
+    return f"set -gx {name} '{quoted}';\n"
+
+
+def quote_dotenv(name: str, value: str) -> str:
+    """One dotenv assignment, which sh and systemd's EnvironmentFile= read in the same way."""
+    if set(value) <= PLAIN - {"="}:  # zsh expands =ls
+        return f"{name}={value}\n"
+    # as python-dotenv and npm's dotenv read it too
+    if "'" not in value and "\\\\" not in value and value[-1] != "\\":
+        return f"{name}='{value}'\n"
+    return name + '="' + "".join("\\" + c if c in '\\"$`' else c for c in value) + '"\n'
+
+
+def quote_systemd(name: str, value: str) -> str:
+    """One line of an EnvironmentFile= (systemd.exec(5)); raises AvaultError for control characters."""
+    codes = [ord(c) for c in value]
+    if any(
+        (c < 32 and c not in (9, 10)) or c == 127 or c & 0xFFFE == 0xFFFE or 0xFDD0 <= c <= 0xFDEF
+        for c in codes
+    ):
+        raise AvaultError(
+            f"systemd takes no control characters in a variable: {name}",
+            "leave it out with --only or --group",
+        )
+    return quote_dotenv(name, value)
+
+
+def quote_docker(name: str, value: str) -> str:
+    """One line of `docker run --env-file`, where all that follows the = is the value, quotes too; raises AvaultError.
+
+    pkg/kvfile of docker/cli: lines of less than 64 KiB, whose last carriage return is lost.
+    """
+    line = f"{name}={value}\n"
+    if set(value) & {"\n", "\r"} or len(line.encode()) >= 1 << 16:
+        hint = f"let docker take it from its environment: avault run --only {name} -- docker run -e {name} IMAGE"
+        raise AvaultError(
+            f"docker reads a variable from one line of less than 64 KiB: {name}", hint
+        )
+    return line
+
+
+def quote_github(name: str, value: str) -> str:
+    """A variable for the file $GITHUB_ENV of GitHub Actions, between two lines that no value can guess."""
+    end = "end_" + secrets.token_hex(16)
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
+QUOTES: dict[str, Callable[[str, str], str]] = {
+    "sh": quote_sh, "fish": quote_fish, "dotenv": quote_dotenv, "systemd": quote_systemd, "docker": quote_docker,
+    "github": quote_github,
+}  # fmt: skip
+
+
+def as_name(group: str, key: str) -> str:
+    """The variable of a key with its group before it: DATABASE_PASSWORD."""
+    return "".join(c if c in LETTERS | DIGITS else "_" for c in f"{group}_{key}").upper()
+
+
+def check_names(request: dict[str, Any], field: str) -> list[str]:
+    """A request's list of names, which may be left out; raises Usage."""
+    names = request.get(field) or []
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return names
+    raise Usage(f"{field} is a list of names")
+
+
+def select(vault: Vault, groups: list[str], only: list[str]) -> list[tuple[str, str, list[Secret]]]:
+    """Group, key and secrets of all that is there, or of some groups, or of some keys, KEY or GROUP/KEY; raises NotFound."""
+    for name in groups:
+        vault.group(name)
+    wanted = set(only)
+    rows = [
+        (group, key, found)
+        for group in sorted(set(groups) or vault.groups)
+        for key, found in sorted(vault.groups[group].keys.items())
+        if not wanted or key in wanted or f"{group}/{key}" in wanted
+    ]
+    if wanted and (
+        missing := wanted
+        - {key for _, key, _ in rows}
+        - {f"{group}/{key}" for group, key, _ in rows}
+    ):
+        raise NotFound(
+            f"no key {printable(', '.join(sorted(missing)))}", "see what there is: avault list"
+        )
+    return rows
+
+
+def check_named(vault: Vault, named: list[str]) -> dict[str, tuple[str, str]]:
+    """Group and key by the variable that NAME=GROUP/KEY gives them; raises Usage, NotFound."""
+    chosen: dict[str, tuple[str, str]] = {}
+    for each in named:
+        name, _, place = each.partition("=")
+        group, _, key = place.partition("/")
+        if (
+            not name
+            or set(name) - LETTERS - DIGITS - {"_"}
+            or name[0] in DIGITS
+            or not group
+            or not key
+        ):
+            raise Usage(
+                f"not NAME=GROUP/KEY: {printable(each)}", "as in OPENAI_API_KEY=openai/API_KEY"
+            )
+        if name in chosen:
+            raise Usage(f"{name} is named twice", "give each variable one secret")
+        vault.secrets(group, key)
+        chosen[name] = group, key
+    return chosen
+
+
+def choose(
+    vault: Vault,
+    groups: list[str],
+    only: list[str],
+    prefix: bool,
+    allow: list[str],
+    named: list[str],
+) -> dict[str, tuple[str, str]]:
+    """The variables to export, by name, with group and key of each: all, or those of some groups, keys and names.
+
+    Raises NotFound for a name that is not there, Usage for two keys with one
+    name, Denied for a dangerous name that `allow` does not have.
+    """
+    chosen = check_named(vault, named)
+    for group, key, _ in select(vault, groups, only) if groups or only or not named else []:
+        name = as_name(group, key) if prefix else key
+        if name in chosen:
+            tell_apart = "" if prefix else ", or tell them apart with --prefix"
+            raise Usage(
+                f"{'/'.join(chosen[name])} and {group}/{key} are both {name}",
+                f"name them: --as {as_name(group, key)}={group}/{key}; or choose with --group {group}{tell_apart}",
+            )
+        if name[0] in DIGITS:
+            raise Usage(
+                f"{group}/{key} gives no variable name: {name}",
+                "leave --prefix out, or rename the group",
+            )
+        chosen[name] = (group, key)
+    if refused := sorted(name for name in chosen if is_dangerous(name) and name not in allow):
+        hint = "if you mean it: " + " ".join(f"--allow {name}" for name in refused)
+        raise Denied(f"{', '.join(refused)} would change what other programs do", hint)
+    return chosen
+
+
+def render_secret(variables: dict[str, str], group: str | None) -> str:
+    """A manifest of a Kubernetes Secret, for `kubectl apply -f -`; it is called as the group, or avault."""
+    import binascii
+
+    name = (
+        "".join(c if c in LETTERS | DIGITS else "-" for c in group or "avault").lower().strip("-")
+    )
+    lines = [
+        "apiVersion: v1",
+        "kind: Secret",
+        "metadata:",
+        f"  name: {json.dumps(name)}",
+        "type: Opaque",
+    ]
+    lines += ["data:"] if variables else ["data: {}"]
+    for key, value in variables.items():
+        encoded = binascii.b2a_base64(value.encode(), newline=False).decode()
+        lines.append(f"  {json.dumps(key)}: {encoded}")
+    return "".join(line + "\n" for line in lines)
+
+
+def find_misread(variables: dict[str, str]) -> str | None:
+    """A sentence about the variables that, as `quote_dotenv` writes them, some readers of dotenv files read otherwise."""
+    theirs: dict[str, list[str]] = {"python-dotenv": [], "npm's dotenv": []}
+    for name, value in variables.items():
+        line = quote_dotenv(name, value)[len(name) + 1 :]
+        has_return, is_double = "\r" in value, line[0] == '"'
+        if has_return or "${" in line or (is_double and set(value) & set("$`")):
+            theirs["python-dotenv"].append(name)
+        if has_return or (is_double and set(value) & set('\\"$`')):
+            theirs["npm's dotenv"].append(name)
+    said = [
+        f"{reader} reads {', '.join(names[:10])} otherwise"
+        for reader, names in theirs.items()
+        if names
+    ]
+    return f"sh and systemd read this as it is meant; {', and '.join(said)}" if said else None
+
+
+def warn_of_readers(form: str, variables: dict[str, str]) -> str | None:
+    """What to say about those who will read an export, if anything."""
+    if form == "github" and variables:
+        return "GitHub does not mask in its logs what comes to a job in this way; avault run does"
+    return find_misread(variables) if form == "dotenv" else None
+
+
+def render_export(form: str, variables: dict[str, str], group: str | None = None) -> str:
+    """The variables as text of a form; `group` is where all of them are from, if so. Raises Usage for another form."""
+    if form == "k8s":
+        return render_secret(variables, group)
+    if form == "json":
+        return json.dumps(variables, indent=2, ensure_ascii=False) + "\n"
+    if form == "null":  # as env -0 prints them
+        return "".join(f"{name}={value}\0" for name, value in variables.items())
+    if form not in QUOTES:
+        raise Usage(f"no format {printable(form)!r}", f"one of: sh, fish, null, {', '.join(FORMS)}")
+    return "".join(QUOTES[form](name, value) for name, value in variables.items())
+
+
+def render_duration(seconds: float) -> str:
+    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
+    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
+    return f"{seconds / units[unit]:g} {unit}"
+
+
+def render_time(seconds: float) -> str:
+    """A time as RFC 3339 UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def describe_vault(vault: Vault) -> list[dict[str, Any]]:
+    """Groups with key names, notes and times; never values."""
+    return [
+        {
+            "name": name,
+            "note": group.note[0],
+            "keys": [
+                {
+                    "name": key,
+                    "created": render_time(found[0].created),
+                    "updated": render_time(found[0].updated),
+                    "conflict": len(found) > 1,
+                }
+                for key, found in sorted(group.keys.items())
+            ],
+        }
+        for name, group in sorted(vault.groups.items())
+    ]
+
+
+def conflicts(vault: Vault) -> list[str]:
+    """The keys that two machines set, as GROUP/KEY."""
+    return [f"{group}/{key}" for group, key, found in select(vault, [], []) if len(found) > 1]
+
+
+def render_list(groups: list[dict[str, Any]]) -> str:
+    """A line for each key: its name and when it was changed; the note beside the group."""
+    lines = []
+    for group in groups:
+        lines.append(group["name"] + (f"  # {printable(group['note'])}" if group["note"] else ""))
+        width = max(len(key["name"]) for key in group["keys"])
+        for key in group["keys"]:
+            mark = "  conflict: two machines set it" if key["conflict"] else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}")
+    return "".join(line + "\n" for line in lines)

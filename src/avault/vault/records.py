@@ -1,0 +1,283 @@
+"""The vault as data: groups, keys and their names; merging two copies."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avault.errors import Denied, NotFound, Usage, printable
+from avault.fast import MAX_VALUE
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+DIGITS = frozenset("0123456789")
+GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
+KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
+
+
+def check_group(name: object) -> str:
+    """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
+    if (
+        isinstance(name, str)
+        and 0 < len(name) <= 64
+        and name[0] in LETTERS | DIGITS
+        and set(name) <= GROUP_CHARACTERS
+    ):
+        return name
+    hint = "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY"
+    raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
+
+
+def check_key(name: object) -> str:
+    """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
+    if (
+        isinstance(name, str)
+        and 0 < len(name) <= 128
+        and name[0] not in DIGITS
+        and set(name) <= KEY_CHARACTERS
+    ):
+        return name
+    hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
+    raise Usage(f"not a key name: {printable(str(name).partition('=')[0])!r}", hint)
+
+
+def check_value(value: object) -> str:
+    """`value` if it can be kept: UTF-8, not empty, no NUL, at most 256 KiB; raises Usage."""
+    if not isinstance(value, str) or not value:
+        raise Usage("the value is empty", "to take a key away: avault delete GROUP --key KEY")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not size or "\0" in value:
+        raise Usage(
+            "the value is binary", "keep it as text: base64 -w0 FILE | avault set GROUP --key KEY"
+        )
+    if size > MAX_VALUE:
+        raise Usage(
+            f"the value has {size:,} bytes; the limit is {MAX_VALUE:,}",
+            "keep big files elsewhere, sealed with a key in it",
+        )
+    return value
+
+
+def check_note(note: object) -> str | None:
+    """`note` if it can be a group's note, or None for none; raises Usage."""
+    if note is None or (isinstance(note, str) and len(note) <= 1000 and note.isprintable()):
+        return note
+    raise Usage("a note is one line of at most 1,000 printable characters")
+
+
+class Secret:
+    """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
+
+    The dot is the machine that wrote it and the count of that machine's writes:
+    with the vault's generation it tells, without clocks, whether another copy
+    of the vault knew this value and changed it, or never saw it.
+    """
+
+    __slots__ = ("count", "created", "machine", "updated", "value")
+
+    def __init__(self, value: str, created: int, updated: int, machine: str, count: int) -> None:
+        self.value, self.created, self.updated, self.machine, self.count = (
+            value,
+            created,
+            updated,
+            machine,
+            count,
+        )
+
+    def to_list(self) -> list[Any]:
+        """The secret as it stands in the vault's JSON."""
+        return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+class Group:
+    """A group: its keys, each with the secret that is served first and those in conflict with it, and a note."""
+
+    __slots__ = ("keys", "note")
+
+    def __init__(
+        self, keys: dict[str, list[Secret]], note: tuple[str, str, int] = ("", "", 0)
+    ) -> None:
+        self.keys = keys
+        self.note = note  # text, machine, count
+
+
+class Vault:
+    """All secrets, and what binds them to one vault, one agent and one operator.
+
+    `generation` maps a machine id to the number of its writes; `sources` are
+    the SHA-256 hashes of the ciphertexts that this one was made from.
+    """
+
+    def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
+        self.identity, self.agent, self.operator, self.name = identity, agent, operator, name
+        self.generation: dict[str, int] = {}
+        self.sources: list[str] = []
+        self.groups: dict[str, Group] = {}
+
+    def copy(self) -> Vault:
+        """A copy that can be changed without changing this one."""
+        twin = Vault(self.identity, self.agent, self.operator, self.name)
+        twin.generation, twin.sources = dict(self.generation), list(self.sources)
+        twin.groups = {
+            name: Group(dict(group.keys), group.note) for name, group in self.groups.items()
+        }
+        return twin
+
+    def count(self) -> int:
+        """How many keys there are."""
+        return sum(len(group.keys) for group in self.groups.values())
+
+    def group(self, name: object) -> Group:
+        """The group of that name; raises NotFound."""
+        try:
+            return self.groups[check_group(name)]
+        except KeyError:
+            raise NotFound(f"no group {name}", "see what there is: avault list") from None
+
+    def secrets(self, group: object, key: object) -> list[Secret]:
+        """The secret of a key, and those in conflict with it; raises NotFound."""
+        try:
+            return self.group(group).keys[check_key(key)]
+        except KeyError:
+            raise NotFound(
+                f"no key {key} in group {group}", "see what there is: avault list"
+            ) from None
+
+    def put(self, group: str, key: str, value: str, now: int, machine: str) -> None:
+        """Set a key; it belongs to the machine's write after this generation."""
+        keys = self.groups.setdefault(check_group(group), Group({})).keys
+        created = keys[key][0].created if check_key(key) in keys else now
+        keys[key] = [
+            Secret(check_value(value), created, now, machine, self.generation.get(machine, 0) + 1)
+        ]
+
+    def annotate(self, group: str, note: str, machine: str) -> None:
+        """Set the note of a group that exists."""
+        self.group(group).note = (note, machine, self.generation.get(machine, 0) + 1)
+
+    def move(self, old: tuple[str, str], new: tuple[str, str], now: int, machine: str) -> None:
+        """Give a key another name, in its group or in another one; raises NotFound, Denied."""
+        found = self.secrets(*old)
+        if len(found) > 1:
+            raise Denied(
+                f"{'/'.join(old)} was set by two machines",
+                f"settle it first: avault set {'/'.join(old)}",
+            )
+        if new[0] in self.groups and new[1] in self.groups[new[0]].keys:
+            raise Denied(
+                f"there is a {'/'.join(new)} already",
+                f"take it away first: avault delete {'/'.join(new)}",
+            )
+        self.put(*new, found[0].value, now, machine)
+        self.groups[new[0]].keys[new[1]][0].created = found[0].created
+        self.remove(*old)
+
+    def remove(self, group: str, key: str | None) -> None:
+        """Delete a key, or a whole group; a group without keys is gone."""
+        if key is not None:
+            self.secrets(group, key)
+            del self.groups[group].keys[key]
+        if key is None or not self.groups[group].keys:
+            self.group(group)
+            del self.groups[group]
+
+    def is_after(self, other: dict[str, int]) -> bool:
+        """Whether this generation has everything that another has: no machine's count is lower."""
+        return all(self.generation.get(machine, 0) >= count for machine, count in other.items())
+
+    def knows(self, machine: str, count: int) -> bool:
+        """Whether a write was seen by this copy of the vault."""
+        return self.generation.get(machine, 0) >= count
+
+    def merge(self, other: Vault) -> Vault:
+        """Both machines' work: by key, without clocks, with what collides kept side by side.
+
+        A secret stays if both have it, or if one has it and the other never
+        saw it. If the other saw it and has it no more, it was changed or deleted there.
+        """
+        merged = self.copy()
+        merged.generation = maximum(self.generation, other.generation)
+        merged.groups = {}
+        for name in sorted({*self.groups, *other.groups}):
+            ours, theirs = self.groups.get(name, Group({})), other.groups.get(name, Group({}))
+            keys = {}
+            for key in sorted({*ours.keys, *theirs.keys}):
+                kept = merge_secrets(self, ours.keys.get(key, []), other, theirs.keys.get(key, []))
+                if kept:
+                    keys[key] = kept
+            if keys:
+                merged.groups[name] = Group(keys, merge_notes(self, ours.note, other, theirs.note))
+        return merged
+
+    def to_json(self) -> str:
+        """The body of the vault's plaintext; ASCII, one encoding for one content."""
+        groups = {
+            name: {
+                "note": list(group.note),
+                "keys": {
+                    key: [secret.to_list() for secret in group.keys[key]]
+                    for key in sorted(group.keys)
+                },
+            }
+            for name, group in sorted(self.groups.items())
+        }
+        body = {"agent": self.agent, "operator": self.operator, "name": self.name, "groups": groups}
+        return json.dumps(body, separators=(",", ":"))
+
+    def load_json(self, body: str) -> None:
+        """Fill this vault from `to_json`'s text; raises ValueError, TypeError or KeyError for anything else."""
+        content = json.loads(body)
+        self.agent, self.operator, self.name = (
+            content["agent"],
+            content["operator"],
+            content["name"],
+        )
+        for name, group in content["groups"].items():
+            keys = {key: [Secret(*each) for each in found] for key, found in group["keys"].items()}
+            text, machine, count = group["note"]
+            self.groups[name] = Group(keys, (text, machine, count))
+
+
+def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    """The higher count of each machine."""
+    return {
+        machine: max(one.get(machine, 0), other.get(machine, 0))
+        for machine in sorted({*one, *other})
+    }
+
+
+def merge_notes(
+    ours: Vault, one: tuple[str, str, int], theirs: Vault, other: tuple[str, str, int]
+) -> tuple[str, str, int]:
+    """The note of one group that is left of two copies of the vault: the later, or none where it was taken away."""
+    kept = [note for note, copy in ((one, theirs), (other, ours)) if not copy.knows(*note[1:])]
+    if not kept:
+        return one if one == other else ("", "", 0)
+    return max(kept, key=lambda note: note[1:])
+
+
+def merge_secrets(
+    ours: Vault, one: list[Secret], theirs: Vault, other: list[Secret]
+) -> list[Secret]:
+    """The secrets of one key that are left of two copies of the vault, the latest first."""
+    dots = (
+        {(secret.machine, secret.count) for secret in one},
+        {(secret.machine, secret.count) for secret in other},
+    )
+    kept = {
+        dot: secret
+        for secret in one
+        if (dot := (secret.machine, secret.count)) in dots[1] or not theirs.knows(*dot)
+    }
+    kept |= {
+        dot: secret
+        for secret in other
+        if (dot := (secret.machine, secret.count)) in dots[0] or not ours.knows(*dot)
+    }
+    return sorted(kept.values(), key=lambda secret: (-secret.updated, secret.machine, secret.count))

@@ -1,0 +1,132 @@
+"""The recovery copy, nsec.enc, beside an open vault: verified, and made anew.
+
+It is all that is left where a machine is lost, and nothing opens it in the meantime: a bad one
+would be noticed when it is too late.
+"""
+
+from __future__ import annotations
+
+import os
+
+import nostr_sdk
+
+from avault.errors import AvaultError, NotFound, Tampered
+from avault.places import Places, sha256
+from avault.vault.files import (
+    FileChanged,
+    decode_file,
+    encode_file,
+    has_bytes,
+    read_file,
+    to_npub,
+    write_file,
+)
+from avault.vault.records import Vault
+from avault.vault.seal import decrypt, open_nsec, seal_nsec
+from avault.vault.store import is_git_at_work, look_at, read_sealed
+
+
+def verify_recovery(data: bytes, keys: nostr_sdk.Keys, vault: Vault) -> None:
+    """Raise Tampered unless these bytes of an nsec.enc lead the vault's operator to the agent's key.
+
+    The agent's key opens the envelope as the operator's does (NIP-44 is between the two), so nobody is asked.
+    """
+    content = decode_file("nsec", data, "nsec.enc")
+    names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
+    if (content["vault"], content["name"], content["operator"], content["agent"]) != names:
+        raise Tampered("nsec.enc is of another vault, agent or operator")
+    try:
+        open_nsec(content, decrypt(keys, vault.operator, content["envelope"]))
+    except (Tampered, ValueError):
+        raise Tampered("nsec.enc does not open") from None
+
+
+class Recovery:
+    """The recovery copy of an open vault, looked at whenever the file changes; one that does not open is made anew.
+
+    `digest` is the hash of what was verified last, `warning` what should be known of it.
+    """
+
+    def __init__(self, places: Places, host: str) -> None:
+        self.places, self.host = places, host
+        self.seen: tuple[int, ...] | None = ()
+        self.digest = self.warning = ""
+        self.was_made = False  # anew, since the vault was opened
+
+    def is_changed(self) -> bool:
+        """Whether the file is another than the one that was verified."""
+        return look_at(self.places.file("nsec.enc")) != self.seen
+
+    def verify(self, keys: nostr_sdk.Keys, vault: Vault) -> bool:
+        """Verify the file, and make it anew if it does not open: whether that was so.
+
+        While git is at work, or the vault is gone from there too, the file may be on its way: it is looked at again.
+        """
+        path = self.places.file("nsec.enc")
+        seen, problem, over = look_at(path), None, None
+        try:
+            if os.path.islink(path):
+                raise Tampered("nsec.enc is a link")
+            data = read_file(path)
+            over = sha256(data).hex()
+            verify_recovery(data, keys, vault)
+        except AvaultError as error:
+            problem, over = error, "" if isinstance(error, NotFound) else over
+        if not problem:
+            self.warning = self.warning if self.was_made else ""
+            self.seen = seen
+            self.note(data)
+            return False
+        if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
+            self.warning, self.was_made = f"{problem.message}; it is looked at again", False
+            return False
+        try:
+            data = encode_file(
+                "nsec", seal_nsec(keys, vault.identity, vault.operator, vault.name, self.host)
+            )
+            write_file(path, data, over=over)  # what a git pull brings meanwhile is looked at first
+            self.seen = look_at(path)
+            self.note(data)
+            self.warning = (
+                f"the recovery copy did not open the vault, and was made anew: {problem.message}"
+            )
+            self.was_made = True
+            return True
+        except FileChanged:
+            return False
+        except AvaultError as error:
+            self.seen, self.digest = seen, ""
+            self.warning = f"{problem.message}, so nothing but this machine opens the vault; nor can it be made anew: {error.message}"
+            return False
+
+    def note(self, data: bytes) -> None:
+        """Remember what was verified, also for when the vault is locked; where that cannot be, `forget` will refuse."""
+        self.digest = sha256(data).hex()
+        path, content = (
+            self.places.own("recovery.json"),
+            encode_file("recovery", {"hash": self.digest}),
+        )
+        try:
+            if not has_bytes(path, content):
+                write_file(path, content)
+        except AvaultError:
+            pass
+
+
+def read_verified(places: Places) -> str:
+    """The SHA-256 of the nsec.enc that was last seen to open this vault; "" for none. Raises Tampered."""
+    path = places.own("recovery.json")
+    return (
+        str(decode_file("recovery", read_file(path), path)["hash"]) if os.path.lexists(path) else ""
+    )
+
+
+def check_recovery(places: Places) -> None:
+    """Raise AvaultError unless nsec.enc is what was last seen to open this vault: all that is known of it without the key."""
+    path = places.file("nsec.enc")
+    read_sealed("nsec", path)
+    if sha256(read_file(path)).hex() != read_verified(places):
+        raise Tampered(
+            f"{path} has changed since it was last seen to open this vault",
+            "avault unlock, which looks whether it opens, and mends it",
+        )

@@ -1,0 +1,216 @@
+"""Everything that is encrypted: the vault's parts, the envelope, the sealed key.
+
+NIP-44, by nostr-sdk. What does not encode to itself is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import nostr_sdk
+
+from avault.errors import AvaultError, Tampered, Usage
+from avault.places import sha256
+from avault.vault.files import VAULT_LIMIT, to_npub
+from avault.vault.records import Vault
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
+# ephemeral and unused, so that no signer takes the envelope for something it knows
+ENVELOPE_KIND = 26_046
+CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is taken for another
+
+
+def encrypt(keys: nostr_sdk.Keys, peer: str, text: str) -> str:
+    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
+    version = nostr_sdk.Nip44Version.V2
+    return str(
+        nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version)
+    )
+
+
+def decrypt(keys: nostr_sdk.Keys, peer: str, payload: str) -> str:
+    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
+
+    The payload's base64 must be the one encoding of its bytes: the MAC of
+    NIP-44 does not cover the unused bits of the last character.
+    """
+    import binascii
+
+    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
+        raise ValueError("not canonical base64")
+    try:
+        return str(
+            nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload)
+        )
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a payload between these keys") from None
+
+
+def parse_keys(text: str) -> nostr_sdk.Keys:
+    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
+    try:
+        return nostr_sdk.Keys.parse(text.strip())
+    except nostr_sdk.NostrSdkError:
+        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
+
+
+def public_hex(keys: nostr_sdk.Keys) -> str:
+    """The public key of a key pair, in hex."""
+    return str(keys.public_key().to_hex())
+
+
+def split_vault(vault: Vault) -> list[str]:
+    """The plaintexts of a vault's parts, each a line of JSON that places it, then a slice of the body."""
+
+    def header(index: int, count: int) -> str:
+        place = {
+            "type": "avault/vault",
+            "version": 1,
+            "vault": vault.identity,
+            "generation": vault.generation,
+        }
+        return (
+            json.dumps({**place, "sources": vault.sources, "index": index, "count": count}) + "\n"
+        )
+
+    body = vault.to_json()
+    room = PART_LIMIT - len(header(VAULT_LIMIT, VAULT_LIMIT))
+    if room < PART_LIMIT // 2:
+        raise AvaultError(
+            "this vault was written by too many machines",
+            "take them out with: avault export --format json, and begin anew",
+        )
+    slices = [body[start : start + room] for start in range(0, len(body), room)]
+    return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
+
+
+def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
+    """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
+    lines = [encrypt(keys, public_hex(keys), part) for part in split_vault(vault)]
+    data = "".join(line + "\n" for line in lines).encode()
+    if len(data) > VAULT_LIMIT:
+        raise AvaultError(
+            f"the vault would have {len(data):,} bytes; the limit is {VAULT_LIMIT:,}",
+            "delete what is not needed",
+        )
+    return data
+
+
+def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
+    """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
+    agent = public_hex(keys)
+    try:
+        text = data.decode("ascii")
+        parts = [decrypt(keys, agent, text.partition("\n")[0])]
+        place = json.loads(parts[0].partition("\n")[0])
+        # before anything is made of lines that may be millions
+        if text.count("\n") != place["count"]:
+            raise ValueError("not the parts of one vault")
+        parts += [decrypt(keys, agent, line) for line in text.removesuffix("\n").split("\n")[1:]]
+        vault = Vault(place["vault"], "", "", "")
+        vault.generation, vault.sources = place["generation"], place["sources"]
+        vault.load_json("".join(part.partition("\n")[2] for part in parts))
+        whole = data.endswith(b"\n") and split_vault(vault) == parts and vault.agent == agent
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        whole = False
+    if not whole:
+        raise Tampered(
+            "avault.enc is damaged, or not this agent's",
+            "take it from git history or from a backup",
+        )
+    return vault
+
+
+def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+    """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
+
+    Amber prints `content` and `alt` on the approval screen and hides keys that
+    it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
+    """
+    event = {
+        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys), "id": "", "sig": "",
+        "tags": [["alt", alt]], "content": content, "avault": unlock_key,
+    }  # fmt: skip
+    return encrypt(keys, peer, json.dumps(event))
+
+
+def seal_keys(
+    keys: nostr_sdk.Keys, identity: str, operator: str, name: str
+) -> tuple[str, dict[str, Any]]:
+    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
+    unlock = nostr_sdk.Keys.generate()
+    nsec = {
+        "type": "avault/nsec",
+        "version": 1,
+        "vault": identity,
+        "name": name,
+        "operator": to_npub(operator),
+    }
+    sealed = encrypt(
+        unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
+    )
+    names = {
+        "vault": identity,
+        "name": name,
+        "agent": to_npub(public_hex(keys)),
+        "operator": to_npub(operator),
+    }
+    return unlock.secret_key().to_hex(), {**names, "sealed": sealed}
+
+
+def request_code(sealed: str) -> str:
+    """The short code of a request, from the sealed copy that it is about: four letters that phone and terminal both show.
+
+    It tells the request that is waited for from a card that an earlier one left on
+    the phone. It is no proof: whoever has the disk knows it too.
+    """
+    number = int.from_bytes(sha256(sealed.encode())[:4], "big")
+    return "".join(CODE_LETTERS[number >> shift & 31] for shift in (15, 10, 5, 0))
+
+
+def describe_request(name: str, host: str, sealed: str) -> str:
+    """What the operator is asked for, as phone and terminal both say it."""
+    return f"{name} on {host}, code {request_code(sealed)}"
+
+
+def seal_nsec(
+    keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str
+) -> dict[str, Any]:
+    """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
+
+    It is opened again before it is given out: nobody notices a bad one until it is too late.
+    """
+    unlock, sealed = seal_keys(keys, identity, operator, name)
+    what = describe_request(name, host, sealed["sealed"])
+    sentence = f"avault: unlock {what}. Approve only if you expect it."
+    envelope = make_envelope(keys, operator, f"unlock the vault of {what}", sentence, unlock)
+    last = {"envelope": envelope, "sealed": sealed.pop("sealed")}
+    content = {**sealed, **last}
+    open_nsec(content, decrypt(keys, operator, envelope))
+    return content
+
+
+def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
+    """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
+
+    What is sealed names vault, name and operator: whoever writes to the disk
+    cannot have the next copy sealed for somebody else, or with another sentence.
+    """
+    try:
+        unlock = nostr_sdk.Keys.parse(json.loads(answer)["avault"])
+        sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
+        keys = nostr_sdk.Keys.parse(sealed["nsec"])
+        pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
+        if pinned == (content["vault"], content["name"], content["operator"], content["agent"]):
+            return keys
+    except (ValueError, TypeError, KeyError, RecursionError, nostr_sdk.NostrSdkError):
+        pass
+    raise Tampered(
+        "the answer does not open this vault", "is it the operator's own signer? See: avault status"
+    )
