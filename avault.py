@@ -5188,7 +5188,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
     return {
         "op": request["op"],
-        "for": printable(request["for"], 40) if request.get("for") else None,
+        "for": printable(request["for"], 64) if request.get("for") else None,
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
@@ -8861,9 +8861,8 @@ def build_commands(words: Iterable[str]) -> click.Group:
                 and context.get_parameter_source(parameter.name)
                 is click.core.ParameterSource.COMMANDLINE
             ):
-                call.options[name] = f" {name} ".join(
-                    map(shlex.quote, [value] if isinstance(value, str) else value)
-                )
+                values = value if isinstance(value, tuple) else [str(value)]
+                call.options[name] = f" {name} ".join(map(shlex.quote, values))
 
     def run(function: Callable[..., int]) -> Callable[..., int]:
         def run_it(**settings: Any) -> int:

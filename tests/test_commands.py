@@ -1120,7 +1120,7 @@ def test_words_that_lead_to_a_command(vault: Machine, typed: str, meant: str) ->
 
 def test_what_may_be_a_secret_is_not_repeated(vault: Machine, canary: Canary) -> None:
     for words in (["add", "openai/API_KEY", canary.value], ["add", canary.value], [canary.value]):
-        done = vault(*words, code=2)  # what it prints is searched
+        done = vault("--dir", str(vault.vault), *words, code=2)  # what it prints is searched
         assert "avault: error: " in done.stderr
 
 

@@ -466,7 +466,8 @@ def test_a_damaged_pairing(paired: Paired, place) -> None:
 
 
 def use_relays(machine: Machine, *urls: str) -> None:
-    """Have the pairing name these relays."""
+    """Have the pairing name these relays. (An open vault believes its own memory.)"""
+    machine("daemon", "stop")
     places = avault.Places(str(machine.vault))
     places.state = str(own(machine))
     pairing = avault.Pairing.load(places)

@@ -388,8 +388,8 @@ async def test_refusal(locked: Machine, phone: Phone) -> None:
     async with serve(locked) as tools:
         assert "the operator refused at" in await tools.fail("request_unlock"), "another server is told too"
         request = '{"protocolVersion":1,"provider":"avault","ids":["a/B"]}'
-        provider = await asyncio.to_thread(locked, "openclaw-provider", input=request)
-        assert "the operator refused at" in provider.json["errors"]["a/B"]["message"], "and OpenClaw's provider"
+        provider = await asyncio.to_thread(locked, "openclaw-provider", input=request, code=5)
+        assert "the operator refused at" in provider.stderr, "and OpenClaw's provider"
         assert len(phone.requests("nip44_decrypt")) == seen
         unlocking = locked.start("unlock")
         phone.answer(await ask(phone), True)

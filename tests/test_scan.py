@@ -1,6 +1,7 @@
 """`avault scan`: the vault's values are found wherever and however they stand, and nothing else is."""
 
 import base64
+import contextlib
 import json
 import os
 import random
@@ -590,52 +591,70 @@ def test_usage(machine: Machine, tree: Path) -> None:
     assert "not a git repository" in machine("scan", "--install-hook", "tree", code=1).stderr
 
 
-def test_progress_on_a_terminal(machine: Machine, tree: Path) -> None:
+@pytest.fixture
+def scanning(machine: Machine, tree: Path) -> Iterator["Scanning"]:
+    with Scanning(machine) as scanning:
+        yield scanning
+
+
+class Scanning:
+    """A scan of its input, on a terminal, that has drawn how much it has read."""
+
+    def __init__(self, machine: Machine) -> None:
+        leader, follower = os.openpty()
+        self.screen = open(leader, "rb", buffering=0)
+        os.set_blocking(leader, False)
+        argv = [AVAULT, "scan", "-"]
+        self.child = subprocess.Popen(
+            argv, env=machine.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=follower, start_new_session=True
+        )
+        os.close(follower)
+        self.seen = b""
+
+    def __enter__(self) -> "Scanning":
+        wait_until(self.is_drawn, what="the line")
+        return self
+
+    def is_drawn(self) -> bool:
+        """Give it more to read, and look."""
+        assert self.child.stdin
+        self.child.stdin.write(b"0" * avault_scan.BATCH)
+        self.look()
+        return b"\r\x1b[Kavault: 1 file" in self.seen
+
+    def look(self) -> None:
+        try:
+            while piece := self.screen.read(1 << 16):
+                self.seen += piece
+        except OSError:  # EIO: the last who held the terminal is gone
+            return
+
+    def end(self) -> tuple[int, bytes]:
+        """Its exit code, and what it printed."""
+        assert self.child.stdout
+        code = self.child.wait(60)
+        self.look()
+        return code, self.child.stdout.read()
+
+    def __exit__(self, *_: object) -> None:
+        self.child.kill()
+        self.child.wait()
+        for stream in (self.child.stdin, self.child.stdout, self.screen):
+            with contextlib.suppress(BrokenPipeError):  # what it has not read
+                stream.close()
+
+
+def test_progress_on_a_terminal(scanning: Scanning) -> None:
     """A line in place, taken away at the end; nothing of it in a pipe."""
-    import pty
-
-    with (tree / "big").open("wb") as file:
-        file.truncate(600 << 20)
-    leader, follower = pty.openpty()
-    child = subprocess.Popen([AVAULT, "scan", "tree"], env=machine.env, cwd=machine.top, stdout=subprocess.PIPE, stderr=follower)
-    os.close(follower)
-    seen = b""
-    for piece in iter(lambda: read_some(leader), b""):
-        seen += piece
-    assert child.wait(60) == 0 and child.stdout.read() == b""
-    child.stdout.close()
-    assert b"\r\x1b[Kavault: 1 file" in seen and seen.rstrip().endswith(b"\r\x1b[Kavault: no value of the vault is in 1 file")
+    assert scanning.child.stdin
+    scanning.child.stdin.close()
+    assert scanning.end() == (0, b"")
+    assert scanning.seen.rstrip().endswith(b"\r\x1b[Kavault: no value of the vault is in 1 file")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_ctrl_c(machine: Machine, tree: Path) -> None:
-    """It reaches grep too, and ends both at once."""
-    with (tree / "big").open("wb") as file:
-        file.truncate(50 << 30)
-    argv = [AVAULT, "scan", "tree"]
-    with subprocess.Popen(argv, env=machine.env, cwd=machine.top, stderr=subprocess.PIPE, start_new_session=True) as child:
-        wait_until(lambda: b"grep" in names_below(child.pid))
-        os.killpg(child.pid, signal.SIGINT)
-        assert child.stderr and (child.stderr.read().strip(), child.wait(20)) == (b"", 130)
-
-
-def names_below(pid: int) -> set[bytes]:
-    """The names of a process's children."""
-    found = set()
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for each in (task / "children").read_text().split():
-            try:
-                found.add(Path(f"/proc/{each}/comm").read_bytes().strip())
-            except OSError:
-                continue  # it has ended
-    return found
-
-
-def read_some(fd: int) -> bytes:
-    try:
-        return os.read(fd, 1 << 16)
-    except OSError:  # EIO: the last who held the terminal is gone
-        return b""
+def test_ctrl_c(scanning: Scanning) -> None:
+    os.killpg(scanning.child.pid, signal.SIGINT)
+    assert scanning.end() == (130, b"")
 
 
 def test_forms_are_made_once() -> None:

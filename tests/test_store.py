@@ -588,6 +588,10 @@ def test_two_machines_both_write(two, first):
             assert get(machine, "one/A") == "1"
             put(machine, "g/X", "x", code=8)
         stop(machine)
+        start(machine)
+        assert get(machine, "one/A") == "1", "from the copy of what was served"
+        stop(machine)
+        (machine.own / "unsaved.enc").unlink()
         for replayed in (*older, *states):
             replace(enc(machine), replayed)
             start(machine, code=8)

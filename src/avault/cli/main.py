@@ -167,9 +167,8 @@ def build_commands(words: Iterable[str]) -> click.Group:
                 and context.get_parameter_source(parameter.name)
                 is click.core.ParameterSource.COMMANDLINE
             ):
-                call.options[name] = f" {name} ".join(
-                    map(shlex.quote, [value] if isinstance(value, str) else value)
-                )
+                values = value if isinstance(value, tuple) else [str(value)]
+                call.options[name] = f" {name} ".join(map(shlex.quote, values))
 
     def run(function: Callable[..., int]) -> Callable[..., int]:
         def run_it(**settings: Any) -> int:

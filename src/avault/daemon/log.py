@@ -78,7 +78,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
     return {
         "op": request["op"],
-        "for": printable(request["for"], 40) if request.get("for") else None,
+        "for": printable(request["for"], 64) if request.get("for") else None,
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
