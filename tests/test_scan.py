@@ -12,7 +12,7 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from canary import record
@@ -611,7 +611,7 @@ class Scanning:
         os.close(follower)
         self.seen = b""
 
-    def __enter__(self) -> "Scanning":
+    def __enter__(self) -> Self:
         wait_until(self.is_drawn, what="the line")
         return self
 

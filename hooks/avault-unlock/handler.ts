@@ -14,7 +14,7 @@ type HookEvent = { type: string; action: string };
 type Avault = { command: string[]; env: Record<string, string>; config?: string };
 
 const PATIENCE = "15m"; // the operator may be in the shower
-const CLOSED = "what needs a secret stays cold; open it with: avault unlock, then: openclaw secrets reload";
+const CLOSED = "what needs a secret stays cold; open it with: avault unlock";
 const WHY: Record<number, string> = { 5: "the operator refused", 7: "nobody approved in time", 127: "there is no avault command" };
 
 const log = (text: string) => console.log(`[avault-unlock] ${text}`);
@@ -26,10 +26,10 @@ export default async function handler(event: HookEvent): Promise<void> {
 }
 
 async function openVault(): Promise<void> {
-  const code = await unlock();
+  const code = await run("openclaw", "unlock", "--timeout", PATIENCE);
   if (code !== 0) {
     await tell(`the vault stays locked, as ${WHY[code] ?? `avault ended with exit code ${code}`}; ${CLOSED}`);
-    return;
+    if (await run("wait") !== 0) return; // asks nobody; the operator may open the vault at any time
   }
   try {
     const command = [process.argv[1], "secrets", "reload", "--json"];
@@ -43,12 +43,13 @@ async function openVault(): Promise<void> {
   }
 }
 
-// Runs avault until the vault is open, and passes on what it says. The exit code.
-function unlock(): Promise<number> {
+// Runs avault, and passes on what it says. The exit code.
+function run(...words: string[]): Promise<number> {
   const { command, env } = findCommand();
-  const [program, ...words] = [...command, "openclaw", "unlock", "--timeout", PATIENCE];
-  const child = spawn(program, words, { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, ...env } });
+  const [program, ...given] = command;
+  const child = spawn(program, [...given, ...words], { stdio: ["ignore", "ignore", "pipe"], env: { ...process.env, ...env } });
   child.unref(); // a gateway that ends does not wait for a phone
+  process.once("exit", () => child.kill()); // nor does it leave one behind who waits
   let said = "";
   child.stderr.setEncoding("utf8").on("data", (piece: string) => {
     const lines = (said + piece).split("\n");
@@ -91,15 +92,15 @@ async function tell(text: string): Promise<void> {
 
 // Says it to the operator, in the first chat that works without the vault; avault knows which those are.
 async function tellOperator(text: string): Promise<void> {
-  const run = promisify(execFile);
+  const execute = promisify(execFile);
   const { command, env, config } = findCommand();
   const [program, ...words] = [...command, "openclaw", "chats", "--json", ...(config ? ["--config", config] : [])];
   try {
-    const { stdout } = await run(program, words, { timeout: 60_000, env: { ...process.env, ...env } });
+    const { stdout } = await execute(program, words, { timeout: 60_000, env: { ...process.env, ...env } });
     for (const { channel, target } of JSON.parse(stdout).chats) {
       const message = ["message", "send", "--channel", channel, "--target", target, "--message", text];
       try {
-        await run(process.execPath, [process.argv[1], ...message], { timeout: 120_000 });
+        await execute(process.execPath, [process.argv[1], ...message], { timeout: 120_000 });
         log(`the operator was told in ${channel}`);
         return;
       } catch (error) {
