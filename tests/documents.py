@@ -1,6 +1,7 @@
 """What the documents say, in pieces that a test can hold against the program; and the parts of them that it writes.
 
-    python tests/documents.py --write            the real help into every  <!-- help: avault export -->…<!-- /help -->
+    python tests/documents.py --write            the real help into every  <!-- help: avault export -->…<!-- /help -->,
+                                                 and the rooms of the source into  <!-- rooms -->…<!-- /rooms -->
     python tests/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
 
 Without --write it says which blocks are stale, and ends with 1 if any is.
@@ -203,11 +204,27 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCK = re.compile(r"(<!-- (help: avault ?[a-z ]*|bench) -->\n)(.*?)(<!-- /(?:help|bench) -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (help: avault ?[a-z ]*|bench|rooms) -->\n)(.*?)(<!-- /(?:help|bench|rooms) -->)", re.DOTALL)
 
 
 def help_block(words: str) -> str:
     return f"```\n{real_help(words).rstrip()}\n```\n"
+
+
+def rooms() -> list[tuple[str, str]]:
+    """The rooms of avault.py and what is in each, as its docstring lists them; then what is not a room yet."""
+    listed = (avault.__doc__ or "").partition("The rooms, in order")[2]
+    found = [(name, about) for name, about in re.findall(r"^    ([a-z_/]+)  +(\S.*)$", listed, re.MULTILINE)]
+    for path in sorted([*(ROOT / "src" / "avault_extras").glob("*.py"), *(ROOT / "scripts").glob("avault_*.py")]):
+        about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        found.append((str(path.relative_to(ROOT)), about.split("\n")[0].rstrip(".")))
+    return found
+
+
+def rooms_block() -> str:
+    """A list of the rooms: those of a folder together, the lowest first."""
+    wide = max(len(name) for name, _ in rooms())
+    return "```\n" + "".join(f"{name:{wide}}  {about}\n" for name, about in rooms()) + "```\n"
 
 
 def refresh(text: str, bench: str | None = None) -> str:
@@ -216,6 +233,8 @@ def refresh(text: str, bench: str | None = None) -> str:
     def replace(match: re.Match[str]) -> str:
         if match[2] == "bench":
             inner = match[3] if bench is None else bench.strip() + "\n"
+        elif match[2] == "rooms":
+            inner = rooms_block()
         else:
             inner = help_block(match[2].removeprefix("help: avault").strip())
         return match[1] + inner + match[4]

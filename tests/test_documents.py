@@ -150,10 +150,11 @@ def test_table_of_variables_names_every_variable() -> None:
 def test_help_blocks_are_the_real_help(document: str) -> None:
     text = d.read(document)
     for match in d.BLOCK.finditer(text):
-        if match[2] != "bench":
+        if match[2].startswith("help"):
             words = match[2].removeprefix("help: avault").strip()
             assert match[3] == d.help_block(words), "stale: python tests/documents.py --write"
-    opened, closed = re.findall(r"<!-- (help|bench)", text), re.findall(r"<!-- /(help|bench)", text)
+    kinds = r"(help|bench|rooms)\b"
+    opened, closed = re.findall(f"<!-- {kinds}", text), re.findall(f"<!-- /{kinds}", text)
     assert opened == closed and len(opened) == len(list(d.BLOCK.finditer(text))), "a block that does not end, or is not known"
 
 
@@ -162,6 +163,18 @@ def test_blocks_are_written() -> None:
     fresh = d.refresh(text, "| new |")
     assert d.real_help("has") in fresh and "old" not in fresh and "<!-- bench -->\n| new |\n<!-- /bench -->" in fresh
     assert d.refresh(fresh) == fresh
+
+
+def test_map_of_the_rooms() -> None:
+    """It has the rooms that there are, and the ways that it describes go through them."""
+    text, rooms = d.read("references/architecture.md"), {name for name, _ in d.rooms()}
+    [block] = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "rooms"]
+    assert block == d.rooms_block(), "stale: python tests/documents.py --write"
+    source = d.ROOT / "src" / "avault"
+    files = {path.relative_to(source).with_suffix("").as_posix() for path in source.rglob("*.py")} - {"__init__"}
+    assert {name for name in rooms if not name.endswith(".py")} == files
+    named = {span for span in re.findall("`([a-z_]+/[a-z_]+)`", text) if not (d.ROOT / span).exists()}
+    assert len(named) > 10 and named <= rooms
 
 
 def test_bench_block_is_a_table() -> None:
