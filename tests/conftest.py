@@ -1,5 +1,6 @@
 """What every test gets: a home of its own, an empty environment, and canaries (see canary.py). Daemons: harness.py."""
 
+import contextlib
 import os
 import shutil
 import sysconfig
@@ -208,6 +209,22 @@ def machine(place: Place):
 
     with Machine(place.top) as machine:
         yield machine
+
+
+@pytest.fixture(scope="session")
+def shelf():
+    from harness import Shelf
+
+    shelf = Shelf()
+    yield shelf
+    shelf.end()
+
+
+@pytest.fixture
+def lend(shelf, place: Place):
+    """`lend(prepare, …)`: a machine on which that function was called, by this test or by one that left it as it was."""
+    with contextlib.ExitStack() as stack:
+        yield lambda prepare, *given: stack.enter_context(shelf.lend(place.top, prepare, *given))
 
 
 # Signers, on a relay of the module: one that says what it is told to say, and a correct one

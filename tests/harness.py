@@ -18,6 +18,7 @@ import os
 import re
 import select
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -123,6 +124,7 @@ class Machine:
             self.env["AVAULT_DIR"] = str(vault)
         self.running: list[Running] = []
         self.is_person = True
+        self.socket = ""  # of a machine on the shelf
         self.operator = nostr_sdk.Keys.generate()
 
     def __call__(
@@ -229,6 +231,13 @@ class Machine:
         """End what runs here, whatever its state."""
         for running in self.running:
             running.kill()
+        for path in self.runtime.glob("*.pid"):  # as a service manager would, which costs less than asking
+            with contextlib.suppress(ValueError, ProcessLookupError):
+                os.kill(int(path.read_text()), signal.SIGTERM)
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not any(self.runtime.glob("*.pid")), 5)
+        if not any(self.runtime.iterdir()) and not any(self.state.rglob("socket")):
+            return
         for _ in range(3):
             status = json.loads(
                 subprocess.run([*self.command, "status", "--json"], check=False, env=self.env, capture_output=True).stdout
@@ -248,6 +257,58 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self.end()
+
+
+class Shelf:
+    """Machines that tests have left as they were, for the next one that wants the same: to make a vault takes a second."""
+
+    def __init__(self) -> None:
+        self.kept: dict[Callable[..., None], tuple[Machine, Any]] = {}
+
+    @contextlib.contextmanager
+    def lend(self, top: Path, prepare: Callable[..., None], *given: Any) -> Iterator[Machine]:
+        """A machine on which `prepare` has been called, and for which `top` is the directory that commands run in."""
+        machine, before = self.kept.pop(prepare, (None, None))
+        if machine is None:
+            machine = Machine(top)
+            prepare(machine, *given)
+            machine.socket = machine.status()["socket"]
+            before = look(machine)
+        machine.top, environment = top, dict(machine.env)
+        try:
+            yield machine
+        finally:
+            for running in machine.running:
+                running.kill()
+            machine.running.clear()
+            if look(machine) == before and machine.env == environment:
+                self.kept[prepare] = machine, before
+            else:
+                machine.end()
+
+    def end(self) -> None:
+        """End them all."""
+        for machine, _ in self.kept.values():
+            machine.end()
+
+
+def look(machine: Machine) -> Any:
+    """What a test may have changed: files, but for logs, and what the daemon says of itself; None where it says nothing."""
+    files = {}
+    for path in (path for place in (machine.home, machine.state, machine.runtime) for path in place.rglob("*")):
+        about = path.lstat()
+        is_log = path.name.startswith(("access.log", "refused.log", "log.json"))
+        data = path.read_bytes() if stat.S_ISREG(about.st_mode) and not is_log else None
+        files[path] = about.st_mode, data
+    places = avault.Places(str(machine.vault))
+    places.socket, places.state = machine.socket, str(machine.state)
+    try:
+        status = avault.ask_daemon(places, "status")
+    except avault.AvaultError:
+        return None
+    return files, {
+        name: status[name] for name in ("state", "keyholder_pid", "since", "locks_after", "locks_idle", "warnings", "git")
+    }
 
 
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"

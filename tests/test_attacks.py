@@ -15,6 +15,8 @@ from peers import Rogue, misdeeds
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def vault(machine: Machine, canary: Canary) -> Machine:

@@ -131,13 +131,16 @@ def test_units_and_pam_env() -> None:
 # The command
 
 
-@pytest.fixture
-def opened(machine: Machine, canary) -> Machine:
-    """A vault that holds openai/API_KEY and db/PASSWORD."""
+def prepare(machine: Machine, canary) -> None:
     machine.init_unproven()
     machine("set", "openai/API_KEY", input=canary.new("openai"))
     machine("set", "db/PASSWORD", input=canary.new("db"))
-    return machine
+
+
+@pytest.fixture
+def opened(lend: Callable[..., Machine], canary) -> Machine:
+    """A vault that holds openai/API_KEY and db/PASSWORD."""
+    return lend(prepare, canary)
 
 
 def audit(machine: Machine, *words: str, code: int) -> list[tuple]:

@@ -114,7 +114,7 @@ def run(tmp_path: Path, test: str, *options: str) -> tuple[int, str]:
     """pytest by itself, over a file with one test and copies of what it needs."""
     for name in ("conftest.py", "canary.py", "figures.py"):
         (tmp_path / name).write_bytes((HERE / name).read_bytes())
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE.parent / 'scripts'}\n")
     (tmp_path / "test_it.py").write_text(f"import sys\nfrom canary import record\n\n{test}\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/base", *options]

@@ -26,14 +26,17 @@ CLICK = [sys.executable, "-c", "import sys, avault; sys.exit(avault.run_command(
 COMMANDS = [name.split() for name in d.commands()]
 
 
-@pytest.fixture
-def vault(machine: Machine) -> Machine:
-    """An open, unproven vault with some secrets."""
+def prepare(machine: Machine) -> None:
     machine.init_unproven()
     machine("set", "openai/API_KEY", input="sk-1")
     machine("set", "db", "--key", "PASSWORD", "--note", "production", input="p w")
     machine("set", "db/HOST", input="localhost")
-    return machine
+
+
+@pytest.fixture
+def vault(lend: Callable[..., Machine]) -> Machine:
+    """An open, unproven vault with some secrets."""
+    return lend(prepare)
 
 
 def check_error(stderr: str) -> None:

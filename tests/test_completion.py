@@ -5,6 +5,7 @@ import pty
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,12 +104,15 @@ class Shell:
         return (offered.read_text().split("\n") if offered.exists() else []), typed.read_text().rstrip("\n")
 
 
-@pytest.fixture(params=["bash", "zsh", "fish"])
-def shell(request: pytest.FixtureRequest, machine: Machine, canary) -> Shell:
+def prepare(machine: Machine, canary) -> None:
     machine.init_unproven()
     for name in ("openai/API_KEY", "openai/ORG", "data.base-1/PASSWORD", "ai/OTHER"):
         machine("set", name, input=canary.value)
-    return Shell(request.param, machine)
+
+
+@pytest.fixture(params=["bash", "zsh", "fish"])
+def shell(request: pytest.FixtureRequest, lend: Callable[..., Machine], canary) -> Shell:
+    return Shell(request.param, lend(prepare, canary))
 
 
 LINES = [

@@ -22,6 +22,8 @@ from harness import SOURCE, Machine, wait_until
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 avault.load_commands(["doctor"])
 doctor = importlib.import_module("avault_doctor")
 

@@ -1,5 +1,6 @@
 """The documents are true: what they name exists, what they quote is said, and avault.py keeps the shape that it promises."""
 
+import inspect
 import re
 import subprocess
 from collections import Counter
@@ -78,7 +79,7 @@ ARGUMENTS = {
     "shell": "bash|zsh|fish",
     "checks": "CHECK",
 }  # how a usage writes them
-EXAMPLE = re.compile(r"^      .*$", re.MULTILINE)  # check_calls knows which of its words are avault's
+EXAMPLE = re.compile(r"^  .*$", re.MULTILINE)  # check_calls knows which of its words are avault's
 OTHERS = re.compile(r"\b(?:git|openclaw) [a-z][^.;:,]*")
 
 
@@ -109,7 +110,7 @@ def test_help_lists_exactly_the_options(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_only_what_there_is(name: str) -> None:
     """An option in the prose is the command's own, unless the sentence names another command."""
-    prose = (d.commands()[name].help or "").partition("\n\n")[2]
+    prose = inspect.cleandoc(d.commands()[name].help or "").partition("\n\n")[2]
     assert not check_calls(prose)
     prose = OTHERS.sub("", EXAMPLE.sub("", prose))
     others = {option for other, _ in d.calls(prose) if other in d.commands() for option in d.names(d.commands()[other].params)}

@@ -44,6 +44,8 @@ from harness import Machine, wait_until
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 sys.path.append(str(Path(avault.__file__).resolve().parent / "scripts"))
 import avault_git
 import avault_run_git

@@ -18,6 +18,8 @@ from peers import Relay, Rogue, misdeeds
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
+pytestmark = pytest.mark.slow
+
 WAITING: misdeeds.Steps = [{"wait": True, "honest": True}]
 
 

@@ -30,12 +30,15 @@ import avault_run  # noqa: E402
 MULTILINE = "one\n\ttwo 'and' \"three\" \\ $HOME é\n"
 
 
-@pytest.fixture
-def vault(machine: Machine, canary: Canary) -> Machine:
+def prepare(machine: Machine, canary: Canary) -> None:
     machine.init_unproven()
     machine("set", "api/TOKEN", input=canary.value)
     machine("set", "db.main/PASS_WORD", "--file", "/dev/stdin", input=canary.mark + MULTILINE)
-    return machine
+
+
+@pytest.fixture
+def vault(lend: Callable[..., Machine], canary: Canary) -> Machine:
+    return lend(prepare, canary)
 
 
 def inject(machine: Machine, template: bytes, *words: str) -> bytes:

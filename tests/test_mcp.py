@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -20,6 +20,8 @@ from peers import Phone, Relay
 from test_processes import Memory, is_alive, linux
 
 import avault
+
+pytestmark = pytest.mark.slow
 
 TOOLS = {"avault_list", "avault_has", "avault_status", "avault_request_unlock", "avault_run"}
 
@@ -67,13 +69,16 @@ async def serve(machine: Machine, *words: str, mode: str = "auto") -> AsyncItera
     assert said.read_text() == ""
 
 
-@pytest.fixture
-def vault(machine: Machine, canary: Canary) -> Machine:
-    """An open vault; the values are `canary.new` of the key's name in lower case."""
+def prepare(machine: Machine, canary: Canary) -> None:
     machine.init_unproven()
     for name in ("openai/API_KEY", "db/PASSWORD"):
         machine("set", name, input=canary.new(name.partition("/")[2].lower()))
-    return machine
+
+
+@pytest.fixture
+def vault(lend: Callable[..., Machine], canary: Canary) -> Machine:
+    """An open vault; the values are `canary.new` of the key's name in lower case."""
+    return lend(prepare, canary)
 
 
 # Looking

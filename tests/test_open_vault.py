@@ -15,6 +15,8 @@ from peers import Rogue
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def opened(proven: Machine) -> Machine:

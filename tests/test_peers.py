@@ -12,6 +12,8 @@ import pytest
 from peers import misdeeds
 from websockets.sync.client import connect
 
+pytestmark = pytest.mark.slow
+
 
 class Client:
     """The least client of a remote signer."""

@@ -44,13 +44,16 @@ def digest(value: str) -> str:
     return hashlib.sha256(value.encode()).hexdigest()
 
 
-@pytest.fixture
-def vault(machine: Machine, canary: Canary) -> Machine:
-    """An open vault with two groups; the values are `canary.new` of the key's name in lower case."""
+def prepare(machine: Machine, canary: Canary) -> None:
     machine.init_unproven()
     for name in ("openai/API_KEY", "db/PASSWORD", "db/USER_NAME"):
         machine("set", name, input=canary.new(name.partition("/")[2].lower()))
-    return machine
+
+
+@pytest.fixture
+def vault(lend: Callable[..., Machine], canary: Canary) -> Machine:
+    """An open vault with two groups; the values are `canary.new` of the key's name in lower case."""
+    return lend(prepare, canary)
 
 
 def environment(machine: Machine, *options: str, code: int = 0, **env: str) -> dict[str, str]:

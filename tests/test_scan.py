@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,11 +27,19 @@ avault_scan: Any = sys.modules["avault_scan"]
 PEM = "-----BEGIN PRIVATE KEY-----\n{0}{1}\n{0}{2}\n-----END PRIVATE KEY-----\n"
 
 
-@pytest.fixture
-def tree(machine: Machine, canary, allow) -> Path:
-    """A directory that may hold values, on a machine whose vault is open and holds one."""
+def prepare(machine: Machine, canary) -> None:
     machine.init_unproven()
     machine("set", "openai/API_KEY", input=canary.value)
+
+
+@pytest.fixture
+def machine(lend: Callable[..., Machine], canary) -> Machine:
+    return lend(prepare, canary)
+
+
+@pytest.fixture
+def tree(machine: Machine, allow) -> Path:
+    """A directory that may hold values, on a machine whose vault is open and holds one."""
     tree = machine.top / "tree"
     tree.mkdir()
     return allow(tree)

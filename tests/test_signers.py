@@ -28,6 +28,8 @@ from test_commands import in_terminal
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 FAST_REFUSALS = {
     name: steps for name, steps in misdeeds.REFUSALS.items() if name not in ("nsec.app, ndk", "aegis, nak")
 }  # the others are authorization errors: avault listens 5 s more

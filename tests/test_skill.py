@@ -20,6 +20,8 @@ from openclaw_gateway import Claw, Model
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 SKILL = d.read("SKILL.md")
 NOT_IN_A_CLONE = (".git", ".venv*", "__pycache__", "*.egg-info", "build", "dist", ".hypothesis", ".*_cache", "node_modules")
 

@@ -13,6 +13,8 @@ from harness import Machine, machines, wait_until
 
 import avault
 
+pytestmark = pytest.mark.slow
+
 AGENT = nostr_sdk.Keys.generate()
 NSEC = AGENT.secret_key().to_bech32()
 

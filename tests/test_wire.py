@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,12 +89,15 @@ def get(machine: Machine) -> Message:
         return client.ask("get", group="a", key="B")
 
 
-@pytest.fixture
-def vault(machine: Machine) -> Machine:
-    """An open vault with a/B = "b"."""
+def prepare(machine: Machine) -> None:
     machine.init_unproven()
     machine("set", "a/B", input="b")
-    return machine
+
+
+@pytest.fixture
+def vault(lend: Callable[..., Machine]) -> Machine:
+    """An open vault with a/B = "b"."""
+    return lend(prepare)
 
 
 # Frames
