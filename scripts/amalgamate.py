@@ -25,10 +25,14 @@ from typing import TypeGuard
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "avault"
 TARGET = ROOT / "avault.py"
-FOLDERS = ("", "vault", "signer", "custody", "daemon", "cli")  # a room imports of its own folder, and of those before it
+FOLDERS = (  # a room imports of its own folder, and of those before it
+    "", "vault", "signer", "custody", "daemon", "terminal", "git", "intake", "running", "service", "openclaw", "doctor", "cli",
+)  # fmt: skip
 FIRST = ("lazy", "places", "fast")  # what answers a daily command: executed before the rest
-ENTRANCES = ("fast", "cli/main")  # where the program starts, in an `if` at top level
+LAST = "cli/main"  # where the program starts
+ENTRANCES = ("fast", LAST)  # they may do so, in an `if` at top level
 LOADED = ("os", "sys")  # every interpreter has them
+HOOK = "openclaw/hook_files"  # it gets the files of hooks/avault-unlock/
 FUTURE = "from __future__ import annotations\n"
 WIDTH = 78  # of a banner
 PURE = {"bytes", "dict", "frozenset", "len", "map", "range", "set", "sorted", "tuple", "type", "zip"}  # only make a value
@@ -133,7 +137,8 @@ class Room:
         """Whether a call at top level only makes a value."""
         if isinstance(function, ast.Attribute):
             return function.attr in METHODS
-        return isinstance(function, ast.Name) and function.id in PURE | KEEPERS | set(self.defines())
+        late = {each.name for each in self.body if isinstance(each, ast.ClassDef) and "Fields" in map(ast.unparse, each.bases)}
+        return isinstance(function, ast.Name) and function.id in (PURE | KEEPERS | set(self.defines())) - late
 
     def defines(self) -> Iterator[str]:
         """The names that it adds to the file."""
@@ -153,6 +158,8 @@ class Room:
     def render(self) -> str:
         """Its part of the file: a banner, its docstring as a comment, and what it defines, as it stands there."""
         lines = self.text.splitlines()
+        if self.name == HOOK:
+            lines = self.text.replace("= {}", f"= {render_hook()}").splitlines()
         start = min([self.body[0].lineno, *(each.lineno for each in getattr(self.body[0], "decorator_list", []))])
         while lines[start - 2].startswith("#"):
             start -= 1
@@ -164,6 +171,16 @@ class Room:
 def is_typing(statement: ast.stmt) -> TypeGuard[ast.If]:
     """Whether this is for the type checker alone."""
     return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+
+
+def render_hook() -> str:
+    """The files of hooks/avault-unlock/ as a dictionary, each a text that can be read as it stands."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "hooks" / "avault-unlock").iterdir())}
+    shown = [f"    {json.dumps(name)}: r'''{text}''',\n" for name, text in texts.items()]
+    found = "{\n" + "".join(shown) + "}"
+    if ast.literal_eval(found) != texts:
+        raise Refused("a file in hooks/ cannot stand in a raw text")
+    return found
 
 
 def at_once(root: ast.AST) -> Iterator[ast.AST]:
@@ -194,7 +211,8 @@ def read_rooms(source: Path) -> list[Room]:
             visit(needed, (*way, name))
         done[name] = rooms[name]
 
-    for name in [*FIRST, *sorted(rooms, key=lambda name: (FOLDERS.index(rooms[name].folder), name))]:
+    others = sorted(rooms.keys() - {*FIRST, LAST}, key=lambda name: (FOLDERS.index(rooms[name].folder), name))
+    for name in [*FIRST, *others, LAST]:
         visit(name, ())
     check_names(list(done.values()))
     return list(done.values())
@@ -238,7 +256,7 @@ def head() -> str:
 #!/usr/bin/env python3
 # /// script
 # requires-python = {json.dumps(project["requires-python"])}
-# dependencies = {json.dumps(project["dependencies"])}
+# dependencies = {json.dumps([*project["dependencies"], *project["optional-dependencies"]["keychain"]])}
 # ///
 # Generated from src/avault/ by scripts/amalgamate.py: edit the rooms there, not this file.
 """

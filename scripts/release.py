@@ -29,7 +29,7 @@ PLAIN = ("avault.py", "references/requirements.txt")  # published as they are
 
 def source() -> list[str]:
     """What avault.py is made from, as paths below the repository's root."""
-    return sorted(path.relative_to(skill_zip.ROOT).as_posix() for path in (skill_zip.ROOT / "src").rglob("*.py"))
+    return sorted(path.relative_to(skill_zip.ROOT).as_posix() for path in (skill_zip.ROOT / "src" / "avault").rglob("*.py"))
 
 
 def source_tree(top: Path) -> Path:

@@ -241,8 +241,7 @@ def install_for_root(top: Path) -> Path:
     """This avault and its packages in a place where nobody but root can change them, as root's own; the command."""
     subprocess.run([f"{sys.base_prefix}/bin/python3", "-m", "venv", "--without-pip", top / "venv"], check=True)
     (site,) = (top / "venv").glob("lib/python3*/site-packages")
-    for path in [ROOT / "avault.py", *(ROOT / "scripts").glob("avault_*.py")]:
-        shutil.copy(path, site)
+    shutil.copy(ROOT / "avault.py", site)
     for package in ("click", "nostr_sdk", "qrcode", "PIL"):
         here = Path(importlib.import_module(package).__file__ or "").parent
         for path in (here, *here.parent.glob("pillow.libs")):

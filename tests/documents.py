@@ -88,14 +88,14 @@ def commands() -> dict[str, click.Command]:
             elif (path := " ".join((*words, name))) not in INTERNAL:
                 yield path, command
 
-    return dict(walk(avault.build_commands(avault.ELSEWHERE), ()))
+    return dict(walk(avault.build_commands(()), ()))
 
 
 def names(parameters: list[click.Parameter]) -> set[str]:
     return {name for parameter in parameters if isinstance(parameter, click.Option) for name in parameter.opts}
 
 
-EVERYWHERE = {*names(avault.build_commands(avault.ELSEWHERE).params), "-h", "--help"}
+EVERYWHERE = {*names(avault.build_commands(()).params), "-h", "--help"}
 
 # Where a command begins: a line, a shell's punctuation, two spaces, "…: ", and words that take a command.
 BEFORE = r"^|[|;&({\"'/=]|\$ | {2}|: |, |(?:^| )(?:!|or|sudo|exec|if|while|until|not|then|do|and|with|see|say) "
@@ -161,13 +161,13 @@ BARE = re.compile(r"^avault: (?:(?:error|hint): )?(.+)$", re.MULTILINE)
 
 @cache
 def constants() -> tuple[str, ...]:
-    """Every text in avault.py and in the commands of scripts/, with … where a value is filled in."""
+    """Every text in avault.py and in its extras, with … where a value is filled in."""
 
     def piece(node: ast.expr) -> str:
         return str(node.value) if isinstance(node, ast.Constant) else "…"
 
     found = set()
-    files = [SOURCE, *(SOURCE.parent / "scripts").glob("avault_*.py")]
+    files = [SOURCE, *(ROOT / "src" / "avault_extras").glob("*.py")]
     for node in [node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]:
         if isinstance(node, ast.JoinedStr):
             found.add("".join(piece(value) for value in node.values))
@@ -212,10 +212,10 @@ def help_block(words: str) -> str:
 
 
 def rooms() -> list[tuple[str, str]]:
-    """The rooms of avault.py and what is in each, as its docstring lists them; then what is not a room yet."""
+    """The rooms of avault.py and what is in each, as its docstring lists them; then the extras."""
     listed = (avault.__doc__ or "").partition("The rooms, in order")[2]
     found = [(name, about) for name, about in re.findall(r"^    ([a-z_/]+)  +(\S.*)$", listed, re.MULTILINE)]
-    for path in sorted([*(ROOT / "src" / "avault_extras").glob("*.py"), *(ROOT / "scripts").glob("avault_*.py")]):
+    for path in sorted((ROOT / "src" / "avault_extras").glob("*.py")):
         about = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         found.append((str(path.relative_to(ROOT)), about.split("\n")[0].rstrip(".")))
     return found

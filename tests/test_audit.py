@@ -2,7 +2,6 @@
 
 # ruff: noqa: E501
 
-import importlib
 import os
 import random
 import shutil
@@ -18,9 +17,6 @@ from hypothesis import strategies as st
 from test_export import VALUES
 
 import avault
-
-avault.load_commands(["import"])
-reader = importlib.import_module("avault_import")
 
 VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 
@@ -48,7 +44,7 @@ BECH32 = "023456789acdefghjklmnpqrstuvwxyz"
     )],
 ])  # fmt: skip
 def test_secrets(name: str, value: str) -> None:
-    assert reader.is_secret(name, value)
+    assert avault.is_secret(name, value)
 
 
 @pytest.mark.parametrize(("name", "value"), [
@@ -59,7 +55,7 @@ def test_secrets(name: str, value: str) -> None:
     ("X", "the quick brown fox jumps over the lazy dog 42"), ("X", "a" * 64), ("X", "00000000000000000000000000000000"),
 ])  # fmt: skip
 def test_no_secrets(name: str, value: str) -> None:
-    assert not reader.is_secret(name, value)
+    assert not avault.is_secret(name, value)
 
 
 # What fish, systemd and pam_env read
@@ -82,11 +78,11 @@ set -gx I 'two
 lines'
 echo set -gx J k
 """
-    assert variables(reader.parse_fish(text)) == {
+    assert variables(avault.parse_fish(text)) == {
         "A": "it's", "B": 'a "b" $c', "C": "a b\nA", "D": None, "E": None, "F": "g", "G": "a#b", "I": "two\nlines",
     }  # fmt: skip
-    assert [each.line for each in reader.parse_fish(text)] == [1, 2, 3, 4, 5, 6, 7, 9]
-    assert variables(reader.parse_fish(avault.render_export("fish", VALUES))) == VALUES
+    assert [each.line for each in avault.parse_fish(text)] == [1, 2, 3, 4, 5, 6, 7, 9]
+    assert variables(avault.parse_fish(avault.render_export("fish", VALUES))) == VALUES
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -105,7 +101,7 @@ def test_what_fish_writes_is_read_back(values: list[str], tmp_path: Path) -> Non
         **given_values,
     }
     written = subprocess.run([fish, "--no-config", "-c", script], env=env, capture_output=True, check=True).stdout.decode()
-    assert variables(reader.parse_fish(written)) == given_values
+    assert variables(avault.parse_fish(written)) == given_values
 
 
 def test_universal_variables_of_fish(tmp_path: Path) -> None:
@@ -113,19 +109,19 @@ def test_universal_variables_of_fish(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(tmp_path), "V": "a b\n$x 'é' \\ #"}
     subprocess.run([fish, "-c", "set -Ux A $V; set -U B x y"], env=env, check=True)
     text = (tmp_path / ".config" / "fish" / "fish_variables").read_text()
-    assert variables(reader.parse_fish_variables(text)).items() >= {"A": env["V"], "B": "x y"}.items()
+    assert variables(avault.parse_fish_variables(text)).items() >= {"A": env["V"], "B": "x y"}.items()
 
 
 def test_units_and_pam_env() -> None:
     unit = '[Service]\nEnvironment=A=1 "B=two words" \'C=x"y\' D=50%%\n# Environment=E=5\n Environment = F=a\\x41 \\\n  "G=g"\nPassEnvironment=H\n'
-    assert variables(reader.parse_unit(unit)) == {"A": "1", "B": "two words", "C": 'x"y', "D": "50%", "F": "aA", "G": "g"}
-    assert [each.line for each in reader.parse_unit(unit)] == [2, 2, 2, 2, 4, 5]
-    assert variables(reader.parse_pam('A DEFAULT=1\n#B DEFAULT=2\nC  OVERRIDE="two words"\nD DEFAULT=${HOME}\n')) == {
+    assert variables(avault.parse_unit(unit)) == {"A": "1", "B": "two words", "C": 'x"y', "D": "50%", "F": "aA", "G": "g"}
+    assert [each.line for each in avault.parse_unit(unit)] == [2, 2, 2, 2, 4, 5]
+    assert variables(avault.parse_pam('A DEFAULT=1\n#B DEFAULT=2\nC  OVERRIDE="two words"\nD DEFAULT=${HOME}\n')) == {
         "A": "1",
         "C": "two words",
         "D": None,
     }
-    assert variables(reader.parse_pam("A=1\n")) == {"A": "1"}
+    assert variables(avault.parse_pam("A=1\n")) == {"A": "1"}
 
 
 # The command

@@ -1,7 +1,6 @@
 """`avault doctor`: each check made to fail once, on purpose, and mended by --fix or by the command that it names."""
 
 import ctypes
-import importlib
 import json
 import os
 import re
@@ -24,8 +23,6 @@ import avault
 
 pytestmark = pytest.mark.slow
 
-avault.load_commands(["doctor"])
-doctor = importlib.import_module("avault_doctor")
 
 Row = dict[str, Any]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells where to look")
@@ -36,7 +33,7 @@ def examine(machine: Machine, *names: str, fix: bool = False, **env: str) -> dic
     done = machine("doctor", "--json", *(["--fix"] if fix else []), *(names or ["--offline"]), code=None, **env)
     rows = done.json["checks"]
     assert list(dict.fromkeys(row["name"] for row in rows)) == [
-        name for name in doctor.CHECKS if name in (names or doctor.CHECKS)
+        name for name in avault.CHECKS if name in (names or avault.CHECKS)
     ]
     assert all(row["state"] in ("ok", "warn", "bad", "off") and row["text"] for row in rows)
     assert not [row for row in rows if "could not be looked at" in row["text"]]
@@ -332,10 +329,10 @@ def test_file_systems(tmp_path: Path) -> None:
         "32 31 0:41 / /home/a\\040b rw - tmpfs tmpfs rw\n"
         "33 31 0:42 / /home/a\\040b rw master:1 propagate_from:2 - fuse.sshfs x rw\n"
     )
-    found = {path: doctor.filesystem_of(path, str(table)) for path in ("/", "/homes", "/home", "/home/c/d", "/home/a b/c")}
+    found = {path: avault.filesystem_of(path, str(table)) for path in ("/", "/homes", "/home", "/home/c/d", "/home/a b/c")}
     assert found == {"/": "ext4", "/homes": "ext4", "/home": "nfs4", "/home/c/d": "nfs4", "/home/a b/c": "fuse.sshfs"}
-    assert {"nfs4", "fuse.sshfs"} <= doctor.NETWORKED
-    assert doctor.filesystem_of("/", str(tmp_path / "none")) is None
+    assert {"nfs4", "fuse.sshfs"} <= avault.NETWORKED
+    assert avault.filesystem_of("/", str(tmp_path / "none")) is None
 
 
 # The daemon
@@ -624,7 +621,7 @@ def test_swap(tmp_path: Path) -> None:
     (tmp_path / "swaps").write_text(
         "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n/home/a\\040swap file 1 0 -3\n"
     )
-    assert doctor.swap_areas(str(tmp_path / "swaps")) == ["/dev/sda2", "/home/a swap"]
+    assert avault.swap_areas(str(tmp_path / "swaps")) == ["/dev/sda2", "/home/a swap"]
     devices = {name: tmp_path / "devices" / name for name in ("sda2", "dm-0", "dm-1", "dm-2", "zram0")}
     for device in devices.values():
         device.mkdir(parents=True)
@@ -635,9 +632,9 @@ def test_swap(tmp_path: Path) -> None:
         for part in parts:
             (devices[name] / "slaves").mkdir(exist_ok=True)
             (devices[name] / "slaves" / part).symlink_to(devices[part])
-    found = {name: doctor.is_encrypted(str(path)) for name, path in devices.items()}
+    found = {name: avault.is_encrypted(str(path)) for name, path in devices.items()}
     assert found == {"sda2": False, "dm-0": True, "dm-1": True, "dm-2": False, "zram0": True}
-    assert not doctor.is_sealed_off(str(tmp_path / "swaps"), str(tmp_path))  # a file on a device that sysfs does not know
+    assert not avault.is_sealed_off(str(tmp_path / "swaps"), str(tmp_path))  # a file on a device that sysfs does not know
 
 
 def test_a_check_that_fails_is_a_finding(vault: Machine) -> None:
@@ -649,5 +646,5 @@ def test_a_check_that_fails_is_a_finding(vault: Machine) -> None:
         rows = json.loads(vault("doctor", "--json", "--offline", code=1).stdout)["checks"]
     finally:
         own(vault).chmod(0o700)
-    assert {row["name"] for row in rows} == set(doctor.CHECKS)
+    assert {row["name"] for row in rows} == set(avault.CHECKS)
     assert "bad" in [row["state"] for row in rows if row["name"] == "state"]

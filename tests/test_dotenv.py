@@ -5,7 +5,6 @@ The judges are python-dotenv and npm's dotenv, and what `avault export` and pyth
 
 # ruff: noqa: E501
 
-import importlib
 import json
 import os
 import random
@@ -26,9 +25,6 @@ from test_export import VALUES
 
 import avault
 
-avault.load_commands(["import"])
-reader = importlib.import_module("avault_dotenv")
-
 VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 ODD = st.text(st.sampled_from("ab0 \t\n\r\\'\"$`!*?[]{}()<>|&;#~%=+-@^,.:/é🦄\x01\x7f\x1b\u2028\xa0"), min_size=1, max_size=12)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -48,14 +44,14 @@ FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthChec
     ("A='x\r\ny'\nB=1\r\n", {"A": "x\r\ny", "B": "1"}),
 ])  # fmt: skip
 def test_dotenv(text: str, variables: dict[str, str]) -> None:
-    assert {each.name: each.value for each in reader.parse_dotenv(text)} == variables
+    assert {each.name: each.value for each in avault.parse_dotenv(text)} == variables
 
 
 @pytest.mark.parametrize(
     "line", ["x", "=x", "A", "A:x", "A-B=x", "a.b=x", "1A=x", "'A'=x", "A='x", 'A="x', "A='x'y", 'A="x" y', "é=x", "A B=x"]
 )
 def test_lines_of_a_dotenv_file_that_are_none(line: str) -> None:
-    found = reader.parse_dotenv(f"FIRST=1\n{line}\nLAST=2\n")
+    found = avault.parse_dotenv(f"FIRST=1\n{line}\nLAST=2\n")
     assert [(each.line, each.name) for each in found if not each.problem] == [(1, "FIRST"), (3, "LAST")]
     assert [(each.line, each.value) for each in found if each.problem] == [(2, None)]
 
@@ -64,16 +60,16 @@ def test_lines_of_a_dotenv_file_that_are_none(line: str) -> None:
 @given(values=st.lists(VALUE | ODD, min_size=20, max_size=40))
 def test_what_export_prints_is_read_back(values: list[str]) -> None:
     variables = {f"V{number}": value for number, value in enumerate(values)}
-    found = reader.parse_dotenv(avault.render_export("dotenv", variables))
+    found = avault.parse_dotenv(avault.render_export("dotenv", variables))
     assert {each.name: each.value for each in found} == variables
     assert not [each for each in found if each.problem]
 
 
 def test_all_that_export_is_tested_with_is_read_back() -> None:
-    found = reader.parse_dotenv(avault.render_export("dotenv", VALUES))
+    found = avault.parse_dotenv(avault.render_export("dotenv", VALUES))
     assert {each.name: each.value for each in found} == VALUES
     one_by_one = {
-        value: [each.value for each in reader.parse_dotenv(avault.quote_dotenv("V", value))] for value in VALUES.values()
+        value: [each.value for each in avault.parse_dotenv(avault.quote_dotenv("V", value))] for value in VALUES.values()
     }
     assert one_by_one == {value: [value] for value in VALUES.values()}
 
@@ -89,7 +85,7 @@ def test_what_python_dotenv_writes_is_read_back(values: list[str], mode: str, tm
         if mode == "never" and value[0] == "`":
             continue
         if dotenv.dotenv_values(path, interpolate=False) == {"V": value} and "${" not in value and "\r" not in value:
-            assert [(each.name, each.value) for each in reader.parse_dotenv(path.read_bytes().decode())] == [("V", value)]
+            assert [(each.name, each.value) for each in avault.parse_dotenv(path.read_bytes().decode())] == [("V", value)]
         else:
             assert mode != "always" or "\r" in value or "${" in value
 
@@ -151,7 +147,7 @@ def test_what_is_taken_without_a_remark_is_what_the_readers_of_dotenv_files_read
     )
     agreed = 0
     for line, npm in zip(lines, theirs, strict=True):
-        found = reader.parse_dotenv(line)
+        found = avault.parse_dotenv(line)
         if any(each.problem for each in found):
             continue
         (tmp_path / "env").write_text(line)
@@ -166,20 +162,20 @@ def test_what_is_taken_without_a_remark_is_what_the_readers_of_dotenv_files_read
 
 
 @pytest.mark.parametrize(("text", "variables", "told"), [
-    ("A=\nB=''\nC=\"\"\nD= \nE= # none", dict.fromkeys("ABCDE", ""), [(number, name, reader.EMPTY) for number, name in enumerate("ABCDE", 1)]),
-    ("A=1\nA=2", {"A": "2"}, [(2, "A", reader.BEFORE)]),
-    ("A=\nA=2", {"A": "2"}, [(1, "A", reader.EMPTY), (2, "A", reader.BEFORE)]),
-    ("A=1\nB=x${A}\nC='${A}'", {"A": "1", "C": "${A}"}, [(2, "B", reader.REFERS), (3, "C", reader.QUOTED_REFERENCE)]),
-    ("BARE_NAME\nexport A=1 B=2\nexport B", {"A": "1 B=2"}, [(1, "BARE_NAME", reader.NO_VALUE), (2, "A", reader.TWO_EXPORTS)]),
-    ("hunter2\nJBSWY3DPEHPK3PXP\nMIIEvQIBADANBgkq\nc2VjcmV0\n", {}, [(number, "", reader.NO_VALUE) for number in range(1, 5)]),
-    ("WITH-DASH=x\nspring.datasource.url=x\n1A=x\nq7Zk-x9=x\n", {}, [(1, "WITH-DASH", reader.NO_KEY), (2, "spring.datasource.url", reader.NO_KEY), (3, "", reader.NO_KEY), (4, "", reader.NO_KEY)]),
+    ("A=\nB=''\nC=\"\"\nD= \nE= # none", dict.fromkeys("ABCDE", ""), [(number, name, avault.EMPTY) for number, name in enumerate("ABCDE", 1)]),
+    ("A=1\nA=2", {"A": "2"}, [(2, "A", avault.BEFORE)]),
+    ("A=\nA=2", {"A": "2"}, [(1, "A", avault.EMPTY), (2, "A", avault.BEFORE)]),
+    ("A=1\nB=x${A}\nC='${A}'", {"A": "1", "C": "${A}"}, [(2, "B", avault.REFERS), (3, "C", avault.QUOTED_REFERENCE)]),
+    ("BARE_NAME\nexport A=1 B=2\nexport B", {"A": "1 B=2"}, [(1, "BARE_NAME", avault.NO_VALUE), (2, "A", avault.TWO_EXPORTS)]),
+    ("hunter2\nJBSWY3DPEHPK3PXP\nMIIEvQIBADANBgkq\nc2VjcmV0\n", {}, [(number, "", avault.NO_VALUE) for number in range(1, 5)]),
+    ("WITH-DASH=x\nspring.datasource.url=x\n1A=x\nq7Zk-x9=x\n", {}, [(1, "WITH-DASH", avault.NO_KEY), (2, "spring.datasource.url", avault.NO_KEY), (3, "", avault.NO_KEY), (4, "", avault.NO_KEY)]),
     ("A=`x`\nB='it\\'s'\nC=\"\\$x\"\nD=$x\nE=a#b", {"A": "x", "B": "it's", "C": "$x", "D": "$x", "E": "a#b"},
-     [(1, "A", reader.BACKTICKS), (2, "B", reader.SINGLE_ESCAPES), (3, "C", reader.DOUBLE_ESCAPES), (4, "D", reader.DOLLAR), (5, "E", reader.HASH)]),
+     [(1, "A", avault.BACKTICKS), (2, "B", avault.SINGLE_ESCAPES), (3, "C", avault.DOUBLE_ESCAPES), (4, "D", avault.DOLLAR), (5, "E", avault.HASH)]),
     ("A=1\rB=2\r", {"A": "1", "B": "2"}, []),
-    ("A=1\rB=2\n", {"A": "1\rB=2"}, [(1, "A", reader.CARRIAGE_RETURN)]),
+    ("A=1\rB=2\n", {"A": "1\rB=2"}, [(1, "A", avault.CARRIAGE_RETURN)]),
 ])  # fmt: skip
 def test_what_is_taken_and_what_is_told(text: str, variables: dict, told: list[tuple]) -> None:
-    found = reader.read_dotenv(text)
+    found = avault.read_dotenv(text)
     assert found[0] == variables
     assert [(each.line, each.name, each.problem or each.remark) for each in found[1]] == told
     assert all(each.value is None for each in found[1])
@@ -197,14 +193,14 @@ def test_what_is_taken_and_what_is_told(text: str, variables: dict, told: list[t
     ("A=\"x\\r\\ny\"\n", "x\r\ny", False),  # an escape is an escape to all
 ])  # fmt: skip
 def test_line_ends(text: str, value: str, is_told: bool) -> None:
-    variables, told = reader.read_dotenv(text)
+    variables, told = avault.read_dotenv(text)
     assert variables["A"] == value
-    assert [each.remark for each in told if each.name == "A"] == [reader.CARRIAGE_RETURN] * is_told
+    assert [each.remark for each in told if each.name == "A"] == [avault.CARRIAGE_RETURN] * is_told
 
 
 def test_all_bad_lines_at_once() -> None:
     with pytest.raises(avault.Usage) as refused:
-        reader.read_dotenv(
+        avault.read_dotenv(
             "A=1\nhunter2 x\nB='hunter2\nC='x'hunter2\nD=op://hunter2/x\nE=-----BEGIN RSA PRIVATE KEY-----\nWITH-DASH=\nBARE"
         )
     assert refused.value.message == (
@@ -212,7 +208,7 @@ def test_all_bad_lines_at_once() -> None:
         "line 6: a value of several lines needs quotes"
     )
     with pytest.raises(avault.Usage, match=r"(line \d+: not KEY=value; ){20}and 980 more"):
-        reader.read_dotenv("x y\n" * 1000)
+        avault.read_dotenv("x y\n" * 1000)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +226,13 @@ def test_all_bad_lines_at_once() -> None:
 def test_references_and_ciphertext_of_others_are_no_values(value: str) -> None:
     for takes_references in (True, False):
         with pytest.raises(avault.Usage, match="line 1, A: "):
-            reader.read_dotenv(f"A='{value}'", takes_references)
+            avault.read_dotenv(f"A='{value}'", takes_references)
 
 
 def test_a_reference_to_a_vault_is_for_run_alone() -> None:
-    assert reader.read_dotenv("A=avault://g/K", takes_references=True) == ({"A": "avault://g/K"}, [])
+    assert avault.read_dotenv("A=avault://g/K", takes_references=True) == ({"A": "avault://g/K"}, [])
     with pytest.raises(avault.Usage, match="a reference to a vault"):
-        reader.read_dotenv("A=avault://g/K")
+        avault.read_dotenv("A=avault://g/K")
 
 
 @given(text=st.lists(st.sampled_from(
@@ -245,7 +241,7 @@ def test_a_reference_to_a_vault_is_for_run_alone() -> None:
 def test_nothing_is_told_that_is_not_a_name(text: str) -> None:
     """Whatever stands in a file, the reading ends, and what is told of it has no value."""
     try:
-        said = [f"line {each.line}, {each.name}: {each.problem or each.remark}" for each in reader.read_dotenv(text)[1]]
+        said = [f"line {each.line}, {each.name}: {each.problem or each.remark}" for each in avault.read_dotenv(text)[1]]
     except avault.Usage as error:
         said = error.message.split("; ")
     assert all(

@@ -12,11 +12,8 @@ from harness import AVAULT, Machine, Screen, wait_until
 
 import avault
 
-avault.load_commands(["edit"])
-import avault_edit  # noqa: E402
-
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not avault_edit.is_in_memory("/dev/shm"), reason="there is no /dev/shm in memory here"
+    sys.platform != "linux" or not avault.is_in_memory("/dev/shm"), reason="there is no /dev/shm in memory here"
 )
 
 
@@ -84,7 +81,7 @@ def test_what_edit_refuses(vault: Machine, monkeypatch: pytest.MonkeyPatch) -> N
     assert "no key is named" in vault("edit", "a", code=2).stderr
     with Screen(vault, AVAULT, "edit", "a/B", EDITOR="no-such-editor") as screen:
         assert "no editor no-such-editor" in screen.wait(2).decode()
-    monkeypatch.setattr(avault_edit, "IN_MEMORY", ())  # as on a machine where everything is on a disk
-    with pytest.raises(avault.Unavailable, match="no place that is only in memory"), avault_edit.file_in_memory("x", b""):
+    monkeypatch.setattr(avault, "IN_MEMORY", ())  # as on a machine where everything is on a disk
+    with pytest.raises(avault.Unavailable, match="no place that is only in memory"), avault.file_in_memory("x", b""):
         pass
-    assert not avault_edit.is_in_memory(str(vault.top)), "what is on a disk is told from what is not"
+    assert not avault.is_in_memory(str(vault.top)), "what is on a disk is told from what is not"

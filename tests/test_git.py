@@ -13,7 +13,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -40,15 +39,12 @@ from git_helpers import (
     touched,
     vouched,
 )
-from harness import Machine, wait_until
+from harness import SOURCE, Machine, wait_until
 
 import avault
 
 pytestmark = pytest.mark.slow
 
-sys.path.append(str(Path(avault.__file__).resolve().parent / "scripts"))
-import avault_git
-import avault_run_git
 
 HOOKS = """applypatch-msg pre-applypatch post-applypatch pre-commit pre-merge-commit prepare-commit-msg commit-msg post-commit
 pre-rebase post-checkout post-merge pre-push post-rewrite push-to-checkout reference-transaction pre-auto-gc fsmonitor-watchman
@@ -145,7 +141,7 @@ def test_init_in_a_repository_commits_and_sets_up(machine):
     machine.init_unproven()
     recorded(machine)
     assert touched(machine) == OURS
-    assert avault_git.is_set_up(str(machine.vault))
+    assert avault.is_set_up(str(machine.vault))
 
 
 def test_nobody_waits_for_git(machine, canary):
@@ -462,7 +458,7 @@ def test_ignored(below, where):
     assert state(below) == before
     assert (top / ".git" / "config").read_bytes() == config and not (top / ".git" / "info" / "attributes").exists()
     assert below("sync", code=1).stderr.startswith("avault: error: the repository ignores avault.enc")
-    assert avault_git.examine(str(below.vault))["ignored"] is True
+    assert avault.examine_repository(str(below.vault))["ignored"] is True
 
 
 def test_tracked_is_not_ignored(repository):
@@ -528,7 +524,7 @@ def test_odd_names(machine, name):
     assert names == [f"{name}/{each}" for each in OURS]
     data = change(machine)
     assert by_hand(machine)["state"] == "committed" and in_head(machine) == data
-    assert avault_git.is_set_up(str(machine.vault))
+    assert avault.is_set_up(str(machine.vault))
     attributes = git(machine, "check-attr", "-z", "merge", "--", "../other/avault.enc").split("\0")
     assert attributes[2] == "unset", "what is not this vault's is merged as it says itself"
 
@@ -540,7 +536,7 @@ def test_two_vaults_in_one_repository(below):
         by_hand(machine)
         change(machine)
     for machine in (below, other):
-        assert avault_git.is_set_up(str(machine.vault))
+        assert avault.is_set_up(str(machine.vault))
         by_hand(machine)
         assert len({name.split("/")[0] for name in touched(machine)}) == 1
 
@@ -560,7 +556,7 @@ def test_a_submodule(below):
     outer = git(below, "rev-parse", "HEAD", cwd=top)
     assert by_hand(inner)["state"] == "committed" and in_head(inner) == data
     assert git(below, "rev-parse", "HEAD", cwd=top) == outer
-    assert avault_git.is_set_up(str(inner.vault)) and avault_git.Repository(str(inner.vault)).top == str(inner.vault)
+    assert avault.is_set_up(str(inner.vault)) and avault.Repository(str(inner.vault)).top == str(inner.vault)
     git(inner, "checkout", "-q", "--detach")
     change(inner)
     assert by_hand(inner)["state"] == "refused"
@@ -575,7 +571,7 @@ def test_a_linked_work_tree(below):
     assert by_hand(linked)["state"] == "committed"
     assert in_head(linked) == data and git(linked, "symbolic-ref", "--short", "HEAD") == "side"
     assert git(below, "log", "--format=%s", "main").splitlines() == [MESSAGE, "the user's"]
-    assert avault_git.is_set_up(str(linked.vault)) and avault_git.is_set_up(str(below.vault))
+    assert avault.is_set_up(str(linked.vault)) and avault.is_set_up(str(below.vault))
     git(below, "switch", "-q", "-c", "other")
     (linked.vault.parent.parent / "README").write_text("changed\n")
     git(linked, "commit", "-qam", "x", cwd=tree)
@@ -741,7 +737,7 @@ def test_nothing_of_the_repository_s_runs(below, trap):
     assert (said["state"], said["reason"]) == ("committed", None)
     data = change(below)
     assert by_hand(below)["state"] == "committed"
-    assert avault_git.examine(str(below.vault))["committed"] is True
+    assert avault.examine_repository(str(below.vault))["committed"] is True
     assert trap.trace() == ""
     shutil.rmtree(hooks)
     assert in_head(below) == data, "as it is, through no filter"
@@ -797,15 +793,15 @@ def test_what_a_partial_clone_lacks_is_not_fetched(below, trap):
     for words in (("git", "record"), ("history",), ("sync",), ("doctor", "git", "--offline"), ("restore", "HEAD", "g/K")):
         below(*words, code=None)
         assert trap.trace() == "", words
-    assert avault_git.examine(str(below.vault))["problems"]
+    assert avault.examine_repository(str(below.vault))["problems"]
     git_run(below, "ls-tree", "HEAD", cwd=top)
     assert trap.trace(), "the trap works"
 
 
 def test_one_function_runs_git():
     """All else goes through it, and no test of what it keeps git from is needed twice."""
-    files = [Path(avault.__file__), *Path(avault_git.__file__).parent.glob("avault_*.py")]
-    assert [file.name for file in files if re.search(r"""\[\s*["']git["']\s*,""", file.read_text())] == ["avault_run_git.py"]
+    rooms = (SOURCE.parent / "src").rglob("*.py")
+    assert [room.name for room in rooms if re.search(r"""\[\s*["']git["']\s*,""", room.read_text())] == ["run.py"]
 
 
 def test_no_filter_comes_near_our_files_later(below, trap):
@@ -889,7 +885,7 @@ def test_another_user_s_repository(repository):
     said = by_hand(repository)
     assert said["state"] == "refused" and "another user" in said["reason"]
     assert said["hint"] == f"if you do: git config --global --add safe.directory {repository.vault}"
-    assert avault_git.examine(str(repository.vault))["problems"][0]["hint"] == said["hint"]
+    assert avault.examine_repository(str(repository.vault))["problems"][0]["hint"] == said["hint"]
     assert "another user" in repository("sync", code=1).stderr
     git(repository, "config", "--global", "--add", "safe.directory", str(repository.vault), cwd=repository.home)
     assert by_hand(repository)["state"] == "committed"
@@ -913,8 +909,8 @@ def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
             lock.unlink()
 
     monkeypatch.setenv("HOME", str(repository.home))
-    monkeypatch.setattr(avault_git, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
-    assert avault_git.Repository(str(repository.vault)).commit(ANYTHING)
+    monkeypatch.setattr(avault, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    assert avault.Repository(str(repository.vault)).commit(ANYTHING)
     assert len(waited) == 3 and in_head(repository) == data
 
 
@@ -950,7 +946,7 @@ def test_other_locks(repository, name):
     lock.unlink()
     by_hand(repository)
     assert in_head(repository) == data and git(repository, "status", "--porcelain") == ""
-    assert avault_git.is_set_up(str(repository.vault))
+    assert avault.is_set_up(str(repository.vault))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
@@ -1000,7 +996,7 @@ def test_what_is_under_way_is_left_alone(below, what):
     assert state(below)[0] == before[0] and [line for line in str(before[1]).splitlines() if line.startswith(("u", "#"))] == [
         line for line in str(state(below)[1]).splitlines() if line.startswith(("u", "#"))
     ]
-    assert avault_git.examine(str(below.vault))["operation"] == what
+    assert avault.examine_repository(str(below.vault))["operation"] == what
     assert (f"{what} is under way" if what != "a merge" else "no upstream") in below("sync", code=1).stderr
     (top / "README").write_text("resolved\n")
     git(below, "add", "README", cwd=top)
@@ -1093,7 +1089,7 @@ def test_what_is_not_ours_is_not_pushed(published):
     said = by_hand(published)
     assert (said["state"], said["push"], said["hint"]) == ("committed", "refused", "avault sync")
     assert remote(published) == before
-    problems = avault_git.examine(str(published.vault))["problems"]
+    problems = avault.examine_repository(str(published.vault))["problems"]
     assert problems == [{"problem": "2 commit(s) are not published to origin/main", "hint": "avault sync"}]
     git(published, "push", "-q")
     change(published)
@@ -1196,7 +1192,7 @@ def test_no_password_of_a_url_is_said(published):
     change(published)
     said = by_hand(published)
     assert said["push"] == "failed" and "127.0.0.1" in said["push_reason"] and "hunter2" not in json.dumps(said)
-    assert avault_run_git.reason(b"fatal: no 'https://ada:hunter2@example.com/x'.\n") == "no 'https://example.com/x'"
+    assert avault.reason(b"fatal: no 'https://ada:hunter2@example.com/x'.\n") == "no 'https://example.com/x'"
 
 
 class Unauthorized(http.server.BaseHTTPRequestHandler):
@@ -1248,8 +1244,8 @@ def test_a_push_that_hangs_is_ended_with_all_it_started(published, monkeypatch):
     git(published, "config", "core.sshCommand", str(ssh))
     change(published)
     monkeypatch.setenv("HOME", str(published.home))
-    monkeypatch.setattr(avault_run_git, "LIMIT", 1.0)
-    repository = avault_git.Repository(str(published.vault))
+    monkeypatch.setattr(avault, "LIMIT", 1.0)
+    repository = avault.Repository(str(published.vault))
     assert repository.commit(ANYTHING)
     said = repository.push()
     assert said["push"] == "failed" and "did not end" in str(said["push_reason"])
@@ -1297,7 +1293,7 @@ def test_other_lines_stay(repository):
     by_hand(repository)
     lines = (info / "attributes").read_text().splitlines()
     assert lines[:3] == ["# mine", "*.py diff=python", "/avault.enc merge=mine -diff"] and len(lines) == 7
-    assert avault_git.is_set_up(str(repository.vault))
+    assert avault.is_set_up(str(repository.vault))
     assert stat.S_IMODE((info / "attributes").stat().st_mode) == 0o640
     assert git(repository, "config", "diff.python.textconv") == "cat"
     before = (info / "attributes").read_bytes(), (repository.vault / ".git" / "config").read_bytes()
@@ -1325,15 +1321,15 @@ def append(path: Path, text: str) -> None:
 def test_what_is_not_set_up_right_is_mended(repository, damage):
     by_hand(repository)
     directory = str(repository.vault)
-    assert avault_git.is_set_up(directory) and avault_git.examine(directory)["problems"] == []
+    assert avault.is_set_up(directory) and avault.examine_repository(directory)["problems"] == []
     DAMAGE[damage](repository)
-    assert not avault_git.is_set_up(directory)
-    assert avault_git.examine(directory)["problems"][0]["hint"] == "avault doctor --fix"
-    avault_git.set_up(directory)
-    assert avault_git.is_set_up(directory)
+    assert not avault.is_set_up(directory)
+    assert avault.examine_repository(directory)["problems"][0]["hint"] == "avault doctor --fix"
+    avault.set_up(directory)
+    assert avault.is_set_up(directory)
     DAMAGE[damage](repository)
     by_hand(repository)
-    assert avault_git.is_set_up(directory)
+    assert avault.is_set_up(directory)
 
 
 def test_committed_attributes_do_without_us(repository):
@@ -1349,20 +1345,20 @@ def test_examine_looks_and_touches_nothing(published):
     change(published)
     top = published.home / "project"
     before = {path: path.read_bytes() for path in (top / ".git").rglob("*") if path.is_file() and path.name != "index"}
-    facts = avault_git.examine(str(published.vault))
+    facts = avault.examine_repository(str(published.vault))
     assert facts["problems"] == [{"problem": "what is on the disk is not committed", "hint": "avault sync"}]
     assert {path: path.read_bytes() for path in (top / ".git").rglob("*") if path.is_file() and path.name != "index"} == before
     by_hand(published)
-    facts = avault_git.examine(str(published.vault))
+    facts = avault.examine_repository(str(published.vault))
     assert facts == {
         "repository": str(top), "ignored": False, "branch": "main", "operation": None, "committed": True, "commit": True,
         "push": True, "upstream": "origin/main", "unpublished": 0, "merge_driver": True, "problems": [],
     }  # fmt: skip
-    assert avault_git.examine(str(published.home))["repository"] is None
+    assert avault.examine_repository(str(published.home))["repository"] is None
 
 
 def test_what_a_killed_command_left_is_removed(repository):
-    own = avault_git.Places(str(repository.vault)).state
+    own = avault.Places(str(repository.vault)).state
     os.makedirs(own)
     old, new, other = (Path(own, name) for name in ("copy-0123456789abcdef.enc", "copy-fedcba9876543210.enc", "copy-mine.enc"))
     for path in (old, new, other):

@@ -33,9 +33,6 @@ from harness import SOURCE, Machine, wait_until
 
 import avault
 
-sys.path.append(str(Path(avault.__file__).resolve().parent / "scripts"))
-import avault_git
-
 pytestmark = pytest.mark.slow  # two machines, and git between them
 
 
@@ -581,7 +578,7 @@ def test_a_clone_without_the_driver_gets_a_conflict_and_no_mixture(two):
     start(b)
     told(b, "merged")
     git(b, "commit", "-q", "--no-edit")
-    assert has(b, "g/A@a", "g/B@b") and avault_git.is_set_up(str(b.vault))
+    assert has(b, "g/A@a", "g/B@b") and avault.is_set_up(str(b.vault))
     is_calm(b)
 
 
@@ -641,10 +638,9 @@ def test_odd_names(place, name):
 
 
 def test_avault_itself_is_in_an_odd_place(place):
-    source = SOURCE.parent
     odd = place.top / "50%O off 'it' $(touch canary)"
-    shutil.copytree(source / "scripts", odd / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(source / "avault.py", odd)
+    odd.mkdir()
+    shutil.copy(SOURCE, odd)
     with Machine(place.top, command=[sys.executable, str(odd / "avault.py")]) as machine:
         make(machine)
         merge_a_side(machine, machine.vault)
@@ -937,7 +933,7 @@ def test_history(two):
     recorded(b)
     write(b, "openai/ORG")
     found = b("history", "--json").json["commits"]
-    about = [{kind: names for kind, names in each.items() if kind in avault_git.KINDS and names} for each in found]
+    about = [{kind: names for kind, names in each.items() if kind in avault.CHANGE_SIGNS and names} for each in found]
     assert about[:3] == [{"changed": ["openai/ORG"]}, {"deleted": ["g/A"]}, {}]
     expected = [
         {"added": ["g/A"]},

@@ -6,7 +6,6 @@ must be what dash, bash, zsh and busybox have after running them; and python-dot
 
 # ruff: noqa: E501
 
-import importlib
 import itertools
 import json
 import os
@@ -25,9 +24,6 @@ from hypothesis import strategies as st
 
 import avault
 
-avault.load_commands(["import"])
-reader = importlib.import_module("avault_import")
-
 VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 ODD = st.text(st.sampled_from("ab0 \t\n\r\\'\"$`!*?[]{}()<>|&;#~%=+-@^,.:/é🦄\x01\x7f\x1b\u2028\xa0"), min_size=1, max_size=12)
 SEED = int(os.environ.get("AVAULT_TEST_SEED", "1"))
@@ -39,17 +35,17 @@ def shown(found: list) -> list[tuple]:
 
 
 def taken(text: str, is_zsh: bool = False) -> dict[str, str]:
-    return reader.take_shell(reader.Script(text, is_zsh))[0]
+    return avault.take_shell(avault.Script(text, is_zsh))[0]
 
 
 def left(text: str) -> list[tuple]:
-    return [(each.line, each.name, each.problem) for each in reader.take_shell(reader.Script(text))[1]]
+    return [(each.line, each.name, each.problem) for each in avault.take_shell(avault.Script(text))[1]]
 
 
 def removed(text: str, is_zsh: bool = False) -> str:
     """What `migrate --remove` makes of a file."""
-    script = reader.Script(text, is_zsh)
-    return reader.without_lines(text.encode(), reader.removable(script, reader.take_shell(script)[0])[0]).decode()
+    script = avault.Script(text, is_zsh)
+    return avault.without_lines(text.encode(), avault.removable(script, avault.take_shell(script)[0])[0]).decode()
 
 
 # What a shell script says
@@ -96,7 +92,7 @@ def test_taken_from_a_shell_script(text: str, variables: dict[str, str]) -> None
     assert taken(text) == variables
 
 
-SHELL, COMMANDS, DIFFER = reader.NEEDS_THE_SHELL, reader.CONDITIONAL, reader.DIFFERS
+SHELL, COMMANDS, DIFFER = avault.NEEDS_THE_SHELL, avault.CONDITIONAL, avault.DIFFERS
 
 
 @pytest.mark.parametrize(("text", "named"), [
@@ -146,18 +142,18 @@ def test_zsh_is_another_shell() -> None:
 
 
 def test_what_an_assignment_says_of_itself_has_no_value() -> None:
-    found = reader.parse_shell("export A=hunter2\n")[0]
+    found = avault.parse_shell("export A=hunter2\n")[0]
     assert found.value == "hunter2"
     assert "hunter2" not in repr(found) + str(found)
-    assert shown(reader.parse_shell("A='x\ny'\nexport A B=$X")) == [(1, "A", "x\ny", "", True), (3, "B", None, SHELL, True)]
+    assert shown(avault.parse_shell("A='x\ny'\nexport A B=$X")) == [(1, "A", "x\ny", "", True), (3, "B", None, SHELL, True)]
 
 
 def test_bytes_that_are_no_text_are_left_where_they_are() -> None:
     text = b"# caf\xe9\nexport A=caf\xe9 B=1\nexport C=2\n".decode("utf-8", "surrogateescape")
     assert taken(text) == {"B": "1", "C": "2"}
-    script = reader.Script(text)
+    script = avault.Script(text)
     assert (
-        reader.without_lines(b"# caf\xe9\nexport A=caf\xe9 B=1\nexport C=2\n", reader.removable(script, taken(text))[0])
+        avault.without_lines(b"# caf\xe9\nexport A=caf\xe9 B=1\nexport C=2\n", avault.removable(script, taken(text))[0])
         == b"# caf\xe9\nexport A=caf\xe9 B=1\n"
     )
 
@@ -204,7 +200,7 @@ def test_what_shells_write_is_read_back(name: str, values: list[str]) -> None:
     env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "NAMES": " ".join(variables), **variables}
     argv = [shutil.which(argv[0]) or pytest.skip(f"no {argv[0]}"), *argv[1:], "-c", script]
     written = subprocess.run(argv, env=env, capture_output=True, check=True).stdout.decode("utf-8", "surrogateescape")
-    found = [each for each in reader.parse_shell(written, "zsh" in name) if each.name in variables]
+    found = [each for each in avault.parse_shell(written, "zsh" in name) if each.name in variables]
     assert {each.name: each.value for each in found} == variables
     assert not [each for each in found if each.problem or not each.exported]
 
@@ -312,17 +308,17 @@ def test_lines_that_go(before: str, after: str) -> None:
     ("{}", {}),
 ])  # fmt: skip
 def test_json(text: str, secrets: dict) -> None:
-    assert reader.parse_json(text, "g")[0] == secrets
+    assert avault.parse_json(text, "g")[0] == secrets
 
 
 def test_json_that_names_groups() -> None:
-    assert reader.parse_json('{"a": {"K": "1"}, "b": {"K": "2", "L": "3"}}', None)[0] == {
+    assert avault.parse_json('{"a": {"K": "1"}, "b": {"K": "2", "L": "3"}}', None)[0] == {
         ("a", "K"): "1",
         ("b", "K"): "2",
         ("b", "L"): "3",
     }
-    assert reader.parse_json('{"A": "1", "B": null, "C": ""}', None) == ({("env", "A"): "1"}, {}, ["env/B", "env/C"])
-    assert reader.parse_json('{"group": "x", "note": "n", "values": {"A": "1"}}', None) == ({("x", "A"): "1"}, {"x": "n"}, [])
+    assert avault.parse_json('{"A": "1", "B": null, "C": ""}', None) == ({("env", "A"): "1"}, {}, ["env/B", "env/C"])
+    assert avault.parse_json('{"group": "x", "note": "n", "values": {"A": "1"}}', None) == ({("x", "A"): "1"}, {"x": "n"}, [])
 
 
 @pytest.mark.parametrize(("text", "says"), [
@@ -336,7 +332,7 @@ def test_json_that_names_groups() -> None:
 ])  # fmt: skip
 def test_json_that_is_refused(text: str, says: str) -> None:
     with pytest.raises(avault.Usage, match=re.escape(says)) as refused:
-        reader.parse_json(text, None)
+        avault.parse_json(text, None)
     assert "hunter2" not in f"{refused.value} {refused.value.hint}"
     assert refused.value.hint
 
@@ -669,13 +665,13 @@ def test_a_file_that_changed_meanwhile_or_has_two_names_is_not_written(tmp_path:
     path = tmp_path / "profile"
     path.write_bytes(b"new")
     with pytest.raises(avault.AvaultError, match="changed meanwhile"):
-        reader.replace_file(str(path), b"old", b"")
+        avault.replace_file(str(path), b"old", b"")
     os.link(path, tmp_path / "other")
     with pytest.raises(avault.AvaultError, match="hard link"):
-        reader.replace_file(str(path), b"new", b"")
+        avault.replace_file(str(path), b"new", b"")
     (tmp_path / "link").symlink_to("profile")
     with pytest.raises(avault.AvaultError, match="cannot write"):
-        reader.replace_file(str(tmp_path / "link"), b"new", b"")
+        avault.replace_file(str(tmp_path / "link"), b"new", b"")
     assert path.read_bytes() == b"new"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "other", "profile"]
 
@@ -686,6 +682,6 @@ def test_a_file_of_another_user_keeps_its_owner(tmp_path: Path) -> None:
     path.write_bytes(b"one\ntwo\n")
     os.chown(path, 12345, 23456)
     path.chmod(0o604)
-    reader.replace_file(str(path), b"one\ntwo\n", b"two\n")
+    avault.replace_file(str(path), b"one\ntwo\n", b"two\n")
     info = path.stat()
     assert (info.st_uid, info.st_gid, info.st_mode & 0o7777, path.read_bytes()) == (12345, 23456, 0o604, b"two\n")

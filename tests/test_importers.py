@@ -4,7 +4,6 @@
 
 import base64
 import configparser
-import importlib
 import json
 import netrc
 from collections.abc import Callable
@@ -18,9 +17,6 @@ from hypothesis import strategies as st
 from test_export import SMALL
 
 import avault
-
-avault.load_commands(["import"])
-importers = importlib.import_module("avault_importers")
 
 AWS = "[default]\naws_access_key_id = AKIA1\naws_secret_access_key=s/1+\n\n# it's\n[prod eu]\naws_access_key_id=AKIA2\naws_secret_access_key = s2 = x\naws_session_token=t\nregion = eu\n"
 NETRC = 'machine api.example.com login me password s3cr#t\n# machine x\nmachine b\n  login "a b"\n  password "q\\"x" account acc\nmacdef init\n machine y\n\ndefault login anonymous password p\n'
@@ -78,18 +74,18 @@ BITWARDEN_JSON = json.dumps({"encrypted": False, "folders": [], "items": [
 
 @pytest.mark.parametrize(("form", "name", "text", "secrets", "left"), [
     ("aws", "credentials", AWS, {"aws": {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": "s/1+"},
-     "aws-prod-eu": {"AWS_ACCESS_KEY_ID": "AKIA2", "AWS_SECRET_ACCESS_KEY": "s2 = x", "AWS_SESSION_TOKEN": "t"}}, [(10, "region", importers.SETTING)]),
+     "aws-prod-eu": {"AWS_ACCESS_KEY_ID": "AKIA2", "AWS_SECRET_ACCESS_KEY": "s2 = x", "AWS_SESSION_TOKEN": "t"}}, [(10, "region", avault.SETTING)]),
     ("netrc", ".netrc", NETRC, {"api.example.com": {"LOGIN": "me", "PASSWORD": "s3cr#t"}, "b": {"LOGIN": "a b", "PASSWORD": 'q"x', "ACCOUNT": "acc"},
      "default": {"LOGIN": "anonymous", "PASSWORD": "p"}}, []),
     ("pgpass", ".pgpass", PGPASS, {"db": {"PGHOST": "db", "PGPORT": "5432", "PGUSER": "me", "PGPASSWORD": "s3cr:t\\x"},
      "db.eu-app": {"PGHOST": "db.eu", "PGDATABASE": "app", "PGPASSWORD": "two words"}, "postgres": {"PGPASSWORD": "all"}}, []),
     ("npmrc", ".npmrc", NPMRC, {"registry.example.com": {"NPM_TOKEN": "npm_1"}, "r2.example.com-npm": {"NPM_USERNAME": "u"}, "npm": {"NPM_AUTH": "dTpw=="}},
-     [(1, "registry", importers.SETTING), (3, "_authToken", importers.REFERS), (7, "always-auth", importers.SETTING)]),
-    ("k8s", "s.yaml", SECRET, {"db": {"DB_PASSWORD": "secret123", "TLS_CRT": "line\ntwo\n", "URL": 'it\'s: "x" #y', "CERT": "one\n  two\n\nthree"}}, [(0, "db/keystore", importers.BINARY)]),
+     [(1, "registry", avault.SETTING), (3, "_authToken", avault.REFERS), (7, "always-auth", avault.SETTING)]),
+    ("k8s", "s.yaml", SECRET, {"db": {"DB_PASSWORD": "secret123", "TLS_CRT": "line\ntwo\n", "URL": 'it\'s: "x" #y', "CERT": "one\n  two\n\nthree"}}, [(0, "db/keystore", avault.BINARY)]),
     ("k8s", "-", "---\n" + SECRET + "---\n" + LIST, {"db": {"DB_PASSWORD": "secret123", "TLS_CRT": "line\ntwo\n", "URL": 'it\'s: "x" #y', "CERT": "one\n  two\n\nthree"}, "one": {"A": "1"}},
-     [(0, "db/keystore", importers.BINARY), (0, "two", "it is not a Secret")]),
+     [(0, "db/keystore", avault.BINARY), (0, "two", "it is not a Secret")]),
     ("k8s", "-", json.dumps({"kind": "Secret", "metadata": {"name": "j"}, "data": {"A": "MQ=="}}), {"j": {"A": "1"}}, []),
-    ("csv", "1password.csv", ONEPASSWORD, {"github": {"USERNAME": "u", "PASSWORD": 'p,"1', "TOTP": "otpauth://x", "NOTES": "two\nlines"}}, [(4, "Empty", importers.NOTHING)]),
+    ("csv", "1password.csv", ONEPASSWORD, {"github": {"USERNAME": "u", "PASSWORD": 'p,"1', "TOTP": "otpauth://x", "NOTES": "two\nlines"}}, [(4, "Empty", avault.NOTHING)]),
     ("csv", "-", BITWARDEN, {"github": {"USERNAME": "u", "PASSWORD": "p1", "PIN": "1234", "ORG_NAME": "acme"}, "recovery": {"NOTES": "words"}}, []),
     ("csv", "-", KEEPASS, {"openai": {"PASSWORD": "sk-example-1"}, "openai-2": {"USERNAME": "me", "PASSWORD": "other"}}, []),
     ("csv", "-", "\ufeff" + BROWSER.replace("\n", "\r\n"), {"u.example": {"USERNAME": "me", "PASSWORD": "pw"}}, []),
@@ -97,11 +93,11 @@ BITWARDEN_JSON = json.dumps({"encrypted": False, "folders": [], "items": [
     ("bitwarden", "-", json.dumps(json.loads(BITWARDEN_JSON)["items"][:1]), {"github": {"USERNAME": "u", "PASSWORD": "p", "ORG_ID": "7"}}, []),
 ])  # fmt: skip
 def test_what_is_taken_and_left(form: str, name: str, text: str, secrets: dict, left: list[tuple]) -> None:
-    assert importers.form_of(name, text) == importers.form_of("-", text) or form == "pgpass"
-    assert importers.form_of(name, text) == form
-    found = importers.READERS[form](text.removeprefix("\ufeff"))
+    assert avault.form_of(name, text) == avault.form_of("-", text) or form == "pgpass"
+    assert avault.form_of(name, text) == form
+    found = avault.FORM_READERS[form](text.removeprefix("\ufeff"))
     made: dict[str, dict[str, str]] = {}
-    for (group, key), value in importers.place(found, None, "aws" if form == "aws" else None).items():
+    for (group, key), value in avault.place(found, None, "aws" if form == "aws" else None).items():
         made.setdefault(group, {})[key] = value
     assert made == secrets
     assert [(each.line, each.name, each.problem) for each in found.left] == left
@@ -111,7 +107,7 @@ def test_groups_that_are_chosen() -> None:
     """The only entry, or the one without a name, is the group; the others have it before their names."""
 
     def groups(form: str, text: str, group: str | None, base: str | None = None) -> set[str]:
-        return {group for group, _ in importers.place(importers.READERS[form](text), group, base)}
+        return {group for group, _ in avault.place(avault.FORM_READERS[form](text), group, base)}
 
     assert groups("aws", AWS, "t", "aws") == {"t", "t-prod-eu"}
     assert groups("aws", AWS.partition("\n\n")[2].partition("\n")[2], "t", "aws") == {"t"}
@@ -141,7 +137,7 @@ def test_groups_that_are_chosen() -> None:
 ])  # fmt: skip
 def test_what_is_refused(form: str, text: str, says: str) -> None:
     with pytest.raises(avault.Usage) as refused:
-        importers.place(importers.READERS[form](text), None, None)
+        avault.place(avault.FORM_READERS[form](text), None, None)
     assert says in refused.value.message and refused.value.hint
     assert "hunter2" not in f"{refused.value.message} {refused.value.hint}"
 
@@ -156,10 +152,10 @@ def test_what_is_refused(form: str, text: str, says: str) -> None:
 ])  # fmt: skip
 def test_what_is_encrypted_is_refused_as_such(data: bytes, says: str, hint: str) -> None:
     with pytest.raises(avault.Usage, match=says) as refused:
-        importers.refuse_encrypted(data)
+        avault.refuse_encrypted(data)
     assert hint in str(refused.value.hint)
-    importers.refuse_encrypted(b'{"encrypted": false}')
-    importers.refuse_encrypted(b"A=PK\n")
+    avault.refuse_encrypted(b'{"encrypted": false}')
+    avault.refuse_encrypted(b"A=PK\n")
 
 
 @pytest.mark.parametrize(("file", "text", "says"), [
@@ -168,7 +164,7 @@ def test_what_is_encrypted_is_refused_as_such(data: bytes, says: str, hint: str)
 ])  # fmt: skip
 def test_what_is_known_and_not_read(file: str, text: str, says: str) -> None:
     with pytest.raises(avault.Usage, match=says) as refused:
-        importers.form_of(file, text)
+        avault.form_of(file, text)
     assert "not JSON" not in f"{refused.value}" and refused.value.hint
 
 
@@ -179,9 +175,9 @@ def test_what_is_known_and_not_read(file: str, text: str, says: str) -> None:
 def test_the_forms_of_every_day_stay_what_they_are(file: str, text: str, form: str) -> None:
     if text == "A: 1\n=":
         with pytest.raises(avault.Usage, match="it is YAML"):
-            importers.form_of(file, text)
+            avault.form_of(file, text)
     else:
-        assert importers.form_of(file, text) == form
+        assert avault.form_of(file, text) == form
 
 
 WORD = st.text(st.sampled_from("abcXYZ019_./+=:-"), min_size=1, max_size=9)
@@ -190,31 +186,31 @@ WORD = st.text(st.sampled_from("abcXYZ019_./+=:-"), min_size=1, max_size=9)
 @given(st.dictionaries(WORD.filter(lambda word: word != "default"), st.tuples(WORD, WORD), min_size=1, max_size=4))
 def test_netrc_as_the_standard_library_reads_it(machines: dict) -> None:
     text = "".join(f"machine {name} login {login}\n password {password}\n" for name, (login, password) in machines.items())
-    found = importers.read_netrc(text)
+    found = avault.read_netrc(text)
     assert not found.bad and {each.name: (each.values["LOGIN"], each.values["PASSWORD"]) for each in found.entries} == machines
 
 
 def test_readers_of_others_agree(tmp_path: Path) -> None:
     (tmp_path / "netrc").write_text(NETRC.replace('"a b"', "ab").replace('"q\\"x"', "qx"))
     theirs = netrc.netrc(str(tmp_path / "netrc"))
-    ours = {each.name: each.values for each in importers.read_netrc((tmp_path / "netrc").read_text()).entries}
+    ours = {each.name: each.values for each in avault.read_netrc((tmp_path / "netrc").read_text()).entries}
     assert {name: (values["LOGIN"], values.get("ACCOUNT", ""), values["PASSWORD"]) for name, values in ours.items()} == dict(
         theirs.hosts
     )
     parser = configparser.RawConfigParser()
     parser.read_string(AWS)
-    for entry in importers.read_aws(AWS).entries:
+    for entry in avault.read_aws(AWS).entries:
         section = dict(parser[entry.name or "default"])
         assert entry.values == {name.upper(): value for name, value in section.items() if name != "region"}
     yaml = pytest.importorskip("yaml")
     for text in (SECRET, LIST):
-        assert importers.load_manifests(text) == list(yaml.load_all(text, yaml.BaseLoader)) or "labels" in text
+        assert avault.load_manifests(text) == list(yaml.load_all(text, yaml.BaseLoader)) or "labels" in text
     secret = yaml.safe_load(SECRET)
-    assert importers.load_manifests(SECRET)[0] == secret
+    assert avault.load_manifests(SECRET)[0] == secret
 
 
 def test_what_export_writes_for_kubernetes_is_read_back() -> None:
-    made = importers.read_kubernetes(avault.render_export("k8s", SMALL, "web"))
+    made = avault.read_kubernetes(avault.render_export("k8s", SMALL, "web"))
     assert [(each.name, each.values) for each in made.entries] == [("web", SMALL)] and not made.bad + made.left
     assert base64.b64decode("MQ==") == b"1"
 

@@ -22,11 +22,6 @@ from hypothesis import strategies as st
 
 import avault
 
-avault.load_commands(["inject"])
-import avault_dotenv  # noqa: E402
-import avault_inject  # noqa: E402
-import avault_run  # noqa: E402
-
 MULTILINE = "one\n\ttwo 'and' \"three\" \\ $HOME é\n"
 
 
@@ -77,9 +72,9 @@ def test_any_rest_stays(before: bytes, after: bytes, one: str, other: str) -> No
     template = before + b"avault://a/B " + after + b"avault://c.d-e/_F1"
     if b"avault://" in before + after:
         return
-    assert avault_run.find_references(template, "template") == {"a/B", "c.d-e/_F1"}
+    assert avault.find_references(template, "template") == {"a/B", "c.d-e/_F1"}
     secrets = {"a/B": [one + "avault://c.d-e/_F1", "in conflict"], "c.d-e/_F1": [other]}
-    assert avault_run.resolve(template, secrets) == before + f"{one}avault://c.d-e/_F1 ".encode() + after + other.encode()
+    assert avault.resolve(template, secrets) == before + f"{one}avault://c.d-e/_F1 ".encode() + after + other.encode()
 
 
 def test_files(vault: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
@@ -176,7 +171,7 @@ def test_references_to_what_is_not_there(vault: Machine) -> None:
     ("json", None), (None, None), ("-", None), (".tmpl", None),
 ])  # fmt: skip
 def test_the_form_that_a_name_tells(name: str | None, form: str | None) -> None:
-    assert avault_inject.form_of_name(name) == form
+    assert avault.form_of_name(name) == form
 
 
 @pytest.mark.parametrize(("text", "form"), [
@@ -184,13 +179,13 @@ def test_the_form_that_a_name_tells(name: str | None, form: str | None) -> None:
     ("<!DOCTYPE x>", "xml"), ("<a>", "xml"), ("#!/bin/sh\n", "shell"), ("#!/usr/bin/env bash\n", "shell"), ("a: avault://a/B", None), ("", None),
 ])  # fmt: skip
 def test_the_form_that_a_text_shows(text: str, form: str | None) -> None:
-    assert avault_inject.form_of_text(text) == form
+    assert avault.form_of_text(text) == form
 
 
 def filled(form: str, template: str, value: str) -> str | None:
     """A template with a value; None where that would break it."""
     try:
-        return avault_inject.fill(template.encode(), form, {"a/B": [value], "x/N": ["5432"]}, "t").decode()
+        return avault.fill(template.encode(), form, {"a/B": [value], "x/N": ["5432"]}, "t").decode()
     except avault.Usage as error:
         said = error.message
     assert "a/B would break it: it " in said and (value not in said or len(value) < 4)
@@ -234,7 +229,7 @@ def of_xml(text: str) -> object:
 
 
 def of_dotenv(text: str) -> object:
-    found, theirs = avault_dotenv.read_dotenv(text)[0], dotenv.dotenv_values(stream=StringIO(text), interpolate=False)
+    found, theirs = avault.read_dotenv(text)[0], dotenv.dotenv_values(stream=StringIO(text), interpolate=False)
     assert found["NEXT"] == theirs["NEXT"] == "5432"
     assert of_shell("sh")(text) == found["V"]
     return found["V"]
@@ -329,13 +324,13 @@ def test_where_nothing_tells_the_form_what_could_break_it_is_refused(value: str)
         with pytest.raises(
             avault.Usage, match="t, line 1: a/B would break it: it has characters that may mean something"
         ) as refused:
-            avault_inject.fill(template.encode(), None, {"a/B": [value]}, "t")
+            avault.fill(template.encode(), None, {"a/B": [value]}, "t")
         assert "--for json, yaml" in str(refused.value.hint) and value not in refused.value.message
         expected = template.replace("avault://a/B", value).encode()
-        assert avault_inject.fill(template.encode(), "text", {"a/B": [value]}, "t") == expected
-    assert avault_inject.fill(b"avault://a/B\n", None, {"a/B": [value]}, "t") == f"{value}\n".encode()
+        assert avault.fill(template.encode(), "text", {"a/B": [value]}, "t") == expected
+    assert avault.fill(b"avault://a/B\n", None, {"a/B": [value]}, "t") == f"{value}\n".encode()
     harmless = b"p!@(x)*%^|~?,./:=+_-"
-    assert avault_inject.fill(b"x avault://a/B y\n", None, {"a/B": [harmless.decode()]}, "t") == b"x " + harmless + b" y\n"
+    assert avault.fill(b"x avault://a/B y\n", None, {"a/B": [harmless.decode()]}, "t") == b"x " + harmless + b" y\n"
 
 
 def test_by_name_and_by_option(vault: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:

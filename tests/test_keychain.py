@@ -31,8 +31,7 @@ from peers import Relay, Rogue, misdeeds
 
 import avault
 
-avault.load_commands(["keychain"])
-KEYCHAIN_TIME = sys.modules["avault_keychain"].KEYCHAIN_TIME
+KEYCHAIN_TIME = avault.KEYCHAIN_TIME
 
 MISSING = [name for name in ("dbus-run-session", "gnome-keyring-daemon") if not shutil.which(name)]
 pytestmark = [

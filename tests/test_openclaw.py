@@ -30,7 +30,6 @@ from peers import Phone, Relay, Rogue
 import avault
 
 sys.path.append(str(SOURCE.parent / "scripts"))
-import avault_openclaw
 
 
 @pytest.fixture
@@ -252,18 +251,18 @@ def test_the_hook_waits_for_the_end_of_a_pause(proven: Machine, rogue: Rogue) ->
 def test_what_openclaw_refuses_to_execute(place: Any) -> None:
     path = place.top / "program"
     path.write_text("#!/bin/sh\n")
-    assert avault_openclaw.refusal(str(path)) == "it is not executable"
+    assert avault.refusal(str(path)) == "it is not executable"
     path.chmod(0o755)
-    assert avault_openclaw.refusal(str(path)) is None
+    assert avault.refusal(str(path)) is None
     for mode in (0o775, 0o757):
         path.chmod(mode)
-        assert avault_openclaw.refusal(str(path)) == "others can write to it"
+        assert avault.refusal(str(path)) == "others can write to it"
     path.chmod(0o755)
     (place.top / "link").symlink_to(path)
-    assert avault_openclaw.refusal(str(place.top / "link")) == "it is a symlink"
-    assert avault_openclaw.refusal(str(place.top)) == "it is not a regular file"
-    assert avault_openclaw.refusal(str(place.top / "none")) == "No such file or directory"
-    assert avault_openclaw.refusal("program") == "the path is not absolute"
+    assert avault.refusal(str(place.top / "link")) == "it is a symlink"
+    assert avault.refusal(str(place.top)) == "it is not a regular file"
+    assert avault.refusal(str(place.top / "none")) == "No such file or directory"
+    assert avault.refusal("program") == "the path is not absolute"
 
 
 @pytest.mark.root
@@ -271,7 +270,7 @@ def test_a_command_of_root_is_not_ours(place: Any, monkeypatch: pytest.MonkeyPat
     path = place.top / "program"
     path.touch(0o755)
     monkeypatch.setattr("os.geteuid", lambda: 65534)
-    assert avault_openclaw.refusal(str(path)) == "it belongs to another user"
+    assert avault.refusal(str(path)) == "it belongs to another user"
 
 
 def test_the_launcher_needs_no_path(proven: Machine, canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,10 +278,10 @@ def test_the_launcher_needs_no_path(proven: Machine, canary: Canary, monkeypatch
     base = proven.top / 'it\'s a "home"'
     monkeypatch.setenv("XDG_DATA_HOME", str(base))
     monkeypatch.setattr("sys.argv", ["pytest"])
-    path = avault_openclaw.find_command(writing=True)
+    path = avault.find_command(writing=True)
     assert path == str(base / "avault" / "avault")
     before = os.stat(path)
-    assert avault_openclaw.find_command(writing=True) == path
+    assert avault.find_command(writing=True) == path
     assert os.stat(path).st_mtime_ns == before.st_mtime_ns
     env = {name: proven.env[name] for name in ("HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME")}
     request = b'{"protocolVersion":1,"provider":"avault","ids":["lab/API_KEY"]}\n'
@@ -305,7 +304,7 @@ def test_json5() -> None:
       $key_1: '\\x41\\u00e9\\v\\'\\0', "https://a": "//no /*comment*/", nan: NaN, yes: true, no: null, number: -1.5e3,
       pair: "\\ud83e\\udd84", true: [[], {}, [{},],],
     }"""
-    assert avault_openclaw.read_json5(text.removeprefix("\ufeff")) == {
+    assert avault.read_json5(text.removeprefix("\ufeff")) == {
         "unquoted": "and you can quote me on that",
         "singleQuotes": 'I can use "double quotes" here',
         "lineBreaks": "Look, Mom! No \\n's!",
@@ -327,7 +326,7 @@ def test_json5() -> None:
     }
     for bad in ("", "[]", "{", '{"a" 1}', "{a: 'x}", "{a: 1,, b: 2}", "{]", "}", "{a: {}", "[" * 100_000):
         with pytest.raises(avault.AvaultError, match=r"openclaw\.json cannot be read"):
-            avault_openclaw.read_json5(bad)
+            avault.read_json5(bad)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +349,9 @@ def test_json5() -> None:
     ],
 )
 def test_paths_and_names(path: str, form: str, name: str) -> None:
-    segments = avault_openclaw.parse_path(path)
-    assert avault_openclaw.target_type(segments) == form
-    (group, key), (spare, other) = avault_openclaw.names_for(segments)
+    segments = avault.parse_path(path)
+    assert avault.target_type(segments) == form
+    (group, key), (spare, other) = avault.names_for(segments)
     assert f"{group}/{key}" == name
     assert avault.check_group(spare) == "openclaw"
     assert avault.check_key(other)
@@ -454,7 +453,7 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
 def install_quietly(machine: Machine, claw: Claw) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Install the hook: avault's command, a provider that never asks, and settings that refer to lab/API_KEY."""
     command = machine("openclaw", "install", "--json").json["command"]
-    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), command)
+    provider = avault.describe_provider(avault.Places(str(machine.vault)), command)
     provider = {**provider, "args": ["openclaw-provider", "--no-prompt"], "env": {"XDG_STATE_HOME": str(machine.state)}}
     settings = claw.read()
     settings["models"]["providers"]["lab"]["apiKey"] = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
@@ -560,16 +559,16 @@ def test_a_plan_that_fails_changes_nothing(claw: Claw, machine: Machine, canary:
 
 def shared_profiles(claw: Claw) -> dict[str, Any]:
     """The auth profiles of the store that all agents share."""
-    with avault_openclaw.open_sqlite(str(claw.state / "state" / "openclaw.sqlite")) as db:
-        return dict(avault_openclaw.read_store(db)[0]["profiles"])
+    with avault.open_sqlite(str(claw.state / "state" / "openclaw.sqlite")) as db:
+        return dict(avault.read_store(db)[0]["profiles"])
 
 
 def stored_profiles(claw: Claw, agent: str) -> dict[str, Any]:
     """The auth profiles of an agent's own store."""
     path = claw.state / "agents" / agent / "agent" / "openclaw-agent.sqlite"
     assert path.stat().st_mode & 0o777 == 0o600
-    with avault_openclaw.open_sqlite(str(path)) as db:
-        return dict(avault_openclaw.read_store(db)[0]["profiles"])
+    with avault.open_sqlite(str(path)) as db:
+        return dict(avault.read_store(db)[0]["profiles"])
 
 
 def without_meta(settings: dict[str, Any]) -> dict[str, Any]:
@@ -649,14 +648,14 @@ def test_what_of_the_variables_is_a_secret() -> None:
         "odd": "text",
     }
     config = {"env": {"API_KEY": "sk-123456", "vars": {"DB_PASSWORD": "of the db", "MODE": "x"}}, "mcp": {"servers": servers}}
-    found = {each.path: (each.name, each.server) for each in avault_openclaw.find_variables(config)}
+    found = {each.path: (each.name, each.server) for each in avault.find_variables(config)}
     assert found == {
         "env.API_KEY": (("openclaw", "API_KEY"), ""),
         "env.vars.DB_PASSWORD": (("openclaw", "DB_PASSWORD"), ""),
         "mcp.servers.my server!.env.GITHUB_TOKEN": (("my-server-", "GITHUB_TOKEN"), "my server!"),
     }
-    assert not avault_openclaw.find_variables({}) and not avault_openclaw.find_variables({"env": [], "mcp": {"servers": None}})
-    assert token not in repr(avault_openclaw.find_variables(config))
+    assert not avault.find_variables({}) and not avault.find_variables({"env": [], "mcp": {"servers": None}})
+    assert token not in repr(avault.find_variables(config))
 
 
 def test_chats_that_work_without_the_vault(vault: Machine) -> None:
@@ -693,19 +692,19 @@ def test_free_pages_are_written_anew(place: Any, canary: Canary, capsys: pytest.
         db.commit()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
-    assert avault_openclaw.holds(str(file), [canary.value]), "the control"
-    avault_openclaw.clean_stores([str(file)], [canary.value])
+    assert avault.holds(str(file), [canary.value]), "the control"
+    avault.clean_stores([str(file)], [canary.value])
     assert canary.mark.encode() not in file.read_bytes()
     with sqlite3.connect(file) as db:
         assert db.execute("SELECT x FROM t").fetchall() == [("stays",)]
         db.execute("INSERT INTO t VALUES (?)", (canary.value,))
         db.commit()
-        avault_openclaw.clean_stores([str(file)], [canary.value])
+        avault.clean_stores([str(file)], [canary.value])
         db.execute("DELETE FROM t")
         db.commit()
     db.close()
     assert "still stand in clear" in capsys.readouterr().err
-    avault_openclaw.clean_store(str(file))
+    avault.clean_store(str(file))
 
 
 def test_a_plan_of_an_unproven_vault(vault: Machine) -> None:
@@ -804,7 +803,7 @@ def test_variables_run_under_avault(claw: Claw, machine: Machine, npx: Path, can
     server = {"command": str(machine.top / "bin" / "npx"), "args": ["--offline", "-y", str(npx)], "env": {"LOG_LEVEL": "info"}}
     server["env"] |= {"GITHUB_TOKEN": canary.value, "XDG_STATE_HOME": str(machine.state)}
     claw.write(mcp={"servers": {"lab": server}}, env={"vars": {"OPENAI_API_KEY": canary.new("variable"), "MODE": "x"}})
-    before = avault_openclaw.read_json5(claw.config.read_text())
+    before = avault.read_json5(claw.config.read_text())
     paths = ["env.vars.OPENAI_API_KEY", "mcp.servers.lab.env.GITHUB_TOKEN"]
     looked = machine("openclaw", "plan", "--dry-run", "--json").json
     assert [each["path"] for each in looked["left"]] == paths and all("--variables" in each["reason"] for each in looked["left"])
@@ -845,14 +844,14 @@ def test_a_gateway_under_a_wrapper_fails_closed(claw: Claw, machine: Machine, ca
 def test_avault_py_itself_is_the_command(claw: Claw, machine: Machine, canary: Canary) -> None:
     """In the old place, scripts/, under a python3 without packages: an open vault takes the standard library alone."""
     old = machine.home / "clawd" / "skills" / "avault" / "scripts"
-    shutil.copytree(SOURCE.parent / "scripts", old, ignore=shutil.ignore_patterns("__pycache__"))
+    old.mkdir(parents=True)
     program = Path(shutil.copy(SOURCE, old / "avault.py"))
     program.chmod(0o755)
     bare = machine.top / "bin" / "python3"
     bare.write_text(f'#!/bin/sh\nexec {shlex.quote(os.path.realpath(sys.executable))} -S "$@"\n')
     bare.chmod(0o755)
     machine("set", "lab/API_KEY", input=canary.value)
-    provider = avault_openclaw.describe_provider(avault.Places(str(machine.vault)), str(program))
+    provider = avault.describe_provider(avault.Places(str(machine.vault)), str(program))
     ref = {"source": "exec", "provider": "avault", "id": "lab/API_KEY"}
     claw.write(
         lab={"apiKey": ref}, secrets={"providers": {"avault": {**provider, "env": {"XDG_STATE_HOME": str(machine.state)}}}}
@@ -930,4 +929,4 @@ def test_types_of_targets() -> None:
     paths = [entry["path"] for entry in matrix["entries"] if entry["configFile"] == "openclaw.json"]
     assert len(paths) > 90
     for path in paths:
-        assert avault_openclaw.target_type(avault_openclaw.parse_path(path.replace("*", "name"))) == path
+        assert avault.target_type(avault.parse_path(path.replace("*", "name"))) == path

@@ -29,10 +29,6 @@ from hypothesis import strategies as st
 
 import avault
 
-avault.load_commands(["run"])
-import avault_forms  # noqa: E402
-import avault_run  # noqa: E402
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="this is Linux's")
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 DIGESTS = (
@@ -610,9 +606,9 @@ def test_as_file_takes_what_no_environment_takes(vault: Machine, canary: Canary)
 STRIDES = [(8, 14), (15, 22), (23, 40)]  # lengths of which the search takes different steps
 
 
-def feed(patterns: avault_run.Patterns, data: bytes, cuts: list[int]) -> bytes:
+def feed(patterns: avault.Patterns, data: bytes, cuts: list[int]) -> bytes:
     """What comes out of a stream that is cut there."""
-    mask, places = avault_run.Mask(patterns), sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    mask, places = avault.Mask(patterns), sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     return b"".join(mask.feed(data[start:end]) for start, end in itertools.pairwise(places)) + mask.end()
 
 
@@ -653,21 +649,21 @@ def streams(draw: st.DrawFn) -> tuple[dict[bytes, bytes], bytes]:
 def test_mask(stream: tuple[dict[bytes, bytes], bytes], cuts: list[int]) -> None:
     """No byte of a string comes out, wherever the stream is cut; and every other byte does."""
     masks, data = stream
-    found = feed(avault_run.Patterns(masks), data, cuts)
+    found = feed(avault.Patterns(masks), data, cuts)
     assert re.fullmatch(expected(masks, data), found.decode()), (data, found)
-    assert found == feed(avault_run.Patterns(masks), data, [])
+    assert found == feed(avault.Patterns(masks), data, [])
 
 
 @given(streams())
 @settings(deadline=None)
 def test_mask_of_single_bytes(stream: tuple[dict[bytes, bytes], bytes]) -> None:
     masks, data = stream
-    found = feed(avault_run.Patterns(masks), data, list(range(len(data))))
+    found = feed(avault.Patterns(masks), data, list(range(len(data))))
     assert re.fullmatch(expected(masks, data), found.decode())
 
 
 def test_masks_of_neighbours() -> None:
-    patterns = avault_run.Patterns({b"abcdefgh": b"<1>", b"ghijklmn": b"<2>", b"abcdefghijk": b"<3>", b"00000000": b"<0>"})
+    patterns = avault.Patterns({b"abcdefgh": b"<1>", b"ghijklmn": b"<2>", b"abcdefghijk": b"<3>", b"00000000": b"<0>"})
     for data, shown in [
         (b"abcdefghabcdefgh", b"<1><1>"),
         (b"abcdefghijklmn", b"<3><2>"),  # none of the second one's bytes is left
@@ -692,7 +688,7 @@ LONG = b"abcdefghijklmnopqrstuvwxyz"
 @settings(deadline=None)
 def test_mask_with_silences(data: bytes, silences: list[bool], size: int) -> None:
     """After a silence all is out but the beginning of a string of eight bytes and more; what was let out still counts."""
-    mask, shown = avault_run.Mask(avault_run.Patterns({LONG: b"<0>"})), b""
+    mask, shown = avault.Mask(avault.Patterns({LONG: b"<0>"})), b""
     for number, start in enumerate(range(0, len(data), size)):
         shown += mask.feed(data[start : start + size])
         if silences[number % len(silences)]:
@@ -718,7 +714,7 @@ PEM = (
 
 def is_solid(value: str) -> bool:
     """Whether enough of a value is left without what quoting and line breaks are made of."""
-    return len(avault_forms.solid(value.encode())) >= 8
+    return len(avault.solid(value.encode())) >= 8
 
 
 VALUES = st.one_of(
@@ -782,18 +778,18 @@ AROUND = {  # what is no part of the value, less what quoting and line breaks ar
 def test_encodings(encoding: str, value: str, before: str, after: str, cuts: list[int]) -> None:
     if encoding == "quoted-printable" and re.search("[ \t]$", value, re.MULTILINE):
         return  # it is encoded at the end of a line only
-    patterns = avault_run.Patterns.of({"group/KEY": [value]})
+    patterns = avault.Patterns.of({"group/KEY": [value]})
     assert patterns
     found = feed(patterns, f"{before}\1{ENCODINGS[encoding](value)}\1{after}".encode(), cuts)
     left, _, right = AROUND.get(encoding, "%s").partition("%s")
-    shown = avault_forms.solid(found.split(b"\1")[before.count("\1") + 1])
+    shown = avault.solid(found.split(b"\1")[before.count("\1") + 1])
     assert re.fullmatch(rf"{left}(<avault:group/KEY>)+{right}".encode(), shown), shown
 
 
 @given(VALUES, st.binary(max_size=20), st.binary(max_size=20), st.booleans(), st.lists(st.integers(0, 999), max_size=5))
 def test_base64_within_more(value: str, before: bytes, after: bytes, urlsafe: bool, cuts: list[int]) -> None:
     """At any of the three alignments: what is left of the value is less than a byte at either end."""
-    patterns = avault_run.Patterns.of({"group/KEY": [value]})
+    patterns = avault.Patterns.of({"group/KEY": [value]})
     assert patterns
     encode = base64.urlsafe_b64encode if urlsafe else base64.b64encode
     found = feed(patterns, encode(before + value.encode() + after), cuts)
@@ -804,12 +800,12 @@ def test_base64_within_more(value: str, before: bytes, after: bytes, urlsafe: bo
 
 
 def test_short_values_have_no_forms() -> None:
-    assert avault_run.Patterns.of({"a/B": ["seven77"], "c/D": ["  seven77 \n"]}) is None
-    assert avault_run.Patterns.of({"a/B": ["seven77", "eight888"]}) is not None  # one in conflict
+    assert avault.Patterns.of({"a/B": ["seven77"], "c/D": ["  seven77 \n"]}) is None
+    assert avault.Patterns.of({"a/B": ["seven77", "eight888"]}) is not None  # one in conflict
 
 
 def test_two_keys_with_one_value() -> None:
-    patterns = avault_run.Patterns.of({"b/KEY": ["the same value"], "a/KEY": ["the same value"]})
+    patterns = avault.Patterns.of({"b/KEY": ["the same value"], "a/KEY": ["the same value"]})
     assert patterns and feed(patterns, b"the same value", []) == b"<avault:a/KEY>"
 
 
@@ -1344,4 +1340,4 @@ def test_without_a_mask_the_terminal_is_the_real_one(vault: Machine) -> None:
 def test_forms_of_a_large_value_that_repeats_itself(piece: str) -> None:
     """In a time that grows with its length, and not with the square of it: that would be hours."""
     value = (piece * 262_144)[:262_144]
-    assert not avault_forms.solid(value.encode()).strip() or "plain" in avault_forms.forms_of(value).values()
+    assert not avault.solid(value.encode()).strip() or "plain" in avault.forms_of(value).values()

@@ -20,10 +20,6 @@ from harness import AVAULT, Machine, wait_until
 
 import avault
 
-avault.load_commands(["scan"])
-avault_forms: Any = sys.modules["avault_forms"]
-avault_scan: Any = sys.modules["avault_scan"]
-
 PEM = "-----BEGIN PRIVATE KEY-----\n{0}{1}\n{0}{2}\n-----END PRIVATE KEY-----\n"
 
 
@@ -61,12 +57,12 @@ def git(machine: Machine, directory: Path, *words: str, code: int = 0, **env: st
 
 
 def needles(**values: str) -> Any:
-    return avault_scan.Needles([{"group": "g", "key": key, "value": value, "conflicts": []} for key, value in values.items()])
+    return avault.Needles([{"group": "g", "key": key, "value": value, "conflicts": []} for key, value in values.items()])
 
 
 def found_in(data: bytes, looked_for: Any) -> set[tuple[int, str, str]]:
     """Line, name and form of what is in these bytes."""
-    return {(each.line, each.name, each.kind) for each in avault_scan.search(avault_scan.Part("f", 1, data), looked_for)}
+    return {(each.line, each.name, each.kind) for each in avault.search(avault.Part("f", 1, data), looked_for)}
 
 
 # Forms
@@ -189,7 +185,7 @@ def test_very_long_values(machine: Machine, tree: Path, canary) -> None:
 
 
 def test_values_in_conflict_are_looked_for_too() -> None:
-    both = avault_scan.Needles([{"group": "g", "key": "A", "value": "value-of-one", "conflicts": ["value-of-other"]}])
+    both = avault.Needles([{"group": "g", "key": "A", "value": "value-of-one", "conflicts": ["value-of-other"]}])
     assert found_in(b"value-of-other\nvalue-of-one", both) == {(1, "g/A", "plain"), (2, "g/A", "plain")}
 
 
@@ -227,7 +223,7 @@ def test_values_that_overlap(seed: int) -> None:
 
 def test_a_file_that_is_read_in_parts(machine: Machine, tree: Path, canary) -> None:
     """A value over the end of a part, and the right line; nothing is found twice."""
-    part, value = avault_scan.BATCH, canary.value.encode()
+    part, value = avault.BATCH, canary.value.encode()
     data = bytearray(b"0123456789abcde\n" * (5 * part // 32))
     places = [0, part - len(value) // 2, part + 100, 2 * part - 1, len(data) - len(value)]
     for place in places:
@@ -439,10 +435,10 @@ def test_what_is_staged(machine: Machine, repository: Path, canary) -> None:
     git(machine, repository, "add", "-N", ".")
     assert scan() == ["link:1: openai/API_KEY", "other:1: openai/API_KEY (base64)"]
     assert scan("other") == ["other:1: openai/API_KEY (base64)"]
-    (repository / "huge").write_bytes(b"\n" * (avault_scan.BATCH - 3) + canary.value.encode())
+    (repository / "huge").write_bytes(b"\n" * (avault.BATCH - 3) + canary.value.encode())
     (repository / "empty").touch()
     git(machine, repository, "add", "huge", "empty")
-    assert scan("huge", "empty") == [f"huge:{avault_scan.BATCH - 2}: openai/API_KEY"]
+    assert scan("huge", "empty") == [f"huge:{avault.BATCH - 2}: openai/API_KEY"]
 
 
 def test_a_merge_in_progress(machine: Machine, repository: Path, canary) -> None:
@@ -626,7 +622,7 @@ class Scanning:
     def is_drawn(self) -> bool:
         """Give it more to read, and look."""
         assert self.child.stdin
-        self.child.stdin.write(b"0" * avault_scan.BATCH)
+        self.child.stdin.write(b"0" * avault.BATCH)
         self.look()
         return b"\r\x1b[Kavault: 1 file" in self.seen
 
@@ -667,7 +663,7 @@ def test_ctrl_c(scanning: Scanning) -> None:
 
 def test_forms_are_made_once() -> None:
     """A token that nobody quotes has one plain form, and the usual encodings are few."""
-    kinds = list(avault_forms.forms_of("sk-0123456789abcdefghij", rare=False).values())
+    kinds = list(avault.forms_of("sk-0123456789abcdefghij", rare=False).values())
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"plain": 1, "hex": 2, "base64": 6}
 
 

@@ -1,7 +1,6 @@
 """`avault service`: the unit as systemd reads it, what it runs; and, as root, a systemd of our own that runs it."""
 
 import contextlib
-import importlib
 import json
 import os
 import plistlib
@@ -24,9 +23,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import avault
-
-avault.load_commands(["service"])
-service = importlib.import_module("avault_service")
 
 REFERENCE = Path(__file__).resolve().parent.parent / "references" / "service.md"
 booted = pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="would change this machine's own systemd")
@@ -92,8 +88,8 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 
 @given(st.lists(texts, min_size=1))
 def test_words_come_back(words: list[str]) -> None:
-    assert split_words(" ".join(service.quote(word) for word in words)) == words
-    line = service.quote_command(["/usr/bin/python3", *words])
+    assert split_words(" ".join(avault.quote(word) for word in words)) == words
+    line = avault.quote_command(["/usr/bin/python3", *words])
     assert command_line(f"[Service]\nExecStart={line}\n") == ["/usr/bin/python3", *words]
     assert not line.startswith(("-", "@", ":", "+", "!", "|"))
 
@@ -101,13 +97,13 @@ def test_words_come_back(words: list[str]) -> None:
 @given(st.text("\0\n\r\t\x1b\x7f\udcff", min_size=1, max_size=3), texts)
 def test_what_a_unit_cannot_hold_is_refused(bad: str, good: str) -> None:
     with pytest.raises(avault.AvaultError, match="control characters"):
-        service.quote(good + bad)
+        avault.quote(good + bad)
 
 
 @pytest.mark.parametrize("python", ['/opt/a"b/python', "/opt/$x/python", "/opt/a\\b/python"])
 def test_a_program_that_systemd_cannot_start(python: str) -> None:
     with pytest.raises(avault.AvaultError, match="systemd starts no program with such a path"):
-        service.quote_command([python, "-P"])
+        avault.quote_command([python, "-P"])
 
 
 # The unit
@@ -497,10 +493,10 @@ def test_what_systemd_makes_of_words(system: Booted) -> None:
         path.mkdir(parents=True)
     writable = "[os.access(path, os.W_OK) for path in words]"
     program = f"import json, os, sys; words = sys.argv[1:]; json.dump([words, os.environ['V'], {writable}], sys.stdout)"
-    line = service.quote_command([os.path.realpath("/usr/bin/python3"), "-c", program, *words, *map(str, paths), "/etc"])
+    line = avault.quote_command([os.path.realpath("/usr/bin/python3"), "-c", program, *words, *map(str, paths), "/etc"])
     text = (
-        f"[Service]\nType=oneshot\nExecStart={line}\nProtectSystem=strict\nEnvironment={service.quote('V=' + ' '.join(words))}\n"
-        f"ReadWritePaths={' '.join(service.quote(str(path)) for path in paths)}\nStandardOutput=file:{system.top}/out\n"
+        f"[Service]\nType=oneshot\nExecStart={line}\nProtectSystem=strict\nEnvironment={avault.quote('V=' + ' '.join(words))}\n"
+        f"ReadWritePaths={' '.join(avault.quote(str(path)) for path in paths)}\nStandardOutput=file:{system.top}/out\n"
     )
     file = system.top / "words.service"
     file.write_text(text)

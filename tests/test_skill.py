@@ -138,10 +138,9 @@ TO_INSTALL = {
 
 def test_archive_is_the_skill(archive: Path, clone: Path) -> None:
     """Exactly these files: no test, no cache, nothing of git."""
-    modules = {f"scripts/{path.name}" for path in (d.ROOT / "scripts").glob("avault_*.py")}
-    assert modules > {f"scripts/avault_{name}.py" for name in avault.ELSEWHERE.values()}
+    extras = {f"src/avault_extras/{path.name}" for path in (d.ROOT / "src" / "avault_extras").glob("*.py")}
     references = {name for name in d.documents() if name.startswith("references/")}
-    wanted = {"SKILL.md", "LICENSE", "avault.py", *modules, *references, *HOOK, *TO_INSTALL}
+    wanted = {"SKILL.md", "LICENSE", "avault.py", *extras, *references, *HOOK, *TO_INSTALL}
     with zipfile.ZipFile(archive) as opened:
         entries = opened.infolist()
         assert {entry.filename for entry in entries} == {f"avault/{name}" for name in wanted}
@@ -241,5 +240,5 @@ def test_install_from_the_archive(archive: Path, tmp_path: Path) -> None:
         cwd=skill,
         env=peers.ENVIRON,
     )
-    installed = {path.name for path in (tmp_path / "to").iterdir()}
-    assert {f"avault_{name}.py" for name in avault.ELSEWHERE.values()} | {"avault.py", "avault_fast.py"} <= installed
+    installed = {path.name for path in (tmp_path / "to").iterdir() if path.suffix != ".dist-info"}
+    assert installed == {"avault.py", "avault_extras", "avault_fast.py", "bin"}

@@ -18,14 +18,14 @@ def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> avault.Terminal
     return avault.Terminal(str(tmp_path / "vault"), want_json=False)
 
 
-def test_commands_that_are_not_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(avault.ELSEWHERE, "odd", "odd")
-    with pytest.raises(avault.Unavailable, match=r"avault_odd\.py is not here"):
-        avault.load_commands(["odd"])
-    (tmp_path / "avault_odd.py").write_text("import a_module_that_is_not_here\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_not_here"):
-        avault.load_commands(["odd"])
+def test_an_extra_that_is_not_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "__file__", str(tmp_path / "avault.py"))
+    with pytest.raises(avault.Unavailable, match=r"avault_extras/odd\.py is not beside"):
+        avault.load_extra("odd")
+    extras = tmp_path / "src" / "avault_extras"
+    extras.mkdir(parents=True)
+    (extras / "odd.py").write_text("import avault\nhere = avault.__file__\n")
+    assert avault.load_extra("odd").here == str(tmp_path / "avault.py")
 
 
 def test_a_daemon_that_ends_before_it_listens(terminal: avault.Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

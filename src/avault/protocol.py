@@ -14,7 +14,6 @@ from avault.fast import MAX_FRAME
 if TYPE_CHECKING:
     from typing import Any
 
-    # seconds until the vault locks by itself: after an unlock, without a use
     Limits = tuple[float | None, float | None]
 
 

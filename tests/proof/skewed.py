@@ -45,7 +45,6 @@ class Clocks:
         body, mark, end = SOURCE.read_text().rpartition('\nif __name__ == "__main__":')
         assert mark
         copy.write_text(f"{body}\nCLOCKS_FILE = {str(self.file)!r}\n{CLOCKS}\n{mark}{end}")
-        (directory / "scripts").symlink_to(SOURCE.parent / "scripts")
         self.command = [sys.executable, str(copy)]
 
     def set(self, **shifts: float) -> None:

@@ -447,7 +447,7 @@ def test_the_same_user(machine: Machine, canary: Canary) -> None:
         evil = machine.top / "evil"
         evil.mkdir()
         trace = machine.top / "imported"
-        for name in ("json", "click", "nostr_sdk", "asyncio", "socket", "avault", "avault_git", "sitecustomize", "_sha2"):
+        for name in ("json", "click", "nostr_sdk", "asyncio", "socket", "avault", "avault_extras", "sitecustomize", "_sha2"):
             (evil / f"{name}.py").write_text(f"open({str(trace)!r}, 'a').write('{name}\\n')\n")
         for words in (["get", "g/K"], ["list", "--json"], ["git", "record"], ["daemon", "start", "-b"]):
             subprocess.run([AVAULT, *words], cwd=evil, env=machine.env, capture_output=True)

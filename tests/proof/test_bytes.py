@@ -29,10 +29,6 @@ from test_seal import Example
 
 import avault
 
-avault.load_commands(["doctor", "log"])
-import avault_doctor  # noqa: E402
-import avault_log  # noqa: E402
-
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(300, 7200))]
 
 REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json", "keychain.json"]
@@ -214,13 +210,13 @@ def test_doctor_and_status_name_every_damage(disk, monkeypatch):
     """Both look at files that may be anything; neither stumbles, and what the vault needs is called bad."""
     shown: list[str] = []
     monkeypatch.setattr(avault, "put", shown.append)
-    checks = [avault_doctor.CHECKS[name] for name in ("vault", "state", "socket", "python")]
+    checks = [avault.CHECKS[name] for name in ("vault", "state", "socket", "python")]
     count = 0
     for name in [*REFUSED, *OPENED]:
         for _, bad in damaged(disk.good[name], figures.pick(12, 300)):
             disk.write(name, bad)
-            patient = avault_doctor.Patient(disk.places, offline=True)
-            findings = [finding for check in checks for finding in avault_doctor.examine(check, patient)]
+            patient = avault.Patient(disk.places, offline=True)
+            findings = [finding for check in checks for finding in avault.run_check(check, patient)]
             assert not [each for each in findings if "could not be looked at" in each.text], (name, bad)
             if name in REFUSED and name != "avault.enc":  # which only its key can judge
                 assert [each for each in findings if each.state == "bad" and name in each.text], (name, bad)
@@ -251,7 +247,7 @@ def test_every_damage_of_the_access_log_is_named(disk):
         disk.write("access.log", bad)
         found = disk.log.verify()
         assert not found["intact"] and found["problem"], bad
-        [avault_log.render(line) for line in avault_log.Reader(disk.places.own("access.log"), older=4).lines()]
+        [avault.render_line(line) for line in avault.Reader(disk.places.own("access.log"), older=4).lines()]
         count += 1
         following = avault.AccessLog(disk.places.state, disk.agent, is_new=False)
         following.write({"op": "unlock"}, {"pid": 1, "uid": 0, "exe": None, "parent": None}, "ok")

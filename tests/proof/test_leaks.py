@@ -780,30 +780,27 @@ def test_who_can_read_what(machine: Machine, canary: Canary, who: str) -> None:
 
 def test_objects_show_nothing(canary: Canary, agent: nostr_sdk.Keys) -> None:
     """In no repr, as a traceback with local variables or a log would have it; and nothing of ours packs them up."""
-    avault.load_commands(["run", "scan", "mcp", "openclaw", "keychain", "import"])
-    modules = {name: sys.modules[name] for name in ("avault", "avault_run", "avault_scan", "avault_import")}
     text, secret = canary.value, agent.secret_key().to_hex()
     vault = avault.Vault("0" * 32, "", "", "n")
     vault.put("a", "B", text, 0, "m")
     given = avault.GivenKey(secret)
     pairing = avault.Pairing(agent, "", "", "", [])
-    run = modules["avault_run"]
-    injection = run.Injection()
+    injection = avault.Injection()
     injection.variables, injection.secrets = {"B": text}, {"a/B": [text]}
-    patterns = run.Patterns.of({"a/B": [text]})
-    needles = modules["avault_scan"].Needles([{"group": "a", "key": "B", "value": text, "conflicts": []}])
+    patterns = avault.Patterns.of({"a/B": [text]})
+    needles = avault.Needles([{"group": "a", "key": "B", "value": text, "conflicts": []}])
     frames = avault.Frames()
     frames.feed(text.encode())
     objects = [
         vault, vault.groups["a"], vault.secrets("a", "B")[0], vault.copy(), given, given.keys, agent, agent.secret_key(), pairing,
-        avault.Phone(pairing, avault.RemoteSigner.__new__(avault.RemoteSigner)), frames, injection, patterns, run.Mask(patterns),
-        needles, modules["avault_import"].Held([{"group": "a", "key": "B", "value": text, "conflicts": []}]),
+        avault.Phone(pairing, avault.RemoteSigner.__new__(avault.RemoteSigner)), frames, injection, patterns,
+        avault.Mask(patterns), needles, avault.Held([{"group": "a", "key": "B", "value": text, "conflicts": []}]),
     ]  # fmt: skip
     wanted = forms(canary.mark) | forms(secret) | forms(agent.secret_key().to_bech32())
     for each in objects:
         for shown in (repr(each), str(each), f"{each}", ascii(each)):
             assert not list(hits(shown.encode(), wanted)), type(each)
     packers = r"^\s*(?:import|from) (?:pickle|marshal|shelve|copyreg|copy|multiprocessing|logging|cgitb|faulthandler|traceback)\b"
-    sources = [d.SOURCE, *(d.ROOT / "scripts").glob("avault*")]
+    sources = [d.SOURCE, *(d.ROOT / "src" / "avault_extras").glob("*.py")]
     assert not [path.name for path in sources if re.search(packers, path.read_text(), re.MULTILINE)]
     figures.at_least("kinds of objects that hold a secret, and do not show it", len({type(each) for each in objects}))

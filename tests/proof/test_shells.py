@@ -27,10 +27,6 @@ from test_import import SEED, WRITERS, has, reader
 
 import avault
 
-avault.load_commands(["run"])
-import avault_forms  # noqa: E402
-import avault_run  # noqa: E402
-
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(120, 7200))]
 
 ENVIRON = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
@@ -250,7 +246,7 @@ class Stream:
         self.secret.append((len(self.data) + first, len(self.data) + (len(piece) if last is None else last)))
         self.data += piece
 
-    def visible(self, patterns: avault_run.Patterns) -> list[bytes]:
+    def visible(self, patterns: avault.Patterns) -> list[bytes]:
         """What lies between masks: all that no form covers, looked for by the plainest of means."""
         covered = bytearray(len(self.data))
         for view, strings in patterns.search.views(self.data):
@@ -261,7 +257,7 @@ class Stream:
                     covered[first:end] = b"\1" * (end - first)
                     start = view.text.find(form, start + 1)
         for start, end in self.secret:
-            left = [place for place in range(start, end) if not covered[place] and self.data[place] not in avault_forms.NOISE]
+            left = [place for place in range(start, end) if not covered[place] and self.data[place] not in avault.NOISE]
             assert not left, self.data[start:end]
         ends = [0, *(place for run in re.finditer(b"\1+", bytes(covered)) for place in run.span()), len(self.data)]
         return [self.data[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
@@ -271,20 +267,20 @@ def test_masks_of_random_streams_in_random_pieces():
     """Nothing of a secret comes out, in any encoding, wherever a write ends; and every other byte does, unchanged."""
     chance, count, masked = random.Random(SEED), 0, 0
     while count < figures.pick(1500, 100_000):
-        texts = [text for text in (any_text(chance).strip() for _ in range(9)) if len(text.encode()) >= avault_run.SHORTEST]
+        texts = [text for text in (any_text(chance).strip() for _ in range(9)) if len(text.encode()) >= avault.SHORTEST]
         texts = list(dict.fromkeys([*texts[:2], *(text for text in ['p\u00e4ss/w\u00f6rd+&<>="\\ 1'] if not texts)]))
-        patterns = avault_run.Patterns.of({f"g/K{number}": [text] for number, text in enumerate(texts)})
+        patterns = avault.Patterns.of({f"g/K{number}": [text] for number, text in enumerate(texts)})
         assert patterns
         for _ in range(25):
             stream = Stream(chance, [text.encode() for text in texts])
             expected, longest = stream.visible(patterns), chance.choice([1, 2, 7, 30, 200])
-            mask, shown, rest = avault_run.Mask(patterns), b"", stream.data
+            mask, shown, rest = avault.Mask(patterns), b"", stream.data
             while rest:
                 size = chance.randrange(1, longest + 1)
                 shown, rest = shown + mask.feed(rest[:size]), rest[size:]
             shown += mask.end()
-            pieces = [avault_forms.solid(piece) for piece in re.split(rb"<avault:g/K\d>", shown)]
-            assert [*filter(None, pieces)] == [*filter(None, map(avault_forms.solid, expected))], (texts, stream.data, shown)
+            pieces = [avault.solid(piece) for piece in re.split(rb"<avault:g/K\d>", shown)]
+            assert [*filter(None, pieces)] == [*filter(None, map(avault.solid, expected))], (texts, stream.data, shown)
             count, masked = count + 1, masked + len(stream.secret)
     figures.at_least("streams with masked secrets, in random pieces", count)
     figures.at_least("encoded secrets in them", masked)

@@ -10,24 +10,18 @@ import click
 
 from avault import __version__
 from avault.cli.secrets import no_argument
-from avault.cli.terminal import (
-    COMMANDS,
-    HELP,
-    Terminal,
-    _has_put,
-    argument,
-    command,
-    load_commands,
-    option,
-    put,
-    say,
-    split_name,
-)
+from avault.custody.keychain import main_keychain
 from avault.daemon.start import main_supervisor
 from avault.daemon.talks import main_keyholder
 from avault.errors import AvaultError, Usage, complain
 from avault.fast import call, say_error, write_all
 from avault.places import NoPlace, Places, read_record
+from avault.running.runner import main_runner
+from avault.terminal.commands import COMMANDS, argument, command, option
+from avault.terminal.help import HELP
+from avault.terminal.talk import _has_put, put, say
+from avault.terminal.terminal import Terminal
+from avault.terminal.words import split_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -75,8 +69,8 @@ def is_name(word: str, command: str) -> bool:
 
 
 def build_commands(words: Iterable[str]) -> click.Group:
-    """click's commands: those above, and those elsewhere that `words` name."""
-    load_commands(words)
+    """click's commands: those that `words` begin with; all where they name none."""
+    chosen = {name for name in COMMANDS if name.partition(" ")[0] in words} or set(COMMANDS)
 
     class HandWritten(click.Command):
         """A command whose help is its function's docstring, as it stands there.
@@ -147,7 +141,10 @@ def build_commands(words: Iterable[str]) -> click.Group:
             if words[0] in self.commands:
                 return super().resolve_command(context, words)
             call.directory = context.find_root().params["dir"]
-            raise no_command(words, list(self.commands), context.command_path)
+            there = list(self.commands)
+            if context.parent is None:
+                there = list(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS))
+            raise no_command(words, there, context.command_path)
 
     def remember(context: click.Context, directory: str | None) -> None:
         """Note how this command was called, for its hints."""
@@ -195,7 +192,8 @@ def build_commands(words: Iterable[str]) -> click.Group:
         invoke_without_command=True,
     )
     click.version_option(__version__, prog_name="avault", message="%(prog)s %(version)s")(root)
-    for name, (function, parameters, interspersed) in COMMANDS.items():
+    for name in (each for each in COMMANDS if each in chosen):
+        function, parameters, interspersed = COMMANDS[name]
         first, _, second = name.partition(" ")
         group = root
         if second:
@@ -286,11 +284,12 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
 
 
 def main() -> NoReturn:
-    """What the fast door left: one of our own processes, or a command by way of click."""
+    """What the room `fast` left: one of our own processes, or a command by way of click."""
     argv = sys.argv[1:]
     if argv[:1] == ["keychain"] and argv[1:2] in (["get"], ["look"], ["set"], ["delete"]):
-        load_commands(["keychain"])
-        sys.modules["avault_keychain"].main_keychain(argv[1:])
+        main_keychain(argv[1:])
+    if argv[:1] == ["runner"]:
+        main_runner(argv[1:])
     if argv[:1] == ["keyholder"]:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:

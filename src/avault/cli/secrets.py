@@ -5,27 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from typing import TYPE_CHECKING
 
-from avault.cli.terminal import (
-    Terminal,
-    argument,
-    command,
-    option,
-    parse_duration,
-    put,
-    say,
-    split_name,
-    warn,
-)
-from avault.client import Interrupted, ask_daemon
-from avault.errors import NotFound, TimedOut, Usage, printable
+from avault.errors import NotFound, Usage, printable
 from avault.fast import FORMS, MAX_VALUE, is_number, read_stdin, tell_of_replaced
-from avault.systemd import NoDaemon, explain_absence
+from avault.terminal.commands import argument, command, option
+from avault.terminal.talk import put, say, warn
+from avault.terminal.terminal import Terminal
+from avault.terminal.waiting import wait_open
+from avault.terminal.words import parse_duration, split_name
 from avault.vault.files import read_file
 from avault.vault.records import check_group, check_value
-from avault.vault.store import need_vault
 
 if TYPE_CHECKING:
     from typing import Any
@@ -275,25 +265,3 @@ def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
     """
     wait_open(terminal, parse_duration(timeout))
     return 0
-
-
-def wait_open(terminal: Terminal, timeout: float | None) -> None:
-    """Wait until the vault is open, and for a daemon if there is none; raises TimedOut."""
-    end = None if timeout is None else time.monotonic() + timeout
-    if not terminal.is_running():
-        need_vault(terminal.places)
-    if sys.stderr.isatty() and not terminal.is_running():
-        say(
-            f"waiting for a daemon to open {terminal.places.dir}; {explain_absence(terminal.places).hint}"
-        )
-    while True:
-        left = None if end is None else end - time.monotonic()
-        try:
-            ask_daemon(terminal.places, "wait", timeout=left)
-            return
-        except (NoDaemon, Interrupted):
-            if left is not None and left <= 0:
-                raise TimedOut(
-                    "no daemon came up in time", explain_absence(terminal.places).hint
-                ) from None
-        time.sleep(0.2)

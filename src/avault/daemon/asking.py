@@ -9,9 +9,9 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from avault.daemon.process import uptime
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable
 from avault.places import Places
+from avault.process import uptime
 from avault.vault.files import decode_file, encode_file, read_file, write_file
 from avault.vault.formats import render_time
 

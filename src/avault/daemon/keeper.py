@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller, Question
-from avault.daemon.process import clean_environment, own_command, uptime
 from avault.daemon.wire import Control
 from avault.errors import AvaultError, Denied, Locked, Tampered, TimedOut, Usage
 from avault.places import Places
+from avault.process import clean_environment, own_command, uptime
 from avault.protocol import decode_frame
 from avault.signer.remote import shorten_key
 from avault.vault.files import decode_file, encode_file, read_file, write_file

@@ -16,7 +16,6 @@ import nostr_sdk
 
 from avault.custody.custodian import GivenKey, Keychain, Phone
 from avault.daemon.log import AccessLog, describe_caller
-from avault.daemon.process import is_hardened, meet, place_name, room, uptime
 from avault.daemon.wire import Control, Session
 from avault.errors import (
     AvaultError,
@@ -30,6 +29,7 @@ from avault.errors import (
     printable,
 )
 from avault.places import Places
+from avault.process import is_hardened, meet, place_name, room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
 from avault.signer.remote import (
     NOBODY_ASKED,
@@ -65,9 +65,11 @@ if TYPE_CHECKING:
     from avault.protocol import Limits
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+
     Talk = Callable[
         ["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]
     ]
+
     Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
 
 

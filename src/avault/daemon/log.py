@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import nostr_sdk
 
-from avault.daemon.process import uptime
 from avault.errors import AvaultError, printable
 from avault.fast import write_all
+from avault.process import uptime
 from avault.vault.files import decode_file, encode_file, read_file, write_file
 from avault.vault.formats import render_time
 

@@ -17,11 +17,11 @@ from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import (
     check_names,
     choose,
+    choose_keys,
     conflicts,
     describe_vault,
     render_export,
     render_list,
-    select,
     warn_of_readers,
 )
 from avault.vault.records import (
@@ -120,7 +120,7 @@ def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
             "value": found[0].value,
             "conflicts": [secret.value for secret in found[1:]],
         }
-        for group, key, found in select(vault, groups, only)
+        for group, key, found in choose_keys(vault, groups, only)
     ]
     return {"ok": True, "secrets": rows}
 
@@ -142,7 +142,7 @@ def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) 
         request.get("format"),
         check_names(request, "groups"),
     )
-    rows = select(vault, wanted, [])
+    rows = choose_keys(vault, wanted, [])
     if form == "names":
         return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
     groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]

@@ -16,7 +16,6 @@ from avault import __version__
 from avault.daemon.asking import Caller
 from avault.daemon.keeper import Guard, run_program
 from avault.daemon.log import describe_caller
-from avault.daemon.process import lock_directory, own_command, report_quietly, room
 from avault.errors import (
     AvaultError,
     Denied,
@@ -29,6 +28,7 @@ from avault.errors import (
 )
 from avault.fast import FastConnection, is_same_user
 from avault.places import Places
+from avault.process import lock_directory, own_command, report_quietly, room
 from avault.protocol import (
     DOOR,
     FIRST_FRAME,

@@ -14,12 +14,12 @@ import nostr_sdk
 
 from avault.custody.custodian import GivenKey, Phone
 from avault.daemon.keyholder import Keyholder
-from avault.daemon.process import harden, report_quietly
 from avault.daemon.requests import REQUESTS
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, Tampered, Usage
 from avault.fast import write_all
 from avault.places import Places
+from avault.process import harden, report_quietly
 from avault.signer.remote import (
     DEFAULT_RELAYS,
     NOT_A_REFUSAL,

@@ -70,7 +70,6 @@ PICTURE = (
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAMElEQVR42kXIsQEAEAxFwffDHvbfgljDFgqpROnKU0I07aUTBgb0YqDhmtTrfxKDB2RODHZTp1uOAAAAAElFTkSuQmCC"
 )
 
-
 UNPROVEN = "pairing-unproven.json"  # in the state directory: what `avault pair` goes on with
 
 

@@ -46,7 +46,9 @@ REPAIRS = {
     "unlock": "avault unlock, and the phone is asked for nsec.enc", "pairing": "avault pair", "pin": "git pull, avault unlock",
 }  # fmt: skip
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
-FIELDS: dict[str, dict[str, Any]] = {  # of each kind of file, with their types
+FIELDS: dict[str, dict[str, Any]] = {
+    # of each kind of file, with their types
+    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
     "nsec": SEALED,
     "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
     "pairing": {
@@ -372,7 +374,6 @@ OUR_FILES = (
     "recovery.json", "log.json", "pauses.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
-
 
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
 avault.enc -text -merge

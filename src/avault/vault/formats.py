@@ -186,7 +186,9 @@ def check_names(request: dict[str, Any], field: str) -> list[str]:
     raise Usage(f"{field} is a list of names")
 
 
-def select(vault: Vault, groups: list[str], only: list[str]) -> list[tuple[str, str, list[Secret]]]:
+def choose_keys(
+    vault: Vault, groups: list[str], only: list[str]
+) -> list[tuple[str, str, list[Secret]]]:
     """Group, key and secrets of all that is there, or of some groups, or of some keys, KEY or GROUP/KEY; raises NotFound."""
     for name in groups:
         vault.group(name)
@@ -245,7 +247,7 @@ def choose(
     name, Denied for a dangerous name that `allow` does not have.
     """
     chosen = check_named(vault, named)
-    for group, key, _ in select(vault, groups, only) if groups or only or not named else []:
+    for group, key, _ in choose_keys(vault, groups, only) if groups or only or not named else []:
         name = as_name(group, key) if prefix else key
         if name in chosen:
             tell_apart = "" if prefix else ", or tell them apart with --prefix"
@@ -358,7 +360,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
 
 def conflicts(vault: Vault) -> list[str]:
     """The keys that two machines set, as GROUP/KEY."""
-    return [f"{group}/{key}" for group, key, found in select(vault, [], []) if len(found) > 1]
+    return [f"{group}/{key}" for group, key, found in choose_keys(vault, [], []) if len(found) > 1]
 
 
 def render_list(groups: list[dict[str, Any]]) -> str:

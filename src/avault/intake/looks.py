@@ -1,0 +1,85 @@
+"""What looks like a secret.
+
+A variable with one of these words in its name, a token that shows by its beginning what it is, and
+what seems to come from a random number generator.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import os
+import re
+
+from avault.intake.dotenv import foreign
+from avault.late import regex
+
+SECRET_WORDS = frozenset(
+    """
+    KEY KEYS APIKEY TOKEN TOKENS SECRET SECRETS PASSWORD PASSWD PASS PASSPHRASE PWD PW PASSCODE PIN CREDENTIAL CREDENTIALS AUTH
+    PRIVATE PRIVKEY NSEC MNEMONIC SEED PAT DSN COOKIE BEARER JWT WEBHOOK SIGNATURE SALT
+    """.split()
+)
+OPEN_WORDS = frozenset(
+    "PUBKEY FILE PATH DIR SOCK SOCKET NAME HOST PORT ID TTL LENGTH SIZE TYPE MODE".split()
+)
+TOKEN_FORMS = regex(
+    r"""(?x)(?<![A-Za-z0-9])(?:
+    sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,} |
+    gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,} | glpat-[A-Za-z0-9_-]{20,} |
+    xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,} | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{35} |
+    ya29\.[A-Za-z0-9_-]{20,} | nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,} |
+    npm_[A-Za-z0-9]{36} | hf_[A-Za-z0-9]{30,} | gsk_[A-Za-z0-9]{40,} | pypi-[A-Za-z0-9_-]{50,} | dop_v1_[a-f0-9]{64} |
+    SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,} | shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32} | r8_[A-Za-z0-9]{30,} |
+    pplx-[A-Za-z0-9]{32,} | xai-[A-Za-z0-9]{40,} | tvly-[A-Za-z0-9-]{20,} | lin_api_[A-Za-z0-9]{30,} | ntn_[A-Za-z0-9]{40,} |
+    eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,} | [0-9]{8,10}:[A-Za-z0-9_-]{35} |
+    -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | [a-z][a-z0-9+.-]*://[^\s/:@"'$]*:[^\s/@"'$]+@
+    )""",
+)
+
+
+def is_random(text: str) -> bool:
+    """Whether a text looks random: one long word of letters and digits, mixed and evenly used."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9+/_-]{23,}={0,2}", text):
+        return False
+    if re.fullmatch(r"[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}", text):
+        return False  # a UUID names something
+    bits = -sum(
+        count / len(text) * math.log2(count / len(text))
+        for count in collections.Counter(text).values()
+    )
+    if re.fullmatch("[0-9a-fA-F]{32,}", text):
+        return bits > 3.0
+    upper, lower, digits = (
+        sum(map(kind, text)) for kind in (str.isupper, str.islower, str.isdigit)
+    )
+    return bits > 3.7 and ((upper > 1 and lower > 1 and digits > 1) or digits * 6 >= len(text))
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable looks like a secret, by its name or by its value."""
+    if not value or foreign(value):
+        return False
+    if TOKEN_FORMS.search(value) or is_random(value):
+        return True
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).upper().split("_")
+    if (
+        not SECRET_WORDS.intersection(words)
+        or words[-1] in OPEN_WORDS
+        or "PUBLIC" in words
+        or name in ("PWD", "OLDPWD")
+    ):
+        return False
+    is_setting = value.lower() in (
+        "true",
+        "false",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "none",
+        "null",
+        "0",
+        "1",
+    )
+    return not is_setting and not os.path.isabs(os.path.expanduser(value))

@@ -1,0 +1,151 @@
+"""avault run: secrets for one command, without holding them."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+from avault.errors import Usage
+from avault.fast import PROJECT_FILE
+from avault.running.forms import SHORTEST, is_short
+from avault.running.job import Job
+from avault.running.looking import Secrets, untold
+from avault.running.masks import Patterns
+from avault.running.process import allow_cores, become_command, forbid_cores
+from avault.running.secrets import Injection, read_env_file, read_project_file, reveal_for_masks
+from avault.running.terminal_job import TerminalJob
+from avault.terminal.commands import command, option
+from avault.terminal.talk import say, warn
+from avault.terminal.terminal import Terminal
+from avault.terminal.waiting import wait_open
+from avault.terminal.words import parse_duration
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def optional_duration(name: str) -> click.Option:
+    """--wait [D]: a next word that is no duration is not its value, but begins the command."""
+
+    class OptionalDuration(click.Option):
+        """An option that gives back a word that is not for it."""
+
+        def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+            super().add_to_parser(parser, ctx)
+            entry = parser._long_opt[self.opts[0]]
+            process = entry.process
+
+            def process_duration(value: Any, state: Any) -> None:
+                if isinstance(value, str) and not re.fullmatch(r"(\d+[smhd]?)?", value):
+                    state.rargs.insert(0, value)
+                    value = ""
+                process(value, state)
+
+            entry.process = process_duration
+
+    return OptionalDuration([name], is_flag=False, flag_value="")
+
+
+@command(
+    "run",
+    option("--group", "groups", multiple=True),
+    option("--only", multiple=True),
+    option("--as", "named", multiple=True),
+    option("--all", "everything", is_flag=True),
+    option("--env-file"),
+    option("--prefix", is_flag=True),
+    lambda: optional_duration("--wait"),
+    option("--no-mask", is_flag=True),
+    option("--allow", multiple=True),
+    option("--as-file", "files", multiple=True),
+    lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
+    interspersed=False,
+)
+def cmd_run(
+    terminal: Terminal,
+    groups: tuple[str, ...],
+    only: tuple[str, ...],
+    named: tuple[str, ...],
+    everything: bool,
+    env_file: str | None,
+    prefix: bool,
+    wait: str | None,
+    no_mask: bool,
+    allow: tuple[str, ...],
+    files: tuple[str, ...],
+    words: tuple[str, ...],
+) -> int:
+    """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
+                  [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
+                  [--as-file KEY]… [--] CMD…
+
+    Runs a command with secrets in its environment, over what is there: those
+    that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
+    has lines NAME=value; avault://GROUP/KEY in a value is replaced. Without any
+    of these: what avault.env in this directory names, by lines like
+    OPENAI_API_KEY=avault://openai/API_KEY; and without that file, or with --all,
+    all secrets, each by its key. --prefix tells groups apart (DATABASE_PASSWORD).
+    PATH, LD_*, BASH_ENV and their like are refused without --allow NAME, in
+    files too.
+    --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
+
+    What the command prints is masked, <avault:openai/API_KEY> in place of the
+    value, for all secrets of the vault, also in base64, hex, URL, JSON form and
+    more; on a terminal it has one of its own. That is best effort: it keeps a
+    value out of a log or a chat, not from a command that means to tell it.
+    Values under 8 bytes are not masked. If avault is killed, the command ends.
+    --no-mask executes the command in avault's place: nothing is in between.
+
+    --as-file KEY puts the path of a file in memory into KEY_FILE, and KEY not
+    into the environment. It can be read as long as the command runs (Linux).
+
+    Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
+    executed, 127 it is not there.
+
+      avault run -- my-agent --port 80
+      avault run --as OPENAI_API_KEY=openai/API_KEY --wait 5m -- python3 agent.py
+      avault run --env-file .env -- docker compose up
+      avault run --as-file tls/CERT -- sh -c 'openssl x509 -in "$CERT_FILE" -subject'
+    """
+    if not words:
+        raise Usage("no command is named", "avault run -- my-agent")
+    timeout = parse_duration(wait or None)
+    names = [name for each in only for name in each.split(",")]
+    if everything and (groups or names or named):
+        raise Usage("--all excludes --group, --only and --as", "leave it out")
+    variables = None if env_file is None else read_env_file(env_file)
+    if not (groups or names or named or everything) and variables is None:
+        variables = read_project_file()
+        if variables is not None:
+            given = (
+                f"{name}={value.removeprefix('avault://')}" for name, value in variables.items()
+            )
+            say(f"{PROJECT_FILE} gives {', '.join(given) or 'nothing'}")
+    if wait is not None:
+        wait_open(terminal, timeout)
+    forbid_cores()
+    injection = Injection()
+    if groups or names or named or everything or variables is None:
+        injection.take(terminal, list(groups), names, list(named), prefix, list(allow))
+    if variables is not None:
+        injection.set(terminal, variables, list(allow))
+    for word in files:
+        injection.move_to_file(terminal, word, prefix, list(allow))
+    environment = injection.environment()
+    patterns = None if no_mask else Patterns.of(reveal_for_masks(terminal, injection.secrets))
+    if not no_mask:
+        warn_of_short(terminal, injection.secrets)
+    if patterns is None:
+        allow_cores()
+        become_command(list(words), environment)
+    return (TerminalJob if os.isatty(1) else Job)(list(words), environment, patterns).run()
+
+
+def warn_of_short(terminal: Terminal, secrets: Secrets) -> None:
+    """Name the secrets that no mask can stand for, once each."""
+    short = sorted(place for place, values in secrets.items() if any(map(is_short, values)))
+    if new := untold(terminal.places, "run", short):
+        warn(f"too short to be masked (under {SHORTEST} bytes): {', '.join(new)}")

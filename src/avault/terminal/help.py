@@ -1,0 +1,67 @@
+"""The page of help."""
+
+from __future__ import annotations
+
+HELP = """\
+avault keeps an agent's secrets, and opens them with the operator's phone.
+
+usage: avault [--dir DIR] [--json] COMMAND …
+
+begin
+  init          make a vault and the agent's key, and pair with the phone
+  pair          pair this machine with a signer, and try the drill
+  recover       open a copy of a vault on a new machine
+  demo          see all of it in a minute, with a phone in the terminal
+
+every day
+  set           keep a secret          avault set openai --key API_KEY
+  get           print a secret         avault get openai/API_KEY
+  has           ask by exit code       avault has openai/API_KEY
+  list          names, notes, times    avault list
+  edit          change one by hand     avault edit openai/API_KEY
+  mv            give another name      avault mv openai/KEY openai/API_KEY
+  delete        take a secret away     avault delete openai/API_KEY
+  export        all as variables       vars=$(avault export --shell --wait) && eval "$vars"
+  run           a command with them    avault run --only API_KEY -- my-agent
+  inject        fill in a template     avault inject -i config.tmpl -o config.json
+  wait          until the vault is open
+
+the daemon
+  daemon start  serve; asks the phone  avault daemon start -b
+  daemon stop   end it
+  status        what it does           (also: avault daemon status)
+  unlock        ask the phone, and wait for the operator
+  lock          forget the secrets
+
+getting in, looking after
+  migrate       take the secrets out of ~/.profile
+  import        take them from .env, JSON, CSV, ~/.aws/credentials, ~/.netrc, …
+  audit         what still stands in clear in shell files, .env and units
+  scan          the vault's values in a working tree, or in what is staged
+  drill         see whether the phone asks you before it opens
+  log           who got what, and when
+  history       what changed, by commit
+  restore       a secret as it was in a commit
+  sync          fetch, merge and push the vault's repository
+  doctor        what is wrong, and the command that mends it
+
+this machine
+  service install|uninstall|status     a systemd unit that asks at boot
+  keychain enable|disable|status       open without the phone, by the login keychain
+  completion    for bash, zsh and fish
+  help          what a command does    avault help set
+  version
+  forget        remove all of this vault from this machine but the vault
+  signer        a phone in a terminal: a NIP-46 bunker
+
+openclaw and other agents
+  openclaw plan|install|uninstall|status|unlock|chats
+  openclaw-provider                    secrets by reference
+  mcp           an MCP server: tools that use secrets, and never show one
+
+exit codes: 0 done, 1 error, 2 usage, 3 locked, 4 not found, 5 denied,
+6 no daemon or relay, 7 nobody answered, 8 damaged or rolled back
+
+avault COMMAND --help says more. --dir names the vault directory; else
+$AVAULT_DIR, $WORKSPACE/.avault, ~/clawd/.avault, ~/.openclaw/workspace/.avault.
+"""
