@@ -37,6 +37,8 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "vault/formats": 375,
     "vault/store": 549,
 }
+WIDEST = 100  # columns of a line
+WIDER = 723  # lines that are still wider; it may only become smaller
 KEYS = re.compile(r"custody/|keys/|daemon/(keyholder|requests|talks|log)|vault/(seal|recovery)|process")  # what touches a key
 KEY_LINES = 2_902  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 12  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
@@ -47,6 +49,11 @@ def test_rooms_are_not_corridors() -> None:
     assert not wrong, "cut it in two"
     loose = {name: LINES.get(name, 0) for name, limit in LONGER.items() if LINES.get(name, 0) < limit - 10}
     assert not loose, "write the smaller number into LONGER, or take the room out of it"
+
+
+def test_lines_are_not_wider_than_a_page() -> None:
+    wide = [line for path in ROOMS.values() for line in path.read_text(encoding="utf-8").splitlines() if len(line) > WIDEST]
+    assert len(wide) <= WIDER
 
 
 def test_what_touches_a_key_can_be_read_in_an_afternoon() -> None:
