@@ -240,5 +240,5 @@ def test_install_from_the_archive(archive: Path, tmp_path: Path) -> None:
         cwd=skill,
         env=peers.ENVIRON,
     )
-    installed = {path.name for path in (tmp_path / "to").iterdir() if path.suffix != ".dist-info"}
+    installed = {path.name for path in (tmp_path / "to").iterdir() if path.suffix != ".dist-info"} - {"__pycache__"}
     assert installed == {"avault.py", "avault_extras", "avault_fast.py", "bin"}
