@@ -33,6 +33,7 @@ The rooms, in order; each calls only what stands above it:
     late                  What is made when it is first used: patterns, dataclasses, contexts, properties
     process               How our processes start: a clean environment, hardened, the vault's lock
     tasks                 Work that runs beside other work, in an event loop
+    vault/dangerous       Names of variables that change what other programs do
     vault/records         The vault as data: groups, keys and their names; merging two copies
     vault/files           Files as people and disks need them: atomic, durable, checked
     vault/formats         What the keyholder renders: shell, dotenv, systemd, JSON and others
@@ -1760,6 +1761,100 @@ def spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> No
     task.add_done_callback(tasks.discard)
 
 
+# ------------------------------------------------------- vault/dangerous ----
+# Names of variables that change what other programs do.
+#
+# What runs, which code it loads, whom it trusts, and where it connects.
+
+
+# By name where one has no class, else by the class that its name shows. A credential is none,
+# whatever stands before it.
+DANGEROUS = frozenset(
+    """
+    PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE
+    FPATH ZDOTDIR MODULE_PATH INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER BROWSER VIMINIT
+    EXINIT VIM VIMRUNTIME FCEDIT HISTFILE LESS LESSOPEN LESSCLOSE LESSKEY LESSKEYIN
+    LESSKEY_SYSTEM LESSEDIT MORE MANOPT MANROFFOPT MANPATH EMACSLOADPATH EMACSDATA NODE_OPTIONS
+    NODE_PATH NODE_EXTRA_CA_CERTS NODE_ICU_DATA NODE_V8_COVERAGE CLASSPATH PHPRC
+    PHP_INI_SCAN_DIR RHOME OCAMLRUNPARAM TCLLIBPATH TCL_LIBRARY IPYTHONDIR MPLCONFIGDIR
+    MPLBACKEND BUNDLE_GEMFILE BUNDLE_PATH BUNDLE_APP_CONFIG GO111MODULE GOARCH GOAUTH GOBIN
+    GOCACHE GOCOVERDIR GODEBUG GOENV GOEXE GOEXPERIMENT GOINSECURE GOMODCACHE GONOPROXY
+    GONOSUMCHECK GONOSUMDB GOOS GOPATH GOPRIVATE GOPROXY GOROOT GOSUMDB GOTMPDIR GOTOOLCHAIN
+    GOTOOLDIR GOVCS GOWORK GCCGO CC CXX CPP FC AR AS LD NM M4 M4PATH MAKEFLAGS MFLAGS CFLAGS
+    CPPFLAGS CXXFLAGS FFLAGS FCFLAGS ASFLAGS ARFLAGS LDFLAGS RUSTFLAGS GOFLAGS MAKEFILES
+    COMPILER_PATH LIBRARY_PATH CPATH ACLOCAL_PATH CONFIG_SITE GI_TYPELIB_PATH GCONV_PATH LOCPATH
+    NLSPATH TERMINFO TERMINFO_DIRS TERMCAP TZDIR HOSTALIASES RESOLV_HOST_CONF LOCALDOMAIN
+    VK_ICD_FILENAMES VK_DRIVER_FILES VK_LAYER_PATH VK_ADD_LAYER_PATH VK_INSTANCE_LAYERS
+    VDPAU_DRIVER_PATH LADSPA_PATH GDAL_DRIVER_PATH PROJ_LIB GS_LIB TEXINPUTS DISPLAY
+    WAYLAND_DISPLAY XAUTHORITY ICEAUTHORITY SSLKEYLOGFILE SSL_CERT_FILE SSL_CERT_DIR
+    HTTPLIB2_CA_CERTS VAULT_CACERT VAULT_CAPATH GRPC_DEFAULT_SSL_ROOTS_FILE_PATH WGETRC NETRC
+    GNUPGHOME GPG_AGENT_INFO HGRCPATH HGEDITOR HGMERGE HGPLAIN CVSROOT SVN_SSH
+    RSYNC_CONNECT_PROG GH_HOST GH_PATH PSQLRC PGSERVICEFILE PGSYSCONFDIR PGSSLROOTCERT
+    PGPASSFILE TNS_ADMIN ODBCINI ODBCSYSINI FREETDSCONF DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT
+    DOCKER_CERT_PATH CONTAINER_HOST BUILDKIT_HOST KUBECONFIG RCLONE_CONFIG
+    AWS_SHARED_CREDENTIALS_FILE TF_PLUGIN_CACHE_DIR TMPDIR TMP TEMP NOSTR_NSEC WORKSPACE
+    NOTIFY_SOCKET LISTEN_FDS LISTEN_PID UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG
+    OPTERR PWD OLDPWD _ status argv pipestatus version history path fpath cdpath module_path
+    mailpath psvar options commands functions aliases ARGC BASHPID COLUMNS DIRSTACK EGID
+    EPOCHREALTIME EPOCHSECONDS ERRNO FISH_VERSION FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD
+    HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST SHLVL SRANDOM
+    TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins
+    dirstack dis_aliases dis_builtins dis_functions dis_functions_source dis_galiases
+    dis_patchars dis_reswords dis_saliases fignore funcfiletrace funcsourcetrace funcstack
+    functions_source functrace galiases histchars historywords hostname jobdirs jobstates
+    jobtexts keymaps manpath modules nameddirs parameters patchars reswords saliases
+    status_generation termcap terminfo umask userdirs usergroups watch WATCH signals widgets
+    zsh_eval_context zsh_scheduled_events
+    """.split()
+)
+# the loader and libc; shells; interpreters; build tools; desktops; git, ssh and what finds settings
+DANGEROUS_STARTS = tuple(
+    """
+    LD_ DYLD_ MALLOC_ GLIBC_ KRB5 NSS_
+    BASH_ FISH_ fish_ __fish
+    PYTHON PERL RUBY GEM_ LUA_ R_LIBS R_PROFILE R_ENVIRON R_HOME JULIA_ ERL_ ELIXIR_ GUILE_
+    CAML_ NODE_TLS_ NODE_REPL_ DENO_ BUN_
+    DOTNET_ COMPlus_ CORECLR_ COR_ NUGET_ MSBUILD JDK_ PYTEST_ JUPYTER_ ELECTRON_
+    CARGO_ RUSTC RUSTDOC RUSTUP_ CGO_ GCC_ CMAKE_ PKG_CONFIG CCACHE_ SCCACHE_ DISTCC_ NIX_
+    PIP_ UV_ CONDA_ NPM_CONFIG_ YARN_ PNPM_ COREPACK_ PYENV_ RBENV_ NVM_ ASDF_ MISE_ DIRENV_
+    VOLTA_ HOMEBREW_
+    GTK GDK_ GIO_ GST_PLUGIN GST_REGISTRY QT_ QML LIBGL_ LIBVA_ ALSA_ MAGICK_ TEXMF GROFF_
+    GIT_ SSH_ SUDO_ CURL_ OPENSSL_ GNUTLS_ DBUS_ XDG_ SYSTEMD_ AVAULT_ OPENCLAW_ PASSWORD_STORE_
+    ANSIBLE_ TF_CLI_ CLOUDSDK_
+    AWS_ENDPOINT_URL
+    """.split()
+)
+DANGEROUS_ENDS = tuple(
+    """
+    _PROXY _PAGER _EDITOR _BROWSER _ASKPASS _SHELL _RSH _COMMAND _WRAPPER _INTERPRETER
+    _EXECUTABLE _EXECUTABLE_PATH _BIN _BINARY
+    _BINARY_PATH SYMBOLIZER_PATH _PRELOAD _PLUGINS _PLUGIN_PATH _MODULES _MODULE_PATH
+    _LIBRARY_PATH _INCLUDE_PATH _HOME
+    _OPTS _ADDOPTS _OPTIONS _ARGS _CFLAGS _CXXFLAGS _LDFLAGS _RUSTFLAGS
+    _CA_BUNDLE _SSL_CERT_FILE _CONFIG_FILE _CONFIG_PATH _CONFIG_DIR
+    """.split()
+)
+CREDENTIAL_ENDS = tuple(
+    """
+    _TOKEN _TOKENS _PASSWORD _PASSPHRASE _SECRET _API_KEY _SECRET_KEY _ACCESS_KEY _PRIVATE_KEY
+    _DEPLOY_KEY _SIGNING_KEY
+    """.split()
+)
+
+
+def is_dangerous(name: str) -> bool:
+    """Whether a variable of that name changes what programs run, which files they trust, or where they connect."""
+    upper = name.upper()  # proxies and npm's settings are read in either case
+    if name in DANGEROUS:
+        return True
+    is_of_a_class = (
+        name.startswith(DANGEROUS_STARTS)
+        or upper.startswith("NPM_CONFIG_")
+        or upper.endswith(DANGEROUS_ENDS)
+    )
+    return is_of_a_class and not upper.endswith(CREDENTIAL_ENDS)
+
+
 # --------------------------------------------------------- vault/records ----
 # The vault as data: groups, keys and their names; merging two copies.
 
@@ -2421,79 +2516,6 @@ def complete_attributes(path: str) -> bytes:
 PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")
 # stay what they are in single quotes that are split, globbed and read again
 QUOTABLE = PLAIN | set(' $&;>"`{}!')
-# Variables that change what a program runs, which code it loads, whom it trusts or where it connects: by name where
-# one has no class, else by the class that its name shows. A credential is none, whatever stands before it.
-DANGEROUS = frozenset(
-    """
-    PATH IFS ENV HOME SHELL SHELLOPTS BASHOPTS PS1 PS4 PROMPT PROMPT_COMMAND CDPATH GLOBIGNORE FPATH ZDOTDIR MODULE_PATH
-    INPUTRC MAILPATH EDITOR VISUAL PAGER MANPAGER BROWSER VIMINIT EXINIT VIM VIMRUNTIME FCEDIT HISTFILE
-    LESS LESSOPEN LESSCLOSE LESSKEY LESSKEYIN LESSKEY_SYSTEM LESSEDIT MORE MANOPT MANROFFOPT MANPATH EMACSLOADPATH EMACSDATA
-    NODE_OPTIONS NODE_PATH NODE_EXTRA_CA_CERTS NODE_ICU_DATA NODE_V8_COVERAGE CLASSPATH PHPRC PHP_INI_SCAN_DIR RHOME
-    OCAMLRUNPARAM TCLLIBPATH TCL_LIBRARY IPYTHONDIR MPLCONFIGDIR MPLBACKEND BUNDLE_GEMFILE BUNDLE_PATH BUNDLE_APP_CONFIG
-    GO111MODULE GOARCH GOAUTH GOBIN GOCACHE GOCOVERDIR GODEBUG GOENV GOEXE GOEXPERIMENT GOINSECURE GOMODCACHE GONOPROXY
-    GONOSUMCHECK GONOSUMDB GOOS GOPATH GOPRIVATE GOPROXY GOROOT GOSUMDB GOTMPDIR GOTOOLCHAIN GOTOOLDIR GOVCS GOWORK GCCGO
-    CC CXX CPP FC AR AS LD NM M4 M4PATH MAKEFLAGS MFLAGS CFLAGS CPPFLAGS CXXFLAGS FFLAGS FCFLAGS ASFLAGS ARFLAGS LDFLAGS RUSTFLAGS
-    GOFLAGS MAKEFILES COMPILER_PATH LIBRARY_PATH CPATH ACLOCAL_PATH CONFIG_SITE
-    GI_TYPELIB_PATH GCONV_PATH LOCPATH NLSPATH TERMINFO TERMINFO_DIRS TERMCAP TZDIR HOSTALIASES RESOLV_HOST_CONF LOCALDOMAIN
-    VK_ICD_FILENAMES VK_DRIVER_FILES VK_LAYER_PATH VK_ADD_LAYER_PATH VK_INSTANCE_LAYERS VDPAU_DRIVER_PATH LADSPA_PATH
-    GDAL_DRIVER_PATH PROJ_LIB GS_LIB TEXINPUTS DISPLAY WAYLAND_DISPLAY XAUTHORITY ICEAUTHORITY
-    SSLKEYLOGFILE SSL_CERT_FILE SSL_CERT_DIR HTTPLIB2_CA_CERTS VAULT_CACERT VAULT_CAPATH GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
-    WGETRC NETRC GNUPGHOME GPG_AGENT_INFO HGRCPATH HGEDITOR HGMERGE HGPLAIN CVSROOT SVN_SSH RSYNC_CONNECT_PROG GH_HOST GH_PATH
-    PSQLRC PGSERVICEFILE PGSYSCONFDIR PGSSLROOTCERT PGPASSFILE TNS_ADMIN ODBCINI ODBCSYSINI FREETDSCONF
-    DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT DOCKER_CERT_PATH CONTAINER_HOST BUILDKIT_HOST KUBECONFIG RCLONE_CONFIG
-    AWS_SHARED_CREDENTIALS_FILE TF_PLUGIN_CACHE_DIR TMPDIR TMP TEMP NOSTR_NSEC WORKSPACE NOTIFY_SOCKET LISTEN_FDS LISTEN_PID
-    UID EUID PPID GID RANDOM SECONDS LINENO OPTIND OPTARG OPTERR PWD OLDPWD _
-    status argv pipestatus version history path fpath cdpath module_path mailpath psvar options commands functions aliases
-    ARGC BASHPID COLUMNS DIRSTACK EGID EPOCHREALTIME EPOCHSECONDS ERRNO FISH_VERSION
-    FUNCNAME FUNCNEST GROUPS HISTCHARS HISTCMD HISTSIZE KEYBOARD_HACK KEYTIMEOUT LINES LISTMAX MAILCHECK PS0 PS2 PS3 SAVEHIST
-    SHLVL SRANDOM TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE USERNAME ZSH_EVAL_CONTEXT ZSH_SUBSHELL builtins dirstack
-    dis_aliases dis_builtins dis_functions dis_functions_source dis_galiases dis_patchars dis_reswords dis_saliases fignore
-    funcfiletrace funcsourcetrace funcstack functions_source functrace galiases
-    histchars historywords hostname jobdirs jobstates jobtexts keymaps manpath modules nameddirs parameters patchars reswords
-    saliases status_generation termcap terminfo umask userdirs usergroups watch WATCH signals widgets zsh_eval_context
-    zsh_scheduled_events
-    """.split()
-)
-# the loader and libc; shells; interpreters; build tools; desktops; git, ssh and what finds settings
-DANGEROUS_STARTS = tuple(
-    """
-    LD_ DYLD_ MALLOC_ GLIBC_ KRB5 NSS_
-    BASH_ FISH_ fish_ __fish
-    PYTHON PERL RUBY GEM_ LUA_ R_LIBS R_PROFILE R_ENVIRON R_HOME JULIA_ ERL_ ELIXIR_ GUILE_ CAML_ NODE_TLS_ NODE_REPL_ DENO_ BUN_
-    DOTNET_ COMPlus_ CORECLR_ COR_ NUGET_ MSBUILD JDK_ PYTEST_ JUPYTER_ ELECTRON_
-    CARGO_ RUSTC RUSTDOC RUSTUP_ CGO_ GCC_ CMAKE_ PKG_CONFIG CCACHE_ SCCACHE_ DISTCC_ NIX_
-    PIP_ UV_ CONDA_ NPM_CONFIG_ YARN_ PNPM_ COREPACK_ PYENV_ RBENV_ NVM_ ASDF_ MISE_ DIRENV_ VOLTA_ HOMEBREW_
-    GTK GDK_ GIO_ GST_PLUGIN GST_REGISTRY QT_ QML LIBGL_ LIBVA_ ALSA_ MAGICK_ TEXMF GROFF_
-    GIT_ SSH_ SUDO_ CURL_ OPENSSL_ GNUTLS_ DBUS_ XDG_ SYSTEMD_ AVAULT_ OPENCLAW_ PASSWORD_STORE_ ANSIBLE_ TF_CLI_ CLOUDSDK_
-    AWS_ENDPOINT_URL
-    """.split()
-)
-DANGEROUS_ENDS = tuple(
-    """
-    _PROXY _PAGER _EDITOR _BROWSER _ASKPASS _SHELL _RSH _COMMAND _WRAPPER _INTERPRETER _EXECUTABLE _EXECUTABLE_PATH _BIN _BINARY
-    _BINARY_PATH SYMBOLIZER_PATH _PRELOAD _PLUGINS _PLUGIN_PATH _MODULES _MODULE_PATH _LIBRARY_PATH _INCLUDE_PATH _HOME
-    _OPTS _ADDOPTS _OPTIONS _ARGS _CFLAGS _CXXFLAGS _LDFLAGS _RUSTFLAGS
-    _CA_BUNDLE _SSL_CERT_FILE _CONFIG_FILE _CONFIG_PATH _CONFIG_DIR
-    """.split()
-)
-CREDENTIAL_ENDS = tuple(
-    """
-    _TOKEN _TOKENS _PASSWORD _PASSPHRASE _SECRET _API_KEY _SECRET_KEY _ACCESS_KEY _PRIVATE_KEY _DEPLOY_KEY _SIGNING_KEY
-    """.split()
-)
-
-
-def is_dangerous(name: str) -> bool:
-    """Whether a variable of that name changes what programs run, which files they trust, or where they connect."""
-    upper = name.upper()  # proxies and npm's settings are read in either case
-    if name in DANGEROUS:
-        return True
-    is_of_a_class = (
-        name.startswith(DANGEROUS_STARTS)
-        or upper.startswith("NPM_CONFIG_")
-        or upper.endswith(DANGEROUS_ENDS)
-    )
-    return is_of_a_class and not upper.endswith(CREDENTIAL_ENDS)
 
 
 def quote_sh(name: str, value: str) -> str:

@@ -21,7 +21,7 @@ from avault.process import harden
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
-from avault.vault.formats import is_dangerous
+from avault.vault.dangerous import is_dangerous
 from avault.vault.records import check_group
 
 

@@ -22,8 +22,8 @@ from avault.process import harden
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
+from avault.vault.dangerous import is_dangerous
 from avault.vault.files import read_file, sync_directory
-from avault.vault.formats import is_dangerous
 from avault.vault.records import check_group, check_key, check_value
 
 if TYPE_CHECKING:
