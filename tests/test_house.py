@@ -21,7 +21,7 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "daemon/keeper": 428,
     "daemon/keyholder": 885,
     "daemon/log": 378,
-    "daemon/requests": 422,
+    "daemon/requests": 420,
     "daemon/supervisor": 541,
     "daemon/talks": 402,
     "doctor/files": 407,
@@ -39,7 +39,7 @@ LONGER = {  # those that are still longer: a number here may only become smaller
 WIDEST = 100  # columns of a line
 WIDER = 694  # lines that are still wider; it may only become smaller
 KEYS = re.compile(r"custody/|keys/|daemon/(keyholder|requests|talks|log)|vault/(seal|recovery)|process")  # what touches a key
-KEY_LINES = 2_902  # of these together: what a person can read in an afternoon; it may only become smaller
+KEY_LINES = 2_900  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 12  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
 
 

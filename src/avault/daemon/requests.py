@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.vault.choosing import check_names, choose, choose_keys
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import (
-    check_names,
-    choose,
-    choose_keys,
     conflicts,
     describe_vault,
     render_export,

@@ -20,8 +20,8 @@ from avault.process import harden
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
+from avault.vault.choosing import as_name
 from avault.vault.files import read_file
-from avault.vault.formats import as_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,9 +18,9 @@ from avault.intake.dotenv import EMPTY, read_dotenv, tell_of_lines
 from avault.late import regex
 from avault.running.looking import Secrets
 from avault.terminal.terminal import Terminal
+from avault.vault.choosing import as_name
 from avault.vault.dangerous import is_dangerous
 from avault.vault.files import read_file
-from avault.vault.formats import as_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
