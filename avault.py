@@ -31,6 +31,7 @@ The rooms, in order; each calls only what stands above it:
     systemd               What systemd says of the service that avault installs
     client                A client's connection to the daemon
     late                  What is made when it is first used: patterns, dataclasses, contexts, properties
+    nostr                 What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
     process               How our processes start: a clean environment, hardened, the vault's lock
     tasks                 Work that runs beside other work, in an event loop
     vault/dangerous       Names of variables that change what other programs do
@@ -217,9 +218,10 @@ if TYPE_CHECKING:
     import urllib.parse
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import Any, AnyStr, IO, Literal, NoReturn, ParamSpec, Self, TypeVar, dataclass_transform
+    from typing import Any, AnyStr, IO, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+    Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     P = ParamSpec("P")
     Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
@@ -1576,6 +1578,82 @@ class Fields:
         own.__init__(self, *values, **named)
 
 
+# ----------------------------------------------------------------- nostr ----
+# What avault takes of nostr-sdk that is not about relays: keys, and NIP-44.
+#
+# Every release of nostr-sdk breaks calls, so few rooms know it.
+
+
+def make_keys() -> Keys:
+    """A new key pair."""
+    return nostr_sdk.Keys.generate()
+
+
+def read_keys(text: str) -> Keys:
+    """The key pair of an nsec or hex secret key that we have written; raises ValueError."""
+    try:
+        return nostr_sdk.Keys.parse(text)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a Nostr secret key") from None
+
+
+def parse_npub(text: str) -> str:
+    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
+    try:
+        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
+    except nostr_sdk.NostrSdkError:
+        hint = (
+            "that is a secret key; it does not belong here"
+            if text.strip().startswith("nsec1")
+            else "an npub1…"
+        )
+        raise Usage("not a Nostr public key", hint) from None
+
+
+def to_npub(public: str) -> str:
+    """A hex public key as an npub (NIP-19)."""
+    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
+
+
+def encrypt(keys: Keys, peer: str, text: str) -> str:
+    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
+    version = nostr_sdk.Nip44Version.V2
+    return str(
+        nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version)
+    )
+
+
+def decrypt(keys: Keys, peer: str, payload: str) -> str:
+    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
+
+    The payload's base64 must be the one encoding of its bytes: the MAC of
+    NIP-44 does not cover the unused bits of the last character.
+    """
+    import binascii
+
+    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
+        raise ValueError("not canonical base64")
+    try:
+        return str(
+            nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload)
+        )
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a payload between these keys") from None
+
+
+def parse_keys(text: str) -> Keys:
+    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
+    try:
+        return read_keys(text.strip())
+    except ValueError:
+        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
+
+
+def public_hex(keys: Keys) -> str:
+    """The public key of a key pair, in hex."""
+    return str(keys.public_key().to_hex())
+
+
 # --------------------------------------------------------------- process ----
 # How our processes start: a clean environment, hardened, the vault's lock.
 
@@ -2236,24 +2314,6 @@ def choose(
 # anything.
 
 
-def parse_npub(text: str) -> str:
-    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
-    try:
-        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
-    except nostr_sdk.NostrSdkError:
-        hint = (
-            "that is a secret key; it does not belong here"
-            if text.strip().startswith("nsec1")
-            else "an npub1…"
-        )
-        raise Usage("not a Nostr public key", hint) from None
-
-
-def to_npub(public: str) -> str:
-    """A hex public key as an npub (NIP-19)."""
-    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
-
-
 VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
 REPAIRS = {
     "unlock": "avault unlock, and the phone is asked for nsec.enc", "pairing": "avault pair", "pin": "git pull, avault unlock",
@@ -2802,52 +2862,13 @@ def render_list(groups: list[dict[str, Any]]) -> str:
 # ------------------------------------------------------------ vault/seal ----
 # Everything that is encrypted: the vault's parts, the envelope, the sealed key.
 #
-# NIP-44, by nostr-sdk. What does not encode to itself is refused.
+# NIP-44. What does not encode to itself is refused.
 
 
 PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
 # ephemeral and unused, so that no signer takes the envelope for something it knows
 ENVELOPE_KIND = 26_046
 CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is taken for another
-
-
-def encrypt(keys: nostr_sdk.Keys, peer: str, text: str) -> str:
-    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
-    version = nostr_sdk.Nip44Version.V2
-    return str(
-        nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version)
-    )
-
-
-def decrypt(keys: nostr_sdk.Keys, peer: str, payload: str) -> str:
-    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
-
-    The payload's base64 must be the one encoding of its bytes: the MAC of
-    NIP-44 does not cover the unused bits of the last character.
-    """
-    import binascii
-
-    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
-        raise ValueError("not canonical base64")
-    try:
-        return str(
-            nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload)
-        )
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not a payload between these keys") from None
-
-
-def parse_keys(text: str) -> nostr_sdk.Keys:
-    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
-    try:
-        return nostr_sdk.Keys.parse(text.strip())
-    except nostr_sdk.NostrSdkError:
-        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
-
-
-def public_hex(keys: nostr_sdk.Keys) -> str:
-    """The public key of a key pair, in hex."""
-    return str(keys.public_key().to_hex())
 
 
 def split_vault(vault: Vault) -> list[str]:
@@ -2875,7 +2896,7 @@ def split_vault(vault: Vault) -> list[str]:
     return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
 
 
-def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
+def seal_vault(vault: Vault, keys: Keys) -> bytes:
     """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
     lines = [encrypt(keys, public_hex(keys), part) for part in split_vault(vault)]
     data = "".join(line + "\n" for line in lines).encode()
@@ -2887,7 +2908,7 @@ def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
     return data
 
 
-def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
+def open_vault(data: bytes, keys: Keys) -> Vault:
     """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
     agent = public_hex(keys)
     try:
@@ -2912,7 +2933,7 @@ def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
     return vault
 
 
-def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
     """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
 
     Amber prints `content` and `alt` on the approval screen and hides keys that
@@ -2925,11 +2946,9 @@ def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unloc
     return encrypt(keys, peer, json.dumps(event))
 
 
-def seal_keys(
-    keys: nostr_sdk.Keys, identity: str, operator: str, name: str
-) -> tuple[str, dict[str, Any]]:
+def seal_keys(keys: Keys, identity: str, operator: str, name: str) -> tuple[str, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
-    unlock = nostr_sdk.Keys.generate()
+    unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
         "version": 1,
@@ -2964,9 +2983,7 @@ def describe_request(name: str, host: str, sealed: str) -> str:
     return f"{name} on {host}, code {request_code(sealed)}"
 
 
-def seal_nsec(
-    keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str
-) -> dict[str, Any]:
+def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
     """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
@@ -2981,20 +2998,20 @@ def seal_nsec(
     return content
 
 
-def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
+def open_nsec(content: dict[str, Any], answer: str) -> Keys:
     """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
 
     What is sealed names vault, name and operator: whoever writes to the disk
     cannot have the next copy sealed for somebody else, or with another sentence.
     """
     try:
-        unlock = nostr_sdk.Keys.parse(json.loads(answer)["avault"])
+        unlock = read_keys(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
-        keys = nostr_sdk.Keys.parse(sealed["nsec"])
+        keys = read_keys(sealed["nsec"])
         pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
         if pinned == (content["vault"], content["name"], content["operator"], content["agent"]):
             return keys
-    except (ValueError, TypeError, KeyError, RecursionError, nostr_sdk.NostrSdkError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered(
         "the answer does not open this vault", "is it the operator's own signer? See: avault status"
@@ -3014,7 +3031,7 @@ class Store:
     should be known about the pin.
     """
 
-    def __init__(self, places: Places, keys: nostr_sdk.Keys, vault: Vault, digest: str) -> None:
+    def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
         self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
         self.machine = machine_id(places)
         self.seen: tuple[int, ...] | None = ()
@@ -3035,14 +3052,14 @@ class Store:
         )
 
     @staticmethod
-    def create(places: Places, keys: nostr_sdk.Keys, vault: Vault) -> Store:
+    def create(places: Places, keys: Keys, vault: Vault) -> Store:
         """Write the first avault.enc of an empty vault; raises AvaultError."""
         store = Store(places, keys, vault, "")
         store.replace(vault.copy(), "")
         return store
 
     @staticmethod
-    def read(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any]) -> Store:
+    def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
         """Open avault.enc; raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's."""
         data = read_vault(places)
         vault = open_vault(data, keys)
@@ -3059,7 +3076,7 @@ class Store:
 
     @staticmethod
     def load(
-        places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], accept_rollback: bool = False
+        places: Places, keys: Keys, content: dict[str, Any], accept_rollback: bool = False
     ) -> Store:
         """Open avault.enc and hold it against the pin; raises Tampered.
 
@@ -3102,7 +3119,7 @@ class Store:
 
     @staticmethod
     def read_kept(
-        places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], pin: dict[str, Any] | None
+        places: Places, keys: Keys, content: dict[str, Any], pin: dict[str, Any] | None
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
         path = places.own("unsaved.enc")
@@ -3531,7 +3548,7 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
 # would be noticed when it is too late.
 
 
-def verify_recovery(data: bytes, keys: nostr_sdk.Keys, vault: Vault) -> None:
+def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
     """Raise Tampered unless these bytes of an nsec.enc lead the vault's operator to the agent's key.
 
     The agent's key opens the envelope as the operator's does (NIP-44 is between the two), so nobody is asked.
@@ -3562,7 +3579,7 @@ class Recovery:
         """Whether the file is another than the one that was verified."""
         return look_at(self.places.file("nsec.enc")) != self.seen
 
-    def verify(self, keys: nostr_sdk.Keys, vault: Vault) -> bool:
+    def verify(self, keys: Keys, vault: Vault) -> bool:
         """Verify the file, and make it anew if it does not open: whether that was so.
 
         While git is at work, or the vault is gone from there too, the file may be on its way: it is looked at again.
@@ -4402,7 +4419,7 @@ class GivenKey:
     def __init__(self, nsec: str) -> None:
         self.keys = parse_keys(nsec)
 
-    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+    async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if it is this vault's agent; raises Tampered."""
         if to_npub(public_hex(self.keys)) != content["agent"]:
             raise Tampered(
@@ -4420,7 +4437,7 @@ class Phone:
     def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
         self.pairing, self.signer = pairing, signer
 
-    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+    async def obtain(self, content: dict[str, Any]) -> Keys:
         """Ask for the envelope until it is opened; raises Denied, Tampered."""
         pairing = self.pairing
         if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
@@ -4444,7 +4461,7 @@ class Keychain:
     def __init__(self, places: Places, answer: bytes) -> None:
         self.path, self.answer = places.own("keychain.json"), answer
 
-    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+    async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if keychain.json is of this vault and the keychain had what opens it; raises Unavailable."""
         try:
             answer = decode_frame(self.answer or b"{}")
@@ -5708,7 +5725,7 @@ class AccessLog:
     BURST = 30.0  # refusals that are written as they come, when there were none before
     FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
 
-    def __init__(self, directory: str, keys: nostr_sdk.Keys, is_new: bool) -> None:
+    def __init__(self, directory: str, keys: Keys, is_new: bool) -> None:
         secret = bytes.fromhex(keys.secret_key().to_hex())
 
         def key(use: bytes) -> bytes:
@@ -6281,7 +6298,7 @@ class Keyholder:
 
     async def obtain(
         self, custody: GivenKey | Keychain | Phone
-    ) -> tuple[nostr_sdk.Keys, dict[str, Any], bool]:
+    ) -> tuple[Keys, dict[str, Any], bool]:
         """The agent's key, the content that it was obtained by, and whether that is this machine's own; raises AvaultError.
 
         What was read before the phone was asked counts to the end: meanwhile others may write to the disk, and ask too.
@@ -6304,7 +6321,7 @@ class Keyholder:
     async def serve(
         self,
         custody: GivenKey | Keychain | Phone,
-        keys: nostr_sdk.Keys,
+        keys: Keys,
         content: dict[str, Any],
         own: bool,
         accept_rollback: bool,
@@ -6328,7 +6345,7 @@ class Keyholder:
         if self.unlocking and self.unlocking is not asyncio.current_task():
             self.unlocking.cancel()  # it waits for a key that is here
 
-    async def use_up(self, keys: nostr_sdk.Keys, content: dict[str, Any], own: bool) -> None:
+    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
         """Turn the ratchet by an answer that opens nothing, unless somebody has opened the vault meanwhile."""
         if not self.store:
             self.proven = render_time(time.time())
@@ -6338,7 +6355,7 @@ class Keyholder:
         self,
         store: Store,
         custody: GivenKey | Keychain | Phone,
-        keys: nostr_sdk.Keys,
+        keys: Keys,
         content: dict[str, Any],
     ) -> None:
         """Turn the ratchet of a vault that is open already, by an answer that is about it; raises Tampered for another."""
@@ -6356,7 +6373,7 @@ class Keyholder:
     async def load(
         self,
         custody: GivenKey | Keychain | Phone,
-        keys: nostr_sdk.Keys,
+        keys: Keys,
         content: dict[str, Any],
         own: bool,
         accept_rollback: bool,
@@ -6417,9 +6434,7 @@ class Keyholder:
         self.since, self.opened, self.used = time.time(), uptime(), uptime()
         self.report()
 
-    async def turn_ratchet(
-        self, keys: nostr_sdk.Keys, content: dict[str, Any], also_recovery: bool
-    ) -> None:
+    async def turn_ratchet(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
         """Replace the envelope that was opened by a fresh one, with a fresh sealed copy, for whom `content` names.
 
         That is the open vault's, or what has just been opened: never what the disk says by now.
@@ -6427,9 +6442,7 @@ class Keyholder:
         async with self.turning:
             await self.turn(keys, content, also_recovery)
 
-    async def turn(
-        self, keys: nostr_sdk.Keys, content: dict[str, Any], also_recovery: bool
-    ) -> None:
+    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
         """`turn_ratchet`, for who holds `turning`."""
         identity, name, operator = (
             content["vault"],
@@ -7652,7 +7665,7 @@ async def talk_init(
     refuse_to_overwrite(places)
     name, host = check_name(str(request.get("name"))), keyholder.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
-    keys = parse_keys(private["nsec"]) if private.get("nsec") else nostr_sdk.Keys.generate()
+    keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
     agent, operator = (
         public_hex(keys),
         parse_npub(request["signer_npub"]) if request.get("signer_npub") else None,
@@ -7811,7 +7824,7 @@ async def shake_hands(
     signer_key, secret = None, secrets.token_hex(16)
     if bunker:
         signer_key, relays, secret = parse_bunker(bunker)
-    pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
+    pairing = Pairing(make_keys(), signer_key or "", agent, "", relays)
     keyholder.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.connected(pairing, signer_key, session) as signer:

@@ -18,6 +18,7 @@ from avault.client import ask_daemon
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
 from avault.fast import call, write_all
+from avault.nostr import parse_npub, to_npub
 from avault.signer.remote import NOBODY_ASKED, parse_bunker, shorten_key
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn
@@ -28,8 +29,6 @@ from avault.vault.files import (
     check_name,
     check_relay,
     make_private_directory,
-    parse_npub,
-    to_npub,
     write_file,
 )
 from avault.vault.store import is_file_there, read_sealed, refuse_to_overwrite

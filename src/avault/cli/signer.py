@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import Usage, printable
+from avault.nostr import parse_keys, parse_npub, public_hex, to_npub
 from avault.places import state_home
 from avault.process import harden
 from avault.signer.remote import DEFAULT_RELAYS, RPC_KIND
@@ -28,12 +29,9 @@ from avault.vault.files import (
     decode_file,
     encode_file,
     make_private_directory,
-    parse_npub,
     read_file,
-    to_npub,
     write_file,
 )
-from avault.vault.seal import parse_keys, public_hex
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.errors import AvaultError, Tampered, Unavailable, printable
+from avault.nostr import parse_keys, public_hex, to_npub
 from avault.places import Places
 from avault.protocol import decode_frame
 from avault.signer.remote import Pairing, RemoteSigner
-from avault.vault.files import decode_file, read_file, to_npub
-from avault.vault.seal import open_nsec, parse_keys, public_hex
+from avault.vault.files import decode_file, read_file
+from avault.vault.seal import open_nsec
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from avault.nostr import Keys
 
 
 class GivenKey:
@@ -31,7 +32,7 @@ class GivenKey:
     def __init__(self, nsec: str) -> None:
         self.keys = parse_keys(nsec)
 
-    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+    async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if it is this vault's agent; raises Tampered."""
         if to_npub(public_hex(self.keys)) != content["agent"]:
             raise Tampered(
@@ -49,7 +50,7 @@ class Phone:
     def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
         self.pairing, self.signer = pairing, signer
 
-    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+    async def obtain(self, content: dict[str, Any]) -> Keys:
         """Ask for the envelope until it is opened; raises Denied, Tampered."""
         pairing = self.pairing
         if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
@@ -73,7 +74,7 @@ class Keychain:
     def __init__(self, places: Places, answer: bytes) -> None:
         self.path, self.answer = places.own("keychain.json"), answer
 
-    async def obtain(self, content: dict[str, Any]) -> nostr_sdk.Keys:
+    async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if keychain.json is of this vault and the keychain had what opens it; raises Unavailable."""
         try:
             answer = decode_frame(self.answer or b"{}")

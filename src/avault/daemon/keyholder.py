@@ -12,8 +12,6 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.custody.custodian import GivenKey, Keychain, Phone
 from avault.daemon.log import AccessLog, describe_caller
 from avault.daemon.wire import Control, Session
@@ -28,6 +26,7 @@ from avault.errors import (
     complain,
     printable,
 )
+from avault.nostr import decrypt, parse_npub, public_hex
 from avault.places import Places
 from avault.process import is_hardened, meet, place_name, room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
@@ -43,25 +42,18 @@ from avault.signer.remote import (
     shorten_hex,
 )
 from avault.tasks import spawn
-from avault.vault.files import encode_file, has_bytes, parse_npub, read_hints, write_file
+from avault.vault.files import encode_file, has_bytes, read_hints, write_file
 from avault.vault.formats import render_duration, render_time
 from avault.vault.records import Vault
 from avault.vault.recovery import Recovery
-from avault.vault.seal import (
-    decrypt,
-    make_envelope,
-    open_nsec,
-    public_hex,
-    request_code,
-    seal_keys,
-    seal_nsec,
-)
+from avault.vault.seal import make_envelope, open_nsec, request_code, seal_keys, seal_nsec
 from avault.vault.store import Store, read_unlock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
+    from avault.nostr import Keys
     from avault.protocol import Limits
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
@@ -525,7 +517,7 @@ class Keyholder:
 
     async def obtain(
         self, custody: GivenKey | Keychain | Phone
-    ) -> tuple[nostr_sdk.Keys, dict[str, Any], bool]:
+    ) -> tuple[Keys, dict[str, Any], bool]:
         """The agent's key, the content that it was obtained by, and whether that is this machine's own; raises AvaultError.
 
         What was read before the phone was asked counts to the end: meanwhile others may write to the disk, and ask too.
@@ -548,7 +540,7 @@ class Keyholder:
     async def serve(
         self,
         custody: GivenKey | Keychain | Phone,
-        keys: nostr_sdk.Keys,
+        keys: Keys,
         content: dict[str, Any],
         own: bool,
         accept_rollback: bool,
@@ -572,7 +564,7 @@ class Keyholder:
         if self.unlocking and self.unlocking is not asyncio.current_task():
             self.unlocking.cancel()  # it waits for a key that is here
 
-    async def use_up(self, keys: nostr_sdk.Keys, content: dict[str, Any], own: bool) -> None:
+    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
         """Turn the ratchet by an answer that opens nothing, unless somebody has opened the vault meanwhile."""
         if not self.store:
             self.proven = render_time(time.time())
@@ -582,7 +574,7 @@ class Keyholder:
         self,
         store: Store,
         custody: GivenKey | Keychain | Phone,
-        keys: nostr_sdk.Keys,
+        keys: Keys,
         content: dict[str, Any],
     ) -> None:
         """Turn the ratchet of a vault that is open already, by an answer that is about it; raises Tampered for another."""
@@ -600,7 +592,7 @@ class Keyholder:
     async def load(
         self,
         custody: GivenKey | Keychain | Phone,
-        keys: nostr_sdk.Keys,
+        keys: Keys,
         content: dict[str, Any],
         own: bool,
         accept_rollback: bool,
@@ -661,9 +653,7 @@ class Keyholder:
         self.since, self.opened, self.used = time.time(), uptime(), uptime()
         self.report()
 
-    async def turn_ratchet(
-        self, keys: nostr_sdk.Keys, content: dict[str, Any], also_recovery: bool
-    ) -> None:
+    async def turn_ratchet(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
         """Replace the envelope that was opened by a fresh one, with a fresh sealed copy, for whom `content` names.
 
         That is the open vault's, or what has just been opened: never what the disk says by now.
@@ -671,9 +661,7 @@ class Keyholder:
         async with self.turning:
             await self.turn(keys, content, also_recovery)
 
-    async def turn(
-        self, keys: nostr_sdk.Keys, content: dict[str, Any], also_recovery: bool
-    ) -> None:
+    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
         """`turn_ratchet`, for who holds `turning`."""
         identity, name, operator = (
             content["vault"],

@@ -15,8 +15,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.errors import AvaultError, printable
 from avault.fast import write_all
 from avault.process import uptime
@@ -25,6 +23,8 @@ from avault.vault.formats import render_time
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from avault.nostr import Keys
 
 
 def describe_caller(sock: socket.socket) -> dict[str, Any]:
@@ -263,7 +263,7 @@ class AccessLog:
     BURST = 30.0  # refusals that are written as they come, when there were none before
     FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
 
-    def __init__(self, directory: str, keys: nostr_sdk.Keys, is_new: bool) -> None:
+    def __init__(self, directory: str, keys: Keys, is_new: bool) -> None:
         secret = bytes.fromhex(keys.secret_key().to_hex())
 
         def key(use: bytes) -> bytes:

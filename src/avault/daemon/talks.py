@@ -10,14 +10,13 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.custody.custodian import GivenKey, Phone
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.requests import REQUESTS
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, Tampered, Usage
 from avault.fast import write_all
+from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.process import harden, report_quietly
 from avault.signer.remote import (
@@ -39,14 +38,12 @@ from avault.vault.files import (
     encode_file,
     encode_hints,
     has_bytes,
-    parse_npub,
     read_hints,
-    to_npub,
     write_file,
 )
 from avault.vault.formats import render_time
 from avault.vault.records import Vault
-from avault.vault.seal import make_envelope, parse_keys, public_hex, request_code, seal_nsec
+from avault.vault.seal import make_envelope, request_code, seal_nsec
 from avault.vault.store import Store, read_unlock, refuse_to_overwrite
 
 if TYPE_CHECKING:
@@ -81,7 +78,7 @@ async def talk_init(
     refuse_to_overwrite(places)
     name, host = check_name(str(request.get("name"))), keyholder.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
-    keys = parse_keys(private["nsec"]) if private.get("nsec") else nostr_sdk.Keys.generate()
+    keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
     agent, operator = (
         public_hex(keys),
         parse_npub(request["signer_npub"]) if request.get("signer_npub") else None,
@@ -240,7 +237,7 @@ async def shake_hands(
     signer_key, secret = None, secrets.token_hex(16)
     if bunker:
         signer_key, relays, secret = parse_bunker(bunker)
-    pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
+    pairing = Pairing(make_keys(), signer_key or "", agent, "", relays)
     keyholder.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.connected(pairing, signer_key, session) as signer:

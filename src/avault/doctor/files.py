@@ -13,6 +13,7 @@ from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import load_pairing
 from avault.errors import AvaultError, NotFound, Tampered
 from avault.git.repository import Repository
+from avault.nostr import parse_npub
 from avault.places import Places, state_home, vault_id
 from avault.process import lock_directory
 from avault.service.unit import is_listening
@@ -24,7 +25,6 @@ from avault.vault.files import (
     complete_attributes,
     decode_file,
     encode_hints,
-    parse_npub,
     read_file,
     read_hints,
     sync_directory,

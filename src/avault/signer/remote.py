@@ -17,19 +17,11 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import AvaultError, Denied, Tampered, Unavailable, Usage, printable
+from avault.nostr import parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.tasks import spawn
-from avault.vault.files import (
-    check_relay,
-    decode_file,
-    encode_file,
-    parse_npub,
-    read_file,
-    to_npub,
-    write_file,
-)
+from avault.vault.files import check_relay, decode_file, encode_file, read_file, write_file
 from avault.vault.formats import render_time
-from avault.vault.seal import public_hex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -11,34 +11,15 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
 from avault.fast import write_all
+from avault.nostr import parse_npub, to_npub
 from avault.places import sha256, state_home
 from avault.vault.records import DIGITS, LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-
-def parse_npub(text: str) -> str:
-    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
-    try:
-        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
-    except nostr_sdk.NostrSdkError:
-        hint = (
-            "that is a secret key; it does not belong here"
-            if text.strip().startswith("nsec1")
-            else "an npub1…"
-        )
-        raise Usage("not a Nostr public key", hint) from None
-
-
-def to_npub(public: str) -> str:
-    """A hex public key as an npub (NIP-19)."""
-    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
 
 
 VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read

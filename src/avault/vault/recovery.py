@@ -7,10 +7,10 @@ would be noticed when it is too late.
 from __future__ import annotations
 
 import os
-
-import nostr_sdk
+from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
+from avault.nostr import decrypt, to_npub
 from avault.places import Places, sha256
 from avault.vault.files import (
     FileChanged,
@@ -18,15 +18,17 @@ from avault.vault.files import (
     encode_file,
     has_bytes,
     read_file,
-    to_npub,
     write_file,
 )
 from avault.vault.records import Vault
-from avault.vault.seal import decrypt, open_nsec, seal_nsec
+from avault.vault.seal import open_nsec, seal_nsec
 from avault.vault.store import is_git_at_work, look_at, read_sealed
 
+if TYPE_CHECKING:
+    from avault.nostr import Keys
 
-def verify_recovery(data: bytes, keys: nostr_sdk.Keys, vault: Vault) -> None:
+
+def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
     """Raise Tampered unless these bytes of an nsec.enc lead the vault's operator to the agent's key.
 
     The agent's key opens the envelope as the operator's does (NIP-44 is between the two), so nobody is asked.
@@ -57,7 +59,7 @@ class Recovery:
         """Whether the file is another than the one that was verified."""
         return look_at(self.places.file("nsec.enc")) != self.seen
 
-    def verify(self, keys: nostr_sdk.Keys, vault: Vault) -> bool:
+    def verify(self, keys: Keys, vault: Vault) -> bool:
         """Verify the file, and make it anew if it does not open: whether that was so.
 
         While git is at work, or the vault is gone from there too, the file may be on its way: it is looked at again.

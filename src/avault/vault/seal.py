@@ -1,6 +1,6 @@
 """Everything that is encrypted: the vault's parts, the envelope, the sealed key.
 
-NIP-44, by nostr-sdk. What does not encode to itself is refused.
+NIP-44. What does not encode to itself is refused.
 """
 
 from __future__ import annotations
@@ -9,60 +9,22 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
-from avault.errors import AvaultError, Tampered, Usage
+from avault.errors import AvaultError, Tampered
+from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys, to_npub
 from avault.places import sha256
-from avault.vault.files import VAULT_LIMIT, to_npub
+from avault.vault.files import VAULT_LIMIT
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from avault.nostr import Keys
 
 
 PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
 # ephemeral and unused, so that no signer takes the envelope for something it knows
 ENVELOPE_KIND = 26_046
 CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is taken for another
-
-
-def encrypt(keys: nostr_sdk.Keys, peer: str, text: str) -> str:
-    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
-    version = nostr_sdk.Nip44Version.V2
-    return str(
-        nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version)
-    )
-
-
-def decrypt(keys: nostr_sdk.Keys, peer: str, payload: str) -> str:
-    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
-
-    The payload's base64 must be the one encoding of its bytes: the MAC of
-    NIP-44 does not cover the unused bits of the last character.
-    """
-    import binascii
-
-    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
-        raise ValueError("not canonical base64")
-    try:
-        return str(
-            nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload)
-        )
-    except nostr_sdk.NostrSdkError:
-        raise ValueError("not a payload between these keys") from None
-
-
-def parse_keys(text: str) -> nostr_sdk.Keys:
-    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
-    try:
-        return nostr_sdk.Keys.parse(text.strip())
-    except nostr_sdk.NostrSdkError:
-        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
-
-
-def public_hex(keys: nostr_sdk.Keys) -> str:
-    """The public key of a key pair, in hex."""
-    return str(keys.public_key().to_hex())
 
 
 def split_vault(vault: Vault) -> list[str]:
@@ -90,7 +52,7 @@ def split_vault(vault: Vault) -> list[str]:
     return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
 
 
-def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
+def seal_vault(vault: Vault, keys: Keys) -> bytes:
     """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
     lines = [encrypt(keys, public_hex(keys), part) for part in split_vault(vault)]
     data = "".join(line + "\n" for line in lines).encode()
@@ -102,7 +64,7 @@ def seal_vault(vault: Vault, keys: nostr_sdk.Keys) -> bytes:
     return data
 
 
-def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
+def open_vault(data: bytes, keys: Keys) -> Vault:
     """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
     agent = public_hex(keys)
     try:
@@ -127,7 +89,7 @@ def open_vault(data: bytes, keys: nostr_sdk.Keys) -> Vault:
     return vault
 
 
-def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
     """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
 
     Amber prints `content` and `alt` on the approval screen and hides keys that
@@ -140,11 +102,9 @@ def make_envelope(keys: nostr_sdk.Keys, peer: str, alt: str, content: str, unloc
     return encrypt(keys, peer, json.dumps(event))
 
 
-def seal_keys(
-    keys: nostr_sdk.Keys, identity: str, operator: str, name: str
-) -> tuple[str, dict[str, Any]]:
+def seal_keys(keys: Keys, identity: str, operator: str, name: str) -> tuple[str, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
-    unlock = nostr_sdk.Keys.generate()
+    unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
         "version": 1,
@@ -179,9 +139,7 @@ def describe_request(name: str, host: str, sealed: str) -> str:
     return f"{name} on {host}, code {request_code(sealed)}"
 
 
-def seal_nsec(
-    keys: nostr_sdk.Keys, identity: str, operator: str, name: str, host: str
-) -> dict[str, Any]:
+def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
     """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
@@ -196,20 +154,20 @@ def seal_nsec(
     return content
 
 
-def open_nsec(content: dict[str, Any], answer: str) -> nostr_sdk.Keys:
+def open_nsec(content: dict[str, Any], answer: str) -> Keys:
     """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
 
     What is sealed names vault, name and operator: whoever writes to the disk
     cannot have the next copy sealed for somebody else, or with another sentence.
     """
     try:
-        unlock = nostr_sdk.Keys.parse(json.loads(answer)["avault"])
+        unlock = read_keys(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
-        keys = nostr_sdk.Keys.parse(sealed["nsec"])
+        keys = read_keys(sealed["nsec"])
         pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
         if pinned == (content["vault"], content["name"], content["operator"], content["agent"]):
             return keys
-    except (ValueError, TypeError, KeyError, RecursionError, nostr_sdk.NostrSdkError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered(
         "the answer does not open this vault", "is it the operator's own signer? See: avault status"

@@ -7,9 +7,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.errors import AvaultError, NotFound, Tampered
+from avault.nostr import to_npub
 from avault.places import Places, sha256
 from avault.vault.files import (
     NAME_CHARACTERS,
@@ -19,7 +18,6 @@ from avault.vault.files import (
     encode_file,
     read_file,
     refuse_foreign,
-    to_npub,
     write_file,
 )
 from avault.vault.records import Vault
@@ -28,6 +26,8 @@ from avault.vault.seal import open_vault, seal_vault
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
+
+    from avault.nostr import Keys
 
 
 class Store:
@@ -39,7 +39,7 @@ class Store:
     should be known about the pin.
     """
 
-    def __init__(self, places: Places, keys: nostr_sdk.Keys, vault: Vault, digest: str) -> None:
+    def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
         self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
         self.machine = machine_id(places)
         self.seen: tuple[int, ...] | None = ()
@@ -60,14 +60,14 @@ class Store:
         )
 
     @staticmethod
-    def create(places: Places, keys: nostr_sdk.Keys, vault: Vault) -> Store:
+    def create(places: Places, keys: Keys, vault: Vault) -> Store:
         """Write the first avault.enc of an empty vault; raises AvaultError."""
         store = Store(places, keys, vault, "")
         store.replace(vault.copy(), "")
         return store
 
     @staticmethod
-    def read(places: Places, keys: nostr_sdk.Keys, content: dict[str, Any]) -> Store:
+    def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
         """Open avault.enc; raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's."""
         data = read_vault(places)
         vault = open_vault(data, keys)
@@ -84,7 +84,7 @@ class Store:
 
     @staticmethod
     def load(
-        places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], accept_rollback: bool = False
+        places: Places, keys: Keys, content: dict[str, Any], accept_rollback: bool = False
     ) -> Store:
         """Open avault.enc and hold it against the pin; raises Tampered.
 
@@ -127,7 +127,7 @@ class Store:
 
     @staticmethod
     def read_kept(
-        places: Places, keys: nostr_sdk.Keys, content: dict[str, Any], pin: dict[str, Any] | None
+        places: Places, keys: Keys, content: dict[str, Any], pin: dict[str, Any] | None
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
         path = places.own("unsaved.enc")

@@ -1,0 +1,87 @@
+"""What avault takes of nostr-sdk that is not about relays: keys, and NIP-44.
+
+Every release of nostr-sdk breaks calls, so few rooms know it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import nostr_sdk
+
+from avault.errors import Usage
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Keys: TypeAlias = nostr_sdk.Keys
+
+
+def make_keys() -> Keys:
+    """A new key pair."""
+    return nostr_sdk.Keys.generate()
+
+
+def read_keys(text: str) -> Keys:
+    """The key pair of an nsec or hex secret key that we have written; raises ValueError."""
+    try:
+        return nostr_sdk.Keys.parse(text)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a Nostr secret key") from None
+
+
+def parse_npub(text: str) -> str:
+    """The hex public key of an npub (NIP-19) or of hex; raises Usage."""
+    try:
+        return str(nostr_sdk.PublicKey.parse(text.strip()).to_hex())
+    except nostr_sdk.NostrSdkError:
+        hint = (
+            "that is a secret key; it does not belong here"
+            if text.strip().startswith("nsec1")
+            else "an npub1…"
+        )
+        raise Usage("not a Nostr public key", hint) from None
+
+
+def to_npub(public: str) -> str:
+    """A hex public key as an npub (NIP-19)."""
+    return str(nostr_sdk.PublicKey.parse(public).to_bech32())
+
+
+def encrypt(keys: Keys, peer: str, text: str) -> str:
+    """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
+    version = nostr_sdk.Nip44Version.V2
+    return str(
+        nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version)
+    )
+
+
+def decrypt(keys: Keys, peer: str, payload: str) -> str:
+    """The text of a NIP-44 payload between `keys` and a public key (hex); raises ValueError.
+
+    The payload's base64 must be the one encoding of its bytes: the MAC of
+    NIP-44 does not cover the unused bits of the last character.
+    """
+    import binascii
+
+    if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
+        raise ValueError("not canonical base64")
+    try:
+        return str(
+            nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload)
+        )
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not a payload between these keys") from None
+
+
+def parse_keys(text: str) -> Keys:
+    """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
+    try:
+        return read_keys(text.strip())
+    except ValueError:
+        raise Usage("not a Nostr secret key", "an nsec1… or 64 hex characters") from None
+
+
+def public_hex(keys: Keys) -> str:
+    """The public key of a key pair, in hex."""
+    return str(keys.public_key().to_hex())
