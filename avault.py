@@ -39,6 +39,7 @@ The rooms, in order; each calls only what stands above it:
     vault/choosing        Which secrets are meant, and as which variables: by group, by key and by name
     vault/files           Files as people and disks need them: atomic, durable, checked
     vault/formats         What the keyholder renders: shell, dotenv, systemd, JSON and others
+    vault/own_files       The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
     vault/seal            Everything that is encrypted: the vault's parts, the envelope, the sealed key
     vault/store           The loaded vault and its file: generations, pin, writing, noticing changes
     vault/recovery        The recovery copy, nsec.enc, beside an open vault: verified, and made anew
@@ -2229,7 +2230,10 @@ def check_names(request: dict[str, Any], field: str) -> list[str]:
 def choose_keys(
     vault: Vault, groups: list[str], only: list[str]
 ) -> list[tuple[str, str, list[Secret]]]:
-    """Group, key and secrets of all that is there, or of some groups, or of some keys, KEY or GROUP/KEY; raises NotFound."""
+    """Group, key and secrets of all that is there, or of some groups, or of some keys.
+
+    A key is named KEY or GROUP/KEY. Raises NotFound.
+    """
     for name in groups:
         vault.group(name)
     wanted = set(only)
@@ -2281,8 +2285,9 @@ def choose(
     allow: list[str],
     named: list[str],
 ) -> dict[str, tuple[str, str]]:
-    """The variables to export, by name, with group and key of each: all, or those of some groups, keys and names.
+    """The variables to export, by name, with group and key of each.
 
+    They are all, or those of some groups, keys and names.
     Raises NotFound for a name that is not there, Usage for two keys with one
     name, Denied for a dangerous name that `allow` does not have.
     """
@@ -2293,7 +2298,8 @@ def choose(
             tell_apart = "" if prefix else ", or tell them apart with --prefix"
             raise Usage(
                 f"{'/'.join(chosen[name])} and {group}/{key} are both {name}",
-                f"name them: --as {as_name(group, key)}={group}/{key}; or choose with --group {group}{tell_apart}",
+                f"name them: --as {as_name(group, key)}={group}/{key}; "
+                f"or choose with --group {group}{tell_apart}",
             )
         if name[0] in DIGITS:
             raise Usage(
@@ -2315,63 +2321,6 @@ def choose(
 
 
 VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
-REPAIRS = {
-    "unlock": "avault unlock, and the phone is asked for nsec.enc", "pairing": "avault pair", "pin": "git pull, avault unlock",
-}  # fmt: skip
-SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
-FIELDS: dict[str, dict[str, Any]] = {
-    # of each kind of file, with their types
-    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
-    "nsec": SEALED,
-    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
-    "pairing": {
-        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
-        "approves_by_itself": (bool, type(None)),
-    },
-    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"generation": dict, "hash": str},
-    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
-    "machine": {"id": str, "host": str},
-    "offered": {"count": int},
-    "log": {"ledgers": dict, "mac": str},
-    "recovery": {"hash": str},
-    "pauses": {"in_vain": int, "refused": bool, "last": int},
-}  # fmt: skip
-
-
-def encode_file(kind: str, content: dict[str, Any]) -> bytes:
-    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
-    body = {"type": f"avault/{kind}", "version": 1, **content}
-    return (
-        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
-    ).encode()
-
-
-def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
-    """Whether a value is of a type, or of one of them; to Python a bool is an int too, here it is not."""
-    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
-
-
-def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
-    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
-    fields = FIELDS[kind]
-    try:
-        content = json.loads(data)
-        if content["type"] == f"avault/{kind}" and content["version"] == 1:
-            del content["type"], content["version"], content["checksum"]
-            right = content.keys() == fields.keys() and all(
-                is_of_type(content[name], fields[name]) for name in fields
-            )
-            if right and encode_file(kind, content) == data:
-                return dict(content)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    hint = (
-        f"move it away, then: {REPAIRS[kind]}"
-        if kind in REPAIRS
-        else "take it from git history or from a backup"
-    )
-    raise Tampered(f"{path} is damaged", hint)
 
 
 def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> bytes:
@@ -2403,9 +2352,10 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
 
 
 def refuse_foreign(path: str) -> None:
-    """Raise Tampered where a path names what is no regular file of ours: a link, a directory, a FIFO, somebody else's file.
+    """Raise Tampered where a path names what is no regular file of ours.
 
-    Who can push to the repository chooses what lies in the vault's directory, and where its links lead.
+    That is a link, a directory, a FIFO, somebody else's file. Who can push to the repository
+    chooses what lies in the vault's directory, and where its links lead.
     """
     try:
         info = os.lstat(path)
@@ -2422,7 +2372,10 @@ class FileChanged(AvaultError):
 
 
 def exchange(one: str, other: str) -> bool:
-    """Exchange two files in one step, where system and file system can: renameat2(2), renamex_np(2)."""
+    """Exchange two files in one step, where system and file system can.
+
+    See renameat2(2), and renamex_np(2) on macOS.
+    """
     import ctypes
 
     libc, names = ctypes.CDLL(None), [os.fsencode(one), os.fsencode(other)]
@@ -2432,9 +2385,12 @@ def exchange(one: str, other: str) -> bool:
 
 
 def take_place(new: str, path: str, over: str) -> None:
-    """Rename a file over the one whose SHA-256 is `over`, "" for none; raises FileChanged where it is another, and OSError.
+    """Rename a file over the one whose SHA-256 is `over`, "" for none.
 
-    Git takes no lock of ours, and may come at any moment: what is exchanged is looked at afterwards.
+    Raises FileChanged where it is another, and OSError.
+
+    Git takes no lock of ours, and may come at any moment: what is exchanged is looked at
+    afterwards.
     """
     changed = FileChanged(f"{path} was changed by another process meanwhile", "try again")
 
@@ -2536,7 +2492,10 @@ def owner_of(path: str) -> str:
 
 
 def make_private_directory(path: str) -> None:
-    """Make a directory and its parents, or make one private (0700) that is there; raises AvaultError."""
+    """Make a directory and its parents, or make one private (0700) that is there.
+
+    Raises AvaultError.
+    """
     mask = os.umask(0o077)  # for the parents too
     try:
         os.makedirs(path, exist_ok=True)
@@ -2544,7 +2503,8 @@ def make_private_directory(path: str) -> None:
             import shlex
 
             owner, other = owner_of(path), "or choose another place with --dir or XDG_STATE_HOME"
-            made_under_sudo = f'was it made under sudo? Take it back: sudo chown -R "$USER" {shlex.quote(path)}; {other}'
+            take_back = f'sudo chown -R "$USER" {shlex.quote(path)}'
+            made_under_sudo = f"was it made under sudo? Take it back: {take_back}; {other}"
             raise AvaultError(
                 f"{path} belongs to {owner}",
                 made_under_sudo if owner == "root" else f"do it as {owner}, {other}",
@@ -2560,6 +2520,294 @@ def make_private_directory(path: str) -> None:
         raise AvaultError(f"cannot make the directory {path}: {error.strerror}", hint) from None
     finally:
         os.umask(mask)
+
+
+# --------------------------------------------------------- vault/formats ----
+# What the keyholder renders: shell, dotenv, systemd, JSON and others.
+#
+# Every form is exact: it gives the same bytes back when it is read by the program that it is meant
+# for.
+
+
+# mean themselves in every shell, quoted, split or globbed
+PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")
+# stay what they are in single quotes that are split, globbed and read again
+QUOTABLE = PLAIN | set(' $&;>"`{}!')
+
+
+def quote_sh(name: str, value: str) -> str:
+    """One line that sets and exports a variable in sh, dash, bash, zsh and busybox.
+
+    It survives `eval "$(...)"` and the unquoted `eval $(...)`: no white space but
+    single spaces between words, nothing that a shell would expand. What single
+    quotes do not keep through that goes through printf in octal, with a period
+    at its end because command substitution takes trailing newlines away.
+    """
+    if set(value) <= QUOTABLE and "  " not in value and value == value.strip(" "):
+        return f"export {name}='{value}';\n"
+    safe = {ord(c) for c in PLAIN - {"%"}}
+    octal = "".join(chr(byte) if byte in safe else f"\\{byte:03o}" for byte in value.encode())
+    octal = "\\055" + octal[1:] if octal[0] == "-" else octal
+    return f'{name}="`printf \'{octal}.\'`"; export {name}="${{{name}%.}}";\n'
+
+
+def quote_fish(name: str, value: str) -> str:
+    """One line that sets and exports a variable in fish."""
+    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    for character, escape in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        quoted = quoted.replace(character, f"'{escape}'")
+    return f"set -gx {name} '{quoted}';\n"
+
+
+def quote_dotenv(name: str, value: str) -> str:
+    """One dotenv assignment, which sh and systemd's EnvironmentFile= read in the same way."""
+    if set(value) <= PLAIN - {"="}:  # zsh expands =ls
+        return f"{name}={value}\n"
+    # as python-dotenv and npm's dotenv read it too
+    if "'" not in value and "\\\\" not in value and value[-1] != "\\":
+        return f"{name}='{value}'\n"
+    return name + '="' + "".join("\\" + c if c in '\\"$`' else c for c in value) + '"\n'
+
+
+def quote_systemd(name: str, value: str) -> str:
+    """One line of an EnvironmentFile= (systemd.exec(5)).
+
+    Raises AvaultError for control characters.
+    """
+    codes = [ord(c) for c in value]
+    if any(
+        (c < 32 and c not in (9, 10)) or c == 127 or c & 0xFFFE == 0xFFFE or 0xFDD0 <= c <= 0xFDEF
+        for c in codes
+    ):
+        raise AvaultError(
+            f"systemd takes no control characters in a variable: {name}",
+            "leave it out with --only or --group",
+        )
+    return quote_dotenv(name, value)
+
+
+def quote_docker(name: str, value: str) -> str:
+    """One line of `docker run --env-file`, where all that follows the = is the value, quotes too.
+
+    Raises AvaultError.
+
+    pkg/kvfile of docker/cli: lines of less than 64 KiB, whose last carriage return is lost.
+    """
+    line = f"{name}={value}\n"
+    if set(value) & {"\n", "\r"} or len(line.encode()) >= 1 << 16:
+        instead = f"avault run --only {name} -- docker run -e {name} IMAGE"
+        hint = f"let docker take it from its environment: {instead}"
+        raise AvaultError(
+            f"docker reads a variable from one line of less than 64 KiB: {name}", hint
+        )
+    return line
+
+
+def quote_github(name: str, value: str) -> str:
+    """A variable for the file $GITHUB_ENV of GitHub Actions.
+
+    It stands between two lines that no value can guess.
+    """
+    end = "end_" + secrets.token_hex(16)
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
+QUOTES: dict[str, Callable[[str, str], str]] = {
+    "sh": quote_sh,
+    "fish": quote_fish,
+    "dotenv": quote_dotenv,
+    "systemd": quote_systemd,
+    "docker": quote_docker,
+    "github": quote_github,
+}
+
+
+def render_secret(variables: dict[str, str], group: str | None) -> str:
+    """A manifest of a Kubernetes Secret, for `kubectl apply -f -`.
+
+    It is called as the group, or avault.
+    """
+    import binascii
+
+    name = (
+        "".join(c if c in LETTERS | DIGITS else "-" for c in group or "avault").lower().strip("-")
+    )
+    lines = [
+        "apiVersion: v1",
+        "kind: Secret",
+        "metadata:",
+        f"  name: {json.dumps(name)}",
+        "type: Opaque",
+    ]
+    lines += ["data:"] if variables else ["data: {}"]
+    for key, value in variables.items():
+        encoded = binascii.b2a_base64(value.encode(), newline=False).decode()
+        lines.append(f"  {json.dumps(key)}: {encoded}")
+    return "".join(line + "\n" for line in lines)
+
+
+def find_misread(variables: dict[str, str]) -> str | None:
+    """A sentence about the variables that some readers of dotenv files read otherwise.
+
+    They are as `quote_dotenv` writes them.
+    """
+    theirs: dict[str, list[str]] = {"python-dotenv": [], "npm's dotenv": []}
+    for name, value in variables.items():
+        line = quote_dotenv(name, value)[len(name) + 1 :]
+        has_return, is_double = "\r" in value, line[0] == '"'
+        if has_return or "${" in line or (is_double and set(value) & set("$`")):
+            theirs["python-dotenv"].append(name)
+        if has_return or (is_double and set(value) & set('\\"$`')):
+            theirs["npm's dotenv"].append(name)
+    said = [
+        f"{reader} reads {', '.join(names[:10])} otherwise"
+        for reader, names in theirs.items()
+        if names
+    ]
+    return f"sh and systemd read this as it is meant; {', and '.join(said)}" if said else None
+
+
+def warn_of_readers(form: str, variables: dict[str, str]) -> str | None:
+    """What to say about those who will read an export, if anything."""
+    if form == "github" and variables:
+        return "GitHub does not mask in its logs what comes to a job in this way; avault run does"
+    return find_misread(variables) if form == "dotenv" else None
+
+
+def render_export(form: str, variables: dict[str, str], group: str | None = None) -> str:
+    """The variables as text of a form.
+
+    `group` is where all of them are from, if so. Raises Usage for another form.
+    """
+    if form == "k8s":
+        return render_secret(variables, group)
+    if form == "json":
+        return json.dumps(variables, indent=2, ensure_ascii=False) + "\n"
+    if form == "null":  # as env -0 prints them
+        return "".join(f"{name}={value}\0" for name, value in variables.items())
+    if form not in QUOTES:
+        raise Usage(f"no format {printable(form)!r}", f"one of: sh, fish, null, {', '.join(FORMS)}")
+    return "".join(QUOTES[form](name, value) for name, value in variables.items())
+
+
+def render_duration(seconds: float) -> str:
+    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
+    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
+    return f"{seconds / units[unit]:g} {unit}"
+
+
+def render_time(seconds: float) -> str:
+    """A time as RFC 3339 UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def describe_vault(vault: Vault) -> list[dict[str, Any]]:
+    """Groups with key names, notes and times; never values."""
+    return [
+        {
+            "name": name,
+            "note": group.note[0],
+            "keys": [
+                {
+                    "name": key,
+                    "created": render_time(found[0].created),
+                    "updated": render_time(found[0].updated),
+                    "conflict": len(found) > 1,
+                }
+                for key, found in sorted(group.keys.items())
+            ],
+        }
+        for name, group in sorted(vault.groups.items())
+    ]
+
+
+def conflicts(vault: Vault) -> list[str]:
+    """The keys that two machines set, as GROUP/KEY."""
+    return [f"{group}/{key}" for group, key, found in choose_keys(vault, [], []) if len(found) > 1]
+
+
+def render_list(groups: list[dict[str, Any]]) -> str:
+    """A line for each key: its name and when it was changed; the note beside the group."""
+    lines = []
+    for group in groups:
+        lines.append(group["name"] + (f"  # {printable(group['note'])}" if group["note"] else ""))
+        width = max(len(key["name"]) for key in group["keys"])
+        for key in group["keys"]:
+            mark = "  conflict: two machines set it" if key["conflict"] else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}")
+    return "".join(line + "\n" for line in lines)
+
+
+# ------------------------------------------------------- vault/own_files ----
+# The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold.
+#
+# Each is JSON with a type, a version and a checksum. With them go the hints that `pair` reads, and
+# what git is told of the vault's files.
+
+
+REPAIRS = {
+    "unlock": "avault unlock, and the phone is asked for nsec.enc",
+    "pairing": "avault pair",
+    "pin": "git pull, avault unlock",
+}
+SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
+FIELDS: dict[str, dict[str, Any]] = {
+    # of each kind of file, with their types
+    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
+    "nsec": SEALED,
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
+    "pairing": {
+        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
+        "approves_by_itself": (bool, type(None)),
+    },
+    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
+    "pin": {"generation": dict, "hash": str},
+    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
+    "machine": {"id": str, "host": str},
+    "offered": {"count": int},
+    "log": {"ledgers": dict, "mac": str},
+    "recovery": {"hash": str},
+    "pauses": {"in_vain": int, "refused": bool, "last": int},
+}  # fmt: skip
+
+
+def encode_file(kind: str, content: dict[str, Any]) -> bytes:
+    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
+    body = {"type": f"avault/{kind}", "version": 1, **content}
+    return (
+        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
+    ).encode()
+
+
+def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type, or of one of them.
+
+    To Python a bool is an int too, here it is not.
+    """
+    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+
+def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
+    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
+    fields = FIELDS[kind]
+    try:
+        content = json.loads(data)
+        if content["type"] == f"avault/{kind}" and content["version"] == 1:
+            del content["type"], content["version"], content["checksum"]
+            right = content.keys() == fields.keys() and all(
+                is_of_type(content[name], fields[name]) for name in fields
+            )
+            if right and encode_file(kind, content) == data:
+                return dict(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    hint = (
+        f"move it away, then: {REPAIRS[kind]}"
+        if kind in REPAIRS
+        else "take it from git history or from a backup"
+    )
+    raise Tampered(f"{path} is damaged", hint)
 
 
 def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
@@ -2629,7 +2877,10 @@ def check_name(name: str) -> str:
 
 
 def clean_directory(path: str) -> None:
-    """Remove the temporary files that a killed write left behind. Only for the holder of the lock."""
+    """Remove the temporary files that a killed write left behind.
+
+    Only for the holder of the lock.
+    """
     for name in os.listdir(path):
         stem, _, middle = name.removesuffix(".tmp").rpartition(".")
         ours = (
@@ -2643,8 +2894,8 @@ def clean_directory(path: str) -> None:
 
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json", "offered.json", "keychain.json",
-    "recovery.json", "log.json", "pauses.json",
+    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
+    "offered.json", "keychain.json", "recovery.json", "log.json", "pauses.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 
@@ -2656,207 +2907,15 @@ nip46.json -text -merge
 
 
 def complete_attributes(path: str) -> bytes:
-    """What is to be in the .gitattributes at `path`: what is there, then those of our lines that are not; raises AvaultError."""
+    """What is to be in the .gitattributes at `path`; raises AvaultError.
+
+    That is what is there, then those of our lines that are not.
+    """
     refuse_foreign(path)
     text = read_file(path) if os.path.lexists(path) else b""
     missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
     end = b"" if not text or text.endswith(b"\n") else b"\n"
     return text + end + b"".join(line + b"\n" for line in missing)
-
-
-# --------------------------------------------------------- vault/formats ----
-# What the keyholder renders: shell, dotenv, systemd, JSON and others.
-#
-# Every form is exact: it gives the same bytes back when it is read by the program that it is meant
-# for.
-
-
-# mean themselves in every shell, quoted, split or globbed
-PLAIN = LETTERS | DIGITS | set("_./:@%+=,-")
-# stay what they are in single quotes that are split, globbed and read again
-QUOTABLE = PLAIN | set(' $&;>"`{}!')
-
-
-def quote_sh(name: str, value: str) -> str:
-    """One line that sets and exports a variable in sh, dash, bash, zsh and busybox.
-
-    It survives `eval "$(...)"` and the unquoted `eval $(...)`: no white space but
-    single spaces between words, nothing that a shell would expand. What single
-    quotes do not keep through that goes through printf in octal, with a period
-    at its end because command substitution takes trailing newlines away.
-    """
-    if set(value) <= QUOTABLE and "  " not in value and value == value.strip(" "):
-        return f"export {name}='{value}';\n"
-    safe = {ord(c) for c in PLAIN - {"%"}}
-    octal = "".join(chr(byte) if byte in safe else f"\\{byte:03o}" for byte in value.encode())
-    octal = "\\055" + octal[1:] if octal[0] == "-" else octal
-    return f'{name}="`printf \'{octal}.\'`"; export {name}="${{{name}%.}}";\n'
-
-
-def quote_fish(name: str, value: str) -> str:
-    """One line that sets and exports a variable in fish."""
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    for character, escape in (("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
-        quoted = quoted.replace(character, f"'{escape}'")
-    return f"set -gx {name} '{quoted}';\n"
-
-
-def quote_dotenv(name: str, value: str) -> str:
-    """One dotenv assignment, which sh and systemd's EnvironmentFile= read in the same way."""
-    if set(value) <= PLAIN - {"="}:  # zsh expands =ls
-        return f"{name}={value}\n"
-    # as python-dotenv and npm's dotenv read it too
-    if "'" not in value and "\\\\" not in value and value[-1] != "\\":
-        return f"{name}='{value}'\n"
-    return name + '="' + "".join("\\" + c if c in '\\"$`' else c for c in value) + '"\n'
-
-
-def quote_systemd(name: str, value: str) -> str:
-    """One line of an EnvironmentFile= (systemd.exec(5)); raises AvaultError for control characters."""
-    codes = [ord(c) for c in value]
-    if any(
-        (c < 32 and c not in (9, 10)) or c == 127 or c & 0xFFFE == 0xFFFE or 0xFDD0 <= c <= 0xFDEF
-        for c in codes
-    ):
-        raise AvaultError(
-            f"systemd takes no control characters in a variable: {name}",
-            "leave it out with --only or --group",
-        )
-    return quote_dotenv(name, value)
-
-
-def quote_docker(name: str, value: str) -> str:
-    """One line of `docker run --env-file`, where all that follows the = is the value, quotes too; raises AvaultError.
-
-    pkg/kvfile of docker/cli: lines of less than 64 KiB, whose last carriage return is lost.
-    """
-    line = f"{name}={value}\n"
-    if set(value) & {"\n", "\r"} or len(line.encode()) >= 1 << 16:
-        hint = f"let docker take it from its environment: avault run --only {name} -- docker run -e {name} IMAGE"
-        raise AvaultError(
-            f"docker reads a variable from one line of less than 64 KiB: {name}", hint
-        )
-    return line
-
-
-def quote_github(name: str, value: str) -> str:
-    """A variable for the file $GITHUB_ENV of GitHub Actions, between two lines that no value can guess."""
-    end = "end_" + secrets.token_hex(16)
-    return f"{name}<<{end}\n{value}\n{end}\n"
-
-
-QUOTES: dict[str, Callable[[str, str], str]] = {
-    "sh": quote_sh, "fish": quote_fish, "dotenv": quote_dotenv, "systemd": quote_systemd, "docker": quote_docker,
-    "github": quote_github,
-}  # fmt: skip
-
-
-def render_secret(variables: dict[str, str], group: str | None) -> str:
-    """A manifest of a Kubernetes Secret, for `kubectl apply -f -`; it is called as the group, or avault."""
-    import binascii
-
-    name = (
-        "".join(c if c in LETTERS | DIGITS else "-" for c in group or "avault").lower().strip("-")
-    )
-    lines = [
-        "apiVersion: v1",
-        "kind: Secret",
-        "metadata:",
-        f"  name: {json.dumps(name)}",
-        "type: Opaque",
-    ]
-    lines += ["data:"] if variables else ["data: {}"]
-    for key, value in variables.items():
-        encoded = binascii.b2a_base64(value.encode(), newline=False).decode()
-        lines.append(f"  {json.dumps(key)}: {encoded}")
-    return "".join(line + "\n" for line in lines)
-
-
-def find_misread(variables: dict[str, str]) -> str | None:
-    """A sentence about the variables that, as `quote_dotenv` writes them, some readers of dotenv files read otherwise."""
-    theirs: dict[str, list[str]] = {"python-dotenv": [], "npm's dotenv": []}
-    for name, value in variables.items():
-        line = quote_dotenv(name, value)[len(name) + 1 :]
-        has_return, is_double = "\r" in value, line[0] == '"'
-        if has_return or "${" in line or (is_double and set(value) & set("$`")):
-            theirs["python-dotenv"].append(name)
-        if has_return or (is_double and set(value) & set('\\"$`')):
-            theirs["npm's dotenv"].append(name)
-    said = [
-        f"{reader} reads {', '.join(names[:10])} otherwise"
-        for reader, names in theirs.items()
-        if names
-    ]
-    return f"sh and systemd read this as it is meant; {', and '.join(said)}" if said else None
-
-
-def warn_of_readers(form: str, variables: dict[str, str]) -> str | None:
-    """What to say about those who will read an export, if anything."""
-    if form == "github" and variables:
-        return "GitHub does not mask in its logs what comes to a job in this way; avault run does"
-    return find_misread(variables) if form == "dotenv" else None
-
-
-def render_export(form: str, variables: dict[str, str], group: str | None = None) -> str:
-    """The variables as text of a form; `group` is where all of them are from, if so. Raises Usage for another form."""
-    if form == "k8s":
-        return render_secret(variables, group)
-    if form == "json":
-        return json.dumps(variables, indent=2, ensure_ascii=False) + "\n"
-    if form == "null":  # as env -0 prints them
-        return "".join(f"{name}={value}\0" for name, value in variables.items())
-    if form not in QUOTES:
-        raise Usage(f"no format {printable(form)!r}", f"one of: sh, fish, null, {', '.join(FORMS)}")
-    return "".join(QUOTES[form](name, value) for name, value in variables.items())
-
-
-def render_duration(seconds: float) -> str:
-    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
-    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
-    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
-    return f"{seconds / units[unit]:g} {unit}"
-
-
-def render_time(seconds: float) -> str:
-    """A time as RFC 3339 UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def describe_vault(vault: Vault) -> list[dict[str, Any]]:
-    """Groups with key names, notes and times; never values."""
-    return [
-        {
-            "name": name,
-            "note": group.note[0],
-            "keys": [
-                {
-                    "name": key,
-                    "created": render_time(found[0].created),
-                    "updated": render_time(found[0].updated),
-                    "conflict": len(found) > 1,
-                }
-                for key, found in sorted(group.keys.items())
-            ],
-        }
-        for name, group in sorted(vault.groups.items())
-    ]
-
-
-def conflicts(vault: Vault) -> list[str]:
-    """The keys that two machines set, as GROUP/KEY."""
-    return [f"{group}/{key}" for group, key, found in choose_keys(vault, [], []) if len(found) > 1]
-
-
-def render_list(groups: list[dict[str, Any]]) -> str:
-    """A line for each key: its name and when it was changed; the note beside the group."""
-    lines = []
-    for group in groups:
-        lines.append(group["name"] + (f"  # {printable(group['note'])}" if group["note"] else ""))
-        width = max(len(key["name"]) for key in group["keys"])
-        for key in group["keys"]:
-            mark = "  conflict: two machines set it" if key["conflict"] else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}")
-    return "".join(line + "\n" for line in lines)
 
 
 # ------------------------------------------------------------ vault/seal ----

@@ -24,13 +24,8 @@ from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
-from avault.vault.files import (
-    NAME_CHARACTERS,
-    check_name,
-    check_relay,
-    make_private_directory,
-    write_file,
-)
+from avault.vault.files import make_private_directory, write_file
+from avault.vault.own_files import NAME_CHARACTERS, check_name, check_relay
 from avault.vault.store import is_file_there, read_sealed, refuse_to_overwrite
 
 if TYPE_CHECKING:

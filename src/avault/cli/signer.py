@@ -24,14 +24,8 @@ from avault.signer.remote import DEFAULT_RELAYS, RPC_KIND
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal
-from avault.vault.files import (
-    check_relay,
-    decode_file,
-    encode_file,
-    make_private_directory,
-    read_file,
-    write_file,
-)
+from avault.vault.files import make_private_directory, read_file, write_file
+from avault.vault.own_files import check_relay, decode_file, encode_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

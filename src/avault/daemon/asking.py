@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable
 from avault.places import Places
 from avault.process import uptime
-from avault.vault.files import decode_file, encode_file, read_file, write_file
+from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.own_files import decode_file, encode_file
 
 if TYPE_CHECKING:
     from typing import Any

@@ -17,7 +17,8 @@ from avault.places import Places
 from avault.process import clean_environment, own_command, uptime
 from avault.protocol import decode_frame
 from avault.signer.remote import shorten_key
-from avault.vault.files import decode_file, encode_file, read_file, write_file
+from avault.vault.files import read_file, write_file
+from avault.vault.own_files import decode_file, encode_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -42,8 +42,9 @@ from avault.signer.remote import (
     shorten_hex,
 )
 from avault.tasks import spawn
-from avault.vault.files import encode_file, has_bytes, read_hints, write_file
+from avault.vault.files import has_bytes, write_file
 from avault.vault.formats import render_duration, render_time
+from avault.vault.own_files import encode_file, read_hints
 from avault.vault.records import Vault
 from avault.vault.recovery import Recovery
 from avault.vault.seal import make_envelope, open_nsec, request_code, seal_keys, seal_nsec

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, printable
 from avault.fast import write_all
 from avault.process import uptime
-from avault.vault.files import decode_file, encode_file, read_file, write_file
+from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.own_files import decode_file, encode_file
 
 if TYPE_CHECKING:
     from typing import Any

@@ -40,14 +40,9 @@ from avault.protocol import (
     read_limit,
 )
 from avault.tasks import spawn
-from avault.vault.files import (
-    clean_directory,
-    decode_file,
-    make_private_directory,
-    read_file,
-    write_file,
-)
+from avault.vault.files import make_private_directory, read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.own_files import clean_directory, decode_file
 from avault.vault.recovery import check_recovery
 from avault.vault.seal import request_code
 from avault.vault.store import find_git, read_unlock

@@ -31,17 +31,16 @@ from avault.signer.remote import (
     nostrconnect_uri,
     parse_bunker,
 )
-from avault.vault.files import (
+from avault.vault.files import has_bytes, write_file
+from avault.vault.formats import render_time
+from avault.vault.own_files import (
     check_name,
     check_relay,
     complete_attributes,
     encode_file,
     encode_hints,
-    has_bytes,
     read_hints,
-    write_file,
 )
-from avault.vault.formats import render_time
 from avault.vault.records import Vault
 from avault.vault.seal import make_envelope, request_code, seal_nsec
 from avault.vault.store import Store, read_unlock, refuse_to_overwrite

@@ -18,17 +18,15 @@ from avault.places import Places, state_home, vault_id
 from avault.process import lock_directory
 from avault.service.unit import is_listening
 from avault.systemd import NoDaemon
-from avault.vault.files import (
+from avault.vault.files import read_file, sync_directory, write_file
+from avault.vault.own_files import (
     FIELDS,
     OUR_FILES,
     clean_directory,
     complete_attributes,
     decode_file,
     encode_hints,
-    read_file,
     read_hints,
-    sync_directory,
-    write_file,
 )
 from avault.vault.recovery import check_recovery
 from avault.vault.store import read_sealed, read_vault

@@ -40,7 +40,8 @@ from avault.git.settling import merge_public, settle_vault
 from avault.late import Fields, once
 from avault.places import Places
 from avault.process import own_command
-from avault.vault.files import GITATTRIBUTES, read_file, write_file
+from avault.vault.files import read_file, write_file
+from avault.vault.own_files import GITATTRIBUTES
 from avault.vault.store import find_git
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from avault.errors import Locked, Unavailable, Usage, printable
 from avault.git.committed import HINTS, RECOVERY, VAULT, Conflict
 from avault.git.copies import copies, has_all, inspect
 from avault.places import Places
-from avault.vault.files import VAULT_LIMIT, decode_file, read_file
+from avault.vault.files import VAULT_LIMIT, read_file
+from avault.vault.own_files import decode_file
 
 
 def merge_public(name: str, ours: bytes, theirs: bytes) -> None:

@@ -20,8 +20,9 @@ from avault.errors import AvaultError, Denied, Tampered, Unavailable, Usage, pri
 from avault.nostr import parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.tasks import spawn
-from avault.vault.files import check_relay, decode_file, encode_file, read_file, write_file
+from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.own_files import check_relay, decode_file, encode_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

@@ -28,7 +28,10 @@ def check_names(request: dict[str, Any], field: str) -> list[str]:
 def choose_keys(
     vault: Vault, groups: list[str], only: list[str]
 ) -> list[tuple[str, str, list[Secret]]]:
-    """Group, key and secrets of all that is there, or of some groups, or of some keys, KEY or GROUP/KEY; raises NotFound."""
+    """Group, key and secrets of all that is there, or of some groups, or of some keys.
+
+    A key is named KEY or GROUP/KEY. Raises NotFound.
+    """
     for name in groups:
         vault.group(name)
     wanted = set(only)
@@ -80,8 +83,9 @@ def choose(
     allow: list[str],
     named: list[str],
 ) -> dict[str, tuple[str, str]]:
-    """The variables to export, by name, with group and key of each: all, or those of some groups, keys and names.
+    """The variables to export, by name, with group and key of each.
 
+    They are all, or those of some groups, keys and names.
     Raises NotFound for a name that is not there, Usage for two keys with one
     name, Denied for a dangerous name that `allow` does not have.
     """
@@ -92,7 +96,8 @@ def choose(
             tell_apart = "" if prefix else ", or tell them apart with --prefix"
             raise Usage(
                 f"{'/'.join(chosen[name])} and {group}/{key} are both {name}",
-                f"name them: --as {as_name(group, key)}={group}/{key}; or choose with --group {group}{tell_apart}",
+                f"name them: --as {as_name(group, key)}={group}/{key}; "
+                f"or choose with --group {group}{tell_apart}",
             )
         if name[0] in DIGITS:
             raise Usage(

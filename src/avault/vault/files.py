@@ -6,80 +6,19 @@ anything.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
+from avault.errors import AvaultError, NotFound, Tampered, Usage
 from avault.fast import write_all
-from avault.nostr import parse_npub, to_npub
 from avault.places import sha256, state_home
-from avault.vault.records import DIGITS, LETTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
 
 VAULT_LIMIT = 64 << 20  # bytes of avault.enc that we are willing to read
-REPAIRS = {
-    "unlock": "avault unlock, and the phone is asked for nsec.enc", "pairing": "avault pair", "pin": "git pull, avault unlock",
-}  # fmt: skip
-SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
-FIELDS: dict[str, dict[str, Any]] = {
-    # of each kind of file, with their types
-    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
-    "nsec": SEALED,
-    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
-    "pairing": {
-        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
-        "approves_by_itself": (bool, type(None)),
-    },
-    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"generation": dict, "hash": str},
-    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
-    "machine": {"id": str, "host": str},
-    "offered": {"count": int},
-    "log": {"ledgers": dict, "mac": str},
-    "recovery": {"hash": str},
-    "pauses": {"in_vain": int, "refused": bool, "last": int},
-}  # fmt: skip
-
-
-def encode_file(kind: str, content: dict[str, Any]) -> bytes:
-    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
-    body = {"type": f"avault/{kind}", "version": 1, **content}
-    return (
-        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
-    ).encode()
-
-
-def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
-    """Whether a value is of a type, or of one of them; to Python a bool is an int too, here it is not."""
-    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
-
-
-def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
-    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
-    fields = FIELDS[kind]
-    try:
-        content = json.loads(data)
-        if content["type"] == f"avault/{kind}" and content["version"] == 1:
-            del content["type"], content["version"], content["checksum"]
-            right = content.keys() == fields.keys() and all(
-                is_of_type(content[name], fields[name]) for name in fields
-            )
-            if right and encode_file(kind, content) == data:
-                return dict(content)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    hint = (
-        f"move it away, then: {REPAIRS[kind]}"
-        if kind in REPAIRS
-        else "take it from git history or from a backup"
-    )
-    raise Tampered(f"{path} is damaged", hint)
 
 
 def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> bytes:
@@ -111,9 +50,10 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
 
 
 def refuse_foreign(path: str) -> None:
-    """Raise Tampered where a path names what is no regular file of ours: a link, a directory, a FIFO, somebody else's file.
+    """Raise Tampered where a path names what is no regular file of ours.
 
-    Who can push to the repository chooses what lies in the vault's directory, and where its links lead.
+    That is a link, a directory, a FIFO, somebody else's file. Who can push to the repository
+    chooses what lies in the vault's directory, and where its links lead.
     """
     try:
         info = os.lstat(path)
@@ -130,7 +70,10 @@ class FileChanged(AvaultError):
 
 
 def exchange(one: str, other: str) -> bool:
-    """Exchange two files in one step, where system and file system can: renameat2(2), renamex_np(2)."""
+    """Exchange two files in one step, where system and file system can.
+
+    See renameat2(2), and renamex_np(2) on macOS.
+    """
     import ctypes
 
     libc, names = ctypes.CDLL(None), [os.fsencode(one), os.fsencode(other)]
@@ -140,9 +83,12 @@ def exchange(one: str, other: str) -> bool:
 
 
 def take_place(new: str, path: str, over: str) -> None:
-    """Rename a file over the one whose SHA-256 is `over`, "" for none; raises FileChanged where it is another, and OSError.
+    """Rename a file over the one whose SHA-256 is `over`, "" for none.
 
-    Git takes no lock of ours, and may come at any moment: what is exchanged is looked at afterwards.
+    Raises FileChanged where it is another, and OSError.
+
+    Git takes no lock of ours, and may come at any moment: what is exchanged is looked at
+    afterwards.
     """
     changed = FileChanged(f"{path} was changed by another process meanwhile", "try again")
 
@@ -244,7 +190,10 @@ def owner_of(path: str) -> str:
 
 
 def make_private_directory(path: str) -> None:
-    """Make a directory and its parents, or make one private (0700) that is there; raises AvaultError."""
+    """Make a directory and its parents, or make one private (0700) that is there.
+
+    Raises AvaultError.
+    """
     mask = os.umask(0o077)  # for the parents too
     try:
         os.makedirs(path, exist_ok=True)
@@ -252,7 +201,8 @@ def make_private_directory(path: str) -> None:
             import shlex
 
             owner, other = owner_of(path), "or choose another place with --dir or XDG_STATE_HOME"
-            made_under_sudo = f'was it made under sudo? Take it back: sudo chown -R "$USER" {shlex.quote(path)}; {other}'
+            take_back = f'sudo chown -R "$USER" {shlex.quote(path)}'
+            made_under_sudo = f"was it made under sudo? Take it back: {take_back}; {other}"
             raise AvaultError(
                 f"{path} belongs to {owner}",
                 made_under_sudo if owner == "root" else f"do it as {owner}, {other}",
@@ -268,105 +218,3 @@ def make_private_directory(path: str) -> None:
         raise AvaultError(f"cannot make the directory {path}: {error.strerror}", hint) from None
     finally:
         os.umask(mask)
-
-
-def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
-    """nip46.json: public hints for `pair` and `recover`, never trusted."""
-    content = {
-        "agent_npub": to_npub(agent),
-        "signer_npub": to_npub(operator),
-        "relay": (relays or [""])[0],
-        "relays": relays,
-    }
-    return encode_file("hints", {**content, "name": name})
-
-
-def read_hints(path: str) -> dict[str, Any]:
-    """The content of nip46.json; raises Tampered if it cannot be read as such."""
-    data = read_file(path)
-    hints = decode_file("hints", data, path)
-    try:
-        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
-        if (
-            encode_hints(
-                agent,
-                operator,
-                [check_relay(url) for url in hints["relays"]],
-                check_name(hints["name"]),
-            )
-            == data
-        ):
-            return hints
-    except Usage:
-        pass
-    raise Tampered(f"{path} is damaged", "take it from git history")
-
-
-def check_relay(url: object) -> str:
-    """`url` if it can be a relay in a pairing URI; raises Usage.
-
-    Amber decodes the whole query of a URI before it splits it: a relay URL
-    with a query of its own would fall apart.
-    """
-    if (
-        isinstance(url, str)
-        and url.isascii()
-        and url.isprintable()
-        and len(url) <= 200
-        and not set(url) & set(" &=?#,+%\"'<>")
-    ):
-        scheme, mark, host = url.partition("://")
-        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
-            return url.rstrip("/")
-    raise Usage(
-        f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query"
-    )
-
-
-NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
-
-
-def check_name(name: str) -> str:
-    """`name` if a signer can show it as a connection's name; raises Usage."""
-    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
-        return name
-    raise Usage(
-        f"not a name for a vault: {printable(name)!r}",
-        "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1",
-    )
-
-
-def clean_directory(path: str) -> None:
-    """Remove the temporary files that a killed write left behind. Only for the holder of the lock."""
-    for name in os.listdir(path):
-        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
-        ours = (
-            stem in {f".{each}" for each in OUR_FILES}
-            and name.endswith(".tmp")
-            and len(middle) == 16
-        )
-        if ours and not os.path.isdir(os.path.join(path, name)):
-            os.unlink(os.path.join(path, name))
-
-
-OUR_FILES = (
-    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json", "offered.json", "keychain.json",
-    "recovery.json", "log.json", "pauses.json",
-    "socket", "python", "unsaved.enc", "damaged.enc",
-)  # fmt: skip
-
-GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
-avault.enc -text -merge
-nsec.enc -text -merge
-nip46.json -text -merge
-"""
-
-
-def complete_attributes(path: str) -> bytes:
-    """What is to be in the .gitattributes at `path`: what is there, then those of our lines that are not; raises AvaultError."""
-    refuse_foreign(path)
-    text = read_file(path) if os.path.lexists(path) else b""
-    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
-    end = b"" if not text or text.endswith(b"\n") else b"\n"
-    return text + end + b"".join(line + b"\n" for line in missing)

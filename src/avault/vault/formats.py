@@ -62,7 +62,10 @@ def quote_dotenv(name: str, value: str) -> str:
 
 
 def quote_systemd(name: str, value: str) -> str:
-    """One line of an EnvironmentFile= (systemd.exec(5)); raises AvaultError for control characters."""
+    """One line of an EnvironmentFile= (systemd.exec(5)).
+
+    Raises AvaultError for control characters.
+    """
     codes = [ord(c) for c in value]
     if any(
         (c < 32 and c not in (9, 10)) or c == 127 or c & 0xFFFE == 0xFFFE or 0xFDD0 <= c <= 0xFDEF
@@ -76,13 +79,16 @@ def quote_systemd(name: str, value: str) -> str:
 
 
 def quote_docker(name: str, value: str) -> str:
-    """One line of `docker run --env-file`, where all that follows the = is the value, quotes too; raises AvaultError.
+    """One line of `docker run --env-file`, where all that follows the = is the value, quotes too.
+
+    Raises AvaultError.
 
     pkg/kvfile of docker/cli: lines of less than 64 KiB, whose last carriage return is lost.
     """
     line = f"{name}={value}\n"
     if set(value) & {"\n", "\r"} or len(line.encode()) >= 1 << 16:
-        hint = f"let docker take it from its environment: avault run --only {name} -- docker run -e {name} IMAGE"
+        instead = f"avault run --only {name} -- docker run -e {name} IMAGE"
+        hint = f"let docker take it from its environment: {instead}"
         raise AvaultError(
             f"docker reads a variable from one line of less than 64 KiB: {name}", hint
         )
@@ -90,19 +96,29 @@ def quote_docker(name: str, value: str) -> str:
 
 
 def quote_github(name: str, value: str) -> str:
-    """A variable for the file $GITHUB_ENV of GitHub Actions, between two lines that no value can guess."""
+    """A variable for the file $GITHUB_ENV of GitHub Actions.
+
+    It stands between two lines that no value can guess.
+    """
     end = "end_" + secrets.token_hex(16)
     return f"{name}<<{end}\n{value}\n{end}\n"
 
 
 QUOTES: dict[str, Callable[[str, str], str]] = {
-    "sh": quote_sh, "fish": quote_fish, "dotenv": quote_dotenv, "systemd": quote_systemd, "docker": quote_docker,
+    "sh": quote_sh,
+    "fish": quote_fish,
+    "dotenv": quote_dotenv,
+    "systemd": quote_systemd,
+    "docker": quote_docker,
     "github": quote_github,
-}  # fmt: skip
+}
 
 
 def render_secret(variables: dict[str, str], group: str | None) -> str:
-    """A manifest of a Kubernetes Secret, for `kubectl apply -f -`; it is called as the group, or avault."""
+    """A manifest of a Kubernetes Secret, for `kubectl apply -f -`.
+
+    It is called as the group, or avault.
+    """
     import binascii
 
     name = (
@@ -123,7 +139,10 @@ def render_secret(variables: dict[str, str], group: str | None) -> str:
 
 
 def find_misread(variables: dict[str, str]) -> str | None:
-    """A sentence about the variables that, as `quote_dotenv` writes them, some readers of dotenv files read otherwise."""
+    """A sentence about the variables that some readers of dotenv files read otherwise.
+
+    They are as `quote_dotenv` writes them.
+    """
     theirs: dict[str, list[str]] = {"python-dotenv": [], "npm's dotenv": []}
     for name, value in variables.items():
         line = quote_dotenv(name, value)[len(name) + 1 :]
@@ -148,7 +167,10 @@ def warn_of_readers(form: str, variables: dict[str, str]) -> str | None:
 
 
 def render_export(form: str, variables: dict[str, str], group: str | None = None) -> str:
-    """The variables as text of a form; `group` is where all of them are from, if so. Raises Usage for another form."""
+    """The variables as text of a form.
+
+    `group` is where all of them are from, if so. Raises Usage for another form.
+    """
     if form == "k8s":
         return render_secret(variables, group)
     if form == "json":

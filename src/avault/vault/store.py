@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, NotFound, Tampered
 from avault.nostr import to_npub
 from avault.places import Places, sha256
-from avault.vault.files import (
-    NAME_CHARACTERS,
-    VAULT_LIMIT,
-    FileChanged,
-    decode_file,
-    encode_file,
-    read_file,
-    refuse_foreign,
-    write_file,
-)
+from avault.vault.files import VAULT_LIMIT, FileChanged, read_file, refuse_foreign, write_file
+from avault.vault.own_files import NAME_CHARACTERS, decode_file, encode_file
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
 
