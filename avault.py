@@ -25,6 +25,10 @@ The rooms, in order; each calls only what stands above it:
 
     lazy                  Modules that are imported when they are first used
     places                Where a vault is: its directory, state directory, socket and id
+    daily                 The daily commands: their options, and what the daemon is asked for each
+    plain                 What io, json and socket do, for a few plain uses: importing them takes longer than a `get`
+    execute               A command in our place, as execvp(3) has it
+    hints                 How an error is told: what went wrong, a hint that is for the same vault, and an exit code
     fast                  get, has, list, export, set and run over the socket, with built-in modules only
     errors                One base class for what went wrong; exit codes and hints
     protocol              The socket protocol: its requests, and its frames
@@ -465,12 +469,8 @@ class Places:
             yield recorded
 
 
-# ------------------------------------------------------------------ fast ----
-# get, has, list, export, set and run over the socket, with built-in modules only.
-#
-# Without click, json or socket: the keyholder renders the answer, and this copies bytes, or says
-# what was refused: a request is made once. Whatever is unusual (an option that is not in the table,
-# no daemon) is left to the commands of cli/.
+# ----------------------------------------------------------------- daily ----
+# The daily commands: their options, and what the daemon is asked for each.
 
 
 FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
@@ -499,39 +499,7 @@ FAST: dict[str, dict[str, Any]] = {  # command: {option: kind of value}
     "openclaw-provider": {"--wait": str, "--no-prompt": bool},
 }
 FORMS = ("dotenv", "json", "systemd", "docker", "github", "k8s")  # of `export --format`
-EXIT_CODES = {
-    "usage": 2,
-    "locked": 3,
-    "not_found": 4,
-    "denied": 5,
-    "unavailable": 6,
-    "timed_out": 7,
-    "tampered": 8,
-}
-# with the exit codes of `status`
-STATES = {"unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "starting": 6, "stopped": 6}
 PROJECT_FILE = "avault.env"  # which secrets `run` gives, where it lies in the current directory
-MAX_FRAME = 4 << 20  # bytes of JSON in one frame
-MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
-_stdin: bytes | None = None
-
-
-def read_stdin() -> bytes:
-    """Standard input, to its end or to more than can be kept; read once, and there for whoever asks next."""
-    global _stdin
-    if _stdin is None:
-        read = bytearray()
-        while len(read) <= MAX_FRAME and (piece := os.read(0, 1 << 16)):
-            read += piece
-        _stdin = bytes(read)
-    return _stdin
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write every byte of `data` to a blocking file descriptor."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def is_number(text: str) -> bool:
@@ -635,6 +603,36 @@ def fast_request(found: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
+# ----------------------------------------------------------------- plain ----
+# What io, json and socket do, for a few plain uses: importing them takes longer than a `get`.
+
+
+MAX_FRAME = 4 << 20  # bytes of JSON in one frame
+MAX_VALUE = 256 << 10  # bytes of UTF-8 in one secret
+_stdin: bytes | None = None
+
+
+def read_stdin() -> bytes:
+    """Standard input, to its end or to more than can be kept.
+
+    Read once, and there for whoever asks next.
+    """
+    global _stdin
+    if _stdin is None:
+        read = bytearray()
+        while len(read) <= MAX_FRAME and (piece := os.read(0, 1 << 16)):
+            read += piece
+        _stdin = bytes(read)
+    return _stdin
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write every byte of `data` to a blocking file descriptor."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def to_json(value: object) -> str:
     """JSON for the few types that a fast request is made of."""
     if value is None or isinstance(value, bool):
@@ -658,7 +656,10 @@ def to_json(value: object) -> str:
 
 
 def from_json(text: str, start: int) -> tuple[str, str]:
-    """The JSON string whose text begins at `start`, and what follows it; most are of one line, and need no parser."""
+    """The JSON string whose text begins at `start`, and what follows it.
+
+    Most are of one line, and need no parser.
+    """
     plain = text[start:-4]
     if text.endswith('\\n"}') and "\\" not in plain:
         return plain + "\n", ""
@@ -666,100 +667,6 @@ def from_json(text: str, start: int) -> tuple[str, str]:
 
     found, end = scanstring(text, start)
     return found, text[end:]
-
-
-def parse_error(answer: str) -> tuple[str, str, str | None] | None:
-    """Code, message and hint of an answer that refuses; None for any other."""
-    from _json import scanstring
-
-    found: list[str | None] = []
-    end = 0
-    for before in ('{"ok": false, "error": {"code": ', ', "message": ', ', "hint": '):
-        start = end + len(before)
-        if answer[end:start] != before:
-            return None
-        if answer[start : start + 1] == '"':
-            text, end = scanstring(answer, start + 1)
-            found.append(text)
-        else:
-            found.append(None)
-            end = start + len("null")
-    code, message, hint = found
-    return (code, message, hint) if code and message and answer[end:] == "}}" else None
-
-
-def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int:
-    """Tell a person of an error, and on stdout whoever reads JSON; its exit code."""
-    hint = call.complete(hint) if hint else None
-    if want_json:
-        parts = ",\n".join(
-            f'    "{name}": {to_json(text)}'
-            for name, text in (("code", code), ("message", message), ("hint", hint))
-        )
-        try:
-            write_all(1, f'{{\n  "ok": false,\n  "error": {{\n{parts}\n  }}\n}}\n'.encode())
-        except OSError:
-            pass  # the exit code and stderr say it too
-    told = f"avault: error: {message}\n" + (f"avault: hint: {hint}\n" if hint else "")
-    write_all(2, told.encode("utf-8", "backslashreplace"))
-    return EXIT_CODES.get(code, 1)
-
-
-VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
-    """
-    audit daemon delete doctor drill edit export forget get git has history import init inject keychain list lock log mcp migrate
-    mv openclaw openclaw-provider pair recover restore run scan service set status sync unlock wait
-    """.split()
-)
-
-
-class Call:
-    """How avault was called: what a hint repeats, so that its commands are for the same vault.
-
-    `directory` is --dir as it was given, `name` the command, `options` those that have a value.
-    """
-
-    # secrets, and what a hint says itself
-    UNSAID = frozenset(("--bunker", "--dir", "--key", "--value"))
-
-    def __init__(self) -> None:
-        self.directory: str | None = None
-        self.farewell = "stopped"  # what is said at Ctrl-C; nothing where that is the usual end
-        self.name = ""
-        self.options: dict[str, str] = {}
-
-    def complete(self, hint: str) -> str:
-        """A hint whose commands get the --dir, and for the same command as now the options, that were given."""
-        done, *rest = hint.split("avault ")
-        for piece in rest:
-            is_word = done[-1:].isalnum() or done[-1:] in ("_", "-", ".", "/")
-            done += "avault " + piece if is_word else self.amend(piece, is_fed=done.endswith("| "))
-        return done
-
-    def amend(self, piece: str, is_fed: bool) -> str:
-        """What follows `avault` in a hint, up to the next one, with what belongs there; one that a pipe feeds has its options."""
-        length = next((place for place, letter in enumerate(piece) if letter in ",;)"), len(piece))
-        clause, rest = piece[:length], piece[length:]
-        first = clause.split(" ")[0]
-        if first not in VAULT_COMMANDS:
-            return "avault " + piece
-        after = clause.removeprefix(self.name)
-        if (
-            self.name
-            and not is_fed
-            and after != clause
-            and not (after[:1].isalnum() or after[:1] == "-")
-        ):
-            given = [
-                f" {name} {value}"
-                for name, value in self.options.items()
-                if f" {name}" not in clause
-            ]
-            clause = self.name + "".join(given) + after
-        return ("avault " if " --dir" in clause else own_name(self.directory) + " ") + clause + rest
-
-
-call = Call()
 
 
 def is_same_user(connection: Any) -> bool:
@@ -773,7 +680,10 @@ def is_same_user(connection: Any) -> bool:
 
 
 def may_be_socket(path: str) -> bool:
-    """Whether there is a socket at a path that we may not use, or nobody lets us see; what else refuses us is no daemon."""
+    """Whether there is a socket at a path that we may not use, or nobody lets us see.
+
+    What else refuses us is no daemon.
+    """
     import stat
 
     try:
@@ -785,7 +695,10 @@ def may_be_socket(path: str) -> bool:
 
 
 class FastConnection:
-    """A connection to the daemon made of built-in modules; raises OSError, PermissionError for somebody else's."""
+    """A connection to the daemon made of built-in modules.
+
+    Raises OSError, PermissionError for somebody else's.
+    """
 
     def __init__(self, places: Places) -> None:
         import _socket
@@ -825,8 +738,219 @@ class FastConnection:
         return data[4:].decode()
 
 
+# --------------------------------------------------------------- execute ----
+# A command in our place, as execvp(3) has it.
+
+
+def places_of(command: str, environment: Mapping[bytes, bytes]) -> list[bytes]:
+    """The paths where execvp(3) looks for a command.
+
+    That is in the PATH that it is given, unless it is a path itself.
+    """
+    word = os.fsencode(command)
+    if b"/" in word or not word:
+        return [word] if word else []
+    usual = os.fsencode(os.confstr("CS_PATH") or os.defpath)
+    return [os.path.join(place, word) for place in environment.get(b"PATH", usual).split(b":")]
+
+
+def execute(command: list[str], environment: Mapping[bytes, bytes]) -> int:
+    """Execute a command in our place, as execvp(3) does; the errno of why it cannot be.
+
+    A place that is not there, or may not be entered, is passed over; a script whose first line
+    names no program is sh's.
+    """
+    import errno
+
+    missing = (
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ESTALE,
+        errno.ENODEV,
+        errno.ETIMEDOUT,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    )
+    found = errno.ENOENT
+    for place in places_of(command[0], environment):
+        try:
+            os.execve(place, command, environment)  # noqa: S606
+        except OSError as error:
+            number = error.errno or errno.ENOENT
+        if number == errno.ENOEXEC and is_text(place):
+            try:
+                words = ["sh", os.fsdecode(place), *command[1:]]
+                os.execve("/bin/sh", words, environment)  # noqa: S606
+            except OSError as error:
+                number = error.errno or number
+        if number == errno.EACCES and os.path.lexists(place):
+            found = number
+        elif number in missing and os.path.isfile(place):
+            return errno.ENOEXEC  # it is there: what its first line names is not
+        elif number not in (*missing, errno.EACCES):
+            return number
+    return found
+
+
+def is_text(path: bytes) -> bool:
+    """Whether a file may be a script: its first line has no NUL."""
+    try:
+        with open(path, "rb") as file:
+            return b"\0" not in file.read(256).partition(b"\n")[0]
+    except OSError:
+        return False
+
+
+def become(command: list[str], variables: list[str]) -> int:
+    """Execute a command with these variables, NAME=value, over those that are there.
+
+    126 or 127 if it cannot be.
+    """
+    import _signal  # type: ignore[import-not-found]  # as `signal` imports half of Python
+
+    for pair in variables:
+        name, _, value = pair.encode().partition(b"=")
+        os.environb[name] = value
+    # by Python; and what is ignored is inherited
+    for ignored in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(ignored, _signal.SIG_DFL)
+    number = execute(command, os.environb)
+    missing = number == 2  # ENOENT
+    why = "no such command" if missing else os.strerror(number)
+    write_all(2, f"avault: error: cannot run {command[0]!a}: {why}\n".encode())
+    return 127 if missing else 126
+
+
+# ----------------------------------------------------------------- hints ----
+# How an error is told: what went wrong, a hint that is for the same vault, and an exit code.
+
+
+EXIT_CODES = {
+    "usage": 2,
+    "locked": 3,
+    "not_found": 4,
+    "denied": 5,
+    "unavailable": 6,
+    "timed_out": 7,
+    "tampered": 8,
+}
+
+
+def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int:
+    """Tell a person of an error, and on stdout whoever reads JSON; its exit code."""
+    hint = call.complete(hint) if hint else None
+    if want_json:
+        parts = ",\n".join(
+            f'    "{name}": {to_json(text)}'
+            for name, text in (("code", code), ("message", message), ("hint", hint))
+        )
+        try:
+            write_all(1, f'{{\n  "ok": false,\n  "error": {{\n{parts}\n  }}\n}}\n'.encode())
+        except OSError:
+            pass  # the exit code and stderr say it too
+    told = f"avault: error: {message}\n" + (f"avault: hint: {hint}\n" if hint else "")
+    write_all(2, told.encode("utf-8", "backslashreplace"))
+    return EXIT_CODES.get(code, 1)
+
+
+VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
+    """
+    audit daemon delete doctor drill edit export forget get git has history import init inject
+    keychain list lock log mcp migrate mv openclaw openclaw-provider pair recover restore run scan
+    service set status sync unlock wait
+    """.split()
+)
+
+
+class Call:
+    """How avault was called: what a hint repeats, so that its commands are for the same vault.
+
+    `directory` is --dir as it was given, `name` the command, `options` those that have a value.
+    """
+
+    # secrets, and what a hint says itself
+    UNSAID = frozenset(("--bunker", "--dir", "--key", "--value"))
+
+    def __init__(self) -> None:
+        self.directory: str | None = None
+        self.farewell = "stopped"  # what is said at Ctrl-C; nothing where that is the usual end
+        self.name = ""
+        self.options: dict[str, str] = {}
+
+    def complete(self, hint: str) -> str:
+        """A hint whose commands get the --dir that was given, and the same command its options."""
+        done, *rest = hint.split("avault ")
+        for piece in rest:
+            is_word = done[-1:].isalnum() or done[-1:] in ("_", "-", ".", "/")
+            done += "avault " + piece if is_word else self.amend(piece, is_fed=done.endswith("| "))
+        return done
+
+    def amend(self, piece: str, is_fed: bool) -> str:
+        """What follows `avault` in a hint, up to the next one, with what belongs there.
+
+        One that a pipe feeds has its options.
+        """
+        length = next((place for place, letter in enumerate(piece) if letter in ",;)"), len(piece))
+        clause, rest = piece[:length], piece[length:]
+        first = clause.split(" ")[0]
+        if first not in VAULT_COMMANDS:
+            return "avault " + piece
+        after = clause.removeprefix(self.name)
+        if (
+            self.name
+            and not is_fed
+            and after != clause
+            and not (after[:1].isalnum() or after[:1] == "-")
+        ):
+            given = [
+                f" {name} {value}"
+                for name, value in self.options.items()
+                if f" {name}" not in clause
+            ]
+            clause = self.name + "".join(given) + after
+        return ("avault " if " --dir" in clause else own_name(self.directory) + " ") + clause + rest
+
+
+call = Call()
+
+
+# ------------------------------------------------------------------ fast ----
+# get, has, list, export, set and run over the socket, with built-in modules only.
+#
+# Without click, json or socket: the keyholder renders the answer, and this copies bytes, or says
+# what was refused: a request is made once. Whatever is unusual (an option that is not in the table,
+# no daemon) is left to the commands of cli/.
+
+
+# with the exit codes of `status`
+STATES = {"unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "starting": 6, "stopped": 6}
+
+
+def parse_error(answer: str) -> tuple[str, str, str | None] | None:
+    """Code, message and hint of an answer that refuses; None for any other."""
+    from _json import scanstring
+
+    found: list[str | None] = []
+    end = 0
+    for before in ('{"ok": false, "error": {"code": ', ', "message": ', ', "hint": '):
+        start = end + len(before)
+        if answer[end:start] != before:
+            return None
+        if answer[start : start + 1] == '"':
+            text, end = scanstring(answer, start + 1)
+            found.append(text)
+        else:
+            found.append(None)
+            end = start + len("null")
+    code, message, hint = found
+    return (code, message, hint) if code and message and answer[end:] == "}}" else None
+
+
 def fast_value() -> str | None:
-    """The value of `set` from stdin, less one trailing newline; None for one that cannot be kept, or is to be warned of."""
+    """The value of `set` from stdin, less one trailing newline.
+
+    None for one that cannot be kept, or is to be warned of.
+    """
     value = read_stdin().removesuffix(b"\n")
     try:
         text = value.decode()
@@ -836,7 +960,10 @@ def fast_value() -> str | None:
 
 
 def fast_exchange(places: Places, request: dict[str, Any], value: str | None) -> str | None:
-    """The daemon's answer; None if nothing came of it, '' if it is unknown whether the value was written."""
+    """The daemon's answer.
+
+    None if nothing came of it, '' if it is unknown whether the value was written.
+    """
     answer: str | None = None
     try:
         connection = FastConnection(places)
@@ -861,84 +988,9 @@ def tell_of_replaced(directory: str, group: str, key: str) -> None:
     write_all(2, f"avault: replaced {group}/{key}\n".encode())
     while not os.path.lexists(os.path.join(directory, ".git")):
         if directory == (directory := os.path.dirname(directory)):
-            write_all(
-                2,
-                b"avault: hint: nothing keeps the value before; in a git repository each change is committed\n",
-            )
+            hint = b"nothing keeps the value before; in a git repository each change is committed"
+            write_all(2, b"avault: hint: " + hint + b"\n")
             return
-
-
-def places_of(command: str, environment: Mapping[bytes, bytes]) -> list[bytes]:
-    """The paths where execvp(3) looks for a command: in the PATH that it is given, unless it is a path itself."""
-    word = os.fsencode(command)
-    if b"/" in word or not word:
-        return [word] if word else []
-    usual = os.fsencode(os.confstr("CS_PATH") or os.defpath)
-    return [os.path.join(place, word) for place in environment.get(b"PATH", usual).split(b":")]
-
-
-def execute(command: list[str], environment: Mapping[bytes, bytes]) -> int:
-    """Execute a command in our place, as execvp(3) does; the errno of why it cannot be.
-
-    A place that is not there, or may not be entered, is passed over; a script whose first line names no program is sh's.
-    """
-    import errno
-
-    missing = (
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.ESTALE,
-        errno.ENODEV,
-        errno.ETIMEDOUT,
-        errno.ELOOP,
-        errno.ENAMETOOLONG,
-    )
-    found = errno.ENOENT
-    for place in places_of(command[0], environment):
-        try:
-            os.execve(place, command, environment)  # noqa: S606
-        except OSError as error:
-            number = error.errno or errno.ENOENT
-        if number == errno.ENOEXEC and is_text(place):
-            try:
-                os.execve("/bin/sh", ["sh", os.fsdecode(place), *command[1:]], environment)  # noqa: S606
-            except OSError as error:
-                number = error.errno or number
-        if number == errno.EACCES and os.path.lexists(place):
-            found = number
-        elif number in missing and os.path.isfile(place):
-            return errno.ENOEXEC  # it is there: what its first line names is not
-        elif number not in (*missing, errno.EACCES):
-            return number
-    return found
-
-
-def is_text(path: bytes) -> bool:
-    """Whether a file may be a script: its first line has no NUL."""
-    try:
-        with open(path, "rb") as file:
-            return b"\0" not in file.read(256).partition(b"\n")[0]
-    except OSError:
-        return False
-
-
-def become(command: list[str], variables: list[str]) -> int:
-    """Execute a command with these variables, NAME=value, over those that are there; 126 or 127 if it cannot be."""
-    import _signal  # type: ignore[import-not-found]  # as `signal` imports half of Python
-
-    for pair in variables:
-        name, _, value = pair.encode().partition(b"=")
-        os.environb[name] = value
-    # by Python; and what is ignored is inherited
-    for ignored in (_signal.SIGPIPE, _signal.SIGXFSZ):
-        _signal.signal(ignored, _signal.SIG_DFL)
-    number = execute(command, os.environb)
-    missing = number == 2  # ENOENT
-    write_all(
-        2,
-        f"avault: error: cannot run {command[0]!a}: {'no such command' if missing else os.strerror(number)}\n".encode(),
-    )
-    return 127 if missing else 126
 
 
 def fast_door(argv: list[str]) -> int | None:

@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable
-from avault.fast import FastConnection
 from avault.places import Places
+from avault.plain import FastConnection
 from avault.protocol import SESSIONS, decode_frame
 from avault.systemd import NoDaemon
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.fast import EXIT_CODES
+from avault.hints import EXIT_CODES
 from avault.places import NoPlace
 
 if TYPE_CHECKING:

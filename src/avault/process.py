@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable, printable
-from avault.fast import write_all
+from avault.plain import write_all
 
 if TYPE_CHECKING:
     from typing import Any

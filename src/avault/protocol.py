@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Usage
-from avault.fast import MAX_FRAME
+from avault.plain import MAX_FRAME
 
 if TYPE_CHECKING:
     from typing import Any

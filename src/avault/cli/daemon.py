@@ -14,7 +14,8 @@ from avault.client import Interrupted, ask_daemon
 from avault.custody.custodian import GivenKey
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Unavailable, Usage, printable
-from avault.fast import STATES, call
+from avault.fast import STATES
+from avault.hints import call
 from avault.places import Places
 from avault.signer.remote import shorten_key
 from avault.systemd import NoDaemon, explain_absence, find_unit, hasten_service

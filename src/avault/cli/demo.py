@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.errors import AvaultError, Denied, Usage
-from avault.fast import write_all
+from avault.plain import write_all
 from avault.process import clean_environment, own_command
 from avault.signer.remote import NOBODY_ASKED
 from avault.terminal.commands import command, option

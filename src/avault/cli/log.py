@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.log import AccessLog
 from avault.errors import AvaultError, Tampered, Usage, printable
-from avault.fast import call
+from avault.hints import call
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal

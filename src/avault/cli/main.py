@@ -14,8 +14,9 @@ from avault.custody.keychain import main_keychain
 from avault.daemon.start import main_supervisor
 from avault.daemon.talks import main_keyholder
 from avault.errors import AvaultError, Usage, complain
-from avault.fast import call, say_error, write_all
+from avault.hints import call, say_error
 from avault.places import NoPlace, Places, read_record
+from avault.plain import write_all
 from avault.running.runner import main_runner
 from avault.terminal.commands import COMMANDS, argument, command, option
 from avault.terminal.help import HELP

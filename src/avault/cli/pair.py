@@ -17,8 +17,9 @@ from avault.cli.daemon import end
 from avault.client import ask_daemon
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
-from avault.fast import call, write_all
+from avault.hints import call
 from avault.nostr import parse_npub, to_npub
+from avault.plain import write_all
 from avault.signer.remote import NOBODY_ASKED, parse_bunker, shorten_key
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn

@@ -7,8 +7,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from avault.daily import FORMS, is_number
 from avault.errors import NotFound, Usage, printable
-from avault.fast import FORMS, MAX_VALUE, is_number, read_stdin, tell_of_replaced
+from avault.fast import tell_of_replaced
+from avault.plain import MAX_VALUE, read_stdin
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal

@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable, printable
-from avault.fast import write_all
+from avault.plain import write_all
 from avault.process import harden, introduce_helper
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, printable
-from avault.fast import write_all
+from avault.plain import write_all
 from avault.process import uptime
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time

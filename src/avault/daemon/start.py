@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.supervisor import Supervisor
 from avault.errors import AvaultError, Unavailable, complain
-from avault.fast import write_all
 from avault.places import Places
+from avault.plain import write_all
 from avault.process import clean_environment, harden, own_command
 from avault.protocol import decode_frame, encode_frame
 from avault.vault.files import make_private_directory

@@ -26,8 +26,8 @@ from avault.errors import (
     complain,
     printable,
 )
-from avault.fast import FastConnection, is_same_user
 from avault.places import Places
+from avault.plain import FastConnection, is_same_user
 from avault.process import lock_directory, own_command, report_quietly, room
 from avault.protocol import (
     DOOR,

@@ -15,9 +15,9 @@ from avault.daemon.keyholder import Keyholder
 from avault.daemon.requests import REQUESTS
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Locked, Tampered, Usage
-from avault.fast import write_all
 from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
 from avault.places import Places
+from avault.plain import write_all
 from avault.process import harden, report_quietly
 from avault.signer.remote import (
     DEFAULT_RELAYS,

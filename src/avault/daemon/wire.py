@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.errors import Locked, Usage, complain
-from avault.fast import MAX_FRAME
+from avault.plain import MAX_FRAME
 from avault.protocol import SESSIONS, Frames, decode_frame, encode_frame
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from avault.doctor.files import check_leftovers, check_orphans, check_state, che
 from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import check_drill, check_pairing, check_proof, check_relays
 from avault.errors import AvaultError, Usage, printable
-from avault.fast import call
+from avault.hints import call
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal, refuse_elses

@@ -12,12 +12,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Usage, printable
-from avault.fast import write_all
 from avault.intake.dotenv import NAME, Assignment
 from avault.intake.importing import tell_stored
 from avault.intake.keeping import compare, show_stored, some, store, tell_of_twins
 from avault.intake.looks import is_secret
 from avault.intake.shell import CONDITIONAL, SCRIPT, Script, Statement, assignments_of, to_text
+from avault.plain import write_all
 from avault.process import harden
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn

@@ -16,7 +16,7 @@ import time
 from avault.client import ask_daemon
 from avault.daemon.asking import TOGETHER
 from avault.errors import Locked, TimedOut, Usage
-from avault.fast import read_stdin
+from avault.plain import read_stdin
 from avault.systemd import NoDaemon
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say

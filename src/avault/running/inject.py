@@ -11,7 +11,7 @@ import stat
 import sys
 
 from avault.errors import AvaultError, Denied, NotFound, Usage, printable
-from avault.fast import write_all
+from avault.plain import write_all
 from avault.running.looking import Secrets
 from avault.running.secrets import find_references, resolve, reveal
 from avault.running.templates import (

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from avault.fast import execute
+from avault.execute import execute
 from avault.running.process import (
     GRACE,
     PR_SET_CHILD_SUBREAPER,

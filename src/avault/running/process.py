@@ -9,7 +9,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, printable
-from avault.fast import execute
+from avault.execute import execute
 
 if TYPE_CHECKING:
     from typing import NoReturn

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from avault.daily import PROJECT_FILE
 from avault.errors import Usage
-from avault.fast import PROJECT_FILE
 from avault.running.forms import SHORTEST, is_short
 from avault.running.job import Job
 from avault.running.looking import Secrets, untold

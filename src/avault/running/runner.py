@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, Usage, complain
-from avault.fast import write_all
+from avault.plain import write_all
 from avault.running.forms import SHORTEST, is_short
 from avault.running.job import Job
 from avault.running.masks import Patterns

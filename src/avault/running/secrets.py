@@ -12,10 +12,11 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from avault.daily import PROJECT_FILE
 from avault.errors import AvaultError, Denied, Unavailable, Usage, printable
-from avault.fast import MAX_FRAME, MAX_VALUE, PROJECT_FILE, write_all
 from avault.intake.dotenv import EMPTY, read_dotenv, tell_of_lines
 from avault.late import regex
+from avault.plain import MAX_FRAME, MAX_VALUE, write_all
 from avault.running.looking import Secrets
 from avault.terminal.terminal import Terminal
 from avault.vault.choosing import as_name

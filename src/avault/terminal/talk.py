@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from avault.errors import AvaultError
-from avault.fast import call, write_all
+from avault.hints import call
+from avault.plain import write_all
 
 
 def say(text: str) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from avault.client import ask_daemon
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, Unavailable
-from avault.fast import FastConnection
 from avault.places import Places
+from avault.plain import FastConnection
 from avault.systemd import NoDaemon, explain_absence, hasten_service
 from avault.vault.files import owner_of
 from avault.vault.store import need_vault

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avault.errors import Usage, printable
-from avault.fast import call
+from avault.hints import call
 from avault.vault.records import DIGITS, KEY_CHARACTERS, check_group, check_key
 
 

@@ -11,8 +11,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered, Usage
-from avault.fast import write_all
 from avault.places import sha256, state_home
+from avault.plain import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from avault.daily import FORMS
 from avault.errors import AvaultError, Usage, printable
-from avault.fast import FORMS
 from avault.vault.choosing import choose_keys
 from avault.vault.records import DIGITS, LETTERS, Vault
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound, Usage, printable
-from avault.fast import MAX_VALUE
+from avault.plain import MAX_VALUE
 
 if TYPE_CHECKING:
     from typing import Any
