@@ -67,12 +67,15 @@ The rooms, in order; each calls only what stands above it:
     terminal/waiting      Waiting for the operator, and for a daemon
     terminal/words        What people type: durations, and names of secrets
     git/committed         What of the vault may be committed
-    git/copies            Asking the keyholder about copies of the vault
     git/run               How avault runs git: every git that it starts is started here
-    git/settling          Both sides of a conflict, merged
-    git/repository        The vault's git repository, and how a commit is made
+    git/repository        The vault's git repository: what git knows of our files, and which state it is in
+    git/committing        How a commit of the vault is made
+    git/copies            Asking the keyholder about copies of the vault
+    git/driver            avault as git's merge driver and diff filter: what git is told, and whether it was
     git/history           avault history, restore: looking back
+    git/settling          Both sides of a conflict, merged
     git/merge             avault git merge, git diff: two machines' work on the vault, by key
+    git/publishing        Where the vault's branch is published, and the push of what is ours
     git/record            avault git record: what happens by itself after every write
     git/sync              avault sync: fetch, merge and push
     intake/dotenv         The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
@@ -8609,84 +8612,6 @@ def quote_pattern(path: str) -> bytes:
     )
 
 
-# ------------------------------------------------------------ git/copies ----
-# Asking the keyholder about copies of the vault.
-
-
-@context
-def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
-    """Ciphertexts as files in the state directory, where the keyholder reads them, for the length of a `with`.
-
-    Raises NoDaemon where there was never one, and AvaultError.
-    """
-    paths = [places.own(f"copy-{secrets.token_hex(8)}.enc") for _ in contents]
-    try:
-        for path, content in zip(paths, contents, strict=True):
-            write_copy(places, path, content)
-        yield [os.path.basename(path) for path in paths]
-    finally:
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-
-
-def write_copy(places: Places, path: str, content: bytes) -> None:
-    """Write a file that is not there yet (0600); raises NoDaemon where its directory is not, and AvaultError."""
-    try:
-        with open(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
-        ) as file:
-            file.write(content)
-    except FileNotFoundError:
-        raise explain_absence(places) from None
-    except OSError as error:
-        raise AvaultError(f"cannot write {path}: {error.strerror}", "see: df, ls -ld") from None
-
-
-def remove_old_copies(places: Places) -> None:
-    """Remove copies that a killed command has left behind."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(places.state):
-            if (
-                re.fullmatch(r"copy-[0-9a-f]{16}\.enc", entry.name)
-                and time.time() - entry.stat().st_mtime > 3600
-            ):
-                os.unlink(entry.path)
-
-
-class Described(Fields, frozen=True, order=True):
-    """What is in a copy of the vault: the groups, the generation, and the version of each GROUP/KEY."""
-
-    groups: list[dict[str, Any]]
-    generation: dict[str, int]
-    versions: dict[str, str]
-    conflicts: list[str]
-
-
-def inspect(places: Places, data: bytes) -> Described:
-    """Names, times and versions in a copy of the vault; raises Tampered, Locked, Unavailable."""
-    with copies(places, data) as [name]:
-        answer = ask_daemon(places, "inspect", file=name)
-    keys = [
-        (f"{group['name']}/{key['name']}", key)
-        for group in answer["groups"]
-        for key in group["keys"]
-    ]
-    return Described(
-        answer["groups"],
-        answer["generation"],
-        {name: key["version"] for name, key in keys},
-        [name for name, key in keys if key["conflict"]],
-    )
-
-
-def has_all(vault: Described, other: Described) -> bool:
-    """Whether a copy of the vault has everything that another has."""
-    return all(
-        vault.generation.get(machine, 0) >= count for machine, count in other.generation.items()
-    )
-
-
 # --------------------------------------------------------------- git/run ----
 # How avault runs git: every git that it starts is started here.
 #
@@ -8848,60 +8773,10 @@ def reason(errors: bytes) -> str:
     return printable(text.rstrip("."))
 
 
-# ---------------------------------------------------------- git/settling ----
-# Both sides of a conflict, merged.
-
-
-def merge_public(name: str, ours: bytes, theirs: bytes) -> None:
-    """Merge nsec.enc or nip46.json, which needs no key: ours stays, if both sides are for the same agent and operator.
-
-    Each machine that recovers or pairs anew writes its own, and the operator's phone opens either. Raises Conflict.
-    """
-    fields = {
-        RECOVERY: ("vault", "agent", "operator", "name"),
-        HINTS: ("agent_npub", "signer_npub", "name"),
-    }
-    kinds = {RECOVERY: "nsec", HINTS: "hints"}
-    if name not in kinds:
-        raise Usage(f"not a file of the vault: {printable(name)}")
-    one, other = (decode_file(kinds[name], data, name) for data in (ours, theirs))
-    if differing := [field for field in fields[name] if one[field] != other[field]]:
-        raise Conflict(
-            f"{name} is another on both sides: {', '.join(differing)}",
-            f"choose one: git checkout --ours or --theirs {name}",
-        )
-
-
-def settle_vault(places: Places, ours: bytes, theirs: bytes) -> None:
-    """Merge both sides of a conflict into the vault that is served; raises Conflict while it is locked or keys collide."""
-    try:
-        for side in (ours, theirs):
-            served = inspect(places, read_file(places.file(VAULT), VAULT_LIMIT))
-            if not has_all(served, inspect(places, side)):
-                with copies(places, side) as [name]:
-                    ask_daemon(places, "merge", theirs=name)
-        conflicts = inspect(places, read_file(places.file(VAULT), VAULT_LIMIT)).conflicts
-    except (Locked, Unavailable) as error:
-        raise Conflict(
-            f"avault.enc is in conflict, and {error.message}",
-            "the next unlock merges it: avault unlock",
-        ) from None
-    if conflicts:
-        many = "a key was" if len(conflicts) == 1 else f"{len(conflicts)} keys were"
-        raise Conflict(
-            f"{many} set on two machines; both values are in the vault",
-            "see: avault list; settle with: avault set",
-        )
-
-
 # -------------------------------------------------------- git/repository ----
-# The vault's git repository, and how a commit is made.
+# The vault's git repository: what git knows of our files, and which state it is in.
 #
-# Our files, and no others, are committed. A commit is made with git's plumbing, of which no hook,
-# filter, signing program, editor or pager runs, and beside the index, so that what the user has
-# staged stays staged. A push goes the way of the user's own `git push`: remotes, ssh and credential
-# helpers are the repository's settings, and git itself refuses a repository of somebody else's
-# (safe.directory).
+# Git itself refuses a repository of somebody else's (safe.directory).
 
 
 class Head(Fields, frozen=True, order=True):
@@ -8911,17 +8786,11 @@ class Head(Fields, frozen=True, order=True):
     commit: str | None
 
 
-class Upstream(Fields, frozen=True, order=True):
-    """Where a branch is published: git's own copy of it here, its name for people, the remote, and its name there."""
-
-    ref: str
-    name: str
-    remote: str
-    branch: str
-
-
 class IndexEntry(Fields, frozen=True, order=True):
-    """A line of the index: `tag` as in `git ls-files -v`, the object, and the stage, 0 for a path without a conflict."""
+    """A line of the index.
+
+    `tag` as in `git ls-files -v`, the object, and the stage, 0 for a path without a conflict.
+    """
 
     tag: str
     object: str
@@ -8929,7 +8798,9 @@ class IndexEntry(Fields, frozen=True, order=True):
 
 
 class Repository:
-    """The work tree that a vault directory is in: `top`, `git_dir`, and the `paths` of our files from the top.
+    """The work tree that a vault directory is in.
+
+    `top`, `git_dir`, and the `paths` of our files from the top.
 
     Raises NoRepository, and Refused for one that git itself will not touch.
     """
@@ -8949,22 +8820,26 @@ class Repository:
         if b"dubious ownership" in found.stderr:
             raise Refused(
                 "the repository belongs to another user, and git does not trust it",
-                f"if you do: git config --global --add safe.directory {shlex.quote(self.directory)}",
+                "if you do: git config --global --add safe.directory "
+                + shlex.quote(self.directory),
             )
         if found.returncode and b"not a git repository" not in found.stderr:
             raise AvaultError(f"git: {reason(found.stderr)}", "see: git status")
         if not found.stdout.startswith(b"true\n"):
+            around = shlex.quote(os.path.dirname(self.directory))
             raise NoRepository(
                 f"{directory} is in no git repository's work tree",
-                f"to have its history kept: git -C {shlex.quote(os.path.dirname(self.directory))} init; then: avault sync",
+                f"to have its history kept: git -C {around} init; then: avault sync",
             )
         _, up, git_dir = os.fsdecode(found.stdout).split("\n", 2)
         self.top = os.path.realpath(os.path.join(self.directory, up))
         self.git_dir = git_dir.removesuffix("\n")
-        # Whoever can push could make the vault's directory look like a bare repository, whose settings name programs.
+        # Whoever can push could make the vault's directory look like a bare repository, whose
+        # settings name programs.
         if os.path.realpath(self.git_dir) != os.path.realpath(find_git(self.directory) or ""):
             raise Refused(
-                f"git would take {printable(self.git_dir)} for a repository of its own, and its settings with it",
+                f"git would take {printable(self.git_dir)} for a repository of its own, "
+                "and its settings with it",
                 "who put HEAD and config there? Take them out of it",
             )
         self.paths = {
@@ -8991,7 +8866,10 @@ class Repository:
 
     @once
     def scoped_settings(self) -> list[tuple[str, str, str]]:
-        """What git is set to: scope, name and value, the last that is said of a name being the one that counts."""
+        """What git is set to.
+
+        Scope, name and value, the last that is said of a name being the one that counts.
+        """
         words = os.fsdecode(self.run("config", "-z", "--show-scope", "--list")).split("\0")[:-1]
         pairs = (
             (scope, entry.partition("\n"))
@@ -9007,6 +8885,11 @@ class Repository:
     def settings(self) -> dict[str, str]:
         """What git is set to, here and for the user."""
         return {name: value for _, name, value in self.scoped_settings}
+
+    def forget_settings(self) -> None:
+        """Look at the settings again when they are next asked for, as they are others now."""
+        for name in ("scoped_settings", "settings"):
+            self.__dict__.pop(name, None)
 
     def is_on(self, name: str, default: str = "true") -> bool:
         """Whether a setting is true; raises AvaultError for neither true nor false."""
@@ -9031,14 +8914,20 @@ class Repository:
         ]
 
     def head(self) -> Head:
-        """What is checked out; raises Refused for a commit that is on no branch, where the next one would be lost."""
+        """What is checked out.
+
+        Raises Refused for a commit that is on no branch, where the next one would be lost.
+        """
         branch = self.line("symbolic-ref", "-q", "HEAD")
         if not branch:
             raise Refused("no branch is checked out (detached HEAD)", "git switch BRANCH")
         return Head(branch, *self.resolve(branch))
 
     def operation(self) -> str | None:
-        """What git is in the middle of: a merge, a rebase and the like (gitrepository-layout(5))."""
+        """What git is in the middle of.
+
+        A merge, a rebase and the like (gitrepository-layout(5)).
+        """
         refs = [name for name in OPERATIONS if name.isupper()]
         found = [name for name, commit in zip(refs, self.resolve(*refs), strict=True) if commit]
         found += [
@@ -9088,7 +8977,9 @@ class Repository:
         return self.run("cat-file", "blob", name)
 
     def files(self, keep: bool = True) -> dict[str, str]:
-        """Our files as they are on the disk, by path, each an object's name; git has that object now if it is to `keep` it.
+        """Our files as they are on the disk, by path, each an object's name.
+
+        Git has that object now if it is to `keep` it.
 
         No filter touches them. A .gitattributes that says more than ours is the user's to commit.
         """
@@ -9113,130 +9004,14 @@ class Repository:
         )
         return dict(zip(paths, objects, strict=True))
 
-    # -- a commit
-
-    def commit(self, verified: Verified) -> str | None:
-        """Commit our files, and no others, as they are on the disk: the commit, or None if it has them.
-
-        Raises Refused where the repository is to be left alone, Tampered and Locked for what is not `verified`, and AvaultError.
-        """
-        for _ in range(3):
-            if operation := self.operation():
-                raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
-            head, files = self.head(), self.files()
-            self.refuse_marked(self.index())
-            files = dict(files.items() - self.tree(head.commit).items())
-            for name in NAMES:
-                if self.paths[name] in files:  # as git has it now, whatever becomes of the file
-                    verified.check(name, self.blob(files[self.paths[name]]))
-            if not files:
-                return None
-            commit = self.make_commit(head, files)
-            self.stage(files)
-            moved = run_git(
-                self.top,
-                "update-ref",
-                "-m",
-                MESSAGE,
-                head.branch,
-                commit,
-                head.commit or "0" * len(commit),
-            )
-            if not moved.returncode:
-                return commit
-        raise Refused(f"the branch could not be moved: {reason(moved.stderr)}", "see: git status")
-
-    def refuse_marked(self, index: dict[str, list[IndexEntry]]) -> None:
-        """Raise Refused where the user has told git not to look at our files, or where they are in conflict."""
-        for path, entries in index.items():
-            if any(entry.stage for entry in entries):
-                raise Refused(f"{path} is in conflict", "see: git status")
-            if entries[0].tag.islower() or entries[0].tag == "S":
-                mark = "skip-worktree" if entries[0].tag in "Ss" else "assume-unchanged"
-                raise Refused(
-                    f"{path} is marked {mark}", f"git update-index --no-{mark} {shlex.quote(path)}"
-                )
-
-    def make_commit(self, head: Head, files: dict[str, str]) -> str:
-        """A commit of these files on top of the head, that no branch has yet; made in an index of its own."""
-        with tempfile.TemporaryDirectory(prefix="avault-") as place:
-            index, alone = os.path.join(place, "index"), ("core.splitIndex=false",)
-            if head.commit:
-                self.run("read-tree", head.commit, index=index, settings=alone)
-            lines = "".join(f"100644 {name}\t{path}\0" for path, name in files.items())
-            self.run(
-                "update-index",
-                "-z",
-                "--index-info",
-                data=os.fsencode(lines),
-                index=index,
-                settings=alone,
-            )
-            tree = (
-                self.run("write-tree", "--missing-ok", index=index, settings=alone).decode().strip()
-            )
-        changed = (
-            ("diff-tree", "-r", "-z", "--no-renames", "--name-only", head.commit, tree)
-            if head.commit
-            else ()
-        )
-        names = self.run(*(changed or ("ls-tree", "-r", "-z", "--full-tree", "--name-only", tree)))
-        if others := files.keys() ^ set(os.fsdecode(names).split("\0")[:-1]):
-            raise Refused(
-                f"a commit of the vault would change {printable(min(others))}", "see: git status"
-            )
-        parents = ("-p", head.commit) if head.commit else ()
-        words = ("commit-tree", *(["-S"] if self.signs() else []), tree, *parents, "-m", MESSAGE)
-        done = run_git(self.top, *words, settings=(NO_HOOKS, *self.identity()))
-        if done.returncode and self.signs():
-            hint = "is the key at hand? Then: avault sync. To leave ours unsigned: git config avault.sign false"
-            raise AvaultError(f"the commit could not be signed: {reason(done.stderr)}", hint)
-        if done.returncode:
-            raise AvaultError(f"git commit-tree: {reason(done.stderr)}", "see: git status")
-        return done.stdout.decode().strip()
-
-    def signs(self) -> bool:
-        """Whether our commits are signed: as git config avault.sign says, else as commit.gpgSign does."""
-        return self.is_on(
-            "avault.sign" if "avault.sign" in self.settings else "commit.gpgsign", default="false"
-        )
-
-    def identity(self) -> tuple[str, ...]:
-        """Settings with which git commits even where it does not know the user's name, and signs if that is wanted.
-
-        What signs is the user's choice, in the user's or the system's configuration: a repository names no program.
-        """
-        settings = tuple(
-            f"user.{name}={value}"
-            for name, value in NOBODY.items()
-            if not self.settings.get(f"user.{name}")
-        )
-        if not self.signs():
-            return settings
-        own = {
-            name: value
-            for scope, name, value in self.scoped_settings
-            if scope in ("system", "global")
-        }
-        gpg = own.get("gpg.openpgp.program") or own.get("gpg.program") or "gpg"
-        programs = {
-            "gpg.program": gpg,
-            "gpg.openpgp.program": gpg,
-            "gpg.x509.program": own.get("gpg.x509.program", "gpgsm"),
-            "gpg.ssh.program": own.get("gpg.ssh.program", "ssh-keygen"),
-            "gpg.ssh.defaultKeyCommand": own.get("gpg.ssh.defaultkeycommand", "false"),
-        }
-        return (
-            *settings,
-            "commit.gpgSign=true",
-            *(f"{name}={value}" for name, value in programs.items()),
-        )
-
     def stage(self, paths: Iterable[str]) -> None:
-        """Put files of ours into the index, before the branch has them: a commit of the user's must not take them back.
+        """Put files of ours into the index, before the branch has them.
 
-        Waits a little for another git's lock, and never removes it; raises Refused. Whoever writes an index compares files
-        that have just been changed, whosesoever they are, and runs their filters: here they have none, and git looks again.
+        A commit of the user's must not take them back.
+
+        Waits a little for another git's lock, and never removes it; raises Refused. Whoever writes
+        an index compares files that have just been changed, whosesoever they are, and runs their
+        filters: here they have none, and git looks again.
         """
         filters = [
             name
@@ -9261,233 +9036,332 @@ class Repository:
                 )
             time.sleep(0.1)
 
-    # -- publishing
-
-    def upstream(self, branch: str) -> Upstream:
-        """Where a branch is published; raises Refused if nowhere."""
-        fields = "%(upstream)%00%(upstream:short)%00%(upstream:remotename)%00%(upstream:remoteref)%00%(push:remotename)"
-        short = branch.removeprefix("refs/heads/")
-        found = self.run("for-each-ref", f"--format={fields}", branch).decode().strip("\n")
-        if not found:
-            raise Refused(f"the branch {short} has no commit yet", "avault sync")
-        ref, name, remote, there, push = found.split("\0")
-        if not ref or not there or remote == ".":
-            remotes = self.run("remote").decode().split()
-            likely = (
-                "origin" if "origin" in remotes else shlex.quote(remotes[0]) if remotes else None
-            )
-            hint = (
-                f"git push -u {likely} {shlex.quote(short)}"
-                if likely
-                else "git remote add origin URL"
-            )
-            raise Refused(f"the branch {short} has no upstream", hint)
-        if push and push != remote:
-            raise Refused(
-                f"the branch {short} is pushed elsewhere than it is pulled from", "git push"
-            )
-        return Upstream(ref, name, remote, there)
-
-    def is_fetched(self, upstream: Upstream) -> bool:
-        """Whether there is an upstream's branch here: not before the first fetch, and not as long as its remote is empty."""
-        return bool(self.line("rev-parse", "-q", "--verify", f"{upstream.ref}^{{commit}}"))
-
-    def new_commits(self, upstream: Upstream, commit: str) -> list[str]:
-        """The commits that a push of `commit` would publish."""
-        without = [f"^{upstream.ref}"] if self.is_fetched(upstream) else []
-        return self.run("rev-list", commit, *without, "--").decode().split()
-
-    def are_ours(self, commits: list[str]) -> bool:
-        """Whether commits are ours, all of them: with our message, of one parent, touching nothing but our files."""
-        # git drops a line without an end
-        names = "".join(commit + "\n" for commit in commits).encode()
-        stream = self.run("cat-file", "--batch", data=names)
-        for _ in commits:
-            header, _, stream = stream.partition(b"\n")
-            size = int(header.split()[2])
-            head, _, message = stream[:size].partition(b"\n\n")
-            if message != MESSAGE.encode() + b"\n" or head.count(b"\nparent ") > 1:
-                return False
-            stream = stream[size + 1 :]
-        touched = self.run(
-            "diff-tree",
-            "--stdin",
-            "-r",
-            "-z",
-            "--root",
-            "--no-renames",
-            "--no-commit-id",
-            "--name-only",
-            data=names,
-        )
-        return set(os.fsdecode(touched).split("\0")) <= {*self.paths.values(), ""}
-
-    def push(self) -> dict[str, str | None]:
-        """Push the branch if all that would be published is ours; what became of it: push, push_reason, hint."""
-        if not self.is_on("avault.push"):
-            return {"push": "off", "push_reason": "git config avault.push is false"}
-        try:
-            head = self.head()
-            upstream = self.upstream(head.branch)
-            if not self.is_fetched(upstream):
-                raise Refused(f"{upstream.name} was never fetched", "avault sync")
-        except Refused as error:
-            return {
-                "push": "none",
-                "push_reason": error.message,
-                "hint": error.hint if self.run("remote") else None,
-            }
-        commits = self.new_commits(upstream, head.commit) if head.commit else []
-        if not commits or not head.commit:
-            return {"push": "clean"}
-        if not self.are_ours(commits):
-            why = f"commits that are not avault's would be published with it to {upstream.name}"
-            return {"push": "refused", "push_reason": why, "hint": "avault sync"}
-        ssh = (
-            () if "core.sshcommand" in self.settings else ("core.sshCommand=ssh -o BatchMode=yes",)
-        )
-        words = push_words(upstream, head.commit)
-        try:
-            done = run_git(self.top, *words, settings=(NO_HOOKS, *ssh))
-        except TimedOut as error:
-            return {"push": "failed", "push_reason": error.message, "hint": "avault sync"}
-        if not done.returncode:
-            return {"push": "pushed"}
-        if is_behind(done.stdout):
-            return {
-                "push": "rejected",
-                "push_reason": f"{upstream.name} has commits that are not here",
-                "hint": "avault sync",
-            }
-        refused = re.search(rb"^!\t[^\t]*\t(.*)", done.stdout, re.MULTILINE)
-        why = printable(refused[1].decode(errors="replace")) if refused else reason(done.stderr)
-        return {"push": "failed", "push_reason": why, "hint": "avault sync"}
-
-    # -- the merge driver and the diff filter
-
-    def expected_settings(self) -> dict[str, str]:
-        """What .git/config is to say: how avault.enc is merged and compared, whatever $PATH is."""
-        merge, diff = (shlex.join(own_command("git", word, "--")) for word in ("merge", "diff"))
-        return {
-            "merge.avault.name": "avault: by key, through the daemon",
-            "merge.avault.driver": merge.replace("%", "%%") + " %O %A %B %P",
-            "merge.avault.recursive": "binary",
-            "diff.avault.textconv": diff,
-            "diff.avault.cachetextconv": "false",
-        }
-
-    def is_set_up(self) -> bool:
-        """Whether git merges and compares our files as we want it to, and filters them by nothing."""
-        expected = self.expected_settings()
-        if not all(
-            is_same_command(self.settings.get(name, ""), value) for name, value in expected.items()
-        ):
-            return False
-        raw = {
-            "text": "unset",
-            "filter": "unset",
-            "ident": "unset",
-            "working-tree-encoding": "unspecified",
-        }
-        rules = {(path, name, value) for path in self.paths.values() for name, value in raw.items()}
-        rules |= {(self.paths[name], "merge", "avault") for name in (VAULT, RECOVERY, HINTS)}
-        rules |= {(self.paths[VAULT], "diff", "avault")}
-        asked = self.run("check-attr", "-z", *raw, "merge", "diff", "--", *self.paths.values())
-        words = os.fsdecode(asked).split("\0")[:-1]
-        return rules <= set(zip(words[::3], words[1::3], words[2::3], strict=True))
-
-    def set_up(self) -> None:
-        """Tell git how our files are merged and compared; other lines of its files stay. Raises AvaultError.
-
-        The settings come first: for a driver that it does not know, git merges line by line.
-        """
-        for name, value in self.expected_settings().items():
-            self.run("config", "--local", "--replace-all", name, value)
-        for name in ("scoped_settings", "settings"):
-            self.__dict__.pop(name, None)  # they are others now
-        path = os.path.realpath(
-            os.path.join(self.top, self.line("rev-parse", "--git-path", "info/attributes") or "")
-        )
-        # `-working-tree-encoding` would be an error (gitattributes(5)).
-        rules = {
-            name: quote_pattern(self.paths[name]) + b" -text -filter -ident !working-tree-encoding"
-            for name in NAMES
-        }
-        kinds = {
-            VAULT: b" merge=avault diff=avault",
-            RECOVERY: b" merge=avault",
-            HINTS: b" merge=avault",
-            ATTRIBUTES: b"",
-        }
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o644
-            before = read_file(path).splitlines() if os.path.exists(path) else []
-            lines = [line for line in before if not line.startswith(tuple(rules.values()))]
-            # the last line that fits is the one that counts
-            lines += [rules[name] + kinds[name] for name in NAMES]
-            write_file(path, b"".join(line + b"\n" for line in lines))
-            os.chmod(path, mode)
-        except OSError as error:
-            raise AvaultError(
-                f"cannot write {path}: {error.strerror}", "whose file is it?"
-            ) from None
-        if not self.is_set_up():
-            raise AvaultError(
-                "git merges the vault by other rules than avault's",
-                f"look into {path} and .git/config",
-            )
-
-    # -- what git left unmerged
-
-    def settle(self, places: Places) -> bool:
-        """Resolve conflicts that git has left in our files: True if there were some. Raises Conflict.
-
-        Both sides of avault.enc are merged into the vault that is served, which is in the work tree.
-        """
-        index = self.index()
-        stages = {
-            name: {entry.stage: entry.object for entry in index.get(self.paths[name], [])}
-            for name in NAMES[:3]
-        }
-        stages = {name: found for name, found in stages.items() if found.keys() - {0}}
-        for name, found in stages.items():
-            path = self.paths[name]
-            if 2 not in found or 3 not in found:
-                raise Conflict(
-                    f"{path} was deleted on one side", "keep it: git add; or let it go: git rm"
-                )
-            ours, theirs = self.blob(found[2]), self.blob(found[3])
-            if name == VAULT:
-                settle_vault(places, ours, theirs)
-            else:
-                merge_public(name, ours, theirs)
-            resolved = self.files().get(path)
-            if name != VAULT and resolved not in found.values():
-                raise Conflict(
-                    f"{path} is of neither side", f"when it is right: git add {shlex.quote(path)}"
-                )
-            self.stage([path])
-        return bool(stages)
-
 
 def is_regular(path: str) -> bool:
     """Whether a path is a file, and no link."""
     return stat.S_ISREG(os.lstat(path).st_mode)
 
 
-def push_words(upstream: Upstream, commit: str) -> tuple[str, ...]:
-    """The push of this very commit, whatever the branch has become meanwhile."""
-    return ("push", "--porcelain", "--", upstream.remote, f"{commit}:{upstream.branch}")
+# -------------------------------------------------------- git/committing ----
+# How a commit of the vault is made.
+#
+# Our files, and no others, are committed. A commit is made with git's plumbing, of which no hook,
+# filter, signing program that the repository names, editor or pager runs, and beside the index, so
+# that what the user has staged stays staged.
 
 
-def is_behind(output: bytes) -> bool:
-    """Whether a push was rejected because the other side has more."""
-    return b"[rejected]" in output
+def commit_files(repository: Repository, verified: Verified) -> str | None:
+    """Commit our files, and no others, as they are on the disk: the commit, or None if it has them.
+
+    Raises Refused where the repository is to be left alone, Tampered and Locked for what is not
+    `verified`, and AvaultError.
+    """
+    for _ in range(3):
+        if operation := repository.operation():
+            raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
+        head, files = repository.head(), repository.files()
+        refuse_marked(repository.index())
+        files = dict(files.items() - repository.tree(head.commit).items())
+        for name in NAMES:
+            if repository.paths[name] in files:  # as git has it now, whatever becomes of the file
+                verified.check(name, repository.blob(files[repository.paths[name]]))
+        if not files:
+            return None
+        commit = make_commit(repository, head, files)
+        repository.stage(files)
+        moved = run_git(
+            repository.top,
+            "update-ref",
+            "-m",
+            MESSAGE,
+            head.branch,
+            commit,
+            head.commit or "0" * len(commit),
+        )
+        if not moved.returncode:
+            return commit
+    raise Refused(f"the branch could not be moved: {reason(moved.stderr)}", "see: git status")
+
+
+def refuse_marked(index: dict[str, list[IndexEntry]]) -> None:
+    """Raise Refused where our files are in conflict, or git was told not to look at them."""
+    for path, entries in index.items():
+        if any(entry.stage for entry in entries):
+            raise Refused(f"{path} is in conflict", "see: git status")
+        if entries[0].tag.islower() or entries[0].tag == "S":
+            mark = "skip-worktree" if entries[0].tag in "Ss" else "assume-unchanged"
+            raise Refused(
+                f"{path} is marked {mark}", f"git update-index --no-{mark} {shlex.quote(path)}"
+            )
+
+
+def make_commit(repository: Repository, head: Head, files: dict[str, str]) -> str:
+    """A commit of these files on top of the head, that no branch has yet.
+
+    Made in an index of its own.
+    """
+    with tempfile.TemporaryDirectory(prefix="avault-") as place:
+        index, alone = os.path.join(place, "index"), ("core.splitIndex=false",)
+        if head.commit:
+            repository.run("read-tree", head.commit, index=index, settings=alone)
+        lines = "".join(f"100644 {name}\t{path}\0" for path, name in files.items())
+        repository.run(
+            "update-index",
+            "-z",
+            "--index-info",
+            data=os.fsencode(lines),
+            index=index,
+            settings=alone,
+        )
+        tree = (
+            repository.run("write-tree", "--missing-ok", index=index, settings=alone)
+            .decode()
+            .strip()
+        )
+    changed = (
+        ("diff-tree", "-r", "-z", "--no-renames", "--name-only", head.commit, tree)
+        if head.commit
+        else ()
+    )
+    names = repository.run(
+        *(changed or ("ls-tree", "-r", "-z", "--full-tree", "--name-only", tree))
+    )
+    if others := files.keys() ^ set(os.fsdecode(names).split("\0")[:-1]):
+        raise Refused(
+            f"a commit of the vault would change {printable(min(others))}", "see: git status"
+        )
+    parents = ("-p", head.commit) if head.commit else ()
+    words = (
+        "commit-tree",
+        *(["-S"] if is_signing(repository) else []),
+        tree,
+        *parents,
+        "-m",
+        MESSAGE,
+    )
+    done = run_git(repository.top, *words, settings=(NO_HOOKS, *commit_settings(repository)))
+    if done.returncode and is_signing(repository):
+        raise AvaultError(
+            f"the commit could not be signed: {reason(done.stderr)}",
+            "is the key at hand? Then: avault sync. "
+            "To leave ours unsigned: git config avault.sign false",
+        )
+    if done.returncode:
+        raise AvaultError(f"git commit-tree: {reason(done.stderr)}", "see: git status")
+    return done.stdout.decode().strip()
+
+
+def is_signing(repository: Repository) -> bool:
+    """Whether our commits are signed.
+
+    As git config avault.sign says, else as commit.gpgSign does.
+    """
+    return repository.is_on(
+        "avault.sign" if "avault.sign" in repository.settings else "commit.gpgsign", default="false"
+    )
+
+
+def commit_settings(repository: Repository) -> tuple[str, ...]:
+    """Settings for a commit: a name where git knows none of the user, and what signs, if wanted.
+
+    What signs is the user's choice, in the user's or the system's configuration: a repository
+    names no program.
+    """
+    settings = tuple(
+        f"user.{name}={value}"
+        for name, value in NOBODY.items()
+        if not repository.settings.get(f"user.{name}")
+    )
+    if not is_signing(repository):
+        return settings
+    own = {
+        name: value
+        for scope, name, value in repository.scoped_settings
+        if scope in ("system", "global")
+    }
+    gpg = own.get("gpg.openpgp.program") or own.get("gpg.program") or "gpg"
+    programs = {
+        "gpg.program": gpg,
+        "gpg.openpgp.program": gpg,
+        "gpg.x509.program": own.get("gpg.x509.program", "gpgsm"),
+        "gpg.ssh.program": own.get("gpg.ssh.program", "ssh-keygen"),
+        "gpg.ssh.defaultKeyCommand": own.get("gpg.ssh.defaultkeycommand", "false"),
+    }
+    return (
+        *settings,
+        "commit.gpgSign=true",
+        *(f"{name}={value}" for name, value in programs.items()),
+    )
+
+
+# ------------------------------------------------------------ git/copies ----
+# Asking the keyholder about copies of the vault.
+
+
+@context
+def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
+    """Ciphertexts as files in the state directory, where the keyholder reads them, for the length of a `with`.
+
+    Raises NoDaemon where there was never one, and AvaultError.
+    """
+    paths = [places.own(f"copy-{secrets.token_hex(8)}.enc") for _ in contents]
+    try:
+        for path, content in zip(paths, contents, strict=True):
+            write_copy(places, path, content)
+        yield [os.path.basename(path) for path in paths]
+    finally:
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def write_copy(places: Places, path: str, content: bytes) -> None:
+    """Write a file that is not there yet (0600); raises NoDaemon where its directory is not, and AvaultError."""
+    try:
+        with open(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
+        ) as file:
+            file.write(content)
+    except FileNotFoundError:
+        raise explain_absence(places) from None
+    except OSError as error:
+        raise AvaultError(f"cannot write {path}: {error.strerror}", "see: df, ls -ld") from None
+
+
+def remove_old_copies(places: Places) -> None:
+    """Remove copies that a killed command has left behind."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(places.state):
+            if (
+                re.fullmatch(r"copy-[0-9a-f]{16}\.enc", entry.name)
+                and time.time() - entry.stat().st_mtime > 3600
+            ):
+                os.unlink(entry.path)
+
+
+class Described(Fields, frozen=True, order=True):
+    """What is in a copy of the vault: the groups, the generation, and the version of each GROUP/KEY."""
+
+    groups: list[dict[str, Any]]
+    generation: dict[str, int]
+    versions: dict[str, str]
+    conflicts: list[str]
+
+
+def inspect(places: Places, data: bytes) -> Described:
+    """Names, times and versions in a copy of the vault; raises Tampered, Locked, Unavailable."""
+    with copies(places, data) as [name]:
+        answer = ask_daemon(places, "inspect", file=name)
+    keys = [
+        (f"{group['name']}/{key['name']}", key)
+        for group in answer["groups"]
+        for key in group["keys"]
+    ]
+    return Described(
+        answer["groups"],
+        answer["generation"],
+        {name: key["version"] for name, key in keys},
+        [name for name, key in keys if key["conflict"]],
+    )
+
+
+def has_all(vault: Described, other: Described) -> bool:
+    """Whether a copy of the vault has everything that another has."""
+    return all(
+        vault.generation.get(machine, 0) >= count for machine, count in other.generation.items()
+    )
+
+
+# ------------------------------------------------------------ git/driver ----
+# avault as git's merge driver and diff filter: what git is told, and whether it was.
+
+
+def expected_settings() -> dict[str, str]:
+    """What .git/config is to say: how avault.enc is merged and compared, whatever $PATH is."""
+    merge, diff = (shlex.join(own_command("git", word, "--")) for word in ("merge", "diff"))
+    return {
+        "merge.avault.name": "avault: by key, through the daemon",
+        "merge.avault.driver": merge.replace("%", "%%") + " %O %A %B %P",
+        "merge.avault.recursive": "binary",
+        "diff.avault.textconv": diff,
+        "diff.avault.cachetextconv": "false",
+    }
+
+
+def is_set_up(repository: Repository) -> bool:
+    """Whether git merges and compares our files as we want it to, and filters them by nothing."""
+    expected = expected_settings()
+    if not all(
+        is_same_command(repository.settings.get(name, ""), value)
+        for name, value in expected.items()
+    ):
+        return False
+    raw = {
+        "text": "unset",
+        "filter": "unset",
+        "ident": "unset",
+        "working-tree-encoding": "unspecified",
+    }
+    rules = {
+        (path, name, value) for path in repository.paths.values() for name, value in raw.items()
+    }
+    rules |= {(repository.paths[name], "merge", "avault") for name in (VAULT, RECOVERY, HINTS)}
+    rules |= {(repository.paths[VAULT], "diff", "avault")}
+    asked = repository.run(
+        "check-attr", "-z", *raw, "merge", "diff", "--", *repository.paths.values()
+    )
+    words = os.fsdecode(asked).split("\0")[:-1]
+    return rules <= set(zip(words[::3], words[1::3], words[2::3], strict=True))
+
+
+def set_up(repository: Repository) -> None:
+    """Tell git how our files are merged and compared.
+
+    Other lines of its files stay. Raises AvaultError.
+
+    The settings come first: for a driver that it does not know, git merges line by line.
+    """
+    for name, value in expected_settings().items():
+        repository.run("config", "--local", "--replace-all", name, value)
+    repository.forget_settings()
+    path = os.path.realpath(
+        os.path.join(
+            repository.top,
+            repository.line("rev-parse", "--git-path", "info/attributes") or "",
+        )
+    )
+    # `-working-tree-encoding` would be an error (gitattributes(5)).
+    rules = {
+        name: quote_pattern(repository.paths[name])
+        + b" -text -filter -ident !working-tree-encoding"
+        for name in NAMES
+    }
+    kinds = {
+        VAULT: b" merge=avault diff=avault",
+        RECOVERY: b" merge=avault",
+        HINTS: b" merge=avault",
+        ATTRIBUTES: b"",
+    }
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o644
+        before = read_file(path).splitlines() if os.path.exists(path) else []
+        lines = [line for line in before if not line.startswith(tuple(rules.values()))]
+        # the last line that fits is the one that counts
+        lines += [rules[name] + kinds[name] for name in NAMES]
+        write_file(path, b"".join(line + b"\n" for line in lines))
+        os.chmod(path, mode)
+    except OSError as error:
+        raise AvaultError(f"cannot write {path}: {error.strerror}", "whose file is it?") from None
+    if not is_set_up(repository):
+        raise AvaultError(
+            "git merges the vault by other rules than avault's",
+            f"look into {path} and .git/config",
+        )
 
 
 def is_same_command(text: str, expected: str) -> bool:
-    """Whether a setting is what is expected, by whatever name it calls an interpreter that is there."""
+    """Whether a setting is what is expected, by any name of an interpreter that is there."""
     try:
         found, wanted = shlex.split(text), shlex.split(expected)
     except ValueError:
@@ -9495,16 +9369,6 @@ def is_same_command(text: str, expected: str) -> bool:
     return found == wanted or (
         found[1:] == wanted[1:] != [] and os.path.isabs(found[0]) and os.access(found[0], os.X_OK)
     )
-
-
-def is_set_up(directory: str) -> bool:
-    """Whether git merges and compares the vault in a directory through avault; raises NoRepository, Refused."""
-    return Repository(directory).is_set_up()
-
-
-def set_up(directory: str) -> None:
-    """Have git merge and compare the vault in a directory through avault; raises NoRepository, Refused, AvaultError."""
-    Repository(directory).set_up()
 
 
 # ----------------------------------------------------------- git/history ----
@@ -9744,6 +9608,89 @@ def cmd_restore(
     return 0
 
 
+# ---------------------------------------------------------- git/settling ----
+# Both sides of a conflict, merged.
+
+
+def merge_public(name: str, ours: bytes, theirs: bytes) -> None:
+    """Merge nsec.enc or nip46.json, which needs no key.
+
+    Ours stays, if both sides are for the same agent and operator.
+
+    Each machine that recovers or pairs anew writes its own, and the operator's phone opens either.
+    Raises Conflict.
+    """
+    fields = {
+        RECOVERY: ("vault", "agent", "operator", "name"),
+        HINTS: ("agent_npub", "signer_npub", "name"),
+    }
+    kinds = {RECOVERY: "nsec", HINTS: "hints"}
+    if name not in kinds:
+        raise Usage(f"not a file of the vault: {printable(name)}")
+    one, other = (decode_file(kinds[name], data, name) for data in (ours, theirs))
+    if differing := [field for field in fields[name] if one[field] != other[field]]:
+        raise Conflict(
+            f"{name} is another on both sides: {', '.join(differing)}",
+            f"choose one: git checkout --ours or --theirs {name}",
+        )
+
+
+def settle_vault(places: Places, ours: bytes, theirs: bytes) -> None:
+    """Merge both sides of a conflict into the vault that is served.
+
+    Raises Conflict while it is locked or keys collide.
+    """
+    try:
+        for side in (ours, theirs):
+            served = inspect(places, read_file(places.file(VAULT), VAULT_LIMIT))
+            if not has_all(served, inspect(places, side)):
+                with copies(places, side) as [name]:
+                    ask_daemon(places, "merge", theirs=name)
+        conflicts = inspect(places, read_file(places.file(VAULT), VAULT_LIMIT)).conflicts
+    except (Locked, Unavailable) as error:
+        raise Conflict(
+            f"avault.enc is in conflict, and {error.message}",
+            "the next unlock merges it: avault unlock",
+        ) from None
+    if conflicts:
+        many = "a key was" if len(conflicts) == 1 else f"{len(conflicts)} keys were"
+        raise Conflict(
+            f"{many} set on two machines; both values are in the vault",
+            "see: avault list; settle with: avault set",
+        )
+
+
+def settle(repository: Repository, places: Places) -> bool:
+    """Resolve conflicts that git has left in our files: True if there were some. Raises Conflict.
+
+    Both sides of avault.enc are merged into the vault that is served, which is in the work tree.
+    """
+    index = repository.index()
+    stages = {
+        name: {entry.stage: entry.object for entry in index.get(repository.paths[name], [])}
+        for name in NAMES[:3]
+    }
+    stages = {name: found for name, found in stages.items() if found.keys() - {0}}
+    for name, found in stages.items():
+        path = repository.paths[name]
+        if 2 not in found or 3 not in found:
+            raise Conflict(
+                f"{path} was deleted on one side", "keep it: git add; or let it go: git rm"
+            )
+        ours, theirs = repository.blob(found[2]), repository.blob(found[3])
+        if name == VAULT:
+            settle_vault(places, ours, theirs)
+        else:
+            merge_public(name, ours, theirs)
+        resolved = repository.files().get(path)
+        if name != VAULT and resolved not in found.values():
+            raise Conflict(
+                f"{path} is of neither side", f"when it is right: git add {shlex.quote(path)}"
+            )
+        repository.stage([path])
+    return bool(stages)
+
+
 # ------------------------------------------------------------- git/merge ----
 # avault git merge, git diff: two machines' work on the vault, by key.
 #
@@ -9862,6 +9809,148 @@ def render_copy(vault: Described) -> list[str]:
     return lines
 
 
+# -------------------------------------------------------- git/publishing ----
+# Where the vault's branch is published, and the push of what is ours.
+#
+# A push goes the way of the user's own `git push`: remotes, ssh and credential helpers are the
+# repository's settings.
+
+
+class Upstream(Fields, frozen=True, order=True):
+    """Where a branch is published.
+
+    Git's own copy of it here, its name for people, the remote, and its name there.
+    """
+
+    ref: str
+    name: str
+    remote: str
+    branch: str
+
+
+def find_upstream(repository: Repository, branch: str) -> Upstream:
+    """Where a branch is published; raises Refused if nowhere."""
+    fields = (
+        "%(upstream)%00%(upstream:short)%00%(upstream:remotename)%00%(upstream:remoteref)"
+        "%00%(push:remotename)"
+    )
+    short = branch.removeprefix("refs/heads/")
+    found = repository.run("for-each-ref", f"--format={fields}", branch).decode().strip("\n")
+    if not found:
+        raise Refused(f"the branch {short} has no commit yet", "avault sync")
+    ref, name, remote, there, push = found.split("\0")
+    if not ref or not there or remote == ".":
+        remotes = repository.run("remote").decode().split()
+        likely = "origin" if "origin" in remotes else shlex.quote(remotes[0]) if remotes else None
+        hint = (
+            f"git push -u {likely} {shlex.quote(short)}" if likely else "git remote add origin URL"
+        )
+        raise Refused(f"the branch {short} has no upstream", hint)
+    if push and push != remote:
+        raise Refused(f"the branch {short} is pushed elsewhere than it is pulled from", "git push")
+    return Upstream(ref, name, remote, there)
+
+
+def is_fetched(repository: Repository, upstream: Upstream) -> bool:
+    """Whether there is an upstream's branch here.
+
+    Not before the first fetch, and not as long as its remote is empty.
+    """
+    return bool(repository.line("rev-parse", "-q", "--verify", f"{upstream.ref}^{{commit}}"))
+
+
+def new_commits(repository: Repository, upstream: Upstream, commit: str) -> list[str]:
+    """The commits that a push of `commit` would publish."""
+    without = [f"^{upstream.ref}"] if is_fetched(repository, upstream) else []
+    return repository.run("rev-list", commit, *without, "--").decode().split()
+
+
+def are_ours(repository: Repository, commits: list[str]) -> bool:
+    """Whether commits are ours, all of them.
+
+    With our message, of one parent, touching nothing but our files.
+    """
+    # git drops a line without an end
+    names = "".join(commit + "\n" for commit in commits).encode()
+    stream = repository.run("cat-file", "--batch", data=names)
+    for _ in commits:
+        header, _, stream = stream.partition(b"\n")
+        size = int(header.split()[2])
+        head, _, message = stream[:size].partition(b"\n\n")
+        if message != MESSAGE.encode() + b"\n" or head.count(b"\nparent ") > 1:
+            return False
+        stream = stream[size + 1 :]
+    touched = repository.run(
+        "diff-tree",
+        "--stdin",
+        "-r",
+        "-z",
+        "--root",
+        "--no-renames",
+        "--no-commit-id",
+        "--name-only",
+        data=names,
+    )
+    return set(os.fsdecode(touched).split("\0")) <= {*repository.paths.values(), ""}
+
+
+def push_commits(repository: Repository) -> dict[str, str | None]:
+    """Push the branch if all that would be published is ours.
+
+    What became of it: push, push_reason, hint.
+    """
+    if not repository.is_on("avault.push"):
+        return {"push": "off", "push_reason": "git config avault.push is false"}
+    try:
+        head = repository.head()
+        upstream = find_upstream(repository, head.branch)
+        if not is_fetched(repository, upstream):
+            raise Refused(f"{upstream.name} was never fetched", "avault sync")
+    except Refused as error:
+        return {
+            "push": "none",
+            "push_reason": error.message,
+            "hint": error.hint if repository.run("remote") else None,
+        }
+    commits = new_commits(repository, upstream, head.commit) if head.commit else []
+    if not commits or not head.commit:
+        return {"push": "clean"}
+    if not are_ours(repository, commits):
+        why = f"commits that are not avault's would be published with it to {upstream.name}"
+        return {"push": "refused", "push_reason": why, "hint": "avault sync"}
+    ssh = (
+        ()
+        if "core.sshcommand" in repository.settings
+        else ("core.sshCommand=ssh -o BatchMode=yes",)
+    )
+    words = push_words(upstream, head.commit)
+    try:
+        done = run_git(repository.top, *words, settings=(NO_HOOKS, *ssh))
+    except TimedOut as error:
+        return {"push": "failed", "push_reason": error.message, "hint": "avault sync"}
+    if not done.returncode:
+        return {"push": "pushed"}
+    if is_behind(done.stdout):
+        return {
+            "push": "rejected",
+            "push_reason": f"{upstream.name} has commits that are not here",
+            "hint": "avault sync",
+        }
+    refused = re.search(rb"^!\t[^\t]*\t(.*)", done.stdout, re.MULTILINE)
+    why = printable(refused[1].decode(errors="replace")) if refused else reason(done.stderr)
+    return {"push": "failed", "push_reason": why, "hint": "avault sync"}
+
+
+def push_words(upstream: Upstream, commit: str) -> tuple[str, ...]:
+    """The push of this very commit, whatever the branch has become meanwhile."""
+    return ("push", "--porcelain", "--", upstream.remote, f"{commit}:{upstream.branch}")
+
+
+def is_behind(output: bytes) -> bool:
+    """Whether a push was rejected because the other side has more."""
+    return b"[rejected]" in output
+
+
 # ------------------------------------------------------------ git/record ----
 # avault git record: what happens by itself after every write.
 
@@ -9883,7 +9972,7 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
         if repository.paths[VAULT] in repository.ignored:
             return told | {"state": "ignored", "reason": "the repository ignores avault.enc"}
         told |= set_up_quietly(repository)
-        settled = repository.settle(places)
+        settled = settle(repository, places)
         operation = repository.operation()
         if operation and (
             settled or (operation == "a merge" and not repository.run("ls-files", "-z", "-u"))
@@ -9896,9 +9985,9 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
             }
         if not repository.is_on("avault.commit"):
             return told | {"state": "off", "reason": "git config avault.commit is false"}
-        commit = repository.commit(Verified(places, given))
+        commit = commit_files(repository, Verified(places, given))
         told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
-        told |= repository.push()
+        told |= push_commits(repository)
         if commit:
             with contextlib.suppress(TimedOut):
                 # as `git commit` does
@@ -9919,8 +10008,8 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
 def set_up_quietly(repository: Repository) -> dict[str, str | None]:
     """Set up the merge driver where it is not; why it cannot be must not keep anything from being committed."""
     try:
-        if not repository.is_set_up():
-            repository.set_up()
+        if not is_set_up(repository):
+            set_up(repository)
     except AvaultError as error:
         return {"reason": f"no merge driver: {error.message}", "hint": error.hint}
     return {}
@@ -9982,7 +10071,7 @@ def examine_commits(
     repository: Repository, facts: dict[str, Any], problems: list[AvaultError]
 ) -> None:
     """What `examine` says of a repository that keeps the vault; raises what keeps it from keeping it."""
-    facts["merge_driver"] = repository.is_set_up()
+    facts["merge_driver"] = is_set_up(repository)
     if not facts["merge_driver"]:
         problems.append(AvaultError("git does not merge the vault by key", "avault doctor --fix"))
     if operation := repository.operation():
@@ -9990,17 +10079,17 @@ def examine_commits(
         raise Refused(f"{operation} is under way, so nothing is committed", UNDER_WAY_HINT)
     head = repository.head()
     facts["branch"] = head.branch.removeprefix("refs/heads/")
-    repository.refuse_marked(repository.index())
+    refuse_marked(repository.index())
     facts["committed"] = (
         repository.files(keep=False).items() <= repository.tree(head.commit).items()
     )
     if facts["commit"] and not facts["committed"]:
         problems.append(AvaultError("what is on the disk is not committed", "avault sync"))
     if facts["push"] and repository.run("remote"):
-        upstream = repository.upstream(head.branch)
+        upstream = find_upstream(repository, head.branch)
         facts["upstream"] = upstream.name
         facts["unpublished"] = (
-            len(repository.new_commits(upstream, head.commit)) if head.commit else 0
+            len(new_commits(repository, upstream, head.commit)) if head.commit else 0
         )
         if facts["unpublished"]:
             problems.append(
@@ -10035,8 +10124,8 @@ def cmd_sync(terminal: Terminal) -> int:
     operation = repository.operation()
     if operation and operation != "a merge":
         raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
-    if not repository.is_set_up():
-        repository.set_up()
+    if not is_set_up(repository):
+        set_up(repository)
     told: dict[str, Any] = {
         "repository": repository.top,
         "upstream": None,
@@ -10044,13 +10133,13 @@ def cmd_sync(terminal: Terminal) -> int:
         "merged": 0,
         "pushed": 0,
     }
-    repository.settle(terminal.places)
+    settle(repository, terminal.places)
     conclude_merge(repository)
     if repository.is_on("avault.commit"):
-        commit = repository.commit(Verified(terminal.places))
+        commit = commit_files(repository, Verified(terminal.places))
         told["commit"] = commit and commit[:12]
     if repository.run("remote"):
-        upstream = repository.upstream(repository.head().branch)
+        upstream = find_upstream(repository, repository.head().branch)
         told["upstream"] = upstream.name
         exchange_commits(repository, upstream, terminal.places, told)
     told["conflicts"] = served_conflicts(terminal)
@@ -10081,7 +10170,7 @@ def exchange_commits(
                 f"cannot fetch from {upstream.remote}",
                 "git says why above; the vault itself is written",
             )
-        if repository.is_fetched(upstream):  # an empty remote has nothing to merge
+        if is_fetched(repository, upstream):  # an empty remote has nothing to merge
             told["merged"] += merge_upstream(repository, upstream, places)
         pushed = publish(repository, upstream)
         if pushed is not None:
@@ -10097,7 +10186,7 @@ def conclude_merge(repository: Repository) -> None:
     other = repository.line("rev-parse", "-q", "--verify", "MERGE_HEAD")
     if not other:
         return
-    upstream = repository.upstream(repository.head().branch)
+    upstream = find_upstream(repository, repository.head().branch)
     is_upstreams = not run_git(
         repository.top, "merge-base", "--is-ancestor", other, upstream.ref
     ).returncode
@@ -10105,7 +10194,7 @@ def conclude_merge(repository: Repository) -> None:
     if not is_upstreams or unmerged:
         raise Refused("a merge is under way", UNDER_WAY_HINT)
     words = ("commit", "-q", "--no-edit", "--no-verify")
-    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
+    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *commit_settings(repository)))
     if done.returncode:
         raise AvaultError("the merge could not be committed", "see: git status")
 
@@ -10143,7 +10232,7 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
         MERGE_MESSAGE,
         upstream.ref,
     )
-    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
+    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *commit_settings(repository)))
     if done.returncode:
         unmerged = os.fsdecode(
             repository.run("diff", "-z", "--name-only", "--diff-filter=U")
@@ -10160,7 +10249,7 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
             raise AvaultError(
                 f"git could not merge {upstream.name}", "git says why above; nothing was changed"
             )
-        repository.settle(places)
+        settle(repository, places)
         conclude_merge(repository)
     return count
 
@@ -10196,10 +10285,10 @@ def verify_incoming(
 def publish(repository: Repository, upstream: Upstream) -> int | None:
     """Push the branch: how many commits that were; None if the other side has more again. Raises Unavailable."""
     head = repository.head()
-    commits = repository.new_commits(upstream, head.commit) if head.commit else []
+    commits = new_commits(repository, upstream, head.commit) if head.commit else []
     if not commits or not head.commit:
         return 0
-    settings = (NO_HOOKS,) if repository.are_ours(commits) else ()
+    settings = (NO_HOOKS,) if are_ours(repository, commits) else ()
     done = watch_git(repository.top, *push_words(upstream, head.commit), settings=settings)
     if is_behind(done.stdout):
         return None
@@ -18217,7 +18306,7 @@ def check_git(patient: Patient) -> Iterator[Finding]:
         if facts["merge_driver"] is False and each["hint"] == "avault doctor --fix":
 
             def mend() -> str:
-                set_up(directory)
+                set_up(Repository(directory))
                 return "had git merge the vault by key"
 
             yield Finding("bad", each["problem"], each["hint"], mend)

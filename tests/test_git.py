@@ -141,7 +141,7 @@ def test_init_in_a_repository_commits_and_sets_up(machine):
     machine.init_unproven()
     recorded(machine)
     assert touched(machine) == OURS
-    assert avault.is_set_up(str(machine.vault))
+    assert avault.is_set_up(avault.Repository(str(machine.vault)))
 
 
 def test_nobody_waits_for_git(machine, canary):
@@ -524,7 +524,7 @@ def test_odd_names(machine, name):
     assert names == [f"{name}/{each}" for each in OURS]
     data = change(machine)
     assert by_hand(machine)["state"] == "committed" and in_head(machine) == data
-    assert avault.is_set_up(str(machine.vault))
+    assert avault.is_set_up(avault.Repository(str(machine.vault)))
     attributes = git(machine, "check-attr", "-z", "merge", "--", "../other/avault.enc").split("\0")
     assert attributes[2] == "unset", "what is not this vault's is merged as it says itself"
 
@@ -536,7 +536,7 @@ def test_two_vaults_in_one_repository(below):
         by_hand(machine)
         change(machine)
     for machine in (below, other):
-        assert avault.is_set_up(str(machine.vault))
+        assert avault.is_set_up(avault.Repository(str(machine.vault)))
         by_hand(machine)
         assert len({name.split("/")[0] for name in touched(machine)}) == 1
 
@@ -556,7 +556,7 @@ def test_a_submodule(below):
     outer = git(below, "rev-parse", "HEAD", cwd=top)
     assert by_hand(inner)["state"] == "committed" and in_head(inner) == data
     assert git(below, "rev-parse", "HEAD", cwd=top) == outer
-    assert avault.is_set_up(str(inner.vault)) and avault.Repository(str(inner.vault)).top == str(inner.vault)
+    assert avault.is_set_up(avault.Repository(str(inner.vault))) and avault.Repository(str(inner.vault)).top == str(inner.vault)
     git(inner, "checkout", "-q", "--detach")
     change(inner)
     assert by_hand(inner)["state"] == "refused"
@@ -571,7 +571,7 @@ def test_a_linked_work_tree(below):
     assert by_hand(linked)["state"] == "committed"
     assert in_head(linked) == data and git(linked, "symbolic-ref", "--short", "HEAD") == "side"
     assert git(below, "log", "--format=%s", "main").splitlines() == [MESSAGE, "the user's"]
-    assert avault.is_set_up(str(linked.vault)) and avault.is_set_up(str(below.vault))
+    assert avault.is_set_up(avault.Repository(str(linked.vault))) and avault.is_set_up(avault.Repository(str(below.vault)))
     git(below, "switch", "-q", "-c", "other")
     (linked.vault.parent.parent / "README").write_text("changed\n")
     git(linked, "commit", "-qam", "x", cwd=tree)
@@ -946,7 +946,7 @@ def test_other_locks(repository, name):
     lock.unlink()
     by_hand(repository)
     assert in_head(repository) == data and git(repository, "status", "--porcelain") == ""
-    assert avault.is_set_up(str(repository.vault))
+    assert avault.is_set_up(avault.Repository(str(repository.vault)))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
@@ -1246,8 +1246,8 @@ def test_a_push_that_hangs_is_ended_with_all_it_started(published, monkeypatch):
     monkeypatch.setenv("HOME", str(published.home))
     monkeypatch.setattr(avault, "LIMIT", 1.0)
     repository = avault.Repository(str(published.vault))
-    assert repository.commit(ANYTHING)
-    said = repository.push()
+    assert avault.commit_files(repository, ANYTHING)
+    said = avault.push_commits(repository)
     assert said["push"] == "failed" and "did not end" in str(said["push_reason"])
     pid = int((published.top / "pid").read_text())
     with pytest.raises(ProcessLookupError):
@@ -1293,7 +1293,7 @@ def test_other_lines_stay(repository):
     by_hand(repository)
     lines = (info / "attributes").read_text().splitlines()
     assert lines[:3] == ["# mine", "*.py diff=python", "/avault.enc merge=mine -diff"] and len(lines) == 7
-    assert avault.is_set_up(str(repository.vault))
+    assert avault.is_set_up(avault.Repository(str(repository.vault)))
     assert stat.S_IMODE((info / "attributes").stat().st_mode) == 0o640
     assert git(repository, "config", "diff.python.textconv") == "cat"
     before = (info / "attributes").read_bytes(), (repository.vault / ".git" / "config").read_bytes()
@@ -1321,15 +1321,15 @@ def append(path: Path, text: str) -> None:
 def test_what_is_not_set_up_right_is_mended(repository, damage):
     by_hand(repository)
     directory = str(repository.vault)
-    assert avault.is_set_up(directory) and avault.examine_repository(directory)["problems"] == []
+    assert avault.is_set_up(avault.Repository(directory)) and avault.examine_repository(directory)["problems"] == []
     DAMAGE[damage](repository)
-    assert not avault.is_set_up(directory)
+    assert not avault.is_set_up(avault.Repository(directory))
     assert avault.examine_repository(directory)["problems"][0]["hint"] == "avault doctor --fix"
-    avault.set_up(directory)
-    assert avault.is_set_up(directory)
+    avault.set_up(avault.Repository(directory))
+    assert avault.is_set_up(avault.Repository(directory))
     DAMAGE[damage](repository)
     by_hand(repository)
-    assert avault.is_set_up(directory)
+    assert avault.is_set_up(avault.Repository(directory))
 
 
 def test_committed_attributes_do_without_us(repository):

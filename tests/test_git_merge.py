@@ -578,7 +578,7 @@ def test_a_clone_without_the_driver_gets_a_conflict_and_no_mixture(two):
     start(b)
     told(b, "merged")
     git(b, "commit", "-q", "--no-edit")
-    assert has(b, "g/A@a", "g/B@b") and avault.is_set_up(str(b.vault))
+    assert has(b, "g/A@a", "g/B@b") and avault.is_set_up(avault.Repository(str(b.vault)))
     is_calm(b)
 
 

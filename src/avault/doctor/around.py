@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from avault.doctor.patient import AUDIT_TIME, KEYCHAIN_PATIENCE, Finding, Patient
 from avault.errors import AvaultError, printable
+from avault.git.driver import set_up
 from avault.git.record import examine_repository
-from avault.git.repository import set_up
+from avault.git.repository import Repository
 from avault.intake.audit import Audit, Held, usual_files
 from avault.process import own_command
 from avault.service.unit import Service, account_name, is_lingering, look_at_service
@@ -52,7 +53,7 @@ def check_git(patient: Patient) -> Iterator[Finding]:
         if facts["merge_driver"] is False and each["hint"] == "avault doctor --fix":
 
             def mend() -> str:
-                set_up(directory)
+                set_up(Repository(directory))
                 return "had git merge the vault by key"
 
             yield Finding("bad", each["problem"], each["hint"], mend)

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Locked, Tampered, TimedOut, Usage
 from avault.git.committed import UNDER_WAY_HINT, VAULT, Conflict, NoRepository, Refused, Verified
+from avault.git.committing import commit_files, refuse_marked
 from avault.git.copies import remove_old_copies
+from avault.git.driver import is_set_up, set_up
+from avault.git.publishing import find_upstream, new_commits, push_commits
 from avault.git.repository import Repository
 from avault.git.run import run_git
+from avault.git.settling import settle
 from avault.places import Places
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put
@@ -39,7 +43,7 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
         if repository.paths[VAULT] in repository.ignored:
             return told | {"state": "ignored", "reason": "the repository ignores avault.enc"}
         told |= set_up_quietly(repository)
-        settled = repository.settle(places)
+        settled = settle(repository, places)
         operation = repository.operation()
         if operation and (
             settled or (operation == "a merge" and not repository.run("ls-files", "-z", "-u"))
@@ -52,9 +56,9 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
             }
         if not repository.is_on("avault.commit"):
             return told | {"state": "off", "reason": "git config avault.commit is false"}
-        commit = repository.commit(Verified(places, given))
+        commit = commit_files(repository, Verified(places, given))
         told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
-        told |= repository.push()
+        told |= push_commits(repository)
         if commit:
             with contextlib.suppress(TimedOut):
                 # as `git commit` does
@@ -75,8 +79,8 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
 def set_up_quietly(repository: Repository) -> dict[str, str | None]:
     """Set up the merge driver where it is not; why it cannot be must not keep anything from being committed."""
     try:
-        if not repository.is_set_up():
-            repository.set_up()
+        if not is_set_up(repository):
+            set_up(repository)
     except AvaultError as error:
         return {"reason": f"no merge driver: {error.message}", "hint": error.hint}
     return {}
@@ -138,7 +142,7 @@ def examine_commits(
     repository: Repository, facts: dict[str, Any], problems: list[AvaultError]
 ) -> None:
     """What `examine` says of a repository that keeps the vault; raises what keeps it from keeping it."""
-    facts["merge_driver"] = repository.is_set_up()
+    facts["merge_driver"] = is_set_up(repository)
     if not facts["merge_driver"]:
         problems.append(AvaultError("git does not merge the vault by key", "avault doctor --fix"))
     if operation := repository.operation():
@@ -146,17 +150,17 @@ def examine_commits(
         raise Refused(f"{operation} is under way, so nothing is committed", UNDER_WAY_HINT)
     head = repository.head()
     facts["branch"] = head.branch.removeprefix("refs/heads/")
-    repository.refuse_marked(repository.index())
+    refuse_marked(repository.index())
     facts["committed"] = (
         repository.files(keep=False).items() <= repository.tree(head.commit).items()
     )
     if facts["commit"] and not facts["committed"]:
         problems.append(AvaultError("what is on the disk is not committed", "avault sync"))
     if facts["push"] and repository.run("remote"):
-        upstream = repository.upstream(head.branch)
+        upstream = find_upstream(repository, head.branch)
         facts["upstream"] = upstream.name
         facts["unpublished"] = (
-            len(repository.new_commits(upstream, head.commit)) if head.commit else 0
+            len(new_commits(repository, upstream, head.commit)) if head.commit else 0
         )
         if facts["unpublished"]:
             problems.append(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
+
 from avault.client import ask_daemon
 from avault.errors import Locked, Unavailable, Usage, printable
-from avault.git.committed import HINTS, RECOVERY, VAULT, Conflict
+from avault.git.committed import HINTS, NAMES, RECOVERY, VAULT, Conflict
 from avault.git.copies import copies, has_all, inspect
+from avault.git.repository import Repository
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.own_files import decode_file
 
 
 def merge_public(name: str, ours: bytes, theirs: bytes) -> None:
-    """Merge nsec.enc or nip46.json, which needs no key: ours stays, if both sides are for the same agent and operator.
+    """Merge nsec.enc or nip46.json, which needs no key.
 
-    Each machine that recovers or pairs anew writes its own, and the operator's phone opens either. Raises Conflict.
+    Ours stays, if both sides are for the same agent and operator.
+
+    Each machine that recovers or pairs anew writes its own, and the operator's phone opens either.
+    Raises Conflict.
     """
     fields = {
         RECOVERY: ("vault", "agent", "operator", "name"),
@@ -32,7 +38,10 @@ def merge_public(name: str, ours: bytes, theirs: bytes) -> None:
 
 
 def settle_vault(places: Places, ours: bytes, theirs: bytes) -> None:
-    """Merge both sides of a conflict into the vault that is served; raises Conflict while it is locked or keys collide."""
+    """Merge both sides of a conflict into the vault that is served.
+
+    Raises Conflict while it is locked or keys collide.
+    """
     try:
         for side in (ours, theirs):
             served = inspect(places, read_file(places.file(VAULT), VAULT_LIMIT))
@@ -51,3 +60,34 @@ def settle_vault(places: Places, ours: bytes, theirs: bytes) -> None:
             f"{many} set on two machines; both values are in the vault",
             "see: avault list; settle with: avault set",
         )
+
+
+def settle(repository: Repository, places: Places) -> bool:
+    """Resolve conflicts that git has left in our files: True if there were some. Raises Conflict.
+
+    Both sides of avault.enc are merged into the vault that is served, which is in the work tree.
+    """
+    index = repository.index()
+    stages = {
+        name: {entry.stage: entry.object for entry in index.get(repository.paths[name], [])}
+        for name in NAMES[:3]
+    }
+    stages = {name: found for name, found in stages.items() if found.keys() - {0}}
+    for name, found in stages.items():
+        path = repository.paths[name]
+        if 2 not in found or 3 not in found:
+            raise Conflict(
+                f"{path} was deleted on one side", "keep it: git add; or let it go: git rm"
+            )
+        ours, theirs = repository.blob(found[2]), repository.blob(found[3])
+        if name == VAULT:
+            settle_vault(places, ours, theirs)
+        else:
+            merge_public(name, ours, theirs)
+        resolved = repository.files().get(path)
+        if name != VAULT and resolved not in found.values():
+            raise Conflict(
+                f"{path} is of neither side", f"when it is right: git add {shlex.quote(path)}"
+            )
+        repository.stage([path])
+    return bool(stages)

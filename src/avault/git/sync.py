@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING
 from avault.client import ask_daemon
 from avault.errors import AvaultError, Locked, Tampered, Unavailable, printable
 from avault.git.committed import MERGE_MESSAGE, UNDER_WAY_HINT, VAULT, Conflict, Refused, Verified
+from avault.git.committing import commit_files, commit_settings
 from avault.git.copies import inspect
+from avault.git.driver import is_set_up, set_up
 from avault.git.merge import tell_conflicts
-from avault.git.repository import Repository, Upstream, is_behind, push_words
+from avault.git.publishing import (
+    Upstream,
+    are_ours,
+    find_upstream,
+    is_behind,
+    is_fetched,
+    new_commits,
+    push_words,
+)
+from avault.git.repository import Repository
 from avault.git.run import NO_HOOKS, run_git, watch_git
+from avault.git.settling import settle
 from avault.places import Places, sha256
 from avault.terminal.commands import command
 from avault.terminal.talk import put, say
@@ -46,8 +58,8 @@ def cmd_sync(terminal: Terminal) -> int:
     operation = repository.operation()
     if operation and operation != "a merge":
         raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
-    if not repository.is_set_up():
-        repository.set_up()
+    if not is_set_up(repository):
+        set_up(repository)
     told: dict[str, Any] = {
         "repository": repository.top,
         "upstream": None,
@@ -55,13 +67,13 @@ def cmd_sync(terminal: Terminal) -> int:
         "merged": 0,
         "pushed": 0,
     }
-    repository.settle(terminal.places)
+    settle(repository, terminal.places)
     conclude_merge(repository)
     if repository.is_on("avault.commit"):
-        commit = repository.commit(Verified(terminal.places))
+        commit = commit_files(repository, Verified(terminal.places))
         told["commit"] = commit and commit[:12]
     if repository.run("remote"):
-        upstream = repository.upstream(repository.head().branch)
+        upstream = find_upstream(repository, repository.head().branch)
         told["upstream"] = upstream.name
         exchange_commits(repository, upstream, terminal.places, told)
     told["conflicts"] = served_conflicts(terminal)
@@ -92,7 +104,7 @@ def exchange_commits(
                 f"cannot fetch from {upstream.remote}",
                 "git says why above; the vault itself is written",
             )
-        if repository.is_fetched(upstream):  # an empty remote has nothing to merge
+        if is_fetched(repository, upstream):  # an empty remote has nothing to merge
             told["merged"] += merge_upstream(repository, upstream, places)
         pushed = publish(repository, upstream)
         if pushed is not None:
@@ -108,7 +120,7 @@ def conclude_merge(repository: Repository) -> None:
     other = repository.line("rev-parse", "-q", "--verify", "MERGE_HEAD")
     if not other:
         return
-    upstream = repository.upstream(repository.head().branch)
+    upstream = find_upstream(repository, repository.head().branch)
     is_upstreams = not run_git(
         repository.top, "merge-base", "--is-ancestor", other, upstream.ref
     ).returncode
@@ -116,7 +128,7 @@ def conclude_merge(repository: Repository) -> None:
     if not is_upstreams or unmerged:
         raise Refused("a merge is under way", UNDER_WAY_HINT)
     words = ("commit", "-q", "--no-edit", "--no-verify")
-    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
+    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *commit_settings(repository)))
     if done.returncode:
         raise AvaultError("the merge could not be committed", "see: git status")
 
@@ -154,7 +166,7 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
         MERGE_MESSAGE,
         upstream.ref,
     )
-    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *repository.identity()))
+    done = watch_git(repository.top, *words, settings=(NO_HOOKS, *commit_settings(repository)))
     if done.returncode:
         unmerged = os.fsdecode(
             repository.run("diff", "-z", "--name-only", "--diff-filter=U")
@@ -171,7 +183,7 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
             raise AvaultError(
                 f"git could not merge {upstream.name}", "git says why above; nothing was changed"
             )
-        repository.settle(places)
+        settle(repository, places)
         conclude_merge(repository)
     return count
 
@@ -207,10 +219,10 @@ def verify_incoming(
 def publish(repository: Repository, upstream: Upstream) -> int | None:
     """Push the branch: how many commits that were; None if the other side has more again. Raises Unavailable."""
     head = repository.head()
-    commits = repository.new_commits(upstream, head.commit) if head.commit else []
+    commits = new_commits(repository, upstream, head.commit) if head.commit else []
     if not commits or not head.commit:
         return 0
-    settings = (NO_HOOKS,) if repository.are_ours(commits) else ()
+    settings = (NO_HOOKS,) if are_ours(repository, commits) else ()
     done = watch_git(repository.top, *push_words(upstream, head.commit), settings=settings)
     if is_behind(done.stdout):
         return None
