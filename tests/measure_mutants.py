@@ -44,8 +44,8 @@ FILES = {  # the tests of a subject, those first that fail first
 }
 ROOMS = {  # of src/avault/
     "records": ("vault/records",),
-    "seal": ("vault/seal",),
-    "store": ("vault/store",),
+    "seal": ("vault/seal", "nostr"),
+    "store": ("vault/store", "vault/machine", "vault/unsaved", "vault/presence", "vault/work_tree"),
     "wire": ("protocol", "tasks", "client", "daemon/wire"),
 }
 SLOWER = 5  # how many times as long as without a fault the tests may take, until a mutant that does not end is killed

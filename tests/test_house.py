@@ -31,10 +31,9 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "service/commands": 357,
     "service/unit": 359,
     "signer/remote": 771,
-    "vault/store": 541,
 }
 WIDEST = 100  # columns of a line
-WIDER = 620  # lines that are still wider; it may only become smaller
+WIDER = 606  # lines that are still wider; it may only become smaller
 # what touches a key
 KEYS = re.compile(r"custody/|keys/|daemon/(keyholder|requests|talks|log)|vault/(seal|recovery)|nostr|process")
 KEY_LINES = 2_929  # of these together: what a person can read in an afternoon; it may only become smaller

@@ -125,7 +125,7 @@ def test_the_file_is_that_of_the_key(desk, store, field):
     ],
 )
 def test_what_may_follow_the_pin(store, pinned, found, refusal):
-    store.machine, store.vault.generation, store.vault.sources = "me", found, ["s"]
+    store.me.name, store.vault.generation, store.vault.sources = "me", found, ["s"]
     said = store.compare({"generation": pinned, "hash": "p"})
     assert said is None if refusal is None else refusal in said
     assert store.compare({"generation": found, "hash": store.digest}) is None

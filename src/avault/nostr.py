@@ -50,10 +50,8 @@ def to_npub(public: str) -> str:
 
 def encrypt(keys: Keys, peer: str, text: str) -> str:
     """`text` as a NIP-44 v2 payload from `keys` to a public key (hex)."""
-    version = nostr_sdk.Nip44Version.V2
-    return str(
-        nostr_sdk.nip44_encrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), text, version)
-    )
+    secret, public = keys.secret_key(), nostr_sdk.PublicKey.parse(peer)
+    return str(nostr_sdk.nip44_encrypt(secret, public, text, nostr_sdk.Nip44Version.V2))
 
 
 def decrypt(keys: Keys, peer: str, payload: str) -> str:
@@ -67,9 +65,8 @@ def decrypt(keys: Keys, peer: str, payload: str) -> str:
     if binascii.b2a_base64(binascii.a2b_base64(payload), newline=False) != payload.encode():
         raise ValueError("not canonical base64")
     try:
-        return str(
-            nostr_sdk.nip44_decrypt(keys.secret_key(), nostr_sdk.PublicKey.parse(peer), payload)
-        )
+        public = nostr_sdk.PublicKey.parse(peer)
+        return str(nostr_sdk.nip44_decrypt(keys.secret_key(), public, payload))
     except nostr_sdk.NostrSdkError:
         raise ValueError("not a payload between these keys") from None
 

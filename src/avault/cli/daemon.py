@@ -26,7 +26,9 @@ from avault.terminal.waiting import Waiting
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
 from avault.vault.formats import render_duration
-from avault.vault.store import Store, has_vault, need_vault, read_pin, read_unlock
+from avault.vault.machine import read_pin
+from avault.vault.presence import has_vault, need_vault, read_unlock
+from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from typing import Any

@@ -22,8 +22,8 @@ from avault.service.unit import Service
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn
 from avault.terminal.terminal import Terminal
+from avault.vault.presence import read_sealed
 from avault.vault.recovery import check_recovery
-from avault.vault.store import read_sealed
 
 
 @command("forget", option("--yes", is_flag=True), option("--force", is_flag=True))

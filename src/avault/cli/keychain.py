@@ -17,7 +17,7 @@ from avault.systemd import NoDaemon
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say
 from avault.terminal.terminal import Terminal
-from avault.vault.store import need_vault
+from avault.vault.presence import need_vault
 
 if TYPE_CHECKING:
     from typing import Any

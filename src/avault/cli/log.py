@@ -19,7 +19,7 @@ from avault.hints import call
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal
-from avault.vault.store import need_vault
+from avault.vault.presence import need_vault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

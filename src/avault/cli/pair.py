@@ -27,7 +27,7 @@ from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory, write_file
 from avault.vault.own_files import NAME_CHARACTERS, check_name, check_relay
-from avault.vault.store import is_file_there, read_sealed, refuse_to_overwrite
+from avault.vault.presence import is_file_there, read_sealed, refuse_to_overwrite
 
 if TYPE_CHECKING:
     from typing import Any

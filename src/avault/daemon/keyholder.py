@@ -45,10 +45,11 @@ from avault.tasks import spawn
 from avault.vault.files import has_bytes, write_file
 from avault.vault.formats import render_duration, render_time
 from avault.vault.own_files import encode_file, read_hints
+from avault.vault.presence import read_unlock
 from avault.vault.records import Vault
 from avault.vault.recovery import Recovery
 from avault.vault.seal import make_envelope, open_nsec, request_code, seal_keys, seal_nsec
-from avault.vault.store import Store, read_unlock
+from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -150,7 +151,7 @@ class Keyholder:
         store = self.store
         if not store or self.writer:
             return not store
-        before = store.trouble, store.kept, self.warnings.get("unsaved")
+        before = store.trouble, store.unsaved.digest, self.warnings.get("unsaved")
         if is_last:
             store.notice()  # a file that covers what was written is merged while it can be
         else:
@@ -161,7 +162,7 @@ class Keyholder:
             self.warnings.pop("unsaved", None)
         except AvaultError as error:
             self.warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
-        if (store.trouble, store.kept, self.warnings.get("unsaved")) != before:
+        if (store.trouble, store.unsaved.digest, self.warnings.get("unsaved")) != before:
             self.report()
         return store.is_safe()
 

@@ -17,7 +17,7 @@ from avault.plain import write_all
 from avault.process import clean_environment, harden, own_command
 from avault.protocol import decode_frame, encode_frame
 from avault.vault.files import make_private_directory
-from avault.vault.store import is_file_there, no_vault
+from avault.vault.presence import is_file_there, no_vault
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn

@@ -43,9 +43,10 @@ from avault.tasks import spawn
 from avault.vault.files import make_private_directory, read_file, write_file
 from avault.vault.formats import render_time
 from avault.vault.own_files import clean_directory, decode_file
+from avault.vault.presence import read_unlock
 from avault.vault.recovery import check_recovery
 from avault.vault.seal import request_code
-from avault.vault.store import find_git, read_unlock
+from avault.vault.work_tree import find_git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

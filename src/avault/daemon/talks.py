@@ -41,9 +41,10 @@ from avault.vault.own_files import (
     encode_hints,
     read_hints,
 )
+from avault.vault.presence import read_unlock, refuse_to_overwrite
 from avault.vault.records import Vault
 from avault.vault.seal import make_envelope, request_code, seal_nsec
-from avault.vault.store import Store, read_unlock, refuse_to_overwrite
+from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

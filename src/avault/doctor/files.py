@@ -28,8 +28,8 @@ from avault.vault.own_files import (
     encode_hints,
     read_hints,
 )
+from avault.vault.presence import read_sealed, read_vault
 from avault.vault.recovery import check_recovery
-from avault.vault.store import read_sealed, read_vault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from avault.client import Connection
 from avault.errors import AvaultError
 from avault.late import Fields, field
 from avault.places import Places
-from avault.vault.store import has_vault, read_sealed
+from avault.vault.presence import has_vault, read_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from avault.errors import AvaultError, printable
 from avault.nostr import encrypt, parse_npub, public_hex
 from avault.signer.remote import RPC_KIND, Pairing
 from avault.vault.own_files import read_hints
-from avault.vault.store import read_sealed
+from avault.vault.presence import read_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ import re
 from avault.client import ask_daemon
 from avault.errors import AvaultError, Locked, NotFound, Tampered, Unavailable
 from avault.places import Places, sha256
+from avault.vault.machine import read_pin
 from avault.vault.recovery import read_verified
-from avault.vault.store import read_pin
 
 VAULT, RECOVERY, HINTS, ATTRIBUTES = "avault.enc", "nsec.enc", "nip46.json", ".gitattributes"
 NAMES = (VAULT, RECOVERY, HINTS, ATTRIBUTES)

@@ -22,7 +22,7 @@ from avault.terminal.commands import argument, command
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal
 from avault.vault.files import VAULT_LIMIT, read_file
-from avault.vault.store import read_pin
+from avault.vault.machine import read_pin
 
 
 @command("git merge", argument("base"), argument("ours"), argument("theirs"), argument("path"))

@@ -18,7 +18,7 @@ from avault.git.run import NO_HOOKS, reason, run_git
 from avault.late import Fields, once
 from avault.vault.files import read_file
 from avault.vault.own_files import GITATTRIBUTES
-from avault.vault.store import find_git
+from avault.vault.work_tree import find_git
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

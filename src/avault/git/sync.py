@@ -32,7 +32,8 @@ from avault.terminal.commands import command
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal
 from avault.vault.files import VAULT_LIMIT, read_file
-from avault.vault.store import need_vault, read_pin
+from avault.vault.machine import read_pin
+from avault.vault.presence import need_vault
 
 if TYPE_CHECKING:
     from typing import Any

@@ -30,7 +30,7 @@ from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
-from avault.vault.store import need_vault, read_unlock
+from avault.vault.presence import need_vault, read_unlock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -13,7 +13,7 @@ from avault.places import Places
 from avault.plain import FastConnection
 from avault.systemd import NoDaemon, explain_absence, hasten_service
 from avault.vault.files import owner_of
-from avault.vault.store import need_vault
+from avault.vault.presence import need_vault
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,7 +13,7 @@ from avault.signer.remote import shorten_key
 from avault.systemd import NoDaemon, explain_absence
 from avault.terminal.talk import say
 from avault.terminal.terminal import Terminal
-from avault.vault.store import need_vault
+from avault.vault.presence import need_vault
 
 if TYPE_CHECKING:
     from typing import Any, Self

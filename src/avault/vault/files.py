@@ -218,3 +218,12 @@ def make_private_directory(path: str) -> None:
         raise AvaultError(f"cannot make the directory {path}: {error.strerror}", hint) from None
     finally:
         os.umask(mask)
+
+
+def look_at(path: str) -> tuple[int, ...] | None:
+    """What tells one state of a file from another, without reading it; None where there is none."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)

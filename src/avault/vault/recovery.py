@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, NotFound, Tampered
 from avault.nostr import decrypt, to_npub
 from avault.places import Places, sha256
-from avault.vault.files import FileChanged, has_bytes, read_file, write_file
+from avault.vault.files import FileChanged, has_bytes, look_at, read_file, write_file
 from avault.vault.own_files import decode_file, encode_file
+from avault.vault.presence import read_sealed
 from avault.vault.records import Vault
 from avault.vault.seal import open_nsec, seal_nsec
-from avault.vault.store import is_git_at_work, look_at, read_sealed
+from avault.vault.work_tree import is_git_at_work
 
 if TYPE_CHECKING:
     from avault.nostr import Keys

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
-from avault.nostr import to_npub
 from avault.places import Places, sha256
-from avault.vault.files import VAULT_LIMIT, FileChanged, read_file, refuse_foreign, write_file
-from avault.vault.own_files import NAME_CHARACTERS, decode_file, encode_file
+from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
+from avault.vault.machine import Machine, read_pin
+from avault.vault.presence import is_of, read_vault
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
+from avault.vault.unsaved import Unsaved
+from avault.vault.work_tree import is_amid_git, is_git_at_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,23 +34,25 @@ class Store:
 
     def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
         self.places, self.keys, self.vault, self.digest = places, keys, vault, digest
-        self.machine = machine_id(places)
+        self.me = Machine(places)
         self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
-        self.kept = ""  # the hash of the avault.enc whose content is in unsaved.enc
-        # `written`: the hash of what this process last wrote, or meant to
-        self.warning = self.written = ""
+        self.unsaved = Unsaved(places, keys)
+        self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
-        # `counted`: the last count of a write of ours that anybody may have seen
-        self.writing, self.counted = False, 0
-        # whether the last write was made in the middle of a rebase or the like, whose end may undo
-        # it
+        self.writing = False
+        # whether the last write was amid a rebase or the like, whose end may undo it
         self.amid_git = False
-        # the highest count under which this machine has given a merge to git
-        path = places.own("offered.json")
-        self.offered: int = (
-            decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
-        )
+
+    @property
+    def machine(self) -> str:
+        """This machine's name in generations."""
+        return self.me.name
+
+    @property
+    def warning(self) -> str:
+        """What should be known about the pin."""
+        return self.me.warning
 
     @staticmethod
     def create(places: Places, keys: Keys, vault: Vault) -> Store:
@@ -60,14 +63,13 @@ class Store:
 
     @staticmethod
     def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
-        """Open avault.enc; raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's."""
+        """Open avault.enc.
+
+        Raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's.
+        """
         data = read_vault(places)
         vault = open_vault(data, keys)
-        if (vault.identity, vault.name, to_npub(vault.operator)) != (
-            content["vault"],
-            content["name"],
-            content["operator"],
-        ):
+        if not is_of(vault, content):
             raise Tampered(
                 "avault.enc belongs to another vault or another operator",
                 "take it from git history or from a backup",
@@ -99,12 +101,10 @@ class Store:
                 raise
             kept.seen, kept.trouble = kept.look(), error
             return kept
-        store.forget_kept()
+        store.unsaved.forget()
         vault = store.vault
         if refusal:
-            # Under a new name: it claims to know no more than it does, so that what is missing comes back by a merge.
-            os.unlink(places.own("machine.json"))
-            store.machine = machine_id(places)
+            store.me.rename()  # so that what is missing comes back by a merge
             draft = vault.copy()
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
@@ -112,7 +112,7 @@ class Store:
             store.pin()
         store.rollback = refusal or ""
         if not pin:
-            store.warning = (
+            store.me.warning = (
                 "no pin.json: whether this is an older copy of the vault could not be seen"
             )
         return store
@@ -122,51 +122,25 @@ class Store:
         places: Places, keys: Keys, content: dict[str, Any], pin: dict[str, Any] | None
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
-        path = places.own("unsaved.enc")
-        if not os.path.lexists(path):
-            return None
-        try:
-            vault = open_vault(read_file(path, VAULT_LIMIT), keys)
-        except AvaultError:
-            return None
-        if (vault.identity, vault.name, to_npub(vault.operator)) != (
-            content["vault"],
-            content["name"],
-            content["operator"],
-        ):
-            return None
-        if len(vault.sources) != 1:  # an avault.enc that somebody has put here
+        vault = Unsaved(places, keys).read(content)
+        if not vault:
             return None
         store = Store(places, keys, vault, vault.sources[0])
-        store.kept = store.digest
+        store.unsaved.digest = store.digest
         return None if pin and store.compare(pin) else store
 
     def keep(self) -> None:
-        """Write what is served to unsaved.enc; raises AvaultError.
-
-        Its one source is the avault.enc that the vault was loaded from or written to.
-        """
-        twin, digest = self.vault.copy(), self.digest
-        twin.sources = [digest]
-
-        def check(written: bytes) -> None:
-            open_vault(written, self.keys)
-
-        write_file(self.places.own("unsaved.enc"), seal_vault(twin, self.keys), check)
-        self.kept = digest
-
-    def forget_kept(self) -> None:
-        """Remove unsaved.enc: avault.enc has all that is in it."""
-        self.kept = ""
-        if os.path.lexists(path := self.places.own("unsaved.enc")):
-            os.unlink(path)
+        """Write what is served to unsaved.enc; raises AvaultError."""
+        self.unsaved.keep(self.vault, self.digest)
 
     def is_safe(self) -> bool:
         """Whether what is served is on the disk, in one file or the other."""
-        return not self.trouble or self.kept == self.digest
+        return not self.trouble or self.unsaved.digest == self.digest
 
     def put_back(self) -> bool:
-        """Write what is served over an avault.enc that cannot be used, which stays as damaged.enc; whether it was needed.
+        """Write what is served over an avault.enc that cannot be used, which stays as damaged.enc.
+
+        Whether it was needed.
 
         Raises AvaultError.
         """
@@ -182,7 +156,7 @@ class Store:
         draft.sources = [self.digest]
         self.replace(draft, over)
         self.trouble = None
-        self.forget_kept()
+        self.unsaved.forget()
         return True
 
     def compare(self, pin: dict[str, Any]) -> str | None:
@@ -222,8 +196,8 @@ class Store:
             self.trouble = None
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
-            if self.kept and self.seen:
-                self.forget_kept()
+            if self.unsaved.digest and self.seen:
+                self.unsaved.forget()
         except AvaultError as error:
             self.trouble = error
             if not isinstance(error, Tampered):
@@ -252,8 +226,11 @@ class Store:
                 return
             if self.amid_git:
                 self.seen = ()  # it may end without another change of the file
-            hint = "git pull, or avault restore --unsaved; to take the older one, lock, then: avault unlock --accept-rollback"
-            raise Tampered("avault.enc was replaced by an older one", hint)
+            raise Tampered(
+                "avault.enc was replaced by an older one",
+                "git pull, or avault restore --unsaved; "
+                "to take the older one, lock, then: avault unlock --accept-rollback",
+            )
         if found.is_after(ours.generation):
             self.vault, self.digest = found, digest
             self.pin()
@@ -278,9 +255,7 @@ class Store:
                 time.sleep(0.1)
                 continue
             draft = self.vault.copy()
-            draft.generation[self.machine] = max(
-                draft.generation.get(self.machine, 0), self.counted
-            )
+            self.me.keep_up(draft)
             draft.sources = [self.digest]
             results = [attempt_change(change, draft) for change in changes]
             if all(results):
@@ -299,13 +274,11 @@ class Store:
         return [busy] * len(changes)
 
     def replace(self, draft: Vault, over: str) -> None:
-        """Write a vault as this machine's next generation over the file with that hash ("" for none).
+        """Write a vault as this machine's next generation, over the file with that hash ("": none).
 
         Raises FileChanged if another file is there, and AvaultError.
         """
-        self.counted = max(draft.generation.get(self.machine, 0), self.counted) + 1
-        draft.generation[self.machine] = self.counted
-        draft.generation = dict(sorted(draft.generation.items()))
+        self.me.count(draft)
         data = seal_vault(draft, self.keys)
         self.written = sha256(data).hex()
 
@@ -329,10 +302,11 @@ class Store:
         return vault
 
     def offer(self, ours: bytes, theirs: bytes) -> tuple[bytes, Vault]:
-        """Two copies merged, as the bytes of a new avault.enc for git to put in place; raises Tampered.
+        """Two copies merged, as the bytes of a new avault.enc for git to put in place.
 
-        A copy that has all of the other is the merge. Else the merge is counted under a name of its own, `<machine>-git`:
-        git merges old commits too, as in a rebase, and what comes of them must not claim to know our later writes.
+        Raises Tampered.
+
+        A copy that has all of the other is the merge. Else the merge is counted as git's.
         """
         one, other = self.open_copy(ours), self.open_copy(theirs)
         if one.generation == other.generation and ours != theirs:
@@ -344,11 +318,9 @@ class Store:
             return ours, one
         if other.is_after(one.generation):
             return theirs, other
-        merged, name = one.merge(other), f"{self.machine}-git"
+        merged = one.merge(other)
         merged.sources = sorted([sha256(ours).hex(), sha256(theirs).hex()])
-        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
-        write_file(self.places.own("offered.json"), encode_file("offered", {"count": self.offered}))
-        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
+        self.me.count_offer(merged)
         return seal_vault(merged, self.keys), merged
 
     def absorb(self, draft: Vault, theirs: bytes) -> None:
@@ -356,32 +328,16 @@ class Store:
         other = self.open_copy(theirs)
         if other.generation.get(self.machine, 0) > draft.generation.get(self.machine, 0):
             raise Tampered(
-                "that copy has writes of this machine that this one never made: is one a clone of the other?"
+                "that copy has writes of this machine that this one never made: "
+                "is one a clone of the other?"
             )
         merged = draft.merge(other)
         draft.groups, draft.generation = merged.groups, merged.generation
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:
-        """Remember the highest generation seen; nothing older is accepted again.
-
-        What cannot be pinned is served all the same: the vault itself is written.
-        """
-        pin = {"generation": self.vault.generation, "hash": self.digest}
-        try:
-            write_file(self.places.own("pin.json"), encode_file("pin", pin))
-            self.warning = ""
-        except AvaultError as error:
-            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
-
-
-def look_at(path: str) -> tuple[int, ...] | None:
-    """What tells one state of a file from another, without reading it; None where there is none."""
-    try:
-        info = os.stat(path)
-    except OSError:
-        return None
-    return (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
+        """Remember the generation that is served; nothing older is accepted again."""
+        self.me.pin(self.vault, self.digest)
 
 
 def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
@@ -391,151 +347,3 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
     except AvaultError as error:
         return error
     return None
-
-
-def refuse_to_overwrite(places: Places) -> None:
-    """Raise AvaultError where a vault's files are, or what is left of one: `init` makes none over them.
-
-    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew.
-    """
-    for name in ("avault.enc", "nsec.enc"):
-        if is_file_there(places.file(name)):
-            raise AvaultError(
-                f"there is a vault already: {places.file(name)}",
-                "use it, or choose another place with --dir",
-            )
-    refuse_foreign(places.file(".gitattributes"))
-    if os.path.lexists(hints := places.file("nip46.json")):
-        refuse_foreign(hints)
-        decode_file("hints", read_file(hints), hints)
-    if os.path.lexists(unlock := places.own("unlock.json")) and os.path.lexists(
-        places.own("pin.json")
-    ):
-        hint = "put that vault back, from git or a backup; or choose another place with --dir"
-        raise AvaultError(f"a vault was here, and {unlock} may be the last copy of its key", hint)
-
-
-def no_vault(places: Places) -> NotFound:
-    """What is said where no vault is."""
-    return NotFound(
-        f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
-    )
-
-
-def has_vault(places: Places) -> bool:
-    """Whether there is anything of a vault; raises AvaultError where we may not look."""
-    return any(is_file_there(places.file(name)) for name in ("avault.enc", "nsec.enc"))
-
-
-def is_file_there(path: str) -> bool:
-    """Whether there is a file, or a link; raises AvaultError where we may not look: that is not the same as none."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        closed = os.path.dirname(path)
-        raise AvaultError(
-            f"cannot look into {closed}: {error.strerror}", f"whose is it? ls -ld {closed}"
-        ) from None
-    return True
-
-
-def need_vault(places: Places) -> None:
-    """Raise NotFound where there is nothing of a vault."""
-    if not has_vault(places):
-        raise no_vault(places)
-
-
-def read_vault(places: Places) -> bytes:
-    """The bytes of avault.enc; raises Tampered where it is gone."""
-    try:
-        return read_file(places.file("avault.enc"), VAULT_LIMIT)
-    except NotFound:
-        raise Tampered(
-            f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup"
-        ) from None
-
-
-def find_git(directory: str) -> str | None:
-    """Git's own directory for the work tree that a directory is in; None where there is none (gitrepository-layout(5))."""
-    while not os.path.lexists(found := os.path.join(directory, ".git")):
-        if directory == (directory := os.path.dirname(directory)):
-            return None
-    if not os.path.isfile(found):
-        return found
-    return os.path.join(
-        directory, os.fsdecode(read_file(found)).removeprefix("gitdir: ").rstrip("\n")
-    )
-
-
-def is_git_at_work(directory: str) -> bool:
-    """Whether git is at work in the work tree that a directory is in, so that a file there may be another in a moment."""
-    return has_git(directory, "index.lock", "rebase-merge", "rebase-apply")
-
-
-def is_amid_git(directory: str) -> bool:
-    """Whether git waits for a person to finish or abort something (gitrepository-layout(5))."""
-    return has_git(
-        directory, "rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"
-    )
-
-
-def has_git(directory: str, *names: str) -> bool:
-    """Whether git's own directory has one of these files."""
-    found = find_git(os.path.realpath(directory)) or directory
-    return any(os.path.lexists(os.path.join(found, name)) for name in names)
-
-
-def read_pin(places: Places) -> dict[str, Any] | None:
-    """The highest generation that this machine has seen, and its hash; None at first. Raises Tampered."""
-    path = places.own("pin.json")
-    try:
-        pin = decode_file("pin", read_file(path), path)
-    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
-        return None
-    if any(type(count) is not int for count in pin["generation"].values()):
-        raise Tampered(f"{path} is damaged")
-    return pin
-
-
-def machine_id(places: Places) -> str:
-    """This machine's random name in generations, made when it is first asked for.
-
-    A machine made from the image of another gets a name of its own, if
-    /etc/machine-id tells them apart (machine-id(5)).
-    """
-    path, host = places.own("machine.json"), ""
-    if os.path.exists("/etc/machine-id"):
-        host = sha256(read_file("/etc/machine-id")).hex()
-    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
-    if content.get("host") != host:
-        content = {"id": secrets.token_hex(8), "host": host}
-        write_file(path, encode_file("machine", content))
-    return str(content["id"])
-
-
-def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
-    """What the phone is to be asked for, and whether it is this machine's own.
-
-    unlock.json, or nsec.enc where there is none. Raises NotFound, Tampered.
-    """
-    try:
-        return read_sealed("unlock", places.own("unlock.json")), True
-    except NotFound:
-        pass
-    if not is_file_there(places.file("nsec.enc")):
-        raise no_vault(places)
-    return read_sealed("nsec", places.file("nsec.enc")), False
-
-
-def read_sealed(kind: str, path: str) -> dict[str, Any]:
-    """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
-    content = decode_file(kind, read_file(path), path)
-    npubs = [content["agent"], content["operator"]]
-    if (
-        all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
-        and set(content["name"]) <= NAME_CHARACTERS
-    ):
-        return content
-    raise Tampered(f"{path} names nobody", "take it from a backup or from git history")

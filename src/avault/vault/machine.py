@@ -1,0 +1,102 @@
+"""This machine in the vault's generations: its name, its counts, and the highest it has seen."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+from avault.errors import AvaultError, NotFound, Tampered
+from avault.places import Places, sha256
+from avault.vault.files import read_file, write_file
+from avault.vault.own_files import decode_file, encode_file
+from avault.vault.records import Vault
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Machine:
+    """One machine among those that write to a vault; raises Tampered.
+
+    `name` is what it counts its writes under, `warning` what should be known about the pin.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.name, self.warning = places, machine_id(places), ""
+        self.counted = 0  # the last count of a write of ours that anybody may have seen
+        # the highest count under which this machine has given a merge to git
+        path = places.own("offered.json")
+        self.offered: int = (
+            decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
+        )
+
+    def rename(self) -> None:
+        """Take another name: it claims to know no more than it does."""
+        os.unlink(self.places.own("machine.json"))
+        self.name = machine_id(self.places)
+
+    def keep_up(self, draft: Vault) -> None:
+        """Let a draft's count be no lower than one that anybody may have seen."""
+        draft.generation[self.name] = max(draft.generation.get(self.name, 0), self.counted)
+
+    def count(self, draft: Vault) -> None:
+        """Make a draft this machine's next generation."""
+        self.counted = max(draft.generation.get(self.name, 0), self.counted) + 1
+        draft.generation[self.name] = self.counted
+        draft.generation = dict(sorted(draft.generation.items()))
+
+    def count_offer(self, merged: Vault) -> None:
+        """Count a merge that git is to put in place, under a name of its own, `<machine>-git`.
+
+        Git merges old commits too, as in a rebase, and what comes of them must not claim to know
+        our later writes.
+        """
+        name = f"{self.name}-git"
+        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
+        path = self.places.own("offered.json")
+        write_file(path, encode_file("offered", {"count": self.offered}))
+        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
+
+    def pin(self, vault: Vault, digest: str) -> None:
+        """Remember the highest generation seen; nothing older is accepted again.
+
+        What cannot be pinned is served all the same: the vault itself is written.
+        """
+        pin = {"generation": vault.generation, "hash": digest}
+        try:
+            write_file(self.places.own("pin.json"), encode_file("pin", pin))
+            self.warning = ""
+        except AvaultError as error:
+            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
+
+
+def read_pin(places: Places) -> dict[str, Any] | None:
+    """The highest generation that this machine has seen, and its hash; None at first.
+
+    Raises Tampered.
+    """
+    path = places.own("pin.json")
+    try:
+        pin = decode_file("pin", read_file(path), path)
+    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
+        return None
+    if any(type(count) is not int for count in pin["generation"].values()):
+        raise Tampered(f"{path} is damaged")
+    return pin
+
+
+def machine_id(places: Places) -> str:
+    """This machine's random name in generations, made when it is first asked for.
+
+    A machine made from the image of another gets a name of its own, if
+    /etc/machine-id tells them apart (machine-id(5)).
+    """
+    path, host = places.own("machine.json"), ""
+    if os.path.exists("/etc/machine-id"):
+        host = sha256(read_file("/etc/machine-id")).hex()
+    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
+    if content.get("host") != host:
+        content = {"id": secrets.token_hex(8), "host": host}
+        write_file(path, encode_file("machine", content))
+    return str(content["id"])
