@@ -51,7 +51,9 @@ The rooms, in order; each calls only what stands above it:
     vault/recovery        The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/unsaved         What is served and avault.enc has not: unsaved.enc, in the state directory
     vault/store           The loaded vault and its file: generations, pin, writing, noticing changes
-    signer/remote         The NIP-46 client ("Nostr Remote Signing"), over the library's relay client; pairing
+    signer/pairing        What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
+    signer/question       A question to the signer: when it goes out again, and what an answer that refuses it means
+    signer/remote         The NIP-46 client ("Nostr Remote Signing"), over the library's relay client
     custody/custodian     The ways to get the agent's key
     custody/keychain      The process that asks the keychain: the platform's own, or none
     daemon/asking         The question to the operator: who waits for it, and when it may be put again
@@ -233,6 +235,7 @@ if TYPE_CHECKING:
     from typing import Any, AnyStr, IO, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+    Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     P = ParamSpec("P")
@@ -3866,44 +3869,17 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
     return None
 
 
-# --------------------------------------------------------- signer/remote ----
-# The NIP-46 client ("Nostr Remote Signing"), over the library's relay client; pairing.
-#
-# What comes from a relay is dropped unless it is the answer that we wait for.
+# -------------------------------------------------------- signer/pairing ----
+# What a machine remembers of its signer, and the URIs by which the two meet (NIP-46).
 
 
-RPC_KIND = 24_133
 DEFAULT_RELAYS = ["wss://relay.primal.net", "wss://theforest.nostr1.com", "wss://nos.lol"]
-# seconds into an asking; signers know an event id that they have seen
-SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)
-# seconds; a new event with the same request id, as relays and signers drop old events
-FRESH_EVENT_EVERY = 60.0
-# seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
-FRESH_EVENT_AT_FIRST = 600.0
-FRESH_EVENT_LATER = 300.0
-JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
-STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
-OLD_ANSWER = 600.0  # seconds after which an answer to an earlier question counts for that one alone
-NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
-QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
-# seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
-SIGNER_WAITS = 55.0
-# nobody was asked
-NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")
-NOT_PAIRED = (
-    "no permission", "not paired", "invalid secret", "secret not in use", "no secret", "already connected", "unknown client",
-)  # fmt: skip
-# said of a refusal and of a stranger alike
-UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
-# events of other keys that are looked at for one request: one of them may tell of a page to open
-STRANGERS = 100
-# of the signer's own time, not of a person
-GAVE_UP = ("timeout", "timed out", "time out", "expired")
 # 16 x 16 pixels, a padlock; its length is a multiple of three, so that no = stands in the pairing
 # URI
 PICTURE = (
     "data:image/png;base64,"
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAMElEQVR42kXIsQEAEAxFwffDHvbfgljDFgqpROnKU0I07aUTBgb0YqDhmtTrfxKDB2RODHZTp1uOAAAAAElFTkSuQmCC"
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAMElEQVR42kXIsQEAEAxFwffDHvbfgljDFgqp"
+    "ROnKU0I07aUTBgb0YqDhmtTrfxKDB2RODHZTp1uOAAAAAElFTkSuQmCC"
 )
 
 UNPROVEN = "pairing-unproven.json"  # in the state directory: what `avault pair` goes on with
@@ -3915,7 +3891,7 @@ class Pairing:
     __slots__ = ("agent", "by_itself", "keys", "operator", "relays", "signer", "token")
 
     def __init__(
-        self, keys: nostr_sdk.Keys, signer: str, agent: str, operator: str, relays: list[str]
+        self, keys: Keys, signer: str, agent: str, operator: str, relays: list[str]
     ) -> None:
         self.keys, self.signer, self.agent, self.operator, self.relays = (
             keys,
@@ -3937,21 +3913,23 @@ class Pairing:
             return None
         content = decode_file("pairing", read_file(path), path)
         try:
-            keys = nostr_sdk.Keys.parse(content["client_key"])
+            keys = read_keys(content["client_key"])
             signer, agent, operator = (
                 parse_npub(content[name]) for name in ("signer", "agent", "operator")
             )
             pairing = Pairing(
                 keys, signer, agent, operator, [check_relay(url) for url in content["relays"]]
             )
-        except (Usage, nostr_sdk.NostrSdkError):
+        except (Usage, ValueError):
             raise Tampered(f"{path} is damaged", "pair anew with: avault pair --replace") from None
         pairing.by_itself = content["approves_by_itself"]
         return pairing
 
     @staticmethod
     def begun(places: Places, agent: str, operator: str, bunker: str | None) -> Pairing | None:
-        """A pairing whose signer is connected, but has not opened an envelope of this vault yet; None if there is none.
+        """A pairing whose signer is connected, but has not opened an envelope of this vault yet.
+
+        None if there is none.
 
         It is believed no more than a signer that connects just now: the envelope decides.
         With a `bunker` URI only if it is of that signer.
@@ -3965,15 +3943,22 @@ class Pairing:
         return found if not bunker or parse_bunker(bunker)[0] == found.signer else None
 
     def save(self, places: Places, name: str = "pairing.json") -> None:
-        """Write pairing.json. Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`."""
+        """Write pairing.json.
+
+        Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`.
+        """
         content = {
-            "client_key": self.keys.secret_key().to_hex(), "signer": self.signer, "agent": to_npub(self.agent),
-            "operator": to_npub(self.operator), "relays": self.relays, "approves_by_itself": self.by_itself,
-        }  # fmt: skip
+            "client_key": self.keys.secret_key().to_hex(),
+            "signer": self.signer,
+            "agent": to_npub(self.agent),
+            "operator": to_npub(self.operator),
+            "relays": self.relays,
+            "approves_by_itself": self.by_itself,
+        }
         write_file(places.own(name), encode_file("pairing", content))
 
     def is_same(self, other: Pairing) -> bool:
-        """Whether another pairing asks the same signer in the same way, for the same agent and operator."""
+        """Whether another asks the same signer in the same way, for the same agent and operator."""
         return all(
             getattr(self, name) == getattr(other, name)
             for name in ("agent", "keys", "operator", "relays", "signer")
@@ -3987,7 +3972,10 @@ def forget_begun(places: Places) -> None:
 
 
 def parse_bunker(uri: str) -> tuple[str, list[str], str]:
-    """The signer's public key (hex), relays and secret of a bunker:// URI (NIP-46); raises Usage."""
+    """The signer's public key (hex), relays and secret of a bunker:// URI (NIP-46).
+
+    Raises Usage.
+    """
     from urllib.parse import parse_qs, urlsplit
 
     parts = urlsplit(uri.strip())
@@ -4040,13 +4028,51 @@ def shorten_hex(public: str) -> str:
 
 
 def shorten_key(public: str) -> str:
-    """A public key (hex) as signer apps cut it: 8 and 8 hex digits (Amber), or the ends of its npub (nsec.app, Signet)."""
+    """A public key (hex) as signer apps cut it.
+
+    8 and 8 hex digits (Amber), or the ends of its npub (nsec.app, Signet).
+    """
     npub = to_npub(public)
     return f"{shorten_hex(public)} or {npub[:16]}…{npub[-4:]}"
 
 
+# ------------------------------------------------------- signer/question ----
+# A question to the signer: when it goes out again, and what an answer that refuses it means.
+
+
+# seconds into an asking; signers know an event id that they have seen
+SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)
+# seconds; a new event with the same request id, as relays and signers drop old events
+FRESH_EVENT_EVERY = 60.0
+# seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
+FRESH_EVENT_AT_FIRST = 600.0
+FRESH_EVENT_LATER = 300.0
+NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
+# seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
+SIGNER_WAITS = 55.0
+# nobody was asked
+NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")
+NOT_PAIRED = (
+    "no permission",
+    "not paired",
+    "invalid secret",
+    "secret not in use",
+    "no secret",
+    "already connected",
+    "unknown client",
+)
+# said of a refusal and of a stranger alike
+UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
+# of the signer's own time, not of a person
+GAVE_UP = ("timeout", "timed out", "time out", "expired")
+
+
 def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
-    """When a question goes out again, in seconds since it was first asked, and whether as a fresh event; without end."""
+    """When a question goes out again, and whether as a fresh event; without end.
+
+    In seconds since it was first asked.
+    """
     for seconds in SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN):
         yield seconds, False
     seconds = FRESH_EVENT_EVERY
@@ -4056,30 +4082,14 @@ def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
 
 
 def is_own_timeout(text: str, seconds: float) -> bool:
-    """Whether a signer's refusal, so many seconds after the question, is its own giving up and nobody's decision."""
+    """Whether a signer's refusal, so many seconds after the question, is its own giving up.
+
+    Then it is nobody's decision.
+    """
     text = text.lower()
     if any(words in text for words in GAVE_UP):
         return True
     return seconds >= SIGNER_WAITS and any(words in text for words in UNCLEAR)
-
-
-def network() -> tuple[object, ...]:
-    """What is another when the machine has moved to another network, or slept: its addresses towards the world."""
-    addresses: list[object] = []
-    # for documentation: RFC 5737, 3849
-    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((address, 9))  # which sends nothing
-                addresses.append(probe.getsockname()[0])
-        except OSError:
-            addresses.append(None)
-    slept = (
-        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else 0.0
-    )
-    return *addresses, round(slept)
 
 
 def accept_token(token: str) -> Callable[[str], None]:
@@ -4110,7 +4120,10 @@ class Request:
         self.is_told_by_content = False
 
     def renew(self) -> None:
-        """Take another id, as a signer that has answered one ignores it from then on; what answers an old one still counts."""
+        """Take another id, as a signer that has answered one ignores it from then on.
+
+        What answers an old one still counts.
+        """
         self.id = secrets.token_hex(16)
         self.ids.add(self.id)
 
@@ -4130,12 +4143,51 @@ class Request:
 
 
 class Sending:
-    """An event on its way to the relays: whose request, when it was made, what each relay said, and whether it has left us."""
+    """An event on its way to the relays.
 
-    def __init__(self, event: nostr_sdk.Event, request: str, made: float) -> None:
+    Whose request, when it was made, what each relay said, and whether it has left us.
+    """
+
+    def __init__(self, event: Event, request: str, made: float) -> None:
         self.event, self.request, self.made = event, request, made
         self.said: dict[str, str] = {}
         self.is_sent = False
+
+
+# --------------------------------------------------------- signer/remote ----
+# The NIP-46 client ("Nostr Remote Signing"), over the library's relay client.
+#
+# What comes from a relay is dropped unless it is the answer that we wait for.
+
+
+RPC_KIND = 24_133
+JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
+STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
+OLD_ANSWER = 600.0  # seconds after which an answer to an earlier question counts for that one alone
+# events of other keys that are looked at for one request: one of them may tell of a page to open
+STRANGERS = 100
+
+
+def network() -> tuple[object, ...]:
+    """What is another when the machine has moved to another network, or slept.
+
+    Its addresses towards the world.
+    """
+    addresses: list[object] = []
+    # for documentation: RFC 5737, 3849
+    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))  # which sends nothing
+                addresses.append(probe.getsockname()[0])
+        except OSError:
+            addresses.append(None)
+    slept = (
+        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else 0.0
+    )
+    return *addresses, round(slept)
 
 
 class RemoteSigner:
@@ -4185,7 +4237,10 @@ class RemoteSigner:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Connect and subscribe in the background; relays that are down are tried again every 5 s."""
+        """Connect and subscribe in the background.
+
+        Relays that are down are tried again every 5 s.
+        """
         from datetime import timedelta
 
         options = (
@@ -4211,7 +4266,10 @@ class RemoteSigner:
             spawn(self.tasks, self.listen(client, stream))
 
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
-        """Ask a relay for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
+        """Ask a relay for our events.
+
+        Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
+        """
         await asyncio.sleep(after)
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
         await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
@@ -4346,7 +4404,9 @@ class RemoteSigner:
                 self.changed()
 
     def note_echo(self, author: str, is_old_form: bool) -> None:
-        """The secret of our pairing code came back: from the signer; or from a second one, which ends the pairing.
+        """The secret of our pairing code came back: from the signer.
+
+        Or from a second one, which ends the pairing.
 
         Both have seen the code, and nobody can tell which of them is the operator's.
         """
@@ -4366,7 +4426,10 @@ class RemoteSigner:
                 self.pending.answer.set_exception(self.rival)
 
     async def unless_alarmed(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What `work` gives; raises Denied as soon as a second signer has answered the pairing code."""
+        """What `work` gives.
+
+        Raises Denied as soon as a second signer has answered the pairing code.
+        """
         task, alarm = asyncio.ensure_future(work), asyncio.ensure_future(self.alarmed.wait())
         try:
             await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
@@ -4402,7 +4465,10 @@ class RemoteSigner:
             self.changed()
 
     def refuse(self, request: Request, text: str, is_current: bool) -> None:
-        """End the request as refused, unless the signer only gave up; an authorization error leaves 5 s for another signer."""
+        """End the request as refused, unless the signer only gave up.
+
+        An authorization error leaves 5 s for another signer.
+        """
         is_stranger = any(words in text.lower() for words in NOT_PAIRED)
         is_unclear = any(words in text.lower() for words in (*UNCLEAR, *GAVE_UP))
         if is_unclear and not is_current:
@@ -4440,7 +4506,10 @@ class RemoteSigner:
             request.refusal = asyncio.get_running_loop().call_later(5.0, end)
 
     def check_clock(self, created_at: int) -> None:
-        """Notice that the signer's clock and ours differ: relays and signers drop what is too old or too new."""
+        """Notice that the signer's clock and ours differ.
+
+        Relays and signers drop what is too old or too new.
+        """
         skew = int(created_at - time.time())
         if abs(skew) > 60:
             self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
@@ -4469,7 +4538,10 @@ class RemoteSigner:
         return anew
 
     def look_at_network(self) -> None:
-        """Connect anew where the machine is in another network, or has slept: a dead connection is noticed late."""
+        """Connect anew where the machine is in another network, or has slept.
+
+        A dead connection is noticed late.
+        """
         if (here := network()) != self.network:
             self.network = here
             for relay in self.pool.values():
@@ -4478,7 +4550,10 @@ class RemoteSigner:
             self.ask_again()
 
     async def greet(self, secret: str) -> str:
-        """Wait for the signer that scanned our URI: the author of the reply that echoes `secret`."""
+        """Wait for the signer that scanned our URI.
+
+        The author of the reply that echoes `secret`.
+        """
         self.token, self.greeted = secret, asyncio.get_running_loop().create_future()
         while not self.greeted.done():
             self.look_at_relays()
@@ -4549,7 +4624,10 @@ class RemoteSigner:
                 request.refusal.cancel()
 
     def attend(self, request: Request, sending: Sending, anew: list[str]) -> Sending:
-        """What is to be sent at this moment: the event of before, the same once more, or a fresh one."""
+        """What is to be sent at this moment.
+
+        The event of before, the same once more, or a fresh one.
+        """
         now = time.monotonic()
         age = now - sending.made
         for url in anew:
@@ -4582,7 +4660,10 @@ class RemoteSigner:
         return Sending(event, request.id, time.monotonic())
 
     async def publish(self, url: str, relay: Any, sending: Sending, busy: set[str]) -> None:
-        """Send an event to one relay and note what it says; silence or a lost connection is tried again."""
+        """Send an event to one relay and note what it says.
+
+        Silence or a lost connection is tried again.
+        """
         from datetime import timedelta
 
         said = sending.said
@@ -4607,7 +4688,10 @@ class RemoteSigner:
 
 
 def is_clock_unsynchronised() -> bool:
-    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR); Linux only."""
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
+
+    Linux only.
+    """
     if sys.platform != "linux":
         return False
     import ctypes

@@ -14,6 +14,7 @@ from avault.errors import Usage
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
 
 

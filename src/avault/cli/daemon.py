@@ -17,7 +17,7 @@ from avault.errors import AvaultError, Denied, NotFound, Tampered, Unavailable, 
 from avault.fast import STATES
 from avault.hints import call
 from avault.places import Places
-from avault.signer.remote import shorten_key
+from avault.signer.pairing import shorten_key
 from avault.systemd import NoDaemon, explain_absence, find_unit, hasten_service
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, is_person, put, say, warn

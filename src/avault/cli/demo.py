@@ -20,7 +20,7 @@ import nostr_sdk
 from avault.errors import AvaultError, Denied, Usage
 from avault.plain import write_all
 from avault.process import clean_environment, own_command
-from avault.signer.remote import NOBODY_ASKED
+from avault.signer.question import NOBODY_ASKED
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put
 from avault.terminal.terminal import Terminal

@@ -20,7 +20,8 @@ from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
 from avault.hints import call
 from avault.nostr import parse_npub, to_npub
 from avault.plain import write_all
-from avault.signer.remote import NOBODY_ASKED, parse_bunker, shorten_key
+from avault.signer.pairing import parse_bunker, shorten_key
+from avault.signer.question import NOBODY_ASKED
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn
 from avault.terminal.terminal import Terminal

@@ -14,7 +14,8 @@ from avault.errors import AvaultError, Tampered, Unavailable, printable
 from avault.nostr import parse_keys, public_hex, to_npub
 from avault.places import Places
 from avault.protocol import decode_frame
-from avault.signer.remote import Pairing, RemoteSigner
+from avault.signer.pairing import Pairing
+from avault.signer.remote import RemoteSigner
 from avault.vault.files import read_file
 from avault.vault.own_files import decode_file
 from avault.vault.seal import open_nsec

@@ -16,7 +16,7 @@ from avault.errors import AvaultError, Denied, Locked, Tampered, TimedOut, Usage
 from avault.places import Places
 from avault.process import clean_environment, own_command, uptime
 from avault.protocol import decode_frame
-from avault.signer.remote import shorten_key
+from avault.signer.pairing import shorten_key
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import decode_file, encode_file
 

@@ -30,17 +30,9 @@ from avault.nostr import decrypt, parse_npub, public_hex
 from avault.places import Places
 from avault.process import is_hardened, meet, place_name, room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
-from avault.signer.remote import (
-    NOBODY_ASKED,
-    QUICK_IN_A_ROW,
-    UNPROVEN,
-    Pairing,
-    RemoteSigner,
-    accept_token,
-    forget_begun,
-    is_clock_unsynchronised,
-    shorten_hex,
-)
+from avault.signer.pairing import UNPROVEN, Pairing, forget_begun, shorten_hex
+from avault.signer.question import NOBODY_ASKED, QUICK_IN_A_ROW, accept_token
+from avault.signer.remote import RemoteSigner, is_clock_unsynchronised
 from avault.tasks import spawn
 from avault.vault.files import has_bytes, write_file
 from avault.vault.formats import render_duration, render_time

@@ -19,18 +19,16 @@ from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.plain import write_all
 from avault.process import harden, report_quietly
-from avault.signer.remote import (
+from avault.signer.pairing import (
     DEFAULT_RELAYS,
-    NOT_A_REFUSAL,
-    NOT_PAIRED,
     UNPROVEN,
     Pairing,
-    accept_token,
     forget_begun,
     introduce,
     nostrconnect_uri,
     parse_bunker,
 )
+from avault.signer.question import NOT_A_REFUSAL, NOT_PAIRED, accept_token
 from avault.vault.files import has_bytes, write_file
 from avault.vault.formats import render_time
 from avault.vault.own_files import (

@@ -13,7 +13,8 @@ import nostr_sdk
 from avault.doctor.patient import RELAY_TIME, Finding, Patient, bad
 from avault.errors import AvaultError, printable
 from avault.nostr import encrypt, parse_npub, public_hex
-from avault.signer.remote import RPC_KIND, Pairing
+from avault.signer.pairing import Pairing
+from avault.signer.remote import RPC_KIND
 from avault.vault.own_files import read_hints
 from avault.vault.presence import read_sealed
 

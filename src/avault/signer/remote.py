@@ -1,4 +1,4 @@
-"""The NIP-46 client ("Nostr Remote Signing"), over the library's relay client; pairing.
+"""The NIP-46 client ("Nostr Remote Signing"), over the library's relay client.
 
 What comes from a relay is dropped unless it is the answer that we wait for.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import socket
 import sys
@@ -16,212 +15,39 @@ from typing import TYPE_CHECKING
 
 import nostr_sdk
 
-from avault.errors import AvaultError, Denied, Tampered, Unavailable, Usage, printable
-from avault.nostr import parse_npub, public_hex, to_npub
-from avault.places import Places
+from avault.errors import AvaultError, Denied, Unavailable, printable
+from avault.nostr import public_hex
+from avault.signer.pairing import shorten_key
+from avault.signer.question import (
+    GAVE_UP,
+    NOBODY_ASKED,
+    NOT_PAIRED,
+    UNCLEAR,
+    Request,
+    Sending,
+    is_own_timeout,
+)
 from avault.tasks import spawn
-from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
-from avault.vault.own_files import check_relay, decode_file, encode_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
 
 RPC_KIND = 24_133
-DEFAULT_RELAYS = ["wss://relay.primal.net", "wss://theforest.nostr1.com", "wss://nos.lol"]
-# seconds into an asking; signers know an event id that they have seen
-SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)
-# seconds; a new event with the same request id, as relays and signers drop old events
-FRESH_EVENT_EVERY = 60.0
-# seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
-FRESH_EVENT_AT_FIRST = 600.0
-FRESH_EVENT_LATER = 300.0
 JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
 STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
 OLD_ANSWER = 600.0  # seconds after which an answer to an earlier question counts for that one alone
-NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
-QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
-# seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
-SIGNER_WAITS = 55.0
-# nobody was asked
-NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")
-NOT_PAIRED = (
-    "no permission", "not paired", "invalid secret", "secret not in use", "no secret", "already connected", "unknown client",
-)  # fmt: skip
-# said of a refusal and of a stranger alike
-UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
 # events of other keys that are looked at for one request: one of them may tell of a page to open
 STRANGERS = 100
-# of the signer's own time, not of a person
-GAVE_UP = ("timeout", "timed out", "time out", "expired")
-# 16 x 16 pixels, a padlock; its length is a multiple of three, so that no = stands in the pairing
-# URI
-PICTURE = (
-    "data:image/png;base64,"
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAMElEQVR42kXIsQEAEAxFwffDHvbfgljDFgqpROnKU0I07aUTBgb0YqDhmtTrfxKDB2RODHZTp1uOAAAAAElFTkSuQmCC"
-)
-
-UNPROVEN = "pairing-unproven.json"  # in the state directory: what `avault pair` goes on with
-
-
-class Pairing:
-    """What a machine remembers of its signer: pairing.json in the state directory."""
-
-    __slots__ = ("agent", "by_itself", "keys", "operator", "relays", "signer", "token")
-
-    def __init__(
-        self, keys: nostr_sdk.Keys, signer: str, agent: str, operator: str, relays: list[str]
-    ) -> None:
-        self.keys, self.signer, self.agent, self.operator, self.relays = (
-            keys,
-            signer,
-            agent,
-            operator,
-            relays,
-        )
-        # whether the signer approves without asking a person; None: not known
-        self.by_itself: bool | None = None
-        # the secret of the code by which it was paired just now; not kept
-        self.token: str | None = None
-
-    @staticmethod
-    def load(places: Places, name: str = "pairing.json") -> Pairing | None:
-        """This machine's pairing, or None; raises Tampered."""
-        path = places.own(name)
-        if not os.path.lexists(path):
-            return None
-        content = decode_file("pairing", read_file(path), path)
-        try:
-            keys = nostr_sdk.Keys.parse(content["client_key"])
-            signer, agent, operator = (
-                parse_npub(content[name]) for name in ("signer", "agent", "operator")
-            )
-            pairing = Pairing(
-                keys, signer, agent, operator, [check_relay(url) for url in content["relays"]]
-            )
-        except (Usage, nostr_sdk.NostrSdkError):
-            raise Tampered(f"{path} is damaged", "pair anew with: avault pair --replace") from None
-        pairing.by_itself = content["approves_by_itself"]
-        return pairing
-
-    @staticmethod
-    def begun(places: Places, agent: str, operator: str, bunker: str | None) -> Pairing | None:
-        """A pairing whose signer is connected, but has not opened an envelope of this vault yet; None if there is none.
-
-        It is believed no more than a signer that connects just now: the envelope decides.
-        With a `bunker` URI only if it is of that signer.
-        """
-        try:
-            found = Pairing.load(places, UNPROVEN)
-        except Tampered:
-            return None
-        if not found or (found.agent, found.operator) != (agent, operator):
-            return None
-        return found if not bunker or parse_bunker(bunker)[0] == found.signer else None
-
-    def save(self, places: Places, name: str = "pairing.json") -> None:
-        """Write pairing.json. Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`."""
-        content = {
-            "client_key": self.keys.secret_key().to_hex(), "signer": self.signer, "agent": to_npub(self.agent),
-            "operator": to_npub(self.operator), "relays": self.relays, "approves_by_itself": self.by_itself,
-        }  # fmt: skip
-        write_file(places.own(name), encode_file("pairing", content))
-
-    def is_same(self, other: Pairing) -> bool:
-        """Whether another pairing asks the same signer in the same way, for the same agent and operator."""
-        return all(
-            getattr(self, name) == getattr(other, name)
-            for name in ("agent", "keys", "operator", "relays", "signer")
-        )
-
-
-def forget_begun(places: Places) -> None:
-    """Remove what an interrupted pairing has left."""
-    if os.path.lexists(path := places.own(UNPROVEN)):
-        os.unlink(path)
-
-
-def parse_bunker(uri: str) -> tuple[str, list[str], str]:
-    """The signer's public key (hex), relays and secret of a bunker:// URI (NIP-46); raises Usage."""
-    from urllib.parse import parse_qs, urlsplit
-
-    parts = urlsplit(uri.strip())
-    if parts.scheme != "bunker":
-        raise Usage(
-            "not a bunker:// URI", "the signer shows it, as bunker://…?relay=wss://…&secret=…"
-        )
-    query = parse_qs(parts.query)
-    relays = [check_relay(url) for url in query.get("relay", [])]
-    if not relays:
-        raise Usage("the bunker:// URI names no relay", "make a new one in the signer")
-    return parse_npub(parts.netloc), relays, query.get("secret", [""])[0]
-
-
-def introduce(name: str) -> dict[str, str]:
-    """What a signer is told about us, to show it at each request: the client metadata of NIP-46.
-
-    Some apps show no name, only the host of `url`: so that names the vault, in a
-    domain that leads nowhere (RFC 6761).
-    """
-    import re
-
-    host = re.sub("[^a-z0-9]+", ".", name.lower()).strip(".")[:63].strip(".")
-    return {
-        "name": name,
-        "url": f"https://{host + '.' if host else ''}avault.invalid",
-        "image": PICTURE,
-    }
-
-
-def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> str:
-    """The URI that the signer scans (NIP-46, "Direct connection initiated by the client").
-
-    Asks for no decrypt permission: asking for it makes several signers approve
-    for ever. Percent-encoded throughout, with %20 for a space. The picture stands
-    last, so that a QR code can do without it.
-    """
-    from urllib.parse import quote
-
-    pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key")]
-    pairs += introduce(name).items()
-    return f"nostrconnect://{client}?" + "&".join(
-        f"{key}={quote(value, safe='')}" for key, value in pairs
-    )
-
-
-def shorten_hex(public: str) -> str:
-    """A public key (hex) by its ends."""
-    return f"{public[:8]}…{public[-8:]}"
-
-
-def shorten_key(public: str) -> str:
-    """A public key (hex) as signer apps cut it: 8 and 8 hex digits (Amber), or the ends of its npub (nsec.app, Signet)."""
-    npub = to_npub(public)
-    return f"{shorten_hex(public)} or {npub[:16]}…{npub[-4:]}"
-
-
-def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
-    """When a question goes out again, in seconds since it was first asked, and whether as a fresh event; without end."""
-    for seconds in SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN):
-        yield seconds, False
-    seconds = FRESH_EVENT_EVERY
-    while True:
-        yield seconds, True
-        seconds += FRESH_EVENT_EVERY if seconds < FRESH_EVENT_AT_FIRST else FRESH_EVENT_LATER
-
-
-def is_own_timeout(text: str, seconds: float) -> bool:
-    """Whether a signer's refusal, so many seconds after the question, is its own giving up and nobody's decision."""
-    text = text.lower()
-    if any(words in text for words in GAVE_UP):
-        return True
-    return seconds >= SIGNER_WAITS and any(words in text for words in UNCLEAR)
 
 
 def network() -> tuple[object, ...]:
-    """What is another when the machine has moved to another network, or slept: its addresses towards the world."""
+    """What is another when the machine has moved to another network, or slept.
+
+    Its addresses towards the world.
+    """
     addresses: list[object] = []
     # for documentation: RFC 5737, 3849
     for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
@@ -237,62 +63,6 @@ def network() -> tuple[object, ...]:
         else 0.0
     )
     return *addresses, round(slept)
-
-
-def accept_token(token: str) -> Callable[[str], None]:
-    """What counts as the result of decrypting the drill."""
-
-    def accept(result: str) -> None:
-        if token not in result:
-            raise Tampered("the signer answered with something else")
-
-    return accept
-
-
-class Request:
-    """A request under way: its id, what to do with a result, and the future of its answer.
-
-    A `patient` one waits for a person.
-    """
-
-    def __init__(
-        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
-    ) -> None:
-        self.method, self.params, self.accept, self.patient = method, params, accept, patient
-        self.ids: set[str] = set()
-        self.renew()
-        self.begin_plan()
-        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.refusal: asyncio.TimerHandle | None = None
-        self.is_told_by_content = False
-
-    def renew(self) -> None:
-        """Take another id, as a signer that has answered one ignores it from then on; what answers an old one still counts."""
-        self.id = secrets.token_hex(16)
-        self.ids.add(self.id)
-
-    def body(self) -> str:
-        """The request as it is sent."""
-        return json.dumps({"id": self.id, "method": self.method, "params": self.params})
-
-    def begin_plan(self) -> None:
-        """Plan, from now on, when it is sent again."""
-        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
-        self.take_step()
-
-    def take_step(self) -> None:
-        """Go on in the plan."""
-        after, self.is_fresh_next = next(self.plan)
-        self.due = self.begun + after
-
-
-class Sending:
-    """An event on its way to the relays: whose request, when it was made, what each relay said, and whether it has left us."""
-
-    def __init__(self, event: nostr_sdk.Event, request: str, made: float) -> None:
-        self.event, self.request, self.made = event, request, made
-        self.said: dict[str, str] = {}
-        self.is_sent = False
 
 
 class RemoteSigner:
@@ -342,7 +112,10 @@ class RemoteSigner:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Connect and subscribe in the background; relays that are down are tried again every 5 s."""
+        """Connect and subscribe in the background.
+
+        Relays that are down are tried again every 5 s.
+        """
         from datetime import timedelta
 
         options = (
@@ -368,7 +141,10 @@ class RemoteSigner:
             spawn(self.tasks, self.listen(client, stream))
 
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
-        """Ask a relay for our events: neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer."""
+        """Ask a relay for our events.
+
+        Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
+        """
         await asyncio.sleep(after)
         mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
         await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
@@ -503,7 +279,9 @@ class RemoteSigner:
                 self.changed()
 
     def note_echo(self, author: str, is_old_form: bool) -> None:
-        """The secret of our pairing code came back: from the signer; or from a second one, which ends the pairing.
+        """The secret of our pairing code came back: from the signer.
+
+        Or from a second one, which ends the pairing.
 
         Both have seen the code, and nobody can tell which of them is the operator's.
         """
@@ -523,7 +301,10 @@ class RemoteSigner:
                 self.pending.answer.set_exception(self.rival)
 
     async def unless_alarmed(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What `work` gives; raises Denied as soon as a second signer has answered the pairing code."""
+        """What `work` gives.
+
+        Raises Denied as soon as a second signer has answered the pairing code.
+        """
         task, alarm = asyncio.ensure_future(work), asyncio.ensure_future(self.alarmed.wait())
         try:
             await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
@@ -559,7 +340,10 @@ class RemoteSigner:
             self.changed()
 
     def refuse(self, request: Request, text: str, is_current: bool) -> None:
-        """End the request as refused, unless the signer only gave up; an authorization error leaves 5 s for another signer."""
+        """End the request as refused, unless the signer only gave up.
+
+        An authorization error leaves 5 s for another signer.
+        """
         is_stranger = any(words in text.lower() for words in NOT_PAIRED)
         is_unclear = any(words in text.lower() for words in (*UNCLEAR, *GAVE_UP))
         if is_unclear and not is_current:
@@ -597,7 +381,10 @@ class RemoteSigner:
             request.refusal = asyncio.get_running_loop().call_later(5.0, end)
 
     def check_clock(self, created_at: int) -> None:
-        """Notice that the signer's clock and ours differ: relays and signers drop what is too old or too new."""
+        """Notice that the signer's clock and ours differ.
+
+        Relays and signers drop what is too old or too new.
+        """
         skew = int(created_at - time.time())
         if abs(skew) > 60:
             self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
@@ -626,7 +413,10 @@ class RemoteSigner:
         return anew
 
     def look_at_network(self) -> None:
-        """Connect anew where the machine is in another network, or has slept: a dead connection is noticed late."""
+        """Connect anew where the machine is in another network, or has slept.
+
+        A dead connection is noticed late.
+        """
         if (here := network()) != self.network:
             self.network = here
             for relay in self.pool.values():
@@ -635,7 +425,10 @@ class RemoteSigner:
             self.ask_again()
 
     async def greet(self, secret: str) -> str:
-        """Wait for the signer that scanned our URI: the author of the reply that echoes `secret`."""
+        """Wait for the signer that scanned our URI.
+
+        The author of the reply that echoes `secret`.
+        """
         self.token, self.greeted = secret, asyncio.get_running_loop().create_future()
         while not self.greeted.done():
             self.look_at_relays()
@@ -706,7 +499,10 @@ class RemoteSigner:
                 request.refusal.cancel()
 
     def attend(self, request: Request, sending: Sending, anew: list[str]) -> Sending:
-        """What is to be sent at this moment: the event of before, the same once more, or a fresh one."""
+        """What is to be sent at this moment.
+
+        The event of before, the same once more, or a fresh one.
+        """
         now = time.monotonic()
         age = now - sending.made
         for url in anew:
@@ -739,7 +535,10 @@ class RemoteSigner:
         return Sending(event, request.id, time.monotonic())
 
     async def publish(self, url: str, relay: Any, sending: Sending, busy: set[str]) -> None:
-        """Send an event to one relay and note what it says; silence or a lost connection is tried again."""
+        """Send an event to one relay and note what it says.
+
+        Silence or a lost connection is tried again.
+        """
         from datetime import timedelta
 
         said = sending.said
@@ -764,7 +563,10 @@ class RemoteSigner:
 
 
 def is_clock_unsynchronised() -> bool:
-    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR); Linux only."""
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
+
+    Linux only.
+    """
     if sys.platform != "linux":
         return False
     import ctypes

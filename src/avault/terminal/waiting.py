@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.client import Interrupted, ask_daemon
 from avault.errors import TimedOut
-from avault.signer.remote import shorten_key
+from avault.signer.pairing import shorten_key
 from avault.systemd import NoDaemon, explain_absence
 from avault.terminal.talk import say
 from avault.terminal.terminal import Terminal

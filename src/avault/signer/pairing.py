@@ -1,0 +1,178 @@
+"""What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from avault.errors import Tampered, Usage
+from avault.nostr import parse_npub, read_keys, to_npub
+from avault.places import Places
+from avault.vault.files import read_file, write_file
+from avault.vault.own_files import check_relay, decode_file, encode_file
+
+if TYPE_CHECKING:
+    from avault.nostr import Keys
+
+
+DEFAULT_RELAYS = ["wss://relay.primal.net", "wss://theforest.nostr1.com", "wss://nos.lol"]
+# 16 x 16 pixels, a padlock; its length is a multiple of three, so that no = stands in the pairing
+# URI
+PICTURE = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQAAAAA3iMLMAAAAMElEQVR42kXIsQEAEAxFwffDHvbfgljDFgqp"
+    "ROnKU0I07aUTBgb0YqDhmtTrfxKDB2RODHZTp1uOAAAAAElFTkSuQmCC"
+)
+
+UNPROVEN = "pairing-unproven.json"  # in the state directory: what `avault pair` goes on with
+
+
+class Pairing:
+    """What a machine remembers of its signer: pairing.json in the state directory."""
+
+    __slots__ = ("agent", "by_itself", "keys", "operator", "relays", "signer", "token")
+
+    def __init__(
+        self, keys: Keys, signer: str, agent: str, operator: str, relays: list[str]
+    ) -> None:
+        self.keys, self.signer, self.agent, self.operator, self.relays = (
+            keys,
+            signer,
+            agent,
+            operator,
+            relays,
+        )
+        # whether the signer approves without asking a person; None: not known
+        self.by_itself: bool | None = None
+        # the secret of the code by which it was paired just now; not kept
+        self.token: str | None = None
+
+    @staticmethod
+    def load(places: Places, name: str = "pairing.json") -> Pairing | None:
+        """This machine's pairing, or None; raises Tampered."""
+        path = places.own(name)
+        if not os.path.lexists(path):
+            return None
+        content = decode_file("pairing", read_file(path), path)
+        try:
+            keys = read_keys(content["client_key"])
+            signer, agent, operator = (
+                parse_npub(content[name]) for name in ("signer", "agent", "operator")
+            )
+            pairing = Pairing(
+                keys, signer, agent, operator, [check_relay(url) for url in content["relays"]]
+            )
+        except (Usage, ValueError):
+            raise Tampered(f"{path} is damaged", "pair anew with: avault pair --replace") from None
+        pairing.by_itself = content["approves_by_itself"]
+        return pairing
+
+    @staticmethod
+    def begun(places: Places, agent: str, operator: str, bunker: str | None) -> Pairing | None:
+        """A pairing whose signer is connected, but has not opened an envelope of this vault yet.
+
+        None if there is none.
+
+        It is believed no more than a signer that connects just now: the envelope decides.
+        With a `bunker` URI only if it is of that signer.
+        """
+        try:
+            found = Pairing.load(places, UNPROVEN)
+        except Tampered:
+            return None
+        if not found or (found.agent, found.operator) != (agent, operator):
+            return None
+        return found if not bunker or parse_bunker(bunker)[0] == found.signer else None
+
+    def save(self, places: Places, name: str = "pairing.json") -> None:
+        """Write pairing.json.
+
+        Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`.
+        """
+        content = {
+            "client_key": self.keys.secret_key().to_hex(),
+            "signer": self.signer,
+            "agent": to_npub(self.agent),
+            "operator": to_npub(self.operator),
+            "relays": self.relays,
+            "approves_by_itself": self.by_itself,
+        }
+        write_file(places.own(name), encode_file("pairing", content))
+
+    def is_same(self, other: Pairing) -> bool:
+        """Whether another asks the same signer in the same way, for the same agent and operator."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("agent", "keys", "operator", "relays", "signer")
+        )
+
+
+def forget_begun(places: Places) -> None:
+    """Remove what an interrupted pairing has left."""
+    if os.path.lexists(path := places.own(UNPROVEN)):
+        os.unlink(path)
+
+
+def parse_bunker(uri: str) -> tuple[str, list[str], str]:
+    """The signer's public key (hex), relays and secret of a bunker:// URI (NIP-46).
+
+    Raises Usage.
+    """
+    from urllib.parse import parse_qs, urlsplit
+
+    parts = urlsplit(uri.strip())
+    if parts.scheme != "bunker":
+        raise Usage(
+            "not a bunker:// URI", "the signer shows it, as bunker://…?relay=wss://…&secret=…"
+        )
+    query = parse_qs(parts.query)
+    relays = [check_relay(url) for url in query.get("relay", [])]
+    if not relays:
+        raise Usage("the bunker:// URI names no relay", "make a new one in the signer")
+    return parse_npub(parts.netloc), relays, query.get("secret", [""])[0]
+
+
+def introduce(name: str) -> dict[str, str]:
+    """What a signer is told about us, to show it at each request: the client metadata of NIP-46.
+
+    Some apps show no name, only the host of `url`: so that names the vault, in a
+    domain that leads nowhere (RFC 6761).
+    """
+    import re
+
+    host = re.sub("[^a-z0-9]+", ".", name.lower()).strip(".")[:63].strip(".")
+    return {
+        "name": name,
+        "url": f"https://{host + '.' if host else ''}avault.invalid",
+        "image": PICTURE,
+    }
+
+
+def nostrconnect_uri(client: str, relays: list[str], secret: str, name: str) -> str:
+    """The URI that the signer scans (NIP-46, "Direct connection initiated by the client").
+
+    Asks for no decrypt permission: asking for it makes several signers approve
+    for ever. Percent-encoded throughout, with %20 for a space. The picture stands
+    last, so that a QR code can do without it.
+    """
+    from urllib.parse import quote
+
+    pairs = [("relay", url) for url in relays] + [("secret", secret), ("perms", "get_public_key")]
+    pairs += introduce(name).items()
+    return f"nostrconnect://{client}?" + "&".join(
+        f"{key}={quote(value, safe='')}" for key, value in pairs
+    )
+
+
+def shorten_hex(public: str) -> str:
+    """A public key (hex) by its ends."""
+    return f"{public[:8]}…{public[-8:]}"
+
+
+def shorten_key(public: str) -> str:
+    """A public key (hex) as signer apps cut it.
+
+    8 and 8 hex digits (Amber), or the ends of its npub (nsec.app, Signet).
+    """
+    npub = to_npub(public)
+    return f"{shorten_hex(public)} or {npub[:16]}…{npub[-4:]}"

@@ -1,0 +1,131 @@
+"""A question to the signer: when it goes out again, and what an answer that refuses it means."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from avault.errors import Tampered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from avault.nostr import Event
+
+
+# seconds into an asking; signers know an event id that they have seen
+SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)
+# seconds; a new event with the same request id, as relays and signers drop old events
+FRESH_EVENT_EVERY = 60.0
+# seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
+FRESH_EVENT_AT_FIRST = 600.0
+FRESH_EVENT_LATER = 300.0
+NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
+# seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
+SIGNER_WAITS = 55.0
+# nobody was asked
+NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")
+NOT_PAIRED = (
+    "no permission",
+    "not paired",
+    "invalid secret",
+    "secret not in use",
+    "no secret",
+    "already connected",
+    "unknown client",
+)
+# said of a refusal and of a stranger alike
+UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
+# of the signer's own time, not of a person
+GAVE_UP = ("timeout", "timed out", "time out", "expired")
+
+
+def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
+    """When a question goes out again, and whether as a fresh event; without end.
+
+    In seconds since it was first asked.
+    """
+    for seconds in SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN):
+        yield seconds, False
+    seconds = FRESH_EVENT_EVERY
+    while True:
+        yield seconds, True
+        seconds += FRESH_EVENT_EVERY if seconds < FRESH_EVENT_AT_FIRST else FRESH_EVENT_LATER
+
+
+def is_own_timeout(text: str, seconds: float) -> bool:
+    """Whether a signer's refusal, so many seconds after the question, is its own giving up.
+
+    Then it is nobody's decision.
+    """
+    text = text.lower()
+    if any(words in text for words in GAVE_UP):
+        return True
+    return seconds >= SIGNER_WAITS and any(words in text for words in UNCLEAR)
+
+
+def accept_token(token: str) -> Callable[[str], None]:
+    """What counts as the result of decrypting the drill."""
+
+    def accept(result: str) -> None:
+        if token not in result:
+            raise Tampered("the signer answered with something else")
+
+    return accept
+
+
+class Request:
+    """A request under way: its id, what to do with a result, and the future of its answer.
+
+    A `patient` one waits for a person.
+    """
+
+    def __init__(
+        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
+    ) -> None:
+        self.method, self.params, self.accept, self.patient = method, params, accept, patient
+        self.ids: set[str] = set()
+        self.renew()
+        self.begin_plan()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.refusal: asyncio.TimerHandle | None = None
+        self.is_told_by_content = False
+
+    def renew(self) -> None:
+        """Take another id, as a signer that has answered one ignores it from then on.
+
+        What answers an old one still counts.
+        """
+        self.id = secrets.token_hex(16)
+        self.ids.add(self.id)
+
+    def body(self) -> str:
+        """The request as it is sent."""
+        return json.dumps({"id": self.id, "method": self.method, "params": self.params})
+
+    def begin_plan(self) -> None:
+        """Plan, from now on, when it is sent again."""
+        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Go on in the plan."""
+        after, self.is_fresh_next = next(self.plan)
+        self.due = self.begun + after
+
+
+class Sending:
+    """An event on its way to the relays.
+
+    Whose request, when it was made, what each relay said, and whether it has left us.
+    """
+
+    def __init__(self, event: Event, request: str, made: float) -> None:
+        self.event, self.request, self.made = event, request, made
+        self.said: dict[str, str] = {}
+        self.is_sent = False
