@@ -53,7 +53,9 @@ The rooms, in order; each calls only what stands above it:
     vault/store           The loaded vault and its file: generations, pin, writing, noticing changes
     signer/pairing        What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
     signer/question       A question to the signer: when it goes out again, and what an answer that refuses it means
-    signer/remote         The NIP-46 client ("Nostr Remote Signing"), over the library's relay client
+    signer/relays         The relay client: connections to relays, what they are sent, and what they send to us
+    signer/remarks        What the operator should know of the signer while it is asked
+    signer/remote         The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
     custody/custodian     The ways to get the agent's key
     custody/keychain      The process that asks the keychain: the platform's own, or none
     daemon/asking         The question to the operator: who waits for it, and when it may be put again
@@ -4036,6 +4038,68 @@ def shorten_key(public: str) -> str:
     return f"{shorten_hex(public)} or {npub[:16]}…{npub[-4:]}"
 
 
+class PairingCode:
+    """Who answers our pairing code: the first who echoes its secret is the signer.
+
+    A second one ends the pairing: both have seen the code, and nobody can tell which of them is
+    the operator's.
+    """
+
+    def __init__(self) -> None:
+        self.secret: str | None = None
+        self.greeted: asyncio.Future[str] | None = None  # by whom
+        self.rival: AvaultError | None = None  # a second one has echoed it
+        self.alarmed = asyncio.Event()
+
+    def is_echo(self, result: object) -> bool:
+        """Whether a result is the secret of our code."""
+        return (
+            bool(self.secret)
+            and isinstance(result, str)
+            and secrets.compare_digest(result.encode(), str(self.secret).encode())
+        )
+
+    def take(self, author: str, signer: str | None, is_old_form: bool) -> str | None:
+        """Take an echo of the secret: who the signer is, as far as it is known."""
+        if self.greeted and not self.greeted.done():
+            if is_old_form:
+                self.greeted.set_exception(old_form())
+                return signer
+            self.greeted.set_result(author)
+            return author
+        if signer and author != signer and not self.rival:
+            self.rival = Denied(
+                "ALARM: two signers answered this pairing code, so somebody else has seen it; "
+                "the pairing is ended",
+                "delete the connection in the app, and pair with a new code that nobody else sees",
+            )
+            self.alarmed.set()
+        return signer
+
+    async def unless_alarmed(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What `work` gives.
+
+        Raises Denied as soon as a second signer has answered the pairing code.
+        """
+        task, alarm = asyncio.ensure_future(work), asyncio.ensure_future(self.alarmed.wait())
+        try:
+            await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
+            if self.rival:
+                raise self.rival
+            return task.result()
+        finally:
+            task.cancel()
+            alarm.cancel()
+
+
+def old_form() -> AvaultError:
+    """Why an answer of the signer cannot be read."""
+    return AvaultError(
+        "the signer answers in an old form (NIP-04), which avault does not read",
+        "update the app, or pair with another: avault pair --replace",
+    )
+
+
 # ------------------------------------------------------- signer/question ----
 # A question to the signer: when it goes out again, and what an answer that refuses it means.
 
@@ -4066,6 +4130,10 @@ NOT_PAIRED = (
 UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
 # of the signer's own time, not of a person
 GAVE_UP = ("timeout", "timed out", "time out", "expired")
+
+
+# events of other keys that are looked at for one request: one of them may tell of a page to open
+STRANGERS = 100
 
 
 def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
@@ -4118,6 +4186,11 @@ class Request:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.refusal: asyncio.TimerHandle | None = None
         self.is_told_by_content = False
+        self.is_urged = False  # somebody is there who waits for it: it goes out at once
+        self.strangers = 0  # events of other keys that were looked at for it
+        self.asked_at = time.monotonic()
+        # the id, and when a relay first took the request of that id
+        self.accepted_id, self.accepted_at = "", 0.0
 
     def renew(self) -> None:
         """Take another id, as a signer that has answered one ignores it from then on.
@@ -4126,6 +4199,20 @@ class Request:
         """
         self.id = secrets.token_hex(16)
         self.ids.add(self.id)
+
+    def note_accepted(self, sent: str) -> None:
+        """A relay has taken the request of that id."""
+        if sent != self.accepted_id:
+            self.accepted_id, self.accepted_at = sent, time.monotonic()
+
+    def age(self) -> float:
+        """Seconds from the first relay's acceptance, or from the first try."""
+        return time.monotonic() - (self.accepted_at or self.asked_at)
+
+    def is_looked_at(self) -> bool:
+        """Whether one more event of another key is looked at: it may tell of a page to open."""
+        self.strangers += 1
+        return self.strangers <= STRANGERS
 
     def body(self) -> str:
         """The request as it is sent."""
@@ -4154,87 +4241,40 @@ class Sending:
         self.is_sent = False
 
 
-# --------------------------------------------------------- signer/remote ----
-# The NIP-46 client ("Nostr Remote Signing"), over the library's relay client.
-#
-# What comes from a relay is dropped unless it is the answer that we wait for.
+# --------------------------------------------------------- signer/relays ----
+# The relay client: connections to relays, what they are sent, and what they send to us.
 
 
 RPC_KIND = 24_133
-JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
-STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
-OLD_ANSWER = 600.0  # seconds after which an answer to an earlier question counts for that one alone
-# events of other keys that are looked at for one request: one of them may tell of a page to open
-STRANGERS = 100
 
 
-def network() -> tuple[object, ...]:
-    """What is another when the machine has moved to another network, or slept.
+class Relays:
+    """Relays that are connected under one key: `await open()`, and `await close()` at the end.
 
-    Its addresses towards the world.
-    """
-    addresses: list[object] = []
-    # for documentation: RFC 5737, 3849
-    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((address, 9))  # which sends nothing
-                addresses.append(probe.getsockname()[0])
-        except OSError:
-            addresses.append(None)
-    slept = (
-        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
-        if hasattr(time, "CLOCK_BOOTTIME")
-        else 0.0
-    )
-    return *addresses, round(slept)
-
-
-class RemoteSigner:
-    """A NIP-46 client: `await open()`, then `greet` or `request`, then `await close()`.
-
-    `signer` is the remote signer's public key (hex); None until `greet` or a
-    bunker URI has told it. `changed` is called when `describe()` would say
-    something new.
+    `hear` is given each event that they send, `changed` is called when `shown`, which is what
+    `status` shows of them, says something new.
     """
 
     def __init__(
         self,
-        keys: nostr_sdk.Keys,
-        relays: list[str],
-        signer: str | None,
+        keys: Keys,
+        urls: list[str],
+        hear: Callable[[Event], None],
         changed: Callable[[], None],
     ) -> None:
-        self.keys, self.signer, self.changed = keys, signer, changed
-        self.me = public_hex(keys)
-        self.relays: dict[str, dict[str, Any]] = {
-            url: {"url": url, "connected": False, "said": None} for url in relays
+        self.keys, self.hear, self.changed = keys, hear, changed
+        self.shown: dict[str, dict[str, Any]] = {
+            url: {"url": url, "connected": False, "said": None} for url in urls
         }
-        self.pending: Request | None = None
-        # the secret of our pairing code: the first who echoes it is the signer
-        self.token: str | None = None
-        self.greeted: asyncio.Future[str] | None = None  # by whom
-        self.rival: AvaultError | None = None  # a second one has echoed it
-        self.alarmed = asyncio.Event()
-        self.ready = asyncio.Event()  # a relay has confirmed our subscription
+        self.ready = asyncio.Event()  # one has confirmed our subscription
         self.clients: list[nostr_sdk.Client] = []
         self.pool: dict[str, nostr_sdk.Relay] = {}
-        self.since, self.requests = time.time(), 0
-        self.is_urged = False
-        # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
-        self.is_attended = True
-        self.is_resting = False  # it listens for an answer, and sends nothing
-        self.strangers = 0
         self.network = network()
-        self.error: str | None = None
-        self.notice: str | None = None  # what the operator should know of the signer's behaviour
-        self.auth_url: str | None = None
-        self.clock: str | None = None
-        # the answer was given long ago, to an earlier question: who held it back chose the time
-        self.is_old = False
-        # seconds from the first relay's acceptance to the answer
-        self.answered_in: float | None = None
         self.tasks: set[asyncio.Task[None]] = set()
+
+    def is_any_connected(self) -> bool:
+        """Whether one is there to take what we send."""
+        return any(relay["connected"] for relay in self.shown.values())
 
     async def open(self) -> None:
         """Connect and subscribe in the background.
@@ -4251,7 +4291,7 @@ class RemoteSigner:
         # for NIP-42: relays that want to know who asks
         nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
         # a client for each: the library drops what it cannot hand on, and one may flood us
-        for url in self.relays:
+        for url in self.shown:
             client = (
                 nostr_sdk.ClientBuilder()
                 .authenticator(nostr_sdk.SignerAuthenticator(self.keys))
@@ -4279,28 +4319,6 @@ class RemoteSigner:
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*(client.shutdown() for client in self.clients))
-
-    def describe(self) -> dict[str, Any]:
-        """What is being waited for, as `status` shows it."""
-        return {
-            "since": render_time(self.since),
-            "requests": self.requests,
-            "next": self.next_time(),
-            "client_key": self.me,
-            "error": self.error,
-            "notice": self.notice,
-            "auth_url": self.auth_url,
-        }
-
-    def next_time(self) -> str | None:
-        """When the question goes out again; None while no relay is there to take it."""
-        if not self.pending or not any(relay["connected"] for relay in self.relays.values()):
-            return None
-        return render_time(time.time() + max(self.pending.due - time.monotonic(), 0.0))
-
-    def ask_again(self) -> None:
-        """Have the question go out at once, as somebody is there who waits for it."""
-        self.is_urged = True
 
     async def listen(self, client: nostr_sdk.Client, stream: Any) -> None:
         """Take what a relay sends, for ever."""
@@ -4335,26 +4353,247 @@ class RemoteSigner:
             elif notification.is_SHUTDOWN():
                 return
 
-    def hear(self, event: nostr_sdk.Event) -> None:
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait until a relay has our subscription; raises Unavailable."""
+        try:
+            await asyncio.wait_for(self.ready.wait(), timeout)
+        except TimeoutError:
+            raise Unavailable(
+                f"no relay answers: {', '.join(self.shown)}",
+                "check the network, or choose others: --relay",
+            ) from None
+        self.look()
+
+    def look(self) -> list[str]:
+        """Bring `connected` up to date; the relays that are connected anew."""
+        anew = []
+        for url, relay in self.pool.items():
+            connected = relay.status() == nostr_sdk.RelayStatus.CONNECTED
+            if connected != self.shown[url]["connected"]:
+                self.shown[url]["connected"] = connected
+                anew += [url] if connected else []
+                self.changed()
+        return anew
+
+    def move(self) -> bool:
+        """Connect anew where the machine is in another network, or has slept: whether it is so.
+
+        A dead connection is noticed late.
+        """
+        if (here := network()) == self.network:
+            return False
+        self.network = here
+        for relay in self.pool.values():
+            relay.disconnect()
+            relay.connect()
+        return True
+
+    async def send(self, url: str, event: Event) -> str:
+        """Send an event to one relay: what it says, "accepted" if it took it, or why not."""
+        from datetime import timedelta
+
+        try:
+            await self.pool[url].send_event(event, ok_timeout=timedelta(seconds=5))
+        except nostr_sdk.NostrSdkError as error:
+            text = printable(str(error).strip("'\""))
+            # it has the event already (NIP-01)
+            return "accepted" if text.startswith("duplicate:") else text
+        return "accepted"
+
+
+def network() -> tuple[object, ...]:
+    """What is another when the machine has moved to another network, or slept.
+
+    Its addresses towards the world.
+    """
+    addresses: list[object] = []
+    # for documentation: RFC 5737, 3849
+    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))  # which sends nothing
+                addresses.append(probe.getsockname()[0])
+        except OSError:
+            addresses.append(None)
+    slept = (
+        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else 0.0
+    )
+    return *addresses, round(slept)
+
+
+def compose_event(keys: Keys, peer: str, text: str) -> Event:
+    """An event of NIP-46 with a text for a public key (hex), encrypted."""
+    public = nostr_sdk.PublicKey.parse(peer)
+    version = nostr_sdk.Nip44Version.V2
+    content = nostr_sdk.nip44_encrypt(keys.secret_key(), public, text, version)
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
+
+
+def is_to(keys: Keys, event: Event) -> bool:
+    """Whether an event is signed as it says, and for us."""
+    tags = [tag.to_vec()[:2] for tag in event.tags()]
+    return event.verify() and ["p", public_hex(keys)] in tags
+
+
+def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
+    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
+
+    Raises ValueError, and NostrSdkError for what is not between these keys.
+    """
+    is_old_form = "?iv=" in event.content()
+    decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
+    return json.loads(decrypt(keys.secret_key(), event.author(), event.content())), is_old_form
+
+
+def is_clock_unsynchronised() -> bool:
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
+
+    Linux only.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
+
+
+# -------------------------------------------------------- signer/remarks ----
+# What the operator should know of the signer while it is asked.
+
+
+class Remarks:
+    """What `status` shows of the signer: what it said last, and what is odd about it.
+
+    `error` is what it refused with, `notice` what it did, `auth_url` a page that it wants to be
+    opened, `clock` how far its clock is from ours.
+    """
+
+    def __init__(self) -> None:
+        self.error: str | None = None
+        self.notice: str | None = None
+        self.auth_url: str | None = None
+        self.clock: str | None = None
+
+    def clear(self) -> None:
+        """Forget what was about an earlier question; the clocks differ as before."""
+        self.error = self.notice = self.auth_url = None
+
+    def note_page(self, url: object, author: str | None) -> bool:
+        """Keep a page that is to be opened: whether it is one. We never open it.
+
+        The signer wants it, or another key, the `author`, that the signer has told.
+        """
+        if not isinstance(url, str) or not url.startswith(("https://", "http://")):
+            return False
+        page = printable(url, 500)
+        if not author:
+            self.auth_url = page
+        elif not self.auth_url:
+            self.notice = (
+                f"another key than the signer's, {shorten_key(author)}, wants a page opened: "
+                f"{page} (Signet does so from its admin key; if yours is no Signet, do not open it)"
+            )
+        return True
+
+    def check_clock(self, created_at: int) -> bool:
+        """Notice that the signer's clock and ours differ: whether it is so.
+
+        Relays and signers drop what is too old or too new.
+        """
+        skew = int(created_at - time.time())
+        if abs(skew) > 60:
+            self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
+        return abs(skew) > 60
+
+
+# --------------------------------------------------------- signer/remote ----
+# The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers.
+#
+# What comes from a relay is dropped unless it is the answer that we wait for.
+
+
+JUST_ASKED = 1.0  # seconds; who asks so soon after another shares the event
+STALE_EVENT = 10.0  # seconds; a relay that comes back after them gets a fresh event
+OLD_ANSWER = 600.0  # seconds after which an answer to an earlier question counts for that one alone
+
+
+class RemoteSigner:
+    """A NIP-46 client: `await open()`, then `greet` or `request`, then `await close()`.
+
+    `signer` is the remote signer's public key (hex); None until `greet` or a
+    bunker URI has told it. `changed` is called when `describe()` would say
+    something new.
+    """
+
+    def __init__(
+        self, keys: Keys, relays: list[str], signer: str | None, changed: Callable[[], None]
+    ) -> None:
+        self.signer, self.changed = signer, changed
+        self.relays = Relays(keys, relays, self.hear, changed)
+        self.code = PairingCode()
+        self.remarks = Remarks()
+        self.pending: Request | None = None
+        self.since, self.requests = time.time(), 0
+        # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
+        self.is_attended = True
+        self.is_resting = False  # it listens for an answer, and sends nothing
+        # the answer was given long ago, to an earlier question: who held it back chose the time
+        self.is_old = False
+        # seconds from the first relay's acceptance to the answer
+        self.answered_in: float | None = None
+
+    @property
+    def me(self) -> str:
+        """Our public key (hex), which the signer knows us by."""
+        return public_hex(self.relays.keys)
+
+    async def open(self) -> None:
+        """Connect to the relays, in the background."""
+        await self.relays.open()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self.relays.close()
+
+    def describe(self) -> dict[str, Any]:
+        """What is being waited for, as `status` shows it."""
+        return {
+            "since": render_time(self.since),
+            "requests": self.requests,
+            "next": self.next_time(),
+            "client_key": self.me,
+            "error": self.remarks.error,
+            "notice": self.remarks.notice,
+            "auth_url": self.remarks.auth_url,
+        }
+
+    def next_time(self) -> str | None:
+        """When the question goes out again; None while no relay is there to take it."""
+        if not self.pending or not self.relays.is_any_connected():
+            return None
+        return render_time(time.time() + max(self.pending.due - time.monotonic(), 0.0))
+
+    def ask_again(self) -> None:
+        """Have the question go out at once, as somebody is there who waits for it."""
+        if self.pending:
+            self.pending.is_urged = True
+
+    def hear(self, event: Event) -> None:
         """Handle one event: author, signature, p-tag and id must be right, else nothing happens."""
         author = event.author().to_hex()
         if event.kind().as_u16() != RPC_KIND:
             return
-        if self.signer and author != self.signer and not self.token:
-            self.strangers += 1
-            if self.strangers > STRANGERS:
-                return
-        if not event.verify() or ["p", self.me] not in [tag.to_vec()[:2] for tag in event.tags()]:
+        is_stranger = self.signer and author != self.signer and not self.code.secret
+        if is_stranger and not (self.pending and self.pending.is_looked_at()):
             return
-        is_old_form = "?iv=" in event.content()
-        decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
-        message = json.loads(decrypt(self.keys.secret_key(), event.author(), event.content()))
+        if not is_to(self.relays.keys, event):
+            return
+        message, is_old_form = read_event(self.relays.keys, event)
         result, error = message.get("result"), message.get("error")
-        if (
-            self.token
-            and isinstance(result, str)
-            and secrets.compare_digest(result.encode(), self.token.encode())
-        ):
+        if self.code.is_echo(result):
             self.note_echo(author, is_old_form)
             return
         request = self.pending
@@ -4377,14 +4616,15 @@ class RemoteSigner:
             return
         if author != self.signer:  # whoever it is has our question's id from the signer
             if result == "auth_url":
-                self.show(error, author)
+                self.show_page(error, author)
             return
         if is_old_form:
-            request.answer.set_exception(self.old_form())
+            request.answer.set_exception(old_form())
             return
-        self.check_clock(made)
+        if self.remarks.check_clock(made):
+            self.changed()
         if result == "auth_url":
-            self.show(error)
+            self.show_page(error)
         elif error:
             self.refuse(
                 request,
@@ -4394,74 +4634,23 @@ class RemoteSigner:
         elif isinstance(result, str) and not error:
             try:
                 request.answer.set_result(request.accept(result))
-                self.note_time()
+                self.answered_in = request.age()
             except Denied as refused:  # an answer that can only be wrong
                 request.answer.set_exception(refused)
-            except (
-                AvaultError
-            ) as refused:  # not the answer to our question: say so, and wait for the right one
-                self.error = refused.message
+            except AvaultError as refused:
+                # not the answer to our question: say so, and wait for the right one
+                self.remarks.error = refused.message
                 self.changed()
 
     def note_echo(self, author: str, is_old_form: bool) -> None:
-        """The secret of our pairing code came back: from the signer.
+        """The secret of our pairing code came back: from the signer, or from a second one."""
+        self.signer = self.code.take(author, self.signer, is_old_form)
+        if self.code.rival and self.pending and not self.pending.answer.done():
+            self.pending.answer.set_exception(self.code.rival)
 
-        Or from a second one, which ends the pairing.
-
-        Both have seen the code, and nobody can tell which of them is the operator's.
-        """
-        if self.greeted and not self.greeted.done():
-            if is_old_form:
-                self.greeted.set_exception(self.old_form())
-            else:
-                self.signer = author
-                self.greeted.set_result(author)
-        elif self.signer and author != self.signer and not self.rival:
-            self.rival = Denied(
-                "ALARM: two signers answered this pairing code, so somebody else has seen it; the pairing is ended",
-                "delete the connection in the app, and pair with a new code that nobody else sees",
-            )
-            self.alarmed.set()
-            if self.pending and not self.pending.answer.done():
-                self.pending.answer.set_exception(self.rival)
-
-    async def unless_alarmed(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What `work` gives.
-
-        Raises Denied as soon as a second signer has answered the pairing code.
-        """
-        task, alarm = asyncio.ensure_future(work), asyncio.ensure_future(self.alarmed.wait())
-        try:
-            await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
-            if self.rival:
-                raise self.rival
-            return task.result()
-        finally:
-            task.cancel()
-            alarm.cancel()
-
-    def note_time(self) -> None:
-        """Note how long the answer took, from the first relay's acceptance, or from the first try."""
-        self.answered_in = time.monotonic() - (self.accepted_at or self.asked_at)
-
-    def old_form(self) -> AvaultError:
-        """Why an answer of the signer cannot be read."""
-        return AvaultError(
-            "the signer answers in an old form (NIP-04), which avault does not read",
-            "update the app, or pair with another: avault pair --replace",
-        )
-
-    def show(self, url: object, author: str | None = None) -> None:
-        """Keep the page that the signer, or an `author` that it has told, wants the operator to open; we never open it."""
-        if isinstance(url, str) and url.startswith(("https://", "http://")):
-            page = printable(url, 500)
-            if not author:
-                self.auth_url = page
-            elif not self.auth_url:
-                self.notice = (
-                    f"another key than the signer's, {shorten_key(author)}, wants a page opened: {page} "
-                    "(Signet does so from its admin key; if yours is no Signet, do not open it)"
-                )
+    def show_page(self, url: object, author: str | None = None) -> None:
+        """Show the page that the signer, or an `author` that it has told, wants to be opened."""
+        if self.remarks.note_page(url, author):
             self.changed()
 
     def refuse(self, request: Request, text: str, is_current: bool) -> None:
@@ -4473,99 +4662,63 @@ class RemoteSigner:
         is_unclear = any(words in text.lower() for words in (*UNCLEAR, *GAVE_UP))
         if is_unclear and not is_current:
             return  # it gave up, and says so again
-        self.error = printable(text)
-        self.note_time()
-        if request.patient and is_own_timeout(text, self.answered_in or 0.0):
-            self.notice = f"the signer gave up by itself after {self.answered_in:.0f} s ({self.error}): nobody refused, it is asked anew"
-            request.renew()
-            self.changed()
-            return
-        if (
-            request.patient
-            and not self.is_attended
-            and not is_stranger
-            and (self.answered_in or 0.0) < NOBODY_ASKED
-        ):
-            self.notice = (
-                f"the signer refused at once ({self.error}), which nobody can: it may remember a refusal, so delete that in the "
-                "app's permissions for this connection; it is asked anew"
+        said = self.remarks.error = printable(text)
+        seconds = self.answered_in = request.age()
+        if request.patient and is_own_timeout(text, seconds):
+            self.renew(
+                request,
+                f"the signer gave up by itself after {seconds:.0f} s ({said}): "
+                "nobody refused, it is asked anew",
             )
-            request.renew()
-            self.changed()
+            return
+        if request.patient and not self.is_attended and not is_stranger and seconds < NOBODY_ASKED:
+            self.renew(
+                request,
+                f"the signer refused at once ({said}), which nobody can: it may remember a "
+                "refusal, so delete that in the app's permissions for this connection; "
+                "it is asked anew",
+            )
             return
         if is_stranger or request.method == "connect":
             hint = "approve it there, or pair again with: avault pair --replace"
         else:
             hint = "ask again with: avault unlock"
-        refused = Denied(f"the signer refused: {self.error}", hint)
+        refused = Denied(f"the signer refused: {said}", hint)
         if not is_stranger and not is_unclear:
             request.answer.set_exception(refused)
         elif request.refusal is None:
             self.changed()
-            end = lambda: None if request.answer.done() else request.answer.set_exception(refused)  # noqa: E731
+
+            def end() -> None:
+                if not request.answer.done():
+                    request.answer.set_exception(refused)
+
             request.refusal = asyncio.get_running_loop().call_later(5.0, end)
 
-    def check_clock(self, created_at: int) -> None:
-        """Notice that the signer's clock and ours differ.
-
-        Relays and signers drop what is too old or too new.
-        """
-        skew = int(created_at - time.time())
-        if abs(skew) > 60:
-            self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
-            self.changed()
-
-    async def wait_ready(self, timeout: float) -> None:
-        """Wait until a relay has our subscription; raises Unavailable."""
-        try:
-            await asyncio.wait_for(self.ready.wait(), timeout)
-        except TimeoutError:
-            raise Unavailable(
-                f"no relay answers: {', '.join(self.relays)}",
-                "check the network, or choose others: --relay",
-            ) from None
-        self.look_at_relays()
-
-    def look_at_relays(self) -> list[str]:
-        """Bring `connected` up to date; the relays that are connected anew."""
-        anew = []
-        for url, relay in self.pool.items():
-            connected = relay.status() == nostr_sdk.RelayStatus.CONNECTED
-            if connected != self.relays[url]["connected"]:
-                self.relays[url]["connected"] = connected
-                anew += [url] if connected else []
-                self.changed()
-        return anew
-
-    def look_at_network(self) -> None:
-        """Connect anew where the machine is in another network, or has slept.
-
-        A dead connection is noticed late.
-        """
-        if (here := network()) != self.network:
-            self.network = here
-            for relay in self.pool.values():
-                relay.disconnect()
-                relay.connect()
-            self.ask_again()
+    def renew(self, request: Request, notice: str) -> None:
+        """Ask under another id, and say why."""
+        self.remarks.notice = notice
+        request.renew()
+        self.changed()
 
     async def greet(self, secret: str) -> str:
-        """Wait for the signer that scanned our URI.
-
-        The author of the reply that echoes `secret`.
-        """
-        self.token, self.greeted = secret, asyncio.get_running_loop().create_future()
-        while not self.greeted.done():
-            self.look_at_relays()
-            await asyncio.wait([self.greeted], timeout=1.0)
-        return self.greeted.result()
+        """Wait for the signer that scanned our URI: who echoes its `secret`."""
+        greeted = asyncio.get_running_loop().create_future()
+        self.code.secret, self.code.greeted = secret, greeted
+        while not greeted.done():
+            self.relays.look()
+            await asyncio.wait([greeted], timeout=1.0)
+        return str(greeted.result())
 
     def rest(self) -> None:
         """Send nothing any more, and go on listening for the answer."""
         self.is_resting = True
 
     def wake(self, anew: bool, at_once: bool) -> None:
-        """Go on asking: after a rest at once, `anew` under another id, as a signer may have done with the one before."""
+        """Go on asking: after a rest at once.
+
+        `anew` it is under another id, as a signer may have done with the one before.
+        """
         if self.is_resting and anew and self.pending:
             self.pending.renew()
         if self.is_resting or at_once:
@@ -4589,33 +4742,28 @@ class RemoteSigner:
         Where the answer `is_told_by_content`, one to a request of an earlier process
         is taken too: it is on nobody's phone twice, and opens nothing else.
         """
-        if self.rival:
-            raise self.rival
+        if self.code.rival:
+            raise self.code.rival
         request = self.pending = Request(method, params, accept, patient)
         request.is_told_by_content = is_told_by_content
-        self.asked_at = time.monotonic()
-        self.accepted_id = ""
-        self.accepted_at: float | None = None  # when a relay first took the request of that id
-        self.answered_in = self.error = self.notice = self.auth_url = None
-        self.is_urged, self.strangers = False, 0
+        self.answered_in = None
+        self.remarks.clear()
         sending = self.compose(request)
         busy: set[str] = set()  # relays that have not said yet what they think of an event
         try:
             while not request.answer.done():
-                self.look_at_network()
-                anew = self.look_at_relays()
+                if self.relays.move():
+                    self.ask_again()
+                anew = self.relays.look()
                 if not self.is_resting:
                     sending = self.attend(request, sending, anew)
-                for url, relay in self.pool.items():
-                    is_free = (
-                        self.relays[url]["connected"]
-                        and url not in sending.said
-                        and url not in busy
-                    )
+                for url, shown in self.relays.shown.items():
+                    is_free = shown["connected"] and url not in sending.said and url not in busy
                     if is_free and not self.is_resting:
                         busy.add(url)
-                        spawn(self.tasks, self.publish(url, relay, sending, busy))
-                quick = time.monotonic() - self.asked_at < 5 and not sending.said
+                        work = self.publish(request, url, sending, busy)
+                        spawn(self.relays.tasks, work)
+                quick = time.monotonic() - request.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
             return request.answer.result()
         finally:
@@ -4632,11 +4780,11 @@ class RemoteSigner:
         age = now - sending.made
         for url in anew:
             sending.said.pop(url, None)  # who listens there may have missed it
-        if (self.is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
-            self.is_urged = False
+        if (request.is_urged and age > JUST_ASKED) or (anew and age > STALE_EVENT):
+            request.is_urged = False
             request.begin_plan()
             return self.compose(request)
-        self.is_urged = False
+        request.is_urged = False
         if now < request.due:
             return sending
         is_fresh = sending.request != request.id
@@ -4651,52 +4799,27 @@ class RemoteSigner:
 
     def compose(self, request: Request) -> Sending:
         """A fresh event with the request, for the signer."""
-        signer = nostr_sdk.PublicKey.parse(self.signer)
-        content = nostr_sdk.nip44_encrypt(
-            self.keys.secret_key(), signer, request.body(), nostr_sdk.Nip44Version.V2
-        )
-        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
-        event = builder.tags([nostr_sdk.Tag.public_key(signer)]).finalize(self.keys)
+        event = compose_event(self.relays.keys, str(self.signer), request.body())
         return Sending(event, request.id, time.monotonic())
 
-    async def publish(self, url: str, relay: Any, sending: Sending, busy: set[str]) -> None:
+    async def publish(self, request: Request, url: str, sending: Sending, busy: set[str]) -> None:
         """Send an event to one relay and note what it says.
 
         Silence or a lost connection is tried again.
         """
-        from datetime import timedelta
-
-        said = sending.said
-        text = "accepted"
         try:
-            await relay.send_event(sending.event, ok_timeout=timedelta(seconds=5))
-        except nostr_sdk.NostrSdkError as error:
-            text = printable(str(error).strip("'\""))
+            text = await self.relays.send(url, sending.event)
         finally:
             busy.discard(url)
-        if text.startswith("duplicate:"):  # it has the event already (NIP-01)
-            text = "accepted"
         if text not in ("timeout", "relay not connected"):
-            said[url] = text
-        if text == "accepted" and sending.request != self.accepted_id:
-            self.accepted_id, self.accepted_at = sending.request, time.monotonic()
+            sending.said[url] = text
+        if text == "accepted":
+            request.note_accepted(sending.request)
         if text != "relay not connected" and not sending.is_sent:
             sending.is_sent = True
             self.requests += 1
-        self.relays[url]["said"] = said.get(url, "no answer")
+        self.relays.shown[url]["said"] = sending.said.get(url, "no answer")
         self.changed()
-
-
-def is_clock_unsynchronised() -> bool:
-    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
-
-    Linux only.
-    """
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
 
 
 # ----------------------------------------------------- custody/custodian ----
@@ -6340,8 +6463,8 @@ class Keyholder:
             warnings["nsec"] = self.recovery.warning
         if store or not signer:
             warnings.pop("ntp", None)  # of use only while an answer does not come
-        if signer and signer.clock:
-            warnings["clock"] = signer.clock
+        if signer and signer.remarks.clock:
+            warnings["clock"] = signer.remarks.clock
         if store and store.rollback:
             warnings["rollback"] = (
                 f"ROLLED BACK, as --accept-rollback was given: {store.rollback}; what was written since is missing"
@@ -6365,7 +6488,7 @@ class Keyholder:
             "secrets": store.vault.count() if store else None,
             "proven": bool(self.proven if store else shown.get("proven")),
             "signer_approves_by_itself": self.pairing.by_itself if self.pairing else None,
-            "relays": list(signer.relays.values()) if signer else self.relays,
+            "relays": list(signer.relays.shown.values()) if signer else self.relays,
             "waiting": signer.describe() if signer and is_waiting else None,
             "warnings": list(warnings.values()),
             "talking": self.talking,
@@ -6577,13 +6700,13 @@ class Keyholder:
 
         def changed() -> None:
             self.report()
-            if session and remote.auth_url:
-                session.send({"progress": "page", "url": remote.auth_url})
-            if session and remote.notice:
-                session.send({"progress": "notice", "text": remote.notice})
+            if session and remote.remarks.auth_url:
+                session.send({"progress": "page", "url": remote.remarks.auth_url})
+            if session and remote.remarks.notice:
+                session.send({"progress": "notice", "text": remote.remarks.notice})
 
         remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
-        remote.token = pairing.token
+        remote.code.secret = pairing.token
         return Connected(self, remote)
 
     async def open(
@@ -6941,10 +7064,10 @@ class Connected:
 
     async def __aexit__(self, *_: object) -> None:
         self.keyholder.signer = None
-        if self.signer.clock:
-            self.keyholder.warnings["clock"] = self.signer.clock
+        if self.signer.remarks.clock:
+            self.keyholder.warnings["clock"] = self.signer.remarks.clock
         self.keyholder.relays = [
-            {**relay, "connected": None} for relay in self.signer.relays.values()
+            {**relay, "connected": None} for relay in self.signer.relays.shown.values()
         ]
         await self.signer.close()
         self.keyholder.report()
@@ -8124,7 +8247,7 @@ async def shake_hands(
     keyholder.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.connected(pairing, signer_key, session) as signer:
-        await signer.wait_ready(15.0)
+        await signer.relays.wait_ready(15.0)
         if signer_key:
             await signer.request(
                 "connect",
@@ -8142,7 +8265,9 @@ async def shake_hands(
         pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
         # still listening: a second signer may answer while the person looks
         if confirm and not operator:
-            said = await signer.unless_alarmed(session.frame(operator=to_npub(pairing.operator)))
+            said = await signer.code.unless_alarmed(
+                session.frame(operator=to_npub(pairing.operator))
+            )
             if said.get("confirmed") is not True:
                 raise Denied(
                     "the operator was not confirmed, and nothing was made",

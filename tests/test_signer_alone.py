@@ -124,8 +124,6 @@ class Asking:
         self.clock = clock
         self.signer, self.client, self.stranger = (nostr_sdk.Keys.generate() for _ in range(3))
         self.remote = avault.RemoteSigner(self.client, ["ws://one", "ws://two"], avault.public_hex(self.signer), lambda: None)
-        self.remote.asked_at = clock.now
-        self.remote.accepted_id, self.remote.accepted_at, self.remote.answered_in = "", None, None
         self.request = self.remote.pending = avault.Request("nip44_decrypt", ["a", "b"], lambda result: result, patient=True)
         self.sending = self.remote.compose(self.request)
 
@@ -169,7 +167,7 @@ async def test_the_events_of_a_question(asking: Asking) -> None:
     assert asking.sending.request == asking.request.id
     assert asking.sent_at(60) != first
     assert asking.remote.next_time() is None, "no relay is connected"
-    asking.remote.relays["ws://one"]["connected"] = True
+    asking.remote.relays.shown["ws://one"]["connected"] = True
     assert asking.remote.next_time() == avault.render_time(time.time() + 60)
 
 
@@ -195,13 +193,13 @@ async def test_a_relay_that_comes_back_is_asked_at_once(asking: Asking) -> None:
 
 
 async def test_another_network_is_asked_through_at_once(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    asking.remote.pool = {"ws://one": (ear := Ear())}
-    asking.remote.look_at_network()
+    asking.remote.relays.pool = {"ws://one": (ear := Ear())}
+    assert not asking.remote.relays.move()
     assert not ear.calls
     monkeypatch.setattr(avault, "network", lambda: ("192.0.2.7", None, 0))
-    asking.remote.look_at_network()
+    assert asking.remote.relays.move(), "so the question goes out at once"
     assert ear.calls == ["disconnect", "connect"], "what looks connected may be dead"
-    assert asking.remote.is_urged
+    assert not asking.remote.relays.move(), "once"
 
 
 def test_a_network() -> None:
@@ -209,13 +207,13 @@ def test_a_network() -> None:
 
 
 async def test_what_was_sent_is_counted(asking: Asking) -> None:
-    ears = {"ws://one": Ear(), "ws://two": Ear()}
+    ears = asking.remote.relays.pool = {"ws://one": Ear(), "ws://two": Ear()}
     ears["ws://one"].refusal = "relay not connected"
-    await asking.remote.publish("ws://one", ears["ws://one"], asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
     assert asking.remote.requests == 0
-    await asking.remote.publish("ws://two", ears["ws://two"], asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://two", asking.sending, set())
     ears["ws://one"].refusal = "blocked: no"
-    await asking.remote.publish("ws://one", ears["ws://one"], asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
     assert asking.remote.requests == 1, "one question, to two relays"
     assert asking.remote.describe()["requests"] == 1
 
@@ -236,7 +234,7 @@ async def test_what_was_sent_is_counted(asking: Asking) -> None:
 )
 async def test_a_signers_own_time_out_is_no_refusal(asking: Asking, text: str, seconds: float, is_own: bool) -> None:
     asking.sent_at(0)
-    asking.remote.accepted_id, asking.remote.accepted_at = asking.request.id, asking.clock.now
+    asking.request.accepted_id, asking.request.accepted_at = asking.request.id, asking.clock.now
     first = asking.request.id
     asking.clock.now += seconds
     asking.hear(result="error", error=text)
@@ -273,7 +271,7 @@ async def test_an_answer_in_an_old_form(asking: Asking) -> None:
     with pytest.raises(avault.AvaultError, match="an old form"):
         await asking.request.answer
     told = asyncio.get_running_loop().create_future()
-    asking.remote.signer, asking.remote.token, asking.remote.greeted = None, "s3cret", told
+    asking.remote.signer, asking.remote.code.secret, asking.remote.code.greeted = None, "s3cret", told
     asking.hear(old_form=True, result="other")
     assert not told.done()
     asking.hear(old_form=True, result="s3cret")
@@ -294,7 +292,7 @@ async def test_a_page_that_another_key_wants_opened(asking: Asking) -> None:
     assert "another key than the signer's" in notice
     assert avault.shorten_key(avault.public_hex(asking.stranger)) in notice
     assert url in notice
-    assert asking.remote.auth_url is None
+    assert asking.remote.remarks.auth_url is None
 
 
 async def test_strangers_cost_little(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,7 +262,7 @@ class Stream:
 async def listening(signer: avault.RemoteSigner) -> Any:
     """A signer's client with our stream instead of relays."""
     stream = Stream()
-    task = asyncio.ensure_future(signer.listen(None, stream))
+    task = asyncio.ensure_future(signer.relays.listen(None, stream))
     yield stream
     assert not task.done(), task
     task.cancel()
@@ -320,7 +320,9 @@ async def hear_session(chance: random.Random, vault: Vault, stale: list[Json]) -
                 await asyncio.sleep(0)
             shown = json.dumps(signer.describe())
             assert json.loads(world.right)["avault"] not in shown
-            assert (signer.error or "").isprintable() and (signer.auth_url or "https://").startswith(("https://", "http://"))
+            assert (signer.remarks.error or "").isprintable() and (signer.remarks.auth_url or "https://").startswith(
+                ("https://", "http://")
+            )
             if meaning in (OPENED, REFUSED):
                 break
             assert not asking.done(), f"ended by {event}"
@@ -400,7 +402,7 @@ async def greet_session(chance: random.Random) -> int:
             if echoes(client, event, secret):
                 continue  # from one who knows the secret: that is what pairs
             count += await stream.send(event)
-            assert not greeting.done() and signer.signer is None and signer.auth_url is None, f"paired by {event}"
+            assert not greeting.done() and signer.signer is None and signer.remarks.auth_url is None, f"paired by {event}"
         world = World(chance, client, phone, secrets.token_hex(16), secret)
         await stream.send(world.event(world.answer()))
         await stream.send(world.event(world.answer(), world.stranger))

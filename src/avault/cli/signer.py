@@ -21,7 +21,7 @@ from avault.nostr import parse_keys, parse_npub, public_hex, to_npub
 from avault.places import state_home
 from avault.process import harden
 from avault.signer.pairing import DEFAULT_RELAYS
-from avault.signer.remote import RPC_KIND
+from avault.signer.relays import RPC_KIND
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal

@@ -32,7 +32,8 @@ from avault.process import is_hardened, meet, place_name, room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
 from avault.signer.pairing import UNPROVEN, Pairing, forget_begun, shorten_hex
 from avault.signer.question import NOBODY_ASKED, QUICK_IN_A_ROW, accept_token
-from avault.signer.remote import RemoteSigner, is_clock_unsynchronised
+from avault.signer.relays import is_clock_unsynchronised
+from avault.signer.remote import RemoteSigner
 from avault.tasks import spawn
 from avault.vault.files import has_bytes, write_file
 from avault.vault.formats import render_duration, render_time
@@ -257,8 +258,8 @@ class Keyholder:
             warnings["nsec"] = self.recovery.warning
         if store or not signer:
             warnings.pop("ntp", None)  # of use only while an answer does not come
-        if signer and signer.clock:
-            warnings["clock"] = signer.clock
+        if signer and signer.remarks.clock:
+            warnings["clock"] = signer.remarks.clock
         if store and store.rollback:
             warnings["rollback"] = (
                 f"ROLLED BACK, as --accept-rollback was given: {store.rollback}; what was written since is missing"
@@ -282,7 +283,7 @@ class Keyholder:
             "secrets": store.vault.count() if store else None,
             "proven": bool(self.proven if store else shown.get("proven")),
             "signer_approves_by_itself": self.pairing.by_itself if self.pairing else None,
-            "relays": list(signer.relays.values()) if signer else self.relays,
+            "relays": list(signer.relays.shown.values()) if signer else self.relays,
             "waiting": signer.describe() if signer and is_waiting else None,
             "warnings": list(warnings.values()),
             "talking": self.talking,
@@ -494,13 +495,13 @@ class Keyholder:
 
         def changed() -> None:
             self.report()
-            if session and remote.auth_url:
-                session.send({"progress": "page", "url": remote.auth_url})
-            if session and remote.notice:
-                session.send({"progress": "notice", "text": remote.notice})
+            if session and remote.remarks.auth_url:
+                session.send({"progress": "page", "url": remote.remarks.auth_url})
+            if session and remote.remarks.notice:
+                session.send({"progress": "notice", "text": remote.remarks.notice})
 
         remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
-        remote.token = pairing.token
+        remote.code.secret = pairing.token
         return Connected(self, remote)
 
     async def open(
@@ -858,10 +859,10 @@ class Connected:
 
     async def __aexit__(self, *_: object) -> None:
         self.keyholder.signer = None
-        if self.signer.clock:
-            self.keyholder.warnings["clock"] = self.signer.clock
+        if self.signer.remarks.clock:
+            self.keyholder.warnings["clock"] = self.signer.remarks.clock
         self.keyholder.relays = [
-            {**relay, "connected": None} for relay in self.signer.relays.values()
+            {**relay, "connected": None} for relay in self.signer.relays.shown.values()
         ]
         await self.signer.close()
         self.keyholder.report()

@@ -239,7 +239,7 @@ async def shake_hands(
     keyholder.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
     async with keyholder.connected(pairing, signer_key, session) as signer:
-        await signer.wait_ready(15.0)
+        await signer.relays.wait_ready(15.0)
         if signer_key:
             await signer.request(
                 "connect",
@@ -257,7 +257,9 @@ async def shake_hands(
         pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
         # still listening: a second signer may answer while the person looks
         if confirm and not operator:
-            said = await signer.unless_alarmed(session.frame(operator=to_npub(pairing.operator)))
+            said = await signer.code.unless_alarmed(
+                session.frame(operator=to_npub(pairing.operator))
+            )
             if said.get("confirmed") is not True:
                 raise Denied(
                     "the operator was not confirmed, and nothing was made",

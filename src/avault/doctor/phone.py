@@ -14,7 +14,7 @@ from avault.doctor.patient import RELAY_TIME, Finding, Patient, bad
 from avault.errors import AvaultError, printable
 from avault.nostr import encrypt, parse_npub, public_hex
 from avault.signer.pairing import Pairing
-from avault.signer.remote import RPC_KIND
+from avault.signer.relays import RPC_KIND
 from avault.vault.own_files import read_hints
 from avault.vault.presence import read_sealed
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import secrets
 from typing import TYPE_CHECKING
 
-from avault.errors import Tampered, Usage
+from avault.errors import AvaultError, Denied, Tampered, Usage
 from avault.nostr import parse_npub, read_keys, to_npub
 from avault.places import Places
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import check_relay, decode_file, encode_file
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
     from avault.nostr import Keys
 
 
@@ -176,3 +181,65 @@ def shorten_key(public: str) -> str:
     """
     npub = to_npub(public)
     return f"{shorten_hex(public)} or {npub[:16]}…{npub[-4:]}"
+
+
+class PairingCode:
+    """Who answers our pairing code: the first who echoes its secret is the signer.
+
+    A second one ends the pairing: both have seen the code, and nobody can tell which of them is
+    the operator's.
+    """
+
+    def __init__(self) -> None:
+        self.secret: str | None = None
+        self.greeted: asyncio.Future[str] | None = None  # by whom
+        self.rival: AvaultError | None = None  # a second one has echoed it
+        self.alarmed = asyncio.Event()
+
+    def is_echo(self, result: object) -> bool:
+        """Whether a result is the secret of our code."""
+        return (
+            bool(self.secret)
+            and isinstance(result, str)
+            and secrets.compare_digest(result.encode(), str(self.secret).encode())
+        )
+
+    def take(self, author: str, signer: str | None, is_old_form: bool) -> str | None:
+        """Take an echo of the secret: who the signer is, as far as it is known."""
+        if self.greeted and not self.greeted.done():
+            if is_old_form:
+                self.greeted.set_exception(old_form())
+                return signer
+            self.greeted.set_result(author)
+            return author
+        if signer and author != signer and not self.rival:
+            self.rival = Denied(
+                "ALARM: two signers answered this pairing code, so somebody else has seen it; "
+                "the pairing is ended",
+                "delete the connection in the app, and pair with a new code that nobody else sees",
+            )
+            self.alarmed.set()
+        return signer
+
+    async def unless_alarmed(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What `work` gives.
+
+        Raises Denied as soon as a second signer has answered the pairing code.
+        """
+        task, alarm = asyncio.ensure_future(work), asyncio.ensure_future(self.alarmed.wait())
+        try:
+            await asyncio.wait([task, alarm], return_when=asyncio.FIRST_COMPLETED)
+            if self.rival:
+                raise self.rival
+            return task.result()
+        finally:
+            task.cancel()
+            alarm.cancel()
+
+
+def old_form() -> AvaultError:
+    """Why an answer of the signer cannot be read."""
+    return AvaultError(
+        "the signer answers in an old form (NIP-04), which avault does not read",
+        "update the app, or pair with another: avault pair --replace",
+    )

@@ -45,6 +45,10 @@ UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
 GAVE_UP = ("timeout", "timed out", "time out", "expired")
 
 
+# events of other keys that are looked at for one request: one of them may tell of a page to open
+STRANGERS = 100
+
+
 def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
     """When a question goes out again, and whether as a fresh event; without end.
 
@@ -95,6 +99,11 @@ class Request:
         self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.refusal: asyncio.TimerHandle | None = None
         self.is_told_by_content = False
+        self.is_urged = False  # somebody is there who waits for it: it goes out at once
+        self.strangers = 0  # events of other keys that were looked at for it
+        self.asked_at = time.monotonic()
+        # the id, and when a relay first took the request of that id
+        self.accepted_id, self.accepted_at = "", 0.0
 
     def renew(self) -> None:
         """Take another id, as a signer that has answered one ignores it from then on.
@@ -103,6 +112,20 @@ class Request:
         """
         self.id = secrets.token_hex(16)
         self.ids.add(self.id)
+
+    def note_accepted(self, sent: str) -> None:
+        """A relay has taken the request of that id."""
+        if sent != self.accepted_id:
+            self.accepted_id, self.accepted_at = sent, time.monotonic()
+
+    def age(self) -> float:
+        """Seconds from the first relay's acceptance, or from the first try."""
+        return time.monotonic() - (self.accepted_at or self.asked_at)
+
+    def is_looked_at(self) -> bool:
+        """Whether one more event of another key is looked at: it may tell of a page to open."""
+        self.strangers += 1
+        return self.strangers <= STRANGERS
 
     def body(self) -> str:
         """The request as it is sent."""

@@ -1,0 +1,237 @@
+"""The relay client: connections to relays, what they are sent, and what they send to us."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import nostr_sdk
+
+from avault.errors import Unavailable, printable
+from avault.nostr import public_hex
+from avault.tasks import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from avault.nostr import Event, Keys
+
+
+RPC_KIND = 24_133
+
+
+class Relays:
+    """Relays that are connected under one key: `await open()`, and `await close()` at the end.
+
+    `hear` is given each event that they send, `changed` is called when `shown`, which is what
+    `status` shows of them, says something new.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        urls: list[str],
+        hear: Callable[[Event], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.keys, self.hear, self.changed = keys, hear, changed
+        self.shown: dict[str, dict[str, Any]] = {
+            url: {"url": url, "connected": False, "said": None} for url in urls
+        }
+        self.ready = asyncio.Event()  # one has confirmed our subscription
+        self.clients: list[nostr_sdk.Client] = []
+        self.pool: dict[str, nostr_sdk.Relay] = {}
+        self.network = network()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def is_any_connected(self) -> bool:
+        """Whether one is there to take what we send."""
+        return any(relay["connected"] for relay in self.shown.values())
+
+    async def open(self) -> None:
+        """Connect and subscribe in the background.
+
+        Relays that are down are tried again every 5 s.
+        """
+        from datetime import timedelta
+
+        options = (
+            nostr_sdk.RelayOptions()
+            .retry_interval(timedelta(seconds=5))
+            .adjust_retry_interval(False)
+        )
+        # for NIP-42: relays that want to know who asks
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+        # a client for each: the library drops what it cannot hand on, and one may flood us
+        for url in self.shown:
+            client = (
+                nostr_sdk.ClientBuilder()
+                .authenticator(nostr_sdk.SignerAuthenticator(self.keys))
+                .build()
+            )
+            self.clients.append(client)
+            await client.add_relay(address := nostr_sdk.RelayUrl.parse(url), opts=options)
+            self.pool[url] = await client.relay(address)
+            stream = client.notifications()  # before connecting, so that nothing is missed
+            await client.connect()
+            await self.subscribe(client)
+            spawn(self.tasks, self.listen(client, stream))
+
+    async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
+        """Ask a relay for our events.
+
+        Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
+        """
+        await asyncio.sleep(after)
+        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
+        await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+
+    async def close(self) -> None:
+        """Disconnect."""
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*(client.shutdown() for client in self.clients))
+
+    async def listen(self, client: nostr_sdk.Client, stream: Any) -> None:
+        """Take what a relay sends, for ever."""
+        again = 0.0
+        while notification := await stream.next():
+            if notification.is_NEW_EVENT():
+                try:
+                    self.hear(notification.event)
+                except (
+                    ValueError,
+                    TypeError,
+                    KeyError,
+                    AttributeError,
+                    RecursionError,
+                    nostr_sdk.NostrSdkError,
+                ):
+                    continue  # garbage is free to send; it must not end a wait
+            elif (
+                notification.is_MESSAGE()
+                and notification.message.as_enum().is_END_OF_STORED_EVENTS()
+            ):
+                self.ready.set()
+            elif (
+                notification.is_MESSAGE()
+                and notification.message.as_enum().is_CLOSED()
+                and time.monotonic() >= again
+            ):
+                # once, though it be closed a thousand times meanwhile
+                again = time.monotonic() + 5.0
+                # the library does not, and would be deaf
+                spawn(self.tasks, self.subscribe(client, after=5.0))
+            elif notification.is_SHUTDOWN():
+                return
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait until a relay has our subscription; raises Unavailable."""
+        try:
+            await asyncio.wait_for(self.ready.wait(), timeout)
+        except TimeoutError:
+            raise Unavailable(
+                f"no relay answers: {', '.join(self.shown)}",
+                "check the network, or choose others: --relay",
+            ) from None
+        self.look()
+
+    def look(self) -> list[str]:
+        """Bring `connected` up to date; the relays that are connected anew."""
+        anew = []
+        for url, relay in self.pool.items():
+            connected = relay.status() == nostr_sdk.RelayStatus.CONNECTED
+            if connected != self.shown[url]["connected"]:
+                self.shown[url]["connected"] = connected
+                anew += [url] if connected else []
+                self.changed()
+        return anew
+
+    def move(self) -> bool:
+        """Connect anew where the machine is in another network, or has slept: whether it is so.
+
+        A dead connection is noticed late.
+        """
+        if (here := network()) == self.network:
+            return False
+        self.network = here
+        for relay in self.pool.values():
+            relay.disconnect()
+            relay.connect()
+        return True
+
+    async def send(self, url: str, event: Event) -> str:
+        """Send an event to one relay: what it says, "accepted" if it took it, or why not."""
+        from datetime import timedelta
+
+        try:
+            await self.pool[url].send_event(event, ok_timeout=timedelta(seconds=5))
+        except nostr_sdk.NostrSdkError as error:
+            text = printable(str(error).strip("'\""))
+            # it has the event already (NIP-01)
+            return "accepted" if text.startswith("duplicate:") else text
+        return "accepted"
+
+
+def network() -> tuple[object, ...]:
+    """What is another when the machine has moved to another network, or slept.
+
+    Its addresses towards the world.
+    """
+    addresses: list[object] = []
+    # for documentation: RFC 5737, 3849
+    for family, address in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 9))  # which sends nothing
+                addresses.append(probe.getsockname()[0])
+        except OSError:
+            addresses.append(None)
+    slept = (
+        time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+        if hasattr(time, "CLOCK_BOOTTIME")
+        else 0.0
+    )
+    return *addresses, round(slept)
+
+
+def compose_event(keys: Keys, peer: str, text: str) -> Event:
+    """An event of NIP-46 with a text for a public key (hex), encrypted."""
+    public = nostr_sdk.PublicKey.parse(peer)
+    version = nostr_sdk.Nip44Version.V2
+    content = nostr_sdk.nip44_encrypt(keys.secret_key(), public, text, version)
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content)
+    return builder.tags([nostr_sdk.Tag.public_key(public)]).finalize(keys)
+
+
+def is_to(keys: Keys, event: Event) -> bool:
+    """Whether an event is signed as it says, and for us."""
+    tags = [tag.to_vec()[:2] for tag in event.tags()]
+    return event.verify() and ["p", public_hex(keys)] in tags
+
+
+def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
+    """What an event to us says, as JSON; and whether it is encrypted in the old form (NIP-04).
+
+    Raises ValueError, and NostrSdkError for what is not between these keys.
+    """
+    is_old_form = "?iv=" in event.content()
+    decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
+    return json.loads(decrypt(keys.secret_key(), event.author(), event.content())), is_old_form
+
+
+def is_clock_unsynchronised() -> bool:
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
+
+    Linux only.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
