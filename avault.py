@@ -43,8 +43,10 @@ The rooms, in order; each calls only what stands above it:
     custody/custodian     The ways to get the agent's key
     custody/keychain      The process that asks the keychain: the platform's own, or none
     daemon/asking         The question to the operator: who waits for it, and when it may be put again
+    daemon/callers        Who is at the other end of a connection
     daemon/wire           The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
+    daemon/ledger         A file of signed lines, of which none can be changed or taken away unnoticed
     daemon/log            The access log: who got what, and when
     daemon/keyholder      The process that holds the agent's key and the secrets
     daemon/requests       What a client may ask of an open vault
@@ -4802,6 +4804,49 @@ class Question:
         self.pauses.clear()
 
 
+# -------------------------------------------------------- daemon/callers ----
+# Who is at the other end of a connection.
+
+
+def describe_caller(sock: socket.socket) -> dict[str, Any]:
+    """The process at the other end of a connection, as far as the system tells.
+
+    Its pid, uid, executable, name and parent.
+    """
+    if sys.platform == "linux":
+        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    else:
+        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    caller: dict[str, Any] = {
+        "pid": pid,
+        "uid": os.getuid(),
+        "exe": read_executable(pid),
+        "name": None,
+        "parent": None,
+    }
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
+        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
+        parent = int(rest.split()[1])
+        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
+    except OSError:
+        pass  # it has ended, or there is no /proc
+    return caller
+
+
+def read_executable(pid: int) -> str | None:
+    """The path of a process's executable, where the system tells.
+
+    Of a long one its end, where the name is.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return path if len(path) <= 500 else "…" + path[-499:]
+
+
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -5438,77 +5483,19 @@ class Guard:
         return self.process.pid if self.process and self.process.returncode is None else None
 
 
-# ------------------------------------------------------------ daemon/log ----
-# The access log: who got what, and when.
+# --------------------------------------------------------- daemon/ledger ----
+# A file of signed lines, of which none can be changed or taken away unnoticed.
 #
-# A line of JSON before each release, and one for what was refused, in a file of its own. A line's
-# mac shows that the keyholder wrote it; `n` and `after`, the mac before, that none is missing.
-
-
-def describe_caller(sock: socket.socket) -> dict[str, Any]:
-    """The process at the other end of a connection: pid, uid, executable, name and parent, as far as the system tells."""
-    if sys.platform == "linux":
-        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    else:
-        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-    caller: dict[str, Any] = {
-        "pid": pid,
-        "uid": os.getuid(),
-        "exe": read_executable(pid),
-        "name": None,
-        "parent": None,
-    }
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
-        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
-        parent = int(rest.split()[1])
-        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
-    except OSError:
-        pass  # it has ended, or there is no /proc
-    return caller
-
-
-def read_executable(pid: int) -> str | None:
-    """The path of a process's executable, where the system tells; of a long one its end, where the name is."""
-    try:
-        path = os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return path if len(path) <= 500 else "…" + path[-499:]
-
-
-def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
-    """What a line says of a request: at most so many names, none wider, and how many there were besides."""
-    # each op with the fields that it looks at
-    many = request["op"] in ("export", "reveal", "provide", "import", "move")
-    groups, keys = (
-        (request.get(field) for field in ("groups", "only"))
-        if many
-        else ([request.get("group")], [request.get("key")])
-    )
-    lists = (groups, keys, request.get("as") if many else [])
-    groups, keys, named = (
-        [each for each in names if each] if isinstance(names, list) else [] for names in lists
-    )
-    keys += named
-    if {*map(type, groups + keys)} <= {str}:
-        groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
-    return {
-        "op": request["op"],
-        "for": printable(request["for"], 64) if request.get("for") else None,
-        "group": ",".join(printable(group, width) for group in groups[:most]) or None,
-        "keys": [printable(key, width) for key in keys[:most]] or None,
-        "more": len(groups[most:]) + len(keys[most:]),
-    }
+# A line's mac shows that we wrote it; `n` and `after`, the mac before, that none is missing.
 
 
 class Ledger:
-    """A file of signed lines, and the older ones beside it, PATH.1 to PATH.<older>, each of some `limit` bytes.
+    """A file of signed lines, and the older ones beside it, PATH.1 to PATH.<older>.
 
-    `starts` are the numbers of the first lines of its files, the oldest first; `number` and `mac` are of
-    the last line; `size` is that of our lines in the newest file, whatever else others have put there;
-    `lost` is the number of the first line after the bounds of the ledger were taken away, or 0.
+    Each has some `limit` bytes. `starts` are the numbers of the first lines of its files, the
+    oldest first; `number` and `mac` are of the last line; `size` is that of our lines in the newest
+    file, whatever else others have put there; `lost` is the number of the first line after the
+    bounds of the ledger were taken away, or 0.
     """
 
     LONGEST = 1 << 16  # bytes of a line
@@ -5535,7 +5522,7 @@ class Ledger:
         self.file = self.open()
 
     def bounds(self) -> dict[str, Any]:
-        """What is to be remembered of the ledger, so that a part of it cannot pass for the whole."""
+        """What is to be remembered, so that a part of the ledger cannot pass for the whole."""
         return {
             "starts": list(self.starts),
             "size": self.size,
@@ -5545,7 +5532,10 @@ class Ledger:
         }
 
     def open(self) -> int:
-        """A descriptor to append with, kept open: a process that has no other left can still say what it releases."""
+        """A descriptor to append with, kept open.
+
+        A process that has no other left can still say what it releases.
+        """
         flags = (
             os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         )
@@ -5595,7 +5585,10 @@ class Ledger:
         return {**entry, "mac": mac} if hmac.compare_digest(line, signed) else None
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write the next line; raises AvaultError, and then it is as if nothing had been written."""
+        """Write the next line.
+
+        Raises AvaultError, and then it is as if nothing had been written.
+        """
         number = self.number + 1
         mac, line = self.sign({"n": number, **entry, "after": self.mac})
         try:
@@ -5614,7 +5607,10 @@ class Ledger:
         self.number, self.mac, self.size = number, mac, self.size + len(line)
 
     def is_full(self) -> bool:
-        """Whether it is time for a new file: by our own lines, or who adds others would have ours go."""
+        """Whether it is time for a new file.
+
+        That is by our own lines: else who adds others would have ours go.
+        """
         return self.size > self.limit
 
     def turn_page(self) -> None:
@@ -5632,7 +5628,10 @@ class Ledger:
             raise self.refusal(error) from None
 
     def verify(self) -> tuple[int, int, str | None]:
-        """The number of lines and of files, and what is wrong: a line that is not ours, or one that is missing."""
+        """The number of lines and of files, and what is wrong.
+
+        That is a line that is not ours, or one that is missing.
+        """
         count = files = last = 0
         after = ""
         for path in self.paths:
@@ -5671,11 +5670,45 @@ class Ledger:
         return count, files, None
 
 
+# ------------------------------------------------------------ daemon/log ----
+# The access log: who got what, and when.
+#
+# A line of JSON before each release, and one for what was refused, in a file of its own.
+
+
+def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
+    """What a line says of a request.
+
+    At most so many names, none wider, and how many there were besides.
+    """
+    # each op with the fields that it looks at
+    many = request["op"] in ("export", "reveal", "provide", "import", "move")
+    groups, keys = (
+        (request.get(field) for field in ("groups", "only"))
+        if many
+        else ([request.get("group")], [request.get("key")])
+    )
+    lists = (groups, keys, request.get("as") if many else [])
+    groups, keys, named = (
+        [each for each in names if each] if isinstance(names, list) else [] for names in lists
+    )
+    keys += named
+    if {*map(type, groups + keys)} <= {str}:
+        groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
+    return {
+        "op": request["op"],
+        "for": printable(request["for"], 64) if request.get("for") else None,
+        "group": ",".join(printable(group, width) for group in groups[:most]) or None,
+        "keys": [printable(key, width) for key in keys[:most]] or None,
+        "more": len(groups[most:]) + len(keys[most:]),
+    }
+
+
 class AccessLog:
     """The two ledgers of a vault: access.log for what was released, refused.log for what was not.
 
-    Who asks for nonsense all day fills only the second, and that slowly: beyond a burst one line a minute,
-    which counts the others. log.json keeps the bounds of both, signed.
+    Who asks for nonsense all day fills only the second, and that slowly: beyond a burst one line a
+    minute, which counts the others. log.json keeps the bounds of both, signed.
     """
 
     BURST = 30.0  # refusals that are written as they come, when there were none before
@@ -5706,7 +5739,10 @@ class AccessLog:
         self.saved: dict[str, Any] = {}
 
     def read_bounds(self, is_new: bool) -> dict[str, Any]:
-        """The bounds of both ledgers; none where log.json is gone or not ours, which only that of a new vault may be."""
+        """The bounds of both ledgers; none where log.json is gone or not ours.
+
+        Only that of a new vault may be gone.
+        """
         try:
             content = decode_file("log", read_file(self.path), self.path)
             if hmac.compare_digest(content.pop("mac"), self.sign_bounds(content)):
@@ -5740,7 +5776,10 @@ class AccessLog:
         self.saved = content
 
     def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str = "ok") -> None:
-        """Note what is about to be released, or was refused; raises AvaultError, and then nothing may be released."""
+        """Note what is about to be released, or was refused.
+
+        Raises AvaultError, and then nothing may be released.
+        """
         if outcome == "ok":
             self.append(self.releases, summarize(request, 100, 200), caller, outcome)
             return
@@ -5749,7 +5788,10 @@ class AccessLog:
         self.settle()
 
     def settle(self, at_once: bool = False) -> None:
-        """Write the last refusal, with how many before it were only counted, if there is room; raises AvaultError."""
+        """Write the last refusal, if there is room, with how many before it were only counted.
+
+        Raises AvaultError.
+        """
         self.room, self.counted = (
             min(self.BURST, self.room + (uptime() - self.counted) / 60),
             uptime(),
@@ -5782,7 +5824,7 @@ class AccessLog:
                 raise
 
     def verify(self) -> dict[str, Any]:
-        """Whether every line is as it was written, and none is missing from where each ledger begins."""
+        """Whether every line is as it was written, and none is missing since each ledger begins."""
         lines, files, problem = self.releases.verify()
         refused, more, other = self.refusals.verify()
         problem = problem or (f"refused.log: {other}" if other else None)

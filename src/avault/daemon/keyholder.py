@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import nostr_sdk
 
 from avault.custody.custodian import GivenKey, Keychain, Phone
-from avault.daemon.log import AccessLog, describe_caller
+from avault.daemon.callers import describe_caller
+from avault.daemon.log import AccessLog
 from avault.daemon.wire import Control, Session
 from avault.errors import (
     AvaultError,
