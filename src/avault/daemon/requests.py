@@ -158,7 +158,7 @@ def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) 
 
 def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
     """Whether the access log is what was written to it."""
-    return {"ok": True, **(keyholder.log.verify() if keyholder.log else {})}
+    return {"ok": True, **(keyholder.holding.log.verify() if keyholder.holding.log else {})}
 
 
 async def serve_verify(
@@ -169,10 +169,10 @@ async def serve_verify(
     if (name := request.get("file")) is not None:
         verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
         return {"ok": True}
-    await keyholder.verify_recovery()
+    await keyholder.holding.verify_recovery()
     return {
         "ok": True,
-        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.recovery.digest},
+        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.holding.recovery.digest},
     }
 
 

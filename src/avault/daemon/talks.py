@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import socket
-import time
 from typing import TYPE_CHECKING
 
 import nostr_sdk
@@ -44,7 +43,6 @@ from avault.vault.files import (
     to_npub,
     write_file,
 )
-from avault.vault.formats import render_time
 from avault.vault.records import Vault
 from avault.vault.seal import make_envelope, parse_keys, public_hex, request_code, seal_nsec
 from avault.vault.store import Store, read_unlock, refuse_to_overwrite
@@ -73,13 +71,13 @@ async def talk_init(
     keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
 ) -> dict[str, Any]:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
-    places = keyholder.places
-    if keyholder.store:
+    places, holding = keyholder.places, keyholder.holding
+    if holding.store:
         raise Denied(
             "a vault is open, whose key may be nowhere else", "avault lock, then: avault init"
         )
     refuse_to_overwrite(places)
-    name, host = check_name(str(request.get("name"))), keyholder.host
+    name, host = check_name(str(request.get("name"))), holding.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     keys = parse_keys(private["nsec"]) if private.get("nsec") else nostr_sdk.Keys.generate()
     agent, operator = (
@@ -119,9 +117,9 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
-    keyholder.begin(store, content, "init", is_new=True)
-    await keyholder.verify_recovery()
-    keyholder.control.send({"wrote": True})
+    holding.begin(store, content, "init", is_new=True)
+    await holding.verify_recovery()
+    keyholder.reporter.wrote()
     if pairing:
         pairing.save(places, UNPROVEN)
         await prove(keyholder, session, pairing, content)
@@ -141,9 +139,9 @@ async def talk_pair(
 
     An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
     """
-    places = keyholder.places
-    content, own = (keyholder.content, True) if keyholder.store else read_unlock(places)
-    is_paired = bool(keyholder.pairing) or os.path.lexists(places.own("pairing.json"))
+    places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
+    content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
+    is_paired = bool(contact.pairing) or os.path.lexists(places.own("pairing.json"))
     if request["op"] == "recover":
         if (request.get("agent"), request.get("operator")) != (
             content["agent"],
@@ -164,9 +162,9 @@ async def talk_pair(
     pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
     if (
         pairing
-        and keyholder.store
-        and keyholder.pairing
-        and not (keyholder.begun and pairing.is_same(keyholder.begun))
+        and holding.store
+        and contact.pairing
+        and not (contact.begun and pairing.is_same(contact.begun))
     ):
         pairing = None  # what opened the vault is known, and what was begun since: this is neither
     if is_paired and not pairing and not request.get("replace"):
@@ -175,7 +173,7 @@ async def talk_pair(
             "ask the phone with: avault unlock, or pair anew: avault pair --replace",
         )
     if pairing:
-        keyholder.pause()
+        keyholder.unlocking.pause()
         session.send(
             {
                 "progress": "resumed",
@@ -190,14 +188,14 @@ async def talk_pair(
             keyholder, session, relays, content["name"], private.get("bunker"), operator, agent
         )
         pairing.save(places, UNPROVEN)
-    keyholder.begun = pairing
+    contact.begun = pairing
     await prove(keyholder, session, pairing, content, bool(request.get("accept_rollback")))
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
     if not has_bytes(path := places.file("nip46.json"), hints):
         write_file(path, hints)
-        keyholder.control.send({"wrote": True})
-        keyholder.note_hints()
-        keyholder.report()
+        keyholder.reporter.wrote()
+        holding.note_hints()
+        keyholder.reporter.report()
     return {
         "ok": True,
         "agent_npub": content["agent"],
@@ -209,7 +207,7 @@ async def talk_pair(
 def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
     """The relays of this machine's pairing, or for a first one those of nip46.json; where these differ, it is said."""
     try:
-        known = keyholder.pairing or Pairing.load(keyholder.places)
+        known = keyholder.holding.contact.pairing or Pairing.load(keyholder.places)
     except Tampered:  # it is about to be replaced
         known = None
     try:
@@ -241,9 +239,9 @@ async def shake_hands(
     if bunker:
         signer_key, relays, secret = parse_bunker(bunker)
     pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
-    keyholder.pause()
+    keyholder.unlocking.pause()
     session.send({"progress": "connecting", "relays": len(relays)})
-    async with keyholder.connected(pairing, signer_key, session) as signer:
+    async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
         await signer.wait_ready(15.0)
         if signer_key:
             await signer.request(
@@ -303,35 +301,36 @@ async def ask_for_proof(
     accept_rollback: bool,
 ) -> None:
     """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
-    store = keyholder.store
+    holding, store = keyholder.holding, keyholder.holding.store
     # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
     # was
     if store:
         content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, keyholder.host
+            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
         )
     sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
     session.send({"progress": "approve", "sentence": sentence})
-    async with keyholder.connected(pairing, pairing.signer, session) as signer:
+    async with holding.contact.connect(pairing, pairing.signer, session) as signer:
         phone = Phone(pairing, signer)
         if not store:
-            await keyholder.open(phone, accept_rollback)
+            await keyholder.unlocking.open(phone, accept_rollback)
         else:
             await phone.obtain(content)
-            keyholder.note_quickness(signer.answered_in, keyholder.content)
-            keyholder.proven = render_time(time.time())
-            await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
-            keyholder.keep_pairing(pairing)
+            ratchet = holding.ratchet
+            ratchet.note_quickness(signer.answered_in, ratchet.content)
+            ratchet.prove()
+            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+            holding.contact.keep(pairing)
     session.send({"progress": "proven", "seconds": signer.answered_in})
-    keyholder.report()
+    keyholder.reporter.report()
 
 
 async def talk_open(
     keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
 ) -> dict[str, Any]:
     """Open the vault with NOSTR_NSEC."""
-    if not keyholder.store:
-        await keyholder.open(
+    if not keyholder.holding.store:
+        await keyholder.unlocking.open(
             GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback"))
         )
     return {"ok": True}
@@ -341,7 +340,9 @@ async def talk_drill(
     keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
 ) -> dict[str, Any]:
     """Ask for something that the operator is to reject: an app that approves by itself cannot."""
-    pairing, store = keyholder.find_pairing(), keyholder.store
+    contact, ratchet = keyholder.holding.contact, keyholder.holding.ratchet
+    store = keyholder.holding.store
+    pairing = contact.find(store)
     if not pairing or not store:
         is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
         raise Locked(
@@ -357,7 +358,7 @@ async def talk_drill(
         token,
     )
     session.send({"progress": "reject"})
-    async with keyholder.connected(pairing, pairing.signer, session) as signer:
+    async with contact.connect(pairing, pairing.signer, session) as signer:
         try:
             await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
             refused = False
@@ -366,11 +367,10 @@ async def talk_drill(
                 raise
             refused = True
     pairing.by_itself = not refused
-    keyholder.keep_pairing(pairing)
-    keyholder.quick = 0
-    keyholder.warnings.pop("quick", None)
-    await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
-    keyholder.report()
+    contact.keep(pairing)
+    ratchet.forget_quickness()
+    await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+    keyholder.reporter.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 
 
