@@ -53,10 +53,11 @@ The rooms, in order; each calls only what stands above it:
     daemon/ratchet        The ratchet: after each unlock this machine's envelope is another one
     daemon/writing        How an open vault is written: one batch at a time, and so that what is served is on the disk
     daemon/holding        What the keyholder holds: an open vault, and this machine's own files of it
-    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
     daemon/keychain       Giving a keychain an unlock key of its own, if the operator agrees
     daemon/unlocking      How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder      The process that holds the agent's key and the secrets
+    daemon/changes        What changes an open vault. It stands in the access log before it happens
+    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
     daemon/requests       What a client may ask of an open vault
     daemon/supervisor     The process that owns the socket. It never holds a secret
     daemon/start          From a command to a daemon
@@ -231,12 +232,11 @@ if TYPE_CHECKING:
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     Custodian: TypeAlias = "GivenKey | Keychain | Phone"
     Limits = tuple[float | None, float | None]
+    Message = dict[str, Any]
     P = ParamSpec("P")
-    Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
+    Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
-    Talk = Callable[
-        ["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]
-    ]
+    Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
 else:
     asyncio = Lazy("asyncio")
     base64 = Lazy("base64")
@@ -4846,7 +4846,7 @@ class AutoLock:
             return f"it locked by itself after {render_duration(self.after)}"
         return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
-    def change(self, message: dict[str, Any]) -> None:
+    def change(self, message: Message) -> None:
         """Take other limits; one that is not named stays as it is, and `for` counts from now."""
         if "for" in message:
             self.after = round(uptime() - self.opened) + message["for"]
@@ -6031,6 +6031,672 @@ class Holding:
             self.reporter.warnings["hints"] = error.message
 
 
+# ------------------------------------------------------- daemon/keychain ----
+# Giving a keychain an unlock key of its own, if the operator agrees.
+
+
+async def fill_keychain(holding: Holding, fd: int, pid: int, caller: dict[str, Any]) -> None:
+    """If the phone agrees, seal the agent's key once more.
+
+    What opens that goes to the keychain's process `pid` alone, through the socket `fd`.
+    """
+    reporter, helper = holding.reporter, None
+    with socket.socket(fileno=fd) as door:
+        try:
+            pairing, store = holding.contact.find(holding.store), holding.store
+            if not pairing or not store or not holding.log:
+                raise Denied(
+                    "only a paired, open vault can be given to a keychain",
+                    "pair it with: avault pair",
+                )
+            helper = await meet(door, pid)
+            holding.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
+            vault, token = store.vault, secrets.token_hex(32)
+            sentence = (
+                f"avault: let a keychain open {vault.name} on {holding.host} WITHOUT you, always."
+                " Approve only if you want that."
+            )
+            title = f"a keychain for {vault.name}"
+            envelope = make_envelope(store.keys, vault.operator, title, sentence, token)
+            connected = holding.contact.connect(pairing, pairing.signer)
+            async with asyncio.timeout(300), connected as signer:
+                await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+            if not is_hardened(pid):
+                raise Unavailable(
+                    "the keychain's process has ended, or is traced",
+                    "try again: avault keychain enable",
+                )
+            unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
+            # for the disk, once the keychain has what opens it
+            reporter.control.send({"sealed": sealed})
+            helper.sendall(unlock.encode())
+        except AvaultError as error:
+            reporter.fail(error)
+        except TimeoutError:
+            reporter.fail(TimedOut("nobody approved in time"))
+        except OSError:
+            reporter.fail(Unavailable("the keychain's process has ended"))
+        finally:
+            if helper:
+                helper.close()
+
+
+# ------------------------------------------------------ daemon/unlocking ----
+# How the keyholder comes by the key: at once, by asking the phone, or by listening to it.
+
+
+class Unlocking:
+    """The keyholder's part of the question to the operator: `task` has it, while there is one.
+
+    The phone is asked one thing at a time: while we are `talking` about a pairing, the question for
+    the key waits, and we `resume` it afterwards. Without a key or a way to one, the process has
+    `ended`.
+    """
+
+    def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
+        self.holding, self.reporter, self.ended = holding, reporter, ended
+        self.task: asyncio.Task[None] | None = None
+        # what the disk says of a vault that is locked: to be shown, and for nothing else
+        self.shown: dict[str, Any] = {}
+        # somebody waits for the key: ask for it; else listen for what comes late
+        self.is_asked = False
+        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
+        self.accept_rollback = False  # what they wish
+        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.is_out = False  # the phone may have the question
+        self.talking = self.resume = False
+
+    # -- what the supervisor wants
+
+    def ask(self, message: Message, fd: int | None) -> None:
+        """Obtain the key: begin with it, or go on with the question that the phone may have."""
+        others = self.is_asked and self.is_attended
+        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
+        self.is_attended = others or not message.get("unattended")
+        if not self.talking and not self.task and not self.holding.store:
+            self.begin(fd, bool(message.get("keychain")))
+            return
+        self.resume = self.talking
+        signer = self.holding.contact.signer
+        if signer and self.task:
+            signer.is_attended = self.is_attended
+            signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
+            self.reporter.report()
+        if fd is not None:
+            os.close(fd)
+
+    def ask_again(self) -> None:
+        """Have the question go out at once, if there is one."""
+        if signer := self.holding.contact.signer:
+            signer.ask_again()
+
+    def rest(self, opens_for: float) -> None:
+        """Nobody waits any more: ask no more, and listen, if the phone can have the question.
+
+        For so many seconds a late answer still opens the vault. Then, and always, it turns the
+        ratchet.
+        """
+        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
+        self.note_question()
+        signer = self.holding.contact.signer
+        if self.talking:
+            self.resume = self.is_out
+        elif self.is_out and signer and self.task:
+            signer.rest()
+            self.reporter.report()
+        elif not self.holding.store:
+            self.ended.set()
+
+    def note_question(self) -> None:
+        """Note whether the phone may have the question for the key."""
+        signer = self.holding.contact.signer
+        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
+
+    def is_waiting(self) -> bool:
+        """Whether the phone is asked, for the key or in a talk, and not only listened to."""
+        is_wanted = self.is_asked or self.talking or not self.task
+        return bool(self.holding.contact.signer and is_wanted)
+
+    # -- what talks want
+
+    def begin_talk(self) -> None:
+        """From now on, one talk is under way."""
+        self.talking = True
+        self.reporter.report()
+
+    def end_talk(self) -> None:
+        """It is over: go on with the question that it had stopped."""
+        self.talking = False
+        self.reporter.report()
+        if self.resume and not self.holding.store and not self.task:
+            self.begin()
+        self.resume = False
+
+    def pause(self) -> None:
+        """Stop asking for the key until the talk is over."""
+        self.note_question()
+        if self.task:
+            self.task.cancel()
+            self.task, self.resume = None, True
+
+    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+        """Obtain the key in another way than by the question, and serve the vault."""
+        await self.holding.open(custodian, accept_rollback)
+        if self.task and self.task is not asyncio.current_task():
+            self.task.cancel()  # it waits for a key that is here
+
+    # -- the way to the key
+
+    def begin(self, fd: int | None = None, by_keychain: bool = False) -> None:
+        """Begin to obtain the key; or only to listen for it, where nobody waits."""
+        self.task = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
+
+    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
+        """Obtain the key by what comes through a pipe, or by the phone; and open the vault."""
+        try:
+            self.shown, _ = read_unlock(self.holding.places)
+            if fd is None or not await self.open_by_pipe(fd, by_keychain):
+                await self.open_by_phone()
+        except Exception as error:
+            if not self.holding.store:
+                self.reporter.fail(complain(error))
+                self.ended.set()
+        finally:
+            if self.task is asyncio.current_task():
+                self.task = None
+
+    async def open_by_pipe(self, fd: int, by_keychain: bool) -> bool:
+        """Open the vault by NOSTR_NSEC, or by what the keychain answered; False if that did not."""
+        with open(fd, "rb") as pipe:
+            given = await asyncio.to_thread(pipe.read)
+        if not by_keychain:
+            await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+            return True
+        warnings = self.reporter.warnings
+        try:
+            warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
+            await self.open(Keychain(self.holding.places, given), self.accept_rollback)
+            return True
+        except Unavailable as error:
+            warnings["keychain"] = (
+                f"the keychain did not open the vault, so the phone is asked: {error.message}"
+            )
+            return False
+
+    async def open_by_phone(self) -> None:
+        """Ask the phone, or listen for its answer, and open the vault."""
+        holding, contact = self.holding, self.holding.contact
+        pairing = contact.pairing = Pairing.load(holding.places)
+        if not pairing:
+            raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
+        async with contact.connect(pairing, pairing.signer) as signer:
+            signer.is_attended = self.is_attended
+            if is_clock_unsynchronised():
+                self.reporter.warnings["ntp"] = (
+                    "nothing keeps this machine's clock right (NTP): if no request arrives,"
+                    " look there"
+                )
+            signer.is_resting = not self.is_asked
+            phone = Phone(pairing, signer)
+            keys, content, own = await holding.obtain(phone)
+            while signer.is_old and self.is_asked and not holding.store:
+                async with holding.serving:
+                    await holding.use_up(keys, content, own)
+                keys, content, own = await holding.obtain(phone)
+            is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
+            await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
+
+
+# ------------------------------------------------------ daemon/keyholder ----
+# The process that holds the agent's key and the secrets.
+#
+# It starts no program, and locking is its exit: Python cannot wipe a string, the kernel can.
+
+
+class Keyholder:
+    """The keyholder process: obtains the key, serves the vault, exits to lock it.
+
+    `talks` and `requests` are the tables of what clients may ask.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        control: socket.socket,
+        talks: dict[str, Talk],
+        requests: dict[str, Serve],
+        limits: Limits,
+    ) -> None:
+        self.places, self.talks, self.requests = places, talks, requests
+        self.ended = asyncio.Event()
+        self.control = Control(control, self.receive, self.ended.set)
+        self.reporter = Reporter(self.control, self.describe)
+        self.holding = Holding(places, self.reporter, limits)
+        self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
+        self.sessions: dict[Session, None] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    # -- the supervisor's side
+
+    async def run(self) -> None:
+        """Serve until the supervisor says so or is gone, or until it is time to lock.
+
+        By itself it locks only when what is served is on the disk.
+        """
+        holding = self.holding
+        while not self.ended.is_set() and (
+            (left := holding.time_left()) > 0 or not await holding.save(is_last=True)
+        ):
+            try:  # the loop's clock stands still while the machine sleeps: look every now and then
+                async with asyncio.timeout(min(max(left, 0.1), 5.0)):
+                    await self.ended.wait()
+            except TimeoutError:
+                if holding.store and holding.store.trouble:
+                    await holding.save()
+                await holding.verify_recovery()
+                await holding.keep_log()
+        if not self.ended.is_set():
+            why = holding.autolock.explain()
+            self.reporter.fail(Locked(why, "ask the phone with: avault unlock"))
+        await holding.writer.finish()
+        await holding.save(is_last=True)
+        await holding.keep_log(at_once=True)
+        while self.control.queue:
+            await asyncio.sleep(0.01)
+
+    def receive(self, message: Message, fd: int | None) -> None:
+        """A message from the supervisor."""
+        if message["do"] == "connection" and fd is not None:
+            spawn(self.tasks, self.take_over(fd, message["frame"]))
+        elif message["do"] == "unlock":
+            self.unlocking.ask(message, fd)
+        elif message["do"] == "keychain" and fd is not None:
+            filling = fill_keychain(self.holding, fd, message["helper"], message["caller"])
+            spawn(self.tasks, filling)
+        elif message["do"] == "ask":
+            self.unlocking.ask_again()
+        elif message["do"] == "look":
+            spawn(self.tasks, self.look())
+        elif message["do"] == "rest":
+            self.unlocking.rest(message["opens_for"])
+        elif message["do"] == "limit":
+            self.holding.autolock.change(message)
+            self.reporter.report()
+        elif message["do"] == "lock":
+            self.ended.set()
+
+    async def look(self) -> None:
+        """Hold the disk against what the open vault knows, and say so when it is done."""
+        try:
+            await self.holding.look()
+        finally:
+            if not self.ended.is_set():
+                self.control.send({"looked": True})
+
+    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
+        """Serve a connection from now on."""
+        sock = socket.socket(fileno=fd)
+        if len(self.sessions) >= room():
+            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
+            if not idle:
+                sock.close()
+                return
+            del self.sessions[idle]
+            idle.transport.abort()
+
+        def make() -> Any:  # a protocol, though not derived from asyncio's
+            return Session(frame, self.answer, self.settle, self.sessions)
+
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+
+    def settle(self) -> None:
+        """A session's work is done: end, where there is no vault and no task to get one."""
+        converse = any(session.task and session.is_conversation for session in self.sessions)
+        unlocking = self.unlocking
+        if not (self.holding.store or unlocking.task or unlocking.talking or converse):
+            self.ended.set()
+
+    # -- what status shows
+
+    def describe(self) -> Message:
+        """What `status` shows of an open vault, or of the way to one; no secret."""
+        store, contact, ratchet = self.holding.store, self.holding.contact, self.holding.ratchet
+        signer, is_waiting = contact.signer, self.unlocking.is_waiting()
+        shown, left = ratchet.content or self.unlocking.shown, self.holding.time_left()
+        digests = {}
+        if store:
+            digests = {"avault.enc": store.digest, "nsec.enc": self.holding.recovery.digest}
+        return {
+            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
+            "listening": bool(signer and not store and not is_waiting),
+            "since": render_time(self.holding.autolock.since),
+            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
+            "agent_npub": shown.get("agent"),
+            "signer_npub": shown.get("operator"),
+            "name": shown.get("name"),
+            "code": request_code(shown["sealed"]) if shown and not store else None,
+            "groups": len(store.vault.groups) if store else None,
+            "secrets": store.vault.count() if store else None,
+            "proven": bool(ratchet.proven if store else shown.get("proven")),
+            "signer_approves_by_itself": contact.pairing.by_itself if contact.pairing else None,
+            "relays": list(signer.relays.values()) if signer else contact.relays,
+            "waiting": signer.describe() if signer and is_waiting else None,
+            "warnings": list(self.collect_warnings().values()),
+            "talking": self.unlocking.talking,
+            "unsaved": "unsaved" in self.reporter.warnings,
+            "verified": digests,
+        }
+
+    def collect_warnings(self) -> dict[str, str]:
+        """All that the operator should know, by what it is about."""
+        store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
+        warnings = dict(self.reporter.warnings)
+        if store and store.trouble:
+            warnings["file"] = (
+                f"{store.trouble.message}; what was loaded before is served, nothing is written;"
+                " to write it back: avault restore --unsaved"
+            )
+        if store and store.warning:
+            warnings["pin"] = store.warning
+        if recovery.warning:
+            warnings["nsec"] = recovery.warning
+        if store or not contact.signer:
+            warnings.pop("ntp", None)  # of use only while an answer does not come
+        if contact.signer and contact.signer.clock:
+            warnings["clock"] = contact.signer.clock
+        if store and store.rollback:
+            warnings["rollback"] = (
+                f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
+                " what was written since is missing"
+            )
+        if contact.pairing and contact.pairing.by_itself:
+            warnings["signer"] = (
+                "the signer approves by itself, as the drill showed: change its setting, then:"
+                " avault drill"
+            )
+        return warnings
+
+    # -- requests
+
+    def answer(self, session: Session, request: Message) -> Answer:
+        """The answer to a request, or the work that leads to it; raises AvaultError."""
+        op = str(request.get("op"))
+        if request.get("v") != 1 or request.get("vault") != self.places.id:
+            raise Usage(
+                "that is for another vault, or another version of avault", "see: avault status"
+            )
+        if op in SESSIONS:
+            return self.converse(session, request)
+        if op not in VALUES:
+            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
+        store = self.open_store()
+        before = store.trouble, store.digest
+        # those are about copies, and git is at work beside
+        if op != "inspect" and not request.get("ours"):
+            store.refresh()
+        if (store.trouble, store.digest) != before:
+            self.reporter.report()
+            # perhaps by us: what a git pull has brought is merged
+            self.reporter.wrote()
+            spawn(self.tasks, self.holding.save_beside())
+        return self.requests[op](self, session, request)
+
+    def open_store(self) -> Store:
+        """The store of an open vault; raises Locked.
+
+        Also when it is about to lock, or was to and `run` has slept through it.
+        """
+        store = self.holding.store
+        if not store or self.ended.is_set() or self.holding.time_left() <= 0:
+            raise Locked("the vault is locked", "ask the phone with: avault unlock")
+        return store
+
+    def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
+        """Note in the access log what is about to be released or changed.
+
+        Raises AvaultError if that cannot be.
+        """
+        session.caller = session.caller or describe_caller(
+            session.transport.get_extra_info("socket")
+        )
+        if self.holding.log:
+            self.holding.log.write(request, session.caller, outcome)
+        autolock = self.holding.autolock
+        autolock.used = uptime()
+        if autolock.idle and autolock.used - self.reporter.reported >= 1:
+            self.reporter.report()
+
+    async def change(self, function: Callable[[Vault], None]) -> Message:
+        """Have a change written, with those that wait meanwhile; raises what refused it."""
+        # it may have been locked while the value was awaited
+        await self.holding.writer.change(self.open_store(), function)
+        return {"ok": True}
+
+    async def put_back(self) -> bool:
+        """Write what is served over an avault.enc that cannot be used; whether it was needed.
+
+        Raises AvaultError.
+        """
+        await self.holding.writer.finish()
+        return await self.holding.writer.put_back(self.open_store())
+
+    async def converse(self, session: Session, request: Message) -> Message:
+        """A request that talks with the operator; one at a time, with an end."""
+        if request["op"] == "open":  # it asks nobody: any number at once
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame()
+            return await self.talks["open"](self, session, request, private)
+        if self.unlocking.talking:
+            raise Usage(
+                "another pairing is under way", "let it end first, or stop it with: avault lock"
+            )
+        self.unlocking.begin_talk()
+        try:
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame() if request.get("private") else {}
+            async with asyncio.timeout(read_limit(request)):
+                return await self.talks[request["op"]](self, session, request, private)
+        except TimeoutError:
+            # the signer is connected, and was to open the vault
+            if os.path.lexists(self.places.own(UNPROVEN)):
+                again = "recover" if request["op"] == "recover" else "pair"
+            else:
+                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
+            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
+            raise TimedOut("the signer did not answer in time", hint) from None
+        finally:
+            self.unlocking.end_talk()
+
+
+# -------------------------------------------------------- daemon/changes ----
+# What changes an open vault. It stands in the access log before it happens.
+
+
+async def write(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    change: Callable[[Vault], None],
+    only_try: bool = False,
+) -> Message:
+    """Note a change in the access log and make it, or note why it is refused.
+
+    One that fails when it is written, as on a full disk, is noted twice: first as what is to
+    happen.
+    """
+    try:
+        change(keyholder.open_store().vault.copy())
+        keyholder.release(session, request)
+        return {"ok": True} if only_try else await keyholder.change(change)
+    except AvaultError as error:
+        keyholder.release(session, request, error.code)
+        raise
+
+
+async def serve_set(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Set a key, to a value in the next frame or to a generated one."""
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    note, size, machine = (
+        check_note(request.get("note")),
+        request.get("generate"),
+        keyholder.open_store().machine,
+    )
+    if size is None:
+        value = check_value((await session.frame()).get("value"))
+    elif type(size) is int and 1 <= size <= 4096:
+        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
+    else:
+        raise Usage(
+            "a generated value has 1 to 4,096 characters",
+            f"avault set {group} --key {key} --generate 32",
+        )
+    is_replaced = False
+
+    def change(vault: Vault) -> None:
+        nonlocal is_replaced
+        there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
+        is_replaced = any(secret.value != value for secret in there)
+        vault.put(group, key, value, int(time.time()), machine)
+        if note is not None:
+            vault.annotate(group, note, machine)
+
+    answer = await write(keyholder, session, request, change)
+    return {**answer, "replaced": True} if is_replaced else answer
+
+
+async def serve_delete(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Take a key away, or a group."""
+    group, key = check_group(request.get("group")), request.get("key")
+    return await write(
+        keyholder,
+        session,
+        request,
+        lambda vault: vault.remove(group, None if key is None else check_key(key)),
+    )
+
+
+async def serve_move(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Give a key, or a group, another name."""
+    group, key = check_group(request.get("group")), request.get("key")
+    to, to_key = check_group(request.get("to_group")), request.get("to_key")
+    store, now = keyholder.open_store(), int(time.time())
+    if (group, key) == (to, to_key) or (key is None and (to_key is not None or group == to)):
+        raise Usage("that is no move", "avault mv GROUP/KEY GROUP/KEY, or avault mv GROUP GROUP")
+
+    def moves(vault: Vault) -> list[tuple[str, str]]:
+        names = [check_key(key)] if key is not None else sorted(vault.group(group).keys)
+        return [(name, name if to_key is None else check_key(to_key)) for name in names]
+
+    def change(vault: Vault) -> None:
+        note = vault.group(group).note[0]
+        for name, other in moves(vault):
+            vault.move((group, name), (to, other), now, store.machine)
+        if note and key is None and not vault.groups[to].note[0]:
+            vault.annotate(to, note, store.machine)
+
+    names = [name for old, new in moves(store.vault) for name in (f"{group}/{old}", f"{to}/{new}")]
+    return await write(keyholder, session, {**request, "only": names}, change)
+
+
+async def serve_import(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Set many keys at once; what is there with another value only if they may be replaced."""
+    given = await session.frame()
+    try:
+        rows = [
+            (check_group(group), check_key(key), check_value(value))
+            for group, key, value in given["secrets"]
+        ]
+        notes = [
+            (check_group(group), check_note(note) or "")
+            for group, note in (given.get("notes") or {}).items()
+        ]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise Usage("secrets is a list of group, key and value") from None
+    store, result = keyholder.open_store(), {}
+
+    def change(vault: Vault) -> None:
+        names: dict[str, list[str]] = {"new": [], "same": [], "replaced": []}
+        for group, key, value in rows:
+            there = vault.groups[group].keys.get(key) if group in vault.groups else None
+            kind = (
+                "new"
+                if not there
+                else "same"
+                if [secret.value for secret in there] == [value]
+                else "replaced"
+            )
+            names[kind].append(f"{group}/{key}")
+            if kind != "same":
+                vault.put(group, key, value, int(time.time()), store.machine)
+        if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
+            listed = ", ".join(names["replaced"][:20])
+            raise Denied(
+                f"in the vault with another value: {listed}",
+                "to replace them: --replace; to look: --dry-run",
+            )
+        for group, note in notes:
+            vault.annotate(group, note, store.machine)
+        result.update(names)
+
+    noted = {**request, "only": [f"{group}/{key}" for group, key, _ in rows]}
+    await write(keyholder, session, noted, change, only_try=True)  # a guess at a value is noted too
+    if not request.get("dry_run") and (result["new"] or result["replaced"] or notes):
+        await keyholder.change(change)
+    return {"ok": True, **result}
+
+
+def read_copy(keyholder: Keyholder, name: object) -> bytes:
+    """The bytes of a copy of avault.enc that a client has put into the state directory.
+
+    Raises Usage, NotFound.
+    """
+    stem = str(name).removesuffix(".enc")
+    if (
+        not isinstance(name, str)
+        or stem == name
+        or not stem
+        or set(stem) - LETTERS - DIGITS - {"-"}
+    ):
+        raise Usage("a copy is named by letters, digits and -, and ends in .enc")
+    return read_file(keyholder.places.own(name), VAULT_LIMIT)
+
+
+async def serve_merge(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Merge two copies of the vault, for git; or one into the vault that is served: a write."""
+    store, theirs = keyholder.open_store(), read_copy(keyholder, request.get("theirs"))
+    if request.get("ours") is None:
+        if not store.vault.is_after(store.open_copy(theirs).generation):
+            await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
+        return {"ok": True, "conflicts": conflicts(store.vault)}
+    # not beside another: each takes a count
+    data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)
+    return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
+
+
+async def serve_restore(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Set a key, or those of a group, to what they were in a copy of the vault.
+
+    Or, for `unsaved`, write back what is served.
+    """
+    if request.get("unsaved"):
+        keyholder.release(session, {"op": "restore", "for": "unsaved"})
+        return {"ok": True, "needed": await keyholder.put_back()}
+    store, key = keyholder.open_store(), request.get("key")
+    old = store.open_copy(read_copy(keyholder, request.get("file")))
+    group = check_group(request.get("group"))
+    values = {
+        check_key(name): old.secrets(group, name)[0].value
+        for name in ([key] if key else sorted(old.group(group).keys))
+    }
+
+    def change(vault: Vault) -> None:
+        for name, value in values.items():
+            vault.put(group, name, value, int(time.time()), store.machine)
+
+    await write(keyholder, session, request, change)
+    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
+
+
 # --------------------------------------------------------- daemon/keeper ----
 # The keyholder as the supervisor sees it: a process, and a state.
 
@@ -6437,493 +7103,16 @@ class Guard:
         return self.process.pid if self.process and self.process.returncode is None else None
 
 
-# ------------------------------------------------------- daemon/keychain ----
-# Giving a keychain an unlock key of its own, if the operator agrees.
-
-
-async def fill_keychain(holding: Holding, fd: int, pid: int, caller: dict[str, Any]) -> None:
-    """If the phone agrees, seal the agent's key once more.
-
-    What opens that goes to the keychain's process `pid` alone, through the socket `fd`.
-    """
-    reporter, helper = holding.reporter, None
-    with socket.socket(fileno=fd) as door:
-        try:
-            pairing, store = holding.contact.find(holding.store), holding.store
-            if not pairing or not store or not holding.log:
-                raise Denied(
-                    "only a paired, open vault can be given to a keychain",
-                    "pair it with: avault pair",
-                )
-            helper = await meet(door, pid)
-            holding.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
-            vault, token = store.vault, secrets.token_hex(32)
-            sentence = (
-                f"avault: let a keychain open {vault.name} on {holding.host} WITHOUT you, always."
-                " Approve only if you want that."
-            )
-            title = f"a keychain for {vault.name}"
-            envelope = make_envelope(store.keys, vault.operator, title, sentence, token)
-            connected = holding.contact.connect(pairing, pairing.signer)
-            async with asyncio.timeout(300), connected as signer:
-                await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
-            if not is_hardened(pid):
-                raise Unavailable(
-                    "the keychain's process has ended, or is traced",
-                    "try again: avault keychain enable",
-                )
-            unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
-            # for the disk, once the keychain has what opens it
-            reporter.control.send({"sealed": sealed})
-            helper.sendall(unlock.encode())
-        except AvaultError as error:
-            reporter.fail(error)
-        except TimeoutError:
-            reporter.fail(TimedOut("nobody approved in time"))
-        except OSError:
-            reporter.fail(Unavailable("the keychain's process has ended"))
-        finally:
-            if helper:
-                helper.close()
-
-
-# ------------------------------------------------------ daemon/unlocking ----
-# How the keyholder comes by the key: at once, by asking the phone, or by listening to it.
-
-
-class Unlocking:
-    """The keyholder's part of the question to the operator: `task` has it, while there is one.
-
-    The phone is asked one thing at a time: while we are `talking` about a pairing, the question for
-    the key waits, and we `resume` it afterwards. Without a key or a way to one, the process has
-    `ended`.
-    """
-
-    def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
-        self.holding, self.reporter, self.ended = holding, reporter, ended
-        self.task: asyncio.Task[None] | None = None
-        # what the disk says of a vault that is locked: to be shown, and for nothing else
-        self.shown: dict[str, Any] = {}
-        # somebody waits for the key: ask for it; else listen for what comes late
-        self.is_asked = False
-        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
-        self.accept_rollback = False  # what they wish
-        self.opens_until = 0.0  # uptime until which a late answer opens the vault
-        self.is_out = False  # the phone may have the question
-        self.talking = self.resume = False
-
-    # -- what the supervisor wants
-
-    def ask(self, message: dict[str, Any], fd: int | None) -> None:
-        """Obtain the key: begin with it, or go on with the question that the phone may have."""
-        others = self.is_asked and self.is_attended
-        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
-        self.is_attended = others or not message.get("unattended")
-        if not self.talking and not self.task and not self.holding.store:
-            self.begin(fd, bool(message.get("keychain")))
-            return
-        self.resume = self.talking
-        signer = self.holding.contact.signer
-        if signer and self.task:
-            signer.is_attended = self.is_attended
-            signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
-            self.reporter.report()
-        if fd is not None:
-            os.close(fd)
-
-    def ask_again(self) -> None:
-        """Have the question go out at once, if there is one."""
-        if signer := self.holding.contact.signer:
-            signer.ask_again()
-
-    def rest(self, opens_for: float) -> None:
-        """Nobody waits any more: ask no more, and listen, if the phone can have the question.
-
-        For so many seconds a late answer still opens the vault. Then, and always, it turns the
-        ratchet.
-        """
-        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
-        self.note_question()
-        signer = self.holding.contact.signer
-        if self.talking:
-            self.resume = self.is_out
-        elif self.is_out and signer and self.task:
-            signer.rest()
-            self.reporter.report()
-        elif not self.holding.store:
-            self.ended.set()
-
-    def note_question(self) -> None:
-        """Note whether the phone may have the question for the key."""
-        signer = self.holding.contact.signer
-        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
-
-    def is_waiting(self) -> bool:
-        """Whether the phone is asked, for the key or in a talk, and not only listened to."""
-        is_wanted = self.is_asked or self.talking or not self.task
-        return bool(self.holding.contact.signer and is_wanted)
-
-    # -- what talks want
-
-    def begin_talk(self) -> None:
-        """From now on, one talk is under way."""
-        self.talking = True
-        self.reporter.report()
-
-    def end_talk(self) -> None:
-        """It is over: go on with the question that it had stopped."""
-        self.talking = False
-        self.reporter.report()
-        if self.resume and not self.holding.store and not self.task:
-            self.begin()
-        self.resume = False
-
-    def pause(self) -> None:
-        """Stop asking for the key until the talk is over."""
-        self.note_question()
-        if self.task:
-            self.task.cancel()
-            self.task, self.resume = None, True
-
-    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
-        """Obtain the key in another way than by the question, and serve the vault."""
-        await self.holding.open(custodian, accept_rollback)
-        if self.task and self.task is not asyncio.current_task():
-            self.task.cancel()  # it waits for a key that is here
-
-    # -- the way to the key
-
-    def begin(self, fd: int | None = None, by_keychain: bool = False) -> None:
-        """Begin to obtain the key; or only to listen for it, where nobody waits."""
-        self.task = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
-
-    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
-        """Obtain the key by what comes through a pipe, or by the phone; and open the vault."""
-        try:
-            self.shown, _ = read_unlock(self.holding.places)
-            if fd is None or not await self.open_by_pipe(fd, by_keychain):
-                await self.open_by_phone()
-        except Exception as error:
-            if not self.holding.store:
-                self.reporter.fail(complain(error))
-                self.ended.set()
-        finally:
-            if self.task is asyncio.current_task():
-                self.task = None
-
-    async def open_by_pipe(self, fd: int, by_keychain: bool) -> bool:
-        """Open the vault by NOSTR_NSEC, or by what the keychain answered; False if that did not."""
-        with open(fd, "rb") as pipe:
-            given = await asyncio.to_thread(pipe.read)
-        if not by_keychain:
-            await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
-            return True
-        warnings = self.reporter.warnings
-        try:
-            warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
-            await self.open(Keychain(self.holding.places, given), self.accept_rollback)
-            return True
-        except Unavailable as error:
-            warnings["keychain"] = (
-                f"the keychain did not open the vault, so the phone is asked: {error.message}"
-            )
-            return False
-
-    async def open_by_phone(self) -> None:
-        """Ask the phone, or listen for its answer, and open the vault."""
-        holding, contact = self.holding, self.holding.contact
-        pairing = contact.pairing = Pairing.load(holding.places)
-        if not pairing:
-            raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
-        async with contact.connect(pairing, pairing.signer) as signer:
-            signer.is_attended = self.is_attended
-            if is_clock_unsynchronised():
-                self.reporter.warnings["ntp"] = (
-                    "nothing keeps this machine's clock right (NTP): if no request arrives,"
-                    " look there"
-                )
-            signer.is_resting = not self.is_asked
-            phone = Phone(pairing, signer)
-            keys, content, own = await holding.obtain(phone)
-            while signer.is_old and self.is_asked and not holding.store:
-                async with holding.serving:
-                    await holding.use_up(keys, content, own)
-                keys, content, own = await holding.obtain(phone)
-            is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
-            await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
-
-
-# ------------------------------------------------------ daemon/keyholder ----
-# The process that holds the agent's key and the secrets.
-#
-# It starts no program, and locking is its exit: Python cannot wipe a string, the kernel can.
-
-
-class Keyholder:
-    """The keyholder process: obtains the key, serves the vault, exits to lock it.
-
-    `talks` and `requests` are the tables of what clients may ask.
-    """
-
-    def __init__(
-        self,
-        places: Places,
-        control: socket.socket,
-        talks: dict[str, Talk],
-        requests: dict[str, Serve],
-        limits: Limits,
-    ) -> None:
-        self.places, self.talks, self.requests = places, talks, requests
-        self.ended = asyncio.Event()
-        self.control = Control(control, self.receive, self.ended.set)
-        self.reporter = Reporter(self.control, self.describe)
-        self.holding = Holding(places, self.reporter, limits)
-        self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
-        self.sessions: dict[Session, None] = {}
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    # -- the supervisor's side
-
-    async def run(self) -> None:
-        """Serve until the supervisor says so or is gone, or until it is time to lock.
-
-        By itself it locks only when what is served is on the disk.
-        """
-        holding = self.holding
-        while not self.ended.is_set() and (
-            (left := holding.time_left()) > 0 or not await holding.save(is_last=True)
-        ):
-            try:  # the loop's clock stands still while the machine sleeps: look every now and then
-                async with asyncio.timeout(min(max(left, 0.1), 5.0)):
-                    await self.ended.wait()
-            except TimeoutError:
-                if holding.store and holding.store.trouble:
-                    await holding.save()
-                await holding.verify_recovery()
-                await holding.keep_log()
-        if not self.ended.is_set():
-            why = holding.autolock.explain()
-            self.reporter.fail(Locked(why, "ask the phone with: avault unlock"))
-        await holding.writer.finish()
-        await holding.save(is_last=True)
-        await holding.keep_log(at_once=True)
-        while self.control.queue:
-            await asyncio.sleep(0.01)
-
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
-        """A message from the supervisor."""
-        if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, message["frame"]))
-        elif message["do"] == "unlock":
-            self.unlocking.ask(message, fd)
-        elif message["do"] == "keychain" and fd is not None:
-            filling = fill_keychain(self.holding, fd, message["helper"], message["caller"])
-            spawn(self.tasks, filling)
-        elif message["do"] == "ask":
-            self.unlocking.ask_again()
-        elif message["do"] == "look":
-            spawn(self.tasks, self.look())
-        elif message["do"] == "rest":
-            self.unlocking.rest(message["opens_for"])
-        elif message["do"] == "limit":
-            self.holding.autolock.change(message)
-            self.reporter.report()
-        elif message["do"] == "lock":
-            self.ended.set()
-
-    async def look(self) -> None:
-        """Hold the disk against what the open vault knows, and say so when it is done."""
-        try:
-            await self.holding.look()
-        finally:
-            if not self.ended.is_set():
-                self.control.send({"looked": True})
-
-    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
-        """Serve a connection from now on."""
-        sock = socket.socket(fileno=fd)
-        if len(self.sessions) >= room():
-            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
-            if not idle:
-                sock.close()
-                return
-            del self.sessions[idle]
-            idle.transport.abort()
-
-        def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions)
-
-        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
-
-    def settle(self) -> None:
-        """A session's work is done: end, where there is no vault and no task to get one."""
-        converse = any(session.task and session.is_conversation for session in self.sessions)
-        unlocking = self.unlocking
-        if not (self.holding.store or unlocking.task or unlocking.talking or converse):
-            self.ended.set()
-
-    # -- what status shows
-
-    def describe(self) -> dict[str, Any]:
-        """What `status` shows of an open vault, or of the way to one; no secret."""
-        store, contact, ratchet = self.holding.store, self.holding.contact, self.holding.ratchet
-        signer, is_waiting = contact.signer, self.unlocking.is_waiting()
-        shown, left = ratchet.content or self.unlocking.shown, self.holding.time_left()
-        digests = {}
-        if store:
-            digests = {"avault.enc": store.digest, "nsec.enc": self.holding.recovery.digest}
-        return {
-            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
-            "listening": bool(signer and not store and not is_waiting),
-            "since": render_time(self.holding.autolock.since),
-            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
-            "agent_npub": shown.get("agent"),
-            "signer_npub": shown.get("operator"),
-            "name": shown.get("name"),
-            "code": request_code(shown["sealed"]) if shown and not store else None,
-            "groups": len(store.vault.groups) if store else None,
-            "secrets": store.vault.count() if store else None,
-            "proven": bool(ratchet.proven if store else shown.get("proven")),
-            "signer_approves_by_itself": contact.pairing.by_itself if contact.pairing else None,
-            "relays": list(signer.relays.values()) if signer else contact.relays,
-            "waiting": signer.describe() if signer and is_waiting else None,
-            "warnings": list(self.collect_warnings().values()),
-            "talking": self.unlocking.talking,
-            "unsaved": "unsaved" in self.reporter.warnings,
-            "verified": digests,
-        }
-
-    def collect_warnings(self) -> dict[str, str]:
-        """All that the operator should know, by what it is about."""
-        store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
-        warnings = dict(self.reporter.warnings)
-        if store and store.trouble:
-            warnings["file"] = (
-                f"{store.trouble.message}; what was loaded before is served, nothing is written;"
-                " to write it back: avault restore --unsaved"
-            )
-        if store and store.warning:
-            warnings["pin"] = store.warning
-        if recovery.warning:
-            warnings["nsec"] = recovery.warning
-        if store or not contact.signer:
-            warnings.pop("ntp", None)  # of use only while an answer does not come
-        if contact.signer and contact.signer.clock:
-            warnings["clock"] = contact.signer.clock
-        if store and store.rollback:
-            warnings["rollback"] = (
-                f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
-                " what was written since is missing"
-            )
-        if contact.pairing and contact.pairing.by_itself:
-            warnings["signer"] = (
-                "the signer approves by itself, as the drill showed: change its setting, then:"
-                " avault drill"
-            )
-        return warnings
-
-    # -- requests
-
-    def answer(self, session: Session, request: dict[str, Any]) -> Answer:
-        """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op = str(request.get("op"))
-        if request.get("v") != 1 or request.get("vault") != self.places.id:
-            raise Usage(
-                "that is for another vault, or another version of avault", "see: avault status"
-            )
-        if op in SESSIONS:
-            return self.converse(session, request)
-        if op not in VALUES:
-            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        store = self.open_store()
-        before = store.trouble, store.digest
-        # those are about copies, and git is at work beside
-        if op != "inspect" and not request.get("ours"):
-            store.refresh()
-        if (store.trouble, store.digest) != before:
-            self.reporter.report()
-            # perhaps by us: what a git pull has brought is merged
-            self.reporter.wrote()
-            spawn(self.tasks, self.holding.save_beside())
-        return self.requests[op](self, session, request)
-
-    def open_store(self) -> Store:
-        """The store of an open vault; raises Locked.
-
-        Also when it is about to lock, or was to and `run` has slept through it.
-        """
-        store = self.holding.store
-        if not store or self.ended.is_set() or self.holding.time_left() <= 0:
-            raise Locked("the vault is locked", "ask the phone with: avault unlock")
-        return store
-
-    def release(self, session: Session, request: dict[str, Any], outcome: str = "ok") -> None:
-        """Note in the access log what is about to be released or changed.
-
-        Raises AvaultError if that cannot be.
-        """
-        session.caller = session.caller or describe_caller(
-            session.transport.get_extra_info("socket")
-        )
-        if self.holding.log:
-            self.holding.log.write(request, session.caller, outcome)
-        autolock = self.holding.autolock
-        autolock.used = uptime()
-        if autolock.idle and autolock.used - self.reporter.reported >= 1:
-            self.reporter.report()
-
-    async def change(self, function: Callable[[Vault], None]) -> dict[str, Any]:
-        """Have a change written, with those that wait meanwhile; raises what refused it."""
-        # it may have been locked while the value was awaited
-        await self.holding.writer.change(self.open_store(), function)
-        return {"ok": True}
-
-    async def put_back(self) -> bool:
-        """Write what is served over an avault.enc that cannot be used; whether it was needed.
-
-        Raises AvaultError.
-        """
-        await self.holding.writer.finish()
-        return await self.holding.writer.put_back(self.open_store())
-
-    async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
-        """A request that talks with the operator; one at a time, with an end."""
-        if request["op"] == "open":  # it asks nobody: any number at once
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame()
-            return await self.talks["open"](self, session, request, private)
-        if self.unlocking.talking:
-            raise Usage(
-                "another pairing is under way", "let it end first, or stop it with: avault lock"
-            )
-        self.unlocking.begin_talk()
-        try:
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame() if request.get("private") else {}
-            async with asyncio.timeout(read_limit(request)):
-                return await self.talks[request["op"]](self, session, request, private)
-        except TimeoutError:
-            # the signer is connected, and was to open the vault
-            if os.path.lexists(self.places.own(UNPROVEN)):
-                again = "recover" if request["op"] == "recover" else "pair"
-            else:
-                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
-            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
-            raise TimedOut("the signer did not answer in time", hint) from None
-        finally:
-            self.unlocking.end_talk()
-
-
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
-# What gives a value out, or changes one, stands in the access log before it happens.
+# What gives a value out stands in the access log before it happens; what changes one, also.
 
 
-def released(answer: Callable[[Vault, dict[str, Any]], dict[str, Any]]) -> Serve:
+def released(answer: Callable[[Vault, Message], Message]) -> Serve:
     """A request that gives values out: its answer is made, noted in the access log, and sent."""
 
-    def serve(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+    def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
         try:
             found = answer(keyholder.open_store().vault, request)
         except AvaultError as error:
@@ -6935,7 +7124,7 @@ def released(answer: Callable[[Vault, dict[str, Any]], dict[str, Any]]) -> Serve
     return serve
 
 
-def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+def answer_get(vault: Vault, request: Message) -> Message:
     """One value, or those of a group."""
     name, key, form = request.get("group"), request.get("key"), request.get("format")
     if key is not None:
@@ -6962,7 +7151,7 @@ def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True, **answer}
 
 
-def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+def answer_export(vault: Vault, request: Message) -> Message:
     """Variables, rendered or as they are."""
     groups, only, allow, named = (
         check_names(request, field) for field in ("groups", "only", "allow", "as")
@@ -6988,7 +7177,7 @@ def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+def answer_reveal(vault: Vault, request: Message) -> Message:
     """Secrets by their names, with what is in conflict with them."""
     groups, only = check_names(request, "groups"), check_names(request, "only")
     rows = [
@@ -7003,7 +7192,7 @@ def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True, "secrets": rows}
 
 
-def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """Whether a group or key is there."""
     groups = keyholder.open_store().vault.groups
     group, key = check_group(request.get("group")), request.get("key")
@@ -7013,7 +7202,7 @@ def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -
     }
 
 
-def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What there is; names, never values."""
     vault, form, wanted = (
         keyholder.open_store().vault,
@@ -7034,15 +7223,16 @@ def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) 
     return {"ok": True, "groups": groups}
 
 
-def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_verify_log(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """Whether the access log is what was written to it."""
     return {"ok": True, **(keyholder.holding.log.verify() if keyholder.holding.log else {})}
 
 
-async def serve_verify(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """The hashes of the vault's files that this daemon vouches for; or whether a copy of nsec.enc opens."""
+async def serve_verify(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The hashes of the vault's files that this daemon vouches for.
+
+    Or, for a copy of nsec.enc, whether that opens.
+    """
     store = keyholder.open_store()
     if (name := request.get("file")) is not None:
         verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
@@ -7054,129 +7244,7 @@ async def serve_verify(
     }
 
 
-async def serve_set(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Set a key, to a value in the next frame or to a generated one."""
-    group, key = check_group(request.get("group")), check_key(request.get("key"))
-    note, size, machine = (
-        check_note(request.get("note")),
-        request.get("generate"),
-        keyholder.open_store().machine,
-    )
-    if size is None:
-        value = check_value((await session.frame()).get("value"))
-    elif type(size) is int and 1 <= size <= 4096:
-        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
-    else:
-        raise Usage(
-            "a generated value has 1 to 4,096 characters",
-            f"avault set {group} --key {key} --generate 32",
-        )
-    is_replaced = False
-
-    def change(vault: Vault) -> None:
-        nonlocal is_replaced
-        there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
-        is_replaced = any(secret.value != value for secret in there)
-        vault.put(group, key, value, int(time.time()), machine)
-        if note is not None:
-            vault.annotate(group, note, machine)
-
-    answer = await write(keyholder, session, request, change)
-    return {**answer, "replaced": True} if is_replaced else answer
-
-
-async def serve_delete(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Take a key away, or a group."""
-    group, key = check_group(request.get("group")), request.get("key")
-    return await write(
-        keyholder,
-        session,
-        request,
-        lambda vault: vault.remove(group, None if key is None else check_key(key)),
-    )
-
-
-async def serve_move(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Give a key, or a group, another name."""
-    group, key = check_group(request.get("group")), request.get("key")
-    to, to_key = check_group(request.get("to_group")), request.get("to_key")
-    store, now = keyholder.open_store(), int(time.time())
-    if (group, key) == (to, to_key) or (key is None and (to_key is not None or group == to)):
-        raise Usage("that is no move", "avault mv GROUP/KEY GROUP/KEY, or avault mv GROUP GROUP")
-
-    def moves(vault: Vault) -> list[tuple[str, str]]:
-        names = [check_key(key)] if key is not None else sorted(vault.group(group).keys)
-        return [(name, name if to_key is None else check_key(to_key)) for name in names]
-
-    def change(vault: Vault) -> None:
-        note = vault.group(group).note[0]
-        for name, other in moves(vault):
-            vault.move((group, name), (to, other), now, store.machine)
-        if note and key is None and not vault.groups[to].note[0]:
-            vault.annotate(to, note, store.machine)
-
-    names = [name for old, new in moves(store.vault) for name in (f"{group}/{old}", f"{to}/{new}")]
-    return await write(keyholder, session, {**request, "only": names}, change)
-
-
-async def serve_import(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Set many keys at once; what is there with another value only if they may be replaced."""
-    given = await session.frame()
-    try:
-        rows = [
-            (check_group(group), check_key(key), check_value(value))
-            for group, key, value in given["secrets"]
-        ]
-        notes = [
-            (check_group(group), check_note(note) or "")
-            for group, note in (given.get("notes") or {}).items()
-        ]
-    except (TypeError, ValueError, KeyError, AttributeError):
-        raise Usage("secrets is a list of group, key and value") from None
-    store, result = keyholder.open_store(), {}
-
-    def change(vault: Vault) -> None:
-        names: dict[str, list[str]] = {"new": [], "same": [], "replaced": []}
-        for group, key, value in rows:
-            there = vault.groups[group].keys.get(key) if group in vault.groups else None
-            kind = (
-                "new"
-                if not there
-                else "same"
-                if [secret.value for secret in there] == [value]
-                else "replaced"
-            )
-            names[kind].append(f"{group}/{key}")
-            if kind != "same":
-                vault.put(group, key, value, int(time.time()), store.machine)
-        if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
-            listed = ", ".join(names["replaced"][:20])
-            raise Denied(
-                f"in the vault with another value: {listed}",
-                "to replace them: --replace; to look: --dry-run",
-            )
-        for group, note in notes:
-            vault.annotate(group, note, store.machine)
-        result.update(names)
-
-    noted = {**request, "only": [f"{group}/{key}" for group, key, _ in rows]}
-    await write(keyholder, session, noted, change, only_try=True)  # a guess at a value is noted too
-    if not request.get("dry_run") and (result["new"] or result["replaced"] or notes):
-        await keyholder.change(change)
-    return {"ok": True, **result}
-
-
-async def serve_provide(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
+async def serve_provide(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Values by GROUP/KEY, in the words of OpenClaw's exec secret provider, protocol version 1."""
     try:
         asked = json.loads((await session.frame())["value"])
@@ -7210,20 +7278,7 @@ async def serve_provide(
     }
 
 
-def read_copy(keyholder: Keyholder, name: object) -> bytes:
-    """The bytes of a copy of avault.enc that a client has put into the state directory; raises Usage, NotFound."""
-    stem = str(name).removesuffix(".enc")
-    if (
-        not isinstance(name, str)
-        or stem == name
-        or not stem
-        or set(stem) - LETTERS - DIGITS - {"-"}
-    ):
-        raise Usage("a copy is named by letters, digits and -, and ends in .enc")
-    return read_file(keyholder.places.own(name), VAULT_LIMIT)
-
-
-def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What is in a copy of the vault, of any generation: names and times, never values."""
     vault = keyholder.open_store().open_copy(read_copy(keyholder, request.get("file")))
     groups = describe_vault(vault)
@@ -7234,70 +7289,23 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
-async def serve_merge(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Merge two copies of the vault, for git; or one into the vault that is served, which is a write."""
-    store, theirs = keyholder.open_store(), read_copy(keyholder, request.get("theirs"))
-    if request.get("ours") is None:
-        if not store.vault.is_after(store.open_copy(theirs).generation):
-            await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
-        return {"ok": True, "conflicts": conflicts(store.vault)}
-    # not beside another: each takes a count
-    data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)
-    return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
-
-
-async def serve_restore(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Set a key, or those of a group, to what they were in a copy of the vault; or `unsaved`: write back what is served."""
-    if request.get("unsaved"):
-        keyholder.release(session, {"op": "restore", "for": "unsaved"})
-        return {"ok": True, "needed": await keyholder.put_back()}
-    store, key = keyholder.open_store(), request.get("key")
-    old = store.open_copy(read_copy(keyholder, request.get("file")))
-    group = check_group(request.get("group"))
-    values = {
-        check_key(name): old.secrets(group, name)[0].value
-        for name in ([key] if key else sorted(old.group(group).keys))
-    }
-
-    def change(vault: Vault) -> None:
-        for name, value in values.items():
-            vault.put(group, name, value, int(time.time()), store.machine)
-
-    await write(keyholder, session, request, change)
-    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
-
-
-async def write(
-    keyholder: Keyholder,
-    session: Session,
-    request: dict[str, Any],
-    change: Callable[[Vault], None],
-    only_try: bool = False,
-) -> dict[str, Any]:
-    """Note a change in the access log and make it, or note why it is refused.
-
-    One that fails when it is written, as on a full disk, is noted twice: first as what is to happen.
-    """
-    try:
-        change(keyholder.open_store().vault.copy())
-        keyholder.release(session, request)
-        return {"ok": True} if only_try else await keyholder.change(change)
-    except AvaultError as error:
-        keyholder.release(session, request, error.code)
-        raise
-
-
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get), "export": released(answer_export), "reveal": released(answer_reveal),
-    "has": serve_has, "list": serve_list, "provide": serve_provide, "verify_log": serve_verify_log, "inspect": serve_inspect,
+    "get": released(answer_get),
+    "export": released(answer_export),
+    "reveal": released(answer_reveal),
+    "provide": serve_provide,
+    "has": serve_has,
+    "list": serve_list,
     "verify": serve_verify,
-    "set": serve_set, "delete": serve_delete, "move": serve_move, "import": serve_import, "merge": serve_merge,
+    "verify_log": serve_verify_log,
+    "inspect": serve_inspect,
+    "set": serve_set,
+    "delete": serve_delete,
+    "move": serve_move,
+    "import": serve_import,
+    "merge": serve_merge,
     "restore": serve_restore,
-}  # fmt: skip
+}
 
 
 # ----------------------------------------------------- daemon/supervisor ----
@@ -7914,8 +7922,8 @@ def accept_connect(secret: str) -> Callable[[str], None]:
 
 
 async def talk_init(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
     places, holding = keyholder.places, keyholder.holding
     if holding.store:
@@ -7979,8 +7987,8 @@ async def talk_init(
 
 
 async def talk_pair(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Pair this machine and prove the vault; `recover` does it where the vault was never open.
 
     An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
@@ -8172,8 +8180,8 @@ async def ask_for_proof(
 
 
 async def talk_open(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Open the vault with NOSTR_NSEC."""
     if not keyholder.holding.store:
         await keyholder.unlocking.open(
@@ -8183,8 +8191,8 @@ async def talk_open(
 
 
 async def talk_drill(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Ask for something that the operator is to reject: an app that approves by itself cannot."""
     contact, ratchet = keyholder.holding.contact, keyholder.holding.ratchet
     store = keyholder.holding.store

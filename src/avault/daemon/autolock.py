@@ -9,9 +9,7 @@ from avault.process import uptime
 from avault.vault.formats import render_duration
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from avault.protocol import Limits
+    from avault.protocol import Limits, Message
 
 
 class AutoLock:
@@ -42,7 +40,7 @@ class AutoLock:
             return f"it locked by itself after {render_duration(self.after)}"
         return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
-    def change(self, message: dict[str, Any]) -> None:
+    def change(self, message: Message) -> None:
         """Take other limits; one that is not named stays as it is, and `for` counts from now."""
         if "for" in message:
             self.after = round(uptime() - self.opened) + message["for"]

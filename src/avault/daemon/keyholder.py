@@ -32,15 +32,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
-    from avault.protocol import Limits
+    from avault.protocol import Limits, Message
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
 
-    Talk = Callable[
-        ["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]
-    ]
+    Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
 
-    Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
+    Serve = Callable[["Keyholder", "Session", Message], Answer]
 
 
 class Keyholder:
@@ -94,7 +92,7 @@ class Keyholder:
         while self.control.queue:
             await asyncio.sleep(0.01)
 
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+    def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
             spawn(self.tasks, self.take_over(fd, message["frame"]))
@@ -148,7 +146,7 @@ class Keyholder:
 
     # -- what status shows
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Message:
         """What `status` shows of an open vault, or of the way to one; no secret."""
         store, contact, ratchet = self.holding.store, self.holding.contact, self.holding.ratchet
         signer, is_waiting = contact.signer, self.unlocking.is_waiting()
@@ -208,7 +206,7 @@ class Keyholder:
 
     # -- requests
 
-    def answer(self, session: Session, request: dict[str, Any]) -> Answer:
+    def answer(self, session: Session, request: Message) -> Answer:
         """The answer to a request, or the work that leads to it; raises AvaultError."""
         op = str(request.get("op"))
         if request.get("v") != 1 or request.get("vault") != self.places.id:
@@ -241,7 +239,7 @@ class Keyholder:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
         return store
 
-    def release(self, session: Session, request: dict[str, Any], outcome: str = "ok") -> None:
+    def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
         """Note in the access log what is about to be released or changed.
 
         Raises AvaultError if that cannot be.
@@ -256,7 +254,7 @@ class Keyholder:
         if autolock.idle and autolock.used - self.reporter.reported >= 1:
             self.reporter.report()
 
-    async def change(self, function: Callable[[Vault], None]) -> dict[str, Any]:
+    async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
         await self.holding.writer.change(self.open_store(), function)
@@ -270,7 +268,7 @@ class Keyholder:
         await self.holding.writer.finish()
         return await self.holding.writer.put_back(self.open_store())
 
-    async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
+    async def converse(self, session: Session, request: Message) -> Message:
         """A request that talks with the operator; one at a time, with an end."""
         if request["op"] == "open":  # it asks nobody: any number at once
             async with asyncio.timeout(FIRST_FRAME_TIME):

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from avault.daemon.keyholder import Talk
-    from avault.protocol import Limits
+    from avault.protocol import Limits, Message
 
 
 def accept_connect(secret: str) -> Callable[[str], None]:
@@ -68,8 +68,8 @@ def accept_connect(secret: str) -> Callable[[str], None]:
 
 
 async def talk_init(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
     places, holding = keyholder.places, keyholder.holding
     if holding.store:
@@ -133,8 +133,8 @@ async def talk_init(
 
 
 async def talk_pair(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Pair this machine and prove the vault; `recover` does it where the vault was never open.
 
     An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
@@ -326,8 +326,8 @@ async def ask_for_proof(
 
 
 async def talk_open(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Open the vault with NOSTR_NSEC."""
     if not keyholder.holding.store:
         await keyholder.unlocking.open(
@@ -337,8 +337,8 @@ async def talk_open(
 
 
 async def talk_drill(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Ask for something that the operator is to reject: an app that approves by itself cannot."""
     contact, ratchet = keyholder.holding.contact, keyholder.holding.ratchet
     store = keyholder.holding.store

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.daemon.holding import Custodian
+    from avault.protocol import Message
 
 
 class Unlocking:
@@ -43,7 +44,7 @@ class Unlocking:
 
     # -- what the supervisor wants
 
-    def ask(self, message: dict[str, Any], fd: int | None) -> None:
+    def ask(self, message: Message, fd: int | None) -> None:
         """Obtain the key: begin with it, or go on with the question that the phone may have."""
         others = self.is_asked and self.is_attended
         self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
