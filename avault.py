@@ -58,10 +58,11 @@ The rooms, in order; each calls only what stands above it:
     daemon/keyholder      The process that holds the agent's key and the secrets
     daemon/changes        What changes an open vault. It stands in the access log before it happens
     daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
+    daemon/pairing        Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/requests       What a client may ask of an open vault
     daemon/supervisor     The process that owns the socket. It never holds a secret
-    daemon/start          From a command to a daemon
     daemon/talks          The keyholder's talks with operator and signer: init, pair, recover, drill
+    daemon/start          From a command to a daemon, and the beginning and end of its two processes
     terminal/commands     The table of commands, from which click is told when one is run
     terminal/extras       What needs packages that avault does without: src/avault_extras/, installed as avault_extras
     terminal/help         The page of help
@@ -5496,7 +5497,7 @@ class AccessLog:
     BURST = 30.0  # refusals that are written as they come, when there were none before
     FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
 
-    def __init__(self, directory: str, keys: nostr_sdk.Keys, is_new: bool) -> None:
+    def __init__(self, directory: str, keys: Keys, is_new: bool) -> None:
         secret = bytes.fromhex(keys.secret_key().to_hex())
 
         def key(use: bytes) -> bytes:
@@ -7103,6 +7104,147 @@ class Guard:
         return self.process.pid if self.process and self.process.returncode is None else None
 
 
+# -------------------------------------------------------- daemon/pairing ----
+# Pairing with a signer, and the proof that the phone behind it opens this vault.
+
+
+def accept_connect(secret: str) -> Callable[[str], None]:
+    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
+
+    def accept(result: str) -> None:
+        if result != "ack" and not (
+            secret and secrets.compare_digest(result.encode(), secret.encode())
+        ):
+            raise Denied("the signer answered `connect` with something else")
+
+    return accept
+
+
+def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
+    """The relays of this machine's pairing, or for a first one those of nip46.json.
+
+    Where these differ, it is said.
+    """
+    try:
+        known = keyholder.holding.contact.pairing or Pairing.load(keyholder.places)
+    except Tampered:  # it is about to be replaced
+        known = None
+    try:
+        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
+    except AvaultError:
+        if not known:
+            raise
+        hinted = []
+    if known and hinted and known.relays != hinted:
+        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
+    return known.relays if known else hinted
+
+
+async def shake_hands(
+    keyholder: Keyholder,
+    session: Session,
+    relays: list[str],
+    name: str,
+    bunker: str | None,
+    operator: str | None,
+    agent: str,
+    confirm: bool = False,
+) -> Pairing:
+    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
+
+    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
+    """
+    signer_key, secret = None, secrets.token_hex(16)
+    if bunker:
+        signer_key, relays, secret = parse_bunker(bunker)
+    pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
+    keyholder.unlocking.pause()
+    session.send({"progress": "connecting", "relays": len(relays)})
+    async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
+        await signer.wait_ready(15.0)
+        if signer_key:
+            await signer.request(
+                "connect",
+                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
+                accept_connect(secret),
+                False,
+            )
+        else:
+            session.send(
+                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
+            )
+            pairing.signer = await signer.greet(secret)
+            pairing.token = secret
+        session.send({"progress": "connected", "client_key": signer.me})
+        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
+        # still listening: a second signer may answer while the person looks
+        if confirm and not operator:
+            said = await signer.unless_alarmed(session.frame(operator=to_npub(pairing.operator)))
+            if said.get("confirmed") is not True:
+                raise Denied(
+                    "the operator was not confirmed, and nothing was made",
+                    "pair again, with the right account: avault init",
+                )
+    if operator and pairing.operator != operator:
+        found, wanted = to_npub(pairing.operator), to_npub(operator)
+        other = f"the signer answers for {found}, but the operator is {wanted}"
+        raise Denied(other, "choose the operator's account in the signer, and pair again")
+    return pairing
+
+
+async def prove(
+    keyholder: Keyholder,
+    session: Session,
+    pairing: Pairing,
+    content: dict[str, Any],
+    accept_rollback: bool = False,
+) -> None:
+    """Have the phone open this machine's own envelope: now it is known that it can.
+
+    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
+    """
+    try:
+        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
+    except Denied as refused:
+        if any(words in refused.message.lower() for words in NOT_PAIRED):
+            forget_begun(keyholder.places)
+        else:
+            refused.hint = "the pairing is kept; ask again with: avault pair"
+        raise
+
+
+async def ask_for_proof(
+    keyholder: Keyholder,
+    session: Session,
+    pairing: Pairing,
+    content: dict[str, Any],
+    accept_rollback: bool,
+) -> None:
+    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
+    holding, store = keyholder.holding, keyholder.holding.store
+    # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
+    # was
+    if store:
+        content = seal_nsec(
+            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
+        )
+    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
+    session.send({"progress": "approve", "sentence": sentence})
+    async with holding.contact.connect(pairing, pairing.signer, session) as signer:
+        phone = Phone(pairing, signer)
+        if not store:
+            await keyholder.unlocking.open(phone, accept_rollback)
+        else:
+            await phone.obtain(content)
+            ratchet = holding.ratchet
+            ratchet.note_quickness(signer.answered_in, ratchet.content)
+            ratchet.prove()
+            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+            holding.contact.keep(pairing)
+    session.send({"progress": "proven", "seconds": signer.answered_in})
+    keyholder.reporter.report()
+
+
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
@@ -7798,127 +7940,8 @@ class Supervisor:
         }
 
 
-# ---------------------------------------------------------- daemon/start ----
-# From a command to a daemon.
-
-
-def main_supervisor(argv: list[str]) -> NoReturn:
-    """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
-    try:
-        options = json.loads(argv[0])
-        options["dir"], options["background"], options["ready"]
-    except (IndexError, ValueError, TypeError, KeyError):
-        sys.exit(
-            "avault: error: the supervisor is not started by hand\navault: hint: avault daemon start"
-        )
-
-    service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
-
-    def say(text: str) -> None:
-        if not options["background"]:
-            write_all(2, f"avault: {text}\n".encode())
-
-    def ready(answer: dict[str, Any]) -> None:
-        if options["ready"] is not None:
-            write_all(options["ready"], encode_frame(answer))
-            os.close(options["ready"])
-        if service and answer["ok"]:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-                manager.connect(service.replace("@", "\0", 1) if service[0] == "@" else service)
-                manager.send(b"READY=1")
-
-    async def run() -> None:
-        places = Places(options["dir"])
-        places.socket, places.pid_file = options["socket"], options["pid_file"]
-        await Supervisor(places, options, say).run(lambda: ready({"ok": True}))
-
-    code = 0
-    try:
-        harden("avault")
-        asyncio.run(run())
-    except Exception as error:
-        refused = complain(error)
-        code = refused.exit_code
-        if options["ready"] is not None:
-            ready(refused.to_dict())
-        else:
-            write_all(2, f"avault: error: {refused.message}\n".encode())
-            if refused.hint:
-                write_all(2, f"avault: hint: {refused.hint}\n".encode())
-    sys.exit(code)
-
-
-def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
-    """Start the supervisor: in the background, and return when it listens; or become it.
-
-    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
-    into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
-    `options` below. Raises what kept it from listening.
-    """
-    if not is_file_there(places.dir):
-        raise no_vault(places)
-    # a clone is not; and who can open a directory can hold its lock
-    make_private_directory(places.dir)
-    # after that: beside a vault of somebody else, root leaves nothing of its own
-    make_private_directory(places.state)
-    nsec = None
-    if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
-        mine, end = socket.socketpair()
-        with end:
-            end.sendall(os.environ["NOSTR_NSEC"].encode())
-        nsec = mine.detach()
-        os.set_inheritable(nsec, True)
-    options = {
-        "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,
-        "timeout": None, "accept_rollback": False, "lock_after": None, "lock_idle": None, "notify": None, "nsec": nsec,
-        "ready": None, **wanted,
-    }  # fmt: skip
-    if not background:
-        command = own_command("supervisor", json.dumps(options))
-        manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
-        os.execve(command[0], command, clean_environment() | manager)  # noqa: S606
-    listening, told = os.pipe()
-    options["ready"] = told
-    daemon = subprocess.Popen(
-        own_command("supervisor", json.dumps(options)),
-        pass_fds=(told, *([] if nsec is None else [nsec])),
-        env=clean_environment(),
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    daemon.returncode = 0  # it outlives us, and nobody here waits for it
-    os.close(told)
-    if nsec is not None:
-        os.close(nsec)
-    with open(listening, "rb") as pipe:
-        answer = pipe.read()
-    if not answer:
-        raise Unavailable(
-            "the daemon ended before it listened",
-            "run it in the foreground to see why: avault daemon start",
-        )
-    result = decode_frame(answer[4:])
-    if not result["ok"]:
-        raise AvaultError.from_dict(result)
-
-
 # ---------------------------------------------------------- daemon/talks ----
 # The keyholder's talks with operator and signer: init, pair, recover, drill.
-
-
-def accept_connect(secret: str) -> Callable[[str], None]:
-    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
-
-    def accept(result: str) -> None:
-        if result != "ack" and not (
-            secret and secrets.compare_digest(result.encode(), secret.encode())
-        ):
-            raise Denied("the signer answered `connect` with something else")
-
-    return accept
 
 
 async def talk_init(
@@ -7991,7 +8014,8 @@ async def talk_pair(
 ) -> Message:
     """Pair this machine and prove the vault; `recover` does it where the vault was never open.
 
-    An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
+    An open vault knows its names, and its machine's relays: what the disk says about them counts
+    only for a closed one.
     """
     places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
     content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
@@ -8058,127 +8082,6 @@ async def talk_pair(
     }
 
 
-def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
-    """The relays of this machine's pairing, or for a first one those of nip46.json; where these differ, it is said."""
-    try:
-        known = keyholder.holding.contact.pairing or Pairing.load(keyholder.places)
-    except Tampered:  # it is about to be replaced
-        known = None
-    try:
-        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
-    except AvaultError:
-        if not known:
-            raise
-        hinted = []
-    if known and hinted and known.relays != hinted:
-        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
-    return known.relays if known else hinted
-
-
-async def shake_hands(
-    keyholder: Keyholder,
-    session: Session,
-    relays: list[str],
-    name: str,
-    bunker: str | None,
-    operator: str | None,
-    agent: str,
-    confirm: bool = False,
-) -> Pairing:
-    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
-
-    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
-    """
-    signer_key, secret = None, secrets.token_hex(16)
-    if bunker:
-        signer_key, relays, secret = parse_bunker(bunker)
-    pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
-    keyholder.unlocking.pause()
-    session.send({"progress": "connecting", "relays": len(relays)})
-    async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
-        await signer.wait_ready(15.0)
-        if signer_key:
-            await signer.request(
-                "connect",
-                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
-                accept_connect(secret),
-                False,
-            )
-        else:
-            session.send(
-                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
-            )
-            pairing.signer = await signer.greet(secret)
-            pairing.token = secret
-        session.send({"progress": "connected", "client_key": signer.me})
-        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
-        # still listening: a second signer may answer while the person looks
-        if confirm and not operator:
-            said = await signer.unless_alarmed(session.frame(operator=to_npub(pairing.operator)))
-            if said.get("confirmed") is not True:
-                raise Denied(
-                    "the operator was not confirmed, and nothing was made",
-                    "pair again, with the right account: avault init",
-                )
-    if operator and pairing.operator != operator:
-        other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
-        raise Denied(other, "choose the operator's account in the signer, and pair again")
-    return pairing
-
-
-async def prove(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool = False,
-) -> None:
-    """Have the phone open this machine's own envelope: now it is known that it can.
-
-    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
-    """
-    try:
-        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
-    except Denied as refused:
-        if any(words in refused.message.lower() for words in NOT_PAIRED):
-            forget_begun(keyholder.places)
-        else:
-            refused.hint = "the pairing is kept; ask again with: avault pair"
-        raise
-
-
-async def ask_for_proof(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool,
-) -> None:
-    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
-    holding, store = keyholder.holding, keyholder.holding.store
-    # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
-    # was
-    if store:
-        content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
-        )
-    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
-    session.send({"progress": "approve", "sentence": sentence})
-    async with holding.contact.connect(pairing, pairing.signer, session) as signer:
-        phone = Phone(pairing, signer)
-        if not store:
-            await keyholder.unlocking.open(phone, accept_rollback)
-        else:
-            await phone.obtain(content)
-            ratchet = holding.ratchet
-            ratchet.note_quickness(signer.answered_in, ratchet.content)
-            ratchet.prove()
-            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
-            holding.contact.keep(pairing)
-    session.send({"progress": "proven", "seconds": signer.answered_in})
-    keyholder.reporter.report()
-
-
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
@@ -8237,6 +8140,56 @@ TALKS: dict[str, Talk] = {
 }
 
 
+# ---------------------------------------------------------- daemon/start ----
+# From a command to a daemon, and the beginning and end of its two processes.
+
+
+def main_supervisor(argv: list[str]) -> NoReturn:
+    """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
+    try:
+        options = json.loads(argv[0])
+        options["dir"], options["background"], options["ready"]
+    except (IndexError, ValueError, TypeError, KeyError):
+        sys.exit(
+            "avault: error: the supervisor is not started by hand\navault: hint: avault daemon start"
+        )
+
+    service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
+
+    def say(text: str) -> None:
+        if not options["background"]:
+            write_all(2, f"avault: {text}\n".encode())
+
+    def ready(answer: dict[str, Any]) -> None:
+        if options["ready"] is not None:
+            write_all(options["ready"], encode_frame(answer))
+            os.close(options["ready"])
+        if service and answer["ok"]:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.connect(service.replace("@", "\0", 1) if service[0] == "@" else service)
+                manager.send(b"READY=1")
+
+    async def run() -> None:
+        places = Places(options["dir"])
+        places.socket, places.pid_file = options["socket"], options["pid_file"]
+        await Supervisor(places, options, say).run(lambda: ready({"ok": True}))
+
+    code = 0
+    try:
+        harden("avault")
+        asyncio.run(run())
+    except Exception as error:
+        refused = complain(error)
+        code = refused.exit_code
+        if options["ready"] is not None:
+            ready(refused.to_dict())
+        else:
+            write_all(2, f"avault: error: {refused.message}\n".encode())
+            if refused.hint:
+                write_all(2, f"avault: hint: {refused.hint}\n".encode())
+    sys.exit(code)
+
+
 async def hold(places: Places, fd: int, limits: Limits) -> None:
     """The keyholder's life; its control stream is the file descriptor `fd`."""
     asyncio.get_running_loop().set_exception_handler(report_quietly)
@@ -8244,7 +8197,10 @@ async def hold(places: Places, fd: int, limits: Limits) -> None:
 
 
 def main_keyholder(argv: list[str]) -> NoReturn:
-    """The keyholder process: `avault.py keyholder FD DIR LIMITS`. Ends by _exit: what it knew goes with it."""
+    """The keyholder process: `avault.py keyholder FD DIR LIMITS`.
+
+    It ends by _exit: what it knew goes with it.
+    """
     code = 0
     try:
         harden("avault-keys", die_with_parent=True)
@@ -8254,6 +8210,63 @@ def main_keyholder(argv: list[str]) -> NoReturn:
         write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
     finally:
         os._exit(code)
+
+
+def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
+    """Start the supervisor: in the background, and return when it listens; or become it.
+
+    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
+    into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
+    `options` below. Raises what kept it from listening.
+    """
+    if not is_file_there(places.dir):
+        raise no_vault(places)
+    # a clone is not; and who can open a directory can hold its lock
+    make_private_directory(places.dir)
+    # after that: beside a vault of somebody else, root leaves nothing of its own
+    make_private_directory(places.state)
+    nsec = None
+    if wanted.get("ask") and os.environ.get("NOSTR_NSEC"):
+        mine, end = socket.socketpair()
+        with end:
+            end.sendall(os.environ["NOSTR_NSEC"].encode())
+        nsec = mine.detach()
+        os.set_inheritable(nsec, True)
+    options = {
+        "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,
+        "timeout": None, "accept_rollback": False, "lock_after": None, "lock_idle": None, "notify": None, "nsec": nsec,
+        "ready": None, **wanted,
+    }  # fmt: skip
+    if not background:
+        command = own_command("supervisor", json.dumps(options))
+        manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}
+        os.execve(command[0], command, clean_environment() | manager)  # noqa: S606
+    listening, told = os.pipe()
+    options["ready"] = told
+    daemon = subprocess.Popen(
+        own_command("supervisor", json.dumps(options)),
+        pass_fds=(told, *([] if nsec is None else [nsec])),
+        env=clean_environment(),
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    daemon.returncode = 0  # it outlives us, and nobody here waits for it
+    os.close(told)
+    if nsec is not None:
+        os.close(nsec)
+    with open(listening, "rb") as pipe:
+        answer = pipe.read()
+    if not answer:
+        raise Unavailable(
+            "the daemon ended before it listened",
+            "run it in the foreground to see why: avault daemon start",
+        )
+    result = decode_frame(answer[4:])
+    if not result["ok"]:
+        raise AvaultError.from_dict(result)
 
 
 # ----------------------------------------------------- terminal/commands ----
@@ -21221,7 +21234,7 @@ def cmd_mcp(terminal: Terminal, no_run: bool) -> int:
 # -------------------------------------------------------------- cli/pair ----
 # avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
 #
-# What is said to the operator; the work itself is the keyholder's (daemon/talks).
+# What is said to the operator; the work itself is the keyholder's (daemon/talks, daemon/pairing).
 
 
 SIGNER_SETTINGS = """\

@@ -26,7 +26,7 @@ SOURCE = ROOT / "avault.py"
 INSTALLED = Path(sysconfig.get_path("purelib"))
 KEYS = (  # they touch keys
     "vault/seal", "vault/store", "signer/remote", "custody/custodian", "daemon/contact", "daemon/ratchet", "daemon/holding",
-    "daemon/unlocking", "daemon/keychain", "daemon/keyholder", "daemon/talks",
+    "daemon/unlocking", "daemon/keychain", "daemon/keyholder", "daemon/pairing", "daemon/talks",
 )  # fmt: skip
 
 

@@ -11,8 +11,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.daemon.ledger import Ledger
 from avault.errors import AvaultError, printable
 from avault.process import uptime
@@ -21,6 +19,8 @@ from avault.vault.formats import render_time
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from nostr_sdk import Keys
 
 
 def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class AccessLog:
     BURST = 30.0  # refusals that are written as they come, when there were none before
     FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
 
-    def __init__(self, directory: str, keys: nostr_sdk.Keys, is_new: bool) -> None:
+    def __init__(self, directory: str, keys: Keys, is_new: bool) -> None:
         secret = bytes.fromhex(keys.secret_key().to_hex())
 
         def key(use: bytes) -> bytes:

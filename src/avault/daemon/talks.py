@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
-import socket
 from typing import TYPE_CHECKING
 
 import nostr_sdk
 
-from avault.custody.custodian import GivenKey, Phone
+from avault.custody.custodian import GivenKey
 from avault.daemon.keyholder import Keyholder
-from avault.daemon.requests import REQUESTS
+from avault.daemon.pairing import choose_relays, prove, shake_hands
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, Locked, Tampered, Usage
-from avault.fast import write_all
-from avault.places import Places
-from avault.process import harden, report_quietly
-from avault.signer.remote import (
-    DEFAULT_RELAYS,
-    NOT_A_REFUSAL,
-    NOT_PAIRED,
-    UNPROVEN,
-    Pairing,
-    accept_token,
-    forget_begun,
-    introduce,
-    nostrconnect_uri,
-    parse_bunker,
-)
+from avault.errors import Denied, Locked, Usage
+from avault.signer.remote import DEFAULT_RELAYS, NOT_A_REFUSAL, UNPROVEN, Pairing, accept_token
 from avault.vault.files import (
     check_name,
     check_relay,
@@ -39,32 +23,16 @@ from avault.vault.files import (
     encode_hints,
     has_bytes,
     parse_npub,
-    read_hints,
     to_npub,
     write_file,
 )
 from avault.vault.records import Vault
-from avault.vault.seal import make_envelope, parse_keys, public_hex, request_code, seal_nsec
+from avault.vault.seal import make_envelope, parse_keys, public_hex, seal_nsec
 from avault.vault.store import Store, read_unlock, refuse_to_overwrite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, NoReturn
-
     from avault.daemon.keyholder import Talk
-    from avault.protocol import Limits, Message
-
-
-def accept_connect(secret: str) -> Callable[[str], None]:
-    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
-
-    def accept(result: str) -> None:
-        if result != "ack" and not (
-            secret and secrets.compare_digest(result.encode(), secret.encode())
-        ):
-            raise Denied("the signer answered `connect` with something else")
-
-    return accept
+    from avault.protocol import Message
 
 
 async def talk_init(
@@ -137,7 +105,8 @@ async def talk_pair(
 ) -> Message:
     """Pair this machine and prove the vault; `recover` does it where the vault was never open.
 
-    An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
+    An open vault knows its names, and its machine's relays: what the disk says about them counts
+    only for a closed one.
     """
     places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
     content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
@@ -204,127 +173,6 @@ async def talk_pair(
     }
 
 
-def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
-    """The relays of this machine's pairing, or for a first one those of nip46.json; where these differ, it is said."""
-    try:
-        known = keyholder.holding.contact.pairing or Pairing.load(keyholder.places)
-    except Tampered:  # it is about to be replaced
-        known = None
-    try:
-        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
-    except AvaultError:
-        if not known:
-            raise
-        hinted = []
-    if known and hinted and known.relays != hinted:
-        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
-    return known.relays if known else hinted
-
-
-async def shake_hands(
-    keyholder: Keyholder,
-    session: Session,
-    relays: list[str],
-    name: str,
-    bunker: str | None,
-    operator: str | None,
-    agent: str,
-    confirm: bool = False,
-) -> Pairing:
-    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
-
-    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
-    """
-    signer_key, secret = None, secrets.token_hex(16)
-    if bunker:
-        signer_key, relays, secret = parse_bunker(bunker)
-    pairing = Pairing(nostr_sdk.Keys.generate(), signer_key or "", agent, "", relays)
-    keyholder.unlocking.pause()
-    session.send({"progress": "connecting", "relays": len(relays)})
-    async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
-        await signer.wait_ready(15.0)
-        if signer_key:
-            await signer.request(
-                "connect",
-                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
-                accept_connect(secret),
-                False,
-            )
-        else:
-            session.send(
-                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
-            )
-            pairing.signer = await signer.greet(secret)
-            pairing.token = secret
-        session.send({"progress": "connected", "client_key": signer.me})
-        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
-        # still listening: a second signer may answer while the person looks
-        if confirm and not operator:
-            said = await signer.unless_alarmed(session.frame(operator=to_npub(pairing.operator)))
-            if said.get("confirmed") is not True:
-                raise Denied(
-                    "the operator was not confirmed, and nothing was made",
-                    "pair again, with the right account: avault init",
-                )
-    if operator and pairing.operator != operator:
-        other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
-        raise Denied(other, "choose the operator's account in the signer, and pair again")
-    return pairing
-
-
-async def prove(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool = False,
-) -> None:
-    """Have the phone open this machine's own envelope: now it is known that it can.
-
-    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
-    """
-    try:
-        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
-    except Denied as refused:
-        if any(words in refused.message.lower() for words in NOT_PAIRED):
-            forget_begun(keyholder.places)
-        else:
-            refused.hint = "the pairing is kept; ask again with: avault pair"
-        raise
-
-
-async def ask_for_proof(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool,
-) -> None:
-    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
-    holding, store = keyholder.holding, keyholder.holding.store
-    # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
-    # was
-    if store:
-        content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
-        )
-    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
-    session.send({"progress": "approve", "sentence": sentence})
-    async with holding.contact.connect(pairing, pairing.signer, session) as signer:
-        phone = Phone(pairing, signer)
-        if not store:
-            await keyholder.unlocking.open(phone, accept_rollback)
-        else:
-            await phone.obtain(content)
-            ratchet = holding.ratchet
-            ratchet.note_quickness(signer.answered_in, ratchet.content)
-            ratchet.prove()
-            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
-            holding.contact.keep(pairing)
-    session.send({"progress": "proven", "seconds": signer.answered_in})
-    keyholder.reporter.report()
-
-
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
@@ -381,22 +229,3 @@ TALKS: dict[str, Talk] = {
     "recover": talk_pair,
     "drill": talk_drill,
 }
-
-
-async def hold(places: Places, fd: int, limits: Limits) -> None:
-    """The keyholder's life; its control stream is the file descriptor `fd`."""
-    asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
-
-
-def main_keyholder(argv: list[str]) -> NoReturn:
-    """The keyholder process: `avault.py keyholder FD DIR LIMITS`. Ends by _exit: what it knew goes with it."""
-    code = 0
-    try:
-        harden("avault-keys", die_with_parent=True)
-        asyncio.run(hold(Places(argv[1]), int(argv[0]), json.loads(argv[2])))
-    except BaseException as error:
-        code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
-        write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
-    finally:
-        os._exit(code)
