@@ -59,14 +59,26 @@ The rooms, in order; each calls only what stands above it:
     custody/custodian     The ways to get the agent's key
     custody/keychain      The process that asks the keychain: the platform's own, or none
     daemon/asking         The question to the operator: who waits for it, and when it may be put again
+    daemon/autolock       When an open vault locks by itself
+    daemon/callers        Who is at the other end of a connection
     daemon/wire           The connections of the daemon: between its two processes, and of clients to the keyholder
-    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
+    daemon/reporter       What the keyholder tells the supervisor: no secret, ever
+    daemon/contact        The operator's signer, as the keyholder reaches it: the pairing, and a connection
+    daemon/ledger         A file of signed lines, of which none can be changed or taken away unnoticed
     daemon/log            The access log: who got what, and when
+    daemon/ratchet        The ratchet: after each unlock this machine's envelope is another one
+    daemon/writing        How an open vault is written: one batch at a time, and so that what is served is on the disk
+    daemon/holding        What the keyholder holds: an open vault, and this machine's own files of it
+    daemon/keychain       Giving a keychain an unlock key of its own, if the operator agrees
+    daemon/unlocking      How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder      The process that holds the agent's key and the secrets
+    daemon/changes        What changes an open vault. It stands in the access log before it happens
+    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
+    daemon/pairing        Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/requests       What a client may ask of an open vault
     daemon/supervisor     The process that owns the socket. It never holds a secret
-    daemon/start          From a command to a daemon
     daemon/talks          The keyholder's talks with operator and signer: init, pair, recover, drill
+    daemon/start          From a command to a daemon, and the beginning and end of its two processes
     terminal/commands     The table of commands, from which click is told when one is run
     terminal/extras       What needs packages that avault does without: src/avault_extras/, installed as avault_extras
     terminal/help         The page of help
@@ -234,18 +246,19 @@ if TYPE_CHECKING:
     import urllib.parse
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from nostr_sdk import Keys
     from typing import Any, AnyStr, IO, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+    Custodian: TypeAlias = "GivenKey | Keychain | Phone"
     Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
+    Message = dict[str, Any]
     P = ParamSpec("P")
-    Serve = Callable[["Keyholder", "Session", dict[str, Any]], Answer]
+    Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
-    Talk = Callable[
-        ["Keyholder", "Session", dict[str, Any], dict[str, Any]], Awaitable[dict[str, Any]]
-    ]
+    Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
 else:
     asyncio = Lazy("asyncio")
     base64 = Lazy("base64")
@@ -5265,6 +5278,89 @@ class Question:
         self.pauses.clear()
 
 
+# ------------------------------------------------------- daemon/autolock ----
+# When an open vault locks by itself.
+
+
+class AutoLock:
+    """The limits of an open vault: seconds `after` it was opened, and that it may be `idle`.
+
+    None is no limit. `since` is when it was opened, by the clock that people read; a clock that
+    nobody can set tells the rest.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.after, self.idle = limits
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
+        self.since = time.time()
+        self.opened = self.used = uptime()
+
+    def time_left(self) -> float:
+        """Seconds until the first of the limits; infinite without one."""
+        ends = [self.opened + self.after] if self.after else []
+        ends += [self.used + self.idle] if self.idle else []
+        return min(ends) - uptime() if ends else float("inf")
+
+    def explain(self) -> str:
+        """Which limit it was, and how long."""
+        if self.after and self.opened + self.after <= uptime():
+            return f"it locked by itself after {render_duration(self.after)}"
+        return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
+
+    def change(self, message: Message) -> None:
+        """Take other limits; one that is not named stays as it is, and `for` counts from now."""
+        if "for" in message:
+            self.after = round(uptime() - self.opened) + message["for"]
+        self.after = message.get("lock_after", self.after)
+        self.idle = message.get("lock_idle", self.idle)
+
+
+# -------------------------------------------------------- daemon/callers ----
+# Who is at the other end of a connection.
+
+
+def describe_caller(sock: socket.socket) -> dict[str, Any]:
+    """The process at the other end of a connection, as far as the system tells.
+
+    Its pid, uid, executable, name and parent.
+    """
+    if sys.platform == "linux":
+        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    else:
+        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    caller: dict[str, Any] = {
+        "pid": pid,
+        "uid": os.getuid(),
+        "exe": read_executable(pid),
+        "name": None,
+        "parent": None,
+    }
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
+        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
+        parent = int(rest.split()[1])
+        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
+    except OSError:
+        pass  # it has ended, or there is no /proc
+    return caller
+
+
+def read_executable(pid: int) -> str | None:
+    """The path of a process's executable, where the system tells.
+
+    Of a long one its end, where the name is.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return path if len(path) <= 500 else "…" + path[-499:]
+
+
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -5493,6 +5589,1578 @@ class Session:
             self.stalled.cancel()
         if self.task:
             self.task.cancel()
+
+
+# ------------------------------------------------------- daemon/reporter ----
+# What the keyholder tells the supervisor: no secret, ever.
+
+
+class Reporter:
+    """Tells the supervisor how things are, what was written, and what failed.
+
+    `describe` makes what `status` shows. Each of the `warnings` has a name, under which it ends.
+    """
+
+    def __init__(self, control: Control, describe: Callable[[], dict[str, Any]]) -> None:
+        self.control, self.describe = control, describe
+        self.warnings: dict[str, str] = {}
+        self.reported = uptime()
+
+    def report(self) -> None:
+        """Tell what `status` shows."""
+        self.reported = uptime()
+        self.control.send({"report": self.describe()})
+
+    def wrote(self) -> None:
+        """Tell that git has something to record."""
+        self.control.send({"wrote": True})
+
+    def fail(self, error: AvaultError) -> None:
+        """Tell why something failed."""
+        self.control.send({"failed": error.to_dict()["error"]})
+
+
+# -------------------------------------------------------- daemon/contact ----
+# The operator's signer, as the keyholder reaches it: the pairing, and a connection.
+
+
+class Contact:
+    """This machine's pairing, and the connection to its signer while there is one.
+
+    `pairing` is the one by which the vault is being opened, or was; `begun` is one whose signer is
+    connected, and has not opened an envelope yet; `relays` is what they said when the signer was
+    last asked.
+    """
+
+    def __init__(self, places: Places, reporter: Reporter) -> None:
+        self.places, self.reporter = places, reporter
+        self.pairing: Pairing | None = None
+        self.begun: Pairing | None = None
+        self.signer: RemoteSigner | None = None
+        self.relays: list[dict[str, Any]] | None = None
+
+    def connect(
+        self, pairing: Pairing, signer: str | None, session: Session | None = None
+    ) -> Connected:
+        """A connection to the signer, shown in `status` while it lasts.
+
+        Its pages are shown to the `session`.
+        """
+
+        def changed() -> None:
+            self.reporter.report()
+            if session and remote.remarks.auth_url:
+                session.send({"progress": "page", "url": remote.remarks.auth_url})
+            if session and remote.remarks.notice:
+                session.send({"progress": "notice", "text": remote.remarks.notice})
+
+        remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
+        remote.code.secret = pairing.token
+        return Connected(self, remote)
+
+    def keep(self, pairing: Pairing) -> None:
+        """Write a pairing by which the phone has just opened an envelope of this vault.
+
+        Until then the one before stays.
+        """
+        self.pairing = pairing
+        try:
+            pairing.save(self.places)
+            forget_begun(self.places)
+            self.reporter.warnings.pop("pairing", None)
+        except AvaultError as error:
+            self.reporter.warnings["pairing"] = (
+                f"the pairing could not be written, and ends with this daemon: {error.message}"
+            )
+
+    def restore(self) -> None:
+        """Write pairing.json anew where it is not the pairing that opened the vault; and say so."""
+        if not self.pairing:
+            return
+        try:
+            found = Pairing.load(self.places)
+        except AvaultError:
+            found = None
+        if not found or not found.is_same(self.pairing):
+            self.keep(self.pairing)
+            self.reporter.warnings["pairing.json"] = (
+                "pairing.json was changed while the vault was open, and was written anew"
+            )
+
+    def find(self, store: Store | None) -> Pairing | None:
+        """This machine's pairing, for the open vault; None where there is none.
+
+        Raises Tampered where pairing.json is for another agent or operator, or is not the one by
+        which the vault was opened.
+        """
+        found = Pairing.load(self.places)
+        if found and self.pairing and not found.is_same(self.pairing):
+            hint = "avault status, which puts back the one that did; then try again"
+            raise Tampered("pairing.json is not the pairing that opened this vault", hint)
+        if found and store:
+            pinned = store.vault.agent, store.vault.operator
+            if (found.agent, found.operator) != pinned:
+                raise Tampered(
+                    "pairing.json is for another agent or operator than the open vault",
+                    "avault pair --replace",
+                )
+        return self.pairing or found
+
+
+class Connected:
+    """A signer's connection for the length of a `with`."""
+
+    def __init__(self, contact: Contact, signer: RemoteSigner) -> None:
+        self.contact, self.signer = contact, signer
+
+    async def __aenter__(self) -> RemoteSigner:
+        await self.signer.open()
+        self.contact.signer = self.signer
+        self.contact.reporter.report()
+        return self.signer
+
+    async def __aexit__(self, *_: object) -> None:
+        contact = self.contact
+        contact.signer = None
+        if self.signer.remarks.clock:
+            contact.reporter.warnings["clock"] = self.signer.remarks.clock
+        contact.relays = [
+            {**relay, "connected": None} for relay in self.signer.relays.shown.values()
+        ]
+        await self.signer.close()
+        contact.reporter.report()
+
+
+# --------------------------------------------------------- daemon/ledger ----
+# A file of signed lines, of which none can be changed or taken away unnoticed.
+#
+# A line's mac shows that we wrote it; `n` and `after`, the mac before, that none is missing.
+
+
+class Ledger:
+    """A file of signed lines, and the older ones beside it, PATH.1 to PATH.<older>.
+
+    Each has some `limit` bytes. `starts` are the numbers of the first lines of its files, the
+    oldest first; `number` and `mac` are of the last line; `size` is that of our lines in the newest
+    file, whatever else others have put there; `lost` is the number of the first line after the
+    bounds of the ledger were taken away, or 0.
+    """
+
+    LONGEST = 1 << 16  # bytes of a line
+
+    def __init__(
+        self, path: str, key: bytes, limit: int, older: int, bounds: dict[str, Any] | None
+    ) -> None:
+        self.path, self.key, self.limit, self.older = path, key, limit, older
+        self.paths = [*(f"{path}.{age}" for age in range(older, 0, -1)), path]
+        self.end = b""  # what the last line lacks
+        self.number, self.mac = self.find_end()
+        self.lost = self.size = 0
+        if bounds is None:
+            self.lost, self.starts = self.number + 1, [self.number + 1]
+        else:
+            self.starts, self.size, self.lost = (
+                list(bounds["starts"]),
+                bounds["size"],
+                bounds["lost"],
+            )
+            # the last lines were taken away: those to come show it
+            if bounds["number"] > self.number:
+                self.number, self.mac = bounds["number"], bounds["mac"]
+        self.file = self.open()
+
+    def bounds(self) -> dict[str, Any]:
+        """What is to be remembered, so that a part of the ledger cannot pass for the whole."""
+        return {
+            "starts": list(self.starts),
+            "size": self.size,
+            "number": self.number,
+            "mac": self.mac,
+            "lost": self.lost,
+        }
+
+    def open(self) -> int:
+        """A descriptor to append with, kept open.
+
+        A process that has no other left can still say what it releases.
+        """
+        flags = (
+            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        )
+        try:
+            fd = os.open(self.path, flags, 0o600)
+            write_all(fd, self.end)
+            self.end = b""
+            return fd
+        except OSError as error:
+            raise self.refusal(error) from None
+
+    def refusal(self, error: OSError) -> AvaultError:
+        """Why nothing is released."""
+        return AvaultError(
+            f"the access log cannot be written: {error.strerror}",
+            f"nothing is released without it; look at {self.path}",
+        )
+
+    def find_end(self) -> tuple[int, str]:
+        """The number and mac of the last line that is whole, and ours."""
+        for path in (self.path, f"{self.path}.1"):
+            if os.path.isfile(path):
+                with open(path, "rb") as file:
+                    file.seek(max(0, os.path.getsize(path) - 2 * self.LONGEST))
+                    ends = file.read(2 * self.LONGEST).splitlines(keepends=True)
+                if path == self.path and ends and not ends[-1].endswith(b"\n"):
+                    self.end = b"\n"  # a power loss has cut it off: the next is to stand by itself
+                for line in reversed(ends):
+                    if entry := self.read_line(line):
+                        return entry["n"], entry["mac"]
+        return 0, ""
+
+    def sign(self, entry: dict[str, Any]) -> tuple[str, bytes]:
+        """The mac of an entry, and its line, where that stands last."""
+        body = json.dumps(entry).encode()
+        mac = hmac.digest(self.key, body, "sha256").hex()
+        return mac, body[:-1] + f', "mac": "{mac}"}}\n'.encode()
+
+    def read_line(self, line: bytes) -> dict[str, Any] | None:
+        """The entry of a line that was written with our key; None for any other."""
+        try:
+            entry = json.loads(line)
+            del entry["mac"]
+            mac, signed = self.sign(entry)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+        return {**entry, "mac": mac} if hmac.compare_digest(line, signed) else None
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write the next line.
+
+        Raises AvaultError, and then it is as if nothing had been written.
+        """
+        number = self.number + 1
+        mac, line = self.sign({"n": number, **entry, "after": self.mac})
+        try:
+            if not os.path.exists(self.path) or not os.path.samestat(
+                os.stat(self.path), os.fstat(self.file)
+            ):
+                fresh = self.open()  # somebody took the file away
+                os.close(self.file)
+                self.file = fresh
+            size = os.fstat(self.file).st_size
+            if os.write(self.file, line) != len(line):
+                os.ftruncate(self.file, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise self.refusal(error) from None
+        self.number, self.mac, self.size = number, mac, self.size + len(line)
+
+    def is_full(self) -> bool:
+        """Whether it is time for a new file.
+
+        That is by our own lines: else who adds others would have ours go.
+        """
+        return self.size > self.limit
+
+    def turn_page(self) -> None:
+        """The next line begins a new file, and the oldest file is to go."""
+        self.starts, self.size = [*self.starts, self.number + 1][-len(self.paths) :], 0
+
+    def rename(self) -> None:
+        """Move every file to the next older place; raises AvaultError."""
+        try:
+            for newer, older in zip(self.paths[1:-1], self.paths[:-2], strict=True):
+                if os.path.lexists(newer):
+                    os.rename(newer, older)
+            os.rename(self.path, self.paths[-2])
+        except OSError as error:
+            raise self.refusal(error) from None
+
+    def verify(self) -> tuple[int, int, str | None]:
+        """The number of lines and of files, and what is wrong.
+
+        That is a line that is not ours, or one that is missing.
+        """
+        count = files = last = 0
+        after = ""
+        for path in self.paths:
+            if not os.path.lexists(path):
+                continue
+            files += 1
+            for line in read_file(path, 4 * self.limit).splitlines(keepends=True):
+                count += 1
+                if not (entry := self.read_line(line)):
+                    return (
+                        count,
+                        files,
+                        f"line {count} was not written by the keyholder, or was changed",
+                    )
+                if count == 1 and entry["n"] > self.starts[0]:
+                    return (
+                        count,
+                        files,
+                        f"lines {self.starts[0]:,} to {entry['n'] - 1:,} are missing",
+                    )
+                if count > 1 and (entry["n"], entry["after"]) != (last + 1, after):
+                    return (
+                        count,
+                        files,
+                        f"lines are missing, or in another order, before line {count}",
+                    )
+                last, after = entry["n"], entry["mac"]
+        if after != self.mac:
+            return count, files, "the last lines are missing"
+        if self.lost >= self.starts[0]:
+            return (
+                count,
+                files,
+                f"what was before line {self.lost:,} was taken away while the vault was locked",
+            )
+        return count, files, None
+
+
+# ------------------------------------------------------------ daemon/log ----
+# The access log: who got what, and when.
+#
+# A line of JSON before each release, and one for what was refused, in a file of its own.
+
+
+def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
+    """What a line says of a request.
+
+    At most so many names, none wider, and how many there were besides.
+    """
+    # each op with the fields that it looks at
+    many = request["op"] in ("export", "reveal", "provide", "import", "move")
+    groups, keys = (
+        (request.get(field) for field in ("groups", "only"))
+        if many
+        else ([request.get("group")], [request.get("key")])
+    )
+    lists = (groups, keys, request.get("as") if many else [])
+    groups, keys, named = (
+        [each for each in names if each] if isinstance(names, list) else [] for names in lists
+    )
+    keys += named
+    if {*map(type, groups + keys)} <= {str}:
+        groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
+    return {
+        "op": request["op"],
+        "for": printable(request["for"], 64) if request.get("for") else None,
+        "group": ",".join(printable(group, width) for group in groups[:most]) or None,
+        "keys": [printable(key, width) for key in keys[:most]] or None,
+        "more": len(groups[most:]) + len(keys[most:]),
+    }
+
+
+class AccessLog:
+    """The two ledgers of a vault: access.log for what was released, refused.log for what was not.
+
+    Who asks for nonsense all day fills only the second, and that slowly: beyond a burst one line a
+    minute, which counts the others. log.json keeps the bounds of both, signed.
+    """
+
+    BURST = 30.0  # refusals that are written as they come, when there were none before
+    FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
+
+    def __init__(self, directory: str, keys: Keys, is_new: bool) -> None:
+        secret = bytes.fromhex(keys.secret_key().to_hex())
+
+        def key(use: bytes) -> bytes:
+            return hmac.digest(secret, use, "sha256")
+
+        self.path, self.key = os.path.join(directory, "log.json"), key(b"avault access log: bounds")
+        kept = self.read_bounds(is_new)
+        self.releases, self.refusals = (
+            Ledger(
+                os.path.join(directory, name),
+                key(f"avault access log: {name}".encode()),
+                limit,
+                older,
+                kept.get(name),
+            )
+            for name, limit, older in self.FILES
+        )
+        self.room, self.counted = self.BURST, uptime()
+        # the last refusal, until it is written
+        self.untold: tuple[dict[str, Any], dict[str, Any], str] | None = None
+        self.skipped = 0  # how many are not written
+        self.saved: dict[str, Any] = {}
+
+    def read_bounds(self, is_new: bool) -> dict[str, Any]:
+        """The bounds of both ledgers; none where log.json is gone or not ours.
+
+        Only that of a new vault may be gone.
+        """
+        try:
+            content = decode_file("log", read_file(self.path), self.path)
+            if hmac.compare_digest(content.pop("mac"), self.sign_bounds(content)):
+                return dict(content["ledgers"])
+        except (AvaultError, TypeError):
+            pass
+        empty = {"starts": [1], "size": 0, "number": 0, "mac": "", "lost": 0}
+        return {name: empty for name, _, _ in self.FILES} if is_new else {}
+
+    def sign_bounds(self, content: dict[str, Any]) -> str:
+        """The mac of log.json."""
+        return hmac.digest(self.key, json.dumps(content).encode(), "sha256").hex()
+
+    def bounds(self) -> dict[str, Any]:
+        """The content of log.json, but for its mac."""
+        return {
+            "ledgers": {
+                os.path.basename(each.path): each.bounds()
+                for each in (self.releases, self.refusals)
+            }
+        }
+
+    def is_saved(self) -> bool:
+        """Whether log.json knows the last lines."""
+        return self.saved == self.bounds()
+
+    def save(self) -> None:
+        """Write log.json; raises AvaultError."""
+        content = self.bounds()
+        write_file(self.path, encode_file("log", {**content, "mac": self.sign_bounds(content)}))
+        self.saved = content
+
+    def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str = "ok") -> None:
+        """Note what is about to be released, or was refused.
+
+        Raises AvaultError, and then nothing may be released.
+        """
+        if outcome == "ok":
+            self.append(self.releases, summarize(request, 100, 200), caller, outcome)
+            return
+        self.untold = request, caller, outcome
+        self.skipped += 1
+        self.settle()
+
+    def settle(self, at_once: bool = False) -> None:
+        """Write the last refusal, if there is room, with how many before it were only counted.
+
+        Raises AvaultError.
+        """
+        self.room, self.counted = (
+            min(self.BURST, self.room + (uptime() - self.counted) / 60),
+            uptime(),
+        )
+        if self.untold and (self.room >= 1 or at_once):
+            request, caller, outcome = self.untold
+            about = {
+                **summarize(request, 3, 70),
+                "follows": self.releases.number,
+                "skipped": self.skipped - 1,
+            }
+            self.append(self.refusals, about, caller, outcome)
+            self.room, self.untold, self.skipped = self.room - 1, None, 0
+
+    def append(
+        self, ledger: Ledger, about: dict[str, Any], caller: dict[str, Any], outcome: str
+    ) -> None:
+        """A line in one of the ledgers, and a new file if that one is full."""
+        ledger.append({"time": render_time(time.time()), **about, **caller, "outcome": outcome})
+        if ledger.is_full():
+            before = ledger.starts, ledger.size
+            ledger.turn_page()
+            # before the oldest lines go: else their absence would look like somebody's work
+            self.save()
+            try:
+                ledger.rename()
+            except AvaultError:
+                # nothing has gone, and what is missing later is missed
+                ledger.starts, ledger.size = before
+                raise
+
+    def verify(self) -> dict[str, Any]:
+        """Whether every line is as it was written, and none is missing since each ledger begins."""
+        lines, files, problem = self.releases.verify()
+        refused, more, other = self.refusals.verify()
+        problem = problem or (f"refused.log: {other}" if other else None)
+        begins = self.releases.starts[0]
+        found = {
+            "lines": lines,
+            "begins": begins,
+            "refused": refused + self.skipped,
+            "files": files + more,
+        }
+        return {**found, "intact": not problem, "problem": problem}
+
+
+# -------------------------------------------------------- daemon/ratchet ----
+# The ratchet: after each unlock this machine's envelope is another one.
+#
+# NIP-46 has no forward secrecy, and phones keep histories: what the phone answered last time is to
+# open nothing that is on the disk today.
+
+
+class Ratchet:
+    """unlock.json of the open vault: `content` is what was written there last.
+
+    `proven` says when the phone has last shown that it opens this vault, `quick` how many approvals
+    in a row came faster than a person reads.
+    """
+
+    def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
+        self.places, self.host, self.reporter = places, host, reporter
+        self.content: dict[str, Any] = {}
+        self.proven: str | None = None
+        self.quick = 0
+        self.turning = asyncio.Lock()  # unlock.json is written by one at a time
+
+    def prove(self) -> None:
+        """Note that the phone has just opened an envelope of this vault."""
+        self.proven = render_time(time.time())
+
+    def note_quickness(self, seconds: float | None, content: dict[str, Any]) -> None:
+        """Remark on an approval that came faster than a person reads, after those in `content`.
+
+        What the app does is known from the drill alone.
+        """
+        is_quick = seconds is not None and seconds < NOBODY_ASKED
+        self.quick = content.get("quick", 0) + 1 if is_quick else 0
+        warnings = self.reporter.warnings
+        warnings.pop("quick", None)
+        if self.quick >= QUICK_IN_A_ROW:
+            warnings["quick"] = (
+                f"{self.quick} approvals in a row came within {NOBODY_ASKED} s:"
+                " see whether the app asks: avault drill"
+            )
+        elif self.quick:
+            warnings["quick"] = (
+                f"approved within {seconds:.1f} s; if that was not you, see whether the app asks:"
+                " avault drill"
+            )
+
+    def forget_quickness(self) -> None:
+        """The drill has told what the app does."""
+        self.quick = 0
+        self.reporter.warnings.pop("quick", None)
+
+    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+        """Replace the opened envelope by a fresh one, with a fresh sealed copy.
+
+        They are for whom `content` names, which is of the open vault or of what has just been
+        opened: never what the disk says by now.
+        """
+        async with self.turning:
+            await self.write(keys, content, also_recovery)
+
+    async def write(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+        """`turn`, for who holds `turning`."""
+        identity, name = content["vault"], content["name"]
+        operator = parse_npub(content["operator"])
+
+        def write() -> dict[str, Any]:
+            if also_recovery:
+                recovery = seal_nsec(keys, identity, operator, name, self.host)
+                write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+            fresh = {
+                **seal_nsec(keys, identity, operator, name, self.host),
+                "proven": self.proven,
+                "quick": self.quick,
+            }
+            write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
+            return fresh
+
+        try:
+            self.content = await asyncio.to_thread(write)
+            if also_recovery:
+                self.reporter.wrote()
+            self.reporter.warnings.pop("ratchet", None)
+        except AvaultError as error:
+            self.reporter.warnings["ratchet"] = (
+                "the phone's last answer still opens unlock.json, as no fresh one could be written:"
+                f" {error.message}"
+            )
+
+    async def restore(self, keys: Keys) -> None:
+        """Write unlock.json anew where it is not what was written last; and say so."""
+        async with self.turning:
+            is_turned = "ratchet" not in self.reporter.warnings
+            own = self.places.own("unlock.json")
+            if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
+                await self.write(keys, self.content, also_recovery=False)
+                if is_turned:
+                    self.reporter.warnings["unlock.json"] = (
+                        "unlock.json was changed while the vault was open, and was written anew"
+                    )
+
+
+# -------------------------------------------------------- daemon/writing ----
+# How an open vault is written: one batch at a time, and so that what is served is on the disk.
+
+
+class Writer:
+    """Writes an open vault. `task` does it while changes wait in the `queue`."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
+        self.task: asyncio.Task[None] | None = None
+
+    async def change(self, store: Store, function: Callable[[Vault], None]) -> None:
+        """Have a change written, with those that wait meanwhile; raises what refused it."""
+        done: asyncio.Future[AvaultError | None] = asyncio.get_running_loop().create_future()
+        self.queue.append((function, done))
+        self.task = self.task or asyncio.get_running_loop().create_task(self.write_queue(store))
+        if refused := await done:
+            raise refused
+
+    async def write_queue(self, store: Store) -> None:
+        """Write all changes that wait, until none does."""
+        while self.queue:
+            batch, self.queue = self.queue, []
+            results: list[AvaultError | None]
+            store.writing = True
+            try:
+                results = await asyncio.to_thread(store.write, [function for function, _ in batch])
+            except Exception as error:
+                results = [complain(error)] * len(batch)
+            finally:
+                store.writing = False
+            for (_, done), result in zip(batch, results, strict=True):
+                if not done.done():
+                    done.set_result(result)
+            self.reporter.report()
+            if not all(results):
+                self.reporter.wrote()
+        self.task = None
+
+    async def finish(self) -> None:
+        """Wait until nothing is being written."""
+        while self.task:
+            await self.task
+
+    async def save(self, store: Store, is_last: bool = False) -> bool:
+        """See to it that what is served is on the disk, and say whether it is.
+
+        In avault.enc, or in unsaved.enc while that cannot be used.
+        """
+        if self.task:
+            return False
+        warnings = self.reporter.warnings
+        before = store.trouble, store.unsaved.digest, warnings.get("unsaved")
+        if is_last:
+            store.notice()  # a file that covers what was written is merged while it can be
+        else:
+            store.refresh()
+        try:
+            if not store.is_safe():
+                await asyncio.to_thread(store.keep)
+            warnings.pop("unsaved", None)
+        except AvaultError as error:
+            warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
+        if (store.trouble, store.unsaved.digest, warnings.get("unsaved")) != before:
+            self.reporter.report()
+        return store.is_safe()
+
+    async def put_back(self, store: Store) -> bool:
+        """Write what is served over an avault.enc that cannot be used; whether it was needed.
+
+        Raises AvaultError.
+        """
+        store.writing = True
+        try:
+            return await asyncio.to_thread(store.put_back)
+        finally:
+            store.writing = False
+            self.reporter.report()
+            self.reporter.wrote()
+
+
+# -------------------------------------------------------- daemon/holding ----
+# What the keyholder holds: an open vault, and this machine's own files of it.
+
+
+class Holding:
+    """The vault once it is open, and how it is opened with a key that a custodian obtains.
+
+    `store` and `log` are None while it is locked.
+    """
+
+    def __init__(self, places: Places, reporter: Reporter, limits: Limits) -> None:
+        self.places, self.reporter = places, reporter
+        self.host = place_name()
+        self.contact = Contact(places, reporter)
+        self.ratchet = Ratchet(places, self.host, reporter)
+        self.recovery = Recovery(places, self.host)
+        self.autolock = AutoLock(limits)
+        self.writer = Writer(reporter)
+        self.store: Store | None = None
+        self.log: AccessLog | None = None
+        self.serving = asyncio.Lock()  # one key at a time
+
+    # -- opening it
+
+    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+        """Obtain the key and serve the vault."""
+        await self.serve(custodian, *await self.obtain(custodian), accept_rollback)
+
+    async def obtain(self, custodian: Custodian) -> tuple[Keys, dict[str, Any], bool]:
+        """The agent's key, the content that it was obtained by, and whether that is this machine's.
+
+        What was read before the phone was asked counts to the end: meanwhile others may write to
+        the disk, and ask too. Raises AvaultError.
+        """
+        content, own = read_unlock(self.places)
+        keys = await custodian.obtain(content)
+        # The envelope binds agent and operator: before anything is sealed for an operator, it must
+        # be the one.
+        operator = parse_npub(content["operator"])
+        try:
+            bound = open_nsec(content, decrypt(keys, operator, content["envelope"]))
+        except ValueError:
+            bound = None
+        if not bound or public_hex(bound) != public_hex(keys):
+            raise Tampered(
+                "the vault's files name another operator than they were made for",
+                "take them from git history",
+            )
+        return keys, content, own
+
+    async def serve(
+        self,
+        custodian: Custodian,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+        is_late: bool = False,
+    ) -> None:
+        """Serve the vault with its key, if nobody does yet.
+
+        One whose key `is_late` is not opened any more: raises Locked. Whatever the vault says, the
+        answer must open nothing tomorrow.
+        """
+        async with self.serving:
+            if self.store:
+                await self.take_answer(self.store, custodian, keys, content)
+            elif is_late:
+                await self.use_up(keys, content, own)
+                raise Locked(
+                    "the phone approved when nobody waited any more: nothing was opened",
+                    "ask again with: avault unlock",
+                )
+            else:
+                await self.load(custodian, keys, content, own, accept_rollback)
+
+    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
+        """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
+        if not self.store:
+            self.ratchet.prove()
+            await self.ratchet.turn(keys, content, also_recovery=not own)
+
+    async def take_answer(
+        self, store: Store, custodian: Custodian, keys: Keys, content: dict[str, Any]
+    ) -> None:
+        """Turn the ratchet of a vault that is open already, by an answer that is about it.
+
+        Raises Tampered for another.
+        """
+        pinned = store.vault.agent, store.vault.operator
+        if (public_hex(keys), parse_npub(content["operator"])) != pinned:
+            raise Tampered("the answer opens another vault than the one that is open")
+        ratchet = self.ratchet
+        if custodian.proves:
+            ratchet.prove()
+        if isinstance(custodian, Phone):
+            ratchet.note_quickness(custodian.signer.answered_in, ratchet.content)
+        await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+
+    async def load(
+        self,
+        custodian: Custodian,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+    ) -> None:
+        """Load the vault, and turn the ratchet also if it cannot be."""
+        self.ratchet.proven = content.get("proven")
+        if custodian.proves:
+            self.ratchet.prove()
+        custody = type(custodian).__name__
+        if isinstance(custodian, Phone):
+            self.ratchet.note_quickness(custodian.signer.answered_in, content)
+            custody += f", asked as {shorten_hex(custodian.signer.me)}"
+        loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
+        try:
+            self.begin(await loading, content, custody, is_new=not own)
+        finally:
+            is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+            await self.ratchet.turn(keys, content, also_recovery=is_lost)
+            if isinstance(custodian, Phone):
+                self.contact.keep(custodian.pairing)
+        if not own:
+            self.reporter.warnings["recovery"] = (
+                "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
+                " machine's pairing.json has the key; against that: avault pair --replace"
+                " (from the next unlock on, this machine has its own envelope)"
+            )
+        await self.verify_recovery()
+        self.note_hints()
+        self.reporter.report()
+
+    def begin(self, store: Store, content: dict[str, Any], custody: str, is_new: bool) -> None:
+        """Serve a vault from now on, opened by this custody.
+
+        Only one that `is_new` on this machine may be without bounds of an earlier log. Raises
+        AvaultError if the access log cannot be written.
+        """
+        log = AccessLog(self.places.state, store.keys, is_new)
+        custody += ", rollback accepted" if store.rollback else ""
+        log.write(
+            {"op": "unlock", "for": custody},
+            {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None},
+        )
+        log.save()
+        self.store, self.ratchet.content, self.log = store, content, log
+        self.autolock.start()
+        self.reporter.report()
+
+    # -- while it is open
+
+    def time_left(self) -> float:
+        """Seconds until it locks by itself; a vault that nobody has proven yet does not."""
+        is_busy = not self.store or self.writer.task or not self.store.is_safe()
+        if is_busy or not self.ratchet.proven:
+            return float("inf")
+        return self.autolock.time_left()
+
+    async def save(self, is_last: bool = False) -> bool:
+        """See to it that what is served is on the disk, and say whether it is."""
+        return not self.store or await self.writer.save(self.store, is_last)
+
+    async def save_beside(self) -> None:
+        """`save`, beside the request that has noticed a change of the file."""
+        await self.save()
+
+    async def keep_log(self, at_once: bool = False) -> None:
+        """Write what the access log has only counted, and remember where it ends."""
+        try:
+            if self.log:
+                self.log.settle(at_once)
+                if not self.log.is_saved():
+                    await asyncio.to_thread(self.log.save)
+            self.reporter.warnings.pop("log", None)
+        except AvaultError as error:
+            self.reporter.warnings["log"] = error.message
+
+    async def look(self) -> None:
+        """Hold the disk against what the open vault knows: for `status`, `lock` and `stop`."""
+        if store := self.store:
+            before = store.trouble, store.digest
+            await self.save()
+            if (store.trouble, store.digest) != before:
+                self.reporter.wrote()
+            await self.verify_recovery()
+            await self.restore_own_files(store)
+            self.reporter.report()
+
+    async def restore_own_files(self, store: Store) -> None:
+        """This machine's own files, as the open vault knows them.
+
+        Where the disk has others, it is said, and mended.
+        """
+        await self.ratchet.restore(store.keys)
+        self.contact.restore()
+        pin = encode_file("pin", {"generation": store.vault.generation, "hash": store.digest})
+        is_settled = not store.trouble and not store.writing
+        if is_settled and not has_bytes(self.places.own("pin.json"), pin):
+            if not store.warning:  # else it could not be written before
+                self.reporter.warnings["pin.json"] = (
+                    "pin.json was changed while the vault was open, and was written anew"
+                )
+            store.pin()
+
+    async def verify_recovery(self) -> None:
+        """Look at nsec.enc if it has changed, and have git told if it was made anew."""
+        store = self.store
+        if store and self.recovery.is_changed():
+            was_made = await asyncio.to_thread(self.recovery.verify, store.keys, store.vault)
+            self.reporter.report()
+            if was_made:
+                self.reporter.wrote()
+
+    def note_hints(self) -> None:
+        """Report where nip46.json differs from what the vault pins; it is never believed."""
+        try:
+            hints = read_hints(self.places.file("nip46.json"))
+            content = self.ratchet.content
+            mine = [content["agent"], content["operator"], content["name"]]
+            if [hints["agent_npub"], hints["signer_npub"], hints["name"]] != mine:
+                self.reporter.warnings["hints"] = (
+                    "nip46.json names another agent, operator or name than the vault does;"
+                    " it is not believed"
+                )
+        except AvaultError as error:
+            self.reporter.warnings["hints"] = error.message
+
+
+# ------------------------------------------------------- daemon/keychain ----
+# Giving a keychain an unlock key of its own, if the operator agrees.
+
+
+async def fill_keychain(holding: Holding, fd: int, pid: int, caller: dict[str, Any]) -> None:
+    """If the phone agrees, seal the agent's key once more.
+
+    What opens that goes to the keychain's process `pid` alone, through the socket `fd`.
+    """
+    reporter, helper = holding.reporter, None
+    with socket.socket(fileno=fd) as door:
+        try:
+            pairing, store = holding.contact.find(holding.store), holding.store
+            if not pairing or not store or not holding.log:
+                raise Denied(
+                    "only a paired, open vault can be given to a keychain",
+                    "pair it with: avault pair",
+                )
+            helper = await meet(door, pid)
+            holding.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
+            vault, token = store.vault, secrets.token_hex(32)
+            sentence = (
+                f"avault: let a keychain open {vault.name} on {holding.host} WITHOUT you, always."
+                " Approve only if you want that."
+            )
+            title = f"a keychain for {vault.name}"
+            envelope = make_envelope(store.keys, vault.operator, title, sentence, token)
+            connected = holding.contact.connect(pairing, pairing.signer)
+            async with asyncio.timeout(300), connected as signer:
+                await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+            if not is_hardened(pid):
+                raise Unavailable(
+                    "the keychain's process has ended, or is traced",
+                    "try again: avault keychain enable",
+                )
+            unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
+            # for the disk, once the keychain has what opens it
+            reporter.control.send({"sealed": sealed})
+            helper.sendall(unlock.encode())
+        except AvaultError as error:
+            reporter.fail(error)
+        except TimeoutError:
+            reporter.fail(TimedOut("nobody approved in time"))
+        except OSError:
+            reporter.fail(Unavailable("the keychain's process has ended"))
+        finally:
+            if helper:
+                helper.close()
+
+
+# ------------------------------------------------------ daemon/unlocking ----
+# How the keyholder comes by the key: at once, by asking the phone, or by listening to it.
+
+
+class Unlocking:
+    """The keyholder's part of the question to the operator: `task` has it, while there is one.
+
+    The phone is asked one thing at a time: while we are `talking` about a pairing, the question for
+    the key waits, and we `resume` it afterwards. Without a key or a way to one, the process has
+    `ended`.
+    """
+
+    def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
+        self.holding, self.reporter, self.ended = holding, reporter, ended
+        self.task: asyncio.Task[None] | None = None
+        # what the disk says of a vault that is locked: to be shown, and for nothing else
+        self.shown: dict[str, Any] = {}
+        # somebody waits for the key: ask for it; else listen for what comes late
+        self.is_asked = False
+        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
+        self.accept_rollback = False  # what they wish
+        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.is_out = False  # the phone may have the question
+        self.talking = self.resume = False
+
+    # -- what the supervisor wants
+
+    def ask(self, message: Message, fd: int | None) -> None:
+        """Obtain the key: begin with it, or go on with the question that the phone may have."""
+        others = self.is_asked and self.is_attended
+        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
+        self.is_attended = others or not message.get("unattended")
+        if not self.talking and not self.task and not self.holding.store:
+            self.begin(fd, bool(message.get("keychain")))
+            return
+        self.resume = self.talking
+        signer = self.holding.contact.signer
+        if signer and self.task:
+            signer.is_attended = self.is_attended
+            signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
+            self.reporter.report()
+        if fd is not None:
+            os.close(fd)
+
+    def ask_again(self) -> None:
+        """Have the question go out at once, if there is one."""
+        if signer := self.holding.contact.signer:
+            signer.ask_again()
+
+    def rest(self, opens_for: float) -> None:
+        """Nobody waits any more: ask no more, and listen, if the phone can have the question.
+
+        For so many seconds a late answer still opens the vault. Then, and always, it turns the
+        ratchet.
+        """
+        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
+        self.note_question()
+        signer = self.holding.contact.signer
+        if self.talking:
+            self.resume = self.is_out
+        elif self.is_out and signer and self.task:
+            signer.rest()
+            self.reporter.report()
+        elif not self.holding.store:
+            self.ended.set()
+
+    def note_question(self) -> None:
+        """Note whether the phone may have the question for the key."""
+        signer = self.holding.contact.signer
+        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
+
+    def is_waiting(self) -> bool:
+        """Whether the phone is asked, for the key or in a talk, and not only listened to."""
+        is_wanted = self.is_asked or self.talking or not self.task
+        return bool(self.holding.contact.signer and is_wanted)
+
+    # -- what talks want
+
+    def begin_talk(self) -> None:
+        """From now on, one talk is under way."""
+        self.talking = True
+        self.reporter.report()
+
+    def end_talk(self) -> None:
+        """It is over: go on with the question that it had stopped."""
+        self.talking = False
+        self.reporter.report()
+        if self.resume and not self.holding.store and not self.task:
+            self.begin()
+        self.resume = False
+
+    def pause(self) -> None:
+        """Stop asking for the key until the talk is over."""
+        self.note_question()
+        if self.task:
+            self.task.cancel()
+            self.task, self.resume = None, True
+
+    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+        """Obtain the key in another way than by the question, and serve the vault."""
+        await self.holding.open(custodian, accept_rollback)
+        if self.task and self.task is not asyncio.current_task():
+            self.task.cancel()  # it waits for a key that is here
+
+    # -- the way to the key
+
+    def begin(self, fd: int | None = None, by_keychain: bool = False) -> None:
+        """Begin to obtain the key; or only to listen for it, where nobody waits."""
+        self.task = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
+
+    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
+        """Obtain the key by what comes through a pipe, or by the phone; and open the vault."""
+        try:
+            self.shown, _ = read_unlock(self.holding.places)
+            if fd is None or not await self.open_by_pipe(fd, by_keychain):
+                await self.open_by_phone()
+        except Exception as error:
+            if not self.holding.store:
+                self.reporter.fail(complain(error))
+                self.ended.set()
+        finally:
+            if self.task is asyncio.current_task():
+                self.task = None
+
+    async def open_by_pipe(self, fd: int, by_keychain: bool) -> bool:
+        """Open the vault by NOSTR_NSEC, or by what the keychain answered; False if that did not."""
+        with open(fd, "rb") as pipe:
+            given = await asyncio.to_thread(pipe.read)
+        if not by_keychain:
+            await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+            return True
+        warnings = self.reporter.warnings
+        try:
+            warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
+            await self.open(Keychain(self.holding.places, given), self.accept_rollback)
+            return True
+        except Unavailable as error:
+            warnings["keychain"] = (
+                f"the keychain did not open the vault, so the phone is asked: {error.message}"
+            )
+            return False
+
+    async def open_by_phone(self) -> None:
+        """Ask the phone, or listen for its answer, and open the vault."""
+        holding, contact = self.holding, self.holding.contact
+        pairing = contact.pairing = Pairing.load(holding.places)
+        if not pairing:
+            raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
+        async with contact.connect(pairing, pairing.signer) as signer:
+            signer.is_attended = self.is_attended
+            if is_clock_unsynchronised():
+                self.reporter.warnings["ntp"] = (
+                    "nothing keeps this machine's clock right (NTP): if no request arrives,"
+                    " look there"
+                )
+            signer.is_resting = not self.is_asked
+            phone = Phone(pairing, signer)
+            keys, content, own = await holding.obtain(phone)
+            while signer.is_old and self.is_asked and not holding.store:
+                async with holding.serving:
+                    await holding.use_up(keys, content, own)
+                keys, content, own = await holding.obtain(phone)
+            is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
+            await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
+
+
+# ------------------------------------------------------ daemon/keyholder ----
+# The process that holds the agent's key and the secrets.
+#
+# It starts no program, and locking is its exit: Python cannot wipe a string, the kernel can.
+
+
+class Keyholder:
+    """The keyholder process: obtains the key, serves the vault, exits to lock it.
+
+    `talks` and `requests` are the tables of what clients may ask.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        control: socket.socket,
+        talks: dict[str, Talk],
+        requests: dict[str, Serve],
+        limits: Limits,
+    ) -> None:
+        self.places, self.talks, self.requests = places, talks, requests
+        self.ended = asyncio.Event()
+        self.control = Control(control, self.receive, self.ended.set)
+        self.reporter = Reporter(self.control, self.describe)
+        self.holding = Holding(places, self.reporter, limits)
+        self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
+        self.sessions: dict[Session, None] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    # -- the supervisor's side
+
+    async def run(self) -> None:
+        """Serve until the supervisor says so or is gone, or until it is time to lock.
+
+        By itself it locks only when what is served is on the disk.
+        """
+        holding = self.holding
+        while not self.ended.is_set() and (
+            (left := holding.time_left()) > 0 or not await holding.save(is_last=True)
+        ):
+            try:  # the loop's clock stands still while the machine sleeps: look every now and then
+                async with asyncio.timeout(min(max(left, 0.1), 5.0)):
+                    await self.ended.wait()
+            except TimeoutError:
+                if holding.store and holding.store.trouble:
+                    await holding.save()
+                await holding.verify_recovery()
+                await holding.keep_log()
+        if not self.ended.is_set():
+            why = holding.autolock.explain()
+            self.reporter.fail(Locked(why, "ask the phone with: avault unlock"))
+        await holding.writer.finish()
+        await holding.save(is_last=True)
+        await holding.keep_log(at_once=True)
+        while self.control.queue:
+            await asyncio.sleep(0.01)
+
+    def receive(self, message: Message, fd: int | None) -> None:
+        """A message from the supervisor."""
+        if message["do"] == "connection" and fd is not None:
+            spawn(self.tasks, self.take_over(fd, message["frame"]))
+        elif message["do"] == "unlock":
+            self.unlocking.ask(message, fd)
+        elif message["do"] == "keychain" and fd is not None:
+            filling = fill_keychain(self.holding, fd, message["helper"], message["caller"])
+            spawn(self.tasks, filling)
+        elif message["do"] == "ask":
+            self.unlocking.ask_again()
+        elif message["do"] == "look":
+            spawn(self.tasks, self.look())
+        elif message["do"] == "rest":
+            self.unlocking.rest(message["opens_for"])
+        elif message["do"] == "limit":
+            self.holding.autolock.change(message)
+            self.reporter.report()
+        elif message["do"] == "lock":
+            self.ended.set()
+
+    async def look(self) -> None:
+        """Hold the disk against what the open vault knows, and say so when it is done."""
+        try:
+            await self.holding.look()
+        finally:
+            if not self.ended.is_set():
+                self.control.send({"looked": True})
+
+    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
+        """Serve a connection from now on."""
+        sock = socket.socket(fileno=fd)
+        if len(self.sessions) >= room():
+            idle = next((each for each in self.sessions if not each.task or each.awaited), None)
+            if not idle:
+                sock.close()
+                return
+            del self.sessions[idle]
+            idle.transport.abort()
+
+        def make() -> Any:  # a protocol, though not derived from asyncio's
+            return Session(frame, self.answer, self.settle, self.sessions)
+
+        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+
+    def settle(self) -> None:
+        """A session's work is done: end, where there is no vault and no task to get one."""
+        converse = any(session.task and session.is_conversation for session in self.sessions)
+        unlocking = self.unlocking
+        if not (self.holding.store or unlocking.task or unlocking.talking or converse):
+            self.ended.set()
+
+    # -- what status shows
+
+    def describe(self) -> Message:
+        """What `status` shows of an open vault, or of the way to one; no secret."""
+        store, contact, ratchet = self.holding.store, self.holding.contact, self.holding.ratchet
+        signer, is_waiting = contact.signer, self.unlocking.is_waiting()
+        shown, left = ratchet.content or self.unlocking.shown, self.holding.time_left()
+        digests = {}
+        if store:
+            digests = {"avault.enc": store.digest, "nsec.enc": self.holding.recovery.digest}
+        return {
+            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
+            "listening": bool(signer and not store and not is_waiting),
+            "since": render_time(self.holding.autolock.since),
+            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
+            "agent_npub": shown.get("agent"),
+            "signer_npub": shown.get("operator"),
+            "name": shown.get("name"),
+            "code": request_code(shown["sealed"]) if shown and not store else None,
+            "groups": len(store.vault.groups) if store else None,
+            "secrets": store.vault.count() if store else None,
+            "proven": bool(ratchet.proven if store else shown.get("proven")),
+            "signer_approves_by_itself": contact.pairing.by_itself if contact.pairing else None,
+            "relays": list(signer.relays.shown.values()) if signer else contact.relays,
+            "waiting": signer.describe() if signer and is_waiting else None,
+            "warnings": list(self.collect_warnings().values()),
+            "talking": self.unlocking.talking,
+            "unsaved": "unsaved" in self.reporter.warnings,
+            "verified": digests,
+        }
+
+    def collect_warnings(self) -> dict[str, str]:
+        """All that the operator should know, by what it is about."""
+        store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
+        warnings = dict(self.reporter.warnings)
+        if store and store.trouble:
+            warnings["file"] = (
+                f"{store.trouble.message}; what was loaded before is served, nothing is written;"
+                " to write it back: avault restore --unsaved"
+            )
+        if store and store.warning:
+            warnings["pin"] = store.warning
+        if recovery.warning:
+            warnings["nsec"] = recovery.warning
+        if store or not contact.signer:
+            warnings.pop("ntp", None)  # of use only while an answer does not come
+        if contact.signer and contact.signer.remarks.clock:
+            warnings["clock"] = contact.signer.remarks.clock
+        if store and store.rollback:
+            warnings["rollback"] = (
+                f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
+                " what was written since is missing"
+            )
+        if contact.pairing and contact.pairing.by_itself:
+            warnings["signer"] = (
+                "the signer approves by itself, as the drill showed: change its setting, then:"
+                " avault drill"
+            )
+        return warnings
+
+    # -- requests
+
+    def answer(self, session: Session, request: Message) -> Answer:
+        """The answer to a request, or the work that leads to it; raises AvaultError."""
+        op = str(request.get("op"))
+        if request.get("v") != 1 or request.get("vault") != self.places.id:
+            raise Usage(
+                "that is for another vault, or another version of avault", "see: avault status"
+            )
+        if op in SESSIONS:
+            return self.converse(session, request)
+        if op not in VALUES:
+            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
+        store = self.open_store()
+        before = store.trouble, store.digest
+        # those are about copies, and git is at work beside
+        if op != "inspect" and not request.get("ours"):
+            store.refresh()
+        if (store.trouble, store.digest) != before:
+            self.reporter.report()
+            # perhaps by us: what a git pull has brought is merged
+            self.reporter.wrote()
+            spawn(self.tasks, self.holding.save_beside())
+        return self.requests[op](self, session, request)
+
+    def open_store(self) -> Store:
+        """The store of an open vault; raises Locked.
+
+        Also when it is about to lock, or was to and `run` has slept through it.
+        """
+        store = self.holding.store
+        if not store or self.ended.is_set() or self.holding.time_left() <= 0:
+            raise Locked("the vault is locked", "ask the phone with: avault unlock")
+        return store
+
+    def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
+        """Note in the access log what is about to be released or changed.
+
+        Raises AvaultError if that cannot be.
+        """
+        session.caller = session.caller or describe_caller(
+            session.transport.get_extra_info("socket")
+        )
+        if self.holding.log:
+            self.holding.log.write(request, session.caller, outcome)
+        autolock = self.holding.autolock
+        autolock.used = uptime()
+        if autolock.idle and autolock.used - self.reporter.reported >= 1:
+            self.reporter.report()
+
+    async def change(self, function: Callable[[Vault], None]) -> Message:
+        """Have a change written, with those that wait meanwhile; raises what refused it."""
+        # it may have been locked while the value was awaited
+        await self.holding.writer.change(self.open_store(), function)
+        return {"ok": True}
+
+    async def put_back(self) -> bool:
+        """Write what is served over an avault.enc that cannot be used; whether it was needed.
+
+        Raises AvaultError.
+        """
+        await self.holding.writer.finish()
+        return await self.holding.writer.put_back(self.open_store())
+
+    async def converse(self, session: Session, request: Message) -> Message:
+        """A request that talks with the operator; one at a time, with an end."""
+        if request["op"] == "open":  # it asks nobody: any number at once
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame()
+            return await self.talks["open"](self, session, request, private)
+        if self.unlocking.talking:
+            raise Usage(
+                "another pairing is under way", "let it end first, or stop it with: avault lock"
+            )
+        self.unlocking.begin_talk()
+        try:
+            async with asyncio.timeout(FIRST_FRAME_TIME):
+                private = await session.frame() if request.get("private") else {}
+            async with asyncio.timeout(read_limit(request)):
+                return await self.talks[request["op"]](self, session, request, private)
+        except TimeoutError:
+            # the signer is connected, and was to open the vault
+            if os.path.lexists(self.places.own(UNPROVEN)):
+                again = "recover" if request["op"] == "recover" else "pair"
+            else:
+                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
+            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
+            raise TimedOut("the signer did not answer in time", hint) from None
+        finally:
+            self.unlocking.end_talk()
+
+
+# -------------------------------------------------------- daemon/changes ----
+# What changes an open vault. It stands in the access log before it happens.
+
+
+async def write(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    change: Callable[[Vault], None],
+    only_try: bool = False,
+) -> Message:
+    """Note a change in the access log and make it, or note why it is refused.
+
+    One that fails when it is written, as on a full disk, is noted twice: first as what is to
+    happen.
+    """
+    try:
+        change(keyholder.open_store().vault.copy())
+        keyholder.release(session, request)
+        return {"ok": True} if only_try else await keyholder.change(change)
+    except AvaultError as error:
+        keyholder.release(session, request, error.code)
+        raise
+
+
+async def serve_set(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Set a key, to a value in the next frame or to a generated one."""
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    note, size, machine = (
+        check_note(request.get("note")),
+        request.get("generate"),
+        keyholder.open_store().machine,
+    )
+    if size is None:
+        value = check_value((await session.frame()).get("value"))
+    elif type(size) is int and 1 <= size <= 4096:
+        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
+    else:
+        raise Usage(
+            "a generated value has 1 to 4,096 characters",
+            f"avault set {group} --key {key} --generate 32",
+        )
+    is_replaced = False
+
+    def change(vault: Vault) -> None:
+        nonlocal is_replaced
+        there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
+        is_replaced = any(secret.value != value for secret in there)
+        vault.put(group, key, value, int(time.time()), machine)
+        if note is not None:
+            vault.annotate(group, note, machine)
+
+    answer = await write(keyholder, session, request, change)
+    return {**answer, "replaced": True} if is_replaced else answer
+
+
+async def serve_delete(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Take a key away, or a group."""
+    group, key = check_group(request.get("group")), request.get("key")
+    return await write(
+        keyholder,
+        session,
+        request,
+        lambda vault: vault.remove(group, None if key is None else check_key(key)),
+    )
+
+
+async def serve_move(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Give a key, or a group, another name."""
+    group, key = check_group(request.get("group")), request.get("key")
+    to, to_key = check_group(request.get("to_group")), request.get("to_key")
+    store, now = keyholder.open_store(), int(time.time())
+    if (group, key) == (to, to_key) or (key is None and (to_key is not None or group == to)):
+        raise Usage("that is no move", "avault mv GROUP/KEY GROUP/KEY, or avault mv GROUP GROUP")
+
+    def moves(vault: Vault) -> list[tuple[str, str]]:
+        names = [check_key(key)] if key is not None else sorted(vault.group(group).keys)
+        return [(name, name if to_key is None else check_key(to_key)) for name in names]
+
+    def change(vault: Vault) -> None:
+        note = vault.group(group).note[0]
+        for name, other in moves(vault):
+            vault.move((group, name), (to, other), now, store.machine)
+        if note and key is None and not vault.groups[to].note[0]:
+            vault.annotate(to, note, store.machine)
+
+    names = [name for old, new in moves(store.vault) for name in (f"{group}/{old}", f"{to}/{new}")]
+    return await write(keyholder, session, {**request, "only": names}, change)
+
+
+async def serve_import(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Set many keys at once; what is there with another value only if they may be replaced."""
+    given = await session.frame()
+    try:
+        rows = [
+            (check_group(group), check_key(key), check_value(value))
+            for group, key, value in given["secrets"]
+        ]
+        notes = [
+            (check_group(group), check_note(note) or "")
+            for group, note in (given.get("notes") or {}).items()
+        ]
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise Usage("secrets is a list of group, key and value") from None
+    store, result = keyholder.open_store(), {}
+
+    def change(vault: Vault) -> None:
+        names: dict[str, list[str]] = {"new": [], "same": [], "replaced": []}
+        for group, key, value in rows:
+            there = vault.groups[group].keys.get(key) if group in vault.groups else None
+            kind = (
+                "new"
+                if not there
+                else "same"
+                if [secret.value for secret in there] == [value]
+                else "replaced"
+            )
+            names[kind].append(f"{group}/{key}")
+            if kind != "same":
+                vault.put(group, key, value, int(time.time()), store.machine)
+        if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
+            listed = ", ".join(names["replaced"][:20])
+            raise Denied(
+                f"in the vault with another value: {listed}",
+                "to replace them: --replace; to look: --dry-run",
+            )
+        for group, note in notes:
+            vault.annotate(group, note, store.machine)
+        result.update(names)
+
+    noted = {**request, "only": [f"{group}/{key}" for group, key, _ in rows]}
+    await write(keyholder, session, noted, change, only_try=True)  # a guess at a value is noted too
+    if not request.get("dry_run") and (result["new"] or result["replaced"] or notes):
+        await keyholder.change(change)
+    return {"ok": True, **result}
+
+
+def read_copy(keyholder: Keyholder, name: object) -> bytes:
+    """The bytes of a copy of avault.enc that a client has put into the state directory.
+
+    Raises Usage, NotFound.
+    """
+    stem = str(name).removesuffix(".enc")
+    if (
+        not isinstance(name, str)
+        or stem == name
+        or not stem
+        or set(stem) - LETTERS - DIGITS - {"-"}
+    ):
+        raise Usage("a copy is named by letters, digits and -, and ends in .enc")
+    return read_file(keyholder.places.own(name), VAULT_LIMIT)
+
+
+async def serve_merge(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Merge two copies of the vault, for git; or one into the vault that is served: a write."""
+    store, theirs = keyholder.open_store(), read_copy(keyholder, request.get("theirs"))
+    if request.get("ours") is None:
+        if not store.vault.is_after(store.open_copy(theirs).generation):
+            await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
+        return {"ok": True, "conflicts": conflicts(store.vault)}
+    # not beside another: each takes a count
+    data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)
+    return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
+
+
+async def serve_restore(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Set a key, or those of a group, to what they were in a copy of the vault.
+
+    Or, for `unsaved`, write back what is served.
+    """
+    if request.get("unsaved"):
+        keyholder.release(session, {"op": "restore", "for": "unsaved"})
+        return {"ok": True, "needed": await keyholder.put_back()}
+    store, key = keyholder.open_store(), request.get("key")
+    old = store.open_copy(read_copy(keyholder, request.get("file")))
+    group = check_group(request.get("group"))
+    values = {
+        check_key(name): old.secrets(group, name)[0].value
+        for name in ([key] if key else sorted(old.group(group).keys))
+    }
+
+    def change(vault: Vault) -> None:
+        for name, value in values.items():
+            vault.put(group, name, value, int(time.time()), store.machine)
+
+    await write(keyholder, session, request, change)
+    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
 
 
 # --------------------------------------------------------- daemon/keeper ----
@@ -5901,1188 +7569,159 @@ class Guard:
         return self.process.pid if self.process and self.process.returncode is None else None
 
 
-# ------------------------------------------------------------ daemon/log ----
-# The access log: who got what, and when.
-#
-# A line of JSON before each release, and one for what was refused, in a file of its own. A line's
-# mac shows that the keyholder wrote it; `n` and `after`, the mac before, that none is missing.
+# -------------------------------------------------------- daemon/pairing ----
+# Pairing with a signer, and the proof that the phone behind it opens this vault.
 
 
-def describe_caller(sock: socket.socket) -> dict[str, Any]:
-    """The process at the other end of a connection: pid, uid, executable, name and parent, as far as the system tells."""
-    if sys.platform == "linux":
-        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    else:
-        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-    caller: dict[str, Any] = {
-        "pid": pid,
-        "uid": os.getuid(),
-        "exe": read_executable(pid),
-        "name": None,
-        "parent": None,
-    }
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
-        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
-        parent = int(rest.split()[1])
-        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
-    except OSError:
-        pass  # it has ended, or there is no /proc
-    return caller
+def accept_connect(secret: str) -> Callable[[str], None]:
+    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
+
+    def accept(result: str) -> None:
+        if result != "ack" and not (
+            secret and secrets.compare_digest(result.encode(), secret.encode())
+        ):
+            raise Denied("the signer answered `connect` with something else")
+
+    return accept
 
 
-def read_executable(pid: int) -> str | None:
-    """The path of a process's executable, where the system tells; of a long one its end, where the name is."""
-    try:
-        path = os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return path if len(path) <= 500 else "…" + path[-499:]
+def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
+    """The relays of this machine's pairing, or for a first one those of nip46.json.
 
-
-def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
-    """What a line says of a request: at most so many names, none wider, and how many there were besides."""
-    # each op with the fields that it looks at
-    many = request["op"] in ("export", "reveal", "provide", "import", "move")
-    groups, keys = (
-        (request.get(field) for field in ("groups", "only"))
-        if many
-        else ([request.get("group")], [request.get("key")])
-    )
-    lists = (groups, keys, request.get("as") if many else [])
-    groups, keys, named = (
-        [each for each in names if each] if isinstance(names, list) else [] for names in lists
-    )
-    keys += named
-    if {*map(type, groups + keys)} <= {str}:
-        groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
-    return {
-        "op": request["op"],
-        "for": printable(request["for"], 64) if request.get("for") else None,
-        "group": ",".join(printable(group, width) for group in groups[:most]) or None,
-        "keys": [printable(key, width) for key in keys[:most]] or None,
-        "more": len(groups[most:]) + len(keys[most:]),
-    }
-
-
-class Ledger:
-    """A file of signed lines, and the older ones beside it, PATH.1 to PATH.<older>, each of some `limit` bytes.
-
-    `starts` are the numbers of the first lines of its files, the oldest first; `number` and `mac` are of
-    the last line; `size` is that of our lines in the newest file, whatever else others have put there;
-    `lost` is the number of the first line after the bounds of the ledger were taken away, or 0.
+    Where these differ, it is said.
     """
-
-    LONGEST = 1 << 16  # bytes of a line
-
-    def __init__(
-        self, path: str, key: bytes, limit: int, older: int, bounds: dict[str, Any] | None
-    ) -> None:
-        self.path, self.key, self.limit, self.older = path, key, limit, older
-        self.paths = [*(f"{path}.{age}" for age in range(older, 0, -1)), path]
-        self.end = b""  # what the last line lacks
-        self.number, self.mac = self.find_end()
-        self.lost = self.size = 0
-        if bounds is None:
-            self.lost, self.starts = self.number + 1, [self.number + 1]
-        else:
-            self.starts, self.size, self.lost = (
-                list(bounds["starts"]),
-                bounds["size"],
-                bounds["lost"],
-            )
-            # the last lines were taken away: those to come show it
-            if bounds["number"] > self.number:
-                self.number, self.mac = bounds["number"], bounds["mac"]
-        self.file = self.open()
-
-    def bounds(self) -> dict[str, Any]:
-        """What is to be remembered of the ledger, so that a part of it cannot pass for the whole."""
-        return {
-            "starts": list(self.starts),
-            "size": self.size,
-            "number": self.number,
-            "mac": self.mac,
-            "lost": self.lost,
-        }
-
-    def open(self) -> int:
-        """A descriptor to append with, kept open: a process that has no other left can still say what it releases."""
-        flags = (
-            os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        )
-        try:
-            fd = os.open(self.path, flags, 0o600)
-            write_all(fd, self.end)
-            self.end = b""
-            return fd
-        except OSError as error:
-            raise self.refusal(error) from None
-
-    def refusal(self, error: OSError) -> AvaultError:
-        """Why nothing is released."""
-        return AvaultError(
-            f"the access log cannot be written: {error.strerror}",
-            f"nothing is released without it; look at {self.path}",
-        )
-
-    def find_end(self) -> tuple[int, str]:
-        """The number and mac of the last line that is whole, and ours."""
-        for path in (self.path, f"{self.path}.1"):
-            if os.path.isfile(path):
-                with open(path, "rb") as file:
-                    file.seek(max(0, os.path.getsize(path) - 2 * self.LONGEST))
-                    ends = file.read(2 * self.LONGEST).splitlines(keepends=True)
-                if path == self.path and ends and not ends[-1].endswith(b"\n"):
-                    self.end = b"\n"  # a power loss has cut it off: the next is to stand by itself
-                for line in reversed(ends):
-                    if entry := self.read_line(line):
-                        return entry["n"], entry["mac"]
-        return 0, ""
-
-    def sign(self, entry: dict[str, Any]) -> tuple[str, bytes]:
-        """The mac of an entry, and its line, where that stands last."""
-        body = json.dumps(entry).encode()
-        mac = hmac.digest(self.key, body, "sha256").hex()
-        return mac, body[:-1] + f', "mac": "{mac}"}}\n'.encode()
-
-    def read_line(self, line: bytes) -> dict[str, Any] | None:
-        """The entry of a line that was written with our key; None for any other."""
-        try:
-            entry = json.loads(line)
-            del entry["mac"]
-            mac, signed = self.sign(entry)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return None
-        return {**entry, "mac": mac} if hmac.compare_digest(line, signed) else None
-
-    def append(self, entry: dict[str, Any]) -> None:
-        """Write the next line; raises AvaultError, and then it is as if nothing had been written."""
-        number = self.number + 1
-        mac, line = self.sign({"n": number, **entry, "after": self.mac})
-        try:
-            if not os.path.exists(self.path) or not os.path.samestat(
-                os.stat(self.path), os.fstat(self.file)
-            ):
-                fresh = self.open()  # somebody took the file away
-                os.close(self.file)
-                self.file = fresh
-            size = os.fstat(self.file).st_size
-            if os.write(self.file, line) != len(line):
-                os.ftruncate(self.file, size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise self.refusal(error) from None
-        self.number, self.mac, self.size = number, mac, self.size + len(line)
-
-    def is_full(self) -> bool:
-        """Whether it is time for a new file: by our own lines, or who adds others would have ours go."""
-        return self.size > self.limit
-
-    def turn_page(self) -> None:
-        """The next line begins a new file, and the oldest file is to go."""
-        self.starts, self.size = [*self.starts, self.number + 1][-len(self.paths) :], 0
-
-    def rename(self) -> None:
-        """Move every file to the next older place; raises AvaultError."""
-        try:
-            for newer, older in zip(self.paths[1:-1], self.paths[:-2], strict=True):
-                if os.path.lexists(newer):
-                    os.rename(newer, older)
-            os.rename(self.path, self.paths[-2])
-        except OSError as error:
-            raise self.refusal(error) from None
-
-    def verify(self) -> tuple[int, int, str | None]:
-        """The number of lines and of files, and what is wrong: a line that is not ours, or one that is missing."""
-        count = files = last = 0
-        after = ""
-        for path in self.paths:
-            if not os.path.lexists(path):
-                continue
-            files += 1
-            for line in read_file(path, 4 * self.limit).splitlines(keepends=True):
-                count += 1
-                if not (entry := self.read_line(line)):
-                    return (
-                        count,
-                        files,
-                        f"line {count} was not written by the keyholder, or was changed",
-                    )
-                if count == 1 and entry["n"] > self.starts[0]:
-                    return (
-                        count,
-                        files,
-                        f"lines {self.starts[0]:,} to {entry['n'] - 1:,} are missing",
-                    )
-                if count > 1 and (entry["n"], entry["after"]) != (last + 1, after):
-                    return (
-                        count,
-                        files,
-                        f"lines are missing, or in another order, before line {count}",
-                    )
-                last, after = entry["n"], entry["mac"]
-        if after != self.mac:
-            return count, files, "the last lines are missing"
-        if self.lost >= self.starts[0]:
-            return (
-                count,
-                files,
-                f"what was before line {self.lost:,} was taken away while the vault was locked",
-            )
-        return count, files, None
+    try:
+        known = keyholder.holding.contact.pairing or Pairing.load(keyholder.places)
+    except Tampered:  # it is about to be replaced
+        known = None
+    try:
+        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
+    except AvaultError:
+        if not known:
+            raise
+        hinted = []
+    if known and hinted and known.relays != hinted:
+        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
+    return known.relays if known else hinted
 
 
-class AccessLog:
-    """The two ledgers of a vault: access.log for what was released, refused.log for what was not.
+async def shake_hands(
+    keyholder: Keyholder,
+    session: Session,
+    relays: list[str],
+    name: str,
+    bunker: str | None,
+    operator: str | None,
+    agent: str,
+    confirm: bool = False,
+) -> Pairing:
+    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
 
-    Who asks for nonsense all day fills only the second, and that slowly: beyond a burst one line a minute,
-    which counts the others. log.json keeps the bounds of both, signed.
+    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
     """
-
-    BURST = 30.0  # refusals that are written as they come, when there were none before
-    FILES = (("access.log", 4 << 20, 4), ("refused.log", 1 << 20, 1))  # name, bytes, older ones
-
-    def __init__(self, directory: str, keys: Keys, is_new: bool) -> None:
-        secret = bytes.fromhex(keys.secret_key().to_hex())
-
-        def key(use: bytes) -> bytes:
-            return hmac.digest(secret, use, "sha256")
-
-        self.path, self.key = os.path.join(directory, "log.json"), key(b"avault access log: bounds")
-        kept = self.read_bounds(is_new)
-        self.releases, self.refusals = (
-            Ledger(
-                os.path.join(directory, name),
-                key(f"avault access log: {name}".encode()),
-                limit,
-                older,
-                kept.get(name),
+    signer_key, secret = None, secrets.token_hex(16)
+    if bunker:
+        signer_key, relays, secret = parse_bunker(bunker)
+    pairing = Pairing(make_keys(), signer_key or "", agent, "", relays)
+    keyholder.unlocking.pause()
+    session.send({"progress": "connecting", "relays": len(relays)})
+    async with keyholder.holding.contact.connect(pairing, signer_key, session) as signer:
+        await signer.relays.wait_ready(15.0)
+        if signer_key:
+            await signer.request(
+                "connect",
+                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
+                accept_connect(secret),
+                False,
             )
-            for name, limit, older in self.FILES
-        )
-        self.room, self.counted = self.BURST, uptime()
-        # the last refusal, until it is written
-        self.untold: tuple[dict[str, Any], dict[str, Any], str] | None = None
-        self.skipped = 0  # how many are not written
-        self.saved: dict[str, Any] = {}
-
-    def read_bounds(self, is_new: bool) -> dict[str, Any]:
-        """The bounds of both ledgers; none where log.json is gone or not ours, which only that of a new vault may be."""
-        try:
-            content = decode_file("log", read_file(self.path), self.path)
-            if hmac.compare_digest(content.pop("mac"), self.sign_bounds(content)):
-                return dict(content["ledgers"])
-        except (AvaultError, TypeError):
-            pass
-        empty = {"starts": [1], "size": 0, "number": 0, "mac": "", "lost": 0}
-        return {name: empty for name, _, _ in self.FILES} if is_new else {}
-
-    def sign_bounds(self, content: dict[str, Any]) -> str:
-        """The mac of log.json."""
-        return hmac.digest(self.key, json.dumps(content).encode(), "sha256").hex()
-
-    def bounds(self) -> dict[str, Any]:
-        """The content of log.json, but for its mac."""
-        return {
-            "ledgers": {
-                os.path.basename(each.path): each.bounds()
-                for each in (self.releases, self.refusals)
-            }
-        }
-
-    def is_saved(self) -> bool:
-        """Whether log.json knows the last lines."""
-        return self.saved == self.bounds()
-
-    def save(self) -> None:
-        """Write log.json; raises AvaultError."""
-        content = self.bounds()
-        write_file(self.path, encode_file("log", {**content, "mac": self.sign_bounds(content)}))
-        self.saved = content
-
-    def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str = "ok") -> None:
-        """Note what is about to be released, or was refused; raises AvaultError, and then nothing may be released."""
-        if outcome == "ok":
-            self.append(self.releases, summarize(request, 100, 200), caller, outcome)
-            return
-        self.untold = request, caller, outcome
-        self.skipped += 1
-        self.settle()
-
-    def settle(self, at_once: bool = False) -> None:
-        """Write the last refusal, with how many before it were only counted, if there is room; raises AvaultError."""
-        self.room, self.counted = (
-            min(self.BURST, self.room + (uptime() - self.counted) / 60),
-            uptime(),
-        )
-        if self.untold and (self.room >= 1 or at_once):
-            request, caller, outcome = self.untold
-            about = {
-                **summarize(request, 3, 70),
-                "follows": self.releases.number,
-                "skipped": self.skipped - 1,
-            }
-            self.append(self.refusals, about, caller, outcome)
-            self.room, self.untold, self.skipped = self.room - 1, None, 0
-
-    def append(
-        self, ledger: Ledger, about: dict[str, Any], caller: dict[str, Any], outcome: str
-    ) -> None:
-        """A line in one of the ledgers, and a new file if that one is full."""
-        ledger.append({"time": render_time(time.time()), **about, **caller, "outcome": outcome})
-        if ledger.is_full():
-            before = ledger.starts, ledger.size
-            ledger.turn_page()
-            # before the oldest lines go: else their absence would look like somebody's work
-            self.save()
-            try:
-                ledger.rename()
-            except AvaultError:
-                # nothing has gone, and what is missing later is missed
-                ledger.starts, ledger.size = before
-                raise
-
-    def verify(self) -> dict[str, Any]:
-        """Whether every line is as it was written, and none is missing from where each ledger begins."""
-        lines, files, problem = self.releases.verify()
-        refused, more, other = self.refusals.verify()
-        problem = problem or (f"refused.log: {other}" if other else None)
-        begins = self.releases.starts[0]
-        found = {
-            "lines": lines,
-            "begins": begins,
-            "refused": refused + self.skipped,
-            "files": files + more,
-        }
-        return {**found, "intact": not problem, "problem": problem}
-
-
-# ------------------------------------------------------ daemon/keyholder ----
-# The process that holds the agent's key and the secrets.
-#
-# It starts no program, and locking is its exit: Python cannot wipe a string, the kernel can.
-
-
-class Keyholder:
-    """The keyholder process: obtains the key, serves the vault, exits to lock it."""
-
-    def __init__(
-        self,
-        places: Places,
-        control: socket.socket,
-        talks: dict[str, Talk],
-        requests: dict[str, Serve],
-        limits: Limits,
-    ) -> None:
-        self.places, self.talks, self.requests = places, talks, requests
-        self.lock_after, self.lock_idle = limits
-        self.opened = self.used = self.reported = uptime()
-        self.host = place_name()
-        self.ended = asyncio.Event()
-        self.control = Control(control, self.receive, self.ended.set)
-        self.sessions: dict[Session, None] = {}
-        self.store: Store | None = None
-        self.recovery = Recovery(places, self.host)
-        self.log: AccessLog | None = None
-        self.pairing: Pairing | None = None
-        # whose signer is connected, and has not opened an envelope yet
-        self.begun: Pairing | None = None
-        self.signer: RemoteSigner | None = None
-        # what they said when the signer was last asked
-        self.relays: list[dict[str, Any]] | None = None
-        self.content: dict[str, Any] = {}  # of the open vault's unlock.json, as it was written
-        # what the disk says of a vault that is locked: to be shown, and for nothing else
-        self.asked: dict[str, Any] = {}
-        self.proven: str | None = None
-        self.since = time.time()
-        self.warnings: dict[str, str] = {}
-        self.quick = 0  # approvals in a row that came faster than a person reads
-        self.unlocking: asyncio.Task[None] | None = None
-        self.turning = asyncio.Lock()  # of the ratchet: unlock.json is written by one at a time
-        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
-        # somebody waits for the key: ask for it; else listen for what comes late
-        self.is_asked = False
-        self.accept_rollback = False  # what they wish
-        self.opens_until = 0.0  # uptime until which a late answer opens the vault
-        self.is_out = False  # the phone may have the question
-        self.talking = False  # with the operator, about a pairing
-        self.resume = False  # obtaining the key, once the talk is over
-        self.serving = asyncio.Lock()
-        self.queue: list[tuple[Callable[[Vault], None], asyncio.Future[AvaultError | None]]] = []
-        self.writer: asyncio.Task[None] | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    # -- the supervisor's side
-
-    async def run(self) -> None:
-        """Serve until the supervisor says so, or is gone, or until it is time to lock and what is served is on the disk."""
-        while not self.ended.is_set() and (
-            (left := self.time_left()) > 0 or not await self.save(is_last=True)
-        ):
-            try:  # the loop's clock stands still while the machine sleeps: look every now and then
-                async with asyncio.timeout(min(max(left, 0.1), 5.0)):
-                    await self.ended.wait()
-            except TimeoutError:
-                if self.store and self.store.trouble:
-                    await self.save()
-                await self.verify_recovery()
-                await self.keep_log()
-        if not self.ended.is_set():
-            self.control.send(
-                {
-                    "failed": Locked(
-                        self.why_locked(), "ask the phone with: avault unlock"
-                    ).to_dict()["error"]
-                }
-            )
-        if self.writer:
-            await self.writer
-        await self.save(is_last=True)
-        await self.keep_log(at_once=True)
-        while self.control.queue:
-            await asyncio.sleep(0.01)
-
-    async def save(self, is_last: bool = False) -> bool:
-        """See to it that what is served is on the disk: in avault.enc, or in unsaved.enc while that cannot be used."""
-        store = self.store
-        if not store or self.writer:
-            return not store
-        before = store.trouble, store.unsaved.digest, self.warnings.get("unsaved")
-        if is_last:
-            store.notice()  # a file that covers what was written is merged while it can be
         else:
-            store.refresh()
-        try:
-            if not store.is_safe():
-                await asyncio.to_thread(store.keep)
-            self.warnings.pop("unsaved", None)
-        except AvaultError as error:
-            self.warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
-        if (store.trouble, store.unsaved.digest, self.warnings.get("unsaved")) != before:
-            self.report()
-        return store.is_safe()
-
-    async def save_beside(self) -> None:
-        """`save`, beside the request that has noticed a change of the file."""
-        await self.save()
-
-    async def put_back(self) -> bool:
-        """Write what is served over an avault.enc that cannot be used; whether it was needed. Raises AvaultError."""
-        while self.writer:
-            await self.writer
-        store = self.open_store()
-        store.writing = True
-        try:
-            return await asyncio.to_thread(store.put_back)
-        finally:
-            store.writing = False
-            self.report()
-            self.control.send({"wrote": True})
-
-    async def keep_log(self, at_once: bool = False) -> None:
-        """Write what the access log has only counted, and remember where it ends."""
-        try:
-            if self.log:
-                self.log.settle(at_once)
-                if not self.log.is_saved():
-                    await asyncio.to_thread(self.log.save)
-            self.warnings.pop("log", None)
-        except AvaultError as error:
-            self.warnings["log"] = error.message
-
-    def time_left(self) -> float:
-        """Seconds until the vault locks by itself; a vault that nobody has proven yet does not."""
-        if not self.store or not self.proven or self.writer or not self.store.is_safe():
-            return float("inf")
-        ends = [self.opened + self.lock_after] if self.lock_after else []
-        ends += [self.used + self.lock_idle] if self.lock_idle else []
-        return min(ends) - uptime() if ends else float("inf")
-
-    def why_locked(self) -> str:
-        """Which limit it was, and how long."""
-        if self.lock_after and self.opened + self.lock_after <= uptime():
-            return f"it locked by itself after {render_duration(self.lock_after)}"
-        return f"it locked by itself after {render_duration(self.lock_idle or 0)} without a use"
-
-    def limit(self, message: dict[str, Any]) -> None:
-        """Take other limits, of which one that is not named stays as it is; `for` counts from now."""
-        if "for" in message:
-            self.lock_after = round(uptime() - self.opened) + message["for"]
-        self.lock_after = message.get("lock_after", self.lock_after)
-        self.lock_idle = message.get("lock_idle", self.lock_idle)
-        self.report()
-
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
-        """A message from the supervisor."""
-        if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, message["frame"]))
-        elif message["do"] == "unlock":
-            self.ask(message, fd)
-        elif message["do"] == "keychain" and fd is not None:
-            spawn(self.tasks, self.fill_keychain(fd, message["helper"], message["caller"]))
-        elif message["do"] == "ask" and self.signer:
-            self.signer.ask_again()
-        elif message["do"] == "look":
-            spawn(self.tasks, self.look())
-        elif message["do"] == "rest":
-            self.rest(message["opens_for"])
-        elif message["do"] == "limit":
-            self.limit(message)
-        elif message["do"] == "lock":
-            self.ended.set()
-
-    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
-        """Serve a connection from now on."""
-        sock = socket.socket(fileno=fd)
-        if len(self.sessions) >= room():
-            if not (
-                idle := next(
-                    (each for each in self.sessions if not each.task or each.awaited), None
-                )
-            ):
-                sock.close()
-                return
-            del self.sessions[idle]
-            idle.transport.abort()
-        make: Any = lambda: Session(frame, self.answer, self.settle, self.sessions)  # noqa: E731  a protocol, though not derived from asyncio's
-        await asyncio.get_running_loop().connect_accepted_socket(make, sock)
-
-    def report(self) -> None:
-        """Tell the supervisor what `status` shows; it holds no secret."""
-        store, signer, left = self.store, self.signer, self.time_left()
-        self.reported = uptime()
-        warnings = dict(self.warnings)
-        if store and store.trouble:
-            now = "what was loaded before is served, nothing is written; to write it back: avault restore --unsaved"
-            warnings["file"] = f"{store.trouble.message}; {now}"
-        if store and store.warning:
-            warnings["pin"] = store.warning
-        if self.recovery.warning:
-            warnings["nsec"] = self.recovery.warning
-        if store or not signer:
-            warnings.pop("ntp", None)  # of use only while an answer does not come
-        if signer and signer.remarks.clock:
-            warnings["clock"] = signer.remarks.clock
-        if store and store.rollback:
-            warnings["rollback"] = (
-                f"ROLLED BACK, as --accept-rollback was given: {store.rollback}; what was written since is missing"
+            session.send(
+                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
             )
-        if self.pairing and self.pairing.by_itself:
-            warnings["signer"] = (
-                "the signer approves by itself, as the drill showed: change its setting, then: avault drill"
+            pairing.signer = await signer.greet(secret)
+            pairing.token = secret
+        session.send({"progress": "connected", "client_key": signer.me})
+        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
+        # still listening: a second signer may answer while the person looks
+        if confirm and not operator:
+            said = await signer.code.unless_alarmed(
+                session.frame(operator=to_npub(pairing.operator))
             )
-        is_waiting = signer and (self.is_asked or self.talking or not self.unlocking)
-        shown = self.content or self.asked
-        report = {
-            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
-            "listening": bool(signer and not store and not is_waiting),
-            "since": render_time(self.since),
-            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
-            "agent_npub": shown.get("agent"),
-            "signer_npub": shown.get("operator"),
-            "name": shown.get("name"),
-            "code": request_code(shown["sealed"]) if shown and not store else None,
-            "groups": len(store.vault.groups) if store else None,
-            "secrets": store.vault.count() if store else None,
-            "proven": bool(self.proven if store else shown.get("proven")),
-            "signer_approves_by_itself": self.pairing.by_itself if self.pairing else None,
-            "relays": list(signer.relays.shown.values()) if signer else self.relays,
-            "waiting": signer.describe() if signer and is_waiting else None,
-            "warnings": list(warnings.values()),
-            "talking": self.talking,
-            "unsaved": "unsaved" in self.warnings,
-            "verified": {"avault.enc": store.digest, "nsec.enc": self.recovery.digest}
-            if store
-            else {},
-        }
-        self.control.send({"report": report})
-
-    async def look(self) -> None:
-        """Hold the disk against what the open vault knows, and say so when it is done: for `status`, `lock` and `stop`."""
-        try:
-            if store := self.store:
-                before = store.trouble, store.digest
-                await self.save()
-                if (store.trouble, store.digest) != before:
-                    self.control.send({"wrote": True})
-                await self.verify_recovery()
-                await self.restore_own_files(store)
-                self.report()
-        finally:
-            if not self.ended.is_set():
-                self.control.send({"looked": True})
-
-    async def restore_own_files(self, store: Store) -> None:
-        """This machine's own files, as the open vault knows them: where the disk has others, it is said, and mended."""
-        changed = "was changed while the vault was open, and was written anew"
-        async with self.turning:
-            is_turned = "ratchet" not in self.warnings
-            if not is_turned or not has_bytes(
-                self.places.own("unlock.json"), encode_file("unlock", self.content)
-            ):
-                await self.turn(store.keys, self.content, also_recovery=False)
-                if is_turned:
-                    self.warnings["unlock.json"] = f"unlock.json {changed}"
-        if self.pairing:
-            try:
-                found = Pairing.load(self.places)
-            except AvaultError:
-                found = None
-            if not found or not found.is_same(self.pairing):
-                self.keep_pairing(self.pairing)
-                self.warnings["pairing.json"] = f"pairing.json {changed}"
-        pin = encode_file("pin", {"generation": store.vault.generation, "hash": store.digest})
-        if (
-            not store.trouble
-            and not store.writing
-            and not has_bytes(self.places.own("pin.json"), pin)
-        ):
-            if not store.warning:  # else it could not be written before
-                self.warnings["pin.json"] = f"pin.json {changed}"
-            store.pin()
-
-    async def verify_recovery(self) -> None:
-        """Look at nsec.enc if it has changed, and have git told if it was made anew."""
-        store = self.store
-        if store and self.recovery.is_changed():
-            was_made = await asyncio.to_thread(self.recovery.verify, store.keys, store.vault)
-            self.report()
-            if was_made:
-                self.control.send({"wrote": True})
-
-    def settle(self) -> None:
-        """A session's work is done: without a vault and without a task to get one, there is nothing to stay for."""
-        converse = any(session.task and session.is_conversation for session in self.sessions)
-        if not self.store and not self.unlocking and not self.talking and not converse:
-            self.ended.set()
-
-    # -- getting the key
-
-    def ask(self, message: dict[str, Any], fd: int | None) -> None:
-        """Obtain the key: begin with it, or go on with the question that the phone may have."""
-        others = self.is_asked and self.is_attended
-        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
-        self.is_attended = others or not message.get("unattended")
-        if not self.talking and not self.unlocking and not self.store:
-            self.begin_unlock(fd, bool(message.get("keychain")))
-            return
-        self.resume = self.talking
-        if self.signer and self.unlocking:
-            self.signer.is_attended = self.is_attended
-            self.signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
-            self.report()
-        if fd is not None:
-            os.close(fd)
-
-    def rest(self, opens_for: float) -> None:
-        """Nobody waits any more: ask no more, and listen for what the phone may yet say, if it can have the question.
-
-        For so many seconds a late answer still opens the vault. Then, and always, it turns the ratchet.
-        """
-        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
-        self.note_question()
-        if self.talking:
-            self.resume = self.is_out
-        elif self.is_out and self.signer and self.unlocking:
-            self.signer.rest()
-            self.report()
-        elif not self.store:
-            self.ended.set()
-
-    def note_question(self) -> None:
-        """Note whether the phone may have the question for the key."""
-        self.is_out = self.is_out or bool(self.unlocking and self.signer and self.signer.requests)
-
-    def begin_unlock(self, fd: int | None = None, by_keychain: bool = False) -> None:
-        """Begin to obtain the key; or only to listen for it, where nobody waits."""
-        self.unlocking = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
-
-    async def fill_keychain(self, fd: int, pid: int, caller: dict[str, Any]) -> None:
-        """If the phone agrees, seal the agent's key once more: what opens that goes to the keychain's process `pid` alone."""
-        store, token = self.store, secrets.token_hex(32)
-        helper = None
-        with socket.socket(fileno=fd) as door:
-            try:
-                pairing = self.find_pairing()
-                if not pairing or not store or not self.log:
-                    raise Denied(
-                        "only a paired, open vault can be given to a keychain",
-                        "pair it with: avault pair",
-                    )
-                helper = await meet(door, pid)
-                self.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
-                vault = store.vault
-                sentence = f"avault: let a keychain open {vault.name} on {self.host} WITHOUT you, always. Approve only if you want that."
-                envelope = make_envelope(
-                    store.keys, vault.operator, f"a keychain for {vault.name}", sentence, token
+            if said.get("confirmed") is not True:
+                raise Denied(
+                    "the operator was not confirmed, and nothing was made",
+                    "pair again, with the right account: avault init",
                 )
-                async with asyncio.timeout(300), self.connected(pairing, pairing.signer) as signer:
-                    await signer.request(
-                        "nip44_decrypt", [vault.agent, envelope], accept_token(token)
-                    )
-                if not is_hardened(pid):
-                    raise Unavailable(
-                        "the keychain's process has ended, or is traced",
-                        "try again: avault keychain enable",
-                    )
-                unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
-                # for the disk, once the keychain has what opens it
-                self.control.send({"sealed": sealed})
-                helper.sendall(unlock.encode())
-            except AvaultError as error:
-                self.control.send({"failed": error.to_dict()["error"]})
-            except TimeoutError:
-                self.control.send(
-                    {"failed": TimedOut("nobody approved in time").to_dict()["error"]}
-                )
-            except OSError:
-                self.control.send(
-                    {"failed": Unavailable("the keychain's process has ended").to_dict()["error"]}
-                )
-            finally:
-                if helper:
-                    helper.close()
+    if operator and pairing.operator != operator:
+        found, wanted = to_npub(pairing.operator), to_npub(operator)
+        other = f"the signer answers for {found}, but the operator is {wanted}"
+        raise Denied(other, "choose the operator's account in the signer, and pair again")
+    return pairing
 
-    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
-        """Obtain the key through a pipe, from NOSTR_NSEC or the keychain, or by the phone; and open the vault."""
-        try:
-            self.asked, _ = read_unlock(self.places)
-            if fd is not None:
-                with open(fd, "rb") as pipe:
-                    given = await asyncio.to_thread(pipe.read)
-                if not by_keychain:
-                    await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
-                    return
-                try:
-                    self.warnings["keychain"] = (
-                        "this machine's keychain opens the vault: nobody was asked"
-                    )
-                    await self.open(Keychain(self.places, given), self.accept_rollback)
-                    return
-                except Unavailable as error:
-                    self.warnings["keychain"] = (
-                        f"the keychain did not open the vault, so the phone is asked: {error.message}"
-                    )
-            pairing = self.pairing = Pairing.load(self.places)
-            if not pairing:
-                raise Locked(
-                    "this machine is not paired with a signer", "pair it with: avault pair"
-                )
-            async with self.connected(pairing, pairing.signer) as signer:
-                signer.is_attended = self.is_attended
-                if is_clock_unsynchronised():
-                    self.warnings["ntp"] = (
-                        "nothing keeps this machine's clock right (NTP): if no request arrives, look there"
-                    )
-                signer.is_resting = not self.is_asked
-                phone = Phone(pairing, signer)
-                keys, content, own = await self.obtain(phone)
-                while signer.is_old and self.is_asked and not self.store:
-                    async with self.serving:
-                        await self.use_up(keys, content, own)
-                    keys, content, own = await self.obtain(phone)
-                is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
-                await self.serve(phone, keys, content, own, self.accept_rollback, is_late)
-        except Exception as error:
-            if not self.store:
-                self.control.send({"failed": complain(error).to_dict()["error"]})
-                self.ended.set()
-        finally:
-            if self.unlocking is asyncio.current_task():
-                self.unlocking = None
 
-    def connected(
-        self, pairing: Pairing, signer: str | None, session: Session | None = None
-    ) -> Connected:
-        """A connection to the signer, shown in `status` while it lasts; its pages are shown to the `session`."""
+async def prove(
+    keyholder: Keyholder,
+    session: Session,
+    pairing: Pairing,
+    content: dict[str, Any],
+    accept_rollback: bool = False,
+) -> None:
+    """Have the phone open this machine's own envelope: now it is known that it can.
 
-        def changed() -> None:
-            self.report()
-            if session and remote.remarks.auth_url:
-                session.send({"progress": "page", "url": remote.remarks.auth_url})
-            if session and remote.remarks.notice:
-                session.send({"progress": "notice", "text": remote.remarks.notice})
+    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
+    """
+    try:
+        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
+    except Denied as refused:
+        if any(words in refused.message.lower() for words in NOT_PAIRED):
+            forget_begun(keyholder.places)
+        else:
+            refused.hint = "the pairing is kept; ask again with: avault pair"
+        raise
 
-        remote = RemoteSigner(pairing.keys, pairing.relays, signer, changed)
-        remote.code.secret = pairing.token
-        return Connected(self, remote)
 
-    async def open(
-        self, custody: GivenKey | Keychain | Phone, accept_rollback: bool = False
-    ) -> None:
-        """Obtain the key and serve the vault."""
-        await self.serve(custody, *await self.obtain(custody), accept_rollback)
-
-    async def obtain(
-        self, custody: GivenKey | Keychain | Phone
-    ) -> tuple[Keys, dict[str, Any], bool]:
-        """The agent's key, the content that it was obtained by, and whether that is this machine's own; raises AvaultError.
-
-        What was read before the phone was asked counts to the end: meanwhile others may write to the disk, and ask too.
-        """
-        content, own = read_unlock(self.places)
-        keys = await custody.obtain(content)
-        # The envelope binds agent and operator: before anything is sealed for an operator, it must be the one.
-        operator = parse_npub(content["operator"])
-        try:
-            bound = open_nsec(content, decrypt(keys, operator, content["envelope"]))
-        except ValueError:
-            bound = None
-        if not bound or public_hex(bound) != public_hex(keys):
-            raise Tampered(
-                "the vault's files name another operator than they were made for",
-                "take them from git history",
-            )
-        return keys, content, own
-
-    async def serve(
-        self,
-        custody: GivenKey | Keychain | Phone,
-        keys: Keys,
-        content: dict[str, Any],
-        own: bool,
-        accept_rollback: bool,
-        is_late: bool = False,
-    ) -> None:
-        """Serve the vault with its key, if nobody does yet; one whose key `is_late` is not opened any more: raises Locked.
-
-        Whatever the vault says, the answer must open nothing tomorrow.
-        """
-        async with self.serving:
-            if self.store:
-                await self.take_answer(self.store, custody, keys, content)
-            elif is_late:
-                await self.use_up(keys, content, own)
-                raise Locked(
-                    "the phone approved when nobody waited any more: nothing was opened",
-                    "ask again with: avault unlock",
-                )
-            else:
-                await self.load(custody, keys, content, own, accept_rollback)
-        if self.unlocking and self.unlocking is not asyncio.current_task():
-            self.unlocking.cancel()  # it waits for a key that is here
-
-    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
-        """Turn the ratchet by an answer that opens nothing, unless somebody has opened the vault meanwhile."""
-        if not self.store:
-            self.proven = render_time(time.time())
-            await self.turn_ratchet(keys, content, also_recovery=not own)
-
-    async def take_answer(
-        self,
-        store: Store,
-        custody: GivenKey | Keychain | Phone,
-        keys: Keys,
-        content: dict[str, Any],
-    ) -> None:
-        """Turn the ratchet of a vault that is open already, by an answer that is about it; raises Tampered for another."""
-        if (public_hex(keys), parse_npub(content["operator"])) != (
-            store.vault.agent,
-            store.vault.operator,
-        ):
-            raise Tampered("the answer opens another vault than the one that is open")
-        if custody.proves:
-            self.proven = render_time(time.time())
-        if isinstance(custody, Phone):
-            self.note_quickness(custody.signer.answered_in, self.content)
-        await self.turn_ratchet(store.keys, self.content, also_recovery=False)
-
-    async def load(
-        self,
-        custody: GivenKey | Keychain | Phone,
-        keys: Keys,
-        content: dict[str, Any],
-        own: bool,
-        accept_rollback: bool,
-    ) -> None:
-        """Load the vault, and turn the ratchet also if it cannot be."""
-        self.proven = render_time(time.time()) if custody.proves else content.get("proven")
-        if isinstance(custody, Phone):
-            self.note_quickness(custody.signer.answered_in, content)
-        loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
-        try:
-            store = await loading
-            asked_as = (
-                f", asked as {shorten_hex(custody.signer.me)}" if isinstance(custody, Phone) else ""
-            )
-            self.begin(store, content, type(custody).__name__ + asked_as, is_new=not own)
-        finally:
-            is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
-            await self.turn_ratchet(keys, content, also_recovery=is_lost)
-            if isinstance(custody, Phone):
-                self.keep_pairing(custody.pairing)
-        if not own:
-            self.warnings["recovery"] = (
-                "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this machine's pairing.json has the"
-                " key; against that: avault pair --replace (from the next unlock on, this machine has its own envelope)"
-            )
-        await self.verify_recovery()
-        self.note_hints()
-        self.report()
-
-    def note_quickness(self, seconds: float | None, content: dict[str, Any]) -> None:
-        """Remark on an approval that came faster than a person reads; what the app does is known from the drill alone."""
-        self.quick = (
-            content.get("quick", 0) + 1 if seconds is not None and seconds < NOBODY_ASKED else 0
+async def ask_for_proof(
+    keyholder: Keyholder,
+    session: Session,
+    pairing: Pairing,
+    content: dict[str, Any],
+    accept_rollback: bool,
+) -> None:
+    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
+    holding, store = keyholder.holding, keyholder.holding.store
+    # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
+    # was
+    if store:
+        content = seal_nsec(
+            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
         )
-        self.warnings.pop("quick", None)
-        if self.quick >= QUICK_IN_A_ROW:
-            self.warnings["quick"] = (
-                f"{self.quick} approvals in a row came within {NOBODY_ASKED} s: see whether the app asks: avault drill"
-            )
-        elif self.quick:
-            self.warnings["quick"] = (
-                f"approved within {seconds:.1f} s; if that was not you, see whether the app asks: avault drill"
-            )
-
-    def begin(self, store: Store, content: dict[str, Any], custody: str, is_new: bool) -> None:
-        """Serve a vault from now on, opened by this custody; raises AvaultError if the access log cannot be written.
-
-        Only one that `is_new` on this machine may be without bounds of an earlier log.
-        """
-        log = AccessLog(self.places.state, store.keys, is_new)
-        custody += ", rollback accepted" if store.rollback else ""
-        log.write(
-            {"op": "unlock", "for": custody},
-            {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None},
-        )
-        log.save()
-        self.store, self.content, self.log = store, content, log
-        self.since, self.opened, self.used = time.time(), uptime(), uptime()
-        self.report()
-
-    async def turn_ratchet(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
-        """Replace the envelope that was opened by a fresh one, with a fresh sealed copy, for whom `content` names.
-
-        That is the open vault's, or what has just been opened: never what the disk says by now.
-        """
-        async with self.turning:
-            await self.turn(keys, content, also_recovery)
-
-    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
-        """`turn_ratchet`, for who holds `turning`."""
-        identity, name, operator = (
-            content["vault"],
-            content["name"],
-            parse_npub(content["operator"]),
-        )
-
-        def turn() -> dict[str, Any]:
-            if also_recovery:
-                recovery = seal_nsec(keys, identity, operator, name, self.host)
-                write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
-            fresh = {
-                **seal_nsec(keys, identity, operator, name, self.host),
-                "proven": self.proven,
-                "quick": self.quick,
-            }
-            write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
-            return fresh
-
-        try:
-            self.content = await asyncio.to_thread(turn)
-            if also_recovery:
-                self.control.send({"wrote": True})
-            self.warnings.pop("ratchet", None)
-        except AvaultError as error:
-            self.warnings["ratchet"] = (
-                f"the phone's last answer still opens unlock.json, as no fresh one could be written: {error.message}"
-            )
-
-    def keep_pairing(self, pairing: Pairing) -> None:
-        """Write a pairing by which the phone has just opened an envelope of this vault; until then the one before stays."""
-        self.pairing = pairing
-        try:
-            pairing.save(self.places)
-            forget_begun(self.places)
-            self.warnings.pop("pairing", None)
-        except AvaultError as error:
-            self.warnings["pairing"] = (
-                f"the pairing could not be written, and ends with this daemon: {error.message}"
-            )
-
-    def find_pairing(self) -> Pairing | None:
-        """This machine's pairing, for the open vault; None where there is none.
-
-        Raises Tampered where pairing.json is for another agent or operator, or is not the one by which the vault was opened.
-        """
-        found, store = Pairing.load(self.places), self.store
-        if found and self.pairing and not found.is_same(self.pairing):
-            hint = "avault status, which puts back the one that did; then try again"
-            raise Tampered("pairing.json is not the pairing that opened this vault", hint)
-        if (
-            found
-            and store
-            and (found.agent, found.operator) != (store.vault.agent, store.vault.operator)
-        ):
-            raise Tampered(
-                "pairing.json is for another agent or operator than the open vault",
-                "avault pair --replace",
-            )
-        return self.pairing or found
-
-    def note_hints(self) -> None:
-        """Report where nip46.json differs from what the vault pins; it is never believed."""
-        try:
-            hints = read_hints(self.places.file("nip46.json"))
-            mine = [self.content["agent"], self.content["operator"], self.content["name"]]
-            if [hints["agent_npub"], hints["signer_npub"], hints["name"]] != mine:
-                self.warnings["hints"] = (
-                    "nip46.json names another agent, operator or name than the vault does; it is not believed"
-                )
-        except AvaultError as error:
-            self.warnings["hints"] = error.message
-
-    # -- requests
-
-    def answer(
-        self, session: Session, request: dict[str, Any]
-    ) -> dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]:
-        """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op = str(request.get("op"))
-        if request.get("v") != 1 or request.get("vault") != self.places.id:
-            raise Usage(
-                "that is for another vault, or another version of avault", "see: avault status"
-            )
-        if op in SESSIONS:
-            return self.converse(session, request)
-        if op not in VALUES:
-            raise Usage(f"not on this connection: {printable(op)}", "open another one for it")
-        store = self.open_store()
-        before = store.trouble, store.digest
-        # those are about copies, and git is at work beside
-        if op != "inspect" and not request.get("ours"):
-            store.refresh()
-        if (store.trouble, store.digest) != before:
-            self.report()
-            # perhaps by us: what a git pull has brought is merged
-            self.control.send({"wrote": True})
-            spawn(self.tasks, self.save_beside())
-        return self.requests[op](self, session, request)
-
-    def open_store(self) -> Store:
-        """The store of an open vault; raises Locked, also when it is about to lock, or was to and `run` has slept through it."""
-        if not self.store or self.ended.is_set() or self.time_left() <= 0:
-            raise Locked("the vault is locked", "ask the phone with: avault unlock")
-        return self.store
-
-    def release(self, session: Session, request: dict[str, Any], outcome: str = "ok") -> None:
-        """Note in the access log what is about to be released or changed; raises AvaultError if that cannot be."""
-        session.caller = session.caller or describe_caller(
-            session.transport.get_extra_info("socket")
-        )
-        if self.log:
-            self.log.write(request, session.caller, outcome)
-        self.used = uptime()
-        if self.lock_idle and self.used - self.reported >= 1:
-            self.report()
-
-    async def change(self, function: Callable[[Vault], None]) -> dict[str, Any]:
-        """Have a change written, together with those that wait meanwhile; raises what refused it."""
-        self.open_store()  # it may have been locked while the value was awaited
-        done: asyncio.Future[AvaultError | None] = asyncio.get_running_loop().create_future()
-        self.queue.append((function, done))
-        self.writer = self.writer or asyncio.get_running_loop().create_task(self.write_queue())
-        if refused := await done:
-            raise refused
-        return {"ok": True}
-
-    async def write_queue(self) -> None:
-        """Write all changes that wait, until none does."""
-        store = self.store
-        while self.queue and store:
-            batch, self.queue = self.queue, []
-            results: list[AvaultError | None]
-            store.writing = True
-            try:
-                results = await asyncio.to_thread(store.write, [function for function, _ in batch])
-            except Exception as error:
-                results = [complain(error)] * len(batch)
-            finally:
-                store.writing = False
-            for (_, done), result in zip(batch, results, strict=True):
-                if not done.done():
-                    done.set_result(result)
-            self.report()
-            if not all(results):
-                self.control.send({"wrote": True})
-        self.writer = None
-
-    async def converse(self, session: Session, request: dict[str, Any]) -> dict[str, Any]:
-        """A request that talks with the operator; one at a time, with an end."""
-        if request["op"] == "open":  # it asks nobody: any number at once
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame()
-            return await self.talks["open"](self, session, request, private)
-        if self.talking:
-            raise Usage(
-                "another pairing is under way", "let it end first, or stop it with: avault lock"
-            )
-        self.talking = True
-        self.report()
-        try:
-            async with asyncio.timeout(FIRST_FRAME_TIME):
-                private = await session.frame() if request.get("private") else {}
-            async with asyncio.timeout(read_limit(request)):
-                return await self.talks[request["op"]](self, session, request, private)
-        except TimeoutError:
-            # the signer is connected, and was to open the vault
-            if os.path.lexists(self.places.own(UNPROVEN)):
-                again = "recover" if request["op"] == "recover" else "pair"
-            else:
-                again = {"init": "init", "recover": "recover"}.get(request["op"], "pair --replace")
-            hint = f"is the app open, and on the same relays? Try again with: avault {again}"
-            raise TimedOut("the signer did not answer in time", hint) from None
-        finally:
-            self.talking = False
-            self.report()
-            if self.resume and not self.store and not self.unlocking:
-                self.begin_unlock()
-            self.resume = False
-
-    def pause(self) -> None:
-        """Stop asking for the key until the talk is over: the phone is asked one thing at a time."""
-        self.note_question()
-        if self.unlocking:
-            self.unlocking.cancel()
-            self.unlocking, self.resume = None, True
-
-
-class Connected:
-    """A signer's connection for the length of a `with`, shown by the keyholder's report."""
-
-    def __init__(self, keyholder: Keyholder, signer: RemoteSigner) -> None:
-        self.keyholder, self.signer = keyholder, signer
-
-    async def __aenter__(self) -> RemoteSigner:
-        await self.signer.open()
-        self.keyholder.signer = self.signer
-        self.keyholder.report()
-        return self.signer
-
-    async def __aexit__(self, *_: object) -> None:
-        self.keyholder.signer = None
-        if self.signer.remarks.clock:
-            self.keyholder.warnings["clock"] = self.signer.remarks.clock
-        self.keyholder.relays = [
-            {**relay, "connected": None} for relay in self.signer.relays.shown.values()
-        ]
-        await self.signer.close()
-        self.keyholder.report()
+    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
+    session.send({"progress": "approve", "sentence": sentence})
+    async with holding.contact.connect(pairing, pairing.signer, session) as signer:
+        phone = Phone(pairing, signer)
+        if not store:
+            await keyholder.unlocking.open(phone, accept_rollback)
+        else:
+            await phone.obtain(content)
+            ratchet = holding.ratchet
+            ratchet.note_quickness(signer.answered_in, ratchet.content)
+            ratchet.prove()
+            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+            holding.contact.keep(pairing)
+    session.send({"progress": "proven", "seconds": signer.answered_in})
+    keyholder.reporter.report()
 
 
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
-# What gives a value out, or changes one, stands in the access log before it happens.
+# What gives a value out stands in the access log before it happens; what changes one, also.
 
 
-def released(answer: Callable[[Vault, dict[str, Any]], dict[str, Any]]) -> Serve:
+def released(answer: Callable[[Vault, Message], Message]) -> Serve:
     """A request that gives values out: its answer is made, noted in the access log, and sent."""
 
-    def serve(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+    def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
         try:
             found = answer(keyholder.open_store().vault, request)
         except AvaultError as error:
@@ -7094,7 +7733,7 @@ def released(answer: Callable[[Vault, dict[str, Any]], dict[str, Any]]) -> Serve
     return serve
 
 
-def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+def answer_get(vault: Vault, request: Message) -> Message:
     """One value, or those of a group."""
     name, key, form = request.get("group"), request.get("key"), request.get("format")
     if key is not None:
@@ -7121,7 +7760,7 @@ def answer_get(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True, **answer}
 
 
-def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+def answer_export(vault: Vault, request: Message) -> Message:
     """Variables, rendered or as they are."""
     groups, only, allow, named = (
         check_names(request, field) for field in ("groups", "only", "allow", "as")
@@ -7147,7 +7786,7 @@ def answer_export(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
+def answer_reveal(vault: Vault, request: Message) -> Message:
     """Secrets by their names, with what is in conflict with them."""
     groups, only = check_names(request, "groups"), check_names(request, "only")
     rows = [
@@ -7162,7 +7801,7 @@ def answer_reveal(vault: Vault, request: dict[str, Any]) -> dict[str, Any]:
     return {"ok": True, "secrets": rows}
 
 
-def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """Whether a group or key is there."""
     groups = keyholder.open_store().vault.groups
     group, key = check_group(request.get("group")), request.get("key")
@@ -7172,7 +7811,7 @@ def serve_has(keyholder: Keyholder, session: Session, request: dict[str, Any]) -
     }
 
 
-def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What there is; names, never values."""
     vault, form, wanted = (
         keyholder.open_store().vault,
@@ -7193,149 +7832,28 @@ def serve_list(keyholder: Keyholder, session: Session, request: dict[str, Any]) 
     return {"ok": True, "groups": groups}
 
 
-def serve_verify_log(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_verify_log(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """Whether the access log is what was written to it."""
-    return {"ok": True, **(keyholder.log.verify() if keyholder.log else {})}
+    return {"ok": True, **(keyholder.holding.log.verify() if keyholder.holding.log else {})}
 
 
-async def serve_verify(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """The hashes of the vault's files that this daemon vouches for; or whether a copy of nsec.enc opens."""
+async def serve_verify(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The hashes of the vault's files that this daemon vouches for.
+
+    Or, for a copy of nsec.enc, whether that opens.
+    """
     store = keyholder.open_store()
     if (name := request.get("file")) is not None:
         verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
         return {"ok": True}
-    await keyholder.verify_recovery()
+    await keyholder.holding.verify_recovery()
     return {
         "ok": True,
-        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.recovery.digest},
+        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.holding.recovery.digest},
     }
 
 
-async def serve_set(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Set a key, to a value in the next frame or to a generated one."""
-    group, key = check_group(request.get("group")), check_key(request.get("key"))
-    note, size, machine = (
-        check_note(request.get("note")),
-        request.get("generate"),
-        keyholder.open_store().machine,
-    )
-    if size is None:
-        value = check_value((await session.frame()).get("value"))
-    elif type(size) is int and 1 <= size <= 4096:
-        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
-    else:
-        raise Usage(
-            "a generated value has 1 to 4,096 characters",
-            f"avault set {group} --key {key} --generate 32",
-        )
-    is_replaced = False
-
-    def change(vault: Vault) -> None:
-        nonlocal is_replaced
-        there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
-        is_replaced = any(secret.value != value for secret in there)
-        vault.put(group, key, value, int(time.time()), machine)
-        if note is not None:
-            vault.annotate(group, note, machine)
-
-    answer = await write(keyholder, session, request, change)
-    return {**answer, "replaced": True} if is_replaced else answer
-
-
-async def serve_delete(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Take a key away, or a group."""
-    group, key = check_group(request.get("group")), request.get("key")
-    return await write(
-        keyholder,
-        session,
-        request,
-        lambda vault: vault.remove(group, None if key is None else check_key(key)),
-    )
-
-
-async def serve_move(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Give a key, or a group, another name."""
-    group, key = check_group(request.get("group")), request.get("key")
-    to, to_key = check_group(request.get("to_group")), request.get("to_key")
-    store, now = keyholder.open_store(), int(time.time())
-    if (group, key) == (to, to_key) or (key is None and (to_key is not None or group == to)):
-        raise Usage("that is no move", "avault mv GROUP/KEY GROUP/KEY, or avault mv GROUP GROUP")
-
-    def moves(vault: Vault) -> list[tuple[str, str]]:
-        names = [check_key(key)] if key is not None else sorted(vault.group(group).keys)
-        return [(name, name if to_key is None else check_key(to_key)) for name in names]
-
-    def change(vault: Vault) -> None:
-        note = vault.group(group).note[0]
-        for name, other in moves(vault):
-            vault.move((group, name), (to, other), now, store.machine)
-        if note and key is None and not vault.groups[to].note[0]:
-            vault.annotate(to, note, store.machine)
-
-    names = [name for old, new in moves(store.vault) for name in (f"{group}/{old}", f"{to}/{new}")]
-    return await write(keyholder, session, {**request, "only": names}, change)
-
-
-async def serve_import(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Set many keys at once; what is there with another value only if they may be replaced."""
-    given = await session.frame()
-    try:
-        rows = [
-            (check_group(group), check_key(key), check_value(value))
-            for group, key, value in given["secrets"]
-        ]
-        notes = [
-            (check_group(group), check_note(note) or "")
-            for group, note in (given.get("notes") or {}).items()
-        ]
-    except (TypeError, ValueError, KeyError, AttributeError):
-        raise Usage("secrets is a list of group, key and value") from None
-    store, result = keyholder.open_store(), {}
-
-    def change(vault: Vault) -> None:
-        names: dict[str, list[str]] = {"new": [], "same": [], "replaced": []}
-        for group, key, value in rows:
-            there = vault.groups[group].keys.get(key) if group in vault.groups else None
-            kind = (
-                "new"
-                if not there
-                else "same"
-                if [secret.value for secret in there] == [value]
-                else "replaced"
-            )
-            names[kind].append(f"{group}/{key}")
-            if kind != "same":
-                vault.put(group, key, value, int(time.time()), store.machine)
-        if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
-            listed = ", ".join(names["replaced"][:20])
-            raise Denied(
-                f"in the vault with another value: {listed}",
-                "to replace them: --replace; to look: --dry-run",
-            )
-        for group, note in notes:
-            vault.annotate(group, note, store.machine)
-        result.update(names)
-
-    noted = {**request, "only": [f"{group}/{key}" for group, key, _ in rows]}
-    await write(keyholder, session, noted, change, only_try=True)  # a guess at a value is noted too
-    if not request.get("dry_run") and (result["new"] or result["replaced"] or notes):
-        await keyholder.change(change)
-    return {"ok": True, **result}
-
-
-async def serve_provide(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
+async def serve_provide(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Values by GROUP/KEY, in the words of OpenClaw's exec secret provider, protocol version 1."""
     try:
         asked = json.loads((await session.frame())["value"])
@@ -7369,20 +7887,7 @@ async def serve_provide(
     }
 
 
-def read_copy(keyholder: Keyholder, name: object) -> bytes:
-    """The bytes of a copy of avault.enc that a client has put into the state directory; raises Usage, NotFound."""
-    stem = str(name).removesuffix(".enc")
-    if (
-        not isinstance(name, str)
-        or stem == name
-        or not stem
-        or set(stem) - LETTERS - DIGITS - {"-"}
-    ):
-        raise Usage("a copy is named by letters, digits and -, and ends in .enc")
-    return read_file(keyholder.places.own(name), VAULT_LIMIT)
-
-
-def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any]) -> Answer:
+def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What is in a copy of the vault, of any generation: names and times, never values."""
     vault = keyholder.open_store().open_copy(read_copy(keyholder, request.get("file")))
     groups = describe_vault(vault)
@@ -7393,70 +7898,23 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: dict[str, Any
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
-async def serve_merge(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Merge two copies of the vault, for git; or one into the vault that is served, which is a write."""
-    store, theirs = keyholder.open_store(), read_copy(keyholder, request.get("theirs"))
-    if request.get("ours") is None:
-        if not store.vault.is_after(store.open_copy(theirs).generation):
-            await write(keyholder, session, request, lambda vault: store.absorb(vault, theirs))
-        return {"ok": True, "conflicts": conflicts(store.vault)}
-    # not beside another: each takes a count
-    data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)
-    return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
-
-
-async def serve_restore(
-    keyholder: Keyholder, session: Session, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Set a key, or those of a group, to what they were in a copy of the vault; or `unsaved`: write back what is served."""
-    if request.get("unsaved"):
-        keyholder.release(session, {"op": "restore", "for": "unsaved"})
-        return {"ok": True, "needed": await keyholder.put_back()}
-    store, key = keyholder.open_store(), request.get("key")
-    old = store.open_copy(read_copy(keyholder, request.get("file")))
-    group = check_group(request.get("group"))
-    values = {
-        check_key(name): old.secrets(group, name)[0].value
-        for name in ([key] if key else sorted(old.group(group).keys))
-    }
-
-    def change(vault: Vault) -> None:
-        for name, value in values.items():
-            vault.put(group, name, value, int(time.time()), store.machine)
-
-    await write(keyholder, session, request, change)
-    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
-
-
-async def write(
-    keyholder: Keyholder,
-    session: Session,
-    request: dict[str, Any],
-    change: Callable[[Vault], None],
-    only_try: bool = False,
-) -> dict[str, Any]:
-    """Note a change in the access log and make it, or note why it is refused.
-
-    One that fails when it is written, as on a full disk, is noted twice: first as what is to happen.
-    """
-    try:
-        change(keyholder.open_store().vault.copy())
-        keyholder.release(session, request)
-        return {"ok": True} if only_try else await keyholder.change(change)
-    except AvaultError as error:
-        keyholder.release(session, request, error.code)
-        raise
-
-
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get), "export": released(answer_export), "reveal": released(answer_reveal),
-    "has": serve_has, "list": serve_list, "provide": serve_provide, "verify_log": serve_verify_log, "inspect": serve_inspect,
+    "get": released(answer_get),
+    "export": released(answer_export),
+    "reveal": released(answer_reveal),
+    "provide": serve_provide,
+    "has": serve_has,
+    "list": serve_list,
     "verify": serve_verify,
-    "set": serve_set, "delete": serve_delete, "move": serve_move, "import": serve_import, "merge": serve_merge,
+    "verify_log": serve_verify_log,
+    "inspect": serve_inspect,
+    "set": serve_set,
+    "delete": serve_delete,
+    "move": serve_move,
+    "import": serve_import,
+    "merge": serve_merge,
     "restore": serve_restore,
-}  # fmt: skip
+}
 
 
 # ----------------------------------------------------- daemon/supervisor ----
@@ -7949,8 +8407,208 @@ class Supervisor:
         }
 
 
+# ---------------------------------------------------------- daemon/talks ----
+# The keyholder's talks with operator and signer: init, pair, recover, drill.
+
+
+async def talk_init(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Make the agent's key and the vault's files; pair first unless the operator is given."""
+    places, holding = keyholder.places, keyholder.holding
+    if holding.store:
+        raise Denied(
+            "a vault is open, whose key may be nowhere else", "avault lock, then: avault init"
+        )
+    refuse_to_overwrite(places)
+    name, host = check_name(str(request.get("name"))), holding.host
+    relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
+    keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
+    agent, operator = (
+        public_hex(keys),
+        parse_npub(request["signer_npub"]) if request.get("signer_npub") else None,
+    )
+    if operator == agent:
+        raise Usage(
+            "that is the agent's own key", "--signer-npub is the operator's, the one in the phone"
+        )
+    identity, pairing = secrets.token_hex(16), None
+    if not operator or private.get("bunker"):
+        confirm = bool(request.get("confirm"))
+        pairing = await shake_hands(
+            keyholder, session, relays, name, private.get("bunker"), operator, agent, confirm
+        )
+        operator, relays = pairing.operator, pairing.relays
+        if operator == agent:
+            raise Usage(
+                "the signer holds the agent's own key",
+                "choose the operator's account in the signer",
+            )
+    vault = Vault(identity, agent, operator, name)
+    content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
+
+    def write(path: str, data: bytes) -> None:
+        write_file(path, data)
+        session.send({"progress": "wrote", "path": path})
+
+    write(places.file(".gitattributes"), complete_attributes(places.file(".gitattributes")))
+    write(places.file("nip46.json"), encode_hints(agent, operator, relays, name))
+    write(places.own("unlock.json"), encode_file("unlock", content))
+    # cut off before, init begins anew; after, it opens
+    store = await asyncio.to_thread(Store.create, places, keys, vault)
+    session.send({"progress": "wrote", "path": places.file("avault.enc")})
+    write(
+        places.file("nsec.enc"),
+        encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
+    )
+    holding.begin(store, content, "init", is_new=True)
+    await holding.verify_recovery()
+    keyholder.reporter.wrote()
+    if pairing:
+        pairing.save(places, UNPROVEN)
+        await prove(keyholder, session, pairing, content)
+        session.send({"progress": "wrote", "path": places.own("pairing.json")})
+    return {
+        "ok": True,
+        "agent_npub": to_npub(agent),
+        "signer_npub": to_npub(operator),
+        "paired": bool(pairing),
+    }
+
+
+async def talk_pair(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Pair this machine and prove the vault; `recover` does it where the vault was never open.
+
+    An open vault knows its names, and its machine's relays: what the disk says about them counts
+    only for a closed one.
+    """
+    places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
+    content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
+    is_paired = bool(contact.pairing) or os.path.lexists(places.own("pairing.json"))
+    if request["op"] == "recover":
+        if (request.get("agent"), request.get("operator")) != (
+            content["agent"],
+            content["operator"],
+        ):
+            raise Denied(
+                "nsec.enc is not of that agent and operator",
+                "compare with what you wrote down: nothing was asked",
+            )
+    elif not own and not is_paired:
+        raise Locked(
+            "this machine has never opened this vault, and cannot tell it from another",
+            "look at it once with: avault recover",
+        )
+    relays = [check_relay(url) for url in request.get("relays") or []]
+    agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
+    is_anew = relays or request.get("replace")
+    pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
+    if (
+        pairing
+        and holding.store
+        and contact.pairing
+        and not (contact.begun and pairing.is_same(contact.begun))
+    ):
+        pairing = None  # what opened the vault is known, and what was begun since: this is neither
+    if is_paired and not pairing and not request.get("replace"):
+        raise Usage(
+            "this machine is paired already",
+            "ask the phone with: avault unlock, or pair anew: avault pair --replace",
+        )
+    if pairing:
+        keyholder.unlocking.pause()
+        session.send(
+            {
+                "progress": "resumed",
+                "client_key": public_hex(pairing.keys),
+                "relays": pairing.relays,
+            }
+        )
+    else:
+        if not relays and not private.get("bunker"):
+            relays = choose_relays(keyholder, session)
+        pairing = await shake_hands(
+            keyholder, session, relays, content["name"], private.get("bunker"), operator, agent
+        )
+        pairing.save(places, UNPROVEN)
+    contact.begun = pairing
+    await prove(keyholder, session, pairing, content, bool(request.get("accept_rollback")))
+    hints = encode_hints(agent, operator, pairing.relays, content["name"])
+    if not has_bytes(path := places.file("nip46.json"), hints):
+        write_file(path, hints)
+        keyholder.reporter.wrote()
+        holding.note_hints()
+        keyholder.reporter.report()
+    return {
+        "ok": True,
+        "agent_npub": content["agent"],
+        "signer_npub": content["operator"],
+        "relays": pairing.relays,
+    }
+
+
+async def talk_open(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Open the vault with NOSTR_NSEC."""
+    if not keyholder.holding.store:
+        await keyholder.unlocking.open(
+            GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback"))
+        )
+    return {"ok": True}
+
+
+async def talk_drill(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Ask for something that the operator is to reject: an app that approves by itself cannot."""
+    contact, ratchet = keyholder.holding.contact, keyholder.holding.ratchet
+    store = keyholder.holding.store
+    pairing = contact.find(store)
+    if not pairing or not store:
+        is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
+        raise Locked(
+            "the drill needs a paired, open vault",
+            "first: avault unlock" if is_paired else "pair it with: avault pair",
+        )
+    token, vault = secrets.token_hex(32), store.vault
+    envelope = make_envelope(
+        store.keys,
+        vault.operator,
+        "a drill: REJECT this one",
+        "avault: this is a drill. REJECT this one.",
+        token,
+    )
+    session.send({"progress": "reject"})
+    async with contact.connect(pairing, pairing.signer, session) as signer:
+        try:
+            await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+            refused = False
+        except Denied as error:
+            if any(words in error.message.lower() for words in NOT_A_REFUSAL):
+                raise
+            refused = True
+    pairing.by_itself = not refused
+    contact.keep(pairing)
+    ratchet.forget_quickness()
+    await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+    keyholder.reporter.report()
+    return {"ok": True, "refused": refused, "seconds": signer.answered_in}
+
+
+TALKS: dict[str, Talk] = {
+    "init": talk_init,
+    "open": talk_open,
+    "pair": talk_pair,
+    "recover": talk_pair,
+    "drill": talk_drill,
+}
+
+
 # ---------------------------------------------------------- daemon/start ----
-# From a command to a daemon.
+# From a command to a daemon, and the beginning and end of its two processes.
 
 
 def main_supervisor(argv: list[str]) -> NoReturn:
@@ -7997,6 +8655,28 @@ def main_supervisor(argv: list[str]) -> NoReturn:
             if refused.hint:
                 write_all(2, f"avault: hint: {refused.hint}\n".encode())
     sys.exit(code)
+
+
+async def hold(places: Places, fd: int, limits: Limits) -> None:
+    """The keyholder's life; its control stream is the file descriptor `fd`."""
+    asyncio.get_running_loop().set_exception_handler(report_quietly)
+    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
+
+
+def main_keyholder(argv: list[str]) -> NoReturn:
+    """The keyholder process: `avault.py keyholder FD DIR LIMITS`.
+
+    It ends by _exit: what it knew goes with it.
+    """
+    code = 0
+    try:
+        harden("avault-keys", die_with_parent=True)
+        asyncio.run(hold(Places(argv[1]), int(argv[0]), json.loads(argv[2])))
+    except BaseException as error:
+        code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
+        write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
+    finally:
+        os._exit(code)
 
 
 def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
@@ -8054,357 +8734,6 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     result = decode_frame(answer[4:])
     if not result["ok"]:
         raise AvaultError.from_dict(result)
-
-
-# ---------------------------------------------------------- daemon/talks ----
-# The keyholder's talks with operator and signer: init, pair, recover, drill.
-
-
-def accept_connect(secret: str) -> Callable[[str], None]:
-    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
-
-    def accept(result: str) -> None:
-        if result != "ack" and not (
-            secret and secrets.compare_digest(result.encode(), secret.encode())
-        ):
-            raise Denied("the signer answered `connect` with something else")
-
-    return accept
-
-
-async def talk_init(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
-    """Make the agent's key and the vault's files; pair first unless the operator is given."""
-    places = keyholder.places
-    if keyholder.store:
-        raise Denied(
-            "a vault is open, whose key may be nowhere else", "avault lock, then: avault init"
-        )
-    refuse_to_overwrite(places)
-    name, host = check_name(str(request.get("name"))), keyholder.host
-    relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
-    keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
-    agent, operator = (
-        public_hex(keys),
-        parse_npub(request["signer_npub"]) if request.get("signer_npub") else None,
-    )
-    if operator == agent:
-        raise Usage(
-            "that is the agent's own key", "--signer-npub is the operator's, the one in the phone"
-        )
-    identity, pairing = secrets.token_hex(16), None
-    if not operator or private.get("bunker"):
-        confirm = bool(request.get("confirm"))
-        pairing = await shake_hands(
-            keyholder, session, relays, name, private.get("bunker"), operator, agent, confirm
-        )
-        operator, relays = pairing.operator, pairing.relays
-        if operator == agent:
-            raise Usage(
-                "the signer holds the agent's own key",
-                "choose the operator's account in the signer",
-            )
-    vault = Vault(identity, agent, operator, name)
-    content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
-
-    def write(path: str, data: bytes) -> None:
-        write_file(path, data)
-        session.send({"progress": "wrote", "path": path})
-
-    write(places.file(".gitattributes"), complete_attributes(places.file(".gitattributes")))
-    write(places.file("nip46.json"), encode_hints(agent, operator, relays, name))
-    write(places.own("unlock.json"), encode_file("unlock", content))
-    # cut off before, init begins anew; after, it opens
-    store = await asyncio.to_thread(Store.create, places, keys, vault)
-    session.send({"progress": "wrote", "path": places.file("avault.enc")})
-    write(
-        places.file("nsec.enc"),
-        encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
-    )
-    keyholder.begin(store, content, "init", is_new=True)
-    await keyholder.verify_recovery()
-    keyholder.control.send({"wrote": True})
-    if pairing:
-        pairing.save(places, UNPROVEN)
-        await prove(keyholder, session, pairing, content)
-        session.send({"progress": "wrote", "path": places.own("pairing.json")})
-    return {
-        "ok": True,
-        "agent_npub": to_npub(agent),
-        "signer_npub": to_npub(operator),
-        "paired": bool(pairing),
-    }
-
-
-async def talk_pair(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
-    """Pair this machine and prove the vault; `recover` does it where the vault was never open.
-
-    An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
-    """
-    places = keyholder.places
-    content, own = (keyholder.content, True) if keyholder.store else read_unlock(places)
-    is_paired = bool(keyholder.pairing) or os.path.lexists(places.own("pairing.json"))
-    if request["op"] == "recover":
-        if (request.get("agent"), request.get("operator")) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Denied(
-                "nsec.enc is not of that agent and operator",
-                "compare with what you wrote down: nothing was asked",
-            )
-    elif not own and not is_paired:
-        raise Locked(
-            "this machine has never opened this vault, and cannot tell it from another",
-            "look at it once with: avault recover",
-        )
-    relays = [check_relay(url) for url in request.get("relays") or []]
-    agent, operator = parse_npub(content["agent"]), parse_npub(content["operator"])
-    is_anew = relays or request.get("replace")
-    pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
-    if (
-        pairing
-        and keyholder.store
-        and keyholder.pairing
-        and not (keyholder.begun and pairing.is_same(keyholder.begun))
-    ):
-        pairing = None  # what opened the vault is known, and what was begun since: this is neither
-    if is_paired and not pairing and not request.get("replace"):
-        raise Usage(
-            "this machine is paired already",
-            "ask the phone with: avault unlock, or pair anew: avault pair --replace",
-        )
-    if pairing:
-        keyholder.pause()
-        session.send(
-            {
-                "progress": "resumed",
-                "client_key": public_hex(pairing.keys),
-                "relays": pairing.relays,
-            }
-        )
-    else:
-        if not relays and not private.get("bunker"):
-            relays = choose_relays(keyholder, session)
-        pairing = await shake_hands(
-            keyholder, session, relays, content["name"], private.get("bunker"), operator, agent
-        )
-        pairing.save(places, UNPROVEN)
-    keyholder.begun = pairing
-    await prove(keyholder, session, pairing, content, bool(request.get("accept_rollback")))
-    hints = encode_hints(agent, operator, pairing.relays, content["name"])
-    if not has_bytes(path := places.file("nip46.json"), hints):
-        write_file(path, hints)
-        keyholder.control.send({"wrote": True})
-        keyholder.note_hints()
-        keyholder.report()
-    return {
-        "ok": True,
-        "agent_npub": content["agent"],
-        "signer_npub": content["operator"],
-        "relays": pairing.relays,
-    }
-
-
-def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
-    """The relays of this machine's pairing, or for a first one those of nip46.json; where these differ, it is said."""
-    try:
-        known = keyholder.pairing or Pairing.load(keyholder.places)
-    except Tampered:  # it is about to be replaced
-        known = None
-    try:
-        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
-    except AvaultError:
-        if not known:
-            raise
-        hinted = []
-    if known and hinted and known.relays != hinted:
-        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
-    return known.relays if known else hinted
-
-
-async def shake_hands(
-    keyholder: Keyholder,
-    session: Session,
-    relays: list[str],
-    name: str,
-    bunker: str | None,
-    operator: str | None,
-    agent: str,
-    confirm: bool = False,
-) -> Pairing:
-    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
-
-    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
-    """
-    signer_key, secret = None, secrets.token_hex(16)
-    if bunker:
-        signer_key, relays, secret = parse_bunker(bunker)
-    pairing = Pairing(make_keys(), signer_key or "", agent, "", relays)
-    keyholder.pause()
-    session.send({"progress": "connecting", "relays": len(relays)})
-    async with keyholder.connected(pairing, signer_key, session) as signer:
-        await signer.relays.wait_ready(15.0)
-        if signer_key:
-            await signer.request(
-                "connect",
-                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
-                accept_connect(secret),
-                False,
-            )
-        else:
-            session.send(
-                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
-            )
-            pairing.signer = await signer.greet(secret)
-            pairing.token = secret
-        session.send({"progress": "connected", "client_key": signer.me})
-        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
-        # still listening: a second signer may answer while the person looks
-        if confirm and not operator:
-            said = await signer.code.unless_alarmed(
-                session.frame(operator=to_npub(pairing.operator))
-            )
-            if said.get("confirmed") is not True:
-                raise Denied(
-                    "the operator was not confirmed, and nothing was made",
-                    "pair again, with the right account: avault init",
-                )
-    if operator and pairing.operator != operator:
-        other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
-        raise Denied(other, "choose the operator's account in the signer, and pair again")
-    return pairing
-
-
-async def prove(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool = False,
-) -> None:
-    """Have the phone open this machine's own envelope: now it is known that it can.
-
-    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
-    """
-    try:
-        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
-    except Denied as refused:
-        if any(words in refused.message.lower() for words in NOT_PAIRED):
-            forget_begun(keyholder.places)
-        else:
-            refused.hint = "the pairing is kept; ask again with: avault pair"
-        raise
-
-
-async def ask_for_proof(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool,
-) -> None:
-    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
-    store = keyholder.store
-    # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
-    # was
-    if store:
-        content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, keyholder.host
-        )
-    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
-    session.send({"progress": "approve", "sentence": sentence})
-    async with keyholder.connected(pairing, pairing.signer, session) as signer:
-        phone = Phone(pairing, signer)
-        if not store:
-            await keyholder.open(phone, accept_rollback)
-        else:
-            await phone.obtain(content)
-            keyholder.note_quickness(signer.answered_in, keyholder.content)
-            keyholder.proven = render_time(time.time())
-            await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
-            keyholder.keep_pairing(pairing)
-    session.send({"progress": "proven", "seconds": signer.answered_in})
-    keyholder.report()
-
-
-async def talk_open(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
-    """Open the vault with NOSTR_NSEC."""
-    if not keyholder.store:
-        await keyholder.open(
-            GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback"))
-        )
-    return {"ok": True}
-
-
-async def talk_drill(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
-    """Ask for something that the operator is to reject: an app that approves by itself cannot."""
-    pairing, store = keyholder.find_pairing(), keyholder.store
-    if not pairing or not store:
-        is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
-        raise Locked(
-            "the drill needs a paired, open vault",
-            "first: avault unlock" if is_paired else "pair it with: avault pair",
-        )
-    token, vault = secrets.token_hex(32), store.vault
-    envelope = make_envelope(
-        store.keys,
-        vault.operator,
-        "a drill: REJECT this one",
-        "avault: this is a drill. REJECT this one.",
-        token,
-    )
-    session.send({"progress": "reject"})
-    async with keyholder.connected(pairing, pairing.signer, session) as signer:
-        try:
-            await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
-            refused = False
-        except Denied as error:
-            if any(words in error.message.lower() for words in NOT_A_REFUSAL):
-                raise
-            refused = True
-    pairing.by_itself = not refused
-    keyholder.keep_pairing(pairing)
-    keyholder.quick = 0
-    keyholder.warnings.pop("quick", None)
-    await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
-    keyholder.report()
-    return {"ok": True, "refused": refused, "seconds": signer.answered_in}
-
-
-TALKS: dict[str, Talk] = {
-    "init": talk_init,
-    "open": talk_open,
-    "pair": talk_pair,
-    "recover": talk_pair,
-    "drill": talk_drill,
-}
-
-
-async def hold(places: Places, fd: int, limits: Limits) -> None:
-    """The keyholder's life; its control stream is the file descriptor `fd`."""
-    asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
-
-
-def main_keyholder(argv: list[str]) -> NoReturn:
-    """The keyholder process: `avault.py keyholder FD DIR LIMITS`. Ends by _exit: what it knew goes with it."""
-    code = 0
-    try:
-        harden("avault-keys", die_with_parent=True)
-        asyncio.run(hold(Places(argv[1]), int(argv[0]), json.loads(argv[2])))
-    except BaseException as error:
-        code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
-        write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
-    finally:
-        os._exit(code)
 
 
 # ----------------------------------------------------- terminal/commands ----
@@ -21458,7 +21787,7 @@ def cmd_mcp(terminal: Terminal, no_run: bool) -> int:
 # -------------------------------------------------------------- cli/pair ----
 # avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
 #
-# What is said to the operator; the work itself is the keyholder's (daemon/talks).
+# What is said to the operator; the work itself is the keyholder's (daemon/talks, daemon/pairing).
 
 
 SIGNER_SETTINGS = """\

@@ -26,7 +26,8 @@ SOURCE = ROOT / "avault.py"
 INSTALLED = Path(sysconfig.get_path("purelib"))
 KEYS = (  # they touch keys
     "nostr", "vault/seal", "vault/store", "vault/unsaved", "signer/pairing", "signer/relays", "signer/remote",
-    "custody/custodian", "daemon/keyholder", "daemon/talks",
+    "custody/custodian", "daemon/contact", "daemon/ratchet", "daemon/holding", "daemon/unlocking", "daemon/keychain",
+    "daemon/keyholder", "daemon/pairing", "daemon/talks",
 )  # fmt: skip
 
 

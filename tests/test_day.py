@@ -129,19 +129,22 @@ def test_limits_of_a_running_daemon(proven: Machine) -> None:
     assert proven.status()["until"] is None, "that was for one time"
 
 
-def test_an_unproven_vault_does_not_lock_by_itself(vault: Machine) -> None:
+async def test_an_unproven_vault_does_not_lock_by_itself(vault: Machine) -> None:
     """Else nothing could open it again."""
     places = avault.Places(str(vault.vault))
-    options = {"lock_after": 1.0, "lock_idle": 1.0}
-    keyholder = avault.Keyholder.__new__(avault.Keyholder)
-    keyholder.__dict__ |= {**options, "opened": 0.0, "used": 0.0, "writer": None, "talking": False}
-    keyholder.store = avault.Store(places, nostr_sdk.Keys.generate(), avault.Vault("", "", "", ""), "")
-    keyholder.proven = None
-    assert keyholder.time_left() == float("inf")
-    keyholder.proven = "2026-01-31T12:00:00Z"
-    assert keyholder.time_left() < 0
-    keyholder.talking = True
-    assert keyholder.time_left() < 0, "a pairing that is never ended keeps no vault open"
+    ours, theirs = socket.socketpair()
+    with theirs:
+        keyholder = avault.Keyholder(places, ours, {}, {}, (1.0, 1.0))
+        holding = keyholder.holding
+        holding.autolock.opened = holding.autolock.used = 0.0
+        holding.store = avault.Store(places, nostr_sdk.Keys.generate(), avault.Vault("", "", "", ""), "")
+        holding.ratchet.proven = None
+        assert holding.time_left() == float("inf")
+        holding.ratchet.proven = "2026-01-31T12:00:00Z"
+        assert holding.time_left() < 0
+        keyholder.unlocking.talking = True
+        assert holding.time_left() < 0, "a pairing that is never ended keeps no vault open"
+        keyholder.control.close()
 
 
 def test_the_clock_of_locks_counts_sleep() -> None:

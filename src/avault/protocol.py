@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Limits = tuple[float | None, float | None]
+    Message = dict[str, Any]
 
 
 # answered by the supervisor

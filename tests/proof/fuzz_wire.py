@@ -94,8 +94,8 @@ class Target:
         content, _ = avault.read_unlock(self.places)
         keys = avault.parse_keys(sys.stdin.read())
         self.store = avault.Store.load(self.places, keys, content)
-        self.keyholder.begin(self.store, content, "fuzz", is_new=True)
-        self.log = self.keyholder.log
+        self.keyholder.holding.begin(self.store, content, "fuzz", is_new=True)
+        self.log = self.keyholder.holding.log
         Path(self.places.own("copy.enc")).write_bytes(Path(self.places.file("avault.enc")).read_bytes())
         Path(self.places.own("bad.enc")).write_bytes(b"AgA\n")
         self.op: object = None
@@ -121,7 +121,11 @@ class Target:
     def hear(self, answer: dict[str, Any]) -> None:
         """Look at what the client gets; it is for the request that came last."""
         counts["answers"] += 1
-        assert not (wrong := faults(answer, self.op, mark, bool(self.keyholder.store))), (wrong, self.op, str(answer)[:300])
+        assert not (wrong := faults(answer, self.op, mark, bool(self.keyholder.holding.store))), (
+            wrong,
+            self.op,
+            str(answer)[:300],
+        )
 
     async def first(self, stream: bytes) -> dict[str, Any] | None:
         """What the supervisor makes of a connection's first bytes; it must leave all that follow them."""
@@ -144,7 +148,7 @@ class Target:
 
     async def connect(self, choice: Bytes) -> None:
         """One connection, from its first frame to its end."""
-        self.keyholder.store = self.store if choice.number(0, 3) else None
+        self.keyholder.holding.store = self.store if choice.number(0, 3) else None
         ops = [*READS, *WRITES, *READS, *avault.SESSIONS, *avault.DOOR, "", "__init__"]
         stream = b""
         for _ in range(choice.number(1, 12)):
@@ -190,13 +194,13 @@ class Target:
         session.connection_lost(None)
         while session.task and not session.task.done():
             await asyncio.sleep(0)
-        assert not self.keyholder.sessions and not self.keyholder.talking
+        assert not self.keyholder.sessions and not self.keyholder.unlocking.talking
         self.ours.setblocking(False)
         try:
             while self.ours.recv(1 << 20):
                 pass
         except BlockingIOError:
-            self.keyholder.store = self.store
+            self.keyholder.holding.store = self.store
 
     def __call__(self, data: bytes) -> None:
         counts["inputs"] += 1

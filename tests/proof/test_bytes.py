@@ -100,13 +100,13 @@ class Disk(Example):
             fd, end = os.pipe()
             os.write(end, given.encode())
             os.close(end)
-        await keyholder.unlock(fd, custody == "keychain")
+        await keyholder.unlocking.unlock(fd, custody == "keychain")
         keyholder.control.close()
         theirs.close()
-        if fd is not None and not keyholder.asked:
+        if fd is not None and not keyholder.unlocking.shown:
             os.close(fd)  # it did not come to read it; it ends then, and this process does not
-        if keyholder.log:
-            close_log(keyholder.log)
+        if keyholder.holding.log:
+            close_log(keyholder.holding.log)
         errors = [message["failed"] for message in sent if "failed" in message]
         assert not [error for error in errors if "avault failed" in error["message"] or not error["message"]], errors
         return keyholder, errors[0]["code"] if errors else None
@@ -116,13 +116,13 @@ class Disk(Example):
 def disk(tmp_path: Path, place, monkeypatch) -> Iterator[Disk]:
     """Where a phone is asked, nobody answers. Nothing waits for the disk or a thread: that is not the question here."""
 
-    def connected(*_: object) -> None:
+    def connect(*_: object) -> None:
         raise avault.TimedOut("the phone is asked, and nobody answers")
 
     async def at_once(work: Callable[..., Any], *args: Any) -> Any:
         return work(*args)
 
-    monkeypatch.setattr(avault.Keyholder, "connected", connected)
+    monkeypatch.setattr(avault.Contact, "connect", connect)
     monkeypatch.setattr(asyncio, "to_thread", at_once)
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     disk = Disk(tmp_path)
@@ -166,22 +166,22 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
             assert code == wanted, (name, how, bad)
             changed = {file for file in after.keys() | disk.good.keys() if after.get(file) != disk.good.get(file)} - {name}
             if name in REFUSED:
-                assert keyholder.store is None
+                assert keyholder.holding.store is None
                 # the answer that came must open nothing tomorrow, whatever the vault says
                 assert changed <= {"unlock.json"} and (name != "unlock.json" or after[name] == bad), (name, changed)
             else:
-                assert keyholder.store and keyholder.store.vault.to_json() == disk.vault.to_json()
+                assert keyholder.holding.store and keyholder.holding.store.vault.to_json() == disk.vault.to_json()
                 assert changed <= {"unlock.json", "access.log", "log.json"}, (name, changed)
-                assert name != "nip46.json" or "hints" in keyholder.warnings
+                assert name != "nip46.json" or "hints" in keyholder.reporter.warnings
             mended = name == "recovery.json" and after[name] == disk.good[name]
             if name == "log.json":  # that the bounds of the log before are not known is in those after
-                assert keyholder.log and not keyholder.log.verify()["intact"], bad
+                assert keyholder.holding.log and not keyholder.holding.log.verify()["intact"], bad
                 mended = True
             assert after[name] == bad or mended or (name == "access.log" and after[name].startswith(bad)), name
             count[how] += 1
             disk.restore(after)
     keyholder, code = await disk.open()
-    assert code is None and keyholder.store
+    assert code is None and keyholder.holding.store
     figures.at_least("truncated files on the way to an open vault", count["truncated"])
     figures.at_least("flipped bits on the way to an open vault", count["flipped"])
 
@@ -268,7 +268,7 @@ async def test_a_line_that_is_a_trap_for_parsers(disk, line):
     disk.write("access.log", disk.good["access.log"] + line + b"\n")
     assert not disk.log.verify()["intact"]
     keyholder, code = await disk.open()
-    assert code is None and keyholder.log and not keyholder.log.verify()["intact"]
+    assert code is None and keyholder.holding.log and not keyholder.holding.log.verify()["intact"]
 
 
 # What leads to the daemon, and to the interpreter
@@ -437,26 +437,30 @@ async def test_mixed_files_never_open_something_else(disk):
         for name, data in mixed.items():
             disk.path(name).unlink() if data is None else disk.write(name, data)
         keyholder, code = await disk.open(chance.choice(["nsec", "nsec", "nsec", "phone"]))
-        if keyholder.store:
+        if keyholder.holding.store:
             found = avault.open_vault(mixed["avault.enc"], disk.agent)
-            assert keyholder.store.vault.to_json() == found.to_json()
+            assert keyholder.holding.store.vault.to_json() == found.to_json()
             sealed = json.loads(mixed["unlock.json"] or mixed["nsec.enc"])
             assert (sealed["vault"], sealed["agent"]) == (found.identity, avault.to_npub(found.agent))
             pinned = json.loads(mixed["pin.json"])["generation"] if mixed["pin.json"] else {}
-            assert found.is_after(pinned) and (mixed["pin.json"] or keyholder.store.warning)
+            assert found.is_after(pinned) and (mixed["pin.json"] or keyholder.holding.store.warning)
             assert mixed["avault.enc"] in own or found.identity == "ff" * 16
         else:
             assert code in ("tampered", "not_found", "timed_out", "locked")
             assert code != "not_found" or (not mixed["unlock.json"] and not mixed["nsec.enc"])
         after = disk.files()
         kept = ["avault.enc", "nip46.json"]
-        if mixed["unlock.json"] and mixed["nsec.enc"] and (not keyholder.store or opens(mixed["nsec.enc"], keyholder.store)):
+        if (
+            mixed["unlock.json"]
+            and mixed["nsec.enc"]
+            and (not keyholder.holding.store or opens(mixed["nsec.enc"], keyholder.holding.store))
+        ):
             kept.append("nsec.enc")
-        assert not keyholder.store or opens(after["nsec.enc"], keyholder.store), "or it is made anew"
+        assert not keyholder.holding.store or opens(after["nsec.enc"], keyholder.holding.store), "or it is made anew"
         assert [after.get(name) for name in kept] == [mixed[name] for name in kept]
         if mixed["unlock.json"] and not mixed["nsec.enc"]:  # a recovery copy that is gone is made anew, of what was opened
             made = json.loads(after.get("nsec.enc", "null"))
-            assert made or not keyholder.store
+            assert made or not keyholder.holding.store
             assert not made or [made[name] for name in names] == [json.loads(mixed["unlock.json"])[name] for name in names]
         outcomes[code] += 1
     assert outcomes[None] and outcomes["tampered"] and outcomes["timed_out"]

@@ -274,7 +274,7 @@ TRAPS = {  # the function, and the commands that come to it
     "Keyholder.release": ["get a/B", "openclaw-provider"],
     "Keyholder.answer": ["get a/B"],
     "Keyholder.take_over": ["get a/B"],
-    "Keyholder.report": ["set a/B"],
+    "Reporter.report": ["set a/B"],
     "Store.refresh": ["get a/B"],
     "Session.handle": ["get a/B"],
     "Session.send": ["get a/B"],
@@ -305,7 +305,7 @@ TRAPS = {  # the function, and the commands that come to it
     "put": ["export --format json --only a/B --wait 1"],
 }
 OPENING = [
-    "GivenKey.obtain", "parse_keys", "Keyholder.unlock", "Keyholder.open", "Keyholder.begin", "Keyholder.turn_ratchet",
+    "GivenKey.obtain", "parse_keys", "Unlocking.unlock", "Holding.open", "Holding.begin", "Ratchet.turn",
     "Store.load", "open_vault", "decrypt", "open_nsec", "seal_nsec", "seal_keys", "Ledger.find_end", "read_unlock",
     "hold",
 ]  # fmt: skip

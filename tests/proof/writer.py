@@ -36,9 +36,11 @@ def stop() -> None:
 
 def hold(keyholder: avault.Keyholder, job: dict[str, Any]) -> avault.Store:
     """An open vault, as after an unlock."""
-    keyholder.content, _ = avault.read_unlock(keyholder.places)
-    keyholder.store = avault.Store.load(keyholder.places, nostr_sdk.Keys.parse(job["nsec"]), keyholder.content)
-    return keyholder.store
+    keyholder.holding.ratchet.content, _ = avault.read_unlock(keyholder.places)
+    keyholder.holding.store = avault.Store.load(
+        keyholder.places, nostr_sdk.Keys.parse(job["nsec"]), keyholder.holding.ratchet.content
+    )
+    return keyholder.holding.store
 
 
 async def put(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
@@ -70,13 +72,13 @@ async def insist(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
         file.write(job["theirs"].encode())
     stop()
     keys = nostr_sdk.Keys.parse(job["nsec"])
-    keyholder.store = avault.Store.load(keyholder.places, keys, content, accept_rollback=True)
+    keyholder.holding.store = avault.Store.load(keyholder.places, keys, content, accept_rollback=True)
 
 
 async def unlock(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
     """Open the vault: access log, pin, and the ratchet; nsec.enc too where there is no unlock.json."""
     stop()
-    await keyholder.open(avault.GivenKey(job["nsec"]))
+    await keyholder.unlocking.open(avault.GivenKey(job["nsec"]))
 
 
 async def pair(keyholder: avault.Keyholder, job: dict[str, Any]) -> None:
@@ -106,8 +108,8 @@ async def write(job: dict[str, Any]) -> None:
         await KINDS[job["kind"]](keyholder, job)
     except Exception as refused:  # as a request's is: `complain` makes an answer of it
         error = avault.complain(refused).to_dict()["error"]
-    store = keyholder.store
-    said = {"error": error, "warnings": keyholder.warnings, "pin": store and store.warning, "served": bool(store)}
+    store = keyholder.holding.store
+    said = {"error": error, "warnings": keyholder.reporter.warnings, "pin": store and store.warning, "served": bool(store)}
     with ours:  # the supervisor was there to the end
         os.write(SAID, json.dumps(said).encode())
         os._exit(0)

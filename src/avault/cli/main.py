@@ -11,8 +11,7 @@ import click
 from avault import __version__
 from avault.cli.secrets import no_argument
 from avault.custody.keychain import main_keychain
-from avault.daemon.start import main_supervisor
-from avault.daemon.talks import main_keyholder
+from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.hints import call, say_error
 from avault.places import NoPlace, Places, read_record

@@ -1,6 +1,6 @@
 """avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
 
-What is said to the operator; the work itself is the keyholder's (daemon/talks).
+What is said to the operator; the work itself is the keyholder's (daemon/talks, daemon/pairing).
 """
 
 from __future__ import annotations

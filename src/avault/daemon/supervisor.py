@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from avault import __version__
 from avault.daemon.asking import Caller
+from avault.daemon.callers import describe_caller
 from avault.daemon.keeper import Guard, run_program
-from avault.daemon.log import describe_caller
 from avault.errors import (
     AvaultError,
     Denied,

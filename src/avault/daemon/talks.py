@@ -3,78 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
-import socket
-import time
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import GivenKey, Phone
+from avault.custody.custodian import GivenKey
 from avault.daemon.keyholder import Keyholder
-from avault.daemon.requests import REQUESTS
+from avault.daemon.pairing import choose_relays, prove, shake_hands
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, Locked, Tampered, Usage
+from avault.errors import Denied, Locked, Usage
 from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
-from avault.places import Places
-from avault.plain import write_all
-from avault.process import harden, report_quietly
-from avault.signer.pairing import (
-    DEFAULT_RELAYS,
-    UNPROVEN,
-    Pairing,
-    forget_begun,
-    introduce,
-    nostrconnect_uri,
-    parse_bunker,
-)
-from avault.signer.question import NOT_A_REFUSAL, NOT_PAIRED, accept_token
+from avault.signer.pairing import DEFAULT_RELAYS, UNPROVEN, Pairing
+from avault.signer.question import NOT_A_REFUSAL, accept_token
 from avault.vault.files import has_bytes, write_file
-from avault.vault.formats import render_time
 from avault.vault.own_files import (
     check_name,
     check_relay,
     complete_attributes,
     encode_file,
     encode_hints,
-    read_hints,
 )
 from avault.vault.presence import read_unlock, refuse_to_overwrite
 from avault.vault.records import Vault
-from avault.vault.seal import make_envelope, request_code, seal_nsec
+from avault.vault.seal import make_envelope, seal_nsec
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, NoReturn
-
     from avault.daemon.keyholder import Talk
-    from avault.protocol import Limits
-
-
-def accept_connect(secret: str) -> Callable[[str], None]:
-    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
-
-    def accept(result: str) -> None:
-        if result != "ack" and not (
-            secret and secrets.compare_digest(result.encode(), secret.encode())
-        ):
-            raise Denied("the signer answered `connect` with something else")
-
-    return accept
+    from avault.protocol import Message
 
 
 async def talk_init(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Make the agent's key and the vault's files; pair first unless the operator is given."""
-    places = keyholder.places
-    if keyholder.store:
+    places, holding = keyholder.places, keyholder.holding
+    if holding.store:
         raise Denied(
             "a vault is open, whose key may be nowhere else", "avault lock, then: avault init"
         )
     refuse_to_overwrite(places)
-    name, host = check_name(str(request.get("name"))), keyholder.host
+    name, host = check_name(str(request.get("name"))), holding.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
     agent, operator = (
@@ -114,9 +83,9 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
-    keyholder.begin(store, content, "init", is_new=True)
-    await keyholder.verify_recovery()
-    keyholder.control.send({"wrote": True})
+    holding.begin(store, content, "init", is_new=True)
+    await holding.verify_recovery()
+    keyholder.reporter.wrote()
     if pairing:
         pairing.save(places, UNPROVEN)
         await prove(keyholder, session, pairing, content)
@@ -130,15 +99,16 @@ async def talk_init(
 
 
 async def talk_pair(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Pair this machine and prove the vault; `recover` does it where the vault was never open.
 
-    An open vault knows its names, and its machine's relays: what the disk says about them counts only for a closed one.
+    An open vault knows its names, and its machine's relays: what the disk says about them counts
+    only for a closed one.
     """
-    places = keyholder.places
-    content, own = (keyholder.content, True) if keyholder.store else read_unlock(places)
-    is_paired = bool(keyholder.pairing) or os.path.lexists(places.own("pairing.json"))
+    places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
+    content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
+    is_paired = bool(contact.pairing) or os.path.lexists(places.own("pairing.json"))
     if request["op"] == "recover":
         if (request.get("agent"), request.get("operator")) != (
             content["agent"],
@@ -159,9 +129,9 @@ async def talk_pair(
     pairing = None if is_anew else Pairing.begun(places, agent, operator, private.get("bunker"))
     if (
         pairing
-        and keyholder.store
-        and keyholder.pairing
-        and not (keyholder.begun and pairing.is_same(keyholder.begun))
+        and holding.store
+        and contact.pairing
+        and not (contact.begun and pairing.is_same(contact.begun))
     ):
         pairing = None  # what opened the vault is known, and what was begun since: this is neither
     if is_paired and not pairing and not request.get("replace"):
@@ -170,7 +140,7 @@ async def talk_pair(
             "ask the phone with: avault unlock, or pair anew: avault pair --replace",
         )
     if pairing:
-        keyholder.pause()
+        keyholder.unlocking.pause()
         session.send(
             {
                 "progress": "resumed",
@@ -185,14 +155,14 @@ async def talk_pair(
             keyholder, session, relays, content["name"], private.get("bunker"), operator, agent
         )
         pairing.save(places, UNPROVEN)
-    keyholder.begun = pairing
+    contact.begun = pairing
     await prove(keyholder, session, pairing, content, bool(request.get("accept_rollback")))
     hints = encode_hints(agent, operator, pairing.relays, content["name"])
     if not has_bytes(path := places.file("nip46.json"), hints):
         write_file(path, hints)
-        keyholder.control.send({"wrote": True})
-        keyholder.note_hints()
-        keyholder.report()
+        keyholder.reporter.wrote()
+        holding.note_hints()
+        keyholder.reporter.report()
     return {
         "ok": True,
         "agent_npub": content["agent"],
@@ -201,144 +171,24 @@ async def talk_pair(
     }
 
 
-def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
-    """The relays of this machine's pairing, or for a first one those of nip46.json; where these differ, it is said."""
-    try:
-        known = keyholder.pairing or Pairing.load(keyholder.places)
-    except Tampered:  # it is about to be replaced
-        known = None
-    try:
-        hinted = [str(url) for url in read_hints(keyholder.places.file("nip46.json"))["relays"]]
-    except AvaultError:
-        if not known:
-            raise
-        hinted = []
-    if known and hinted and known.relays != hinted:
-        session.send({"progress": "relays", "relays": known.relays, "hinted": hinted})
-    return known.relays if known else hinted
-
-
-async def shake_hands(
-    keyholder: Keyholder,
-    session: Session,
-    relays: list[str],
-    name: str,
-    bunker: str | None,
-    operator: str | None,
-    agent: str,
-    confirm: bool = False,
-) -> Pairing:
-    """Connect with a signer, by a bunker URI or by one that it scans, and learn whose it is.
-
-    An `operator` that is known must be the one; else, with `confirm`, a person says whether it is.
-    """
-    signer_key, secret = None, secrets.token_hex(16)
-    if bunker:
-        signer_key, relays, secret = parse_bunker(bunker)
-    pairing = Pairing(make_keys(), signer_key or "", agent, "", relays)
-    keyholder.pause()
-    session.send({"progress": "connecting", "relays": len(relays)})
-    async with keyholder.connected(pairing, signer_key, session) as signer:
-        await signer.relays.wait_ready(15.0)
-        if signer_key:
-            await signer.request(
-                "connect",
-                [signer_key, secret, "get_public_key", json.dumps(introduce(name))],
-                accept_connect(secret),
-                False,
-            )
-        else:
-            session.send(
-                {"progress": "uri", "uri": nostrconnect_uri(signer.me, relays, secret, name)}
-            )
-            pairing.signer = await signer.greet(secret)
-            pairing.token = secret
-        session.send({"progress": "connected", "client_key": signer.me})
-        pairing.operator = await signer.request("get_public_key", [], parse_npub, False)
-        # still listening: a second signer may answer while the person looks
-        if confirm and not operator:
-            said = await signer.code.unless_alarmed(
-                session.frame(operator=to_npub(pairing.operator))
-            )
-            if said.get("confirmed") is not True:
-                raise Denied(
-                    "the operator was not confirmed, and nothing was made",
-                    "pair again, with the right account: avault init",
-                )
-    if operator and pairing.operator != operator:
-        other = f"the signer answers for {to_npub(pairing.operator)}, but the operator is {to_npub(operator)}"
-        raise Denied(other, "choose the operator's account in the signer, and pair again")
-    return pairing
-
-
-async def prove(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool = False,
-) -> None:
-    """Have the phone open this machine's own envelope: now it is known that it can.
-
-    A refusal leaves the pairing as it is, to be gone on with, unless the signer does not know it.
-    """
-    try:
-        await ask_for_proof(keyholder, session, pairing, content, accept_rollback)
-    except Denied as refused:
-        if any(words in refused.message.lower() for words in NOT_PAIRED):
-            forget_begun(keyholder.places)
-        else:
-            refused.hint = "the pairing is kept; ask again with: avault pair"
-        raise
-
-
-async def ask_for_proof(
-    keyholder: Keyholder,
-    session: Session,
-    pairing: Pairing,
-    content: dict[str, Any],
-    accept_rollback: bool,
-) -> None:
-    """Ask the phone to open this machine's own envelope, and keep a pairing by which it has."""
-    store = keyholder.store
-    # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
-    # was
-    if store:
-        content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, keyholder.host
-        )
-    sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
-    session.send({"progress": "approve", "sentence": sentence})
-    async with keyholder.connected(pairing, pairing.signer, session) as signer:
-        phone = Phone(pairing, signer)
-        if not store:
-            await keyholder.open(phone, accept_rollback)
-        else:
-            await phone.obtain(content)
-            keyholder.note_quickness(signer.answered_in, keyholder.content)
-            keyholder.proven = render_time(time.time())
-            await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
-            keyholder.keep_pairing(pairing)
-    session.send({"progress": "proven", "seconds": signer.answered_in})
-    keyholder.report()
-
-
 async def talk_open(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Open the vault with NOSTR_NSEC."""
-    if not keyholder.store:
-        await keyholder.open(
+    if not keyholder.holding.store:
+        await keyholder.unlocking.open(
             GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback"))
         )
     return {"ok": True}
 
 
 async def talk_drill(
-    keyholder: Keyholder, session: Session, request: dict[str, Any], private: dict[str, Any]
-) -> dict[str, Any]:
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
     """Ask for something that the operator is to reject: an app that approves by itself cannot."""
-    pairing, store = keyholder.find_pairing(), keyholder.store
+    contact, ratchet = keyholder.holding.contact, keyholder.holding.ratchet
+    store = keyholder.holding.store
+    pairing = contact.find(store)
     if not pairing or not store:
         is_paired = os.path.lexists(keyholder.places.own("pairing.json"))
         raise Locked(
@@ -354,7 +204,7 @@ async def talk_drill(
         token,
     )
     session.send({"progress": "reject"})
-    async with keyholder.connected(pairing, pairing.signer, session) as signer:
+    async with contact.connect(pairing, pairing.signer, session) as signer:
         try:
             await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
             refused = False
@@ -363,11 +213,10 @@ async def talk_drill(
                 raise
             refused = True
     pairing.by_itself = not refused
-    keyholder.keep_pairing(pairing)
-    keyholder.quick = 0
-    keyholder.warnings.pop("quick", None)
-    await keyholder.turn_ratchet(store.keys, keyholder.content, also_recovery=False)
-    keyholder.report()
+    contact.keep(pairing)
+    ratchet.forget_quickness()
+    await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+    keyholder.reporter.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 
 
@@ -378,22 +227,3 @@ TALKS: dict[str, Talk] = {
     "recover": talk_pair,
     "drill": talk_drill,
 }
-
-
-async def hold(places: Places, fd: int, limits: Limits) -> None:
-    """The keyholder's life; its control stream is the file descriptor `fd`."""
-    asyncio.get_running_loop().set_exception_handler(report_quietly)
-    await Keyholder(places, socket.socket(fileno=fd), TALKS, REQUESTS, limits).run()
-
-
-def main_keyholder(argv: list[str]) -> NoReturn:
-    """The keyholder process: `avault.py keyholder FD DIR LIMITS`. Ends by _exit: what it knew goes with it."""
-    code = 0
-    try:
-        harden("avault-keys", die_with_parent=True)
-        asyncio.run(hold(Places(argv[1]), int(argv[0]), json.loads(argv[2])))
-    except BaseException as error:
-        code = 70  # EX_SOFTWARE; no traceback: its text may carry what it was about
-        write_all(2, f"avault: error: the keyholder failed: {type(error).__name__}\n".encode())
-    finally:
-        os._exit(code)

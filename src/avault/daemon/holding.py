@@ -1,0 +1,260 @@
+"""What the keyholder holds: an open vault, and this machine's own files of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from avault.custody.custodian import GivenKey, Keychain, Phone
+from avault.daemon.autolock import AutoLock
+from avault.daemon.contact import Contact
+from avault.daemon.log import AccessLog
+from avault.daemon.ratchet import Ratchet
+from avault.daemon.reporter import Reporter
+from avault.daemon.writing import Writer
+from avault.errors import AvaultError, Locked, Tampered
+from avault.nostr import decrypt, parse_npub, public_hex
+from avault.places import Places
+from avault.process import place_name
+from avault.signer.pairing import shorten_hex
+from avault.vault.files import has_bytes
+from avault.vault.own_files import encode_file, read_hints
+from avault.vault.presence import read_unlock
+from avault.vault.recovery import Recovery
+from avault.vault.seal import open_nsec
+from avault.vault.store import Store
+
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from nostr_sdk import Keys
+
+    from avault.protocol import Limits
+
+    Custodian: TypeAlias = "GivenKey | Keychain | Phone"
+
+
+class Holding:
+    """The vault once it is open, and how it is opened with a key that a custodian obtains.
+
+    `store` and `log` are None while it is locked.
+    """
+
+    def __init__(self, places: Places, reporter: Reporter, limits: Limits) -> None:
+        self.places, self.reporter = places, reporter
+        self.host = place_name()
+        self.contact = Contact(places, reporter)
+        self.ratchet = Ratchet(places, self.host, reporter)
+        self.recovery = Recovery(places, self.host)
+        self.autolock = AutoLock(limits)
+        self.writer = Writer(reporter)
+        self.store: Store | None = None
+        self.log: AccessLog | None = None
+        self.serving = asyncio.Lock()  # one key at a time
+
+    # -- opening it
+
+    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+        """Obtain the key and serve the vault."""
+        await self.serve(custodian, *await self.obtain(custodian), accept_rollback)
+
+    async def obtain(self, custodian: Custodian) -> tuple[Keys, dict[str, Any], bool]:
+        """The agent's key, the content that it was obtained by, and whether that is this machine's.
+
+        What was read before the phone was asked counts to the end: meanwhile others may write to
+        the disk, and ask too. Raises AvaultError.
+        """
+        content, own = read_unlock(self.places)
+        keys = await custodian.obtain(content)
+        # The envelope binds agent and operator: before anything is sealed for an operator, it must
+        # be the one.
+        operator = parse_npub(content["operator"])
+        try:
+            bound = open_nsec(content, decrypt(keys, operator, content["envelope"]))
+        except ValueError:
+            bound = None
+        if not bound or public_hex(bound) != public_hex(keys):
+            raise Tampered(
+                "the vault's files name another operator than they were made for",
+                "take them from git history",
+            )
+        return keys, content, own
+
+    async def serve(
+        self,
+        custodian: Custodian,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+        is_late: bool = False,
+    ) -> None:
+        """Serve the vault with its key, if nobody does yet.
+
+        One whose key `is_late` is not opened any more: raises Locked. Whatever the vault says, the
+        answer must open nothing tomorrow.
+        """
+        async with self.serving:
+            if self.store:
+                await self.take_answer(self.store, custodian, keys, content)
+            elif is_late:
+                await self.use_up(keys, content, own)
+                raise Locked(
+                    "the phone approved when nobody waited any more: nothing was opened",
+                    "ask again with: avault unlock",
+                )
+            else:
+                await self.load(custodian, keys, content, own, accept_rollback)
+
+    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
+        """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
+        if not self.store:
+            self.ratchet.prove()
+            await self.ratchet.turn(keys, content, also_recovery=not own)
+
+    async def take_answer(
+        self, store: Store, custodian: Custodian, keys: Keys, content: dict[str, Any]
+    ) -> None:
+        """Turn the ratchet of a vault that is open already, by an answer that is about it.
+
+        Raises Tampered for another.
+        """
+        pinned = store.vault.agent, store.vault.operator
+        if (public_hex(keys), parse_npub(content["operator"])) != pinned:
+            raise Tampered("the answer opens another vault than the one that is open")
+        ratchet = self.ratchet
+        if custodian.proves:
+            ratchet.prove()
+        if isinstance(custodian, Phone):
+            ratchet.note_quickness(custodian.signer.answered_in, ratchet.content)
+        await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+
+    async def load(
+        self,
+        custodian: Custodian,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        accept_rollback: bool,
+    ) -> None:
+        """Load the vault, and turn the ratchet also if it cannot be."""
+        self.ratchet.proven = content.get("proven")
+        if custodian.proves:
+            self.ratchet.prove()
+        custody = type(custodian).__name__
+        if isinstance(custodian, Phone):
+            self.ratchet.note_quickness(custodian.signer.answered_in, content)
+            custody += f", asked as {shorten_hex(custodian.signer.me)}"
+        loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
+        try:
+            self.begin(await loading, content, custody, is_new=not own)
+        finally:
+            is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+            await self.ratchet.turn(keys, content, also_recovery=is_lost)
+            if isinstance(custodian, Phone):
+                self.contact.keep(custodian.pairing)
+        if not own:
+            self.reporter.warnings["recovery"] = (
+                "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
+                " machine's pairing.json has the key; against that: avault pair --replace"
+                " (from the next unlock on, this machine has its own envelope)"
+            )
+        await self.verify_recovery()
+        self.note_hints()
+        self.reporter.report()
+
+    def begin(self, store: Store, content: dict[str, Any], custody: str, is_new: bool) -> None:
+        """Serve a vault from now on, opened by this custody.
+
+        Only one that `is_new` on this machine may be without bounds of an earlier log. Raises
+        AvaultError if the access log cannot be written.
+        """
+        log = AccessLog(self.places.state, store.keys, is_new)
+        custody += ", rollback accepted" if store.rollback else ""
+        log.write(
+            {"op": "unlock", "for": custody},
+            {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None},
+        )
+        log.save()
+        self.store, self.ratchet.content, self.log = store, content, log
+        self.autolock.start()
+        self.reporter.report()
+
+    # -- while it is open
+
+    def time_left(self) -> float:
+        """Seconds until it locks by itself; a vault that nobody has proven yet does not."""
+        is_busy = not self.store or self.writer.task or not self.store.is_safe()
+        if is_busy or not self.ratchet.proven:
+            return float("inf")
+        return self.autolock.time_left()
+
+    async def save(self, is_last: bool = False) -> bool:
+        """See to it that what is served is on the disk, and say whether it is."""
+        return not self.store or await self.writer.save(self.store, is_last)
+
+    async def save_beside(self) -> None:
+        """`save`, beside the request that has noticed a change of the file."""
+        await self.save()
+
+    async def keep_log(self, at_once: bool = False) -> None:
+        """Write what the access log has only counted, and remember where it ends."""
+        try:
+            if self.log:
+                self.log.settle(at_once)
+                if not self.log.is_saved():
+                    await asyncio.to_thread(self.log.save)
+            self.reporter.warnings.pop("log", None)
+        except AvaultError as error:
+            self.reporter.warnings["log"] = error.message
+
+    async def look(self) -> None:
+        """Hold the disk against what the open vault knows: for `status`, `lock` and `stop`."""
+        if store := self.store:
+            before = store.trouble, store.digest
+            await self.save()
+            if (store.trouble, store.digest) != before:
+                self.reporter.wrote()
+            await self.verify_recovery()
+            await self.restore_own_files(store)
+            self.reporter.report()
+
+    async def restore_own_files(self, store: Store) -> None:
+        """This machine's own files, as the open vault knows them.
+
+        Where the disk has others, it is said, and mended.
+        """
+        await self.ratchet.restore(store.keys)
+        self.contact.restore()
+        pin = encode_file("pin", {"generation": store.vault.generation, "hash": store.digest})
+        is_settled = not store.trouble and not store.writing
+        if is_settled and not has_bytes(self.places.own("pin.json"), pin):
+            if not store.warning:  # else it could not be written before
+                self.reporter.warnings["pin.json"] = (
+                    "pin.json was changed while the vault was open, and was written anew"
+                )
+            store.pin()
+
+    async def verify_recovery(self) -> None:
+        """Look at nsec.enc if it has changed, and have git told if it was made anew."""
+        store = self.store
+        if store and self.recovery.is_changed():
+            was_made = await asyncio.to_thread(self.recovery.verify, store.keys, store.vault)
+            self.reporter.report()
+            if was_made:
+                self.reporter.wrote()
+
+    def note_hints(self) -> None:
+        """Report where nip46.json differs from what the vault pins; it is never believed."""
+        try:
+            hints = read_hints(self.places.file("nip46.json"))
+            content = self.ratchet.content
+            mine = [content["agent"], content["operator"], content["name"]]
+            if [hints["agent_npub"], hints["signer_npub"], hints["name"]] != mine:
+                self.reporter.warnings["hints"] = (
+                    "nip46.json names another agent, operator or name than the vault does;"
+                    " it is not believed"
+                )
+        except AvaultError as error:
+            self.reporter.warnings["hints"] = error.message

@@ -1,0 +1,119 @@
+"""The ratchet: after each unlock this machine's envelope is another one.
+
+NIP-46 has no forward secrecy, and phones keep histories: what the phone answered last time is to
+open nothing that is on the disk today.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.reporter import Reporter
+from avault.errors import AvaultError
+from avault.nostr import parse_npub
+from avault.places import Places
+from avault.signer.question import NOBODY_ASKED, QUICK_IN_A_ROW
+from avault.vault.files import has_bytes, write_file
+from avault.vault.formats import render_time
+from avault.vault.own_files import encode_file
+from avault.vault.seal import seal_nsec
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nostr_sdk import Keys
+
+
+class Ratchet:
+    """unlock.json of the open vault: `content` is what was written there last.
+
+    `proven` says when the phone has last shown that it opens this vault, `quick` how many approvals
+    in a row came faster than a person reads.
+    """
+
+    def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
+        self.places, self.host, self.reporter = places, host, reporter
+        self.content: dict[str, Any] = {}
+        self.proven: str | None = None
+        self.quick = 0
+        self.turning = asyncio.Lock()  # unlock.json is written by one at a time
+
+    def prove(self) -> None:
+        """Note that the phone has just opened an envelope of this vault."""
+        self.proven = render_time(time.time())
+
+    def note_quickness(self, seconds: float | None, content: dict[str, Any]) -> None:
+        """Remark on an approval that came faster than a person reads, after those in `content`.
+
+        What the app does is known from the drill alone.
+        """
+        is_quick = seconds is not None and seconds < NOBODY_ASKED
+        self.quick = content.get("quick", 0) + 1 if is_quick else 0
+        warnings = self.reporter.warnings
+        warnings.pop("quick", None)
+        if self.quick >= QUICK_IN_A_ROW:
+            warnings["quick"] = (
+                f"{self.quick} approvals in a row came within {NOBODY_ASKED} s:"
+                " see whether the app asks: avault drill"
+            )
+        elif self.quick:
+            warnings["quick"] = (
+                f"approved within {seconds:.1f} s; if that was not you, see whether the app asks:"
+                " avault drill"
+            )
+
+    def forget_quickness(self) -> None:
+        """The drill has told what the app does."""
+        self.quick = 0
+        self.reporter.warnings.pop("quick", None)
+
+    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+        """Replace the opened envelope by a fresh one, with a fresh sealed copy.
+
+        They are for whom `content` names, which is of the open vault or of what has just been
+        opened: never what the disk says by now.
+        """
+        async with self.turning:
+            await self.write(keys, content, also_recovery)
+
+    async def write(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+        """`turn`, for who holds `turning`."""
+        identity, name = content["vault"], content["name"]
+        operator = parse_npub(content["operator"])
+
+        def write() -> dict[str, Any]:
+            if also_recovery:
+                recovery = seal_nsec(keys, identity, operator, name, self.host)
+                write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+            fresh = {
+                **seal_nsec(keys, identity, operator, name, self.host),
+                "proven": self.proven,
+                "quick": self.quick,
+            }
+            write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
+            return fresh
+
+        try:
+            self.content = await asyncio.to_thread(write)
+            if also_recovery:
+                self.reporter.wrote()
+            self.reporter.warnings.pop("ratchet", None)
+        except AvaultError as error:
+            self.reporter.warnings["ratchet"] = (
+                "the phone's last answer still opens unlock.json, as no fresh one could be written:"
+                f" {error.message}"
+            )
+
+    async def restore(self, keys: Keys) -> None:
+        """Write unlock.json anew where it is not what was written last; and say so."""
+        async with self.turning:
+            is_turned = "ratchet" not in self.reporter.warnings
+            own = self.places.own("unlock.json")
+            if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
+                await self.write(keys, self.content, also_recovery=False)
+                if is_turned:
+                    self.reporter.warnings["unlock.json"] = (
+                        "unlock.json was changed while the vault was open, and was written anew"
+                    )

@@ -1,0 +1,184 @@
+"""How the keyholder comes by the key: at once, by asking the phone, or by listening to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+from avault.custody.custodian import GivenKey, Keychain, Phone
+from avault.daemon.holding import Holding
+from avault.daemon.reporter import Reporter
+from avault.errors import Locked, Unavailable, complain
+from avault.process import uptime
+from avault.signer.pairing import Pairing
+from avault.signer.relays import is_clock_unsynchronised
+from avault.vault.presence import read_unlock
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.daemon.holding import Custodian
+    from avault.protocol import Message
+
+
+class Unlocking:
+    """The keyholder's part of the question to the operator: `task` has it, while there is one.
+
+    The phone is asked one thing at a time: while we are `talking` about a pairing, the question for
+    the key waits, and we `resume` it afterwards. Without a key or a way to one, the process has
+    `ended`.
+    """
+
+    def __init__(self, holding: Holding, reporter: Reporter, ended: asyncio.Event) -> None:
+        self.holding, self.reporter, self.ended = holding, reporter, ended
+        self.task: asyncio.Task[None] | None = None
+        # what the disk says of a vault that is locked: to be shown, and for nothing else
+        self.shown: dict[str, Any] = {}
+        # somebody waits for the key: ask for it; else listen for what comes late
+        self.is_asked = False
+        self.is_attended = True  # somebody waits for the key, and not only `daemon start`
+        self.accept_rollback = False  # what they wish
+        self.opens_until = 0.0  # uptime until which a late answer opens the vault
+        self.is_out = False  # the phone may have the question
+        self.talking = self.resume = False
+
+    # -- what the supervisor wants
+
+    def ask(self, message: Message, fd: int | None) -> None:
+        """Obtain the key: begin with it, or go on with the question that the phone may have."""
+        others = self.is_asked and self.is_attended
+        self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
+        self.is_attended = others or not message.get("unattended")
+        if not self.talking and not self.task and not self.holding.store:
+            self.begin(fd, bool(message.get("keychain")))
+            return
+        self.resume = self.talking
+        signer = self.holding.contact.signer
+        if signer and self.task:
+            signer.is_attended = self.is_attended
+            signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
+            self.reporter.report()
+        if fd is not None:
+            os.close(fd)
+
+    def ask_again(self) -> None:
+        """Have the question go out at once, if there is one."""
+        if signer := self.holding.contact.signer:
+            signer.ask_again()
+
+    def rest(self, opens_for: float) -> None:
+        """Nobody waits any more: ask no more, and listen, if the phone can have the question.
+
+        For so many seconds a late answer still opens the vault. Then, and always, it turns the
+        ratchet.
+        """
+        self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
+        self.note_question()
+        signer = self.holding.contact.signer
+        if self.talking:
+            self.resume = self.is_out
+        elif self.is_out and signer and self.task:
+            signer.rest()
+            self.reporter.report()
+        elif not self.holding.store:
+            self.ended.set()
+
+    def note_question(self) -> None:
+        """Note whether the phone may have the question for the key."""
+        signer = self.holding.contact.signer
+        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
+
+    def is_waiting(self) -> bool:
+        """Whether the phone is asked, for the key or in a talk, and not only listened to."""
+        is_wanted = self.is_asked or self.talking or not self.task
+        return bool(self.holding.contact.signer and is_wanted)
+
+    # -- what talks want
+
+    def begin_talk(self) -> None:
+        """From now on, one talk is under way."""
+        self.talking = True
+        self.reporter.report()
+
+    def end_talk(self) -> None:
+        """It is over: go on with the question that it had stopped."""
+        self.talking = False
+        self.reporter.report()
+        if self.resume and not self.holding.store and not self.task:
+            self.begin()
+        self.resume = False
+
+    def pause(self) -> None:
+        """Stop asking for the key until the talk is over."""
+        self.note_question()
+        if self.task:
+            self.task.cancel()
+            self.task, self.resume = None, True
+
+    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+        """Obtain the key in another way than by the question, and serve the vault."""
+        await self.holding.open(custodian, accept_rollback)
+        if self.task and self.task is not asyncio.current_task():
+            self.task.cancel()  # it waits for a key that is here
+
+    # -- the way to the key
+
+    def begin(self, fd: int | None = None, by_keychain: bool = False) -> None:
+        """Begin to obtain the key; or only to listen for it, where nobody waits."""
+        self.task = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
+
+    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
+        """Obtain the key by what comes through a pipe, or by the phone; and open the vault."""
+        try:
+            self.shown, _ = read_unlock(self.holding.places)
+            if fd is None or not await self.open_by_pipe(fd, by_keychain):
+                await self.open_by_phone()
+        except Exception as error:
+            if not self.holding.store:
+                self.reporter.fail(complain(error))
+                self.ended.set()
+        finally:
+            if self.task is asyncio.current_task():
+                self.task = None
+
+    async def open_by_pipe(self, fd: int, by_keychain: bool) -> bool:
+        """Open the vault by NOSTR_NSEC, or by what the keychain answered; False if that did not."""
+        with open(fd, "rb") as pipe:
+            given = await asyncio.to_thread(pipe.read)
+        if not by_keychain:
+            await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+            return True
+        warnings = self.reporter.warnings
+        try:
+            warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
+            await self.open(Keychain(self.holding.places, given), self.accept_rollback)
+            return True
+        except Unavailable as error:
+            warnings["keychain"] = (
+                f"the keychain did not open the vault, so the phone is asked: {error.message}"
+            )
+            return False
+
+    async def open_by_phone(self) -> None:
+        """Ask the phone, or listen for its answer, and open the vault."""
+        holding, contact = self.holding, self.holding.contact
+        pairing = contact.pairing = Pairing.load(holding.places)
+        if not pairing:
+            raise Locked("this machine is not paired with a signer", "pair it with: avault pair")
+        async with contact.connect(pairing, pairing.signer) as signer:
+            signer.is_attended = self.is_attended
+            if is_clock_unsynchronised():
+                self.reporter.warnings["ntp"] = (
+                    "nothing keeps this machine's clock right (NTP): if no request arrives,"
+                    " look there"
+                )
+            signer.is_resting = not self.is_asked
+            phone = Phone(pairing, signer)
+            keys, content, own = await holding.obtain(phone)
+            while signer.is_old and self.is_asked and not holding.store:
+                async with holding.serving:
+                    await holding.use_up(keys, content, own)
+                keys, content, own = await holding.obtain(phone)
+            is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
+            await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)

@@ -1,0 +1,264 @@
+"""The keyholder without a supervisor, a client or a phone: how it comes by the key, and what it does with the open vault."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_seal import Example
+
+import avault
+
+CALLER = {"pid": 1, "uid": 0, "exe": None, "name": None, "parent": None}
+
+
+class Phone:
+    """A signer's connection: it approves once it `may`. `asked` counts the questions."""
+
+    clock = None
+    auth_url = notice = ""
+
+    def __init__(self, example: Example) -> None:
+        self.example, self.may, self.asked = example, asyncio.Event(), 0
+        self.is_old = self.is_attended = self.is_resting = False
+        self.me, self.answered_in, self.relays, self.requests = "ab" * 32, 9.0, {}, ["sent"]
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def rest(self) -> None:
+        self.is_resting = True
+
+    def wake(self, anew: bool, at_once: bool) -> None:
+        self.is_resting = False
+
+    async def request(self, method: str, params: list[str], accept: Any, **_: Any) -> Any:
+        self.asked += 1
+        await self.may.wait()
+        return accept(self.example.answer(params[1]))
+
+
+class Desk:
+    """A vault on the disk, and a keyholder for it; `told` is what it tells the supervisor."""
+
+    def __init__(self, top: Path) -> None:
+        self.example = Example(top)
+        digest = avault.sha256(self.example.path("avault.enc").read_bytes()).hex()
+        self.example.write("pin.json", avault.encode_file("pin", {"generation": {"m": 1}, "hash": digest}))
+        self.places = self.example.places
+        self.nsec = self.example.agent.secret_key().to_bech32()
+        ours, self.theirs = socket.socketpair()
+        self.keyholder = avault.Keyholder(self.places, ours, avault.TALKS, avault.REQUESTS, (None, None))
+        self.holding, self.unlocking = self.keyholder.holding, self.keyholder.unlocking
+        self.told: list[dict[str, Any]] = []
+        self.keyholder.control.send = lambda message, fd=None: self.told.append(message)  # type: ignore[method-assign]
+        self.phone = Phone(self.example)
+        self.holding.contact.connect = lambda *_: avault.Connected(self.holding.contact, self.phone)  # type: ignore[assignment, method-assign]
+        self.session: Any = SimpleNamespace(caller=CALLER, send=lambda message: None)
+
+    def state(self) -> str:
+        return str(next(each["report"]["state"] for each in reversed(self.told) if "report" in each))
+
+    def failures(self) -> list[str]:
+        return [each["failed"]["code"] for each in self.told if "failed" in each]
+
+    def own(self, name: str) -> bytes:
+        return self.example.path(name).read_bytes()
+
+    async def open(self) -> None:
+        await self.unlocking.open(avault.GivenKey(self.nsec))
+
+    async def ask(self, **wish: Any) -> None:
+        """The supervisor wants the vault open; the phone has the question then."""
+        self.keyholder.receive({"do": "unlock", **wish}, None)
+        while not self.phone.asked:
+            await asyncio.sleep(0)
+
+    async def serve(self, op: str, value: str | None = None, **fields: Any) -> dict[str, Any]:
+        async def frame() -> dict[str, Any]:
+            return {"value": value}
+
+        self.session.frame = frame
+        found = self.keyholder.answer(self.session, {"v": 1, "vault": self.places.id, "op": op, **fields})
+        return found if isinstance(found, dict) else await found
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    if desk.unlocking.task:
+        desk.unlocking.task.cancel()
+    await asyncio.gather(*filter(None, [desk.unlocking.task]), return_exceptions=True)
+    desk.keyholder.control.close()
+    desk.theirs.close()
+    if desk.holding.log:
+        for ledger in (desk.holding.log.releases, desk.holding.log.refusals):
+            os.close(ledger.file)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(avault, "uptime", lambda: clock.now)
+    return clock
+
+
+# The limits
+
+
+def test_limits_count_from_the_opening_and_from_the_last_use(clock: SimpleNamespace) -> None:
+    lock = avault.AutoLock((60.0, 10.0))
+    clock.now += 4
+    assert lock.time_left() == 6
+    lock.used = clock.now
+    assert lock.time_left() == 10
+    clock.now += 10
+    assert (lock.time_left(), lock.explain()) == (0, "it locked by itself after 10 s without a use")
+    lock.change({"lock_idle": None})
+    assert lock.time_left() == 46
+    lock.change({"for": 100})
+    assert lock.time_left() == 100
+    clock.now += 100
+    assert (lock.time_left(), lock.explain()) == (0, "it locked by itself after 114 s")
+    lock.start()
+    assert lock.time_left() == 114
+    assert avault.AutoLock((None, None)).time_left() == float("inf")
+
+
+# The ways to the key
+
+
+async def test_a_given_key_comes_through_a_pipe(desk: Desk) -> None:
+    before = desk.own("unlock.json")
+    fd, end = os.pipe()
+    os.write(end, desk.nsec.encode())
+    os.close(end)
+    desk.keyholder.receive({"do": "unlock"}, fd)
+    assert desk.unlocking.task
+    await desk.unlocking.task
+    assert (desk.state(), desk.failures(), desk.phone.asked, desk.unlocking.task) == ("unlocked", [], 0, None)
+    assert desk.own("unlock.json") != before, "the ratchet has turned"
+
+
+async def test_a_phone_that_approves_opens_the_vault(desk: Desk) -> None:
+    await desk.ask()
+    assert desk.state() == "waiting"
+    desk.phone.may.set()
+    assert desk.unlocking.task
+    await desk.unlocking.task
+    assert desk.state() == "unlocked" and desk.holding.ratchet.proven
+
+
+@pytest.mark.parametrize("opens_for", [60.0, 0.0])
+async def test_what_comes_late_turns_the_ratchet_and_opens_only_for_who_is_remembered(desk: Desk, opens_for: float) -> None:
+    before = desk.own("unlock.json")
+    await desk.ask()
+    desk.keyholder.receive({"do": "rest", "opens_for": opens_for}, None)
+    assert desk.phone.is_resting and desk.state() == "locked" and not desk.keyholder.ended.is_set()
+    desk.phone.may.set()
+    assert desk.unlocking.task
+    await desk.unlocking.task
+    assert bool(desk.holding.store) == (opens_for > 0) != desk.keyholder.ended.is_set()
+    assert desk.own("unlock.json") != before
+    assert desk.failures() == ([] if opens_for else ["locked"])
+
+
+async def test_nobody_to_ask_is_nothing_to_stay_for(desk: Desk) -> None:
+    desk.example.path("pairing.json").unlink()
+    desk.keyholder.receive({"do": "unlock"}, None)
+    assert desk.unlocking.task
+    await desk.unlocking.task
+    assert desk.failures() == ["locked"] and desk.keyholder.ended.is_set()
+
+
+async def test_a_talk_stops_the_question_which_goes_on_after_it(desk: Desk) -> None:
+    await desk.ask()
+    stopped = desk.unlocking.task
+    desk.unlocking.begin_talk()
+    desk.unlocking.pause()
+    assert desk.unlocking.task is None and desk.unlocking.resume
+    desk.unlocking.end_talk()
+    assert desk.unlocking.task not in (None, stopped)
+    desk.phone.may.set()
+    assert desk.unlocking.task
+    await desk.unlocking.task
+    assert desk.state() == "unlocked" and stopped and stopped.cancelled()
+
+
+async def test_a_key_that_comes_in_another_way_ends_the_question(desk: Desk) -> None:
+    await desk.ask()
+    asking = desk.unlocking.task
+    assert asking
+    await desk.open()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled() and desk.state() == "unlocked"
+
+
+# The open vault
+
+
+async def test_a_locked_vault_serves_nothing(desk: Desk) -> None:
+    with pytest.raises(avault.Locked):
+        await desk.serve("get", group="openai", key="API_KEY")
+    await desk.open()
+    desk.keyholder.ended.set()
+    with pytest.raises(avault.Locked):
+        await desk.serve("get", group="openai", key="API_KEY")
+
+
+async def test_what_is_released_or_refused_stands_in_the_log(desk: Desk) -> None:
+    await desk.open()
+    assert (await desk.serve("get", group="openai", key="API_KEY"))["value"] == "a value"
+    with pytest.raises(avault.NotFound):
+        await desk.serve("get", group="openai", key="OTHER")
+    assert b'"op": "get"' in desk.own("access.log") and b"OTHER" in desk.own("refused.log")
+    found = await desk.serve("verify_log")
+    assert (found["lines"], found["refused"]) == (2, 1), "the unlock and the get; what was refused"
+
+
+async def test_changes_that_wait_are_written_together(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    await desk.open()
+    sizes, write = [], avault.Store.write
+
+    def count(store: avault.Store, changes: list[Any]) -> Any:
+        sizes.append(len(changes))
+        return write(store, changes)
+
+    monkeypatch.setattr(avault.Store, "write", count)
+    change = desk.keyholder.change
+
+    def refuse(vault: avault.Vault) -> None:
+        raise avault.Denied("no")
+
+    puts = [change(lambda vault, key=key: vault.put("g", key, "x", 1, "m")) for key in "ABC"]
+    done = await asyncio.gather(*puts, change(refuse), return_exceptions=True)
+    assert sizes == [4], "all wait for one write"
+    assert done[:3] == [{"ok": True}] * 3 and isinstance(done[3], avault.Denied)
+    await desk.holding.writer.finish()
+    assert sorted(avault.open_vault(desk.own("avault.enc"), desk.example.agent).groups["g"].keys) == ["A", "B", "C"]
+
+
+async def test_own_files_are_mended_and_it_is_said(desk: Desk) -> None:
+    await desk.ask()
+    desk.phone.may.set()
+    assert desk.unlocking.task
+    await desk.unlocking.task
+    good = desk.own("pairing.json"), desk.own("pin.json")
+    for name in ("unlock.json", "pairing.json", "pin.json"):
+        desk.example.path(name).write_bytes(b"{}")
+    await desk.keyholder.look()
+    assert (desk.own("pairing.json"), desk.own("pin.json")) == good
+    assert desk.own("unlock.json") == avault.encode_file("unlock", desk.holding.ratchet.content)
+    assert {"unlock.json", "pairing.json", "pin.json"} <= desk.keyholder.reporter.warnings.keys()
+    assert desk.told[-1] == {"looked": True}
