@@ -222,12 +222,13 @@ class Leader(Keeper):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
-        """Keys are the command's affair; another signal is for us, as nobody else is in our process group."""
-        return (
-            wake_up
-            if number in {*typed_signals(), signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT}
-            else signal.SIG_DFL
-        )
+        """Keys are the command's affair; another signal is for us, as nobody else is in our process group.
+
+        But SIGHUP, by which the kernel tells us that the terminal is gone, is not our end: the
+        command, which would be killed with us, is to have its time (`end_all`).
+        """
+        survived = {signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT}
+        return wake_up if number in survived | typed_signals() else signal.SIG_DFL
 
     def close(self, stdout: int, stderr: int) -> None:
         """Close what only the command writes to."""
@@ -246,16 +247,21 @@ class Leader(Keeper):
     def leave(self, code: int) -> None:
         """The command has ended: what it leaves behind stays in our session, and keeps us."""
         # the kernel's SIGHUP at our end is for us, not for what stays behind
-        os.tcsetpgrp(self.terminal, os.getpgrp())
+        self.give_terminal(os.getpgrp())
         super().leave(code)
-        os.close(self.terminal)  # the other side may then close it too, and that is the end of us
+        os.close(self.terminal)  # the other side may then end, and that is the end of us
 
     def obey(self, order: int) -> None:
         """Pass a signal on to the command and its process group, or let it go on."""
         if self.pid is None:
             return
         if order in (FOREGROUND, BACKGROUND):
-            os.tcsetpgrp(self.terminal, self.pid if order == FOREGROUND else os.getpgrp())
+            self.give_terminal(self.pid if order == FOREGROUND else os.getpgrp())
             order = signal.SIGCONT
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, order)
+
+    def give_terminal(self, group: int) -> None:
+        """Put a process group into the foreground; a terminal that is gone has none."""
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(self.terminal, group)
