@@ -120,7 +120,7 @@ The rooms, in order; each calls only what stands above it:
     doctor/command        avault doctor: the table of checks, and the command
     cli/ceremony          The talk with the operator while a signer is paired: what is said, shown and asked
     cli/completion        avault completion: what a shell needs to complete avault's commands, options and names
-    cli/daemon            daemon start and stop, status, unlock, lock
+    cli/daemon            avault daemon start, daemon stop, unlock, lock, version
     cli/demo              avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
     cli/edit              avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain          avault keychain: opening the vault without the phone
@@ -130,6 +130,7 @@ The rooms, in order; each calls only what stands above it:
     cli/pair              avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
     cli/secrets           set, get, has, list, mv, delete, export, wait
     cli/signer            avault signer: the other side of NIP-46, a phone in a terminal
+    cli/status            avault status: what the daemon does, and what it waits for
     cli/main              From a command line to a command, by way of click; and where the program starts
 """
 
@@ -19769,13 +19770,18 @@ def cmd_completion(terminal: Terminal, shell: str) -> int:
 
 
 # ------------------------------------------------------------ cli/daemon ----
-# daemon start and stop, status, unlock, lock.
+# avault daemon start, daemon stop, unlock, lock, version.
 
 
 @command(
-    "daemon start", option("--background", "-b", is_flag=True), option("--timeout"), option("--accept-rollback", is_flag=True),
-    option("--lock-after"), option("--lock-idle"), option("--notify"),
-)  # fmt: skip
+    "daemon start",
+    option("--background", "-b", is_flag=True),
+    option("--timeout"),
+    option("--accept-rollback", is_flag=True),
+    option("--lock-after"),
+    option("--lock-idle"),
+    option("--notify"),
+)
 def cmd_daemon_start(
     terminal: Terminal,
     background: bool,
@@ -19840,7 +19846,8 @@ def cmd_daemon_start(
     need_vault(terminal.places)
     if os.environ.get("NOSTR_NSEC"):
         warn(
-            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone"
+            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault "
+            "without the phone"
         )
     try:
         wanted = {
@@ -19872,7 +19879,10 @@ def cmd_daemon_start(
 
 
 def warn_of_logout(places: Places) -> None:
-    """Say so where the end of the session is the end of the daemon: systemd without lingering (loginctl(1))."""
+    """Say so where the end of the session is the end of the daemon.
+
+    Systemd without lingering (loginctl(1)).
+    """
     import getpass
 
     session = places.socket.startswith("/run/user/") and os.path.isdir("/run/systemd/system")
@@ -19957,7 +19967,10 @@ def end(op: str, terminal: Terminal, force: bool) -> int:
 
 
 def cancel_restart(places: Places) -> bool:
-    """Keep systemd from starting a daemon again that has ended; whether it was about to. Raises Unavailable."""
+    """Keep systemd from starting a daemon again that has ended; whether it was about to.
+
+    Raises Unavailable.
+    """
     reason = explain_absence(places)
     found = find_unit(places)
     if reason.state != "starting" or not found:
@@ -19979,167 +19992,13 @@ def cmd_version(terminal: Terminal) -> int:
     return 0
 
 
-@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
-@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
-def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
-    """usage: avault status [--watch] [--short] [--json]
-
-    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
-    waiting or unpaired; 4: no vault; 6: no daemon.
-    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
-    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
-    for a prompt.
-
-      PS1='$(avault status --short) \\$ '
-    """
-    shown = ""
-    while True:
-        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
-        if terminal.want_json:
-            text = (
-                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
-                + "\n"
-            )
-        else:
-            text = status["state"] + "\n" if short else render_status(status)
-        if text != shown:
-            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
-            put(("\x1b[H\x1b[2J" if redraw else "") + text)
-        shown = text
-        call.farewell = ""
-        if not watch:
-            return (
-                STATES[status["state"]]
-                if status["pid"] or has_vault(terminal.places)
-                else NotFound.exit_code
-            )
-        time.sleep(0.5)
-
-
-def look(places: Places, **fields: Any) -> dict[str, Any]:
-    """The daemon's status, or what stands for it where none runs; the hint is for this very vault."""
-    try:
-        status = ask_daemon(places, "status", **fields)
-    except NoDaemon:
-        refuse_elses(places)
-        status = describe_stopped(places)
-    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
-    return status
-
-
-def describe_stopped(places: Places) -> dict[str, Any]:
-    """The status where no daemon runs, as far as the files tell; raises AvaultError where we may not look at them."""
-    absence = explain_absence(places)
-    status: dict[str, Any] = {
-        "state": absence.state,
-        "dir": places.dir,
-        "vault_id": places.id,
-        "socket": places.socket,
-    }
-    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
-    if absence.reason:
-        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
-    has_vault(places)
-    try:
-        content, own = read_unlock(places)
-        status |= {
-            "agent_npub": content["agent"],
-            "signer_npub": content["operator"],
-            "name": content["name"],
-        }
-        is_new = not own and not os.path.lexists(places.own("pairing.json"))
-        status["hint"] = NEVER_OPENED if is_new else absence.hint
-    except AvaultError as error:
-        status["warnings"], status["hint"] = [error.message], error.hint
-    return status
-
-
-NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
-
-STATUS_FIELDS = (
-    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name", "code", "groups", "secrets",
-    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error", "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "keychain",
-)  # fmt: skip
-
-
-def render_status(status: dict[str, Any]) -> str:
-    """Status for a person."""
-    state = status["state"]
-    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
-    if status["agent_npub"]:
-        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    if status["secrets"] is not None:
-        lines.append(f"Vault: {status['secrets']} secret(s)")
-    else:
-        lines.append(
-            "Vault: locked"
-            if status["agent_npub"] or status["pid"]
-            else "Vault: none that can be opened"
-        )
-    lines.append(f"Directory: {status['dir']}")
-    words = {
-        "waiting": "waiting for the operator's approval",
-        "unpaired": "locked, and not paired with a signer",
-        "starting": "systemd starts it by itself",
-    }
-    lines.append(
-        f"State: {words.get(state, state)}"
-        + (f" since {status['since']}" if status["since"] else "")
-    )
-    lines += [f"Locks: {status['until']}"] if status["until"] else []
-    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
-    if status["git"] and status["git"].get("hint"):
-        lines.append(
-            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
-            + call.complete(status["git"]["hint"])
-        )
-    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
-    waiting = status["waiting"]
-    if state == "waiting" and waiting:
-        lines.append(f"Code: {status['code']}, in the sentence on the phone")
-        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
-        connected = any(relay["connected"] for relay in status["relays"] or [])
-        lines.append(
-            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
-            + (
-                "; no relay is connected; trying again"
-                if not connected
-                else ""
-                if taken
-                else "; no relay has it yet"
-            )
-        )
-        lines += (
-            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
-            if waiting["next"]
-            else []
-        )
-        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
-        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
-        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
-        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
-        for relay in status["relays"] or []:
-            link = "connected" if relay["connected"] else "not connected"
-            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
-    if status.get("listening"):
-        lines.append("Listening: for an answer to an earlier request; nothing is asked")
-    if status.get("asks_again"):
-        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
-    if status["proven"] is False:
-        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
-    lines += [
-        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
-    ]
-    if status["hint"]:
-        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
-    return "".join(line + "\n" for line in lines)
-
-
 @command(
-    "unlock", option("--timeout"), option("--for", "how_long"), option("--again", is_flag=True),
+    "unlock",
+    option("--timeout"),
+    option("--for", "how_long"),
+    option("--again", is_flag=True),
     option("--accept-rollback", is_flag=True),
-)  # fmt: skip
+)
 def cmd_unlock(
     terminal: Terminal,
     timeout: str | None,
@@ -20173,14 +20032,16 @@ def cmd_unlock(
         if refusal and not accept_rollback:
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
         say(
-            f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, and none was started"
+            f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, "
+            "and none was started"
         )
         return 0
     need_vault(terminal.places)
     terminal.need_daemon()
     if nsec:
         warn(
-            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone"
+            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault "
+            "without the phone"
         )
         ask_daemon(
             terminal.places,
@@ -22000,6 +21861,175 @@ def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
                 "encrypt it anew with log_n 18",
             ) from None
         raise Usage("the passphrase does not open that ncryptsec") from None
+
+
+# ------------------------------------------------------------ cli/status ----
+# avault status: what the daemon does, and what it waits for.
+
+
+@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
+@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
+def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
+    """usage: avault status [--watch] [--short] [--json]
+
+    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
+    waiting or unpaired; 4: no vault; 6: no daemon.
+    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
+    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
+    for a prompt.
+
+      PS1='$(avault status --short) \\$ '
+    """
+    shown = ""
+    while True:
+        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
+        if terminal.want_json:
+            text = (
+                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
+                + "\n"
+            )
+        else:
+            text = status["state"] + "\n" if short else render_status(status)
+        if text != shown:
+            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
+            put(("\x1b[H\x1b[2J" if redraw else "") + text)
+        shown = text
+        call.farewell = ""
+        if not watch:
+            return (
+                STATES[status["state"]]
+                if status["pid"] or has_vault(terminal.places)
+                else NotFound.exit_code
+            )
+        time.sleep(0.5)
+
+
+def look(places: Places, **fields: Any) -> dict[str, Any]:
+    """The daemon's status, or what stands for it where none runs.
+
+    The hint is for this very vault.
+    """
+    try:
+        status = ask_daemon(places, "status", **fields)
+    except NoDaemon:
+        refuse_elses(places)
+        status = describe_stopped(places)
+    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
+    return status
+
+
+def describe_stopped(places: Places) -> dict[str, Any]:
+    """The status where no daemon runs, as far as the files tell.
+
+    Raises AvaultError where we may not look at them.
+    """
+    absence = explain_absence(places)
+    status: dict[str, Any] = {
+        "state": absence.state,
+        "dir": places.dir,
+        "vault_id": places.id,
+        "socket": places.socket,
+    }
+    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
+    if absence.reason:
+        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
+    has_vault(places)
+    try:
+        content, own = read_unlock(places)
+        status |= {
+            "agent_npub": content["agent"],
+            "signer_npub": content["operator"],
+            "name": content["name"],
+        }
+        is_new = not own and not os.path.lexists(places.own("pairing.json"))
+        status["hint"] = NEVER_OPENED if is_new else absence.hint
+    except AvaultError as error:
+        status["warnings"], status["hint"] = [error.message], error.hint
+    return status
+
+
+NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
+
+STATUS_FIELDS = (
+    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
+    "code", "groups", "secrets",
+    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "warnings", "version",
+    "until", "locks_after", "locks_idle", "git", "keychain",
+)  # fmt: skip
+
+
+def render_status(status: dict[str, Any]) -> str:
+    """Status for a person."""
+    state = status["state"]
+    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
+    if status["agent_npub"]:
+        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    if status["secrets"] is not None:
+        lines.append(f"Vault: {status['secrets']} secret(s)")
+    else:
+        lines.append(
+            "Vault: locked"
+            if status["agent_npub"] or status["pid"]
+            else "Vault: none that can be opened"
+        )
+    lines.append(f"Directory: {status['dir']}")
+    words = {
+        "waiting": "waiting for the operator's approval",
+        "unpaired": "locked, and not paired with a signer",
+        "starting": "systemd starts it by itself",
+    }
+    lines.append(
+        f"State: {words.get(state, state)}"
+        + (f" since {status['since']}" if status["since"] else "")
+    )
+    lines += [f"Locks: {status['until']}"] if status["until"] else []
+    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
+    if status["git"] and status["git"].get("hint"):
+        lines.append(
+            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
+            + call.complete(status["git"]["hint"])
+        )
+    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
+    waiting = status["waiting"]
+    if state == "waiting" and waiting:
+        lines.append(f"Code: {status['code']}, in the sentence on the phone")
+        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
+        connected = any(relay["connected"] for relay in status["relays"] or [])
+        lines.append(
+            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
+            + (
+                "; no relay is connected; trying again"
+                if not connected
+                else ""
+                if taken
+                else "; no relay has it yet"
+            )
+        )
+        lines += (
+            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
+            if waiting["next"]
+            else []
+        )
+        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
+        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
+        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
+        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
+        for relay in status["relays"] or []:
+            link = "connected" if relay["connected"] else "not connected"
+            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    if status.get("listening"):
+        lines.append("Listening: for an answer to an earlier request; nothing is asked")
+    if status.get("asks_again"):
+        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
+    if status["proven"] is False:
+        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
+    lines += [
+        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
+    ]
+    if status["hint"]:
+        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
+    return "".join(line + "\n" for line in lines)
 
 
 # -------------------------------------------------------------- cli/main ----

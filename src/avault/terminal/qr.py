@@ -8,9 +8,7 @@ import signal
 
 from avault.fast import write_all
 from avault.terminal.talk import say
-from avault.vault.files import (
-    write_file,
-)
+from avault.vault.files import write_file
 
 
 def qr_lines(text: str) -> list[str]:
