@@ -93,6 +93,8 @@ The rooms, in order; each calls only what stands above it:
     running/process       What a command's process starts with: signals, core files, and its place
     running/keeper        The command's parent, so that somebody is there when we are killed (SIGKILL)
     running/masks         Masks for the values in a stream, also where a read ends in the middle of one
+    running/output        What a command writes: read where it comes out, masked, and written to where it belongs
+    running/terminals     Terminals: the one that a command gets, and the one that we are in
     running/job           A command on pipes: its output, its signals, its end
     running/terminal_job  A command on a terminal of its own: keys, size, job control
     running/run           avault run: secrets for one command, without holding them
@@ -14339,37 +14341,11 @@ class Mask:
         return b"".join(shown)
 
 
-# ----------------------------------------------------------- running/job ----
-# A command on pipes: its output, its signals, its end.
-#
-# The command is our child, in our process group. Where an output is a terminal, it gets one that is
-# only for output, so that it still looks like one; keys, Ctrl-C and Ctrl-Z go from the real terminal
-# to the command.
+# -------------------------------------------------------- running/output ----
+# What a command writes: read where it comes out, masked, and written to where it belongs.
 
 
 PIPE_SIZE = 1 << 20  # bytes; Linux gives so much to anybody, and each read then brings more
-
-
-def open_screen() -> tuple[int, int]:
-    """A terminal of our own: our end, and the command's; raises Unavailable."""
-    try:
-        return os.openpty()
-    except OSError as error:
-        raise Unavailable(
-            f"no terminal for the command: {error.strerror}", "without one: avault run … | cat"
-        ) from None
-
-
-def copy_size(terminal: int, other: int) -> bool:
-    """Give a terminal the size of another one; whether it has changed."""
-    try:
-        size, there = (
-            fcntl.ioctl(each, termios.TIOCGWINSZ, bytes(8)) for each in (terminal, other)
-        )
-        fcntl.ioctl(other, termios.TIOCSWINSZ, size)
-    except OSError:
-        return False
-    return size != there
 
 
 class Output:
@@ -14387,7 +14363,8 @@ class Output:
         # \r\n becomes \n: the terminal behind will make the same of it again
         self.undoes_crlf = False
         kind = os.fstat(sink).st_mode
-        # A write that a full pipe would block is not begun: the other output, and the keys, would wait too.
+        # A write that a full pipe would block is not begun: the other output, and the keys,
+        # would wait too.
         self.piece = select.PIPE_BUF if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) else PIPE_SIZE
 
     def read(self) -> None:
@@ -14413,7 +14390,10 @@ class Output:
         self.pending, self.due = memoryview(self.mask.pause()), None
 
     def write(self) -> None:
-        """Write some of what is pending. Where nobody reads any more, the command shall find that out in its turn."""
+        """Write some of what is pending.
+
+        Where nobody reads any more, the command shall find that out in its turn.
+        """
         try:
             self.pending = self.pending[os.write(self.sink, self.pending[: self.piece]) :]
         except BlockingIOError:  # somebody has made it so, and has filled it
@@ -14429,6 +14409,84 @@ class Output:
         if self.source is not None:
             os.close(self.source)
         self.source, self.due = None, None
+
+
+# ----------------------------------------------------- running/terminals ----
+# Terminals: the one that a command gets, and the one that we are in.
+
+
+def open_screen() -> tuple[int, int]:
+    """A terminal of our own: our end, and the command's; raises Unavailable."""
+    try:
+        return os.openpty()
+    except OSError as error:
+        raise Unavailable(
+            f"no terminal for the command: {error.strerror}", "without one: avault run … | cat"
+        ) from None
+
+
+def copy_size(terminal: int, other: int) -> bool:
+    """Give a terminal the size of another one; whether it has changed."""
+    try:
+        size, there = (
+            fcntl.ioctl(each, termios.TIOCGWINSZ, bytes(8)) for each in (terminal, other)
+        )
+        fcntl.ioctl(other, termios.TIOCSWINSZ, size)
+    except OSError:
+        return False
+    return size != there
+
+
+def is_foreground(terminal: int) -> bool:
+    """Whether keys on the terminal are for us.
+
+    One that is not our session's has no jobs, and is for anybody.
+    """
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def open_terminal() -> int | None:
+    """Our session's terminal, if there is one."""
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        return None
+
+
+def is_typed(number: int) -> bool:
+    """Whether that signal came from the keys of our terminal, and so to all of our process group.
+
+    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and
+    SIGTSTP are keys.
+    """
+    return number in typed_signals() and is_at_terminal(foreground=True)
+
+
+def is_in_background() -> bool:
+    """Whether we have a terminal that others are in the foreground of."""
+    return is_at_terminal(foreground=False)
+
+
+def is_at_terminal(foreground: bool) -> bool:
+    """Whether our session has a terminal, and we are in its foreground, or are not."""
+    terminal = open_terminal()
+    if terminal is None:
+        return False
+    try:
+        return is_foreground(terminal) == foreground
+    finally:
+        os.close(terminal)
+
+
+# ----------------------------------------------------------- running/job ----
+# A command on pipes: its output, its signals, its end.
+#
+# The command is our child, in our process group. Where an output is a terminal, it gets one that is
+# only for output, so that it still looks like one; keys, Ctrl-C and Ctrl-Z go from the real terminal
+# to the command.
 
 
 class Job:
@@ -14450,7 +14508,10 @@ class Job:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> int:
-        """Start the command, pass on what it writes and what we are told, until it ends; raises CannotRun."""
+        """Start the command, pass on what it writes and what we are told, until it ends.
+
+        Raises CannotRun.
+        """
         self.start(*self.open_outputs())
         for end in self.ends:
             os.close(end)
@@ -14469,14 +14530,17 @@ class Job:
     # -- starting
 
     def open_outputs(self) -> tuple[int, int]:
-        """What the command is to have as stdout and stderr: one for both where ours are the same, so that order is kept."""
+        """What the command is to have as stdout and stderr.
+
+        One for both where ours are the same, so that order is kept.
+        """
         stdout = self.open_output(1)
         one, other = os.fstat(1), os.fstat(2)
         same = (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
         return stdout, stdout if same else self.open_output(2)
 
     def open_output(self, sink: int) -> int:
-        """A pipe, or a terminal that is only for output, whose other end comes out masked at `sink`."""
+        """A pipe, or a terminal that is only for output; it comes out masked at `sink`."""
         if os.isatty(sink):
             source, end = open_screen()
             tty.setraw(end)  # the real one turns \n into \r\n
@@ -14514,7 +14578,7 @@ class Job:
             raise CannotRun(self.command, number)
 
     def catch(self, *numbers: int, action: Callable[..., None]) -> None:
-        """Handle signals, but not those that are ignored because who started us wants it (nohup)."""
+        """Handle signals, but not those that who started us has had ignored (nohup)."""
         for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGCHLD:
                 signal.signal(number, action)
@@ -14552,7 +14616,10 @@ class Job:
             self.code = number if kind == EXITED else 128 + number
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, for who started us to see; not where nobody could continue us."""
+        """The command has stopped: so do we, for who started us to see.
+
+        Not where nobody could continue us.
+        """
         if number != signal.SIGSTOP:
             handler = signal.getsignal(number)
             signal.signal(number, signal.SIG_DFL)
@@ -14573,7 +14640,10 @@ class Job:
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """What to read, and how. What is not yet written holds up only its own source. Reports last, as `stop` takes its time."""
+        """What to read, and how. What is not yet written holds up only its own source.
+
+        Reports last, as `stop` takes its time.
+        """
         open_outputs = [
             output for output in self.outputs if output.source is not None and not output.pending
         ]
@@ -14609,7 +14679,10 @@ class Job:
         return bool(writable or set(readable) - {self.woken, self.orders.fileno()})
 
     def drain(self) -> None:
-        """Pass on what the command had written before now: to the end, or to a silence, or as much as a pipe holds."""
+        """Pass on what the command had written before now.
+
+        To the end, or to a silence, or as much as a pipe holds.
+        """
         ends = [output.count + PIPE_SIZE for output in self.outputs]
         while any(
             output.pending or (output.source is not None and output.count < end)
@@ -14625,7 +14698,7 @@ class Job:
         self.orders.close()
 
     def leave_behind(self) -> None:
-        """Stay, as a process that nobody waits for, where something that the command left running may still write."""
+        """Stay, as a process that nobody waits for, where what the command left may still write."""
         if all(output.source is None for output in self.outputs) or os.fork():
             return
         try:
@@ -14642,50 +14715,13 @@ class Job:
 
 
 def reap(number: int, frame: object) -> None:
-    """Take the exit statuses of children: of the keeper and, as process 1, of all whose parent has ended."""
+    """Take the exit statuses of children.
+
+    Of the keeper and, as process 1, of all whose parent has ended.
+    """
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def is_foreground(terminal: int) -> bool:
-    """Whether keys on the terminal are for us; one that is not our session's has no jobs, and is for anybody."""
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return True
-
-
-def open_terminal() -> int | None:
-    """Our session's terminal, if there is one."""
-    try:
-        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-    except OSError:
-        return None
-
-
-def is_typed(number: int) -> bool:
-    """Whether that signal came from the keys of our terminal, and so to all of our process group.
-
-    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and SIGTSTP are keys.
-    """
-    return number in typed_signals() and is_at_terminal(foreground=True)
-
-
-def is_in_background() -> bool:
-    """Whether we have a terminal that others are in the foreground of."""
-    return is_at_terminal(foreground=False)
-
-
-def is_at_terminal(foreground: bool) -> bool:
-    """Whether our session has a terminal, and we are in its foreground, or are not."""
-    terminal = open_terminal()
-    if terminal is None:
-        return False
-    try:
-        return is_foreground(terminal) == foreground
-    finally:
-        os.close(terminal)
 
 
 # -------------------------------------------------- running/terminal_job ----
@@ -14749,7 +14785,7 @@ class TerminalJob(Job):
     # -- signals and jobs
 
     def forward(self, number: int, frame: object) -> None:
-        """Pass a signal on; no key of our terminal has sent it to the command, which is in another session."""
+        """Pass a signal on; no key has sent it to the command, which is in another session."""
         self.order(number)
 
     def note_continued(self, number: int, frame: object) -> None:
@@ -14765,7 +14801,7 @@ class TerminalJob(Job):
             self.go_on()
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, with our process group, as the terminal would have had it."""
+        """The command has stopped: so does our process group, as the terminal would have had it."""
         wants_keys = number in (signal.SIGTTIN, signal.SIGTTOU)
         if (
             wants_keys
@@ -14820,7 +14856,10 @@ class TerminalJob(Job):
         self.outputs[0].undoes_crlf = False
 
     def let_go(self) -> None:
-        """Give the keys back. The leader is given up with the terminal, as what the command leaves behind keeps both."""
+        """Give the keys back.
+
+        The leader is given up with the terminal, as what the command leaves behind keeps both.
+        """
         if self.terminal is not None and self.saved is not None:
             with contextlib.suppress(termios.error):  # it is gone
                 termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.saved)
@@ -14863,9 +14902,10 @@ class TerminalJob(Job):
         )
 
     def turn(self, timeout: float | None) -> bool:
-        """As above. Where stdin is no terminal, the keys may be for others (`fzf | avault run …`), until they are wanted.
+        """As above; but where stdin is no terminal, the keys may be for others until they are wanted.
 
-        That shows when the command changes the modes of its terminal, as what asks for a password does, or a pager.
+        As in `fzf | avault run …`. That they are wanted shows when the command changes the modes of
+        its terminal, as what asks for a password does, or a pager.
         """
         watching = self.terminal is not None and not self.wanted and self.code is None
         went = super().turn(0.1 if watching and timeout is None else timeout)
@@ -14893,7 +14933,7 @@ class Leader(Keeper):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
-        """Keys are the command's affair; another signal is for us, as nobody else is in our process group.
+        """Keys are the command's affair; another signal is for us alone, in our process group.
 
         But SIGHUP, by which the kernel tells us that the terminal is gone, is not our end: the
         command, which would be killed with us, is to have its time (`end_all`).
