@@ -101,7 +101,10 @@ The rooms, in order; each calls only what stands above it:
     running/runner        A command whose secrets the process that wants its output never has: for `avault mcp`
     running/search        Looking for the vault's own values in files
     running/scan          avault scan: the vault's own values where they should not be
-    service/unit          The daemon as a service of systemd, the user's manager or the system's: its unit, and its state
+    service/accounts      The accounts that a service may run as, and whether theirs runs without a login
+    service/unit          The unit of avault's service, for the user's manager of systemd or the system's: text and file
+    service/root          What root may run to change the system's units: nothing that others than root can write
+    service/state         What there is of a service: on the disk, at the manager, at its socket
     service/commands      avault service install, uninstall, status
     openclaw/program      OpenClaw's command line, which is asked for what it knows best: paths, findings, hooks
     openclaw/plan         From credentials in clear to references
@@ -15601,18 +15604,68 @@ def cmd_scan(terminal: Terminal, paths: tuple[str, ...], staged: bool, hook: boo
     return 1 if found or tree.unread else 0
 
 
+# ------------------------------------------------------ service/accounts ----
+# The accounts that a service may run as, and whether theirs runs without a login.
+
+
+def as_account(user: str) -> dict[str, Any]:
+    """What makes `subprocess` run something as an account: nothing if that is us.
+
+    So root runs no user's git.
+    """
+    if user == account_name():
+        return {}
+    account = pwd.getpwnam(user)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def home_of(user: str) -> str:
+    """The home of an account, as systemd sets it."""
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return os.path.expanduser("~")
+
+
+def account_name() -> str:
+    """The account that we run as, whatever the environment says: its name, or else its number."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def is_lingering(user: str) -> bool:
+    """Whether the user's manager runs without a login (loginctl(1), enable-linger)."""
+    return os.path.exists(f"/var/lib/systemd/linger/{user}")
+
+
+def linger(user: str) -> bool:
+    """Have the user's manager run from boot on, and start it; whether it does."""
+    if not is_lingering(user):
+        enable = ["loginctl", "--no-ask-password", "enable-linger", user]
+        try:
+            subprocess.run(
+                enable, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return is_lingering(user)
+
+
 # ---------------------------------------------------------- service/unit ----
-# The daemon as a service of systemd, the user's manager or the system's: its unit, and its state.
+# The unit of avault's service, for the user's manager of systemd or the system's: text and file.
 #
 # A unit of avault's own for each vault. What confines it, and what is left out because it would break
 # something, is said where it stands below; references/service.md says it to the operator.
 # Directives: systemd.exec(5), systemd.service(5), systemd.resource-control(5).
 
 
-# What a user's manager can do, too: nothing that needs a namespace or a capability. Without privileges systemd makes
-# namespaces in a user namespace of the service's own, or fails with 218/CAPABILITIES (ProtectClock=, ProtectKernelModules=,
-# PrivateDevices=, …). In such a namespace root's files are nobody's, so that ssh refuses its own configuration and git
-# cannot push; and the kernel no longer tells who the callers are, so that the access log cannot.
+# What a user's manager can do, too: nothing that needs a namespace or a capability. Without
+# privileges systemd makes namespaces in a user namespace of the service's own, or fails with
+# 218/CAPABILITIES (ProtectClock=, ProtectKernelModules=, PrivateDevices=, …). In such a namespace
+# root's files are nobody's, so that ssh refuses its own configuration and git cannot push; and the
+# kernel no longer tells who the callers are, so that the access log cannot.
 # Not here either: RestrictSUIDSGID=, as git cannot write to a shared repository under it.
 HARDENING = """\
 NoNewPrivileges=yes
@@ -15630,8 +15683,8 @@ SystemCallFilter=@system-service adjtimex clock_adjtime
 SystemCallErrorNumber=EPERM
 """
 
-# What the system's manager can do as well. Not here: PrivateUsers=, see above; ProtectClock=, which hides whether the
-# clock is right; ProtectHome=, as the vault is in a home.
+# What the system's manager can do as well. Not here: PrivateUsers=, see above; ProtectClock=, which
+# hides whether the clock is right; ProtectHome=, as the vault is in a home.
 SYSTEM_ONLY = """\
 ProtectSystem=strict
 ProtectProc=invisible
@@ -15646,11 +15699,13 @@ PrivateIPC=yes
 RemoveIPC=yes
 """
 
-# 0: another daemon serves the vault; 2, 4, 5, 8: usage, no vault, denied, tampered. A second try changes none of these.
+# 0: another daemon serves the vault; 2, 4, 5, 8: usage, no vault, denied, tampered. A second try
+# changes none of these.
 HOPELESS = "0 2 4 5 8"
 
 UNIT = """\
-# Written by `avault service install`, which writes it again; put changes of your own beside it: {edit}
+# Written by `avault service install`, which writes it again; put changes of your own beside it: \
+{edit}
 [Unit]
 Description=avault, the secrets in {description}
 {unit}# a daemon that keeps dying must not keep asking the phone
@@ -15684,9 +15739,10 @@ UNIT_PLAIN = LETTERS | DIGITS | set("_./:@+=,-")
 
 
 def quote(word: str) -> str:
-    """A word of a unit file that systemd reads back as it is (systemd.syntax(7), "Quoting"; systemd.unit(5), "Specifiers").
+    """A word of a unit file that systemd reads back as it is.
 
-    Raises AvaultError for what no unit file can hold everywhere: control characters, and bytes that are no UTF-8.
+    See "Quoting" in systemd.syntax(7), and "Specifiers" in systemd.unit(5). Raises AvaultError for
+    what no unit file can hold everywhere: control characters, and bytes that are no UTF-8.
     """
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in word):
         raise AvaultError(
@@ -15700,7 +15756,8 @@ def quote(word: str) -> str:
 def quote_command(words: list[str]) -> str:
     """A command line for ExecStart= (systemd.service(5), "Command lines"); raises AvaultError.
 
-    systemd replaces variables in all words, but looks for the program under the first one as it stands.
+    systemd replaces variables in all words, but looks for the program under the first one as it
+    stands.
     """
     if set(words[0]) & set("\"'\\$"):
         raise AvaultError(
@@ -15711,7 +15768,10 @@ def quote_command(words: list[str]) -> str:
 
 
 class Service(Unit):
-    """The service of one vault: its unit's text, written and removed. `user` is the account that it runs as."""
+    """The service of one vault: its unit's text, written and removed.
+
+    `user` is the account that it runs as.
+    """
 
     def __init__(self, places: Places, system: bool, user: str) -> None:
         super().__init__(places, system)
@@ -15720,7 +15780,8 @@ class Service(Unit):
 
     def text(self, options: list[str]) -> str:
         """The unit, for a daemon with these options of `daemon start`; raises AvaultError."""
-        # for a person to read: the interpreter that has the packages, and this file; -P: what lies beside it is not imported
+        # for a person to read: the interpreter that has the packages, and this file
+        # -P: what lies beside it is not imported
         file = os.path.realpath(__file__)
         start = [sys.executable, "-P", file, "daemon", "start", "--dir", self.places.dir, *options]
         return UNIT.format(
@@ -15737,19 +15798,26 @@ class Service(Unit):
         )
 
     def mounts(self) -> str:
-        """What has to be mounted before the system's manager starts the service; a user's starts after the login."""
+        """What has to be mounted before the system's manager starts the service.
+
+        The user's manager starts it after the login.
+        """
         if not self.system:
             return ""
         return f"RequiresMountsFor={quote(self.places.dir)} {quote(self.places.state)}\n"
 
     def account(self) -> str:
-        """Whom the system's manager runs it as, and where it listens: nobody may be logged in, and /run/user not there."""
+        """Whom the system's manager runs it as, and where it listens.
+
+        Not in /run/user, which is not there while nobody is logged in.
+        """
         if not self.system:
             return ""
-        return f"User={self.user}\nRuntimeDirectory=avault/{self.places.id}\nRuntimeDirectoryMode=0700\n"
+        directory = f"RuntimeDirectory=avault/{self.places.id}\nRuntimeDirectoryMode=0700\n"
+        return f"User={self.user}\n{directory}"
 
     def environment(self) -> str:
-        """The variables that decide where state and socket are: as here and now, whatever the manager's own."""
+        """The variables that decide where state and socket are: as here, not as the manager's."""
         names = [] if self.system else ["AVAULT_SOCKET", "AVAULT_PID"]
         variables = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
         if self.system:
@@ -15775,14 +15843,18 @@ class Service(Unit):
             *find_repository(self.places.dir, self.user),
         ]
         needed = [*writable, sys.prefix, sys.base_prefix, os.path.realpath(__file__)]
-        if any(path.startswith(("/tmp/", "/var/tmp/")) for path in needed):  # noqa: S108  one of its own would hide them
+        # a /tmp of its own would hide them
+        if any(path.startswith(("/tmp/", "/var/tmp/")) for path in needed):  # noqa: S108
             writable.append("/tmp")  # noqa: S108  for git
         else:
             lines += "PrivateTmp=yes\n"
         return lines + f"ReadWritePaths={' '.join(quote(path) for path in writable)}\n"
 
     def installed_options(self) -> list[str] | None:
-        """The options that the installed unit was written with; None if there is none of ours. Raises AvaultError."""
+        """The options that the installed unit was written with; None if there is none of ours.
+
+        Raises AvaultError.
+        """
         try:
             lines = read_file(self.path).decode(errors="replace").splitlines()
         except NotFound:
@@ -15798,12 +15870,15 @@ class Service(Unit):
         return [str(word) for word in found] if isinstance(found, list) else []
 
     def is_current(self) -> bool:
-        """Whether the installed unit is what `install` would write now with the same options; raises AvaultError."""
+        """Whether the installed unit is what `install` would write now with the same options.
+
+        Raises AvaultError.
+        """
         options = self.installed_options()
         return options is not None and read_file(self.path) == self.text(options).encode()
 
     def is_enabled(self) -> bool:
-        """Whether it is started at boot, or at login: what `systemctl enable` does, seen without asking it."""
+        """Whether it is started at boot, or at login: seen in the files that systemctl makes."""
         return os.path.lexists(os.path.join(self.directory, self.target + ".wants", self.name))
 
     def write(self, text: str) -> bool:
@@ -15832,7 +15907,7 @@ class Service(Unit):
 
 
 def find_repository(directory: str, user: str) -> list[str]:
-    """The directories in which git keeps the repository around a directory, if there is one: a commit writes there."""
+    """The directories that a commit writes to: those of the repository that one is in."""
     words = ("rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
     try:
         answer = run_git(directory, *words, **as_account(user))
@@ -15844,32 +15919,83 @@ def find_repository(directory: str, user: str) -> list[str]:
     return [path for path in found if os.path.commonpath([path, directory]) != directory]
 
 
-def as_account(user: str) -> dict[str, Any]:
-    """What makes `subprocess` run something as an account: nothing if that is us. Root runs no user's git."""
-    if user == account_name():
-        return {}
-    account = pwd.getpwnam(user)
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+# ---------------------------------------------------------- service/root ----
+# What root may run to change the system's units: nothing that others than root can write.
 
 
-def home_of(user: str) -> str:
-    """The home of an account, as systemd sets it."""
+def need_root(service: Service, verb: str, options: list[str]) -> None:
+    """Raise Denied for a change of the system's units without root, or by others' files.
+
+    The hint does it with root's own programs: root is never to run what the agent can change.
+    """
+    if not service.system:
+        return
+    me = os.path.abspath(sys.argv[0])
+    install = [me, "service", "install", "--system", "--user", service.user]
+    printed = shlex.join([*install, "--dir", service.places.dir, *options, "--print"])
+    path, name = shlex.quote(service.path), shlex.quote(service.name)
+    hint = {
+        "install": f"{printed} | sudo tee {path} >/dev/null && sudo systemctl enable --now {name}",
+        "uninstall": f"sudo systemctl disable --now {name}; sudo rm -f {path}; "
+        "sudo systemctl daemon-reload",
+    }[verb]
+    if os.getuid() != 0:
+        raise Denied("the system's units belong to root", hint)
+    if theirs := find_writable(own_files()):
+        raise Denied(
+            f"root does not run what others can change: {theirs}", f"as {service.user}: {hint}"
+        )
+
+
+def find_writable(paths: Iterable[str]) -> str | None:
+    """The first of these paths, or of those above them, that others than root can change."""
+    good: set[str] = set()
+    for path in paths:
+        for named in (os.path.abspath(path), os.path.realpath(path)):
+            place = named
+            while place not in good:
+                if not is_roots_alone(place):
+                    return place
+                good.add(place)
+                place = os.path.dirname(place)
+    return None
+
+
+def own_files() -> Iterator[str]:
+    """What runs where avault runs.
+
+    Its files, its Python, its packages, and the places where those are looked for.
+    """
+    yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
+    here = os.path.dirname(__file__)
+    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
+    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
+        spec = importlib.util.find_spec(package)
+        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
+            yield from (top, *(os.path.join(top, name) for name in files))
+
+
+def is_roots_alone(path: str) -> bool:
+    """Whether only root can change a file, or what a directory's names stand for.
+
+    Of what is not there, its directory decides.
+    """
     try:
-        return pwd.getpwnam(user).pw_dir
-    except KeyError:
-        return os.path.expanduser("~")
+        info = os.lstat(path)
+    except OSError:
+        return True
+    is_shared = (
+        info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_ISVTX
+    )
+    return info.st_uid == 0 and not is_shared
 
 
-def account_name() -> str:
-    """The name of the account that we run as, whatever the environment says; its number where it has none."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
+# --------------------------------------------------------- service/state ----
+# What there is of a service: on the disk, at the manager, at its socket.
 
 
 def look_at_service(service: Service) -> dict[str, Any]:
-    """What there is of a service: what can be seen on the disk, and what systemd says, None where it does not run."""
+    """What can be seen of a service on the disk, and what systemd says: None where it does not run."""
     installed = service.installed_options() is not None
     found: dict[str, Any] = {
         "scope": "system" if service.system else "user",
@@ -15896,26 +16022,11 @@ def look_at_service(service: Service) -> dict[str, Any]:
     }
 
 
-def is_lingering(user: str) -> bool:
-    """Whether the user's manager runs without a login (loginctl(1), enable-linger)."""
-    return os.path.exists(f"/var/lib/systemd/linger/{user}")
-
-
-def linger(user: str) -> bool:
-    """Have the user's manager run from boot on, whoever is logged in, and start it; whether it does now."""
-    if not is_lingering(user):
-        enable = ["loginctl", "--no-ask-password", "enable-linger", user]
-        try:
-            subprocess.run(
-                enable, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-    return is_lingering(user)
-
-
 def reach_manager(service: Service) -> None:
-    """Return when the manager answers; start a user's that does not run, as after `su`. Raises NoManager."""
+    """Return when the manager answers; start a user's that does not run, as after `su`.
+
+    Raises NoManager.
+    """
     end = time.monotonic() + 10
     while True:
         try:
@@ -15928,7 +16039,7 @@ def reach_manager(service: Service) -> None:
 
 
 def is_listening(paths: Iterable[str]) -> bool:
-    """Whether a daemon listens at one of these places, be it another user's: root may ask for one that it cannot talk to."""
+    """Whether a daemon listens at one of these places, also one that does not talk to us (root)."""
     import socket
 
     for path in paths:
@@ -15972,76 +16083,6 @@ def choose_service(terminal: Terminal, system: bool, user: str | None) -> Servic
     # from here on, we look for things where that account has them
     os.environ["HOME"] = home_of(account)
     return Service(Places(None if is_usual else terminal.places.dir), True, account)
-
-
-def need_root(service: Service, verb: str, options: list[str]) -> None:
-    """Raise Denied for a change of the system's units without root, or by files that others than root can write.
-
-    The hint does it with root's own programs: root is never to run what the agent can change.
-    """
-    if not service.system:
-        return
-    me = os.path.abspath(sys.argv[0])
-    unit = [
-        me,
-        "service",
-        "install",
-        "--system",
-        "--user",
-        service.user,
-        "--dir",
-        service.places.dir,
-        *options,
-        "--print",
-    ]
-    path, name = shlex.quote(service.path), shlex.quote(service.name)
-    hint = {
-        "install": f"{shlex.join(unit)} | sudo tee {path} >/dev/null && sudo systemctl enable --now {name}",
-        "uninstall": f"sudo systemctl disable --now {name}; sudo rm -f {path}; sudo systemctl daemon-reload",
-    }[verb]
-    if os.getuid() != 0:
-        raise Denied("the system's units belong to root", hint)
-    if theirs := find_writable(own_files()):
-        raise Denied(
-            f"root does not run what others can change: {theirs}", f"as {service.user}: {hint}"
-        )
-
-
-def find_writable(paths: Iterable[str]) -> str | None:
-    """The first of these files and directories, or of those that they are in, that others than root can change."""
-    good: set[str] = set()
-    for path in paths:
-        for named in (os.path.abspath(path), os.path.realpath(path)):
-            place = named
-            while place not in good:
-                if not is_roots_alone(place):
-                    return place
-                good.add(place)
-                place = os.path.dirname(place)
-    return None
-
-
-def own_files() -> Iterator[str]:
-    """What runs where avault runs: its files, its Python, its packages, and the places where those are looked for."""
-    yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
-    here = os.path.dirname(__file__)
-    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
-    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
-        spec = importlib.util.find_spec(package)
-        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
-            yield from (top, *(os.path.join(top, name) for name in files))
-
-
-def is_roots_alone(path: str) -> bool:
-    """Whether only root can change a file, or what a directory's names stand for; of what is not there, its directory decides."""
-    try:
-        info = os.lstat(path)
-    except OSError:
-        return True
-    is_shared = (
-        info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_ISVTX
-    )
-    return info.st_uid == 0 and not is_shared
 
 
 @command(
@@ -16199,7 +16240,8 @@ def uninstall(service: Service, force: bool) -> None:
     running = look_at_service(service)["active"] in ("active", "activating")
     if running and not force and not is_proven(service.places):
         raise Denied(
-            "nobody has shown yet that the phone opens this vault: if its daemon ends, the key is lost",
+            "nobody has shown yet that the phone opens this vault: if its daemon ends, the key "
+            "is lost",
             "avault pair, or if you mean it: --force",
         )
     if running:
@@ -16244,9 +16286,8 @@ def cmd_service_status(terminal: Terminal, system: bool, user: str | None) -> in
 
 def render_service(found: dict[str, Any], service: Service) -> str:
     """A service's state for a person."""
-    lines = [
-        f"Service: {found['name']}, {'of the system, as' if service.system else 'of'} {service.user}"
-    ]
+    whose = "of the system, as" if service.system else "of"
+    lines = [f"Service: {found['name']}, {whose} {service.user}"]
     if not found["installed"]:
         return f"{lines[0]}\nInstalled: no\nNext: avault service install\n"
     lines.append(f"Installed: {found['path']}")

@@ -13,7 +13,7 @@ from avault.doctor.patient import Finding, Patient, bad
 from avault.errors import AvaultError, NotFound
 from avault.places import state_home, vault_id
 from avault.process import lock_directory
-from avault.service.unit import is_listening
+from avault.service.state import is_listening
 from avault.systemd import NoDaemon
 from avault.vault.files import (
     FIELDS,
