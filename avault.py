@@ -107,6 +107,8 @@ The rooms, in order; each calls only what stands above it:
     service/state         What there is of a service: on the disk, at the manager, at its socket
     service/commands      avault service install, uninstall, status
     openclaw/program      OpenClaw's command line, which is asked for what it knows best: paths, findings, hooks
+    openclaw/stores       OpenClaw's SQLite stores, in which auth profiles are kept
+    openclaw/findings     What OpenClaw's audit finds in clear, sorted: what can become a reference, and what cannot
     openclaw/plan         From credentials in clear to references
     openclaw/command      The file that OpenClaw may execute as a provider
     openclaw/variables    From variables in clear to what runs under `avault run`
@@ -16466,34 +16468,76 @@ def reach(content: Any, segments: list[str]) -> Any:
     return content
 
 
-# --------------------------------------------------------- openclaw/plan ----
-# From credentials in clear to references.
-#
-# `openclaw secrets audit` finds what stands in clear, `openclaw secrets apply` replaces it. Between
-# them avault takes the values into the vault, reads them back, and writes the plan, in which there
-# are names only.
+# ------------------------------------------------------- openclaw/stores ----
+# OpenClaw's SQLite stores, in which auth profiles are kept.
 
 
-PROVIDER = "avault"  # its name in `secrets.providers`
+# Where an SQLite store of OpenClaw's has auth profiles: table, column, time, row. First the one
+# that all agents share.
+STORES = (
+    ("config_machine_state", "value_json", "updated_at_ms", "state_key = 'authProfiles.store'"),
+    ("auth_profile_store", "store_json", "updated_at", "store_key = 'primary'"),
+)
+
+
+def open_sqlite(file: str, mode: str = "ro") -> contextlib.closing[sqlite3.Connection]:
+    """A connection to a database that is there; without a transaction until one is begun."""
+    quoted = file.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return contextlib.closing(
+        sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, timeout=30)
+    )
+
+
+def read_store(db: sqlite3.Connection) -> tuple[dict[str, Any], int]:
+    """What a store has, {"profiles": …}, and which of STORES it is."""
+    for number, (table, column, _, row) in enumerate(STORES):
+        with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
+            select = f"SELECT {column} FROM {table} WHERE {row}"  # noqa: S608
+            if found := db.execute(select).fetchone():
+                content = dict(json.loads(found[0]))
+                return {**content, "profiles": dict(content["profiles"])}, number
+    return {"profiles": {}}, 1
+
+
+def change_store(file: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the auth profiles in a database, in one transaction; raises AvaultError."""
+    with open_sqlite(file, "rw") as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            store, number = read_store(db)
+            change(store)
+            table, column, changed, row = STORES[number]
+            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
+            db.execute(
+                update,
+                (
+                    json.dumps(store, separators=(",", ":"), ensure_ascii=False),
+                    int(time.time() * 1000),
+                ),
+            )
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise AvaultError(
+                f"{file} cannot be changed: {error}", "stop the gateway, and try again"
+            ) from None
+
+
+# ----------------------------------------------------- openclaw/findings ----
+# What OpenClaw's audit finds in clear, sorted: what can become a reference, and what cannot.
+
+
 GATEWAY = (
     "the gateway's own: with it in a locked vault the gateway would not start at all. "
-    "OpenClaw's own store takes it out of the file: openclaw secrets store set OPENCLAW_GATEWAY_TOKEN"
+    "OpenClaw's own store takes it out of the file: openclaw secrets store set "
+    "OPENCLAW_GATEWAY_TOKEN"
 )
 KEY = regex("[A-Za-z_][A-Za-z0-9_]{0,127}")
 # of names that users choose
 MAPS = {"providers", "accounts", "personas", "headers", "routes", "mcpServers", "env"}
 SCAFFOLD = {
-    "models",
-    "providers",
-    "skills",
-    "channels",
-    "plugins",
-    "agents",
-    "entries",
-    "accounts",
-    "personas",
-    "config",
-}
+    "models", "providers", "skills", "channels", "plugins", "agents", "entries", "accounts",
+    "personas", "config",
+}  # fmt: skip
 
 
 class Target(Fields):
@@ -16507,7 +16551,10 @@ class Target(Fields):
 
 
 class Variable(Fields):
-    """A secret in clear where OpenClaw takes no reference; `server` is the one that gets it, or "" for all."""
+    """A secret in clear where OpenClaw takes no reference.
+
+    `server` is the one that gets it, or "" for all.
+    """
 
     segments: list[str]
     value: str = field(repr=False)
@@ -16525,15 +16572,19 @@ class Variable(Fields):
     def reason(self) -> str:
         """What can be done about it."""
         if self.server:
-            return "OpenClaw takes no reference here; with --variables this server runs under avault run, which gives it the value"
+            return (
+                "OpenClaw takes no reference here; with --variables this server runs under "
+                "avault run, which gives it the value"
+            )
         return (
-            f"OpenClaw takes no reference here, and all that it runs sees it; --variables takes it out: "
+            "OpenClaw takes no reference here, and all that it runs sees it; "
+            "--variables takes it out: "
             f"what needs it then runs as avault run --only {'/'.join(self.name)} -- COMMAND"
         )
 
 
 class Findings(Fields):
-    """What `openclaw secrets audit` has found: what can be moved, and what stays with the reason."""
+    """What `openclaw secrets audit` has found: what can be moved, and why the rest stays."""
 
     targets: list[Target] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
@@ -16562,7 +16613,10 @@ def snake(words: list[str]) -> str:
 
 
 def names_for(segments: list[str]) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Where a credential goes in the vault: openai/API_KEY for models.providers.openai.apiKey; and a spare place."""
+    """Where a credential goes in the vault, and a spare place.
+
+    models.providers.openai.apiKey goes to openai/API_KEY.
+    """
     words = [word for word in segments[:-1] if word not in SCAFFOLD] + segments[-1:]
     spare = ("openclaw", snake(segments))
     if len(words) < 2:
@@ -16599,7 +16653,10 @@ def find_variables(config: dict[str, Any]) -> list[Variable]:
 
 
 def look_at_openclaw(openclaw: OpenClaw) -> Findings:
-    """What OpenClaw's audit calls plaintext, sorted into what can be moved and what not. Runs no provider."""
+    """What OpenClaw's audit calls plaintext, sorted into what can be moved and what not.
+
+    Runs no provider.
+    """
     found = Findings()
     audit = openclaw.ask("secrets", "audit", codes=(0, 1, 2))
     findings = [each for each in audit["findings"] if each["code"] == "PLAINTEXT_FOUND"]
@@ -16622,9 +16679,8 @@ def look_at_openclaw(openclaw: OpenClaw) -> Findings:
         else:
             segments = parse_path(path)
             value = reach(openclaw.config, segments)
-            if (
-                isinstance(value, str) and value in names
-            ):  # no key, but the name of the profile that has it; OpenClaw's audit does not know
+            # no key, but the name of the profile that has it; OpenClaw's audit does not know
+            if isinstance(value, str) and value in names:
                 continue
             if isinstance(value, str) and "${" not in value:
                 plan = {"type": target_type(segments), "path": path, "pathSegments": segments}
@@ -16638,60 +16694,12 @@ def look_at_openclaw(openclaw: OpenClaw) -> Findings:
     return found
 
 
-# Where an SQLite store of OpenClaw's has auth profiles: table, column, time, row. First the one that all agents share.
-STORES = (
-    ("config_machine_state", "value_json", "updated_at_ms", "state_key = 'authProfiles.store'"),
-    ("auth_profile_store", "store_json", "updated_at", "store_key = 'primary'"),
-)
-
-
-def open_sqlite(file: str, mode: str = "ro") -> contextlib.closing[sqlite3.Connection]:
-    """A connection to a database that is there; without a transaction until one is begun."""
-    quoted = file.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return contextlib.closing(
-        sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, timeout=30)
-    )
-
-
-def read_store(db: sqlite3.Connection) -> tuple[dict[str, Any], int]:
-    """What a store has, {"profiles": …}, and which of STORES it is."""
-    for number, (table, column, _, row) in enumerate(STORES):
-        with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
-            if found := db.execute(f"SELECT {column} FROM {table} WHERE {row}").fetchone():  # noqa: S608
-                content = dict(json.loads(found[0]))
-                return {**content, "profiles": dict(content["profiles"])}, number
-    return {"profiles": {}}, 1
-
-
-def change_store(file: str, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the auth profiles in a database, in one transaction; raises AvaultError."""
-    with open_sqlite(file, "rw") as db:
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            store, number = read_store(db)
-            change(store)
-            table, column, changed, row = STORES[number]
-            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
-            db.execute(
-                update,
-                (
-                    json.dumps(store, separators=(",", ":"), ensure_ascii=False),
-                    int(time.time() * 1000),
-                ),
-            )
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise AvaultError(
-                f"{file} cannot be changed: {error}", "stop the gateway, and try again"
-            ) from None
-
-
 def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, kind: str) -> None:
     """Sort an auth profile's key in.
 
-    An agent's own store takes references. The store that all agents share takes none from a plan; there the key moves to
-    the provider's entry in openclaw.json, and OpenClaw scrubs the profile. That is the same only where the provider has
-    no other key.
+    An agent's own store takes references. The store that all agents share takes none from a plan;
+    there the key moves to the provider's entry in openclaw.json, and OpenClaw scrubs the profile.
+    That is the same only where the provider has no other key.
     """
     with open_sqlite(file) as db:
         store, number = read_store(db)
@@ -16724,8 +16732,9 @@ def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, ki
     if kind != "key" or keys != {value} or there not in (None, value, profile):
         found.kept.add(provider)
         found.left[path] = (
-            f"it is one of several keys for {provider}, or a token, in the store that all agents share, "
-            "where OpenClaw takes no references; remove what is not needed: openclaw models auth logout"
+            f"it is one of several keys for {provider}, or a token, in the store that all agents "
+            "share, where OpenClaw takes no references; remove what is not needed: "
+            "openclaw models auth logout"
         )
     elif there != value and not any(
         target.plan.get("pathSegments") == segments for target in found.targets
@@ -16745,10 +16754,21 @@ def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, ki
         }
 
 
-def settle_names(terminal: Terminal, targets: Sequence[Target | Variable]) -> dict[str, list[str]]:
-    """Give each target a name that no other value has, here or in the vault; what an import of them would do.
+# --------------------------------------------------------- openclaw/plan ----
+# From credentials in clear to references.
+#
+# `openclaw secrets audit` finds what stands in clear, `openclaw secrets apply` replaces it. Between
+# them avault takes the values into the vault, reads them back, and writes the plan, in which there
+# are names only.
 
-    Raises Denied where both names of a target are taken.
+
+PROVIDER = "avault"  # its name in `secrets.providers`
+
+
+def settle_names(terminal: Terminal, targets: Sequence[Target | Variable]) -> dict[str, list[str]]:
+    """Give each target a name that no other value has, here or in the vault.
+
+    Returns what an import of them would do. Raises Denied where both names of a target are taken.
     """
     taken: dict[tuple[str, str], str] = {}
     for target in targets:
@@ -16799,7 +16819,8 @@ def verify(terminal: Terminal, targets: Sequence[Target | Variable]) -> None:
 def make_plan(found: Findings, provider: dict[str, Any]) -> dict[str, Any]:
     """The plan for `openclaw secrets apply`.
 
-    That takes the keys of each provider in the plan out of the auth profiles, unless it is told not to.
+    That takes the keys of each provider in the plan out of the auth profiles, unless it is told
+    not to.
     """
     refs = [
         {"source": "exec", "provider": PROVIDER, "id": "/".join(target.name)}
@@ -16838,7 +16859,10 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
 
 @context
 def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
-    """Let OpenClaw change openclaw.json. Where that fails, the file is as it was; raises AvaultError."""
+    """Let OpenClaw change openclaw.json.
+
+    Where that fails, the file is as it was; raises AvaultError.
+    """
     config = openclaw.config_path
     before = read_file(config, 16 << 20) if os.path.exists(config) else None
     try:
@@ -16854,7 +16878,10 @@ def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
 
 
 def fail(error: AvaultError, values: list[str]) -> NoReturn:
-    """Say that nothing was changed; in OpenClaw's own words only where no part of a value can be in them."""
+    """Raise the error, which says that nothing was changed.
+
+    In OpenClaw's own words only where no part of a value can be in them.
+    """
     parts = [
         value[start : start + 6] for value in values for start in range(max(1, len(value) - 5))
     ]
@@ -16866,7 +16893,7 @@ def fail(error: AvaultError, values: list[str]) -> NoReturn:
 
 
 def old_copies(config: str, values: list[str]) -> list[str]:
-    """The copies of openclaw.json that OpenClaw keeps beside it, where they hold one of these values."""
+    """The copies of openclaw.json that OpenClaw keeps beside it, if they hold one of these values."""
     directory, name = os.path.split(config)
     found = []
     for each in sorted(os.listdir(directory)):
