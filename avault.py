@@ -14907,7 +14907,7 @@ class TerminalJob(Job):
         )
 
     def turn(self, timeout: float | None) -> bool:
-        """As above; but where stdin is no terminal, the keys may be for others until they are wanted.
+        """As above; but where stdin is no terminal, the keys may be for others, until wanted.
 
         As in `fzf | avault run …`. That they are wanted shows when the command changes the modes of
         its terminal, as what asks for a password does, or a pager.
@@ -15997,7 +15997,7 @@ def is_roots_alone(path: str) -> bool:
 
 
 def look_at_service(service: Service) -> dict[str, Any]:
-    """What can be seen of a service on the disk, and what systemd says: None where it does not run."""
+    """What the disk says of a service, and what systemd says: None where it does not run."""
     installed = service.installed_options() is not None
     found: dict[str, Any] = {
         "scope": "system" if service.system else "user",
@@ -16893,7 +16893,7 @@ def fail(error: AvaultError, values: list[str]) -> NoReturn:
 
 
 def old_copies(config: str, values: list[str]) -> list[str]:
-    """The copies of openclaw.json that OpenClaw keeps beside it, if they hold one of these values."""
+    """The copies of openclaw.json that OpenClaw keeps beside it, where one of the values is."""
     directory, name = os.path.split(config)
     found = []
     for each in sorted(os.listdir(directory)):
@@ -18900,7 +18900,7 @@ def is_state_of(directory: str, identity: str) -> bool:
 
 
 def is_in_use(directory: str) -> bool:
-    """Whether a state directory is of a vault in one of the usual places, or of a daemon that runs."""
+    """Whether a state directory is of a vault in a usual place, or of a daemon that runs."""
     usual = map(os.path.expanduser, ("~/clawd/.avault", "~/.openclaw/workspace/.avault"))
     if os.path.basename(directory) in {vault_id(path) for path in usual if os.path.isdir(path)}:
         return True

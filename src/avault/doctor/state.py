@@ -166,7 +166,7 @@ def is_state_of(directory: str, identity: str) -> bool:
 
 
 def is_in_use(directory: str) -> bool:
-    """Whether a state directory is of a vault in one of the usual places, or of a daemon that runs."""
+    """Whether a state directory is of a vault in a usual place, or of a daemon that runs."""
     usual = map(os.path.expanduser, ("~/clawd/.avault", "~/.openclaw/workspace/.avault"))
     if os.path.basename(directory) in {vault_id(path) for path in usual if os.path.isdir(path)}:
         return True

@@ -156,7 +156,7 @@ def fail(error: AvaultError, values: list[str]) -> NoReturn:
 
 
 def old_copies(config: str, values: list[str]) -> list[str]:
-    """The copies of openclaw.json that OpenClaw keeps beside it, if they hold one of these values."""
+    """The copies of openclaw.json that OpenClaw keeps beside it, where one of the values is."""
     directory, name = os.path.split(config)
     found = []
     for each in sorted(os.listdir(directory)):

@@ -197,7 +197,7 @@ class TerminalJob(Job):
         )
 
     def turn(self, timeout: float | None) -> bool:
-        """As above; but where stdin is no terminal, the keys may be for others until they are wanted.
+        """As above; but where stdin is no terminal, the keys may be for others, until wanted.
 
         As in `fzf | avault run …`. That they are wanted shows when the command changes the modes of
         its terminal, as what asks for a password does, or a pager.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def look_at_service(service: Service) -> dict[str, Any]:
-    """What can be seen of a service on the disk, and what systemd says: None where it does not run."""
+    """What the disk says of a service, and what systemd says: None where it does not run."""
     installed = service.installed_options() is not None
     found: dict[str, Any] = {
         "scope": "system" if service.system else "user",
