@@ -14,7 +14,6 @@ LINES = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path
 
 LONGEST = 350  # lines of a room
 LONGER = {  # those that are still longer: a number here may only become smaller
-    "cli/signer": 439,
     "daemon/keeper": 428,
     "daemon/keyholder": 885,
     "daemon/log": 378,
@@ -30,7 +29,7 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "vault/store": 549,
 }
 WIDEST = 100  # columns of a line
-WIDER = 608  # lines that are still wider; it may only become smaller
+WIDER = 604  # lines that are still wider; it may only become smaller
 KEYS = re.compile(r"custody/|keys/|daemon/(keyholder|requests|talks|log)|vault/(seal|recovery)|process")  # what touches a key
 KEY_LINES = 2_902  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 12  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
