@@ -23,129 +23,131 @@ changes this very file before an approval. references/security.md has the rest.
 
 The rooms, in order; each calls only what stands above it:
 
-    lazy                  Modules that are imported when they are first used
-    places                Where a vault is: its directory, state directory, socket and id
-    fast                  get, has, list, export, set and run over the socket, with built-in modules only
-    errors                One base class for what went wrong; exit codes and hints
-    protocol              The socket protocol: its requests, and its frames
-    systemd               What systemd says of the service that avault installs
-    client                A client's connection to the daemon
-    late                  What is made when it is first used: patterns, dataclasses, contexts, properties
-    process               How our processes start: a clean environment, hardened, the vault's lock
-    tasks                 Work that runs beside other work, in an event loop
-    vault/records         The vault as data: groups, keys and their names; merging two copies
-    vault/files           Files as people and disks need them: atomic, durable, checked
-    vault/formats         What the keyholder renders: shell, dotenv, systemd, JSON and others
-    vault/seal            Everything that is encrypted: the vault's parts, the envelope, the sealed key
-    vault/store           The loaded vault and its file: generations, pin, writing, noticing changes
-    vault/recovery        The recovery copy, nsec.enc, beside an open vault: verified, and made anew
-    signer/remote         The NIP-46 client ("Nostr Remote Signing"), over the library's relay client; pairing
-    signer/bunker         A NIP-46 remote signer ("bunker"), and the operator's key that it works with
-    custody/custodian     The ways to get the agent's key
-    custody/keychain      The process that asks the keychain: the platform's own, or none
-    daemon/asking         The question to the operator: who waits for it, and when it may be put again
-    daemon/wire           The connections of the daemon: between its two processes, and of clients to the keyholder
-    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
-    daemon/log            The access log: who got what, and when
-    daemon/keyholder      The process that holds the agent's key and the secrets
-    daemon/requests       What a client may ask of an open vault
-    daemon/supervisor     The process that owns the socket. It never holds a secret
-    daemon/start          From a command to a daemon
-    daemon/talks          The keyholder's talks with operator and signer: init, pair, recover, drill
-    terminal/commands     The table of commands, from which click is told when one is run
-    terminal/extras       What needs packages that avault does without: src/avault_extras/, installed as avault_extras
-    terminal/help         The page of help
-    terminal/talk         What is said to a person, on stderr, and what is given out, on stdout
-    terminal/qr           A QR code: in a terminal that is large enough, and as a picture
-    terminal/terminal     What every command is given: the vault's places, and the way to its daemon
-    terminal/waiting      Waiting for the operator, and for a daemon
-    terminal/words        What people type: durations, and names of secrets
-    git/committed         What of the vault may be committed
-    git/copies            Asking the keyholder about copies of the vault
-    git/run               How avault runs git: every git that it starts is started here
-    git/settling          Both sides of a conflict, merged
-    git/repository        The vault's git repository, and how a commit is made
-    git/history           avault history, restore: looking back
-    git/merge             avault git merge, git diff: two machines' work on the vault, by key
-    git/record            avault git record: what happens by itself after every write
-    git/sync              avault sync: fetch, merge and push
-    intake/dotenv         The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
-    intake/shell          ~/.profile and its like, for sh, bash and zsh: read, never run
-    intake/lines          fish, systemd's units, pam_env: files of which a line sets a variable
-    intake/looks          What looks like a secret
-    intake/audit          avault audit: what still stands in clear
-    intake/logins         What other programs and password managers keep, as secrets: a login becomes a group
-    intake/files          AWS credentials, netrc, pgpass, npmrc
-    intake/kubernetes     A Kubernetes Secret, as kubectl prints it
-    intake/managers       The CSV of 1Password, Bitwarden, KeePass and browsers; Bitwarden's JSON; what is encrypted
-    intake/importers      Which of the forms that avault reads a file is
-    intake/json_files     What `avault export`, `avault get` and other tools print as JSON
-    intake/keeping        Asking the daemon to keep many secrets
-    intake/importing      avault import
-    intake/migrate        avault migrate: takes the secrets out of ~/.profile
-    running/forms         All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds
-    running/strings       The search for many strings at once
-    running/views         A text less its noise, and where in the text each byte of it stands
-    running/looking       All forms of all values, in all views of a text
-    running/secrets       Which secrets a command gets, and under which names: the vault's choice, dotenv files, references
-    running/templates     What a template is written in, and where in it a reference stands
-    running/writing       A value, as it must stand in a place of a template
-    running/inject        avault inject: values into a template, written as the form around them wants it
-    running/process       What a command's process starts with: signals, core files, and its place
-    running/keeper        The command's parent, so that somebody is there when we are killed (SIGKILL)
-    running/masks         Masks for the values in a stream, also where a read ends in the middle of one
-    running/output        What a command writes: read where it comes out, masked, and written to where it belongs
-    running/terminals     Terminals: the one that a command gets, and the one that we are in
-    running/job           A command on pipes: its output, its signals, its end
-    running/terminal_job  A command on a terminal of its own: keys, size, job control
-    running/run           avault run: secrets for one command, without holding them
-    running/runner        A command whose secrets the process that wants its output never has: for `avault mcp`
-    running/search        Looking for the vault's own values in files
-    running/scan          avault scan: the vault's own values where they should not be
-    service/accounts      The accounts that a service may run as, and whether theirs runs without a login
-    service/unit          The unit of avault's service, for the user's manager of systemd or the system's: text and file
-    service/root          What root may run to change the system's units: nothing that others than root can write
-    service/state         What there is of a service: on the disk, at the manager, at its socket
-    service/commands      avault service install, uninstall, status
-    openclaw/program      OpenClaw's command line, which is asked for what it knows best: paths, findings, hooks
-    openclaw/stores       OpenClaw's SQLite stores, in which auth profiles are kept
-    openclaw/findings     What OpenClaw's audit finds in clear, sorted: what can become a reference, and what cannot
-    openclaw/plan         From credentials in clear to references
-    openclaw/command      The file that OpenClaw may execute as a provider
-    openclaw/variables    From variables in clear to what runs under `avault run`
-    openclaw/undo         From references back to credentials in clear
-    openclaw/chats        avault openclaw chats, which finds where the operator can be told that the phone waits
-    openclaw/hook_files   The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here
-    openclaw/hook         avault openclaw install, uninstall and status
-    openclaw/remains      What a plan leaves behind: in SQLite's free pages, and in settings that nothing uses any more
-    openclaw/planning     avault openclaw plan
-    openclaw/provider     avault openclaw-provider where the fast part had no answer: asks the phone, with restraint
-    doctor/patient        avault doctor: what a check is given, and what it finds
-    doctor/around         Checks of what is around the vault: git, files with secrets in clear
-    doctor/daemon         Checks of the daemon: its version, its service, the keychain
-    doctor/phone          Checks of the way to the phone: relays, pairing, clocks
-    doctor/directories    Whose a directory is, who may enter it, and what file system it is on
-    doctor/state          Checks of the state directory: this machine's own part, and what other copies left of theirs
-    doctor/vault          Checks of the vault directory: private, and its files whole and of one vault
-    doctor/command        avault doctor: the table of checks, and the command
-    completion/words      Commands as they are typed, for whatever shell: their options, arguments, and what follows those
-    completion/bash       The completion script for bash, 3.2 (macOS) or later
-    completion/fish       The completion script for fish, 3.0 or later
-    completion/zsh        The completion script for zsh
-    cli/ceremony          The talk with the operator while a signer is paired: what is said, shown and asked
-    cli/completion        avault completion: what a shell needs to complete avault's commands, options and names
-    cli/daemon            avault daemon start, daemon stop, unlock, lock, version
-    cli/demo              avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
-    cli/edit              avault edit: a secret in the operator's editor, by way of a file that is only in memory
-    cli/keychain          avault keychain: opening the vault without the phone
-    cli/forget            avault forget: leaving nothing of a vault on a machine but the vault
-    cli/log               avault log: who got what, and when; and what was refused
-    cli/mcp               avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
-    cli/pair              avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
-    cli/secrets           set, get, has, list, mv, delete, export, wait
-    cli/signer            avault signer: the other side of NIP-46, a phone in a terminal
-    cli/status            avault status: what the daemon does, and what it waits for
-    cli/main              From a command line to a command, by way of click; and where the program starts
+    lazy                      Modules that are imported when they are first used
+    places                    Where a vault is: its directory, state directory, socket and id
+    fast                      get, has, list, export, set and run over the socket, with built-in modules only
+    errors                    One base class for what went wrong; exit codes and hints
+    protocol                  The socket protocol: its requests, and its frames
+    systemd                   What systemd says of the service that avault installs
+    client                    A client's connection to the daemon
+    late                      What is made when it is first used: patterns, dataclasses, contexts, properties
+    process                   How our processes start: a clean environment, hardened, the vault's lock
+    tasks                     Work that runs beside other work, in an event loop
+    vault/records             The vault as data: groups, keys and their names; merging two copies
+    vault/files               Files as people and disks need them: atomic, durable, checked
+    vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
+    vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
+    vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
+    vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
+    signer/remote             The NIP-46 client ("Nostr Remote Signing"), over the library's relay client; pairing
+    signer/bunker             A NIP-46 remote signer ("bunker"), and the operator's key that it works with
+    custody/custodian         The ways to get the agent's key
+    custody/keychain          The process that asks the keychain: the platform's own, or none
+    daemon/asking             The question to the operator: who waits for it, and when it may be put again
+    daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
+    daemon/keeper             The keyholder as the supervisor sees it: a process, and a state
+    daemon/log                The access log: who got what, and when
+    daemon/keyholder          The process that holds the agent's key and the secrets
+    daemon/requests           What a client may ask of an open vault
+    daemon/supervisor         The process that owns the socket. It never holds a secret
+    daemon/start              From a command to a daemon
+    daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
+    terminal/commands         The table of commands, from which click is told when one is run
+    terminal/extras           What needs packages that avault does without: src/avault_extras/, installed as avault_extras
+    terminal/help             The page of help
+    terminal/talk             What is said to a person, on stderr, and what is given out, on stdout
+    terminal/qr               A QR code: in a terminal that is large enough, and as a picture
+    terminal/terminal         What every command is given: the vault's places, and the way to its daemon
+    terminal/waiting          Waiting for the operator, and for a daemon
+    terminal/words            What people type: durations, and names of secrets
+    git/committed             What of the vault may be committed
+    git/copies                Asking the keyholder about copies of the vault
+    git/run                   How avault runs git: every git that it starts is started here
+    git/settling              Both sides of a conflict, merged
+    git/repository            The vault's git repository, and how a commit is made
+    git/history               avault history, restore: looking back
+    git/merge                 avault git merge, git diff: two machines' work on the vault, by key
+    git/record                avault git record: what happens by itself after every write
+    git/sync                  avault sync: fetch, merge and push
+    intake/dotenv             The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
+    intake/shell_words        The words of a shell's command, and what each becomes: quotes, escapes, expansions
+    intake/lines              fish, systemd's units, pam_env: files of which a line sets a variable
+    intake/looks              What looks like a secret
+    intake/shell_assignments  What a shell's command sets and exports, where it does nothing else
+    intake/shell              ~/.profile and its like, for sh, bash and zsh: read, never run
+    intake/audit              avault audit: what still stands in clear
+    intake/logins             What other programs and password managers keep, as secrets: a login becomes a group
+    intake/files              AWS credentials, netrc, pgpass, npmrc
+    intake/kubernetes         A Kubernetes Secret, as kubectl prints it
+    intake/managers           The CSV of 1Password, Bitwarden, KeePass and browsers; Bitwarden's JSON; what is encrypted
+    intake/importers          Which of the forms that avault reads a file is
+    intake/json_files         What `avault export`, `avault get` and other tools print as JSON
+    intake/keeping            Asking the daemon to keep many secrets
+    intake/importing          avault import
+    intake/migrate            avault migrate: takes the secrets out of ~/.profile
+    running/forms             All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds
+    running/strings           The search for many strings at once
+    running/views             A text less its noise, and where in the text each byte of it stands
+    running/looking           All forms of all values, in all views of a text
+    running/secrets           Which secrets a command gets, and under which names: the vault's choice, dotenv files, references
+    running/templates         What a template is written in, and where in it a reference stands
+    running/writing           A value, as it must stand in a place of a template
+    running/inject            avault inject: values into a template, written as the form around them wants it
+    running/process           What a command's process starts with: signals, core files, and its place
+    running/keeper            The command's parent, so that somebody is there when we are killed (SIGKILL)
+    running/masks             Masks for the values in a stream, also where a read ends in the middle of one
+    running/output            What a command writes: read where it comes out, masked, and written to where it belongs
+    running/terminals         Terminals: the one that a command gets, and the one that we are in
+    running/job               A command on pipes: its output, its signals, its end
+    running/terminal_job      A command on a terminal of its own: keys, size, job control
+    running/run               avault run: secrets for one command, without holding them
+    running/runner            A command whose secrets the process that wants its output never has: for `avault mcp`
+    running/search            Looking for the vault's own values in files
+    running/scan              avault scan: the vault's own values where they should not be
+    service/accounts          The accounts that a service may run as, and whether theirs runs without a login
+    service/unit              The unit of avault's service, for the user's manager of systemd or the system's: text and file
+    service/root              What root may run to change the system's units: nothing that others than root can write
+    service/state             What there is of a service: on the disk, at the manager, at its socket
+    service/commands          avault service install, uninstall, status
+    openclaw/program          OpenClaw's command line, which is asked for what it knows best: paths, findings, hooks
+    openclaw/stores           OpenClaw's SQLite stores, in which auth profiles are kept
+    openclaw/findings         What OpenClaw's audit finds in clear, sorted: what can become a reference, and what cannot
+    openclaw/plan             From credentials in clear to references
+    openclaw/command          The file that OpenClaw may execute as a provider
+    openclaw/variables        From variables in clear to what runs under `avault run`
+    openclaw/undo             From references back to credentials in clear
+    openclaw/chats            avault openclaw chats, which finds where the operator can be told that the phone waits
+    openclaw/hook_files       The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here
+    openclaw/hook             avault openclaw install, uninstall and status
+    openclaw/remains          What a plan leaves behind: in SQLite's free pages, and in settings that nothing uses any more
+    openclaw/planning         avault openclaw plan
+    openclaw/provider         avault openclaw-provider where the fast part had no answer: asks the phone, with restraint
+    doctor/patient            avault doctor: what a check is given, and what it finds
+    doctor/around             Checks of what is around the vault: git, files with secrets in clear
+    doctor/daemon             Checks of the daemon: its version, its service, the keychain
+    doctor/phone              Checks of the way to the phone: relays, pairing, clocks
+    doctor/directories        Whose a directory is, who may enter it, and what file system it is on
+    doctor/state              Checks of the state directory: this machine's own part, and what other copies left of theirs
+    doctor/vault              Checks of the vault directory: private, and its files whole and of one vault
+    doctor/command            avault doctor: the table of checks, and the command
+    completion/words          Commands as they are typed, for whatever shell: their options, arguments, and what follows those
+    completion/bash           The completion script for bash, 3.2 (macOS) or later
+    completion/fish           The completion script for fish, 3.0 or later
+    completion/zsh            The completion script for zsh
+    cli/ceremony              The talk with the operator while a signer is paired: what is said, shown and asked
+    cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
+    cli/daemon                avault daemon start, daemon stop, unlock, lock, version
+    cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
+    cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
+    cli/keychain              avault keychain: opening the vault without the phone
+    cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
+    cli/log                   avault log: who got what, and when; and what was refused
+    cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
+    cli/pair                  avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
+    cli/secrets               set, get, has, list, mv, delete, export, wait
+    cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
+    cli/status                avault status: what the daemon does, and what it waits for
+    cli/main                  From a command line to a command, by way of click; and where the program starts
 """
 
 from __future__ import annotations
@@ -10759,40 +10761,13 @@ def tell_of_lines(told: list[Assignment], file: str = "") -> None:
             say(f"left {place}: {each.problem}")
 
 
-# ---------------------------------------------------------- intake/shell ----
-# ~/.profile and its like, for sh, bash and zsh: read, never run.
-#
-# The grammar: POSIX.1-2017, volume 3, chapter 2; with what bash(1) and zshmisc(1) add. What a word
-# becomes was tried in dash, bash, zsh and busybox; only what comes out of all of them alike, or is
-# unknown to the older, is taken. Everything else is left in place and named, by file, line and
-# variable.
+# ---------------------------------------------------- intake/shell_words ----
+# The words of a shell's command, and what each becomes: quotes, escapes, expansions.
 
-
-LARGEST = 256 << 20  # bytes of a file to import
-SCRIPT = 16 << 20  # bytes of a file that is looked at
 
 NEEDS_THE_SHELL = "it needs the shell"
 DIFFERS = "shells read it differently"
-CONDITIONAL = "it depends on the commands around it"
 NOT_TEXT = "it is not UTF-8 text"
-
-
-def to_text(data: bytes, path: str) -> str:
-    """A file's bytes as text from which the same bytes can be made again; raises Usage for what is none."""
-    if b"\0" in data:
-        raise Usage(f"{path} is not a text file")
-    return data.decode("utf-8", "surrogateescape")
-
-
-OPERATOR = regex(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
-REDIRECTIONS = frozenset("<<< << <<- &> &>> >> <& >& <> >| < >".split())
-OPENERS = {
-    "if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}", "foreach": "end",
-}  # fmt: skip
-CLOSERS = frozenset(OPENERS.values())
-HEADS = frozenset("for select case foreach function".split())  # words follow that are no command
-JOINERS = frozenset("then elif else do ! time".split())  # a command follows
-GROUP = "()"  # an open parenthesis in the stack; among a command's words, a closed pair
 SHELL_ESCAPED = regex(r"(?s)\\(.)")
 SHELL_SINGLE = regex(r"'([^']*)'")
 SHELL_BACKTICKS = regex(r"(?s)`(?:\\.|[^`\\])*`")
@@ -10802,7 +10777,8 @@ SHELL_DOUBLE = regex(r'[^"\\$`]+')
 LITERAL_DOLLAR = frozenset(" \t\n%,./:;&|<>)")
 ANSI = regex(r"(?s)'((?:\\.|[^'\\])*)'")
 ANSI_ESCAPE = regex(
-    rb"""\\(?:([abefnrtvE\\'"?!])|([0-3]?[0-7]{1,2})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|C-([^\\]))"""
+    rb"""\\(?:([abefnrtvE\\'"?!])|([0-3]?[0-7]{1,2})|x([0-9A-Fa-f]{1,2})"""
+    rb"""|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|C-([^\\]))"""
 )
 ANSI_LETTERS = dict(zip(b"abefnrtvE\\'\"?!", b"\a\b\x1b\f\n\r\t\v\x1b\\'\"?!", strict=True))
 
@@ -10816,9 +10792,10 @@ class Unclear(Exception):
 
 
 class Word:
-    """A word of a command: where it is, its text without quotes, and why that is not all that it says, if so.
+    """A word of a command: where it is, and its text without quotes.
 
-    `bare` is the same with a " for whatever is quoted: there a shell looks for characters that mean something.
+    `problem` is why that is not all that it says, if so. `bare` is the same text with a " for
+    whatever is quoted: there a shell looks for characters that mean something.
     """
 
     __slots__ = ("bare", "end", "problem", "start", "text")
@@ -10852,50 +10829,17 @@ class Word:
         return self
 
 
-class Statement(Fields):
-    """A command that sets or exports variables and does nothing else: its lines, and what it sets and exports."""
+class WordReader:
+    """Reads the words of a shell script, each from where it is in it (`at`).
 
-    first: int
-    last: int
-    sets: list[Assignment] = field(default_factory=list)
-    # the name, and whether it surely runs
-    exports: list[tuple[str, bool]] = field(default_factory=list)
-
-    def names(self) -> set[str]:
-        """The variables."""
-        return {each.name for each in self.sets} | {name for name, _ in self.exports}
-
-
-class Script:
-    """A shell script, read and not run.
-
-    `statements` are the commands that only set variables, `busy` the lines on which anything else stands, `words`
-    what other commands are given by name. A command surely runs when it stands at the top: in no if, loop, function,
-    pipeline, after no && and after no exit. When the reading loses its way (a quote without an end, a parenthesis too
-    many) nothing is sure any more.
+    The commands of a substitution are no words: `read_group` reads them, from its parenthesis to
+    the one that closes it.
     """
 
-    def __init__(self, text: str, is_zsh: bool = False) -> None:
-        self.source, self.is_zsh = text, is_zsh
-        self.is_dos = is_dos(text)
-        self.lines = Lines(text)
+    def __init__(self, source: str, is_zsh: bool, read_group: Callable[[], None]) -> None:
+        self.source, self.is_zsh, self.read_group = source, is_zsh, read_group
+        self.is_dos = is_dos(source)
         self.at = 0
-        self.stack: list[str] = []  # what has to close
-        self.documents: list[tuple[str, bool]] = []  # here-documents that begin after this line
-        self.statements: list[Statement] = []
-        self.words: set[str] = set()
-        self.busy: set[int] = set()
-        # how many statements stand before the line that is being read, which shells run as a whole
-        self.complete = 0
-        self.lost = False
-        self.unclear = 0  # the line of a quote without an end
-        try:
-            self.read_commands()
-        except (Unclear, RecursionError) as error:
-            self.unclear = self.lines.at(error.position if isinstance(error, Unclear) else self.at)
-            self.busy |= set(range(self.unclear, len(self.lines.ends) + 2))
-
-    # Words
 
     def peek(self, count: int = 1) -> str:
         """The next characters."""
@@ -11011,251 +10955,6 @@ class Script:
             if not depth:
                 return
         raise Unclear(opened)
-
-    # Commands
-
-    def read_group(self) -> None:
-        """From a parenthesis to the one that closes it: a substitution, a subshell, an array, a pattern."""
-        opened = self.at
-        documents, self.documents = self.documents, []
-        self.at += 1
-        self.stack.append(GROUP)
-        depth = len(self.stack)
-        self.read_commands()
-        if len(self.stack) >= depth:
-            raise Unclear(opened)
-        self.documents = documents
-
-    def read_commands(self) -> None:
-        """Commands, to the end of the text or of the group that they are in."""
-        depth = len(self.stack)
-        words: list[Word] = []
-        begin: int | None = None  # of the command, where an && or a | joins it to the one before
-        listed = len(self.statements)  # where the list begins that && and || make
-        plain = sure = True
-        while True:
-            self.skip_blanks()
-            start = self.at
-            found = OPERATOR.match(self.source, start)
-            operator = found[0] if found else ""
-            if operator == "(":
-                plain = self.read_parenthesis(words) and plain
-            elif operator in REDIRECTIONS:
-                self.at += len(operator)
-                self.read_redirection(operator)
-                plain = False
-            elif not operator and self.peek():
-                word = self.read_word()
-                if self.is_reserved(word, words):
-                    words, plain = self.read_reserved(word, words), True
-                else:
-                    words.append(word)
-            elif operator == "\n" and len(words) == 2 and words[1].bare == GROUP:
-                self.at += 1  # `name ()`: its body follows
-            else:
-                self.at += len(operator)
-                if words or operator != "\n":
-                    done = self.end_command(
-                        words, begin, start, plain and operator not in ("|", "|&"), sure
-                    )
-                    sure = sure and done if operator == "&&" else operator not in ("||", "|", "|&")
-                    begin = start if operator in ("&&", "||", "|", "|&") else None
-                    if operator == "&" and not self.stack:
-                        self.doubt(self.statements[listed:])
-                    listed = len(self.statements) if begin is None and not self.stack else listed
-                words, plain = [], True
-                if operator == "\n":
-                    self.skip_documents()
-                    self.complete = (
-                        self.complete if self.stack or begin is not None else len(self.statements)
-                    )
-                elif operator == ")" and self.stack[-1:] != ["esac"]:
-                    self.close(GROUP)
-                    if len(self.stack) < depth:
-                        return
-                elif not operator:
-                    if self.stack:
-                        self.doubt(self.statements[self.complete :])
-                    return
-
-    def skip_blanks(self) -> None:
-        """Blanks, continued lines, and a comment."""
-        found = re.compile(r"(?:[ \t]|\\\n)*(?:#[^\n]*)?").match(self.source, self.at)
-        self.at = found.end() if found else self.at
-
-    def read_parenthesis(self, words: list[Word]) -> bool:
-        """What stands in parentheses, as a word; whether it only gives an array to the word before."""
-        group = Word(self.at)
-        if self.peek(2) == "((" and (not words or words[0].bare == "for"):
-            self.skip_brackets("(", ")", False)
-        else:
-            self.read_group()
-        if words and words[-1].end == group.start and words[-1].bare[-1:] == "=":
-            words[-1].end = self.at
-            words[-1].doubt("it is an array")
-            return True
-        group.text = group.bare = GROUP
-        group.end = self.at
-        words.append(group)
-        return False
-
-    def read_redirection(self, operator: str) -> None:
-        """The word after a redirection; a here-document begins after the line."""
-        self.skip_blanks()
-        word = self.read_word() if not OPERATOR.match(self.source, self.at) else Word(self.at)
-        if operator in ("<<", "<<-"):
-            self.documents.append((word.text, operator == "<<-"))
-
-    def skip_documents(self) -> None:
-        """The here-documents that begin after this line."""
-        for delimiter, is_indented in self.documents:
-            while self.at < len(self.source):
-                end = self.source.find("\n", self.at)
-                end = len(self.source) if end < 0 else end
-                line = self.source[self.at : end]
-                self.busy.add(self.lines.at(self.at))
-                self.at = min(end + 1, len(self.source))
-                if (line.lstrip("\t") if is_indented else line) == delimiter:
-                    break
-        self.documents = []
-
-    def is_reserved(self, word: Word, words: list[Word]) -> bool:
-        """Whether a word is one of the grammar's, and stands where it means something."""
-        if word.bare == "}" and self.is_zsh:
-            return True
-        is_after_closer = len(words) == 1 and words[0].bare in CLOSERS
-        is_body = bool(words) and (
-            words[-1].bare == GROUP or (words[0].bare == "function" and word.bare == "{")
-        )
-        if words and not is_after_closer and not is_body:
-            return False
-        if word.bare in ("foreach", "end") and not self.is_zsh:
-            return False
-        return (
-            word.bare in JOINERS
-            or word.bare in HEADS
-            or word.bare in OPENERS
-            or word.bare in CLOSERS
-        )
-
-    def read_reserved(self, word: Word, words: list[Word]) -> list[Word]:
-        """Deal with a word of the grammar; the words of the command that is begun then."""
-        self.end_command(words, None, max(word.start - 1, 0), False, False)
-        self.busy.add(self.lines.at(word.start))
-        if word.bare in OPENERS:
-            self.stack.append(OPENERS[word.bare])
-        elif word.bare in CLOSERS:
-            self.close(word.bare)
-        return [word] if word.bare in CLOSERS or word.bare in HEADS else []
-
-    def close(self, closer: str) -> None:
-        """The end of what has to close next; if it is another's, nothing is sure any more."""
-        if self.stack[-1:] == [closer]:
-            self.stack.pop()
-        else:
-            self.lost = True
-            self.doubt(self.statements[self.complete :])
-
-    def end_command(
-        self, words: list[Word], begin: int | None, end: int, plain: bool, sure: bool
-    ) -> bool:
-        """Note what a command sets; whether it surely ran and surely succeeded."""
-        if not words:
-            return False
-        first = words[0].start if begin is None else begin
-        statement = Statement(self.lines.at(first), self.lines.at(end))
-        surely = plain and sure and not self.stack and not self.lost
-        if self.read_assignments(words, statement, surely):
-            self.statements.append(statement)
-            return surely and not any(each.problem for each in statement.sets)
-        self.busy |= set(range(statement.first, statement.last + 1))
-        self.words |= {word.text.partition("=")[0] for word in words}
-        if surely and words[0].text in ("return", "exit", "exec", "logout"):
-            self.lost = True  # nothing of what follows is run
-        return False
-
-    def doubt(self, statements: list[Statement]) -> None:
-        """Take back that these surely run here: the rest of their line says otherwise."""
-        for each in statements:
-            each.sets = [
-                dataclasses.replace(one, problem=one.problem or CONDITIONAL) for one in each.sets
-            ]
-            each.exports = [(name, False) for name, _ in each.exports]
-
-    def read_assignments(self, words: list[Word], statement: Statement, surely: bool) -> bool:
-        """Fill a statement from a command's words, if that is what they are."""
-        name = words[0].text
-        if re.match(NAME + r"(\[.*\])?\+?=", words[0].bare, re.DOTALL):
-            if not all(re.match(NAME + r"(\[.*\])?\+?=", word.bare, re.DOTALL) for word in words):
-                return False  # of that one command
-            exported, problem = False, ""
-        elif name in ("export", "declare", "typeset", "readonly"):
-            options = list(
-                itertools.takewhile(lambda word: re.match("[-+].", word.bare), words[1:])
-            )
-            words = words[1 + len(options) :]
-            letters = "".join(word.text[1:] for word in options if word.text != "--")
-            exported = name == "export" or "x" in letters
-            known = "" if name == "export" else "xgr"
-            problem = (
-                "it has options"
-                if set(letters) - set(known) or any(word.text[0] == "+" for word in options)
-                else ""
-            )
-            if not words:
-                return False
-        else:
-            return False
-        problem = problem or ("" if surely else CONDITIONAL)
-        for word in words:
-            self.read_assignment(word, statement, problem, exported)
-        return True
-
-    def read_assignment(
-        self, word: Word, statement: Statement, problem: str, exported: bool
-    ) -> None:
-        """One word: NAME=value, or the NAME of an export."""
-        name, equals, value = word.text.partition("=")
-        adds = re.fullmatch(f"({NAME})" + r"(\[.*\]|\+)", name, re.DOTALL)
-        if adds:
-            name, problem = adds[1], problem or "it adds to what is there"
-        elif not re.fullmatch(NAME, name):
-            name, problem = "", problem or word.problem or "it names no variable"
-        if equals or problem:
-            known = None if word.problem or adds or not name else value
-            lines = self.lines.at(word.start), self.lines.at(word.end - 1)
-            statement.sets.append(
-                Assignment(*lines, name, known, problem or word.problem, exported=exported)
-            )
-        if exported and name:
-            statement.exports.append((name, not problem))
-
-
-def parse_shell(text: str, is_zsh: bool = False) -> list[Assignment]:
-    """The variables that a shell script sets, in order; nothing is run.
-
-    Those with an empty `problem` surely have that value when the script has come to that line. `exported` says
-    whether the script exports a variable of that name anywhere.
-    """
-    return assignments_of(Script(text, is_zsh))
-
-
-def assignments_of(script: Script) -> list[Assignment]:
-    """What a script sets, and after all the place where its reading lost its way."""
-    exported = {name for statement in script.statements for name, _ in statement.exports}
-    found = [
-        dataclasses.replace(
-            each,
-            exported=each.exported or each.name in exported,
-            problem=each.problem or (CONDITIONAL if script.unclear else ""),
-        )
-        for statement in script.statements
-        for each in statement.sets
-    ]
-    if script.unclear:
-        problem = "the quote or bracket that opens here has no clear end"
-        found.append(Assignment(script.unclear, script.unclear, "", None, problem))
-    return found
 
 
 # ---------------------------------------------------------- intake/lines ----
@@ -11463,6 +11162,339 @@ def is_secret(name: str, value: str) -> bool:
         "1",
     )
     return not is_setting and not os.path.isabs(os.path.expanduser(value))
+
+
+# ---------------------------------------------- intake/shell_assignments ----
+# What a shell's command sets and exports, where it does nothing else.
+
+
+CONDITIONAL = "it depends on the commands around it"
+
+
+class Statement(Fields):
+    """A command that sets or exports variables, and does nothing else."""
+
+    first: int
+    last: int
+    sets: list[Assignment] = field(default_factory=list)
+    # the name, and whether it surely runs
+    exports: list[tuple[str, bool]] = field(default_factory=list)
+
+    def names(self) -> set[str]:
+        """The variables."""
+        return {each.name for each in self.sets} | {name for name, _ in self.exports}
+
+
+def take_assignments(words: list[Word], statement: Statement, lines: Lines, surely: bool) -> bool:
+    """Fill a statement from a command's words, if that is what they are."""
+    name = words[0].text
+    if re.match(NAME + r"(\[.*\])?\+?=", words[0].bare, re.DOTALL):
+        if not all(re.match(NAME + r"(\[.*\])?\+?=", word.bare, re.DOTALL) for word in words):
+            return False  # of that one command
+        exported, problem = False, ""
+    elif name in ("export", "declare", "typeset", "readonly"):
+        options = list(itertools.takewhile(lambda word: re.match("[-+].", word.bare), words[1:]))
+        words = words[1 + len(options) :]
+        letters = "".join(word.text[1:] for word in options if word.text != "--")
+        exported = name == "export" or "x" in letters
+        known = "" if name == "export" else "xgr"
+        problem = (
+            "it has options"
+            if set(letters) - set(known) or any(word.text[0] == "+" for word in options)
+            else ""
+        )
+        if not words:
+            return False
+    else:
+        return False
+    problem = problem or ("" if surely else CONDITIONAL)
+    for word in words:
+        take_assignment(word, statement, lines, problem, exported)
+    return True
+
+
+def take_assignment(
+    word: Word, statement: Statement, lines: Lines, problem: str, exported: bool
+) -> None:
+    """One word: NAME=value, or the NAME of an export."""
+    name, equals, value = word.text.partition("=")
+    adds = re.fullmatch(f"({NAME})" + r"(\[.*\]|\+)", name, re.DOTALL)
+    if adds:
+        name, problem = adds[1], problem or "it adds to what is there"
+    elif not re.fullmatch(NAME, name):
+        name, problem = "", problem or word.problem or "it names no variable"
+    if equals or problem:
+        known = None if word.problem or adds or not name else value
+        first, last = lines.at(word.start), lines.at(word.end - 1)
+        statement.sets.append(
+            Assignment(first, last, name, known, problem or word.problem, exported=exported)
+        )
+    if exported and name:
+        statement.exports.append((name, not problem))
+
+
+# ---------------------------------------------------------- intake/shell ----
+# ~/.profile and its like, for sh, bash and zsh: read, never run.
+#
+# Its commands are read here, their words by intake/shell_words, and what they set by
+# intake/shell_assignments.
+#
+# The grammar: POSIX.1-2017, volume 3, chapter 2; with what bash(1) and zshmisc(1) add. What a word
+# becomes was tried in dash, bash, zsh and busybox; only what comes out of all of them alike, or is
+# unknown to the older, is taken. Everything else is left in place and named, by file, line and
+# variable.
+
+
+SCRIPT = 16 << 20  # bytes of a file that is looked at
+
+
+def to_text(data: bytes, path: str) -> str:
+    """A file's bytes as text that can become the same bytes again; raises Usage."""
+    if b"\0" in data:
+        raise Usage(f"{path} is not a text file")
+    return data.decode("utf-8", "surrogateescape")
+
+
+OPERATOR = regex(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
+REDIRECTIONS = frozenset("<<< << <<- &> &>> >> <& >& <> >| < >".split())
+OPENERS = {
+    "if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac",
+    "{": "}", "foreach": "end",
+}  # fmt: skip
+CLOSERS = frozenset(OPENERS.values())
+HEADS = frozenset("for select case foreach function".split())  # words follow that are no command
+JOINERS = frozenset("then elif else do ! time".split())  # a command follows
+GROUP = "()"  # an open parenthesis in the stack; among a command's words, a closed pair
+
+
+class Script:
+    """A shell script, read and not run.
+
+    `statements` are the commands that only set variables, `busy` the lines on which anything
+    else stands, `words` what other commands are given by name. A command surely runs when it
+    stands at the top: in no if, loop, function, pipeline, after no && and after no exit. When
+    the reading loses its way (a quote without an end, a parenthesis too many) nothing is sure
+    any more.
+    """
+
+    def __init__(self, text: str, is_zsh: bool = False) -> None:
+        self.source = text
+        self.reader = WordReader(text, is_zsh, self.read_group)
+        self.lines = Lines(text)
+        self.stack: list[str] = []  # what has to close
+        self.documents: list[tuple[str, bool]] = []  # here-documents that begin after this line
+        self.statements: list[Statement] = []
+        self.words: set[str] = set()
+        self.busy: set[int] = set()
+        # how many statements stand before the line that is being read, which shells run as a whole
+        self.complete = 0
+        self.lost = False
+        self.unclear = 0  # the line of a quote without an end
+        try:
+            self.read_commands()
+        except (Unclear, RecursionError) as error:
+            position = error.position if isinstance(error, Unclear) else self.reader.at
+            self.unclear = self.lines.at(position)
+            self.busy |= set(range(self.unclear, len(self.lines.ends) + 2))
+
+    def read_group(self) -> None:
+        """From a parenthesis to the one that closes it.
+
+        That is a substitution, a subshell, an array or a pattern.
+        """
+        opened = self.reader.at
+        documents, self.documents = self.documents, []
+        self.reader.at += 1
+        self.stack.append(GROUP)
+        depth = len(self.stack)
+        self.read_commands()
+        if len(self.stack) >= depth:
+            raise Unclear(opened)
+        self.documents = documents
+
+    def read_commands(self) -> None:
+        """Commands, to the end of the text or of the group that they are in."""
+        depth = len(self.stack)
+        words: list[Word] = []
+        begin: int | None = None  # of the command, where an && or a | joins it to the one before
+        listed = len(self.statements)  # where the list begins that && and || make
+        plain = sure = True
+        while True:
+            self.skip_blanks()
+            start = self.reader.at
+            found = OPERATOR.match(self.source, start)
+            operator = found[0] if found else ""
+            if operator == "(":
+                plain = self.read_parenthesis(words) and plain
+            elif operator in REDIRECTIONS:
+                self.reader.at += len(operator)
+                self.read_redirection(operator)
+                plain = False
+            elif not operator and self.reader.peek():
+                word = self.reader.read_word()
+                if self.is_reserved(word, words):
+                    words, plain = self.read_reserved(word, words), True
+                else:
+                    words.append(word)
+            elif operator == "\n" and len(words) == 2 and words[1].bare == GROUP:
+                self.reader.at += 1  # `name ()`: its body follows
+            else:
+                self.reader.at += len(operator)
+                if words or operator != "\n":
+                    done = self.end_command(
+                        words, begin, start, plain and operator not in ("|", "|&"), sure
+                    )
+                    sure = sure and done if operator == "&&" else operator not in ("||", "|", "|&")
+                    begin = start if operator in ("&&", "||", "|", "|&") else None
+                    if operator == "&" and not self.stack:
+                        self.doubt(self.statements[listed:])
+                    listed = len(self.statements) if begin is None and not self.stack else listed
+                words, plain = [], True
+                if operator == "\n":
+                    self.skip_documents()
+                    self.complete = (
+                        self.complete if self.stack or begin is not None else len(self.statements)
+                    )
+                elif operator == ")" and self.stack[-1:] != ["esac"]:
+                    self.close(GROUP)
+                    if len(self.stack) < depth:
+                        return
+                elif not operator:
+                    if self.stack:
+                        self.doubt(self.statements[self.complete :])
+                    return
+
+    def skip_blanks(self) -> None:
+        """Blanks, continued lines, and a comment."""
+        found = re.compile(r"(?:[ \t]|\\\n)*(?:#[^\n]*)?").match(self.source, self.reader.at)
+        self.reader.at = found.end() if found else self.reader.at
+
+    def read_parenthesis(self, words: list[Word]) -> bool:
+        """Take what stands in parentheses as a word; whether it gives the word before an array."""
+        group = Word(self.reader.at)
+        if self.reader.peek(2) == "((" and (not words or words[0].bare == "for"):
+            self.reader.skip_brackets("(", ")", False)
+        else:
+            self.read_group()
+        if words and words[-1].end == group.start and words[-1].bare[-1:] == "=":
+            words[-1].end = self.reader.at
+            words[-1].doubt("it is an array")
+            return True
+        group.text = group.bare = GROUP
+        group.end = self.reader.at
+        words.append(group)
+        return False
+
+    def read_redirection(self, operator: str) -> None:
+        """The word after a redirection; a here-document begins after the line."""
+        self.skip_blanks()
+        is_word = not OPERATOR.match(self.source, self.reader.at)
+        word = self.reader.read_word() if is_word else Word(self.reader.at)
+        if operator in ("<<", "<<-"):
+            self.documents.append((word.text, operator == "<<-"))
+
+    def skip_documents(self) -> None:
+        """The here-documents that begin after this line."""
+        for delimiter, is_indented in self.documents:
+            while self.reader.at < len(self.source):
+                end = self.source.find("\n", self.reader.at)
+                end = len(self.source) if end < 0 else end
+                line = self.source[self.reader.at : end]
+                self.busy.add(self.lines.at(self.reader.at))
+                self.reader.at = min(end + 1, len(self.source))
+                if (line.lstrip("\t") if is_indented else line) == delimiter:
+                    break
+        self.documents = []
+
+    def is_reserved(self, word: Word, words: list[Word]) -> bool:
+        """Whether a word is one of the grammar's, and stands where it means something."""
+        if word.bare == "}" and self.reader.is_zsh:
+            return True
+        is_after_closer = len(words) == 1 and words[0].bare in CLOSERS
+        is_body = bool(words) and (
+            words[-1].bare == GROUP or (words[0].bare == "function" and word.bare == "{")
+        )
+        if words and not is_after_closer and not is_body:
+            return False
+        if word.bare in ("foreach", "end") and not self.reader.is_zsh:
+            return False
+        return (
+            word.bare in JOINERS
+            or word.bare in HEADS
+            or word.bare in OPENERS
+            or word.bare in CLOSERS
+        )
+
+    def read_reserved(self, word: Word, words: list[Word]) -> list[Word]:
+        """Deal with a word of the grammar; the words of the command that is begun then."""
+        self.end_command(words, None, max(word.start - 1, 0), False, False)
+        self.busy.add(self.lines.at(word.start))
+        if word.bare in OPENERS:
+            self.stack.append(OPENERS[word.bare])
+        elif word.bare in CLOSERS:
+            self.close(word.bare)
+        return [word] if word.bare in CLOSERS or word.bare in HEADS else []
+
+    def close(self, closer: str) -> None:
+        """The end of what has to close next; if it is another's, nothing is sure any more."""
+        if self.stack[-1:] == [closer]:
+            self.stack.pop()
+        else:
+            self.lost = True
+            self.doubt(self.statements[self.complete :])
+
+    def end_command(
+        self, words: list[Word], begin: int | None, end: int, plain: bool, sure: bool
+    ) -> bool:
+        """Note what a command sets; whether it surely ran and surely succeeded."""
+        if not words:
+            return False
+        first = words[0].start if begin is None else begin
+        statement = Statement(self.lines.at(first), self.lines.at(end))
+        surely = plain and sure and not self.stack and not self.lost
+        if take_assignments(words, statement, self.lines, surely):
+            self.statements.append(statement)
+            return surely and not any(each.problem for each in statement.sets)
+        self.busy |= set(range(statement.first, statement.last + 1))
+        self.words |= {word.text.partition("=")[0] for word in words}
+        if surely and words[0].text in ("return", "exit", "exec", "logout"):
+            self.lost = True  # nothing of what follows is run
+        return False
+
+    def doubt(self, statements: list[Statement]) -> None:
+        """Take back that these surely run here: the rest of their line says otherwise."""
+        for each in statements:
+            each.sets = [
+                dataclasses.replace(one, problem=one.problem or CONDITIONAL) for one in each.sets
+            ]
+            each.exports = [(name, False) for name, _ in each.exports]
+
+
+def parse_shell(text: str, is_zsh: bool = False) -> list[Assignment]:
+    """The variables that a shell script sets, in order; nothing is run.
+
+    Those with an empty `problem` surely have that value when the script has come to that line.
+    `exported` says whether the script exports a variable of that name anywhere.
+    """
+    return assignments_of(Script(text, is_zsh))
+
+
+def assignments_of(script: Script) -> list[Assignment]:
+    """What a script sets, and after all the place where its reading lost its way."""
+    exported = {name for statement in script.statements for name, _ in statement.exports}
+    found = [
+        dataclasses.replace(
+            each,
+            exported=each.exported or each.name in exported,
+            problem=each.problem or (CONDITIONAL if script.unclear else ""),
+        )
+        for statement in script.statements
+        for each in statement.sets
+    ]
+    if script.unclear:
+        problem = "the quote or bracket that opens here has no clear end"
+        found.append(Assignment(script.unclear, script.unclear, "", None, problem))
+    return found
 
 
 # ---------------------------------------------------------- intake/audit ----
@@ -12489,6 +12521,9 @@ def tell_of_twins(terminal: Terminal, found: ImportedSecrets) -> None:
 # avault import.
 #
 # A value is in no message, no error and no argument list.
+
+
+LARGEST = 256 << 20  # bytes of a file to import
 
 
 def read_input(file: str) -> str:

@@ -22,14 +22,13 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "daemon/talks": 402,
     "fast": 578,
     "git/repository": 650,
-    "intake/shell": 506,
     "signer/remote": 779,
     "vault/files": 391,
     "vault/formats": 375,
     "vault/store": 549,
 }
 WIDEST = 100  # columns of a line
-WIDER = 604  # lines that are still wider; it may only become smaller
+WIDER = 592  # lines that are still wider; it may only become smaller
 KEYS = re.compile(r"custody/|keys/|daemon/(keyholder|requests|talks|log)|vault/(seal|recovery)|process")  # what touches a key
 KEY_LINES = 2_902  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 12  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
