@@ -4635,10 +4635,7 @@ class Bunker:
 
 
 def read_sentence(text: str) -> str:
-    """What the operator is shown of a text to decrypt.
-
-    An envelope's sentence, never what it carries.
-    """
+    """What the operator is shown of a text to decrypt: an envelope's sentence, not its content."""
     try:
         sentence = json.loads(text)["content"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -8462,7 +8459,7 @@ def is_person() -> bool:
 def qr_lines(text: str) -> list[str]:
     """The lines of a QR code, light on dark, in half blocks.
 
-    Of a pairing URI without the picture, which makes it too big.
+    A pairing URI goes without its picture, which would make the code too big.
     """
     import qrcode
 
@@ -14747,7 +14744,7 @@ class Output:
     def write(self) -> None:
         """Write some of what is pending.
 
-        Where nobody reads any more, the command shall find that out in its turn.
+        Where nobody reads any more, we read no more: the command finds that out in its turn.
         """
         try:
             self.pending = self.pending[os.write(self.sink, self.pending[: self.piece]) :]
@@ -14887,7 +14884,7 @@ class Job:
     def open_outputs(self) -> tuple[int, int]:
         """What the command is to have as stdout and stderr.
 
-        One for both where ours are the same, so that order is kept.
+        That is one for both where ours are the same, so that order is kept.
         """
         stdout = self.open_output(1)
         one, other = os.fstat(1), os.fstat(2)
@@ -14971,10 +14968,7 @@ class Job:
             self.code = number if kind == EXITED else 128 + number
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, for who started us to see.
-
-        Not where nobody could continue us.
-        """
+        """Stop, as the command has, for who started us to see; not if nobody could continue us."""
         if number != signal.SIGSTOP:
             handler = signal.getsignal(number)
             signal.signal(number, signal.SIG_DFL)
@@ -14995,9 +14989,9 @@ class Job:
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """What to read, and how. What is not yet written holds up only its own source.
+        """What to read, and how; reports last, as `stop` takes its time.
 
-        Reports last, as `stop` takes its time.
+        What is not yet written holds up only its own source.
         """
         open_outputs = [
             output for output in self.outputs if output.source is not None and not output.pending
@@ -15034,10 +15028,7 @@ class Job:
         return bool(writable or set(readable) - {self.woken, self.orders.fileno()})
 
     def drain(self) -> None:
-        """Pass on what the command had written before now.
-
-        To the end, or to a silence, or as much as a pipe holds.
-        """
+        """Pass on what the command has written: to the end, a silence, or what a pipe holds."""
         ends = [output.count + PIPE_SIZE for output in self.outputs]
         while any(
             output.pending or (output.source is not None and output.count < end)
@@ -15070,10 +15061,7 @@ class Job:
 
 
 def reap(number: int, frame: object) -> None:
-    """Take the exit statuses of children.
-
-    Of the keeper and, as process 1, of all whose parent has ended.
-    """
+    """Take the exit statuses of the keeper and, as process 1, of all whose parent has ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -16276,7 +16264,7 @@ def find_repository(directory: str, user: str) -> list[str]:
 
 
 def need_root(service: Service, verb: str, options: list[str]) -> None:
-    """Raise Denied for a change of the system's units without root, or by others' files.
+    """Raise Denied for a change of the system's units without root, or by files of others.
 
     The hint does it with root's own programs: root is never to run what the agent can change.
     """
@@ -16314,10 +16302,7 @@ def find_writable(paths: Iterable[str]) -> str | None:
 
 
 def own_files() -> Iterator[str]:
-    """What runs where avault runs.
-
-    Its files, its Python, its packages, and the places where those are looked for.
-    """
+    """What runs where avault runs: its files, Python, packages, and where those are looked for."""
     yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
     here = os.path.dirname(__file__)
     yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
@@ -16330,7 +16315,7 @@ def own_files() -> Iterator[str]:
 def is_roots_alone(path: str) -> bool:
     """Whether only root can change a file, or what a directory's names stand for.
 
-    Of what is not there, its directory decides.
+    For what is not there, its directory decides.
     """
     try:
         info = os.lstat(path)
@@ -17209,9 +17194,9 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
 
 @context
 def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
-    """Let OpenClaw change openclaw.json.
+    """Let OpenClaw change openclaw.json; where that fails, the file is as it was.
 
-    Where that fails, the file is as it was; raises AvaultError.
+    Raises AvaultError.
     """
     config = openclaw.config_path
     before = read_file(config, 16 << 20) if os.path.exists(config) else None
@@ -17228,9 +17213,9 @@ def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
 
 
 def fail(error: AvaultError, values: list[str]) -> NoReturn:
-    """Raise the error, which says that nothing was changed.
+    """Raise the error, and say that nothing was changed.
 
-    In OpenClaw's own words only where no part of a value can be in them.
+    What OpenClaw said is repeated only where no part of a value can be in it.
     """
     parts = [
         value[start : start + 6] for value in values for start in range(max(1, len(value) - 5))
@@ -19091,9 +19076,9 @@ NETWORKED = {
 
 
 def filesystem_of(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
-    """The type of the file system that a path is on (proc_pid_mountinfo(5)).
+    """The type of the file system that a path is on; None where nobody says.
 
-    None where nobody says.
+    See proc_pid_mountinfo(5).
     """
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
@@ -19207,10 +19192,7 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
 
 
 def check_orphans(patient: Patient) -> Iterator[Finding]:
-    """State of this vault under another name.
-
-    A directory that was moved or restored has a new id.
-    """
+    """State of this vault under another name, as of a directory that was moved or restored."""
     places, home = patient.places, state_home()
     try:
         identity = read_sealed("nsec", places.file("nsec.enc"))["vault"]
@@ -19263,7 +19245,7 @@ def is_in_use(directory: str) -> bool:
 def take_over(other: str, own: str) -> str:
     """Make another state directory ours.
 
-    Renamed, or where ours was begun already, file by file, unlock.json last.
+    It is renamed; where ours was begun already, moved file by file, unlock.json last.
     """
     if not os.path.isdir(own):
         os.rename(other, own)
@@ -19335,10 +19317,7 @@ LOOKS_BACK = 50  # commits of a file
 
 
 def bring_back(places: Places, name: str) -> str:
-    """The command that puts the latest whole version of a file back that git has.
-
-    Else where to look.
-    """
+    """The command that puts git's latest whole version of a file back; else where to look."""
     path = places.file(name)
     try:
         repository = Repository(places.dir)
@@ -19413,7 +19392,7 @@ NAME_READERS = {"nsec.enc": read_recovery_names, "nip46.json": read_hinted_names
 def check_payloads(path: str, data: bytes) -> None:
     """Raise Tampered unless avault.enc is made of NIP-44 v2 payloads, one a line.
 
-    What can be told without the key.
+    More cannot be told without the key.
     """
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
         try:
@@ -19620,7 +19599,7 @@ def all_words() -> list[Words]:
 def describe_command(name: str) -> Words:
     """A command.
 
-    What its options take stands in a form of its usage, and its arguments in the first.
+    What an option takes stands in one of the forms of its usage, and the arguments in the first.
     """
     function, makers, interspersed = COMMANDS[name]
     usage, _, prose = (function.__doc__ or "").partition("\n\n")
@@ -20412,10 +20391,7 @@ def cmd_daemon_start(
 
 
 def warn_of_logout(places: Places) -> None:
-    """Say so where the end of the session is the end of the daemon.
-
-    Systemd without lingering (loginctl(1)).
-    """
+    """Say so where the end of the session is the end of the daemon: no lingering (loginctl(1))."""
     import getpass
 
     session = places.socket.startswith("/run/user/") and os.path.isdir("/run/systemd/system")
@@ -21728,10 +21704,7 @@ def missing(path: str) -> list[str]:
 
 
 def remove_made(directories: list[str]) -> None:
-    """Remove directories that were made for nothing, unless something is in them.
-
-    What a daemon notes of itself is not.
-    """
+    """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
     for directory in directories:
         for name in ("python", "socket"):
             with contextlib.suppress(OSError):

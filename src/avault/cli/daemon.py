@@ -133,10 +133,7 @@ def cmd_daemon_start(
 
 
 def warn_of_logout(places: Places) -> None:
-    """Say so where the end of the session is the end of the daemon.
-
-    Systemd without lingering (loginctl(1)).
-    """
+    """Say so where the end of the session is the end of the daemon: no lingering (loginctl(1))."""
     import getpass
 
     session = places.socket.startswith("/run/user/") and os.path.isdir("/run/systemd/system")

@@ -245,10 +245,7 @@ def missing(path: str) -> list[str]:
 
 
 def remove_made(directories: list[str]) -> None:
-    """Remove directories that were made for nothing, unless something is in them.
-
-    What a daemon notes of itself is not.
-    """
+    """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
     for directory in directories:
         for name in ("python", "socket"):
             with contextlib.suppress(OSError):

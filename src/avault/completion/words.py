@@ -53,7 +53,7 @@ def all_words() -> list[Words]:
 def describe_command(name: str) -> Words:
     """A command.
 
-    What its options take stands in a form of its usage, and its arguments in the first.
+    What an option takes stands in one of the forms of its usage, and the arguments in the first.
     """
     function, makers, interspersed = COMMANDS[name]
     usage, _, prose = (function.__doc__ or "").partition("\n\n")

@@ -54,9 +54,9 @@ NETWORKED = {
 
 
 def filesystem_of(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
-    """The type of the file system that a path is on (proc_pid_mountinfo(5)).
+    """The type of the file system that a path is on; None where nobody says.
 
-    None where nobody says.
+    See proc_pid_mountinfo(5).
     """
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as file:

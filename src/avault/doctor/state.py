@@ -123,10 +123,7 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
 
 
 def check_orphans(patient: Patient) -> Iterator[Finding]:
-    """State of this vault under another name.
-
-    A directory that was moved or restored has a new id.
-    """
+    """State of this vault under another name, as of a directory that was moved or restored."""
     places, home = patient.places, state_home()
     try:
         identity = read_sealed("nsec", places.file("nsec.enc"))["vault"]
@@ -179,7 +176,7 @@ def is_in_use(directory: str) -> bool:
 def take_over(other: str, own: str) -> str:
     """Make another state directory ours.
 
-    Renamed, or where ours was begun already, file by file, unlock.json last.
+    It is renamed; where ours was begun already, moved file by file, unlock.json last.
     """
     if not os.path.isdir(own):
         os.rename(other, own)

@@ -86,10 +86,7 @@ LOOKS_BACK = 50  # commits of a file
 
 
 def bring_back(places: Places, name: str) -> str:
-    """The command that puts the latest whole version of a file back that git has.
-
-    Else where to look.
-    """
+    """The command that puts git's latest whole version of a file back; else where to look."""
     path = places.file(name)
     try:
         repository = Repository(places.dir)
@@ -164,7 +161,7 @@ NAME_READERS = {"nsec.enc": read_recovery_names, "nip46.json": read_hinted_names
 def check_payloads(path: str, data: bytes) -> None:
     """Raise Tampered unless avault.enc is made of NIP-44 v2 payloads, one a line.
 
-    What can be told without the key.
+    More cannot be told without the key.
     """
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
         try:

@@ -122,9 +122,9 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
 
 @context
 def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
-    """Let OpenClaw change openclaw.json.
+    """Let OpenClaw change openclaw.json; where that fails, the file is as it was.
 
-    Where that fails, the file is as it was; raises AvaultError.
+    Raises AvaultError.
     """
     config = openclaw.config_path
     before = read_file(config, 16 << 20) if os.path.exists(config) else None
@@ -141,9 +141,9 @@ def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
 
 
 def fail(error: AvaultError, values: list[str]) -> NoReturn:
-    """Raise the error, which says that nothing was changed.
+    """Raise the error, and say that nothing was changed.
 
-    In OpenClaw's own words only where no part of a value can be in them.
+    What OpenClaw said is repeated only where no part of a value can be in it.
     """
     parts = [
         value[start : start + 6] for value in values for start in range(max(1, len(value) - 5))

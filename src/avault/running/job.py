@@ -76,7 +76,7 @@ class Job:
     def open_outputs(self) -> tuple[int, int]:
         """What the command is to have as stdout and stderr.
 
-        One for both where ours are the same, so that order is kept.
+        That is one for both where ours are the same, so that order is kept.
         """
         stdout = self.open_output(1)
         one, other = os.fstat(1), os.fstat(2)
@@ -160,10 +160,7 @@ class Job:
             self.code = number if kind == EXITED else 128 + number
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, for who started us to see.
-
-        Not where nobody could continue us.
-        """
+        """Stop, as the command has, for who started us to see; not if nobody could continue us."""
         if number != signal.SIGSTOP:
             handler = signal.getsignal(number)
             signal.signal(number, signal.SIG_DFL)
@@ -184,9 +181,9 @@ class Job:
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """What to read, and how. What is not yet written holds up only its own source.
+        """What to read, and how; reports last, as `stop` takes its time.
 
-        Reports last, as `stop` takes its time.
+        What is not yet written holds up only its own source.
         """
         open_outputs = [
             output for output in self.outputs if output.source is not None and not output.pending
@@ -223,10 +220,7 @@ class Job:
         return bool(writable or set(readable) - {self.woken, self.orders.fileno()})
 
     def drain(self) -> None:
-        """Pass on what the command had written before now.
-
-        To the end, or to a silence, or as much as a pipe holds.
-        """
+        """Pass on what the command has written: to the end, a silence, or what a pipe holds."""
         ends = [output.count + PIPE_SIZE for output in self.outputs]
         while any(
             output.pending or (output.source is not None and output.count < end)
@@ -259,10 +253,7 @@ class Job:
 
 
 def reap(number: int, frame: object) -> None:
-    """Take the exit statuses of children.
-
-    Of the keeper and, as process 1, of all whose parent has ended.
-    """
+    """Take the exit statuses of the keeper and, as process 1, of all whose parent has ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

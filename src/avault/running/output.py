@@ -58,7 +58,7 @@ class Output:
     def write(self) -> None:
         """Write some of what is pending.
 
-        Where nobody reads any more, the command shall find that out in its turn.
+        Where nobody reads any more, we read no more: the command finds that out in its turn.
         """
         try:
             self.pending = self.pending[os.write(self.sink, self.pending[: self.piece]) :]

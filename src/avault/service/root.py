@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def need_root(service: Service, verb: str, options: list[str]) -> None:
-    """Raise Denied for a change of the system's units without root, or by others' files.
+    """Raise Denied for a change of the system's units without root, or by files of others.
 
     The hint does it with root's own programs: root is never to run what the agent can change.
     """
@@ -55,10 +55,7 @@ def find_writable(paths: Iterable[str]) -> str | None:
 
 
 def own_files() -> Iterator[str]:
-    """What runs where avault runs.
-
-    Its files, its Python, its packages, and the places where those are looked for.
-    """
+    """What runs where avault runs: its files, Python, packages, and where those are looked for."""
     yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
     here = os.path.dirname(__file__)
     yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
@@ -71,7 +68,7 @@ def own_files() -> Iterator[str]:
 def is_roots_alone(path: str) -> bool:
     """Whether only root can change a file, or what a directory's names stand for.
 
-    Of what is not there, its directory decides.
+    For what is not there, its directory decides.
     """
     try:
         info = os.lstat(path)

@@ -283,10 +283,7 @@ class Bunker:
 
 
 def read_sentence(text: str) -> str:
-    """What the operator is shown of a text to decrypt.
-
-    An envelope's sentence, never what it carries.
-    """
+    """What the operator is shown of a text to decrypt: an envelope's sentence, not its content."""
     try:
         sentence = json.loads(text)["content"]
     except (ValueError, TypeError, KeyError, RecursionError):

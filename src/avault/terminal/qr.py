@@ -14,7 +14,7 @@ from avault.vault.files import write_file
 def qr_lines(text: str) -> list[str]:
     """The lines of a QR code, light on dark, in half blocks.
 
-    Of a pairing URI without the picture, which makes it too big.
+    A pairing URI goes without its picture, which would make the code too big.
     """
     import qrcode
 
