@@ -23,143 +23,162 @@ changes this very file before an approval. references/security.md has the rest.
 
 The rooms, in order; each calls only what stands above it:
 
-    lazy                  Modules that are imported when they are first used
-    places                Where a vault is: its directory, state directory, socket and id
-    daily                 The daily commands: their options, and what the daemon is asked for each
-    plain                 What io, json and socket do, for a few plain uses: importing them takes longer than a `get`
-    execute               A command in our place, as execvp(3) has it
-    hints                 How an error is told: what went wrong, a hint that is for the same vault, and an exit code
-    fast                  get, has, list, export, set and run over the socket, with built-in modules only
-    errors                One base class for what went wrong; exit codes and hints
-    protocol              The socket protocol: its requests, and its frames
-    systemd               What systemd says of the service that avault installs
-    client                A client's connection to the daemon
-    late                  What is made when it is first used: patterns, dataclasses, contexts, properties
-    nostr                 What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
-    process               How our processes start: a clean environment, hardened, the vault's lock
-    tasks                 Work that runs beside other work, in an event loop
-    vault/dangerous       Names of variables that change what other programs do
-    vault/records         The vault as data: groups, keys and their names; merging two copies
-    vault/choosing        Which secrets are meant, and as which variables: by group, by key and by name
-    vault/files           Files as people and disks need them: atomic, durable, checked
-    vault/formats         What the keyholder renders: shell, dotenv, systemd, JSON and others
-    vault/own_files       The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
-    vault/machine         This machine in the vault's generations: its name, its counts, and the highest it has seen
-    vault/presence        Which of a vault's files are there, and what they are for whom has not opened it
-    vault/seal            Everything that is encrypted: the vault's parts, the envelope, the sealed key
-    vault/work_tree       Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
-    vault/recovery        The recovery copy, nsec.enc, beside an open vault: verified, and made anew
-    vault/unsaved         What is served and avault.enc has not: unsaved.enc, in the state directory
-    vault/store           The loaded vault and its file: generations, pin, writing, noticing changes
-    signer/pairing        What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
-    signer/question       A question to the signer: when it goes out again, and what an answer that refuses it means
-    signer/relays         The relay client: connections to relays, what they are sent, and what they send to us
-    signer/remarks        What the operator should know of the signer while it is asked
-    signer/remote         The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
-    custody/custodian     The ways to get the agent's key
-    custody/keychain      The process that asks the keychain: the platform's own, or none
-    daemon/asking         The question to the operator: who waits for it, and when it may be put again
-    daemon/autolock       When an open vault locks by itself
-    daemon/callers        Who is at the other end of a connection
-    daemon/wire           The connections of the daemon: between its two processes, and of clients to the keyholder
-    daemon/reporter       What the keyholder tells the supervisor: no secret, ever
-    daemon/contact        The operator's signer, as the keyholder reaches it: the pairing, and a connection
-    daemon/ledger         A file of signed lines, of which none can be changed or taken away unnoticed
-    daemon/log            The access log: who got what, and when
-    daemon/ratchet        The ratchet: after each unlock this machine's envelope is another one
-    daemon/writing        How an open vault is written: one batch at a time, and so that what is served is on the disk
-    daemon/holding        What the keyholder holds: an open vault, and this machine's own files of it
-    daemon/keychain       Giving a keychain an unlock key of its own, if the operator agrees
-    daemon/unlocking      How the keyholder comes by the key: at once, by asking the phone, or by listening to it
-    daemon/keyholder      The process that holds the agent's key and the secrets
-    daemon/changes        What changes an open vault. It stands in the access log before it happens
-    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
-    daemon/pairing        Pairing with a signer, and the proof that the phone behind it opens this vault
-    daemon/requests       What a client may ask of an open vault
-    daemon/supervisor     The process that owns the socket. It never holds a secret
-    daemon/talks          The keyholder's talks with operator and signer: init, pair, recover, drill
-    daemon/start          From a command to a daemon, and the beginning and end of its two processes
-    terminal/commands     The table of commands, from which click is told when one is run
-    terminal/extras       What needs packages that avault does without: src/avault_extras/, installed as avault_extras
-    terminal/help         The page of help
-    terminal/talk         What is said to a person, on stderr, and what is given out, on stdout
-    terminal/terminal     What every command is given: the vault's places, and the way to its daemon
-    terminal/waiting      Waiting for the operator, and for a daemon
-    terminal/words        What people type: durations, and names of secrets
-    git/committed         What of the vault may be committed
-    git/run               How avault runs git: every git that it starts is started here
-    git/repository        The vault's git repository: what git knows of our files, and which state it is in
-    git/committing        How a commit of the vault is made
-    git/copies            Asking the keyholder about copies of the vault
-    git/driver            avault as git's merge driver and diff filter: what git is told, and whether it was
-    git/history           avault history, restore: looking back
-    git/settling          Both sides of a conflict, merged
-    git/merge             avault git merge, git diff: two machines' work on the vault, by key
-    git/publishing        Where the vault's branch is published, and the push of what is ours
-    git/record            avault git record: what happens by itself after every write
-    git/sync              avault sync: fetch, merge and push
-    intake/dotenv         The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
-    intake/shell          ~/.profile and its like, for sh, bash and zsh: read, never run
-    intake/lines          fish, systemd's units, pam_env: files of which a line sets a variable
-    intake/looks          What looks like a secret
-    intake/audit          avault audit: what still stands in clear
-    intake/logins         What other programs and password managers keep, as secrets: a login becomes a group
-    intake/files          AWS credentials, netrc, pgpass, npmrc
-    intake/kubernetes     A Kubernetes Secret, as kubectl prints it
-    intake/managers       The CSV of 1Password, Bitwarden, KeePass and browsers; Bitwarden's JSON; what is encrypted
-    intake/importers      Which of the forms that avault reads a file is
-    intake/json_files     What `avault export`, `avault get` and other tools print as JSON
-    intake/keeping        Asking the daemon to keep many secrets
-    intake/importing      avault import
-    intake/migrate        avault migrate: takes the secrets out of ~/.profile
-    running/forms         All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds
-    running/strings       The search for many strings at once
-    running/views         A text less its noise, and where in the text each byte of it stands
-    running/looking       All forms of all values, in all views of a text
-    running/secrets       Which secrets a command gets, and under which names: the vault's choice, dotenv files, references
-    running/templates     What a template is written in, and where in it a reference stands
-    running/writing       A value, as it must stand in a place of a template
-    running/inject        avault inject: values into a template, written as the form around them wants it
-    running/process       What a command's process starts with: signals, core files, and its place
-    running/keeper        The command's parent, so that somebody is there when we are killed (SIGKILL)
-    running/masks         Masks for the values in a stream, also where a read ends in the middle of one
-    running/job           A command on pipes: its output, its signals, its end
-    running/terminal_job  A command on a terminal of its own: keys, size, job control
-    running/run           avault run: secrets for one command, without holding them
-    running/runner        A command whose secrets the process that wants its output never has: for `avault mcp`
-    running/search        Looking for the vault's own values in files
-    running/scan          avault scan: the vault's own values where they should not be
-    service/unit          The daemon as a service of systemd, the user's manager or the system's: its unit, and its state
-    service/commands      avault service install, uninstall, status
-    openclaw/program      OpenClaw's command line, which is asked for what it knows best: paths, findings, hooks
-    openclaw/plan         From credentials in clear to references
-    openclaw/command      The file that OpenClaw may execute as a provider
-    openclaw/variables    From variables in clear to what runs under `avault run`
-    openclaw/undo         From references back to credentials in clear
-    openclaw/chats        avault openclaw chats, which finds where the operator can be told that the phone waits
-    openclaw/hook_files   The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here
-    openclaw/hook         avault openclaw install, uninstall and status
-    openclaw/remains      What a plan leaves behind: in SQLite's free pages, and in settings that nothing uses any more
-    openclaw/planning     avault openclaw plan
-    openclaw/provider     avault openclaw-provider where the fast part had no answer: asks the phone, with restraint
-    doctor/patient        avault doctor: what a check is given, and what it finds
-    doctor/around         Checks of what is around the vault: git, files with secrets in clear
-    doctor/daemon         Checks of the daemon: its version, its service, the keychain
-    doctor/phone          Checks of the way to the phone: relays, pairing, clocks
-    doctor/files          Checks of files: the vault, its recovery copy, the state directory, other vaults' remains
-    doctor/command        avault doctor: the table of checks, and the command
-    cli/completion        avault completion: what a shell needs to complete avault's commands, options and names
-    cli/daemon            daemon start and stop, status, unlock, lock
-    cli/demo              avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
-    cli/edit              avault edit: a secret in the operator's editor, by way of a file that is only in memory
-    cli/keychain          avault keychain: opening the vault without the phone
-    cli/forget            avault forget: leaving nothing of a vault on a machine but the vault
-    cli/log               avault log: who got what, and when; and what was refused
-    cli/mcp               avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
-    cli/pair              avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
-    cli/secrets           set, get, has, list, mv, delete, export, wait
-    cli/signer            avault signer: the other side of NIP-46, a phone in a terminal
-    cli/main              From a command line to a command, by way of click; and where the program starts
+    lazy                      Modules that are imported when they are first used
+    places                    Where a vault is: its directory, state directory, socket and id
+    daily                     The daily commands: their options, and what the daemon is asked for each
+    plain                     What io, json and socket do, for a few plain uses: importing them takes longer than a `get`
+    execute                   A command in our place, as execvp(3) has it
+    hints                     How an error is told: what went wrong, a hint that is for the same vault, and an exit code
+    fast                      get, has, list, export, set and run over the socket, with built-in modules only
+    errors                    One base class for what went wrong; exit codes and hints
+    protocol                  The socket protocol: its requests, and its frames
+    systemd                   What systemd says of the service that avault installs
+    client                    A client's connection to the daemon
+    late                      What is made when it is first used: patterns, dataclasses, contexts, properties
+    nostr                     What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
+    process                   How our processes start: a clean environment, hardened, the vault's lock
+    tasks                     Work that runs beside other work, in an event loop
+    vault/dangerous           Names of variables that change what other programs do
+    vault/records             The vault as data: groups, keys and their names; merging two copies
+    vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
+    vault/files               Files as people and disks need them: atomic, durable, checked
+    vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
+    vault/own_files           The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
+    vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
+    vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
+    vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
+    vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
+    vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
+    vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
+    vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
+    signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
+    signer/relays             The relay client: connections to relays, what they are sent, and what they send to us
+    signer/bunker             A NIP-46 remote signer ("bunker"), and the operator's key that it works with
+    signer/question           A question to the signer: when it goes out again, and what an answer that refuses it means
+    signer/remarks            What the operator should know of the signer while it is asked
+    signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
+    custody/custodian         The ways to get the agent's key
+    custody/keychain          The process that asks the keychain: the platform's own, or none
+    daemon/asking             The question to the operator: who waits for it, and when it may be put again
+    daemon/autolock           When an open vault locks by itself
+    daemon/callers            Who is at the other end of a connection
+    daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
+    daemon/reporter           What the keyholder tells the supervisor: no secret, ever
+    daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
+    daemon/ledger             A file of signed lines, of which none can be changed or taken away unnoticed
+    daemon/log                The access log: who got what, and when
+    daemon/ratchet            The ratchet: after each unlock this machine's envelope is another one
+    daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
+    daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
+    daemon/keychain           Giving a keychain an unlock key of its own, if the operator agrees
+    daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
+    daemon/keyholder          The process that holds the agent's key and the secrets
+    daemon/changes            What changes an open vault. It stands in the access log before it happens
+    daemon/keeper             The keyholder as the supervisor sees it: a process, and a state
+    daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
+    daemon/requests           What a client may ask of an open vault
+    daemon/supervisor         The process that owns the socket. It never holds a secret
+    daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
+    daemon/start              From a command to a daemon, and the beginning and end of its two processes
+    terminal/commands         The table of commands, from which click is told when one is run
+    terminal/extras           What needs packages that avault does without: src/avault_extras/, installed as avault_extras
+    terminal/help             The page of help
+    terminal/talk             What is said to a person, on stderr, and what is given out, on stdout
+    terminal/qr               A QR code: in a terminal that is large enough, and as a picture
+    terminal/terminal         What every command is given: the vault's places, and the way to its daemon
+    terminal/waiting          Waiting for the operator, and for a daemon
+    terminal/words            What people type: durations, and names of secrets
+    git/committed             What of the vault may be committed
+    git/run                   How avault runs git: every git that it starts is started here
+    git/repository            The vault's git repository: what git knows of our files, and which state it is in
+    git/committing            How a commit of the vault is made
+    git/copies                Asking the keyholder about copies of the vault
+    git/driver                avault as git's merge driver and diff filter: what git is told, and whether it was
+    git/history               avault history, restore: looking back
+    git/settling              Both sides of a conflict, merged
+    git/merge                 avault git merge, git diff: two machines' work on the vault, by key
+    git/publishing            Where the vault's branch is published, and the push of what is ours
+    git/record                avault git record: what happens by itself after every write
+    git/sync                  avault sync: fetch, merge and push
+    intake/dotenv             The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
+    intake/shell_words        The words of a shell's command, and what each becomes: quotes, escapes, expansions
+    intake/lines              fish, systemd's units, pam_env: files of which a line sets a variable
+    intake/looks              What looks like a secret
+    intake/shell_assignments  What a shell's command sets and exports, where it does nothing else
+    intake/shell              ~/.profile and its like, for sh, bash and zsh: read, never run
+    intake/audit              avault audit: what still stands in clear
+    intake/logins             What other programs and password managers keep, as secrets: a login becomes a group
+    intake/files              AWS credentials, netrc, pgpass, npmrc
+    intake/kubernetes         A Kubernetes Secret, as kubectl prints it
+    intake/managers           The CSV of 1Password, Bitwarden, KeePass and browsers; Bitwarden's JSON; what is encrypted
+    intake/importers          Which of the forms that avault reads a file is
+    intake/json_files         What `avault export`, `avault get` and other tools print as JSON
+    intake/keeping            Asking the daemon to keep many secrets
+    intake/importing          avault import
+    intake/migrate            avault migrate: takes the secrets out of ~/.profile
+    running/forms             All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds
+    running/strings           The search for many strings at once
+    running/views             A text less its noise, and where in the text each byte of it stands
+    running/looking           All forms of all values, in all views of a text
+    running/secrets           Which secrets a command gets, and under which names: the vault's choice, dotenv files, references
+    running/templates         What a template is written in, and where in it a reference stands
+    running/writing           A value, as it must stand in a place of a template
+    running/inject            avault inject: values into a template, written as the form around them wants it
+    running/process           What a command's process starts with: signals, core files, and its place
+    running/keeper            The command's parent, so that somebody is there when we are killed (SIGKILL)
+    running/masks             Masks for the values in a stream, also where a read ends in the middle of one
+    running/output            What a command writes: read where it comes out, masked, and written to where it belongs
+    running/terminals         Terminals: the one that a command gets, and the one that we are in
+    running/job               A command on pipes: its output, its signals, its end
+    running/terminal_job      A command on a terminal of its own: keys, size, job control
+    running/run               avault run: secrets for one command, without holding them
+    running/runner            A command whose secrets the process that wants its output never has: for `avault mcp`
+    running/search            Looking for the vault's own values in files
+    running/scan              avault scan: the vault's own values where they should not be
+    service/accounts          The accounts that a service may run as, and whether theirs runs without a login
+    service/unit              The unit of avault's service, for the user's manager of systemd or the system's: text and file
+    service/root              What root may run to change the system's units: nothing that others than root can write
+    service/state             What there is of a service: on the disk, at the manager, at its socket
+    service/commands          avault service install, uninstall, status
+    openclaw/program          OpenClaw's command line, which is asked for what it knows best: paths, findings, hooks
+    openclaw/stores           OpenClaw's SQLite stores, in which auth profiles are kept
+    openclaw/findings         What OpenClaw's audit finds in clear, sorted: what can become a reference, and what cannot
+    openclaw/plan             From credentials in clear to references
+    openclaw/command          The file that OpenClaw may execute as a provider
+    openclaw/variables        From variables in clear to what runs under `avault run`
+    openclaw/undo             From references back to credentials in clear
+    openclaw/chats            avault openclaw chats, which finds where the operator can be told that the phone waits
+    openclaw/hook_files       The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here
+    openclaw/hook             avault openclaw install, uninstall and status
+    openclaw/remains          What a plan leaves behind: in SQLite's free pages, and in settings that nothing uses any more
+    openclaw/planning         avault openclaw plan
+    openclaw/provider         avault openclaw-provider where the fast part had no answer: asks the phone, with restraint
+    doctor/patient            avault doctor: what a check is given, and what it finds
+    doctor/around             Checks of what is around the vault: git, files with secrets in clear
+    doctor/daemon             Checks of the daemon: its version, its service, the keychain
+    doctor/phone              Checks of the way to the phone: relays, pairing, clocks
+    doctor/directories        Whose a directory is, who may enter it, and what file system it is on
+    doctor/state              Checks of the state directory: this machine's own part, and what other copies left of theirs
+    doctor/vault              Checks of the vault directory: private, and its files whole and of one vault
+    doctor/command            avault doctor: the table of checks, and the command
+    completion/words          Commands as they are typed, for whatever shell: their options, arguments, and what follows those
+    completion/bash           The completion script for bash, 3.2 (macOS) or later
+    completion/fish           The completion script for fish, 3.0 or later
+    completion/zsh            The completion script for zsh
+    cli/ceremony              The talk with the operator while a signer is paired: what is said, shown and asked
+    cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
+    cli/daemon                avault daemon start, daemon stop, unlock, lock, version
+    cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
+    cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
+    cli/keychain              avault keychain: opening the vault without the phone
+    cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
+    cli/log                   avault log: who got what, and when; and what was refused
+    cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
+    cli/pair                  avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
+    cli/secrets               set, get, has, list, mv, delete, export, wait
+    cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
+    cli/status                avault status: what the daemon does, and what it waits for
+    cli/main                  From a command line to a command, by way of click; and where the program starts
 """
 
 from __future__ import annotations
@@ -246,7 +265,6 @@ if TYPE_CHECKING:
     import urllib.parse
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from nostr_sdk import Keys
     from typing import Any, AnyStr, IO, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
@@ -4113,147 +4131,6 @@ def old_form() -> AvaultError:
     )
 
 
-# ------------------------------------------------------- signer/question ----
-# A question to the signer: when it goes out again, and what an answer that refuses it means.
-
-
-# seconds into an asking; signers know an event id that they have seen
-SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)
-# seconds; a new event with the same request id, as relays and signers drop old events
-FRESH_EVENT_EVERY = 60.0
-# seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
-FRESH_EVENT_AT_FIRST = 600.0
-FRESH_EVENT_LATER = 300.0
-NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
-QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
-# seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
-SIGNER_WAITS = 55.0
-# nobody was asked
-NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")
-NOT_PAIRED = (
-    "no permission",
-    "not paired",
-    "invalid secret",
-    "secret not in use",
-    "no secret",
-    "already connected",
-    "unknown client",
-)
-# said of a refusal and of a stranger alike
-UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
-# of the signer's own time, not of a person
-GAVE_UP = ("timeout", "timed out", "time out", "expired")
-
-
-# events of other keys that are looked at for one request: one of them may tell of a page to open
-STRANGERS = 100
-
-
-def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
-    """When a question goes out again, and whether as a fresh event; without end.
-
-    In seconds since it was first asked.
-    """
-    for seconds in SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN):
-        yield seconds, False
-    seconds = FRESH_EVENT_EVERY
-    while True:
-        yield seconds, True
-        seconds += FRESH_EVENT_EVERY if seconds < FRESH_EVENT_AT_FIRST else FRESH_EVENT_LATER
-
-
-def is_own_timeout(text: str, seconds: float) -> bool:
-    """Whether a signer's refusal, so many seconds after the question, is its own giving up.
-
-    Then it is nobody's decision.
-    """
-    text = text.lower()
-    if any(words in text for words in GAVE_UP):
-        return True
-    return seconds >= SIGNER_WAITS and any(words in text for words in UNCLEAR)
-
-
-def accept_token(token: str) -> Callable[[str], None]:
-    """What counts as the result of decrypting the drill."""
-
-    def accept(result: str) -> None:
-        if token not in result:
-            raise Tampered("the signer answered with something else")
-
-    return accept
-
-
-class Request:
-    """A request under way: its id, what to do with a result, and the future of its answer.
-
-    A `patient` one waits for a person.
-    """
-
-    def __init__(
-        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
-    ) -> None:
-        self.method, self.params, self.accept, self.patient = method, params, accept, patient
-        self.ids: set[str] = set()
-        self.renew()
-        self.begin_plan()
-        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.refusal: asyncio.TimerHandle | None = None
-        self.is_told_by_content = False
-        self.is_urged = False  # somebody is there who waits for it: it goes out at once
-        self.strangers = 0  # events of other keys that were looked at for it
-        self.asked_at = time.monotonic()
-        # the id, and when a relay first took the request of that id
-        self.accepted_id, self.accepted_at = "", 0.0
-
-    def renew(self) -> None:
-        """Take another id, as a signer that has answered one ignores it from then on.
-
-        What answers an old one still counts.
-        """
-        self.id = secrets.token_hex(16)
-        self.ids.add(self.id)
-
-    def note_accepted(self, sent: str) -> None:
-        """A relay has taken the request of that id."""
-        if sent != self.accepted_id:
-            self.accepted_id, self.accepted_at = sent, time.monotonic()
-
-    def age(self) -> float:
-        """Seconds from the first relay's acceptance, or from the first try."""
-        return time.monotonic() - (self.accepted_at or self.asked_at)
-
-    def is_looked_at(self) -> bool:
-        """Whether one more event of another key is looked at: it may tell of a page to open."""
-        self.strangers += 1
-        return self.strangers <= STRANGERS
-
-    def body(self) -> str:
-        """The request as it is sent."""
-        return json.dumps({"id": self.id, "method": self.method, "params": self.params})
-
-    def begin_plan(self) -> None:
-        """Plan, from now on, when it is sent again."""
-        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
-        self.take_step()
-
-    def take_step(self) -> None:
-        """Go on in the plan."""
-        after, self.is_fresh_next = next(self.plan)
-        self.due = self.begun + after
-
-
-class Sending:
-    """An event on its way to the relays.
-
-    Whose request, when it was made, what each relay said, and whether it has left us.
-    """
-
-    def __init__(self, event: Event, request: str, made: float) -> None:
-        self.event, self.request, self.made = event, request, made
-        self.said: dict[str, str] = {}
-        self.is_sent = False
-
-
 # --------------------------------------------------------- signer/relays ----
 # The relay client: connections to relays, what they are sent, and what they send to us.
 
@@ -4471,6 +4348,458 @@ def is_clock_unsynchronised() -> bool:
     import ctypes
 
     return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
+
+
+# --------------------------------------------------------- signer/bunker ----
+# A NIP-46 remote signer ("bunker"), and the operator's key that it works with.
+
+
+# log2 of scrypt's N (NIP-49): 100 MB for a third of a second; the library opens at most 18
+NCRYPTSEC_ROUNDS = 16
+
+
+class Pairings:
+    """What a bunker keeps in bunker.json, in `directory`, so that it survives a restart.
+
+    Its key, its one-time secret, the clients that it knows, and the relays where they ask.
+    """
+
+    def __init__(self, directory: str, relays: list[str]) -> None:
+        self.path = os.path.join(directory, "bunker.json")
+        make_private_directory(directory)
+        kept = (
+            decode_file("bunker", read_file(self.path), self.path)
+            if os.path.lexists(self.path)
+            else {}
+        )
+        self.keys = nostr_sdk.Keys.parse(kept["key"]) if kept else nostr_sdk.Keys.generate()
+        self.secret = str(kept.get("secret") or secrets.token_hex(16))
+        self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
+        self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
+        self.save()
+
+    def save(self) -> None:
+        """Write bunker.json."""
+        content = {
+            "key": self.keys.secret_key().to_hex(),
+            "secret": self.secret,
+            "clients": self.clients,
+            "relays": self.relays,
+        }
+        write_file(self.path, encode_file("bunker", content))
+
+    def uri(self) -> str:
+        """The bunker:// URI; its secret pairs one client."""
+        from urllib.parse import quote
+
+        relays = "&".join(f"relay={quote(url, safe='')}" for url in self.relays)
+        return f"bunker://{public_hex(self.keys)}?{relays}&secret={self.secret}"
+
+    def learn(self, uri: str) -> tuple[str, str]:
+        """Take a nostrconnect:// URI's client and relays; its key, and the secret. Raises Usage."""
+        from urllib.parse import parse_qs, urlsplit
+
+        parts = urlsplit(uri.strip())
+        query = parse_qs(parts.query)
+        if parts.scheme != "nostrconnect" or not query.get("secret") or not query.get("relay"):
+            raise Usage("not a nostrconnect:// URI", "it is the line that avault pair prints")
+        client = parse_npub(parts.netloc)
+        self.relays = list(dict.fromkeys([*self.relays, *map(check_relay, query["relay"])]))
+        self.add(client, query.get("name", ["an agent"])[0])
+        return client, query["secret"][0]
+
+    def spend(self, secret: str) -> bool:
+        """Use the one-time secret up; whether it was that."""
+        if not secrets.compare_digest(secret.encode(), self.secret.encode()):
+            return False
+        self.secret = secrets.token_hex(16)
+        return True
+
+    def add(self, client: str, name: str) -> None:
+        """Know a client from now on."""
+        self.clients[client] = printable(name, 64)
+        self.save()
+
+
+class Bunker:
+    """A NIP-46 remote signer that asks `approve(client, sentence)` for each decrypt."""
+
+    REMEMBER = 600.0  # seconds that an answer is kept, for a client that asks again
+    SILENCE = 10.0  # seconds until a relay that does not answer is spoken of
+    LOGIN = 5.0  # seconds that the library needs at most to log in (NIP-42) and to subscribe again
+
+    def __init__(
+        self,
+        user: nostr_sdk.Keys,
+        pairings: Pairings,
+        approve: Callable[[str, str], Awaitable[bool]],
+        say: Callable[[str], None],
+    ) -> None:
+        self.user, self.pairings, self.approve, self.say = user, pairings, approve, say
+        # of a client's request; None while it is worked on
+        self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self.asking = asyncio.Lock()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.listening: set[str] = set()  # relays that have confirmed our subscription
+        self.is_ready = False
+
+    async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
+        """Serve until cancelled; first answer a nostrconnect:// URI, if any. Raises Usage."""
+        pairings = self.pairings
+        client, secret = pairings.learn(uri) if uri else ("", "")
+        if not pairings.relays:  # neither named nor known from an earlier time
+            pairings.relays = list(DEFAULT_RELAYS)
+            pairings.save()
+        # for NIP-42: relays that want to know who reads
+        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+        self.pool = (
+            nostr_sdk.ClientBuilder()
+            .authenticator(nostr_sdk.SignerAuthenticator(pairings.keys))
+            .build()
+        )
+        for url in pairings.relays:
+            await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
+        stream = self.pool.notifications()
+        await self.pool.connect()
+        await self.subscribe()
+        self.spawn(self.complain_of_silence())
+        while notification := await stream.next():
+            if notification.is_NEW_EVENT():
+                self.spawn(self.serve(notification.event))
+            elif notification.is_MESSAGE():
+                message = notification.message.as_enum()
+                url = str(notification.relay_url).rstrip("/")
+                if message.is_CLOSED():
+                    self.listening.discard(url)
+                    self.spawn(self.look_after(url, message.message))
+                elif message.is_END_OF_STORED_EVENTS():
+                    is_first = not self.listening
+                    self.listening.add(url)
+                    if is_first and not self.is_ready:
+                        self.is_ready = True
+                        ready()
+                        if uri:
+                            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
+                            self.say(f"connected to {pairings.clients[client]}")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside, and keep it until it is done."""
+        self.tasks.add(task := asyncio.get_running_loop().create_task(work))
+        task.add_done_callback(self.tasks.discard)
+
+    async def subscribe(self) -> None:
+        """Ask the relays for the requests to us, of the last minute and from now on."""
+        since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
+        mine = (
+            nostr_sdk.Filter()
+            .kind(nostr_sdk.Kind(RPC_KIND))
+            .pubkey(self.pairings.keys.public_key())
+            .since(since)
+        )
+        await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
+
+    async def complain_of_silence(self) -> None:
+        """Say so once where no relay has taken our subscription."""
+        await asyncio.sleep(self.SILENCE)
+        if not self.listening:
+            self.say(f"no relay lets us listen: {', '.join(self.pairings.relays)}; trying again")
+
+    async def look_after(self, url: str, reason: str) -> None:
+        """Say that a relay has closed our subscription, unless to have us log in; ask again."""
+        await asyncio.sleep(0 if not reason.startswith("auth-required:") else self.LOGIN)
+        if url not in self.listening:
+            self.say(f"{url} does not let us listen: {printable(reason)}")
+            await asyncio.sleep(self.SILENCE)
+            await self.subscribe()
+
+    async def reply(self, client: str, message: dict[str, Any]) -> None:
+        """Send a message to a client over every relay; one acceptance is enough."""
+        peer = nostr_sdk.PublicKey.parse(client)
+        content = nostr_sdk.nip44_encrypt(
+            self.pairings.keys.secret_key(), peer, json.dumps(message), nostr_sdk.Nip44Version.V2
+        )
+        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags(
+            [nostr_sdk.Tag.public_key(peer)]
+        )
+        event = builder.finalize(self.pairings.keys)
+        for attempt in range(5):
+            relays = await self.pool.relays()
+            outcomes = await asyncio.gather(
+                *(relay.send_event(event) for relay in relays.values()), return_exceptions=True
+            )
+            refusals = {
+                str(url).rstrip("/"): printable(str(outcome).strip("'\""))
+                for url, outcome in zip(relays, outcomes, strict=True)
+                if isinstance(outcome, BaseException)
+            }
+            for url, text in refusals.items():
+                if text not in ("timeout", "relay not connected"):
+                    self.say(f"{url} refuses the answer: {text}")
+            if len(refusals) < len(relays):
+                return
+            await asyncio.sleep(0.2 * 2**attempt)
+        self.say(
+            "no relay took the answer: "
+            + ", ".join(f"{url} ({text})" for url, text in refusals.items())
+        )
+
+    async def serve(self, event: nostr_sdk.Event) -> None:
+        """Answer one request; each request id is worked on once, however often it is sent."""
+        client = event.author().to_hex()
+        try:
+            message = json.loads(
+                nostr_sdk.nip44_decrypt(
+                    self.pairings.keys.secret_key(), event.author(), event.content()
+                )
+            )
+            request, method = str(message["id"]), str(message["method"])
+            params = [str(each) for each in message.get("params", [])]
+        except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
+            return  # not a request to us
+        if client not in self.pairings.clients and method != "connect":
+            await self.reply(client, {"id": request, "result": "", "error": "no permission"})
+            return
+        if (client, request) not in self.answers:
+            self.answers[client, request] = None
+            self.answers[client, request] = {
+                "id": request,
+                **await self.answer(client, method, params),
+            }
+            asyncio.get_running_loop().call_later(
+                self.REMEMBER, self.answers.pop, (client, request)
+            )
+        answer = self.answers[client, request]
+        if answer:
+            await self.reply(client, answer)
+
+    async def answer(self, client: str, method: str, params: list[str]) -> dict[str, str]:
+        """The result or error of a request."""
+        if method == "connect":
+            return self.connect(client, params)
+        if method == "get_public_key":
+            return {"result": public_hex(self.user)}
+        if method == "ping":
+            return {"result": "pong"}
+        if method != "nip44_decrypt" or len(params) != 2:
+            return {"result": "", "error": f"unsupported: {printable(method, 40)}"}
+        try:
+            text = nostr_sdk.nip44_decrypt(
+                self.user.secret_key(), nostr_sdk.PublicKey.parse(params[0]), params[1]
+            )
+        except nostr_sdk.NostrSdkError:
+            return {"result": "", "error": "cannot decrypt that"}
+        async with self.asking:
+            approved = await self.approve(self.pairings.clients[client], read_sentence(text))
+        return {"result": text} if approved else {"result": "", "error": "user rejected"}
+
+    def connect(self, client: str, params: list[str]) -> dict[str, str]:
+        """Pair a client that has the secret; a known one is paired already."""
+        if client not in self.pairings.clients:
+            if not self.pairings.spend(params[1] if len(params) > 1 else ""):
+                return {"result": "", "error": "invalid secret"}
+            try:
+                name = json.loads(params[3])["name"]
+            except (IndexError, ValueError, TypeError, KeyError):
+                name = "an agent"
+            self.pairings.add(client, name)
+            self.say(f"connected to {self.pairings.clients[client]}")
+        return {"result": "ack"}
+
+
+def read_sentence(text: str) -> str:
+    """What the operator is shown of a text to decrypt: an envelope's sentence, not its content."""
+    try:
+        sentence = json.loads(text)["content"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        sentence = None
+    return (
+        printable(sentence)
+        if isinstance(sentence, str)
+        else f"a text of {len(text)} characters, which is not shown"
+    )
+
+
+def make_operator(passphrase_file: str | None) -> tuple[str, str]:
+    """A new operator's key, as an nsec or, with a passphrase, as an ncryptsec; and its npub."""
+    keys = nostr_sdk.Keys.generate()
+    text, npub = keys.secret_key().to_bech32(), to_npub(public_hex(keys))
+    if passphrase_file:
+        text = nostr_sdk.EncryptedSecretKey(
+            keys.secret_key(),
+            read_passphrase(passphrase_file),
+            NCRYPTSEC_ROUNDS,
+            nostr_sdk.KeySecurity.UNKNOWN,
+        ).to_bech32()
+    return text, npub
+
+
+def read_passphrase(path: str) -> str:
+    """The passphrase in a file, without the end of its line."""
+    return read_file(os.path.expanduser(path)).decode(errors="replace").removesuffix("\n")
+
+
+def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
+    """The key in a file, as nsec, hex or ncryptsec (NIP-49); raises Usage."""
+    text = read_file(os.path.expanduser(path)).decode(errors="replace").strip()
+    if not text.startswith("ncryptsec1"):
+        return parse_keys(text)
+    if passphrase_file:
+        passphrase = read_passphrase(passphrase_file)
+    else:
+        from getpass import getpass
+
+        passphrase = getpass("passphrase: ")
+    try:
+        sealed = nostr_sdk.EncryptedSecretKey.from_bech32(text)
+        return nostr_sdk.Keys.parse(sealed.decrypt(passphrase).to_hex())
+    except nostr_sdk.NostrSdkError as error:
+        if "log_n" in str(error):
+            raise Usage(
+                "that ncryptsec asks for more memory than the library allows (log_n above 18)",
+                "encrypt it anew with log_n 18",
+            ) from None
+        raise Usage("the passphrase does not open that ncryptsec") from None
+
+
+# ------------------------------------------------------- signer/question ----
+# A question to the signer: when it goes out again, and what an answer that refuses it means.
+
+
+# seconds into an asking; signers know an event id that they have seen
+SAME_EVENT_AGAIN = (15.0, 30.0, 45.0)
+# seconds; a new event with the same request id, as relays and signers drop old events
+FRESH_EVENT_EVERY = 60.0
+# seconds for which it is that often; a phone that wakes later is asked by whoever wakes it
+FRESH_EVENT_AT_FIRST = 600.0
+FRESH_EVENT_LATER = 300.0
+NOBODY_ASKED = 2.5  # seconds; no person reads a sentence and taps faster
+QUICK_IN_A_ROW = 3  # approvals within that time, after which the drill is advised
+# seconds; none that gives up by itself is known to do so sooner (nsec.app: 60 s, Signet: 65 s)
+SIGNER_WAITS = 55.0
+# nobody was asked
+NOT_A_REFUSAL = ("no permission", "not paired", "unknown client", "unsupported", "unrecognized")
+NOT_PAIRED = (
+    "no permission",
+    "not paired",
+    "invalid secret",
+    "secret not in use",
+    "no secret",
+    "already connected",
+    "unknown client",
+)
+# said of a refusal and of a stranger alike
+UNCLEAR = ("not authorized", "unauthorized", "not authorised", "unauthorised")
+# of the signer's own time, not of a person
+GAVE_UP = ("timeout", "timed out", "time out", "expired")
+
+
+# events of other keys that are looked at for one request: one of them may tell of a page to open
+STRANGERS = 100
+
+
+def plan_requests(patient: bool) -> Iterator[tuple[float, bool]]:
+    """When a question goes out again, and whether as a fresh event; without end.
+
+    In seconds since it was first asked.
+    """
+    for seconds in SAME_EVENT_AGAIN if patient else (3.0, 6.0, 10.0, *SAME_EVENT_AGAIN):
+        yield seconds, False
+    seconds = FRESH_EVENT_EVERY
+    while True:
+        yield seconds, True
+        seconds += FRESH_EVENT_EVERY if seconds < FRESH_EVENT_AT_FIRST else FRESH_EVENT_LATER
+
+
+def is_own_timeout(text: str, seconds: float) -> bool:
+    """Whether a signer's refusal, so many seconds after the question, is its own giving up.
+
+    Then it is nobody's decision.
+    """
+    text = text.lower()
+    if any(words in text for words in GAVE_UP):
+        return True
+    return seconds >= SIGNER_WAITS and any(words in text for words in UNCLEAR)
+
+
+def accept_token(token: str) -> Callable[[str], None]:
+    """What counts as the result of decrypting the drill."""
+
+    def accept(result: str) -> None:
+        if token not in result:
+            raise Tampered("the signer answered with something else")
+
+    return accept
+
+
+class Request:
+    """A request under way: its id, what to do with a result, and the future of its answer.
+
+    A `patient` one waits for a person.
+    """
+
+    def __init__(
+        self, method: str, params: list[str], accept: Callable[[str], Any], patient: bool
+    ) -> None:
+        self.method, self.params, self.accept, self.patient = method, params, accept, patient
+        self.ids: set[str] = set()
+        self.renew()
+        self.begin_plan()
+        self.answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.refusal: asyncio.TimerHandle | None = None
+        self.is_told_by_content = False
+        self.is_urged = False  # somebody is there who waits for it: it goes out at once
+        self.strangers = 0  # events of other keys that were looked at for it
+        self.asked_at = time.monotonic()
+        # the id, and when a relay first took the request of that id
+        self.accepted_id, self.accepted_at = "", 0.0
+
+    def renew(self) -> None:
+        """Take another id, as a signer that has answered one ignores it from then on.
+
+        What answers an old one still counts.
+        """
+        self.id = secrets.token_hex(16)
+        self.ids.add(self.id)
+
+    def note_accepted(self, sent: str) -> None:
+        """A relay has taken the request of that id."""
+        if sent != self.accepted_id:
+            self.accepted_id, self.accepted_at = sent, time.monotonic()
+
+    def age(self) -> float:
+        """Seconds from the first relay's acceptance, or from the first try."""
+        return time.monotonic() - (self.accepted_at or self.asked_at)
+
+    def is_looked_at(self) -> bool:
+        """Whether one more event of another key is looked at: it may tell of a page to open."""
+        self.strangers += 1
+        return self.strangers <= STRANGERS
+
+    def body(self) -> str:
+        """The request as it is sent."""
+        return json.dumps({"id": self.id, "method": self.method, "params": self.params})
+
+    def begin_plan(self) -> None:
+        """Plan, from now on, when it is sent again."""
+        self.begun, self.plan = time.monotonic(), plan_requests(self.patient)
+        self.take_step()
+
+    def take_step(self) -> None:
+        """Go on in the plan."""
+        after, self.is_fresh_next = next(self.plan)
+        self.due = self.begun + after
+
+
+class Sending:
+    """An event on its way to the relays.
+
+    Whose request, when it was made, what each relay said, and whether it has left us.
+    """
+
+    def __init__(self, event: Event, request: str, made: float) -> None:
+        self.event, self.request, self.made = event, request, made
+        self.said: dict[str, str] = {}
+        self.is_sent = False
 
 
 # -------------------------------------------------------- signer/remarks ----
@@ -8912,6 +9241,60 @@ def is_person() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
+# ----------------------------------------------------------- terminal/qr ----
+# A QR code: in a terminal that is large enough, and as a picture.
+
+
+def qr_lines(text: str) -> list[str]:
+    """The lines of a QR code, light on dark, in half blocks.
+
+    A pairing URI goes without its picture, which would make the code too big.
+    """
+    import qrcode
+
+    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
+    code.add_data(text.partition("&image=")[0])
+    shown = io.StringIO()
+    code.print_ascii(out=shown, invert=True)
+    return shown.getvalue().rstrip("\n").split("\n")
+
+
+def show_qr(text: str) -> None:
+    """Show a QR code, now or as soon as the terminal is large enough for it."""
+    code = qr_lines(text)
+    rows, columns = len(code) + 1, len(code[0])
+
+    def fit(*_: object) -> None:
+        size = os.get_terminal_size(2)
+        # 0: nobody knows
+        if not size.columns or (size.columns >= columns and size.lines >= rows):
+            signal.signal(signal.SIGWINCH, signal.SIG_DFL)
+            # not by sys.stderr, in whose midst a signal may come
+            write_all(2, "\n".join([*code, ""]).encode())
+
+    signal.signal(signal.SIGWINCH, fit)
+    fit()
+    if signal.getsignal(signal.SIGWINCH) == fit:
+        size = os.get_terminal_size(2)
+        say(
+            f"the QR code needs {columns} columns and {rows} lines, and here are "
+            f"{size.columns} and {size.lines}"
+        )
+        say(
+            "hint: make the window larger, or its letters smaller (Ctrl and -); or paste the "
+            "line; or --qr FILE.png"
+        )
+
+
+def save_qr(text: str, path: str) -> None:
+    """A QR code as a PNG file (0600); raises AvaultError."""
+    import qrcode
+
+    picture = io.BytesIO()
+    qrcode.make(text).save(picture, "PNG")
+    write_file(os.path.abspath(os.path.expanduser(path)), picture.getvalue())
+
+
 # ----------------------------------------------------- terminal/terminal ----
 # What every command is given: the vault's places, and the way to its daemon.
 
@@ -11250,40 +11633,13 @@ def tell_of_lines(told: list[Assignment], file: str = "") -> None:
             say(f"left {place}: {each.problem}")
 
 
-# ---------------------------------------------------------- intake/shell ----
-# ~/.profile and its like, for sh, bash and zsh: read, never run.
-#
-# The grammar: POSIX.1-2017, volume 3, chapter 2; with what bash(1) and zshmisc(1) add. What a word
-# becomes was tried in dash, bash, zsh and busybox; only what comes out of all of them alike, or is
-# unknown to the older, is taken. Everything else is left in place and named, by file, line and
-# variable.
+# ---------------------------------------------------- intake/shell_words ----
+# The words of a shell's command, and what each becomes: quotes, escapes, expansions.
 
-
-LARGEST = 256 << 20  # bytes of a file to import
-SCRIPT = 16 << 20  # bytes of a file that is looked at
 
 NEEDS_THE_SHELL = "it needs the shell"
 DIFFERS = "shells read it differently"
-CONDITIONAL = "it depends on the commands around it"
 NOT_TEXT = "it is not UTF-8 text"
-
-
-def to_text(data: bytes, path: str) -> str:
-    """A file's bytes as text from which the same bytes can be made again; raises Usage for what is none."""
-    if b"\0" in data:
-        raise Usage(f"{path} is not a text file")
-    return data.decode("utf-8", "surrogateescape")
-
-
-OPERATOR = regex(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
-REDIRECTIONS = frozenset("<<< << <<- &> &>> >> <& >& <> >| < >".split())
-OPENERS = {
-    "if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac", "{": "}", "foreach": "end",
-}  # fmt: skip
-CLOSERS = frozenset(OPENERS.values())
-HEADS = frozenset("for select case foreach function".split())  # words follow that are no command
-JOINERS = frozenset("then elif else do ! time".split())  # a command follows
-GROUP = "()"  # an open parenthesis in the stack; among a command's words, a closed pair
 SHELL_ESCAPED = regex(r"(?s)\\(.)")
 SHELL_SINGLE = regex(r"'([^']*)'")
 SHELL_BACKTICKS = regex(r"(?s)`(?:\\.|[^`\\])*`")
@@ -11293,7 +11649,8 @@ SHELL_DOUBLE = regex(r'[^"\\$`]+')
 LITERAL_DOLLAR = frozenset(" \t\n%,./:;&|<>)")
 ANSI = regex(r"(?s)'((?:\\.|[^'\\])*)'")
 ANSI_ESCAPE = regex(
-    rb"""\\(?:([abefnrtvE\\'"?!])|([0-3]?[0-7]{1,2})|x([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|C-([^\\]))"""
+    rb"""\\(?:([abefnrtvE\\'"?!])|([0-3]?[0-7]{1,2})|x([0-9A-Fa-f]{1,2})"""
+    rb"""|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|C-([^\\]))"""
 )
 ANSI_LETTERS = dict(zip(b"abefnrtvE\\'\"?!", b"\a\b\x1b\f\n\r\t\v\x1b\\'\"?!", strict=True))
 
@@ -11307,9 +11664,10 @@ class Unclear(Exception):
 
 
 class Word:
-    """A word of a command: where it is, its text without quotes, and why that is not all that it says, if so.
+    """A word of a command: where it is, and its text without quotes.
 
-    `bare` is the same with a " for whatever is quoted: there a shell looks for characters that mean something.
+    `problem` is why that is not all that it says, if so. `bare` is the same text with a " for
+    whatever is quoted: there a shell looks for characters that mean something.
     """
 
     __slots__ = ("bare", "end", "problem", "start", "text")
@@ -11343,50 +11701,17 @@ class Word:
         return self
 
 
-class Statement(Fields):
-    """A command that sets or exports variables and does nothing else: its lines, and what it sets and exports."""
+class WordReader:
+    """Reads the words of a shell script, each from where it is in it (`at`).
 
-    first: int
-    last: int
-    sets: list[Assignment] = field(default_factory=list)
-    # the name, and whether it surely runs
-    exports: list[tuple[str, bool]] = field(default_factory=list)
-
-    def names(self) -> set[str]:
-        """The variables."""
-        return {each.name for each in self.sets} | {name for name, _ in self.exports}
-
-
-class Script:
-    """A shell script, read and not run.
-
-    `statements` are the commands that only set variables, `busy` the lines on which anything else stands, `words`
-    what other commands are given by name. A command surely runs when it stands at the top: in no if, loop, function,
-    pipeline, after no && and after no exit. When the reading loses its way (a quote without an end, a parenthesis too
-    many) nothing is sure any more.
+    The commands of a substitution are no words: `read_group` reads them, from its parenthesis to
+    the one that closes it.
     """
 
-    def __init__(self, text: str, is_zsh: bool = False) -> None:
-        self.source, self.is_zsh = text, is_zsh
-        self.is_dos = is_dos(text)
-        self.lines = Lines(text)
+    def __init__(self, source: str, is_zsh: bool, read_group: Callable[[], None]) -> None:
+        self.source, self.is_zsh, self.read_group = source, is_zsh, read_group
+        self.is_dos = is_dos(source)
         self.at = 0
-        self.stack: list[str] = []  # what has to close
-        self.documents: list[tuple[str, bool]] = []  # here-documents that begin after this line
-        self.statements: list[Statement] = []
-        self.words: set[str] = set()
-        self.busy: set[int] = set()
-        # how many statements stand before the line that is being read, which shells run as a whole
-        self.complete = 0
-        self.lost = False
-        self.unclear = 0  # the line of a quote without an end
-        try:
-            self.read_commands()
-        except (Unclear, RecursionError) as error:
-            self.unclear = self.lines.at(error.position if isinstance(error, Unclear) else self.at)
-            self.busy |= set(range(self.unclear, len(self.lines.ends) + 2))
-
-    # Words
 
     def peek(self, count: int = 1) -> str:
         """The next characters."""
@@ -11502,251 +11827,6 @@ class Script:
             if not depth:
                 return
         raise Unclear(opened)
-
-    # Commands
-
-    def read_group(self) -> None:
-        """From a parenthesis to the one that closes it: a substitution, a subshell, an array, a pattern."""
-        opened = self.at
-        documents, self.documents = self.documents, []
-        self.at += 1
-        self.stack.append(GROUP)
-        depth = len(self.stack)
-        self.read_commands()
-        if len(self.stack) >= depth:
-            raise Unclear(opened)
-        self.documents = documents
-
-    def read_commands(self) -> None:
-        """Commands, to the end of the text or of the group that they are in."""
-        depth = len(self.stack)
-        words: list[Word] = []
-        begin: int | None = None  # of the command, where an && or a | joins it to the one before
-        listed = len(self.statements)  # where the list begins that && and || make
-        plain = sure = True
-        while True:
-            self.skip_blanks()
-            start = self.at
-            found = OPERATOR.match(self.source, start)
-            operator = found[0] if found else ""
-            if operator == "(":
-                plain = self.read_parenthesis(words) and plain
-            elif operator in REDIRECTIONS:
-                self.at += len(operator)
-                self.read_redirection(operator)
-                plain = False
-            elif not operator and self.peek():
-                word = self.read_word()
-                if self.is_reserved(word, words):
-                    words, plain = self.read_reserved(word, words), True
-                else:
-                    words.append(word)
-            elif operator == "\n" and len(words) == 2 and words[1].bare == GROUP:
-                self.at += 1  # `name ()`: its body follows
-            else:
-                self.at += len(operator)
-                if words or operator != "\n":
-                    done = self.end_command(
-                        words, begin, start, plain and operator not in ("|", "|&"), sure
-                    )
-                    sure = sure and done if operator == "&&" else operator not in ("||", "|", "|&")
-                    begin = start if operator in ("&&", "||", "|", "|&") else None
-                    if operator == "&" and not self.stack:
-                        self.doubt(self.statements[listed:])
-                    listed = len(self.statements) if begin is None and not self.stack else listed
-                words, plain = [], True
-                if operator == "\n":
-                    self.skip_documents()
-                    self.complete = (
-                        self.complete if self.stack or begin is not None else len(self.statements)
-                    )
-                elif operator == ")" and self.stack[-1:] != ["esac"]:
-                    self.close(GROUP)
-                    if len(self.stack) < depth:
-                        return
-                elif not operator:
-                    if self.stack:
-                        self.doubt(self.statements[self.complete :])
-                    return
-
-    def skip_blanks(self) -> None:
-        """Blanks, continued lines, and a comment."""
-        found = re.compile(r"(?:[ \t]|\\\n)*(?:#[^\n]*)?").match(self.source, self.at)
-        self.at = found.end() if found else self.at
-
-    def read_parenthesis(self, words: list[Word]) -> bool:
-        """What stands in parentheses, as a word; whether it only gives an array to the word before."""
-        group = Word(self.at)
-        if self.peek(2) == "((" and (not words or words[0].bare == "for"):
-            self.skip_brackets("(", ")", False)
-        else:
-            self.read_group()
-        if words and words[-1].end == group.start and words[-1].bare[-1:] == "=":
-            words[-1].end = self.at
-            words[-1].doubt("it is an array")
-            return True
-        group.text = group.bare = GROUP
-        group.end = self.at
-        words.append(group)
-        return False
-
-    def read_redirection(self, operator: str) -> None:
-        """The word after a redirection; a here-document begins after the line."""
-        self.skip_blanks()
-        word = self.read_word() if not OPERATOR.match(self.source, self.at) else Word(self.at)
-        if operator in ("<<", "<<-"):
-            self.documents.append((word.text, operator == "<<-"))
-
-    def skip_documents(self) -> None:
-        """The here-documents that begin after this line."""
-        for delimiter, is_indented in self.documents:
-            while self.at < len(self.source):
-                end = self.source.find("\n", self.at)
-                end = len(self.source) if end < 0 else end
-                line = self.source[self.at : end]
-                self.busy.add(self.lines.at(self.at))
-                self.at = min(end + 1, len(self.source))
-                if (line.lstrip("\t") if is_indented else line) == delimiter:
-                    break
-        self.documents = []
-
-    def is_reserved(self, word: Word, words: list[Word]) -> bool:
-        """Whether a word is one of the grammar's, and stands where it means something."""
-        if word.bare == "}" and self.is_zsh:
-            return True
-        is_after_closer = len(words) == 1 and words[0].bare in CLOSERS
-        is_body = bool(words) and (
-            words[-1].bare == GROUP or (words[0].bare == "function" and word.bare == "{")
-        )
-        if words and not is_after_closer and not is_body:
-            return False
-        if word.bare in ("foreach", "end") and not self.is_zsh:
-            return False
-        return (
-            word.bare in JOINERS
-            or word.bare in HEADS
-            or word.bare in OPENERS
-            or word.bare in CLOSERS
-        )
-
-    def read_reserved(self, word: Word, words: list[Word]) -> list[Word]:
-        """Deal with a word of the grammar; the words of the command that is begun then."""
-        self.end_command(words, None, max(word.start - 1, 0), False, False)
-        self.busy.add(self.lines.at(word.start))
-        if word.bare in OPENERS:
-            self.stack.append(OPENERS[word.bare])
-        elif word.bare in CLOSERS:
-            self.close(word.bare)
-        return [word] if word.bare in CLOSERS or word.bare in HEADS else []
-
-    def close(self, closer: str) -> None:
-        """The end of what has to close next; if it is another's, nothing is sure any more."""
-        if self.stack[-1:] == [closer]:
-            self.stack.pop()
-        else:
-            self.lost = True
-            self.doubt(self.statements[self.complete :])
-
-    def end_command(
-        self, words: list[Word], begin: int | None, end: int, plain: bool, sure: bool
-    ) -> bool:
-        """Note what a command sets; whether it surely ran and surely succeeded."""
-        if not words:
-            return False
-        first = words[0].start if begin is None else begin
-        statement = Statement(self.lines.at(first), self.lines.at(end))
-        surely = plain and sure and not self.stack and not self.lost
-        if self.read_assignments(words, statement, surely):
-            self.statements.append(statement)
-            return surely and not any(each.problem for each in statement.sets)
-        self.busy |= set(range(statement.first, statement.last + 1))
-        self.words |= {word.text.partition("=")[0] for word in words}
-        if surely and words[0].text in ("return", "exit", "exec", "logout"):
-            self.lost = True  # nothing of what follows is run
-        return False
-
-    def doubt(self, statements: list[Statement]) -> None:
-        """Take back that these surely run here: the rest of their line says otherwise."""
-        for each in statements:
-            each.sets = [
-                dataclasses.replace(one, problem=one.problem or CONDITIONAL) for one in each.sets
-            ]
-            each.exports = [(name, False) for name, _ in each.exports]
-
-    def read_assignments(self, words: list[Word], statement: Statement, surely: bool) -> bool:
-        """Fill a statement from a command's words, if that is what they are."""
-        name = words[0].text
-        if re.match(NAME + r"(\[.*\])?\+?=", words[0].bare, re.DOTALL):
-            if not all(re.match(NAME + r"(\[.*\])?\+?=", word.bare, re.DOTALL) for word in words):
-                return False  # of that one command
-            exported, problem = False, ""
-        elif name in ("export", "declare", "typeset", "readonly"):
-            options = list(
-                itertools.takewhile(lambda word: re.match("[-+].", word.bare), words[1:])
-            )
-            words = words[1 + len(options) :]
-            letters = "".join(word.text[1:] for word in options if word.text != "--")
-            exported = name == "export" or "x" in letters
-            known = "" if name == "export" else "xgr"
-            problem = (
-                "it has options"
-                if set(letters) - set(known) or any(word.text[0] == "+" for word in options)
-                else ""
-            )
-            if not words:
-                return False
-        else:
-            return False
-        problem = problem or ("" if surely else CONDITIONAL)
-        for word in words:
-            self.read_assignment(word, statement, problem, exported)
-        return True
-
-    def read_assignment(
-        self, word: Word, statement: Statement, problem: str, exported: bool
-    ) -> None:
-        """One word: NAME=value, or the NAME of an export."""
-        name, equals, value = word.text.partition("=")
-        adds = re.fullmatch(f"({NAME})" + r"(\[.*\]|\+)", name, re.DOTALL)
-        if adds:
-            name, problem = adds[1], problem or "it adds to what is there"
-        elif not re.fullmatch(NAME, name):
-            name, problem = "", problem or word.problem or "it names no variable"
-        if equals or problem:
-            known = None if word.problem or adds or not name else value
-            lines = self.lines.at(word.start), self.lines.at(word.end - 1)
-            statement.sets.append(
-                Assignment(*lines, name, known, problem or word.problem, exported=exported)
-            )
-        if exported and name:
-            statement.exports.append((name, not problem))
-
-
-def parse_shell(text: str, is_zsh: bool = False) -> list[Assignment]:
-    """The variables that a shell script sets, in order; nothing is run.
-
-    Those with an empty `problem` surely have that value when the script has come to that line. `exported` says
-    whether the script exports a variable of that name anywhere.
-    """
-    return assignments_of(Script(text, is_zsh))
-
-
-def assignments_of(script: Script) -> list[Assignment]:
-    """What a script sets, and after all the place where its reading lost its way."""
-    exported = {name for statement in script.statements for name, _ in statement.exports}
-    found = [
-        dataclasses.replace(
-            each,
-            exported=each.exported or each.name in exported,
-            problem=each.problem or (CONDITIONAL if script.unclear else ""),
-        )
-        for statement in script.statements
-        for each in statement.sets
-    ]
-    if script.unclear:
-        problem = "the quote or bracket that opens here has no clear end"
-        found.append(Assignment(script.unclear, script.unclear, "", None, problem))
-    return found
 
 
 # ---------------------------------------------------------- intake/lines ----
@@ -11954,6 +12034,339 @@ def is_secret(name: str, value: str) -> bool:
         "1",
     )
     return not is_setting and not os.path.isabs(os.path.expanduser(value))
+
+
+# ---------------------------------------------- intake/shell_assignments ----
+# What a shell's command sets and exports, where it does nothing else.
+
+
+CONDITIONAL = "it depends on the commands around it"
+
+
+class Statement(Fields):
+    """A command that sets or exports variables, and does nothing else."""
+
+    first: int
+    last: int
+    sets: list[Assignment] = field(default_factory=list)
+    # the name, and whether it surely runs
+    exports: list[tuple[str, bool]] = field(default_factory=list)
+
+    def names(self) -> set[str]:
+        """The variables."""
+        return {each.name for each in self.sets} | {name for name, _ in self.exports}
+
+
+def take_assignments(words: list[Word], statement: Statement, lines: Lines, surely: bool) -> bool:
+    """Fill a statement from a command's words, if that is what they are."""
+    name = words[0].text
+    if re.match(NAME + r"(\[.*\])?\+?=", words[0].bare, re.DOTALL):
+        if not all(re.match(NAME + r"(\[.*\])?\+?=", word.bare, re.DOTALL) for word in words):
+            return False  # of that one command
+        exported, problem = False, ""
+    elif name in ("export", "declare", "typeset", "readonly"):
+        options = list(itertools.takewhile(lambda word: re.match("[-+].", word.bare), words[1:]))
+        words = words[1 + len(options) :]
+        letters = "".join(word.text[1:] for word in options if word.text != "--")
+        exported = name == "export" or "x" in letters
+        known = "" if name == "export" else "xgr"
+        problem = (
+            "it has options"
+            if set(letters) - set(known) or any(word.text[0] == "+" for word in options)
+            else ""
+        )
+        if not words:
+            return False
+    else:
+        return False
+    problem = problem or ("" if surely else CONDITIONAL)
+    for word in words:
+        take_assignment(word, statement, lines, problem, exported)
+    return True
+
+
+def take_assignment(
+    word: Word, statement: Statement, lines: Lines, problem: str, exported: bool
+) -> None:
+    """One word: NAME=value, or the NAME of an export."""
+    name, equals, value = word.text.partition("=")
+    adds = re.fullmatch(f"({NAME})" + r"(\[.*\]|\+)", name, re.DOTALL)
+    if adds:
+        name, problem = adds[1], problem or "it adds to what is there"
+    elif not re.fullmatch(NAME, name):
+        name, problem = "", problem or word.problem or "it names no variable"
+    if equals or problem:
+        known = None if word.problem or adds or not name else value
+        first, last = lines.at(word.start), lines.at(word.end - 1)
+        statement.sets.append(
+            Assignment(first, last, name, known, problem or word.problem, exported=exported)
+        )
+    if exported and name:
+        statement.exports.append((name, not problem))
+
+
+# ---------------------------------------------------------- intake/shell ----
+# ~/.profile and its like, for sh, bash and zsh: read, never run.
+#
+# Its commands are read here, their words by intake/shell_words, and what they set by
+# intake/shell_assignments.
+#
+# The grammar: POSIX.1-2017, volume 3, chapter 2; with what bash(1) and zshmisc(1) add. What a word
+# becomes was tried in dash, bash, zsh and busybox; only what comes out of all of them alike, or is
+# unknown to the older, is taken. Everything else is left in place and named, by file, line and
+# variable.
+
+
+SCRIPT = 16 << 20  # bytes of a file that is looked at
+
+
+def to_text(data: bytes, path: str) -> str:
+    """A file's bytes as text that can become the same bytes again; raises Usage."""
+    if b"\0" in data:
+        raise Usage(f"{path} is not a text file")
+    return data.decode("utf-8", "surrogateescape")
+
+
+OPERATOR = regex(r"<<<|<<-?|&>>|&>|>>|[<>]&|<>|>\||&&|\|\||\|&|;;&|;;|;&|;\||[;&|<>()\n]")
+REDIRECTIONS = frozenset("<<< << <<- &> &>> >> <& >& <> >| < >".split())
+OPENERS = {
+    "if": "fi", "while": "done", "until": "done", "for": "done", "select": "done", "case": "esac",
+    "{": "}", "foreach": "end",
+}  # fmt: skip
+CLOSERS = frozenset(OPENERS.values())
+HEADS = frozenset("for select case foreach function".split())  # words follow that are no command
+JOINERS = frozenset("then elif else do ! time".split())  # a command follows
+GROUP = "()"  # an open parenthesis in the stack; among a command's words, a closed pair
+
+
+class Script:
+    """A shell script, read and not run.
+
+    `statements` are the commands that only set variables, `busy` the lines on which anything
+    else stands, `words` what other commands are given by name. A command surely runs when it
+    stands at the top: in no if, loop, function, pipeline, after no && and after no exit. When
+    the reading loses its way (a quote without an end, a parenthesis too many) nothing is sure
+    any more.
+    """
+
+    def __init__(self, text: str, is_zsh: bool = False) -> None:
+        self.source = text
+        self.reader = WordReader(text, is_zsh, self.read_group)
+        self.lines = Lines(text)
+        self.stack: list[str] = []  # what has to close
+        self.documents: list[tuple[str, bool]] = []  # here-documents that begin after this line
+        self.statements: list[Statement] = []
+        self.words: set[str] = set()
+        self.busy: set[int] = set()
+        # how many statements stand before the line that is being read, which shells run as a whole
+        self.complete = 0
+        self.lost = False
+        self.unclear = 0  # the line of a quote without an end
+        try:
+            self.read_commands()
+        except (Unclear, RecursionError) as error:
+            position = error.position if isinstance(error, Unclear) else self.reader.at
+            self.unclear = self.lines.at(position)
+            self.busy |= set(range(self.unclear, len(self.lines.ends) + 2))
+
+    def read_group(self) -> None:
+        """From a parenthesis to the one that closes it.
+
+        That is a substitution, a subshell, an array or a pattern.
+        """
+        opened = self.reader.at
+        documents, self.documents = self.documents, []
+        self.reader.at += 1
+        self.stack.append(GROUP)
+        depth = len(self.stack)
+        self.read_commands()
+        if len(self.stack) >= depth:
+            raise Unclear(opened)
+        self.documents = documents
+
+    def read_commands(self) -> None:
+        """Commands, to the end of the text or of the group that they are in."""
+        depth = len(self.stack)
+        words: list[Word] = []
+        begin: int | None = None  # of the command, where an && or a | joins it to the one before
+        listed = len(self.statements)  # where the list begins that && and || make
+        plain = sure = True
+        while True:
+            self.skip_blanks()
+            start = self.reader.at
+            found = OPERATOR.match(self.source, start)
+            operator = found[0] if found else ""
+            if operator == "(":
+                plain = self.read_parenthesis(words) and plain
+            elif operator in REDIRECTIONS:
+                self.reader.at += len(operator)
+                self.read_redirection(operator)
+                plain = False
+            elif not operator and self.reader.peek():
+                word = self.reader.read_word()
+                if self.is_reserved(word, words):
+                    words, plain = self.read_reserved(word, words), True
+                else:
+                    words.append(word)
+            elif operator == "\n" and len(words) == 2 and words[1].bare == GROUP:
+                self.reader.at += 1  # `name ()`: its body follows
+            else:
+                self.reader.at += len(operator)
+                if words or operator != "\n":
+                    done = self.end_command(
+                        words, begin, start, plain and operator not in ("|", "|&"), sure
+                    )
+                    sure = sure and done if operator == "&&" else operator not in ("||", "|", "|&")
+                    begin = start if operator in ("&&", "||", "|", "|&") else None
+                    if operator == "&" and not self.stack:
+                        self.doubt(self.statements[listed:])
+                    listed = len(self.statements) if begin is None and not self.stack else listed
+                words, plain = [], True
+                if operator == "\n":
+                    self.skip_documents()
+                    self.complete = (
+                        self.complete if self.stack or begin is not None else len(self.statements)
+                    )
+                elif operator == ")" and self.stack[-1:] != ["esac"]:
+                    self.close(GROUP)
+                    if len(self.stack) < depth:
+                        return
+                elif not operator:
+                    if self.stack:
+                        self.doubt(self.statements[self.complete :])
+                    return
+
+    def skip_blanks(self) -> None:
+        """Blanks, continued lines, and a comment."""
+        found = re.compile(r"(?:[ \t]|\\\n)*(?:#[^\n]*)?").match(self.source, self.reader.at)
+        self.reader.at = found.end() if found else self.reader.at
+
+    def read_parenthesis(self, words: list[Word]) -> bool:
+        """Take what stands in parentheses as a word; whether it gives the word before an array."""
+        group = Word(self.reader.at)
+        if self.reader.peek(2) == "((" and (not words or words[0].bare == "for"):
+            self.reader.skip_brackets("(", ")", False)
+        else:
+            self.read_group()
+        if words and words[-1].end == group.start and words[-1].bare[-1:] == "=":
+            words[-1].end = self.reader.at
+            words[-1].doubt("it is an array")
+            return True
+        group.text = group.bare = GROUP
+        group.end = self.reader.at
+        words.append(group)
+        return False
+
+    def read_redirection(self, operator: str) -> None:
+        """The word after a redirection; a here-document begins after the line."""
+        self.skip_blanks()
+        is_word = not OPERATOR.match(self.source, self.reader.at)
+        word = self.reader.read_word() if is_word else Word(self.reader.at)
+        if operator in ("<<", "<<-"):
+            self.documents.append((word.text, operator == "<<-"))
+
+    def skip_documents(self) -> None:
+        """The here-documents that begin after this line."""
+        for delimiter, is_indented in self.documents:
+            while self.reader.at < len(self.source):
+                end = self.source.find("\n", self.reader.at)
+                end = len(self.source) if end < 0 else end
+                line = self.source[self.reader.at : end]
+                self.busy.add(self.lines.at(self.reader.at))
+                self.reader.at = min(end + 1, len(self.source))
+                if (line.lstrip("\t") if is_indented else line) == delimiter:
+                    break
+        self.documents = []
+
+    def is_reserved(self, word: Word, words: list[Word]) -> bool:
+        """Whether a word is one of the grammar's, and stands where it means something."""
+        if word.bare == "}" and self.reader.is_zsh:
+            return True
+        is_after_closer = len(words) == 1 and words[0].bare in CLOSERS
+        is_body = bool(words) and (
+            words[-1].bare == GROUP or (words[0].bare == "function" and word.bare == "{")
+        )
+        if words and not is_after_closer and not is_body:
+            return False
+        if word.bare in ("foreach", "end") and not self.reader.is_zsh:
+            return False
+        return (
+            word.bare in JOINERS
+            or word.bare in HEADS
+            or word.bare in OPENERS
+            or word.bare in CLOSERS
+        )
+
+    def read_reserved(self, word: Word, words: list[Word]) -> list[Word]:
+        """Deal with a word of the grammar; the words of the command that is begun then."""
+        self.end_command(words, None, max(word.start - 1, 0), False, False)
+        self.busy.add(self.lines.at(word.start))
+        if word.bare in OPENERS:
+            self.stack.append(OPENERS[word.bare])
+        elif word.bare in CLOSERS:
+            self.close(word.bare)
+        return [word] if word.bare in CLOSERS or word.bare in HEADS else []
+
+    def close(self, closer: str) -> None:
+        """The end of what has to close next; if it is another's, nothing is sure any more."""
+        if self.stack[-1:] == [closer]:
+            self.stack.pop()
+        else:
+            self.lost = True
+            self.doubt(self.statements[self.complete :])
+
+    def end_command(
+        self, words: list[Word], begin: int | None, end: int, plain: bool, sure: bool
+    ) -> bool:
+        """Note what a command sets; whether it surely ran and surely succeeded."""
+        if not words:
+            return False
+        first = words[0].start if begin is None else begin
+        statement = Statement(self.lines.at(first), self.lines.at(end))
+        surely = plain and sure and not self.stack and not self.lost
+        if take_assignments(words, statement, self.lines, surely):
+            self.statements.append(statement)
+            return surely and not any(each.problem for each in statement.sets)
+        self.busy |= set(range(statement.first, statement.last + 1))
+        self.words |= {word.text.partition("=")[0] for word in words}
+        if surely and words[0].text in ("return", "exit", "exec", "logout"):
+            self.lost = True  # nothing of what follows is run
+        return False
+
+    def doubt(self, statements: list[Statement]) -> None:
+        """Take back that these surely run here: the rest of their line says otherwise."""
+        for each in statements:
+            each.sets = [
+                dataclasses.replace(one, problem=one.problem or CONDITIONAL) for one in each.sets
+            ]
+            each.exports = [(name, False) for name, _ in each.exports]
+
+
+def parse_shell(text: str, is_zsh: bool = False) -> list[Assignment]:
+    """The variables that a shell script sets, in order; nothing is run.
+
+    Those with an empty `problem` surely have that value when the script has come to that line.
+    `exported` says whether the script exports a variable of that name anywhere.
+    """
+    return assignments_of(Script(text, is_zsh))
+
+
+def assignments_of(script: Script) -> list[Assignment]:
+    """What a script sets, and after all the place where its reading lost its way."""
+    exported = {name for statement in script.statements for name, _ in statement.exports}
+    found = [
+        dataclasses.replace(
+            each,
+            exported=each.exported or each.name in exported,
+            problem=each.problem or (CONDITIONAL if script.unclear else ""),
+        )
+        for statement in script.statements
+        for each in statement.sets
+    ]
+    if script.unclear:
+        problem = "the quote or bracket that opens here has no clear end"
+        found.append(Assignment(script.unclear, script.unclear, "", None, problem))
+    return found
 
 
 # ---------------------------------------------------------- intake/audit ----
@@ -12980,6 +13393,9 @@ def tell_of_twins(terminal: Terminal, found: ImportedSecrets) -> None:
 # avault import.
 #
 # A value is in no message, no error and no argument list.
+
+
+LARGEST = 256 << 20  # bytes of a file to import
 
 
 def read_input(file: str) -> str:
@@ -15152,37 +15568,11 @@ class Mask:
         return b"".join(shown)
 
 
-# ----------------------------------------------------------- running/job ----
-# A command on pipes: its output, its signals, its end.
-#
-# The command is our child, in our process group. Where an output is a terminal, it gets one that is
-# only for output, so that it still looks like one; keys, Ctrl-C and Ctrl-Z go from the real terminal
-# to the command.
+# -------------------------------------------------------- running/output ----
+# What a command writes: read where it comes out, masked, and written to where it belongs.
 
 
 PIPE_SIZE = 1 << 20  # bytes; Linux gives so much to anybody, and each read then brings more
-
-
-def open_screen() -> tuple[int, int]:
-    """A terminal of our own: our end, and the command's; raises Unavailable."""
-    try:
-        return os.openpty()
-    except OSError as error:
-        raise Unavailable(
-            f"no terminal for the command: {error.strerror}", "without one: avault run … | cat"
-        ) from None
-
-
-def copy_size(terminal: int, other: int) -> bool:
-    """Give a terminal the size of another one; whether it has changed."""
-    try:
-        size, there = (
-            fcntl.ioctl(each, termios.TIOCGWINSZ, bytes(8)) for each in (terminal, other)
-        )
-        fcntl.ioctl(other, termios.TIOCSWINSZ, size)
-    except OSError:
-        return False
-    return size != there
 
 
 class Output:
@@ -15200,7 +15590,8 @@ class Output:
         # \r\n becomes \n: the terminal behind will make the same of it again
         self.undoes_crlf = False
         kind = os.fstat(sink).st_mode
-        # A write that a full pipe would block is not begun: the other output, and the keys, would wait too.
+        # A write that a full pipe would block is not begun: the other output, and the keys,
+        # would wait too.
         self.piece = select.PIPE_BUF if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) else PIPE_SIZE
 
     def read(self) -> None:
@@ -15226,7 +15617,10 @@ class Output:
         self.pending, self.due = memoryview(self.mask.pause()), None
 
     def write(self) -> None:
-        """Write some of what is pending. Where nobody reads any more, the command shall find that out in its turn."""
+        """Write some of what is pending.
+
+        Where nobody reads any more, we read no more: the command finds that out in its turn.
+        """
         try:
             self.pending = self.pending[os.write(self.sink, self.pending[: self.piece]) :]
         except BlockingIOError:  # somebody has made it so, and has filled it
@@ -15242,6 +15636,84 @@ class Output:
         if self.source is not None:
             os.close(self.source)
         self.source, self.due = None, None
+
+
+# ----------------------------------------------------- running/terminals ----
+# Terminals: the one that a command gets, and the one that we are in.
+
+
+def open_screen() -> tuple[int, int]:
+    """A terminal of our own: our end, and the command's; raises Unavailable."""
+    try:
+        return os.openpty()
+    except OSError as error:
+        raise Unavailable(
+            f"no terminal for the command: {error.strerror}", "without one: avault run … | cat"
+        ) from None
+
+
+def copy_size(terminal: int, other: int) -> bool:
+    """Give a terminal the size of another one; whether it has changed."""
+    try:
+        size, there = (
+            fcntl.ioctl(each, termios.TIOCGWINSZ, bytes(8)) for each in (terminal, other)
+        )
+        fcntl.ioctl(other, termios.TIOCSWINSZ, size)
+    except OSError:
+        return False
+    return size != there
+
+
+def is_foreground(terminal: int) -> bool:
+    """Whether keys on the terminal are for us.
+
+    One that is not our session's has no jobs, and is for anybody.
+    """
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def open_terminal() -> int | None:
+    """Our session's terminal, if there is one."""
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+    except OSError:
+        return None
+
+
+def is_typed(number: int) -> bool:
+    """Whether that signal came from the keys of our terminal, and so to all of our process group.
+
+    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and
+    SIGTSTP are keys.
+    """
+    return number in typed_signals() and is_at_terminal(foreground=True)
+
+
+def is_in_background() -> bool:
+    """Whether we have a terminal that others are in the foreground of."""
+    return is_at_terminal(foreground=False)
+
+
+def is_at_terminal(foreground: bool) -> bool:
+    """Whether our session has a terminal, and we are in its foreground, or are not."""
+    terminal = open_terminal()
+    if terminal is None:
+        return False
+    try:
+        return is_foreground(terminal) == foreground
+    finally:
+        os.close(terminal)
+
+
+# ----------------------------------------------------------- running/job ----
+# A command on pipes: its output, its signals, its end.
+#
+# The command is our child, in our process group. Where an output is a terminal, it gets one that is
+# only for output, so that it still looks like one; keys, Ctrl-C and Ctrl-Z go from the real terminal
+# to the command.
 
 
 class Job:
@@ -15263,7 +15735,10 @@ class Job:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> int:
-        """Start the command, pass on what it writes and what we are told, until it ends; raises CannotRun."""
+        """Start the command, pass on what it writes and what we are told, until it ends.
+
+        Raises CannotRun.
+        """
         self.start(*self.open_outputs())
         for end in self.ends:
             os.close(end)
@@ -15282,14 +15757,17 @@ class Job:
     # -- starting
 
     def open_outputs(self) -> tuple[int, int]:
-        """What the command is to have as stdout and stderr: one for both where ours are the same, so that order is kept."""
+        """What the command is to have as stdout and stderr.
+
+        That is one for both where ours are the same, so that order is kept.
+        """
         stdout = self.open_output(1)
         one, other = os.fstat(1), os.fstat(2)
         same = (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
         return stdout, stdout if same else self.open_output(2)
 
     def open_output(self, sink: int) -> int:
-        """A pipe, or a terminal that is only for output, whose other end comes out masked at `sink`."""
+        """A pipe, or a terminal that is only for output; it comes out masked at `sink`."""
         if os.isatty(sink):
             source, end = open_screen()
             tty.setraw(end)  # the real one turns \n into \r\n
@@ -15327,7 +15805,7 @@ class Job:
             raise CannotRun(self.command, number)
 
     def catch(self, *numbers: int, action: Callable[..., None]) -> None:
-        """Handle signals, but not those that are ignored because who started us wants it (nohup)."""
+        """Handle signals, but not those that who started us has had ignored (nohup)."""
         for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGCHLD:
                 signal.signal(number, action)
@@ -15365,7 +15843,7 @@ class Job:
             self.code = number if kind == EXITED else 128 + number
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, for who started us to see; not where nobody could continue us."""
+        """Stop, as the command has, for who started us to see; not if nobody could continue us."""
         if number != signal.SIGSTOP:
             handler = signal.getsignal(number)
             signal.signal(number, signal.SIG_DFL)
@@ -15386,7 +15864,10 @@ class Job:
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """What to read, and how. What is not yet written holds up only its own source. Reports last, as `stop` takes its time."""
+        """What to read, and how; reports last, as `stop` takes its time.
+
+        What is not yet written holds up only its own source.
+        """
         open_outputs = [
             output for output in self.outputs if output.source is not None and not output.pending
         ]
@@ -15422,7 +15903,7 @@ class Job:
         return bool(writable or set(readable) - {self.woken, self.orders.fileno()})
 
     def drain(self) -> None:
-        """Pass on what the command had written before now: to the end, or to a silence, or as much as a pipe holds."""
+        """Pass on what the command has written: to the end, a silence, or what a pipe holds."""
         ends = [output.count + PIPE_SIZE for output in self.outputs]
         while any(
             output.pending or (output.source is not None and output.count < end)
@@ -15438,7 +15919,7 @@ class Job:
         self.orders.close()
 
     def leave_behind(self) -> None:
-        """Stay, as a process that nobody waits for, where something that the command left running may still write."""
+        """Stay, as a process that nobody waits for, where what the command left may still write."""
         if all(output.source is None for output in self.outputs) or os.fork():
             return
         try:
@@ -15455,50 +15936,10 @@ class Job:
 
 
 def reap(number: int, frame: object) -> None:
-    """Take the exit statuses of children: of the keeper and, as process 1, of all whose parent has ended."""
+    """Take the exit statuses of the keeper and, as process 1, of all whose parent has ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def is_foreground(terminal: int) -> bool:
-    """Whether keys on the terminal are for us; one that is not our session's has no jobs, and is for anybody."""
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return True
-
-
-def open_terminal() -> int | None:
-    """Our session's terminal, if there is one."""
-    try:
-        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-    except OSError:
-        return None
-
-
-def is_typed(number: int) -> bool:
-    """Whether that signal came from the keys of our terminal, and so to all of our process group.
-
-    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and SIGTSTP are keys.
-    """
-    return number in typed_signals() and is_at_terminal(foreground=True)
-
-
-def is_in_background() -> bool:
-    """Whether we have a terminal that others are in the foreground of."""
-    return is_at_terminal(foreground=False)
-
-
-def is_at_terminal(foreground: bool) -> bool:
-    """Whether our session has a terminal, and we are in its foreground, or are not."""
-    terminal = open_terminal()
-    if terminal is None:
-        return False
-    try:
-        return is_foreground(terminal) == foreground
-    finally:
-        os.close(terminal)
 
 
 # -------------------------------------------------- running/terminal_job ----
@@ -15562,7 +16003,7 @@ class TerminalJob(Job):
     # -- signals and jobs
 
     def forward(self, number: int, frame: object) -> None:
-        """Pass a signal on; no key of our terminal has sent it to the command, which is in another session."""
+        """Pass a signal on; no key has sent it to the command, which is in another session."""
         self.order(number)
 
     def note_continued(self, number: int, frame: object) -> None:
@@ -15578,7 +16019,7 @@ class TerminalJob(Job):
             self.go_on()
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, with our process group, as the terminal would have had it."""
+        """The command has stopped: so does our process group, as the terminal would have had it."""
         wants_keys = number in (signal.SIGTTIN, signal.SIGTTOU)
         if (
             wants_keys
@@ -15633,7 +16074,10 @@ class TerminalJob(Job):
         self.outputs[0].undoes_crlf = False
 
     def let_go(self) -> None:
-        """Give the keys back. The leader is given up with the terminal, as what the command leaves behind keeps both."""
+        """Give the keys back.
+
+        The leader is given up with the terminal, as what the command leaves behind keeps both.
+        """
         if self.terminal is not None and self.saved is not None:
             with contextlib.suppress(termios.error):  # it is gone
                 termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.saved)
@@ -15676,9 +16120,10 @@ class TerminalJob(Job):
         )
 
     def turn(self, timeout: float | None) -> bool:
-        """As above. Where stdin is no terminal, the keys may be for others (`fzf | avault run …`), until they are wanted.
+        """As above; but where stdin is no terminal, the keys may be for others, until wanted.
 
-        That shows when the command changes the modes of its terminal, as what asks for a password does, or a pager.
+        As in `fzf | avault run …`. That they are wanted shows when the command changes the modes of
+        its terminal, as what asks for a password does, or a pager.
         """
         watching = self.terminal is not None and not self.wanted and self.code is None
         went = super().turn(0.1 if watching and timeout is None else timeout)
@@ -15706,12 +16151,13 @@ class Leader(Keeper):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
-        """Keys are the command's affair; another signal is for us, as nobody else is in our process group."""
-        return (
-            wake_up
-            if number in {*typed_signals(), signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT}
-            else signal.SIG_DFL
-        )
+        """Keys are the command's affair; another signal is for us alone, in our process group.
+
+        But SIGHUP, by which the kernel tells us that the terminal is gone, is not our end: the
+        command, which would be killed with us, is to have its time (`end_all`).
+        """
+        survived = {signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT}
+        return wake_up if number in survived | typed_signals() else signal.SIG_DFL
 
     def close(self, stdout: int, stderr: int) -> None:
         """Close what only the command writes to."""
@@ -15730,19 +16176,24 @@ class Leader(Keeper):
     def leave(self, code: int) -> None:
         """The command has ended: what it leaves behind stays in our session, and keeps us."""
         # the kernel's SIGHUP at our end is for us, not for what stays behind
-        os.tcsetpgrp(self.terminal, os.getpgrp())
+        self.give_terminal(os.getpgrp())
         super().leave(code)
-        os.close(self.terminal)  # the other side may then close it too, and that is the end of us
+        os.close(self.terminal)  # the other side may then end, and that is the end of us
 
     def obey(self, order: int) -> None:
         """Pass a signal on to the command and its process group, or let it go on."""
         if self.pid is None:
             return
         if order in (FOREGROUND, BACKGROUND):
-            os.tcsetpgrp(self.terminal, self.pid if order == FOREGROUND else os.getpgrp())
+            self.give_terminal(self.pid if order == FOREGROUND else os.getpgrp())
             order = signal.SIGCONT
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, order)
+
+    def give_terminal(self, group: int) -> None:
+        """Put a process group into the foreground; a terminal that is gone has none."""
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(self.terminal, group)
 
 
 # ----------------------------------------------------------- running/run ----
@@ -16368,18 +16819,68 @@ def cmd_scan(terminal: Terminal, paths: tuple[str, ...], staged: bool, hook: boo
     return 1 if found or tree.unread else 0
 
 
+# ------------------------------------------------------ service/accounts ----
+# The accounts that a service may run as, and whether theirs runs without a login.
+
+
+def as_account(user: str) -> dict[str, Any]:
+    """What makes `subprocess` run something as an account: nothing if that is us.
+
+    So root runs no user's git.
+    """
+    if user == account_name():
+        return {}
+    account = pwd.getpwnam(user)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def home_of(user: str) -> str:
+    """The home of an account, as systemd sets it."""
+    try:
+        return pwd.getpwnam(user).pw_dir
+    except KeyError:
+        return os.path.expanduser("~")
+
+
+def account_name() -> str:
+    """The account that we run as, whatever the environment says: its name, or else its number."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def is_lingering(user: str) -> bool:
+    """Whether the user's manager runs without a login (loginctl(1), enable-linger)."""
+    return os.path.exists(f"/var/lib/systemd/linger/{user}")
+
+
+def linger(user: str) -> bool:
+    """Have the user's manager run from boot on, and start it; whether it does."""
+    if not is_lingering(user):
+        enable = ["loginctl", "--no-ask-password", "enable-linger", user]
+        try:
+            subprocess.run(
+                enable, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+    return is_lingering(user)
+
+
 # ---------------------------------------------------------- service/unit ----
-# The daemon as a service of systemd, the user's manager or the system's: its unit, and its state.
+# The unit of avault's service, for the user's manager of systemd or the system's: text and file.
 #
 # A unit of avault's own for each vault. What confines it, and what is left out because it would break
 # something, is said where it stands below; references/service.md says it to the operator.
 # Directives: systemd.exec(5), systemd.service(5), systemd.resource-control(5).
 
 
-# What a user's manager can do, too: nothing that needs a namespace or a capability. Without privileges systemd makes
-# namespaces in a user namespace of the service's own, or fails with 218/CAPABILITIES (ProtectClock=, ProtectKernelModules=,
-# PrivateDevices=, …). In such a namespace root's files are nobody's, so that ssh refuses its own configuration and git
-# cannot push; and the kernel no longer tells who the callers are, so that the access log cannot.
+# What a user's manager can do, too: nothing that needs a namespace or a capability. Without
+# privileges systemd makes namespaces in a user namespace of the service's own, or fails with
+# 218/CAPABILITIES (ProtectClock=, ProtectKernelModules=, PrivateDevices=, …). In such a namespace
+# root's files are nobody's, so that ssh refuses its own configuration and git cannot push; and the
+# kernel no longer tells who the callers are, so that the access log cannot.
 # Not here either: RestrictSUIDSGID=, as git cannot write to a shared repository under it.
 HARDENING = """\
 NoNewPrivileges=yes
@@ -16397,8 +16898,8 @@ SystemCallFilter=@system-service adjtimex clock_adjtime
 SystemCallErrorNumber=EPERM
 """
 
-# What the system's manager can do as well. Not here: PrivateUsers=, see above; ProtectClock=, which hides whether the
-# clock is right; ProtectHome=, as the vault is in a home.
+# What the system's manager can do as well. Not here: PrivateUsers=, see above; ProtectClock=, which
+# hides whether the clock is right; ProtectHome=, as the vault is in a home.
 SYSTEM_ONLY = """\
 ProtectSystem=strict
 ProtectProc=invisible
@@ -16413,11 +16914,13 @@ PrivateIPC=yes
 RemoveIPC=yes
 """
 
-# 0: another daemon serves the vault; 2, 4, 5, 8: usage, no vault, denied, tampered. A second try changes none of these.
+# 0: another daemon serves the vault; 2, 4, 5, 8: usage, no vault, denied, tampered. A second try
+# changes none of these.
 HOPELESS = "0 2 4 5 8"
 
 UNIT = """\
-# Written by `avault service install`, which writes it again; put changes of your own beside it: {edit}
+# Written by `avault service install`, which writes it again; put changes of your own beside it: \
+{edit}
 [Unit]
 Description=avault, the secrets in {description}
 {unit}# a daemon that keeps dying must not keep asking the phone
@@ -16451,9 +16954,10 @@ UNIT_PLAIN = LETTERS | DIGITS | set("_./:@+=,-")
 
 
 def quote(word: str) -> str:
-    """A word of a unit file that systemd reads back as it is (systemd.syntax(7), "Quoting"; systemd.unit(5), "Specifiers").
+    """A word of a unit file that systemd reads back as it is.
 
-    Raises AvaultError for what no unit file can hold everywhere: control characters, and bytes that are no UTF-8.
+    See "Quoting" in systemd.syntax(7), and "Specifiers" in systemd.unit(5). Raises AvaultError for
+    what no unit file can hold everywhere: control characters, and bytes that are no UTF-8.
     """
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in word):
         raise AvaultError(
@@ -16467,7 +16971,8 @@ def quote(word: str) -> str:
 def quote_command(words: list[str]) -> str:
     """A command line for ExecStart= (systemd.service(5), "Command lines"); raises AvaultError.
 
-    systemd replaces variables in all words, but looks for the program under the first one as it stands.
+    systemd replaces variables in all words, but looks for the program under the first one as it
+    stands.
     """
     if set(words[0]) & set("\"'\\$"):
         raise AvaultError(
@@ -16478,7 +16983,10 @@ def quote_command(words: list[str]) -> str:
 
 
 class Service(Unit):
-    """The service of one vault: its unit's text, written and removed. `user` is the account that it runs as."""
+    """The service of one vault: its unit's text, written and removed.
+
+    `user` is the account that it runs as.
+    """
 
     def __init__(self, places: Places, system: bool, user: str) -> None:
         super().__init__(places, system)
@@ -16487,7 +16995,8 @@ class Service(Unit):
 
     def text(self, options: list[str]) -> str:
         """The unit, for a daemon with these options of `daemon start`; raises AvaultError."""
-        # for a person to read: the interpreter that has the packages, and this file; -P: what lies beside it is not imported
+        # for a person to read: the interpreter that has the packages, and this file
+        # -P: what lies beside it is not imported
         file = os.path.realpath(__file__)
         start = [sys.executable, "-P", file, "daemon", "start", "--dir", self.places.dir, *options]
         return UNIT.format(
@@ -16504,19 +17013,26 @@ class Service(Unit):
         )
 
     def mounts(self) -> str:
-        """What has to be mounted before the system's manager starts the service; a user's starts after the login."""
+        """What has to be mounted before the system's manager starts the service.
+
+        The user's manager starts it after the login.
+        """
         if not self.system:
             return ""
         return f"RequiresMountsFor={quote(self.places.dir)} {quote(self.places.state)}\n"
 
     def account(self) -> str:
-        """Whom the system's manager runs it as, and where it listens: nobody may be logged in, and /run/user not there."""
+        """Whom the system's manager runs it as, and where it listens.
+
+        Not in /run/user, which is not there while nobody is logged in.
+        """
         if not self.system:
             return ""
-        return f"User={self.user}\nRuntimeDirectory=avault/{self.places.id}\nRuntimeDirectoryMode=0700\n"
+        directory = f"RuntimeDirectory=avault/{self.places.id}\nRuntimeDirectoryMode=0700\n"
+        return f"User={self.user}\n{directory}"
 
     def environment(self) -> str:
-        """The variables that decide where state and socket are: as here and now, whatever the manager's own."""
+        """The variables that decide where state and socket are: as here, not as the manager's."""
         names = [] if self.system else ["AVAULT_SOCKET", "AVAULT_PID"]
         variables = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
         if self.system:
@@ -16542,14 +17058,18 @@ class Service(Unit):
             *find_repository(self.places.dir, self.user),
         ]
         needed = [*writable, sys.prefix, sys.base_prefix, os.path.realpath(__file__)]
-        if any(path.startswith(("/tmp/", "/var/tmp/")) for path in needed):  # noqa: S108  one of its own would hide them
+        # a /tmp of its own would hide them
+        if any(path.startswith(("/tmp/", "/var/tmp/")) for path in needed):  # noqa: S108
             writable.append("/tmp")  # noqa: S108  for git
         else:
             lines += "PrivateTmp=yes\n"
         return lines + f"ReadWritePaths={' '.join(quote(path) for path in writable)}\n"
 
     def installed_options(self) -> list[str] | None:
-        """The options that the installed unit was written with; None if there is none of ours. Raises AvaultError."""
+        """The options that the installed unit was written with; None if there is none of ours.
+
+        Raises AvaultError.
+        """
         try:
             lines = read_file(self.path).decode(errors="replace").splitlines()
         except NotFound:
@@ -16565,12 +17085,15 @@ class Service(Unit):
         return [str(word) for word in found] if isinstance(found, list) else []
 
     def is_current(self) -> bool:
-        """Whether the installed unit is what `install` would write now with the same options; raises AvaultError."""
+        """Whether the installed unit is what `install` would write now with the same options.
+
+        Raises AvaultError.
+        """
         options = self.installed_options()
         return options is not None and read_file(self.path) == self.text(options).encode()
 
     def is_enabled(self) -> bool:
-        """Whether it is started at boot, or at login: what `systemctl enable` does, seen without asking it."""
+        """Whether it is started at boot, or at login: seen in the files that systemctl makes."""
         return os.path.lexists(os.path.join(self.directory, self.target + ".wants", self.name))
 
     def write(self, text: str) -> bool:
@@ -16599,7 +17122,7 @@ class Service(Unit):
 
 
 def find_repository(directory: str, user: str) -> list[str]:
-    """The directories in which git keeps the repository around a directory, if there is one: a commit writes there."""
+    """The directories that a commit writes to: those of the repository that one is in."""
     words = ("rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
     try:
         answer = run_git(directory, *words, **as_account(user))
@@ -16611,32 +17134,80 @@ def find_repository(directory: str, user: str) -> list[str]:
     return [path for path in found if os.path.commonpath([path, directory]) != directory]
 
 
-def as_account(user: str) -> dict[str, Any]:
-    """What makes `subprocess` run something as an account: nothing if that is us. Root runs no user's git."""
-    if user == account_name():
-        return {}
-    account = pwd.getpwnam(user)
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+# ---------------------------------------------------------- service/root ----
+# What root may run to change the system's units: nothing that others than root can write.
 
 
-def home_of(user: str) -> str:
-    """The home of an account, as systemd sets it."""
+def need_root(service: Service, verb: str, options: list[str]) -> None:
+    """Raise Denied for a change of the system's units without root, or by files of others.
+
+    The hint does it with root's own programs: root is never to run what the agent can change.
+    """
+    if not service.system:
+        return
+    me = os.path.abspath(sys.argv[0])
+    install = [me, "service", "install", "--system", "--user", service.user]
+    printed = shlex.join([*install, "--dir", service.places.dir, *options, "--print"])
+    path, name = shlex.quote(service.path), shlex.quote(service.name)
+    hint = {
+        "install": f"{printed} | sudo tee {path} >/dev/null && sudo systemctl enable --now {name}",
+        "uninstall": f"sudo systemctl disable --now {name}; sudo rm -f {path}; "
+        "sudo systemctl daemon-reload",
+    }[verb]
+    if os.getuid() != 0:
+        raise Denied("the system's units belong to root", hint)
+    if theirs := find_writable(own_files()):
+        raise Denied(
+            f"root does not run what others can change: {theirs}", f"as {service.user}: {hint}"
+        )
+
+
+def find_writable(paths: Iterable[str]) -> str | None:
+    """The first of these paths, or of those above them, that others than root can change."""
+    good: set[str] = set()
+    for path in paths:
+        for named in (os.path.abspath(path), os.path.realpath(path)):
+            place = named
+            while place not in good:
+                if not is_roots_alone(place):
+                    return place
+                good.add(place)
+                place = os.path.dirname(place)
+    return None
+
+
+def own_files() -> Iterator[str]:
+    """What runs where avault runs: its files, Python, packages, and where those are looked for."""
+    yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
+    here = os.path.dirname(__file__)
+    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
+    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
+        spec = importlib.util.find_spec(package)
+        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
+            yield from (top, *(os.path.join(top, name) for name in files))
+
+
+def is_roots_alone(path: str) -> bool:
+    """Whether only root can change a file, or what a directory's names stand for.
+
+    For what is not there, its directory decides.
+    """
     try:
-        return pwd.getpwnam(user).pw_dir
-    except KeyError:
-        return os.path.expanduser("~")
+        info = os.lstat(path)
+    except OSError:
+        return True
+    is_shared = (
+        info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_ISVTX
+    )
+    return info.st_uid == 0 and not is_shared
 
 
-def account_name() -> str:
-    """The name of the account that we run as, whatever the environment says; its number where it has none."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
+# --------------------------------------------------------- service/state ----
+# What there is of a service: on the disk, at the manager, at its socket.
 
 
 def look_at_service(service: Service) -> dict[str, Any]:
-    """What there is of a service: what can be seen on the disk, and what systemd says, None where it does not run."""
+    """What the disk says of a service, and what systemd says: None where it does not run."""
     installed = service.installed_options() is not None
     found: dict[str, Any] = {
         "scope": "system" if service.system else "user",
@@ -16663,26 +17234,11 @@ def look_at_service(service: Service) -> dict[str, Any]:
     }
 
 
-def is_lingering(user: str) -> bool:
-    """Whether the user's manager runs without a login (loginctl(1), enable-linger)."""
-    return os.path.exists(f"/var/lib/systemd/linger/{user}")
-
-
-def linger(user: str) -> bool:
-    """Have the user's manager run from boot on, whoever is logged in, and start it; whether it does now."""
-    if not is_lingering(user):
-        enable = ["loginctl", "--no-ask-password", "enable-linger", user]
-        try:
-            subprocess.run(
-                enable, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-    return is_lingering(user)
-
-
 def reach_manager(service: Service) -> None:
-    """Return when the manager answers; start a user's that does not run, as after `su`. Raises NoManager."""
+    """Return when the manager answers; start a user's that does not run, as after `su`.
+
+    Raises NoManager.
+    """
     end = time.monotonic() + 10
     while True:
         try:
@@ -16695,7 +17251,7 @@ def reach_manager(service: Service) -> None:
 
 
 def is_listening(paths: Iterable[str]) -> bool:
-    """Whether a daemon listens at one of these places, be it another user's: root may ask for one that it cannot talk to."""
+    """Whether a daemon listens at one of these places, also one that does not talk to us (root)."""
     import socket
 
     for path in paths:
@@ -16739,76 +17295,6 @@ def choose_service(terminal: Terminal, system: bool, user: str | None) -> Servic
     # from here on, we look for things where that account has them
     os.environ["HOME"] = home_of(account)
     return Service(Places(None if is_usual else terminal.places.dir), True, account)
-
-
-def need_root(service: Service, verb: str, options: list[str]) -> None:
-    """Raise Denied for a change of the system's units without root, or by files that others than root can write.
-
-    The hint does it with root's own programs: root is never to run what the agent can change.
-    """
-    if not service.system:
-        return
-    me = os.path.abspath(sys.argv[0])
-    unit = [
-        me,
-        "service",
-        "install",
-        "--system",
-        "--user",
-        service.user,
-        "--dir",
-        service.places.dir,
-        *options,
-        "--print",
-    ]
-    path, name = shlex.quote(service.path), shlex.quote(service.name)
-    hint = {
-        "install": f"{shlex.join(unit)} | sudo tee {path} >/dev/null && sudo systemctl enable --now {name}",
-        "uninstall": f"sudo systemctl disable --now {name}; sudo rm -f {path}; sudo systemctl daemon-reload",
-    }[verb]
-    if os.getuid() != 0:
-        raise Denied("the system's units belong to root", hint)
-    if theirs := find_writable(own_files()):
-        raise Denied(
-            f"root does not run what others can change: {theirs}", f"as {service.user}: {hint}"
-        )
-
-
-def find_writable(paths: Iterable[str]) -> str | None:
-    """The first of these files and directories, or of those that they are in, that others than root can change."""
-    good: set[str] = set()
-    for path in paths:
-        for named in (os.path.abspath(path), os.path.realpath(path)):
-            place = named
-            while place not in good:
-                if not is_roots_alone(place):
-                    return place
-                good.add(place)
-                place = os.path.dirname(place)
-    return None
-
-
-def own_files() -> Iterator[str]:
-    """What runs where avault runs: its files, its Python, its packages, and the places where those are looked for."""
-    yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
-    here = os.path.dirname(__file__)
-    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
-    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
-        spec = importlib.util.find_spec(package)
-        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
-            yield from (top, *(os.path.join(top, name) for name in files))
-
-
-def is_roots_alone(path: str) -> bool:
-    """Whether only root can change a file, or what a directory's names stand for; of what is not there, its directory decides."""
-    try:
-        info = os.lstat(path)
-    except OSError:
-        return True
-    is_shared = (
-        info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_ISVTX
-    )
-    return info.st_uid == 0 and not is_shared
 
 
 @command(
@@ -16966,7 +17452,8 @@ def uninstall(service: Service, force: bool) -> None:
     running = look_at_service(service)["active"] in ("active", "activating")
     if running and not force and not is_proven(service.places):
         raise Denied(
-            "nobody has shown yet that the phone opens this vault: if its daemon ends, the key is lost",
+            "nobody has shown yet that the phone opens this vault: if its daemon ends, the key "
+            "is lost",
             "avault pair, or if you mean it: --force",
         )
     if running:
@@ -17011,9 +17498,8 @@ def cmd_service_status(terminal: Terminal, system: bool, user: str | None) -> in
 
 def render_service(found: dict[str, Any], service: Service) -> str:
     """A service's state for a person."""
-    lines = [
-        f"Service: {found['name']}, {'of the system, as' if service.system else 'of'} {service.user}"
-    ]
+    whose = "of the system, as" if service.system else "of"
+    lines = [f"Service: {found['name']}, {whose} {service.user}"]
     if not found["installed"]:
         return f"{lines[0]}\nInstalled: no\nNext: avault service install\n"
     lines.append(f"Installed: {found['path']}")
@@ -17192,34 +17678,76 @@ def reach(content: Any, segments: list[str]) -> Any:
     return content
 
 
-# --------------------------------------------------------- openclaw/plan ----
-# From credentials in clear to references.
-#
-# `openclaw secrets audit` finds what stands in clear, `openclaw secrets apply` replaces it. Between
-# them avault takes the values into the vault, reads them back, and writes the plan, in which there
-# are names only.
+# ------------------------------------------------------- openclaw/stores ----
+# OpenClaw's SQLite stores, in which auth profiles are kept.
 
 
-PROVIDER = "avault"  # its name in `secrets.providers`
+# Where an SQLite store of OpenClaw's has auth profiles: table, column, time, row. First the one
+# that all agents share.
+STORES = (
+    ("config_machine_state", "value_json", "updated_at_ms", "state_key = 'authProfiles.store'"),
+    ("auth_profile_store", "store_json", "updated_at", "store_key = 'primary'"),
+)
+
+
+def open_sqlite(file: str, mode: str = "ro") -> contextlib.closing[sqlite3.Connection]:
+    """A connection to a database that is there; without a transaction until one is begun."""
+    quoted = file.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    return contextlib.closing(
+        sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, timeout=30)
+    )
+
+
+def read_store(db: sqlite3.Connection) -> tuple[dict[str, Any], int]:
+    """What a store has, {"profiles": …}, and which of STORES it is."""
+    for number, (table, column, _, row) in enumerate(STORES):
+        with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
+            select = f"SELECT {column} FROM {table} WHERE {row}"  # noqa: S608
+            if found := db.execute(select).fetchone():
+                content = dict(json.loads(found[0]))
+                return {**content, "profiles": dict(content["profiles"])}, number
+    return {"profiles": {}}, 1
+
+
+def change_store(file: str, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the auth profiles in a database, in one transaction; raises AvaultError."""
+    with open_sqlite(file, "rw") as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            store, number = read_store(db)
+            change(store)
+            table, column, changed, row = STORES[number]
+            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
+            db.execute(
+                update,
+                (
+                    json.dumps(store, separators=(",", ":"), ensure_ascii=False),
+                    int(time.time() * 1000),
+                ),
+            )
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise AvaultError(
+                f"{file} cannot be changed: {error}", "stop the gateway, and try again"
+            ) from None
+
+
+# ----------------------------------------------------- openclaw/findings ----
+# What OpenClaw's audit finds in clear, sorted: what can become a reference, and what cannot.
+
+
 GATEWAY = (
     "the gateway's own: with it in a locked vault the gateway would not start at all. "
-    "OpenClaw's own store takes it out of the file: openclaw secrets store set OPENCLAW_GATEWAY_TOKEN"
+    "OpenClaw's own store takes it out of the file: openclaw secrets store set "
+    "OPENCLAW_GATEWAY_TOKEN"
 )
 KEY = regex("[A-Za-z_][A-Za-z0-9_]{0,127}")
 # of names that users choose
 MAPS = {"providers", "accounts", "personas", "headers", "routes", "mcpServers", "env"}
 SCAFFOLD = {
-    "models",
-    "providers",
-    "skills",
-    "channels",
-    "plugins",
-    "agents",
-    "entries",
-    "accounts",
-    "personas",
-    "config",
-}
+    "models", "providers", "skills", "channels", "plugins", "agents", "entries", "accounts",
+    "personas", "config",
+}  # fmt: skip
 
 
 class Target(Fields):
@@ -17233,7 +17761,10 @@ class Target(Fields):
 
 
 class Variable(Fields):
-    """A secret in clear where OpenClaw takes no reference; `server` is the one that gets it, or "" for all."""
+    """A secret in clear where OpenClaw takes no reference.
+
+    `server` is the one that gets it, or "" for all.
+    """
 
     segments: list[str]
     value: str = field(repr=False)
@@ -17251,15 +17782,19 @@ class Variable(Fields):
     def reason(self) -> str:
         """What can be done about it."""
         if self.server:
-            return "OpenClaw takes no reference here; with --variables this server runs under avault run, which gives it the value"
+            return (
+                "OpenClaw takes no reference here; with --variables this server runs under "
+                "avault run, which gives it the value"
+            )
         return (
-            f"OpenClaw takes no reference here, and all that it runs sees it; --variables takes it out: "
+            "OpenClaw takes no reference here, and all that it runs sees it; "
+            "--variables takes it out: "
             f"what needs it then runs as avault run --only {'/'.join(self.name)} -- COMMAND"
         )
 
 
 class Findings(Fields):
-    """What `openclaw secrets audit` has found: what can be moved, and what stays with the reason."""
+    """What `openclaw secrets audit` has found: what can be moved, and why the rest stays."""
 
     targets: list[Target] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
@@ -17288,7 +17823,10 @@ def snake(words: list[str]) -> str:
 
 
 def names_for(segments: list[str]) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Where a credential goes in the vault: openai/API_KEY for models.providers.openai.apiKey; and a spare place."""
+    """Where a credential goes in the vault, and a spare place.
+
+    models.providers.openai.apiKey goes to openai/API_KEY.
+    """
     words = [word for word in segments[:-1] if word not in SCAFFOLD] + segments[-1:]
     spare = ("openclaw", snake(segments))
     if len(words) < 2:
@@ -17325,7 +17863,10 @@ def find_variables(config: dict[str, Any]) -> list[Variable]:
 
 
 def look_at_openclaw(openclaw: OpenClaw) -> Findings:
-    """What OpenClaw's audit calls plaintext, sorted into what can be moved and what not. Runs no provider."""
+    """What OpenClaw's audit calls plaintext, sorted into what can be moved and what not.
+
+    Runs no provider.
+    """
     found = Findings()
     audit = openclaw.ask("secrets", "audit", codes=(0, 1, 2))
     findings = [each for each in audit["findings"] if each["code"] == "PLAINTEXT_FOUND"]
@@ -17348,9 +17889,8 @@ def look_at_openclaw(openclaw: OpenClaw) -> Findings:
         else:
             segments = parse_path(path)
             value = reach(openclaw.config, segments)
-            if (
-                isinstance(value, str) and value in names
-            ):  # no key, but the name of the profile that has it; OpenClaw's audit does not know
+            # no key, but the name of the profile that has it; OpenClaw's audit does not know
+            if isinstance(value, str) and value in names:
                 continue
             if isinstance(value, str) and "${" not in value:
                 plan = {"type": target_type(segments), "path": path, "pathSegments": segments}
@@ -17364,60 +17904,12 @@ def look_at_openclaw(openclaw: OpenClaw) -> Findings:
     return found
 
 
-# Where an SQLite store of OpenClaw's has auth profiles: table, column, time, row. First the one that all agents share.
-STORES = (
-    ("config_machine_state", "value_json", "updated_at_ms", "state_key = 'authProfiles.store'"),
-    ("auth_profile_store", "store_json", "updated_at", "store_key = 'primary'"),
-)
-
-
-def open_sqlite(file: str, mode: str = "ro") -> contextlib.closing[sqlite3.Connection]:
-    """A connection to a database that is there; without a transaction until one is begun."""
-    quoted = file.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    return contextlib.closing(
-        sqlite3.connect(f"file:{quoted}?mode={mode}", uri=True, isolation_level=None, timeout=30)
-    )
-
-
-def read_store(db: sqlite3.Connection) -> tuple[dict[str, Any], int]:
-    """What a store has, {"profiles": …}, and which of STORES it is."""
-    for number, (table, column, _, row) in enumerate(STORES):
-        with contextlib.suppress(sqlite3.Error, ValueError, TypeError, KeyError):
-            if found := db.execute(f"SELECT {column} FROM {table} WHERE {row}").fetchone():  # noqa: S608
-                content = dict(json.loads(found[0]))
-                return {**content, "profiles": dict(content["profiles"])}, number
-    return {"profiles": {}}, 1
-
-
-def change_store(file: str, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the auth profiles in a database, in one transaction; raises AvaultError."""
-    with open_sqlite(file, "rw") as db:
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            store, number = read_store(db)
-            change(store)
-            table, column, changed, row = STORES[number]
-            update = f"UPDATE {table} SET {column} = ?, {changed} = ? WHERE {row}"  # noqa: S608
-            db.execute(
-                update,
-                (
-                    json.dumps(store, separators=(",", ":"), ensure_ascii=False),
-                    int(time.time() * 1000),
-                ),
-            )
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise AvaultError(
-                f"{file} cannot be changed: {error}", "stop the gateway, and try again"
-            ) from None
-
-
 def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, kind: str) -> None:
     """Sort an auth profile's key in.
 
-    An agent's own store takes references. The store that all agents share takes none from a plan; there the key moves to
-    the provider's entry in openclaw.json, and OpenClaw scrubs the profile. That is the same only where the provider has
-    no other key.
+    An agent's own store takes references. The store that all agents share takes none from a plan;
+    there the key moves to the provider's entry in openclaw.json, and OpenClaw scrubs the profile.
+    That is the same only where the provider has no other key.
     """
     with open_sqlite(file) as db:
         store, number = read_store(db)
@@ -17450,8 +17942,9 @@ def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, ki
     if kind != "key" or keys != {value} or there not in (None, value, profile):
         found.kept.add(provider)
         found.left[path] = (
-            f"it is one of several keys for {provider}, or a token, in the store that all agents share, "
-            "where OpenClaw takes no references; remove what is not needed: openclaw models auth logout"
+            f"it is one of several keys for {provider}, or a token, in the store that all agents "
+            "share, where OpenClaw takes no references; remove what is not needed: "
+            "openclaw models auth logout"
         )
     elif there != value and not any(
         target.plan.get("pathSegments") == segments for target in found.targets
@@ -17471,10 +17964,21 @@ def add_profile(openclaw: OpenClaw, found: Findings, file: str, profile: str, ki
         }
 
 
-def settle_names(terminal: Terminal, targets: Sequence[Target | Variable]) -> dict[str, list[str]]:
-    """Give each target a name that no other value has, here or in the vault; what an import of them would do.
+# --------------------------------------------------------- openclaw/plan ----
+# From credentials in clear to references.
+#
+# `openclaw secrets audit` finds what stands in clear, `openclaw secrets apply` replaces it. Between
+# them avault takes the values into the vault, reads them back, and writes the plan, in which there
+# are names only.
 
-    Raises Denied where both names of a target are taken.
+
+PROVIDER = "avault"  # its name in `secrets.providers`
+
+
+def settle_names(terminal: Terminal, targets: Sequence[Target | Variable]) -> dict[str, list[str]]:
+    """Give each target a name that no other value has, here or in the vault.
+
+    Returns what an import of them would do. Raises Denied where both names of a target are taken.
     """
     taken: dict[tuple[str, str], str] = {}
     for target in targets:
@@ -17525,7 +18029,8 @@ def verify(terminal: Terminal, targets: Sequence[Target | Variable]) -> None:
 def make_plan(found: Findings, provider: dict[str, Any]) -> dict[str, Any]:
     """The plan for `openclaw secrets apply`.
 
-    That takes the keys of each provider in the plan out of the auth profiles, unless it is told not to.
+    That takes the keys of each provider in the plan out of the auth profiles, unless it is told
+    not to.
     """
     refs = [
         {"source": "exec", "provider": PROVIDER, "id": "/".join(target.name)}
@@ -17564,7 +18069,10 @@ def apply_plan(openclaw: OpenClaw, places: Places, plan: dict[str, Any], values:
 
 @context
 def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
-    """Let OpenClaw change openclaw.json. Where that fails, the file is as it was; raises AvaultError."""
+    """Let OpenClaw change openclaw.json; where that fails, the file is as it was.
+
+    Raises AvaultError.
+    """
     config = openclaw.config_path
     before = read_file(config, 16 << 20) if os.path.exists(config) else None
     try:
@@ -17580,7 +18088,10 @@ def all_or_nothing(openclaw: OpenClaw, values: list[str]) -> Iterator[None]:
 
 
 def fail(error: AvaultError, values: list[str]) -> NoReturn:
-    """Say that nothing was changed; in OpenClaw's own words only where no part of a value can be in them."""
+    """Raise the error, and say that nothing was changed.
+
+    What OpenClaw said is repeated only where no part of a value can be in it.
+    """
     parts = [
         value[start : start + 6] for value in values for start in range(max(1, len(value) - 5))
     ]
@@ -17592,7 +18103,7 @@ def fail(error: AvaultError, values: list[str]) -> NoReturn:
 
 
 def old_copies(config: str, values: list[str]) -> list[str]:
-    """The copies of openclaw.json that OpenClaw keeps beside it, where they hold one of these values."""
+    """The copies of openclaw.json that OpenClaw keeps beside it, where one of the values is."""
     directory, name = os.path.split(config)
     found = []
     for each in sorted(os.listdir(directory)):
@@ -19396,8 +19907,233 @@ async def heard(stream: Any, wanted: Callable[[Any], bool]) -> None:
 RELAY_QUOTES = "'\""  # which the library puts around what a relay says
 
 
-# ---------------------------------------------------------- doctor/files ----
-# Checks of files: the vault, its recovery copy, the state directory, other vaults' remains.
+# ---------------------------------------------------- doctor/directories ----
+# Whose a directory is, who may enter it, and what file system it is on.
+
+
+def check_private(directory: str) -> Iterator[Finding]:
+    """A directory that should be ours alone."""
+    try:
+        info = os.stat(directory)
+    except OSError as error:
+        yield Finding("bad", f"cannot look at {directory}: {error.strerror}")
+        return
+    if info.st_uid != os.getuid():
+        is_home = os.path.realpath(directory).startswith(
+            os.path.realpath(os.path.expanduser("~")) + os.sep
+        )
+        give_back = (
+            f"sudo chown -R {os.getuid()} {shlex.quote(directory)}"
+            if os.getuid() and is_home
+            else None
+        )
+        yield Finding("bad", f"{directory} belongs to another user", give_back)
+    elif mode := stat.S_IMODE(info.st_mode) & 0o077:
+        text = f"others can enter {directory} ({stat.S_IMODE(info.st_mode):04o})"
+        yield Finding(
+            "bad",
+            text,
+            f"chmod 700 {shlex.quote(directory)}",
+            functools.partial(make_private, directory, mode),
+        )
+
+
+def make_private(path: str, mode: int) -> str:
+    """Take the rights of others away from a file or directory."""
+    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~mode)
+    return f"made {path} private"
+
+
+NETWORKED = {
+    "9p", "afs", "ceph", "cifs", "drvfs", "fuse.glusterfs", "fuse.rclone", "fuse.sshfs", "nfs",
+    "nfs4", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs",
+}  # fmt: skip
+
+
+def filesystem_of(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
+    """The type of the file system that a path is on; None where nobody says.
+
+    See proc_pid_mountinfo(5).
+    """
+    try:
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.split(" ") for line in file]
+    except OSError:
+        return None
+    real, longest = os.path.realpath(path), ""
+    kind = None
+    for line in lines:
+        point = line[4].encode().decode("unicode_escape") if "\\" in line[4] else line[4]
+        if len(point) >= len(longest) and (real + "/").startswith(point.rstrip("/") + "/"):
+            longest, kind = point, line[line.index("-", 6) + 1]
+    return kind
+
+
+# ---------------------------------------------------------- doctor/state ----
+# Checks of the state directory: this machine's own part, and what other copies left of theirs.
+
+
+JSON_KINDS = ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery", "log")
+STATE_KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
+
+
+def check_state(patient: Patient) -> Iterator[Finding]:
+    """The state directory: this machine's own part, which is in no repository."""
+    places = patient.places
+    if not os.path.isdir(places.state):
+        if patient.has_vault():
+            yield Finding(
+                "bad",
+                f"this machine has never opened this vault: there is no {places.state}",
+                "avault recover",
+            )
+        else:
+            yield Finding("off", "no vault, no state")
+        return
+    yield from check_private(places.state)
+    for name in sorted(os.listdir(places.state)):
+        yield from check_own_file(places.own(name))
+    try:
+        ours, theirs = (
+            read_sealed(*each)
+            for each in (("unlock", places.own("unlock.json")), ("nsec", places.file("nsec.enc")))
+        )
+        if any(ours[name] != theirs[name] for name in ("vault", "agent", "operator")):
+            yield Finding(
+                "bad",
+                f"{places.state} is of another vault than {places.dir}",
+                "put the right directory back; if it is right now: avault forget, then avault "
+                "recover",
+            )
+    except AvaultError:
+        pass  # said already
+    if filesystem_of(places.state) in ("tmpfs", "ramfs"):
+        yield Finding(
+            "warn",
+            f"{places.state} is in memory: a reboot removes the pairing",
+            "set XDG_STATE_HOME to a place on a disk",
+        )
+    yield Finding("ok", f"{places.state} is whole and private")
+
+
+def check_own_file(path: str) -> Iterator[Finding]:
+    """A file of the state directory: private, and whole.
+
+    One that is gone meanwhile was somebody's temporary file.
+    """
+    name = os.path.basename(path)
+    try:
+        mode = os.lstat(path).st_mode
+        if (open_to := stat.S_IMODE(mode) & 0o077) and not stat.S_ISLNK(mode):
+            yield Finding(
+                "bad",
+                f"others may read {path}",
+                f"chmod go= {shlex.quote(path)}",
+                functools.partial(make_private, path, open_to),
+            )
+        if name in STATE_KINDS:
+            decode_file(STATE_KINDS[name], read_file(path), path)
+    except (FileNotFoundError, NotFound):
+        return
+    except AvaultError as error:
+        yield bad(error)
+
+
+def check_leftovers(patient: Patient) -> Iterator[Finding]:
+    """Temporary files that a killed write left behind; while a daemon runs, they may be its own."""
+    places = patient.places
+    found = [
+        os.path.join(directory, name)
+        for directory in (places.dir, places.state)
+        if os.path.isdir(directory)
+        for name in sorted(os.listdir(directory))
+        if name.endswith(".tmp") and name[:-21] in {f".{each}" for each in OUR_FILES}
+    ]
+
+    def clean() -> str:
+        fd = lock_directory(places.dir)
+        try:
+            for directory in (places.dir, places.state):
+                if os.path.isdir(directory):
+                    clean_directory(directory)
+        finally:
+            os.close(fd)
+        return "removed what killed writes left behind"
+
+    if found and isinstance(patient.silence, NoDaemon):
+        yield Finding("warn", f"a killed write left {found[0]}", f"rm {shlex.join(found)}", clean)
+    else:
+        yield Finding("ok", "no write left anything behind")
+
+
+def check_orphans(patient: Patient) -> Iterator[Finding]:
+    """State of this vault under another name, as of a directory that was moved or restored."""
+    places, home = patient.places, state_home()
+    try:
+        identity = read_sealed("nsec", places.file("nsec.enc"))["vault"]
+    except AvaultError:
+        identity = None
+    is_new = not patient.has("unlock.json") and not patient.has("pairing.json")
+    for name in sorted(os.listdir(home)) if identity and os.path.isdir(home) else []:
+        other = os.path.join(home, name)
+        if name == places.id or not is_state_of(other, identity) or is_in_use(other):
+            continue
+        if is_new:
+            text = f"{other} is this vault's state, from where the directory was before"
+            yield Finding(
+                "bad",
+                text,
+                "avault doctor --fix",
+                functools.partial(take_over, other, places.state),
+            )
+            is_new = False
+        else:
+            text = f"{other} is of another copy of this vault"
+            yield Finding("warn", text, f"if that copy is no more: rm -r {shlex.quote(other)}")
+    yield Finding(
+        "ok" if identity else "off",
+        "no state of this vault under another name" if identity else "no vault to compare with",
+    )
+
+
+def is_state_of(directory: str, identity: str) -> bool:
+    """Whether a state directory is that of a vault."""
+    try:
+        return bool(
+            read_sealed("unlock", os.path.join(directory, "unlock.json"))["vault"] == identity
+        )
+    except AvaultError:
+        return False
+
+
+def is_in_use(directory: str) -> bool:
+    """Whether a state directory is of a vault in a usual place, or of a daemon that runs."""
+    usual = map(os.path.expanduser, ("~/clawd/.avault", "~/.openclaw/workspace/.avault"))
+    if os.path.basename(directory) in {vault_id(path) for path in usual if os.path.isdir(path)}:
+        return True
+    try:
+        return is_listening([os.fsdecode(read_file(os.path.join(directory, "socket")))])
+    except AvaultError:
+        return False
+
+
+def take_over(other: str, own: str) -> str:
+    """Make another state directory ours.
+
+    It is renamed; where ours was begun already, moved file by file, unlock.json last.
+    """
+    if not os.path.isdir(own):
+        os.rename(other, own)
+    else:
+        for name in sorted(os.listdir(other), key=lambda name: name == "unlock.json"):
+            os.replace(os.path.join(other, name), os.path.join(own, name))
+        os.rmdir(other)
+    sync_directory(os.path.dirname(own))
+    return f"took {other} over as {own}"
+
+
+# ---------------------------------------------------------- doctor/vault ----
+# Checks of the vault directory: private, and its files whole and of one vault.
 
 
 def check_vault_directory(patient: Patient) -> Iterator[Finding]:
@@ -19444,7 +20180,8 @@ def check_vault_directory(patient: Patient) -> Iterator[Finding]:
     if kind in NETWORKED:
         yield Finding(
             "warn",
-            f"the vault is on {kind}, where other machines may write it, and where permissions may not hold",
+            f"the vault is on {kind}, where other machines may write it, and where permissions "
+            "may not hold",
             "keep it on a disk of this machine, and share it by git",
         )
     yield Finding("ok", f"{places.dir} is whole and private")
@@ -19455,7 +20192,7 @@ LOOKS_BACK = 50  # commits of a file
 
 
 def bring_back(places: Places, name: str) -> str:
-    """The command that puts the latest whole version of a file back that git has; else where to look."""
+    """The command that puts git's latest whole version of a file back; else where to look."""
     path = places.file(name)
     try:
         repository = Repository(places.dir)
@@ -19465,7 +20202,8 @@ def bring_back(places: Places, name: str) -> str:
         ):
             found = repository.tree(commit).get(inside)
             if found and is_whole(name, path, repository.blob(found)):
-                return f"git -C {shlex.quote(repository.top)} checkout {commit[:12]} -- {shlex.quote(inside)}"
+                top, file = shlex.quote(repository.top), shlex.quote(inside)
+                return f"git -C {top} checkout {commit[:12]} -- {file}"
     except AvaultError:
         pass
     return FROM_BACKUP
@@ -19526,41 +20264,11 @@ def read_hinted_names(path: str) -> tuple[str, str]:
 NAME_READERS = {"nsec.enc": read_recovery_names, "nip46.json": read_hinted_names}
 
 
-def check_private(directory: str) -> Iterator[Finding]:
-    """A directory that should be ours alone."""
-    try:
-        info = os.stat(directory)
-    except OSError as error:
-        yield Finding("bad", f"cannot look at {directory}: {error.strerror}")
-        return
-    if info.st_uid != os.getuid():
-        is_home = os.path.realpath(directory).startswith(
-            os.path.realpath(os.path.expanduser("~")) + os.sep
-        )
-        give_back = (
-            f"sudo chown -R {os.getuid()} {shlex.quote(directory)}"
-            if os.getuid() and is_home
-            else None
-        )
-        yield Finding("bad", f"{directory} belongs to another user", give_back)
-    elif mode := stat.S_IMODE(info.st_mode) & 0o077:
-        text = f"others can enter {directory} ({stat.S_IMODE(info.st_mode):04o})"
-        yield Finding(
-            "bad",
-            text,
-            f"chmod 700 {shlex.quote(directory)}",
-            functools.partial(make_private, directory, mode),
-        )
-
-
-def make_private(path: str, mode: int) -> str:
-    """Take the rights of others away from a file or directory."""
-    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) & ~mode)
-    return f"made {path} private"
-
-
 def check_payloads(path: str, data: bytes) -> None:
-    """Raise Tampered unless avault.enc is made of NIP-44 v2 payloads, one a line: what can be told without the key."""
+    """Raise Tampered unless avault.enc is made of NIP-44 v2 payloads, one a line.
+
+    More cannot be told without the key.
+    """
     for number, line in enumerate(data.removesuffix(b"\n").split(b"\n"), 1):
         try:
             payload = binascii.a2b_base64(line, strict_mode=True)
@@ -19594,180 +20302,6 @@ def check_attributes(places: Places) -> Iterator[Finding]:
         yield Finding(
             "bad", f"{path} does not keep git from mixing ciphertexts", "avault doctor --fix", add
         )
-
-
-JSON_KINDS = ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery", "log")
-STATE_KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
-
-
-def check_state(patient: Patient) -> Iterator[Finding]:
-    """The state directory: this machine's own part, which is in no repository."""
-    places = patient.places
-    if not os.path.isdir(places.state):
-        if patient.has_vault():
-            yield Finding(
-                "bad",
-                f"this machine has never opened this vault: there is no {places.state}",
-                "avault recover",
-            )
-        else:
-            yield Finding("off", "no vault, no state")
-        return
-    yield from check_private(places.state)
-    for name in sorted(os.listdir(places.state)):
-        yield from check_own_file(places.own(name))
-    try:
-        ours, theirs = (
-            read_sealed(*each)
-            for each in (("unlock", places.own("unlock.json")), ("nsec", places.file("nsec.enc")))
-        )
-        if any(ours[name] != theirs[name] for name in ("vault", "agent", "operator")):
-            yield Finding(
-                "bad",
-                f"{places.state} is of another vault than {places.dir}",
-                "put the right directory back; if it is right now: avault forget, then avault recover",
-            )
-    except AvaultError:
-        pass  # said already
-    if filesystem_of(places.state) in ("tmpfs", "ramfs"):
-        yield Finding(
-            "warn",
-            f"{places.state} is in memory: a reboot removes the pairing",
-            "set XDG_STATE_HOME to a place on a disk",
-        )
-    yield Finding("ok", f"{places.state} is whole and private")
-
-
-def check_own_file(path: str) -> Iterator[Finding]:
-    """A file of the state directory: private, and whole. One that is gone meanwhile was somebody's temporary file."""
-    name = os.path.basename(path)
-    try:
-        mode = os.lstat(path).st_mode
-        if (open_to := stat.S_IMODE(mode) & 0o077) and not stat.S_ISLNK(mode):
-            yield Finding(
-                "bad",
-                f"others may read {path}",
-                f"chmod go= {shlex.quote(path)}",
-                functools.partial(make_private, path, open_to),
-            )
-        if name in STATE_KINDS:
-            decode_file(STATE_KINDS[name], read_file(path), path)
-    except (FileNotFoundError, NotFound):
-        return
-    except AvaultError as error:
-        yield bad(error)
-
-
-def check_leftovers(patient: Patient) -> Iterator[Finding]:
-    """Temporary files that a killed write left behind; while a daemon runs, they may be its own."""
-    places = patient.places
-    found = [
-        os.path.join(directory, name)
-        for directory in (places.dir, places.state)
-        if os.path.isdir(directory)
-        for name in sorted(os.listdir(directory))
-        if name.endswith(".tmp") and name[:-21] in {f".{each}" for each in OUR_FILES}
-    ]
-
-    def clean() -> str:
-        fd = lock_directory(places.dir)
-        try:
-            for directory in (places.dir, places.state):
-                if os.path.isdir(directory):
-                    clean_directory(directory)
-        finally:
-            os.close(fd)
-        return "removed what killed writes left behind"
-
-    if found and isinstance(patient.silence, NoDaemon):
-        yield Finding("warn", f"a killed write left {found[0]}", f"rm {shlex.join(found)}", clean)
-    else:
-        yield Finding("ok", "no write left anything behind")
-
-
-def check_orphans(patient: Patient) -> Iterator[Finding]:
-    """State of this vault under another name: a directory that was moved or restored has a new id."""
-    places, home = patient.places, state_home()
-    try:
-        identity = read_sealed("nsec", places.file("nsec.enc"))["vault"]
-    except AvaultError:
-        identity = None
-    is_new = not patient.has("unlock.json") and not patient.has("pairing.json")
-    for name in sorted(os.listdir(home)) if identity and os.path.isdir(home) else []:
-        other = os.path.join(home, name)
-        if name == places.id or not is_state_of(other, identity) or is_in_use(other):
-            continue
-        if is_new:
-            text = f"{other} is this vault's state, from where the directory was before"
-            yield Finding(
-                "bad",
-                text,
-                "avault doctor --fix",
-                functools.partial(take_over, other, places.state),
-            )
-            is_new = False
-        else:
-            text = f"{other} is of another copy of this vault"
-            yield Finding("warn", text, f"if that copy is no more: rm -r {shlex.quote(other)}")
-    yield Finding(
-        "ok" if identity else "off",
-        "no state of this vault under another name" if identity else "no vault to compare with",
-    )
-
-
-def is_state_of(directory: str, identity: str) -> bool:
-    """Whether a state directory is that of a vault."""
-    try:
-        return bool(
-            read_sealed("unlock", os.path.join(directory, "unlock.json"))["vault"] == identity
-        )
-    except AvaultError:
-        return False
-
-
-def is_in_use(directory: str) -> bool:
-    """Whether a state directory is that of a vault in one of the usual places, or of a daemon that runs."""
-    usual = map(os.path.expanduser, ("~/clawd/.avault", "~/.openclaw/workspace/.avault"))
-    if os.path.basename(directory) in {vault_id(path) for path in usual if os.path.isdir(path)}:
-        return True
-    try:
-        return is_listening([os.fsdecode(read_file(os.path.join(directory, "socket")))])
-    except AvaultError:
-        return False
-
-
-def take_over(other: str, own: str) -> str:
-    """Make another state directory ours: renamed, or where ours was begun already, file by file, unlock.json last."""
-    if not os.path.isdir(own):
-        os.rename(other, own)
-    else:
-        for name in sorted(os.listdir(other), key=lambda name: name == "unlock.json"):
-            os.replace(os.path.join(other, name), os.path.join(own, name))
-        os.rmdir(other)
-    sync_directory(os.path.dirname(own))
-    return f"took {other} over as {own}"
-
-
-NETWORKED = {
-    "9p", "afs", "ceph", "cifs", "drvfs", "fuse.glusterfs", "fuse.rclone", "fuse.sshfs", "nfs", "nfs4", "prl_fs", "smb3", "smbfs",
-    "vboxsf", "virtiofs",
-}  # fmt: skip
-
-
-def filesystem_of(path: str, mounts: str = "/proc/self/mountinfo") -> str | None:
-    """The type of the file system that a path is on (proc_pid_mountinfo(5)); None where nobody says."""
-    try:
-        with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line.split(" ") for line in file]
-    except OSError:
-        return None
-    real, longest = os.path.realpath(path), ""
-    kind = None
-    for line in lines:
-        point = line[4].encode().decode("unicode_escape") if "\\" in line[4] else line[4]
-        if len(point) >= len(longest) and (real + "/").startswith(point.rstrip("/") + "/"):
-            longest, kind = point, line[line.index("-", 6) + 1]
-    return kind
 
 
 # -------------------------------------------------------- doctor/command ----
@@ -19894,16 +20428,18 @@ def mend(fix: Callable[[], str]) -> str | None:
         return None
 
 
-# -------------------------------------------------------- cli/completion ----
-# avault completion: what a shell needs to complete avault's commands, options and names.
+# ------------------------------------------------------ completion/words ----
+# Commands as they are typed, for whatever shell: their options, arguments, and what follows those.
 #
-# Commands and options come from the table of commands, and what follows an option from the usage line
-# that people read: `--key KEY` is followed by a key, `--file F` by a file. Names are asked for while
-# somebody types, by `avault list --names`; a locked vault has none, and says nothing.
+# From the table of commands; and what follows an option from the usage line that people read:
+# `--key KEY` is followed by a key, `--file F` by a file.
 
 
 class Parameter(Fields, frozen=True, order=True):
-    """An option, or an argument, which has no names; and what the usage line calls its value, nothing for a flag."""
+    """An option, or an argument, which has no names.
+
+    `takes` is what the usage line calls its value; nothing for a flag.
+    """
 
     names: tuple[str, ...]
     takes: str
@@ -19936,7 +20472,10 @@ def all_words() -> list[Words]:
 
 
 def describe_command(name: str) -> Words:
-    """A command. What its options take stands in a form of its usage, and its arguments in the first."""
+    """A command.
+
+    What an option takes stands in one of the forms of its usage, and the arguments in the first.
+    """
     function, makers, interspersed = COMMANDS[name]
     usage, _, prose = (function.__doc__ or "").partition("\n\n")
     forms = [
@@ -20018,6 +20557,10 @@ def tree(commands: list[Words]) -> dict[str, list[str]]:
     return found
 
 
+# ------------------------------------------------------- completion/bash ----
+# The completion script for bash, 3.2 (macOS) or later.
+
+
 BASH = r"""# Completion of avault for bash; made by: avault completion bash
 
 _avault_about() {  # sets `commands`, `options` and `arguments` to what may follow the command $1
@@ -20051,7 +20594,9 @@ _avault_offer() {  # completes what a usage line calls $1
             last=${each%%/*}
         done
         ;;
-    F | FILE* | PATH | TEMPLATE) compopt -o default 2>/dev/null || found=($(compgen -f -- "$word")) ;;
+    F | FILE* | PATH | TEMPLATE)
+        compopt -o default 2>/dev/null || found=($(compgen -f -- "$word"))
+        ;;
     DIR) compopt -o dirnames 2>/dev/null || found=($(compgen -d -- "$word")) ;;
     *'|'*) found=(${1//|/$IFS}) ;;
     esac
@@ -20097,7 +20642,9 @@ _avault() {
             return
         else
             given+=" $each"
-            [[ $arguments == *... && $arguments != *' '* ]] || arguments=${arguments#"${arguments%% *}"} arguments=${arguments# }
+            if [[ $arguments != *... || $arguments == *' '* ]]; then
+                arguments=${arguments#"${arguments%% *}"} arguments=${arguments# }
+            fi
         fi
     done
     if [[ $takes && ($takes != +* || $word != -*) ]]; then
@@ -20139,7 +20686,8 @@ def bash(commands: list[Words]) -> str:
             ("options", " " + " ".join(spelled) if spelled else ""),
             ("arguments", taken),
         ]
-        return f"    {shlex.quote(name)}) {' '.join(f'{what}={shlex.quote(words)}' for what, words in sets if words)} ;;"
+        assigned = " ".join(f"{what}={shlex.quote(words)}" for what, words in sets if words)
+        return f"    {shlex.quote(name)}) {assigned} ;;"
 
     lines = [
         case(
@@ -20152,6 +20700,162 @@ def bash(commands: list[Words]) -> str:
     ]
     lines += [case(each.name, [], each.options, each.arguments) for each in commands]
     return BASH.replace("@table", "\n".join(lines))
+
+
+# ------------------------------------------------------- completion/fish ----
+# The completion script for fish, 3.0 or later.
+
+
+FISH = r"""# Completion of avault for fish; made by: avault completion fish
+
+function __avault_words --description 'the command and its arguments so far, without options'
+    set -l is_value no
+    for word in (commandline -opc)[2..]
+        if test $is_value = yes
+            set is_value no
+        else if contains -- $word @options
+            set is_value yes
+        else if not string match -q -- '-*' $word
+            echo -- $word
+        end
+    end
+end
+
+# __avault_is COUNT|any|some COMMAND…
+function __avault_is --description 'whether this is the command, and has so many arguments'
+    set -l words (__avault_words)
+    set -l count (math (count $argv) - 1)
+    if test $count -gt 0; and test "$words[1..$count]" != "$argv[2..]"
+        return 1
+    end
+    set -l arguments (math (count $words) - $count)
+    switch $argv[1]
+        case any
+            return 0
+        case some
+            test $arguments -gt 0
+        case '*'
+            test $arguments = $argv[1]
+    end
+end
+
+function __avault_names --description 'GROUP/KEY, a line each; none while the vault is locked'
+    set -l words (commandline -opc)
+    set -l place (string replace -rf -- '^--dir=' '' $words)
+    if set -l at (contains -i -- --dir $words)
+        set place $words[(math $at + 1)]
+    end
+    command avault (string replace -r -- '^' '--dir=' $place) list --names 2>/dev/null
+end
+
+function __avault_offer --description 'completes what a usage line calls so'
+    set -l names (__avault_names)
+    set -l keys (string replace -r '.*/' '' -- $names)
+    switch $argv[1]
+        case GROUP/KEY
+            string replace -r '/.*' '' -- $names
+            printf '%s\n' $names
+        case GROUP G
+            string replace -r '/.*' '' -- $names
+        case KEY
+            set -l given (__avault_words)[2..]
+            if set -q given[1] # the keys of the groups that were typed, or of all
+                set keys
+                for group in $given
+                    set -l escaped (string escape --style=regex -- $group)
+                    set -a keys (string replace -rf -- '^'$escaped'/' '' $names)
+                end
+            end
+            printf '%s\n' $keys
+        case KEY,
+            set -l typed (string replace -r '^--[a-z-]+=' '' -- (commandline -ct))
+            set -l head (string replace -r '[^,]*$' '' -- "$typed")
+            printf '%s\n' "$head"$keys "$head"$names
+    end
+end
+
+complete -c avault -f
+@lines
+"""
+
+
+def fish(commands: list[Words]) -> str:
+    """The script for fish, 3.0 or later: to be sourced, or in ~/.config/fish/completions."""
+    foreign = [
+        each.name
+        for each in commands
+        if any(argument.takes == "COMMAND" for argument in each.arguments)
+    ]
+    condition = "; and ".join(f"not __avault_is some {name}" for name in foreign)
+    takers = {
+        name
+        for each in commands
+        for taker in each.options
+        if taker.takes and not taker.is_optional
+        for name in taker.names
+    }
+    lines = [
+        fish_option(condition, each) for each in (*common_options(), Parameter(("--version",), ""))
+    ]
+    abouts = {each.name: each.about for each in commands}
+    for first, inner in tree(commands).items():
+        for word in inner:
+            name = f"{first} {word}".strip()
+            about = f" -d {fish_quote(abouts[name])}" if name in abouts else ""
+            lines.append(
+                f"complete -c avault -n {fish_quote(f'__avault_is 0 {first}'.strip())} -a "
+                f"{word}{about}"
+            )
+    for each in commands:
+        condition = f"__avault_is {0 if each.name in foreign else 'any'} {each.name}"
+        lines += [
+            fish_option(condition, option)
+            for option in each.options
+            if option not in common_options()
+        ]
+        for number, taken in enumerate(each.arguments):
+            place = "any" if taken.repeats else number
+            if action := fish_action(taken.takes):
+                lines.append(
+                    "complete -c avault -n "
+                    f"{fish_quote(f'__avault_is {place} {each.name}')}{action}"
+                )
+    return FISH.replace("@lines", "\n".join(lines)).replace("@options", " ".join(sorted(takers)))
+
+
+def fish_option(condition: str, option: Parameter) -> str:
+    """The line for an option."""
+    names = "".join(
+        f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in option.names
+    )
+    needs = (
+        " -r" if is_file(option.takes) else " -x" if option.takes and not option.is_optional else ""
+    )
+    when = f" -n {fish_quote(condition)}" if condition else ""
+    return f"complete -c avault{when}{names}{needs}{fish_action(option.takes)}"
+
+
+def fish_action(takes: str) -> str:
+    """How `complete` completes what a usage line calls so."""
+    if takes_name(takes):
+        return f" -a '(__avault_offer {takes})'"
+    if takes == "DIR":
+        return " -a '(__fish_complete_directories)'"
+    if is_file(takes):
+        return " -F"
+    if takes == "COMMAND":
+        # what begins with -- before that - is its own
+        return " -a '(__fish_complete_subcommand --fcs-skip=2 - @options)'"
+    return f" -a '{' '.join(choices(takes))}'" if choices(takes) else ""
+
+
+def fish_quote(text: str) -> str:
+    """A word in single quotes, as fish reads them."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+# -------------------------------------------------------- completion/zsh ----
+# The completion script for zsh.
 
 
 ZSH = r"""#compdef avault
@@ -20247,7 +20951,9 @@ def zsh_option(option: Parameter) -> Iterator[str]:
         else:
             equals = "=" if name.startswith("--") else "+"
             colons = "::" if option.is_optional else ":"
-            yield f"{'*' if option.repeats else ''}{name}{equals}{colons}{option.takes}:{zsh_action(option.takes)}"
+            repeated = "*" if option.repeats else ""
+            value = f"{option.takes}:{zsh_action(option.takes)}"
+            yield f"{repeated}{name}{equals}{colons}{value}"
 
 
 def zsh_arguments(arguments: list[Parameter]) -> Iterator[str]:
@@ -20271,147 +20977,157 @@ def zsh_action(takes: str) -> str:
     return f"({' '.join(choices(takes))})" if choices(takes) else " "
 
 
-FISH = r"""# Completion of avault for fish; made by: avault completion fish
+# ---------------------------------------------------------- cli/ceremony ----
+# The talk with the operator while a signer is paired: what is said, shown and asked.
 
-function __avault_words --description 'the command and its arguments so far, without options'
-    set -l is_value no
-    for word in (commandline -opc)[2..]
-        if test $is_value = yes
-            set is_value no
-        else if contains -- $word @options
-            set is_value yes
-        else if not string match -q -- '-*' $word
-            echo -- $word
-        end
-    end
-end
 
-function __avault_is --description 'whether this is the command, and has so many arguments: __avault_is COUNT|any|some COMMAND…'
-    set -l words (__avault_words)
-    set -l count (math (count $argv) - 1)
-    if test $count -gt 0; and test "$words[1..$count]" != "$argv[2..]"
-        return 1
-    end
-    set -l arguments (math (count $words) - $count)
-    switch $argv[1]
-        case any
-            return 0
-        case some
-            test $arguments -gt 0
-        case '*'
-            test $arguments = $argv[1]
-    end
-end
-
-function __avault_names --description 'GROUP/KEY, a line each; none while the vault is locked'
-    set -l words (commandline -opc)
-    set -l place (string replace -rf -- '^--dir=' '' $words)
-    if set -l at (contains -i -- --dir $words)
-        set place $words[(math $at + 1)]
-    end
-    command avault (string replace -r -- '^' '--dir=' $place) list --names 2>/dev/null
-end
-
-function __avault_offer --description 'completes what a usage line calls so'
-    set -l names (__avault_names)
-    set -l keys (string replace -r '.*/' '' -- $names)
-    switch $argv[1]
-        case GROUP/KEY
-            string replace -r '/.*' '' -- $names
-            printf '%s\n' $names
-        case GROUP G
-            string replace -r '/.*' '' -- $names
-        case KEY
-            set -l given (__avault_words)[2..]
-            if set -q given[1] # the keys of the groups that were typed, or of all
-                set keys
-                for group in $given
-                    set -a keys (string replace -rf -- '^'(string escape --style=regex -- $group)'/' '' $names)
-                end
-            end
-            printf '%s\n' $keys
-        case KEY,
-            set -l head (string replace -r '^--[a-z-]+=' '' -- (commandline -ct) | string replace -r '[^,]*$' '')
-            printf '%s\n' "$head"$keys "$head"$names
-    end
-end
-
-complete -c avault -f
-@lines
+SIGNER_SETTINGS = """\
+  Amber     Connections, this one, Permissions: "Manually approve each permission"
+  nsec.app  Clear all permissions; untick "Remember my decision" every time
+  Primal    trust level Low
+  Clave     client details: NIP-44 Decrypt off
+  others    no standing permission for nip44_decrypt
 """
 
 
-def fish(commands: list[Words]) -> str:
-    """The script for fish, 3.0 or later: to be sourced, or in ~/.config/fish/completions."""
-    foreign = [
-        each.name
-        for each in commands
-        if any(argument.takes == "COMMAND" for argument in each.arguments)
-    ]
-    condition = "; and ".join(f"not __avault_is some {name}" for name in foreign)
-    takers = {
-        name
-        for each in commands
-        for taker in each.options
-        if taker.takes and not taker.is_optional
-        for name in taker.names
-    }
-    lines = [
-        fish_option(condition, each) for each in (*common_options(), Parameter(("--version",), ""))
-    ]
-    abouts = {each.name: each.about for each in commands}
-    for first, inner in tree(commands).items():
-        for word in inner:
-            name = f"{first} {word}".strip()
-            about = f" -d {fish_quote(abouts[name])}" if name in abouts else ""
-            lines.append(
-                f"complete -c avault -n {fish_quote(f'__avault_is 0 {first}'.strip())} -a {word}{about}"
+def read_bunker(uri: str | None) -> str | None:
+    """The bunker:// URI of --bunker, a line of stdin for `-`; raises Usage."""
+    if uri == "-":
+        if sys.stdin.isatty():
+            say("paste the bunker:// URI, then Enter")
+        uri = sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
+    elif uri is not None:
+        warn(
+            "the bunker:// URI holds a secret, which stands in the process list now",
+            "better: --bunker -",
+        )
+    if uri is not None:
+        parse_bunker(uri)
+    return uri
+
+
+class Ceremony:
+    """The talk with the operator while a signer is paired."""
+
+    def __init__(self, terminal: Terminal, qr: str | None, number: str = "2. ") -> None:
+        self.terminal, self.qr, self.number = terminal, qr, number
+        self.pages: set[str] = set()  # and notices, which were shown
+
+    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """A pairing request, with what it says and asks on the way."""
+
+        def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            if "operator" not in ready:
+                return private
+            say(f"the signer answers for {ready['operator']}")
+            return {"confirmed": confirm("avault: is that you, the operator?")}
+
+        is_private = any(private.values())
+        return ask_daemon(
+            self.terminal.places,
+            op,
+            progress=self.progress,
+            value=reply,
+            private=is_private,
+            **fields,
+        )
+
+    def progress(self, step: dict[str, Any]) -> None:
+        """Tell the operator what happened, and what to do."""
+        kind = step["progress"]
+        if kind == "wrote":
+            put(f"wrote {step['path']}\n")
+        elif kind == "uri":
+            self.show_uri(step["uri"])
+        elif kind == "page" and step["url"] not in self.pages:
+            self.pages.add(step["url"])
+            say(f"open this page to approve: {step['url']}")
+        elif kind == "relays":
+            say(f"by this machine's own relays: {', '.join(step['relays'])}")
+            warn(
+                f"nip46.json names others: {', '.join(step['hinted'])}",
+                "if those are meant, name each with --relay",
             )
-    for each in commands:
-        condition = f"__avault_is {0 if each.name in foreign else 'any'} {each.name}"
-        lines += [
-            fish_option(condition, option)
-            for option in each.options
-            if option not in common_options()
-        ]
-        for number, taken in enumerate(each.arguments):
-            place = "any" if taken.repeats else number
-            if action := fish_action(taken.takes):
-                lines.append(
-                    f"complete -c avault -n {fish_quote(f'__avault_is {place} {each.name}')}{action}"
-                )
-    return FISH.replace("@lines", "\n".join(lines)).replace("@options", " ".join(sorted(takers)))
+        elif kind == "connecting":
+            say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
+        elif kind == "resumed":
+            say(
+                "the signer was connected before: going on from there; to pair anew: avault pair "
+                "--replace"
+            )
+            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "connected":
+            say("the signer is connected")
+            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "notice" and step["text"] not in self.pages:
+            self.pages.add(step["text"])
+            say(step["text"])
+        elif kind == "approve":
+            say(f"1. APPROVE the request on the phone: {step['sentence']}")
+        elif kind == "proven":
+            say("the phone opens this vault")
+        elif kind == "reject":
+            say(
+                f"{self.number}a drill: REJECT the next request on the phone, without "
+                "remembering it"
+            )
+
+    def show_uri(self, uri: str) -> None:
+        """The pairing URI as a QR code, as a picture, and as a line."""
+        if self.qr:
+            save_qr(uri, self.qr)
+            say(f"the QR code is in {self.qr}")
+        say(
+            "scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for "
+            "every request"
+        )
+        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
+        put(uri + "\n")
+        if sys.stderr.isatty():
+            show_qr(uri)
+
+    def drill(self, is_alone: bool = False) -> int:
+        """Have the operator reject a request; repeat while somebody is there to change a setting.
+
+        A pairing that it ends has worked, whatever it shows; alone, what it shows is its exit code.
+        """
+        while True:
+            answer = self.request("drill", {}, timeout=600)
+            seconds = answer["seconds"]
+            if answer["refused"]:
+                say("the drill passed: nothing is opened without you")
+                if seconds < NOBODY_ASKED:
+                    warn(
+                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
+                        "remembers a refusal"
+                    )
+                return 0
+            warn(
+                f"the request to reject was approved after {seconds:.1f} s: if that was not you, "
+                "the signer approves by itself"
+            )
+            sys.stderr.write(SIGNER_SETTINGS)
+            if not sys.stdin.isatty() or not confirm(
+                "avault: change the setting, then try the drill again?"
+            ):
+                if is_alone:
+                    raise AvaultError(
+                        "the drill did not pass: the signer approves by itself",
+                        "change the setting, then: avault drill",
+                    )
+                say("paired, but the drill did not pass; try it again with: avault drill")
+                return 0
 
 
-def fish_option(condition: str, option: Parameter) -> str:
-    """The line for an option."""
-    names = "".join(
-        f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in option.names
-    )
-    needs = (
-        " -r" if is_file(option.takes) else " -x" if option.takes and not option.is_optional else ""
-    )
-    when = f" -n {fish_quote(condition)}" if condition else ""
-    return f"complete -c avault{when}{names}{needs}{fish_action(option.takes)}"
-
-
-def fish_action(takes: str) -> str:
-    """How `complete` completes what a usage line calls so."""
-    if takes_name(takes):
-        return f" -a '(__avault_offer {takes})'"
-    if takes == "DIR":
-        return " -a '(__fish_complete_directories)'"
-    if is_file(takes):
-        return " -F"
-    if takes == "COMMAND":
-        # what begins with -- before that - is its own
-        return " -a '(__fish_complete_subcommand --fcs-skip=2 - @options)'"
-    return f" -a '{' '.join(choices(takes))}'" if choices(takes) else ""
-
-
-def fish_quote(text: str) -> str:
-    """A word in single quotes, as fish reads them."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+# -------------------------------------------------------- cli/completion ----
+# avault completion: what a shell needs to complete avault's commands, options and names.
+#
+# Commands and options stand in the script (completion/). Names are asked for while somebody types, by
+# `avault list --names`; a locked vault has none, and says nothing.
+#
+# Not click's own completion (click.shell_completion). At each Tab it starts the program with click,
+# which takes four times as long as `list --names`, for options too. It needs bash 4.4, and macOS
+# has 3.2. And what follows `avault run --` it cannot hand to the completion of that command.
 
 
 @command("completion", argument("shell"))
@@ -20441,13 +21157,18 @@ def cmd_completion(terminal: Terminal, shell: str) -> int:
 
 
 # ------------------------------------------------------------ cli/daemon ----
-# daemon start and stop, status, unlock, lock.
+# avault daemon start, daemon stop, unlock, lock, version.
 
 
 @command(
-    "daemon start", option("--background", "-b", is_flag=True), option("--timeout"), option("--accept-rollback", is_flag=True),
-    option("--lock-after"), option("--lock-idle"), option("--notify"),
-)  # fmt: skip
+    "daemon start",
+    option("--background", "-b", is_flag=True),
+    option("--timeout"),
+    option("--accept-rollback", is_flag=True),
+    option("--lock-after"),
+    option("--lock-idle"),
+    option("--notify"),
+)
 def cmd_daemon_start(
     terminal: Terminal,
     background: bool,
@@ -20512,7 +21233,8 @@ def cmd_daemon_start(
     need_vault(terminal.places)
     if os.environ.get("NOSTR_NSEC"):
         warn(
-            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone"
+            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault "
+            "without the phone"
         )
     try:
         wanted = {
@@ -20544,7 +21266,7 @@ def cmd_daemon_start(
 
 
 def warn_of_logout(places: Places) -> None:
-    """Say so where the end of the session is the end of the daemon: systemd without lingering (loginctl(1))."""
+    """Say so where the end of the session is the end of the daemon: no lingering (loginctl(1))."""
     import getpass
 
     session = places.socket.startswith("/run/user/") and os.path.isdir("/run/systemd/system")
@@ -20629,7 +21351,10 @@ def end(op: str, terminal: Terminal, force: bool) -> int:
 
 
 def cancel_restart(places: Places) -> bool:
-    """Keep systemd from starting a daemon again that has ended; whether it was about to. Raises Unavailable."""
+    """Keep systemd from starting a daemon again that has ended; whether it was about to.
+
+    Raises Unavailable.
+    """
     reason = explain_absence(places)
     found = find_unit(places)
     if reason.state != "starting" or not found:
@@ -20651,167 +21376,13 @@ def cmd_version(terminal: Terminal) -> int:
     return 0
 
 
-@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
-@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
-def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
-    """usage: avault status [--watch] [--short] [--json]
-
-    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
-    waiting or unpaired; 4: no vault; 6: no daemon.
-    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
-    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
-    for a prompt.
-
-      PS1='$(avault status --short) \\$ '
-    """
-    shown = ""
-    while True:
-        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
-        if terminal.want_json:
-            text = (
-                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
-                + "\n"
-            )
-        else:
-            text = status["state"] + "\n" if short else render_status(status)
-        if text != shown:
-            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
-            put(("\x1b[H\x1b[2J" if redraw else "") + text)
-        shown = text
-        call.farewell = ""
-        if not watch:
-            return (
-                STATES[status["state"]]
-                if status["pid"] or has_vault(terminal.places)
-                else NotFound.exit_code
-            )
-        time.sleep(0.5)
-
-
-def look(places: Places, **fields: Any) -> dict[str, Any]:
-    """The daemon's status, or what stands for it where none runs; the hint is for this very vault."""
-    try:
-        status = ask_daemon(places, "status", **fields)
-    except NoDaemon:
-        refuse_elses(places)
-        status = describe_stopped(places)
-    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
-    return status
-
-
-def describe_stopped(places: Places) -> dict[str, Any]:
-    """The status where no daemon runs, as far as the files tell; raises AvaultError where we may not look at them."""
-    absence = explain_absence(places)
-    status: dict[str, Any] = {
-        "state": absence.state,
-        "dir": places.dir,
-        "vault_id": places.id,
-        "socket": places.socket,
-    }
-    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
-    if absence.reason:
-        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
-    has_vault(places)
-    try:
-        content, own = read_unlock(places)
-        status |= {
-            "agent_npub": content["agent"],
-            "signer_npub": content["operator"],
-            "name": content["name"],
-        }
-        is_new = not own and not os.path.lexists(places.own("pairing.json"))
-        status["hint"] = NEVER_OPENED if is_new else absence.hint
-    except AvaultError as error:
-        status["warnings"], status["hint"] = [error.message], error.hint
-    return status
-
-
-NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
-
-STATUS_FIELDS = (
-    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name", "code", "groups", "secrets",
-    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error", "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "keychain",
-)  # fmt: skip
-
-
-def render_status(status: dict[str, Any]) -> str:
-    """Status for a person."""
-    state = status["state"]
-    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
-    if status["agent_npub"]:
-        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    if status["secrets"] is not None:
-        lines.append(f"Vault: {status['secrets']} secret(s)")
-    else:
-        lines.append(
-            "Vault: locked"
-            if status["agent_npub"] or status["pid"]
-            else "Vault: none that can be opened"
-        )
-    lines.append(f"Directory: {status['dir']}")
-    words = {
-        "waiting": "waiting for the operator's approval",
-        "unpaired": "locked, and not paired with a signer",
-        "starting": "systemd starts it by itself",
-    }
-    lines.append(
-        f"State: {words.get(state, state)}"
-        + (f" since {status['since']}" if status["since"] else "")
-    )
-    lines += [f"Locks: {status['until']}"] if status["until"] else []
-    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
-    if status["git"] and status["git"].get("hint"):
-        lines.append(
-            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
-            + call.complete(status["git"]["hint"])
-        )
-    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
-    waiting = status["waiting"]
-    if state == "waiting" and waiting:
-        lines.append(f"Code: {status['code']}, in the sentence on the phone")
-        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
-        connected = any(relay["connected"] for relay in status["relays"] or [])
-        lines.append(
-            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
-            + (
-                "; no relay is connected; trying again"
-                if not connected
-                else ""
-                if taken
-                else "; no relay has it yet"
-            )
-        )
-        lines += (
-            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
-            if waiting["next"]
-            else []
-        )
-        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
-        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
-        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
-        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
-        for relay in status["relays"] or []:
-            link = "connected" if relay["connected"] else "not connected"
-            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
-    if status.get("listening"):
-        lines.append("Listening: for an answer to an earlier request; nothing is asked")
-    if status.get("asks_again"):
-        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
-    if status["proven"] is False:
-        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
-    lines += [
-        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
-    ]
-    if status["hint"]:
-        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
-    return "".join(line + "\n" for line in lines)
-
-
 @command(
-    "unlock", option("--timeout"), option("--for", "how_long"), option("--again", is_flag=True),
+    "unlock",
+    option("--timeout"),
+    option("--for", "how_long"),
+    option("--again", is_flag=True),
     option("--accept-rollback", is_flag=True),
-)  # fmt: skip
+)
 def cmd_unlock(
     terminal: Terminal,
     timeout: str | None,
@@ -20845,14 +21416,16 @@ def cmd_unlock(
         if refusal and not accept_rollback:
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
         say(
-            f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, and none was started"
+            f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, "
+            "and none was started"
         )
         return 0
     need_vault(terminal.places)
     terminal.need_daemon()
     if nsec:
         warn(
-            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone"
+            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault "
+            "without the phone"
         )
         ask_daemon(
             terminal.places,
@@ -21787,16 +22360,8 @@ def cmd_mcp(terminal: Terminal, no_run: bool) -> int:
 # -------------------------------------------------------------- cli/pair ----
 # avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
 #
-# What is said to the operator; the work itself is the keyholder's (daemon/talks, daemon/pairing).
+# The talk with the operator is cli/ceremony's, and the work itself the keyholder's (daemon/talks).
 
-
-SIGNER_SETTINGS = """\
-  Amber     Connections, this one, Permissions: "Manually approve each permission"
-  nsec.app  Clear all permissions; untick "Remember my decision" every time
-  Primal    trust level Low
-  Clave     client details: NIP-44 Decrypt off
-  others    no standing permission for nip44_decrypt
-"""
 
 PAIRING = (
     option("--bunker"),
@@ -21851,7 +22416,8 @@ def cmd_init(
     if not confirmed and not bunker and not sys.stdin.isatty():
         raise Usage(
             "nobody is here to say whether the operator is the right one",
-            "in a terminal: avault init; in a script: --signer-npub NPUB, and then avault pair; or --yes",
+            "in a terminal: avault init; in a script: --signer-npub NPUB, and then avault pair; "
+            "or --yes",
         )
     new = [path for path in (places.dir, places.state) for path in missing(path)]
     call.farewell = "stopped; nothing was made"
@@ -21886,7 +22452,8 @@ def cmd_init(
     say(f"operator: {answer['signer_npub']}")
     if not answer["paired"]:
         warn(
-            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its key is lost",
+            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its "
+            "key is lost",
             "pair it now: avault pair",
         )
     elif not no_drill:
@@ -21974,7 +22541,8 @@ def cmd_recover(
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
     say(
-        "this machine has never opened this vault: no pin exists yet that would show an older copy, or another one"
+        "this machine has never opened this vault: no pin exists yet that would show an older "
+        "copy, or another one"
     )
     if (agent is None) != (signer_npub is None):
         raise Usage("--agent and --signer-npub go together")
@@ -22011,181 +22579,13 @@ def missing(path: str) -> list[str]:
 
 
 def remove_made(directories: list[str]) -> None:
-    """Remove directories that were made for nothing, unless something is in them; what a daemon notes of itself is not."""
+    """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
     for directory in directories:
         for name in ("python", "socket"):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(OSError):
             os.rmdir(directory)
-
-
-def read_bunker(uri: str | None) -> str | None:
-    """The bunker:// URI of --bunker, a line of stdin for `-`; raises Usage."""
-    if uri == "-":
-        if sys.stdin.isatty():
-            say("paste the bunker:// URI, then Enter")
-        uri = sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
-    elif uri is not None:
-        warn(
-            "the bunker:// URI holds a secret, which stands in the process list now",
-            "better: --bunker -",
-        )
-    if uri is not None:
-        parse_bunker(uri)
-    return uri
-
-
-class Ceremony:
-    """The talk with the operator while a signer is paired."""
-
-    def __init__(self, terminal: Terminal, qr: str | None, number: str = "2. ") -> None:
-        self.terminal, self.qr, self.number = terminal, qr, number
-        self.pages: set[str] = set()  # and notices, which were shown
-
-    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """A pairing request, with what it says and asks on the way."""
-
-        def reply(ready: dict[str, Any]) -> dict[str, Any]:
-            if "operator" not in ready:
-                return private
-            say(f"the signer answers for {ready['operator']}")
-            return {"confirmed": confirm("avault: is that you, the operator?")}
-
-        is_private = any(private.values())
-        return ask_daemon(
-            self.terminal.places,
-            op,
-            progress=self.progress,
-            value=reply,
-            private=is_private,
-            **fields,
-        )
-
-    def progress(self, step: dict[str, Any]) -> None:
-        """Tell the operator what happened, and what to do."""
-        kind = step["progress"]
-        if kind == "wrote":
-            put(f"wrote {step['path']}\n")
-        elif kind == "uri":
-            self.show_uri(step["uri"])
-        elif kind == "page" and step["url"] not in self.pages:
-            self.pages.add(step["url"])
-            say(f"open this page to approve: {step['url']}")
-        elif kind == "relays":
-            say(f"by this machine's own relays: {', '.join(step['relays'])}")
-            warn(
-                f"nip46.json names others: {', '.join(step['hinted'])}",
-                "if those are meant, name each with --relay",
-            )
-        elif kind == "connecting":
-            say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
-        elif kind == "resumed":
-            say(
-                "the signer was connected before: going on from there; to pair anew: avault pair --replace"
-            )
-            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
-        elif kind == "connected":
-            say("the signer is connected")
-            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
-        elif kind == "notice" and step["text"] not in self.pages:
-            self.pages.add(step["text"])
-            say(step["text"])
-        elif kind == "approve":
-            say(f"1. APPROVE the request on the phone: {step['sentence']}")
-        elif kind == "proven":
-            say("the phone opens this vault")
-        elif kind == "reject":
-            say(
-                f"{self.number}a drill: REJECT the next request on the phone, without remembering it"
-            )
-
-    def show_uri(self, uri: str) -> None:
-        """The pairing URI as a QR code, as a picture, and as a line."""
-        if self.qr:
-            save_qr(uri, self.qr)
-            say(f"the QR code is in {self.qr}")
-        say(
-            "scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for every request"
-        )
-        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
-        put(uri + "\n")
-        if sys.stderr.isatty():
-            self.show_qr(uri)
-
-    def show_qr(self, uri: str) -> None:
-        """The QR code, now or as soon as the terminal is large enough for it."""
-        code = qr_lines(uri)
-        rows, columns = len(code) + 1, len(code[0])
-
-        def fit(*_: object) -> None:
-            size = os.get_terminal_size(2)
-            # 0: nobody knows
-            if not size.columns or (size.columns >= columns and size.lines >= rows):
-                signal.signal(signal.SIGWINCH, signal.SIG_DFL)
-                # not by sys.stderr, in whose midst a signal may come
-                write_all(2, "\n".join([*code, ""]).encode())
-
-        signal.signal(signal.SIGWINCH, fit)
-        fit()
-        if signal.getsignal(signal.SIGWINCH) == fit:
-            size = os.get_terminal_size(2)
-            say(
-                f"the QR code needs {columns} columns and {rows} lines, and here are {size.columns} and {size.lines}"
-            )
-            say(
-                "hint: make the window larger, or its letters smaller (Ctrl and -); or paste the line; or --qr FILE.png"
-            )
-
-    def drill(self, is_alone: bool = False) -> int:
-        """Have the operator reject a request; repeat while somebody is there to change a setting.
-
-        A pairing that it ends has worked, whatever it shows; alone, what it shows is its exit code.
-        """
-        while True:
-            answer = self.request("drill", {}, timeout=600)
-            seconds = answer["seconds"]
-            if answer["refused"]:
-                say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a refusal"
-                    )
-                return 0
-            warn(
-                f"the request to reject was approved after {seconds:.1f} s: if that was not you, the signer approves by itself"
-            )
-            sys.stderr.write(SIGNER_SETTINGS)
-            if not sys.stdin.isatty() or not confirm(
-                "avault: change the setting, then try the drill again?"
-            ):
-                if is_alone:
-                    raise AvaultError(
-                        "the drill did not pass: the signer approves by itself",
-                        "change the setting, then: avault drill",
-                    )
-                say("paired, but the drill did not pass; try it again with: avault drill")
-                return 0
-
-
-def qr_lines(text: str) -> list[str]:
-    """The lines of a QR code, light on dark, in half blocks: of a pairing URI without the picture, which makes it too big."""
-    import qrcode
-
-    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
-    code.add_data(text.partition("&image=")[0])
-    shown = io.StringIO()
-    code.print_ascii(out=shown, invert=True)
-    return shown.getvalue().rstrip("\n").split("\n")
-
-
-def save_qr(text: str, path: str) -> None:
-    """A QR code as a PNG file (0600); raises AvaultError."""
-    import qrcode
-
-    picture = io.BytesIO()
-    qrcode.make(text).save(picture, "PNG")
-    write_file(os.path.abspath(os.path.expanduser(path)), picture.getvalue())
 
 
 # ----------------------------------------------------------- cli/secrets ----
@@ -22445,261 +22845,6 @@ def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
 # and asks for each decrypt. Run it on another machine than the agent's, or it protects nothing.
 
 
-# log2 of scrypt's N (NIP-49): 100 MB for a third of a second; the library opens at most 18
-NCRYPTSEC_ROUNDS = 16
-
-
-class Bunker:
-    """A NIP-46 remote signer that asks `approve(client, sentence)` for each decrypt.
-
-    Its key, its one-time secret and the clients that it knows are kept in
-    bunker.json in `directory`, so that it survives a restart.
-    """
-
-    REMEMBER = 600.0  # seconds that an answer is kept, for a client that asks again
-    SILENCE = 10.0  # seconds until a relay that does not answer is spoken of
-    LOGIN = 5.0  # seconds that the library needs at most to log in (NIP-42) and to subscribe again
-
-    def __init__(
-        self,
-        user: nostr_sdk.Keys,
-        relays: list[str],
-        directory: str,
-        approve: Callable[[str, str], Awaitable[bool]],
-        say: Callable[[str], None],
-    ) -> None:
-        self.user, self.approve, self.say = user, approve, say
-        self.path = os.path.join(directory, "bunker.json")
-        make_private_directory(directory)
-        kept = (
-            decode_file("bunker", read_file(self.path), self.path)
-            if os.path.lexists(self.path)
-            else {}
-        )
-        self.keys = nostr_sdk.Keys.parse(kept["key"]) if kept else nostr_sdk.Keys.generate()
-        self.secret = str(kept.get("secret") or secrets.token_hex(16))
-        self.clients: dict[str, str] = kept.get("clients", {})  # public key: the name it gave
-        self.relays = list(dict.fromkeys([*relays, *kept.get("relays", [])]))
-        # of a client's request; None while it is worked on
-        self.answers: dict[tuple[str, str], dict[str, Any] | None] = {}
-        self.asking = asyncio.Lock()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.listening: set[str] = set()  # relays that have confirmed our subscription
-        self.is_ready = False
-        self.save()
-
-    def save(self) -> None:
-        """Write bunker.json."""
-        content = {
-            "key": self.keys.secret_key().to_hex(),
-            "secret": self.secret,
-            "clients": self.clients,
-            "relays": self.relays,
-        }
-        write_file(self.path, encode_file("bunker", content))
-
-    def uri(self) -> str:
-        """The bunker:// URI; its secret pairs one client."""
-        from urllib.parse import quote
-
-        relays = "&".join(f"relay={quote(url, safe='')}" for url in self.relays)
-        return f"bunker://{public_hex(self.keys)}?{relays}&secret={self.secret}"
-
-    async def run(self, uri: str | None, ready: Callable[[], None]) -> None:
-        """Serve until cancelled; first answer a nostrconnect:// URI if there is one. Raises Usage."""
-        client, secret, name = self.read_uri(uri) if uri else ("", "", "")
-        if not self.relays:  # neither named nor known from an earlier time
-            self.relays = list(DEFAULT_RELAYS)
-            self.save()
-        # for NIP-42: relays that want to know who reads
-        nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
-        self.pool = (
-            nostr_sdk.ClientBuilder()
-            .authenticator(nostr_sdk.SignerAuthenticator(self.keys))
-            .build()
-        )
-        for url in self.relays:
-            await self.pool.add_relay(nostr_sdk.RelayUrl.parse(url))
-        stream = self.pool.notifications()
-        await self.pool.connect()
-        await self.subscribe()
-        self.spawn(self.complain_of_silence())
-        while notification := await stream.next():
-            if notification.is_NEW_EVENT():
-                self.spawn(self.serve(notification.event))
-            elif notification.is_MESSAGE():
-                message, url = (
-                    notification.message.as_enum(),
-                    str(notification.relay_url).rstrip("/"),
-                )
-                if message.is_CLOSED():
-                    self.listening.discard(url)
-                    self.spawn(self.look_after(url, message.message))
-                elif message.is_END_OF_STORED_EVENTS():
-                    is_first = not self.listening
-                    self.listening.add(url)
-                    if is_first and not self.is_ready:
-                        self.is_ready = True
-                        ready()
-                        if uri:
-                            await self.reply(client, {"id": secrets.token_hex(8), "result": secret})
-                            self.say(f"connected to {name}")
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside, and keep it until it is done."""
-        self.tasks.add(task := asyncio.get_running_loop().create_task(work))
-        task.add_done_callback(self.tasks.discard)
-
-    async def subscribe(self) -> None:
-        """Ask the relays for the requests to us, of the last minute and from now on."""
-        since = nostr_sdk.Timestamp.from_secs(int(time.time()) - 60)
-        mine = (
-            nostr_sdk.Filter()
-            .kind(nostr_sdk.Kind(RPC_KIND))
-            .pubkey(self.keys.public_key())
-            .since(since)
-        )
-        await self.pool.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="bunker")
-
-    async def complain_of_silence(self) -> None:
-        """Say so once where no relay has taken our subscription."""
-        await asyncio.sleep(self.SILENCE)
-        if not self.listening:
-            self.say(f"no relay lets us listen: {', '.join(self.relays)}; trying again")
-
-    async def look_after(self, url: str, reason: str) -> None:
-        """A relay has closed our subscription: say so unless it was only to have us log in, and ask again."""
-        await asyncio.sleep(0 if not reason.startswith("auth-required:") else self.LOGIN)
-        if url not in self.listening:
-            self.say(f"{url} does not let us listen: {printable(reason)}")
-            await asyncio.sleep(self.SILENCE)
-            await self.subscribe()
-
-    def read_uri(self, uri: str) -> tuple[str, str, str]:
-        """Learn client and relays from a nostrconnect:// URI; its public key, secret and name."""
-        from urllib.parse import parse_qs, urlsplit
-
-        parts = urlsplit(uri.strip())
-        query = parse_qs(parts.query)
-        if parts.scheme != "nostrconnect" or not query.get("secret") or not query.get("relay"):
-            raise Usage("not a nostrconnect:// URI", "it is the line that avault pair prints")
-        client, name = parse_npub(parts.netloc), printable(query.get("name", ["an agent"])[0], 64)
-        self.relays = list(dict.fromkeys([*self.relays, *map(check_relay, query["relay"])]))
-        self.clients[client] = name
-        self.save()
-        return client, query["secret"][0], name
-
-    async def reply(self, client: str, message: dict[str, Any]) -> None:
-        """Send a message to a client over every relay; one acceptance is enough."""
-        peer = nostr_sdk.PublicKey.parse(client)
-        content = nostr_sdk.nip44_encrypt(
-            self.keys.secret_key(), peer, json.dumps(message), nostr_sdk.Nip44Version.V2
-        )
-        builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), content).tags(
-            [nostr_sdk.Tag.public_key(peer)]
-        )
-        event = builder.finalize(self.keys)
-        for attempt in range(5):
-            relays = await self.pool.relays()
-            outcomes = await asyncio.gather(
-                *(relay.send_event(event) for relay in relays.values()), return_exceptions=True
-            )
-            refusals = {
-                str(url).rstrip("/"): printable(str(outcome).strip("'\""))
-                for url, outcome in zip(relays, outcomes, strict=True)
-                if isinstance(outcome, BaseException)
-            }
-            for url, text in refusals.items():
-                if text not in ("timeout", "relay not connected"):
-                    self.say(f"{url} refuses the answer: {text}")
-            if len(refusals) < len(relays):
-                return
-            await asyncio.sleep(0.2 * 2**attempt)
-        self.say(
-            "no relay took the answer: "
-            + ", ".join(f"{url} ({text})" for url, text in refusals.items())
-        )
-
-    async def serve(self, event: nostr_sdk.Event) -> None:
-        """Answer one request; each request id is worked on once, however often it is sent."""
-        client = event.author().to_hex()
-        try:
-            message = json.loads(
-                nostr_sdk.nip44_decrypt(self.keys.secret_key(), event.author(), event.content())
-            )
-            request, method, params = (
-                str(message["id"]),
-                str(message["method"]),
-                [str(each) for each in message.get("params", [])],
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, nostr_sdk.NostrSdkError):
-            return  # not a request to us
-        if client not in self.clients and method != "connect":
-            await self.reply(client, {"id": request, "result": "", "error": "no permission"})
-            return
-        if (client, request) not in self.answers:
-            self.answers[client, request] = None
-            self.answers[client, request] = {
-                "id": request,
-                **await self.answer(client, method, params),
-            }
-            asyncio.get_running_loop().call_later(
-                self.REMEMBER, self.answers.pop, (client, request)
-            )
-        answer = self.answers[client, request]
-        if answer:
-            await self.reply(client, answer)
-
-    async def answer(self, client: str, method: str, params: list[str]) -> dict[str, str]:
-        """The result or error of a request."""
-        if method == "connect":
-            return self.connect(client, params)
-        if method == "get_public_key":
-            return {"result": public_hex(self.user)}
-        if method == "ping":
-            return {"result": "pong"}
-        if method != "nip44_decrypt" or len(params) != 2:
-            return {"result": "", "error": f"unsupported: {printable(method, 40)}"}
-        try:
-            text = nostr_sdk.nip44_decrypt(
-                self.user.secret_key(), nostr_sdk.PublicKey.parse(params[0]), params[1]
-            )
-        except nostr_sdk.NostrSdkError:
-            return {"result": "", "error": "cannot decrypt that"}
-        async with self.asking:
-            approved = await self.approve(self.clients[client], read_sentence(text))
-        return {"result": text} if approved else {"result": "", "error": "user rejected"}
-
-    def connect(self, client: str, params: list[str]) -> dict[str, str]:
-        """Pair a client that has the secret; a known one is paired already."""
-        if client not in self.clients:
-            given = params[1] if len(params) > 1 else ""
-            if not secrets.compare_digest(given.encode(), self.secret.encode()):
-                return {"result": "", "error": "invalid secret"}
-            self.secret = secrets.token_hex(16)
-            try:
-                name = json.loads(params[3])["name"]
-            except (IndexError, ValueError, TypeError, KeyError):
-                name = "an agent"
-            self.clients[client] = printable(name, 64)
-            self.save()
-            self.say(f"connected to {self.clients[client]}")
-        return {"result": "ack"}
-
-
-def read_sentence(text: str) -> str:
-    """What the operator is shown of a text to decrypt: an envelope's sentence, never what it carries."""
-    try:
-        sentence = json.loads(text)["content"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        sentence = None
-    return (
-        printable(sentence)
-        if isinstance(sentence, str)
-        else f"a text of {len(text)} characters, which is not shown"
-    )
-
-
 @command(
     "signer",
     argument("uri", required=False),
@@ -22737,7 +22882,7 @@ def cmd_signer(
       avault signer --nsec-file operator.nsec 'nostrconnect://…'
     """
     if is_new:
-        return make_operator(nsec_file, passphrase_file)
+        return write_operator(nsec_file, passphrase_file)
     if not nsec_file:
         raise Usage(
             "no operator's key is named",
@@ -22776,10 +22921,10 @@ def cmd_signer(
         return approved
 
     async def run() -> None:
-        bunker = Bunker(keys, chosen, state, approve, lambda text: put(text + "\n"))
-        await bunker.run(
-            uri, lambda: put(f"operator: {to_npub(public_hex(keys))}\n{bunker.uri()}\n")
-        )
+        pairings = Pairings(state, chosen)
+        bunker = Bunker(keys, pairings, approve, lambda text: put(text + "\n"))
+        operator = to_npub(public_hex(keys))
+        await bunker.run(uri, lambda: put(f"operator: {operator}\n{pairings.uri()}\n"))
 
     try:
         asyncio.run(run())
@@ -22788,60 +22933,193 @@ def cmd_signer(
     return 0
 
 
-def make_operator(path: str | None, passphrase_file: str | None) -> int:
+def write_operator(path: str | None, passphrase_file: str | None) -> int:
     """Make an operator's key, in a file (0600) or on stdout; raises Usage where the file exists."""
     if path and os.path.lexists(path := os.path.abspath(os.path.expanduser(path))):
         raise Usage(
             f"{path} is there already, and is not overwritten", "name another file, or use that one"
         )
     harden("avault-phone")
-    keys = nostr_sdk.Keys.generate()
-    text = keys.secret_key().to_bech32()
-    if passphrase_file:
-        passphrase = (
-            read_file(os.path.expanduser(passphrase_file))
-            .decode(errors="replace")
-            .removesuffix("\n")
-        )
-        text = nostr_sdk.EncryptedSecretKey(
-            keys.secret_key(), passphrase, NCRYPTSEC_ROUNDS, nostr_sdk.KeySecurity.UNKNOWN
-        ).to_bech32()
+    text, npub = make_operator(passphrase_file)
     if path:
         write_file(path, f"{text}\n".encode())
         say(
-            f"wrote {path}; whoever has it opens every vault that is made for it: keep a copy off line"
+            f"wrote {path}; whoever has it opens every vault that is made for it: "
+            "keep a copy off line"
         )
     else:
         put(f"{text}\n")
-    say(f"operator: {to_npub(public_hex(keys))}")
+    say(f"operator: {npub}")
     return 0
 
 
-def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
-    """The key in a file, as nsec, hex or ncryptsec (NIP-49); raises Usage."""
-    text = read_file(os.path.expanduser(path)).decode(errors="replace").strip()
-    if not text.startswith("ncryptsec1"):
-        return parse_keys(text)
-    if passphrase_file:
-        passphrase = (
-            read_file(os.path.expanduser(passphrase_file))
-            .decode(errors="replace")
-            .removesuffix("\n")
-        )
-    else:
-        from getpass import getpass
+# ------------------------------------------------------------ cli/status ----
+# avault status: what the daemon does, and what it waits for.
 
-        passphrase = getpass("passphrase: ")
+
+@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
+@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
+def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
+    """usage: avault status [--watch] [--short] [--json]
+
+    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
+    waiting or unpaired; 4: no vault; 6: no daemon.
+    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
+    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
+    for a prompt.
+
+      PS1='$(avault status --short) \\$ '
+    """
+    shown = ""
+    while True:
+        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
+        if terminal.want_json:
+            text = (
+                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
+                + "\n"
+            )
+        else:
+            text = status["state"] + "\n" if short else render_status(status)
+        if text != shown:
+            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
+            put(("\x1b[H\x1b[2J" if redraw else "") + text)
+        shown = text
+        call.farewell = ""
+        if not watch:
+            return (
+                STATES[status["state"]]
+                if status["pid"] or has_vault(terminal.places)
+                else NotFound.exit_code
+            )
+        time.sleep(0.5)
+
+
+def look(places: Places, **fields: Any) -> dict[str, Any]:
+    """The daemon's status, or what stands for it where none runs.
+
+    The hint is for this very vault.
+    """
     try:
-        sealed = nostr_sdk.EncryptedSecretKey.from_bech32(text)
-        return nostr_sdk.Keys.parse(sealed.decrypt(passphrase).to_hex())
-    except nostr_sdk.NostrSdkError as error:
-        if "log_n" in str(error):
-            raise Usage(
-                "that ncryptsec asks for more memory than the library allows (log_n above 18)",
-                "encrypt it anew with log_n 18",
-            ) from None
-        raise Usage("the passphrase does not open that ncryptsec") from None
+        status = ask_daemon(places, "status", **fields)
+    except NoDaemon:
+        refuse_elses(places)
+        status = describe_stopped(places)
+    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
+    return status
+
+
+def describe_stopped(places: Places) -> dict[str, Any]:
+    """The status where no daemon runs, as far as the files tell.
+
+    Raises AvaultError where we may not look at them.
+    """
+    absence = explain_absence(places)
+    status: dict[str, Any] = {
+        "state": absence.state,
+        "dir": places.dir,
+        "vault_id": places.id,
+        "socket": places.socket,
+    }
+    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
+    if absence.reason:
+        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
+    has_vault(places)
+    try:
+        content, own = read_unlock(places)
+        status |= {
+            "agent_npub": content["agent"],
+            "signer_npub": content["operator"],
+            "name": content["name"],
+        }
+        is_new = not own and not os.path.lexists(places.own("pairing.json"))
+        status["hint"] = NEVER_OPENED if is_new else absence.hint
+    except AvaultError as error:
+        status["warnings"], status["hint"] = [error.message], error.hint
+    return status
+
+
+NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
+
+STATUS_FIELDS = (
+    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
+    "code", "groups", "secrets",
+    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "warnings", "version",
+    "until", "locks_after", "locks_idle", "git", "keychain",
+)  # fmt: skip
+
+
+def render_status(status: dict[str, Any]) -> str:
+    """Status for a person."""
+    state = status["state"]
+    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
+    if status["agent_npub"]:
+        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    if status["secrets"] is not None:
+        lines.append(f"Vault: {status['secrets']} secret(s)")
+    else:
+        lines.append(
+            "Vault: locked"
+            if status["agent_npub"] or status["pid"]
+            else "Vault: none that can be opened"
+        )
+    lines.append(f"Directory: {status['dir']}")
+    words = {
+        "waiting": "waiting for the operator's approval",
+        "unpaired": "locked, and not paired with a signer",
+        "starting": "systemd starts it by itself",
+    }
+    lines.append(
+        f"State: {words.get(state, state)}"
+        + (f" since {status['since']}" if status["since"] else "")
+    )
+    lines += [f"Locks: {status['until']}"] if status["until"] else []
+    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
+    if status["git"] and status["git"].get("hint"):
+        lines.append(
+            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
+            + call.complete(status["git"]["hint"])
+        )
+    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
+    waiting = status["waiting"]
+    if state == "waiting" and waiting:
+        lines.append(f"Code: {status['code']}, in the sentence on the phone")
+        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
+        connected = any(relay["connected"] for relay in status["relays"] or [])
+        lines.append(
+            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
+            + (
+                "; no relay is connected; trying again"
+                if not connected
+                else ""
+                if taken
+                else "; no relay has it yet"
+            )
+        )
+        lines += (
+            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
+            if waiting["next"]
+            else []
+        )
+        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
+        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
+        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
+        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
+        for relay in status["relays"] or []:
+            link = "connected" if relay["connected"] else "not connected"
+            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    if status.get("listening"):
+        lines.append("Listening: for an answer to an earlier request; nothing is asked")
+    if status.get("asks_again"):
+        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
+    if status["proven"] is False:
+        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
+    lines += [
+        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
+    ]
+    if status["hint"]:
+        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
+    return "".join(line + "\n" for line in lines)
 
 
 # -------------------------------------------------------------- cli/main ----

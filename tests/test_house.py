@@ -14,25 +14,15 @@ LINES = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path
 
 LONGEST = 350  # lines of a room
 LONGER = {  # those that are still longer: a number here may only become smaller
-    "cli/completion": 562,
-    "cli/daemon": 476,
-    "cli/pair": 432,
-    "cli/signer": 432,
     "daemon/keeper": 429,
     "daemon/supervisor": 537,
-    "doctor/files": 405,
-    "intake/shell": 506,
-    "openclaw/plan": 433,
-    "running/job": 377,
-    "service/commands": 357,
-    "service/unit": 359,
 }
 WIDEST = 100  # columns of a line
-WIDER = 505  # lines that are still wider; it may only become smaller
+WIDER = 374  # lines that are still wider; it may only become smaller
 KEYS = re.compile(  # what touches a key
     r"custody/|keys/|daemon/(changes|contact|holding|keychain|keyholder|log|pairing|ratchet|requests|talks|unlocking)|vault/(seal|recovery)|nostr|process"
 )
-KEY_LINES = 2_922  # of these together: what a person can read in an afternoon; it may only become smaller
+KEY_LINES = 2_921  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 5  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
 
 

@@ -1305,10 +1305,7 @@ def test_a_service_that_is_left_behind(vault: Machine, tmp_path: Path) -> None:
     wait_until((tmp_path / "done").exists)
 
 
-BY_FORCE = pytest.mark.xfail(reason="a command whose avault is killed by force ends by force too, without a SIGHUP before")
-
-
-@pytest.mark.parametrize("who", [pytest.param("avault", marks=BY_FORCE), "terminal"])
+@pytest.mark.parametrize("who", ["avault", "terminal"])
 def test_hangup(vault: Machine, tmp_path: Path, who: str) -> None:
     """avault is killed, or the terminal goes away: the command gets SIGHUP."""
     script = f"trap 'touch {tmp_path}/hung-up; exit' HUP; echo ready; while :; do sleep 0.05; done"

@@ -325,3 +325,39 @@ def test_a_key_as_apps_cut_it() -> None:
     npub = avault.to_npub(SIGNER)
     assert npub[:10] in shown, "nsec.app"
     assert shown.endswith(npub[-4:])
+
+
+# What a bunker keeps
+
+
+def test_pairings_survive_a_restart(tmp_path: Path) -> None:
+    place, relay = str(tmp_path / "signer"), "wss://one.example"
+    pairings = avault.Pairings(place, [relay])
+    uri = f"nostrconnect://{SIGNER}?relay=wss%3A%2F%2Ftwo.example&relay={relay}&secret=s3cret&name=an%0Aagent"
+    assert pairings.learn(uri) == (SIGNER, "s3cret")
+    again = avault.Pairings(place, ["wss://three.example"])
+    assert avault.public_hex(again.keys) == avault.public_hex(pairings.keys)
+    assert again.clients == pairings.clients and list(again.clients) == [SIGNER]
+    assert "\n" not in again.clients[SIGNER], "a name is shown in a terminal"
+    assert again.relays == ["wss://three.example", relay, "wss://two.example"]
+    assert avault.parse_bunker(again.uri()) == (avault.public_hex(pairings.keys), again.relays, pairings.secret)
+
+
+def test_a_bunkers_secret_pairs_one_client(tmp_path: Path) -> None:
+    pairings = avault.Pairings(str(tmp_path / "signer"), [])
+    secret = pairings.secret
+    assert not pairings.spend("") and not pairings.spend(secret[:-1]) and pairings.secret == secret
+    assert pairings.spend(secret)
+    assert not pairings.spend(secret) and pairings.secret != secret
+    pairings.add(SIGNER, "x" * 100)
+    again = avault.Pairings(str(tmp_path / "signer"), [])
+    assert again.secret == pairings.secret and not again.spend(secret)
+    assert len(again.clients[SIGNER]) <= 65
+
+
+@pytest.mark.parametrize("uri", ["", f"bunker://{SIGNER}?relay=wss://one.example&secret=s", f"nostrconnect://{SIGNER}?secret=s"])
+def test_what_a_bunker_does_not_take(tmp_path: Path, uri: str) -> None:
+    pairings = avault.Pairings(str(tmp_path / "signer"), [])
+    with pytest.raises(avault.Usage, match="not a nostrconnect:// URI"):
+        pairings.learn(uri)
+    assert pairings.clients == {} and pairings.relays == []

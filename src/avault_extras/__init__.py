@@ -1,1 +1,1 @@
-"""What of avault needs another package: each file an extra of the distribution."""
+"""What of avault needs another package: `avault mcp`, an extra of the distribution."""

@@ -1,33 +1,28 @@
-"""daemon start and stop, status, unlock, lock."""
+"""avault daemon start, daemon stop, unlock, lock, version."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
-import time
 from typing import TYPE_CHECKING
 
 from avault import __version__
 from avault.client import Interrupted, ask_daemon
 from avault.custody.custodian import GivenKey
 from avault.daemon.start import start_daemon
-from avault.errors import AvaultError, Denied, NotFound, Tampered, Unavailable, Usage, printable
-from avault.fast import STATES
+from avault.errors import AvaultError, Denied, Tampered, Unavailable, Usage
 from avault.hints import call
 from avault.places import Places
-from avault.signer.pairing import shorten_key
 from avault.systemd import NoDaemon, explain_absence, find_unit, hasten_service
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, is_person, put, say, warn
-from avault.terminal.terminal import Terminal, refuse_elses
+from avault.terminal.terminal import Terminal
 from avault.terminal.waiting import Waiting
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
 from avault.vault.formats import render_duration
 from avault.vault.machine import read_pin
-from avault.vault.presence import has_vault, need_vault, read_unlock
+from avault.vault.presence import need_vault, read_unlock
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
@@ -35,9 +30,14 @@ if TYPE_CHECKING:
 
 
 @command(
-    "daemon start", option("--background", "-b", is_flag=True), option("--timeout"), option("--accept-rollback", is_flag=True),
-    option("--lock-after"), option("--lock-idle"), option("--notify"),
-)  # fmt: skip
+    "daemon start",
+    option("--background", "-b", is_flag=True),
+    option("--timeout"),
+    option("--accept-rollback", is_flag=True),
+    option("--lock-after"),
+    option("--lock-idle"),
+    option("--notify"),
+)
 def cmd_daemon_start(
     terminal: Terminal,
     background: bool,
@@ -102,7 +102,8 @@ def cmd_daemon_start(
     need_vault(terminal.places)
     if os.environ.get("NOSTR_NSEC"):
         warn(
-            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone"
+            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault "
+            "without the phone"
         )
     try:
         wanted = {
@@ -134,7 +135,7 @@ def cmd_daemon_start(
 
 
 def warn_of_logout(places: Places) -> None:
-    """Say so where the end of the session is the end of the daemon: systemd without lingering (loginctl(1))."""
+    """Say so where the end of the session is the end of the daemon: no lingering (loginctl(1))."""
     import getpass
 
     session = places.socket.startswith("/run/user/") and os.path.isdir("/run/systemd/system")
@@ -219,7 +220,10 @@ def end(op: str, terminal: Terminal, force: bool) -> int:
 
 
 def cancel_restart(places: Places) -> bool:
-    """Keep systemd from starting a daemon again that has ended; whether it was about to. Raises Unavailable."""
+    """Keep systemd from starting a daemon again that has ended; whether it was about to.
+
+    Raises Unavailable.
+    """
     reason = explain_absence(places)
     found = find_unit(places)
     if reason.state != "starting" or not found:
@@ -241,167 +245,13 @@ def cmd_version(terminal: Terminal) -> int:
     return 0
 
 
-@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
-@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
-def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
-    """usage: avault status [--watch] [--short] [--json]
-
-    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
-    waiting or unpaired; 4: no vault; 6: no daemon.
-    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
-    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
-    for a prompt.
-
-      PS1='$(avault status --short) \\$ '
-    """
-    shown = ""
-    while True:
-        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
-        if terminal.want_json:
-            text = (
-                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
-                + "\n"
-            )
-        else:
-            text = status["state"] + "\n" if short else render_status(status)
-        if text != shown:
-            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
-            put(("\x1b[H\x1b[2J" if redraw else "") + text)
-        shown = text
-        call.farewell = ""
-        if not watch:
-            return (
-                STATES[status["state"]]
-                if status["pid"] or has_vault(terminal.places)
-                else NotFound.exit_code
-            )
-        time.sleep(0.5)
-
-
-def look(places: Places, **fields: Any) -> dict[str, Any]:
-    """The daemon's status, or what stands for it where none runs; the hint is for this very vault."""
-    try:
-        status = ask_daemon(places, "status", **fields)
-    except NoDaemon:
-        refuse_elses(places)
-        status = describe_stopped(places)
-    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
-    return status
-
-
-def describe_stopped(places: Places) -> dict[str, Any]:
-    """The status where no daemon runs, as far as the files tell; raises AvaultError where we may not look at them."""
-    absence = explain_absence(places)
-    status: dict[str, Any] = {
-        "state": absence.state,
-        "dir": places.dir,
-        "vault_id": places.id,
-        "socket": places.socket,
-    }
-    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
-    if absence.reason:
-        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
-    has_vault(places)
-    try:
-        content, own = read_unlock(places)
-        status |= {
-            "agent_npub": content["agent"],
-            "signer_npub": content["operator"],
-            "name": content["name"],
-        }
-        is_new = not own and not os.path.lexists(places.own("pairing.json"))
-        status["hint"] = NEVER_OPENED if is_new else absence.hint
-    except AvaultError as error:
-        status["warnings"], status["hint"] = [error.message], error.hint
-    return status
-
-
-NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
-
-STATUS_FIELDS = (
-    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name", "code", "groups", "secrets",
-    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error", "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "keychain",
-)  # fmt: skip
-
-
-def render_status(status: dict[str, Any]) -> str:
-    """Status for a person."""
-    state = status["state"]
-    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
-    if status["agent_npub"]:
-        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    if status["secrets"] is not None:
-        lines.append(f"Vault: {status['secrets']} secret(s)")
-    else:
-        lines.append(
-            "Vault: locked"
-            if status["agent_npub"] or status["pid"]
-            else "Vault: none that can be opened"
-        )
-    lines.append(f"Directory: {status['dir']}")
-    words = {
-        "waiting": "waiting for the operator's approval",
-        "unpaired": "locked, and not paired with a signer",
-        "starting": "systemd starts it by itself",
-    }
-    lines.append(
-        f"State: {words.get(state, state)}"
-        + (f" since {status['since']}" if status["since"] else "")
-    )
-    lines += [f"Locks: {status['until']}"] if status["until"] else []
-    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
-    if status["git"] and status["git"].get("hint"):
-        lines.append(
-            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
-            + call.complete(status["git"]["hint"])
-        )
-    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
-    waiting = status["waiting"]
-    if state == "waiting" and waiting:
-        lines.append(f"Code: {status['code']}, in the sentence on the phone")
-        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
-        connected = any(relay["connected"] for relay in status["relays"] or [])
-        lines.append(
-            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
-            + (
-                "; no relay is connected; trying again"
-                if not connected
-                else ""
-                if taken
-                else "; no relay has it yet"
-            )
-        )
-        lines += (
-            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
-            if waiting["next"]
-            else []
-        )
-        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
-        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
-        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
-        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
-        for relay in status["relays"] or []:
-            link = "connected" if relay["connected"] else "not connected"
-            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
-    if status.get("listening"):
-        lines.append("Listening: for an answer to an earlier request; nothing is asked")
-    if status.get("asks_again"):
-        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
-    if status["proven"] is False:
-        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
-    lines += [
-        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
-    ]
-    if status["hint"]:
-        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
-    return "".join(line + "\n" for line in lines)
-
-
 @command(
-    "unlock", option("--timeout"), option("--for", "how_long"), option("--again", is_flag=True),
+    "unlock",
+    option("--timeout"),
+    option("--for", "how_long"),
+    option("--again", is_flag=True),
     option("--accept-rollback", is_flag=True),
-)  # fmt: skip
+)
 def cmd_unlock(
     terminal: Terminal,
     timeout: str | None,
@@ -435,14 +285,16 @@ def cmd_unlock(
         if refusal and not accept_rollback:
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
         say(
-            f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, and none was started"
+            f"the vault opens with NOSTR_NSEC: {store.vault.count()} secret(s); no daemon runs, "
+            "and none was started"
         )
         return 0
     need_vault(terminal.places)
     terminal.need_daemon()
     if nsec:
         warn(
-            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault without the phone"
+            "the key comes from NOSTR_NSEC: whoever reads this environment opens the vault "
+            "without the phone"
         )
         ask_daemon(
             terminal.places,

@@ -1,46 +1,28 @@
 """avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
 
-What is said to the operator; the work itself is the keyholder's (daemon/talks, daemon/pairing).
+The talk with the operator is cli/ceremony's, and the work itself the keyholder's (daemon/talks).
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
 
+from avault.cli.ceremony import Ceremony, read_bunker
 from avault.cli.daemon import end
-from avault.client import ask_daemon
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
 from avault.hints import call
 from avault.nostr import parse_npub, to_npub
-from avault.plain import write_all
-from avault.signer.pairing import parse_bunker, shorten_key
-from avault.signer.question import NOBODY_ASKED
 from avault.terminal.commands import command, option
-from avault.terminal.talk import confirm, put, say, warn
+from avault.terminal.talk import confirm, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
-from avault.vault.files import make_private_directory, write_file
+from avault.vault.files import make_private_directory
 from avault.vault.own_files import NAME_CHARACTERS, check_name, check_relay
 from avault.vault.presence import is_file_there, read_sealed, refuse_to_overwrite
-
-if TYPE_CHECKING:
-    from typing import Any
-
-
-SIGNER_SETTINGS = """\
-  Amber     Connections, this one, Permissions: "Manually approve each permission"
-  nsec.app  Clear all permissions; untick "Remember my decision" every time
-  Primal    trust level Low
-  Clave     client details: NIP-44 Decrypt off
-  others    no standing permission for nip44_decrypt
-"""
 
 PAIRING = (
     option("--bunker"),
@@ -95,7 +77,8 @@ def cmd_init(
     if not confirmed and not bunker and not sys.stdin.isatty():
         raise Usage(
             "nobody is here to say whether the operator is the right one",
-            "in a terminal: avault init; in a script: --signer-npub NPUB, and then avault pair; or --yes",
+            "in a terminal: avault init; in a script: --signer-npub NPUB, and then avault pair; "
+            "or --yes",
         )
     new = [path for path in (places.dir, places.state) for path in missing(path)]
     call.farewell = "stopped; nothing was made"
@@ -130,7 +113,8 @@ def cmd_init(
     say(f"operator: {answer['signer_npub']}")
     if not answer["paired"]:
         warn(
-            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its key is lost",
+            "nobody has shown yet that the phone opens this vault: if the daemon ends now, its "
+            "key is lost",
             "pair it now: avault pair",
         )
     elif not no_drill:
@@ -218,7 +202,8 @@ def cmd_recover(
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
     say(
-        "this machine has never opened this vault: no pin exists yet that would show an older copy, or another one"
+        "this machine has never opened this vault: no pin exists yet that would show an older "
+        "copy, or another one"
     )
     if (agent is None) != (signer_npub is None):
         raise Usage("--agent and --signer-npub go together")
@@ -255,178 +240,10 @@ def missing(path: str) -> list[str]:
 
 
 def remove_made(directories: list[str]) -> None:
-    """Remove directories that were made for nothing, unless something is in them; what a daemon notes of itself is not."""
+    """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
     for directory in directories:
         for name in ("python", "socket"):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(OSError):
             os.rmdir(directory)
-
-
-def read_bunker(uri: str | None) -> str | None:
-    """The bunker:// URI of --bunker, a line of stdin for `-`; raises Usage."""
-    if uri == "-":
-        if sys.stdin.isatty():
-            say("paste the bunker:// URI, then Enter")
-        uri = sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
-    elif uri is not None:
-        warn(
-            "the bunker:// URI holds a secret, which stands in the process list now",
-            "better: --bunker -",
-        )
-    if uri is not None:
-        parse_bunker(uri)
-    return uri
-
-
-class Ceremony:
-    """The talk with the operator while a signer is paired."""
-
-    def __init__(self, terminal: Terminal, qr: str | None, number: str = "2. ") -> None:
-        self.terminal, self.qr, self.number = terminal, qr, number
-        self.pages: set[str] = set()  # and notices, which were shown
-
-    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """A pairing request, with what it says and asks on the way."""
-
-        def reply(ready: dict[str, Any]) -> dict[str, Any]:
-            if "operator" not in ready:
-                return private
-            say(f"the signer answers for {ready['operator']}")
-            return {"confirmed": confirm("avault: is that you, the operator?")}
-
-        is_private = any(private.values())
-        return ask_daemon(
-            self.terminal.places,
-            op,
-            progress=self.progress,
-            value=reply,
-            private=is_private,
-            **fields,
-        )
-
-    def progress(self, step: dict[str, Any]) -> None:
-        """Tell the operator what happened, and what to do."""
-        kind = step["progress"]
-        if kind == "wrote":
-            put(f"wrote {step['path']}\n")
-        elif kind == "uri":
-            self.show_uri(step["uri"])
-        elif kind == "page" and step["url"] not in self.pages:
-            self.pages.add(step["url"])
-            say(f"open this page to approve: {step['url']}")
-        elif kind == "relays":
-            say(f"by this machine's own relays: {', '.join(step['relays'])}")
-            warn(
-                f"nip46.json names others: {', '.join(step['hinted'])}",
-                "if those are meant, name each with --relay",
-            )
-        elif kind == "connecting":
-            say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
-        elif kind == "resumed":
-            say(
-                "the signer was connected before: going on from there; to pair anew: avault pair --replace"
-            )
-            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
-        elif kind == "connected":
-            say("the signer is connected")
-            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
-        elif kind == "notice" and step["text"] not in self.pages:
-            self.pages.add(step["text"])
-            say(step["text"])
-        elif kind == "approve":
-            say(f"1. APPROVE the request on the phone: {step['sentence']}")
-        elif kind == "proven":
-            say("the phone opens this vault")
-        elif kind == "reject":
-            say(
-                f"{self.number}a drill: REJECT the next request on the phone, without remembering it"
-            )
-
-    def show_uri(self, uri: str) -> None:
-        """The pairing URI as a QR code, as a picture, and as a line."""
-        if self.qr:
-            save_qr(uri, self.qr)
-            say(f"the QR code is in {self.qr}")
-        say(
-            "scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for every request"
-        )
-        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
-        put(uri + "\n")
-        if sys.stderr.isatty():
-            self.show_qr(uri)
-
-    def show_qr(self, uri: str) -> None:
-        """The QR code, now or as soon as the terminal is large enough for it."""
-        code = qr_lines(uri)
-        rows, columns = len(code) + 1, len(code[0])
-
-        def fit(*_: object) -> None:
-            size = os.get_terminal_size(2)
-            # 0: nobody knows
-            if not size.columns or (size.columns >= columns and size.lines >= rows):
-                signal.signal(signal.SIGWINCH, signal.SIG_DFL)
-                # not by sys.stderr, in whose midst a signal may come
-                write_all(2, "\n".join([*code, ""]).encode())
-
-        signal.signal(signal.SIGWINCH, fit)
-        fit()
-        if signal.getsignal(signal.SIGWINCH) == fit:
-            size = os.get_terminal_size(2)
-            say(
-                f"the QR code needs {columns} columns and {rows} lines, and here are {size.columns} and {size.lines}"
-            )
-            say(
-                "hint: make the window larger, or its letters smaller (Ctrl and -); or paste the line; or --qr FILE.png"
-            )
-
-    def drill(self, is_alone: bool = False) -> int:
-        """Have the operator reject a request; repeat while somebody is there to change a setting.
-
-        A pairing that it ends has worked, whatever it shows; alone, what it shows is its exit code.
-        """
-        while True:
-            answer = self.request("drill", {}, timeout=600)
-            seconds = answer["seconds"]
-            if answer["refused"]:
-                say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app remembers a refusal"
-                    )
-                return 0
-            warn(
-                f"the request to reject was approved after {seconds:.1f} s: if that was not you, the signer approves by itself"
-            )
-            sys.stderr.write(SIGNER_SETTINGS)
-            if not sys.stdin.isatty() or not confirm(
-                "avault: change the setting, then try the drill again?"
-            ):
-                if is_alone:
-                    raise AvaultError(
-                        "the drill did not pass: the signer approves by itself",
-                        "change the setting, then: avault drill",
-                    )
-                say("paired, but the drill did not pass; try it again with: avault drill")
-                return 0
-
-
-def qr_lines(text: str) -> list[str]:
-    """The lines of a QR code, light on dark, in half blocks: of a pairing URI without the picture, which makes it too big."""
-    import qrcode
-
-    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
-    code.add_data(text.partition("&image=")[0])
-    shown = io.StringIO()
-    code.print_ascii(out=shown, invert=True)
-    return shown.getvalue().rstrip("\n").split("\n")
-
-
-def save_qr(text: str, path: str) -> None:
-    """A QR code as a PNG file (0600); raises AvaultError."""
-    import qrcode
-
-    picture = io.BytesIO()
-    qrcode.make(text).save(picture, "PNG")
-    write_file(os.path.abspath(os.path.expanduser(path)), picture.getvalue())

@@ -28,8 +28,7 @@ from avault.vault.store import Store
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    from nostr_sdk import Keys
-
+    from avault.nostr import Keys
     from avault.protocol import Limits
 
     Custodian: TypeAlias = "GivenKey | Keychain | Phone"

@@ -21,7 +21,7 @@ from avault.vault.own_files import decode_file, encode_file
 if TYPE_CHECKING:
     from typing import Any
 
-    from nostr_sdk import Keys
+    from avault.nostr import Keys
 
 
 def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from avault.vault.seal import seal_nsec
 if TYPE_CHECKING:
     from typing import Any
 
-    from nostr_sdk import Keys
+    from avault.nostr import Keys
 
 
 class Ratchet:

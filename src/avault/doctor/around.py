@@ -16,7 +16,9 @@ from avault.git.record import examine_repository
 from avault.git.repository import Repository
 from avault.intake.audit import Audit, Held, usual_files
 from avault.process import own_command
-from avault.service.unit import Service, account_name, is_lingering, look_at_service
+from avault.service.accounts import account_name, is_lingering
+from avault.service.state import look_at_service
+from avault.service.unit import Service
 from avault.systemd import is_booted
 from avault.vault.files import read_file
 

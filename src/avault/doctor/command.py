@@ -16,9 +16,10 @@ from avault.doctor.around import (
     check_swap,
 )
 from avault.doctor.daemon import check_clock, check_daemon, check_python, check_socket
-from avault.doctor.files import check_leftovers, check_orphans, check_state, check_vault_directory
 from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import check_drill, check_pairing, check_proof, check_relays
+from avault.doctor.state import check_leftovers, check_orphans, check_state
+from avault.doctor.vault import check_vault_directory
 from avault.errors import AvaultError, Usage, printable
 from avault.hints import call
 from avault.terminal.commands import argument, command, option

@@ -16,13 +16,14 @@ from avault.intake.json_files import parse_json
 from avault.intake.keeping import Stored, compare, show_stored, some, store, tell_of_twins
 from avault.intake.logins import ImportedSecrets, place
 from avault.intake.managers import refuse_encrypted
-from avault.intake.shell import LARGEST
 from avault.process import harden
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.dangerous import is_dangerous
 from avault.vault.records import check_group
+
+LARGEST = 256 << 20  # bytes of a file to import
 
 
 def read_input(file: str) -> str:

@@ -6,7 +6,7 @@ import itertools
 import re
 
 from avault.intake.dotenv import C_ESCAPES, NAME, Assignment, Lines, parse_dotenv
-from avault.intake.shell import NEEDS_THE_SHELL
+from avault.intake.shell_words import NEEDS_THE_SHELL
 from avault.late import regex
 
 FISH_ESCAPES = {**C_ESCAPES, "e": "\x1b", "\n": ""}

@@ -16,7 +16,8 @@ from avault.intake.dotenv import NAME, Assignment
 from avault.intake.importing import tell_stored
 from avault.intake.keeping import compare, show_stored, some, store, tell_of_twins
 from avault.intake.looks import is_secret
-from avault.intake.shell import CONDITIONAL, SCRIPT, Script, Statement, assignments_of, to_text
+from avault.intake.shell import SCRIPT, Script, assignments_of, to_text
+from avault.intake.shell_assignments import CONDITIONAL, Statement
 from avault.plain import write_all
 from avault.process import harden
 from avault.terminal.commands import command, option

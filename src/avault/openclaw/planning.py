@@ -7,13 +7,11 @@ import shlex
 
 from avault.errors import Denied, Usage, printable
 from avault.openclaw.command import describe_provider, find_command
+from avault.openclaw.findings import Target, Variable, look_at_openclaw
 from avault.openclaw.plan import (
     PROVIDER,
-    Target,
-    Variable,
     apply_plan,
     import_targets,
-    look_at_openclaw,
     make_plan,
     old_copies,
     settle_names,

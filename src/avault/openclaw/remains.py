@@ -12,8 +12,10 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError
-from avault.openclaw.plan import Findings, all_or_nothing, change_store, open_sqlite, read_store
+from avault.openclaw.findings import Findings
+from avault.openclaw.plan import all_or_nothing
 from avault.openclaw.program import OpenClaw, reach
+from avault.openclaw.stores import change_store, open_sqlite, read_store
 from avault.openclaw.variables import Moved, put_at
 from avault.places import Places
 from avault.terminal.talk import say, warn

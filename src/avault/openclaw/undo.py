@@ -11,8 +11,9 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
-from avault.openclaw.plan import PROVIDER, all_or_nothing, change_store, open_sqlite, read_store
+from avault.openclaw.plan import PROVIDER, all_or_nothing
 from avault.openclaw.program import OpenClaw, reach
+from avault.openclaw.stores import change_store, open_sqlite, read_store
 from avault.openclaw.variables import Moved, Reference, is_wrapped, put_at, tell_moved
 from avault.places import Places
 from avault.terminal.talk import confirm, put, say, warn

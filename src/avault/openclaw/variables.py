@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from avault.errors import NotFound, printable
 from avault.late import Fields
 from avault.openclaw.command import fixed_environment, name_vault
-from avault.openclaw.plan import Variable, all_or_nothing
+from avault.openclaw.findings import Variable
+from avault.openclaw.plan import all_or_nothing
 from avault.openclaw.program import OpenClaw, reach
 from avault.places import Places
 from avault.terminal.talk import say

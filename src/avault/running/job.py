@@ -8,116 +8,29 @@ to the command.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import select
 import signal
 import socket
-import stat
-import termios
 import time
 import tty
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Unavailable
+from avault.errors import AvaultError
 from avault.running.keeper import EXITED, FAILED, REPORT_SIZE, STOPPED, Keeper
-from avault.running.masks import SETTLED, SILENCE, Mask, Patterns
+from avault.running.masks import SETTLED, Patterns
+from avault.running.output import PIPE_SIZE, Output
 from avault.running.process import (
     CannotRun,
     passed_signals,
     terminal_signals,
-    typed_signals,
     wake_up,
 )
-from avault.terminal.talk import say
+from avault.running.terminals import copy_size, is_in_background, is_typed, open_screen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-PIPE_SIZE = 1 << 20  # bytes; Linux gives so much to anybody, and each read then brings more
-
-
-def open_screen() -> tuple[int, int]:
-    """A terminal of our own: our end, and the command's; raises Unavailable."""
-    try:
-        return os.openpty()
-    except OSError as error:
-        raise Unavailable(
-            f"no terminal for the command: {error.strerror}", "without one: avault run … | cat"
-        ) from None
-
-
-def copy_size(terminal: int, other: int) -> bool:
-    """Give a terminal the size of another one; whether it has changed."""
-    try:
-        size, there = (
-            fcntl.ioctl(each, termios.TIOCGWINSZ, bytes(8)) for each in (terminal, other)
-        )
-        fcntl.ioctl(other, termios.TIOCSWINSZ, size)
-    except OSError:
-        return False
-    return size != there
-
-
-class Output:
-    """What the command writes: read from `source`, masked, written to `sink`."""
-
-    def __init__(self, source: int, sink: int, patterns: Patterns) -> None:
-        self.source: int | None = source
-        os.set_blocking(source, False)
-        self.sink = sink
-        self.mask = Mask(patterns)
-        self.pending = memoryview(b"")  # masked, not yet written
-        self.quiet: float | None = SILENCE  # None: nobody waits for a prompt
-        self.due: float | None = None  # when the silence has been long enough
-        self.count = 0  # bytes read
-        # \r\n becomes \n: the terminal behind will make the same of it again
-        self.undoes_crlf = False
-        kind = os.fstat(sink).st_mode
-        # A write that a full pipe would block is not begun: the other output, and the keys, would wait too.
-        self.piece = select.PIPE_BUF if stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) else PIPE_SIZE
-
-    def read(self) -> None:
-        """Take what has come, a pipe's content at most. The end of the stream closes the source."""
-        data, piece = bytearray(), b"?"
-        try:
-            while piece and self.source is not None and len(data) < PIPE_SIZE:
-                data += (piece := os.read(self.source, 1 << 16))  # of a terminal, 4 KiB at most
-        except BlockingIOError:  # that is all
-            pass
-        except OSError:  # EIO: the last holder of a terminal has closed it
-            piece = b""
-        self.count += len(data)
-        shown = self.mask.feed(bytes(data))
-        if not piece:
-            shown += self.mask.end()
-            self.close()
-        self.pending = memoryview(shown.replace(b"\r\n", b"\n") if self.undoes_crlf else shown)
-        self.due = time.monotonic() + self.quiet if self.mask.held and self.quiet else None
-
-    def pause(self) -> None:
-        """Let out what is held and short."""
-        self.pending, self.due = memoryview(self.mask.pause()), None
-
-    def write(self) -> None:
-        """Write some of what is pending. Where nobody reads any more, the command shall find that out in its turn."""
-        try:
-            self.pending = self.pending[os.write(self.sink, self.pending[: self.piece]) :]
-        except BlockingIOError:  # somebody has made it so, and has filled it
-            return
-        except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                say(f"cannot write the output: {error.strerror}")
-            self.pending = memoryview(b"")
-            self.close()
-
-    def close(self) -> None:
-        """Read no more."""
-        if self.source is not None:
-            os.close(self.source)
-        self.source, self.due = None, None
 
 
 class Job:
@@ -139,7 +52,10 @@ class Job:
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
 
     def run(self) -> int:
-        """Start the command, pass on what it writes and what we are told, until it ends; raises CannotRun."""
+        """Start the command, pass on what it writes and what we are told, until it ends.
+
+        Raises CannotRun.
+        """
         self.start(*self.open_outputs())
         for end in self.ends:
             os.close(end)
@@ -158,14 +74,17 @@ class Job:
     # -- starting
 
     def open_outputs(self) -> tuple[int, int]:
-        """What the command is to have as stdout and stderr: one for both where ours are the same, so that order is kept."""
+        """What the command is to have as stdout and stderr.
+
+        That is one for both where ours are the same, so that order is kept.
+        """
         stdout = self.open_output(1)
         one, other = os.fstat(1), os.fstat(2)
         same = (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
         return stdout, stdout if same else self.open_output(2)
 
     def open_output(self, sink: int) -> int:
-        """A pipe, or a terminal that is only for output, whose other end comes out masked at `sink`."""
+        """A pipe, or a terminal that is only for output; it comes out masked at `sink`."""
         if os.isatty(sink):
             source, end = open_screen()
             tty.setraw(end)  # the real one turns \n into \r\n
@@ -203,7 +122,7 @@ class Job:
             raise CannotRun(self.command, number)
 
     def catch(self, *numbers: int, action: Callable[..., None]) -> None:
-        """Handle signals, but not those that are ignored because who started us wants it (nohup)."""
+        """Handle signals, but not those that who started us has had ignored (nohup)."""
         for number in numbers:
             if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGCHLD:
                 signal.signal(number, action)
@@ -241,7 +160,7 @@ class Job:
             self.code = number if kind == EXITED else 128 + number
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, for who started us to see; not where nobody could continue us."""
+        """Stop, as the command has, for who started us to see; not if nobody could continue us."""
         if number != signal.SIGSTOP:
             handler = signal.getsignal(number)
             signal.signal(number, signal.SIG_DFL)
@@ -262,7 +181,10 @@ class Job:
     # -- passing on
 
     def readers(self) -> dict[int, Callable[[], object]]:
-        """What to read, and how. What is not yet written holds up only its own source. Reports last, as `stop` takes its time."""
+        """What to read, and how; reports last, as `stop` takes its time.
+
+        What is not yet written holds up only its own source.
+        """
         open_outputs = [
             output for output in self.outputs if output.source is not None and not output.pending
         ]
@@ -298,7 +220,7 @@ class Job:
         return bool(writable or set(readable) - {self.woken, self.orders.fileno()})
 
     def drain(self) -> None:
-        """Pass on what the command had written before now: to the end, or to a silence, or as much as a pipe holds."""
+        """Pass on what the command has written: to the end, a silence, or what a pipe holds."""
         ends = [output.count + PIPE_SIZE for output in self.outputs]
         while any(
             output.pending or (output.source is not None and output.count < end)
@@ -314,7 +236,7 @@ class Job:
         self.orders.close()
 
     def leave_behind(self) -> None:
-        """Stay, as a process that nobody waits for, where something that the command left running may still write."""
+        """Stay, as a process that nobody waits for, where what the command left may still write."""
         if all(output.source is None for output in self.outputs) or os.fork():
             return
         try:
@@ -331,47 +253,7 @@ class Job:
 
 
 def reap(number: int, frame: object) -> None:
-    """Take the exit statuses of children: of the keeper and, as process 1, of all whose parent has ended."""
+    """Take the exit statuses of the keeper and, as process 1, of all whose parent has ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def is_foreground(terminal: int) -> bool:
-    """Whether keys on the terminal are for us; one that is not our session's has no jobs, and is for anybody."""
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return True
-
-
-def open_terminal() -> int | None:
-    """Our session's terminal, if there is one."""
-    try:
-        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-    except OSError:
-        return None
-
-
-def is_typed(number: int) -> bool:
-    """Whether that signal came from the keys of our terminal, and so to all of our process group.
-
-    Python does not tell who sent a signal. In the foreground of a terminal, SIGINT, SIGQUIT and SIGTSTP are keys.
-    """
-    return number in typed_signals() and is_at_terminal(foreground=True)
-
-
-def is_in_background() -> bool:
-    """Whether we have a terminal that others are in the foreground of."""
-    return is_at_terminal(foreground=False)
-
-
-def is_at_terminal(foreground: bool) -> bool:
-    """Whether our session has a terminal, and we are in its foreground, or are not."""
-    terminal = open_terminal()
-    if terminal is None:
-        return False
-    try:
-        return is_foreground(terminal) == foreground
-    finally:
-        os.close(terminal)

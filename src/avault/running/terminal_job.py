@@ -20,10 +20,12 @@ import termios
 import tty
 from typing import TYPE_CHECKING
 
-from avault.running.job import Job, Output, is_foreground, open_screen, open_terminal, reap
+from avault.running.job import Job, reap
 from avault.running.keeper import BACKGROUND, FOREGROUND, Keeper
 from avault.running.masks import Patterns
+from avault.running.output import Output
 from avault.running.process import passed_signals, terminal_signals, typed_signals, wake_up
+from avault.running.terminals import is_foreground, open_screen, open_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,7 +80,7 @@ class TerminalJob(Job):
     # -- signals and jobs
 
     def forward(self, number: int, frame: object) -> None:
-        """Pass a signal on; no key of our terminal has sent it to the command, which is in another session."""
+        """Pass a signal on; no key has sent it to the command, which is in another session."""
         self.order(number)
 
     def note_continued(self, number: int, frame: object) -> None:
@@ -94,7 +96,7 @@ class TerminalJob(Job):
             self.go_on()
 
     def stop(self, number: int) -> None:
-        """The command has stopped: so do we, with our process group, as the terminal would have had it."""
+        """The command has stopped: so does our process group, as the terminal would have had it."""
         wants_keys = number in (signal.SIGTTIN, signal.SIGTTOU)
         if (
             wants_keys
@@ -149,7 +151,10 @@ class TerminalJob(Job):
         self.outputs[0].undoes_crlf = False
 
     def let_go(self) -> None:
-        """Give the keys back. The leader is given up with the terminal, as what the command leaves behind keeps both."""
+        """Give the keys back.
+
+        The leader is given up with the terminal, as what the command leaves behind keeps both.
+        """
         if self.terminal is not None and self.saved is not None:
             with contextlib.suppress(termios.error):  # it is gone
                 termios.tcsetattr(self.terminal, termios.TCSADRAIN, self.saved)
@@ -192,9 +197,10 @@ class TerminalJob(Job):
         )
 
     def turn(self, timeout: float | None) -> bool:
-        """As above. Where stdin is no terminal, the keys may be for others (`fzf | avault run …`), until they are wanted.
+        """As above; but where stdin is no terminal, the keys may be for others, until wanted.
 
-        That shows when the command changes the modes of its terminal, as what asks for a password does, or a pager.
+        As in `fzf | avault run …`. That they are wanted shows when the command changes the modes of
+        its terminal, as what asks for a password does, or a pager.
         """
         watching = self.terminal is not None and not self.wanted and self.code is None
         went = super().turn(0.1 if watching and timeout is None else timeout)
@@ -222,12 +228,13 @@ class Leader(Keeper):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
-        """Keys are the command's affair; another signal is for us, as nobody else is in our process group."""
-        return (
-            wake_up
-            if number in {*typed_signals(), signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT}
-            else signal.SIG_DFL
-        )
+        """Keys are the command's affair; another signal is for us alone, in our process group.
+
+        But SIGHUP, by which the kernel tells us that the terminal is gone, is not our end: the
+        command, which would be killed with us, is to have its time (`end_all`).
+        """
+        survived = {signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH, signal.SIGCONT}
+        return wake_up if number in survived | typed_signals() else signal.SIG_DFL
 
     def close(self, stdout: int, stderr: int) -> None:
         """Close what only the command writes to."""
@@ -246,16 +253,21 @@ class Leader(Keeper):
     def leave(self, code: int) -> None:
         """The command has ended: what it leaves behind stays in our session, and keeps us."""
         # the kernel's SIGHUP at our end is for us, not for what stays behind
-        os.tcsetpgrp(self.terminal, os.getpgrp())
+        self.give_terminal(os.getpgrp())
         super().leave(code)
-        os.close(self.terminal)  # the other side may then close it too, and that is the end of us
+        os.close(self.terminal)  # the other side may then end, and that is the end of us
 
     def obey(self, order: int) -> None:
         """Pass a signal on to the command and its process group, or let it go on."""
         if self.pid is None:
             return
         if order in (FOREGROUND, BACKGROUND):
-            os.tcsetpgrp(self.terminal, self.pid if order == FOREGROUND else os.getpgrp())
+            self.give_terminal(self.pid if order == FOREGROUND else os.getpgrp())
             order = signal.SIGCONT
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, order)
+
+    def give_terminal(self, group: int) -> None:
+        """Put a process group into the foreground; a terminal that is gone has none."""
+        with contextlib.suppress(OSError):
+            os.tcsetpgrp(self.terminal, group)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pwd
-import shlex
-import stat
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -15,16 +12,10 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Denied, Locked, NotFound, Unavailable, Usage, printable
 from avault.places import Places, usual_directory
 from avault.process import own_command
-from avault.service.unit import (
-    Service,
-    account_name,
-    as_account,
-    home_of,
-    is_listening,
-    linger,
-    look_at_service,
-    reach_manager,
-)
+from avault.service.accounts import account_name, as_account, home_of, linger
+from avault.service.root import need_root
+from avault.service.state import is_listening, look_at_service, reach_manager
+from avault.service.unit import Service
 from avault.systemd import OTHER_WAYS, NoManager, is_booted
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn
@@ -33,7 +24,6 @@ from avault.terminal.words import parse_duration
 from avault.vault.presence import need_vault, read_unlock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from typing import Any
 
 
@@ -64,76 +54,6 @@ def choose_service(terminal: Terminal, system: bool, user: str | None) -> Servic
     # from here on, we look for things where that account has them
     os.environ["HOME"] = home_of(account)
     return Service(Places(None if is_usual else terminal.places.dir), True, account)
-
-
-def need_root(service: Service, verb: str, options: list[str]) -> None:
-    """Raise Denied for a change of the system's units without root, or by files that others than root can write.
-
-    The hint does it with root's own programs: root is never to run what the agent can change.
-    """
-    if not service.system:
-        return
-    me = os.path.abspath(sys.argv[0])
-    unit = [
-        me,
-        "service",
-        "install",
-        "--system",
-        "--user",
-        service.user,
-        "--dir",
-        service.places.dir,
-        *options,
-        "--print",
-    ]
-    path, name = shlex.quote(service.path), shlex.quote(service.name)
-    hint = {
-        "install": f"{shlex.join(unit)} | sudo tee {path} >/dev/null && sudo systemctl enable --now {name}",
-        "uninstall": f"sudo systemctl disable --now {name}; sudo rm -f {path}; sudo systemctl daemon-reload",
-    }[verb]
-    if os.getuid() != 0:
-        raise Denied("the system's units belong to root", hint)
-    if theirs := find_writable(own_files()):
-        raise Denied(
-            f"root does not run what others can change: {theirs}", f"as {service.user}: {hint}"
-        )
-
-
-def find_writable(paths: Iterable[str]) -> str | None:
-    """The first of these files and directories, or of those that they are in, that others than root can change."""
-    good: set[str] = set()
-    for path in paths:
-        for named in (os.path.abspath(path), os.path.realpath(path)):
-            place = named
-            while place not in good:
-                if not is_roots_alone(place):
-                    return place
-                good.add(place)
-                place = os.path.dirname(place)
-    return None
-
-
-def own_files() -> Iterator[str]:
-    """What runs where avault runs: its files, its Python, its packages, and the places where those are looked for."""
-    yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
-    here = os.path.dirname(__file__)
-    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
-    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
-        spec = importlib.util.find_spec(package)
-        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
-            yield from (top, *(os.path.join(top, name) for name in files))
-
-
-def is_roots_alone(path: str) -> bool:
-    """Whether only root can change a file, or what a directory's names stand for; of what is not there, its directory decides."""
-    try:
-        info = os.lstat(path)
-    except OSError:
-        return True
-    is_shared = (
-        info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode) and not info.st_mode & stat.S_ISVTX
-    )
-    return info.st_uid == 0 and not is_shared
 
 
 @command(
@@ -291,7 +211,8 @@ def uninstall(service: Service, force: bool) -> None:
     running = look_at_service(service)["active"] in ("active", "activating")
     if running and not force and not is_proven(service.places):
         raise Denied(
-            "nobody has shown yet that the phone opens this vault: if its daemon ends, the key is lost",
+            "nobody has shown yet that the phone opens this vault: if its daemon ends, the key "
+            "is lost",
             "avault pair, or if you mean it: --force",
         )
     if running:
@@ -336,9 +257,8 @@ def cmd_service_status(terminal: Terminal, system: bool, user: str | None) -> in
 
 def render_service(found: dict[str, Any], service: Service) -> str:
     """A service's state for a person."""
-    lines = [
-        f"Service: {found['name']}, {'of the system, as' if service.system else 'of'} {service.user}"
-    ]
+    whose = "of the system, as" if service.system else "of"
+    lines = [f"Service: {found['name']}, {whose} {service.user}"]
     if not found["installed"]:
         return f"{lines[0]}\nInstalled: no\nNext: avault service install\n"
     lines.append(f"Installed: {found['path']}")

@@ -1,4 +1,4 @@
-"""The daemon as a service of systemd, the user's manager or the system's: its unit, and its state.
+"""The unit of avault's service, for the user's manager of systemd or the system's: text and file.
 
 A unit of avault's own for each vault. What confines it, and what is left out because it would break
 something, is said where it stands below; references/service.md says it to the operator.
@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
-import subprocess
 import sys
-import time
-from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, printable
 from avault.git.run import run_git
 from avault.places import Places, state_home
-from avault.systemd import NoManager, Unit, is_booted
+from avault.service.accounts import as_account, home_of
+from avault.systemd import Unit
 from avault.vault.files import read_file, write_file
 from avault.vault.records import DIGITS, LETTERS
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
-
-
-# What a user's manager can do, too: nothing that needs a namespace or a capability. Without privileges systemd makes
-# namespaces in a user namespace of the service's own, or fails with 218/CAPABILITIES (ProtectClock=, ProtectKernelModules=,
-# PrivateDevices=, …). In such a namespace root's files are nobody's, so that ssh refuses its own configuration and git
-# cannot push; and the kernel no longer tells who the callers are, so that the access log cannot.
+# What a user's manager can do, too: nothing that needs a namespace or a capability. Without
+# privileges systemd makes namespaces in a user namespace of the service's own, or fails with
+# 218/CAPABILITIES (ProtectClock=, ProtectKernelModules=, PrivateDevices=, …). In such a namespace
+# root's files are nobody's, so that ssh refuses its own configuration and git cannot push; and the
+# kernel no longer tells who the callers are, so that the access log cannot.
 # Not here either: RestrictSUIDSGID=, as git cannot write to a shared repository under it.
 HARDENING = """\
 NoNewPrivileges=yes
@@ -48,8 +41,8 @@ SystemCallFilter=@system-service adjtimex clock_adjtime
 SystemCallErrorNumber=EPERM
 """
 
-# What the system's manager can do as well. Not here: PrivateUsers=, see above; ProtectClock=, which hides whether the
-# clock is right; ProtectHome=, as the vault is in a home.
+# What the system's manager can do as well. Not here: PrivateUsers=, see above; ProtectClock=, which
+# hides whether the clock is right; ProtectHome=, as the vault is in a home.
 SYSTEM_ONLY = """\
 ProtectSystem=strict
 ProtectProc=invisible
@@ -64,11 +57,13 @@ PrivateIPC=yes
 RemoveIPC=yes
 """
 
-# 0: another daemon serves the vault; 2, 4, 5, 8: usage, no vault, denied, tampered. A second try changes none of these.
+# 0: another daemon serves the vault; 2, 4, 5, 8: usage, no vault, denied, tampered. A second try
+# changes none of these.
 HOPELESS = "0 2 4 5 8"
 
 UNIT = """\
-# Written by `avault service install`, which writes it again; put changes of your own beside it: {edit}
+# Written by `avault service install`, which writes it again; put changes of your own beside it: \
+{edit}
 [Unit]
 Description=avault, the secrets in {description}
 {unit}# a daemon that keeps dying must not keep asking the phone
@@ -102,9 +97,10 @@ UNIT_PLAIN = LETTERS | DIGITS | set("_./:@+=,-")
 
 
 def quote(word: str) -> str:
-    """A word of a unit file that systemd reads back as it is (systemd.syntax(7), "Quoting"; systemd.unit(5), "Specifiers").
+    """A word of a unit file that systemd reads back as it is.
 
-    Raises AvaultError for what no unit file can hold everywhere: control characters, and bytes that are no UTF-8.
+    See "Quoting" in systemd.syntax(7), and "Specifiers" in systemd.unit(5). Raises AvaultError for
+    what no unit file can hold everywhere: control characters, and bytes that are no UTF-8.
     """
     if any(ord(c) < 32 or ord(c) == 127 or 0xD800 <= ord(c) < 0xE000 for c in word):
         raise AvaultError(
@@ -118,7 +114,8 @@ def quote(word: str) -> str:
 def quote_command(words: list[str]) -> str:
     """A command line for ExecStart= (systemd.service(5), "Command lines"); raises AvaultError.
 
-    systemd replaces variables in all words, but looks for the program under the first one as it stands.
+    systemd replaces variables in all words, but looks for the program under the first one as it
+    stands.
     """
     if set(words[0]) & set("\"'\\$"):
         raise AvaultError(
@@ -129,7 +126,10 @@ def quote_command(words: list[str]) -> str:
 
 
 class Service(Unit):
-    """The service of one vault: its unit's text, written and removed. `user` is the account that it runs as."""
+    """The service of one vault: its unit's text, written and removed.
+
+    `user` is the account that it runs as.
+    """
 
     def __init__(self, places: Places, system: bool, user: str) -> None:
         super().__init__(places, system)
@@ -138,7 +138,8 @@ class Service(Unit):
 
     def text(self, options: list[str]) -> str:
         """The unit, for a daemon with these options of `daemon start`; raises AvaultError."""
-        # for a person to read: the interpreter that has the packages, and this file; -P: what lies beside it is not imported
+        # for a person to read: the interpreter that has the packages, and this file
+        # -P: what lies beside it is not imported
         file = os.path.realpath(__file__)
         start = [sys.executable, "-P", file, "daemon", "start", "--dir", self.places.dir, *options]
         return UNIT.format(
@@ -155,19 +156,26 @@ class Service(Unit):
         )
 
     def mounts(self) -> str:
-        """What has to be mounted before the system's manager starts the service; a user's starts after the login."""
+        """What has to be mounted before the system's manager starts the service.
+
+        The user's manager starts it after the login.
+        """
         if not self.system:
             return ""
         return f"RequiresMountsFor={quote(self.places.dir)} {quote(self.places.state)}\n"
 
     def account(self) -> str:
-        """Whom the system's manager runs it as, and where it listens: nobody may be logged in, and /run/user not there."""
+        """Whom the system's manager runs it as, and where it listens.
+
+        Not in /run/user, which is not there while nobody is logged in.
+        """
         if not self.system:
             return ""
-        return f"User={self.user}\nRuntimeDirectory=avault/{self.places.id}\nRuntimeDirectoryMode=0700\n"
+        directory = f"RuntimeDirectory=avault/{self.places.id}\nRuntimeDirectoryMode=0700\n"
+        return f"User={self.user}\n{directory}"
 
     def environment(self) -> str:
-        """The variables that decide where state and socket are: as here and now, whatever the manager's own."""
+        """The variables that decide where state and socket are: as here, not as the manager's."""
         names = [] if self.system else ["AVAULT_SOCKET", "AVAULT_PID"]
         variables = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
         if self.system:
@@ -193,14 +201,18 @@ class Service(Unit):
             *find_repository(self.places.dir, self.user),
         ]
         needed = [*writable, sys.prefix, sys.base_prefix, os.path.realpath(__file__)]
-        if any(path.startswith(("/tmp/", "/var/tmp/")) for path in needed):  # noqa: S108  one of its own would hide them
+        # a /tmp of its own would hide them
+        if any(path.startswith(("/tmp/", "/var/tmp/")) for path in needed):  # noqa: S108
             writable.append("/tmp")  # noqa: S108  for git
         else:
             lines += "PrivateTmp=yes\n"
         return lines + f"ReadWritePaths={' '.join(quote(path) for path in writable)}\n"
 
     def installed_options(self) -> list[str] | None:
-        """The options that the installed unit was written with; None if there is none of ours. Raises AvaultError."""
+        """The options that the installed unit was written with; None if there is none of ours.
+
+        Raises AvaultError.
+        """
         try:
             lines = read_file(self.path).decode(errors="replace").splitlines()
         except NotFound:
@@ -216,12 +228,15 @@ class Service(Unit):
         return [str(word) for word in found] if isinstance(found, list) else []
 
     def is_current(self) -> bool:
-        """Whether the installed unit is what `install` would write now with the same options; raises AvaultError."""
+        """Whether the installed unit is what `install` would write now with the same options.
+
+        Raises AvaultError.
+        """
         options = self.installed_options()
         return options is not None and read_file(self.path) == self.text(options).encode()
 
     def is_enabled(self) -> bool:
-        """Whether it is started at boot, or at login: what `systemctl enable` does, seen without asking it."""
+        """Whether it is started at boot, or at login: seen in the files that systemctl makes."""
         return os.path.lexists(os.path.join(self.directory, self.target + ".wants", self.name))
 
     def write(self, text: str) -> bool:
@@ -250,7 +265,7 @@ class Service(Unit):
 
 
 def find_repository(directory: str, user: str) -> list[str]:
-    """The directories in which git keeps the repository around a directory, if there is one: a commit writes there."""
+    """The directories that a commit writes to: those of the repository that one is in."""
     words = ("rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir")
     try:
         answer = run_git(directory, *words, **as_account(user))
@@ -260,100 +275,3 @@ def find_repository(directory: str, user: str) -> list[str]:
         return []
     found = dict.fromkeys(os.fsdecode(answer.stdout).splitlines())
     return [path for path in found if os.path.commonpath([path, directory]) != directory]
-
-
-def as_account(user: str) -> dict[str, Any]:
-    """What makes `subprocess` run something as an account: nothing if that is us. Root runs no user's git."""
-    if user == account_name():
-        return {}
-    account = pwd.getpwnam(user)
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
-def home_of(user: str) -> str:
-    """The home of an account, as systemd sets it."""
-    try:
-        return pwd.getpwnam(user).pw_dir
-    except KeyError:
-        return os.path.expanduser("~")
-
-
-def account_name() -> str:
-    """The name of the account that we run as, whatever the environment says; its number where it has none."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
-
-
-def look_at_service(service: Service) -> dict[str, Any]:
-    """What there is of a service: what can be seen on the disk, and what systemd says, None where it does not run."""
-    installed = service.installed_options() is not None
-    found: dict[str, Any] = {
-        "scope": "system" if service.system else "user",
-        "name": service.name,
-        "path": service.path,
-        "installed": installed,
-        "current": installed and service.is_current(),
-        "enabled": service.is_enabled(),
-        "systemd": is_booted(),
-        "active": None,
-        "pid": None,
-        "lingering": None if service.system else is_lingering(service.user),
-    }
-    if not found["systemd"]:
-        return found
-    try:
-        shown = service.show()
-    except NoManager:
-        return {**found, "systemd": False}
-    return {
-        **found,
-        "active": shown.get("ActiveState"),
-        "pid": int(shown.get("MainPID") or 0) or None,
-    }
-
-
-def is_lingering(user: str) -> bool:
-    """Whether the user's manager runs without a login (loginctl(1), enable-linger)."""
-    return os.path.exists(f"/var/lib/systemd/linger/{user}")
-
-
-def linger(user: str) -> bool:
-    """Have the user's manager run from boot on, whoever is logged in, and start it; whether it does now."""
-    if not is_lingering(user):
-        enable = ["loginctl", "--no-ask-password", "enable-linger", user]
-        try:
-            subprocess.run(
-                enable, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=30
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-    return is_lingering(user)
-
-
-def reach_manager(service: Service) -> None:
-    """Return when the manager answers; start a user's that does not run, as after `su`. Raises NoManager."""
-    end = time.monotonic() + 10
-    while True:
-        try:
-            service.ask("show-environment")
-            return
-        except NoManager:
-            if service.system or not linger(service.user) or time.monotonic() > end:
-                raise
-        time.sleep(0.1)
-
-
-def is_listening(paths: Iterable[str]) -> bool:
-    """Whether a daemon listens at one of these places, be it another user's: root may ask for one that it cannot talk to."""
-    import socket
-
-    for path in paths:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            try:
-                sock.connect(path)
-            except OSError:
-                continue
-            return True
-    return False
