@@ -32,11 +32,11 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "service/unit": 359,
 }
 WIDEST = 100  # columns of a line
-WIDER = 573  # lines that are still wider; it may only become smaller
+WIDER = 570  # lines that are still wider; it may only become smaller
 # what touches a key
 KEYS = re.compile(r"custody/|keys/|daemon/(keyholder|requests|talks|log)|vault/(seal|recovery)|nostr|process")
 KEY_LINES = 2_924  # of these together: what a person can read in an afternoon; it may only become smaller
-NOSTR = 5  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
+NOSTR = 4  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
 
 
 def test_rooms_are_not_corridors() -> None:
