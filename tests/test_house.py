@@ -18,12 +18,12 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "daemon/supervisor": 537,
 }
 WIDEST = 100  # columns of a line
-WIDER = 374  # lines that are still wider; it may only become smaller
+WIDER = 371  # lines that are still wider; it may only become smaller
 KEYS = re.compile(  # what touches a key
     r"custody/|keys/|daemon/(changes|contact|holding|keychain|keyholder|log|pairing|ratchet|requests|talks|unlocking)|vault/(seal|recovery)|nostr|process"
 )
 KEY_LINES = 2_921  # of these together: what a person can read in an afternoon; it may only become smaller
-NOSTR = 5  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
+NOSTR = 4  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
 
 
 def test_rooms_are_not_corridors() -> None:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import secrets
-import time
 from typing import TYPE_CHECKING
-
-import nostr_sdk
 
 from avault.doctor.patient import RELAY_TIME, Finding, Patient, bad
 from avault.errors import AvaultError, printable
-from avault.nostr import encrypt, parse_npub, public_hex
+from avault.nostr import parse_npub
 from avault.signer.pairing import Pairing
-from avault.signer.relays import RPC_KIND
+from avault.signer.relays import probe_relays
 from avault.vault.own_files import read_hints
 from avault.vault.presence import read_sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
 
 def check_pairing(patient: Patient) -> Iterator[Finding]:
@@ -107,7 +101,7 @@ def check_relays(patient: Patient) -> Iterator[Finding]:
     if not urls or patient.offline:
         yield Finding("off", "not looked at, as --offline says" if urls else "no relay is known")
         return
-    outcomes = asyncio.run(probe_all(urls))
+    outcomes = asyncio.run(probe_relays(urls, RELAY_TIME))
     works = any(problem is None for problem, _ in outcomes)
     for url, (problem, seconds) in zip(urls, outcomes, strict=True):
         more = {"url": url, "ms": round(seconds * 1000) if problem is None else None}
@@ -125,58 +119,3 @@ def check_relays(patient: Patient) -> Iterator[Finding]:
                 )
             )
             yield Finding(state, f"{url} {problem}", hint, more=more)
-
-
-async def probe_all(urls: list[str]) -> list[tuple[str | None, float]]:
-    """For each relay what is wrong with it, or None, and the seconds that a message took; all at once, within RELAY_TIME."""
-    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42
-    return await asyncio.gather(*(probe(url) for url in urls))
-
-
-async def probe(url: str) -> tuple[str | None, float]:
-    """Send a message of the kind that NIP-46 uses, to ourselves, under a key of the moment; and wait until it is back."""
-    keys = nostr_sdk.Keys.generate()
-    address, limit = nostr_sdk.RelayUrl.parse(url), datetime.timedelta(seconds=RELAY_TIME)
-    client = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(keys)).build()
-    stage = "does not answer"
-    try:
-        async with asyncio.timeout(RELAY_TIME):
-            await client.add_relay(address)
-            relay = await client.relay(address)
-            stream = client.notifications()
-            await relay.try_connect(timeout=limit)
-            stage = "takes no subscription"
-            mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
-            await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
-            await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
-            stage = "takes no message"
-            text = encrypt(keys, public_hex(keys), secrets.token_hex(300))
-            builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(RPC_KIND), text)
-            event = builder.tags([nostr_sdk.Tag.public_key(keys.public_key())]).finalize(keys)
-            sent = time.monotonic()
-            await relay.send_event(event, ok_timeout=limit)
-            stage = "does not deliver what it takes"
-            await heard(
-                stream,
-                lambda message: bool(message.is_EVENT_MSG() and message.event.id() == event.id()),
-            )
-            return None, time.monotonic() - sent
-    except TimeoutError:
-        return stage, 0.0
-    except (AvaultError, nostr_sdk.NostrSdkError) as error:
-        return f"{stage}: {printable(str(error).strip(RELAY_QUOTES))}", 0.0
-    finally:
-        await client.shutdown()
-
-
-async def heard(stream: Any, wanted: Callable[[Any], bool]) -> None:
-    """Wait for a message of the relay; raises AvaultError when it closes the subscription, but not to ask who we are."""
-    while notification := await stream.next():
-        message = notification.message.as_enum() if notification.is_MESSAGE() else None
-        if message and wanted(message):
-            return
-        if message and message.is_CLOSED() and not message.message.startswith("auth-required:"):
-            raise AvaultError(message.message)
-
-
-RELAY_QUOTES = "'\""  # which the library puts around what a relay says

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import socket
 import sys
 import time
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import nostr_sdk
 
-from avault.errors import Unavailable, printable
-from avault.nostr import public_hex
+from avault.errors import AvaultError, Unavailable, printable
+from avault.nostr import make_keys, public_hex
 from avault.tasks import spawn
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 RPC_KIND = 24_133
+RELAY_QUOTES = "'\""  # which the library puts around what a relay says
 
 
 class Relays:
@@ -172,7 +174,7 @@ class Relays:
         try:
             await self.pool[url].send_event(event, ok_timeout=timedelta(seconds=5))
         except nostr_sdk.NostrSdkError as error:
-            text = printable(str(error).strip("'\""))
+            text = printable(str(error).strip(RELAY_QUOTES))
             # it has the event already (NIP-01)
             return "accepted" if text.startswith("duplicate:") else text
         return "accepted"
@@ -211,8 +213,8 @@ def compose_event(keys: Keys, peer: str, text: str) -> Event:
 
 def is_to(keys: Keys, event: Event) -> bool:
     """Whether an event is signed as it says, and for us."""
-    tags = [tag.to_vec()[:2] for tag in event.tags()]
-    return event.verify() and ["p", public_hex(keys)] in tags
+    me = ["p", public_hex(keys)]
+    return event.verify() and me in [tag.to_vec()[:2] for tag in event.tags()]
 
 
 def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
@@ -235,3 +237,62 @@ def is_clock_unsynchronised() -> bool:
     import ctypes
 
     return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
+
+
+async def probe_relays(urls: list[str], seconds: float) -> list[tuple[str | None, float]]:
+    """What `probe` says of each relay, all at once, within so many seconds."""
+    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42
+    return await asyncio.gather(*(probe(url, seconds) for url in urls))
+
+
+async def probe(url: str, seconds: float) -> tuple[str | None, float]:
+    """Send a message of the kind that NIP-46 uses, to ourselves, and wait until it is back.
+
+    It is sent under a key of the moment. What is wrong with the relay, or None; and the seconds
+    that the message took.
+    """
+    from datetime import timedelta
+
+    keys = make_keys()
+    address, limit = nostr_sdk.RelayUrl.parse(url), timedelta(seconds=seconds)
+    client = nostr_sdk.ClientBuilder().authenticator(nostr_sdk.SignerAuthenticator(keys)).build()
+    stage = "does not answer"
+    try:
+        async with asyncio.timeout(seconds):
+            await client.add_relay(address)
+            relay = await client.relay(address)
+            stream = client.notifications()
+            await relay.try_connect(timeout=limit)
+            stage = "takes no subscription"
+            mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
+            await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+            await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
+            stage = "takes no message"
+            event = compose_event(keys, public_hex(keys), secrets.token_hex(300))
+            sent = time.monotonic()
+            await relay.send_event(event, ok_timeout=limit)
+            stage = "does not deliver what it takes"
+            await heard(
+                stream,
+                lambda message: bool(message.is_EVENT_MSG() and message.event.id() == event.id()),
+            )
+            return None, time.monotonic() - sent
+    except TimeoutError:
+        return stage, 0.0
+    except (AvaultError, nostr_sdk.NostrSdkError) as error:
+        return f"{stage}: {printable(str(error).strip(RELAY_QUOTES))}", 0.0
+    finally:
+        await client.shutdown()
+
+
+async def heard(stream: Any, wanted: Callable[[Any], bool]) -> None:
+    """Wait for a message of the relay.
+
+    Raises AvaultError when it closes the subscription, but not to ask who we are.
+    """
+    while notification := await stream.next():
+        message = notification.message.as_enum() if notification.is_MESSAGE() else None
+        if message and wanted(message):
+            return
+        if message and message.is_CLOSED() and not message.message.startswith("auth-required:"):
+            raise AvaultError(message.message)
