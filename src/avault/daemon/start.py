@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from avault.daemon.door import ANSWERS
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.requests import REQUESTS
 from avault.daemon.supervisor import Supervisor
@@ -56,7 +57,7 @@ def main_supervisor(argv: list[str]) -> NoReturn:
     async def run() -> None:
         places = Places(options["dir"])
         places.socket, places.pid_file = options["socket"], options["pid_file"]
-        await Supervisor(places, options, say).run(lambda: ready({"ok": True}))
+        await Supervisor(places, options, ANSWERS, say).run(lambda: ready({"ok": True}))
 
     code = 0
     try:
