@@ -74,10 +74,17 @@ The rooms, in order; each calls only what stands above it:
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
-    daemon/keeper             The keyholder as the supervisor sees it: a process, and a state
+    daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
+    daemon/programs           The programs that the supervisor runs: each prints a JSON object
+    daemon/helper             What comes before a keychain is asked: its process, and whose vault it is about
+    daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
+    daemon/status             What `status` says
+    daemon/listener           The daemon's socket, and its path in the file system
+    daemon/recorder           Having git told of what was written
+    daemon/supervisor         The process that owns the socket. It never holds a secret
+    daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/requests           What a client may ask of an open vault
-    daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
     terminal/commands         The table of commands, from which click is told when one is run
@@ -274,6 +281,7 @@ if TYPE_CHECKING:
     Limits = tuple[float | None, float | None]
     Message = dict[str, Any]
     P = ParamSpec("P")
+    Respond = Callable[["Supervisor", socket.socket, Message], Awaitable[Message]]
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
@@ -7552,16 +7560,113 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
 
 
-# --------------------------------------------------------- daemon/keeper ----
-# The keyholder as the supervisor sees it: a process, and a state.
+# ---------------------------------------------------------- daemon/child ----
+# The keyholder's process, as its parent has it: started, spoken to, ended.
+
+
+class Child:
+    """One keyholder at a time. `control` is the stream to it, None when there is none.
+
+    `receive` is given its messages, `lost` its exit code. It inherits `lock_fd`, the vault's lock.
+    """
+
+    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+    LOOK_TIME = 1.0  # seconds that it has to look at the disk
+
+    def __init__(
+        self,
+        places: Places,
+        lock_fd: int,
+        limits: Limits,
+        receive: Callable[[Message], None],
+        lost: Callable[[int], None],
+    ) -> None:
+        self.places, self.lock_fd, self.limits = places, lock_fd, limits
+        self.receive, self.lost = receive, lost
+        self.process: asyncio.subprocess.Process | None = None
+        self.control: Control | None = None
+        self.farewell: asyncio.Future[None] | None = None
+        # who waits for the keyholder to have looked at the disk
+        self.lookers: list[asyncio.Future[None]] = []
+
+    async def leave(self) -> None:
+        """Wait until one that is on its way out is gone."""
+        if self.process and not self.control:
+            await self.process.wait()
+
+    async def start(self) -> None:
+        """Start one."""
+        ours, theirs = socket.socketpair()
+        self.control = Control(ours, self.hear, self.say_farewell)
+        with theirs:
+            fd, limits = theirs.fileno(), json.dumps(self.limits)
+            self.process = await asyncio.create_subprocess_exec(
+                *own_command("keyholder", str(fd), self.places.dir, limits),
+                pass_fds=(fd, self.lock_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=clean_environment(),
+                # the terminal's Ctrl-C is for the supervisor, which may refuse it
+                start_new_session=True,
+            )
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A message from the keyholder, which sends no descriptor."""
+        if "looked" not in message:
+            self.receive(message)
+        elif self.lookers:
+            self.lookers.pop(0).cancel()
+
+    def say_farewell(self) -> None:
+        """The control stream ended."""
+        self.control = None
+        while self.lookers:
+            self.lookers.pop().cancel()
+        self.farewell = asyncio.ensure_future(self.bury())
+
+    async def bury(self) -> None:
+        """Tell that it is gone, once it is."""
+        self.lost(await self.process.wait() if self.process else 0)
+
+    async def look(self) -> None:
+        """Have it look at the disk; a busy one is not waited for long."""
+        if self.control:
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.lookers.append(looked)
+            self.control.send({"do": "look"})
+            await asyncio.wait([looked], timeout=self.LOOK_TIME)
+
+    async def end(self) -> None:
+        """Have it finish a write that is under way, and exit; one that does not is killed."""
+        process = self.process
+        if not process or process.returncode is not None:
+            return
+        if self.control:
+            self.control.send({"do": "lock"})
+        try:
+            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if self.farewell:
+            await self.farewell
+
+    def pid(self) -> int | None:
+        """The keyholder's process id, while it lives."""
+        return self.process.pid if self.process and self.process.returncode is None else None
+
+
+# ------------------------------------------------------- daemon/programs ----
+# The programs that the supervisor runs: each prints a JSON object.
 
 
 def start_program(
     command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a program in a clean environment, with these variables besides; what it prints is for `hear_program`.
+    """Start a program in a clean environment, with these variables besides.
 
-    It outlives us, which asyncio's own subprocesses do not: git is not to be killed because the daemon stops.
+    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
+    git is not to be killed because the daemon stops.
     """
     quiet = subprocess.DEVNULL
     return subprocess.Popen(
@@ -7597,15 +7702,56 @@ async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
         return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
 
 
-class Guard:
-    """The keyholder's process, seen from the supervisor: its state, and the question that it may be asking.
+# --------------------------------------------------------- daemon/helper ----
+# What comes before a keychain is asked: its process, and whose vault it is about.
 
-    `state` is unlocked, waiting or locked; `report` is what the keyholder last
-    said of itself. `say` is told what happens.
+
+def open_keychain(command: list[str]) -> int:
+    """Ask the keychain for the unlock key, by this command.
+
+    Returns the end of the socket that its answer comes through, for the keyholder. Not a pipe: its
+    reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
     """
+    answer, end = socket.socketpair()
+    quiet = subprocess.DEVNULL
+    with end:
+        subprocess.Popen(
+            command,
+            stdin=quiet,
+            stdout=end.fileno(),
+            stderr=quiet,
+            cwd="/",
+            env=clean_environment(),
+        )
+    return answer.detach()
 
-    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
-    LOOK_TIME = 1.0  # seconds that it has to look at the disk
+
+def refuse_other_pairing(places: Places, report: dict[str, Any]) -> None:
+    """Raise Denied, Tampered where no pairing is for the open vault of a keyholder's report.
+
+    The keyholder looks more closely before it asks.
+    """
+    path = places.own("pairing.json")
+    if not os.path.lexists(path):
+        raise Denied(
+            "only a paired, open vault can be given to a keychain", "pair it with: avault pair"
+        )
+    found = decode_file("pairing", read_file(path), path)
+    if (found["agent"], found["operator"]) != (report["agent_npub"], report["signer_npub"]):
+        hint = "avault status, which puts back the one that opened it; then try again"
+        raise Tampered("pairing.json is for another agent or operator than the open vault", hint)
+
+
+# --------------------------------------------------------- daemon/keeper ----
+# The vault's state as the supervisor sees it, and the question to the operator.
+
+
+class Guard:
+    """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
+
+    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
+    `say` is told what happens.
+    """
 
     def __init__(
         self,
@@ -7615,15 +7761,8 @@ class Guard:
         wrote: Callable[[], None],
         limits: Limits,
     ) -> None:
-        self.places, self.lock_fd, self.say, self.wrote, self.limits = (
-            places,
-            lock_fd,
-            say,
-            wrote,
-            limits,
-        )
-        self.process: asyncio.subprocess.Process | None = None
-        self.control: Control | None = None
+        self.places, self.say, self.wrote = places, say, wrote
+        self.child = Child(places, lock_fd, limits, self.receive, self.lost)
         self.state = "locked"
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
@@ -7633,9 +7772,6 @@ class Guard:
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
-        self.farewell: asyncio.Future[None] | None = None
-        # who waits for the keyholder to have looked at the disk
-        self.lookers: list[asyncio.Future[None]] = []
 
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired."""
@@ -7688,30 +7824,12 @@ class Guard:
 
     async def start(self) -> None:
         """Start a keyholder, if there is none."""
-        if self.control:
-            return
-        if self.process:  # the one before is on its way out
-            await self.process.wait()
-        if self.control:
-            return
-        ours, theirs = socket.socketpair()
-        self.report, self.failure = {}, None
-        self.control = Control(ours, self.receive, self.say_farewell)
-        with theirs:
-            command = own_command(
-                "keyholder", str(theirs.fileno()), self.places.dir, json.dumps(self.limits)
-            )
-            self.process = await asyncio.create_subprocess_exec(
-                *command,
-                pass_fds=(theirs.fileno(), self.lock_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=clean_environment(),
-                # the terminal's Ctrl-C is for the supervisor, which may refuse it
-                start_new_session=True,
-            )
+        await self.child.leave()
+        if not self.child.control:
+            self.report, self.failure = {}, None
+            await self.child.start()
 
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+    def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
             self.report = message["report"]
@@ -7726,28 +7844,16 @@ class Guard:
             )
         elif "wrote" in message:
             self.wrote()
-        elif "looked" in message and self.lookers:
-            self.lookers.pop(0).cancel()
         elif "sealed" in message:
             self.sealed = message["sealed"]
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
-    def say_farewell(self) -> None:
-        """The control stream ended."""
-        self.control = None
-        while self.lookers:
-            self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.lost())
-
-    async def lost(self) -> None:
+    def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
-        if self.process:
-            code = await self.process.wait()
-            if code and not self.failure:
-                self.failure = AvaultError(
-                    f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
-                )
+        if code and not self.failure:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.failure = AvaultError(f"the keyholder ended by {how}")
         if self.failure:
             self.say(self.failure.message)
             if self.failure.code == Denied.code:
@@ -7755,30 +7861,15 @@ class Guard:
         self.turn("locked")
 
     async def look(self) -> None:
-        """Have the keyholder look at the disk, before its state is told or ended; a busy one is not waited for long."""
-        if self.state == "unlocked" and self.control:
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.lookers.append(looked)
-            self.control.send({"do": "look"})
-            await asyncio.wait([looked], timeout=self.LOOK_TIME)
-
-    async def end(self) -> None:
-        """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
-        process = self.process
-        if not process or process.returncode is not None:
-            return
-        if self.control:
-            self.control.send({"do": "lock"})
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        if self.farewell:
-            await self.farewell
+        """Have the keyholder look at the disk, before its state is told or ended."""
+        if self.state == "unlocked":
+            await self.child.look()
 
     async def ask(self, caller: Caller, nsec: int | None = None) -> None:
-        """Ask for the key until the vault is open: one question, shared by all who wait. Raises TimedOut, and what ended it."""
+        """Ask for the key until the vault is open: one question, shared by all who wait.
+
+        Raises TimedOut, and what ended it.
+        """
         if self.state == "unlocked":
             return
         keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
@@ -7792,9 +7883,9 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.control and keychain:
-                    nsec = self.open_keychain()
-                if self.control:
+                if self.child.control and keychain:
+                    nsec = open_keychain(self.keychain_command("get"))
+                if self.child.control:
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
                     wish: dict[str, Any] = {
@@ -7806,11 +7897,11 @@ class Guard:
                         "at_once": at_once,
                         "unattended": not caller.is_attended,
                     }
-                    self.control.send({"do": "unlock", **wish}, nsec)
+                    self.child.control.send({"do": "unlock", **wish}, nsec)
                     if keychain and nsec is not None:
                         os.close(nsec)
                 while self.state != "unlocked":
-                    if not self.control:
+                    if not self.child.control:
                         raise self.failure or Locked(
                             "the vault was locked meanwhile", "ask again with: avault unlock"
                         )
@@ -7830,7 +7921,10 @@ class Guard:
                 self.rest()
 
     def stay(self, caller: Caller) -> None:
-        """Where a caller wants that, wait for the answer as long as it may come, also when the caller is gone."""
+        """Where a caller wants that, wait for the answer as long as it may come.
+
+        Also when the caller is gone.
+        """
         if caller.stay is None or (self.staying and not self.staying.done()):
             return
         daemon = Caller(None, caller.accept_rollback, stay=caller.stay)
@@ -7847,17 +7941,17 @@ class Guard:
         """Nobody waits for the question: have the keyholder ask no more, and listen."""
         if self.state == "unlocked":
             return
-        if self.control:
-            self.control.send(
+        if self.child.control:
+            self.child.control.send(
                 {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
             )
         if self.state == "waiting" and not self.report.get("talking"):
             self.turn("locked")
 
     async def lock(self) -> None:
-        """Lock; where the phone has a question, only its keyholder stays, without any secret, and listens."""
+        """Lock; where the phone has a question, its keyholder stays, without a secret, to listen."""
         if self.state == "unlocked" or self.report.get("talking"):
-            await self.end()
+            await self.child.end()
         else:
             self.question.give_up()
             self.rest()
@@ -7865,8 +7959,8 @@ class Guard:
 
     def ask_again(self) -> None:
         """Have the phone's question go out at once, if there is one."""
-        if self.state == "waiting" and self.control:
-            self.control.send({"do": "ask"})
+        if self.state == "waiting" and self.child.control:
+            self.child.control.send({"do": "ask"})
 
     def keychain_command(self, action: str) -> list[str]:
         """The process that asks the platform's keychain."""
@@ -7874,34 +7968,18 @@ class Guard:
         label = f"avault: unlock key of {name} ({self.places.dir})"
         return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
 
-    def open_keychain(self) -> int:
-        """Ask the keychain for the unlock key: the end of the socket that its answer comes through, for the keyholder.
-
-        Not a pipe: its reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
-        """
-        answer, end = socket.socketpair()
-        quiet = subprocess.DEVNULL
-        with end:
-            words = self.keychain_command("get")
-            subprocess.Popen(
-                words,
-                stdin=quiet,
-                stdout=end.fileno(),
-                stderr=quiet,
-                cwd="/",
-                env=clean_environment(),
-            )
-        return answer.detach()
-
     async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
-        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it; what that said."""
-        if self.state != "unlocked" or not self.control:
+        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it.
+
+        What the keychain's process said.
+        """
+        if self.state != "unlocked" or not self.child.control:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied(
                 "nobody has shown yet that the phone opens this vault", self.pairing_hint()
             )
-        self.refuse_other_pairing()
+        refuse_other_pairing(self.places, self.report)
         found = await run_program(self.keychain_command("look"))
         if found.get("outcome") == "unavailable":
             return found  # nobody is asked for what cannot be
@@ -7912,7 +7990,7 @@ class Guard:
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             process = start_program(self.keychain_command("set"), stdin=end.fileno())
             self.failure = self.sealed = None
-            self.control.send(
+            self.child.control.send(
                 {"do": "keychain", "caller": caller, "helper": process.pid}, door.fileno()
             )
         answer = await hear_program(process)
@@ -7922,27 +8000,13 @@ class Guard:
             write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
         return answer
 
-    def refuse_other_pairing(self) -> None:
-        """Raise Denied, Tampered where no pairing is for the open vault; the keyholder looks more closely before it asks."""
-        path = self.places.own("pairing.json")
-        if not os.path.lexists(path):
-            raise Denied(
-                "only a paired, open vault can be given to a keychain", "pair it with: avault pair"
-            )
-        found = decode_file("pairing", read_file(path), path)
-        if (found["agent"], found["operator"]) != (
-            self.report["agent_npub"],
-            self.report["signer_npub"],
-        ):
-            hint = "avault status, which puts back the one that opened it; then try again"
-            raise Tampered(
-                "pairing.json is for another agent or operator than the open vault", hint
-            )
-
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
         if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
-            hint = "put the file back (git checkout), or write what is served: avault restore --unsaved; or insist with --force"
+            hint = (
+                "put the file back (git checkout), or write what is served:"
+                " avault restore --unsaved; or insist with --force"
+            )
             raise Denied(
                 "avault.enc on the disk is not what is served: to lock now may lose it", hint
             )
@@ -7953,9 +8017,584 @@ class Guard:
                 hint,
             )
 
-    def pid(self) -> int | None:
-        """The keyholder's process id, while it lives."""
-        return self.process.pid if self.process and self.process.returncode is None else None
+
+# --------------------------------------------------------- daemon/status ----
+# What `status` says.
+
+
+def describe_status(places: Places, guard: Guard, git: Message | None) -> Message:
+    """Everything that is known of a vault and its daemon, without a secret.
+
+    `git` is what `avault git record` said last.
+    """
+    fields = describe_disk(places, guard.state == "unlocked")
+    if guard.child.control:
+        known = {name: value for name, value in guard.report.items() if value is not None}
+        fields |= {name: value for name, value in known.items() if name in fields}
+    if problem := fields.pop("problem"):
+        fields["warnings"] = [*fields["warnings"], problem]
+    if guard.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
+        kept = (
+            "avault.enc could not be used when the vault locked; what was served is kept:"
+            " the next unlock serves it"
+        )
+        fields["warnings"] = [*fields["warnings"], kept]
+    pause, failure = guard.question.pauses.end(), guard.failure
+    is_failed = failure and guard.state == "locked"
+    return {
+        "ok": True,
+        **fields,
+        "state": guard.current_state(),
+        "asks_again": None if pause is None else render_time(pause),
+        "hint": next_step(guard, fields),
+        "error": failure.to_dict()["error"] if failure and is_failed else None,
+        "dir": places.dir,
+        "vault_id": places.id,
+        "socket": places.socket,
+        "pid": os.getpid(),
+        "keyholder_pid": guard.child.pid(),
+        "locks_after": guard.child.limits[0],
+        "locks_idle": guard.child.limits[1],
+        "git": git,
+        "keychain": os.path.lexists(places.own("keychain.json")),
+        "version": __version__,
+    }
+
+
+def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
+    """What the vault's files say, for what the keyholder does not; an open vault knows more."""
+    public: dict[str, Any] = {}
+    pairing: dict[str, Any] = {}
+    relays: list[Any] | None = None
+    problem = ""
+    try:
+        public, own = read_unlock(places)
+        path = places.own("pairing.json")
+        if os.path.lexists(path):
+            pairing = decode_file("pairing", read_file(path), path)
+            urls = pairing["relays"]
+            relays = [{"url": url, "connected": None, "said": None} for url in urls]
+        if own and not is_open:
+            check_recovery(places)
+    except AvaultError as error:
+        pairing, problem = {}, error.message
+    unknown = ("groups", "secrets", "since", "until", "waiting", "listening")
+    return {
+        **dict.fromkeys(unknown),
+        "agent_npub": public.get("agent"),
+        "signer_npub": public.get("operator"),
+        "name": public.get("name"),
+        "code": request_code(public["sealed"]) if public and not is_open else None,
+        "proven": bool(public.get("proven")) if public else None,
+        "relays": relays,
+        "warnings": [],
+        "signer_approves_by_itself": pairing.get("approves_by_itself"),
+        "problem": problem,
+    }
+
+
+def next_step(guard: Guard, fields: dict[str, Any]) -> str | None:
+    """What the operator might type next."""
+    if guard.state != "unlocked":
+        return guard.locked().hint
+    return guard.pairing_hint() if fields["proven"] is False else None
+
+
+# ------------------------------------------------------- daemon/listener ----
+# The daemon's socket, and its path in the file system.
+
+
+class Listener:
+    """The socket that clients connect to; `take` is given each connection."""
+
+    def __init__(
+        self, places: Places, say: Callable[[str], None], take: Callable[[socket.socket], None]
+    ) -> None:
+        self.places, self.say, self.take = places, say, take
+        self.bound: tuple[int, int] | None = None  # what the path named when we bound it
+
+    def open(self) -> None:
+        """Bind the socket (0600) in a directory of ours; raises Unavailable, AvaultError."""
+        path = self.places.socket
+        directory = os.path.dirname(path)
+        if directory == self.places.state:
+            make_private_directory(directory)
+        info = os.lstat(directory) if os.path.lexists(directory) else None
+        if not info or info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
+            raise AvaultError(
+                f"{directory} is not a directory that only we can write to",
+                "choose another place: AVAULT_SOCKET",
+            )
+        if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
+            raise AvaultError(
+                f"the socket's path is too long: {path}", "choose a shorter one with AVAULT_SOCKET"
+            )
+        if os.path.lexists(path):
+            if os.lstat(path).st_mode & 0o170000 != 0o140000:
+                raise AvaultError(
+                    f"{path} is there, and is no socket", "choose another place: AVAULT_SOCKET"
+                )
+            try:
+                FastConnection(self.places).socket.close()
+            except OSError:
+                os.unlink(path)
+            else:
+                raise Unavailable(
+                    f"another daemon listens at {path}",
+                    "stop it, or choose another place with AVAULT_SOCKET",
+                )
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.bind(path)  # 0700 by our umask
+        self.socket.listen(1024)
+        self.socket.setblocking(False)
+        info = os.lstat(path)
+        self.bound = (info.st_dev, info.st_ino)
+        write_file(self.places.own("socket"), os.fsencode(path))
+        self.accepting = asyncio.get_running_loop().create_task(self.accept(self.socket))
+
+    def is_bound(self) -> bool:
+        """Whether the socket's path still names our socket."""
+        try:
+            info = os.lstat(self.places.socket)
+        except OSError:
+            return False
+        return (info.st_dev, info.st_ino) == self.bound
+
+    async def stay_reachable(self) -> None:
+        """Bind again when the path is gone, as when a logout removes /run/user.
+
+        In the state directory if need be.
+        """
+        while True:
+            await asyncio.sleep(2.0)
+            if self.is_bound():
+                continue
+            self.accepting.cancel()  # before the descriptor's number is anybody else's
+            await asyncio.gather(self.accepting, return_exceptions=True)
+            self.socket.close()
+            try:
+                if not os.path.isdir(os.path.dirname(self.places.socket)):
+                    self.places.socket = self.places.own(os.path.basename(self.places.socket))
+                self.open()
+                self.say(f"listening at {self.places.socket}, as the path before was removed")
+            except (AvaultError, OSError) as error:
+                self.say(f"cannot listen at {self.places.socket}: {type(error).__name__}")
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Take connections, for as long as the listener is open."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener)
+            except OSError:  # out of descriptors
+                await asyncio.sleep(0.1)
+                continue
+            self.take(sock)
+            await asyncio.sleep(0)  # one at a time, so that none is taken without room for it
+
+    def close(self) -> None:
+        """Take the path away, if it is still ours, and what leads to it."""
+        for path in (self.places.socket, self.places.pid_file, self.places.own("socket")):
+            if os.path.lexists(path) and (path != self.places.socket or self.is_bound()):
+                os.unlink(path)
+
+
+# ------------------------------------------------------- daemon/recorder ----
+# Having git told of what was written.
+
+
+class Recorder:
+    """Runs `avault git record`, one at a time. `said` is what it said last.
+
+    `verified` gives the hashes of the files that the keyholder vouches for.
+    """
+
+    def __init__(self, places: Places, verified: Callable[[], dict[str, Any]]) -> None:
+        self.places, self.verified = places, verified
+        self.said: dict[str, Any] | None = None
+        self.is_recording = self.is_due = False
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def record(self) -> None:
+        """Have git told of what was written; nobody waits for it."""
+        self.is_due = True
+        if not self.is_recording:
+            self.is_recording = True
+            spawn(self.tasks, self.run())
+
+    async def run(self) -> None:
+        """Run it, once more if something was written meanwhile."""
+        try:
+            while self.is_due:
+                self.is_due = False
+                if find_git(os.path.realpath(self.places.dir)):
+                    # hashes; git outlives us, and a lock
+                    verified = json.dumps(self.verified())
+                    words = ("git", "record", "--dir", self.places.dir, "--verified", verified)
+                    self.said = await run_program(own_command(*words))
+        finally:
+            self.is_recording = False
+
+
+# ----------------------------------------------------- daemon/supervisor ----
+# The process that owns the socket. It never holds a secret.
+#
+# It reads the first frame of a connection, which carries none, and hands the connection on.
+
+
+class Supervisor:
+    """The daemon: socket, state, and a keyholder when somebody asks to unlock.
+
+    `answers` is the table of what it answers itself.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        options: dict[str, Any],
+        answers: dict[str, Respond],
+        say: Callable[[str], None],
+    ) -> None:
+        self.places, self.options, self.answers, self.say = places, options, answers, say
+        limits = options["lock_after"], options["lock_idle"]
+        self.recorder = Recorder(places, lambda: self.guard.report.get("verified", {}))
+        wrote = self.recorder.record
+        self.guard = Guard(places, lock_directory(places.dir), say, wrote, limits)
+        clean_directory(places.dir)
+        clean_directory(places.state)
+        self.stopping = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+        # who has not been answered or handed on, the oldest first
+        self.clients: list[socket.socket] = []
+        self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
+        self.warned = False
+
+    # -- the socket
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Listen until stopped.
+
+        Ask the phone at once if `ask` is set, or open with NOSTR_NSEC from the pipe `nsec`.
+        """
+        import signal
+
+        options = self.options
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(report_quietly)
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self.interrupt)
+        self.listener.open()
+        write_file(self.places.own("python"), os.fsencode(sys.executable))
+        write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
+        self.say(f"listening at {self.places.socket}")
+        if options["ask"] or options["nsec"] is not None:
+            limit = options["timeout"]
+            first = Caller(
+                limit,
+                options["accept_rollback"],
+                is_restrained=False,
+                is_attended=limit is not None,
+            )
+            spawn(self.tasks, self.first_unlock(first, options["nsec"]))
+        if options["notify"]:
+            spawn(self.tasks, self.notify(options["notify"]))
+        ready()
+        spawn(self.tasks, self.listener.stay_reachable())
+        await self.stopping.wait()
+        await self.guard.child.end()
+        self.listener.close()
+        # who sees our connections end may start another daemon at once
+        os.close(self.guard.child.lock_fd)
+        self.say("stopped")
+
+    async def serve(self, sock: socket.socket) -> None:
+        """Read the first frame of a connection, and answer it or hand it on."""
+        request = None
+        try:
+            sock.setblocking(False)
+            if not is_same_user(sock):
+                return
+            self.clients.append(sock)
+            if len(self.clients) > room():
+                self.clients.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
+            try:
+                async with asyncio.timeout(FIRST_FRAME_TIME):
+                    request = await self.first_frame(sock)
+                answer = None if request is None else await self.handle(sock, request)
+            except OSError:
+                # too slow; or out of descriptors: what cannot be handed on is closed, and the
+                # client tries again
+                raise
+            except Exception as error:
+                answer = complain(error).to_dict()
+            if answer is not None:
+                async with asyncio.timeout(FIRST_FRAME_TIME):
+                    await asyncio.get_running_loop().sock_sendall(sock, encode_frame(answer))
+                if request and request.get("op") == "stop" and answer["ok"]:
+                    self.stopping.set()
+                    await asyncio.Event().wait()  # so that the connection ends when we do
+        except (OSError, TimeoutError):
+            return  # a client that went away, or that was too slow
+        finally:
+            if sock in self.clients:
+                self.clients.remove(sock)
+            sock.close()
+
+    async def first_frame(self, sock: socket.socket) -> dict[str, Any] | None:
+        """Exactly the first frame, and no byte of what follows; None for a client that left.
+
+        Raises Usage.
+        """
+        loop = asyncio.get_running_loop()
+        data, wanted = b"", 4
+        while len(data) < wanted:
+            piece = await loop.sock_recv(sock, wanted - len(data))
+            if not piece:
+                return None
+            data += piece
+            if wanted == 4 == len(data):
+                wanted += int.from_bytes(data, "big")
+                if wanted > FIRST_FRAME:
+                    raise Usage("the first frame is too long")
+        return decode_frame(data[4:])
+
+    async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The answer to a first frame; None if the keyholder has the connection now.
+
+        Raises AvaultError.
+        """
+        if request.get("v") != 1:
+            hint = "avault daemon stop, then avault daemon start -b"
+            raise Usage(
+                "the running daemon speaks version 1 of the protocol, and this client another", hint
+            )
+        if request.get("vault") != self.places.id:
+            raise Unavailable(
+                f"the daemon here serves another vault, {self.places.dir}",
+                "name yours with --dir, and unset AVAULT_SOCKET",
+            )
+        op = str(request.get("op"))
+        if op in VALUES:
+            if self.guard.state != "unlocked":
+                raise self.guard.locked()
+        elif op in SESSIONS:
+            await self.guard.start()
+        elif op in DOOR:
+            if request.get("ask_again"):
+                self.guard.ask_again()
+            return await self.answers[op](self, sock, request)
+        else:
+            raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
+        if not self.guard.child.control:
+            raise self.guard.locked()
+        self.guard.child.control.send({"do": "connection", "frame": request}, sock.fileno())
+        return None
+
+    async def notify(self, command: str) -> None:
+        """Run the operator's command whenever the state is another one."""
+        told = ""
+        while True:
+            changed, state = self.guard.changed, self.guard.current_state()
+            if state != told:
+                told = state
+                name = self.guard.report.get("name") or ""
+                variables = {
+                    "AVAULT_STATE": state,
+                    "AVAULT_NAME": name,
+                    "AVAULT_DIR": self.places.dir,
+                }
+                try:
+                    async with asyncio.timeout(60):
+                        await run_program(["/bin/sh", "-c", command], variables=variables)
+                except TimeoutError:
+                    self.say(
+                        "the command of --notify takes longer than a minute; it is not waited for"
+                    )
+                continue
+            await changed.wait()
+
+    def interrupt(self) -> None:
+        """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
+        try:
+            self.guard.refuse_to_lose({"force": self.warned})
+            self.stopping.set()
+        except Denied as error:
+            self.warned = True
+            self.say(f"{error.message}; press Ctrl-C again to stop all the same")
+
+    async def first_unlock(self, caller: Caller, nsec: int | None = None) -> None:
+        """What `daemon start` asks for: with no `timeout`, for ever."""
+        try:
+            await self.guard.ask(caller, nsec)
+        except AvaultError as error:
+            if not isinstance(error, Locked):
+                self.guard.failure = self.guard.failure or error
+            self.say(error.message)
+
+
+# ----------------------------------------------------------- daemon/door ----
+# What the supervisor itself answers, locked or not: status, unlock, lock and the like.
+
+
+async def while_connected(
+    sock: socket.socket, work: Coroutine[Any, Any, None], caller: Caller | None = None
+) -> None:
+    """Do something for a client, for as long as it stays.
+
+    A `caller` that leaves without a word has died.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    gone = loop.create_task(loop.sock_recv(sock, 1))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if caller and gone.done() and (gone.exception() or not gone.result()):
+            caller.has_died = True
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+    await task
+
+
+async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
+    wish = bool(request.get("accept_rollback")), bool(request.get("person"))
+    caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
+    if request.get("detach"):
+        caller.is_attended = caller.timeout is not None
+        spawn(supervisor.tasks, supervisor.first_unlock(caller))
+        await asyncio.sleep(0)
+        return await answer_wait(supervisor, sock, {"settled": True})
+    telling = asyncio.get_running_loop().create_task(tell(supervisor, sock))
+    try:
+        await while_connected(sock, supervisor.guard.ask(caller), caller)
+    finally:
+        telling.cancel()
+    if seconds := read_limit(request, "for"):
+        await change_limits(supervisor, {"for": seconds})
+    return await answer_status(supervisor, sock, request)
+
+
+async def tell(supervisor: Supervisor, sock: socket.socket) -> None:
+    """Send what is being waited for, whenever it changes."""
+    while True:
+        if supervisor.guard.state == "waiting":
+            progress = {"progress": "waiting"} | {
+                name: supervisor.guard.report[name] for name in ("waiting", "relays", "code")
+            }
+            await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
+        await supervisor.guard.changed.wait()
+
+
+async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Answer when the vault is open, or when it is clear what is waited for (`settled`).
+
+    Asks nobody.
+    """
+
+    async def wait() -> None:
+        while supervisor.guard.state != "unlocked":
+            if request.get("settled") and (
+                supervisor.guard.state == "waiting" or not supervisor.guard.question.callers
+            ):
+                return
+            await supervisor.guard.changed.wait()
+
+    try:
+        if supervisor.guard.state != "unlocked":  # else even `timeout` 0 is enough
+            async with asyncio.timeout(read_limit(request)):
+                await while_connected(sock, wait())
+    except TimeoutError:
+        raise TimedOut("the vault did not open in time", "see: avault status") from None
+    return await answer_status(supervisor, sock, request)
+
+
+async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Lock the vault."""
+    await supervisor.guard.look()
+    supervisor.guard.refuse_to_lose(request)
+    supervisor.guard.failure = None
+    await supervisor.guard.lock()
+    return await answer_status(supervisor, sock, request)
+
+
+async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Change when the vault locks by itself, from now on; a limit of 0 is none."""
+    given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
+    changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
+    supervisor.options |= changed
+    supervisor.guard.child.limits = (
+        supervisor.options["lock_after"],
+        supervisor.options["lock_idle"],
+    )
+    if seconds := read_limit(request, "for"):
+        changed["for"] = seconds
+    await change_limits(supervisor, changed)
+    return await answer_status(supervisor, sock, request)
+
+
+async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
+    """Tell the keyholder of an open vault, and wait until it says what that means."""
+    if supervisor.guard.state == "unlocked" and supervisor.guard.child.control:
+        changed = supervisor.guard.changed
+        supervisor.guard.child.control.send({"do": "limit", **limits})
+        await changed.wait()
+
+
+async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """End the daemon, once it has answered."""
+    await supervisor.guard.look()
+    supervisor.guard.refuse_to_lose(request)
+    await supervisor.guard.child.end()
+    return {"ok": True}
+
+
+async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Look at the repository again, as a command of git's has changed it."""
+    supervisor.recorder.record()
+    return {"ok": True}
+
+
+async def answer_keychain(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Keep an unlock key of its own in the platform's keychain, take it away, or look for it."""
+    action, path = request.get("action"), supervisor.places.own("keychain.json")
+    if action == "enable":
+        answer = await supervisor.guard.fill_keychain(describe_caller(sock))
+    else:
+        answer = await run_program(
+            supervisor.guard.keychain_command("delete" if action == "disable" else "look")
+        )
+    outcome = str(answer.get("outcome", "error"))
+    if action == "disable" and os.path.lexists(path):
+        os.unlink(path)
+    return {
+        "ok": True,
+        "outcome": outcome,
+        "detail": answer.get("detail"),
+        "enabled": os.path.lexists(path),
+    }
+
+
+async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """What is known, without a secret; or with the format `short` the state, as a line."""
+    if request.get("format") == "short":
+        return {"ok": True, "output": f"{supervisor.guard.current_state()}\n"}
+    await supervisor.guard.look()
+    return describe_status(supervisor.places, supervisor.guard, supervisor.recorder.said)
+
+
+ANSWERS: dict[str, Respond] = {
+    "status": answer_status,
+    "unlock": answer_unlock,
+    "lock": answer_lock,
+    "limit": answer_limit,
+    "wait": answer_wait,
+    "stop": answer_stop,
+    "keychain": answer_keychain,
+    "record": answer_record,
+}
 
 
 # -------------------------------------------------------- daemon/pairing ----
@@ -8306,496 +8945,6 @@ REQUESTS: dict[str, Serve] = {
 }
 
 
-# ----------------------------------------------------- daemon/supervisor ----
-# The process that owns the socket. It never holds a secret.
-#
-# It reads the first frame of a connection, which carries none, and hands the connection on.
-
-
-class Supervisor:
-    """The daemon: socket, state, and a keyholder when somebody asks to unlock."""
-
-    def __init__(self, places: Places, options: dict[str, Any], say: Callable[[str], None]) -> None:
-        self.places, self.options, self.say = places, options, say
-        limits = options["lock_after"], options["lock_idle"]
-        self.guard = Guard(places, lock_directory(places.dir), say, self.tell_git, limits)
-        self.git: dict[str, Any] | None = None  # what `avault git record` said last
-        self.recording = self.unrecorded = False
-        clean_directory(places.dir)
-        clean_directory(places.state)
-        self.stopping = asyncio.Event()
-        self.tasks: set[asyncio.Task[None]] = set()
-        # who has not been answered or handed on, the oldest first
-        self.clients: list[socket.socket] = []
-        self.bound: tuple[int, int] | None = None
-        self.warned = False
-
-    # -- the socket
-
-    async def run(self, ready: Callable[[], None]) -> None:
-        """Listen until stopped; ask the phone at once if `ask` is set, or open with NOSTR_NSEC from the pipe `nsec`."""
-        import signal
-
-        options = self.options
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(report_quietly)
-        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
-        loop.add_signal_handler(signal.SIGINT, self.interrupt)
-        self.listen()
-        write_file(self.places.own("python"), os.fsencode(sys.executable))
-        write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
-        self.say(f"listening at {self.places.socket}")
-        if options["ask"] or options["nsec"] is not None:
-            limit = options["timeout"]
-            first = Caller(
-                limit,
-                options["accept_rollback"],
-                is_restrained=False,
-                is_attended=limit is not None,
-            )
-            spawn(self.tasks, self.first_unlock(first, options["nsec"]))
-        if options["notify"]:
-            spawn(self.tasks, self.notify(options["notify"]))
-        ready()
-        spawn(self.tasks, self.stay_reachable())
-        await self.stopping.wait()
-        await self.guard.end()
-        for path in (self.places.socket, self.places.pid_file, self.places.own("socket")):
-            if os.path.lexists(path) and (path != self.places.socket or self.is_bound()):
-                os.unlink(path)
-        # who sees our connections end may start another daemon at once
-        os.close(self.guard.lock_fd)
-        self.say("stopped")
-
-    def listen(self) -> None:
-        """Bind the socket (0600) in a directory of ours; raises Unavailable, AvaultError."""
-        path = self.places.socket
-        directory = os.path.dirname(path)
-        if directory == self.places.state:
-            make_private_directory(directory)
-        info = os.lstat(directory) if os.path.lexists(directory) else None
-        if not info or info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
-            raise AvaultError(
-                f"{directory} is not a directory that only we can write to",
-                "choose another place: AVAULT_SOCKET",
-            )
-        if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
-            raise AvaultError(
-                f"the socket's path is too long: {path}", "choose a shorter one with AVAULT_SOCKET"
-            )
-        if os.path.lexists(path):
-            if os.lstat(path).st_mode & 0o170000 != 0o140000:
-                raise AvaultError(
-                    f"{path} is there, and is no socket", "choose another place: AVAULT_SOCKET"
-                )
-            try:
-                FastConnection(self.places).socket.close()
-            except OSError:
-                os.unlink(path)
-            else:
-                raise Unavailable(
-                    f"another daemon listens at {path}",
-                    "stop it, or choose another place with AVAULT_SOCKET",
-                )
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.bind(path)  # 0700 by our umask
-        self.socket.listen(1024)
-        self.socket.setblocking(False)
-        info = os.lstat(path)
-        self.bound = (info.st_dev, info.st_ino)
-        write_file(self.places.own("socket"), os.fsencode(path))
-        self.accepting = asyncio.get_running_loop().create_task(self.accept(self.socket))
-
-    def is_bound(self) -> bool:
-        """Whether the socket's path still names our socket."""
-        try:
-            info = os.lstat(self.places.socket)
-        except OSError:
-            return False
-        return (info.st_dev, info.st_ino) == self.bound
-
-    async def stay_reachable(self) -> None:
-        """Bind again when the path is gone, as when a logout removes /run/user; in the state directory if need be."""
-        while True:
-            await asyncio.sleep(2.0)
-            if self.is_bound():
-                continue
-            self.accepting.cancel()  # before the descriptor's number is anybody else's
-            await asyncio.gather(self.accepting, return_exceptions=True)
-            self.socket.close()
-            try:
-                if not os.path.isdir(os.path.dirname(self.places.socket)):
-                    self.places.socket = self.places.own(os.path.basename(self.places.socket))
-                self.listen()
-                self.say(f"listening at {self.places.socket}, as the path before was removed")
-            except (AvaultError, OSError) as error:
-                self.say(f"cannot listen at {self.places.socket}: {type(error).__name__}")
-
-    async def accept(self, listener: socket.socket) -> None:
-        """Take connections, for as long as the listener is open."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener)
-            except OSError:  # out of descriptors
-                await asyncio.sleep(0.1)
-                continue
-            spawn(self.tasks, self.serve(sock))
-            await asyncio.sleep(0)  # one at a time, so that none is taken without room for it
-
-    async def serve(self, sock: socket.socket) -> None:
-        """Read the first frame of a connection, and answer it or hand it on."""
-        request = None
-        try:
-            sock.setblocking(False)
-            if not is_same_user(sock):
-                return
-            self.clients.append(sock)
-            if len(self.clients) > room():
-                self.clients.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
-            try:
-                async with asyncio.timeout(FIRST_FRAME_TIME):
-                    request = await self.first_frame(sock)
-                answer = None if request is None else await self.handle(sock, request)
-            except OSError:
-                # too slow; or out of descriptors: what cannot be handed on is closed, and the
-                # client tries again
-                raise
-            except Exception as error:
-                answer = complain(error).to_dict()
-            if answer is not None:
-                async with asyncio.timeout(FIRST_FRAME_TIME):
-                    await asyncio.get_running_loop().sock_sendall(sock, encode_frame(answer))
-                if request and request.get("op") == "stop" and answer["ok"]:
-                    self.stopping.set()
-                    await asyncio.Event().wait()  # so that the connection ends when we do
-        except (OSError, TimeoutError):
-            return  # a client that went away, or that was too slow
-        finally:
-            if sock in self.clients:
-                self.clients.remove(sock)
-            sock.close()
-
-    async def first_frame(self, sock: socket.socket) -> dict[str, Any] | None:
-        """Exactly the first frame, and no byte of what follows; None for a client that left. Raises Usage."""
-        loop = asyncio.get_running_loop()
-        data, wanted = b"", 4
-        while len(data) < wanted:
-            piece = await loop.sock_recv(sock, wanted - len(data))
-            if not piece:
-                return None
-            data += piece
-            if wanted == 4 == len(data):
-                wanted += int.from_bytes(data, "big")
-                if wanted > FIRST_FRAME:
-                    raise Usage("the first frame is too long")
-        return decode_frame(data[4:])
-
-    async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a first frame; None if the keyholder has the connection now. Raises AvaultError."""
-        if request.get("v") != 1:
-            hint = "avault daemon stop, then avault daemon start -b"
-            raise Usage(
-                "the running daemon speaks version 1 of the protocol, and this client another", hint
-            )
-        if request.get("vault") != self.places.id:
-            raise Unavailable(
-                f"the daemon here serves another vault, {self.places.dir}",
-                "name yours with --dir, and unset AVAULT_SOCKET",
-            )
-        op = str(request.get("op"))
-        if op in VALUES:
-            if self.guard.state != "unlocked":
-                raise self.guard.locked()
-        elif op in SESSIONS:
-            await self.guard.start()
-        elif op in DOOR:
-            if request.get("ask_again"):
-                self.guard.ask_again()
-            door = (
-                self.status,
-                self.unlock,
-                self.lock,
-                self.limit,
-                self.wait,
-                self.stop,
-                self.keychain,
-                self.record,
-            )
-            return await next(each for each in door if each.__name__ == op)(sock, request)
-        else:
-            raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.guard.control:
-            raise self.guard.locked()
-        self.guard.control.send({"do": "connection", "frame": request}, sock.fileno())
-        return None
-
-    async def record(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Look at the repository again, as a command of git's has changed it."""
-        self.tell_git()
-        return {"ok": True}
-
-    def tell_git(self) -> None:
-        """Have git told of what was written; nobody waits for it."""
-        self.unrecorded = True
-        if not self.recording:
-            self.recording = True
-            spawn(self.tasks, self.run_git())
-
-    async def run_git(self) -> None:
-        """Run `avault git record`, once more if something was written meanwhile."""
-        try:
-            while self.unrecorded:
-                self.unrecorded = False
-                if find_git(os.path.realpath(self.places.dir)):
-                    # hashes; git outlives us, and a lock
-                    verified = json.dumps(self.guard.report.get("verified", {}))
-                    self.git = await run_program(
-                        own_command(
-                            "git", "record", "--dir", self.places.dir, "--verified", verified
-                        )
-                    )
-        finally:
-            self.recording = False
-
-    async def notify(self, command: str) -> None:
-        """Run the operator's command whenever the state is another one."""
-        told = ""
-        while True:
-            changed, state = self.guard.changed, self.guard.current_state()
-            if state != told:
-                told = state
-                name = self.guard.report.get("name") or ""
-                variables = {
-                    "AVAULT_STATE": state,
-                    "AVAULT_NAME": name,
-                    "AVAULT_DIR": self.places.dir,
-                }
-                try:
-                    async with asyncio.timeout(60):
-                        await run_program(["/bin/sh", "-c", command], variables=variables)
-                except TimeoutError:
-                    self.say(
-                        "the command of --notify takes longer than a minute; it is not waited for"
-                    )
-                continue
-            await changed.wait()
-
-    def interrupt(self) -> None:
-        """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
-        try:
-            self.guard.refuse_to_lose({"force": self.warned})
-            self.stopping.set()
-        except Denied as error:
-            self.warned = True
-            self.say(f"{error.message}; press Ctrl-C again to stop all the same")
-
-    # -- door requests
-
-    async def first_unlock(self, caller: Caller, nsec: int | None = None) -> None:
-        """What `daemon start` asks for: with no `timeout`, for ever."""
-        try:
-            await self.guard.ask(caller, nsec)
-        except AvaultError as error:
-            if not isinstance(error, Locked):
-                self.guard.failure = self.guard.failure or error
-            self.say(error.message)
-
-    async def while_connected(
-        self, sock: socket.socket, work: Coroutine[Any, Any, None], caller: Caller | None = None
-    ) -> None:
-        """Do something for a client, for as long as it stays; a `caller` that leaves without a word has died."""
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(work)
-        gone = loop.create_task(loop.sock_recv(sock, 1))
-        try:
-            await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
-            if caller and gone.done() and (gone.exception() or not gone.result()):
-                caller.has_died = True
-        finally:
-            task.cancel()
-            gone.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
-        await task
-
-    async def unlock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
-        wish = bool(request.get("accept_rollback")), bool(request.get("person"))
-        caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
-        if request.get("detach"):
-            caller.is_attended = caller.timeout is not None
-            spawn(self.tasks, self.first_unlock(caller))
-            await asyncio.sleep(0)
-            return await self.wait(sock, {"settled": True})
-        telling = asyncio.get_running_loop().create_task(self.tell(sock))
-        try:
-            await self.while_connected(sock, self.guard.ask(caller), caller)
-        finally:
-            telling.cancel()
-        if seconds := read_limit(request, "for"):
-            await self.change_limits({"for": seconds})
-        return await self.status(sock, request)
-
-    async def tell(self, sock: socket.socket) -> None:
-        """Send what is being waited for, whenever it changes."""
-        while True:
-            if self.guard.state == "waiting":
-                progress = {"progress": "waiting"} | {
-                    name: self.guard.report[name] for name in ("waiting", "relays", "code")
-                }
-                await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
-            await self.guard.changed.wait()
-
-    async def wait(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer when the vault is open, or when it is clear what is waited for (`settled`); asks nobody."""
-
-        async def wait() -> None:
-            while self.guard.state != "unlocked":
-                if request.get("settled") and (
-                    self.guard.state == "waiting" or not self.guard.question.callers
-                ):
-                    return
-                await self.guard.changed.wait()
-
-        try:
-            if self.guard.state != "unlocked":  # else even `timeout` 0 is enough
-                async with asyncio.timeout(read_limit(request)):
-                    await self.while_connected(sock, wait())
-        except TimeoutError:
-            raise TimedOut("the vault did not open in time", "see: avault status") from None
-        return await self.status(sock, request)
-
-    async def lock(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Lock the vault."""
-        await self.guard.look()
-        self.guard.refuse_to_lose(request)
-        self.guard.failure = None
-        await self.guard.lock()
-        return await self.status(sock, request)
-
-    async def limit(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Change when the vault locks by itself, from now on; a limit of 0 is none."""
-        given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
-        changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
-        self.options |= changed
-        self.guard.limits = self.options["lock_after"], self.options["lock_idle"]
-        if seconds := read_limit(request, "for"):
-            changed["for"] = seconds
-        await self.change_limits(changed)
-        return await self.status(sock, request)
-
-    async def change_limits(self, limits: dict[str, Any]) -> None:
-        """Tell the keyholder of an open vault, and wait until it says what that means."""
-        if self.guard.state == "unlocked" and self.guard.control:
-            changed = self.guard.changed
-            self.guard.control.send({"do": "limit", **limits})
-            await changed.wait()
-
-    async def stop(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """End the daemon, once it has answered."""
-        await self.guard.look()
-        self.guard.refuse_to_lose(request)
-        await self.guard.end()
-        return {"ok": True}
-
-    async def keychain(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Keep an unlock key of its own in the platform's keychain, take it away, or look whether it is there."""
-        action, path = request.get("action"), self.places.own("keychain.json")
-        if action == "enable":
-            answer = await self.guard.fill_keychain(describe_caller(sock))
-        else:
-            answer = await run_program(
-                self.guard.keychain_command("delete" if action == "disable" else "look")
-            )
-        outcome = str(answer.get("outcome", "error"))
-        if action == "disable" and os.path.lexists(path):
-            os.unlink(path)
-        return {
-            "ok": True,
-            "outcome": outcome,
-            "detail": answer.get("detail"),
-            "enabled": os.path.lexists(path),
-        }
-
-    def next_step(self, fields: dict[str, Any]) -> str | None:
-        """What the operator might type next."""
-        if self.guard.state != "unlocked":
-            return self.guard.locked().hint
-        return self.guard.pairing_hint() if fields["proven"] is False else None
-
-    async def status(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any]:
-        """Everything that is known, without a secret; or with the format `short` the state, as a line."""
-        if request.get("format") == "short":
-            return {"ok": True, "output": f"{self.guard.current_state()}\n"}
-        await self.guard.look()
-        public: dict[str, Any] = {}
-        relays: list[Any] | None = None
-        problem = ""
-        try:
-            public, own = read_unlock(self.places)
-            path = self.places.own("pairing.json")
-            pairing = decode_file("pairing", read_file(path), path) if os.path.lexists(path) else {}
-            relays = (
-                [{"url": url, "connected": None, "said": None} for url in pairing["relays"]]
-                if pairing
-                else None
-            )
-            if own and self.guard.state != "unlocked":  # an open vault knows more
-                check_recovery(self.places)
-        except AvaultError as error:
-            pairing, problem = {}, error.message
-        fields: dict[str, Any] = dict.fromkeys(
-            ("groups", "secrets", "since", "until", "waiting", "listening")
-        )
-        fields |= {
-            "agent_npub": public.get("agent"),
-            "signer_npub": public.get("operator"),
-            "name": public.get("name"),
-        }
-        fields["code"] = (
-            request_code(public["sealed"]) if public and self.guard.state != "unlocked" else None
-        )
-        fields |= {
-            "proven": bool(public.get("proven")) if public else None,
-            "relays": relays,
-            "warnings": [],
-        }
-        fields["signer_approves_by_itself"] = pairing.get("approves_by_itself")
-        if self.guard.control:
-            fields |= {
-                name: value
-                for name, value in self.guard.report.items()
-                if value is not None and name in fields
-            }
-        if problem:
-            fields["warnings"] = [*fields["warnings"], problem]
-        if self.guard.state != "unlocked" and os.path.lexists(self.places.own("unsaved.enc")):
-            kept = "avault.enc could not be used when the vault locked; what was served is kept: the next unlock serves it"
-            fields["warnings"] = [*fields["warnings"], kept]
-        pause = self.guard.question.pauses.end()
-        return {
-            "ok": True,
-            **fields,
-            "state": self.guard.current_state(),
-            "asks_again": None if pause is None else render_time(pause),
-            "hint": self.next_step(fields),
-            "error": self.guard.failure.to_dict()["error"]
-            if self.guard.failure and self.guard.state == "locked"
-            else None,
-            "dir": self.places.dir,
-            "vault_id": self.places.id,
-            "socket": self.places.socket,
-            "pid": os.getpid(),
-            "keyholder_pid": self.guard.pid(),
-            "locks_after": self.options["lock_after"],
-            "locks_idle": self.options["lock_idle"],
-            "git": self.git,
-            "keychain": os.path.lexists(self.places.own("keychain.json")),
-            "version": __version__,
-        }
-
-
 # ---------------------------------------------------------- daemon/talks ----
 # The keyholder's talks with operator and signer: init, pair, recover, drill.
 
@@ -9001,13 +9150,17 @@ TALKS: dict[str, Talk] = {
 
 
 def main_supervisor(argv: list[str]) -> NoReturn:
-    """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
+    """The supervisor process: `avault.py supervisor OPTIONS`.
+
+    The options are a JSON object of what `start_daemon` wants.
+    """
     try:
         options = json.loads(argv[0])
         options["dir"], options["background"], options["ready"]
     except (IndexError, ValueError, TypeError, KeyError):
         sys.exit(
-            "avault: error: the supervisor is not started by hand\navault: hint: avault daemon start"
+            "avault: error: the supervisor is not started by hand\n"
+            "avault: hint: avault daemon start"
         )
 
     service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
@@ -9028,7 +9181,7 @@ def main_supervisor(argv: list[str]) -> NoReturn:
     async def run() -> None:
         places = Places(options["dir"])
         places.socket, places.pid_file = options["socket"], options["pid_file"]
-        await Supervisor(places, options, say).run(lambda: ready({"ok": True}))
+        await Supervisor(places, options, ANSWERS, say).run(lambda: ready({"ok": True}))
 
     code = 0
     try:
@@ -9071,8 +9224,8 @@ def main_keyholder(argv: list[str]) -> NoReturn:
 def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     """Start the supervisor: in the background, and return when it listens; or become it.
 
-    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
-    into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
+    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes into a socket that
+    only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
     `options` below. Raises what kept it from listening.
     """
     if not is_file_there(places.dir):
@@ -9089,10 +9242,17 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         nsec = mine.detach()
         os.set_inheritable(nsec, True)
     options = {
-        "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,
-        "timeout": None, "accept_rollback": False, "lock_after": None, "lock_idle": None, "notify": None, "nsec": nsec,
-        "ready": None, **wanted,
-    }  # fmt: skip
+        "dir": places.dir,
+        "socket": places.socket,
+        "pid_file": places.pid_file,
+        "background": background,
+        "ready": None,
+        "ask": False,
+        "nsec": nsec,
+        **dict.fromkeys(("timeout", "lock_after", "lock_idle", "notify")),
+        "accept_rollback": False,
+        **wanted,
+    }
     if not background:
         command = own_command("supervisor", json.dumps(options))
         manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}

@@ -13,12 +13,10 @@ ROOMS = {path.relative_to(amalgamate.SOURCE).with_suffix("").as_posix(): path fo
 LINES = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in ROOMS.items()}
 
 LONGEST = 350  # lines of a room
-LONGER = {  # those that are still longer: a number here may only become smaller
-    "daemon/keeper": 429,
-    "daemon/supervisor": 537,
+LONGER: dict[str, int] = {  # those that are still longer: a number here may only become smaller
 }
 WIDEST = 100  # columns of a line
-WIDER = 371  # lines that are still wider; it may only become smaller
+WIDER = 344  # lines that are still wider; it may only become smaller
 KEYS = re.compile(  # what touches a key
     r"custody/|keys/|daemon/(changes|contact|holding|keychain|keyholder|log|pairing|ratchet|requests|talks|unlocking)|vault/(seal|recovery)|nostr|process"
 )

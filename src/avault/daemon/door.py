@@ -1,0 +1,184 @@
+"""What the supervisor itself answers, locked or not: status, unlock, lock and the like."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from avault.daemon.asking import Caller
+from avault.daemon.callers import describe_caller
+from avault.daemon.programs import run_program
+from avault.daemon.status import describe_status
+from avault.daemon.supervisor import Supervisor
+from avault.errors import TimedOut
+from avault.protocol import encode_frame, read_limit
+from avault.tasks import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+    from avault.daemon.supervisor import Respond
+    from avault.protocol import Message
+
+
+async def while_connected(
+    sock: socket.socket, work: Coroutine[Any, Any, None], caller: Caller | None = None
+) -> None:
+    """Do something for a client, for as long as it stays.
+
+    A `caller` that leaves without a word has died.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    gone = loop.create_task(loop.sock_recv(sock, 1))
+    try:
+        await asyncio.wait([task, gone], return_when=asyncio.FIRST_COMPLETED)
+        if caller and gone.done() and (gone.exception() or not gone.result()):
+            caller.has_died = True
+    finally:
+        task.cancel()
+        gone.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+    await task
+
+
+async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
+    wish = bool(request.get("accept_rollback")), bool(request.get("person"))
+    caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
+    if request.get("detach"):
+        caller.is_attended = caller.timeout is not None
+        spawn(supervisor.tasks, supervisor.first_unlock(caller))
+        await asyncio.sleep(0)
+        return await answer_wait(supervisor, sock, {"settled": True})
+    telling = asyncio.get_running_loop().create_task(tell(supervisor, sock))
+    try:
+        await while_connected(sock, supervisor.guard.ask(caller), caller)
+    finally:
+        telling.cancel()
+    if seconds := read_limit(request, "for"):
+        await change_limits(supervisor, {"for": seconds})
+    return await answer_status(supervisor, sock, request)
+
+
+async def tell(supervisor: Supervisor, sock: socket.socket) -> None:
+    """Send what is being waited for, whenever it changes."""
+    while True:
+        if supervisor.guard.state == "waiting":
+            progress = {"progress": "waiting"} | {
+                name: supervisor.guard.report[name] for name in ("waiting", "relays", "code")
+            }
+            await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
+        await supervisor.guard.changed.wait()
+
+
+async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Answer when the vault is open, or when it is clear what is waited for (`settled`).
+
+    Asks nobody.
+    """
+
+    async def wait() -> None:
+        while supervisor.guard.state != "unlocked":
+            if request.get("settled") and (
+                supervisor.guard.state == "waiting" or not supervisor.guard.question.callers
+            ):
+                return
+            await supervisor.guard.changed.wait()
+
+    try:
+        if supervisor.guard.state != "unlocked":  # else even `timeout` 0 is enough
+            async with asyncio.timeout(read_limit(request)):
+                await while_connected(sock, wait())
+    except TimeoutError:
+        raise TimedOut("the vault did not open in time", "see: avault status") from None
+    return await answer_status(supervisor, sock, request)
+
+
+async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Lock the vault."""
+    await supervisor.guard.look()
+    supervisor.guard.refuse_to_lose(request)
+    supervisor.guard.failure = None
+    await supervisor.guard.lock()
+    return await answer_status(supervisor, sock, request)
+
+
+async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Change when the vault locks by itself, from now on; a limit of 0 is none."""
+    given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
+    changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
+    supervisor.options |= changed
+    supervisor.guard.child.limits = (
+        supervisor.options["lock_after"],
+        supervisor.options["lock_idle"],
+    )
+    if seconds := read_limit(request, "for"):
+        changed["for"] = seconds
+    await change_limits(supervisor, changed)
+    return await answer_status(supervisor, sock, request)
+
+
+async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
+    """Tell the keyholder of an open vault, and wait until it says what that means."""
+    if supervisor.guard.state == "unlocked" and supervisor.guard.child.control:
+        changed = supervisor.guard.changed
+        supervisor.guard.child.control.send({"do": "limit", **limits})
+        await changed.wait()
+
+
+async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """End the daemon, once it has answered."""
+    await supervisor.guard.look()
+    supervisor.guard.refuse_to_lose(request)
+    await supervisor.guard.child.end()
+    return {"ok": True}
+
+
+async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Look at the repository again, as a command of git's has changed it."""
+    supervisor.recorder.record()
+    return {"ok": True}
+
+
+async def answer_keychain(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Keep an unlock key of its own in the platform's keychain, take it away, or look for it."""
+    action, path = request.get("action"), supervisor.places.own("keychain.json")
+    if action == "enable":
+        answer = await supervisor.guard.fill_keychain(describe_caller(sock))
+    else:
+        answer = await run_program(
+            supervisor.guard.keychain_command("delete" if action == "disable" else "look")
+        )
+    outcome = str(answer.get("outcome", "error"))
+    if action == "disable" and os.path.lexists(path):
+        os.unlink(path)
+    return {
+        "ok": True,
+        "outcome": outcome,
+        "detail": answer.get("detail"),
+        "enabled": os.path.lexists(path),
+    }
+
+
+async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """What is known, without a secret; or with the format `short` the state, as a line."""
+    if request.get("format") == "short":
+        return {"ok": True, "output": f"{supervisor.guard.current_state()}\n"}
+    await supervisor.guard.look()
+    return describe_status(supervisor.places, supervisor.guard, supervisor.recorder.said)
+
+
+ANSWERS: dict[str, Respond] = {
+    "status": answer_status,
+    "unlock": answer_unlock,
+    "lock": answer_lock,
+    "limit": answer_limit,
+    "wait": answer_wait,
+    "stop": answer_stop,
+    "keychain": answer_keychain,
+    "record": answer_record,
+}

@@ -1,0 +1,100 @@
+"""What `status` says."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from avault import __version__
+from avault.daemon.keeper import Guard
+from avault.errors import AvaultError
+from avault.places import Places
+from avault.vault.files import read_file
+from avault.vault.formats import render_time
+from avault.vault.own_files import decode_file
+from avault.vault.presence import read_unlock
+from avault.vault.recovery import check_recovery
+from avault.vault.seal import request_code
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.protocol import Message
+
+
+def describe_status(places: Places, guard: Guard, git: Message | None) -> Message:
+    """Everything that is known of a vault and its daemon, without a secret.
+
+    `git` is what `avault git record` said last.
+    """
+    fields = describe_disk(places, guard.state == "unlocked")
+    if guard.child.control:
+        known = {name: value for name, value in guard.report.items() if value is not None}
+        fields |= {name: value for name, value in known.items() if name in fields}
+    if problem := fields.pop("problem"):
+        fields["warnings"] = [*fields["warnings"], problem]
+    if guard.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
+        kept = (
+            "avault.enc could not be used when the vault locked; what was served is kept:"
+            " the next unlock serves it"
+        )
+        fields["warnings"] = [*fields["warnings"], kept]
+    pause, failure = guard.question.pauses.end(), guard.failure
+    is_failed = failure and guard.state == "locked"
+    return {
+        "ok": True,
+        **fields,
+        "state": guard.current_state(),
+        "asks_again": None if pause is None else render_time(pause),
+        "hint": next_step(guard, fields),
+        "error": failure.to_dict()["error"] if failure and is_failed else None,
+        "dir": places.dir,
+        "vault_id": places.id,
+        "socket": places.socket,
+        "pid": os.getpid(),
+        "keyholder_pid": guard.child.pid(),
+        "locks_after": guard.child.limits[0],
+        "locks_idle": guard.child.limits[1],
+        "git": git,
+        "keychain": os.path.lexists(places.own("keychain.json")),
+        "version": __version__,
+    }
+
+
+def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
+    """What the vault's files say, for what the keyholder does not; an open vault knows more."""
+    public: dict[str, Any] = {}
+    pairing: dict[str, Any] = {}
+    relays: list[Any] | None = None
+    problem = ""
+    try:
+        public, own = read_unlock(places)
+        path = places.own("pairing.json")
+        if os.path.lexists(path):
+            pairing = decode_file("pairing", read_file(path), path)
+            urls = pairing["relays"]
+            relays = [{"url": url, "connected": None, "said": None} for url in urls]
+        if own and not is_open:
+            check_recovery(places)
+    except AvaultError as error:
+        pairing, problem = {}, error.message
+    unknown = ("groups", "secrets", "since", "until", "waiting", "listening")
+    return {
+        **dict.fromkeys(unknown),
+        "agent_npub": public.get("agent"),
+        "signer_npub": public.get("operator"),
+        "name": public.get("name"),
+        "code": request_code(public["sealed"]) if public and not is_open else None,
+        "proven": bool(public.get("proven")) if public else None,
+        "relays": relays,
+        "warnings": [],
+        "signer_approves_by_itself": pairing.get("approves_by_itself"),
+        "problem": problem,
+    }
+
+
+def next_step(guard: Guard, fields: dict[str, Any]) -> str | None:
+    """What the operator might type next."""
+    if guard.state != "unlocked":
+        return guard.locked().hint
+    return guard.pairing_hint() if fields["proven"] is False else None
