@@ -21,13 +21,11 @@ CALLER = {"pid": 1, "uid": 0, "exe": None, "name": None, "parent": None}
 class Phone:
     """A signer's connection: it approves once it `may`. `asked` counts the questions."""
 
-    clock = None
-    auth_url = notice = ""
-
     def __init__(self, example: Example) -> None:
         self.example, self.may, self.asked = example, asyncio.Event(), 0
         self.is_old = self.is_attended = self.is_resting = False
-        self.me, self.answered_in, self.relays, self.requests = "ab" * 32, 9.0, {}, ["sent"]
+        self.me, self.answered_in, self.requests = "ab" * 32, 9.0, ["sent"]
+        self.relays, self.remarks = SimpleNamespace(shown={}), avault.Remarks()
 
     async def open(self) -> None: ...
 
