@@ -57,8 +57,10 @@ The rooms, in order; each calls only what stands above it:
     daemon/unlocking      How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder      The process that holds the agent's key and the secrets
     daemon/changes        What changes an open vault. It stands in the access log before it happens
+    daemon/child          The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/programs       The programs that the supervisor runs: each prints a JSON object
-    daemon/keeper         The keyholder as the supervisor sees it: a process, and a state
+    daemon/helper         What comes before a keychain is asked: its process, and whose vault it is about
+    daemon/keeper         The vault's state as the supervisor sees it, and the question to the operator
     daemon/status         What `status` says
     daemon/listener       The daemon's socket, and its path in the file system
     daemon/recorder       Having git told of what was written
@@ -6704,6 +6706,102 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
 
 
+# ---------------------------------------------------------- daemon/child ----
+# The keyholder's process, as its parent has it: started, spoken to, ended.
+
+
+class Child:
+    """One keyholder at a time. `control` is the stream to it, None when there is none.
+
+    `receive` is given its messages, `lost` its exit code. It inherits `lock_fd`, the vault's lock.
+    """
+
+    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+    LOOK_TIME = 1.0  # seconds that it has to look at the disk
+
+    def __init__(
+        self,
+        places: Places,
+        lock_fd: int,
+        limits: Limits,
+        receive: Callable[[Message], None],
+        lost: Callable[[int], None],
+    ) -> None:
+        self.places, self.lock_fd, self.limits = places, lock_fd, limits
+        self.receive, self.lost = receive, lost
+        self.process: asyncio.subprocess.Process | None = None
+        self.control: Control | None = None
+        self.farewell: asyncio.Future[None] | None = None
+        # who waits for the keyholder to have looked at the disk
+        self.lookers: list[asyncio.Future[None]] = []
+
+    async def leave(self) -> None:
+        """Wait until one that is on its way out is gone."""
+        if self.process and not self.control:
+            await self.process.wait()
+
+    async def start(self) -> None:
+        """Start one."""
+        ours, theirs = socket.socketpair()
+        self.control = Control(ours, self.hear, self.say_farewell)
+        with theirs:
+            fd, limits = theirs.fileno(), json.dumps(self.limits)
+            self.process = await asyncio.create_subprocess_exec(
+                *own_command("keyholder", str(fd), self.places.dir, limits),
+                pass_fds=(fd, self.lock_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=clean_environment(),
+                # the terminal's Ctrl-C is for the supervisor, which may refuse it
+                start_new_session=True,
+            )
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A message from the keyholder, which sends no descriptor."""
+        if "looked" not in message:
+            self.receive(message)
+        elif self.lookers:
+            self.lookers.pop(0).cancel()
+
+    def say_farewell(self) -> None:
+        """The control stream ended."""
+        self.control = None
+        while self.lookers:
+            self.lookers.pop().cancel()
+        self.farewell = asyncio.ensure_future(self.bury())
+
+    async def bury(self) -> None:
+        """Tell that it is gone, once it is."""
+        self.lost(await self.process.wait() if self.process else 0)
+
+    async def look(self) -> None:
+        """Have it look at the disk; a busy one is not waited for long."""
+        if self.control:
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.lookers.append(looked)
+            self.control.send({"do": "look"})
+            await asyncio.wait([looked], timeout=self.LOOK_TIME)
+
+    async def end(self) -> None:
+        """Have it finish a write that is under way, and exit; one that does not is killed."""
+        process = self.process
+        if not process or process.returncode is not None:
+            return
+        if self.control:
+            self.control.send({"do": "lock"})
+        try:
+            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if self.farewell:
+            await self.farewell
+
+    def pid(self) -> int | None:
+        """The keyholder's process id, while it lives."""
+        return self.process.pid if self.process and self.process.returncode is None else None
+
+
 # ------------------------------------------------------- daemon/programs ----
 # The programs that the supervisor runs: each prints a JSON object.
 
@@ -6750,19 +6848,56 @@ async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
         return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
 
 
+# --------------------------------------------------------- daemon/helper ----
+# What comes before a keychain is asked: its process, and whose vault it is about.
+
+
+def open_keychain(command: list[str]) -> int:
+    """Ask the keychain for the unlock key, by this command.
+
+    Returns the end of the socket that its answer comes through, for the keyholder. Not a pipe: its
+    reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
+    """
+    answer, end = socket.socketpair()
+    quiet = subprocess.DEVNULL
+    with end:
+        subprocess.Popen(
+            command,
+            stdin=quiet,
+            stdout=end.fileno(),
+            stderr=quiet,
+            cwd="/",
+            env=clean_environment(),
+        )
+    return answer.detach()
+
+
+def refuse_other_pairing(places: Places, report: dict[str, Any]) -> None:
+    """Raise Denied, Tampered where no pairing is for the open vault of a keyholder's report.
+
+    The keyholder looks more closely before it asks.
+    """
+    path = places.own("pairing.json")
+    if not os.path.lexists(path):
+        raise Denied(
+            "only a paired, open vault can be given to a keychain", "pair it with: avault pair"
+        )
+    found = decode_file("pairing", read_file(path), path)
+    if (found["agent"], found["operator"]) != (report["agent_npub"], report["signer_npub"]):
+        hint = "avault status, which puts back the one that opened it; then try again"
+        raise Tampered("pairing.json is for another agent or operator than the open vault", hint)
+
+
 # --------------------------------------------------------- daemon/keeper ----
-# The keyholder as the supervisor sees it: a process, and a state.
+# The vault's state as the supervisor sees it, and the question to the operator.
 
 
 class Guard:
-    """The keyholder's process, seen from the supervisor: its state, and the question that it may be asking.
+    """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
 
-    `state` is unlocked, waiting or locked; `report` is what the keyholder last
-    said of itself. `say` is told what happens.
+    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
+    `say` is told what happens.
     """
-
-    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
-    LOOK_TIME = 1.0  # seconds that it has to look at the disk
 
     def __init__(
         self,
@@ -6772,15 +6907,8 @@ class Guard:
         wrote: Callable[[], None],
         limits: Limits,
     ) -> None:
-        self.places, self.lock_fd, self.say, self.wrote, self.limits = (
-            places,
-            lock_fd,
-            say,
-            wrote,
-            limits,
-        )
-        self.process: asyncio.subprocess.Process | None = None
-        self.control: Control | None = None
+        self.places, self.say, self.wrote = places, say, wrote
+        self.child = Child(places, lock_fd, limits, self.receive, self.lost)
         self.state = "locked"
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
@@ -6790,9 +6918,6 @@ class Guard:
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
-        self.farewell: asyncio.Future[None] | None = None
-        # who waits for the keyholder to have looked at the disk
-        self.lookers: list[asyncio.Future[None]] = []
 
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired."""
@@ -6845,30 +6970,12 @@ class Guard:
 
     async def start(self) -> None:
         """Start a keyholder, if there is none."""
-        if self.control:
-            return
-        if self.process:  # the one before is on its way out
-            await self.process.wait()
-        if self.control:
-            return
-        ours, theirs = socket.socketpair()
-        self.report, self.failure = {}, None
-        self.control = Control(ours, self.receive, self.say_farewell)
-        with theirs:
-            command = own_command(
-                "keyholder", str(theirs.fileno()), self.places.dir, json.dumps(self.limits)
-            )
-            self.process = await asyncio.create_subprocess_exec(
-                *command,
-                pass_fds=(theirs.fileno(), self.lock_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=clean_environment(),
-                # the terminal's Ctrl-C is for the supervisor, which may refuse it
-                start_new_session=True,
-            )
+        await self.child.leave()
+        if not self.child.control:
+            self.report, self.failure = {}, None
+            await self.child.start()
 
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+    def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
             self.report = message["report"]
@@ -6883,28 +6990,16 @@ class Guard:
             )
         elif "wrote" in message:
             self.wrote()
-        elif "looked" in message and self.lookers:
-            self.lookers.pop(0).cancel()
         elif "sealed" in message:
             self.sealed = message["sealed"]
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
-    def say_farewell(self) -> None:
-        """The control stream ended."""
-        self.control = None
-        while self.lookers:
-            self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.lost())
-
-    async def lost(self) -> None:
+    def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
-        if self.process:
-            code = await self.process.wait()
-            if code and not self.failure:
-                self.failure = AvaultError(
-                    f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
-                )
+        if code and not self.failure:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.failure = AvaultError(f"the keyholder ended by {how}")
         if self.failure:
             self.say(self.failure.message)
             if self.failure.code == Denied.code:
@@ -6912,30 +7007,15 @@ class Guard:
         self.turn("locked")
 
     async def look(self) -> None:
-        """Have the keyholder look at the disk, before its state is told or ended; a busy one is not waited for long."""
-        if self.state == "unlocked" and self.control:
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.lookers.append(looked)
-            self.control.send({"do": "look"})
-            await asyncio.wait([looked], timeout=self.LOOK_TIME)
-
-    async def end(self) -> None:
-        """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
-        process = self.process
-        if not process or process.returncode is not None:
-            return
-        if self.control:
-            self.control.send({"do": "lock"})
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        if self.farewell:
-            await self.farewell
+        """Have the keyholder look at the disk, before its state is told or ended."""
+        if self.state == "unlocked":
+            await self.child.look()
 
     async def ask(self, caller: Caller, nsec: int | None = None) -> None:
-        """Ask for the key until the vault is open: one question, shared by all who wait. Raises TimedOut, and what ended it."""
+        """Ask for the key until the vault is open: one question, shared by all who wait.
+
+        Raises TimedOut, and what ended it.
+        """
         if self.state == "unlocked":
             return
         keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
@@ -6949,9 +7029,9 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.control and keychain:
-                    nsec = self.open_keychain()
-                if self.control:
+                if self.child.control and keychain:
+                    nsec = open_keychain(self.keychain_command("get"))
+                if self.child.control:
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
                     wish: dict[str, Any] = {
@@ -6963,11 +7043,11 @@ class Guard:
                         "at_once": at_once,
                         "unattended": not caller.is_attended,
                     }
-                    self.control.send({"do": "unlock", **wish}, nsec)
+                    self.child.control.send({"do": "unlock", **wish}, nsec)
                     if keychain and nsec is not None:
                         os.close(nsec)
                 while self.state != "unlocked":
-                    if not self.control:
+                    if not self.child.control:
                         raise self.failure or Locked(
                             "the vault was locked meanwhile", "ask again with: avault unlock"
                         )
@@ -6987,7 +7067,10 @@ class Guard:
                 self.rest()
 
     def stay(self, caller: Caller) -> None:
-        """Where a caller wants that, wait for the answer as long as it may come, also when the caller is gone."""
+        """Where a caller wants that, wait for the answer as long as it may come.
+
+        Also when the caller is gone.
+        """
         if caller.stay is None or (self.staying and not self.staying.done()):
             return
         daemon = Caller(None, caller.accept_rollback, stay=caller.stay)
@@ -7004,17 +7087,17 @@ class Guard:
         """Nobody waits for the question: have the keyholder ask no more, and listen."""
         if self.state == "unlocked":
             return
-        if self.control:
-            self.control.send(
+        if self.child.control:
+            self.child.control.send(
                 {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
             )
         if self.state == "waiting" and not self.report.get("talking"):
             self.turn("locked")
 
     async def lock(self) -> None:
-        """Lock; where the phone has a question, only its keyholder stays, without any secret, and listens."""
+        """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
         if self.state == "unlocked" or self.report.get("talking"):
-            await self.end()
+            await self.child.end()
         else:
             self.question.give_up()
             self.rest()
@@ -7022,8 +7105,8 @@ class Guard:
 
     def ask_again(self) -> None:
         """Have the phone's question go out at once, if there is one."""
-        if self.state == "waiting" and self.control:
-            self.control.send({"do": "ask"})
+        if self.state == "waiting" and self.child.control:
+            self.child.control.send({"do": "ask"})
 
     def keychain_command(self, action: str) -> list[str]:
         """The process that asks the platform's keychain."""
@@ -7031,34 +7114,18 @@ class Guard:
         label = f"avault: unlock key of {name} ({self.places.dir})"
         return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
 
-    def open_keychain(self) -> int:
-        """Ask the keychain for the unlock key: the end of the socket that its answer comes through, for the keyholder.
-
-        Not a pipe: its reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
-        """
-        answer, end = socket.socketpair()
-        quiet = subprocess.DEVNULL
-        with end:
-            words = self.keychain_command("get")
-            subprocess.Popen(
-                words,
-                stdin=quiet,
-                stdout=end.fileno(),
-                stderr=quiet,
-                cwd="/",
-                env=clean_environment(),
-            )
-        return answer.detach()
-
     async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
-        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it; what that said."""
-        if self.state != "unlocked" or not self.control:
+        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it.
+
+        What the keychain's process said.
+        """
+        if self.state != "unlocked" or not self.child.control:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied(
                 "nobody has shown yet that the phone opens this vault", self.pairing_hint()
             )
-        self.refuse_other_pairing()
+        refuse_other_pairing(self.places, self.report)
         found = await run_program(self.keychain_command("look"))
         if found.get("outcome") == "unavailable":
             return found  # nobody is asked for what cannot be
@@ -7069,7 +7136,7 @@ class Guard:
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             process = start_program(self.keychain_command("set"), stdin=end.fileno())
             self.failure = self.sealed = None
-            self.control.send(
+            self.child.control.send(
                 {"do": "keychain", "caller": caller, "helper": process.pid}, door.fileno()
             )
         answer = await hear_program(process)
@@ -7079,27 +7146,13 @@ class Guard:
             write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
         return answer
 
-    def refuse_other_pairing(self) -> None:
-        """Raise Denied, Tampered where no pairing is for the open vault; the keyholder looks more closely before it asks."""
-        path = self.places.own("pairing.json")
-        if not os.path.lexists(path):
-            raise Denied(
-                "only a paired, open vault can be given to a keychain", "pair it with: avault pair"
-            )
-        found = decode_file("pairing", read_file(path), path)
-        if (found["agent"], found["operator"]) != (
-            self.report["agent_npub"],
-            self.report["signer_npub"],
-        ):
-            hint = "avault status, which puts back the one that opened it; then try again"
-            raise Tampered(
-                "pairing.json is for another agent or operator than the open vault", hint
-            )
-
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
         if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
-            hint = "put the file back (git checkout), or write what is served: avault restore --unsaved; or insist with --force"
+            hint = (
+                "put the file back (git checkout), or write what is served:"
+                " avault restore --unsaved; or insist with --force"
+            )
             raise Denied(
                 "avault.enc on the disk is not what is served: to lock now may lose it", hint
             )
@@ -7109,10 +7162,6 @@ class Guard:
                 "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
                 hint,
             )
-
-    def pid(self) -> int | None:
-        """The keyholder's process id, while it lives."""
-        return self.process.pid if self.process and self.process.returncode is None else None
 
 
 # --------------------------------------------------------- daemon/status ----
@@ -7125,7 +7174,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
     `git` is what `avault git record` said last.
     """
     fields = describe_disk(places, guard.state == "unlocked")
-    if guard.control:
+    if guard.child.control:
         known = {name: value for name, value in guard.report.items() if value is not None}
         fields |= {name: value for name, value in known.items() if name in fields}
     if problem := fields.pop("problem"):
@@ -7149,9 +7198,9 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "vault_id": places.id,
         "socket": places.socket,
         "pid": os.getpid(),
-        "keyholder_pid": guard.pid(),
-        "locks_after": guard.limits[0],
-        "locks_idle": guard.limits[1],
+        "keyholder_pid": guard.child.pid(),
+        "locks_after": guard.child.limits[0],
+        "locks_idle": guard.child.limits[1],
         "git": git,
         "keychain": os.path.lexists(places.own("keychain.json")),
         "version": __version__,
@@ -7399,10 +7448,10 @@ class Supervisor:
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
         await self.stopping.wait()
-        await self.guard.end()
+        await self.guard.child.end()
         self.listener.close()
         # who sees our connections end may start another daemon at once
-        os.close(self.guard.lock_fd)
+        os.close(self.guard.child.lock_fd)
         self.say("stopped")
 
     async def serve(self, sock: socket.socket) -> None:
@@ -7483,9 +7532,9 @@ class Supervisor:
             return await self.answers[op](self, sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.guard.control:
+        if not self.guard.child.control:
             raise self.guard.locked()
-        self.guard.control.send({"do": "connection", "frame": request}, sock.fileno())
+        self.guard.child.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
     async def notify(self, command: str) -> None:
@@ -7622,7 +7671,10 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
     given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
     changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
     supervisor.options |= changed
-    supervisor.guard.limits = supervisor.options["lock_after"], supervisor.options["lock_idle"]
+    supervisor.guard.child.limits = (
+        supervisor.options["lock_after"],
+        supervisor.options["lock_idle"],
+    )
     if seconds := read_limit(request, "for"):
         changed["for"] = seconds
     await change_limits(supervisor, changed)
@@ -7631,9 +7683,9 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
 
 async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
     """Tell the keyholder of an open vault, and wait until it says what that means."""
-    if supervisor.guard.state == "unlocked" and supervisor.guard.control:
+    if supervisor.guard.state == "unlocked" and supervisor.guard.child.control:
         changed = supervisor.guard.changed
-        supervisor.guard.control.send({"do": "limit", **limits})
+        supervisor.guard.child.control.send({"do": "limit", **limits})
         await changed.wait()
 
 
@@ -7641,7 +7693,7 @@ async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Mess
     """End the daemon, once it has answered."""
     await supervisor.guard.look()
     supervisor.guard.refuse_to_lose(request)
-    await supervisor.guard.end()
+    await supervisor.guard.child.end()
     return {"ok": True}
 
 
@@ -8242,13 +8294,17 @@ TALKS: dict[str, Talk] = {
 
 
 def main_supervisor(argv: list[str]) -> NoReturn:
-    """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
+    """The supervisor process: `avault.py supervisor OPTIONS`.
+
+    The options are a JSON object of what `start_daemon` wants.
+    """
     try:
         options = json.loads(argv[0])
         options["dir"], options["background"], options["ready"]
     except (IndexError, ValueError, TypeError, KeyError):
         sys.exit(
-            "avault: error: the supervisor is not started by hand\navault: hint: avault daemon start"
+            "avault: error: the supervisor is not started by hand\n"
+            "avault: hint: avault daemon start"
         )
 
     service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
@@ -8312,8 +8368,8 @@ def main_keyholder(argv: list[str]) -> NoReturn:
 def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     """Start the supervisor: in the background, and return when it listens; or become it.
 
-    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
-    into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
+    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes into a socket that
+    only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
     `options` below. Raises what kept it from listening.
     """
     if not is_file_there(places.dir):
@@ -8330,10 +8386,17 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         nsec = mine.detach()
         os.set_inheritable(nsec, True)
     options = {
-        "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,
-        "timeout": None, "accept_rollback": False, "lock_after": None, "lock_idle": None, "notify": None, "nsec": nsec,
-        "ready": None, **wanted,
-    }  # fmt: skip
+        "dir": places.dir,
+        "socket": places.socket,
+        "pid_file": places.pid_file,
+        "background": background,
+        "ready": None,
+        "ask": False,
+        "nsec": nsec,
+        **dict.fromkeys(("timeout", "lock_after", "lock_idle", "notify")),
+        "accept_rollback": False,
+        **wanted,
+    }
     if not background:
         command = own_command("supervisor", json.dumps(options))
         manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}

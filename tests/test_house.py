@@ -18,7 +18,6 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "cli/daemon": 473,
     "cli/pair": 436,
     "cli/signer": 439,
-    "daemon/keeper": 387,
     "doctor/files": 407,
     "fast": 578,
     "git/repository": 650,
@@ -33,7 +32,7 @@ LONGER = {  # those that are still longer: a number here may only become smaller
     "vault/store": 549,
 }
 WIDEST = 100  # columns of a line
-WIDER = 644  # lines that are still wider; it may only become smaller
+WIDER = 627  # lines that are still wider; it may only become smaller
 KEYS = re.compile(  # what touches a key
     r"custody/|keys/|daemon/(changes|contact|holding|keychain|keyholder|log|pairing|ratchet|requests|talks|unlocking)|vault/(recovery|seal)|process"
 )

@@ -17,7 +17,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import figures
@@ -573,7 +572,7 @@ def hold_keychain(action: str, words: list[str]) -> tuple[Any, Held]:
         real = subprocess.Popen
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("subprocess.Popen", lambda *args, **more: started.append(real(*args, **more)) or started[-1])
-            fd = avault.Guard.open_keychain(SimpleNamespace(keychain_command=lambda _: words))
+            fd = avault.open_keychain(words)
         return socket.socket(fileno=fd), Held(started[0], door)
 
 

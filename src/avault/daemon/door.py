@@ -112,7 +112,10 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
     given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
     changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
     supervisor.options |= changed
-    supervisor.guard.limits = supervisor.options["lock_after"], supervisor.options["lock_idle"]
+    supervisor.guard.child.limits = (
+        supervisor.options["lock_after"],
+        supervisor.options["lock_idle"],
+    )
     if seconds := read_limit(request, "for"):
         changed["for"] = seconds
     await change_limits(supervisor, changed)
@@ -121,9 +124,9 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
 
 async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
     """Tell the keyholder of an open vault, and wait until it says what that means."""
-    if supervisor.guard.state == "unlocked" and supervisor.guard.control:
+    if supervisor.guard.state == "unlocked" and supervisor.guard.child.control:
         changed = supervisor.guard.changed
-        supervisor.guard.control.send({"do": "limit", **limits})
+        supervisor.guard.child.control.send({"do": "limit", **limits})
         await changed.wait()
 
 
@@ -131,7 +134,7 @@ async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Mess
     """End the daemon, once it has answered."""
     await supervisor.guard.look()
     supervisor.guard.refuse_to_lose(request)
-    await supervisor.guard.end()
+    await supervisor.guard.child.end()
     return {"ok": True}
 
 

@@ -1,40 +1,36 @@
-"""The keyholder as the supervisor sees it: a process, and a state."""
+"""The vault's state as the supervisor sees it, and the question to the operator."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller, Question
+from avault.daemon.child import Child
+from avault.daemon.helper import open_keychain, refuse_other_pairing
 from avault.daemon.programs import hear_program, run_program, start_program
-from avault.daemon.wire import Control
-from avault.errors import AvaultError, Denied, Locked, Tampered, TimedOut
+from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
-from avault.process import clean_environment, own_command, uptime
+from avault.process import own_command, uptime
 from avault.signer.remote import shorten_key
-from avault.vault.files import decode_file, encode_file, read_file, write_file
+from avault.vault.files import encode_file, write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from avault.protocol import Limits
+    from avault.protocol import Limits, Message
 
 
 class Guard:
-    """The keyholder's process, seen from the supervisor: its state, and the question that it may be asking.
+    """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
 
-    `state` is unlocked, waiting or locked; `report` is what the keyholder last
-    said of itself. `say` is told what happens.
+    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
+    `say` is told what happens.
     """
-
-    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
-    LOOK_TIME = 1.0  # seconds that it has to look at the disk
 
     def __init__(
         self,
@@ -44,15 +40,8 @@ class Guard:
         wrote: Callable[[], None],
         limits: Limits,
     ) -> None:
-        self.places, self.lock_fd, self.say, self.wrote, self.limits = (
-            places,
-            lock_fd,
-            say,
-            wrote,
-            limits,
-        )
-        self.process: asyncio.subprocess.Process | None = None
-        self.control: Control | None = None
+        self.places, self.say, self.wrote = places, say, wrote
+        self.child = Child(places, lock_fd, limits, self.receive, self.lost)
         self.state = "locked"
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
@@ -62,9 +51,6 @@ class Guard:
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
-        self.farewell: asyncio.Future[None] | None = None
-        # who waits for the keyholder to have looked at the disk
-        self.lookers: list[asyncio.Future[None]] = []
 
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired."""
@@ -117,30 +103,12 @@ class Guard:
 
     async def start(self) -> None:
         """Start a keyholder, if there is none."""
-        if self.control:
-            return
-        if self.process:  # the one before is on its way out
-            await self.process.wait()
-        if self.control:
-            return
-        ours, theirs = socket.socketpair()
-        self.report, self.failure = {}, None
-        self.control = Control(ours, self.receive, self.say_farewell)
-        with theirs:
-            command = own_command(
-                "keyholder", str(theirs.fileno()), self.places.dir, json.dumps(self.limits)
-            )
-            self.process = await asyncio.create_subprocess_exec(
-                *command,
-                pass_fds=(theirs.fileno(), self.lock_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=clean_environment(),
-                # the terminal's Ctrl-C is for the supervisor, which may refuse it
-                start_new_session=True,
-            )
+        await self.child.leave()
+        if not self.child.control:
+            self.report, self.failure = {}, None
+            await self.child.start()
 
-    def receive(self, message: dict[str, Any], fd: int | None) -> None:
+    def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
             self.report = message["report"]
@@ -155,28 +123,16 @@ class Guard:
             )
         elif "wrote" in message:
             self.wrote()
-        elif "looked" in message and self.lookers:
-            self.lookers.pop(0).cancel()
         elif "sealed" in message:
             self.sealed = message["sealed"]
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
-    def say_farewell(self) -> None:
-        """The control stream ended."""
-        self.control = None
-        while self.lookers:
-            self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.lost())
-
-    async def lost(self) -> None:
+    def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
-        if self.process:
-            code = await self.process.wait()
-            if code and not self.failure:
-                self.failure = AvaultError(
-                    f"the keyholder ended by {'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)}"
-                )
+        if code and not self.failure:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.failure = AvaultError(f"the keyholder ended by {how}")
         if self.failure:
             self.say(self.failure.message)
             if self.failure.code == Denied.code:
@@ -184,30 +140,15 @@ class Guard:
         self.turn("locked")
 
     async def look(self) -> None:
-        """Have the keyholder look at the disk, before its state is told or ended; a busy one is not waited for long."""
-        if self.state == "unlocked" and self.control:
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.lookers.append(looked)
-            self.control.send({"do": "look"})
-            await asyncio.wait([looked], timeout=self.LOOK_TIME)
-
-    async def end(self) -> None:
-        """Lock: the keyholder finishes a write that is under way, and exits; one that does not is killed."""
-        process = self.process
-        if not process or process.returncode is not None:
-            return
-        if self.control:
-            self.control.send({"do": "lock"})
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        if self.farewell:
-            await self.farewell
+        """Have the keyholder look at the disk, before its state is told or ended."""
+        if self.state == "unlocked":
+            await self.child.look()
 
     async def ask(self, caller: Caller, nsec: int | None = None) -> None:
-        """Ask for the key until the vault is open: one question, shared by all who wait. Raises TimedOut, and what ended it."""
+        """Ask for the key until the vault is open: one question, shared by all who wait.
+
+        Raises TimedOut, and what ended it.
+        """
         if self.state == "unlocked":
             return
         keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
@@ -221,9 +162,9 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.control and keychain:
-                    nsec = self.open_keychain()
-                if self.control:
+                if self.child.control and keychain:
+                    nsec = open_keychain(self.keychain_command("get"))
+                if self.child.control:
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
                     wish: dict[str, Any] = {
@@ -235,11 +176,11 @@ class Guard:
                         "at_once": at_once,
                         "unattended": not caller.is_attended,
                     }
-                    self.control.send({"do": "unlock", **wish}, nsec)
+                    self.child.control.send({"do": "unlock", **wish}, nsec)
                     if keychain and nsec is not None:
                         os.close(nsec)
                 while self.state != "unlocked":
-                    if not self.control:
+                    if not self.child.control:
                         raise self.failure or Locked(
                             "the vault was locked meanwhile", "ask again with: avault unlock"
                         )
@@ -259,7 +200,10 @@ class Guard:
                 self.rest()
 
     def stay(self, caller: Caller) -> None:
-        """Where a caller wants that, wait for the answer as long as it may come, also when the caller is gone."""
+        """Where a caller wants that, wait for the answer as long as it may come.
+
+        Also when the caller is gone.
+        """
         if caller.stay is None or (self.staying and not self.staying.done()):
             return
         daemon = Caller(None, caller.accept_rollback, stay=caller.stay)
@@ -276,17 +220,17 @@ class Guard:
         """Nobody waits for the question: have the keyholder ask no more, and listen."""
         if self.state == "unlocked":
             return
-        if self.control:
-            self.control.send(
+        if self.child.control:
+            self.child.control.send(
                 {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
             )
         if self.state == "waiting" and not self.report.get("talking"):
             self.turn("locked")
 
     async def lock(self) -> None:
-        """Lock; where the phone has a question, only its keyholder stays, without any secret, and listens."""
+        """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
         if self.state == "unlocked" or self.report.get("talking"):
-            await self.end()
+            await self.child.end()
         else:
             self.question.give_up()
             self.rest()
@@ -294,8 +238,8 @@ class Guard:
 
     def ask_again(self) -> None:
         """Have the phone's question go out at once, if there is one."""
-        if self.state == "waiting" and self.control:
-            self.control.send({"do": "ask"})
+        if self.state == "waiting" and self.child.control:
+            self.child.control.send({"do": "ask"})
 
     def keychain_command(self, action: str) -> list[str]:
         """The process that asks the platform's keychain."""
@@ -303,34 +247,18 @@ class Guard:
         label = f"avault: unlock key of {name} ({self.places.dir})"
         return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
 
-    def open_keychain(self) -> int:
-        """Ask the keychain for the unlock key: the end of the socket that its answer comes through, for the keyholder.
-
-        Not a pipe: its reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
-        """
-        answer, end = socket.socketpair()
-        quiet = subprocess.DEVNULL
-        with end:
-            words = self.keychain_command("get")
-            subprocess.Popen(
-                words,
-                stdin=quiet,
-                stdout=end.fileno(),
-                stderr=quiet,
-                cwd="/",
-                env=clean_environment(),
-            )
-        return answer.detach()
-
     async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
-        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it; what that said."""
-        if self.state != "unlocked" or not self.control:
+        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it.
+
+        What the keychain's process said.
+        """
+        if self.state != "unlocked" or not self.child.control:
             raise self.locked()
         if not self.report.get("proven"):
             raise Denied(
                 "nobody has shown yet that the phone opens this vault", self.pairing_hint()
             )
-        self.refuse_other_pairing()
+        refuse_other_pairing(self.places, self.report)
         found = await run_program(self.keychain_command("look"))
         if found.get("outcome") == "unavailable":
             return found  # nobody is asked for what cannot be
@@ -341,7 +269,7 @@ class Guard:
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             process = start_program(self.keychain_command("set"), stdin=end.fileno())
             self.failure = self.sealed = None
-            self.control.send(
+            self.child.control.send(
                 {"do": "keychain", "caller": caller, "helper": process.pid}, door.fileno()
             )
         answer = await hear_program(process)
@@ -351,27 +279,13 @@ class Guard:
             write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
         return answer
 
-    def refuse_other_pairing(self) -> None:
-        """Raise Denied, Tampered where no pairing is for the open vault; the keyholder looks more closely before it asks."""
-        path = self.places.own("pairing.json")
-        if not os.path.lexists(path):
-            raise Denied(
-                "only a paired, open vault can be given to a keychain", "pair it with: avault pair"
-            )
-        found = decode_file("pairing", read_file(path), path)
-        if (found["agent"], found["operator"]) != (
-            self.report["agent_npub"],
-            self.report["signer_npub"],
-        ):
-            hint = "avault status, which puts back the one that opened it; then try again"
-            raise Tampered(
-                "pairing.json is for another agent or operator than the open vault", hint
-            )
-
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
         if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
-            hint = "put the file back (git checkout), or write what is served: avault restore --unsaved; or insist with --force"
+            hint = (
+                "put the file back (git checkout), or write what is served:"
+                " avault restore --unsaved; or insist with --force"
+            )
             raise Denied(
                 "avault.enc on the disk is not what is served: to lock now may lose it", hint
             )
@@ -381,7 +295,3 @@ class Guard:
                 "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
                 hint,
             )
-
-    def pid(self) -> int | None:
-        """The keyholder's process id, while it lives."""
-        return self.process.pid if self.process and self.process.returncode is None else None

@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
 
 def main_supervisor(argv: list[str]) -> NoReturn:
-    """The supervisor process: `avault.py supervisor OPTIONS`, a JSON object of what `start_daemon` wants."""
+    """The supervisor process: `avault.py supervisor OPTIONS`.
+
+    The options are a JSON object of what `start_daemon` wants.
+    """
     try:
         options = json.loads(argv[0])
         options["dir"], options["background"], options["ready"]
     except (IndexError, ValueError, TypeError, KeyError):
         sys.exit(
-            "avault: error: the supervisor is not started by hand\navault: hint: avault daemon start"
+            "avault: error: the supervisor is not started by hand\n"
+            "avault: hint: avault daemon start"
         )
 
     service = os.environ.pop("NOTIFY_SOCKET", "")  # of systemd, sd_notify(3); not for our children
@@ -100,8 +104,8 @@ def main_keyholder(argv: list[str]) -> NoReturn:
 def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
     """Start the supervisor: in the background, and return when it listens; or become it.
 
-    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes
-    into a socket that only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
+    Either way it is a fresh process with a clean environment. NOSTR_NSEC goes into a socket that
+    only a keyholder will read, and that /proc/PID/fd does not open. `wanted` is what is not as in
     `options` below. Raises what kept it from listening.
     """
     if not is_file_there(places.dir):
@@ -118,10 +122,17 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         nsec = mine.detach()
         os.set_inheritable(nsec, True)
     options = {
-        "dir": places.dir, "socket": places.socket, "pid_file": places.pid_file, "background": background, "ask": False,
-        "timeout": None, "accept_rollback": False, "lock_after": None, "lock_idle": None, "notify": None, "nsec": nsec,
-        "ready": None, **wanted,
-    }  # fmt: skip
+        "dir": places.dir,
+        "socket": places.socket,
+        "pid_file": places.pid_file,
+        "background": background,
+        "ready": None,
+        "ask": False,
+        "nsec": nsec,
+        **dict.fromkeys(("timeout", "lock_after", "lock_idle", "notify")),
+        "accept_rollback": False,
+        **wanted,
+    }
     if not background:
         command = own_command("supervisor", json.dumps(options))
         manager = {name: os.environ[name] for name in ("NOTIFY_SOCKET",) if name in os.environ}

@@ -27,7 +27,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
     `git` is what `avault git record` said last.
     """
     fields = describe_disk(places, guard.state == "unlocked")
-    if guard.control:
+    if guard.child.control:
         known = {name: value for name, value in guard.report.items() if value is not None}
         fields |= {name: value for name, value in known.items() if name in fields}
     if problem := fields.pop("problem"):
@@ -51,9 +51,9 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "vault_id": places.id,
         "socket": places.socket,
         "pid": os.getpid(),
-        "keyholder_pid": guard.pid(),
-        "locks_after": guard.limits[0],
-        "locks_idle": guard.limits[1],
+        "keyholder_pid": guard.child.pid(),
+        "locks_after": guard.child.limits[0],
+        "locks_idle": guard.child.limits[1],
         "git": git,
         "keychain": os.path.lexists(places.own("keychain.json")),
         "version": __version__,

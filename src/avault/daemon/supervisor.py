@@ -109,10 +109,10 @@ class Supervisor:
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
         await self.stopping.wait()
-        await self.guard.end()
+        await self.guard.child.end()
         self.listener.close()
         # who sees our connections end may start another daemon at once
-        os.close(self.guard.lock_fd)
+        os.close(self.guard.child.lock_fd)
         self.say("stopped")
 
     async def serve(self, sock: socket.socket) -> None:
@@ -193,9 +193,9 @@ class Supervisor:
             return await self.answers[op](self, sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.guard.control:
+        if not self.guard.child.control:
             raise self.guard.locked()
-        self.guard.control.send({"do": "connection", "frame": request}, sock.fileno())
+        self.guard.child.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
     async def notify(self, command: str) -> None:
