@@ -7949,7 +7949,7 @@ class Guard:
             self.turn("locked")
 
     async def lock(self) -> None:
-        """Lock; where the phone has a question, its keyholder stays, without a secret, to listen."""
+        """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
         if self.state == "unlocked" or self.report.get("talking"):
             await self.child.end()
         else:
