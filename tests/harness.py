@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
+from unittest import mock
 
 import nostr_sdk
 from canary import record
@@ -177,7 +178,12 @@ class Machine:
             self.is_person = True
 
     def status(self) -> dict[str, Any]:
-        """`avault status --json`, whatever its exit code."""
+        """What `avault status --json` prints, without a process for it where the command is the installed one."""
+        if self.command == [AVAULT]:
+            with mock.patch.dict(os.environ, self.env, clear=True), contextlib.suppress(avault.AvaultError):
+                status = {"ok": True, **avault.look(avault.Places())}
+                record("status", json.dumps(status))
+                return status
         return dict(self("status", "--json", code=None).json)
 
     def wait_state(self, state: str, timeout: float = 60) -> dict[str, Any]:

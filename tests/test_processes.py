@@ -34,6 +34,10 @@ def is_alive(pid: int) -> bool:
     """Whether a process runs; an orphan that a lazy init has not reaped does not."""
     if not is_there(pid):
         return False
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+        return False
     done = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], check=False, capture_output=True, text=True)
     return done.stdout.strip()[:1] not in ("", "Z")
 

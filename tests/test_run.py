@@ -26,6 +26,7 @@ from canary import Canary
 from harness import AVAULT, Machine, Screen, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_processes import is_alive
 
 import avault
 
@@ -251,21 +252,16 @@ def test_a_killed_run_ends_the_command(vault: Machine, how: str) -> None:
         wait_until(lambda: not any(map(is_alive, pids)))
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
-
-
 @linux
 def test_orphans_are_taken_care_of(vault: Machine) -> None:
     """As process 1 of a container must: nothing stays a zombie."""
-    running = vault.start("run", "--", "bash", "-c", 'setsid -f sh -c "sleep 0.1"; sleep 0.1; echo ready; read line', input="")
+    script = 'setsid -f sh -c "sleep 0.1"; echo ready; until [ -e seen ]; do sleep 0.05; done'
+    running = vault.start("run", "--", "bash", "-c", script)
     running.line("ready")
     [keeper] = wait_until(lambda: children(running.process.pid))
     wait_until(lambda: len(children(keeper)) <= 1)
-    running.wait()
+    (vault.top / "seen").touch()
+    assert running.wait().returncode == 0
 
 
 def test_the_path_is_searched_as_execvp_does(vault: Machine, tmp_path: Path) -> None:

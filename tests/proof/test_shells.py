@@ -23,7 +23,7 @@ import pytest
 from canary import Canary
 from harness import Machine
 from test_export import NASTY, batches, chunks, compare, dumped, generated, globs, shell  # noqa: F401  globs is a fixture
-from test_import import SEED, WRITERS, has, reader
+from test_import import SEED, WRITERS, has
 
 import avault
 
@@ -159,10 +159,10 @@ def test_what_shells_write_is_read_or_named():
     for number, (name, (argv, script)) in enumerate({**WRITERS, **MORE_WRITERS}.items()):
         is_zsh = argv[0] == "zsh"
         keep: Callable[[str], bool] = is_read_back_by_zsh if is_zsh else bool
-        count += lines_by(argv, script, lambda text, is_zsh=is_zsh: reader.parse_shell(text, is_zsh), keep, 1000 * number)
+        count += lines_by(argv, script, lambda text, is_zsh=is_zsh: avault.parse_shell(text, is_zsh), keep, 1000 * number)
         assert name
     script = 'for name in (string split " " $NAMES); echo set -gx $name (string escape -- "$$name"); end'
-    count += lines_by(["fish", "--no-config"], script, reader.parse_fish, bool, 99_000)  # `audit` reads those
+    count += lines_by(["fish", "--no-config"], script, avault.parse_fish, bool, 99_000)  # `audit` reads those
     figures.at_least("lines that shells wrote, read back", count)
 
 
@@ -171,10 +171,10 @@ def test_what_export_writes_is_read_back():
     count = 0
     for number in range(figures.pick(1, 100)):
         values = variables(1000, number)
-        found = reader.parse_dotenv(avault.render_export("dotenv", values))
+        found = avault.parse_dotenv(avault.render_export("dotenv", values))
         assert {each.name: each.value for each in found} == values and not [each for each in found if each.problem]
         for key, value in values.items():
-            [each] = reader.parse_dotenv(avault.quote_dotenv(key, value))
+            [each] = avault.parse_dotenv(avault.quote_dotenv(key, value))
             assert (each.name, each.value, each.problem) == (key, value, "")
             count += 1
     figures.at_least("lines that export wrote, read back", count)
@@ -192,7 +192,7 @@ def test_what_shells_quote_in_a_dotenv_file_is_read_or_said():
             key: value for key, value in variables(figures.pick(200, 1000), 50_000 + number).items() if is_read_back_by_zsh(value)
         }
         for line in re.split(r"(?m)^(?=export )", written(argv, script, values)):
-            found = {each.name: each for each in reader.parse_dotenv(line) if each.name in values}
+            found = {each.name: each for each in avault.parse_dotenv(line) if each.name in values}
             for key, each in found.items():
                 if each.problem or each.remark:
                     said += 1
