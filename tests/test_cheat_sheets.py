@@ -408,9 +408,11 @@ def test_from_op_and_from_bitwarden(desk: Desk, canary: Canary, allow: Callable[
 
     commands = sheet.take(4, "avault")
     several = "\n".join(json.dumps(each, indent=2) for each in OP)  # of a list on stdin: one after another
-    listing = (
-        'case "$*" in "item list --vault Agent --format json") echo "[{}]"; exit;; "item get - --format json") ;; *) exit 2; esac'
-    )
+    listing = """case "$*" in
+        "item list --vault Agent --format json") echo "[{}]"; exit;;
+        "item get - --format json") cat >/dev/null;;
+        *) exit 2;;
+    esac"""
     print_from(desk, "op", sample(canary, several), listing)
     one, two, three = map(canary.new, "123")
     expected = {"database/PASSWORD": three, "database/USERNAME": "me", "open-ai/CREDENTIAL": one, "open-ai/ORG_ID": two}

@@ -910,7 +910,7 @@ def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
 
     monkeypatch.setenv("HOME", str(repository.home))
     monkeypatch.setattr(avault, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
-    assert avault.Repository(str(repository.vault)).commit(ANYTHING)
+    assert avault.commit_files(avault.Repository(str(repository.vault)), ANYTHING)
     assert len(waited) == 3 and in_head(repository) == data
 
 

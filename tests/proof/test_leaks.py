@@ -630,7 +630,8 @@ def test_a_crash_leaves_no_core(machine: Machine, canary: Canary) -> None:
         keyholder = machine.wait_state("unlocked")["keyholder_pid"]
         os.kill(keyholder, number)
         assert ended(traces, keyholder) == f"+++ killed by {number.name} +++"
-        assert f"the keyholder ended by signal {number:d}" in json.dumps(machine.status())
+        said = f"the keyholder ended by signal {number:d}"
+        wait_until(lambda said=said: said in json.dumps(machine.status()), what=said)
         machine("daemon", "stop", "--force")
 
     machine("daemon", "start", "-b", NOSTR_NSEC=HEX)
