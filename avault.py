@@ -100,7 +100,7 @@ The rooms, in order; each calls only what stands above it:
     git/repository            The vault's git repository: what git knows of our files, and which state it is in
     git/committing            How a commit of the vault is made
     git/copies                Asking the keyholder about copies of the vault
-    git/driver                avault as git's merge driver and diff filter: what git is told, and whether it was
+    git/driver                git's merge driver and diff filter, which avault is: what git is told, and whether it was
     git/history               avault history, restore: looking back
     git/settling              Both sides of a conflict, merged
     git/merge                 avault git merge, git diff: two machines' work on the vault, by key
@@ -6003,6 +6003,11 @@ class Reporter:
         self.warnings: dict[str, str] = {}
         self.reported = uptime()
 
+    def warn_of_a_change(self, name: str) -> None:
+        """Remember that a file of this machine was changed while the vault was open."""
+        why = "was changed while the vault was open, and was written anew"
+        self.warnings[name] = f"{name} {why}"
+
     def report(self) -> None:
         """Tell what `status` shows."""
         self.reported = uptime()
@@ -6080,9 +6085,7 @@ class Contact:
             found = None
         if not found or not found.is_same(self.pairing):
             self.keep(self.pairing)
-            self.reporter.warnings["pairing.json"] = (
-                "pairing.json was changed while the vault was open, and was written anew"
-            )
+            self.reporter.warn_of_a_change("pairing.json")
 
     def find(self, store: Store | None) -> Pairing | None:
         """This machine's pairing, for the open vault; None where there is none.
@@ -6578,9 +6581,7 @@ class Ratchet:
             if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
                 await self.write(keys, self.content, also_recovery=False)
                 if is_turned:
-                    self.reporter.warnings["unlock.json"] = (
-                        "unlock.json was changed while the vault was open, and was written anew"
-                    )
+                    self.reporter.warn_of_a_change("unlock.json")
 
 
 # -------------------------------------------------------- daemon/writing ----
@@ -6865,9 +6866,7 @@ class Holding:
         is_settled = not store.trouble and not store.writing
         if is_settled and not has_bytes(self.places.own("pin.json"), pin):
             if not store.warning:  # else it could not be written before
-                self.reporter.warnings["pin.json"] = (
-                    "pin.json was changed while the vault was open, and was written anew"
-                )
+                self.reporter.warn_of_a_change("pin.json")
             store.pin()
 
     async def verify_recovery(self) -> None:
@@ -10512,7 +10511,7 @@ def has_all(vault: Described, other: Described) -> bool:
 
 
 # ------------------------------------------------------------ git/driver ----
-# avault as git's merge driver and diff filter: what git is told, and whether it was.
+# git's merge driver and diff filter, which avault is: what git is told, and whether it was.
 
 
 def expected_settings() -> dict[str, str]:

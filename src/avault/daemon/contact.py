@@ -75,9 +75,7 @@ class Contact:
             found = None
         if not found or not found.is_same(self.pairing):
             self.keep(self.pairing)
-            self.reporter.warnings["pairing.json"] = (
-                "pairing.json was changed while the vault was open, and was written anew"
-            )
+            self.reporter.warn_of_a_change("pairing.json")
 
     def find(self, store: Store | None) -> Pairing | None:
         """This machine's pairing, for the open vault; None where there is none.

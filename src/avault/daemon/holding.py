@@ -230,9 +230,7 @@ class Holding:
         is_settled = not store.trouble and not store.writing
         if is_settled and not has_bytes(self.places.own("pin.json"), pin):
             if not store.warning:  # else it could not be written before
-                self.reporter.warnings["pin.json"] = (
-                    "pin.json was changed while the vault was open, and was written anew"
-                )
+                self.reporter.warn_of_a_change("pin.json")
             store.pin()
 
     async def verify_recovery(self) -> None:

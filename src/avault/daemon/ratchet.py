@@ -114,6 +114,4 @@ class Ratchet:
             if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
                 await self.write(keys, self.content, also_recovery=False)
                 if is_turned:
-                    self.reporter.warnings["unlock.json"] = (
-                        "unlock.json was changed while the vault was open, and was written anew"
-                    )
+                    self.reporter.warn_of_a_change("unlock.json")

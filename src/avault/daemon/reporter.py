@@ -24,6 +24,11 @@ class Reporter:
         self.warnings: dict[str, str] = {}
         self.reported = uptime()
 
+    def warn_of_a_change(self, name: str) -> None:
+        """Remember that a file of this machine was changed while the vault was open."""
+        why = "was changed while the vault was open, and was written anew"
+        self.warnings[name] = f"{name} {why}"
+
     def report(self) -> None:
         """Tell what `status` shows."""
         self.reported = uptime()

@@ -1,4 +1,4 @@
-"""avault as git's merge driver and diff filter: what git is told, and whether it was."""
+"""git's merge driver and diff filter, which avault is: what git is told, and whether it was."""
 
 from __future__ import annotations
 
