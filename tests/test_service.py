@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_the_unit_starts_this_vault_and_asks(vault: Machine) -> None:
     text = unit(vault, "--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'")
     python, *words = command_line(text)
     assert words == [
-        *("-P", os.path.realpath(avault.__file__), "daemon", "start", "--dir", str(vault.vault)),
+        *("-P", os.path.realpath(sysconfig.get_path("purelib") + "/avault.py"), "daemon", "start", "--dir", str(vault.vault)),
         *("--lock-after", "8h", "--lock-idle", "90", "--notify", "notify-send \"$AVAULT_STATE\" '50%'"),
     ]
     assert os.path.samefile(python, sys.executable)
