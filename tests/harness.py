@@ -125,7 +125,6 @@ class Machine:
             self.env["AVAULT_DIR"] = str(vault)
         self.running: list[Running] = []
         self.is_person = True
-        self.socket = ""  # of a machine on the shelf
         self.operator = nostr_sdk.Keys.generate()
 
     def __call__(
@@ -178,13 +177,17 @@ class Machine:
             self.is_person = True
 
     def status(self) -> dict[str, Any]:
-        """What `avault status --json` prints, without a process for it where the command is the installed one."""
-        if self.command == [AVAULT]:
-            with mock.patch.dict(os.environ, self.env, clear=True), contextlib.suppress(avault.AvaultError):
-                status = {"ok": True, **avault.look(avault.Places())}
-                record("status", json.dumps(status))
-                return status
+        """What `avault status --json` prints, whatever its exit code."""
+        if status := self.look():
+            record("status", json.dumps(status))
+            return status
         return dict(self("status", "--json", code=None).json)
+
+    def look(self) -> dict[str, Any] | None:
+        """The same without a process for it; None where the command is not the installed one, or has only an error to say."""
+        with mock.patch.dict(os.environ, self.env, clear=True), contextlib.suppress(avault.AvaultError):
+            return {"ok": True, **avault.look(avault.Places())} if self.command == [AVAULT] else None
+        return None
 
     def wait_state(self, state: str, timeout: float = 60) -> dict[str, Any]:
         """The status, once it has that state."""
@@ -237,15 +240,12 @@ class Machine:
         """End what runs here, whatever its state."""
         for running in self.running:
             running.kill()
-        for path in self.runtime.glob("*.pid"):  # as a service manager would, which costs less than asking
-            with contextlib.suppress(ValueError, ProcessLookupError):
-                os.kill(int(path.read_text()), signal.SIGTERM)
-        with contextlib.suppress(AssertionError):
-            wait_until(lambda: not any(self.runtime.glob("*.pid")), 5)
-        if not any(self.runtime.iterdir()) and not any(self.state.rglob("socket")):
-            return
+        if (status := self.look()) and status["pid"]:  # as a service manager would, which costs less than asking
+            with contextlib.suppress(ProcessLookupError, AssertionError):
+                os.kill(status["pid"], signal.SIGTERM)
+                wait_until(lambda: (now := self.look()) and now["state"] == "stopped", 5)
         for _ in range(3):
-            status = json.loads(
+            status = self.look() or json.loads(
                 subprocess.run([*self.command, "status", "--json"], check=False, env=self.env, capture_output=True).stdout
             )
             if status["state"] == "stopped":
@@ -275,19 +275,20 @@ class Shelf:
     def lend(self, top: Path, prepare: Callable[..., None], *given: Any) -> Iterator[Machine]:
         """A machine on which `prepare` has been called, and for which `top` is the directory that commands run in."""
         machine, before = self.kept.pop(prepare, (None, None))
-        if machine is None:
-            machine = Machine(top)
-            prepare(machine, *given)
-            machine.socket = machine.status()["socket"]
-            before = look(machine)
-        machine.top, environment = top, dict(machine.env)
+        machine = machine or Machine(top)
+        is_same = False
         try:
+            if before is None:
+                prepare(machine, *given)
+                before = describe(machine)
+            machine.top = top
             yield machine
-        finally:
             for running in machine.running:
                 running.kill()
             machine.running.clear()
-            if look(machine) == before and machine.env == environment:
+            is_same = describe(machine) == before
+        finally:
+            if is_same:
                 self.kept[prepare] = machine, before
             else:
                 machine.end()
@@ -298,23 +299,17 @@ class Shelf:
             machine.end()
 
 
-def look(machine: Machine) -> Any:
-    """What a test may have changed: files, but for logs, and what the daemon says of itself; None where it says nothing."""
+def describe(machine: Machine) -> Any:
+    """What a test may have changed: files, but for logs; what the daemon says of itself; and how the machine is used."""
     files = {}
     for path in (path for place in (machine.home, machine.state, machine.runtime) for path in place.rglob("*")):
         about = path.lstat()
         is_log = path.name.startswith(("access.log", "refused.log", "log.json"))
         data = path.read_bytes() if stat.S_ISREG(about.st_mode) and not is_log else None
         files[path] = about.st_mode, data
-    places = avault.Places(str(machine.vault))
-    places.socket, places.state = machine.socket, str(machine.state)
-    try:
-        status = avault.ask_daemon(places, "status")
-    except avault.AvaultError:
-        return None
-    return files, {
-        name: status[name] for name in ("state", "keyholder_pid", "since", "locks_after", "locks_idle", "warnings", "git")
-    }
+    status = machine.status()
+    said = {name: status[name] for name in ("state", "keyholder_pid", "since", "locks_after", "locks_idle", "warnings", "git")}
+    return files, said, dict(machine.env), list(machine.command)
 
 
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
