@@ -1666,7 +1666,10 @@ if not TYPE_CHECKING:
 
 @dataclass_transform(field_specifiers=(field,))
 class Fields:
-    """A class that is made a dataclass when its first instance is made; with the same settings."""
+    """A class that is made a dataclass when its first instance is made; with the same settings.
+
+    No lock guards that: threads that may make a first instance at once are not to be had.
+    """
 
     _settings: dict[str, bool]
 
@@ -3986,7 +3989,7 @@ class Pairing:
     def save(self, places: Places, name: str = "pairing.json") -> None:
         """Write pairing.json.
 
-        Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`.
+        Only for one by which the phone has opened an envelope of this vault: see `Contact.keep`.
         """
         content = {
             "client_key": self.keys.secret_key().to_hex(),
@@ -17399,11 +17402,13 @@ def own_files() -> Iterator[str]:
     """What runs where avault runs: its files, Python, packages, and where those are looked for."""
     yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
     here = os.path.dirname(__file__)
-    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
-    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
-        spec = importlib.util.find_spec(package)
-        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
-            yield from (top, *(os.path.join(top, name) for name in files))
+    tops = [os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault")]
+    specs = map(importlib.util.find_spec, ("nostr_sdk", "click", "qrcode", "PIL"))
+    tops += [os.path.dirname(spec.origin) for spec in specs if spec and spec.origin]
+    for top in tops:
+        yield top
+        for place, _, files in os.walk(top):
+            yield from (place, *(os.path.join(place, name) for name in files))
 
 
 def is_roots_alone(path: str) -> bool:

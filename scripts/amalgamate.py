@@ -220,8 +220,8 @@ def read_rooms(source: Path) -> list[Room]:
 
 
 def check_names(rooms: list[Room]) -> None:
-    """Raise Refused for a name that two rooms define."""
-    owner: dict[str, str] = {}
+    """Raise Refused for a name that two rooms define, or that one defines and another imports as a module."""
+    owner = {name: f"the module {name}" for name in whole_and_parts([each for room in rooms for each in room.modules])}
     for room in rooms:
         for name in dict.fromkeys([*room.defines(), *room.modules & {room.name for room in rooms}]):
             if name in owner:

@@ -86,6 +86,7 @@ def add(source: Path, room: str, *lines: str) -> None:
         ("errors", "import json as j", "a module has one name"),
         ("errors", "from typing import Any", "belongs under TYPE_CHECKING"),
         ("errors", "class Places: ...", "Places is defined by places and by errors"),
+        ("vault/records", "def signal(): ...", "signal is defined by the module signal and by vault/records"),
         ("errors", "print('x')", "nothing happens at top level"),
         ("errors", "for x in (): pass", "nothing happens at top level"),
         ("errors", "x = open('/dev/null')", "open would be called at once"),

@@ -664,3 +664,12 @@ def test_only_root_may_start_the_systems_service(system: Booted) -> None:
             assert f"hint: {hint}\n" in alice(*words, code=6).stderr
         assert alice.status()["state"] == "starting"
         system.as_root(alice, "service", "uninstall", "--system", "--force")
+
+
+def test_what_root_may_run_is_every_file_of_avault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a package beside it."""
+    extra = tmp_path / "avault_extras" / "deep" / "part.py"
+    extra.parent.mkdir(parents=True)
+    extra.touch()
+    monkeypatch.setattr(avault, "__file__", str(tmp_path / "avault.py"))
+    assert {str(extra), str(extra.parent), str(tmp_path / "avault_extras")} <= {*avault.own_files()}

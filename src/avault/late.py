@@ -88,7 +88,10 @@ if not TYPE_CHECKING:
 
 @dataclass_transform(field_specifiers=(field,))
 class Fields:
-    """A class that is made a dataclass when its first instance is made; with the same settings."""
+    """A class that is made a dataclass when its first instance is made; with the same settings.
+
+    No lock guards that: threads that may make a first instance at once are not to be had.
+    """
 
     _settings: dict[str, bool]
 

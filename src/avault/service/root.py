@@ -58,11 +58,13 @@ def own_files() -> Iterator[str]:
     """What runs where avault runs: its files, Python, packages, and where those are looked for."""
     yield from (os.path.abspath(sys.argv[0]), sys.executable, sys.prefix, *sys.path)
     here = os.path.dirname(__file__)
-    yield from (os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault"))
-    for package in ("nostr_sdk", "click", "qrcode", "PIL"):
-        spec = importlib.util.find_spec(package)
-        for top, _, files in os.walk(os.path.dirname(spec.origin)) if spec and spec.origin else ():
-            yield from (top, *(os.path.join(top, name) for name in files))
+    tops = [os.path.join(here, name) for name in os.listdir(here) if name.startswith("avault")]
+    specs = map(importlib.util.find_spec, ("nostr_sdk", "click", "qrcode", "PIL"))
+    tops += [os.path.dirname(spec.origin) for spec in specs if spec and spec.origin]
+    for top in tops:
+        yield top
+        for place, _, files in os.walk(top):
+            yield from (place, *(os.path.join(place, name) for name in files))
 
 
 def is_roots_alone(path: str) -> bool:

@@ -92,7 +92,7 @@ class Pairing:
     def save(self, places: Places, name: str = "pairing.json") -> None:
         """Write pairing.json.
 
-        Only for one by which the phone has opened an envelope of this vault: see `keep_pairing`.
+        Only for one by which the phone has opened an envelope of this vault: see `Contact.keep`.
         """
         content = {
             "client_key": self.keys.secret_key().to_hex(),
