@@ -120,9 +120,9 @@ def test_each_write_is_committed_by_itself(machine, canary):
     assert touched(machine) == OURS
     put(machine, "openai/ORG", "x")
     recorded(machine)
-    said = told(machine, "committed")
+    head = git(machine, "rev-parse", "--short=12", "HEAD")
+    said = wait_until(lambda: (last := told(machine, "committed"))["commit"] == head and last, what="word of the last commit")
     assert said["repository"] == str(machine.vault) and said["push"] == "none"
-    assert said["commit"] == git(machine, "rev-parse", "--short=12", "HEAD")
     machine("delete", "openai/ORG")
     recorded(machine)
     assert commits(machine) == [MESSAGE] * 3

@@ -244,12 +244,15 @@ def test_a_killed_run_ends_the_command(vault: Machine, how: str) -> None:
         [AVAULT, "run", "--", "bash", "-c", script], env=vault.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        pids = [int(process.stdout.readline()), int(process.stdout.readline())]
-        if how != "avault run":
-            pids = pids[:1]
+        command, below = int(process.stdout.readline()), int(process.stdout.readline())
+        if how == "avault run":
+            process.kill()
+            wait_until(lambda: not is_alive(below))
+        else:
             os.kill(children(process.pid)[0], signal.SIGKILL)  # the keeper, as `pkill -9 avault` would
-        process.kill()
-        wait_until(lambda: not any(map(is_alive, pids)))
+            process.kill()
+            os.kill(below, signal.SIGKILL)  # nobody is left who would
+        wait_until(lambda: not is_alive(command))
 
 
 @linux
