@@ -34,6 +34,7 @@ The rooms, in order; each calls only what stands above it:
     protocol                  The socket protocol: its requests, and its frames
     systemd                   What systemd says of the service that avault installs
     client                    A client's connection to the daemon
+    extras                    What needs packages that avault does without: src/avault_extras/, installed as avault_extras
     late                      What is made when it is first used: patterns, dataclasses, contexts, properties
     nostr                     What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
     process                   How our processes start: a clean environment, hardened, the vault's lock
@@ -57,8 +58,12 @@ The rooms, in order; each calls only what stands above it:
     signer/question           A question to the signer: when it goes out again, and what an answer that refuses it means
     signer/remarks            What the operator should know of the signer while it is asked
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
-    custody/custodian         The ways to get the agent's key
-    custody/keychain          The process that asks the keychain: the platform's own, or none
+    custody/prompt            The person at a terminal, asked by a process that is not of that terminal
+    custody/custodian         The seam of custody: what a custodian is, what its helper is told, and what may come of it
+    custody/keychain          The keychain as a custodian: the platform's own, or none
+    custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
+    custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
+    custody/obtaining         The ways to get the agent's key, as the keyholder has them
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
     daemon/autolock           When an open vault locks by itself
     daemon/callers            Who is at the other end of a connection
@@ -88,7 +93,6 @@ The rooms, in order; each calls only what stands above it:
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
     terminal/commands         The table of commands, from which click is told when one is run
-    terminal/extras           What needs packages that avault does without: src/avault_extras/, installed as avault_extras
     terminal/help             The page of help
     terminal/talk             What is said to a person, on stderr, and what is given out, on stdout
     terminal/qr               A QR code: in a terminal that is large enough, and as a picture
@@ -272,10 +276,10 @@ if TYPE_CHECKING:
     import urllib.parse
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import Any, AnyStr, IO, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, dataclass_transform
+    from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
-    Custodian: TypeAlias = "GivenKey | Keychain | Phone"
+    Custodian: TypeAlias = "GivenKey | KeptKey | Phone"
     Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
@@ -285,6 +289,34 @@ if TYPE_CHECKING:
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
+    class Custodian(Protocol):
+        """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
+
+        No text that it raises holds a secret. A refusal by a person, a wrong PIN or passphrase, and
+        a policy's no are Denied, and never tried again.
+        """
+
+        # whether somebody has to be there when it opens the vault
+        needs_person: ClassVar[bool]
+        # what `custody add` may be told: what it is, and its default; None where it has to be told
+        SETTINGS: ClassVar[dict[str, tuple[str, str | None]]]
+
+        def __init__(self, errand: Errand) -> None: ...
+
+        def settle(self) -> dict[str, str]:
+            """The settings as they are to be kept: complete, paths absolute; raises Usage."""
+
+        def probe(self) -> str:
+            """Whether it could open the vault now, in a few words; asks nobody."""
+
+        def set(self, secret: str) -> str | None:
+            """Keep the secret; give what is to lie in the vault's own file, if anything is."""
+
+        def get(self) -> str:
+            """The secret."""
+
+        def delete(self) -> None:
+            """Forget the secret, where the custodian keeps it itself."""
 else:
     asyncio = Lazy("asyncio")
     base64 = Lazy("base64")
@@ -1591,6 +1623,42 @@ def env(group: str) -> dict[str, str]:
     return dict(ask_daemon(Places(), "get", group=group)["values"])
 
 
+# ---------------------------------------------------------------- extras ----
+# What needs packages that avault does without: src/avault_extras/, installed as avault_extras.
+#
+# Such a file is taken from beside this very one, or from the checkout that this one is of: no other
+# version's is.
+
+
+def load_extra(name: str, extra: str = "") -> Any:
+    """A module of avault_extras; raises Unavailable where it, or a package of its `extra`, is not."""
+    hint = f"in avault's folder: pip install '.[{extra or name}]'"
+    here = os.path.dirname(os.path.realpath(__file__))
+    paths = [
+        os.path.join(here, *place, f"{name}.py")
+        for place in (["avault_extras"], ["src", "avault_extras"])
+    ]
+    path = next(filter(os.path.isfile, paths), None)
+    if not path:
+        raise Unavailable(
+            f"avault_extras/{name}.py is not beside {os.path.join(here, 'avault.py')}", hint
+        )
+    sys.modules.setdefault(
+        "avault", sys.modules[__name__]
+    )  # this very file, when it is run by its path
+    spec = importlib.util.spec_from_file_location(f"avault_extras.{name}", path)
+    if not spec or not spec.loader:
+        raise AssertionError("unreachable")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if not extra:
+            raise
+        raise Unavailable(f"the package {error.name} is not installed", hint) from None
+    return module
+
+
 # ------------------------------------------------------------------ late ----
 # What is made when it is first used: patterns, dataclasses, contexts, properties.
 #
@@ -2875,7 +2943,11 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
-    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
+    "custody": {
+        "custodian": str, "kind": str, "settings": dict, "kept": (str, type(None)),
+        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
+    },
+    "custodians": {"order": list, "opened": dict},
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
@@ -2996,7 +3068,7 @@ def clean_directory(path: str) -> None:
     for name in os.listdir(path):
         stem, _, middle = name.removesuffix(".tmp").rpartition(".")
         ours = (
-            stem in {f".{each}" for each in OUR_FILES}
+            (stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-"))
             and name.endswith(".tmp")
             and len(middle) == 16
         )
@@ -3007,7 +3079,7 @@ def clean_directory(path: str) -> None:
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
-    "offered.json", "keychain.json", "recovery.json", "log.json", "pauses.json",
+    "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 
@@ -3312,8 +3384,13 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
     return encrypt(keys, peer, json.dumps(event))
 
 
-def seal_keys(keys: Keys, identity: str, operator: str, name: str) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
+def seal_keys(
+    keys: Keys, identity: str, operator: str, name: str, custodian: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator.
+
+    One for a `custodian` names that as well.
+    """
     unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
@@ -3321,6 +3398,7 @@ def seal_keys(keys: Keys, identity: str, operator: str, name: str) -> tuple[str,
         "vault": identity,
         "name": name,
         "operator": to_npub(operator),
+        **({"custodian": custodian} if custodian else {}),
     }
     sealed = encrypt(
         unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
@@ -3364,18 +3442,19 @@ def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) ->
     return content
 
 
-def open_nsec(content: dict[str, Any], answer: str) -> Keys:
+def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None) -> Keys:
     """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
 
-    What is sealed names vault, name and operator: whoever writes to the disk
-    cannot have the next copy sealed for somebody else, or with another sentence.
+    What is sealed names vault, name and operator, and the `custodian` if it is for one: whoever
+    writes to the disk cannot have the next copy sealed for somebody else, or with another sentence.
     """
     try:
         unlock = read_keys(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
         keys = read_keys(sealed["nsec"])
         pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
-        if pinned == (content["vault"], content["name"], content["operator"], content["agent"]):
+        named = (content["vault"], content["name"], content["operator"], content["agent"])
+        if pinned == named and sealed.get("custodian") == custodian:
             return keys
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
@@ -5235,108 +5314,169 @@ class RemoteSigner:
         self.changed()
 
 
-# ----------------------------------------------------- custody/custodian ----
-# The ways to get the agent's key.
-#
-# One is the phone; others are to come. Each is a class with `async def obtain(content)`, where
-# `content` is what `read_unlock` gives, and with `proves`: whether it shows that the operator's
-# phone opens this vault.
+# -------------------------------------------------------- custody/prompt ----
+# The person at a terminal, asked by a process that is not of that terminal.
 
 
-class GivenKey:
-    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+class Prompt:
+    """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
-    proves = False
+    What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
+    systemd.exec(5)). `close` puts the terminal's echo back, whoever ends us.
+    """
 
-    def __init__(self, nsec: str) -> None:
-        self.keys = parse_keys(nsec)
+    LONGEST = 4096  # bytes of an answer
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if it is this vault's agent; raises Tampered."""
-        if to_npub(public_hex(self.keys)) != content["agent"]:
-            raise Tampered(
-                "NOSTR_NSEC is not the key of this vault's agent",
-                f"the agent is {content['agent']}",
-            )
-        return self.keys
+    def __init__(self, path: str | None, answers: str | None = None) -> None:
+        self.path, self.answers = path, answers
+        self.fd, self.modes = -1, None  # type: tuple[int, Any]
 
+    def ask(self, question: str, credential: str = "") -> str:
+        """One line that the person types, not echoed; raises Denied, Unavailable.
 
-class Phone:
-    """The agent's key by the operator's approval, over NIP-46."""
-
-    proves = True
-
-    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
-        self.pairing, self.signer = pairing, signer
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """Ask for the envelope until it is opened; raises Denied, Tampered."""
-        pairing = self.pairing
-        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Tampered(
-                "the vault's files are not those that this machine was paired for",
-                "put the right directory back, or: avault pair --replace",
-            )
-        params = [pairing.agent, content["envelope"]]
-        accept = lambda result: open_nsec(content, result)  # noqa: E731
-        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
-
-
-class Keychain:
-    """The agent's key by an unlock key of its own, from the platform's keychain: nobody is asked."""
-
-    proves = False
-
-    def __init__(self, places: Places, answer: bytes) -> None:
-        self.path, self.answer = places.own("keychain.json"), answer
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if keychain.json is of this vault and the keychain had what opens it; raises Unavailable."""
+        `credential` names what may lie among a service's credentials instead.
+        """
+        directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+        given = os.path.join(directory, credential) if directory and credential else ""
+        if self.answers or os.path.isfile(given):
+            data = read_file(self.answers or given, self.LONGEST)
+            return self.check(data.decode(errors="replace").removesuffix("\n"))
+        self.tell(f"{question}: ", "")
+        silent = [*self.modes[:3], self.modes[3] & ~termios.ECHO, *self.modes[4:]]
+        termios.tcsetattr(self.fd, termios.TCSAFLUSH, silent)
         try:
-            answer = decode_frame(self.answer or b"{}")
-            sealed = decode_file("keychain", read_file(self.path), self.path)
-            if answer.get("outcome") != "ok":
-                raise Unavailable(
-                    f"{answer.get('outcome')}: {printable(answer.get('detail') or 'it did not answer')}"
-                )
-            if any(
-                sealed[name] != content[name] for name in ("vault", "name", "agent", "operator")
-            ):
-                raise Unavailable("keychain.json is of another vault")
-            return open_nsec(sealed, json.dumps({"avault": answer["value"]}))
-        except (AvaultError, ValueError) as error:
-            raise Unavailable(
-                error.message
-                if isinstance(error, AvaultError)
-                else "it answered with something else"
-            ) from None
+            typed = os.read(self.fd, self.LONGEST)
+        finally:
+            self.restore()
+        write_all(self.fd, b"\n")
+        return self.check(typed.decode(errors="replace").removesuffix("\n"))
+
+    def check(self, answer: str) -> str:
+        """An answer, if it is one; raises Denied."""
+        if not answer:
+            raise Denied("nothing was typed")
+        return answer
+
+    def tell(self, text: str, end: str = "\n") -> None:
+        """Show the person a line; raises Unavailable where there is none."""
+        if self.fd < 0:
+            self.open()
+        write_all(self.fd, f"avault: {text}{end}".encode())
+
+    def open(self) -> None:
+        """Open the terminal, which does not become ours; raises Unavailable."""
+        if not self.path:
+            raise Unavailable("somebody has to answer, and there is no terminal")
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if not os.isatty(fd) or os.fstat(fd).st_uid not in (os.getuid(), 0):
+                raise OSError("not a terminal of ours")
+            self.modes = termios.tcgetattr(fd)
+        except (OSError, termios.error):
+            raise Unavailable(f"{printable(self.path)} is no terminal that we can use") from None
+        self.fd = fd
+
+    def restore(self) -> None:
+        """Put the terminal's echo back."""
+        if self.fd >= 0:
+            termios.tcsetattr(self.fd, termios.TCSANOW, self.modes)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        try:
+            self.restore()
+        except termios.error:
+            pass  # it is gone
+
+
+# ----------------------------------------------------- custody/custodian ----
+# The seam of custody: what a custodian is, what its helper is told, and what may come of it.
+#
+# A custodian keeps an unlock key, which opens one sealed copy of the agent's key and nothing else. It
+# never has the agent's key, nor a secret. What it does, it does in a process of its own, the helper
+# (`avault.custody.helper`), which ends with its answer.
+
+
+ACTIONS = ("settle", "probe", "set", "get", "delete")
+OUTCOMES: dict[str, type[AvaultError]] = {
+    "not_found": NotFound,
+    "denied": Denied,
+    "unavailable": Unavailable,
+}
+
+
+class Errand:
+    """What a custodian's helper is sent for.
+
+    `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
+    `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
+    name it where it is kept with others, for a program and for a person. `directory` is where the
+    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is there.
+    """
+
+    def __init__(self, request: dict[str, Any], prompt: Prompt) -> None:
+        self.name = str(request["name"])
+        self.settings: dict[str, str] = dict(request["settings"])
+        self.kept: str | None = request.get("kept")
+        self.bound, self.account = str(request["bound"]), str(request["account"])
+        self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
+        self.limit, self.prompt = float(request["limit"]), prompt
+
+    def path(self, text: str) -> str:
+        """A path that a person typed, as an absolute one."""
+        return os.path.normpath(os.path.join(self.directory, os.path.expanduser(text)))
+
+
+def bind(vault: str, agent: str, name: str) -> str:
+    """What a wrapped unlock key is bound to: the vault's identity, its agent, the custodian."""
+    return f"avault:custody:v1:{vault}:{agent}:{name}"
+
+
+def read_answer(data: bytes) -> dict[str, Any]:
+    """A helper's answer; one that ended without any is an error."""
+    try:
+        return decode_frame(data)
+    except AvaultError:
+        return {"outcome": "error", "detail": "its helper ended without an answer"}
+
+
+def render_answer(outcome: str, said: object) -> bytes:
+    """A helper's answer: `value` where it is `ok`, else `detail`."""
+    return json.dumps({"outcome": outcome, "value" if outcome == "ok" else "detail": said}).encode()
+
+
+def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None = None) -> Any:
+    """The value of a helper's answer; raises the error that its outcome is."""
+    outcome = str(answer.get("outcome"))
+    if outcome == "ok":
+        return answer.get("value")
+    detail = printable(answer.get("detail") or outcome)
+    raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))
 
 
 # ------------------------------------------------------ custody/keychain ----
-# The process that asks the keychain: the platform's own, or none.
+# The keychain as a custodian: the platform's own, or none.
 #
-# An unlock key passes through it, between keychain and keyholder, and opens nothing by itself.
 # Whatever is installed or configured for the package keyring is not taken. references/keychain.md
 # says what it is worth, and where it works.
 
 
-KEYCHAIN_TIME = 30.0  # seconds that the keychain, and the person whom it asks, have for an answer
-# what it may mean: a reason, and the exceptions, D-Bus names and OSStatus (SecBase.h); others are
-# `error`
-KEYCHAIN_ERRORS = {
-    "not_found": ("the keychain has no entry for this vault", "ItemNotFoundException -25300"),
-    "denied": (
+# what may go wrong: a reason, and the exceptions, D-Bus names and OSStatus (SecBase.h) that mean it
+KEYCHAIN_ERRORS = (
+    (NotFound, "the keychain has no entry for this vault", "ItemNotFoundException -25300"),
+    (
+        Denied,
         "the keychain is locked, and its prompt was dismissed or has no screen",
-        "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked -128 -25293 -25308 -25315",
+        "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked"
+        " -128 -25293 -25308 -25315",
     ),
-    "unavailable": (
+    (
+        Unavailable,
         "the keychain of this session does not run",
-        "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited -25291 -25294 -25307",
+        "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited"
+        " -25291 -25294 -25307",
     ),
-}
+)
 
 
 def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
@@ -5407,84 +5547,231 @@ def macos_keychain(action: str, account: str, label: str, secret: str | None) ->
         raise
 
 
-def keychain(
-    action: str, account: str, label: str, secret: str | None, limit: float = KEYCHAIN_TIME
-) -> tuple[str, str | None]:
-    """`get`, `set`, `delete`, or `look` for, the entry `account` of the service `avault`: the outcome, and the value or why.
+class Keychain:
+    """The platform's own keychain; an entry of the service avault. A write is read back."""
 
-    `ok`; `not_found`; `denied`: locked, dismissed, or no answer for `limit` seconds; `unavailable`: no bus, no service,
-    nothing installed; `error`. A write is read back. A look shows no prompt. Raises nothing.
-    """
-    import threading
+    needs_person = False
+    SETTINGS: dict[str, tuple[str, str | None]] = {}
 
-    result: tuple[str, str | None] = (
-        "denied",
-        f"the keychain did not answer in {limit:g} s; is it locked?",
-    )
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
 
-    def ask() -> None:
-        nonlocal result
+    def settle(self) -> dict[str, str]:
+        """Nothing is to be said; but a keychain has to be there."""
         try:
-            if action not in ("get", "set", "delete", "look") or (action == "set") != bool(secret):
-                raise AvaultError("nothing came that the keychain could do, or keep")
-            kept = (macos_keychain if sys.platform == "darwin" else secret_service)(
-                action, account, label, secret
-            )
-            if kept != {"set": [secret], "delete": []}.get(action, kept):
-                raise AvaultError("the keychain did not keep what was written")
-            result = "ok", kept[0] if action == "get" else None
-        except AvaultError as error:
-            result = error.code, error.message
+            self.ask("look")
+        except (NotFound, Denied):
+            pass
+        return {}
+
+    def probe(self) -> str:
+        """Whether the entry is there, without a prompt."""
+        self.ask("look")
+        return "it is there"
+
+    def set(self, secret: str) -> None:
+        """Keep the secret in an entry, and take out what was there before."""
+        if self.ask("set", secret) != [secret]:
+            raise AvaultError("the keychain did not keep what was written")
+
+    def get(self) -> str:
+        """The entry's secret."""
+        return self.ask("get")[0]
+
+    def delete(self) -> None:
+        """Take the entry out."""
+        if self.ask("delete"):
+            raise AvaultError("the keychain still has what was deleted")
+
+    def ask(self, action: str, secret: str | None = None) -> list[str]:
+        """What the keychain keeps once `action` is done; raises what its error means."""
+        ask = macos_keychain if sys.platform == "darwin" else secret_service
+        try:
+            return ask(action, self.errand.account, self.errand.label, secret)
+        except AvaultError:
+            raise
         except ImportError:
             install = f"{shlex.quote(sys.executable)} -m pip install 'keyring>=25,<26'"
-            result = "unavailable", f"the package keyring is not installed; {install}"
+            raise Unavailable(f"the package keyring is not installed; {install}") from None
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
-            names = [
-                str(getattr(error, "name", None) or type(error).__name__),
-                *map(str, error.args[:1]),
-            ]
-            result = "error", f"the keychain failed: {printable(names[0])}"
-            for outcome, (reason, meant) in KEYCHAIN_ERRORS.items():
-                if set(names) & set(meant.split()):
-                    result = outcome, reason
-
-    # and no signal: macOS waits for its prompt outside of Python
-    worker = threading.Thread(target=ask, daemon=True)
-    worker.start()
-    worker.join(limit)
-    return result
+            given = getattr(error, "name", None) or type(error).__name__
+            names = {str(given), *map(str, error.args[:1])}
+            for kind, reason, meant in KEYCHAIN_ERRORS:
+                if names & set(meant.split()):
+                    raise kind(reason) from None
+            raise AvaultError(f"the keychain failed: {printable(given)}") from None
 
 
-def take_secret() -> str:
-    """The secret of `set`, over a socket that is made now that we are hardened; "" where nobody gives one."""
-    with introduce_helper(0) as own:
+# --------------------------------------------------------- custody/kinds ----
+# The kinds of custodians: those of the tool itself, and those that need another package.
+
+
+KINDS: dict[str, type[Custodian]] = {"keychain": Keychain}
+# their rooms are avault_extras/custody_KIND.py, with a class Custodian
+EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2")
+
+
+def find_kind(kind: str) -> type[Custodian]:
+    """The class of a kind; raises Usage, and Unavailable where its package is not installed."""
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind not in EXTRA_KINDS:
+        known = ", ".join((*KINDS, *EXTRA_KINDS))
+        raise Usage(f"there is no custodian of the kind {printable(kind)}", f"one of: {known}")
+    found: type[Custodian] = load_extra(f"custody_{kind.replace('-', '_')}", kind).Custodian
+    return found
+
+
+# -------------------------------------------------------- custody/helper ----
+# The process that does a custodian's errand: `avault.py custodian ACTION KIND`.
+#
+# An unlock key passes through it, between custodian and keyholder, and opens nothing by itself.
+# Stdin is a socket: through it comes one frame, the request (see `Errand`); for `set`, whoever has
+# the secret is met there (see `introduce_helper`). The answer goes to stdout: {"outcome", "value" or
+# "detail"}.
+
+
+def read_errand(sock: socket.socket) -> dict[str, Any]:
+    """The one frame that says what is to be done; raises AvaultError."""
+    read = bytearray()
+    while len(read) < 4 or len(read) < 4 + int.from_bytes(read[:4], "big"):
+        wanted = 4 + (int.from_bytes(read[:4], "big") if len(read) >= 4 else 0) - len(read)
+        if wanted > 1 << 20 or not (piece := sock.recv(wanted)):
+            raise AvaultError("no request came")
+        read += piece
+    return decode_frame(read[4:])
+
+
+def take_secret(door: int) -> str:
+    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
+    with introduce_helper(door) as own:
         read = bytearray()
         while piece := own.recv(4096):
             read += piece
     return read.decode()
 
 
-def main_keychain(argv: list[str]) -> NoReturn:
-    """The process `avault.py keychain get|set|delete|look ACCOUNT LABEL [SECONDS]`; ends by _exit, whoever still waits.
+def do_errand(action: str, kind: str, errand: Errand) -> Any:
+    """The value of an errand that succeeds; raises what went wrong."""
+    custodian = find_kind(kind)(errand)
+    if action == "set":
+        secret = take_secret(0)
+        if not secret:
+            raise AvaultError("nothing came that could be kept")
+        return custodian.set(secret)
+    return {name: getattr(custodian, name) for name in ACTIONS}[action]()
 
-    Stdin is a socket, over which the one who has the secret of `set` is met; the answer goes to stdout: {"outcome", "value"
-    or "detail"}.
-    """
+
+def answer_errand(action: str, kind: str, errand: Errand) -> bytes:
+    """The answer to an errand, within its limit; one that takes longer is `denied`."""
+    answer = render_answer("denied", f"no answer in {errand.limit:g} s")
+
+    def work() -> None:
+        nonlocal answer
+        try:
+            answer = render_answer("ok", do_errand(action, kind, errand))
+        except AvaultError as error:
+            answer = render_answer(error.code, error.message)
+        except Exception as error:  # its text comes from elsewhere, and may carry what it was about
+            answer = render_answer("error", f"it failed: {type(error).__name__}")
+
+    # A thread, and no signal: a library may wait where Python does not see it.
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(errand.limit)
+    return answer
+
+
+def main_custodian(argv: list[str]) -> NoReturn:
+    """Do one errand, and end by _exit, whoever still waits."""
+    prompt = None
     try:
-        harden("avault-keychain", die_with_parent=True)
-        action, account, label, *limit = argv
-        secret = take_secret() if action == "set" else None
-        outcome, said = keychain(action, account, label, secret, *map(float, limit))
-        write_all(
-            1,
-            json.dumps(
-                {"outcome": outcome, "value" if outcome == "ok" else "detail": said}
-            ).encode(),
-        )
+        harden("avault-custody", die_with_parent=True)
+        action, kind = argv
+        with socket.socket(fileno=os.dup(0)) as sock:
+            request = read_errand(sock)
+        prompt = Prompt(request.get("terminal"), request.get("answers"))
+        signal.signal(signal.SIGTERM, lambda *_: (prompt.close(), os._exit(0)))
+        write_all(1, answer_errand(action, kind, Errand(request, prompt)))
     except BaseException as error:
-        write_all(1, json.dumps({"outcome": "error", "detail": type(error).__name__}).encode())
+        write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
     finally:
+        if prompt:
+            prompt.close()
         os._exit(0)
+
+
+# ----------------------------------------------------- custody/obtaining ----
+# The ways to get the agent's key, as the keyholder has them.
+#
+# Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
+# with `proves`: whether it shows that the operator's phone opens this vault.
+
+
+class GivenKey:
+    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+
+    proves = False
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, if it is this vault's agent; raises Tampered."""
+        if to_npub(public_hex(self.keys)) != content["agent"]:
+            raise Tampered(
+                "NOSTR_NSEC is not the key of this vault's agent",
+                f"the agent is {content['agent']}",
+            )
+        return self.keys
+
+
+class Phone:
+    """The agent's key by the operator's approval, over NIP-46."""
+
+    proves = True
+
+    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
+        self.pairing, self.signer = pairing, signer
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """Ask for the envelope until it is opened; raises Denied, Tampered."""
+        pairing = self.pairing
+        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
+            content["agent"],
+            content["operator"],
+        ):
+            raise Tampered(
+                "the vault's files are not those that this machine was paired for",
+                "put the right directory back, or: avault pair --replace",
+            )
+        params = [pairing.agent, content["envelope"]]
+        accept = lambda result: open_nsec(content, result)  # noqa: E731
+        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
+
+
+class KeptKey:
+    """The agent's key by an unlock key of its own, from what a custodian's helper answered."""
+
+    proves = False
+
+    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
+        self.custodian, self.kept, self.answer = custodian, kept, answer
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, if the custodian is this vault's and had what opens it.
+
+        Raises what its outcome means (see `raise_outcome`), and Tampered.
+        """
+        kept = self.kept
+        pinned = [kept[name] == content[name] for name in ("vault", "name", "agent", "operator")]
+        if not all(pinned):
+            raise Tampered(
+                f"the custodian {self.custodian} is of another vault",
+                f"avault custody remove {self.custodian}",
+            )
+        unlock = raise_outcome(read_answer(self.answer))
+        return open_nsec(kept, json.dumps({"avault": unlock}), self.custodian)
 
 
 # --------------------------------------------------------- daemon/asking ----
@@ -9317,37 +9604,6 @@ def option(*names: str, **settings: Any) -> Callable[[], click.Parameter]:
 def argument(name: str, **settings: Any) -> Callable[[], click.Parameter]:
     """An argument, to be made when click is there."""
     return lambda: click.Argument([name], **settings)
-
-
-# ------------------------------------------------------- terminal/extras ----
-# What needs packages that avault does without: src/avault_extras/, installed as avault_extras.
-#
-# Such a file is taken from beside this very one, or from the checkout that this one is of: no other
-# version's is.
-
-
-def load_extra(name: str) -> Any:
-    """A module of avault_extras; raises Unavailable where it is not."""
-    hint = f"in avault's folder: pip install '.[{name}]'"
-    here = os.path.dirname(os.path.realpath(__file__))
-    paths = [
-        os.path.join(here, *place, f"{name}.py")
-        for place in (["avault_extras"], ["src", "avault_extras"])
-    ]
-    path = next(filter(os.path.isfile, paths), None)
-    if not path:
-        raise Unavailable(
-            f"avault_extras/{name}.py is not beside {os.path.join(here, 'avault.py')}", hint
-        )
-    sys.modules.setdefault(
-        "avault", sys.modules[__name__]
-    )  # this very file, when it is run by its path
-    spec = importlib.util.spec_from_file_location(f"avault_extras.{name}", path)
-    if not spec or not spec.loader:
-        raise AssertionError("unreachable")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # --------------------------------------------------------- terminal/help ----
@@ -22026,7 +22282,7 @@ def removal(places: Places) -> str:
     return f"secret-tool clear service {SERVICE} username {account(places)}"
 
 
-def raise_outcome(answer: dict[str, Any], message: str, hint: str) -> None:
+def raise_answer(answer: dict[str, Any], message: str, hint: str) -> None:
     """Raise the error that the keychain's outcome is; `ok` is none."""
     kinds = {"ok": None, "not_found": NotFound, "denied": Denied, "unavailable": Unavailable}
     if kind := kinds.get(answer["outcome"], AvaultError):
@@ -22058,7 +22314,7 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
         raise Denied("not confirmed; the phone stays the only way", "avault keychain enable --yes")
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
     answer = terminal.ask("keychain", action="enable")
-    raise_outcome(
+    raise_answer(
         answer,
         "not enabled: {}",
         "the phone opens the vault as before; see: avault keychain status",
@@ -22079,7 +22335,7 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
     terminal.need_daemon()
     answer = terminal.ask("keychain", action="disable")
     if answer["outcome"] != "not_found":
-        raise_outcome(
+        raise_answer(
             answer,
             "the phone is asked from now on, but the keychain still has its entry, which opens nothing any more: {}",
             f"try again when it is unlocked, or: {removal(terminal.places)}",
@@ -23553,8 +23809,8 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
 def main() -> NoReturn:
     """What the room `fast` left: one of our own processes, or a command by way of click."""
     argv = sys.argv[1:]
-    if argv[:1] == ["keychain"] and argv[1:2] in (["get"], ["look"], ["set"], ["delete"]):
-        main_keychain(argv[1:])
+    if argv[:1] == ["custodian"]:
+        main_custodian(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["keyholder"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from avault import __version__
 from avault.client import Interrupted, ask_daemon
-from avault.custody.custodian import GivenKey
+from avault.custody.obtaining import GivenKey
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, Tampered, Unavailable, Usage
 from avault.hints import call

@@ -46,7 +46,7 @@ def removal(places: Places) -> str:
     return f"secret-tool clear service {SERVICE} username {account(places)}"
 
 
-def raise_outcome(answer: dict[str, Any], message: str, hint: str) -> None:
+def raise_answer(answer: dict[str, Any], message: str, hint: str) -> None:
     """Raise the error that the keychain's outcome is; `ok` is none."""
     kinds = {"ok": None, "not_found": NotFound, "denied": Denied, "unavailable": Unavailable}
     if kind := kinds.get(answer["outcome"], AvaultError):
@@ -78,7 +78,7 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
         raise Denied("not confirmed; the phone stays the only way", "avault keychain enable --yes")
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
     answer = terminal.ask("keychain", action="enable")
-    raise_outcome(
+    raise_answer(
         answer,
         "not enabled: {}",
         "the phone opens the vault as before; see: avault keychain status",
@@ -99,7 +99,7 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
     terminal.need_daemon()
     answer = terminal.ask("keychain", action="disable")
     if answer["outcome"] != "not_found":
-        raise_outcome(
+        raise_answer(
             answer,
             "the phone is asked from now on, but the keychain still has its entry, which opens nothing any more: {}",
             f"try again when it is unlocked, or: {removal(terminal.places)}",

@@ -10,7 +10,7 @@ import click
 
 from avault import __version__
 from avault.cli.secrets import no_argument
-from avault.custody.keychain import main_keychain
+from avault.custody.helper import main_custodian
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.hints import call, say_error
@@ -286,8 +286,8 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
 def main() -> NoReturn:
     """What the room `fast` left: one of our own processes, or a command by way of click."""
     argv = sys.argv[1:]
-    if argv[:1] == ["keychain"] and argv[1:2] in (["get"], ["look"], ["set"], ["delete"]):
-        main_keychain(argv[1:])
+    if argv[:1] == ["custodian"]:
+        main_custodian(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["keyholder"]:

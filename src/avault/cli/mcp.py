@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.terminal.commands import command, option
-from avault.terminal.extras import load_extra
+from avault.extras import load_extra
 
 if TYPE_CHECKING:
     from avault.terminal.terminal import Terminal

@@ -1,98 +1,106 @@
-"""The ways to get the agent's key.
+"""The seam of custody: what a custodian is, what its helper is told, and what may come of it.
 
-One is the phone; others are to come. Each is a class with `async def obtain(content)`, where
-`content` is what `read_unlock` gives, and with `proves`: whether it shows that the operator's
-phone opens this vault.
+A custodian keeps an unlock key, which opens one sealed copy of the agent's key and nothing else. It
+never has the agent's key, nor a secret. What it does, it does in a process of its own, the helper
+(`avault.custody.helper`), which ends with its answer.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Tampered, Unavailable, printable
-from avault.nostr import parse_keys, public_hex, to_npub
-from avault.places import Places
+from avault.errors import AvaultError, Denied, NotFound, Unavailable, printable
 from avault.protocol import decode_frame
-from avault.signer.pairing import Pairing
-from avault.signer.remote import RemoteSigner
-from avault.vault.files import read_file
-from avault.vault.own_files import decode_file
-from avault.vault.seal import open_nsec
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar, Protocol
 
-    from avault.nostr import Keys
+    from avault.custody.prompt import Prompt
 
+    class Custodian(Protocol):
+        """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
 
-class GivenKey:
-    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+        No text that it raises holds a secret. A refusal by a person, a wrong PIN or passphrase, and
+        a policy's no are Denied, and never tried again.
+        """
 
-    proves = False
+        # whether somebody has to be there when it opens the vault
+        needs_person: ClassVar[bool]
+        # what `custody add` may be told: what it is, and its default; None where it has to be told
+        SETTINGS: ClassVar[dict[str, tuple[str, str | None]]]
 
-    def __init__(self, nsec: str) -> None:
-        self.keys = parse_keys(nsec)
+        def __init__(self, errand: Errand) -> None: ...
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if it is this vault's agent; raises Tampered."""
-        if to_npub(public_hex(self.keys)) != content["agent"]:
-            raise Tampered(
-                "NOSTR_NSEC is not the key of this vault's agent",
-                f"the agent is {content['agent']}",
-            )
-        return self.keys
+        def settle(self) -> dict[str, str]:
+            """The settings as they are to be kept: complete, paths absolute; raises Usage."""
 
+        def probe(self) -> str:
+            """Whether it could open the vault now, in a few words; asks nobody."""
 
-class Phone:
-    """The agent's key by the operator's approval, over NIP-46."""
+        def set(self, secret: str) -> str | None:
+            """Keep the secret; give what is to lie in the vault's own file, if anything is."""
 
-    proves = True
+        def get(self) -> str:
+            """The secret."""
 
-    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
-        self.pairing, self.signer = pairing, signer
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """Ask for the envelope until it is opened; raises Denied, Tampered."""
-        pairing = self.pairing
-        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Tampered(
-                "the vault's files are not those that this machine was paired for",
-                "put the right directory back, or: avault pair --replace",
-            )
-        params = [pairing.agent, content["envelope"]]
-        accept = lambda result: open_nsec(content, result)  # noqa: E731
-        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
+        def delete(self) -> None:
+            """Forget the secret, where the custodian keeps it itself."""
 
 
-class Keychain:
-    """The agent's key by an unlock key of its own, from the platform's keychain: nobody is asked."""
+ACTIONS = ("settle", "probe", "set", "get", "delete")
+OUTCOMES: dict[str, type[AvaultError]] = {
+    "not_found": NotFound,
+    "denied": Denied,
+    "unavailable": Unavailable,
+}
 
-    proves = False
 
-    def __init__(self, places: Places, answer: bytes) -> None:
-        self.path, self.answer = places.own("keychain.json"), answer
+class Errand:
+    """What a custodian's helper is sent for.
 
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if keychain.json is of this vault and the keychain had what opens it; raises Unavailable."""
-        try:
-            answer = decode_frame(self.answer or b"{}")
-            sealed = decode_file("keychain", read_file(self.path), self.path)
-            if answer.get("outcome") != "ok":
-                raise Unavailable(
-                    f"{answer.get('outcome')}: {printable(answer.get('detail') or 'it did not answer')}"
-                )
-            if any(
-                sealed[name] != content[name] for name in ("vault", "name", "agent", "operator")
-            ):
-                raise Unavailable("keychain.json is of another vault")
-            return open_nsec(sealed, json.dumps({"avault": answer["value"]}))
-        except (AvaultError, ValueError) as error:
-            raise Unavailable(
-                error.message
-                if isinstance(error, AvaultError)
-                else "it answered with something else"
-            ) from None
+    `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
+    `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
+    name it where it is kept with others, for a program and for a person. `directory` is where the
+    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is there.
+    """
+
+    def __init__(self, request: dict[str, Any], prompt: Prompt) -> None:
+        self.name = str(request["name"])
+        self.settings: dict[str, str] = dict(request["settings"])
+        self.kept: str | None = request.get("kept")
+        self.bound, self.account = str(request["bound"]), str(request["account"])
+        self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
+        self.limit, self.prompt = float(request["limit"]), prompt
+
+    def path(self, text: str) -> str:
+        """A path that a person typed, as an absolute one."""
+        return os.path.normpath(os.path.join(self.directory, os.path.expanduser(text)))
+
+
+def bind(vault: str, agent: str, name: str) -> str:
+    """What a wrapped unlock key is bound to: the vault's identity, its agent, the custodian."""
+    return f"avault:custody:v1:{vault}:{agent}:{name}"
+
+
+def read_answer(data: bytes) -> dict[str, Any]:
+    """A helper's answer; one that ended without any is an error."""
+    try:
+        return decode_frame(data)
+    except AvaultError:
+        return {"outcome": "error", "detail": "its helper ended without an answer"}
+
+
+def render_answer(outcome: str, said: object) -> bytes:
+    """A helper's answer: `value` where it is `ok`, else `detail`."""
+    return json.dumps({"outcome": outcome, "value" if outcome == "ok" else "detail": said}).encode()
+
+
+def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None = None) -> Any:
+    """The value of a helper's answer; raises the error that its outcome is."""
+    outcome = str(answer.get("outcome"))
+    if outcome == "ok":
+        return answer.get("value")
+    detail = printable(answer.get("detail") or outcome)
+    raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))

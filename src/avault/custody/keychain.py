@@ -1,40 +1,38 @@
-"""The process that asks the keychain: the platform's own, or none.
+"""The keychain as a custodian: the platform's own, or none.
 
-An unlock key passes through it, between keychain and keyholder, and opens nothing by itself.
 Whatever is installed or configured for the package keyring is not taken. references/keychain.md
 says what it is worth, and where it works.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Unavailable, printable
-from avault.plain import write_all
-from avault.process import harden, introduce_helper
+from avault.custody.custodian import Errand
+from avault.errors import AvaultError, Denied, NotFound, Unavailable, printable
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any
 
 
-KEYCHAIN_TIME = 30.0  # seconds that the keychain, and the person whom it asks, have for an answer
-# what it may mean: a reason, and the exceptions, D-Bus names and OSStatus (SecBase.h); others are
-# `error`
-KEYCHAIN_ERRORS = {
-    "not_found": ("the keychain has no entry for this vault", "ItemNotFoundException -25300"),
-    "denied": (
+# what may go wrong: a reason, and the exceptions, D-Bus names and OSStatus (SecBase.h) that mean it
+KEYCHAIN_ERRORS = (
+    (NotFound, "the keychain has no entry for this vault", "ItemNotFoundException -25300"),
+    (
+        Denied,
         "the keychain is locked, and its prompt was dismissed or has no screen",
-        "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked -128 -25293 -25308 -25315",
+        "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked"
+        " -128 -25293 -25308 -25315",
     ),
-    "unavailable": (
+    (
+        Unavailable,
         "the keychain of this session does not run",
-        "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited -25291 -25294 -25307",
+        "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited"
+        " -25291 -25294 -25307",
     ),
-}
+)
 
 
 def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
@@ -105,81 +103,56 @@ def macos_keychain(action: str, account: str, label: str, secret: str | None) ->
         raise
 
 
-def keychain(
-    action: str, account: str, label: str, secret: str | None, limit: float = KEYCHAIN_TIME
-) -> tuple[str, str | None]:
-    """`get`, `set`, `delete`, or `look` for, the entry `account` of the service `avault`: the outcome, and the value or why.
+class Keychain:
+    """The platform's own keychain; an entry of the service avault. A write is read back."""
 
-    `ok`; `not_found`; `denied`: locked, dismissed, or no answer for `limit` seconds; `unavailable`: no bus, no service,
-    nothing installed; `error`. A write is read back. A look shows no prompt. Raises nothing.
-    """
-    import threading
+    needs_person = False
+    SETTINGS: dict[str, tuple[str, str | None]] = {}
 
-    result: tuple[str, str | None] = (
-        "denied",
-        f"the keychain did not answer in {limit:g} s; is it locked?",
-    )
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
 
-    def ask() -> None:
-        nonlocal result
+    def settle(self) -> dict[str, str]:
+        """Nothing is to be said; but a keychain has to be there."""
         try:
-            if action not in ("get", "set", "delete", "look") or (action == "set") != bool(secret):
-                raise AvaultError("nothing came that the keychain could do, or keep")
-            kept = (macos_keychain if sys.platform == "darwin" else secret_service)(
-                action, account, label, secret
-            )
-            if kept != {"set": [secret], "delete": []}.get(action, kept):
-                raise AvaultError("the keychain did not keep what was written")
-            result = "ok", kept[0] if action == "get" else None
-        except AvaultError as error:
-            result = error.code, error.message
+            self.ask("look")
+        except (NotFound, Denied):
+            pass
+        return {}
+
+    def probe(self) -> str:
+        """Whether the entry is there, without a prompt."""
+        self.ask("look")
+        return "it is there"
+
+    def set(self, secret: str) -> None:
+        """Keep the secret in an entry, and take out what was there before."""
+        if self.ask("set", secret) != [secret]:
+            raise AvaultError("the keychain did not keep what was written")
+
+    def get(self) -> str:
+        """The entry's secret."""
+        return self.ask("get")[0]
+
+    def delete(self) -> None:
+        """Take the entry out."""
+        if self.ask("delete"):
+            raise AvaultError("the keychain still has what was deleted")
+
+    def ask(self, action: str, secret: str | None = None) -> list[str]:
+        """What the keychain keeps once `action` is done; raises what its error means."""
+        ask = macos_keychain if sys.platform == "darwin" else secret_service
+        try:
+            return ask(action, self.errand.account, self.errand.label, secret)
+        except AvaultError:
+            raise
         except ImportError:
             install = f"{shlex.quote(sys.executable)} -m pip install 'keyring>=25,<26'"
-            result = "unavailable", f"the package keyring is not installed; {install}"
+            raise Unavailable(f"the package keyring is not installed; {install}") from None
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
-            names = [
-                str(getattr(error, "name", None) or type(error).__name__),
-                *map(str, error.args[:1]),
-            ]
-            result = "error", f"the keychain failed: {printable(names[0])}"
-            for outcome, (reason, meant) in KEYCHAIN_ERRORS.items():
-                if set(names) & set(meant.split()):
-                    result = outcome, reason
-
-    # and no signal: macOS waits for its prompt outside of Python
-    worker = threading.Thread(target=ask, daemon=True)
-    worker.start()
-    worker.join(limit)
-    return result
-
-
-def take_secret() -> str:
-    """The secret of `set`, over a socket that is made now that we are hardened; "" where nobody gives one."""
-    with introduce_helper(0) as own:
-        read = bytearray()
-        while piece := own.recv(4096):
-            read += piece
-    return read.decode()
-
-
-def main_keychain(argv: list[str]) -> NoReturn:
-    """The process `avault.py keychain get|set|delete|look ACCOUNT LABEL [SECONDS]`; ends by _exit, whoever still waits.
-
-    Stdin is a socket, over which the one who has the secret of `set` is met; the answer goes to stdout: {"outcome", "value"
-    or "detail"}.
-    """
-    try:
-        harden("avault-keychain", die_with_parent=True)
-        action, account, label, *limit = argv
-        secret = take_secret() if action == "set" else None
-        outcome, said = keychain(action, account, label, secret, *map(float, limit))
-        write_all(
-            1,
-            json.dumps(
-                {"outcome": outcome, "value" if outcome == "ok" else "detail": said}
-            ).encode(),
-        )
-    except BaseException as error:
-        write_all(1, json.dumps({"outcome": "error", "detail": type(error).__name__}).encode())
-    finally:
-        os._exit(0)
+            given = getattr(error, "name", None) or type(error).__name__
+            names = {str(given), *map(str, error.args[:1])}
+            for kind, reason, meant in KEYCHAIN_ERRORS:
+                if names & set(meant.split()):
+                    raise kind(reason) from None
+            raise AvaultError(f"the keychain failed: {printable(given)}") from None

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import GivenKey, Keychain, Phone
+from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.autolock import AutoLock
 from avault.daemon.contact import Contact
 from avault.daemon.log import AccessLog
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from avault.nostr import Keys
     from avault.protocol import Limits
 
-    Custodian: TypeAlias = "GivenKey | Keychain | Phone"
+    Custodian: TypeAlias = "GivenKey | KeptKey | Phone"
 
 
 class Holding:

@@ -6,7 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import Phone
+from avault.custody.obtaining import Phone
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Tampered

@@ -7,7 +7,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import GivenKey
+from avault.custody.obtaining import GivenKey
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import choose_relays, prove, shake_hands
 from avault.daemon.wire import Session

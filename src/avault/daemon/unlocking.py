@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import GivenKey, Keychain, Phone
+from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.holding import Holding
 from avault.daemon.reporter import Reporter
 from avault.errors import Locked, Unavailable, complain

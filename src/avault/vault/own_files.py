@@ -37,7 +37,11 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
-    "keychain": {"vault": str, "name": str, "agent": str, "operator": str, "sealed": str},
+    "custody": {
+        "custodian": str, "kind": str, "settings": dict, "kept": (str, type(None)),
+        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
+    },
+    "custodians": {"order": list, "opened": dict},
     "machine": {"id": str, "host": str},
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
@@ -158,7 +162,7 @@ def clean_directory(path: str) -> None:
     for name in os.listdir(path):
         stem, _, middle = name.removesuffix(".tmp").rpartition(".")
         ours = (
-            stem in {f".{each}" for each in OUR_FILES}
+            (stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-"))
             and name.endswith(".tmp")
             and len(middle) == 16
         )
@@ -169,7 +173,7 @@ def clean_directory(path: str) -> None:
 OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
-    "offered.json", "keychain.json", "recovery.json", "log.json", "pauses.json",
+    "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
     "socket", "python", "unsaved.enc", "damaged.enc",
 )  # fmt: skip
 

@@ -102,8 +102,13 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
     return encrypt(keys, peer, json.dumps(event))
 
 
-def seal_keys(keys: Keys, identity: str, operator: str, name: str) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator."""
+def seal_keys(
+    keys: Keys, identity: str, operator: str, name: str, custodian: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator.
+
+    One for a `custodian` names that as well.
+    """
     unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
@@ -111,6 +116,7 @@ def seal_keys(keys: Keys, identity: str, operator: str, name: str) -> tuple[str,
         "vault": identity,
         "name": name,
         "operator": to_npub(operator),
+        **({"custodian": custodian} if custodian else {}),
     }
     sealed = encrypt(
         unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
@@ -154,18 +160,19 @@ def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) ->
     return content
 
 
-def open_nsec(content: dict[str, Any], answer: str) -> Keys:
+def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None) -> Keys:
     """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
 
-    What is sealed names vault, name and operator: whoever writes to the disk
-    cannot have the next copy sealed for somebody else, or with another sentence.
+    What is sealed names vault, name and operator, and the `custodian` if it is for one: whoever
+    writes to the disk cannot have the next copy sealed for somebody else, or with another sentence.
     """
     try:
         unlock = read_keys(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
         keys = read_keys(sealed["nsec"])
         pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
-        if pinned == (content["vault"], content["name"], content["operator"], content["agent"]):
+        named = (content["vault"], content["name"], content["operator"], content["agent"])
+        if pinned == named and sealed.get("custodian") == custodian:
             return keys
     except (ValueError, TypeError, KeyError, RecursionError):
         pass

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def load_extra(name: str) -> Any:
-    """A module of avault_extras; raises Unavailable where it is not."""
-    hint = f"in avault's folder: pip install '.[{name}]'"
+def load_extra(name: str, extra: str = "") -> Any:
+    """A module of avault_extras; raises Unavailable where it, or a package of its `extra`, is not."""
+    hint = f"in avault's folder: pip install '.[{extra or name}]'"
     here = os.path.dirname(os.path.realpath(__file__))
     paths = [
         os.path.join(here, *place, f"{name}.py")
@@ -37,5 +37,10 @@ def load_extra(name: str) -> Any:
     if not spec or not spec.loader:
         raise AssertionError("unreachable")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        if not extra:
+            raise
+        raise Unavailable(f"the package {error.name} is not installed", hint) from None
     return module

@@ -1,0 +1,96 @@
+"""The process that does a custodian's errand: `avault.py custodian ACTION KIND`.
+
+An unlock key passes through it, between custodian and keyholder, and opens nothing by itself.
+Stdin is a socket: through it comes one frame, the request (see `Errand`); for `set`, whoever has
+the secret is met there (see `introduce_helper`). The answer goes to stdout: {"outcome", "value" or
+"detail"}.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from avault.custody.custodian import ACTIONS, Errand, render_answer
+from avault.custody.kinds import find_kind
+from avault.custody.prompt import Prompt
+from avault.errors import AvaultError
+from avault.plain import write_all
+from avault.process import harden, introduce_helper
+from avault.protocol import decode_frame
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+
+def read_errand(sock: socket.socket) -> dict[str, Any]:
+    """The one frame that says what is to be done; raises AvaultError."""
+    read = bytearray()
+    while len(read) < 4 or len(read) < 4 + int.from_bytes(read[:4], "big"):
+        wanted = 4 + (int.from_bytes(read[:4], "big") if len(read) >= 4 else 0) - len(read)
+        if wanted > 1 << 20 or not (piece := sock.recv(wanted)):
+            raise AvaultError("no request came")
+        read += piece
+    return decode_frame(read[4:])
+
+
+def take_secret(door: int) -> str:
+    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
+    with introduce_helper(door) as own:
+        read = bytearray()
+        while piece := own.recv(4096):
+            read += piece
+    return read.decode()
+
+
+def do_errand(action: str, kind: str, errand: Errand) -> Any:
+    """The value of an errand that succeeds; raises what went wrong."""
+    custodian = find_kind(kind)(errand)
+    if action == "set":
+        secret = take_secret(0)
+        if not secret:
+            raise AvaultError("nothing came that could be kept")
+        return custodian.set(secret)
+    return {name: getattr(custodian, name) for name in ACTIONS}[action]()
+
+
+def answer_errand(action: str, kind: str, errand: Errand) -> bytes:
+    """The answer to an errand, within its limit; one that takes longer is `denied`."""
+    answer = render_answer("denied", f"no answer in {errand.limit:g} s")
+
+    def work() -> None:
+        nonlocal answer
+        try:
+            answer = render_answer("ok", do_errand(action, kind, errand))
+        except AvaultError as error:
+            answer = render_answer(error.code, error.message)
+        except Exception as error:  # its text comes from elsewhere, and may carry what it was about
+            answer = render_answer("error", f"it failed: {type(error).__name__}")
+
+    # A thread, and no signal: a library may wait where Python does not see it.
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    worker.join(errand.limit)
+    return answer
+
+
+def main_custodian(argv: list[str]) -> NoReturn:
+    """Do one errand, and end by _exit, whoever still waits."""
+    prompt = None
+    try:
+        harden("avault-custody", die_with_parent=True)
+        action, kind = argv
+        with socket.socket(fileno=os.dup(0)) as sock:
+            request = read_errand(sock)
+        prompt = Prompt(request.get("terminal"), request.get("answers"))
+        signal.signal(signal.SIGTERM, lambda *_: (prompt.close(), os._exit(0)))
+        write_all(1, answer_errand(action, kind, Errand(request, prompt)))
+    except BaseException as error:
+        write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
+    finally:
+        if prompt:
+            prompt.close()
+        os._exit(0)

@@ -1,0 +1,28 @@
+"""The kinds of custodians: those of the tool itself, and those that need another package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avault.custody.keychain import Keychain
+from avault.errors import Usage, printable
+from avault.extras import load_extra
+
+if TYPE_CHECKING:
+    from avault.custody.custodian import Custodian
+
+
+KINDS: dict[str, type[Custodian]] = {"keychain": Keychain}
+# their rooms are avault_extras/custody_KIND.py, with a class Custodian
+EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2")
+
+
+def find_kind(kind: str) -> type[Custodian]:
+    """The class of a kind; raises Usage, and Unavailable where its package is not installed."""
+    if kind in KINDS:
+        return KINDS[kind]
+    if kind not in EXTRA_KINDS:
+        known = ", ".join((*KINDS, *EXTRA_KINDS))
+        raise Usage(f"there is no custodian of the kind {printable(kind)}", f"one of: {known}")
+    found: type[Custodian] = load_extra(f"custody_{kind.replace('-', '_')}", kind).Custodian
+    return found

@@ -1,0 +1,88 @@
+"""The ways to get the agent's key, as the keyholder has them.
+
+Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
+with `proves`: whether it shows that the operator's phone opens this vault.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avault.custody.custodian import raise_outcome, read_answer
+from avault.errors import Tampered
+from avault.nostr import parse_keys, public_hex, to_npub
+from avault.signer.pairing import Pairing
+from avault.signer.remote import RemoteSigner
+from avault.vault.seal import open_nsec
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.nostr import Keys
+
+
+class GivenKey:
+    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+
+    proves = False
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, if it is this vault's agent; raises Tampered."""
+        if to_npub(public_hex(self.keys)) != content["agent"]:
+            raise Tampered(
+                "NOSTR_NSEC is not the key of this vault's agent",
+                f"the agent is {content['agent']}",
+            )
+        return self.keys
+
+
+class Phone:
+    """The agent's key by the operator's approval, over NIP-46."""
+
+    proves = True
+
+    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
+        self.pairing, self.signer = pairing, signer
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """Ask for the envelope until it is opened; raises Denied, Tampered."""
+        pairing = self.pairing
+        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
+            content["agent"],
+            content["operator"],
+        ):
+            raise Tampered(
+                "the vault's files are not those that this machine was paired for",
+                "put the right directory back, or: avault pair --replace",
+            )
+        params = [pairing.agent, content["envelope"]]
+        accept = lambda result: open_nsec(content, result)  # noqa: E731
+        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
+
+
+class KeptKey:
+    """The agent's key by an unlock key of its own, from what a custodian's helper answered."""
+
+    proves = False
+
+    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
+        self.custodian, self.kept, self.answer = custodian, kept, answer
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, if the custodian is this vault's and had what opens it.
+
+        Raises what its outcome means (see `raise_outcome`), and Tampered.
+        """
+        kept = self.kept
+        pinned = [kept[name] == content[name] for name in ("vault", "name", "agent", "operator")]
+        if not all(pinned):
+            raise Tampered(
+                f"the custodian {self.custodian} is of another vault",
+                f"avault custody remove {self.custodian}",
+            )
+        unlock = raise_outcome(read_answer(self.answer))
+        return open_nsec(kept, json.dumps({"avault": unlock}), self.custodian)

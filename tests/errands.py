@@ -1,0 +1,56 @@
+"""Errands of a custodian's helper, as the daemon sends them: the real process, with us as supervisor and keyholder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from harness import SOURCE
+
+BOUND = "avault:custody:v1:" + "0" * 32 + ":npub1test:here"
+SECRET = "5f" * 32  # an unlock key is 64 hex digits
+
+
+def send_errand(
+    action: str,
+    kind: str,
+    settings: dict[str, str] | None = None,
+    *,
+    kept: str | None = None,
+    secret: str | None = None,
+    limit: float = 30.0,
+    env: dict[str, str] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """The answer of `avault.py custodian ACTION KIND`: {"outcome": "ok", "value": …} or {"outcome": …, "detail": …}.
+
+    `fields` are others of the request: name, bound, account, label, terminal, answers, directory.
+    """
+    request = {
+        "name": "here", "settings": settings or {}, "kept": kept, "bound": BOUND, "limit": limit,
+        "account": "avault1-AAAAAAAAAAAAAAAA:here", "label": "avault: unlock key of test (/vault)", **fields,
+    }  # fmt: skip
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = subprocess.Popen(
+            [sys.executable, str(SOURCE), "custodian", action, kind],
+            stdin=theirs.fileno(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **(env or {})},
+            cwd="/",
+        )
+        data = json.dumps(request).encode()
+        ours.sendall(len(data).to_bytes(4, "big") + data)
+        if action == "set":
+            _, fds, _, _ = socket.recv_fds(ours, 64, 1)
+            for fd in fds:
+                with socket.socket(fileno=fd) as own:
+                    own.sendall((secret or "").encode())
+        output, _ = process.communicate(timeout=limit + 30)
+    answer: dict[str, Any] = json.loads(output)
+    return answer
