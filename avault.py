@@ -60,10 +60,13 @@ The rooms, in order; each calls only what stands above it:
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
     custody/prompt            The person at a terminal, asked by a process that is not of that terminal
     custody/custodian         The seam of custody: what a custodian is, what its helper is told, and what may come of it
+    custody/custodians        The custodians of this machine's vault: in which order they are tried, and what each has
     custody/keychain          The keychain as a custodian: the platform's own, or none
     custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
     custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     custody/obtaining         The ways to get the agent's key, as the keyholder has them
+    custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
+    daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
     daemon/autolock           When an open vault locks by itself
     daemon/callers            Who is at the other end of a connection
@@ -75,16 +78,17 @@ The rooms, in order; each calls only what stands above it:
     daemon/ratchet            The ratchet: after each unlock this machine's envelope is another one
     daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
-    daemon/keychain           Giving a keychain an unlock key of its own, if the operator agrees
+    daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
-    daemon/programs           The programs that the supervisor runs: each prints a JSON object
-    daemon/helper             What comes before a keychain is asked: its process, and whose vault it is about
+    daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
+    daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
+    daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/recorder           Having git told of what was written
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
@@ -166,7 +170,7 @@ The rooms, in order; each calls only what stands above it:
     openclaw/provider         avault openclaw-provider where the fast part had no answer: asks the phone, with restraint
     doctor/patient            avault doctor: what a check is given, and what it finds
     doctor/around             Checks of what is around the vault: git, files with secrets in clear
-    doctor/daemon             Checks of the daemon: its version, its service, the keychain
+    doctor/daemon             Checks of the daemon: its version, its service
     doctor/phone              Checks of the way to the phone: relays, pairing, clocks
     doctor/directories        Whose a directory is, who may enter it, and what file system it is on
     doctor/state              Checks of the state directory: this machine's own part, and what other copies left of theirs
@@ -178,10 +182,11 @@ The rooms, in order; each calls only what stands above it:
     completion/zsh            The completion script for zsh
     cli/ceremony              The talk with the operator while a signer is paired: what is said, shown and asked
     cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
+    cli/custody               avault custody: the other ways to open the vault than the phone
     cli/daemon                avault daemon start, daemon stop, unlock, lock, version
     cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
-    cli/keychain              avault keychain: opening the vault without the phone
+    cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
     cli/log                   avault log: who got what, and when; and what was refused
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
@@ -279,16 +284,17 @@ if TYPE_CHECKING:
     from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
-    Custodian: TypeAlias = "GivenKey | KeptKey | Phone"
     Event: TypeAlias = nostr_sdk.Event
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
+    Manage = Callable[["Guard", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
     P = ParamSpec("P")
     Respond = Callable[["Supervisor", socket.socket, Message], Awaitable[Message]]
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
+    Way: TypeAlias = "GivenKey | KeptKey | Phone"
     class Custodian(Protocol):
         """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
 
@@ -939,7 +945,7 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
     audit daemon delete doctor drill edit export forget get git has history import init inject
-    keychain list lock log mcp migrate mv openclaw openclaw-provider pair recover restore run scan
+    custody keychain list lock log mcp migrate mv openclaw openclaw-provider pair recover restore run scan
     service set status sync unlock wait
     """.split()
 )
@@ -1292,7 +1298,7 @@ def printable(text: object, limit: int = 200) -> str:
 
 
 # answered by the supervisor
-DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "keychain", "record"}
+DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "record"}
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
@@ -2944,7 +2950,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
     "custody": {
-        "custodian": str, "kind": str, "settings": dict, "kept": (str, type(None)),
+        "custodian": str, "kind": str, "asks": bool, "settings": dict, "kept": (str, type(None)),
         "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
     },
     "custodians": {"order": list, "opened": dict},
@@ -5329,7 +5335,8 @@ class Prompt:
 
     def __init__(self, path: str | None, answers: str | None = None) -> None:
         self.path, self.answers = path, answers
-        self.fd, self.modes = -1, None  # type: tuple[int, Any]
+        self.fd = -1
+        self.modes: list[Any] = []
 
     def ask(self, question: str, credential: str = "") -> str:
         """One line that the person types, not echoed; raises Denied, Unavailable.
@@ -5397,11 +5404,12 @@ class Prompt:
 # (`avault.custody.helper`), which ends with its answer.
 
 
-ACTIONS = ("settle", "probe", "set", "get", "delete")
 OUTCOMES: dict[str, type[AvaultError]] = {
     "not_found": NotFound,
     "denied": Denied,
     "unavailable": Unavailable,
+    "usage": Usage,
+    "tampered": Tampered,
 }
 
 
@@ -5440,9 +5448,11 @@ def read_answer(data: bytes) -> dict[str, Any]:
         return {"outcome": "error", "detail": "its helper ended without an answer"}
 
 
-def render_answer(outcome: str, said: object) -> bytes:
-    """A helper's answer: `value` where it is `ok`, else `detail`."""
-    return json.dumps({"outcome": outcome, "value" if outcome == "ok" else "detail": said}).encode()
+def render_answer(outcome: str, said: object, hint: str | None = None) -> bytes:
+    """A helper's answer: `value` where it is `ok`, else `detail`, and perhaps a hint."""
+    said_as = "value" if outcome == "ok" else "detail"
+    hints = {"hint": hint} if hint else {}
+    return json.dumps({"outcome": outcome, said_as: said, **hints}).encode()
 
 
 def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None = None) -> Any:
@@ -5454,6 +5464,92 @@ def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None 
     raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))
 
 
+# ---------------------------------------------------- custody/custodians ----
+# The custodians of this machine's vault: in which order they are tried, and what each has.
+#
+# custodians.json has the order, and when each last opened the vault; custody-NAME.json what one of
+# them needs for that. Neither opens anything by itself.
+
+
+PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
+
+
+def check_custodian(name: str) -> str:
+    """`name` if a custodian can have it; raises Usage."""
+    if re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name) and name != PHONE:
+        return name
+    raise Usage(
+        f"not a name for a custodian: {printable(name)!r}",
+        "up to 32 lower case letters, digits and -, as in: --name office-hsm",
+    )
+
+
+class Custodians:
+    """The register of custodians, on the disk. Raises Tampered where that is damaged."""
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.path = places, places.own("custodians.json")
+
+    def read(self) -> dict[str, Any]:
+        """The order, and when each last opened the vault; at first it is the phone alone."""
+        if not os.path.lexists(self.path):
+            return {"order": [PHONE], "opened": {}}
+        found = decode_file("custodians", read_file(self.path), self.path)
+        words = [*found["order"], *found["opened"], *found["opened"].values()]
+        if not all(isinstance(each, str) for each in words):
+            raise Tampered(f"{self.path} is damaged", "move it away, then: avault custody list")
+        return found
+
+    def order(self) -> list[str]:
+        """Their names, in the order in which they are tried."""
+        return list(self.read()["order"])
+
+    def before_phone(self) -> list[str]:
+        """Those that are tried before the phone is asked; all, where it is taken out."""
+        order = self.order()
+        return order[: order.index(PHONE)] if PHONE in order else order
+
+    def write(self, order: list[str]) -> None:
+        """Have them tried in this order from now on."""
+        opened = {name: at for name, at in self.read()["opened"].items() if name in order}
+        write_file(self.path, encode_file("custodians", {"order": order, "opened": opened}))
+
+    def note_opened(self, name: str) -> None:
+        """Remember that a custodian has just opened the vault."""
+        found = self.read()
+        found["opened"][name] = render_time(time.time())
+        write_file(self.path, encode_file("custodians", found))
+
+    def path_of(self, name: str) -> str:
+        """The file of a custodian."""
+        return self.places.own(f"custody-{check_custodian(name)}.json")
+
+    def load(self, name: str) -> dict[str, Any]:
+        """What a custodian needs to open the vault; raises NotFound, Tampered."""
+        path = self.path_of(name)
+        if not os.path.lexists(path):
+            raise NotFound(
+                f"there is no custodian {printable(name)}",
+                "see which there are: avault custody list",
+            )
+        found = decode_file("custody", read_file(path), path)
+        if found["custodian"] != name or not all(
+            isinstance(each, str) for pair in found["settings"].items() for each in pair
+        ):
+            raise Tampered(f"{path} is damaged", f"avault custody remove {name}")
+        return found
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write a custodian's file."""
+        write_file(self.path_of(content["custodian"]), encode_file("custody", content))
+
+    def forget(self, name: str) -> None:
+        """Take a custodian out of the order, and its file away."""
+        self.write([each for each in self.order() if each != name])
+        if os.path.lexists(path := self.path_of(name)):
+            os.unlink(path)
+
+
 # ------------------------------------------------------ custody/keychain ----
 # The keychain as a custodian: the platform's own, or none.
 #
@@ -5461,22 +5557,17 @@ def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None 
 # says what it is worth, and where it works.
 
 
-# what may go wrong: a reason, and the exceptions, D-Bus names and OSStatus (SecBase.h) that mean it
-KEYCHAIN_ERRORS = (
-    (NotFound, "the keychain has no entry for this vault", "ItemNotFoundException -25300"),
-    (
+# what exceptions, D-Bus names and OSStatus (SecBase.h) mean
+KEYCHAIN_ERRORS = {
+    "ItemNotFoundException -25300": (NotFound, "the keychain has no entry for this vault"),
+    "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked -128 -25293"
+    " -25308 -25315": (
         Denied,
         "the keychain is locked, and its prompt was dismissed or has no screen",
-        "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked"
-        " -128 -25293 -25308 -25315",
     ),
-    (
-        Unavailable,
-        "the keychain of this session does not run",
-        "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited"
-        " -25291 -25294 -25307",
-    ),
-)
+    "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited -25291 -25294"
+    " -25307": (Unavailable, "the keychain of this session does not run"),
+}
 
 
 def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
@@ -5550,8 +5641,8 @@ def macos_keychain(action: str, account: str, label: str, secret: str | None) ->
 class Keychain:
     """The platform's own keychain; an entry of the service avault. A write is read back."""
 
-    needs_person = False
-    SETTINGS: dict[str, tuple[str, str | None]] = {}
+    needs_person: ClassVar[bool] = False
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {}
 
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
@@ -5596,7 +5687,7 @@ class Keychain:
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
             given = getattr(error, "name", None) or type(error).__name__
             names = {str(given), *map(str, error.args[:1])}
-            for kind, reason, meant in KEYCHAIN_ERRORS:
+            for meant, (kind, reason) in KEYCHAIN_ERRORS.items():
                 if names & set(meant.split()):
                     raise kind(reason) from None
             raise AvaultError(f"the keychain failed: {printable(given)}") from None
@@ -5651,27 +5742,33 @@ def take_secret(door: int) -> str:
     return read.decode()
 
 
-def do_errand(action: str, kind: str, errand: Errand) -> Any:
+def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
     """The value of an errand that succeeds; raises what went wrong."""
-    custodian = find_kind(kind)(errand)
+    found = find_kind(kind)
+    custodian = found(errand)
+    if action == "settle":
+        settings = custodian.settle()
+        asks = getattr(found, "asks", None)  # where it depends on the settings
+        return {"settings": settings, "asks": asks(settings) if asks else found.needs_person}
     if action == "set":
-        secret = take_secret(0)
         if not secret:
             raise AvaultError("nothing came that could be kept")
         return custodian.set(secret)
-    return {name: getattr(custodian, name) for name in ACTIONS}[action]()
+    return {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
 
 
-def answer_errand(action: str, kind: str, errand: Errand) -> bytes:
+def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:
     """The answer to an errand, within its limit; one that takes longer is `denied`."""
-    answer = render_answer("denied", f"no answer in {errand.limit:g} s")
+    answer = render_answer(
+        "denied", f"the {kind} did not answer in {errand.limit:g} s; is it locked?"
+    )
 
     def work() -> None:
         nonlocal answer
         try:
-            answer = render_answer("ok", do_errand(action, kind, errand))
+            answer = render_answer("ok", do_errand(action, kind, errand, secret))
         except AvaultError as error:
-            answer = render_answer(error.code, error.message)
+            answer = render_answer(error.code, error.message, error.hint)
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
             answer = render_answer("error", f"it failed: {type(error).__name__}")
 
@@ -5691,8 +5788,9 @@ def main_custodian(argv: list[str]) -> NoReturn:
         with socket.socket(fileno=os.dup(0)) as sock:
             request = read_errand(sock)
         prompt = Prompt(request.get("terminal"), request.get("answers"))
-        signal.signal(signal.SIGTERM, lambda *_: (prompt.close(), os._exit(0)))
-        write_all(1, answer_errand(action, kind, Errand(request, prompt)))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
+        secret = take_secret(0) if action == "set" else ""  # once the operator agrees
+        write_all(1, answer_errand(action, kind, Errand(request, prompt), secret))
     except BaseException as error:
         write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
     finally:
@@ -5774,6 +5872,151 @@ class KeptKey:
         return open_nsec(kept, json.dumps({"avault": unlock}), self.custodian)
 
 
+# --------------------------------------------------------- custody/trial ----
+# The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
+#
+# Stdin is where the helper's answer comes from. It writes nothing, and gives nothing out but whether
+# the vault opened.
+
+
+def open_for_trial(places: Places, name: str, answer: bytes) -> None:
+    """Open the vault on the disk with what a custodian answered; raises AvaultError."""
+    content, _ = read_unlock(places)
+    custodian = KeptKey(name, Custodians(places).load(name), answer)
+    keys = asyncio.run(custodian.obtain(content))
+    if not is_of(open_vault(read_vault(places), keys), content):
+        raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
+
+
+def main_trial(argv: list[str]) -> NoReturn:
+    """Try one custodian, and end by _exit: what was opened goes with it."""
+    try:
+        harden("avault-trial", die_with_parent=True)
+        directory, name = argv
+        with open(0, "rb", closefd=False) as pipe:
+            answer = pipe.read(MAX_FRAME)
+        open_for_trial(Places(directory), name, answer)
+        write_all(1, render_answer("ok", None))
+    except Exception as error:
+        refused = complain(error)
+        write_all(1, render_answer(refused.code, refused.message, refused.hint))
+    finally:
+        os._exit(0)
+
+
+# -------------------------------------------------------- daemon/errands ----
+# The helpers of custodians, as the supervisor starts them. It never sees an unlock key.
+
+
+class Reach:
+    """How the person is reached who waits for the vault: a terminal, or a file that answers.
+
+    `directory` is where that person stands.
+    """
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        names = ("terminal", "answers", "directory")
+        self.fields = {name: str(request[name]) for name in names if request.get(name)}
+
+    def is_there(self) -> bool:
+        """Whether there is anybody to answer."""
+        return bool(self.fields.get("terminal") or self.fields.get("answers"))
+
+
+class Helper:
+    """A custodian's helper on its errand: a process, and the `door` to it."""
+
+    PERSON_TIME, TIME = 120.0, 30.0  # seconds for an errand with a person, and without
+
+    def __init__(
+        self, places: Places, action: str, content: dict[str, Any], reach: Reach, stdout: int
+    ) -> None:
+        name, agent = content["custodian"], content["agent"]
+        request = {
+            **{each: content.get(each) for each in ("settings", "kept")},
+            "name": name,
+            "bound": bind(content["vault"], agent, name),
+            "account": f"{places.id}:{name}",
+            "label": f"avault: unlock key of {content['name']} ({places.dir})",
+            "limit": self.PERSON_TIME if reach.is_there() else self.TIME,
+            **reach.fields,
+        }
+        self.door, end = socket.socketpair()
+        if sys.platform == "linux":
+            # the keyholder is to know who speaks
+            self.door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with end:
+            self.process = subprocess.Popen(
+                own_command("custodian", action, content["kind"]),
+                stdin=end.fileno(),
+                stdout=stdout,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=clean_environment(),
+                start_new_session=True,
+            )
+        self.door.sendall(encode_frame(request))
+
+    def end(self) -> None:
+        """Let it go; where it is still at work, it is stopped, and leaves the terminal as it was."""
+        self.door.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+
+
+async def read_end(end: socket.socket) -> dict[str, Any]:
+    """The answer that comes through a socket, until that ends."""
+    loop, read = asyncio.get_running_loop(), bytearray()
+    end.setblocking(False)
+    while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
+        read += piece
+    return read_answer(bytes(read))
+
+
+async def run_errand(
+    places: Places, action: str, content: dict[str, Any], reach: Reach
+) -> dict[str, Any]:
+    """The answer of a helper whose errand gives no unlock key."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            helper = Helper(places, action, content, reach, theirs.fileno())
+        try:
+            return await read_end(ours)
+        finally:
+            helper.end()
+
+
+async def try_custodian(places: Places, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+    """Whether a custodian opens the vault, in a process that is thrown away: its answer.
+
+    The unlock key passes from helper to trial, through a socket: its reading end could be had from
+    outside, were it a pipe, before the trial is hardened.
+    """
+    key, end = socket.socketpair()
+    ours, theirs = socket.socketpair()
+    with ours, key:
+        with end:
+            helper = Helper(places, "get", content, reach, end.fileno())
+        with theirs:
+            trial = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
+                own_command("trial", places.dir, content["custodian"]),
+                stdin=key.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=clean_environment(),
+                start_new_session=True,
+            )
+        key.close()
+        try:
+            return await read_end(ours)
+        finally:
+            helper.end()
+            if trial.poll() is None:
+                trial.kill()
+
+
 # --------------------------------------------------------- daemon/asking ----
 # The question to the operator: who waits for it, and when it may be put again.
 #
@@ -5797,7 +6040,8 @@ class Caller:
     A `person` typed it; others ask on their own, and are restrained by pauses,
     except for a daemon that starts. With `stay` the daemon goes on
     asking for so many seconds after the question began, with or without the
-    caller. `has_died` is true once its connection ended without a word.
+    caller. `has_died` is true once its connection ended without a word. One that
+    names a `custodian` wants that one, and no other; `reach` is how a person is.
     """
 
     def __init__(
@@ -5818,6 +6062,8 @@ class Caller:
         self.is_restrained = is_restrained and not person
         # somebody is to hear of a refusal that nobody can have given
         self.is_attended = is_attended
+        self.reach = Reach({})
+        self.custodian: str | None = None
         self.since, self.has_died = uptime(), False
 
 
@@ -6976,15 +7222,17 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
+        # uptime until which somebody has agreed to a change, who is not asked by phone
+        self.agreed = 0.0
         self.serving = asyncio.Lock()  # one key at a time
 
     # -- opening it
 
-    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
         """Obtain the key and serve the vault."""
         await self.serve(custodian, *await self.obtain(custodian), accept_rollback)
 
-    async def obtain(self, custodian: Custodian) -> tuple[Keys, dict[str, Any], bool]:
+    async def obtain(self, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
         """The agent's key, the content that it was obtained by, and whether that is this machine's.
 
         What was read before the phone was asked counts to the end: meanwhile others may write to
@@ -7008,7 +7256,7 @@ class Holding:
 
     async def serve(
         self,
-        custodian: Custodian,
+        custodian: Way,
         keys: Keys,
         content: dict[str, Any],
         own: bool,
@@ -7039,7 +7287,7 @@ class Holding:
             await self.ratchet.turn(keys, content, also_recovery=not own)
 
     async def take_answer(
-        self, store: Store, custodian: Custodian, keys: Keys, content: dict[str, Any]
+        self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
     ) -> None:
         """Turn the ratchet of a vault that is open already, by an answer that is about it.
 
@@ -7057,7 +7305,7 @@ class Holding:
 
     async def load(
         self,
-        custodian: Custodian,
+        custodian: Way,
         keys: Keys,
         content: dict[str, Any],
         own: bool,
@@ -7068,6 +7316,8 @@ class Holding:
         if custodian.proves:
             self.ratchet.prove()
         custody = type(custodian).__name__
+        if isinstance(custodian, KeptKey):
+            custody = f"the custodian {custodian.custodian}"
         if isinstance(custodian, Phone):
             self.ratchet.note_quickness(custodian.signer.answered_in, content)
             custody += f", asked as {shorten_hex(custodian.signer.me)}"
@@ -7105,6 +7355,32 @@ class Holding:
         self.store, self.ratchet.content, self.log = store, content, log
         self.autolock.start()
         self.reporter.report()
+
+    async def agree(self, custodian: KeptKey) -> None:
+        """Let who opens the vault with a custodian agree to one change; raises AvaultError.
+
+        Only where this machine has no pairing: else the operator agrees, by phone.
+        """
+        store = self.store
+        if not store or self.contact.find(store):
+            raise Denied("the operator agrees by phone", "see: avault status")
+        keys, _, _ = await self.obtain(custodian)
+        if public_hex(keys) != store.vault.agent:
+            raise Tampered("that custodian opens another vault")
+        self.agreed = uptime() + 120.0
+
+    def take_agreement(self) -> bool:
+        """Whether somebody has agreed to a change, which is used up by that."""
+        had, self.agreed = self.agreed > uptime(), 0.0
+        return had
+
+    async def note_proof(self) -> None:
+        """A custodian has just opened this vault, in a trial: a vault without a phone is proven."""
+        if self.store and not self.ratchet.proven and not self.contact.find(self.store):
+            self.ratchet.prove()
+            content = self.ratchet.content
+            await self.ratchet.turn(self.store.keys, content, also_recovery=False)
+            self.reporter.report()
 
     # -- while it is open
 
@@ -7183,43 +7459,64 @@ class Holding:
             self.reporter.warnings["hints"] = error.message
 
 
-# ------------------------------------------------------- daemon/keychain ----
-# Giving a keychain an unlock key of its own, if the operator agrees.
+# ----------------------------------------------------- daemon/entrusting ----
+# Giving a custodian an unlock key of its own, if the operator agrees.
 
 
-async def fill_keychain(holding: Holding, fd: int, pid: int, caller: dict[str, Any]) -> None:
-    """If the phone agrees, seal the agent's key once more.
+async def ask_operator(holding: Holding, store: Store, title: str, sentence: str) -> None:
+    """Have the operator of the open vault agree to something, by phone.
 
-    What opens that goes to the keychain's process `pid` alone, through the socket `fd`.
+    Raises Denied, TimedOut, and Tampered where the pairing is another's. Where the vault was made
+    without a phone, whoever opened it with a custodian has agreed (`holding.agreed`).
     """
-    reporter, helper = holding.reporter, None
+    pairing, vault = holding.contact.find(store), store.vault
+    if holding.take_agreement():
+        return
+    if not pairing:
+        raise Denied(
+            "only a paired vault can ask whether that is meant", "pair it with: avault pair"
+        )
+    token = secrets.token_hex(32)
+    envelope = make_envelope(store.keys, vault.operator, title, sentence, token)
+    connected = holding.contact.connect(pairing, pairing.signer)
+    async with asyncio.timeout(300), connected as signer:
+        await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+
+
+def ask_to_entrust(name: str, host: str, custodian: str, kind: str, asks: bool) -> tuple[str, str]:
+    """The title and the sentence by which a custodian is agreed to."""
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    how = "WITHOUT your phone" if asks else "WITHOUT anybody, always"
+    sentence = f"avault: let {who} open {name} on {host} {how}. Approve only if you want that."
+    return f"{who} for {name}", sentence
+
+
+async def entrust(holding: Holding, fd: int, message: dict[str, Any]) -> None:
+    """If the operator agrees, seal the agent's key once more, for a custodian.
+
+    What opens that goes to the helper's process alone, through the socket `fd`.
+    """
+    reporter, helper, pid = holding.reporter, None, message["helper"]
+    custodian, kind, asks = message["custodian"], message["kind"], bool(message["asks"])
     with socket.socket(fileno=fd) as door:
         try:
-            pairing, store = holding.contact.find(holding.store), holding.store
-            if not pairing or not store or not holding.log:
-                raise Denied(
-                    "only a paired, open vault can be given to a keychain",
-                    "pair it with: avault pair",
-                )
+            store = holding.store
+            if not store or not holding.log:
+                raise Denied("only an open vault can be entrusted", "open it: avault unlock")
             helper = await meet(door, pid)
-            holding.log.write({"op": "keychain", "for": "enable"}, caller, "ok")
-            vault, token = store.vault, secrets.token_hex(32)
-            sentence = (
-                f"avault: let a keychain open {vault.name} on {holding.host} WITHOUT you, always."
-                " Approve only if you want that."
-            )
-            title = f"a keychain for {vault.name}"
-            envelope = make_envelope(store.keys, vault.operator, title, sentence, token)
-            connected = holding.contact.connect(pairing, pairing.signer)
-            async with asyncio.timeout(300), connected as signer:
-                await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+            said = {"op": "custody", "for": f"add {custodian}, {kind}"}
+            holding.log.write(said, message["caller"], "ok")
+            vault = store.vault
+            question = ask_to_entrust(vault.name, holding.host, custodian, kind, asks)
+            await ask_operator(holding, store, *question)
             if not is_hardened(pid):
                 raise Unavailable(
-                    "the keychain's process has ended, or is traced",
-                    "try again: avault keychain enable",
+                    "the custodian's process has ended, or is traced", "try the same again"
                 )
-            unlock, sealed = seal_keys(store.keys, vault.identity, vault.operator, vault.name)
-            # for the disk, once the keychain has what opens it
+            unlock, sealed = seal_keys(
+                store.keys, vault.identity, vault.operator, vault.name, custodian
+            )
+            # for the disk, once the custodian has what opens it
             reporter.control.send({"sealed": sealed})
             helper.sendall(unlock.encode())
         except AvaultError as error:
@@ -7227,10 +7524,29 @@ async def fill_keychain(holding: Holding, fd: int, pid: int, caller: dict[str, A
         except TimeoutError:
             reporter.fail(TimedOut("nobody approved in time"))
         except OSError:
-            reporter.fail(Unavailable("the keychain's process has ended"))
+            reporter.fail(Unavailable("the custodian's process has ended"))
         finally:
             if helper:
                 helper.close()
+
+
+async def part_with_phone(holding: Holding) -> None:
+    """Have the operator agree that the phone opens this vault no more; tell what came of it."""
+    reporter, store = holding.reporter, holding.store
+    try:
+        if not store:
+            raise Denied("only an open vault can do without the phone", "open it: avault unlock")
+        name = store.vault.name
+        sentence = (
+            f"avault: from now on your phone does NOT open {name} on {holding.host}, only its"
+            " custodians. Approve only if you want that."
+        )
+        await ask_operator(holding, store, f"{name} without your phone", sentence)
+        reporter.control.send({"agreed": True})
+    except AvaultError as error:
+        reporter.fail(error)
+    except TimeoutError:
+        reporter.fail(TimedOut("nobody approved in time"))
 
 
 # ------------------------------------------------------ daemon/unlocking ----
@@ -7257,6 +7573,7 @@ class Unlocking:
         self.opens_until = 0.0  # uptime until which a late answer opens the vault
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
+        self.trying = 0  # custodians that are tried
 
     # -- what the supervisor wants
 
@@ -7266,7 +7583,7 @@ class Unlocking:
         self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
         self.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
-            self.begin(fd, bool(message.get("keychain")))
+            self.begin(fd)
             return
         self.resume = self.talking
         signer = self.holding.contact.signer
@@ -7331,7 +7648,7 @@ class Unlocking:
             self.task.cancel()
             self.task, self.resume = None, True
 
-    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
         """Obtain the key in another way than by the question, and serve the vault."""
         await self.holding.open(custodian, accept_rollback)
         if self.task and self.task is not asyncio.current_task():
@@ -7339,15 +7656,19 @@ class Unlocking:
 
     # -- the way to the key
 
-    def begin(self, fd: int | None = None, by_keychain: bool = False) -> None:
+    def begin(self, fd: int | None = None) -> None:
         """Begin to obtain the key; or only to listen for it, where nobody waits."""
-        self.task = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
+        self.task = asyncio.get_running_loop().create_task(self.unlock(fd))
 
-    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
-        """Obtain the key by what comes through a pipe, or by the phone; and open the vault."""
+    async def unlock(self, fd: int | None) -> None:
+        """Obtain the key from NOSTR_NSEC, which comes through a pipe, or by the phone."""
         try:
             self.shown, _ = read_unlock(self.holding.places)
-            if fd is None or not await self.open_by_pipe(fd, by_keychain):
+            if fd is not None:
+                with open(fd, "rb") as pipe:
+                    given = await asyncio.to_thread(pipe.read)
+                await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+            else:
                 await self.open_by_phone()
         except Exception as error:
             if not self.holding.store:
@@ -7357,23 +7678,41 @@ class Unlocking:
             if self.task is asyncio.current_task():
                 self.task = None
 
-    async def open_by_pipe(self, fd: int, by_keychain: bool) -> bool:
-        """Open the vault by NOSTR_NSEC, or by what the keychain answered; False if that did not."""
-        with open(fd, "rb") as pipe:
-            given = await asyncio.to_thread(pipe.read)
-        if not by_keychain:
-            await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
-            return True
-        warnings = self.reporter.warnings
+    async def try_custodian(self, message: Message, fd: int) -> None:
+        """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
+
+        `only_agree`, it is open, and who opens it with the custodian agrees to a change.
+        """
+        holding, name, failed = self.holding, str(message["custodian"]), None
+        self.trying += 1
         try:
-            warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
-            await self.open(Keychain(self.holding.places, given), self.accept_rollback)
-            return True
-        except Unavailable as error:
-            warnings["keychain"] = (
-                f"the keychain did not open the vault, so the phone is asked: {error.message}"
+            with open(fd, "rb") as pipe:
+                answer = await asyncio.to_thread(pipe.read, MAX_FRAME)
+            custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
+            if message.get("only_agree"):
+                await holding.agree(custodian)
+            elif not holding.store:
+                self.shown, _ = read_unlock(holding.places)
+                await self.open(custodian, bool(message.get("accept_rollback")))
+        except Exception as error:
+            failed = complain(error).to_dict()["error"]
+        finally:
+            self.trying -= 1
+        self.note_custodian(name, bool(message.get("asks")), failed)
+        self.reporter.control.send({"tried": name, "failed": failed})
+
+    def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
+        """Say in `status` what a custodian did."""
+        warnings = self.reporter.warnings
+        if failed:
+            warnings["custody"] = (
+                f"the custodian {name} did not open the vault: {failed['message']}"
             )
-            return False
+        elif not asks:
+            warnings["custody"] = f"the custodian {name} opens this vault: nobody was asked"
+        else:
+            warnings.pop("custody", None)
+        self.reporter.report()
 
     async def open_by_phone(self) -> None:
         """Ask the phone, or listen for its answer, and open the vault."""
@@ -7462,9 +7801,14 @@ class Keyholder:
             spawn(self.tasks, self.take_over(fd, message["frame"]))
         elif message["do"] == "unlock":
             self.unlocking.ask(message, fd)
-        elif message["do"] == "keychain" and fd is not None:
-            filling = fill_keychain(self.holding, fd, message["helper"], message["caller"])
-            spawn(self.tasks, filling)
+        elif message["do"] == "try" and fd is not None:
+            spawn(self.tasks, self.unlocking.try_custodian(message, fd))
+        elif message["do"] == "entrust" and fd is not None:
+            spawn(self.tasks, entrust(self.holding, fd, message))
+        elif message["do"] == "part":
+            spawn(self.tasks, part_with_phone(self.holding))
+        elif message["do"] == "proven":
+            spawn(self.tasks, self.holding.note_proof())
         elif message["do"] == "ask":
             self.unlocking.ask_again()
         elif message["do"] == "look":
@@ -7505,7 +7849,8 @@ class Keyholder:
         """A session's work is done: end, where there is no vault and no task to get one."""
         converse = any(session.task and session.is_conversation for session in self.sessions)
         unlocking = self.unlocking
-        if not (self.holding.store or unlocking.task or unlocking.talking or converse):
+        is_busy = unlocking.task or unlocking.talking or unlocking.trying or converse
+        if not (self.holding.store or is_busy):
             self.ended.set()
 
     # -- what status shows
@@ -7526,6 +7871,7 @@ class Keyholder:
             "agent_npub": shown.get("agent"),
             "signer_npub": shown.get("operator"),
             "name": shown.get("name"),
+            "identity": shown.get("vault"),
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
@@ -7945,90 +8291,126 @@ class Child:
         return self.process.pid if self.process and self.process.returncode is None else None
 
 
-# ------------------------------------------------------- daemon/programs ----
-# The programs that the supervisor runs: each prints a JSON object.
+# -------------------------------------------------------- daemon/custody ----
+# The custodians, as the supervisor has them: which are tried, and what came of it.
 
 
-def start_program(
-    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a program in a clean environment, with these variables besides.
+class Custody:
+    """Opens the vault with a custodian, of which the keyholder gets the key and we do not.
 
-    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
-    git is not to be killed because the daemon stops.
+    `sealed` is what a custodian's unlock key opens, until that has it.
     """
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        command,
-        stdin=quiet if stdin is None else stdin,
-        stdout=subprocess.PIPE,
-        stderr=quiet,
-        cwd="/",
-        env=clean_environment() | (variables or {}),
-        start_new_session=True,
-    )
 
+    def __init__(self, places: Places, child: Child) -> None:
+        self.places, self.child = places, child
+        self.custodians = Custodians(places)
+        self.sealed: dict[str, Any] | None = None
+        self.agreed = asyncio.Event()
+        self.tried: dict[str, asyncio.Future[None]] = {}
 
-async def run_program(
-    command: list[str], variables: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Run a program: the JSON object that it prints."""
-    return await hear_program(start_program(command, variables=variables))
+    def order(self) -> list[str]:
+        """The names in their order; of a damaged register, the phone alone."""
+        try:
+            return self.custodians.order()
+        except AvaultError:
+            return [PHONE]
 
+    def has_phone(self) -> bool:
+        """Whether the phone is one of them."""
+        return PHONE in self.order()
 
-async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The JSON object that a program prints, when it has ended."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
-    )
-    output = await reader.read()
-    try:
-        return decode_frame(output)
-    except Usage:
-        while process.poll() is None:  # it may have closed its stdout, and go on
-            await asyncio.sleep(0.05)
-        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+    def has_any(self) -> bool:
+        """Whether there is one besides the phone."""
+        return any(name != PHONE for name in self.order())
 
+    def ways(self, caller: Caller) -> list[str]:
+        """Which are tried for a caller before the phone; raises NotFound.
 
-# --------------------------------------------------------- daemon/helper ----
-# What comes before a keychain is asked: its process, and whose vault it is about.
+        The one that it names; else those before the phone, without those that ask a person where
+        none is reached.
+        """
+        if caller.custodian == PHONE:
+            return []
+        if caller.custodian:
+            self.custodians.load(caller.custodian)
+            return [caller.custodian]
+        order = self.order()
+        names = order[: order.index(PHONE)] if PHONE in order else order
+        return [name for name in names if caller.reach.is_there() or not self.asks(name)]
 
+    def asks(self, name: str) -> bool:
+        """Whether a custodian asks a person; one that cannot be read asks nobody."""
+        try:
+            return bool(self.custodians.load(name)["asks"])
+        except AvaultError:
+            return False
 
-def open_keychain(command: list[str]) -> int:
-    """Ask the keychain for the unlock key, by this command.
+    def is_final(self, name: str, error: AvaultError) -> bool:
+        """Whether nothing comes after this: a person has refused, or the vault is no more."""
+        return isinstance(error, Denied) and self.asks(name)
 
-    Returns the end of the socket that its answer comes through, for the keyholder. Not a pipe: its
-    reading end could be had from outside, through /proc/PID/fd, before the process is hardened.
-    """
-    answer, end = socket.socketpair()
-    quiet = subprocess.DEVNULL
-    with end:
-        subprocess.Popen(
-            command,
-            stdin=quiet,
-            stdout=end.fileno(),
-            stderr=quiet,
-            cwd="/",
-            env=clean_environment(),
-        )
-    return answer.detach()
+    async def open(self, name: str, caller: Caller) -> None:
+        """Have a custodian open the vault; raises what it, or the vault, said."""
+        content = self.custodians.load(name)
+        wish = {"accept_rollback": caller.accept_rollback}
+        await self.hand_over(content, caller.reach, wish)
+        self.note_opened(name)
 
+    async def agree(self, name: str, reach: Reach) -> None:
+        """Have who opens the vault with a custodian agree to one change of it."""
+        await self.hand_over(self.custodians.load(name), reach, {"only_agree": True})
 
-def refuse_other_pairing(places: Places, report: dict[str, Any]) -> None:
-    """Raise Denied, Tampered where no pairing is for the open vault of a keyholder's report.
+    def note_opened(self, name: str) -> None:
+        """Remember it; a disk that is full keeps nobody out."""
+        try:
+            self.custodians.note_opened(name)
+        except AvaultError:
+            pass
 
-    The keyholder looks more closely before it asks.
-    """
-    path = places.own("pairing.json")
-    if not os.path.lexists(path):
-        raise Denied(
-            "only a paired, open vault can be given to a keychain", "pair it with: avault pair"
-        )
-    found = decode_file("pairing", read_file(path), path)
-    if (found["agent"], found["operator"]) != (report["agent_npub"], report["signer_npub"]):
-        hint = "avault status, which puts back the one that opened it; then try again"
-        raise Tampered("pairing.json is for another agent or operator than the open vault", hint)
+    async def hand_over(self, content: dict[str, Any], reach: Reach, wish: dict[str, Any]) -> None:
+        """Start a custodian's helper, and give the keyholder the end that its answer comes from."""
+        control, name = self.child.control, content["custodian"]
+        if not control:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        answer, end = socket.socketpair()
+        with answer:
+            with end:
+                helper = Helper(self.places, "get", content, reach, end.fileno())
+            tried = self.tried[name] = asyncio.get_running_loop().create_future()
+            message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
+            control.send(message, answer.fileno())
+        try:
+            await tried
+        finally:
+            helper.end()
+            self.tried.pop(name, None)
+
+    def hear(self, message: Message) -> bool:
+        """Take a message of the keyholder that is about custodians: whether it is."""
+        if "sealed" in message:
+            self.sealed = message["sealed"]
+        elif "agreed" in message:
+            self.agreed.set()
+        elif "tried" in message:
+            self.settle(str(message["tried"]), message["failed"])
+        else:
+            return False
+        return True
+
+    def settle(self, name: str, failed: dict[str, Any] | None) -> None:
+        """What came of a custodian that was tried."""
+        future = self.tried.get(name)
+        if future and not future.done():
+            if failed:
+                future.set_exception(AvaultError.from_dict({"error": failed}))
+            else:
+                future.set_result(None)
+
+    def lose(self) -> None:
+        """The keyholder is gone."""
+        gone = Locked("the vault was locked meanwhile", "ask again with: avault unlock").to_dict()
+        for name in list(self.tried):
+            self.settle(name, gone["error"])
 
 
 # --------------------------------------------------------- daemon/keeper ----
@@ -8056,15 +8438,18 @@ class Guard:
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
-        # what a keychain's unlock key opens, until the keychain has that
-        self.sealed: dict[str, Any] | None = None
+        self.custody = Custody(places, self.child)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
 
+    def has_phone(self) -> bool:
+        """Whether a phone may be asked: this machine is paired, and the phone was not taken out."""
+        return os.path.lexists(self.places.own("pairing.json")) and self.custody.has_phone()
+
     def current_state(self) -> str:
-        """unlocked, waiting, locked or unpaired."""
-        if self.state == "locked" and not os.path.lexists(self.places.own("pairing.json")):
+        """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
+        if self.state == "locked" and not self.has_phone() and not self.custody.has_any():
             return "unpaired"
         return self.state
 
@@ -8079,7 +8464,8 @@ class Guard:
                 self.pairing_hint(),
             )
         because = f" ({self.failure.message})" if self.failure else ""
-        return Locked(f"the vault is locked{because}", "ask the phone with: avault unlock")
+        how = "ask the phone with" if self.has_phone() else "open it with"
+        return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
 
     def waiting_hint(self) -> str:
         """What the operator is to do while the phone is asked."""
@@ -8133,13 +8519,14 @@ class Guard:
             )
         elif "wrote" in message:
             self.wrote()
-        elif "sealed" in message:
-            self.sealed = message["sealed"]
+        elif self.custody.hear(message):
+            pass
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
+        self.custody.lose()
         if code and not self.failure:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self.failure = AvaultError(f"the keyholder ended by {how}")
@@ -8161,34 +8548,26 @@ class Guard:
         """
         if self.state == "unlocked":
             return
-        keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
-        if nsec is None and not keychain and not os.path.lexists(self.places.own("pairing.json")):
+        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.has_phone()
+        ways = [] if nsec is not None else self.custody.ways(caller)
+        if nsec is None and not asks_phone and not ways:
             raise self.locked()
-        keychain = keychain and not self.question.callers  # who comes later shares the one question
-        is_new = self.question.join(caller, asks_phone=nsec is None and not keychain)
+        is_shared = bool(self.question.callers)  # who comes later shares the one question
+        is_new = self.question.join(caller, asks_phone and not ways)
         if len(self.question.callers) == 1:
             self.failure = None
         self.stay(caller)
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.child.control and keychain:
-                    nsec = open_keychain(self.keychain_command("get"))
-                if self.child.control:
+                if self.child.control and (caller.custodian or not is_shared):
+                    await self.try_ways(ways, caller, asks_phone)
+                if self.child.control and self.state != "unlocked":
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
-                    wish: dict[str, Any] = {
-                        "accept_rollback": caller.accept_rollback,
-                        "keychain": keychain,
-                    }
-                    wish |= {
-                        "anew": is_new,
-                        "at_once": at_once,
-                        "unattended": not caller.is_attended,
-                    }
+                    wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
+                    wish |= {"at_once": at_once, "unattended": not caller.is_attended}
                     self.child.control.send({"do": "unlock", **wish}, nsec)
-                    if keychain and nsec is not None:
-                        os.close(nsec)
                 while self.state != "unlocked":
                     if not self.child.control:
                         raise self.failure or Locked(
@@ -8208,6 +8587,27 @@ class Guard:
             self.turn(self.state)  # those who wait for a settled state look again
             if not self.question.callers:
                 self.rest()
+
+    async def try_ways(self, ways: list[str], caller: Caller, asks_phone: bool) -> None:
+        """Have custodians open the vault, one after the other, until one does.
+
+        One that has nothing, or is not there, gives way to the next, and at last to the phone. A
+        person's refusal ends it. Raises what the last said, where no phone comes after it.
+        """
+        failed = None
+        for name in ways:
+            try:
+                await self.custody.open(name, caller)
+                return
+            except AvaultError as error:
+                self.say(f"the custodian {name} did not open the vault: {error.message}")
+                if self.custody.is_final(name, error):
+                    raise
+                failed = error
+        if failed and not asks_phone:
+            raise failed
+        if failed and caller.is_restrained and len(self.question.callers) == 1:
+            self.question.pauses.check()
 
     def stay(self, caller: Caller) -> None:
         """Where a caller wants that, wait for the answer as long as it may come.
@@ -8251,44 +8651,6 @@ class Guard:
         if self.state == "waiting" and self.child.control:
             self.child.control.send({"do": "ask"})
 
-    def keychain_command(self, action: str) -> list[str]:
-        """The process that asks the platform's keychain."""
-        name = self.report.get("name") or os.path.basename(os.path.dirname(self.places.dir))
-        label = f"avault: unlock key of {name} ({self.places.dir})"
-        return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
-
-    async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
-        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it.
-
-        What the keychain's process said.
-        """
-        if self.state != "unlocked" or not self.child.control:
-            raise self.locked()
-        if not self.report.get("proven"):
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault", self.pairing_hint()
-            )
-        refuse_other_pairing(self.places, self.report)
-        found = await run_program(self.keychain_command("look"))
-        if found.get("outcome") == "unavailable":
-            return found  # nobody is asked for what cannot be
-        door, end = socket.socketpair()
-        with door, end:
-            if sys.platform == "linux":
-                # the keyholder is to know who speaks
-                door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            process = start_program(self.keychain_command("set"), stdin=end.fileno())
-            self.failure = self.sealed = None
-            self.child.control.send(
-                {"do": "keychain", "caller": caller, "helper": process.pid}, door.fileno()
-            )
-        answer = await hear_program(process)
-        if self.failure:
-            raise self.failure
-        if answer.get("outcome") == "ok" and self.sealed:
-            write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
-        return answer
-
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
         if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
@@ -8305,6 +8667,240 @@ class Guard:
                 "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
                 hint,
             )
+
+
+# ------------------------------------------------------- daemon/managing ----
+# Changes of the custodians, as the supervisor makes them: each is tried before it counts.
+
+
+def read_settings(request: Message) -> dict[str, str]:
+    """The settings of a request; raises Usage."""
+    given = request.get("settings") or {}
+    if isinstance(given, dict) and all(isinstance(each, str) for each in given.values()):
+        return given
+    raise Usage("the settings of a custodian are words", "as in: address=https://bao.example:8200")
+
+
+def need_open(guard: Guard) -> None:
+    """Raise Locked, Denied where no custodian can be added."""
+    if guard.state != "unlocked" or not guard.child.control:
+        raise guard.locked()
+    is_phoneless = not guard.has_phone()
+    if not guard.report.get("proven") and not is_phoneless:
+        raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
+
+
+async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts."""
+    need_open(guard)
+    kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
+    custody, reach = guard.custody, Reach(request)
+    if name in custody.custodians.order() and not request.get("replace"):
+        raise Usage(
+            f"there is a custodian {name} already",
+            f"choose another name with --name, or: avault custody remove {name}",
+        )
+    content = {
+        "custodian": name,
+        "kind": kind,
+        "asks": False,
+        "settings": read_settings(request),
+        "kept": None,
+        "vault": guard.report["identity"],
+        "name": guard.report["name"],
+        "agent": guard.report["agent_npub"],
+    }
+    settled = raise_outcome(await run_errand(guard.places, "settle", content, reach), "{}")
+    content |= settled
+    if content["asks"] and not reach.is_there():
+        raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
+    await agree_otherwise(guard, reach)
+    kept, sealed = await entrust_to(guard, content, reach, caller)
+    custody.custodians.save({**content, **sealed, "kept": kept})
+    tried = await try_custodian(guard.places, {**content, "kept": kept}, reach)
+    raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+    order = [each for each in custody.custodians.order() if each != name]
+    # one that asks nobody comes before the phone, one that asks a person after it
+    place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
+    custody.custodians.write([*order[:place], name, *order[place:]])
+    custody.note_opened(name)
+    if guard.child.control:
+        guard.child.control.send({"do": "proven"})
+    return {"name": name, "asks": content["asks"]}
+
+
+async def agree_otherwise(guard: Guard, reach: Reach) -> None:
+    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked."""
+    if guard.has_phone():
+        return
+    failed: AvaultError | None = None
+    for name in guard.custody.order():
+        try:
+            if name != PHONE:
+                await guard.custody.agree(name, reach)
+                return
+        except AvaultError as error:
+            failed = error
+    if failed:
+        raise failed
+
+
+async def entrust_to(
+    guard: Guard, content: dict[str, Any], reach: Reach, caller: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Have the keyholder give a helper an unlock key: what is kept, and what that key opens."""
+    custody, control = guard.custody, guard.child.control
+    if not control:
+        raise guard.locked()
+    answer, end = socket.socketpair()
+    with answer:
+        with end:
+            helper = Helper(guard.places, "set", content, reach, end.fileno())
+        try:
+            guard.failure = custody.sealed = None
+            who = {"custodian": content["custodian"], "kind": content["kind"]}
+            message = {"do": "entrust", **who, "asks": content["asks"], "caller": caller}
+            control.send({**message, "helper": helper.process.pid}, helper.door.fileno())
+            helper.door.close()
+            said = await read_end(answer)
+        finally:
+            helper.end()
+    if guard.failure:
+        failure, guard.failure = guard.failure, None
+        raise failure
+    kept = raise_outcome(said, "the custodian did not take its key: {}")
+    if not custody.sealed:
+        raise AvaultError("the keyholder gave nothing for the custodian", "try again")
+    return kept, custody.sealed
+
+
+async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Each custodian, and whether it is there now."""
+    found = guard.custody.custodians.read()
+    names = [name for name in found["order"] if name != PHONE]
+
+    async def probe(name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
+        try:
+            content = guard.custody.custodians.load(name)
+        except AvaultError as error:
+            return {
+                **shown,
+                "kind": None,
+                "asks": None,
+                "outcome": error.code,
+                "said": error.message,
+            }
+        answer = await run_errand(guard.places, "probe", content, Reach({}))
+        outcome = str(answer.get("outcome"))
+        said = printable(answer.get("value") or answer.get("detail") or outcome)
+        about = {"kind": content["kind"], "asks": content["asks"], "settings": content["settings"]}
+        return {**shown, **about, "outcome": outcome, "said": said}
+
+    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
+    phone: dict[str, Any] = {
+        "name": PHONE,
+        "kind": PHONE,
+        "asks": True,
+        "settings": {},
+        "opened": guard.report.get("proven_at"),
+        "outcome": "ok" if guard.has_phone() else "not_found",
+        "said": "this machine is paired" if guard.has_phone() else "this machine is not paired",
+    }
+    return {"custodians": [probed.get(name, phone) for name in found["order"]]}
+
+
+async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Open the vault with a custodian, in a process that is thrown away."""
+    name = str(request.get("name"))
+    content = guard.custody.custodians.load(name)
+    raise_outcome(await try_custodian(guard.places, content, Reach(request)))
+    guard.custody.note_opened(name)
+    return {"name": name}
+
+
+async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Take a custodian away, with what it keeps; never the last that works."""
+    name, custody = str(request.get("name")), guard.custody
+    order = custody.custodians.order()
+    others = [each for each in order if each != name]
+    if name == PHONE:
+        return await remove_phone(guard, others)
+    if name in order and not guard.has_phone() and not await any_opens(guard, others):
+        raise Denied(
+            f"{name} is the last that opens this vault",
+            "add another before: avault custody add, or: avault pair",
+        )
+    outcome = await forget_secret(guard, name)
+    custody.custodians.forget(name)
+    return {"name": name, **outcome}
+
+
+async def forget_secret(guard: Guard, name: str) -> dict[str, Any]:
+    """Have a custodian forget its key: what it said."""
+    try:
+        content = guard.custody.custodians.load(name)
+    except NotFound:
+        raise
+    except AvaultError as error:
+        return {"outcome": error.code, "detail": error.message}
+    answer = await run_errand(guard.places, "delete", content, Reach({}))
+    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
+
+
+async def any_opens(guard: Guard, names: list[str]) -> bool:
+    """Whether one of these, of those that ask nobody, opens the vault now."""
+    for name in names:
+        with contextlib.suppress(AvaultError):
+            content = guard.custody.custodians.load(name)
+            if content["asks"]:
+                continue
+            raise_outcome(await try_custodian(guard.places, content, Reach({})))
+            return True
+    return any(guard.custody.asks(name) for name in names if name != PHONE)
+
+
+async def remove_phone(guard: Guard, others: list[str]) -> Message:
+    """Take the phone out of the order, if the operator agrees and another opens the vault."""
+    if PHONE not in guard.custody.custodians.order():
+        raise NotFound("the phone is not in the order", "see: avault custody list")
+    need_open(guard)
+    if not await any_opens(guard, others):
+        raise Denied(
+            "nothing but the phone opens this vault", "add another before: avault custody add"
+        )
+    guard.failure = None
+    guard.custody.agreed.clear()
+    if guard.child.control:
+        guard.child.control.send({"do": "part"})
+    while not guard.custody.agreed.is_set():
+        if guard.failure:
+            failure, guard.failure = guard.failure, None
+            raise failure
+        if not guard.child.control:
+            raise guard.locked()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(guard.custody.agreed.wait(), 0.2)
+    guard.custody.custodians.write(others)
+    return {"name": PHONE, "outcome": "ok"}
+
+
+async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Have the custodians tried in another order."""
+    wanted, order = request.get("order"), guard.custody.custodians.order()
+    if not isinstance(wanted, list) or sorted(map(str, wanted)) != sorted(order):
+        raise Usage("that does not name each of them once", f"these are: {' '.join(order)}")
+    guard.custody.custodians.write([str(each) for each in wanted])
+    return {"order": wanted}
+
+
+MANAGE: dict[str, Manage] = {
+    "add": add_custodian,
+    "list": list_custodians,
+    "test": test_custodian,
+    "remove": remove_custodian,
+    "order": order_custodians,
+}
 
 
 # --------------------------------------------------------- daemon/status ----
@@ -8345,7 +8941,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "locks_after": guard.child.limits[0],
         "locks_idle": guard.child.limits[1],
         "git": git,
-        "keychain": os.path.lexists(places.own("keychain.json")),
+        "custodians": guard.custody.order(),
         "version": __version__,
     }
 
@@ -8488,6 +9084,52 @@ class Listener:
                 os.unlink(path)
 
 
+# ------------------------------------------------------- daemon/programs ----
+# The programs that the supervisor runs: each prints a JSON object.
+
+
+def start_program(
+    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a clean environment, with these variables besides.
+
+    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
+    git is not to be killed because the daemon stops.
+    """
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        command,
+        stdin=quiet if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=quiet,
+        cwd="/",
+        env=clean_environment() | (variables or {}),
+        start_new_session=True,
+    )
+
+
+async def run_program(
+    command: list[str], variables: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a program: the JSON object that it prints."""
+    return await hear_program(start_program(command, variables=variables))
+
+
+async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The JSON object that a program prints, when it has ended."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    output = await reader.read()
+    try:
+        return decode_frame(output)
+    except Usage:
+        while process.poll() is None:  # it may have closed its stdout, and go on
+            await asyncio.sleep(0.05)
+        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+
 # ------------------------------------------------------- daemon/recorder ----
 # Having git told of what was written.
 
@@ -8552,6 +9194,7 @@ class Supervisor:
         clean_directory(places.dir)
         clean_directory(places.state)
         self.stopping = asyncio.Event()
+        self.managing = asyncio.Lock()  # of custodians: one change at a time
         self.tasks: set[asyncio.Task[None]] = set()
         # who has not been answered or handed on, the oldest first
         self.clients: list[socket.socket] = []
@@ -8750,7 +9393,9 @@ async def while_connected(
 async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
     wish = bool(request.get("accept_rollback")), bool(request.get("person"))
+    named = str(request["with"]) if request.get("with") else None
     caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
+    caller.reach, caller.custodian = Reach(request), named
     if request.get("detach"):
         caller.is_attended = caller.timeout is not None
         spawn(supervisor.tasks, supervisor.first_unlock(caller))
@@ -8846,24 +9491,19 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
     return {"ok": True}
 
 
-async def answer_keychain(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
-    """Keep an unlock key of its own in the platform's keychain, take it away, or look for it."""
-    action, path = request.get("action"), supervisor.places.own("keychain.json")
-    if action == "enable":
-        answer = await supervisor.guard.fill_keychain(describe_caller(sock))
-    else:
-        answer = await run_program(
-            supervisor.guard.keychain_command("delete" if action == "disable" else "look")
-        )
-    outcome = str(answer.get("outcome", "error"))
-    if action == "disable" and os.path.lexists(path):
-        os.unlink(path)
-    return {
-        "ok": True,
-        "outcome": outcome,
-        "detail": answer.get("detail"),
-        "enabled": os.path.lexists(path),
-    }
+async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """What is to be known or changed of the custodians; one change at a time."""
+    manage = MANAGE.get(str(request.get("action")))
+    if not manage:
+        raise Usage("no such action on custodians", "see references/protocol.md")
+    answer: Message = {}
+
+    async def work() -> None:
+        async with supervisor.managing:
+            answer.update(await manage(supervisor.guard, request, describe_caller(sock)))
+
+    await while_connected(sock, work())
+    return {"ok": True, **answer}
 
 
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -8881,7 +9521,7 @@ ANSWERS: dict[str, Respond] = {
     "limit": answer_limit,
     "wait": answer_wait,
     "stop": answer_stop,
-    "keychain": answer_keychain,
+    "custody": answer_custody,
     "record": answer_record,
 }
 
@@ -9655,7 +10295,8 @@ getting in, looking after
 
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
-  keychain enable|disable|status       open without the phone, by the login keychain
+  custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set
   version
@@ -19833,7 +20474,7 @@ def cmd_openclaw_unlock(terminal: Terminal, timeout: str | None) -> int:
 
 DAEMON_PATIENCE = 5.0  # seconds that the daemon has for an answer
 RELAY_TIME = 10.0  # seconds that the relays have, all at once
-KEYCHAIN_PATIENCE = 30.0  # seconds that the keychain has, which may be slow to start
+CUSTODY_PATIENCE = 40.0  # seconds that custodians have, which may be slow to start
 AUDIT_TIME = 60.0  # seconds for looking into the files where secrets usually stand
 
 
@@ -19904,21 +20545,31 @@ class Patient:
 # Checks of what is around the vault: git, files with secrets in clear.
 
 
-def check_keychain(patient: Patient) -> Iterator[Finding]:
-    """Whether this machine's keychain opens the vault, and whether it did."""
-    if not patient.has("keychain.json"):
-        yield Finding("off", "the phone opens this vault, and no keychain")
-        return
-    text = "this machine's keychain opens the vault, without the phone"
+def check_custody(patient: Patient) -> Iterator[Finding]:
+    """Whether each custodian that may open the vault is there, and which of them ask nobody."""
     try:
-        answer = patient.ask("keychain", KEYCHAIN_PATIENCE, action="status")
+        order = Custodians(patient.places).order()
+    except AvaultError as error:
+        yield Finding("bad", error.message, error.hint)
+        return
+    if order == [PHONE]:
+        yield Finding("off", "the phone opens this vault, and no custodian")
+        return
+    try:
+        answer = patient.ask("custody", CUSTODY_PATIENCE, action="list")
     except AvaultError:
         answer = {}
-    if answer.get("outcome") in ("not_found", "denied", "unavailable", "error"):
-        text = f"the keychain is to open this vault, and does not: {printable(answer.get('detail') or answer['outcome'])}"
-        yield Finding("bad", text, "avault keychain status")
-    else:
-        yield Finding("warn", text, "if that is not meant: avault keychain disable")
+    for each in answer.get("custodians") or [{"name": name} for name in order]:
+        name = printable(each["name"])
+        if each.get("outcome") not in (None, "ok"):
+            said = printable(each.get("said") or each["outcome"])
+            text = f"{name} is to open this vault, and does not: {said}"
+            yield Finding("bad", text, f"avault custody test {name}")
+        elif each.get("asks") is False:
+            text = f"{name} opens the vault without a person"
+            yield Finding("warn", text, f"if that is not meant: avault custody remove {name}")
+        elif name != PHONE:
+            yield Finding("ok", f"{name} opens the vault, and asks a person")
 
 
 def check_git(patient: Patient) -> Iterator[Finding]:
@@ -20106,7 +20757,7 @@ def never_swaps(pid: int) -> bool:
 
 
 # --------------------------------------------------------- doctor/daemon ----
-# Checks of the daemon: its version, its service, the keychain.
+# Checks of the daemon: its version, its service.
 
 
 def check_socket(patient: Patient) -> Iterator[Finding]:
@@ -20398,7 +21049,9 @@ def filesystem_of(path: str, mounts: str = "/proc/self/mountinfo") -> str | None
 # Checks of the state directory: this machine's own part, and what other copies left of theirs.
 
 
-JSON_KINDS = ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery", "log")
+JSON_KINDS = (
+    "unlock", "pairing", "pin", "machine", "offered", "custodians", "recovery", "log",
+)  # fmt: skip
 STATE_KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
 
 
@@ -20746,7 +21399,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "drill": check_drill,
     "proven": check_proof,
     "relay": check_relays,
-    "keychain": check_keychain,
+    "custody": check_custody,
     "git": check_git,
     "service": check_service,
     "lingering": check_lingering,
@@ -20786,7 +21439,7 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
 
     Looks at everything that has to be right: files and permissions, the daemon,
     the clock, pairing and drill, each relay (a message to ourselves, there and
-    back), keychain, git, service, secrets left in clear, swap. A line for each:
+    back), custody, git, service, secrets left in clear, swap. A line for each:
     ok; warn, it works but should be known; bad, it does not work or will not;
     off, not there. With the command that mends it. CHECK chooses, by the names
     in front of the lines.
@@ -21581,6 +22234,218 @@ def cmd_completion(terminal: Terminal, shell: str) -> int:
     return 0
 
 
+# ----------------------------------------------------------- cli/custody ----
+# avault custody: the other ways to open the vault than the phone.
+#
+# The commands ask the daemon; no key passes through them, and no passphrase: a custodian's helper asks
+# at this terminal itself.
+
+
+class Person:
+    """Where a custodian's helper asks the person: fields of a request, for the length of a `with`.
+
+    The terminal is left as it was. `answers` is a file that answers instead.
+    """
+
+    def __init__(self, answers: str | None = None) -> None:
+        self.fields: dict[str, Any] = {"directory": os.getcwd()}
+        self.fd = next((each for each in (0, 2) if os.isatty(each)), None)
+        if answers:
+            warn(f"whoever reads {answers} has what it says")
+            self.fields["answers"] = os.path.abspath(answers)
+
+    def __enter__(self) -> dict[str, Any]:
+        if self.fd is not None:
+            self.modes = termios.tcgetattr(self.fd)
+            self.fields["terminal"] = os.ttyname(self.fd)
+        return self.fields
+
+    def __exit__(self, *_: object) -> None:
+        if self.fd is not None:
+            termios.tcsetattr(self.fd, termios.TCSANOW, self.modes)
+
+
+def manage(terminal: Terminal, action: str, answers: str | None = None, **fields: Any) -> Any:
+    """What the daemon answers to an action on custodians."""
+    if not terminal.is_running():
+        need_vault(terminal.places)
+    terminal.need_daemon()
+    with Person(answers) as person:
+        return terminal.ask("custody", action=action, **person, **fields)
+
+
+def show(terminal: Terminal, fields: dict[str, Any]) -> int:
+    """Print an answer where JSON is wanted; the exit code of success."""
+    if terminal.want_json:
+        put(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def parse_settings(words: tuple[str, ...]) -> dict[str, str]:
+    """SETTING=VALUE words; raises Usage."""
+    pairs = [word.partition("=") for word in words]
+    if wrong := next((name for name, mark, _ in pairs if not mark or not name), None):
+        raise Usage(f"not SETTING=VALUE: {wrong}", "as in: avault custody add openbao key=avault")
+    settings = {name.replace("_", "-"): value for name, _, value in pairs}
+    if len(settings) < len(words):
+        raise Usage("a setting is named twice")
+    return settings
+
+
+@command(
+    "custody add",
+    argument("kind", required=False),
+    argument("settings", nargs=-1),
+    option("--name"),
+    option("--replace", is_flag=True),
+    option("--yes", is_flag=True),
+    option("--passphrase-file"),
+)
+def cmd_custody_add(
+    terminal: Terminal,
+    kind: str | None,
+    settings: tuple[str, ...],
+    name: str | None,
+    replace: bool,
+    yes: bool,
+    passphrase_file: str | None,
+) -> int:
+    """usage: avault custody add KIND [SETTING=VALUE]... [--name NAME] [--replace]
+                          [--passphrase-file FILE] [--yes]
+
+    Lets a custodian open the vault on this machine: it keeps a key that is made
+    for it, and never has the agent's key or a secret. The vault must be open. It
+    asks first (--yes does not), then the phone has to agree; then the custodian
+    is tried, and counts only if it opened the vault. --replace takes the place
+    of one that has the name already. references/custody.md has the kinds, their
+    settings, and who then opens the vault with what.
+
+      avault custody add keychain
+      avault custody add passphrase
+      avault custody add openbao address=https://bao.example:8200 key=avault
+    """
+    if kind is None:
+        raise Usage("which kind?", f"one of: {', '.join((*KINDS, *EXTRA_KINDS))}")
+    name = name or kind
+    meaning = (
+        f"{name} is to open this vault without the phone. Whoever has what it asks for, and this"
+        " disk, then opens the vault without you"
+    )
+    if not yes and not confirm(f"avault: {meaning}. Add it?"):
+        raise Denied("not confirmed; nothing was changed", f"avault custody add {kind} --yes")
+    say("asking the operator whether that is meant; then the custodian is tried")
+    fields = {"kind": kind, "name": name, "settings": parse_settings(settings), "replace": replace}
+    answer = manage(terminal, "add", passphrase_file, **fields)
+    say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
+    return show(terminal, answer)
+
+
+@command("custody list")
+def cmd_custody_list(terminal: Terminal) -> int:
+    """usage: avault custody list [--json]
+
+    What may open this vault on this machine, in the order in which it is tried:
+    whether it is there now, whether it asks a person, and when it last opened
+    the vault. Nobody is asked.
+    """
+    answer = manage(terminal, "list")
+    if terminal.want_json:
+        return show(terminal, answer)
+    rows = [("", "NAME", "KIND", "ASKS", "LAST OPENED", "NOW")]
+    for place, each in enumerate(answer["custodians"], 1):
+        asks = {True: "a person", False: "nobody", None: "?"}[each["asks"]]
+        now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
+        opened = each["opened"] or "never"
+        rows.append((str(place), each["name"], each["kind"] or "?", asks, opened, now))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        put("  ".join([*cells, row[5]]).rstrip() + "\n")
+    return 0
+
+
+@command("custody test", argument("name"), option("--passphrase-file"))
+def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None) -> int:
+    """usage: avault custody test NAME [--passphrase-file FILE]
+
+    Opens the vault with a custodian, in a process of its own that is thrown away
+    at once. What is open or locked stays so.
+    """
+    if name == PHONE:
+        raise Usage("the phone is tried by: avault drill")
+    answer = manage(terminal, "test", passphrase_file, name=name)
+    say(f"{name} opens this vault")
+    return show(terminal, answer)
+
+
+@command("custody order", argument("names", nargs=-1))
+def cmd_custody_order(terminal: Terminal, names: tuple[str, ...]) -> int:
+    """usage: avault custody order NAME...
+
+    In which order the custodians are tried; each has to be named once, the phone
+    as well. What stands behind the phone is tried only by name: avault unlock
+    --with NAME.
+
+      avault custody order openbao phone passphrase
+    """
+    return show(terminal, manage(terminal, "order", order=list(names)))
+
+
+@command("custody remove", argument("name"), option("--yes", is_flag=True))
+def cmd_custody_remove(terminal: Terminal, name: str, yes: bool) -> int:
+    """usage: avault custody remove NAME [--yes]
+
+    Takes away a custodian's key, and what that opens. The last one that opens
+    the vault stays. To take the phone out, the phone has to agree, and another
+    custodian has to open the vault.
+    """
+    if not yes and not confirm(f"avault: {name} is to open this vault no more. Remove it?"):
+        raise Denied("not confirmed; nothing was changed", f"avault custody remove {name} --yes")
+    answer = manage(terminal, "remove", name=name)
+    if answer.get("outcome") not in ("ok", "not_found"):
+        say(f"removed: {name}")
+        message = f"{name} opens nothing any more, but still has its key: {{}}"
+        raise_outcome(answer, message, "take it away there; it is worth nothing")
+    say(f"removed: {name}")
+    return show(terminal, answer)
+
+
+@command(
+    "custody move",
+    argument("old"),
+    argument("kind"),
+    argument("settings", nargs=-1),
+    option("--name"),
+    option("--yes", is_flag=True),
+    option("--passphrase-file"),
+)
+def cmd_custody_move(
+    terminal: Terminal,
+    old: str,
+    kind: str,
+    settings: tuple[str, ...],
+    name: str | None,
+    yes: bool,
+    passphrase_file: str | None,
+) -> int:
+    """usage: avault custody move OLD KIND [SETTING=VALUE]... [--name NAME] [--yes]
+                           [--passphrase-file FILE]
+
+    Puts a custodian in the place of another: the new one is added, and has
+    opened the vault, before the old one goes. Cut off at any point, one of the
+    two opens it.
+
+      avault custody move keychain openbao address=https://bao.example:8200 key=avault
+    """
+    if (name or kind) == old:
+        raise Usage("both would have one name", "name the new one: --name NAME")
+    names = [each["name"] for each in manage(terminal, "list")["custodians"]]
+    if old not in names:
+        raise Usage(f"there is no custodian {old}", f"these are: {' '.join(names)}")
+    cmd_custody_add(terminal, kind, settings, name, False, yes, passphrase_file)
+    return cmd_custody_remove(terminal, old, True)
+
+
 # ------------------------------------------------------------ cli/daemon ----
 # avault daemon start, daemon stop, unlock, lock, version.
 
@@ -21807,6 +22672,8 @@ def cmd_version(terminal: Terminal) -> int:
     option("--for", "how_long"),
     option("--again", is_flag=True),
     option("--accept-rollback", is_flag=True),
+    option("--with", "custodian"),
+    option("--passphrase-file"),
 )
 def cmd_unlock(
     terminal: Terminal,
@@ -21814,8 +22681,11 @@ def cmd_unlock(
     how_long: str | None,
     again: bool,
     accept_rollback: bool,
+    custodian: str | None,
+    passphrase_file: str | None,
 ) -> int:
     """usage: avault unlock [--timeout D] [--for D] [--again] [--accept-rollback]
+                     [--with NAME [--passphrase-file FILE]]
 
     Asks the phone, and waits until the operator has approved or refused. Starts
     the daemon if none runs. The phone shows the code that is printed here.
@@ -21826,8 +22696,10 @@ def cmd_unlock(
     told it to ask again.
 
     --accept-rollback takes a vault that is older than what this machine has
-    seen, and asks by itself, not together with others. With NOSTR_NSEC and no
-    daemon, it only looks whether the vault opens.
+    seen, and asks by itself, not together with others. --with opens it with one
+    custodian, and with no other (avault custody list; phone is one). What that
+    asks, it asks at this terminal, or finds in --passphrase-file. With NOSTR_NSEC
+    and no daemon, it only looks whether the vault opens.
 
       avault unlock --timeout 5m --for 1h
     """
@@ -21861,15 +22733,16 @@ def cmd_unlock(
         )
         status = ask_daemon(terminal.places, "limit", **lasting)
     else:
-        asked = {
+        asked: dict[str, Any] = {
             "timeout": limit,
             "accept_rollback": accept_rollback,
             "person": again or is_person(),
             **lasting,
         }
         call.farewell = "stopped; the phone is not asked any longer for this"
-        with Waiting() as waiting:
-            status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked)
+        asked |= {"with": custodian} if custodian else {}
+        with Person(passphrase_file) as person, Waiting() as waiting:
+            status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked, **person)
     for text in status["warnings"]:
         warn(text)
     if lasting and not status["until"]:
@@ -22254,12 +23127,11 @@ def is_in_memory(directory: str) -> bool:
 
 
 # ---------------------------------------------------------- cli/keychain ----
-# avault keychain: opening the vault without the phone.
-#
-# The commands ask the daemon; no key passes through them.
+# avault keychain: the custodian that most have at hand, by a shorter name.
 
 
 SERVICE = "avault"
+KEYCHAIN = "keychain"
 MEANING = """\
 the keychain of your login session is to open this vault, so that a reboot needs no phone. Whoever has
 that session, or this disk and the session's password, then opens the vault without you"""
@@ -22267,7 +23139,7 @@ that session, or this disk and the session's password, then opens the vault with
 
 def account(places: Places) -> str:
     """The account under which the keychain has a vault's unlock key."""
-    return f"{places.id}:unlock-key"
+    return f"{places.id}:{KEYCHAIN}"
 
 
 def describe_keychain(places: Places, **fields: Any) -> dict[str, Any]:
@@ -22280,13 +23152,6 @@ def removal(places: Places) -> str:
     if sys.platform == "darwin":
         return f"security delete-generic-password -s {SERVICE} -a {account(places)}"
     return f"secret-tool clear service {SERVICE} username {account(places)}"
-
-
-def raise_answer(answer: dict[str, Any], message: str, hint: str) -> None:
-    """Raise the error that the keychain's outcome is; `ok` is none."""
-    kinds = {"ok": None, "not_found": NotFound, "denied": Denied, "unavailable": Unavailable}
-    if kind := kinds.get(answer["outcome"], AvaultError):
-        raise kind(message.format(answer.get("detail") or answer["outcome"]), hint)
 
 
 def show_object(terminal: Terminal, fields: dict[str, Any]) -> None:
@@ -22306,19 +23171,14 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
 
     The vault must be open, and the phone must have opened it here before. It
     asks first (--yes does not), then the phone has to agree. Where there is no
-    keychain, nothing is changed.
+    keychain, nothing is changed. The same as: avault custody add keychain
     """
     if not terminal.is_running():
         need_vault(terminal.places)
     if not yes and not confirm(f"avault: {MEANING}. Enable it?"):
         raise Denied("not confirmed; the phone stays the only way", "avault keychain enable --yes")
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
-    answer = terminal.ask("keychain", action="enable")
-    raise_answer(
-        answer,
-        "not enabled: {}",
-        "the phone opens the vault as before; see: avault keychain status",
-    )
+    manage(terminal, "add", kind=KEYCHAIN, name=KEYCHAIN, replace=True)
     say("enabled: the keychain opens this vault from now on, and the phone when it does not")
     show_object(terminal, describe_keychain(terminal.places, enabled=True))
     return 0
@@ -22332,10 +23192,12 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
     only it opens. From now on the phone is asked. Works while the vault is
     locked, too.
     """
-    terminal.need_daemon()
-    answer = terminal.ask("keychain", action="disable")
-    if answer["outcome"] != "not_found":
-        raise_answer(
+    try:
+        answer = manage(terminal, "remove", name=KEYCHAIN)
+    except NotFound:
+        answer = {"outcome": "not_found"}
+    if answer.get("outcome") != "not_found":
+        raise_outcome(
             answer,
             "the phone is asked from now on, but the keychain still has its entry, which opens nothing any more: {}",
             f"try again when it is unlocked, or: {removal(terminal.places)}",
@@ -22354,26 +23216,25 @@ def cmd_keychain_status(terminal: Terminal) -> int:
     without a daemon the keychain is not asked.
     """
     places = terminal.places
-    try:
-        answer = ask_daemon(places, "keychain", action="status")
-    except NoDaemon:
+    found: dict[str, Any] = {}
+    is_enabled = os.path.lexists(places.own(f"custody-{KEYCHAIN}.json"))
+    if terminal.is_running():
+        listed = terminal.ask("custody", action="list")["custodians"]
+        found = next((each for each in listed if each["name"] == KEYCHAIN), {})
+        is_enabled = bool(found)
+    else:
         need_vault(places)
-        answer = {"enabled": os.path.lexists(places.own("keychain.json"))}
+    detail = None if found.get("outcome") == "ok" else found.get("said")
     fields = describe_keychain(
-        places,
-        enabled=answer["enabled"],
-        outcome=answer.get("outcome"),
-        detail=answer.get("detail"),
+        places, enabled=is_enabled, outcome=found.get("outcome"), detail=detail
     )
     if terminal.want_json:
         show_object(terminal, fields)
         return 0
     opens = (
-        "opens this vault without the phone"
-        if fields["enabled"]
-        else "off; the phone opens this vault"
+        "opens this vault without the phone" if is_enabled else "off; the phone opens this vault"
     )
-    said = "it is there" if fields["outcome"] == "ok" else fields["detail"]
+    said = "it is there" if fields["outcome"] == "ok" else detail
     put(
         f"Keychain: {opens}\nEntry: service {SERVICE}, account {fields['account']}{f'; {said}' if said else ''}\n"
     )
@@ -22389,7 +23250,7 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
     """usage: avault forget [--yes] [--force]
 
     Removes from this machine all that belongs to the vault, but never the vault
-    itself: ends the daemon, deletes the keychain's entry and the state directory
+    itself: ends the daemon, has the custodians forget, deletes the state directory
     (pairing, unlock.json, the access log). It asks first; --yes does not. It
     prints what it removed, and says what is left and how to remove that.
 
@@ -22407,8 +23268,7 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
     removed: list[str] = []
     left: list[dict[str, str]] = []
     try:
-        if os.path.lexists(places.own("keychain.json")):
-            forget_entry(places, removed, left)
+        forget_custodians(places, removed, left)
         forget_files(places, removed)
     finally:
         if lock is not None:
@@ -22471,23 +23331,27 @@ def end_daemon(places: Places, force: bool) -> int | None:
         time.sleep(0.05)
 
 
-def forget_entry(places: Places, removed: list[str], left: list[dict[str, str]]) -> None:
-    """Delete the keychain's entry, from this session: the daemon is gone."""
-    words = own_command("keychain", "delete", account(places), places.dir)
-    done = subprocess.run(
-        words, check=False, env=clean_environment(), stdin=subprocess.DEVNULL, capture_output=True
-    )
-    answer = json.loads(done.stdout)
-    entry = f"the keychain's entry {SERVICE}, {account(places)}"
-    if answer["outcome"] == "ok":
-        removed.append(entry)
-    elif answer["outcome"] != "not_found":
-        left.append(
-            {
-                "what": f"{entry}, which opens nothing any more: {answer['detail']}",
-                "remove": removal(places),
-            }
-        )
+def forget_custodians(places: Places, removed: list[str], left: list[dict[str, str]]) -> None:
+    """Have the custodians forget their keys, from this session: the daemon is gone."""
+    custodians = Custodians(places)
+    for path in sorted(glob.glob(places.own("custody-*.json"))):
+        name = os.path.basename(path).removeprefix("custody-").removesuffix(".json")
+        try:
+            content = custodians.load(name)
+        except AvaultError:
+            continue  # its file goes with the others, and opens nothing
+        answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
+        entry, by_hand = f"the key of the custodian {name}", "take it away there"
+        if name == KEYCHAIN:
+            entry = f"the keychain's entry {SERVICE}, {account(places)}"
+            by_hand = removal(places)
+        if answer["outcome"] == "ok":
+            removed.append(entry)
+        elif answer["outcome"] != "not_found":
+            why = answer.get("detail") or answer["outcome"]
+            left.append(
+                {"what": f"{entry}, which opens nothing any more: {why}", "remove": by_hand}
+            )
 
 
 def forget_files(places: Places, removed: list[str]) -> None:
@@ -23470,7 +24334,7 @@ STATUS_FIELDS = (
     "code", "groups", "secrets",
     "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "keychain",
+    "until", "locks_after", "locks_idle", "git", "custodians",
 )  # fmt: skip
 
 
@@ -23499,7 +24363,8 @@ def render_status(status: dict[str, Any]) -> str:
         + (f" since {status['since']}" if status["since"] else "")
     )
     lines += [f"Locks: {status['until']}"] if status["until"] else []
-    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
+    if status["custodians"] not in (None, [PHONE]):
+        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: avault custody list")
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
@@ -23811,6 +24676,8 @@ def main() -> NoReturn:
     argv = sys.argv[1:]
     if argv[:1] == ["custodian"]:
         main_custodian(argv[1:])
+    if argv[:1] == ["trial"]:
+        main_trial(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["keyholder"]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # answered by the supervisor
-DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "keychain", "record"}
+DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "record"}
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",

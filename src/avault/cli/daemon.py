@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault import __version__
+from avault.cli.custody import Person
 from avault.client import Interrupted, ask_daemon
 from avault.custody.obtaining import GivenKey
 from avault.daemon.start import start_daemon
@@ -251,6 +252,8 @@ def cmd_version(terminal: Terminal) -> int:
     option("--for", "how_long"),
     option("--again", is_flag=True),
     option("--accept-rollback", is_flag=True),
+    option("--with", "custodian"),
+    option("--passphrase-file"),
 )
 def cmd_unlock(
     terminal: Terminal,
@@ -258,8 +261,11 @@ def cmd_unlock(
     how_long: str | None,
     again: bool,
     accept_rollback: bool,
+    custodian: str | None,
+    passphrase_file: str | None,
 ) -> int:
     """usage: avault unlock [--timeout D] [--for D] [--again] [--accept-rollback]
+                     [--with NAME [--passphrase-file FILE]]
 
     Asks the phone, and waits until the operator has approved or refused. Starts
     the daemon if none runs. The phone shows the code that is printed here.
@@ -270,8 +276,10 @@ def cmd_unlock(
     told it to ask again.
 
     --accept-rollback takes a vault that is older than what this machine has
-    seen, and asks by itself, not together with others. With NOSTR_NSEC and no
-    daemon, it only looks whether the vault opens.
+    seen, and asks by itself, not together with others. --with opens it with one
+    custodian, and with no other (avault custody list; phone is one). What that
+    asks, it asks at this terminal, or finds in --passphrase-file. With NOSTR_NSEC
+    and no daemon, it only looks whether the vault opens.
 
       avault unlock --timeout 5m --for 1h
     """
@@ -305,15 +313,16 @@ def cmd_unlock(
         )
         status = ask_daemon(terminal.places, "limit", **lasting)
     else:
-        asked = {
+        asked: dict[str, Any] = {
             "timeout": limit,
             "accept_rollback": accept_rollback,
             "person": again or is_person(),
             **lasting,
         }
         call.farewell = "stopped; the phone is not asked any longer for this"
-        with Waiting() as waiting:
-            status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked)
+        asked |= {"with": custodian} if custodian else {}
+        with Person(passphrase_file) as person, Waiting() as waiting:
+            status = ask_daemon(terminal.places, "unlock", progress=waiting, **asked, **person)
     for text in status["warnings"]:
         warn(text)
     if lasting and not status["until"]:

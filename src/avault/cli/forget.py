@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
+import glob
 import os
 import shlex
 import shutil
 import socket
 import stat
-import subprocess
 import time
 
-from avault.cli.keychain import SERVICE, account, removal, show_object
+from avault.cli.keychain import KEYCHAIN, SERVICE, account, removal, show_object
 from avault.client import Interrupted, ask_daemon
+from avault.custody.custodians import Custodians
+from avault.daemon.errands import Reach, run_errand
 from avault.errors import AvaultError, Denied, Tampered, Unavailable, printable
 from avault.git.run import run_git
 from avault.places import Places
-from avault.process import clean_environment, lock_directory, own_command
+from avault.process import lock_directory
 from avault.service.unit import Service
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say, warn
@@ -31,7 +33,7 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
     """usage: avault forget [--yes] [--force]
 
     Removes from this machine all that belongs to the vault, but never the vault
-    itself: ends the daemon, deletes the keychain's entry and the state directory
+    itself: ends the daemon, has the custodians forget, deletes the state directory
     (pairing, unlock.json, the access log). It asks first; --yes does not. It
     prints what it removed, and says what is left and how to remove that.
 
@@ -49,8 +51,7 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
     removed: list[str] = []
     left: list[dict[str, str]] = []
     try:
-        if os.path.lexists(places.own("keychain.json")):
-            forget_entry(places, removed, left)
+        forget_custodians(places, removed, left)
         forget_files(places, removed)
     finally:
         if lock is not None:
@@ -113,23 +114,27 @@ def end_daemon(places: Places, force: bool) -> int | None:
         time.sleep(0.05)
 
 
-def forget_entry(places: Places, removed: list[str], left: list[dict[str, str]]) -> None:
-    """Delete the keychain's entry, from this session: the daemon is gone."""
-    words = own_command("keychain", "delete", account(places), places.dir)
-    done = subprocess.run(
-        words, check=False, env=clean_environment(), stdin=subprocess.DEVNULL, capture_output=True
-    )
-    answer = json.loads(done.stdout)
-    entry = f"the keychain's entry {SERVICE}, {account(places)}"
-    if answer["outcome"] == "ok":
-        removed.append(entry)
-    elif answer["outcome"] != "not_found":
-        left.append(
-            {
-                "what": f"{entry}, which opens nothing any more: {answer['detail']}",
-                "remove": removal(places),
-            }
-        )
+def forget_custodians(places: Places, removed: list[str], left: list[dict[str, str]]) -> None:
+    """Have the custodians forget their keys, from this session: the daemon is gone."""
+    custodians = Custodians(places)
+    for path in sorted(glob.glob(places.own("custody-*.json"))):
+        name = os.path.basename(path).removeprefix("custody-").removesuffix(".json")
+        try:
+            content = custodians.load(name)
+        except AvaultError:
+            continue  # its file goes with the others, and opens nothing
+        answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
+        entry, by_hand = f"the key of the custodian {name}", "take it away there"
+        if name == KEYCHAIN:
+            entry = f"the keychain's entry {SERVICE}, {account(places)}"
+            by_hand = removal(places)
+        if answer["outcome"] == "ok":
+            removed.append(entry)
+        elif answer["outcome"] != "not_found":
+            why = answer.get("detail") or answer["outcome"]
+            left.append(
+                {"what": f"{entry}, which opens nothing any more: {why}", "remove": by_hand}
+            )
 
 
 def forget_files(places: Places, removed: list[str]) -> None:

@@ -1,7 +1,4 @@
-"""avault keychain: opening the vault without the phone.
-
-The commands ask the daemon; no key passes through them.
-"""
+"""avault keychain: the custodian that most have at hand, by a shorter name."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from avault.client import ask_daemon
-from avault.errors import AvaultError, Denied, NotFound, Unavailable
+from avault.cli.custody import manage
+from avault.custody.custodian import raise_outcome
+from avault.errors import Denied, NotFound
 from avault.places import Places
-from avault.systemd import NoDaemon
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put, say
 from avault.terminal.terminal import Terminal
@@ -24,6 +21,7 @@ if TYPE_CHECKING:
 
 
 SERVICE = "avault"
+KEYCHAIN = "keychain"
 MEANING = """\
 the keychain of your login session is to open this vault, so that a reboot needs no phone. Whoever has
 that session, or this disk and the session's password, then opens the vault without you"""
@@ -31,7 +29,7 @@ that session, or this disk and the session's password, then opens the vault with
 
 def account(places: Places) -> str:
     """The account under which the keychain has a vault's unlock key."""
-    return f"{places.id}:unlock-key"
+    return f"{places.id}:{KEYCHAIN}"
 
 
 def describe_keychain(places: Places, **fields: Any) -> dict[str, Any]:
@@ -44,13 +42,6 @@ def removal(places: Places) -> str:
     if sys.platform == "darwin":
         return f"security delete-generic-password -s {SERVICE} -a {account(places)}"
     return f"secret-tool clear service {SERVICE} username {account(places)}"
-
-
-def raise_answer(answer: dict[str, Any], message: str, hint: str) -> None:
-    """Raise the error that the keychain's outcome is; `ok` is none."""
-    kinds = {"ok": None, "not_found": NotFound, "denied": Denied, "unavailable": Unavailable}
-    if kind := kinds.get(answer["outcome"], AvaultError):
-        raise kind(message.format(answer.get("detail") or answer["outcome"]), hint)
 
 
 def show_object(terminal: Terminal, fields: dict[str, Any]) -> None:
@@ -70,19 +61,14 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
 
     The vault must be open, and the phone must have opened it here before. It
     asks first (--yes does not), then the phone has to agree. Where there is no
-    keychain, nothing is changed.
+    keychain, nothing is changed. The same as: avault custody add keychain
     """
     if not terminal.is_running():
         need_vault(terminal.places)
     if not yes and not confirm(f"avault: {MEANING}. Enable it?"):
         raise Denied("not confirmed; the phone stays the only way", "avault keychain enable --yes")
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
-    answer = terminal.ask("keychain", action="enable")
-    raise_answer(
-        answer,
-        "not enabled: {}",
-        "the phone opens the vault as before; see: avault keychain status",
-    )
+    manage(terminal, "add", kind=KEYCHAIN, name=KEYCHAIN, replace=True)
     say("enabled: the keychain opens this vault from now on, and the phone when it does not")
     show_object(terminal, describe_keychain(terminal.places, enabled=True))
     return 0
@@ -96,10 +82,12 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
     only it opens. From now on the phone is asked. Works while the vault is
     locked, too.
     """
-    terminal.need_daemon()
-    answer = terminal.ask("keychain", action="disable")
-    if answer["outcome"] != "not_found":
-        raise_answer(
+    try:
+        answer = manage(terminal, "remove", name=KEYCHAIN)
+    except NotFound:
+        answer = {"outcome": "not_found"}
+    if answer.get("outcome") != "not_found":
+        raise_outcome(
             answer,
             "the phone is asked from now on, but the keychain still has its entry, which opens nothing any more: {}",
             f"try again when it is unlocked, or: {removal(terminal.places)}",
@@ -118,26 +106,25 @@ def cmd_keychain_status(terminal: Terminal) -> int:
     without a daemon the keychain is not asked.
     """
     places = terminal.places
-    try:
-        answer = ask_daemon(places, "keychain", action="status")
-    except NoDaemon:
+    found: dict[str, Any] = {}
+    is_enabled = os.path.lexists(places.own(f"custody-{KEYCHAIN}.json"))
+    if terminal.is_running():
+        listed = terminal.ask("custody", action="list")["custodians"]
+        found = next((each for each in listed if each["name"] == KEYCHAIN), {})
+        is_enabled = bool(found)
+    else:
         need_vault(places)
-        answer = {"enabled": os.path.lexists(places.own("keychain.json"))}
+    detail = None if found.get("outcome") == "ok" else found.get("said")
     fields = describe_keychain(
-        places,
-        enabled=answer["enabled"],
-        outcome=answer.get("outcome"),
-        detail=answer.get("detail"),
+        places, enabled=is_enabled, outcome=found.get("outcome"), detail=detail
     )
     if terminal.want_json:
         show_object(terminal, fields)
         return 0
     opens = (
-        "opens this vault without the phone"
-        if fields["enabled"]
-        else "off; the phone opens this vault"
+        "opens this vault without the phone" if is_enabled else "off; the phone opens this vault"
     )
-    said = "it is there" if fields["outcome"] == "ok" else fields["detail"]
+    said = "it is there" if fields["outcome"] == "ok" else detail
     put(
         f"Keychain: {opens}\nEntry: service {SERVICE}, account {fields['account']}{f'; {said}' if said else ''}\n"
     )

@@ -11,6 +11,7 @@ import click
 from avault import __version__
 from avault.cli.secrets import no_argument
 from avault.custody.helper import main_custodian
+from avault.custody.trial import main_trial
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.hints import call, say_error
@@ -288,6 +289,8 @@ def main() -> NoReturn:
     argv = sys.argv[1:]
     if argv[:1] == ["custodian"]:
         main_custodian(argv[1:])
+    if argv[:1] == ["trial"]:
+        main_trial(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["keyholder"]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.terminal.commands import command, option
 from avault.extras import load_extra
+from avault.terminal.commands import command, option
 
 if TYPE_CHECKING:
     from avault.terminal.terminal import Terminal

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from avault import __version__
 from avault.client import ask_daemon
+from avault.custody.custodians import PHONE
 from avault.errors import AvaultError, NotFound, printable
 from avault.fast import STATES
 from avault.hints import call
@@ -113,7 +114,7 @@ STATUS_FIELDS = (
     "code", "groups", "secrets",
     "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "keychain",
+    "until", "locks_after", "locks_idle", "git", "custodians",
 )  # fmt: skip
 
 
@@ -142,7 +143,8 @@ def render_status(status: dict[str, Any]) -> str:
         + (f" since {status['since']}" if status["since"] else "")
     )
     lines += [f"Locks: {status['until']}"] if status["until"] else []
-    lines += ["Keychain: opens the vault without the phone"] if status["keychain"] else []
+    if status["custodians"] not in (None, [PHONE]):
+        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: avault custody list")
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "

@@ -11,7 +11,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Denied, NotFound, Unavailable, printable
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Unavailable, Usage, printable
 from avault.protocol import decode_frame
 
 if TYPE_CHECKING:
@@ -49,11 +49,12 @@ if TYPE_CHECKING:
             """Forget the secret, where the custodian keeps it itself."""
 
 
-ACTIONS = ("settle", "probe", "set", "get", "delete")
 OUTCOMES: dict[str, type[AvaultError]] = {
     "not_found": NotFound,
     "denied": Denied,
     "unavailable": Unavailable,
+    "usage": Usage,
+    "tampered": Tampered,
 }
 
 
@@ -92,9 +93,11 @@ def read_answer(data: bytes) -> dict[str, Any]:
         return {"outcome": "error", "detail": "its helper ended without an answer"}
 
 
-def render_answer(outcome: str, said: object) -> bytes:
-    """A helper's answer: `value` where it is `ok`, else `detail`."""
-    return json.dumps({"outcome": outcome, "value" if outcome == "ok" else "detail": said}).encode()
+def render_answer(outcome: str, said: object, hint: str | None = None) -> bytes:
+    """A helper's answer: `value` where it is `ok`, else `detail`, and perhaps a hint."""
+    said_as = "value" if outcome == "ok" else "detail"
+    hints = {"hint": hint} if hint else {}
+    return json.dumps({"outcome": outcome, said_as: said, **hints}).encode()
 
 
 def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None = None) -> Any:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import ACTIONS, Errand, render_answer
+from avault.custody.custodian import Errand, render_answer
 from avault.custody.kinds import find_kind
 from avault.custody.prompt import Prompt
 from avault.errors import AvaultError
@@ -46,27 +47,33 @@ def take_secret(door: int) -> str:
     return read.decode()
 
 
-def do_errand(action: str, kind: str, errand: Errand) -> Any:
+def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
     """The value of an errand that succeeds; raises what went wrong."""
-    custodian = find_kind(kind)(errand)
+    found = find_kind(kind)
+    custodian = found(errand)
+    if action == "settle":
+        settings = custodian.settle()
+        asks = getattr(found, "asks", None)  # where it depends on the settings
+        return {"settings": settings, "asks": asks(settings) if asks else found.needs_person}
     if action == "set":
-        secret = take_secret(0)
         if not secret:
             raise AvaultError("nothing came that could be kept")
         return custodian.set(secret)
-    return {name: getattr(custodian, name) for name in ACTIONS}[action]()
+    return {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
 
 
-def answer_errand(action: str, kind: str, errand: Errand) -> bytes:
+def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:
     """The answer to an errand, within its limit; one that takes longer is `denied`."""
-    answer = render_answer("denied", f"no answer in {errand.limit:g} s")
+    answer = render_answer(
+        "denied", f"the {kind} did not answer in {errand.limit:g} s; is it locked?"
+    )
 
     def work() -> None:
         nonlocal answer
         try:
-            answer = render_answer("ok", do_errand(action, kind, errand))
+            answer = render_answer("ok", do_errand(action, kind, errand, secret))
         except AvaultError as error:
-            answer = render_answer(error.code, error.message)
+            answer = render_answer(error.code, error.message, error.hint)
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
             answer = render_answer("error", f"it failed: {type(error).__name__}")
 
@@ -86,8 +93,9 @@ def main_custodian(argv: list[str]) -> NoReturn:
         with socket.socket(fileno=os.dup(0)) as sock:
             request = read_errand(sock)
         prompt = Prompt(request.get("terminal"), request.get("answers"))
-        signal.signal(signal.SIGTERM, lambda *_: (prompt.close(), os._exit(0)))
-        write_all(1, answer_errand(action, kind, Errand(request, prompt)))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
+        secret = take_secret(0) if action == "set" else ""  # once the operator agrees
+        write_all(1, answer_errand(action, kind, Errand(request, prompt), secret))
     except BaseException as error:
         write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
     finally:

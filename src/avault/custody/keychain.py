@@ -14,25 +14,20 @@ from avault.custody.custodian import Errand
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, printable
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar
 
 
-# what may go wrong: a reason, and the exceptions, D-Bus names and OSStatus (SecBase.h) that mean it
-KEYCHAIN_ERRORS = (
-    (NotFound, "the keychain has no entry for this vault", "ItemNotFoundException -25300"),
-    (
+# what exceptions, D-Bus names and OSStatus (SecBase.h) mean
+KEYCHAIN_ERRORS = {
+    "ItemNotFoundException -25300": (NotFound, "the keychain has no entry for this vault"),
+    "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked -128 -25293"
+    " -25308 -25315": (
         Denied,
         "the keychain is locked, and its prompt was dismissed or has no screen",
-        "LockedException PromptDismissedException org.freedesktop.Secret.Error.IsLocked"
-        " -128 -25293 -25308 -25315",
     ),
-    (
-        Unavailable,
-        "the keychain of this session does not run",
-        "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited"
-        " -25291 -25294 -25307",
-    ),
-)
+    "SecretServiceNotAvailableException org.freedesktop.DBus.Error.Spawn.ChildExited -25291 -25294"
+    " -25307": (Unavailable, "the keychain of this session does not run"),
+}
 
 
 def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
@@ -106,8 +101,8 @@ def macos_keychain(action: str, account: str, label: str, secret: str | None) ->
 class Keychain:
     """The platform's own keychain; an entry of the service avault. A write is read back."""
 
-    needs_person = False
-    SETTINGS: dict[str, tuple[str, str | None]] = {}
+    needs_person: ClassVar[bool] = False
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {}
 
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
@@ -152,7 +147,7 @@ class Keychain:
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
             given = getattr(error, "name", None) or type(error).__name__
             names = {str(given), *map(str, error.args[:1])}
-            for kind, reason, meant in KEYCHAIN_ERRORS:
+            for meant, (kind, reason) in KEYCHAIN_ERRORS.items():
                 if names & set(meant.split()):
                     raise kind(reason) from None
             raise AvaultError(f"the keychain failed: {printable(given)}") from None

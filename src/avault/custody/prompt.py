@@ -25,7 +25,8 @@ class Prompt:
 
     def __init__(self, path: str | None, answers: str | None = None) -> None:
         self.path, self.answers = path, answers
-        self.fd, self.modes = -1, None  # type: tuple[int, Any]
+        self.fd = -1
+        self.modes: list[Any] = []
 
     def ask(self, question: str, credential: str = "") -> str:
         """One line that the person types, not echoed; raises Denied, Unavailable.

@@ -9,6 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.errands import Reach
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable
 from avault.places import Places
 from avault.process import uptime
@@ -37,7 +38,8 @@ class Caller:
     A `person` typed it; others ask on their own, and are restrained by pauses,
     except for a daemon that starts. With `stay` the daemon goes on
     asking for so many seconds after the question began, with or without the
-    caller. `has_died` is true once its connection ended without a word.
+    caller. `has_died` is true once its connection ended without a word. One that
+    names a `custodian` wants that one, and no other; `reach` is how a person is.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Caller:
         self.is_restrained = is_restrained and not person
         # somebody is to hear of a refusal that nobody can have given
         self.is_attended = is_attended
+        self.reach = Reach({})
+        self.custodian: str | None = None
         self.since, self.has_died = uptime(), False
 
 

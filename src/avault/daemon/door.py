@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller
 from avault.daemon.callers import describe_caller
-from avault.daemon.programs import run_program
+from avault.daemon.errands import Reach
+from avault.daemon.managing import MANAGE
 from avault.daemon.status import describe_status
 from avault.daemon.supervisor import Supervisor
-from avault.errors import TimedOut
+from avault.errors import TimedOut, Usage
 from avault.protocol import encode_frame, read_limit
 from avault.tasks import spawn
 
@@ -48,7 +48,9 @@ async def while_connected(
 async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Ask the phone, and answer when the vault is open; or, to `detach`, at once."""
     wish = bool(request.get("accept_rollback")), bool(request.get("person"))
+    named = str(request["with"]) if request.get("with") else None
     caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
+    caller.reach, caller.custodian = Reach(request), named
     if request.get("detach"):
         caller.is_attended = caller.timeout is not None
         spawn(supervisor.tasks, supervisor.first_unlock(caller))
@@ -144,24 +146,19 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
     return {"ok": True}
 
 
-async def answer_keychain(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
-    """Keep an unlock key of its own in the platform's keychain, take it away, or look for it."""
-    action, path = request.get("action"), supervisor.places.own("keychain.json")
-    if action == "enable":
-        answer = await supervisor.guard.fill_keychain(describe_caller(sock))
-    else:
-        answer = await run_program(
-            supervisor.guard.keychain_command("delete" if action == "disable" else "look")
-        )
-    outcome = str(answer.get("outcome", "error"))
-    if action == "disable" and os.path.lexists(path):
-        os.unlink(path)
-    return {
-        "ok": True,
-        "outcome": outcome,
-        "detail": answer.get("detail"),
-        "enabled": os.path.lexists(path),
-    }
+async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """What is to be known or changed of the custodians; one change at a time."""
+    manage = MANAGE.get(str(request.get("action")))
+    if not manage:
+        raise Usage("no such action on custodians", "see references/protocol.md")
+    answer: Message = {}
+
+    async def work() -> None:
+        async with supervisor.managing:
+            answer.update(await manage(supervisor.guard, request, describe_caller(sock)))
+
+    await while_connected(sock, work())
+    return {"ok": True, **answer}
 
 
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -179,6 +176,6 @@ ANSWERS: dict[str, Respond] = {
     "limit": answer_limit,
     "wait": answer_wait,
     "stop": answer_stop,
-    "keychain": answer_keychain,
+    "custody": answer_custody,
     "record": answer_record,
 }

@@ -13,10 +13,10 @@ from avault.daemon.log import AccessLog
 from avault.daemon.ratchet import Ratchet
 from avault.daemon.reporter import Reporter
 from avault.daemon.writing import Writer
-from avault.errors import AvaultError, Locked, Tampered
+from avault.errors import AvaultError, Denied, Locked, Tampered
 from avault.nostr import decrypt, parse_npub, public_hex
 from avault.places import Places
-from avault.process import place_name
+from avault.process import place_name, uptime
 from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
 from avault.vault.own_files import encode_file, read_hints
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from avault.nostr import Keys
     from avault.protocol import Limits
 
-    Custodian: TypeAlias = "GivenKey | KeptKey | Phone"
+    Way: TypeAlias = "GivenKey | KeptKey | Phone"
 
 
 class Holding:
@@ -50,15 +50,17 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
+        # uptime until which somebody has agreed to a change, who is not asked by phone
+        self.agreed = 0.0
         self.serving = asyncio.Lock()  # one key at a time
 
     # -- opening it
 
-    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
         """Obtain the key and serve the vault."""
         await self.serve(custodian, *await self.obtain(custodian), accept_rollback)
 
-    async def obtain(self, custodian: Custodian) -> tuple[Keys, dict[str, Any], bool]:
+    async def obtain(self, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
         """The agent's key, the content that it was obtained by, and whether that is this machine's.
 
         What was read before the phone was asked counts to the end: meanwhile others may write to
@@ -82,7 +84,7 @@ class Holding:
 
     async def serve(
         self,
-        custodian: Custodian,
+        custodian: Way,
         keys: Keys,
         content: dict[str, Any],
         own: bool,
@@ -113,7 +115,7 @@ class Holding:
             await self.ratchet.turn(keys, content, also_recovery=not own)
 
     async def take_answer(
-        self, store: Store, custodian: Custodian, keys: Keys, content: dict[str, Any]
+        self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
     ) -> None:
         """Turn the ratchet of a vault that is open already, by an answer that is about it.
 
@@ -131,7 +133,7 @@ class Holding:
 
     async def load(
         self,
-        custodian: Custodian,
+        custodian: Way,
         keys: Keys,
         content: dict[str, Any],
         own: bool,
@@ -142,6 +144,8 @@ class Holding:
         if custodian.proves:
             self.ratchet.prove()
         custody = type(custodian).__name__
+        if isinstance(custodian, KeptKey):
+            custody = f"the custodian {custodian.custodian}"
         if isinstance(custodian, Phone):
             self.ratchet.note_quickness(custodian.signer.answered_in, content)
             custody += f", asked as {shorten_hex(custodian.signer.me)}"
@@ -179,6 +183,32 @@ class Holding:
         self.store, self.ratchet.content, self.log = store, content, log
         self.autolock.start()
         self.reporter.report()
+
+    async def agree(self, custodian: KeptKey) -> None:
+        """Let who opens the vault with a custodian agree to one change; raises AvaultError.
+
+        Only where this machine has no pairing: else the operator agrees, by phone.
+        """
+        store = self.store
+        if not store or self.contact.find(store):
+            raise Denied("the operator agrees by phone", "see: avault status")
+        keys, _, _ = await self.obtain(custodian)
+        if public_hex(keys) != store.vault.agent:
+            raise Tampered("that custodian opens another vault")
+        self.agreed = uptime() + 120.0
+
+    def take_agreement(self) -> bool:
+        """Whether somebody has agreed to a change, which is used up by that."""
+        had, self.agreed = self.agreed > uptime(), 0.0
+        return had
+
+    async def note_proof(self) -> None:
+        """A custodian has just opened this vault, in a trial: a vault without a phone is proven."""
+        if self.store and not self.ratchet.proven and not self.contact.find(self.store):
+            self.ratchet.prove()
+            content = self.ratchet.content
+            await self.ratchet.turn(self.store.keys, content, also_recovery=False)
+            self.reporter.report()
 
     # -- while it is open
 

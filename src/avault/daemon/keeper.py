@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import sys
 from typing import TYPE_CHECKING
 
+from avault.custody.custodians import PHONE
 from avault.daemon.asking import Caller, Question
 from avault.daemon.child import Child
-from avault.daemon.helper import open_keychain, refuse_other_pairing
-from avault.daemon.programs import hear_program, run_program, start_program
+from avault.daemon.custody import Custody
 from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
-from avault.process import own_command, uptime
+from avault.process import uptime
 from avault.signer.pairing import shorten_key
-from avault.vault.files import write_file
-from avault.vault.own_files import encode_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,15 +43,18 @@ class Guard:
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
-        # what a keychain's unlock key opens, until the keychain has that
-        self.sealed: dict[str, Any] | None = None
+        self.custody = Custody(places, self.child)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
 
+    def has_phone(self) -> bool:
+        """Whether a phone may be asked: this machine is paired, and the phone was not taken out."""
+        return os.path.lexists(self.places.own("pairing.json")) and self.custody.has_phone()
+
     def current_state(self) -> str:
-        """unlocked, waiting, locked or unpaired."""
-        if self.state == "locked" and not os.path.lexists(self.places.own("pairing.json")):
+        """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
+        if self.state == "locked" and not self.has_phone() and not self.custody.has_any():
             return "unpaired"
         return self.state
 
@@ -70,7 +69,8 @@ class Guard:
                 self.pairing_hint(),
             )
         because = f" ({self.failure.message})" if self.failure else ""
-        return Locked(f"the vault is locked{because}", "ask the phone with: avault unlock")
+        how = "ask the phone with" if self.has_phone() else "open it with"
+        return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
 
     def waiting_hint(self) -> str:
         """What the operator is to do while the phone is asked."""
@@ -124,13 +124,14 @@ class Guard:
             )
         elif "wrote" in message:
             self.wrote()
-        elif "sealed" in message:
-            self.sealed = message["sealed"]
+        elif self.custody.hear(message):
+            pass
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
 
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
+        self.custody.lose()
         if code and not self.failure:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self.failure = AvaultError(f"the keyholder ended by {how}")
@@ -152,34 +153,26 @@ class Guard:
         """
         if self.state == "unlocked":
             return
-        keychain = nsec is None and os.path.lexists(self.places.own("keychain.json"))
-        if nsec is None and not keychain and not os.path.lexists(self.places.own("pairing.json")):
+        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.has_phone()
+        ways = [] if nsec is not None else self.custody.ways(caller)
+        if nsec is None and not asks_phone and not ways:
             raise self.locked()
-        keychain = keychain and not self.question.callers  # who comes later shares the one question
-        is_new = self.question.join(caller, asks_phone=nsec is None and not keychain)
+        is_shared = bool(self.question.callers)  # who comes later shares the one question
+        is_new = self.question.join(caller, asks_phone and not ways)
         if len(self.question.callers) == 1:
             self.failure = None
         self.stay(caller)
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.child.control and keychain:
-                    nsec = open_keychain(self.keychain_command("get"))
-                if self.child.control:
+                if self.child.control and (caller.custodian or not is_shared):
+                    await self.try_ways(ways, caller, asks_phone)
+                if self.child.control and self.state != "unlocked":
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
-                    wish: dict[str, Any] = {
-                        "accept_rollback": caller.accept_rollback,
-                        "keychain": keychain,
-                    }
-                    wish |= {
-                        "anew": is_new,
-                        "at_once": at_once,
-                        "unattended": not caller.is_attended,
-                    }
+                    wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
+                    wish |= {"at_once": at_once, "unattended": not caller.is_attended}
                     self.child.control.send({"do": "unlock", **wish}, nsec)
-                    if keychain and nsec is not None:
-                        os.close(nsec)
                 while self.state != "unlocked":
                     if not self.child.control:
                         raise self.failure or Locked(
@@ -199,6 +192,27 @@ class Guard:
             self.turn(self.state)  # those who wait for a settled state look again
             if not self.question.callers:
                 self.rest()
+
+    async def try_ways(self, ways: list[str], caller: Caller, asks_phone: bool) -> None:
+        """Have custodians open the vault, one after the other, until one does.
+
+        One that has nothing, or is not there, gives way to the next, and at last to the phone. A
+        person's refusal ends it. Raises what the last said, where no phone comes after it.
+        """
+        failed = None
+        for name in ways:
+            try:
+                await self.custody.open(name, caller)
+                return
+            except AvaultError as error:
+                self.say(f"the custodian {name} did not open the vault: {error.message}")
+                if self.custody.is_final(name, error):
+                    raise
+                failed = error
+        if failed and not asks_phone:
+            raise failed
+        if failed and caller.is_restrained and len(self.question.callers) == 1:
+            self.question.pauses.check()
 
     def stay(self, caller: Caller) -> None:
         """Where a caller wants that, wait for the answer as long as it may come.
@@ -241,44 +255,6 @@ class Guard:
         """Have the phone's question go out at once, if there is one."""
         if self.state == "waiting" and self.child.control:
             self.child.control.send({"do": "ask"})
-
-    def keychain_command(self, action: str) -> list[str]:
-        """The process that asks the platform's keychain."""
-        name = self.report.get("name") or os.path.basename(os.path.dirname(self.places.dir))
-        label = f"avault: unlock key of {name} ({self.places.dir})"
-        return own_command("keychain", action, f"{self.places.id}:unlock-key", label)
-
-    async def fill_keychain(self, caller: dict[str, Any]) -> dict[str, Any]:
-        """Have the keyholder ask the phone and make an unlock key, and the keychain keep it.
-
-        What the keychain's process said.
-        """
-        if self.state != "unlocked" or not self.child.control:
-            raise self.locked()
-        if not self.report.get("proven"):
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault", self.pairing_hint()
-            )
-        refuse_other_pairing(self.places, self.report)
-        found = await run_program(self.keychain_command("look"))
-        if found.get("outcome") == "unavailable":
-            return found  # nobody is asked for what cannot be
-        door, end = socket.socketpair()
-        with door, end:
-            if sys.platform == "linux":
-                # the keyholder is to know who speaks
-                door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-            process = start_program(self.keychain_command("set"), stdin=end.fileno())
-            self.failure = self.sealed = None
-            self.child.control.send(
-                {"do": "keychain", "caller": caller, "helper": process.pid}, door.fileno()
-            )
-        answer = await hear_program(process)
-        if self.failure:
-            raise self.failure
-        if answer.get("outcome") == "ok" and self.sealed:
-            write_file(self.places.own("keychain.json"), encode_file("keychain", self.sealed))
-        return answer
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""

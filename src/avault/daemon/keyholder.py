@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
+from avault.daemon.entrusting import entrust, part_with_phone
 from avault.daemon.holding import Holding
-from avault.daemon.keychain import fill_keychain
 from avault.daemon.reporter import Reporter
 from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
@@ -98,9 +98,14 @@ class Keyholder:
             spawn(self.tasks, self.take_over(fd, message["frame"]))
         elif message["do"] == "unlock":
             self.unlocking.ask(message, fd)
-        elif message["do"] == "keychain" and fd is not None:
-            filling = fill_keychain(self.holding, fd, message["helper"], message["caller"])
-            spawn(self.tasks, filling)
+        elif message["do"] == "try" and fd is not None:
+            spawn(self.tasks, self.unlocking.try_custodian(message, fd))
+        elif message["do"] == "entrust" and fd is not None:
+            spawn(self.tasks, entrust(self.holding, fd, message))
+        elif message["do"] == "part":
+            spawn(self.tasks, part_with_phone(self.holding))
+        elif message["do"] == "proven":
+            spawn(self.tasks, self.holding.note_proof())
         elif message["do"] == "ask":
             self.unlocking.ask_again()
         elif message["do"] == "look":
@@ -141,7 +146,8 @@ class Keyholder:
         """A session's work is done: end, where there is no vault and no task to get one."""
         converse = any(session.task and session.is_conversation for session in self.sessions)
         unlocking = self.unlocking
-        if not (self.holding.store or unlocking.task or unlocking.talking or converse):
+        is_busy = unlocking.task or unlocking.talking or unlocking.trying or converse
+        if not (self.holding.store or is_busy):
             self.ended.set()
 
     # -- what status shows
@@ -162,6 +168,7 @@ class Keyholder:
             "agent_npub": shown.get("agent"),
             "signer_npub": shown.get("operator"),
             "name": shown.get("name"),
+            "identity": shown.get("vault"),
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,

@@ -56,7 +56,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "locks_after": guard.child.limits[0],
         "locks_idle": guard.child.limits[1],
         "git": git,
-        "keychain": os.path.lexists(places.own("keychain.json")),
+        "custodians": guard.custody.order(),
         "version": __version__,
     }
 

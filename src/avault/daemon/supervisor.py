@@ -71,6 +71,7 @@ class Supervisor:
         clean_directory(places.dir)
         clean_directory(places.state)
         self.stopping = asyncio.Event()
+        self.managing = asyncio.Lock()  # of custodians: one change at a time
         self.tasks: set[asyncio.Task[None]] = set()
         # who has not been answered or handed on, the oldest first
         self.clients: list[socket.socket] = []

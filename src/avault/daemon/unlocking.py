@@ -6,10 +6,12 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
+from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.holding import Holding
 from avault.daemon.reporter import Reporter
-from avault.errors import Locked, Unavailable, complain
+from avault.errors import Locked, complain
+from avault.plain import MAX_FRAME
 from avault.process import uptime
 from avault.signer.pairing import Pairing
 from avault.signer.relays import is_clock_unsynchronised
@@ -18,7 +20,7 @@ from avault.vault.presence import read_unlock
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.holding import Custodian
+    from avault.daemon.holding import Way
     from avault.protocol import Message
 
 
@@ -42,6 +44,7 @@ class Unlocking:
         self.opens_until = 0.0  # uptime until which a late answer opens the vault
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
+        self.trying = 0  # custodians that are tried
 
     # -- what the supervisor wants
 
@@ -51,7 +54,7 @@ class Unlocking:
         self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
         self.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
-            self.begin(fd, bool(message.get("keychain")))
+            self.begin(fd)
             return
         self.resume = self.talking
         signer = self.holding.contact.signer
@@ -116,7 +119,7 @@ class Unlocking:
             self.task.cancel()
             self.task, self.resume = None, True
 
-    async def open(self, custodian: Custodian, accept_rollback: bool = False) -> None:
+    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
         """Obtain the key in another way than by the question, and serve the vault."""
         await self.holding.open(custodian, accept_rollback)
         if self.task and self.task is not asyncio.current_task():
@@ -124,15 +127,19 @@ class Unlocking:
 
     # -- the way to the key
 
-    def begin(self, fd: int | None = None, by_keychain: bool = False) -> None:
+    def begin(self, fd: int | None = None) -> None:
         """Begin to obtain the key; or only to listen for it, where nobody waits."""
-        self.task = asyncio.get_running_loop().create_task(self.unlock(fd, by_keychain))
+        self.task = asyncio.get_running_loop().create_task(self.unlock(fd))
 
-    async def unlock(self, fd: int | None, by_keychain: bool) -> None:
-        """Obtain the key by what comes through a pipe, or by the phone; and open the vault."""
+    async def unlock(self, fd: int | None) -> None:
+        """Obtain the key from NOSTR_NSEC, which comes through a pipe, or by the phone."""
         try:
             self.shown, _ = read_unlock(self.holding.places)
-            if fd is None or not await self.open_by_pipe(fd, by_keychain):
+            if fd is not None:
+                with open(fd, "rb") as pipe:
+                    given = await asyncio.to_thread(pipe.read)
+                await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
+            else:
                 await self.open_by_phone()
         except Exception as error:
             if not self.holding.store:
@@ -142,23 +149,41 @@ class Unlocking:
             if self.task is asyncio.current_task():
                 self.task = None
 
-    async def open_by_pipe(self, fd: int, by_keychain: bool) -> bool:
-        """Open the vault by NOSTR_NSEC, or by what the keychain answered; False if that did not."""
-        with open(fd, "rb") as pipe:
-            given = await asyncio.to_thread(pipe.read)
-        if not by_keychain:
-            await self.open(GivenKey(given.decode(errors="replace")), self.accept_rollback)
-            return True
-        warnings = self.reporter.warnings
+    async def try_custodian(self, message: Message, fd: int) -> None:
+        """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
+
+        `only_agree`, it is open, and who opens it with the custodian agrees to a change.
+        """
+        holding, name, failed = self.holding, str(message["custodian"]), None
+        self.trying += 1
         try:
-            warnings["keychain"] = "this machine's keychain opens the vault: nobody was asked"
-            await self.open(Keychain(self.holding.places, given), self.accept_rollback)
-            return True
-        except Unavailable as error:
-            warnings["keychain"] = (
-                f"the keychain did not open the vault, so the phone is asked: {error.message}"
+            with open(fd, "rb") as pipe:
+                answer = await asyncio.to_thread(pipe.read, MAX_FRAME)
+            custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
+            if message.get("only_agree"):
+                await holding.agree(custodian)
+            elif not holding.store:
+                self.shown, _ = read_unlock(holding.places)
+                await self.open(custodian, bool(message.get("accept_rollback")))
+        except Exception as error:
+            failed = complain(error).to_dict()["error"]
+        finally:
+            self.trying -= 1
+        self.note_custodian(name, bool(message.get("asks")), failed)
+        self.reporter.control.send({"tried": name, "failed": failed})
+
+    def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
+        """Say in `status` what a custodian did."""
+        warnings = self.reporter.warnings
+        if failed:
+            warnings["custody"] = (
+                f"the custodian {name} did not open the vault: {failed['message']}"
             )
-            return False
+        elif not asks:
+            warnings["custody"] = f"the custodian {name} opens this vault: nobody was asked"
+        else:
+            warnings.pop("custody", None)
+        self.reporter.report()
 
     async def open_by_phone(self) -> None:
         """Ask the phone, or listen for its answer, and open the vault."""

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from avault.doctor.patient import AUDIT_TIME, KEYCHAIN_PATIENCE, Finding, Patient
+from avault.custody.custodians import PHONE, Custodians
+from avault.doctor.patient import AUDIT_TIME, CUSTODY_PATIENCE, Finding, Patient
 from avault.errors import AvaultError, printable
 from avault.git.driver import set_up
 from avault.git.record import examine_repository
@@ -26,21 +27,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def check_keychain(patient: Patient) -> Iterator[Finding]:
-    """Whether this machine's keychain opens the vault, and whether it did."""
-    if not patient.has("keychain.json"):
-        yield Finding("off", "the phone opens this vault, and no keychain")
-        return
-    text = "this machine's keychain opens the vault, without the phone"
+def check_custody(patient: Patient) -> Iterator[Finding]:
+    """Whether each custodian that may open the vault is there, and which of them ask nobody."""
     try:
-        answer = patient.ask("keychain", KEYCHAIN_PATIENCE, action="status")
+        order = Custodians(patient.places).order()
+    except AvaultError as error:
+        yield Finding("bad", error.message, error.hint)
+        return
+    if order == [PHONE]:
+        yield Finding("off", "the phone opens this vault, and no custodian")
+        return
+    try:
+        answer = patient.ask("custody", CUSTODY_PATIENCE, action="list")
     except AvaultError:
         answer = {}
-    if answer.get("outcome") in ("not_found", "denied", "unavailable", "error"):
-        text = f"the keychain is to open this vault, and does not: {printable(answer.get('detail') or answer['outcome'])}"
-        yield Finding("bad", text, "avault keychain status")
-    else:
-        yield Finding("warn", text, "if that is not meant: avault keychain disable")
+    for each in answer.get("custodians") or [{"name": name} for name in order]:
+        name = printable(each["name"])
+        if each.get("outcome") not in (None, "ok"):
+            said = printable(each.get("said") or each["outcome"])
+            text = f"{name} is to open this vault, and does not: {said}"
+            yield Finding("bad", text, f"avault custody test {name}")
+        elif each.get("asks") is False:
+            text = f"{name} opens the vault without a person"
+            yield Finding("warn", text, f"if that is not meant: avault custody remove {name}")
+        elif name != PHONE:
+            yield Finding("ok", f"{name} opens the vault, and asks a person")
 
 
 def check_git(patient: Patient) -> Iterator[Finding]:

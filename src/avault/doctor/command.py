@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.doctor.around import (
+    check_custody,
     check_git,
-    check_keychain,
     check_lingering,
     check_plaintext,
     check_service,
@@ -43,7 +43,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "drill": check_drill,
     "proven": check_proof,
     "relay": check_relays,
-    "keychain": check_keychain,
+    "custody": check_custody,
     "git": check_git,
     "service": check_service,
     "lingering": check_lingering,
@@ -83,7 +83,7 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
 
     Looks at everything that has to be right: files and permissions, the daemon,
     the clock, pairing and drill, each relay (a message to ourselves, there and
-    back), keychain, git, service, secrets left in clear, swap. A line for each:
+    back), custody, git, service, secrets left in clear, swap. A line for each:
     ok; warn, it works but should be known; bad, it does not work or will not;
     off, not there. With the command that mends it. CHECK chooses, by the names
     in front of the lines.

@@ -1,4 +1,4 @@
-"""Checks of the daemon: its version, its service, the keychain."""
+"""Checks of the daemon: its version, its service."""
 
 from __future__ import annotations
 

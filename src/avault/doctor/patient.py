@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DAEMON_PATIENCE = 5.0  # seconds that the daemon has for an answer
 RELAY_TIME = 10.0  # seconds that the relays have, all at once
-KEYCHAIN_PATIENCE = 30.0  # seconds that the keychain has, which may be slow to start
+CUSTODY_PATIENCE = 40.0  # seconds that custodians have, which may be slow to start
 AUDIT_TIME = 60.0  # seconds for looking into the files where secrets usually stand
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-JSON_KINDS = ("unlock", "pairing", "pin", "machine", "offered", "keychain", "recovery", "log")
+JSON_KINDS = (
+    "unlock", "pairing", "pin", "machine", "offered", "custodians", "recovery", "log",
+)  # fmt: skip
 STATE_KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
 
 

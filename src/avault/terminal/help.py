@@ -47,7 +47,8 @@ getting in, looking after
 
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
-  keychain enable|disable|status       open without the phone, by the login keychain
+  custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set
   version

@@ -1,0 +1,100 @@
+"""The custodians of this machine's vault: in which order they are tried, and what each has.
+
+custodians.json has the order, and when each last opened the vault; custody-NAME.json what one of
+them needs for that. Neither opens anything by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from avault.errors import NotFound, Tampered, Usage, printable
+from avault.places import Places
+from avault.vault.files import read_file, write_file
+from avault.vault.formats import render_time
+from avault.vault.own_files import decode_file, encode_file
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
+
+
+def check_custodian(name: str) -> str:
+    """`name` if a custodian can have it; raises Usage."""
+    if re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name) and name != PHONE:
+        return name
+    raise Usage(
+        f"not a name for a custodian: {printable(name)!r}",
+        "up to 32 lower case letters, digits and -, as in: --name office-hsm",
+    )
+
+
+class Custodians:
+    """The register of custodians, on the disk. Raises Tampered where that is damaged."""
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.path = places, places.own("custodians.json")
+
+    def read(self) -> dict[str, Any]:
+        """The order, and when each last opened the vault; at first it is the phone alone."""
+        if not os.path.lexists(self.path):
+            return {"order": [PHONE], "opened": {}}
+        found = decode_file("custodians", read_file(self.path), self.path)
+        words = [*found["order"], *found["opened"], *found["opened"].values()]
+        if not all(isinstance(each, str) for each in words):
+            raise Tampered(f"{self.path} is damaged", "move it away, then: avault custody list")
+        return found
+
+    def order(self) -> list[str]:
+        """Their names, in the order in which they are tried."""
+        return list(self.read()["order"])
+
+    def before_phone(self) -> list[str]:
+        """Those that are tried before the phone is asked; all, where it is taken out."""
+        order = self.order()
+        return order[: order.index(PHONE)] if PHONE in order else order
+
+    def write(self, order: list[str]) -> None:
+        """Have them tried in this order from now on."""
+        opened = {name: at for name, at in self.read()["opened"].items() if name in order}
+        write_file(self.path, encode_file("custodians", {"order": order, "opened": opened}))
+
+    def note_opened(self, name: str) -> None:
+        """Remember that a custodian has just opened the vault."""
+        found = self.read()
+        found["opened"][name] = render_time(time.time())
+        write_file(self.path, encode_file("custodians", found))
+
+    def path_of(self, name: str) -> str:
+        """The file of a custodian."""
+        return self.places.own(f"custody-{check_custodian(name)}.json")
+
+    def load(self, name: str) -> dict[str, Any]:
+        """What a custodian needs to open the vault; raises NotFound, Tampered."""
+        path = self.path_of(name)
+        if not os.path.lexists(path):
+            raise NotFound(
+                f"there is no custodian {printable(name)}",
+                "see which there are: avault custody list",
+            )
+        found = decode_file("custody", read_file(path), path)
+        if found["custodian"] != name or not all(
+            isinstance(each, str) for pair in found["settings"].items() for each in pair
+        ):
+            raise Tampered(f"{path} is damaged", f"avault custody remove {name}")
+        return found
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write a custodian's file."""
+        write_file(self.path_of(content["custodian"]), encode_file("custody", content))
+
+    def forget(self, name: str) -> None:
+        """Take a custodian out of the order, and its file away."""
+        self.write([each for each in self.order() if each != name])
+        if os.path.lexists(path := self.path_of(name)):
+            os.unlink(path)

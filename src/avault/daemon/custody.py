@@ -1,0 +1,138 @@
+"""The custodians, as the supervisor has them: which are tried, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from avault.custody.custodians import PHONE, Custodians
+from avault.daemon.asking import Caller
+from avault.daemon.child import Child
+from avault.daemon.errands import Helper
+from avault.errors import AvaultError, Denied, Locked
+from avault.places import Places
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.daemon.errands import Reach
+    from avault.protocol import Message
+
+
+class Custody:
+    """Opens the vault with a custodian, of which the keyholder gets the key and we do not.
+
+    `sealed` is what a custodian's unlock key opens, until that has it.
+    """
+
+    def __init__(self, places: Places, child: Child) -> None:
+        self.places, self.child = places, child
+        self.custodians = Custodians(places)
+        self.sealed: dict[str, Any] | None = None
+        self.agreed = asyncio.Event()
+        self.tried: dict[str, asyncio.Future[None]] = {}
+
+    def order(self) -> list[str]:
+        """The names in their order; of a damaged register, the phone alone."""
+        try:
+            return self.custodians.order()
+        except AvaultError:
+            return [PHONE]
+
+    def has_phone(self) -> bool:
+        """Whether the phone is one of them."""
+        return PHONE in self.order()
+
+    def has_any(self) -> bool:
+        """Whether there is one besides the phone."""
+        return any(name != PHONE for name in self.order())
+
+    def ways(self, caller: Caller) -> list[str]:
+        """Which are tried for a caller before the phone; raises NotFound.
+
+        The one that it names; else those before the phone, without those that ask a person where
+        none is reached.
+        """
+        if caller.custodian == PHONE:
+            return []
+        if caller.custodian:
+            self.custodians.load(caller.custodian)
+            return [caller.custodian]
+        order = self.order()
+        names = order[: order.index(PHONE)] if PHONE in order else order
+        return [name for name in names if caller.reach.is_there() or not self.asks(name)]
+
+    def asks(self, name: str) -> bool:
+        """Whether a custodian asks a person; one that cannot be read asks nobody."""
+        try:
+            return bool(self.custodians.load(name)["asks"])
+        except AvaultError:
+            return False
+
+    def is_final(self, name: str, error: AvaultError) -> bool:
+        """Whether nothing comes after this: a person has refused, or the vault is no more."""
+        return isinstance(error, Denied) and self.asks(name)
+
+    async def open(self, name: str, caller: Caller) -> None:
+        """Have a custodian open the vault; raises what it, or the vault, said."""
+        content = self.custodians.load(name)
+        wish = {"accept_rollback": caller.accept_rollback}
+        await self.hand_over(content, caller.reach, wish)
+        self.note_opened(name)
+
+    async def agree(self, name: str, reach: Reach) -> None:
+        """Have who opens the vault with a custodian agree to one change of it."""
+        await self.hand_over(self.custodians.load(name), reach, {"only_agree": True})
+
+    def note_opened(self, name: str) -> None:
+        """Remember it; a disk that is full keeps nobody out."""
+        try:
+            self.custodians.note_opened(name)
+        except AvaultError:
+            pass
+
+    async def hand_over(self, content: dict[str, Any], reach: Reach, wish: dict[str, Any]) -> None:
+        """Start a custodian's helper, and give the keyholder the end that its answer comes from."""
+        control, name = self.child.control, content["custodian"]
+        if not control:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        answer, end = socket.socketpair()
+        with answer:
+            with end:
+                helper = Helper(self.places, "get", content, reach, end.fileno())
+            tried = self.tried[name] = asyncio.get_running_loop().create_future()
+            message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
+            control.send(message, answer.fileno())
+        try:
+            await tried
+        finally:
+            helper.end()
+            self.tried.pop(name, None)
+
+    def hear(self, message: Message) -> bool:
+        """Take a message of the keyholder that is about custodians: whether it is."""
+        if "sealed" in message:
+            self.sealed = message["sealed"]
+        elif "agreed" in message:
+            self.agreed.set()
+        elif "tried" in message:
+            self.settle(str(message["tried"]), message["failed"])
+        else:
+            return False
+        return True
+
+    def settle(self, name: str, failed: dict[str, Any] | None) -> None:
+        """What came of a custodian that was tried."""
+        future = self.tried.get(name)
+        if future and not future.done():
+            if failed:
+                future.set_exception(AvaultError.from_dict({"error": failed}))
+            else:
+                future.set_result(None)
+
+    def lose(self) -> None:
+        """The keyholder is gone."""
+        gone = Locked("the vault was locked meanwhile", "ask again with: avault unlock").to_dict()
+        for name in list(self.tried):
+            self.settle(name, gone["error"])
