@@ -294,7 +294,7 @@ if TYPE_CHECKING:
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
-    Way: TypeAlias = "GivenKey | KeptKey | Phone"
+    Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
     class Custodian(Protocol):
         """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
 
@@ -5514,6 +5514,11 @@ class Custodians:
         opened = {name: at for name, at in self.read()["opened"].items() if name in order}
         write_file(self.path, encode_file("custodians", {"order": order, "opened": opened}))
 
+    def admit_phone(self) -> None:
+        """Have the phone tried again, at last, where it was taken out."""
+        if PHONE not in (order := self.order()):
+            self.write([*order, PHONE])
+
     def note_opened(self, name: str) -> None:
         """Remember that a custodian has just opened the vault."""
         found = self.read()
@@ -5822,6 +5827,26 @@ class GivenKey:
                 f"the agent is {content['agent']}",
             )
         return self.keys
+
+
+class OperatorKey:
+    """The agent's key by the operator's own, from the recovery kit of a vault without a phone."""
+
+    proves = True
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, out of the envelope that is for this operator; raises Tampered."""
+        try:
+            answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
+        except ValueError:
+            raise Tampered(
+                "that is not the key of this vault's operator",
+                f"the operator is {content['operator']}",
+            ) from None
+        return open_nsec(content, answer)
 
 
 class Phone:
@@ -7222,6 +7247,8 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
+        # it has just been made, without a phone, and no custodian has opened it yet
+        self.is_phoneless = False
         # uptime until which somebody has agreed to a change, who is not asked by phone
         self.agreed = 0.0
         self.serving = asyncio.Lock()  # one key at a time
@@ -7329,6 +7356,8 @@ class Holding:
             await self.ratchet.turn(keys, content, also_recovery=is_lost)
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
+        if isinstance(custodian, OperatorKey) and not self.contact.find(self.store):
+            self.is_phoneless = True  # the operator is here: whom else could be asked?
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -7375,8 +7404,9 @@ class Holding:
         return had
 
     async def note_proof(self) -> None:
-        """A custodian has just opened this vault, in a trial: a vault without a phone is proven."""
-        if self.store and not self.ratchet.proven and not self.contact.find(self.store):
+        """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
+        if self.store and self.is_phoneless:
+            self.is_phoneless = False
             self.ratchet.prove()
             content = self.ratchet.content
             await self.ratchet.turn(self.store.keys, content, also_recovery=False)
@@ -7470,7 +7500,7 @@ async def ask_operator(holding: Holding, store: Store, title: str, sentence: str
     without a phone, whoever opened it with a custodian has agreed (`holding.agreed`).
     """
     pairing, vault = holding.contact.find(store), store.vault
-    if holding.take_agreement():
+    if holding.is_phoneless or holding.take_agreement():
         return
     if not pairing:
         raise Denied(
@@ -7872,6 +7902,7 @@ class Keyholder:
             "signer_npub": shown.get("operator"),
             "name": shown.get("name"),
             "identity": shown.get("vault"),
+            "phoneless": self.holding.is_phoneless,
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
@@ -8685,8 +8716,7 @@ def need_open(guard: Guard) -> None:
     """Raise Locked, Denied where no custodian can be added."""
     if guard.state != "unlocked" or not guard.child.control:
         raise guard.locked()
-    is_phoneless = not guard.has_phone()
-    if not guard.report.get("proven") and not is_phoneless:
+    if not guard.report.get("proven") and not guard.report.get("phoneless"):
         raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
 
 
@@ -8699,6 +8729,11 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         raise Usage(
             f"there is a custodian {name} already",
             f"choose another name with --name, or: avault custody remove {name}",
+        )
+    if name in custody.order() and not guard.has_phone() and len(custody.order()) == 1:
+        raise Denied(
+            f"{name} alone opens this vault, and would open nothing if this were cut off",
+            "add another before, with a name of its own: --name NAME",
         )
     content = {
         "custodian": name,
@@ -8885,6 +8920,15 @@ async def remove_phone(guard: Guard, others: list[str]) -> Message:
     return {"name": PHONE, "outcome": "ok"}
 
 
+async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Take the phone out of the order of a vault that was made without one."""
+    if guard.has_phone() or not guard.custody.has_any():
+        raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
+    order = [name for name in guard.custody.custodians.order() if name != PHONE]
+    guard.custody.custodians.write(order)
+    return {"order": order}
+
+
 async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Have the custodians tried in another order."""
     wanted, order = request.get("order"), guard.custody.custodians.order()
@@ -8900,6 +8944,7 @@ MANAGE: dict[str, Manage] = {
     "test": test_custodian,
     "remove": remove_custodian,
     "order": order_custodians,
+    "forget_phone": forget_phone,
 }
 
 
@@ -9665,6 +9710,7 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
+    Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.reporter.report()
 
@@ -9900,7 +9946,9 @@ async def talk_init(
             "that is the agent's own key", "--signer-npub is the operator's, the one in the phone"
         )
     identity, pairing = secrets.token_hex(16), None
-    if not operator or private.get("bunker"):
+    if request.get("kit"):
+        operator = await make_kit(session, name)
+    elif not operator or private.get("bunker"):
         confirm = bool(request.get("confirm"))
         pairing = await shake_hands(
             keyholder, session, relays, name, private.get("bunker"), operator, agent, confirm
@@ -9928,6 +9976,7 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
+    holding.is_phoneless = bool(request.get("kit"))
     holding.begin(store, content, "init", is_new=True)
     await holding.verify_recovery()
     keyholder.reporter.wrote()
@@ -9941,6 +9990,19 @@ async def talk_init(
         "signer_npub": to_npub(operator),
         "paired": bool(pairing),
     }
+
+
+async def make_kit(session: Session, name: str) -> str:
+    """An operator's key that is in nobody's phone, shown once and kept nowhere: its public half.
+
+    Raises Denied where the person does not say that it is written down.
+    """
+    keys = make_keys()
+    kit = {"nsec": keys.secret_key().to_bech32(), "operator": to_npub(public_hex(keys))}
+    said = await session.frame(kit={**kit, "name": name})
+    if said.get("confirmed") is not True:
+        raise Denied("the recovery kit is not kept, and nothing was made", "begin again")
+    return public_hex(keys)
 
 
 async def talk_pair(
@@ -10019,11 +10081,11 @@ async def talk_pair(
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
-    """Open the vault with NOSTR_NSEC."""
+    """Open the vault with NOSTR_NSEC, or with the operator's own key."""
     if not keyholder.holding.store:
-        await keyholder.unlocking.open(
-            GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback"))
-        )
+        operator = private.get("operator_nsec")
+        way = OperatorKey(str(operator)) if operator else GivenKey(str(private.get("nsec")))
+        await keyholder.unlocking.open(way, bool(request.get("accept_rollback")))
     return {"ok": True}
 
 
@@ -22095,6 +22157,8 @@ class Ceremony:
         """A pairing request, with what it says and asks on the way."""
 
         def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            if "kit" in ready:
+                return {"confirmed": self.show_kit(ready["kit"])}
             if "operator" not in ready:
                 return private
             say(f"the signer answers for {ready['operator']}")
@@ -22109,6 +22173,25 @@ class Ceremony:
             private=is_private,
             **fields,
         )
+
+    def show_kit(self, kit: dict[str, str]) -> bool:
+        """Show the recovery kit, once, at the terminal: whether the person keeps it."""
+        sys.stderr.write(
+            f"""
+  RECOVERY KIT of the vault {kit["name"]}: write this down, or print it, and keep it where
+  the vault is not. It opens the vault with what lies in its directory, and nothing else
+  does when the custodian is gone. It is shown this once, and kept nowhere.
+
+    operator  {kit["operator"]}
+    key       {kit["nsec"]}
+
+  To use it, on a machine with a copy of the vault: avault recover --operator-key -
+
+"""
+        )
+        if sys.stderr.isatty():
+            show_qr(kit["nsec"])
+        return confirm("avault: is it written down?")
 
     def progress(self, step: dict[str, Any]) -> None:
         """Tell the operator what happened, and what to do."""
@@ -22269,7 +22352,8 @@ def manage(terminal: Terminal, action: str, answers: str | None = None, **fields
     """What the daemon answers to an action on custodians."""
     if not terminal.is_running():
         need_vault(terminal.places)
-    terminal.need_daemon()
+        if action != "add":  # which needs an open vault
+            terminal.need_daemon()
     with Person(answers) as person:
         return terminal.ask("custody", action=action, **person, **fields)
 
@@ -23661,12 +23745,22 @@ PAIRING = (
 )
 
 
-@command("init", option("--signer-npub"), option("--name"), option("--yes", is_flag=True), *PAIRING)
+@command(
+    "init",
+    option("--signer-npub"),
+    option("--name"),
+    option("--yes", is_flag=True),
+    option("--with", "custodian"),
+    option("--setting", "settings", multiple=True),
+    *PAIRING,
+)
 def cmd_init(
     terminal: Terminal,
     signer_npub: str | None,
     name: str | None,
     yes: bool,
+    custodian: str | None,
+    settings: tuple[str, ...],
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -23675,6 +23769,7 @@ def cmd_init(
 ) -> int:
     """usage: avault init [--signer-npub NPUB | --yes] [--bunker URI|-] [--relay URL]…
                    [--name NAME] [--qr FILE.png] [--timeout D] [--no-drill]
+           avault init --with KIND [--setting SETTING=VALUE]… [--name NAME]
 
     Makes the agent's key and the vault's files, and starts the daemon, open.
     It pairs with the phone first (see: avault pair --help), and takes the
@@ -23684,7 +23779,12 @@ def cmd_init(
     NAME is what the phone shows. NOSTR_NSEC, if it is set, becomes the agent's
     key. Nothing that exists is overwritten.
 
+    --with makes a vault without a phone, which a custodian opens (see: avault
+    custody add --help). The operator's key is then made here, shown once, as a
+    recovery kit to write down, and kept nowhere.
+
       avault init
+      avault init --with passphrase
       avault init --signer-npub npub1… --name clawd@db1
     """
     places = terminal.places
@@ -23701,7 +23801,14 @@ def cmd_init(
     )
     for url in relays:
         check_relay(url)
-    confirmed = yes or signer_npub is not None
+    confirmed = yes or signer_npub is not None or custodian is not None
+    if custodian is not None:
+        if signer_npub or bunker:
+            raise Usage("a vault without a phone has no signer", "leave out --signer-npub")
+        if not sys.stdin.isatty():
+            raise Usage("the recovery kit is shown at a terminal, and there is none")
+        check_custodian(custodian)
+        wanted = parse_settings(settings)
     if not confirmed and not bunker and not sys.stdin.isatty():
         raise Usage(
             "nobody is here to say whether the operator is the right one",
@@ -23719,6 +23826,7 @@ def cmd_init(
             "relays": list(relays),
             "signer_npub": signer_npub,
             "timeout": parse_duration(timeout),
+            "kit": custodian is not None,
         }
         fields["confirm"] = not confirmed and sys.stdin.isatty()
         private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
@@ -23739,6 +23847,8 @@ def cmd_init(
     say("the vault is open; keep a secret with: avault set GROUP --key KEY")
     say(f"agent: {answer['agent_npub']}")
     say(f"operator: {answer['signer_npub']}")
+    if custodian is not None:
+        return add_first(terminal, custodian, wanted)
     if not answer["paired"]:
         warn(
             "nobody has shown yet that the phone opens this vault: if the daemon ends now, its "
@@ -23747,6 +23857,21 @@ def cmd_init(
         )
     elif not no_drill:
         talk.drill()
+    return 0
+
+
+def add_first(terminal: Terminal, kind: str, settings: dict[str, str]) -> int:
+    """Let the first custodian open a vault that has no phone."""
+    try:
+        answer = manage(terminal, "add", kind=kind, name=kind, settings=settings)
+        manage(terminal, "forget_phone")
+    except AvaultError as error:
+        error.message = (
+            f"the vault is open, and nothing but the kit opens it again: {error.message}"
+        )
+        error.hint = error.hint or "before the daemon ends: avault custody add KIND"
+        raise
+    say(f"{answer['name']} opens this vault from now on: avault unlock")
     return 0
 
 
@@ -23794,11 +23919,18 @@ def cmd_drill(terminal: Terminal) -> int:
     return Ceremony(terminal, None, number="").drill(is_alone=True)
 
 
-@command("recover", option("--agent"), option("--signer-npub"), *PAIRING)
+@command(
+    "recover",
+    option("--agent"),
+    option("--signer-npub"),
+    option("--operator-key"),
+    *PAIRING,
+)
 def cmd_recover(
     terminal: Terminal,
     agent: str | None,
     signer_npub: str | None,
+    operator_key: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -23807,11 +23939,13 @@ def cmd_recover(
 ) -> int:
     """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
                       [--qr FILE.png] [--timeout D] [--no-drill]
+           avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
 
     Opens a copy of a vault directory on a machine that never had it: pairs, has
     the phone open nsec.enc, and writes what this machine needs from then on.
     Compare the two npubs with what you know: this machine has nothing to
-    compare them with.
+    compare them with. --operator-key - reads the operator's own key instead,
+    from the terminal or stdin: the one of a recovery kit.
 
       git clone … ~/clawd && avault recover
     """
@@ -23847,6 +23981,10 @@ def cmd_recover(
                 "nothing was asked; is this the right copy?",
             )
     terminal.need_daemon()
+    if operator_key is not None:
+        ask_daemon(places, "open", value={"operator_nsec": read_kit(operator_key)}, private=True)
+        say("the vault is open; what opens it from now on: avault custody add, or: avault pair")
+        return 0
     talk = Ceremony(terminal, qr)
     fields = {
         "relays": list(relays),
@@ -23856,6 +23994,18 @@ def cmd_recover(
     }
     talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
+
+
+def read_kit(word: str) -> str:
+    """The key of a recovery kit, from the terminal, where it is not echoed, or from stdin."""
+    if word != "-":
+        raise Usage(
+            "a key on the command line stands in the process list", "type it: --operator-key -"
+        )
+    if sys.stdin.isatty():
+        with Person() as person:
+            return Prompt(person["terminal"]).ask("the key of the recovery kit (nsec1…)")
+    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
 def missing(path: str) -> list[str]:

@@ -6,10 +6,9 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from typing import Any
 
-from harness import SOURCE
+import avault
 
 BOUND = "avault:custody:v1:" + "0" * 32 + ":npub1test:here"
 SECRET = "5f" * 32  # an unlock key is 64 hex digits
@@ -24,23 +23,27 @@ def send_errand(
     secret: str | None = None,
     limit: float = 30.0,
     env: dict[str, str] | None = None,
+    before: str = "",
     **fields: Any,
 ) -> dict[str, Any]:
     """The answer of `avault.py custodian ACTION KIND`: {"outcome": "ok", "value": …} or {"outcome": …, "detail": …}.
 
-    `fields` are others of the request: name, bound, account, label, terminal, answers, directory.
+    `fields` are others of the request: name, bound, account, label, terminal, answers, directory; `before` is a program
+    that is run in the process first.
     """
     request = {
         "name": "here", "settings": settings or {}, "kept": kept, "bound": BOUND, "limit": limit,
         "account": "avault1-AAAAAAAAAAAAAAAA:here", "label": "avault: unlock key of test (/vault)", **fields,
     }  # fmt: skip
+    words = avault.own_command("custodian", action, kind)
+    words[words.index("-c") + 1] = before + words[words.index("-c") + 1]
     ours, theirs = socket.socketpair()
     with ours, theirs:
         process = subprocess.Popen(
-            [sys.executable, str(SOURCE), "custodian", action, kind],
+            words,
             stdin=theirs.fileno(),
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, **(env or {})},
             cwd="/",
         )
@@ -51,7 +54,8 @@ def send_errand(
             for fd in fds:
                 with socket.socket(fileno=fd) as own:
                     own.sendall((secret or "").encode())
-        output, _ = process.communicate(timeout=limit + 30)
+        output, said = process.communicate(timeout=limit + 30)
+    assert (process.returncode, said) == (0, b"")
     answer: dict[str, Any] = json.loads(output)
     if action == "settle" and answer["outcome"] == "ok":  # as if it were the settings alone
         answer |= {"asks": answer["value"]["asks"], "value": answer["value"]["settings"]}

@@ -24,6 +24,7 @@ import peers
 import pytest
 import secretstorage
 from canary import Canary, record
+from errands import send_errand
 from harness import SOURCE, Machine, wait_until
 from jeepney.bus_messages import message_bus
 from jeepney.io.blocking import DBusConnection, open_dbus_connection
@@ -31,7 +32,7 @@ from peers import Relay, Rogue, misdeeds
 
 import avault
 
-KEYCHAIN_TIME = avault.KEYCHAIN_TIME
+KEYCHAIN_TIME = avault.Helper.TIME
 
 MISSING = [name for name in ("dbus-run-session", "gnome-keyring-daemon") if not shutil.which(name)]
 pytestmark = [
@@ -39,7 +40,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"no {' and no '.join(MISSING)}"),
 ]
 
-ACCOUNT = "avault1-AAAAAAAAAAAAAAAA:unlock-key"
+ACCOUNT = "avault1-AAAAAAAAAAAAAAAA:keychain"
 LABEL = "avault: unlock key of test@machine (/home/test/clawd/.avault)"
 ATTRIBUTES = {"service": "avault", "username": ACCOUNT}
 PASSWORD = "of the login"
@@ -132,7 +133,7 @@ class Desktop:
             items = [item for each in secretstorage.get_all_collections(bus) for item in each.get_all_items()]
             return [(item.get_label(), ours(item.get_attributes()), item.get_secret().decode()) for item in items]
 
-    def ask(self, action: str, secret: str = "", limit: str | None = None) -> dict[str, Any]:
+    def ask(self, action: str, secret: str = "", limit: float = 30.0) -> dict[str, Any]:
         return ask(action, secret, limit, DBUS_SESSION_BUS_ADDRESS=self.address)
 
 
@@ -145,24 +146,14 @@ def call(bus: DBusConnection, message: jeepney.Message) -> Any:
     return jeepney.wrappers.unwrap_msg(bus.send_and_get_reply(message))[0]
 
 
-def ask(action: str, secret: str = "", limit: str | None = None, before: str = "", **env: str) -> dict[str, Any]:
-    """What the child process answers, as the supervisor starts it; `before` is run in it first."""
-    words = avault.own_command("keychain", action, ACCOUNT, LABEL, *([limit] if limit else []))
-    words[words.index("-c") + 1] = before + words[words.index("-c") + 1]
-    door, end = socket.socketpair()
-    with door, end:
-        child = subprocess.Popen(words, env={**os.environ, **env}, stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        end.close()
-        if action == "set":
-            _, [own], *_ = socket.recv_fds(door, 64, 1)
-            with socket.socket(fileno=own) as given:
-                given.sendall(secret.encode())
-        out, said = child.communicate(timeout=60)
-    assert (child.returncode, said) == (0, b"")
-    answer = dict(json.loads(out))
+def ask(action: str, secret: str = "", limit: float = 30.0, before: str = "", **env: str) -> dict[str, Any]:
+    """What the helper answers, as the supervisor starts it; `before` is run in it first."""
+    answer = send_errand(
+        action, "keychain", secret=secret, limit=limit, before=before, env=env, account=ACCOUNT, label=LABEL, name="keychain"
+    )
     assert answer.keys() == {"outcome", "value" if answer["outcome"] == "ok" else "detail"}
     if action != "get":
-        record(f"keychain {action}", out.decode())
+        record(f"keychain {action}", json.dumps(answer))
     return answer
 
 
@@ -204,13 +195,13 @@ def test_the_document_says_what_the_keychain_says() -> None:
 
 
 def test_a_look_shows_neither_the_value_nor_a_prompt(desktop: Desktop, canary: Canary) -> None:
-    assert desktop.ask("look") == NOT_FOUND
+    assert desktop.ask("probe") == NOT_FOUND
     assert desktop.ask("set", canary.value) == OK
-    assert desktop.ask("look") == OK
+    assert desktop.ask("probe") == {"outcome": "ok", "value": "it is there"}
     desktop.lock()
     with desktop.bus() as person:
         assert call(person, message_bus.RequestName("org.gnome.keyring.SystemPrompter")) == 1
-        assert desktop.ask("look") == refusal("denied", LOCKED), "at once: the prompt would stay unanswered"
+        assert desktop.ask("probe") == refusal("denied", LOCKED), "at once: the prompt would stay unanswered"
 
 
 def test_an_entry_is_kept_found_replaced_and_deleted(desktop: Desktop, canary: Canary) -> None:
@@ -271,7 +262,7 @@ def test_not_found(desktop: Desktop) -> None:
 def test_not_found_is_not_somebody_elses(desktop: Desktop) -> None:
     with desktop.bus() as bus:
         collection = secretstorage.Collection(bus)
-        collection.create_item("of another vault", {**ATTRIBUTES, "username": "avault1-BBBBBBBBBBBBBBBB:unlock-key"}, b"theirs")
+        collection.create_item("of another vault", {**ATTRIBUTES, "username": "avault1-BBBBBBBBBBBBBBBB:keychain"}, b"theirs")
         collection.create_item("of another program", {**ATTRIBUTES, "service": "not-avault"}, b"theirs")
     assert desktop.ask("get") == NOT_FOUND
     assert desktop.ask("delete") == NOT_FOUND
@@ -327,7 +318,7 @@ def test_denied_when_the_prompt_is_not_answered(desktop: Desktop, canary: Canary
     desktop.lock()
     with desktop.bus() as person:
         assert call(person, message_bus.RequestName("org.gnome.keyring.SystemPrompter")) == 1
-        assert desktop.ask("get", limit="10") == refusal("denied", UNANSWERED.format(10))  # long enough to be asked
+        assert desktop.ask("get", limit=10) == refusal("denied", UNANSWERED.format(10))  # long enough to be asked
         asked = person.receive(timeout=60)
         while asked.header.fields.get(jeepney.HeaderFields.member) != "BeginPrompting":
             asked = person.receive(timeout=60)
@@ -335,7 +326,7 @@ def test_denied_when_the_prompt_is_not_answered(desktop: Desktop, canary: Canary
 
 def test_denied_when_the_keychain_hangs(desktop: Desktop) -> None:
     os.kill(desktop.keyring(), signal.SIGSTOP)
-    assert desktop.ask("get", limit="0.5") == refusal("denied", UNANSWERED.format(0.5))
+    assert desktop.ask("get", limit=0.5) == refusal("denied", UNANSWERED.format(0.5))
 
 
 # unavailable
@@ -398,12 +389,25 @@ def test_error(desktop: Desktop, canary: Canary) -> None:
     assert answer == refusal("error", FAILED)
 
 
-@pytest.mark.parametrize("words", [["get"], ["set", ACCOUNT, LABEL], ["delete", ACCOUNT, LABEL, "soon"]])
+@pytest.mark.parametrize("words", [["get"], ["get", "keychain", "more"], ["burn", "keychain"], ["get", "nothing"]])
 def test_error_for_what_makes_no_sense(words: list[str], desktop: Desktop, canary: Canary) -> None:
-    """Too little, nothing to keep, no number: an answer all the same, and nothing done."""
+    """Too little, too much, what is not known: an answer all the same, and nothing done."""
     assert desktop.ask("set", canary.value) == OK
-    done = subprocess.run(avault.own_command("keychain", *words), env=desktop.env, input=b"", capture_output=True, timeout=60)
-    assert (json.loads(done.stdout)["outcome"], done.stderr) == ("error", b"")
+    request = {"name": "keychain", "settings": {}, "bound": "", "account": ACCOUNT, "label": LABEL, "limit": 9}
+    data = json.dumps(request).encode()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(len(data).to_bytes(4, "big") + data)
+        done = subprocess.run(
+            avault.own_command("custodian", *words), env=desktop.env, stdin=theirs, capture_output=True, timeout=60
+        )
+    assert (json.loads(done.stdout)["outcome"], done.stderr) in (("error", b""), ("usage", b""))
+    assert [value for _, _, value in desktop.entries()] == [canary.value]
+
+
+def test_error_where_nothing_comes_to_be_kept(desktop: Desktop, canary: Canary) -> None:
+    assert desktop.ask("set", canary.value) == OK
+    assert desktop.ask("set", "")["outcome"] == "error"
     assert [value for _, _, value in desktop.entries()] == [canary.value]
 
 
@@ -466,7 +470,7 @@ class Owner:
         return len(self.phone.requests("nip44_decrypt"))
 
     def sealed(self) -> Path:
-        return self.own / "keychain.json"
+        return self.own / "custody-keychain.json"
 
 
 @pytest.fixture
@@ -490,7 +494,7 @@ def test_a_pairing_that_somebody_else_has_written_enables_nothing(owner: Owner) 
     for changes in ({"signer": evil.to_hex()}, {"operator": evil.to_bech32()}, {"relays": ["wss://evil.example"]}):
         path.write_bytes(avault.encode_file("pairing", {**content, **changes}))
         with pytest.raises(avault.Tampered, match=r"pairing\.json"):
-            avault.ask_daemon(places, "keychain", action="enable")
+            avault.ask_daemon(places, "custody", action="add", kind="keychain", name="keychain")
         assert owner.asked() == asked and not owner.desktop.entries() and not owner.sealed().exists()
         path.write_bytes(kept)
 
@@ -501,7 +505,7 @@ def test_what_the_phone_refuses_is_not_enabled(owner: Owner) -> None:
     owner.machine("keychain", "enable", "--yes", code=5)
     assert not owner.sealed().exists() and not owner.desktop.entries()
     lines = [json.loads(line) for line in owner.machine("log", "--json").stdout.splitlines()]
-    assert "keychain" in [line["op"] for line in lines]
+    assert "custody" in [line["op"] for line in lines]
 
 
 def test_enabled_a_reboot_needs_no_phone(owner: Owner, canary: Canary) -> None:
@@ -513,24 +517,24 @@ def test_enabled_a_reboot_needs_no_phone(owner: Owner, canary: Canary) -> None:
     [(label, attributes, secret)] = owner.desktop.entries()
     canary.watch(secret)
     assert label == f"avault: unlock key of test@machine ({machine.vault})"
-    assert attributes == {"service": "avault", "username": f"{identity}:unlock-key"}
+    assert attributes == {"service": "avault", "username": f"{identity}:keychain"}
     assert machine("keychain", "status").stdout.splitlines() == [
         "Keychain: opens this vault without the phone",
-        f"Entry: service avault, account {identity}:unlock-key; it is there",
+        f"Entry: service avault, account {identity}:keychain; it is there",
     ]
     asked = owner.asked()
     for _ in range(2):
         machine("daemon", "stop")
         machine("daemon", "start", "-b")
         status = machine.wait_state("unlocked")
-        assert status["keychain"] is True
+        assert status["custodians"] == ["keychain", "phone"]
         assert any("keychain" in text for text in status["warnings"]), "said at every unlock"
         assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
     assert owner.asked() == asked, "nobody took the phone"
     machine("keychain", "disable")
     assert owner.desktop.entries() == []
     assert not owner.sealed().exists()
-    assert machine.status()["keychain"] is False
+    assert machine.status()["custodians"] == ["phone"]
     machine("lock")
     machine("unlock")
     assert owner.asked() == asked + 1
@@ -573,7 +577,7 @@ def test_enable_needs_a_proven_vault(machine: Machine, desktop: Desktop) -> None
 def test_enable_that_fails_changes_nothing(owner: Owner) -> None:
     owner.desktop.lock()
     done = owner.machine("keychain", "enable", "--yes", code=5)
-    assert f"not enabled: {LOCKED}" in done.stderr
+    assert LOCKED in done.stderr
     assert not owner.sealed().exists()
 
 
@@ -583,7 +587,7 @@ def test_enable_that_fails_leaves_what_worked(owner: Owner) -> None:
     machine("keychain", "enable", "--yes")
     before = owner.sealed().read_bytes()
     owner.desktop.lock()
-    assert "not enabled" in machine("keychain", "enable", "--yes", code=5).stderr
+    assert LOCKED in machine("keychain", "enable", "--yes", code=5).stderr
     assert owner.sealed().read_bytes() == before
     owner.desktop.login_later()
     asked = owner.asked()
@@ -597,7 +601,7 @@ def test_status_says_what_the_keychain_says(owner: Owner) -> None:
         fields = owner.machine("keychain", "status", "--json").json
         return fields["enabled"], fields["outcome"], fields["detail"]
 
-    assert status() == (False, "not_found", NOT_FOUND["detail"])
+    assert status() == (False, None, None)
     owner.machine("keychain", "enable", "--yes")
     assert status() == (True, "ok", None)
     owner.machine("lock")
@@ -609,9 +613,9 @@ def test_status_says_what_the_keychain_says(owner: Owner) -> None:
 def test_enable_where_there_is_no_keychain(machine: Machine, phone: Rogue) -> None:
     machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=phone.uri)
     done = machine("keychain", "enable", "--yes", code=6)
-    assert f"not enabled: {NO_BUS}" in done.stderr
+    assert NO_BUS in done.stderr
     assert len(phone.requests("nip44_decrypt")) == 1, "the phone was not asked for what cannot be"
-    assert not (machine.own / "keychain.json").exists()
+    assert not (machine.own / "custody-keychain.json").exists()
 
 
 def test_where_the_keychain_fails_the_phone_is_asked(owner: Owner) -> None:
@@ -656,14 +660,14 @@ def test_disable_when_the_keychain_is_locked(owner: Owner) -> None:
     owner.desktop.lock()
     done = owner.machine("keychain", "disable", code=5)
     assert "the phone is asked from now on, but the keychain still has its entry" in done.stderr
-    assert f"secret-tool clear service avault username {owner.own.name}:unlock-key" in done.stderr
+    assert f"secret-tool clear service avault username {owner.own.name}:keychain" in done.stderr
     assert not owner.sealed().exists()
 
 
 def test_status_without_a_daemon(owner: Owner) -> None:
     machine = owner.machine
     machine("daemon", "stop")
-    account = f"{owner.own.name}:unlock-key"
+    account = f"{owner.own.name}:keychain"
     expected = {"ok": True, "enabled": False, "service": "avault", "account": account, "outcome": None, "detail": None}
     assert machine("keychain", "status", "--json").json == expected
     assert machine("keychain", "status").stdout.splitlines() == [
@@ -720,7 +724,7 @@ def test_forget_leaves_the_vault_and_nothing_else(owner: Owner, canary: Canary) 
     machine("set", "openai/API_KEY", input=canary.value)
     machine("keychain", "enable", "--yes")
     agent, operator = (machine.status()[name] for name in ("agent_npub", "signer_npub"))
-    entry = f"the keychain's entry avault, {owner.own.name}:unlock-key"
+    entry = f"the keychain's entry avault, {owner.own.name}:keychain"
     vault = snapshot(machine.vault)
     done = machine("forget", "--yes")
     assert done.stdout.splitlines() == [f"removed: {entry}", f"removed: {owner.own}"]

@@ -53,6 +53,8 @@ class Ceremony:
         """A pairing request, with what it says and asks on the way."""
 
         def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            if "kit" in ready:
+                return {"confirmed": self.show_kit(ready["kit"])}
             if "operator" not in ready:
                 return private
             say(f"the signer answers for {ready['operator']}")
@@ -67,6 +69,25 @@ class Ceremony:
             private=is_private,
             **fields,
         )
+
+    def show_kit(self, kit: dict[str, str]) -> bool:
+        """Show the recovery kit, once, at the terminal: whether the person keeps it."""
+        sys.stderr.write(
+            f"""
+  RECOVERY KIT of the vault {kit["name"]}: write this down, or print it, and keep it where
+  the vault is not. It opens the vault with what lies in its directory, and nothing else
+  does when the custodian is gone. It is shown this once, and kept nowhere.
+
+    operator  {kit["operator"]}
+    key       {kit["nsec"]}
+
+  To use it, on a machine with a copy of the vault: avault recover --operator-key -
+
+"""
+        )
+        if sys.stderr.isatty():
+            show_qr(kit["nsec"])
+        return confirm("avault: is it written down?")
 
     def progress(self, step: dict[str, Any]) -> None:
         """Tell the operator what happened, and what to do."""

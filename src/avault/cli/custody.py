@@ -52,7 +52,8 @@ def manage(terminal: Terminal, action: str, answers: str | None = None, **fields
     """What the daemon answers to an action on custodians."""
     if not terminal.is_running():
         need_vault(terminal.places)
-    terminal.need_daemon()
+        if action != "add":  # which needs an open vault
+            terminal.need_daemon()
     with Person(answers) as person:
         return terminal.ask("custody", action=action, **person, **fields)
 

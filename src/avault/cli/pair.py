@@ -11,7 +11,11 @@ import socket
 import sys
 
 from avault.cli.ceremony import Ceremony, read_bunker
+from avault.cli.custody import Person, manage, parse_settings
 from avault.cli.daemon import end
+from avault.client import ask_daemon
+from avault.custody.custodians import check_custodian
+from avault.custody.prompt import Prompt
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
 from avault.hints import call
@@ -33,12 +37,22 @@ PAIRING = (
 )
 
 
-@command("init", option("--signer-npub"), option("--name"), option("--yes", is_flag=True), *PAIRING)
+@command(
+    "init",
+    option("--signer-npub"),
+    option("--name"),
+    option("--yes", is_flag=True),
+    option("--with", "custodian"),
+    option("--setting", "settings", multiple=True),
+    *PAIRING,
+)
 def cmd_init(
     terminal: Terminal,
     signer_npub: str | None,
     name: str | None,
     yes: bool,
+    custodian: str | None,
+    settings: tuple[str, ...],
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -47,6 +61,7 @@ def cmd_init(
 ) -> int:
     """usage: avault init [--signer-npub NPUB | --yes] [--bunker URI|-] [--relay URL]…
                    [--name NAME] [--qr FILE.png] [--timeout D] [--no-drill]
+           avault init --with KIND [--setting SETTING=VALUE]… [--name NAME]
 
     Makes the agent's key and the vault's files, and starts the daemon, open.
     It pairs with the phone first (see: avault pair --help), and takes the
@@ -56,7 +71,12 @@ def cmd_init(
     NAME is what the phone shows. NOSTR_NSEC, if it is set, becomes the agent's
     key. Nothing that exists is overwritten.
 
+    --with makes a vault without a phone, which a custodian opens (see: avault
+    custody add --help). The operator's key is then made here, shown once, as a
+    recovery kit to write down, and kept nowhere.
+
       avault init
+      avault init --with passphrase
       avault init --signer-npub npub1… --name clawd@db1
     """
     places = terminal.places
@@ -73,7 +93,14 @@ def cmd_init(
     )
     for url in relays:
         check_relay(url)
-    confirmed = yes or signer_npub is not None
+    confirmed = yes or signer_npub is not None or custodian is not None
+    if custodian is not None:
+        if signer_npub or bunker:
+            raise Usage("a vault without a phone has no signer", "leave out --signer-npub")
+        if not sys.stdin.isatty():
+            raise Usage("the recovery kit is shown at a terminal, and there is none")
+        check_custodian(custodian)
+        wanted = parse_settings(settings)
     if not confirmed and not bunker and not sys.stdin.isatty():
         raise Usage(
             "nobody is here to say whether the operator is the right one",
@@ -91,6 +118,7 @@ def cmd_init(
             "relays": list(relays),
             "signer_npub": signer_npub,
             "timeout": parse_duration(timeout),
+            "kit": custodian is not None,
         }
         fields["confirm"] = not confirmed and sys.stdin.isatty()
         private = {"nsec": os.environ.get("NOSTR_NSEC"), "bunker": read_bunker(bunker)}
@@ -111,6 +139,8 @@ def cmd_init(
     say("the vault is open; keep a secret with: avault set GROUP --key KEY")
     say(f"agent: {answer['agent_npub']}")
     say(f"operator: {answer['signer_npub']}")
+    if custodian is not None:
+        return add_first(terminal, custodian, wanted)
     if not answer["paired"]:
         warn(
             "nobody has shown yet that the phone opens this vault: if the daemon ends now, its "
@@ -119,6 +149,21 @@ def cmd_init(
         )
     elif not no_drill:
         talk.drill()
+    return 0
+
+
+def add_first(terminal: Terminal, kind: str, settings: dict[str, str]) -> int:
+    """Let the first custodian open a vault that has no phone."""
+    try:
+        answer = manage(terminal, "add", kind=kind, name=kind, settings=settings)
+        manage(terminal, "forget_phone")
+    except AvaultError as error:
+        error.message = (
+            f"the vault is open, and nothing but the kit opens it again: {error.message}"
+        )
+        error.hint = error.hint or "before the daemon ends: avault custody add KIND"
+        raise
+    say(f"{answer['name']} opens this vault from now on: avault unlock")
     return 0
 
 
@@ -166,11 +211,18 @@ def cmd_drill(terminal: Terminal) -> int:
     return Ceremony(terminal, None, number="").drill(is_alone=True)
 
 
-@command("recover", option("--agent"), option("--signer-npub"), *PAIRING)
+@command(
+    "recover",
+    option("--agent"),
+    option("--signer-npub"),
+    option("--operator-key"),
+    *PAIRING,
+)
 def cmd_recover(
     terminal: Terminal,
     agent: str | None,
     signer_npub: str | None,
+    operator_key: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -179,11 +231,13 @@ def cmd_recover(
 ) -> int:
     """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
                       [--qr FILE.png] [--timeout D] [--no-drill]
+           avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
 
     Opens a copy of a vault directory on a machine that never had it: pairs, has
     the phone open nsec.enc, and writes what this machine needs from then on.
     Compare the two npubs with what you know: this machine has nothing to
-    compare them with.
+    compare them with. --operator-key - reads the operator's own key instead,
+    from the terminal or stdin: the one of a recovery kit.
 
       git clone … ~/clawd && avault recover
     """
@@ -219,6 +273,10 @@ def cmd_recover(
                 "nothing was asked; is this the right copy?",
             )
     terminal.need_daemon()
+    if operator_key is not None:
+        ask_daemon(places, "open", value={"operator_nsec": read_kit(operator_key)}, private=True)
+        say("the vault is open; what opens it from now on: avault custody add, or: avault pair")
+        return 0
     talk = Ceremony(terminal, qr)
     fields = {
         "relays": list(relays),
@@ -228,6 +286,18 @@ def cmd_recover(
     }
     talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
+
+
+def read_kit(word: str) -> str:
+    """The key of a recovery kit, from the terminal, where it is not echoed, or from stdin."""
+    if word != "-":
+        raise Usage(
+            "a key on the command line stands in the process list", "type it: --operator-key -"
+        )
+    if sys.stdin.isatty():
+        with Person() as person:
+            return Prompt(person["terminal"]).ask("the key of the recovery kit (nsec1…)")
+    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
 def missing(path: str) -> list[str]:

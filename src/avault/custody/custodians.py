@@ -64,6 +64,11 @@ class Custodians:
         opened = {name: at for name, at in self.read()["opened"].items() if name in order}
         write_file(self.path, encode_file("custodians", {"order": order, "opened": opened}))
 
+    def admit_phone(self) -> None:
+        """Have the phone tried again, at last, where it was taken out."""
+        if PHONE not in (order := self.order()):
+            self.write([*order, PHONE])
+
     def note_opened(self, name: str) -> None:
         """Remember that a custodian has just opened the vault."""
         found = self.read()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome, read_answer
 from avault.errors import Tampered
-from avault.nostr import parse_keys, public_hex, to_npub
+from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import Pairing
 from avault.signer.remote import RemoteSigner
 from avault.vault.seal import open_nsec
@@ -38,6 +38,26 @@ class GivenKey:
                 f"the agent is {content['agent']}",
             )
         return self.keys
+
+
+class OperatorKey:
+    """The agent's key by the operator's own, from the recovery kit of a vault without a phone."""
+
+    proves = True
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, out of the envelope that is for this operator; raises Tampered."""
+        try:
+            answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
+        except ValueError:
+            raise Tampered(
+                "that is not the key of this vault's operator",
+                f"the operator is {content['operator']}",
+            ) from None
+        return open_nsec(content, answer)
 
 
 class Phone:

@@ -26,7 +26,7 @@ async def ask_operator(holding: Holding, store: Store, title: str, sentence: str
     without a phone, whoever opened it with a custodian has agreed (`holding.agreed`).
     """
     pairing, vault = holding.contact.find(store), store.vault
-    if holding.take_agreement():
+    if holding.is_phoneless or holding.take_agreement():
         return
     if not pairing:
         raise Denied(

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.obtaining import GivenKey, KeptKey, Phone
+from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
 from avault.daemon.autolock import AutoLock
 from avault.daemon.contact import Contact
 from avault.daemon.log import AccessLog
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from avault.nostr import Keys
     from avault.protocol import Limits
 
-    Way: TypeAlias = "GivenKey | KeptKey | Phone"
+    Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
 
 
 class Holding:
@@ -50,6 +50,8 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
+        # it has just been made, without a phone, and no custodian has opened it yet
+        self.is_phoneless = False
         # uptime until which somebody has agreed to a change, who is not asked by phone
         self.agreed = 0.0
         self.serving = asyncio.Lock()  # one key at a time
@@ -157,6 +159,8 @@ class Holding:
             await self.ratchet.turn(keys, content, also_recovery=is_lost)
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
+        if isinstance(custodian, OperatorKey) and not self.contact.find(self.store):
+            self.is_phoneless = True  # the operator is here: whom else could be asked?
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -203,8 +207,9 @@ class Holding:
         return had
 
     async def note_proof(self) -> None:
-        """A custodian has just opened this vault, in a trial: a vault without a phone is proven."""
-        if self.store and not self.ratchet.proven and not self.contact.find(self.store):
+        """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
+        if self.store and self.is_phoneless:
+            self.is_phoneless = False
             self.ratchet.prove()
             content = self.ratchet.content
             await self.ratchet.turn(self.store.keys, content, also_recovery=False)

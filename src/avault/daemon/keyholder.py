@@ -169,6 +169,7 @@ class Keyholder:
             "signer_npub": shown.get("operator"),
             "name": shown.get("name"),
             "identity": shown.get("vault"),
+            "phoneless": self.holding.is_phoneless,
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,

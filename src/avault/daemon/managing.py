@@ -34,8 +34,7 @@ def need_open(guard: Guard) -> None:
     """Raise Locked, Denied where no custodian can be added."""
     if guard.state != "unlocked" or not guard.child.control:
         raise guard.locked()
-    is_phoneless = not guard.has_phone()
-    if not guard.report.get("proven") and not is_phoneless:
+    if not guard.report.get("proven") and not guard.report.get("phoneless"):
         raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
 
 
@@ -48,6 +47,11 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         raise Usage(
             f"there is a custodian {name} already",
             f"choose another name with --name, or: avault custody remove {name}",
+        )
+    if name in custody.order() and not guard.has_phone() and len(custody.order()) == 1:
+        raise Denied(
+            f"{name} alone opens this vault, and would open nothing if this were cut off",
+            "add another before, with a name of its own: --name NAME",
         )
     content = {
         "custodian": name,
@@ -234,6 +238,15 @@ async def remove_phone(guard: Guard, others: list[str]) -> Message:
     return {"name": PHONE, "outcome": "ok"}
 
 
+async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Take the phone out of the order of a vault that was made without one."""
+    if guard.has_phone() or not guard.custody.has_any():
+        raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
+    order = [name for name in guard.custody.custodians.order() if name != PHONE]
+    guard.custody.custodians.write(order)
+    return {"order": order}
+
+
 async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Have the custodians tried in another order."""
     wanted, order = request.get("order"), guard.custody.custodians.order()
@@ -249,4 +262,5 @@ MANAGE: dict[str, Manage] = {
     "test": test_custodian,
     "remove": remove_custodian,
     "order": order_custodians,
+    "forget_phone": forget_phone,
 }

@@ -6,6 +6,7 @@ import json
 import secrets
 from typing import TYPE_CHECKING
 
+from avault.custody.custodians import Custodians
 from avault.custody.obtaining import Phone
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
@@ -156,5 +157,6 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
+    Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.reporter.report()

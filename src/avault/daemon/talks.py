@@ -7,7 +7,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.obtaining import GivenKey
+from avault.custody.obtaining import GivenKey, OperatorKey
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import choose_relays, prove, shake_hands
 from avault.daemon.wire import Session
@@ -55,7 +55,9 @@ async def talk_init(
             "that is the agent's own key", "--signer-npub is the operator's, the one in the phone"
         )
     identity, pairing = secrets.token_hex(16), None
-    if not operator or private.get("bunker"):
+    if request.get("kit"):
+        operator = await make_kit(session, name)
+    elif not operator or private.get("bunker"):
         confirm = bool(request.get("confirm"))
         pairing = await shake_hands(
             keyholder, session, relays, name, private.get("bunker"), operator, agent, confirm
@@ -83,6 +85,7 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
+    holding.is_phoneless = bool(request.get("kit"))
     holding.begin(store, content, "init", is_new=True)
     await holding.verify_recovery()
     keyholder.reporter.wrote()
@@ -96,6 +99,19 @@ async def talk_init(
         "signer_npub": to_npub(operator),
         "paired": bool(pairing),
     }
+
+
+async def make_kit(session: Session, name: str) -> str:
+    """An operator's key that is in nobody's phone, shown once and kept nowhere: its public half.
+
+    Raises Denied where the person does not say that it is written down.
+    """
+    keys = make_keys()
+    kit = {"nsec": keys.secret_key().to_bech32(), "operator": to_npub(public_hex(keys))}
+    said = await session.frame(kit={**kit, "name": name})
+    if said.get("confirmed") is not True:
+        raise Denied("the recovery kit is not kept, and nothing was made", "begin again")
+    return public_hex(keys)
 
 
 async def talk_pair(
@@ -174,11 +190,11 @@ async def talk_pair(
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
-    """Open the vault with NOSTR_NSEC."""
+    """Open the vault with NOSTR_NSEC, or with the operator's own key."""
     if not keyholder.holding.store:
-        await keyholder.unlocking.open(
-            GivenKey(str(private.get("nsec"))), bool(request.get("accept_rollback"))
-        )
+        operator = private.get("operator_nsec")
+        way = OperatorKey(str(operator)) if operator else GivenKey(str(private.get("nsec")))
+        await keyholder.unlocking.open(way, bool(request.get("accept_rollback")))
     return {"ok": True}
 
 
