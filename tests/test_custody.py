@@ -1,0 +1,510 @@
+"""Custodians: what opens a vault besides the phone. The kinds have files of their own; this is about the seam.
+
+The custodian here is a program of ours, `avault-custodian-box`, which also does what a good one never would.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nostr_sdk
+import peers
+import pytest
+from canary import Canary
+from harness import AVAULT, Machine, Screen, wait_until
+from peers import Relay, Rogue, misdeeds
+
+import avault
+
+BOX = """\
+#!{python} -I
+import json, os, sys, time
+place = {place!r}
+mode = open(place + "/mode").read()
+request = json.load(sys.stdin)
+action, file = sys.argv[1], place + "/" + request["name"]
+def end(outcome, said):
+    print(json.dumps({{"outcome": outcome, "value" if outcome == "ok" else "detail": said}}), flush=True)
+    sys.exit()
+if action == "settle":
+    end("ok", request["settings"])
+if mode in ("denied", "not_found", "unavailable", "error"):
+    end(mode, "the box says " + mode)
+if mode == "garbage":
+    print("garbage"); sys.exit()
+if mode == "dies":
+    os.kill(os.getpid(), 9)
+if mode == "hangs":
+    time.sleep(999)
+if action == "set":
+    open(file, "w").write(request["secret"]); end("ok", None)
+if action == "delete":
+    os.unlink(file); end("ok", None)
+if action == "get":
+    end("ok", "01" * 32 if mode == "lies" else open(file).read())
+end("ok", "the box is there" if os.path.exists(file) else "the box is empty")
+"""
+
+
+class Box:
+    """The stand-in: `mode` says what it does; `path` is the program."""
+
+    def __init__(self, top: Path) -> None:
+        self.place = top / "box"
+        self.place.mkdir(mode=0o700)
+        self.path = self.place / "avault-custodian-box"
+        self.path.write_text(BOX.format(python=sys.executable, place=str(self.place)))
+        self.path.chmod(0o700)
+        self.mode("ok")
+
+    def mode(self, mode: str) -> None:
+        (self.place / "mode").write_text(mode)
+
+    def kept(self, name: str = "box") -> str:
+        return (self.place / name).read_text()
+
+
+class Owner:
+    """A machine whose phone has opened its vault, which is open; and the box."""
+
+    def __init__(self, machine: Machine, phone: Rogue, operator: nostr_sdk.Keys) -> None:
+        self.machine, self.phone, self.operator, self.box = machine, phone, operator, Box(machine.top)
+        machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=phone.uri)
+
+    def sentence(self) -> str:
+        """What the phone was asked last, in words."""
+        agent, envelope = self.phone.requests("nip44_decrypt")[-1]["params"]
+        text = nostr_sdk.nip44_decrypt(self.operator.secret_key(), nostr_sdk.PublicKey.parse(agent), envelope)
+        return str(json.loads(text)["content"])
+
+    def asked(self) -> int:
+        return len(self.phone.requests("nip44_decrypt"))
+
+    def add(self, *words: str, name: str = "box", code: int = 0) -> Any:
+        path = f"path={self.box.path}"
+        return self.machine("custody", "add", "program", path, *words, "--name", name, "--yes", code=code)
+
+    def order(self) -> list[str]:
+        return list(self.machine.status()["custodians"])
+
+
+@pytest.fixture
+def owner(machine: Machine, relay: Relay) -> Iterator[Owner]:
+    operator = nostr_sdk.Keys.generate()
+    with peers.rogue([relay.url], nsec=operator.secret_key().to_bech32()) as phone:
+        yield Owner(machine, phone, operator)
+
+
+def own_file(machine: Machine, name: str = "box") -> Path:
+    return machine.own / f"custody-{name}.json"
+
+
+# Adding, and opening
+
+
+def test_a_custodian_opens_the_vault_and_nobody_is_asked(owner: Owner, canary: Canary) -> None:
+    machine, asked = owner.machine, owner.asked()
+    machine("set", "openai/API_KEY", input=canary.value)
+    assert "box opens this vault from now on, and asks nobody" in owner.add().stderr
+    assert owner.asked() == asked + 1, "the phone agreed, once"
+    canary.watch(owner.box.kept())
+    assert own_file(machine).stat().st_mode & 0o777 == 0o600
+    assert owner.order() == ["box", "phone"]
+    for _ in range(2):
+        machine("daemon", "stop")
+        machine("daemon", "start", "-b")
+        status = machine.wait_state("unlocked")
+        assert "the custodian box opens this vault: nobody was asked" in status["warnings"]
+        assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    assert owner.asked() == asked + 1
+    lines = [json.loads(line) for line in machine("log", "--json").stdout.splitlines()]
+    assert {"add box, program", "the custodian box"} <= {line.get("for") for line in lines}
+    machine("custody", "remove", "box", "--yes")
+    assert not own_file(machine).exists() and not (owner.box.place / "box").exists()
+    machine("lock")
+    machine("unlock")
+    assert owner.asked() == asked + 2
+
+
+def test_the_phone_is_asked_in_words_of_its_own(owner: Owner) -> None:
+    owner.add()
+    sentence = owner.sentence()
+    said = r"avault: let box \(program\) open test@machine on \S+ WITHOUT anybody, always\. Approve only if you want that\."
+    assert re.fullmatch(said, sentence)
+
+
+def test_what_the_phone_refuses_is_not_added(owner: Owner) -> None:
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    owner.add(code=5)
+    assert owner.order() == ["phone"] and not own_file(owner.machine).exists()
+    assert not (owner.box.place / "box").exists()
+
+
+def test_one_that_does_not_open_the_vault_does_not_count(owner: Owner) -> None:
+    owner.box.mode("lies")
+    done = owner.add(code=8)
+    assert "the custodian has its key, and does not open the vault" in done.stderr
+    assert owner.order() == ["phone"]
+    owner.box.mode("ok")
+    owner.add()
+    assert owner.order() == ["box", "phone"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "code"), [("denied", 5), ("not_found", 4), ("unavailable", 6), ("error", 1), ("garbage", 1), ("dies", 1)]
+)
+def test_what_is_not_ok_gives_way_to_the_phone(owner: Owner, mode: str, code: int) -> None:
+    """Said, and never silently another one; by its name it is the only one that is tried."""
+    machine = owner.machine
+    owner.add()
+    machine("lock")
+    owner.box.mode(mode)
+    asked = owner.asked()
+    done = machine("unlock", "--with", "box", code=code)
+    assert owner.asked() == asked and machine.status()["state"] == "locked"
+    assert "avault: error: " in done.stderr
+    machine("unlock")
+    assert owner.asked() == asked + 1
+    assert any(text.startswith("the custodian box did not open the vault: ") for text in machine.status()["warnings"])
+    shown = machine("custody", "list", "--json").json["custodians"][0]
+    assert (shown["name"], shown["outcome"]) == ("box", {"garbage": "error", "dies": "error"}.get(mode, mode))
+    machine("custody", "test", "box", code=code)
+
+
+@pytest.mark.slow
+def test_one_that_hangs_gives_way(owner: Owner) -> None:
+    owner.add()
+    owner.machine("lock")
+    owner.box.mode("hangs")
+    asked = owner.asked()
+    owner.machine("unlock")
+    assert owner.asked() == asked + 1
+
+
+def test_a_caller_that_leaves_takes_the_helper_with_it(owner: Owner) -> None:
+    owner.add()
+    machine = owner.machine
+    machine("lock")
+    owner.box.mode("hangs")
+    running = machine.start("unlock", "--with", "box")
+
+    def boxes() -> list[Path]:
+        found = []
+        for each in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if str(owner.box.path).encode() in each.read_bytes():
+                    found.append(each)
+            except OSError:
+                continue
+        return found
+
+    wait_until(lambda: len(boxes()) == 1, what="the program")
+    running.process.send_signal(signal.SIGINT)
+    running.wait()
+    wait_until(lambda: not boxes(), what="its end")
+    assert machine.status()["state"] == "locked"
+
+
+# Trying
+
+
+def test_a_trial_opens_the_vault_and_leaves_it_locked(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    machine("lock")
+    before = {path: path.read_bytes() for path in machine.own.iterdir() if path.is_file() and path.name != "custodians.json"}
+    assert "box opens this vault" in machine("custody", "test", "box").stderr
+    assert machine.status()["state"] == "locked" and machine.status()["keyholder_pid"] is None
+    assert before == {path: path.read_bytes() for path in before}, "it writes nothing"
+    owner.box.mode("lies")
+    machine("custody", "test", "box", code=8)
+    machine("custody", "test", "nobody", code=4)
+    assert "avault drill" in machine("custody", "test", "phone", code=2).stderr
+
+
+# The order
+
+
+def test_the_order_is_what_was_said(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    owner.add(name="other")
+    assert owner.order() == ["box", "other", "phone"]
+    machine("custody", "order", "other", "phone", "box")
+    assert owner.order() == ["other", "phone", "box"]
+    for words in (["box"], ["box", "other", "phone", "phone"], ["box", "other", "fone"], []):
+        assert "each of them once" in machine("custody", "order", *words, code=2).stderr
+    owner.box.mode("unavailable")
+    machine("lock")
+    asked = owner.asked()
+    machine("unlock")
+    assert owner.asked() == asked + 1, "other was not there, and what stands behind the phone is not tried"
+    owner.box.mode("ok")
+    machine("lock")
+    machine("unlock", "--with", "box")
+    machine("lock")
+    machine("unlock", "--with", "phone")
+    assert owner.asked() == asked + 2
+    shown = machine("custody", "list").stdout.splitlines()
+    assert [line.split()[:3] for line in shown[1:]] == [
+        ["1", "other", "program"],
+        ["2", "phone", "phone"],
+        ["3", "box", "program"],
+    ]
+    assert owner.machine("doctor", code=None).stdout.count("opens the vault without a person") == 2
+
+
+def test_a_person_is_asked_only_where_one_is(owner: Owner) -> None:
+    """And what a person says no to is over: nothing comes after it."""
+    machine = owner.machine
+    with Screen(machine, AVAULT, "custody", "add", "program", f"path={owner.box.path}", "person=yes", "--name", "box") as screen:
+        screen.expect(r"Add it\? \[y/N\] ")
+        screen.type("y\n")
+        screen.wait()
+    assert owner.order() == ["phone", "box"], "behind the phone"
+    machine("custody", "order", "box", "phone")
+    machine("lock")
+    owner.box.mode("denied")
+    asked = owner.asked()
+    machine("unlock")
+    assert owner.asked() == asked + 1, "no terminal: it is not tried"
+    machine("lock")
+    with Screen(machine, AVAULT, "unlock") as screen:
+        assert b"the box says denied" in screen.wait(5)
+    assert owner.asked() == asked + 1 and machine.status()["state"] == "locked"
+    owner.box.mode("unavailable")
+    with Screen(machine, AVAULT, "unlock") as screen:
+        screen.wait()
+    assert owner.asked() == asked + 2, "not there is no refusal"
+
+
+# Taking away
+
+
+def test_the_phone_has_to_agree_to_be_taken_out(owner: Owner) -> None:
+    machine = owner.machine
+    assert "nothing but the phone opens this vault" in machine("custody", "remove", "phone", "--yes", code=5).stderr
+    owner.add()
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    machine("custody", "remove", "phone", "--yes", code=5)
+    assert owner.order() == ["box", "phone"]
+    owner.phone.behave("nip44_decrypt", [{"honest": True}])
+    machine("custody", "remove", "phone", "--yes")
+    assert owner.order() == ["box"]
+    assert owner.sentence().startswith("avault: from now on your phone does NOT open test@machine on ")
+    asked = owner.asked()
+    assert "is the last that opens this vault" in machine("custody", "remove", "box", "--yes", code=5).stderr
+    machine("lock")
+    machine("unlock")
+    owner.box.mode("unavailable")
+    machine("lock")
+    machine("unlock", code=6)
+    assert owner.asked() == asked, "the phone is out"
+    owner.box.mode("ok")
+    machine("unlock")
+    machine("pair", "--replace", "--no-drill", "--bunker", "-", input=owner.phone.uri)
+    assert owner.order() == ["box", "phone"], "and in again"
+
+
+def test_what_a_custodian_does_not_forget_is_said(owner: Owner) -> None:
+    owner.add()
+    owner.box.mode("unavailable")
+    done = owner.machine("custody", "remove", "box", "--yes", code=6)
+    assert "box opens nothing any more, but still has its key" in done.stderr
+    assert owner.order() == ["phone"] and not own_file(owner.machine).exists()
+
+
+def test_moving_adds_before_it_removes(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    words = ("custody", "move", "box", "program", f"path={owner.box.path}", "--name", "second", "--yes")
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    machine(*words, code=5)
+    assert owner.order() == ["box", "phone"], "the old one stays"
+    owner.phone.behave("nip44_decrypt", [{"honest": True}])
+    machine(*words)
+    assert owner.order() == ["second", "phone"] and not own_file(machine).exists()
+    assert "no custodian box" in machine(*words, code=2).stderr
+    assert "one name" in machine("custody", "move", "second", "program", "--name", "second", "--yes", code=2).stderr
+
+
+# What is wrong
+
+
+def test_bad_words(owner: Owner) -> None:
+    machine = owner.machine
+    for words, says in (
+        (("custody", "add", "--yes"), "which kind?"),
+        (("custody", "add", "nonsense", "--yes"), "no custodian of the kind nonsense"),
+        (("custody", "add", "program", "path", "--yes"), "not SETTING=VALUE: path"),
+        (("custody", "add", "program", "path=a", "path=b", "--yes"), "named twice"),
+        (("custody", "add", "program", f"path={owner.box.path}", "--name", "phone", "--yes"), "not a name for a custodian"),
+        (("custody", "add", "program", f"path={owner.box.path}", "--name", "../x", "--yes"), "not a name for a custodian"),
+        (("custody", "add", "passphrase", "--yes"), "asks a person, and there is no terminal"),
+        (("custody", "remove", "../x", "--yes"), "not a name for a custodian"),
+    ):
+        assert says in machine(*words, code=2).stderr, words
+    owner.add()
+    assert "there is a custodian box already" in owner.add(code=2).stderr
+    assert "not confirmed" in machine("custody", "add", "passphrase", code=5).stderr
+    assert owner.order() == ["box", "phone"]
+
+
+def test_a_locked_or_unproven_vault_gets_no_custodian(owner: Owner) -> None:
+    owner.machine("lock")
+    owner.add(code=3)
+    with Machine(owner.machine.top / "second") as other:
+        other.init_unproven()
+        words = ("custody", "add", "program", f"path={owner.box.path}", "--yes")
+        assert "nobody has shown yet that the phone opens this vault" in other(*words, code=5).stderr
+        assert other.status()["custodians"] == ["phone"]
+
+
+@pytest.mark.parametrize("swap", ["file", "sealed", "kept", "vault"])
+def test_files_that_were_swapped_open_nothing(owner: Owner, swap: str) -> None:
+    """What is sealed names its custodian: one's copy is not opened by another's key, whatever lies where."""
+    machine = owner.machine
+    owner.add(name="a")
+    owner.add(name="b")
+    machine("lock")
+    contents = {name: avault.decode_file("custody", own_file(machine, name).read_bytes(), name) for name in ("a", "b")}
+    changed = dict(contents["a"])
+    if swap == "file":
+        changed = contents["b"]
+    elif swap == "vault":
+        changed["agent"] = str(nostr_sdk.Keys.generate().public_key().to_bech32())
+    elif swap == "sealed":
+        changed["sealed"] = contents["b"]["sealed"]
+        (owner.box.place / "a").write_text(owner.box.kept("b"))
+    else:
+        changed["kind"] = "passphrase"
+    own_file(machine, "a").write_bytes(avault.encode_file("custody", changed))
+    machine("unlock", "--with", "a", code=4 if swap == "kept" else 8)
+    assert machine.status()["state"] == "locked"
+    machine("unlock", "--with", "b")
+
+
+def test_a_damaged_register_is_the_phone_alone(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    machine("lock")
+    (machine.own / "custodians.json").write_text("{}")
+    asked = owner.asked()
+    machine("unlock")
+    assert owner.asked() == asked + 1 and owner.order() == ["phone"]
+    assert "custodians.json is damaged" in machine("doctor", code=None).stdout
+    machine("custody", "list", code=8)
+
+
+def test_a_program_that_others_can_change_is_not_run(owner: Owner) -> None:
+    owner.add()
+    owner.machine("lock")
+    owner.box.path.chmod(0o722)
+    asked = owner.asked()
+    owner.machine("unlock", "--with", "box", code=5)
+    owner.machine("unlock")
+    assert owner.asked() == asked + 1
+
+
+# Without a phone
+
+KIT = r"key +(nsec1[0-9a-z]{58})"
+PHRASE = "six words drawn by dice"
+
+
+def type_passphrase(screen: Screen, times: int, phrase: str = PHRASE) -> None:
+    for _ in range(times):
+        screen.expect(r"(passphrase|once more)[^:\n]*: ")
+        screen.type(phrase + "\n")
+
+
+def init_with_passphrase(machine: Machine, canary: Canary) -> str:
+    """A vault that a passphrase opens; the key of its recovery kit."""
+    canary.watch(PHRASE)
+    with Screen(machine, AVAULT, "init", "--with", "passphrase", "--setting", "log-n=16", lines=90, columns=120) as screen:
+        kit = screen.expect(KIT)[1].decode()
+        screen.expect(r"is it written down\? \[y/N\] ")
+        screen.type("y\n")
+        type_passphrase(screen, 3)
+        screen.expect("passphrase opens this vault from now on: avault unlock")
+        screen.wait()
+    return kit
+
+
+@pytest.mark.slow
+def test_a_vault_without_a_phone(machine: Machine, canary: Canary) -> None:
+    kit = init_with_passphrase(machine, canary)
+    assert machine.status()["custodians"] == ["passphrase"] and machine.status()["proven"] is True
+    machine("set", "openai/API_KEY", input=canary.value)
+    machine("lock")
+    assert machine.status()["state"] == "locked"
+    assert "open it with: avault unlock" in machine("get", "openai/API_KEY", code=3).stderr
+    machine("unlock", code=3)
+    with Screen(machine, AVAULT, "unlock") as screen:
+        type_passphrase(screen, 1, "not that one, but long")
+        assert b"the passphrase is wrong" in screen.wait(5)
+    with Screen(machine, AVAULT, "unlock") as screen:
+        type_passphrase(screen, 1)
+        shown = screen.wait()
+    assert PHRASE.encode() not in shown, "it is not echoed"
+    assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    files = [path for path in (*machine.own.rglob("*"), *machine.vault.rglob("*")) if path.is_file()]
+    assert files and not [path for path in files for word in (kit, PHRASE) if word.encode() in path.read_bytes()]
+    phrase = machine.top / "phrase"
+    phrase.write_text(PHRASE + "\n")
+    phrase.chmod(0o600)
+    machine("lock")
+    done = machine("unlock", "--with", "passphrase", "--passphrase-file", str(phrase))
+    assert "whoever reads" in done.stderr
+    phrase.unlink()
+
+    with Machine(machine.top / "second") as other:
+        other.vault.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(machine.vault, other.vault)
+        status = machine.status()
+        names = ("--agent", status["agent_npub"], "--signer-npub", status["signer_npub"])
+        wrong = str(nostr_sdk.Keys.generate().secret_key().to_bech32())
+        assert (
+            "not the key of this vault's operator" in other("recover", *names, "--operator-key", "-", input=wrong, code=8).stderr
+        )
+        other("recover", *names, "--operator-key", "-", input=kit)
+        assert other("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+        box = Box(other.top)
+        other("custody", "add", "program", f"path={box.path}", "--name", "box", "--yes")
+        canary.watch(box.kept())
+        other("lock")
+        other("unlock")
+
+
+def test_a_kit_that_is_not_kept_makes_nothing(machine: Machine) -> None:
+    with Screen(machine, AVAULT, "init", "--with", "passphrase", lines=90, columns=120) as screen:
+        screen.expect(KIT)
+        screen.expect(r"is it written down\? \[y/N\] ")
+        screen.type("n\n")
+        assert b"nothing was made" in screen.wait(5)
+    assert not machine.vault.exists()
+    assert "there is none" in machine("init", "--with", "passphrase", code=2).stderr
+
+
+@pytest.mark.slow
+def test_the_terminal_is_left_as_it_was(machine: Machine, canary: Canary) -> None:
+    """Ctrl-C at the question, and a helper that is killed: the echo is back."""
+    init_with_passphrase(machine, canary)
+    machine("lock")
+    shell = shlex.join([AVAULT, "unlock"]) + "; stty -a"
+    with Screen(machine, "sh", "-c", f"trap : INT; {shell}") as screen:
+        screen.expect("the vault's passphrase: ")
+        assert not termios.tcgetattr(screen.fd)[3] & termios.ECHO
+        screen.type("\x03")
+        screen.expect(r"[^-]echo ")
+        screen.wait(None)
+    assert machine.status()["state"] == "locked"
