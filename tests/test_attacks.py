@@ -261,11 +261,11 @@ def test_forget_looks_whose_recovery_copy_it_is(vault: Machine, place) -> None:
     assert (own / "unlock.json").exists()
 
 
-def test_a_keychain_needs_the_phone(vault: Machine) -> None:
+def test_a_custodian_needs_the_phone(vault: Machine) -> None:
     """A request over the socket alone does not give the agent's key away: a vault without a phone to ask cannot do it at all."""
     with pytest.raises(avault.Denied):
-        avault.ask_daemon(places(vault), "keychain", action="enable")
-    assert not (vault.own / "keychain.json").exists()
+        avault.ask_daemon(places(vault), "custody", action="add", kind="keychain", name="keychain")
+    assert not (vault.own / "custody-keychain.json").exists()
 
 
 def lead_astray(machine: Machine, agent: str, thief: nostr_sdk.Keys, decoy: nostr_sdk.Keys) -> bytes:

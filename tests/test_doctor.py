@@ -517,18 +517,22 @@ def test_relays_before_pairing(machine: Machine) -> None:
 # Around the vault
 
 
-def test_the_keychain(paired: Paired) -> None:
-    """On: it is said. Without a keychain that answers: that, too."""
+def test_a_custodian(paired: Paired) -> None:
+    """One that asks nobody is said; one that is not there: that, too."""
     machine, status = paired.machine, paired.machine.status()
     names = {"vault": "0" * 32, "name": "x", "agent": status["agent_npub"], "operator": status["signer_npub"], "sealed": ""}
-    path = own(machine) / "keychain.json"
-    path.write_bytes(avault.encode_file("keychain", names))
-    path.chmod(0o600)
-    assert trouble(machine, "keychain", "does not: ") == "avault keychain status"
+    about = {"custodian": "box", "kind": "keychain", "asks": False, "settings": {}, "kept": None}
+    for name, kind, content in (
+        ("custody-box.json", "custody", about | names),
+        ("custodians.json", "custodians", {"order": ["box", "phone"], "opened": {}}),
+    ):
+        path = own(machine) / name
+        path.write_bytes(avault.encode_file(kind, content))
+        path.chmod(0o600)
+    assert trouble(machine, "custody", "does not: ") == "avault custody test box"
     machine("daemon", "stop")
-    assert trouble(machine, "keychain", "without the phone", state="warn") == "if that is not meant: avault keychain disable"
-    machine("keychain", "disable", code=None)
-    assert states(machine, "keychain") == ["off"]
+    machine("custody", "remove", "box", "--yes", code=None)
+    assert states(machine, "custody") == ["off"]
 
 
 def test_a_gitattributes_that_leads_elsewhere(vault: Machine) -> None:

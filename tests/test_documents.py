@@ -72,6 +72,8 @@ def test_the_reader_of_calls() -> None:
 
 
 ARGUMENTS = {
+    "settings": "SETTING=VALUE",
+    "names": "NAME",
     "words": "CMD",
     "word": "KEY",
     "groups": "GROUP",

@@ -62,25 +62,29 @@ def test_a_clock_is_looked_at_where_the_kernel_tells(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["vault", "name", "agent", "operator"])
-async def test_a_keychain_opens_its_own_vault_only(tmp_path: Path, name: str) -> None:
+async def test_a_custodian_opens_its_own_vault_only(name: str) -> None:
     agent, operator = nostr_sdk.Keys.generate(), avault.public_hex(nostr_sdk.Keys.generate())
-    unlock, sealed = avault.seal_keys(agent, "00" * 16, operator, "test")
-    places = avault.Places(str(tmp_path))
-    places.state = str(tmp_path)
-    Path(places.own("keychain.json")).write_bytes(avault.encode_file("keychain", sealed))
+    unlock, sealed = avault.seal_keys(agent, "00" * 16, operator, "test", "box")
 
-    def keychain(**answer: Any) -> avault.Keychain:
-        return avault.Keychain(places, json.dumps(answer).encode())
+    def box(called: str = "box", **answer: Any) -> avault.KeptKey:
+        return avault.KeptKey(called, sealed, json.dumps(answer).encode())
 
-    assert avault.public_hex(await keychain(outcome="ok", value=unlock).obtain(sealed)) == avault.public_hex(agent)
-    with pytest.raises(avault.Unavailable, match="of another vault"):
-        await keychain(outcome="ok", value=unlock).obtain({**sealed, name: "another"})
-    for answer, says in ({"outcome": "ok", "value": "00" * 32}, "does not open"), ({"outcome": "locked"}, "locked: it did not"):
-        with pytest.raises(avault.Unavailable, match=says):
-            await keychain(**answer).obtain(sealed)
+    assert avault.public_hex(await box(outcome="ok", value=unlock).obtain(sealed)) == avault.public_hex(agent)
+    with pytest.raises(avault.Tampered, match="of another vault"):
+        await box(outcome="ok", value=unlock).obtain({**sealed, name: "another"})
+    for wrong in (
+        {"outcome": "ok", "value": "00" * 32},
+        {"outcome": "ok", "value": unlock, "called": "another"},
+        {"outcome": "ok"},
+    ):
+        with pytest.raises(avault.Tampered, match="does not open"):
+            await box(**wrong).obtain(sealed)
+    for outcome, kind in (("denied", avault.Denied), ("not_found", avault.NotFound), ("odd", avault.AvaultError)):
+        with pytest.raises(kind, match="a reason"):
+            await box(outcome=outcome, detail="a reason").obtain(sealed)
     for broken in (b"", b"[", b"null", b"[]"):
-        with pytest.raises(avault.Unavailable):
-            await avault.Keychain(places, broken).obtain(sealed)
+        with pytest.raises(avault.AvaultError, match="without an answer"):
+            await avault.KeptKey("box", sealed, broken).obtain(sealed)
 
 
 # What is sent, when, and what an answer is taken for: with a clock of our own

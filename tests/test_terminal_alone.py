@@ -80,7 +80,7 @@ def status(**fields: Any) -> dict[str, Any]:
     ("fields", "line"),
     [
         ({"until": "2026-01-01T00:00:00Z"}, "Locks: 2026-01-01T00:00:00Z"),
-        ({"keychain": True}, "Keychain: opens the vault without the phone"),
+        ({"custodians": ["box", "phone"]}, "Opened by: box, phone; see: avault custody list"),
         ({"git": {"reason": "in\x1b conflict", "hint": "git status"}}, "Git: in\\x1b conflict; git status"),
         ({"git": {"reason": None, "push_reason": "no network", "hint": "avault sync"}}, "Git: no network; avault sync"),
         ({"error": {"message": "it said so"}}, "Reason: it said so"),

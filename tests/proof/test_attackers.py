@@ -187,7 +187,7 @@ def test_the_repository(machine: Machine, canary: Canary) -> None:
         victim = machine.top / "precious"
         victim.write_text("precious")
         (machine.vault / ".avault.enc.0123456789abcdef.tmp").symlink_to(victim)
-        for name in ("unlock.json", "pairing.json", "pin.json", "access.log", "keychain.json"):
+        for name in ("unlock.json", "pairing.json", "pin.json", "access.log", "custodians.json", "custody-box.json"):
             (machine.vault / name).write_text("{}")
         machine("daemon", "stop", "--force")
         machine("daemon", "start", "-b", NOSTR_NSEC=NSEC)
@@ -264,11 +264,17 @@ def test_the_disk_with_write_access(proven: Machine, rogue: Rogue, canary: Canar
             content = avault.seal_nsec(evil, "0" * 32, rogue.user, "test@machine", "host")
             (proven.vault / "nsec.enc").write_bytes(avault.encode_file("nsec", content))
 
-        def keychain() -> None:
+        def custodian() -> None:
             content = json.loads((own / "unlock.json").read_text())
-            _, sealed = avault.seal_keys(evil, content["vault"], rogue.user, "test@machine")
+            key, sealed = avault.seal_keys(evil, content["vault"], rogue.user, "test@machine", "his")
             sealed |= {name: content[name] for name in ("vault", "name", "agent", "operator")}
-            (own / "keychain.json").write_bytes(avault.encode_file("keychain", sealed))
+            program = proven.top / "avault-custodian-his"
+            program.write_text(f'#!/bin/sh\ncat >/dev/null; echo \'{{"outcome": "ok", "value": "{key}"}}\'\n')
+            program.chmod(0o700)
+            his = {"custodian": "his", "kind": "program", "asks": False, "settings": {"path": str(program)}, "kept": None}
+            (own / "custody-his.json").write_bytes(avault.encode_file("custody", his | sealed))
+            order = {"order": ["his", "phone"], "opened": {}}
+            (own / "custodians.json").write_bytes(avault.encode_file("custodians", order))
 
         attempts: dict[str, tuple[Callable[[], object], str]] = {
             "another operator in unlock.json": (lambda: rewrite(own / "unlock.json", "unlock", operator=npub), "refused"),
@@ -284,7 +290,7 @@ def test_the_disk_with_write_access(proven: Machine, rogue: Rogue, canary: Canar
             ),
             "no unlock.json, and another's nsec.enc": (recovery, "refused"),
             "an older vault": (lambda: (proven.vault / "avault.enc").write_bytes(older), "refused"),
-            "a keychain that opens another's key": (keychain, "asks the phone"),
+            "a custodian that opens another's key": (custodian, "asks the phone"),
         }
         older = (proven.vault / "avault.enc").read_bytes()
         proven("set", "g/NEWER", input="newer")
@@ -486,6 +492,9 @@ def test_the_same_user_writes_to_the_disk_while_the_vault_is_open(machine: Machi
         tried("choose the sentence on the phone, by the name in unlock.json")
         (own / "unlock.json").write_bytes(files["unlock.json"])
 
+        box = machine.top / "avault-custodian-box"
+        box.write_text('#!/bin/sh\ncat >/dev/null; echo \'{"outcome": "ok", "value": {}}\'\n')
+        box.chmod(0o700)
         with peers.rogue(rogue.config["relays"], nsec=evil.secret_key().to_bech32()) as his:
             for changes in (
                 {"signer": his.signer, "operator": evil.public_key().to_bech32()},
@@ -495,17 +504,14 @@ def test_the_same_user_writes_to_the_disk_while_the_vault_is_open(machine: Machi
             ):
                 rewrite(own / "pairing.json", "pairing", **changes)
                 asked = len(rogue.requests("nip44_decrypt"))
-                if {"operator", "agent"} & set(changes):
-                    with pytest.raises(avault.Tampered, match=r"pairing\.json"):
-                        avault.ask_daemon(found, "keychain", action="enable")
-                else:
-                    answer = avault.ask_daemon(found, "keychain", action="enable")
-                    assert answer["outcome"] == "unavailable", "here is none; where one is: test_keychain.py"
+                program = {"action": "add", "kind": "program", "name": "box", "settings": {"path": str(box)}}
+                with pytest.raises(avault.Tampered, match=r"pairing\.json"):
+                    avault.ask_daemon(found, "custody", **program)
                 with pytest.raises(avault.Tampered, match=r"pairing\.json"):
                     avault.ask_daemon(found, "drill")
                 (own / "pairing.json").write_bytes(files["pairing.json"])
                 assert not his.requests("nip44_decrypt") and len(rogue.requests("nip44_decrypt")) == asked
-                assert not (own / "keychain.json").exists()
+                assert not (own / "custody-box.json").exists()
                 tried(f"have a signer of his own asked, by {' and '.join(changes)} in pairing.json")
         assert machine.status()["signer_npub"] == operator
 

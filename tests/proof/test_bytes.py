@@ -29,9 +29,10 @@ from test_seal import Example
 
 import avault
 
+CUSTODY = "custody-box.json"
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(300, 7200))]
 
-REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json", "keychain.json"]
+REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json", CUSTODY]
 # The vault opens beside these: nothing hangs on them.
 OPENED = ["nip46.json", ".gitattributes", "access.log", "socket", "python", "recovery.json", "log.json"]
 ANEW = ["recovery.json", "log.json"]  # written again, of what was looked at
@@ -43,16 +44,22 @@ def close_log(log: avault.AccessLog) -> None:
         os.close(ledger.file)
 
 
+def box(sealed: dict[str, Any]) -> dict[str, Any]:
+    """The content of a custodian's file."""
+    return {"custodian": "box", "kind": "program", "asks": False, "settings": {"path": "/nowhere"}, "kept": None, **sealed}
+
+
 class Disk(Example):
     """A vault and a state directory with every file that there can be, and the keys to it."""
 
     def __init__(self, top: Path) -> None:
         super().__init__(top)
         self.nsec = self.agent.secret_key().to_bech32()
-        self.unlock_key, sealed = avault.seal_keys(self.agent, self.identity, self.vault.operator, self.vault.name)
+        names = self.identity, self.vault.operator, self.vault.name
+        self.unlock_key, sealed = avault.seal_keys(self.agent, *names, "box")
         digest = avault.sha256(self.path("avault.enc").read_bytes()).hex()
         self.write("pin.json", avault.encode_file("pin", {"generation": {"m": 1}, "hash": digest}))
-        self.write("keychain.json", avault.encode_file("keychain", sealed))
+        self.write(CUSTODY, avault.encode_file("custody", box(sealed)))
         self.write("offered.json", avault.encode_file("offered", {"count": 3}))
         digest = avault.sha256(self.path("nsec.enc").read_bytes()).hex()
         self.write("recovery.json", avault.encode_file("recovery", {"hash": digest}))
@@ -89,7 +96,7 @@ class Disk(Example):
         """The keyholder's way to the vault: what came of it, and the code of the error that ended it."""
         given = {
             "nsec": self.nsec,
-            "keychain": json.dumps({"outcome": "ok", "value": self.unlock_key}),
+            "custodian": json.dumps({"outcome": "ok", "value": self.unlock_key}),
             "phone": None,
         }[custody]
         ours, theirs = socket.socketpair()
@@ -100,14 +107,17 @@ class Disk(Example):
             fd, end = os.pipe()
             os.write(end, given.encode())
             os.close(end)
-        await keyholder.unlocking.unlock(fd, custody == "keychain")
+        if custody == "custodian" and fd is not None:
+            await keyholder.unlocking.try_custodian({"custodian": "box"}, fd)
+        else:
+            await keyholder.unlocking.unlock(fd)
         keyholder.control.close()
         theirs.close()
-        if fd is not None and not keyholder.unlocking.shown:
+        if fd is not None and not keyholder.unlocking.shown and custody != "custodian":
             os.close(fd)  # it did not come to read it; it ends then, and this process does not
         if keyholder.holding.log:
             close_log(keyholder.holding.log)
-        errors = [message["failed"] for message in sent if "failed" in message]
+        errors = [message["failed"] for message in sent if message.get("failed")]
         assert not [error for error in errors if "avault failed" in error["message"] or not error["message"]], errors
         return keyholder, errors[0]["code"] if errors else None
 
@@ -154,15 +164,14 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
     """Exit 8, whatever the damage; or, for what the vault does not hang on, the vault as it was. Nothing else is written."""
     count: Counter[str] = Counter()
     for name in [*REFUSED, *OPENED]:
-        custody = {"pairing.json": "phone", "keychain.json": "keychain"}.get(name, "nsec")
+        custody = {"pairing.json": "phone", CUSTODY: "custodian"}.get(name, "nsec")
         for how, bad in damaged(disk.good[name], figures.pick(21, None)):
             disk.write(name, bad)
             if name == "nsec.enc":  # asked for only where a machine has nothing better
                 disk.path("unlock.json").unlink()
             keyholder, code = await disk.open(custody)
             after = disk.files()
-            # a keychain that does not open the vault leaves it to the phone
-            wanted = "timed_out" if name == "keychain.json" else "tampered" if name in REFUSED else None
+            wanted = "tampered" if name in REFUSED else None
             assert code == wanted, (name, how, bad)
             changed = {file for file in after.keys() | disk.good.keys() if after.get(file) != disk.good.get(file)} - {name}
             if name in REFUSED:
@@ -550,8 +559,8 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
     places = avault.Places(str(machine.vault))
     avault.write_file(places.own("offered.json"), avault.encode_file("offered", {"count": 3}))
     content = avault.read_unlock(places)[0]
-    _, sealed = avault.seal_keys(key, content["vault"], avault.parse_npub(content["operator"]), content["name"])
-    avault.write_file(places.own("keychain.json"), avault.encode_file("keychain", sealed))
+    _, sealed = avault.seal_keys(key, content["vault"], avault.parse_npub(content["operator"]), content["name"], "box")
+    avault.write_file(places.own(CUSTODY), avault.encode_file("custody", box(sealed)))
     where = {name: path for top in (machine.vault, state) for path in top.iterdir() if (name := path.name) in [*REFUSED, *OPENED]}
     assert len(where) == len([*REFUSED, *OPENED]) - 1  # no pairing
     chance, count = random.Random(figures.FULL), 0
@@ -567,7 +576,7 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
             if name == "nsec.enc":
                 where["unlock.json"].unlink()
             path.write_bytes(bad)
-            done = machine("unlock", NOSTR_NSEC=nsec, code=8 if name in REFUSED and name != "keychain.json" else 0)
+            done = machine("unlock", NOSTR_NSEC=nsec, code=8 if name in REFUSED and name != CUSTODY else 0)
             if done.returncode:
                 assert "avault: error: " in done.stderr and name in done.stderr and not done.stdout
                 assert "avault: hint: " in done.stderr
