@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -441,7 +441,7 @@ def init_with_passphrase(machine: Machine, canary: Canary) -> str:
 
 
 @pytest.mark.slow
-def test_a_vault_without_a_phone(machine: Machine, canary: Canary) -> None:
+def test_a_vault_without_a_phone(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
     kit = init_with_passphrase(machine, canary)
     assert machine.status()["custodians"] == ["passphrase"] and machine.status()["proven"] is True
     machine("set", "openai/API_KEY", input=canary.value)
@@ -480,6 +480,7 @@ def test_a_vault_without_a_phone(machine: Machine, canary: Canary) -> None:
         box = Box(other.top)
         other("custody", "add", "program", f"path={box.path}", "--name", "box", "--yes")
         canary.watch(box.kept())
+        allow(box.place / "box")
         other("lock")
         other("unlock")
 

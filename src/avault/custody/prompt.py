@@ -38,10 +38,11 @@ class Prompt:
         if self.answers or os.path.isfile(given):
             data = read_file(self.answers or given, self.LONGEST)
             return self.check(data.decode(errors="replace").removesuffix("\n"))
-        self.tell(f"{question}: ", "")
+        self.open()
         silent = [*self.modes[:3], self.modes[3] & ~termios.ECHO, *self.modes[4:]]
         termios.tcsetattr(self.fd, termios.TCSAFLUSH, silent)
         try:
+            self.tell(f"{question}: ", "")  # now: what is typed at sight of it is not echoed
             typed = os.read(self.fd, self.LONGEST)
         finally:
             self.restore()
@@ -56,12 +57,13 @@ class Prompt:
 
     def tell(self, text: str, end: str = "\n") -> None:
         """Show the person a line; raises Unavailable where there is none."""
-        if self.fd < 0:
-            self.open()
+        self.open()
         write_all(self.fd, f"avault: {text}{end}".encode())
 
     def open(self) -> None:
-        """Open the terminal, which does not become ours; raises Unavailable."""
+        """Open the terminal, if it is not yet; it does not become ours. Raises Unavailable."""
+        if self.fd >= 0:
+            return
         if not self.path:
             raise Unavailable("somebody has to answer, and there is no terminal")
         try:
