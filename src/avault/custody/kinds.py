@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, type[Custodian]] = {"keychain": Keychain}
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
-EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2")
+EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper")
+EXTRAS = {"paper": "shares"}  # those whose extra has another name than the kind
 
 
 def find_kind(kind: str) -> type[Custodian]:
@@ -24,5 +25,6 @@ def find_kind(kind: str) -> type[Custodian]:
     if kind not in EXTRA_KINDS:
         known = ", ".join((*KINDS, *EXTRA_KINDS))
         raise Usage(f"there is no custodian of the kind {printable(kind)}", f"one of: {known}")
-    found: type[Custodian] = load_extra(f"custody_{kind.replace('-', '_')}", kind).Custodian
+    room, extra = f"custody_{kind.replace('-', '_')}", EXTRAS.get(kind, kind)
+    found: type[Custodian] = load_extra(room, extra).Custodian
     return found

@@ -14,7 +14,7 @@ from avault.process import clean_environment, own_command
 from avault.protocol import encode_frame
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar
 
 
 class Reach:
@@ -36,18 +36,20 @@ class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
     PERSON_TIME, TIME = 120.0, 30.0  # seconds for an errand with a person, and without
+    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0}  # kinds whose person prints and types
 
     def __init__(
         self, places: Places, action: str, content: dict[str, Any], reach: Reach, stdout: int
     ) -> None:
         name, agent = content["custodian"], content["agent"]
+        person_time = self.LONGER.get(content["kind"], self.PERSON_TIME)
         request = {
             **{each: content.get(each) for each in ("settings", "kept")},
             "name": name,
             "bound": bind(content["vault"], agent, name),
             "account": f"{places.id}:{name}",
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
-            "limit": self.PERSON_TIME if reach.is_there() else self.TIME,
+            "limit": person_time if reach.is_there() else self.TIME,
             **reach.fields,
         }
         self.door, end = socket.socketpair()
