@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Callable
 from typing import Any
 
 import avault
@@ -31,10 +32,7 @@ def send_errand(
     `fields` are others of the request: name, bound, account, label, terminal, answers, directory; `before` is a program
     that is run in the process first.
     """
-    request = {
-        "name": "here", "settings": settings or {}, "kept": kept, "bound": BOUND, "limit": limit,
-        "account": "avault1-AAAAAAAAAAAAAAAA:here", "label": "avault: unlock key of test (/vault)", **fields,
-    }  # fmt: skip
+    request = make_request(settings or {}, kept=kept, limit=limit, **fields)
     words = avault.own_command("custodian", action, kind)
     words[words.index("-c") + 1] = before + words[words.index("-c") + 1]
     ours, theirs = socket.socketpair()
@@ -60,3 +58,23 @@ def send_errand(
     if action == "settle" and answer["outcome"] == "ok":  # as if it were the settings alone
         answer |= {"asks": answer["value"]["asks"], "value": answer["value"]["settings"]}
     return answer
+
+
+def do_errand_here(
+    action: str, custodian: Callable[[avault.Errand], Any], settings: dict[str, str], *, secret: str = SECRET, **fields: Any
+) -> dict[str, Any]:
+    """The same in this very process, for what does not depend on the helper: its class, and what it raises as an answer."""
+    errand = avault.Errand(make_request(settings, **fields), avault.Prompt(None))
+    try:
+        told = [secret] if action == "set" else []
+        return {"outcome": "ok", "value": getattr(custodian(errand), action)(*told)}
+    except avault.AvaultError as error:
+        return {"outcome": error.code, "detail": error.message}
+
+
+def make_request(settings: dict[str, str], **fields: Any) -> dict[str, Any]:
+    """What a helper is sent."""
+    return {
+        "name": "here", "settings": settings, "bound": BOUND, "limit": 30.0,
+        "account": "avault1-AAAAAAAAAAAAAAAA:here", "label": "avault: unlock key of test (/vault)", **fields,
+    }  # fmt: skip

@@ -1,1 +1,1 @@
-"""What of avault needs another package: `avault mcp`, an extra of the distribution."""
+"""What of avault is an extra of the distribution: `avault mcp`, and custodians that most do without."""
