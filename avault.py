@@ -136,7 +136,7 @@ The rooms, in order; each calls only what stands above it:
     running/strings           The search for many strings at once
     running/views             A text less its noise, and where in the text each byte of it stands
     running/looking           All forms of all values, in all views of a text
-    running/secrets           Which secrets a command gets, and under which names: the vault's choice, dotenv files, references
+    running/secrets           Which secrets a command gets, and under which names: the vault's choice, .env files, references
     running/templates         What a template is written in, and where in it a reference stands
     running/writing           A value, as it must stand in a place of a template
     running/inject            avault inject: values into a template, written as the form around them wants it
@@ -164,7 +164,7 @@ The rooms, in order; each calls only what stands above it:
     openclaw/variables        From variables in clear to what runs under `avault run`
     openclaw/undo             From references back to credentials in clear
     openclaw/chats            avault openclaw chats, which finds where the operator can be told that the phone waits
-    openclaw/hook_files       The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here
+    openclaw/hook_files       The files of OpenClaw's hook: what lies in hooks/avault-unlock/; the generator puts it here
     openclaw/hook             avault openclaw install, uninstall and status
     openclaw/remains          What a plan leaves behind: in SQLite's free pages, and in settings that nothing uses any more
     openclaw/planning         avault openclaw plan
@@ -185,7 +185,7 @@ The rooms, in order; each calls only what stands above it:
     cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
     cli/custody               avault custody: the other ways to open the vault than the phone
     cli/daemon                avault daemon start, daemon stop, unlock, lock, version
-    cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal
+    cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone of its own
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
@@ -213,7 +213,7 @@ TYPE_CHECKING = False  # typing's own constant, without importing typing
 
 
 class Lazy:
-    """A module, with the parts of it that are named, which is imported when one of its names is first used."""
+    """A module, with the parts of it that are named; imported when a name of it is first used."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -227,7 +227,7 @@ class Lazy:
 
 
 def write_at_once(builder: Any, value: bytes) -> None:
-    """Hand bytes to nostr-sdk in one piece: 0.45.1 does it byte by byte, in Python, 20 times slower."""
+    """Hand bytes to nostr-sdk in one piece: 0.45.1 does it byte by byte, 20 times slower."""
     import ctypes
 
     with builder._reserve(len(value)):
@@ -396,7 +396,10 @@ def vault_id(directory: str) -> str:
 
 
 class NoPlace(Exception):
-    """There is nowhere to begin from: no home, or no current directory. It carries a message and a hint."""
+    """There is nowhere to begin from: no home, or no current directory.
+
+    It carries a message and a hint.
+    """
 
 
 def absolute(path: str) -> str:
@@ -417,7 +420,10 @@ def absolute(path: str) -> str:
 
 
 def usual_directory(creating: bool = False) -> str:
-    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault; `creating`, whose parent exists."""
+    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault.
+
+    When `creating`, the first whose parent exists.
+    """
     usual = [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
     for directory in usual:
         wanted = os.path.dirname(directory) if creating else os.path.join(directory, "avault.enc")
@@ -427,7 +433,9 @@ def usual_directory(creating: bool = False) -> str:
 
 
 def named_directory(given: str | None = None) -> str | None:
-    """The vault directory that is named: by `given`, $AVAULT_DIR, or $WORKSPACE, whose .avault it is.
+    """The vault directory that is named.
+
+    It is named by `given`, $AVAULT_DIR, or $WORKSPACE, whose .avault it is.
 
     The .avault in a directory is meant where that itself holds no vault.
     """
@@ -447,7 +455,8 @@ def named_directory(given: str | None = None) -> str | None:
 def nearest_directory() -> str | None:
     """The .avault in the current directory, or above it, that this machine has opened before.
 
-    No other: a repository that somebody cloned must not choose the vault, nor lead to another one by a link.
+    No other: a repository that somebody cloned must not choose the vault, nor lead to another one
+    by a link.
     """
     try:
         here = os.getcwd()
@@ -475,7 +484,10 @@ def state_home() -> str:
 
 
 def unit_directory(system: bool) -> str:
-    """Where the units of a manager of systemd's are kept: those of the system's, or of the user's own (systemd.unit(5))."""
+    """Where the units of a manager of systemd's are kept (systemd.unit(5)).
+
+    Those of the system's, or of the user's own.
+    """
     if system:
         return "/etc/systemd/system"
     base = os.environ.get("XDG_CONFIG_HOME", "")
@@ -483,7 +495,10 @@ def unit_directory(system: bool) -> str:
 
 
 def is_own_directory(path: str, closed_to: int = 0) -> bool:
-    """Whether `path` is a directory of ours, and no symlink, that others have none of these permissions for."""
+    """Whether `path` is a directory of ours, and no symlink.
+
+    Others have none of these permissions for it.
+    """
     try:
         info = os.lstat(path)
     except OSError:
@@ -506,7 +521,10 @@ def own_name(given: str | None) -> str:
 
 
 def read_record(path: str) -> str:
-    """A path that is recorded in the state directory; "" where there is none. What is no regular file does not hold us up."""
+    """A path that is recorded in the state directory; "" where there is none.
+
+    What is no regular file does not hold us up.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -1374,7 +1392,8 @@ class NoManager(Unavailable):
 class NoDaemon(Unavailable):
     """Nobody listens.
 
-    `command` is what helps, `reason` what systemd knows of it, and `state` that of the status: stopped, or starting by itself.
+    `command` is what helps, `reason` what systemd knows of it, and `state` that of the status:
+    stopped, or starting by itself.
     """
 
     def __init__(
@@ -1392,7 +1411,7 @@ class NoDaemon(Unavailable):
 
 
 class Unit:
-    """A vault's unit of systemd: its `name` and `path`, in the user's manager or in the system's."""
+    """A vault's unit of systemd: `name` and `path`, in the user's manager or in the system's."""
 
     def __init__(self, places: Places, system: bool) -> None:
         self.system = system
@@ -1402,10 +1421,14 @@ class Unit:
 
     def command(self, verb: str) -> str:
         """What a person types to have systemd do this with the unit."""
-        return f"{'sudo ' if self.system and os.getuid() != 0 else ''}{self.systemctl} {verb} {self.name}"
+        sudo = "sudo " if self.system and os.getuid() != 0 else ""
+        return f"{sudo}{self.systemctl} {verb} {self.name}"
 
     def ask(self, *words: str) -> str:
-        """What systemctl(1) prints; raises NoManager, and AvaultError with what it complains about."""
+        """What systemctl(1) prints.
+
+        Raises NoManager, and AvaultError with what it complains about.
+        """
         environment = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"}
         if not self.system:
             environment.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
@@ -1459,7 +1482,10 @@ def is_booted() -> bool:
 
 
 def find_unit(places: Places) -> tuple[Unit, dict[str, str]] | None:
-    """The installed unit of a vault, and what its manager says of it; None where there is none, or nobody to say it."""
+    """The installed unit of a vault, and what its manager says of it.
+
+    None where there is none, or nobody to say it.
+    """
     unit = next(
         (unit for unit in (Unit(places, False), Unit(places, True)) if os.path.lexists(unit.path)),
         None,
@@ -1473,7 +1499,10 @@ def find_unit(places: Places) -> tuple[Unit, dict[str, str]] | None:
 
 
 def explain_absence(places: Places) -> NoDaemon:
-    """Why no daemon listens, and what starts one: systemd where it has a service of this vault, so that two do not compete."""
+    """Why no daemon listens, and what starts one.
+
+    That is systemd where it has a service of this vault, so that two do not compete.
+    """
     found = find_unit(places)
     if not found:
         return NoDaemon(places)
@@ -1507,10 +1536,13 @@ def explain_absence(places: Places) -> NoDaemon:
 
 
 def hasten_service(places: Places) -> bool:
-    """Have systemd start now what it would start again after a pause, and return when that listens; whether there is such.
+    """Have systemd start now what it would start again after a pause, and return when that listens.
 
-    A daemon that we started ourselves meanwhile would have the vault's lock, but neither the service's settings nor anybody
-    who starts it again. Raises NoDaemon where systemd does not start it for us.
+    Gives whether there is such.
+
+    A daemon that we started ourselves meanwhile would have the vault's lock, but neither the
+    service's settings nor anybody who starts it again. Raises NoDaemon where systemd does not start
+    it for us.
     """
     found = find_unit(places)
     if not found or not found[1].get("SubState", "").startswith("auto-restart"):
@@ -1604,7 +1636,10 @@ class Interrupted(Unavailable):
 
 
 def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
-    """One request on a connection of its own; tried once more if the daemon goes away before it answers."""
+    """One request on a connection of its own.
+
+    Tried once more if the daemon goes away before it answers.
+    """
     for attempt in (1, 2):
         connection = Connection(places)
         try:
@@ -1626,7 +1661,10 @@ def get(group: str, key: str) -> str:
 
 
 def env(group: str) -> dict[str, str]:
-    """The keys of a group with their values: `subprocess.run(…, env=os.environ | avault.env("openai"))`."""
+    """The keys of a group with their values.
+
+    As in `subprocess.run(…, env=os.environ | avault.env("openai"))`.
+    """
     return dict(ask_daemon(Places(), "get", group=group)["values"])
 
 
@@ -1838,11 +1876,11 @@ def public_hex(keys: Keys) -> str:
 
 
 KEPT_VARIABLES = {
-    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SYSTEMROOT", "SSH_AUTH_SOCK",
-    "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS",
+    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SYSTEMROOT",
+    "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME",
+    "DBUS_SESSION_BUS_ADDRESS", "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
     # where git finds the user's settings and keys
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GNUPGHOME",
-    "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
 }  # fmt: skip
 
 
@@ -1862,12 +1900,13 @@ def own_command(*arguments: str) -> list[str]:
     and 10 MB less for each process.
     """
     place = os.path.dirname(os.path.realpath(__file__))
-    program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; del sys.path[0]; avault.main()"
+    program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    program += "import avault; del sys.path[0]; avault.main()"
     return [sys.executable, "-P", "-c", program, place, *arguments]
 
 
 def lock_directory(path: str) -> int:
-    """Lock a vault directory for this process and its keyholders; raises Unavailable if it is locked.
+    """Lock a vault directory for this process and its keyholders; raises Unavailable if it is.
 
     The lock is on the directory itself, beside no file that git would see, and
     on the open file: a keyholder inherits it, so that there is no second
@@ -1892,8 +1931,8 @@ def harden(title: str, die_with_parent: bool = False) -> None:
     """
     import resource
 
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, and each process with 4 MB less
-
+    # asyncio does without it, and each process with 4 MB less
+    sys.modules["ssl"] = None  # type: ignore[assignment]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     # usual are 1,024, and a client's is one of them
@@ -1911,10 +1950,10 @@ def harden(title: str, die_with_parent: bool = False) -> None:
 
 
 def is_hardened(pid: int) -> bool:
-    """Whether a process of ours is closed to others of the same user, as the kernel says it, not the process.
+    """Whether a process of ours is closed to others of the same user, as the kernel says it.
 
-    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), and nobody traces it. Where /proc hides
-    it from us (hidepid), it is not dumpable either. Root may look into every process, and other systems do not tell.
+    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), or /proc hides
+    it (hidepid); and nobody traces it. Root may look into all, and other systems do not tell.
     """
     if sys.platform != "linux" or os.getuid() == 0:
         return True
@@ -1935,11 +1974,12 @@ def is_hardened(pid: int) -> bool:
 
 
 async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
-    """A socket to a helper process that nobody else can hold, once that says through `door` that it is hardened.
+    """A socket to a helper process, once that says through `door` that it is hardened.
 
-    What a process is started with, others of the same user may have taken before it was hardened: a pipe is opened through
-    /proc/PID/fd, a socket by pidfd_getfd(2). So the helper makes a socket of its own afterwards, and sends that
-    (see `introduce_helper`). That it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
+    Nobody else can hold it. What a process is started with, others of the same user may have taken
+    before it was hardened: a pipe is opened through /proc/PID/fd, a socket by pidfd_getfd(2). So
+    the helper makes a socket of its own afterwards, and sends that (see `introduce_helper`). That
+    it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
     """
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
@@ -1968,7 +2008,7 @@ async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.s
 
 
 def introduce_helper(door: int) -> socket.socket:
-    """The helper's side of `meet`, for a process that is hardened: a socket of its own, whose other end it sends."""
+    """The helper's side of `meet`, once it is hardened: a socket whose other end it sends."""
     own, theirs = socket.socketpair()
     with theirs, socket.socket(fileno=os.dup(door)) as out:
         socket.send_fds(out, [b"hardened"], [theirs.fileno()])
@@ -1976,14 +2016,14 @@ def introduce_helper(door: int) -> socket.socket:
 
 
 def room() -> int:
-    """How many clients a process keeps, with half of its descriptors; beyond, who was quiet the longest has to go."""
+    """How many clients a process keeps: half of its descriptors. Beyond, the quietest has to go."""
     import resource
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 def place_name() -> str:
-    """Where this runs, as the operator knows it: USER@HOST, which tells two users' vaults of one name apart."""
+    """Where this runs, as the operator knows it: USER@HOST, which tells two users' vaults apart."""
     import pwd
 
     try:
@@ -2001,7 +2041,7 @@ def uptime() -> float:
 
 
 def report_quietly(loop: object, context: dict[str, Any]) -> None:
-    """asyncio's word of an unhandled exception, without its text: that may hold what it was about."""
+    """asyncio's word of an unhandled exception, less its text: that may hold what it was about."""
     error = context.get("exception")
     write_all(
         2, f"avault: error: {type(error).__name__ if error else 'an event loop error'}\n".encode()
@@ -2101,7 +2141,10 @@ CREDENTIAL_ENDS = tuple(
 
 
 def is_dangerous(name: str) -> bool:
-    """Whether a variable of that name changes what programs run, which files they trust, or where they connect."""
+    """Whether a variable of that name changes what programs do.
+
+    What they run, which files they trust, or where they connect.
+    """
     upper = name.upper()  # proxies and npm's settings are read in either case
     if name in DANGEROUS:
         return True
@@ -2132,7 +2175,10 @@ def check_group(name: object) -> str:
         and set(name) <= GROUP_CHARACTERS
     ):
         return name
-    hint = "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY"
+    hint = (
+        "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, "
+        "as in: avault set openai --key API_KEY"
+    )
     raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
 
 
@@ -2201,7 +2247,10 @@ class Secret:
 
 
 class Group:
-    """A group: its keys, each with the secret that is served first and those in conflict with it, and a note."""
+    """A group: its keys, and a note.
+
+    A key has the secret that is served, first, and those in conflict with it.
+    """
 
     __slots__ = ("keys", "note")
 
@@ -2336,7 +2385,10 @@ class Vault:
         return json.dumps(body, separators=(",", ":"))
 
     def load_json(self, body: str) -> None:
-        """Fill this vault from `to_json`'s text; raises ValueError, TypeError or KeyError for anything else."""
+        """Fill this vault from `to_json`'s text.
+
+        Raises ValueError, TypeError or KeyError for anything else.
+        """
         content = json.loads(body)
         self.agent, self.operator, self.name = (
             content["agent"],
@@ -2360,7 +2412,10 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 def merge_notes(
     ours: Vault, one: tuple[str, str, int], theirs: Vault, other: tuple[str, str, int]
 ) -> tuple[str, str, int]:
-    """The note of one group that is left of two copies of the vault: the later, or none where it was taken away."""
+    """The note of one group that is left of two copies of the vault.
+
+    The later, or none where it was taken away.
+    """
     kept = [note for note, copy in ((one, theirs), (other, ours)) if not copy.knows(*note[1:])]
     if not kept:
         return one if one == other else ("", "", 0)
@@ -3317,7 +3372,7 @@ CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is
 
 
 def split_vault(vault: Vault) -> list[str]:
-    """The plaintexts of a vault's parts, each a line of JSON that places it, then a slice of the body."""
+    """A vault's parts in clear: a line of JSON that places it, then a slice of the body."""
 
     def header(index: int, count: int) -> str:
         place = {
@@ -3385,8 +3440,8 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
     it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
     """
     event = {
-        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys), "id": "", "sig": "",
-        "tags": [["alt", alt]], "content": content, "avault": unlock_key,
+        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys),
+        "id": "", "sig": "", "tags": [["alt", alt]], "content": content, "avault": unlock_key,
     }  # fmt: skip
     return encrypt(keys, peer, json.dumps(event))
 
@@ -3394,10 +3449,7 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
 def seal_keys(
     keys: Keys, identity: str, operator: str, name: str, custodian: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator.
-
-    One for a `custodian` names that as well.
-    """
+    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`."""
     unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
@@ -3420,7 +3472,7 @@ def seal_keys(
 
 
 def request_code(sealed: str) -> str:
-    """The short code of a request, from the sealed copy that it is about: four letters that phone and terminal both show.
+    """The short code of a request, from the sealed copy: four letters that phone and terminal show.
 
     It tells the request that is waited for from a card that an earlier one left on
     the phone. It is no proof: whoever has the disk knows it too.
@@ -3435,7 +3487,7 @@ def describe_request(name: str, host: str, sealed: str) -> str:
 
 
 def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
-    """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
+    """What is in nsec.enc and unlock.json: a fresh unlock key, sealing the nsec, in an envelope.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
     """
@@ -3518,9 +3570,9 @@ def has_git(directory: str, *names: str) -> bool:
 
 
 def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
-    """Raise Tampered unless these bytes of an nsec.enc lead the vault's operator to the agent's key.
+    """Raise Tampered unless these bytes of an nsec.enc lead the operator to the agent's key.
 
-    The agent's key opens the envelope as the operator's does (NIP-44 is between the two), so nobody is asked.
+    The agent's key opens the envelope as the operator's does (NIP-44): nobody is asked.
     """
     content = decode_file("nsec", data, "nsec.enc")
     names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
@@ -3533,7 +3585,7 @@ def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
 
 
 class Recovery:
-    """The recovery copy of an open vault, looked at whenever the file changes; one that does not open is made anew.
+    """The recovery copy of an open vault: looked at when it changes, made anew if it does not open.
 
     `digest` is the hash of what was verified last, `warning` what should be known of it.
     """
@@ -3551,7 +3603,7 @@ class Recovery:
     def verify(self, keys: Keys, vault: Vault) -> bool:
         """Verify the file, and make it anew if it does not open: whether that was so.
 
-        While git is at work, or the vault is gone from there too, the file may be on its way: it is looked at again.
+        While git is at work, or the vault is gone too, the file may be on its way: look again.
         """
         path = self.places.file("nsec.enc")
         seen, problem, over = look_at(path), None, None
@@ -3587,16 +3639,15 @@ class Recovery:
             return False
         except AvaultError as error:
             self.seen, self.digest = seen, ""
-            self.warning = f"{problem.message}, so nothing but this machine opens the vault; nor can it be made anew: {error.message}"
+            self.warning = f"{problem.message}, so nothing but this machine opens the vault; "
+            self.warning += f"nor can it be made anew: {error.message}"
             return False
 
     def note(self, data: bytes) -> None:
-        """Remember what was verified, also for when the vault is locked; where that cannot be, `forget` will refuse."""
+        """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""
         self.digest = sha256(data).hex()
-        path, content = (
-            self.places.own("recovery.json"),
-            encode_file("recovery", {"hash": self.digest}),
-        )
+        path = self.places.own("recovery.json")
+        content = encode_file("recovery", {"hash": self.digest})
         try:
             if not has_bytes(path, content):
                 write_file(path, content)
@@ -3605,7 +3656,7 @@ class Recovery:
 
 
 def read_verified(places: Places) -> str:
-    """The SHA-256 of the nsec.enc that was last seen to open this vault; "" for none. Raises Tampered."""
+    """The SHA-256 of the nsec.enc last seen to open this vault; "" for none. Raises Tampered."""
     path = places.own("recovery.json")
     return (
         str(decode_file("recovery", read_file(path), path)["hash"]) if os.path.lexists(path) else ""
@@ -3613,7 +3664,7 @@ def read_verified(places: Places) -> str:
 
 
 def check_recovery(places: Places) -> None:
-    """Raise AvaultError unless nsec.enc is what was last seen to open this vault: all that is known of it without the key."""
+    """Raise AvaultError unless nsec.enc is what was last seen to open this vault; needs no key."""
     path = places.file("nsec.enc")
     read_sealed("nsec", path)
     if sha256(read_file(path)).hex() != read_verified(places):
@@ -6100,7 +6151,9 @@ class Caller:
 
 
 class Pauses:
-    """How long callers that ask on their own leave the phone alone: pauses.json, which the daemon alone writes.
+    """How long callers that ask on their own leave the phone alone.
+
+    It is kept in pauses.json, which the daemon alone writes.
 
     Each question in vain makes the next pause longer. A person who asks, and an
     unlock, end them.
@@ -6110,7 +6163,10 @@ class Pauses:
         self.path = places.own("pauses.json")
 
     def read(self) -> dict[str, Any]:
-        """How many questions were in vain, whether the last was refused, and when; what cannot be read counts as none."""
+        """How many questions were in vain, whether the last was refused, and when.
+
+        What cannot be read counts as none.
+        """
         try:
             found = decode_file("pauses", read_file(self.path), self.path)
             if 0 <= found["last"] < 1 << 40:  # a time that others than us have written may be none
@@ -6120,7 +6176,10 @@ class Pauses:
         return {"in_vain": 0, "refused": False, "last": 0}
 
     def end(self) -> float | None:
-        """When the pause ends, in Unix seconds; None where there is none. A clock that went back makes none longer."""
+        """When the pause ends, in Unix seconds; None where there is none.
+
+        A clock that went back makes none longer.
+        """
         found, now = self.read(), time.time()
         if found["in_vain"] < 1 or found["last"] > now:
             return None
@@ -6133,10 +6192,14 @@ class Pauses:
         if (end := self.end()) is None:
             return
         found = self.read()
-        when = f"programs may ask again at {render_time(end)}; if the operator agreed, at once: avault unlock --again"
+        when = (
+            f"programs may ask again at {render_time(end)}; "
+            "if the operator agreed, at once: avault unlock --again"
+        )
         if found["refused"]:
             raise Denied(
-                f"the operator refused at {render_time(found['last'])}, and the phone is left alone",
+                f"the operator refused at {render_time(found['last'])}, "
+                "and the phone is left alone",
                 when,
             )
         raise TimedOut(
@@ -6167,13 +6230,13 @@ class Pauses:
 class Question:
     """The one question that the operator has at a time: all states of an unlock.
 
-                  somebody asks                       the phone approves
-        at rest ─────────────────────► asked ──────────────────────────────────► open
-          ▲ ▲                          │   ▲                                       ▲
-          │ └──── the phone refuses ───┤   │ somebody asks: within ten             │ the phone approves, and a
-          │                            │   │ minutes the same question             │ caller that died had asked
-          │    nobody waits any more   ▼   │                                       │ within ten minutes
-          │                          listening ────────────────────────────────────┘
+                  somebody asks                    the phone approves
+        at rest ─────────────────────► asked ─────────────────────────────► open
+          ▲ ▲                          │   ▲                                  ▲
+          │ └──── the phone refuses ───┤   │ somebody asks: within ten        │ the phone approves,
+          │                            │   │ minutes the same question        │ and a caller that
+          │    nobody waits any more   ▼   │                                  │ died had asked in
+          │                          listening ───────────────────────────────┘ the last ten minutes
           │                            │
           └────────────────────────────┘
             the phone refuses; or it approves: then the ratchet turns, and nothing is opened
@@ -6191,7 +6254,10 @@ class Question:
         self.wanted_until = 0.0  # uptime until which a late answer opens the vault
 
     def join(self, caller: Caller, asks_phone: bool) -> bool:
-        """Take in a caller, and say whether that begins another question; raises Unavailable, and what a pause says."""
+        """Take in a caller, and say whether that begins another question.
+
+        Raises Unavailable, and what a pause says.
+        """
         if self.callers and caller.accept_rollback != self.accepts_rollback:
             asked = (
                 "with --accept-rollback" if self.accepts_rollback else "without --accept-rollback"
@@ -6352,7 +6418,10 @@ class Control:
         self.loop.add_reader(sock, self.readable)
 
     def send(self, message: dict[str, Any], fd: int | None = None) -> None:
-        """Send a frame; `fd` is duplicated into the other process. Raises Locked if that is gone."""
+        """Send a frame; `fd` is duplicated into the other process.
+
+        Raises Locked if that is gone.
+        """
         data = encode_frame({**message, "fd": True} if fd is not None else message)
         if self.sock.fileno() < 0:
             raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
@@ -6390,7 +6459,8 @@ class Control:
             return
         except OSError:
             data, fds, flags = b"", [], 0
-        # The kernel gives one descriptor at a time. One that it could not give, as we have too many, keeps its place:
+        # The kernel gives one descriptor at a time. One that it could not give, as we have too
+        # many, keeps its place:
         # else the next connection would get the answer to this one's question.
         self.fds += [-1] if flags & socket.MSG_CTRUNC else fds
         if not data:
@@ -6510,11 +6580,17 @@ class Session:
         self.advance()
 
     def is_held(self) -> bool:
-        """Whether the next frame has to wait: for a request that takes time, or for a client that does not read."""
+        """Whether the next frame has to wait.
+
+        It does for a request that takes time, and for a client that does not read.
+        """
         return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
 
     async def frame(self, **fields: Any) -> dict[str, Any]:
-        """The next frame, after telling the client that it may send it, and with `fields` what it is about."""
+        """The next frame, after telling the client that it may send it.
+
+        With `fields` it is told what that is about.
+        """
         awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.awaited = awaited
         try:
@@ -10295,7 +10371,8 @@ def command(
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a function as a command; click sees it when a command is run.
 
-    One that is not `interspersed` takes no option after its first argument, as that is somebody else's command.
+    One that is not `interspersed` takes no option after its first argument, as that is somebody
+    else's command.
     """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
@@ -10583,7 +10660,10 @@ def render_sheet(
 
 
 def find_owner(directory: str) -> str | None:
-    """The account that a directory belongs to, if that is not ours; under sudo, of one that is not there, who called it."""
+    """The account that a directory belongs to, if that is not ours.
+
+    Under sudo, where the directory is not there, it is who called sudo.
+    """
     place = directory
     while True:
         try:
@@ -10602,7 +10682,10 @@ def find_owner(directory: str) -> str | None:
 
 
 def refuse_elses(places: Places) -> None:
-    """Raise Denied where the vault is another account's, as under sudo: its daemon answers that one alone."""
+    """Raise Denied where the vault is another account's, as under sudo.
+
+    Its daemon answers that one alone.
+    """
     if owner := find_owner(places.dir):
         raise Denied(
             f"{places.dir} is {owner}'s, and its daemon answers nobody else",
@@ -10643,7 +10726,7 @@ class Terminal:
         return True
 
     def need_daemon(self) -> None:
-        """Start a daemon that asks nobody, unless one runs, or systemd is about to start its own."""
+        """Start a daemon that asks nobody, unless one runs or systemd is about to start its own."""
         try:
             if not self.is_running() and not hasten_service(self.places):
                 start_daemon(self.places, background=True)
@@ -10651,7 +10734,10 @@ class Terminal:
             self.wait_daemon(error)
 
     def wait_daemon(self, error: Unavailable) -> None:
-        """Wait for a daemon that somebody else starts just now; raises the error of our own start if none comes."""
+        """Wait for a daemon that somebody else starts just now.
+
+        Raises the error of our own start if none comes.
+        """
         end = time.monotonic() + 5
         while not self.is_running():
             if time.monotonic() > end:
@@ -10664,7 +10750,10 @@ class Terminal:
 
 
 class Waiting:
-    """What an unlock waits for: on a terminal a line that is redrawn in place, else a line for each thing that is new."""
+    """What an unlock waits for.
+
+    On a terminal a line that is redrawn in place, else a line for each thing that is new.
+    """
 
     CONNECTING = 5.0  # seconds for which a relay that is not connected yet is no reason to say so
 
@@ -10688,7 +10777,10 @@ class Waiting:
         self.drawing.join()
 
     def draw(self) -> None:
-        """Keep the line on the terminal until it is ended, cut to the width: what is longer would go on to a new line."""
+        """Keep the line on the terminal until it is ended.
+
+        It is cut to the width: what is longer would go on to a new line.
+        """
         while not self.ended.wait(0.25):
             with self.pen:
                 state = self.describe()
@@ -10732,7 +10824,8 @@ class Waiting:
         """Say what is new in what the daemon has told."""
         if self.is_connected() and waiting:
             self.say_once(
-                f"asking the phone, code {progress['code']}; open the signer app and approve there, or see: avault status"
+                f"asking the phone, code {progress['code']}; "
+                "open the signer app and approve there, or see: avault status"
             )
             self.say_once(f"the app may show who asks as {shorten_key(waiting['client_key'])}")
         if waiting.get("auth_url"):
@@ -10765,7 +10858,8 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
         need_vault(terminal.places)
     if sys.stderr.isatty() and not terminal.is_running():
         say(
-            f"waiting for a daemon to open {terminal.places.dir}; {explain_absence(terminal.places).hint}"
+            f"waiting for a daemon to open {terminal.places.dir}; "
+            f"{explain_absence(terminal.places).hint}"
         )
     while True:
         left = None if end is None else end - time.monotonic()
@@ -10801,7 +10895,10 @@ def parse_duration(text: str | None) -> float | None:
 
 
 def split_name(group: str, key: str | None, word: str | None = None) -> tuple[str, str | None]:
-    """GROUP and KEY of `GROUP --key KEY`, `GROUP/KEY`, or of `GROUP KEY`, where `word` is that KEY; raises Usage."""
+    """GROUP and KEY of `GROUP --key KEY`, `GROUP/KEY`, or of `GROUP KEY`, where `word` is that KEY.
+
+    Raises Usage.
+    """
     name, slash, rest = group.partition("/")
     if sum(map(bool, (slash, key is not None, word is not None))) > 1:
         raise Usage(
@@ -10854,8 +10951,8 @@ class Conflict(AvaultError):
 class Verified:
     """Which bytes of our files may be committed: those that the daemon serves, or has verified.
 
-    `given` are the hashes that it knew when it asked for the commit. For others it is asked; a vault that is locked has the
-    pin, which is the hash of what was served last.
+    `given` are the hashes that it knew when it asked for the commit. For others it is asked; a
+    vault that is locked has the pin, which is the hash of what was served last.
     """
 
     def __init__(self, places: Places, given: dict[str, str] | None = None) -> None:
@@ -10863,7 +10960,10 @@ class Verified:
         self.is_asked = False
 
     def check(self, name: str, data: bytes) -> None:
-        """Raise Tampered for bytes that nobody vouches for; a file that opens nothing is not looked at."""
+        """Raise Tampered for bytes that nobody vouches for.
+
+        A file that opens nothing is not looked at.
+        """
         if name not in (VAULT, RECOVERY):
             return
         if not self.knows(name, data) and not self.is_asked:
@@ -10905,7 +11005,7 @@ class Verified:
 
 
 def quote_pattern(path: str) -> bytes:
-    """A path from the top as gitattributes(5) reads it: no wildcards, and quoted where it must be."""
+    """A path from the top as gitattributes(5) reads it: no wildcards, quoted where it must be."""
     plain = os.fsencode("/" + re.sub(r"([*?\[\\])", r"\\\1", path))
     if not re.search(rb'[\x00-\x20"\x7f]', plain):
         return plain
@@ -10926,7 +11026,8 @@ def quote_pattern(path: str) -> bytes:
 
 LIMIT = 60.0  # seconds for one run of git that nobody watches
 
-# Git is to ask nobody, to run nothing that a repository names, to look nowhere else, and to say it in English.
+# Git is to ask nobody, to run nothing that a repository names, to look nowhere else, and to say it
+# in English.
 ALWAYS = {
     "LC_ALL": "C",
     "GIT_EDITOR": ":",
@@ -10969,8 +11070,8 @@ def start_git(
 ) -> subprocess.Popen[bytes]:
     """Start git in a directory; raises Unavailable where there is none.
 
-    Of the environment's GIT_ variables those stay that say where the user's own settings are, and those to `keep`.
-    `more` is for Popen; `env` in it adds variables.
+    Of the environment's GIT_ variables those stay that say where the user's own settings are, and
+    those to `keep`. `more` is for Popen; `env` in it adds variables.
     """
     kept = OWN.union(keep)
     environment = {
@@ -10981,7 +11082,8 @@ def start_git(
     environment |= ALWAYS | more.pop("env", {})
     if next(word for word in words if not word.startswith("-")) not in REMOTE:
         environment |= OFFLINE
-    # By variables and not by -c, which takes `filter.a=b.clean=` for `filter.a` (git-config(1), git 2.31 and newer).
+    # By variables and not by -c, which takes `filter.a=b.clean=` for `filter.a` (git-config(1),
+    # git 2.31 and newer).
     environment |= {"GIT_CONFIG_COUNT": str(len(GIT_SETTINGS) + len(settings))}
     for number, setting in enumerate((*GIT_SETTINGS, *settings)):
         name, _, value = (
@@ -11009,7 +11111,9 @@ def run_git(
     settings: tuple[str, ...] = (NO_HOOKS,),
     **more: Any,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git in a directory, with nobody to watch it; raises Unavailable where there is no git, TimedOut.
+    """Run git in a directory, with nobody to watch it.
+
+    Raises Unavailable where there is no git, TimedOut.
 
     It has a minute; then it and all that it has started is ended.
     """
@@ -11033,7 +11137,9 @@ def run_git(
 def watch_git(
     directory: str, *words: str, settings: tuple[str, ...] = (NO_HOOKS,)
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git with the user watching: what it says goes to stderr, and it may ask on a terminal for a password.
+    """Run git with the user watching.
+
+    What it says goes to stderr, and it may ask on a terminal for a password.
 
     It asks at the terminal itself (/dev/tty), not on stderr, which may carry what a remote says.
     """
@@ -11053,7 +11159,10 @@ def watch_git(
 
 
 def tell_git(stream: IO[bytes]) -> None:
-    """Show what git says, line by line and escaped; without its hints, which know nothing of ours."""
+    """Show what git says, line by line and escaped.
+
+    Without its hints, which know nothing of ours.
+    """
     with stream:
         for line in stream:
             text = line.decode(errors="backslashreplace").rstrip().expandtabs()
@@ -11066,7 +11175,10 @@ def tell_git(stream: IO[bytes]) -> None:
 
 
 def reason(errors: bytes) -> str:
-    """What git says on stderr that it could not do, in a line, without a password that a URL may carry."""
+    """What git says on stderr that it could not do, in a line.
+
+    Without a password that a URL may carry.
+    """
     lines = [line for line in os.fsdecode(errors).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("warning: ", "hint: ", "To "))] or [
         "it does not say why"
@@ -11502,7 +11614,9 @@ def commit_settings(repository: Repository) -> tuple[str, ...]:
 
 @context
 def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
-    """Ciphertexts as files in the state directory, where the keyholder reads them, for the length of a `with`.
+    """Ciphertexts as files in the state directory, for the length of a `with`.
+
+    The keyholder reads them there.
 
     Raises NoDaemon where there was never one, and AvaultError.
     """
@@ -11518,7 +11632,10 @@ def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
 
 
 def write_copy(places: Places, path: str, content: bytes) -> None:
-    """Write a file that is not there yet (0600); raises NoDaemon where its directory is not, and AvaultError."""
+    """Write a file that is not there yet (0600).
+
+    Raises NoDaemon where its directory is not, and AvaultError.
+    """
     try:
         with open(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
@@ -11542,7 +11659,7 @@ def remove_old_copies(places: Places) -> None:
 
 
 class Described(Fields, frozen=True, order=True):
-    """What is in a copy of the vault: the groups, the generation, and the version of each GROUP/KEY."""
+    """What is in a copy of the vault: groups, generation, and the version of each GROUP/KEY."""
 
     groups: list[dict[str, Any]]
     generation: dict[str, int]
@@ -11681,7 +11798,10 @@ CHANGE_SIGNS = {"added": "+", "changed": "~", "deleted": "-", "conflicts": "!"}
 
 
 class Change(Fields, frozen=True, order=True):
-    """A commit that changed the vault: the keys that it changed, of each of KINDS, or why that cannot be told."""
+    """A commit that changed the vault.
+
+    The keys that it changed, of each of KINDS, or why that cannot be told.
+    """
 
     commit: str
     time: str
@@ -11725,14 +11845,20 @@ class Change(Fields, frozen=True, order=True):
 
 
 class History:
-    """The commits of a repository that changed its vault, read through the keyholder, the latest first."""
+    """The commits of a repository that changed its vault, the latest first.
+
+    They are read through the keyholder.
+    """
 
     def __init__(self, repository: Repository, places: Places) -> None:
         self.repository, self.places = repository, places
         self.known: dict[str, Described | AvaultError] = {}  # by commit
 
     def changes(self) -> Iterator[Change]:
-        """Each commit with what it changed; raises Locked, Unavailable, NotFound where there is no commit."""
+        """Each commit with what it changed.
+
+        Raises Locked, Unavailable, NotFound where there is no commit.
+        """
         if not self.repository.line("rev-parse", "-q", "--verify", "HEAD^{commit}"):
             raise NotFound("the repository has no commit yet", "the first is made by: avault sync")
         path = self.repository.paths[VAULT]
@@ -11838,14 +11964,15 @@ def restore_unsaved(terminal: Terminal) -> int:
         say("avault.enc is whole: there is nothing to write back")
     else:
         say(
-            f"{terminal.places.file('avault.enc')} is what is served; what was there is {terminal.places.own('damaged.enc')}"
+            f"{terminal.places.file('avault.enc')} is what is served; "
+            f"what was there is {terminal.places.own('damaged.enc')}"
         )
     return 0
 
 
 @command(
-    "restore", argument("commit", required=False), argument("group", required=False), option("--key"),
-    option("--unsaved", is_flag=True),
+    "restore", argument("commit", required=False), argument("group", required=False),
+    option("--key"), option("--unsaved", is_flag=True),
 )  # fmt: skip
 def cmd_restore(
     terminal: Terminal, commit: str | None, group: str | None, key: str | None, unsaved: bool
@@ -12045,19 +12172,22 @@ def tell_conflicts(names: list[str], operation: str | None = None) -> None:
         say(f"conflict: two machines set {name}; the vault has both values")
     if names and operation:
         say(
-            f"hint: git add avault.enc, and go on; then look: avault get {names[0]} --json; settle it: avault set {names[0]}"
+            f"hint: git add avault.enc, and go on; then look: avault get {names[0]} --json; "
+            f"settle it: avault set {names[0]}"
         )
     elif names:
         say(
-            f"hint: look: avault get {names[0]} --json; settle it: avault set {names[0]}; then: avault sync"
+            f"hint: look: avault get {names[0]} --json; settle it: avault set {names[0]}; "
+            "then: avault sync"
         )
 
 
 def after_failure(places: Places, ours: bytes) -> str:
     """What brings the merge about that just failed as the vault was locked.
 
-    In a merge the work tree has what this machine has seen last, so that the next unlock can merge the other side into
-    it. In a rebase it has the other side, without our last writes, which does not open here.
+    In a merge the work tree has what this machine has seen last, so that the next unlock can merge
+    the other side into it. In a rebase it has the other side, without our last writes, which does
+    not open here.
     """
     with contextlib.suppress(AvaultError):
         pin = read_pin(places)
@@ -12097,7 +12227,10 @@ def vaults_here() -> list[Places]:
 
 
 def render_copy(vault: Described) -> list[str]:
-    """Lines that tell one state of the vault from another, each by itself; two writes in one second are two too."""
+    """Lines that tell one state of the vault from another, each by itself.
+
+    Two writes in one second are two too.
+    """
     lines = []
     for group in vault.groups:
         if group["note"]:
@@ -12106,7 +12239,8 @@ def render_copy(vault: Described) -> list[str]:
             mark = "  conflict: two machines set it" if key["conflict"] else ""
             write = sha256(key["version"].encode())[:4].hex()
             lines.append(
-                f"{group['name']}/{key['name']}  created {key['created']}  updated {key['updated']}  write {write}{mark}"
+                f"{group['name']}/{key['name']}  created {key['created']}  "
+                f"updated {key['updated']}  write {write}{mark}"
             )
     return lines
 
@@ -12258,10 +12392,13 @@ def is_behind(output: bytes) -> bool:
 
 
 def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any]:
-    """Commit and push what was written, and merge what git could not while the vault was locked: what became of it.
+    """Commit and push what was written, and merge what git could not while the vault was locked.
 
-    `state` is committed, clean, merged (only the merge's own commit is missing), conflict, ignored, off, no_repository,
-    refused or failed; `push` is pushed, clean, none, off, refused, rejected or failed.
+    Gives what became of it.
+
+    `state` is committed, clean, merged (only the merge's own commit is missing), conflict, ignored,
+    off, no_repository, refused or failed; `push` is pushed, clean, none, off, refused, rejected or
+    failed.
     """
     told: dict[str, Any] = dict.fromkeys(
         ("repository", "state", "reason", "commit", "push", "push_reason", "hint")
@@ -12308,7 +12445,10 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
 
 
 def set_up_quietly(repository: Repository) -> dict[str, str | None]:
-    """Set up the merge driver where it is not; why it cannot be must not keep anything from being committed."""
+    """Set up the merge driver where it is not.
+
+    Why it cannot be must not keep anything from being committed.
+    """
     try:
         if not is_set_up(repository):
             set_up(repository)
@@ -12342,11 +12482,15 @@ def cmd_record(terminal: Terminal, verified: str) -> int:
 
 
 def examine_repository(directory: str) -> dict[str, Any]:
-    """What `doctor` says about git: facts, and a list of problems, each with what is wrong and what mends it.
+    """What `doctor` says about git: facts, and problems, each with what is wrong and what mends it.
 
-    `repository` is None where there is none; then, and where it ignores the vault, nothing is wrong. Changes nothing.
+    `repository` is None where there is none; then, and where it ignores the vault, nothing is
+    wrong. Changes nothing.
     """
-    names = "repository ignored branch operation committed commit push upstream unpublished merge_driver"
+    names = (
+        "repository ignored branch operation committed commit push upstream unpublished "
+        "merge_driver"
+    )
     facts: dict[str, Any] = dict.fromkeys(names.split())
     problems: list[AvaultError] = []
     try:
@@ -12372,7 +12516,10 @@ def examine_repository(directory: str) -> dict[str, Any]:
 def examine_commits(
     repository: Repository, facts: dict[str, Any], problems: list[AvaultError]
 ) -> None:
-    """What `examine` says of a repository that keeps the vault; raises what keeps it from keeping it."""
+    """What `examine` says of a repository that keeps the vault.
+
+    Raises what keeps it from keeping it.
+    """
     facts["merge_driver"] = is_set_up(repository)
     if not facts["merge_driver"]:
         problems.append(AvaultError("git does not merge the vault by key", "avault doctor --fix"))
@@ -12455,7 +12602,8 @@ def cmd_sync(terminal: Terminal) -> int:
         say(f"{' and '.join(done) or 'nothing to do'}: level with {printable(told['upstream'])}")
     else:
         say(
-            f"{'committed' if told['commit'] else 'nothing to do'}: there is no remote to be level with"
+            f"{'committed' if told['commit'] else 'nothing to do'}: "
+            "there is no remote to be level with"
         )
     return 0
 
@@ -12463,7 +12611,10 @@ def cmd_sync(terminal: Terminal) -> int:
 def exchange_commits(
     repository: Repository, upstream: Upstream, places: Places, told: dict[str, Any]
 ) -> None:
-    """Fetch, merge and push until both sides have the same, and count it; raises Unavailable, and what merging raises."""
+    """Fetch, merge and push until both sides have the same, and count it.
+
+    Raises Unavailable, and what merging raises.
+    """
     for _ in range(3):
         if watch_git(
             repository.top, "fetch", "--no-recurse-submodules", "--", upstream.remote
@@ -12484,7 +12635,10 @@ def exchange_commits(
 
 
 def conclude_merge(repository: Repository) -> None:
-    """Commit a merge of the upstream in which nothing is in conflict any more; raises Refused for anything else."""
+    """Commit a merge of the upstream in which nothing is in conflict any more.
+
+    Raises Refused for anything else.
+    """
     other = repository.line("rev-parse", "-q", "--verify", "MERGE_HEAD")
     if not other:
         return
@@ -12502,7 +12656,10 @@ def conclude_merge(repository: Repository) -> None:
 
 
 def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -> int:
-    """Merge what was fetched: how many commits there were. Raises Locked, Conflict and AvaultError."""
+    """Merge what was fetched: how many commits there were.
+
+    Raises Locked, Conflict and AvaultError.
+    """
     count = int(repository.run("rev-list", "--count", f"HEAD..{upstream.ref}", "--"))
     if not count:
         return 0
@@ -12519,7 +12676,8 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
     if before and ours and not repository.is_file(upstream.ref, vault):
         raise Tampered(
             f"{upstream.name} has no avault.enc any more, and yours would go with it",
-            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; then: avault sync",
+            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
+            "then: avault sync",
         )
     if theirs and theirs != ours:
         verify_incoming(repository, upstream, places, repository.blob(theirs))
@@ -12559,9 +12717,12 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
 def verify_incoming(
     repository: Repository, upstream: Upstream, places: Places, data: bytes
 ) -> None:
-    """Open the vault of the other side before it takes the place of one that works; raises Tampered and Locked.
+    """Open the vault of the other side before it takes the place of one that works.
 
-    What this machine has opened before works. Without that there is nothing to lose, and nothing to open the other with.
+    Raises Tampered and Locked.
+
+    What this machine has opened before works. Without that there is nothing to lose, and nothing to
+    open the other with.
     """
     try:
         inspect(places, data)
@@ -12580,12 +12741,16 @@ def verify_incoming(
     except Tampered as error:
         raise Tampered(
             f"the avault.enc of {upstream.name} does not open: {error.message}",
-            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; then: avault sync",
+            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
+            "then: avault sync",
         ) from None
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:
-    """Push the branch: how many commits that were; None if the other side has more again. Raises Unavailable."""
+    """Push the branch: how many commits that were; None if the other side has more again.
+
+    Raises Unavailable.
+    """
     head = repository.head()
     commits = new_commits(repository, upstream, head.commit) if head.commit else []
     if not commits or not head.commit:
@@ -12603,7 +12768,10 @@ def publish(repository: Repository, upstream: Upstream) -> int | None:
 
 
 def served_conflicts(terminal: Terminal) -> list[str]:
-    """The keys that two machines set, once the daemon has looked at what was merged; none while it is locked."""
+    """The keys that two machines set, once the daemon has looked at what was merged.
+
+    There are none while it is locked.
+    """
     try:
         groups = terminal.ask("list")["groups"]
     except (Locked, Unavailable):
@@ -12631,9 +12799,9 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 class Assignment(Fields, frozen=True):
     """One variable that a file sets, and the lines where it does.
 
-    `value` is None where it cannot be known without running something. `problem` says why this assignment alone does
-    not decide what the variable is. `remark` says what else reads the file differently. What cannot be read at all
-    has no name.
+    `value` is None where it cannot be known without running something. `problem` says why this
+    assignment alone does not decide what the variable is. `remark` says what else reads the file
+    differently. What cannot be read at all has no name.
     """
 
     line: int
@@ -12682,7 +12850,10 @@ DOUBLE_ESCAPES = (
 CARRIAGE_RETURN = (
     "a carriage return stays in it, which python-dotenv and npm's dotenv take for the end of a line"
 )
-QUOTED_REFERENCE = "python-dotenv puts another variable's value for ${NAME} in single quotes and backticks too, and others do not"
+QUOTED_REFERENCE = (
+    "python-dotenv puts another variable's value for ${NAME} in single quotes and backticks too, "
+    "and others do not"
+)
 DOLLAR = "a $ begins a variable to docker compose and others, and not to python-dotenv"
 HASH = "a # ends the value to npm's dotenv, and to others not"
 ODD_SPACE = "the odd white space around it belongs to the value for some, and for others not"
@@ -12693,7 +12864,10 @@ TWO_EXPORTS = "a shell that reads this line exports more than one variable"
 
 
 def parse_dotenv(text: str) -> list[Assignment]:
-    """The variables of a .env file, in order; a line that is none has a problem, and no name that may be a secret."""
+    """The variables of a .env file, in order.
+
+    A line that is none has a problem, and no name that may be a secret.
+    """
     text = text.removeprefix("\ufeff")
     if "\n" not in text:
         text = text.replace("\r", "\n")  # as old as that
@@ -12715,7 +12889,10 @@ def parse_dotenv(text: str) -> list[Assignment]:
 
 
 def read_bare(line: str, number: int) -> Assignment:
-    """A line that assigns nothing. A word alone is a name to docker, and may be a piece of a secret: few are repeated."""
+    """A line that assigns nothing.
+
+    A word alone is a name to docker, and may be a piece of a secret: few are repeated.
+    """
     word = BARE_NAME.fullmatch(line)
     if not word:
         return Assignment(number, number, "", None, "not KEY=value")
@@ -12726,7 +12903,10 @@ def read_bare(line: str, number: int) -> Assignment:
 def read_assignment(
     text: str, name: re.Match[str], end: int, lines: Lines
 ) -> tuple[Assignment, int]:
-    """The assignment whose name was found, and where the next line begins. `end` is the end of this one."""
+    """The assignment whose name was found, and where the next line begins.
+
+    `end` is the end of this one.
+    """
     line, start = lines.at(name.start()), name.end()
 
     def made(value: str | None, last: int, problem: str = "", remark: str = "") -> Assignment:
@@ -12755,7 +12935,8 @@ def read_assignment(
 def read_quoted(quoted: re.Match[str], is_windows: bool) -> tuple[str, int, str, str]:
     """The value in quotes, its last position, a problem and a remark.
 
-    A line end in it is the file's where the assignment's own line ends in the same way, and the value's where it does not.
+    A line end in it is the file's where the assignment's own line ends in the same way, and the
+    value's where it does not.
     """
     single, double, back = (
         piece and piece.replace("\r\n", "\n") if is_windows else piece for piece in quoted.groups()
@@ -12813,7 +12994,9 @@ def read_plain(text: str, name: re.Match[str], end: int) -> tuple[str, int, str,
 
 
 def read_references(text: str) -> tuple[str, str]:
-    """The problem of a value that refers to other variables, and the remark about one that does so to some readers.
+    """The problem of a value that refers to other variables.
+
+    Gives also the remark about one that does so to some readers.
 
     Only the program that reads the file knows which value ${NAME} has: such a line is left.
     """
@@ -12877,9 +13060,12 @@ def check_line(each: Assignment, takes_references: bool) -> None:
 def read_dotenv(
     text: str, takes_references: bool = False
 ) -> tuple[dict[str, str], list[Assignment]]:
-    """The variables of a .env file, empty ones too, and the lines about which there is something to say, without values.
+    """The variables of a .env file, empty ones too.
 
-    avault:// is another vault's unless `takes_references`. Raises Usage that names all the bad lines, never what they say.
+    Gives also the lines about which there is something to say, without values.
+
+    avault:// is another vault's unless `takes_references`. Raises Usage that names all the bad
+    lines, never what they say.
     """
     variables: dict[str, str] = {}
     told: list[Assignment] = []
@@ -13118,7 +13304,8 @@ class WordReader:
 
 FISH_ESCAPES = {**C_ESCAPES, "e": "\x1b", "\n": ""}
 FISH_ESCAPE = regex(
-    r"(?s)\\(?:[xX]([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|c(.)|(.))"
+    r"(?s)\\(?:[xX]([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})"
+    r"|([0-7]{1,3})|c(.)|(.))"
 )
 FISH_WORD = regex(
     r"""(?s)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[^ \t\n'"\\;&|<>#()]|(?<=[^ \t\n])#)+"""
@@ -13162,15 +13349,16 @@ def read_fish_word(word: str) -> str | None:
 
 
 def parse_fish(text: str) -> list[Assignment]:
-    """The variables that a fish script sets, wherever: `set -gx NAME value`, `export NAME=value`."""
+    """The variables that a fish script sets: `set -gx NAME value`, `export NAME=value`."""
     lines, found = Lines(text), []
+    space = re.compile(r"(?:[ \t]|\\\n)*")
     for match in re.finditer(
         r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):
             words.append(word[0])
-            at = re.compile(r"(?:[ \t]|\\\n)*").match(text, word.end()).end()  # type: ignore[union-attr]
+            at = space.match(text, word.end()).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "(":
             words.append("$")
         options = list(itertools.takewhile(lambda word: word[0] == "-", words))
@@ -13226,7 +13414,10 @@ def parse_unit(text: str) -> list[Assignment]:
 
 
 def parse_pam(text: str) -> list[Assignment]:
-    """The variables of ~/.pam_environment: `NAME DEFAULT=value`, or `NAME=value` (pam_env.conf(5))."""
+    """The variables of ~/.pam_environment (pam_env.conf(5)).
+
+    `NAME DEFAULT=value`, or `NAME=value`.
+    """
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         match = re.match(rf"\s*({NAME})\s+(?:DEFAULT|OVERRIDE)=(?:\"([^\"]*)\"|(\S*))", line)
@@ -13250,8 +13441,9 @@ def parse_pam(text: str) -> list[Assignment]:
 
 SECRET_WORDS = frozenset(
     """
-    KEY KEYS APIKEY TOKEN TOKENS SECRET SECRETS PASSWORD PASSWD PASS PASSPHRASE PWD PW PASSCODE PIN CREDENTIAL CREDENTIALS AUTH
-    PRIVATE PRIVKEY NSEC MNEMONIC SEED PAT DSN COOKIE BEARER JWT WEBHOOK SIGNATURE SALT
+    KEY KEYS APIKEY TOKEN TOKENS SECRET SECRETS PASSWORD PASSWD PASS PASSPHRASE PWD PW PASSCODE
+    PIN CREDENTIAL CREDENTIALS AUTH PRIVATE PRIVKEY NSEC MNEMONIC SEED PAT DSN COOKIE BEARER JWT
+    WEBHOOK SIGNATURE SALT
     """.split()
 )
 OPEN_WORDS = frozenset(
@@ -13259,13 +13451,16 @@ OPEN_WORDS = frozenset(
 )
 TOKEN_FORMS = regex(
     r"""(?x)(?<![A-Za-z0-9])(?:
-    sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} | whsec_[A-Za-z0-9]{24,} |
-    gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,} | glpat-[A-Za-z0-9_-]{20,} |
-    xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,} | (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{35} |
-    ya29\.[A-Za-z0-9_-]{20,} | nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,} |
-    npm_[A-Za-z0-9]{36} | hf_[A-Za-z0-9]{30,} | gsk_[A-Za-z0-9]{40,} | pypi-[A-Za-z0-9_-]{50,} | dop_v1_[a-f0-9]{64} |
-    SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,} | shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32} | r8_[A-Za-z0-9]{30,} |
-    pplx-[A-Za-z0-9]{32,} | xai-[A-Za-z0-9]{40,} | tvly-[A-Za-z0-9-]{20,} | lin_api_[A-Za-z0-9]{30,} | ntn_[A-Za-z0-9]{40,} |
+    sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} |
+    whsec_[A-Za-z0-9]{24,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,} |
+    glpat-[A-Za-z0-9_-]{20,} | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,} |
+    (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{35} | ya29\.[A-Za-z0-9_-]{20,} |
+    nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,} |
+    npm_[A-Za-z0-9]{36} | hf_[A-Za-z0-9]{30,} | gsk_[A-Za-z0-9]{40,} | pypi-[A-Za-z0-9_-]{50,} |
+    dop_v1_[a-f0-9]{64} | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,} |
+    shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32} | r8_[A-Za-z0-9]{30,} | pplx-[A-Za-z0-9]{32,} |
+    xai-[A-Za-z0-9]{40,} | tvly-[A-Za-z0-9-]{20,} | lin_api_[A-Za-z0-9]{30,} |
+    ntn_[A-Za-z0-9]{40,} |
     eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,} | [0-9]{8,10}:[A-Za-z0-9_-]{35} |
     -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | [a-z][a-z0-9+.-]*://[^\s/:@"'$]*:[^\s/@"'$]+@
     )""",
@@ -13661,7 +13856,10 @@ SHORTEST_IN_CLEAR = 8
 
 
 class Held:
-    """What the vault holds: names by value, and values by what a variable for them may be called."""
+    """What the vault holds.
+
+    Names by value, and values by what a variable for them may be called.
+    """
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.names: dict[str, list[str]] = {}
@@ -13694,11 +13892,16 @@ class Exposure(Fields, frozen=True, order=True):
             "differs": "differs from ",
             "same": "in the vault too: ",
         }[self.state]
-        return f"{printable(self.file, 4096)}:{self.line}  {self.variable or '(in the text)'}  {known}{', '.join(self.secrets)}"
+        place = f"{printable(self.file, 4096)}:{self.line}"
+        name = self.variable or "(in the text)"
+        return f"{place}  {name}  {known}{', '.join(self.secrets)}"
 
 
 def judge(each: Assignment, file: str, held: Held) -> Exposure | None:
-    """What is to be said of a variable; None where it is no secret, or its value is not in the file."""
+    """What is to be said of a variable.
+
+    None where it is no secret, or its value is not in the file.
+    """
     if not each.value:
         return None
     if places := held.names.get(each.value):
@@ -13715,7 +13918,10 @@ def judge(each: Assignment, file: str, held: Held) -> Exposure | None:
 def look_into(
     file: str, text: str, parse: Callable[[str], list[Assignment]], held: Held
 ) -> list[Exposure]:
-    """What stands in clear in a file: its variables, then whatever else its text holds, comments included."""
+    """What stands in clear in a file.
+
+    Its variables, then whatever else its text holds, comments included.
+    """
     found, lines, seen = [], Lines(text), set()
     for each in parse(text):
         if finding := judge(each, file, held):
@@ -13755,12 +13961,15 @@ def usual_files(places: Places) -> Iterator[str]:
         os.path.expanduser("~"),
         os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"),
     )
-    names = ".profile .bash_profile .bash_login .bashrc .bash_aliases .zshenv .zprofile .zshrc .zlogin .pam_environment"
+    names = (
+        ".profile .bash_profile .bash_login .bashrc .bash_aliases "
+        ".zshenv .zprofile .zshrc .zlogin .pam_environment"
+    )
     for directory in dict.fromkeys((home, os.environ.get("ZDOTDIR") or home)):
         yield from (os.path.join(directory, name) for name in names.split())
     for pattern in (
-        "environment.d/*.conf", "fish/config.fish", "fish/conf.d/*.fish", "fish/fish_variables", "systemd/user/*.service",
-        "systemd/user/*.service.d/*.conf",
+        "environment.d/*.conf", "fish/config.fish", "fish/conf.d/*.fish", "fish/fish_variables",
+        "systemd/user/*.service", "systemd/user/*.service.d/*.conf",
     ):  # fmt: skip
         yield from sorted(glob.glob(os.path.join(glob.escape(config), pattern)))
     for directory in (
@@ -13779,7 +13988,10 @@ def usual_files(places: Places) -> Iterator[str]:
 
 
 def environment_files(text: str) -> Iterator[str]:
-    """The files that a unit's EnvironmentFile= lines name; %h is the home directory, other % are not known here."""
+    """The files that a unit's EnvironmentFile= lines name.
+
+    %h is the home directory, other % are not known here.
+    """
     for match in re.finditer(r"(?m)^[ \t]*EnvironmentFile[ \t]*=[ \t]*-?(\S+)", text):
         pattern = (
             match[1]
@@ -13803,7 +14015,10 @@ class Audit:
     def look(
         self, path: str, is_named: bool, parse: Callable[[str], list[Assignment]] | None = None
     ) -> None:
-        """Look into a file, and into those that it names if it is a unit. One that was not named may be missing."""
+        """Look into a file, and into those that it names if it is a unit.
+
+        One that was not named may be missing.
+        """
         real = os.path.realpath(path)
         if real in self.seen or (not is_named and not os.path.isfile(real)):
             return
@@ -13861,10 +14076,12 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
         return 0
     missing, differs, same = (states[state] for state in ("missing", "differs", "same"))
     say(
-        f"in clear in {many}: {missing} not in the vault, {differs} with another value, {same} in both"
+        f"in clear in {many}: {missing} not in the vault, {differs} with another value, "
+        f"{same} in both"
     )
     say(
-        "hint: avault migrate --remove takes them out of ~/.profile, avault import FILE takes a .env file in; then: rm FILE"
+        "hint: avault migrate --remove takes them out of ~/.profile, "
+        "avault import FILE takes a .env file in; then: rm FILE"
     )
     return 1
 
@@ -13884,14 +14101,17 @@ BINARY = "it is binary"
 
 
 class Login(Fields):
-    """A login: what the file calls it, '' for the one that has no name of its own, and its values by key."""
+    """A login: what the file calls it, and its values by key.
+
+    '' is the one that has no name of its own.
+    """
 
     name: str
     values: dict[str, str] = field(repr=False)
 
 
 class FileSecrets(Fields):
-    """What a file has: entries, lines that are left, and the problems of those that cannot be read."""
+    """What a file has: entries, lines that are left, and problems of those that cannot be read."""
 
     entries: list[Login] = field(default_factory=list)
     left: list[Assignment] = field(default_factory=list)
@@ -13926,8 +14146,9 @@ def as_key(name: str) -> str:
 def place(found: FileSecrets, group: str | None, base: str | None) -> ImportedSecrets:
     """Secrets by group and key; raises Usage that names all that cannot be kept.
 
-    A group for each entry: its name; or, with a `group` or a `base` for the format, that alone for the only entry and for
-    the one without a name, and GROUP-NAME for others. Two of one name are told apart by a number.
+    A group for each entry: its name; or, with a `group` or a `base` for the format, that alone for
+    the only entry and for the one without a name, and GROUP-NAME for others. Two of one name are
+    told apart by a number.
     """
     first, bad = group or base, list(found.bad)
     secrets: ImportedSecrets = {}
@@ -13982,7 +14203,10 @@ def settings(text: str, comments: str) -> Iterator[tuple[int, str, str | None, s
 
 
 def read_aws(text: str) -> FileSecrets:
-    """~/.aws/credentials: a group for each profile, with the names that the AWS tools take from the environment."""
+    """~/.aws/credentials: a group for each profile.
+
+    Its keys have the names that the AWS tools take from the environment.
+    """
     found, profiles = FileSecrets(), dict[str, dict[str, str]]()
     for number, section, name, value in settings(text, "#;"):
         profile = section.removeprefix("profile ").strip()
@@ -14031,7 +14255,10 @@ def read_netrc(text: str) -> FileSecrets:
 
 
 def read_pgpass(text: str) -> FileSecrets:
-    r"""~/.pgpass: host:port:database:user:password, with \: and \\ (libpq-pgpass); a group for each, with libpq's names."""
+    r"""~/.pgpass: host:port:database:user:password, with \: and \\ (libpq-pgpass).
+
+    Each becomes a group, with libpq's names.
+    """
     found = FileSecrets()
     for number, line in enumerate(text_lines(text), 1):
         if not line.strip() or line[0] == "#":
@@ -14091,7 +14318,10 @@ YAML_KEY = regex(
 
 
 class Manifest:
-    """The YAML that kubectl and people write for a Secret: mappings, lists, scalars of one line, blocks. Else Usage."""
+    """The YAML that kubectl and people write for a Secret.
+
+    Mappings, lists, scalars of one line, blocks; raises Usage for anything else.
+    """
 
     def __init__(self, lines: list[tuple[int, str]]) -> None:
         self.lines, self.at = lines, 0
@@ -14218,7 +14448,10 @@ def load_manifests(text: str) -> list[Any]:
 
 
 def read_kubernetes(text: str) -> FileSecrets:
-    """Secrets of Kubernetes: a group for each, called as the Secret is. A key such as tls.crt becomes TLS_CRT."""
+    """Secrets of Kubernetes: a group for each, called as the Secret is.
+
+    A key such as tls.crt becomes TLS_CRT.
+    """
     found = FileSecrets()
     for document in load_manifests(text):
         items = (
@@ -14300,7 +14533,10 @@ def find_columns(header: Iterable[str]) -> dict[str, int]:
 
 
 def read_csv(text: str) -> FileSecrets:
-    """The CSV of a password manager or a browser: a group for each row; user name, password, seed, notes and custom fields."""
+    """The CSV of a password manager or a browser: a group for each row.
+
+    It has user name, password, seed, notes and custom fields.
+    """
     csv.field_size_limit(1 << 20)
     found, rows = FileSecrets(), csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: dict[str, int] = {}
@@ -14409,15 +14645,18 @@ def refuse_encrypted(data: bytes) -> None:
 
 
 FORM_READERS: dict[str, Callable[[str], FileSecrets]] = {
-    "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc, "k8s": read_kubernetes, "csv": read_csv,
-    "bitwarden": read_bitwarden,
+    "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc,
+    "k8s": read_kubernetes, "csv": read_csv, "bitwarden": read_bitwarden,
 }  # fmt: skip
 IMPORT_FORMS = ("dotenv", "json", *FORM_READERS)
 OF_NAMES = {"netrc": "netrc", "pgpass": "pgpass", "npmrc": "npmrc", "csv": "csv", "env": "dotenv"}
 
 
 def form_of(file: str, text: str) -> str:
-    """Which of FORMS a file is, by its name and by what is in it; raises Usage for what is known, and not read."""
+    """Which of FORMS a file is, by its name and by what is in it.
+
+    Raises Usage for what is known, and not read.
+    """
     start = text.lstrip("\ufeff \t\r\n")
     name = os.path.basename(file).lower().lstrip("._").removesuffix(".conf")
     if start[:1] == "{" or re.match(r"\[\s*([\[{\"\]0-9]|\Z)", start):
@@ -14486,7 +14725,10 @@ def refuse_json(problem: str) -> Usage:
 
 
 def load_json(text: str) -> dict[str, Any]:
-    """The object that a JSON text is; numbers as the text that they are written as. Raises Usage."""
+    """The object that a JSON text is; numbers as the text that they are written as.
+
+    Raises Usage.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) < len(pairs):
@@ -14539,7 +14781,9 @@ def groups_of(
 
 
 def parse_json(text: str, group: str | None) -> tuple[ImportedSecrets, dict[str, str], list[str]]:
-    """The secrets of a JSON text, the notes of their groups, and the names of those that are empty; raises Usage.
+    """The secrets of a JSON text, the notes of their groups, and the names of those that are empty.
+
+    Raises Usage.
 
     A number is the text that it is written as, true and false are these words, null is empty.
     """
@@ -14575,7 +14819,10 @@ BATCH_COUNT = 1000
 
 
 class Stored(Fields):
-    """What became of secrets, by GROUP/KEY: new to the vault, there already, or there with another value."""
+    """What became of secrets, by GROUP/KEY.
+
+    They are new to the vault, there already, or there with another value.
+    """
 
     new: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
@@ -14617,7 +14864,10 @@ def store(
     notes: dict[str, str],
     replacing: bool,
 ) -> None:
-    """Write what `compare` found to be new, and what differs if it may be replaced; the rest is there already."""
+    """Write what `compare` found to be new, and what differs if it may be replaced.
+
+    The rest is there already.
+    """
     wanted = {*stored.new, *(stored.differs if replacing else ())}
     todo = {name: value for name, value in found.items() if "/".join(name) in wanted}
     done, drawn = 0, sys.stderr.isatty() and len(todo) > BATCH_COUNT
@@ -14684,7 +14934,8 @@ LARGEST = 256 << 20  # bytes of a file to import
 def read_input(file: str) -> str:
     """What is in a file, or comes from stdin; raises NotFound, Usage, AvaultError.
 
-    The file is opened before this process is hardened: /dev/fd/63, which `<(…)` gives, is closed to it afterwards.
+    The file is opened before this process is hardened: /dev/fd/63, which `<(…)` gives, is closed to
+    it afterwards.
     """
     if file == "-" and sys.stdin.isatty():
         say("reading from the terminal, to the end of input (Ctrl-D)")
@@ -14712,7 +14963,10 @@ def read_input(file: str) -> str:
 def take(
     text: str, form: str, group: str | None
 ) -> tuple[ImportedSecrets, dict[str, str], list[Assignment]]:
-    """The secrets of a text of that form, the notes of their groups, and what there is to say about lines; raises Usage."""
+    """The secrets of a text of that form, and the notes of their groups.
+
+    Gives also what there is to say about lines. Raises Usage.
+    """
     if form == "json":
         found, notes, empty = parse_json(text.removeprefix("\ufeff"), group)
         return found, notes, [Assignment(0, 0, name, None, EMPTY) for name in empty]
@@ -14815,7 +15069,8 @@ def tell_stored(dry_run: bool, found: ImportedSecrets, stored: Stored, otherwise
         say("there is nothing to import")
     elif dry_run and stored.differs:
         say(
-            f"nothing was written; {len(stored.differs):,} in the vault with another value: {otherwise}"
+            f"nothing was written; {len(stored.differs):,} in the vault with another value: "
+            f"{otherwise}"
         )
     elif dry_run:
         say("nothing was written")
@@ -14833,10 +15088,12 @@ OF_THE_SESSION = frozenset("LANG LANGUAGE TZ TERM COLORTERM DISPLAY WAYLAND_DISP
 
 
 def take_shell(script: Script) -> tuple[dict[str, str], list[Assignment]]:
-    """The exported variables that a script surely leaves, and those that are left to it, each with the reason.
+    """The exported variables that a script surely leaves.
 
-    As in the shell the last assignment counts. Where one of a variable's assignments may or may not happen, or
-    another command is given its name, nobody knows without running it.
+    Gives also those that are left to it, each with the reason.
+
+    As in the shell the last assignment counts. Where one of a variable's assignments may or may not
+    happen, or another command is given its name, nobody knows without running it.
     """
     by_name: dict[str, list[Assignment]] = {}
     for each in assignments_of(script):
@@ -14877,10 +15134,13 @@ def take_shell(script: Script) -> tuple[dict[str, str], list[Assignment]]:
 
 
 def removable(script: Script, taken: dict[str, str]) -> tuple[set[int], list[Assignment]]:
-    """The lines to take out once the vault has the variables in `taken`, and the assignments that stay, with reasons.
+    """The lines to take out once the vault has the variables in `taken`.
 
-    A line goes if all that stands on it is in the vault then, and a variable goes from all its lines or from none:
-    it stays where an earlier, other value would count again, and where the rest of the file uses it.
+    Gives also the assignments that stay, with reasons.
+
+    A line goes if all that stands on it is in the vault then, and a variable goes from all its
+    lines or from none: it stays where an earlier, other value would count again, and where the rest
+    of the file uses it.
     """
     assignments = [each for each in assignments_of(script) if each.name in taken]
     reasons = {
@@ -14934,7 +15194,10 @@ def without_lines(data: bytes, lines: set[int]) -> bytes:
 
 
 def attributes(fd: int) -> list[str]:
-    """The names of a file's extended attributes: access lists, SELinux's label. None where the system has none."""
+    """The names of a file's extended attributes: access lists, SELinux's label.
+
+    None where the system has none.
+    """
     try:
         return os.listxattr(fd) if sys.platform == "linux" else []
     except OSError:
@@ -14942,9 +15205,12 @@ def attributes(fd: int) -> list[str]:
 
 
 def replace_file(path: str, before: bytes, after: bytes) -> None:
-    """Put other bytes into a person's file: atomically, with its mode and owner, only if it is as it was.
+    """Put other bytes into a person's file, atomically, with its mode and owner.
 
-    `path` is no symlink (the target of one is what its owner edits). Raises AvaultError; the file is as it was then.
+    It is done only if the file is as it was.
+
+    `path` is no symlink (the target of one is what its owner edits). Raises AvaultError; the file
+    is as it was then.
     """
     temporary = f"{path}.{secrets.token_hex(8)}.tmp"
     unchanged = "nothing was taken out; the file is as it was"
@@ -15023,7 +15289,8 @@ def cmd_migrate(
     if stored.differs and not dry_run:
         raise Denied(
             f"in the vault with another value: {some(stored.differs)}",
-            f"keep both with --group NAME, or take one away first: avault delete {stored.differs[0]}",
+            "keep both with --group NAME, or take one away first: "
+            f"avault delete {stored.differs[0]}",
         )
     lines, kept = removable(script, taken) if remove and not stored.differs else (set(), [])
     if lines and not dry_run and not terminal.ask("status")["proven"]:
@@ -15140,7 +15407,9 @@ def solid(data: bytes) -> bytes:
 
 
 def forms_of(value: str, rare: bool = True) -> dict[bytes, str]:
-    """The strings by which a value can be recognized in a text less its noise, each with its kind; none for a short value.
+    """The strings by which a value can be recognized in a text less its noise, each with its kind.
+
+    There are none for a short value.
 
     The kind is `plain`, `line` or `part` of a value that has several, or the name of an encoding.
     """
@@ -15167,7 +15436,10 @@ def is_short(value: str) -> bool:
 
 
 def exact_forms_of(value: str) -> dict[bytes, str]:
-    """The strings to be found in a text with its noise, for a value that consists of little else (`"" "" "a"`)."""
+    """The strings to be found in a text with its noise.
+
+    They are for a value that consists of little else (`"" "" "a"`).
+    """
     text = value.strip(BLANK)
     if is_short(text) or len(solid(text.encode())) >= SHORTEST:
         return {}
@@ -15183,7 +15455,8 @@ def exact_forms_of(value: str) -> dict[bytes, str]:
 def parts_of(text: str) -> list[str]:
     """What is secret by itself in a structured value.
 
-    Strings inside JSON; user and password of URLs, as they stand there and decoded; of user:password both.
+    Strings inside JSON; user and password of URLs, as they stand there and decoded; of
+    user:password both.
     """
     found: list[str] = []
     if text[:1] in ("{", "["):
@@ -15210,7 +15483,10 @@ def parts_of(text: str) -> list[str]:
 
 
 def strings_in(tree: object, is_named: bool) -> Iterator[str]:
-    """The strings in JSON that may be secret: what a key's name says, and what is more than a word or an address."""
+    """The strings in JSON that may be secret.
+
+    What a key's name says, and what is more than a word or an address.
+    """
     if isinstance(tree, dict):
         for name, item in tree.items():
             yield from strings_in(item, bool(SECRET.search(name)))
@@ -15225,7 +15501,10 @@ def strings_in(tree: object, is_named: bool) -> Iterator[str]:
 
 
 def encodings(text: str, rare: bool) -> Iterator[tuple[bytes, str]]:
-    """What encodings make of a text, less its noise, each with its kind; the rare ones if they are wanted."""
+    """What encodings make of a text, less its noise, each with its kind.
+
+    The rare ones if they are wanted.
+    """
     raw = text.encode()
     yield solid(raw), "plain"
     if not SIMPLE.fullmatch(text):
@@ -15268,7 +15547,10 @@ def in_json(text: str) -> Iterator[str]:
 
 
 def in_programs(text: str) -> Iterator[str]:
-    r"""As Python's repr has it, of text and of bytes, and shells in $'…': control characters by letters or in octal."""
+    r"""As Python's repr has it, of text and of bytes, and shells in $'…'.
+
+    Control characters stand there by letters or in octal.
+    """
     raw = text.encode()
     for shown in (repr(text)[1:-1], ascii(text)[1:-1], repr(raw)[2:-1]):
         yield shown
@@ -15287,7 +15569,10 @@ def in_programs(text: str) -> Iterator[str]:
 
 
 def in_urls(text: str) -> Iterator[str]:
-    """Percent-encoded, as Python, encodeURIComponent, encodeURI and HTML forms do it, in either case; and once more."""
+    """Percent-encoded, in either case, and once more.
+
+    As Python, encodeURIComponent, encodeURI and HTML forms do it.
+    """
     once = [
         urllib.parse.quote(text, safe=safe)
         for safe in ("", "/", "*", "!~*'()", "!*'()", "!~*'();,/?:@&=+$#")
@@ -15310,7 +15595,10 @@ def in_html(text: str) -> Iterator[str]:
 
 
 def cut_encoding(encoded: bytes, before: int, length: int, bits: int) -> bytes:
-    """Of an encoding of some bits to a letter, the letters that only `length` bytes after the first `before` decide."""
+    """The letters that only `length` bytes after the first `before` decide.
+
+    They are of an encoding of some bits to a letter.
+    """
     return encoded[-(-before * 8 // bits) : (before + length) * 8 // bits]
 
 
@@ -15339,7 +15627,10 @@ def in_base64(raw: bytes) -> Iterator[bytes]:
 
 
 def in_base64_twice(raw: bytes) -> Iterator[bytes]:
-    """The letters of base64 in base64; alone with all of its end, and as it is printed, in lines of 76."""
+    """The letters of base64 in base64.
+
+    It stands alone with all of its end, and as it is printed, in lines of 76.
+    """
     inner = [
         cut_encoding(base64.b64encode(bytes(before) + raw), before, len(raw), 6)
         for before in range(3)
@@ -15371,10 +15662,11 @@ STEPS: list[tuple[Literal["Q", "I"], int, int]] = [("Q", 8, 16), ("Q", 8, 8), ("
 class Strings:
     """Byte strings to look for, none shorter than SHORTEST.
 
-    The search looks at few places. A string that is long enough covers some place whose offset is a multiple of `step`,
-    with a word of 8 or 4 bytes after it, wherever it begins; that word is one of the first `step` in the string. So
-    the words at those places are looked up in a set, at C's speed, in one pass for any number of strings; only a string
-    of which a word was seen is searched for.
+    The search looks at few places. A string that is long enough covers some place whose offset is a
+    multiple of `step`, with a word of 8 or 4 bytes after it, wherever it begins; that word is one
+    of the first `step` in the string. So the words at those places are looked up in a set, at C's
+    speed, in one pass for any number of strings; only a string of which a word was seen is searched
+    for.
     """
 
     def __init__(self, strings: Iterable[bytes]) -> None:
@@ -15404,7 +15696,10 @@ class Strings:
         }
 
     def beginning(self, text: bytes, suspects: set[bytes]) -> int:
-        """Where the longest end of `text` begins that is the beginning of a string, but not all of it; else its length."""
+        """Where the longest end of `text` begins that is the beginning of a string, not all of it.
+
+        Else the length of `text`.
+        """
         longest = len(text)
         for string in suspects:
             start = text.find(string[: self.covered], max(0, len(text) - len(string) + 1))
@@ -15421,11 +15716,13 @@ class Strings:
 
 
 def occurrences(string: bytes, text: bytes) -> Iterator[tuple[int, int]]:
-    """Where a string is in a text: starts and ends, those that overlap by a repetition in the string as one.
+    """Where a string is in a text: starts and ends.
 
-    Of one that repeats itself (abababab) there may be one at every other byte. So a repetition is followed to its end by
-    comparing the text with itself, in pieces that double. What overlaps otherwise does so by less than half: that is
-    linear in the text for any string.
+    Those that overlap by a repetition in the string are one.
+
+    Of one that repeats itself (abababab) there may be one at every other byte. So a repetition is
+    followed to its end by comparing the text with itself, in pieces that double. What overlaps
+    otherwise does so by less than half: that is linear in the text for any string.
     """
     start = text.find(string)
     while start >= 0:
@@ -15465,7 +15762,10 @@ SOFT = regex(rb"=\r?(?:\n|\Z)")  # quoted-printable: the line goes on
 
 
 class View:
-    """The bytes of some stretches of `data`, less the noise: `text`. From `open` on it may mean something else with more data."""
+    """The bytes of some stretches of `data`, less the noise: `text`.
+
+    From `open` on it may mean something else with more data.
+    """
 
     def __init__(self, data: bytes, stretches: list[tuple[int, int]]) -> None:
         self.data, self.stretches, self.open = data, stretches, len(data)
@@ -15505,7 +15805,7 @@ class View:
         return self.place(index) + 1
 
     def beginning(self, index: int) -> int:
-        """From where on the data is wanted when more of it comes, if a string may begin at that byte."""
+        """From where on the data is wanted when more comes, if a string may begin at that byte."""
         return self.place(index) if index < len(self.text) else len(self.data)
 
 
@@ -15541,7 +15841,10 @@ def open_row(data: bytes) -> int:
 
 
 class Dump(View):
-    """What a dump in rows shows, as xxd, hexdump and od print it: an offset, numbers, and often the text beside them."""
+    """What a dump in rows shows, as xxd, hexdump and od print it.
+
+    A row has an offset, numbers, and often the text beside them.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -15594,7 +15897,10 @@ def without(data: bytes, pattern: re.Pattern[bytes]) -> View:
 
 
 def views_of(data: bytes) -> Iterator[View]:
-    """The data less its noise; and where there are colours, soft line breaks or rows of a dump, less those."""
+    """The data less its noise.
+
+    Where there are colours, soft line breaks or rows of a dump, less those too.
+    """
     yield View(data, [(0, len(data))])
     if b"\x1b" in data:
         yield without(data, COLOURS)
@@ -15620,7 +15926,7 @@ class Form(Fields, frozen=True, order=True):
 
 
 def meanings_of(secrets: Secrets) -> dict[bytes, list[Form]]:
-    """All strings by which these secrets can be recognized, less their noise, and what each says."""
+    """All strings by which these secrets can be known, less their noise, and what each says."""
     meanings: dict[bytes, list[Form]] = {}
     for place in sorted(secrets):
         for value in secrets[place]:
@@ -15640,7 +15946,10 @@ def exact_of(secrets: Secrets) -> dict[bytes, list[Form]]:
 
 
 def untold(places: Places, purpose: str, names: list[str]) -> list[str]:
-    """Of the names of short values those that were not yet told for that purpose; they are noted in the state directory."""
+    """Of the names of short values those that were not yet told for that purpose.
+
+    They are noted in the state directory.
+    """
     path = places.own("told")
     try:
         told = read_file(path).decode().splitlines()
@@ -15677,7 +15986,7 @@ class Search:
 
 
 # ------------------------------------------------------- running/secrets ----
-# Which secrets a command gets, and under which names: the vault's choice, dotenv files, references.
+# Which secrets a command gets, and under which names: the vault's choice, .env files, references.
 #
 # A secret is named by its place, GROUP/KEY. It has one value, or more where two machines set it and
 # nobody has settled that: the first one counts.
@@ -15689,7 +15998,10 @@ REFERENCE = regex(rb"avault://(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za
 def reveal(
     terminal: Terminal, purpose: str, groups: Iterable[str] = (), only: Iterable[str] = ()
 ) -> Secrets:
-    """Secrets from the daemon, for the `purpose` that the access log is told; raises what it answers."""
+    """Secrets from the daemon, for the `purpose` that the access log is told.
+
+    Raises what it answers.
+    """
     rows = terminal.ask("reveal", groups=list(groups), only=list(only), **{"for": purpose})[
         "secrets"
     ]
@@ -15697,7 +16009,10 @@ def reveal(
 
 
 def reveal_for_masks(terminal: Terminal, given: Secrets) -> Secrets:
-    """All secrets of the vault, for masks: a command can ask the daemon for those too that were not given to it."""
+    """All secrets of the vault, for masks.
+
+    A command can ask the daemon for those too that were not given to it.
+    """
     secrets = reveal(terminal, "mask")
     for place, values in given.items():  # somebody may have changed one meanwhile
         secrets[place] = list(dict.fromkeys([*values, *secrets.get(place, [])]))
@@ -15724,7 +16039,10 @@ def resolve(data: bytes, secrets: Secrets) -> bytes:
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """The variables of a dotenv file; says what is left of it, and what others read differently. Raises NotFound, Usage."""
+    """The variables of a dotenv file; says what is left of it, and what others read differently.
+
+    Raises NotFound, Usage.
+    """
     return parse_env_file(
         read_file(os.path.expanduser(path), MAX_FRAME, only_regular=False), printable(path)
     )
@@ -15748,10 +16066,13 @@ def parse_env_file(data: bytes, name: str) -> dict[str, str]:
 
 
 def read_project_file() -> dict[str, str] | None:
-    """The variables of avault.env in the current directory, each with its reference; None if there is no such file.
+    """The variables of avault.env in the current directory, each with its reference.
 
-    It comes with a project, so it may be a stranger's: it chooses among the secrets, and has nothing of its own to give.
-    Raises Usage, and Denied where somebody else than the user could write it.
+    None if there is no such file.
+
+    It comes with a project, so it may be a stranger's: it chooses among the secrets, and has
+    nothing of its own to give. Raises Usage, and Denied where somebody else than the user could
+    write it.
     """
     path = PROJECT_FILE
     if not os.path.lexists(path):  # a link that leads nowhere is no wish for all secrets
@@ -15782,7 +16103,10 @@ def read_project_file() -> dict[str, str] | None:
     variables = parse_env_file(data, path)
     for name, value in variables.items():
         if not (found := REFERENCE.fullmatch(value.encode())) or not found[1]:
-            hint = f"as in {name}=avault://GROUP/KEY; a file with values is for: avault run --env-file {path}"
+            hint = (
+                f"as in {name}=avault://GROUP/KEY; "
+                f"a file with values is for: avault run --env-file {path}"
+            )
             raise Usage(f"{path}: {name} is no reference to a secret", hint)
     return variables
 
@@ -15791,7 +16115,10 @@ WITHOUT = "avault run --all"
 
 
 class Injection:
-    """What a command is given: `variables`, `files` (both by variable), and all `secrets` that are in them."""
+    """What a command is given.
+
+    `variables`, `files` (both by variable), and all `secrets` that are in them.
+    """
 
     def __init__(self) -> None:
         self.variables: dict[str, str] = {}
@@ -15808,14 +16135,20 @@ class Injection:
         prefix: bool,
         allow: list[str],
     ) -> None:
-        """Add secrets of the vault, as `avault export` names them; raises what the daemon answers."""
+        """Add secrets of the vault, as `avault export` names them.
+
+        Raises what the daemon answers.
+        """
         choice = {"groups": groups, "only": only, "as": named, "prefix": prefix, "allow": allow}
         answer = terminal.ask("export", **choice, **{"for": "run"})
         self.places, self.variables = answer["names"], answer["variables"]
         self.secrets = {place: [self.variables[name]] for name, place in self.places.items()}
 
     def set(self, terminal: Terminal, variables: dict[str, str], allow: list[str]) -> None:
-        """Add variables of a dotenv file, with values for their references; raises Usage, NotFound, Denied."""
+        """Add variables of a dotenv file, with values for their references.
+
+        Raises Usage, NotFound, Denied.
+        """
         refuse_dangerous(variables, allow)
         wanted = {
             place
@@ -15829,7 +16162,10 @@ class Injection:
             self.variables[name] = resolve(value.encode(), self.secrets).decode()
 
     def move_to_file(self, terminal: Terminal, word: str, prefix: bool, allow: list[str]) -> None:
-        """Give a variable, KEY or GROUP/KEY as a file, under its name and _FILE; raises NotFound, Usage, Denied."""
+        """Give a variable, KEY or GROUP/KEY as a file, under its name and _FILE.
+
+        Raises NotFound, Usage, Denied.
+        """
         names = [
             name
             for name, place in self.places.items()
@@ -15859,7 +16195,10 @@ class Injection:
             self.files[f"{name}_FILE"] = self.variables.pop(name)
 
     def environment(self) -> dict[bytes, bytes]:
-        """The environment of the command: what is there, and over it what was chosen. Makes the files."""
+        """The environment of the command: what is there, and over it what was chosen.
+
+        Makes the files.
+        """
         given = {name: value.encode() for name, value in self.variables.items()}
         given |= {name: make_file(value).encode() for name, value in self.files.items()}
         return {**os.environb, **{name.encode(): value for name, value in given.items()}}
@@ -15875,11 +16214,14 @@ def refuse_dangerous(names: Iterable[str], allow: list[str]) -> None:
 
 
 def make_file(value: str) -> str:
-    """Put a value into memory that has a path, and no name on any disk (memfd_create(2)); raises Unavailable.
+    """Put a value into memory that has a path, and no name on any disk (memfd_create(2)).
 
-    It cannot be changed, only its owner may read it (ssh refuses keys of others), and it ends with this process, which
-    stays as long as the command, or becomes it. The path names this process and not /proc/self: many programs close
-    descriptors that they do not know, in themselves or in what they start, and must find it all the same.
+    Raises Unavailable.
+
+    It cannot be changed, only its owner may read it (ssh refuses keys of others), and it ends with
+    this process, which stays as long as the command, or becomes it. The path names this process and
+    not /proc/self: many programs close descriptors that they do not know, in themselves or in what
+    they start, and must find it all the same.
     """
     hint = "use a variable, or: avault inject -o FILE"
     if not hasattr(os, "memfd_create"):
@@ -15911,9 +16253,10 @@ def make_file(value: str) -> str:
 
 TEMPLATE_FORMS = ("json", "yaml", "toml", "dotenv", "shell", "xml", "text")
 ENDINGS = {
-    "json": "json", "jsonc": "json", "yaml": "yaml", "yml": "yaml", "toml": "toml", "env": "dotenv", "sh": "shell",
-    "bash": "shell", "zsh": "shell", "envrc": "shell", "profile": "shell", "bashrc": "shell", "zshrc": "shell", "xml": "xml",
-    "plist": "xml", "svg": "xml", "xhtml": "xml", "txt": "text", "md": "text", "pem": "text", "key": "text", "crt": "text",
+    "json": "json", "jsonc": "json", "yaml": "yaml", "yml": "yaml", "toml": "toml", "env": "dotenv",
+    "sh": "shell", "bash": "shell", "zsh": "shell", "envrc": "shell", "profile": "shell",
+    "bashrc": "shell", "zshrc": "shell", "xml": "xml", "plist": "xml", "svg": "xml", "xhtml": "xml",
+    "txt": "text", "md": "text", "pem": "text", "key": "text", "crt": "text",
 }  # fmt: skip
 OF_TEMPLATES = frozenset("tmpl tpl template in j2 jinja example sample dist".split())
 TEMPLATE_REFERENCE = regex(
@@ -15922,7 +16265,10 @@ TEMPLATE_REFERENCE = regex(
 
 
 def form_of_name(path: str | None) -> str | None:
-    """What a file of that name is written in: config.json, config.json.tmpl, .env.production; None where it does not tell."""
+    """What a file of that name is written in: config.json, config.json.tmpl, .env.production.
+
+    None where it does not tell.
+    """
     parts = os.path.basename(path or "").split(".")
     while len(parts) > 1 and parts[-1] in OF_TEMPLATES:
         parts.pop()
@@ -15967,7 +16313,8 @@ TEMPLATE_TOKENS = {
         (?:(?P<single>'(?:\\.|[^'\\])*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>`[^`]*`)
         | (?P<plain>[^\n]*?)(?=[ \t]+\#|[ \t\r]*$)))""",
     "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n.*?^\t*(?P=end)$)
-        | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
+        | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
+        | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
     "xml": r"""(?P<comment><!--.*?-->) | (?P<cdata><!\[CDATA\[.*?\]\]>) | (?P<other><[?!].*?>)
         | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*>)""",
@@ -16041,7 +16388,10 @@ def find_yaml(text: str) -> Iterator[Place]:
 
 
 def read_block(text: str, header: int, start: int) -> Place:
-    """The block scalar whose header stands there: its lines have an indent that is more than the header's line has."""
+    """The block scalar whose header stands there.
+
+    Its lines have an indent that is more than the header's line has.
+    """
     line = text.rfind("\n", 0, header) + 1
     outer = len(text[line:header]) - len(text[line:header].lstrip(" "))
     first = re.compile(r"(?:[ \t\r]*\n)*( *)[^ \n]").match(text, start)
@@ -16179,7 +16529,10 @@ def write_yaml(text: str, start: int, end: int, place: Place | None, value: str)
 
 
 def write_block(text: str, start: int, end: int, place: Place, value: str) -> str:
-    """A value in the lines of a YAML block: they get the indent of the line that the reference is on."""
+    """A value in the lines of a YAML block.
+
+    They get the indent of the line that the reference is on.
+    """
     refuse_characters(
         value, "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]", "control characters"
     )
@@ -16262,7 +16615,8 @@ def write_xml(text: str, start: int, end: int, place: Place | None, value: str) 
 
 
 WRITERS: dict[str, Callable[[str, int, int, Place | None, str], str]] = {
-    "json": write_json, "yaml": write_yaml, "toml": write_toml, "dotenv": write_dotenv, "shell": write_shell, "xml": write_xml,
+    "json": write_json, "yaml": write_yaml, "toml": write_toml, "dotenv": write_dotenv,
+    "shell": write_shell, "xml": write_xml,
 }  # fmt: skip
 
 
@@ -16271,7 +16625,10 @@ WRITERS: dict[str, Callable[[str, int, int, Place | None, str], str]] = {
 
 
 def fill(template: bytes, form: str | None, secrets: Secrets, where: str) -> bytes:
-    """A template with values for its references, written as its form wants it; raises Usage for one that would break it."""
+    """A template with values for its references, written as its form wants it.
+
+    Raises Usage for one that would break it.
+    """
     text = template.decode("utf-8", "surrogateescape")
     form = form or form_of_text(text)
     if form == "text" or (form is None and TEMPLATE_REFERENCE.fullmatch(text.strip())):
@@ -16352,7 +16709,10 @@ def cmd_inject(terminal: Terminal, source: str | None, target: str | None, form:
 
 
 def refuse_target(path: str, source: str | None) -> None:
-    """Refuse to write over the template, through a symlink, or in place of what is no file; raises Denied, NotFound."""
+    """Refuse to write over the template, through a symlink, or in place of what is no file.
+
+    Raises Denied, NotFound.
+    """
     if not os.path.isdir(os.path.dirname(path)):
         raise NotFound(
             f"no directory {printable(os.path.dirname(path))}",
@@ -16416,8 +16776,8 @@ def passed_signals() -> list[int]:
     Not what cannot be caught, what only a fault of ours sends, and what our own writing does.
     """
     ours = {
-        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
-        signal.SIGPIPE, signal.SIGXFSZ,
+        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS,
+        signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
     }  # fmt: skip
     return sorted(signal.valid_signals() - ours)
 
@@ -16439,8 +16799,10 @@ class CannotRun(AvaultError):
         hint = {
             errno.ENOENT: "is it installed, and in PATH?",
             errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",
-            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, and that program has to be there",
-            errno.E2BIG: "too much for an environment; choose with --only, or give the largest with --as-file KEY",
+            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, "
+            "and that program has to be there",
+            errno.E2BIG: "too much for an environment; choose with --only, "
+            "or give the largest with --as-file KEY",
         }.get(number)
         super().__init__(f"cannot run {printable(command[0])}: {os.strerror(number)}", hint)
         self.exit_code = 127 if number == errno.ENOENT else 126
@@ -16460,7 +16822,8 @@ _cores: tuple[int, int] | None = None  # the limit that we were started with, on
 def forbid_cores() -> None:
     """Leave no core file if we crash: we have all the values.
 
-    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program (core(5): piped).
+    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program
+    (core(5): piped).
     """
     global _cores
     _cores = _cores or resource.getrlimit(resource.RLIMIT_CORE)
@@ -16491,7 +16854,10 @@ REPORT_SIZE = 2  # bytes: which, and its number
 
 
 def prctl(option: int, value: int) -> None:
-    """Ask something of Linux's kernel about this process (prctl(2)); others have nothing like it."""
+    """Ask something of Linux's kernel about this process (prctl(2)).
+
+    Others have nothing like it.
+    """
     if sys.platform == "linux":
         import ctypes
 
@@ -16521,7 +16887,10 @@ class Keeper:
         self.pid: int | None = None  # of the command, while it runs
 
     def lead(self, stdout: int, stderr: int, foreground: bool) -> NoReturn:
-        """Start the command; serve until nobody gives orders any more, and then see that it ends."""
+        """Start the command.
+
+        Serve until nobody gives orders any more, and then see that it ends.
+        """
         try:
             prctl(PR_SET_CHILD_SUBREAPER, 1)
             self.prepare(stdout)
@@ -16543,7 +16912,10 @@ class Keeper:
         """What is to be done before the command is started."""
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
-        """What a signal does here: nothing, as it was for all of our process group. A command starts without that."""
+        """What a signal does here: nothing, as it was for all of our process group.
+
+        A command starts without that.
+        """
         return wake_up
 
     def close(self, stdout: int, stderr: int) -> None:
@@ -16678,7 +17050,10 @@ Span = tuple[int, int, bytes]  # start, end and mask
 
 
 def tiles(form: bytes) -> list[bytes]:
-    """The pieces of a form: a long one is masked also where only a part of it comes, and little of it is ever held."""
+    """The pieces of a form.
+
+    A long one is masked also where only a part of it comes, and little of it is ever held.
+    """
     if len(form) <= 2 * TILE:
         return [form]
     size = max(TILE, -(-len(form) // MOST_TILES))
@@ -16688,10 +17063,12 @@ def tiles(form: bytes) -> list[bytes]:
 
 
 class Patterns:
-    """Strings to look for, and the mask for each: `masks`; of a stream less its noise, and for `exact` as it is.
+    """Strings to look for, and the mask for each: `masks`.
 
-    `followers` get no mask of their own directly behind one of the same secret. `words` are short values, masked where they
-    stand alone.
+    They are looked for in a stream less its noise; those in `exact` in the stream as it is.
+
+    `followers` get no mask of their own directly behind one of the same secret. `words` are short
+    values, masked where they stand alone.
     """
 
     def __init__(
@@ -16713,7 +17090,10 @@ class Patterns:
 
     @classmethod
     def of(cls, secrets: Secrets, with_short: bool = False) -> Patterns | None:
-        """All forms of these secrets' values, and short values too if they are wanted; None if there is nothing to look for."""
+        """All forms of these secrets' values, and short values too if they are wanted.
+
+        None if there is nothing to look for.
+        """
         masks: dict[bytes, bytes] = {}
         followers: set[bytes] = set()
         for form, meanings in meanings_of(secrets).items():
@@ -16740,8 +17120,11 @@ class Patterns:
         )
 
     def look(self, data: bytes) -> tuple[list[Span], int, int]:
-        """What is in `data`: where strings are, the longest first of those that begin together; where the longest end
-        begins that may be the beginning of one, and how many bytes of it are there."""
+        """What is in `data`: where strings are, the longest first of those that begin together.
+
+        Then where the longest end begins that may be the beginning of one, and how many bytes of it
+        are there.
+        """
         spans: list[Span] = []
         beginning, size = open_row(data), 0
         for view, strings in self.search.views(data):
@@ -16763,7 +17146,10 @@ class Patterns:
         return sorted(spans, key=lambda span: (span[0], -span[1])), beginning, size
 
     def joined(self, text: bytes, suspects: set[bytes]) -> list[Span]:
-        """Where strings are in a text; what follows the same secret's string directly is one with it."""
+        """Where strings are in a text.
+
+        What follows the same secret's string directly is one with it.
+        """
         found = [
             (start, -end, string) for string in suspects for start, end in occurrences(string, text)
         ]
@@ -16798,9 +17184,10 @@ def mask_of(place: str) -> bytes:
 class Mask:
     """One stream on its way through: no byte of a string that was found comes out.
 
-    Where the stream stops within a string, its beginning is held until the rest comes. After a silence (`pause`) up to
-    seven bytes of it are let out, so that a prompt or an echo appears that happens to end like that; more are held until
-    the next byte decides, or the end. What was let out still counts: the rest of that string is masked.
+    Where the stream stops within a string, its beginning is held until the rest comes. After a
+    silence (`pause`) up to seven bytes of it are let out, so that a prompt or an echo appears that
+    happens to end like that; more are held until the next byte decides, or the end. What was let
+    out still counts: the rest of that string is masked.
     """
 
     def __init__(self, patterns: Patterns) -> None:
@@ -16832,7 +17219,8 @@ class Mask:
     def show(self, data: bytes, found: list[Span], end: int, keep: int) -> bytes:
         """`data` from where we are up to `end`, masked; it is kept from `keep` on.
 
-        A mask stands for each string, whatever it overlaps; only one that overlaps itself (aaaaaaaaa) gets no second.
+        A mask stands for each string, whatever it overlaps; only one that overlaps itself
+        (aaaaaaaaa) gets no second.
         """
         shown, position = [], self.done
         for start, stop, mask in found:
@@ -17630,12 +18018,16 @@ def main_runner(argv: list[str]) -> NoReturn:
 def run_masked(request: dict[str, Any]) -> int:
     """Run a command with its secrets; its exit code. Raises what keeps it from starting.
 
-    Masked is every value of the vault, chosen or not: the command can ask the daemon for the others. One that is too
-    short to be masked everywhere is not given, and masked where it stands alone.
+    Masked is every value of the vault, chosen or not: the command can ask the daemon for the
+    others. One that is too short to be masked everywhere is not given, and masked where it stands
+    alone.
     """
 
     class QuietJob(Job):
-        """A command that nobody watches, and that writes nothing any more when it has ended, whatever it left running."""
+        """A command that nobody watches.
+
+        It writes nothing any more when it has ended, whatever it left running.
+        """
 
         def open_output(self, sink: int) -> int:
             end = super().open_output(sink)
@@ -17682,7 +18074,8 @@ BATCH = 8 << 20  # bytes that are searched at once
 STDIN = "-"
 PATH_WIDTH = 4096  # characters of a path that are shown
 INDEX = {  # where a hook's git has the index and the objects of the commit that is being made
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
 }  # fmt: skip
 
 
@@ -17732,7 +18125,10 @@ class Hit(Fields, frozen=True, order=True):
 
 
 def search(part: Part, needles: Needles) -> set[Hit]:
-    """The values in a part of a file; of several forms of one value at one place, the one that has the others in it."""
+    """The values in a part of a file.
+
+    Of several forms of one value at one place it is the one that has the others in it.
+    """
     places: set[tuple[str, int, int, str]] = set()
     for view, strings in needles.search.views(part.data):
         for string in strings.suspects(view.text):
@@ -17779,7 +18175,10 @@ def without_neighbours(found: Iterable[Hit]) -> list[Hit]:
 
 
 class Progress:
-    """How much was read; on a terminal a line of it, drawn in place once it takes more than a second."""
+    """How much was read.
+
+    On a terminal a line of it, drawn in place once it takes more than a second.
+    """
 
     def __init__(self) -> None:
         self.files: set[str] = set()
@@ -17812,7 +18211,10 @@ class Progress:
 
 
 class Blob:
-    """The object that `git cat-file --batch` prints next, to be read like a file; raises AvaultError if there is none."""
+    """The object that `git cat-file --batch` prints next, to be read like a file.
+
+    Raises AvaultError if there is none.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
@@ -17842,7 +18244,10 @@ def cut_file(path: str, file: Blob | IO[bytes], overlap: int) -> Iterator[Part]:
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path is a pipe or a device, as <(…) and /dev/stdin are: read to its end, and once."""
+    """Whether a path is a pipe or a device, as <(…) and /dev/stdin are.
+
+    Such a one is read to its end, and once.
+    """
     try:
         kind = os.stat(path).st_mode
     except OSError:
@@ -17851,7 +18256,10 @@ def is_stream(path: str) -> bool:
 
 
 class Tree:
-    """Files as they lie on the disk; links are not followed. `unread` names what could not be read."""
+    """Files as they lie on the disk.
+
+    Links are not followed. `unread` names what could not be read.
+    """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = paths
@@ -17860,7 +18268,8 @@ class Tree:
     def read(self, overlap: int) -> Iterator[Part]:
         """What is in the files, in parts; raises NotFound for a path that is not there.
 
-        - is stdin. A pipe that is named is read, one that lies in a directory is not: nobody may ever write to it.
+        `-` is stdin. A pipe that is named is read, one that lies in a directory is not: nobody may
+        ever write to it.
         """
         for path in self.paths:
             if path == STDIN or is_stream(path):
@@ -17912,7 +18321,10 @@ class Tree:
 
 
 def known_to_git(directory: str) -> list[str]:
-    """The files below a directory that git tracks or would add; none outside of a repository, or where git ignores it."""
+    """The files below a directory that git tracks or would add.
+
+    None outside of a repository, or where git ignores it.
+    """
     try:
         listed = git(
             "ls-files", "-z", "--cached", "--others", "--exclude-standard", directory=directory
@@ -17929,8 +18341,8 @@ def git(
 ) -> bytes:
     """What git prints; raises AvaultError with what it complains of.
 
-    In a directory that is named the environment's GIT_DIR and the like are not meant. Without one they are: a hook is
-    given another index by `git commit FILE`.
+    In a directory that is named the environment's GIT_DIR and the like are not meant. Without one
+    they are: a hook is given another index by `git commit FILE`.
     """
     keep = INDEX if directory is None else ()
     try:
@@ -17946,7 +18358,10 @@ def git(
 
 
 def read_staged(paths: Iterable[str], overlap: int) -> Iterator[Part]:
-    """What the next commit would change: the index's own content, whatever the working tree holds; raises AvaultError."""
+    """What the next commit would change: the index's own content, whatever the working tree holds.
+
+    Raises AvaultError.
+    """
     git("rev-parse", "--git-dir")  # outside of a repository `git diff` compares files
     words = (
         "diff",
@@ -17999,7 +18414,10 @@ IN_OTHERS = {"pre-commit": "scan --staged || exit 1", "commit-msg": 'scan "$1" |
 
 
 def install_hooks(terminal: Terminal, directory: str) -> int:
-    """Make the hooks that look at each commit and its message; raises AvaultError where there is another."""
+    """Make the hooks that look at each commit and its message.
+
+    Raises AvaultError where there is another.
+    """
     top = os.fsdecode(git("rev-parse", "--show-toplevel", directory=directory).removesuffix(b"\n"))
     place = os.fsdecode(
         git("rev-parse", "--git-path", "hooks", directory=top, settings=()).removesuffix(b"\n")
@@ -18029,7 +18447,8 @@ def install_hooks(terminal: Terminal, directory: str) -> int:
     for path, missing in others:
         raise AvaultError(f"there is another hook: {path}", f"add this line to it: {missing}")
     say(
-        "they stop every commit while the vault is locked; to commit all the same: git commit --no-verify"
+        "they stop every commit while the vault is locked; "
+        "to commit all the same: git commit --no-verify"
     )
     if terminal.want_json:
         put(json.dumps({"hooks": list(paths.values())}, indent=2) + "\n")
@@ -19442,7 +19861,10 @@ def launcher_path() -> str:
 
 
 def own_script() -> str | None:
-    """The script that runs us, if OpenClaw can use it as it is; not one that looks for its interpreter on the PATH."""
+    """The script that runs us, if OpenClaw can use it as it is.
+
+    Not one that looks for its interpreter on the PATH.
+    """
     path = os.path.realpath(sys.argv[0])
     if os.path.basename(path) not in ("avault", "avault.py") or refusal(path):
         return None
@@ -19462,7 +19884,9 @@ def launcher_text() -> bytes:
 
 
 def find_command(writing: bool) -> str:
-    """The path that OpenClaw is to execute: our script, else the launcher, which is written if need be.
+    """The path that OpenClaw is to execute.
+
+    Our script, else the launcher, which is written if need be.
 
     Raises AvaultError where OpenClaw would refuse it.
     """
@@ -19494,7 +19918,7 @@ def is_launcher(path: str) -> bool:
 
 
 def name_vault(places: Places) -> list[str]:
-    """The options with which avault finds this vault from a gateway, whose environment is another."""
+    """The options with which avault finds this vault from a gateway's environment."""
     usual = (
         usual_directory
         if not (os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE"))
@@ -19538,7 +19962,7 @@ def describe_provider(places: Places, program: str) -> dict[str, Any]:
 
 
 class Reference(Fields):
-    """A reference into the vault: the file and the keys under which it stands, and the secret's name."""
+    """A reference into the vault: file and keys under which it stands, and the secret's name."""
 
     file: str
     segments: list[str]
@@ -19557,10 +19981,12 @@ class Reference(Fields):
 
 
 class Moved:
-    """What a plan took out of OpenClaw's settings, so that --undo can put it back: names and settings, never a value.
+    """What a plan took out of OpenClaw's settings, so that --undo can put it back.
 
-    `variables` are the paths of variables and their names in the vault, `servers` the commands that now run under
-    avault run, `profiles` the auth profiles that OpenClaw scrubbed.
+    It has names and settings, never a value.
+
+    `variables` are the paths of variables and their names in the vault, `servers` the commands that
+    now run under avault run, `profiles` the auth profiles that OpenClaw scrubbed.
     """
 
     def __init__(self, places: Places) -> None:
@@ -19574,7 +20000,10 @@ class Moved:
         self.profiles: dict[str, Any] = dict(content.get("profiles") or {})
 
     def profiles_of(self, found: list[Reference]) -> dict[str, dict[str, Any]]:
-        """The scrubbed profiles whose keys are among these references, which stand in the providers' own settings now."""
+        """The scrubbed profiles whose keys are among these references.
+
+        Those stand in the providers' own settings now.
+        """
         ids = {
             each.id
             for each in found
@@ -19612,7 +20041,7 @@ def put_at(patch: dict[str, Any], segments: list[str], value: object) -> None:
 def wrap_server(
     places: Places, program: str, server: dict[str, Any], names: list[str]
 ) -> dict[str, Any]:
-    """What changes in a server's settings so that it runs under `avault run`, with these secrets."""
+    """What changes in a server's settings so that `avault run` runs it, with these secrets."""
     chosen = [word for name in names for word in ("--only", name)]
     words = [
         *name_vault(places),
@@ -19675,7 +20104,10 @@ def tell_moved(moved: list[str], left: dict[str, str], otherwise: str) -> None:
 def find_own_references(
     content: Any, file: str, default: object, segments: tuple[str, ...] = ()
 ) -> Iterator[Reference]:
-    """The references to our provider in there; `default` is the provider of those that name none."""
+    """The references to our provider in there.
+
+    `default` is the provider of those that name none.
+    """
     if isinstance(content, dict):
         if (
             content.get("source") == "exec"
@@ -19694,7 +20126,10 @@ def find_own_references(
 
 
 def is_in_list(content: Any, segments: list[str]) -> bool:
-    """Whether the way to a reference leads through a list, which a patch can only replace as a whole."""
+    """Whether the way to a reference leads through a list.
+
+    A patch can only replace that as a whole.
+    """
     return any(
         isinstance(reach(content, segments[:length]), list) for length in range(len(segments))
     )
@@ -19703,7 +20138,10 @@ def is_in_list(content: Any, segments: list[str]) -> bool:
 def look_back(
     openclaw: OpenClaw, places: Places, moved: Moved
 ) -> tuple[list[Reference], dict[str, str]]:
-    """All that can become values again, references into the vault and moved variables; and what stays, with the reason."""
+    """All that can become values again, references into the vault and moved variables.
+
+    Gives also what stays, with the reason.
+    """
     default = openclaw.value("secrets", "defaults", "exec")
     here = list(find_own_references(openclaw.config, openclaw.config_path, default))
     found = [each for each in here if not is_in_list(openclaw.config, each.segments)]
@@ -19734,7 +20172,10 @@ def look_back(
 
 
 def write_profiles(file: str, found: list[Reference], values: dict[str, str]) -> None:
-    """Put values into a store of auth profiles, in place of `keyRef` or `tokenRef`; raises AvaultError."""
+    """Put values into a store of auth profiles, in place of `keyRef` or `tokenRef`.
+
+    Raises AvaultError.
+    """
 
     def change(store: dict[str, Any]) -> None:
         for each in found:
@@ -19757,7 +20198,10 @@ def make_patch(
     with_provider: bool,
     moved: Moved,
 ) -> dict[str, Any]:
-    """The patch for `openclaw config patch`: values for references, servers as they ran before, and null for what goes."""
+    """The patch for `openclaw config patch`.
+
+    Values for references, servers as they ran before, and null for what goes.
+    """
     patch: dict[str, Any] = {}
     for name in dict.fromkeys(each.server() for each in found):
         if name in moved.servers:
@@ -19800,7 +20244,8 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
     apply = not dry_run and bool(found or (has_provider and not left))
     if apply:
         warn(
-            f"{len(found)} values will stand IN CLEAR on the disk again, in: {', '.join(files) or 'no file'}"
+            f"{len(found)} values will stand IN CLEAR on the disk again, "
+            f"in: {', '.join(files) or 'no file'}"
         )
         if not yes and not confirm("avault: take OpenClaw's references into the vault back?"):
             raise Denied(
@@ -19830,7 +20275,8 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
     tell_moved(lines if apply else [], left, "" if found or gone else "nothing to do")
     if gone:
         say(
-            "openclaw.json has no avault any more; the vault still has the secrets. The hook goes by: avault openclaw uninstall"
+            "openclaw.json has no avault any more; the vault still has the secrets. "
+            "The hook goes by: avault openclaw uninstall"
         )
     return 0
 
@@ -19842,7 +20288,10 @@ def put_back(
     with_provider: bool,
     moved: Moved,
 ) -> None:
-    """Write the vault's values where the references stand; raises NotFound, before any write, for what the vault has not."""
+    """Write the vault's values where the references stand.
+
+    Raises NotFound, before any write, for what the vault has not.
+    """
     names = sorted({each.id for each in found})
     rows = (
         terminal.ask("reveal", groups=[], only=names, **{"for": "openclaw"})["secrets"]
@@ -19875,7 +20324,10 @@ def put_back(
 
 
 def find_chats(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """The operator's chats, by channel and target, that work without the vault: no reference into it stands in the channel."""
+    """The operator's chats, by channel and target, that work without the vault.
+
+    No reference into it stands in the channel.
+    """
     owners = reach(config, ["commands", "ownerAllowFrom"])
     default = reach(config, ["secrets", "defaults", "exec"])
     found = []
@@ -19922,7 +20374,7 @@ def cmd_chats(terminal: Terminal, config: str | None) -> int:
 
 
 # --------------------------------------------------- openclaw/hook_files ----
-# The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here.
+# The files of OpenClaw's hook: what lies in hooks/avault-unlock/; the generator puts it here.
 
 
 HOOK_FILES: dict[str, str] = {
@@ -20105,7 +20557,7 @@ class Hook:
         }
 
     def first(self) -> list[str]:
-        """The topmost setting that enabling the hook creates, so that disabling can take it away again."""
+        """The topmost setting that enabling the hook creates, and disabling takes away again."""
         try:
             return list(json.loads(read_file(os.path.join(self.directory, "avault.json")))["first"])
         except (AvaultError, ValueError, TypeError, KeyError):
@@ -20144,7 +20596,8 @@ class Hook:
         internal = self.openclaw.value("hooks", "internal")
         if isinstance(internal, dict) and internal.get("enabled") and not internal.get("entries"):
             warn(
-                "until now OpenClaw loaded every hook that it found; from now on those under hooks.internal.entries",
+                "until now OpenClaw loaded every hook that it found; "
+                "from now on those under hooks.internal.entries",
                 "openclaw hooks list, and openclaw hooks enable for each that you want",
             )
         self.openclaw.run("hooks", "enable", HOOK)
@@ -20227,7 +20680,8 @@ def cmd_uninstall(terminal: Terminal) -> int:
     if os.path.lexists(launcher) and LAUNCHER.splitlines()[1].encode() in read_file(launcher):
         if launcher in provider_commands(openclaw):
             say(
-                f"kept {launcher}: openclaw.json names it as a secret provider, and the gateway would not start without it"
+                f"kept {launcher}: openclaw.json names it as a secret provider, "
+                "and the gateway would not start without it"
             )
         else:
             os.unlink(launcher)
@@ -20327,7 +20781,10 @@ def holds(file: str, values: list[str]) -> bool:
 
 
 def clean_store(file: str) -> None:
-    """Write a database anew, without what was deleted (VACUUM, sqlite.org/lang_vacuum.html); raises AvaultError."""
+    """Write a database anew, without what was deleted (VACUUM, sqlite.org/lang_vacuum.html).
+
+    Raises AvaultError.
+    """
     try:
         with open_sqlite(file, "rw") as db:
             db.execute("PRAGMA secure_delete = ON")
@@ -20340,7 +20797,10 @@ def clean_store(file: str) -> None:
 
 
 def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
-    """Take the settings of auth profiles that OpenClaw has scrubbed out of openclaw.json, and remember them for --undo."""
+    """Take the settings of auth profiles that OpenClaw has scrubbed out of openclaw.json.
+
+    They are remembered for --undo.
+    """
     moved = Moved(places)
     patch: dict[str, Any] = {}
     ids = {target.plan["path"]: "/".join(target.name) for target in found.targets}
@@ -20348,12 +20808,17 @@ def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
         with open_sqlite(profile["file"]) as db:
             if reach(read_store(db)[0], ["profiles", name, profile["kind"]]) is not None:
                 continue
-        change_store(profile["file"], lambda store, name=name: store["profiles"].pop(name, None))  # type: ignore[misc]
+
+        def forget(store: dict[str, Any], name: str = name) -> None:
+            store["profiles"].pop(name, None)
+
+        change_store(profile["file"], forget)
         provider = str(profile["entry"]["provider"])
         order = openclaw.value("auth", "order", provider)
         setting = openclaw.value("auth", "profiles", name)
         moved.profiles[name] = {
-            **profile, "id": ids[f"models.providers.{provider}.apiKey"], "setting": setting, "order": order,
+            **profile, "id": ids[f"models.providers.{provider}.apiKey"],
+            "setting": setting, "order": order,
         }  # fmt: skip
         if setting is not None:
             put_at(patch, ["auth", "profiles", name], None)
@@ -20368,7 +20833,10 @@ def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
 
 
 def clean_stores(files: list[str], values: list[str]) -> None:
-    """Take values that a plan has moved out of the free pages of these databases too; warn of those that stay."""
+    """Take values that a plan has moved out of the free pages of these databases too.
+
+    Warn of those that stay.
+    """
     for file in files:
         if not values or not holds(file, values):
             continue
@@ -20381,7 +20849,10 @@ def clean_stores(files: list[str], values: list[str]) -> None:
             )
             continue
         if holds(file, values):
-            hint = "openclaw secrets audit names what is still stored; the rest goes with its next write"
+            hint = (
+                "openclaw secrets audit names what is still stored; "
+                "the rest goes with its next write"
+            )
             warn(f"values that were moved still stand in clear in {file}", hint)
         else:
             say(f"wrote {file} anew: the values that were moved stood in its free pages")
@@ -20392,7 +20863,10 @@ def clean_stores(files: list[str], values: list[str]) -> None:
 
 
 def refuse_unproven(terminal: Terminal, dry_run: bool) -> None:
-    """Raise Denied where nobody has shown that the phone opens the vault: what is in clear may be the only copy then."""
+    """Raise Denied where nobody has shown that the phone opens the vault.
+
+    What is in clear may be the only copy then.
+    """
     if terminal.ask("status")["proven"]:
         return
     refusal, hint = (
@@ -20405,7 +20879,7 @@ def refuse_unproven(terminal: Terminal, dry_run: bool) -> None:
 
 
 def finish(openclaw: OpenClaw, values: list[str]) -> None:
-    """After a plan was applied: what still stands in clear elsewhere, and what OpenClaw itself says now."""
+    """What still stands in clear elsewhere after a plan, and what OpenClaw itself says then."""
     if copies := old_copies(openclaw.config_path, values):
         warn(
             "OpenClaw's old copies of openclaw.json hold the values in clear",
@@ -20417,7 +20891,8 @@ def finish(openclaw: OpenClaw, values: list[str]) -> None:
         return
     for each in report["findings"]:
         warn(
-            f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} in {printable(each['file'])}"
+            f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} "
+            f"in {printable(each['file'])}"
         )
 
 
@@ -20533,7 +21008,9 @@ PROVIDER_WAIT = 100.0  # seconds; OpenClaw waits 120 at most
 
 
 def ask_phone(terminal: Terminal, timeout: float) -> None:
-    """Have the operator open the vault, and wait so long; the daemon goes on asking without us, for ten minutes in all.
+    """Have the operator open the vault, and wait so long.
+
+    The daemon goes on asking without us, for ten minutes in all.
 
     Starts the daemon if none runs. Raises Denied, TimedOut, and what else keeps the vault locked.
     """
@@ -20643,7 +21120,9 @@ AUDIT_TIME = 60.0  # seconds for looking into the files where secrets usually st
 
 
 class Finding(Fields):
-    """What a check found: `ok`, `warn` (it works, but should be known), `bad` (it does not, or will not), or `off`.
+    """What a check found.
+
+    `ok`, `warn` (it works, but should be known), `bad` (it does not, or will not), or `off`.
 
     `hint` is the command that mends it. `fix` mends it where that can do no
     harm, and returns what it did.
@@ -20698,7 +21177,10 @@ class Patient:
         return has_vault(self.places)
 
     def sealed(self) -> dict[str, Any]:
-        """What names vault, agent and operator: unlock.json, else nsec.enc, whichever can be read. Raises AvaultError."""
+        """What names vault, agent and operator: unlock.json, else nsec.enc, whichever can be read.
+
+        Raises AvaultError.
+        """
         try:
             return read_sealed("unlock", self.places.own("unlock.json"))
         except AvaultError:
@@ -20810,7 +21292,8 @@ def check_service(patient: Patient) -> Iterator[Finding]:
             )
         yield Finding(
             "ok",
-            f"{service.path}{', ' + found['active'] if found['active'] else '; systemd does not run here to ask'}",
+            service.path
+            + (f", {found['active']}" if found["active"] else "; systemd does not run here to ask"),
         )
 
 
@@ -20831,7 +21314,10 @@ def check_lingering(patient: Patient) -> Iterator[Finding]:
 
 
 def check_plaintext(patient: Patient) -> Iterator[Finding]:
-    """Secrets in clear, where they usually stand: by their values while the vault is open, else by what they look like."""
+    """Secrets in clear, where they usually stand.
+
+    They are known by their values while the vault is open, else by what they look like.
+    """
     hint = "see where: avault audit; take them in: avault migrate --remove"
     if patient.is_open():
         # a process of its own: no value comes in here
@@ -20898,7 +21384,7 @@ def is_sealed_off(area: str, sysfs: str = "/sys") -> bool:
 
 
 def is_encrypted(device: str) -> bool:
-    """Whether a block device in sysfs is zram or dm-crypt, or made of such ones alone (LVM, RAID)."""
+    """Whether a block device in sysfs is zram or dm-crypt, or made of such alone (LVM, RAID)."""
     if os.path.basename(os.path.realpath(device)).startswith("zram"):
         return True
     try:
@@ -20912,7 +21398,7 @@ def is_encrypted(device: str) -> bool:
 
 
 def never_swaps(pid: int) -> bool:
-    """Whether the memory of a process stays in memory: MemorySwapMax=0 of the unit that it is in."""
+    """Whether the memory of a process stays in memory: its unit has MemorySwapMax=0."""
     try:
         group = read_file(f"/proc/{pid}/cgroup").decode().rpartition("0::")[2].strip()
         return read_file(f"/sys/fs/cgroup{group}/memory.swap.max").strip() == b"0"
@@ -21000,12 +21486,16 @@ def check_daemon(patient: Patient) -> Iterator[Finding]:
     }
     yield Finding(
         "ok",
-        f"avault {status['version']} (PID {status['pid']}), {said.get(status['state'], status['state'])}",
+        f"avault {status['version']} (PID {status['pid']}), "
+        f"{said.get(status['state'], status['state'])}",
     )
 
 
 def check_python(patient: Patient) -> Iterator[Finding]:
-    """The interpreter, the one that the daemon was started with, and nostr-sdk in the version that avault was made for."""
+    """The interpreter, and the one that the daemon was started with.
+
+    Also nostr-sdk, in the version that avault was made for.
+    """
     wanted = read_file(__file__).partition(b'"nostr-sdk==')[2].partition(b'"')[0].decode()
     found = importlib.metadata.version("nostr-sdk")
     if found != wanted:
@@ -21026,7 +21516,10 @@ def check_python(patient: Patient) -> Iterator[Finding]:
 
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
-    """Whether somebody keeps the clock right: relays and signers drop what seems too old or too new."""
+    """Whether somebody keeps the clock right.
+
+    Relays and signers drop what seems too old or too new.
+    """
     if is_clock_unsynchronised():
         yield Finding(
             "warn",
@@ -21108,7 +21601,10 @@ def check_proof(patient: Patient) -> Iterator[Finding]:
     if proven:
         yield Finding("ok", f"the phone opened this vault at {printable(proven, 40)}")
     else:
-        text = "nobody has shown yet that the phone opens this vault: if it does not, the key ends with the daemon"
+        text = (
+            "nobody has shown yet that the phone opens this vault: "
+            "if it does not, the key ends with the daemon"
+        )
         yield Finding(
             "bad", text, "avault pair --replace" if patient.has("pairing.json") else "avault pair"
         )
@@ -21573,7 +22069,10 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
 
 
 def run_check(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> list[Finding]:
-    """What a check finds: that all is well, or its troubles without that. A check that fails is a trouble."""
+    """What a check finds: that all is well, or its troubles without that.
+
+    A check that fails is a trouble.
+    """
     found: list[Finding] = []
     try:
         found += check(patient)
@@ -21665,7 +22164,8 @@ def mend(fix: Callable[[], str]) -> str | None:
         return fix()
     except (AvaultError, OSError) as error:
         say(
-            f"could not be fixed: {error.message if isinstance(error, AvaultError) else error.strerror}"
+            "could not be fixed: "
+            f"{error.message if isinstance(error, AvaultError) else error.strerror}"
         )
         return None
 
@@ -22944,7 +23444,7 @@ def cmd_unlock(
 
 
 # -------------------------------------------------------------- cli/demo ----
-# avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal.
+# avault demo: the whole story in a minute, in a temporary directory, with a phone of its own.
 
 
 @command("demo", option("--yes", is_flag=True))
@@ -22994,7 +23494,10 @@ class Demo:
         return subprocess.Popen(own_command(*arguments), env=self.environment, **settings)
 
     def begin(self, *arguments: str, asks: str, **settings: Any) -> subprocess.Popen[bytes]:
-        """Start a command, and copy what it says; `asks` is in the lines after which the phone may show its question."""
+        """Start a command, and copy what it says.
+
+        `asks` is in the lines after which the phone may show its question.
+        """
         process = self.start(
             *arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings
         )
@@ -23048,7 +23551,10 @@ class Demo:
         threading.Thread(target=self.show_phone, args=(self.phone,), daemon=True).start()
 
     def show_phone(self, phone: subprocess.Popen[bytes]) -> None:
-        """Copy what the phone prints, and type what --yes answers. A question stays back until avault has said that it asks."""
+        """Copy what the phone prints, and type what --yes answers.
+
+        A question stays back until avault has said that it asks.
+        """
         if not phone.stdout:
             return
         with contextlib.suppress(OSError):  # the terminal is closed, or the phone has ended
@@ -23133,8 +23639,10 @@ def tell_story(demo: Demo) -> int:
     put(init.stdout.read().decode() if init.stdout else "")
     demo.tell(
         "2. Secrets go in",
-        "The operator's key is in the phone. The agent's key was made here: it is in the memory of one process, the",
-        "keyholder, as the secrets will be; on the disk it is sealed, and what unseals it is in an envelope for the phone.",
+        "The operator's key is in the phone. The agent's key was made here: it is in the memory of "
+        "one process, the",
+        "keyholder, as the secrets will be; on the disk it is sealed, and what unseals it is in an "
+        "envelope for the phone.",
     )
     demo.run(
         "set",
@@ -23152,7 +23660,8 @@ def tell_story(demo: Demo) -> int:
     demo.tell(
         "What somebody with this disk has now",
         f"{places}: avault.enc and nsec.enc (ciphertext), nip46.json (public names).",
-        f"{demo.environment['XDG_STATE_HOME']}: the client key of the pairing, and an envelope for the phone.",
+        f"{demo.environment['XDG_STATE_HOME']}: "
+        "the client key of the pairing, and an envelope for the phone.",
         f"The secret in clear in any of these files: {'YES' if found else 'no'}.",
         "None of it opens the vault: the phone must, and the operator must say so.",
     )
@@ -23160,7 +23669,10 @@ def tell_story(demo: Demo) -> int:
     if demo.unlock():
         raise Denied("the demo's vault was not opened", "answer y")
     demo.tell("5. A shell that has the secrets")
-    script = 'vars=$(avault export --shell) && eval "$vars" && echo "the shell has an API_KEY of ${#API_KEY} characters"'
+    script = (
+        'vars=$(avault export --shell) && eval "$vars" && '
+        'echo "the shell has an API_KEY of ${#API_KEY} characters"'
+    )
     put(f"$ {script}\n")
     function = "avault() { " + " ".join(f"'{word}'" for word in own_command()) + ' "$@"; }; '
     code = subprocess.run(
@@ -23267,7 +23779,10 @@ def run_editor(editor: list[str], path: str) -> None:
 
 @context
 def file_in_memory(name: str, content: bytes) -> Iterator[str]:
-    """A file in a directory of ours, in memory; both are gone at the end, also when we are told to end."""
+    """A file in a directory of ours, in memory.
+
+    Both are gone at the end, also when we are told to end.
+    """
     places = ("/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""))  # noqa: S108
     place = next(filter(is_in_memory, places), None)
     if not place:
@@ -23447,7 +23962,8 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
     if not force:
         keep_way_back(places)
     if not yes and not confirm(
-        f"avault: {places.state} is to go: pairing, access log, and what opens {places.dir}. Forget it?"
+        f"avault: {places.state} is to go: pairing, access log, and what opens {places.dir}. "
+        "Forget it?"
     ):
         raise Denied("not confirmed; nothing was removed", "avault forget --yes")
     lock = end_daemon(places, force)
@@ -23491,12 +24007,15 @@ def keep_way_back(places: Places) -> None:
     except AvaultError as error:
         raise Denied(
             f"{error.message}: what this machine keeps may be the only way into the vault",
-            "avault unlock, which mends nsec.enc; or put it back, from git or from a backup; or insist with --force",
+            "avault unlock, which mends nsec.enc; or put it back, from git or from a backup; "
+            "or insist with --force",
         ) from None
 
 
 def end_daemon(places: Places, force: bool) -> int | None:
-    """Stop the daemon, and keep the vault's lock so that none starts meanwhile; None where there is no directory.
+    """Stop the daemon, and keep the vault's lock so that none starts meanwhile.
+
+    None where there is no directory.
 
     Raises Denied where that may lose a key, and Unavailable for a daemon that cannot be reached.
     """
@@ -23561,7 +24080,10 @@ def forget_files(places: Places, removed: list[str]) -> None:
 
 
 def is_abandoned(path: str) -> bool:
-    """Whether a path is not there, or a socket at which nobody listens; it may be that of another vault."""
+    """Whether a path is not there, or a socket at which nobody listens.
+
+    It may be that of another vault.
+    """
     if not os.path.lexists(path):
         return True
     with socket.socket(socket.AF_UNIX) as probe:
@@ -23619,7 +24141,10 @@ LINE_WIDTH = 100_000  # characters of a line that are shown
 
 
 class Reader:
-    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped, also if they were renamed."""
+    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped.
+
+    It does so also if they were renamed.
+    """
 
     def __init__(self, path: str, older: int) -> None:
         self.paths = [path, *(f"{path}.{age}" for age in range(1, older + 1))]  # the newest first
@@ -23666,7 +24191,8 @@ class Reader:
     def newer(self) -> list[IO[bytes]]:
         """The files after the one that was read last, opened, the oldest first.
 
-        They are opened from the newest to the oldest, as that is how they are renamed: one may be met twice, none missed.
+        They are opened from the newest to the oldest, as that is how they are renamed: one may be
+        met twice, none missed.
         """
         last = identity(self.file) if self.file else None
         found: dict[int, IO[bytes]] = {}
@@ -23697,7 +24223,10 @@ def in_order(readers: list[Reader], are_ended: bool) -> list[bytes]:
 
 
 def place_of(line: bytes) -> int:
-    """The number of a release, or of the release that a refusal follows; 0 for what is no line of the log."""
+    """The number of a release, or of the release that a refusal follows.
+
+    0 for what is no line of the log.
+    """
     try:
         entry = json.loads(line)
         place = entry.get("follows", entry["n"])
@@ -23712,7 +24241,10 @@ def identity(file: IO[bytes]) -> int:
 
 
 def render_line(line: bytes) -> str:
-    """A line of the log for a person. What is not one is shown as it is; nothing in it can drive a terminal."""
+    """A line of the log for a person.
+
+    What is not one is shown as it is; nothing in it can drive a terminal.
+    """
     text = line.decode(errors="backslashreplace")
     try:
         entry = json.loads(text)
@@ -23738,7 +24270,10 @@ def names(entry: dict[str, Any]) -> str:
 
 
 def callers(entry: dict[str, Any]) -> str:
-    """Who asked: the program and what started it; or that alone, where the program is avault itself."""
+    """Who asked: the program and what started it.
+
+    Or that alone, where the program is avault itself.
+    """
     if entry["parent"] and str(entry["name"]).startswith("avault"):
         return f"by {program(entry['parent'])}"
     return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
@@ -24197,10 +24732,14 @@ def cmd_set(
 
 
 def no_argument() -> Usage:
-    """The refusal of a value that stands among the words of a command line; it does not repeat it."""
+    """The refusal of a value that stands among the words of a command line.
+
+    It does not repeat it.
+    """
     return Usage(
         "a value is not taken as an argument, where `ps` and the shell's history have it",
-        'avault set GROUP/KEY asks for it, or takes it from a pipe: printf %s "$VALUE" | avault set GROUP/KEY',
+        "avault set GROUP/KEY asks for it, or takes it from a pipe: "
+        'printf %s "$VALUE" | avault set GROUP/KEY',
     )
 
 
@@ -24313,8 +24852,9 @@ def cmd_delete(terminal: Terminal, group: str, word: str | None, key: str | None
 
 @command(
     "export", option("--shell", is_flag=False, flag_value="sh"), option("--format", "form"),
-    option("--group", "groups", multiple=True), option("--only", multiple=True), option("--as", "named", multiple=True),
-    option("--prefix", is_flag=True), option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
+    option("--group", "groups", multiple=True), option("--only", multiple=True),
+    option("--as", "named", multiple=True), option("--prefix", is_flag=True),
+    option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
 )  # fmt: skip
 def cmd_export(
     terminal: Terminal,
@@ -24669,19 +25209,24 @@ def render_status(status: dict[str, Any]) -> str:
 
 
 MEANT = {  # what other tools call it: how it is called here
-    "add": "set", "cat": "get", "close": "lock", "copy": "get", "create": "set", "del": "delete", "find": "list",
-    "generate": "set", "grep": "scan", "info": "status", "insert": "set", "load": "export", "login": "unlock",
-    "logout": "lock", "ls": "list", "move": "mv", "new": "set", "open": "unlock", "print": "get", "put": "set",
-    "pull": "sync", "push": "sync", "read": "get", "remove": "delete", "rename": "mv",
-    "reset": "daemon stop && avault daemon start -b", "restart": "daemon stop && avault daemon start -b", "rm": "delete",
-    "rotate": "set", "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
-    "state": "status", "stop": "daemon stop", "store": "set", "undo": "history", "unseal": "unlock", "update": "set",
-    "write": "set",
+    "add": "set", "cat": "get", "close": "lock", "copy": "get", "create": "set", "del": "delete",
+    "find": "list", "generate": "set", "grep": "scan", "info": "status", "insert": "set",
+    "load": "export", "login": "unlock", "logout": "lock", "ls": "list", "move": "mv",
+    "new": "set", "open": "unlock", "print": "get", "put": "set", "pull": "sync", "push": "sync",
+    "read": "get", "remove": "delete", "rename": "mv",
+    "reset": "daemon stop && avault daemon start -b",
+    "restart": "daemon stop && avault daemon start -b", "rm": "delete", "rotate": "set",
+    "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
+    "state": "status", "stop": "daemon stop", "store": "set", "undo": "history",
+    "unseal": "unlock", "update": "set", "write": "set",
 }  # fmt: skip
 
 
 def no_command(words: list[str], there: list[str], path: str) -> Usage:
-    """What is said of a command that is none. Of what was typed only names are repeated, as the rest may be a secret."""
+    """What is said of a command that is none.
+
+    Of what was typed only names are repeated, as the rest may be a secret.
+    """
     import difflib
 
     word, *rest = words
@@ -24700,7 +25245,10 @@ def no_command(words: list[str], there: list[str], path: str) -> Usage:
 
 
 def is_name(word: str, command: str) -> bool:
-    """Whether a word is the name of a secret; where a command takes secrets too, only a GROUP/KEY is taken for one."""
+    """Whether a word is the name of a secret.
+
+    Where a command takes secrets too, only a GROUP/KEY is taken for one.
+    """
     try:
         _, key = split_name(word, None)
     except Usage:
@@ -24918,8 +25466,8 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
             os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
     except (OSError, ValueError, NoPlace):  # what is recorded is no program, or no path
         pass
-    lacks = b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
-    write_all(2, lacks)
+    write_all(2, b"avault: error: this Python has no click or no nostr-sdk\n")
+    write_all(2, b"avault: hint: pip install . in its folder, or uv run\n")
     os._exit(AvaultError.exit_code)
 
 

@@ -94,7 +94,10 @@ class Interrupted(Unavailable):
 
 
 def ask_daemon(places: Places, op: str, **fields: Any) -> dict[str, Any]:
-    """One request on a connection of its own; tried once more if the daemon goes away before it answers."""
+    """One request on a connection of its own.
+
+    Tried once more if the daemon goes away before it answers.
+    """
     for attempt in (1, 2):
         connection = Connection(places)
         try:
@@ -116,5 +119,8 @@ def get(group: str, key: str) -> str:
 
 
 def env(group: str) -> dict[str, str]:
-    """The keys of a group with their values: `subprocess.run(…, env=os.environ | avault.env("openai"))`."""
+    """The keys of a group with their values.
+
+    As in `subprocess.run(…, env=os.environ | avault.env("openai"))`.
+    """
     return dict(ask_daemon(Places(), "get", group=group)["values"])

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Lazy:
-    """A module, with the parts of it that are named, which is imported when one of its names is first used."""
+    """A module, with the parts of it that are named; imported when a name of it is first used."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
@@ -23,7 +23,7 @@ class Lazy:
 
 
 def write_at_once(builder: Any, value: bytes) -> None:
-    """Hand bytes to nostr-sdk in one piece: 0.45.1 does it byte by byte, in Python, 20 times slower."""
+    """Hand bytes to nostr-sdk in one piece: 0.45.1 does it byte by byte, 20 times slower."""
     import ctypes
 
     with builder._reserve(len(value)):

@@ -34,7 +34,10 @@ def vault_id(directory: str) -> str:
 
 
 class NoPlace(Exception):
-    """There is nowhere to begin from: no home, or no current directory. It carries a message and a hint."""
+    """There is nowhere to begin from: no home, or no current directory.
+
+    It carries a message and a hint.
+    """
 
 
 def absolute(path: str) -> str:
@@ -55,7 +58,10 @@ def absolute(path: str) -> str:
 
 
 def usual_directory(creating: bool = False) -> str:
-    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault; `creating`, whose parent exists."""
+    """~/clawd/.avault or ~/.openclaw/workspace/.avault: the first that holds a vault.
+
+    When `creating`, the first whose parent exists.
+    """
     usual = [absolute("~/clawd/.avault"), absolute("~/.openclaw/workspace/.avault")]
     for directory in usual:
         wanted = os.path.dirname(directory) if creating else os.path.join(directory, "avault.enc")
@@ -65,7 +71,9 @@ def usual_directory(creating: bool = False) -> str:
 
 
 def named_directory(given: str | None = None) -> str | None:
-    """The vault directory that is named: by `given`, $AVAULT_DIR, or $WORKSPACE, whose .avault it is.
+    """The vault directory that is named.
+
+    It is named by `given`, $AVAULT_DIR, or $WORKSPACE, whose .avault it is.
 
     The .avault in a directory is meant where that itself holds no vault.
     """
@@ -85,7 +93,8 @@ def named_directory(given: str | None = None) -> str | None:
 def nearest_directory() -> str | None:
     """The .avault in the current directory, or above it, that this machine has opened before.
 
-    No other: a repository that somebody cloned must not choose the vault, nor lead to another one by a link.
+    No other: a repository that somebody cloned must not choose the vault, nor lead to another one
+    by a link.
     """
     try:
         here = os.getcwd()
@@ -113,7 +122,10 @@ def state_home() -> str:
 
 
 def unit_directory(system: bool) -> str:
-    """Where the units of a manager of systemd's are kept: those of the system's, or of the user's own (systemd.unit(5))."""
+    """Where the units of a manager of systemd's are kept (systemd.unit(5)).
+
+    Those of the system's, or of the user's own.
+    """
     if system:
         return "/etc/systemd/system"
     base = os.environ.get("XDG_CONFIG_HOME", "")
@@ -121,7 +133,10 @@ def unit_directory(system: bool) -> str:
 
 
 def is_own_directory(path: str, closed_to: int = 0) -> bool:
-    """Whether `path` is a directory of ours, and no symlink, that others have none of these permissions for."""
+    """Whether `path` is a directory of ours, and no symlink.
+
+    Others have none of these permissions for it.
+    """
     try:
         info = os.lstat(path)
     except OSError:
@@ -144,7 +159,10 @@ def own_name(given: str | None) -> str:
 
 
 def read_record(path: str) -> str:
-    """A path that is recorded in the state directory; "" where there is none. What is no regular file does not hold us up."""
+    """A path that is recorded in the state directory; "" where there is none.
+
+    What is no regular file does not hold us up.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 KEPT_VARIABLES = {
-    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SYSTEMROOT", "SSH_AUTH_SOCK",
-    "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "DBUS_SESSION_BUS_ADDRESS",
+    "HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "SYSTEMROOT",
+    "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME",
+    "DBUS_SESSION_BUS_ADDRESS", "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
     # where git finds the user's settings and keys
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GNUPGHOME",
-    "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
 }  # fmt: skip
 
 
@@ -41,12 +41,13 @@ def own_command(*arguments: str) -> list[str]:
     and 10 MB less for each process.
     """
     place = os.path.dirname(os.path.realpath(__file__))
-    program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); import avault; del sys.path[0]; avault.main()"
+    program = "AVAULT_COMMAND = True; import sys; sys.path.insert(0, sys.argv.pop(1)); "
+    program += "import avault; del sys.path[0]; avault.main()"
     return [sys.executable, "-P", "-c", program, place, *arguments]
 
 
 def lock_directory(path: str) -> int:
-    """Lock a vault directory for this process and its keyholders; raises Unavailable if it is locked.
+    """Lock a vault directory for this process and its keyholders; raises Unavailable if it is.
 
     The lock is on the directory itself, beside no file that git would see, and
     on the open file: a keyholder inherits it, so that there is no second
@@ -71,8 +72,8 @@ def harden(title: str, die_with_parent: bool = False) -> None:
     """
     import resource
 
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # asyncio does without it, and each process with 4 MB less
-
+    # asyncio does without it, and each process with 4 MB less
+    sys.modules["ssl"] = None  # type: ignore[assignment]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     # usual are 1,024, and a client's is one of them
@@ -90,10 +91,10 @@ def harden(title: str, die_with_parent: bool = False) -> None:
 
 
 def is_hardened(pid: int) -> bool:
-    """Whether a process of ours is closed to others of the same user, as the kernel says it, not the process.
+    """Whether a process of ours is closed to others of the same user, as the kernel says it.
 
-    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), and nobody traces it. Where /proc hides
-    it from us (hidepid), it is not dumpable either. Root may look into every process, and other systems do not tell.
+    On Linux: it is not dumpable, so that root owns what is in its /proc (proc(5)), or /proc hides
+    it (hidepid); and nobody traces it. Root may look into all, and other systems do not tell.
     """
     if sys.platform != "linux" or os.getuid() == 0:
         return True
@@ -114,11 +115,12 @@ def is_hardened(pid: int) -> bool:
 
 
 async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.socket:
-    """A socket to a helper process that nobody else can hold, once that says through `door` that it is hardened.
+    """A socket to a helper process, once that says through `door` that it is hardened.
 
-    What a process is started with, others of the same user may have taken before it was hardened: a pipe is opened through
-    /proc/PID/fd, a socket by pidfd_getfd(2). So the helper makes a socket of its own afterwards, and sends that
-    (see `introduce_helper`). That it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
+    Nobody else can hold it. What a process is started with, others of the same user may have taken
+    before it was hardened: a pipe is opened through /proc/PID/fd, a socket by pidfd_getfd(2). So
+    the helper makes a socket of its own afterwards, and sends that (see `introduce_helper`). That
+    it is the helper who sends, and what it is, the kernel says. Raises Unavailable.
     """
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
@@ -147,7 +149,7 @@ async def meet(door: socket.socket, pid: int, timeout: float = 10.0) -> socket.s
 
 
 def introduce_helper(door: int) -> socket.socket:
-    """The helper's side of `meet`, for a process that is hardened: a socket of its own, whose other end it sends."""
+    """The helper's side of `meet`, once it is hardened: a socket whose other end it sends."""
     own, theirs = socket.socketpair()
     with theirs, socket.socket(fileno=os.dup(door)) as out:
         socket.send_fds(out, [b"hardened"], [theirs.fileno()])
@@ -155,14 +157,14 @@ def introduce_helper(door: int) -> socket.socket:
 
 
 def room() -> int:
-    """How many clients a process keeps, with half of its descriptors; beyond, who was quiet the longest has to go."""
+    """How many clients a process keeps: half of its descriptors. Beyond, the quietest has to go."""
     import resource
 
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
 
 
 def place_name() -> str:
-    """Where this runs, as the operator knows it: USER@HOST, which tells two users' vaults of one name apart."""
+    """Where this runs, as the operator knows it: USER@HOST, which tells two users' vaults apart."""
     import pwd
 
     try:
@@ -180,7 +182,7 @@ def uptime() -> float:
 
 
 def report_quietly(loop: object, context: dict[str, Any]) -> None:
-    """asyncio's word of an unhandled exception, without its text: that may hold what it was about."""
+    """asyncio's word of an unhandled exception, less its text: that may hold what it was about."""
     error = context.get("exception")
     write_all(
         2, f"avault: error: {type(error).__name__ if error else 'an event loop error'}\n".encode()

@@ -21,7 +21,8 @@ class NoManager(Unavailable):
 class NoDaemon(Unavailable):
     """Nobody listens.
 
-    `command` is what helps, `reason` what systemd knows of it, and `state` that of the status: stopped, or starting by itself.
+    `command` is what helps, `reason` what systemd knows of it, and `state` that of the status:
+    stopped, or starting by itself.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class NoDaemon(Unavailable):
 
 
 class Unit:
-    """A vault's unit of systemd: its `name` and `path`, in the user's manager or in the system's."""
+    """A vault's unit of systemd: `name` and `path`, in the user's manager or in the system's."""
 
     def __init__(self, places: Places, system: bool) -> None:
         self.system = system
@@ -49,10 +50,14 @@ class Unit:
 
     def command(self, verb: str) -> str:
         """What a person types to have systemd do this with the unit."""
-        return f"{'sudo ' if self.system and os.getuid() != 0 else ''}{self.systemctl} {verb} {self.name}"
+        sudo = "sudo " if self.system and os.getuid() != 0 else ""
+        return f"{sudo}{self.systemctl} {verb} {self.name}"
 
     def ask(self, *words: str) -> str:
-        """What systemctl(1) prints; raises NoManager, and AvaultError with what it complains about."""
+        """What systemctl(1) prints.
+
+        Raises NoManager, and AvaultError with what it complains about.
+        """
         environment = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0"}
         if not self.system:
             environment.setdefault("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
@@ -106,7 +111,10 @@ def is_booted() -> bool:
 
 
 def find_unit(places: Places) -> tuple[Unit, dict[str, str]] | None:
-    """The installed unit of a vault, and what its manager says of it; None where there is none, or nobody to say it."""
+    """The installed unit of a vault, and what its manager says of it.
+
+    None where there is none, or nobody to say it.
+    """
     unit = next(
         (unit for unit in (Unit(places, False), Unit(places, True)) if os.path.lexists(unit.path)),
         None,
@@ -120,7 +128,10 @@ def find_unit(places: Places) -> tuple[Unit, dict[str, str]] | None:
 
 
 def explain_absence(places: Places) -> NoDaemon:
-    """Why no daemon listens, and what starts one: systemd where it has a service of this vault, so that two do not compete."""
+    """Why no daemon listens, and what starts one.
+
+    That is systemd where it has a service of this vault, so that two do not compete.
+    """
     found = find_unit(places)
     if not found:
         return NoDaemon(places)
@@ -154,10 +165,13 @@ def explain_absence(places: Places) -> NoDaemon:
 
 
 def hasten_service(places: Places) -> bool:
-    """Have systemd start now what it would start again after a pause, and return when that listens; whether there is such.
+    """Have systemd start now what it would start again after a pause, and return when that listens.
 
-    A daemon that we started ourselves meanwhile would have the vault's lock, but neither the service's settings nor anybody
-    who starts it again. Raises NoDaemon where systemd does not start it for us.
+    Gives whether there is such.
+
+    A daemon that we started ourselves meanwhile would have the vault's lock, but neither the
+    service's settings nor anybody who starts it again. Raises NoDaemon where systemd does not start
+    it for us.
     """
     found = find_unit(places)
     if not found or not found[1].get("SubState", "").startswith("auto-restart"):

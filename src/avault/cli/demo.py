@@ -1,4 +1,4 @@
-"""avault demo: the whole story in a minute, in a temporary directory, with a phone in the terminal."""
+"""avault demo: the whole story in a minute, in a temporary directory, with a phone of its own."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ class Demo:
         return subprocess.Popen(own_command(*arguments), env=self.environment, **settings)
 
     def begin(self, *arguments: str, asks: str, **settings: Any) -> subprocess.Popen[bytes]:
-        """Start a command, and copy what it says; `asks` is in the lines after which the phone may show its question."""
+        """Start a command, and copy what it says.
+
+        `asks` is in the lines after which the phone may show its question.
+        """
         process = self.start(
             *arguments, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **settings
         )
@@ -131,7 +134,10 @@ class Demo:
         threading.Thread(target=self.show_phone, args=(self.phone,), daemon=True).start()
 
     def show_phone(self, phone: subprocess.Popen[bytes]) -> None:
-        """Copy what the phone prints, and type what --yes answers. A question stays back until avault has said that it asks."""
+        """Copy what the phone prints, and type what --yes answers.
+
+        A question stays back until avault has said that it asks.
+        """
         if not phone.stdout:
             return
         with contextlib.suppress(OSError):  # the terminal is closed, or the phone has ended
@@ -216,8 +222,10 @@ def tell_story(demo: Demo) -> int:
     put(init.stdout.read().decode() if init.stdout else "")
     demo.tell(
         "2. Secrets go in",
-        "The operator's key is in the phone. The agent's key was made here: it is in the memory of one process, the",
-        "keyholder, as the secrets will be; on the disk it is sealed, and what unseals it is in an envelope for the phone.",
+        "The operator's key is in the phone. The agent's key was made here: it is in the memory of "
+        "one process, the",
+        "keyholder, as the secrets will be; on the disk it is sealed, and what unseals it is in an "
+        "envelope for the phone.",
     )
     demo.run(
         "set",
@@ -235,7 +243,8 @@ def tell_story(demo: Demo) -> int:
     demo.tell(
         "What somebody with this disk has now",
         f"{places}: avault.enc and nsec.enc (ciphertext), nip46.json (public names).",
-        f"{demo.environment['XDG_STATE_HOME']}: the client key of the pairing, and an envelope for the phone.",
+        f"{demo.environment['XDG_STATE_HOME']}: "
+        "the client key of the pairing, and an envelope for the phone.",
         f"The secret in clear in any of these files: {'YES' if found else 'no'}.",
         "None of it opens the vault: the phone must, and the operator must say so.",
     )
@@ -243,7 +252,10 @@ def tell_story(demo: Demo) -> int:
     if demo.unlock():
         raise Denied("the demo's vault was not opened", "answer y")
     demo.tell("5. A shell that has the secrets")
-    script = 'vars=$(avault export --shell) && eval "$vars" && echo "the shell has an API_KEY of ${#API_KEY} characters"'
+    script = (
+        'vars=$(avault export --shell) && eval "$vars" && '
+        'echo "the shell has an API_KEY of ${#API_KEY} characters"'
+    )
     put(f"$ {script}\n")
     function = "avault() { " + " ".join(f"'{word}'" for word in own_command()) + ' "$@"; }; '
     code = subprocess.run(

@@ -112,7 +112,10 @@ def run_editor(editor: list[str], path: str) -> None:
 
 @context
 def file_in_memory(name: str, content: bytes) -> Iterator[str]:
-    """A file in a directory of ours, in memory; both are gone at the end, also when we are told to end."""
+    """A file in a directory of ours, in memory.
+
+    Both are gone at the end, also when we are told to end.
+    """
     places = ("/dev/shm", os.environ.get("XDG_RUNTIME_DIR", ""))  # noqa: S108
     place = next(filter(is_in_memory, places), None)
     if not place:

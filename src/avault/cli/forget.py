@@ -44,7 +44,8 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
     if not force:
         keep_way_back(places)
     if not yes and not confirm(
-        f"avault: {places.state} is to go: pairing, access log, and what opens {places.dir}. Forget it?"
+        f"avault: {places.state} is to go: pairing, access log, and what opens {places.dir}. "
+        "Forget it?"
     ):
         raise Denied("not confirmed; nothing was removed", "avault forget --yes")
     lock = end_daemon(places, force)
@@ -88,12 +89,15 @@ def keep_way_back(places: Places) -> None:
     except AvaultError as error:
         raise Denied(
             f"{error.message}: what this machine keeps may be the only way into the vault",
-            "avault unlock, which mends nsec.enc; or put it back, from git or from a backup; or insist with --force",
+            "avault unlock, which mends nsec.enc; or put it back, from git or from a backup; "
+            "or insist with --force",
         ) from None
 
 
 def end_daemon(places: Places, force: bool) -> int | None:
-    """Stop the daemon, and keep the vault's lock so that none starts meanwhile; None where there is no directory.
+    """Stop the daemon, and keep the vault's lock so that none starts meanwhile.
+
+    None where there is no directory.
 
     Raises Denied where that may lose a key, and Unavailable for a daemon that cannot be reached.
     """
@@ -158,7 +162,10 @@ def forget_files(places: Places, removed: list[str]) -> None:
 
 
 def is_abandoned(path: str) -> bool:
-    """Whether a path is not there, or a socket at which nobody listens; it may be that of another vault."""
+    """Whether a path is not there, or a socket at which nobody listens.
+
+    It may be that of another vault.
+    """
     if not os.path.lexists(path):
         return True
     with socket.socket(socket.AF_UNIX) as probe:

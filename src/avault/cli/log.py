@@ -31,7 +31,10 @@ LINE_WIDTH = 100_000  # characters of a line that are shown
 
 
 class Reader:
-    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped, also if they were renamed."""
+    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped.
+
+    It does so also if they were renamed.
+    """
 
     def __init__(self, path: str, older: int) -> None:
         self.paths = [path, *(f"{path}.{age}" for age in range(1, older + 1))]  # the newest first
@@ -78,7 +81,8 @@ class Reader:
     def newer(self) -> list[IO[bytes]]:
         """The files after the one that was read last, opened, the oldest first.
 
-        They are opened from the newest to the oldest, as that is how they are renamed: one may be met twice, none missed.
+        They are opened from the newest to the oldest, as that is how they are renamed: one may be
+        met twice, none missed.
         """
         last = identity(self.file) if self.file else None
         found: dict[int, IO[bytes]] = {}
@@ -109,7 +113,10 @@ def in_order(readers: list[Reader], are_ended: bool) -> list[bytes]:
 
 
 def place_of(line: bytes) -> int:
-    """The number of a release, or of the release that a refusal follows; 0 for what is no line of the log."""
+    """The number of a release, or of the release that a refusal follows.
+
+    0 for what is no line of the log.
+    """
     try:
         entry = json.loads(line)
         place = entry.get("follows", entry["n"])
@@ -124,7 +131,10 @@ def identity(file: IO[bytes]) -> int:
 
 
 def render_line(line: bytes) -> str:
-    """A line of the log for a person. What is not one is shown as it is; nothing in it can drive a terminal."""
+    """A line of the log for a person.
+
+    What is not one is shown as it is; nothing in it can drive a terminal.
+    """
     text = line.decode(errors="backslashreplace")
     try:
         entry = json.loads(text)
@@ -150,7 +160,10 @@ def names(entry: dict[str, Any]) -> str:
 
 
 def callers(entry: dict[str, Any]) -> str:
-    """Who asked: the program and what started it; or that alone, where the program is avault itself."""
+    """Who asked: the program and what started it.
+
+    Or that alone, where the program is avault itself.
+    """
     if entry["parent"] and str(entry["name"]).startswith("avault"):
         return f"by {program(entry['parent'])}"
     return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")

@@ -30,19 +30,24 @@ if TYPE_CHECKING:
 
 
 MEANT = {  # what other tools call it: how it is called here
-    "add": "set", "cat": "get", "close": "lock", "copy": "get", "create": "set", "del": "delete", "find": "list",
-    "generate": "set", "grep": "scan", "info": "status", "insert": "set", "load": "export", "login": "unlock",
-    "logout": "lock", "ls": "list", "move": "mv", "new": "set", "open": "unlock", "print": "get", "put": "set",
-    "pull": "sync", "push": "sync", "read": "get", "remove": "delete", "rename": "mv",
-    "reset": "daemon stop && avault daemon start -b", "restart": "daemon stop && avault daemon start -b", "rm": "delete",
-    "rotate": "set", "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
-    "state": "status", "stop": "daemon stop", "store": "set", "undo": "history", "unseal": "unlock", "update": "set",
-    "write": "set",
+    "add": "set", "cat": "get", "close": "lock", "copy": "get", "create": "set", "del": "delete",
+    "find": "list", "generate": "set", "grep": "scan", "info": "status", "insert": "set",
+    "load": "export", "login": "unlock", "logout": "lock", "ls": "list", "move": "mv",
+    "new": "set", "open": "unlock", "print": "get", "put": "set", "pull": "sync", "push": "sync",
+    "read": "get", "remove": "delete", "rename": "mv",
+    "reset": "daemon stop && avault daemon start -b",
+    "restart": "daemon stop && avault daemon start -b", "rm": "delete", "rotate": "set",
+    "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
+    "state": "status", "stop": "daemon stop", "store": "set", "undo": "history",
+    "unseal": "unlock", "update": "set", "write": "set",
 }  # fmt: skip
 
 
 def no_command(words: list[str], there: list[str], path: str) -> Usage:
-    """What is said of a command that is none. Of what was typed only names are repeated, as the rest may be a secret."""
+    """What is said of a command that is none.
+
+    Of what was typed only names are repeated, as the rest may be a secret.
+    """
     import difflib
 
     word, *rest = words
@@ -61,7 +66,10 @@ def no_command(words: list[str], there: list[str], path: str) -> Usage:
 
 
 def is_name(word: str, command: str) -> bool:
-    """Whether a word is the name of a secret; where a command takes secrets too, only a GROUP/KEY is taken for one."""
+    """Whether a word is the name of a secret.
+
+    Where a command takes secrets too, only a GROUP/KEY is taken for one.
+    """
     try:
         _, key = split_name(word, None)
     except Usage:
@@ -279,8 +287,8 @@ def use_right_interpreter(argv: list[str], own: list[str]) -> None:
             os.execv(python, [python, "-P", os.path.realpath(__file__), *argv])  # noqa: S606
     except (OSError, ValueError, NoPlace):  # what is recorded is no program, or no path
         pass
-    lacks = b"avault: error: this Python has no click or no nostr-sdk\navault: hint: pip install . in its folder, or uv run\n"
-    write_all(2, lacks)
+    write_all(2, b"avault: error: this Python has no click or no nostr-sdk\n")
+    write_all(2, b"avault: hint: pip install . in its folder, or uv run\n")
     os._exit(AvaultError.exit_code)
 
 

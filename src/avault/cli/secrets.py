@@ -87,10 +87,14 @@ def cmd_set(
 
 
 def no_argument() -> Usage:
-    """The refusal of a value that stands among the words of a command line; it does not repeat it."""
+    """The refusal of a value that stands among the words of a command line.
+
+    It does not repeat it.
+    """
     return Usage(
         "a value is not taken as an argument, where `ps` and the shell's history have it",
-        'avault set GROUP/KEY asks for it, or takes it from a pipe: printf %s "$VALUE" | avault set GROUP/KEY',
+        "avault set GROUP/KEY asks for it, or takes it from a pipe: "
+        'printf %s "$VALUE" | avault set GROUP/KEY',
     )
 
 
@@ -203,8 +207,9 @@ def cmd_delete(terminal: Terminal, group: str, word: str | None, key: str | None
 
 @command(
     "export", option("--shell", is_flag=False, flag_value="sh"), option("--format", "form"),
-    option("--group", "groups", multiple=True), option("--only", multiple=True), option("--as", "named", multiple=True),
-    option("--prefix", is_flag=True), option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
+    option("--group", "groups", multiple=True), option("--only", multiple=True),
+    option("--as", "named", multiple=True), option("--prefix", is_flag=True),
+    option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
 )  # fmt: skip
 def cmd_export(
     terminal: Terminal,

@@ -66,7 +66,9 @@ class Caller:
 
 
 class Pauses:
-    """How long callers that ask on their own leave the phone alone: pauses.json, which the daemon alone writes.
+    """How long callers that ask on their own leave the phone alone.
+
+    It is kept in pauses.json, which the daemon alone writes.
 
     Each question in vain makes the next pause longer. A person who asks, and an
     unlock, end them.
@@ -76,7 +78,10 @@ class Pauses:
         self.path = places.own("pauses.json")
 
     def read(self) -> dict[str, Any]:
-        """How many questions were in vain, whether the last was refused, and when; what cannot be read counts as none."""
+        """How many questions were in vain, whether the last was refused, and when.
+
+        What cannot be read counts as none.
+        """
         try:
             found = decode_file("pauses", read_file(self.path), self.path)
             if 0 <= found["last"] < 1 << 40:  # a time that others than us have written may be none
@@ -86,7 +91,10 @@ class Pauses:
         return {"in_vain": 0, "refused": False, "last": 0}
 
     def end(self) -> float | None:
-        """When the pause ends, in Unix seconds; None where there is none. A clock that went back makes none longer."""
+        """When the pause ends, in Unix seconds; None where there is none.
+
+        A clock that went back makes none longer.
+        """
         found, now = self.read(), time.time()
         if found["in_vain"] < 1 or found["last"] > now:
             return None
@@ -99,10 +107,14 @@ class Pauses:
         if (end := self.end()) is None:
             return
         found = self.read()
-        when = f"programs may ask again at {render_time(end)}; if the operator agreed, at once: avault unlock --again"
+        when = (
+            f"programs may ask again at {render_time(end)}; "
+            "if the operator agreed, at once: avault unlock --again"
+        )
         if found["refused"]:
             raise Denied(
-                f"the operator refused at {render_time(found['last'])}, and the phone is left alone",
+                f"the operator refused at {render_time(found['last'])}, "
+                "and the phone is left alone",
                 when,
             )
         raise TimedOut(
@@ -133,13 +145,13 @@ class Pauses:
 class Question:
     """The one question that the operator has at a time: all states of an unlock.
 
-                  somebody asks                       the phone approves
-        at rest ─────────────────────► asked ──────────────────────────────────► open
-          ▲ ▲                          │   ▲                                       ▲
-          │ └──── the phone refuses ───┤   │ somebody asks: within ten             │ the phone approves, and a
-          │                            │   │ minutes the same question             │ caller that died had asked
-          │    nobody waits any more   ▼   │                                       │ within ten minutes
-          │                          listening ────────────────────────────────────┘
+                  somebody asks                    the phone approves
+        at rest ─────────────────────► asked ─────────────────────────────► open
+          ▲ ▲                          │   ▲                                  ▲
+          │ └──── the phone refuses ───┤   │ somebody asks: within ten        │ the phone approves,
+          │                            │   │ minutes the same question        │ and a caller that
+          │    nobody waits any more   ▼   │                                  │ died had asked in
+          │                          listening ───────────────────────────────┘ the last ten minutes
           │                            │
           └────────────────────────────┘
             the phone refuses; or it approves: then the ratchet turns, and nothing is opened
@@ -157,7 +169,10 @@ class Question:
         self.wanted_until = 0.0  # uptime until which a late answer opens the vault
 
     def join(self, caller: Caller, asks_phone: bool) -> bool:
-        """Take in a caller, and say whether that begins another question; raises Unavailable, and what a pause says."""
+        """Take in a caller, and say whether that begins another question.
+
+        Raises Unavailable, and what a pause says.
+        """
         if self.callers and caller.accept_rollback != self.accepts_rollback:
             asked = (
                 "with --accept-rollback" if self.accepts_rollback else "without --accept-rollback"

@@ -39,7 +39,10 @@ class Control:
         self.loop.add_reader(sock, self.readable)
 
     def send(self, message: dict[str, Any], fd: int | None = None) -> None:
-        """Send a frame; `fd` is duplicated into the other process. Raises Locked if that is gone."""
+        """Send a frame; `fd` is duplicated into the other process.
+
+        Raises Locked if that is gone.
+        """
         data = encode_frame({**message, "fd": True} if fd is not None else message)
         if self.sock.fileno() < 0:
             raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
@@ -77,7 +80,8 @@ class Control:
             return
         except OSError:
             data, fds, flags = b"", [], 0
-        # The kernel gives one descriptor at a time. One that it could not give, as we have too many, keeps its place:
+        # The kernel gives one descriptor at a time. One that it could not give, as we have too
+        # many, keeps its place:
         # else the next connection would get the answer to this one's question.
         self.fds += [-1] if flags & socket.MSG_CTRUNC else fds
         if not data:
@@ -197,11 +201,17 @@ class Session:
         self.advance()
 
     def is_held(self) -> bool:
-        """Whether the next frame has to wait: for a request that takes time, or for a client that does not read."""
+        """Whether the next frame has to wait.
+
+        It does for a request that takes time, and for a client that does not read.
+        """
         return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
 
     async def frame(self, **fields: Any) -> dict[str, Any]:
-        """The next frame, after telling the client that it may send it, and with `fields` what it is about."""
+        """The next frame, after telling the client that it may send it.
+
+        With `fields` it is told what that is about.
+        """
         awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.awaited = awaited
         try:

@@ -128,7 +128,8 @@ def check_service(patient: Patient) -> Iterator[Finding]:
             )
         yield Finding(
             "ok",
-            f"{service.path}{', ' + found['active'] if found['active'] else '; systemd does not run here to ask'}",
+            service.path
+            + (f", {found['active']}" if found["active"] else "; systemd does not run here to ask"),
         )
 
 
@@ -149,7 +150,10 @@ def check_lingering(patient: Patient) -> Iterator[Finding]:
 
 
 def check_plaintext(patient: Patient) -> Iterator[Finding]:
-    """Secrets in clear, where they usually stand: by their values while the vault is open, else by what they look like."""
+    """Secrets in clear, where they usually stand.
+
+    They are known by their values while the vault is open, else by what they look like.
+    """
     hint = "see where: avault audit; take them in: avault migrate --remove"
     if patient.is_open():
         # a process of its own: no value comes in here
@@ -216,7 +220,7 @@ def is_sealed_off(area: str, sysfs: str = "/sys") -> bool:
 
 
 def is_encrypted(device: str) -> bool:
-    """Whether a block device in sysfs is zram or dm-crypt, or made of such ones alone (LVM, RAID)."""
+    """Whether a block device in sysfs is zram or dm-crypt, or made of such alone (LVM, RAID)."""
     if os.path.basename(os.path.realpath(device)).startswith("zram"):
         return True
     try:
@@ -230,7 +234,7 @@ def is_encrypted(device: str) -> bool:
 
 
 def never_swaps(pid: int) -> bool:
-    """Whether the memory of a process stays in memory: MemorySwapMax=0 of the unit that it is in."""
+    """Whether the memory of a process stays in memory: its unit has MemorySwapMax=0."""
     try:
         group = read_file(f"/proc/{pid}/cgroup").decode().rpartition("0::")[2].strip()
         return read_file(f"/sys/fs/cgroup{group}/memory.swap.max").strip() == b"0"

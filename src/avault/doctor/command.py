@@ -53,7 +53,10 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
 
 
 def run_check(check: Callable[[Patient], Iterator[Finding]], patient: Patient) -> list[Finding]:
-    """What a check finds: that all is well, or its troubles without that. A check that fails is a trouble."""
+    """What a check finds: that all is well, or its troubles without that.
+
+    A check that fails is a trouble.
+    """
     found: list[Finding] = []
     try:
         found += check(patient)
@@ -145,6 +148,7 @@ def mend(fix: Callable[[], str]) -> str | None:
         return fix()
     except (AvaultError, OSError) as error:
         say(
-            f"could not be fixed: {error.message if isinstance(error, AvaultError) else error.strerror}"
+            "could not be fixed: "
+            f"{error.message if isinstance(error, AvaultError) else error.strerror}"
         )
         return None

@@ -96,12 +96,16 @@ def check_daemon(patient: Patient) -> Iterator[Finding]:
     }
     yield Finding(
         "ok",
-        f"avault {status['version']} (PID {status['pid']}), {said.get(status['state'], status['state'])}",
+        f"avault {status['version']} (PID {status['pid']}), "
+        f"{said.get(status['state'], status['state'])}",
     )
 
 
 def check_python(patient: Patient) -> Iterator[Finding]:
-    """The interpreter, the one that the daemon was started with, and nostr-sdk in the version that avault was made for."""
+    """The interpreter, and the one that the daemon was started with.
+
+    Also nostr-sdk, in the version that avault was made for.
+    """
     wanted = read_file(__file__).partition(b'"nostr-sdk==')[2].partition(b'"')[0].decode()
     found = importlib.metadata.version("nostr-sdk")
     if found != wanted:
@@ -122,7 +126,10 @@ def check_python(patient: Patient) -> Iterator[Finding]:
 
 
 def check_clock(patient: Patient) -> Iterator[Finding]:
-    """Whether somebody keeps the clock right: relays and signers drop what seems too old or too new."""
+    """Whether somebody keeps the clock right.
+
+    Relays and signers drop what seems too old or too new.
+    """
     if is_clock_unsynchronised():
         yield Finding(
             "warn",

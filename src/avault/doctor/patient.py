@@ -29,7 +29,9 @@ AUDIT_TIME = 60.0  # seconds for looking into the files where secrets usually st
 
 
 class Finding(Fields):
-    """What a check found: `ok`, `warn` (it works, but should be known), `bad` (it does not, or will not), or `off`.
+    """What a check found.
+
+    `ok`, `warn` (it works, but should be known), `bad` (it does not, or will not), or `off`.
 
     `hint` is the command that mends it. `fix` mends it where that can do no
     harm, and returns what it did.
@@ -84,7 +86,10 @@ class Patient:
         return has_vault(self.places)
 
     def sealed(self) -> dict[str, Any]:
-        """What names vault, agent and operator: unlock.json, else nsec.enc, whichever can be read. Raises AvaultError."""
+        """What names vault, agent and operator: unlock.json, else nsec.enc, whichever can be read.
+
+        Raises AvaultError.
+        """
         try:
             return read_sealed("unlock", self.places.own("unlock.json"))
         except AvaultError:

@@ -82,7 +82,10 @@ def check_proof(patient: Patient) -> Iterator[Finding]:
     if proven:
         yield Finding("ok", f"the phone opened this vault at {printable(proven, 40)}")
     else:
-        text = "nobody has shown yet that the phone opens this vault: if it does not, the key ends with the daemon"
+        text = (
+            "nobody has shown yet that the phone opens this vault: "
+            "if it does not, the key ends with the daemon"
+        )
         yield Finding(
             "bad", text, "avault pair --replace" if patient.has("pairing.json") else "avault pair"
         )

@@ -48,8 +48,8 @@ class Conflict(AvaultError):
 class Verified:
     """Which bytes of our files may be committed: those that the daemon serves, or has verified.
 
-    `given` are the hashes that it knew when it asked for the commit. For others it is asked; a vault that is locked has the
-    pin, which is the hash of what was served last.
+    `given` are the hashes that it knew when it asked for the commit. For others it is asked; a
+    vault that is locked has the pin, which is the hash of what was served last.
     """
 
     def __init__(self, places: Places, given: dict[str, str] | None = None) -> None:
@@ -57,7 +57,10 @@ class Verified:
         self.is_asked = False
 
     def check(self, name: str, data: bytes) -> None:
-        """Raise Tampered for bytes that nobody vouches for; a file that opens nothing is not looked at."""
+        """Raise Tampered for bytes that nobody vouches for.
+
+        A file that opens nothing is not looked at.
+        """
         if name not in (VAULT, RECOVERY):
             return
         if not self.knows(name, data) and not self.is_asked:
@@ -99,7 +102,7 @@ class Verified:
 
 
 def quote_pattern(path: str) -> bytes:
-    """A path from the top as gitattributes(5) reads it: no wildcards, and quoted where it must be."""
+    """A path from the top as gitattributes(5) reads it: no wildcards, quoted where it must be."""
     plain = os.fsencode("/" + re.sub(r"([*?\[\\])", r"\\\1", path))
     if not re.search(rb'[\x00-\x20"\x7f]', plain):
         return plain

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @context
 def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
-    """Ciphertexts as files in the state directory, where the keyholder reads them, for the length of a `with`.
+    """Ciphertexts as files in the state directory, for the length of a `with`.
+
+    The keyholder reads them there.
 
     Raises NoDaemon where there was never one, and AvaultError.
     """
@@ -38,7 +40,10 @@ def copies(places: Places, *contents: bytes) -> Iterator[list[str]]:
 
 
 def write_copy(places: Places, path: str, content: bytes) -> None:
-    """Write a file that is not there yet (0600); raises NoDaemon where its directory is not, and AvaultError."""
+    """Write a file that is not there yet (0600).
+
+    Raises NoDaemon where its directory is not, and AvaultError.
+    """
     try:
         with open(
             os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
@@ -62,7 +67,7 @@ def remove_old_copies(places: Places) -> None:
 
 
 class Described(Fields, frozen=True, order=True):
-    """What is in a copy of the vault: the groups, the generation, and the version of each GROUP/KEY."""
+    """What is in a copy of the vault: groups, generation, and the version of each GROUP/KEY."""
 
     groups: list[dict[str, Any]]
     generation: dict[str, int]

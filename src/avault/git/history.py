@@ -30,7 +30,10 @@ CHANGE_SIGNS = {"added": "+", "changed": "~", "deleted": "-", "conflicts": "!"}
 
 
 class Change(Fields, frozen=True, order=True):
-    """A commit that changed the vault: the keys that it changed, of each of KINDS, or why that cannot be told."""
+    """A commit that changed the vault.
+
+    The keys that it changed, of each of KINDS, or why that cannot be told.
+    """
 
     commit: str
     time: str
@@ -74,14 +77,20 @@ class Change(Fields, frozen=True, order=True):
 
 
 class History:
-    """The commits of a repository that changed its vault, read through the keyholder, the latest first."""
+    """The commits of a repository that changed its vault, the latest first.
+
+    They are read through the keyholder.
+    """
 
     def __init__(self, repository: Repository, places: Places) -> None:
         self.repository, self.places = repository, places
         self.known: dict[str, Described | AvaultError] = {}  # by commit
 
     def changes(self) -> Iterator[Change]:
-        """Each commit with what it changed; raises Locked, Unavailable, NotFound where there is no commit."""
+        """Each commit with what it changed.
+
+        Raises Locked, Unavailable, NotFound where there is no commit.
+        """
         if not self.repository.line("rev-parse", "-q", "--verify", "HEAD^{commit}"):
             raise NotFound("the repository has no commit yet", "the first is made by: avault sync")
         path = self.repository.paths[VAULT]
@@ -187,14 +196,15 @@ def restore_unsaved(terminal: Terminal) -> int:
         say("avault.enc is whole: there is nothing to write back")
     else:
         say(
-            f"{terminal.places.file('avault.enc')} is what is served; what was there is {terminal.places.own('damaged.enc')}"
+            f"{terminal.places.file('avault.enc')} is what is served; "
+            f"what was there is {terminal.places.own('damaged.enc')}"
         )
     return 0
 
 
 @command(
-    "restore", argument("commit", required=False), argument("group", required=False), option("--key"),
-    option("--unsaved", is_flag=True),
+    "restore", argument("commit", required=False), argument("group", required=False),
+    option("--key"), option("--unsaved", is_flag=True),
 )  # fmt: skip
 def cmd_restore(
     terminal: Terminal, commit: str | None, group: str | None, key: str | None, unsaved: bool

@@ -69,19 +69,22 @@ def tell_conflicts(names: list[str], operation: str | None = None) -> None:
         say(f"conflict: two machines set {name}; the vault has both values")
     if names and operation:
         say(
-            f"hint: git add avault.enc, and go on; then look: avault get {names[0]} --json; settle it: avault set {names[0]}"
+            f"hint: git add avault.enc, and go on; then look: avault get {names[0]} --json; "
+            f"settle it: avault set {names[0]}"
         )
     elif names:
         say(
-            f"hint: look: avault get {names[0]} --json; settle it: avault set {names[0]}; then: avault sync"
+            f"hint: look: avault get {names[0]} --json; settle it: avault set {names[0]}; "
+            "then: avault sync"
         )
 
 
 def after_failure(places: Places, ours: bytes) -> str:
     """What brings the merge about that just failed as the vault was locked.
 
-    In a merge the work tree has what this machine has seen last, so that the next unlock can merge the other side into
-    it. In a rebase it has the other side, without our last writes, which does not open here.
+    In a merge the work tree has what this machine has seen last, so that the next unlock can merge
+    the other side into it. In a rebase it has the other side, without our last writes, which does
+    not open here.
     """
     with contextlib.suppress(AvaultError):
         pin = read_pin(places)
@@ -121,7 +124,10 @@ def vaults_here() -> list[Places]:
 
 
 def render_copy(vault: Described) -> list[str]:
-    """Lines that tell one state of the vault from another, each by itself; two writes in one second are two too."""
+    """Lines that tell one state of the vault from another, each by itself.
+
+    Two writes in one second are two too.
+    """
     lines = []
     for group in vault.groups:
         if group["note"]:
@@ -130,6 +136,7 @@ def render_copy(vault: Described) -> list[str]:
             mark = "  conflict: two machines set it" if key["conflict"] else ""
             write = sha256(key["version"].encode())[:4].hex()
             lines.append(
-                f"{group['name']}/{key['name']}  created {key['created']}  updated {key['updated']}  write {write}{mark}"
+                f"{group['name']}/{key['name']}  created {key['created']}  "
+                f"updated {key['updated']}  write {write}{mark}"
             )
     return lines

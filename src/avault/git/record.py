@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
 
 def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any]:
-    """Commit and push what was written, and merge what git could not while the vault was locked: what became of it.
+    """Commit and push what was written, and merge what git could not while the vault was locked.
 
-    `state` is committed, clean, merged (only the merge's own commit is missing), conflict, ignored, off, no_repository,
-    refused or failed; `push` is pushed, clean, none, off, refused, rejected or failed.
+    Gives what became of it.
+
+    `state` is committed, clean, merged (only the merge's own commit is missing), conflict, ignored,
+    off, no_repository, refused or failed; `push` is pushed, clean, none, off, refused, rejected or
+    failed.
     """
     told: dict[str, Any] = dict.fromkeys(
         ("repository", "state", "reason", "commit", "push", "push_reason", "hint")
@@ -77,7 +80,10 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
 
 
 def set_up_quietly(repository: Repository) -> dict[str, str | None]:
-    """Set up the merge driver where it is not; why it cannot be must not keep anything from being committed."""
+    """Set up the merge driver where it is not.
+
+    Why it cannot be must not keep anything from being committed.
+    """
     try:
         if not is_set_up(repository):
             set_up(repository)
@@ -111,11 +117,15 @@ def cmd_record(terminal: Terminal, verified: str) -> int:
 
 
 def examine_repository(directory: str) -> dict[str, Any]:
-    """What `doctor` says about git: facts, and a list of problems, each with what is wrong and what mends it.
+    """What `doctor` says about git: facts, and problems, each with what is wrong and what mends it.
 
-    `repository` is None where there is none; then, and where it ignores the vault, nothing is wrong. Changes nothing.
+    `repository` is None where there is none; then, and where it ignores the vault, nothing is
+    wrong. Changes nothing.
     """
-    names = "repository ignored branch operation committed commit push upstream unpublished merge_driver"
+    names = (
+        "repository ignored branch operation committed commit push upstream unpublished "
+        "merge_driver"
+    )
     facts: dict[str, Any] = dict.fromkeys(names.split())
     problems: list[AvaultError] = []
     try:
@@ -141,7 +151,10 @@ def examine_repository(directory: str) -> dict[str, Any]:
 def examine_commits(
     repository: Repository, facts: dict[str, Any], problems: list[AvaultError]
 ) -> None:
-    """What `examine` says of a repository that keeps the vault; raises what keeps it from keeping it."""
+    """What `examine` says of a repository that keeps the vault.
+
+    Raises what keeps it from keeping it.
+    """
     facts["merge_driver"] = is_set_up(repository)
     if not facts["merge_driver"]:
         problems.append(AvaultError("git does not merge the vault by key", "avault doctor --fix"))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 LIMIT = 60.0  # seconds for one run of git that nobody watches
 
-# Git is to ask nobody, to run nothing that a repository names, to look nowhere else, and to say it in English.
+# Git is to ask nobody, to run nothing that a repository names, to look nowhere else, and to say it
+# in English.
 ALWAYS = {
     "LC_ALL": "C",
     "GIT_EDITOR": ":",
@@ -70,8 +71,8 @@ def start_git(
 ) -> subprocess.Popen[bytes]:
     """Start git in a directory; raises Unavailable where there is none.
 
-    Of the environment's GIT_ variables those stay that say where the user's own settings are, and those to `keep`.
-    `more` is for Popen; `env` in it adds variables.
+    Of the environment's GIT_ variables those stay that say where the user's own settings are, and
+    those to `keep`. `more` is for Popen; `env` in it adds variables.
     """
     kept = OWN.union(keep)
     environment = {
@@ -82,7 +83,8 @@ def start_git(
     environment |= ALWAYS | more.pop("env", {})
     if next(word for word in words if not word.startswith("-")) not in REMOTE:
         environment |= OFFLINE
-    # By variables and not by -c, which takes `filter.a=b.clean=` for `filter.a` (git-config(1), git 2.31 and newer).
+    # By variables and not by -c, which takes `filter.a=b.clean=` for `filter.a` (git-config(1),
+    # git 2.31 and newer).
     environment |= {"GIT_CONFIG_COUNT": str(len(GIT_SETTINGS) + len(settings))}
     for number, setting in enumerate((*GIT_SETTINGS, *settings)):
         name, _, value = (
@@ -110,7 +112,9 @@ def run_git(
     settings: tuple[str, ...] = (NO_HOOKS,),
     **more: Any,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git in a directory, with nobody to watch it; raises Unavailable where there is no git, TimedOut.
+    """Run git in a directory, with nobody to watch it.
+
+    Raises Unavailable where there is no git, TimedOut.
 
     It has a minute; then it and all that it has started is ended.
     """
@@ -134,7 +138,9 @@ def run_git(
 def watch_git(
     directory: str, *words: str, settings: tuple[str, ...] = (NO_HOOKS,)
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git with the user watching: what it says goes to stderr, and it may ask on a terminal for a password.
+    """Run git with the user watching.
+
+    What it says goes to stderr, and it may ask on a terminal for a password.
 
     It asks at the terminal itself (/dev/tty), not on stderr, which may carry what a remote says.
     """
@@ -154,7 +160,10 @@ def watch_git(
 
 
 def tell_git(stream: IO[bytes]) -> None:
-    """Show what git says, line by line and escaped; without its hints, which know nothing of ours."""
+    """Show what git says, line by line and escaped.
+
+    Without its hints, which know nothing of ours.
+    """
     with stream:
         for line in stream:
             text = line.decode(errors="backslashreplace").rstrip().expandtabs()
@@ -167,7 +176,10 @@ def tell_git(stream: IO[bytes]) -> None:
 
 
 def reason(errors: bytes) -> str:
-    """What git says on stderr that it could not do, in a line, without a password that a URL may carry."""
+    """What git says on stderr that it could not do, in a line.
+
+    Without a password that a URL may carry.
+    """
     lines = [line for line in os.fsdecode(errors).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("warning: ", "hint: ", "To "))] or [
         "it does not say why"

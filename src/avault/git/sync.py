@@ -88,7 +88,8 @@ def cmd_sync(terminal: Terminal) -> int:
         say(f"{' and '.join(done) or 'nothing to do'}: level with {printable(told['upstream'])}")
     else:
         say(
-            f"{'committed' if told['commit'] else 'nothing to do'}: there is no remote to be level with"
+            f"{'committed' if told['commit'] else 'nothing to do'}: "
+            "there is no remote to be level with"
         )
     return 0
 
@@ -96,7 +97,10 @@ def cmd_sync(terminal: Terminal) -> int:
 def exchange_commits(
     repository: Repository, upstream: Upstream, places: Places, told: dict[str, Any]
 ) -> None:
-    """Fetch, merge and push until both sides have the same, and count it; raises Unavailable, and what merging raises."""
+    """Fetch, merge and push until both sides have the same, and count it.
+
+    Raises Unavailable, and what merging raises.
+    """
     for _ in range(3):
         if watch_git(
             repository.top, "fetch", "--no-recurse-submodules", "--", upstream.remote
@@ -117,7 +121,10 @@ def exchange_commits(
 
 
 def conclude_merge(repository: Repository) -> None:
-    """Commit a merge of the upstream in which nothing is in conflict any more; raises Refused for anything else."""
+    """Commit a merge of the upstream in which nothing is in conflict any more.
+
+    Raises Refused for anything else.
+    """
     other = repository.line("rev-parse", "-q", "--verify", "MERGE_HEAD")
     if not other:
         return
@@ -135,7 +142,10 @@ def conclude_merge(repository: Repository) -> None:
 
 
 def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -> int:
-    """Merge what was fetched: how many commits there were. Raises Locked, Conflict and AvaultError."""
+    """Merge what was fetched: how many commits there were.
+
+    Raises Locked, Conflict and AvaultError.
+    """
     count = int(repository.run("rev-list", "--count", f"HEAD..{upstream.ref}", "--"))
     if not count:
         return 0
@@ -152,7 +162,8 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
     if before and ours and not repository.is_file(upstream.ref, vault):
         raise Tampered(
             f"{upstream.name} has no avault.enc any more, and yours would go with it",
-            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; then: avault sync",
+            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
+            "then: avault sync",
         )
     if theirs and theirs != ours:
         verify_incoming(repository, upstream, places, repository.blob(theirs))
@@ -192,9 +203,12 @@ def merge_upstream(repository: Repository, upstream: Upstream, places: Places) -
 def verify_incoming(
     repository: Repository, upstream: Upstream, places: Places, data: bytes
 ) -> None:
-    """Open the vault of the other side before it takes the place of one that works; raises Tampered and Locked.
+    """Open the vault of the other side before it takes the place of one that works.
 
-    What this machine has opened before works. Without that there is nothing to lose, and nothing to open the other with.
+    Raises Tampered and Locked.
+
+    What this machine has opened before works. Without that there is nothing to lose, and nothing to
+    open the other with.
     """
     try:
         inspect(places, data)
@@ -213,12 +227,16 @@ def verify_incoming(
     except Tampered as error:
         raise Tampered(
             f"the avault.enc of {upstream.name} does not open: {error.message}",
-            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; then: avault sync",
+            f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
+            "then: avault sync",
         ) from None
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:
-    """Push the branch: how many commits that were; None if the other side has more again. Raises Unavailable."""
+    """Push the branch: how many commits that were; None if the other side has more again.
+
+    Raises Unavailable.
+    """
     head = repository.head()
     commits = new_commits(repository, upstream, head.commit) if head.commit else []
     if not commits or not head.commit:
@@ -236,7 +254,10 @@ def publish(repository: Repository, upstream: Upstream) -> int | None:
 
 
 def served_conflicts(terminal: Terminal) -> list[str]:
-    """The keys that two machines set, once the daemon has looked at what was merged; none while it is locked."""
+    """The keys that two machines set, once the daemon has looked at what was merged.
+
+    There are none while it is locked.
+    """
     try:
         groups = terminal.ask("list")["groups"]
     except (Locked, Unavailable):

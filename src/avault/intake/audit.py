@@ -33,7 +33,10 @@ SHORTEST_IN_CLEAR = 8
 
 
 class Held:
-    """What the vault holds: names by value, and values by what a variable for them may be called."""
+    """What the vault holds.
+
+    Names by value, and values by what a variable for them may be called.
+    """
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.names: dict[str, list[str]] = {}
@@ -66,11 +69,16 @@ class Exposure(Fields, frozen=True, order=True):
             "differs": "differs from ",
             "same": "in the vault too: ",
         }[self.state]
-        return f"{printable(self.file, 4096)}:{self.line}  {self.variable or '(in the text)'}  {known}{', '.join(self.secrets)}"
+        place = f"{printable(self.file, 4096)}:{self.line}"
+        name = self.variable or "(in the text)"
+        return f"{place}  {name}  {known}{', '.join(self.secrets)}"
 
 
 def judge(each: Assignment, file: str, held: Held) -> Exposure | None:
-    """What is to be said of a variable; None where it is no secret, or its value is not in the file."""
+    """What is to be said of a variable.
+
+    None where it is no secret, or its value is not in the file.
+    """
     if not each.value:
         return None
     if places := held.names.get(each.value):
@@ -87,7 +95,10 @@ def judge(each: Assignment, file: str, held: Held) -> Exposure | None:
 def look_into(
     file: str, text: str, parse: Callable[[str], list[Assignment]], held: Held
 ) -> list[Exposure]:
-    """What stands in clear in a file: its variables, then whatever else its text holds, comments included."""
+    """What stands in clear in a file.
+
+    Its variables, then whatever else its text holds, comments included.
+    """
     found, lines, seen = [], Lines(text), set()
     for each in parse(text):
         if finding := judge(each, file, held):
@@ -127,12 +138,15 @@ def usual_files(places: Places) -> Iterator[str]:
         os.path.expanduser("~"),
         os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"),
     )
-    names = ".profile .bash_profile .bash_login .bashrc .bash_aliases .zshenv .zprofile .zshrc .zlogin .pam_environment"
+    names = (
+        ".profile .bash_profile .bash_login .bashrc .bash_aliases "
+        ".zshenv .zprofile .zshrc .zlogin .pam_environment"
+    )
     for directory in dict.fromkeys((home, os.environ.get("ZDOTDIR") or home)):
         yield from (os.path.join(directory, name) for name in names.split())
     for pattern in (
-        "environment.d/*.conf", "fish/config.fish", "fish/conf.d/*.fish", "fish/fish_variables", "systemd/user/*.service",
-        "systemd/user/*.service.d/*.conf",
+        "environment.d/*.conf", "fish/config.fish", "fish/conf.d/*.fish", "fish/fish_variables",
+        "systemd/user/*.service", "systemd/user/*.service.d/*.conf",
     ):  # fmt: skip
         yield from sorted(glob.glob(os.path.join(glob.escape(config), pattern)))
     for directory in (
@@ -151,7 +165,10 @@ def usual_files(places: Places) -> Iterator[str]:
 
 
 def environment_files(text: str) -> Iterator[str]:
-    """The files that a unit's EnvironmentFile= lines name; %h is the home directory, other % are not known here."""
+    """The files that a unit's EnvironmentFile= lines name.
+
+    %h is the home directory, other % are not known here.
+    """
     for match in re.finditer(r"(?m)^[ \t]*EnvironmentFile[ \t]*=[ \t]*-?(\S+)", text):
         pattern = (
             match[1]
@@ -175,7 +192,10 @@ class Audit:
     def look(
         self, path: str, is_named: bool, parse: Callable[[str], list[Assignment]] | None = None
     ) -> None:
-        """Look into a file, and into those that it names if it is a unit. One that was not named may be missing."""
+        """Look into a file, and into those that it names if it is a unit.
+
+        One that was not named may be missing.
+        """
         real = os.path.realpath(path)
         if real in self.seen or (not is_named and not os.path.isfile(real)):
             return
@@ -233,9 +253,11 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
         return 0
     missing, differs, same = (states[state] for state in ("missing", "differs", "same"))
     say(
-        f"in clear in {many}: {missing} not in the vault, {differs} with another value, {same} in both"
+        f"in clear in {many}: {missing} not in the vault, {differs} with another value, "
+        f"{same} in both"
     )
     say(
-        "hint: avault migrate --remove takes them out of ~/.profile, avault import FILE takes a .env file in; then: rm FILE"
+        "hint: avault migrate --remove takes them out of ~/.profile, "
+        "avault import FILE takes a .env file in; then: rm FILE"
     )
     return 1

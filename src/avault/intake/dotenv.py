@@ -23,9 +23,9 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 class Assignment(Fields, frozen=True):
     """One variable that a file sets, and the lines where it does.
 
-    `value` is None where it cannot be known without running something. `problem` says why this assignment alone does
-    not decide what the variable is. `remark` says what else reads the file differently. What cannot be read at all
-    has no name.
+    `value` is None where it cannot be known without running something. `problem` says why this
+    assignment alone does not decide what the variable is. `remark` says what else reads the file
+    differently. What cannot be read at all has no name.
     """
 
     line: int
@@ -74,7 +74,10 @@ DOUBLE_ESCAPES = (
 CARRIAGE_RETURN = (
     "a carriage return stays in it, which python-dotenv and npm's dotenv take for the end of a line"
 )
-QUOTED_REFERENCE = "python-dotenv puts another variable's value for ${NAME} in single quotes and backticks too, and others do not"
+QUOTED_REFERENCE = (
+    "python-dotenv puts another variable's value for ${NAME} in single quotes and backticks too, "
+    "and others do not"
+)
 DOLLAR = "a $ begins a variable to docker compose and others, and not to python-dotenv"
 HASH = "a # ends the value to npm's dotenv, and to others not"
 ODD_SPACE = "the odd white space around it belongs to the value for some, and for others not"
@@ -85,7 +88,10 @@ TWO_EXPORTS = "a shell that reads this line exports more than one variable"
 
 
 def parse_dotenv(text: str) -> list[Assignment]:
-    """The variables of a .env file, in order; a line that is none has a problem, and no name that may be a secret."""
+    """The variables of a .env file, in order.
+
+    A line that is none has a problem, and no name that may be a secret.
+    """
     text = text.removeprefix("\ufeff")
     if "\n" not in text:
         text = text.replace("\r", "\n")  # as old as that
@@ -107,7 +113,10 @@ def parse_dotenv(text: str) -> list[Assignment]:
 
 
 def read_bare(line: str, number: int) -> Assignment:
-    """A line that assigns nothing. A word alone is a name to docker, and may be a piece of a secret: few are repeated."""
+    """A line that assigns nothing.
+
+    A word alone is a name to docker, and may be a piece of a secret: few are repeated.
+    """
     word = BARE_NAME.fullmatch(line)
     if not word:
         return Assignment(number, number, "", None, "not KEY=value")
@@ -118,7 +127,10 @@ def read_bare(line: str, number: int) -> Assignment:
 def read_assignment(
     text: str, name: re.Match[str], end: int, lines: Lines
 ) -> tuple[Assignment, int]:
-    """The assignment whose name was found, and where the next line begins. `end` is the end of this one."""
+    """The assignment whose name was found, and where the next line begins.
+
+    `end` is the end of this one.
+    """
     line, start = lines.at(name.start()), name.end()
 
     def made(value: str | None, last: int, problem: str = "", remark: str = "") -> Assignment:
@@ -147,7 +159,8 @@ def read_assignment(
 def read_quoted(quoted: re.Match[str], is_windows: bool) -> tuple[str, int, str, str]:
     """The value in quotes, its last position, a problem and a remark.
 
-    A line end in it is the file's where the assignment's own line ends in the same way, and the value's where it does not.
+    A line end in it is the file's where the assignment's own line ends in the same way, and the
+    value's where it does not.
     """
     single, double, back = (
         piece and piece.replace("\r\n", "\n") if is_windows else piece for piece in quoted.groups()
@@ -205,7 +218,9 @@ def read_plain(text: str, name: re.Match[str], end: int) -> tuple[str, int, str,
 
 
 def read_references(text: str) -> tuple[str, str]:
-    """The problem of a value that refers to other variables, and the remark about one that does so to some readers.
+    """The problem of a value that refers to other variables.
+
+    Gives also the remark about one that does so to some readers.
 
     Only the program that reads the file knows which value ${NAME} has: such a line is left.
     """
@@ -269,9 +284,12 @@ def check_line(each: Assignment, takes_references: bool) -> None:
 def read_dotenv(
     text: str, takes_references: bool = False
 ) -> tuple[dict[str, str], list[Assignment]]:
-    """The variables of a .env file, empty ones too, and the lines about which there is something to say, without values.
+    """The variables of a .env file, empty ones too.
 
-    avault:// is another vault's unless `takes_references`. Raises Usage that names all the bad lines, never what they say.
+    Gives also the lines about which there is something to say, without values.
+
+    avault:// is another vault's unless `takes_references`. Raises Usage that names all the bad
+    lines, never what they say.
     """
     variables: dict[str, str] = {}
     told: list[Assignment] = []

@@ -31,7 +31,10 @@ def settings(text: str, comments: str) -> Iterator[tuple[int, str, str | None, s
 
 
 def read_aws(text: str) -> FileSecrets:
-    """~/.aws/credentials: a group for each profile, with the names that the AWS tools take from the environment."""
+    """~/.aws/credentials: a group for each profile.
+
+    Its keys have the names that the AWS tools take from the environment.
+    """
     found, profiles = FileSecrets(), dict[str, dict[str, str]]()
     for number, section, name, value in settings(text, "#;"):
         profile = section.removeprefix("profile ").strip()
@@ -80,7 +83,10 @@ def read_netrc(text: str) -> FileSecrets:
 
 
 def read_pgpass(text: str) -> FileSecrets:
-    r"""~/.pgpass: host:port:database:user:password, with \: and \\ (libpq-pgpass); a group for each, with libpq's names."""
+    r"""~/.pgpass: host:port:database:user:password, with \: and \\ (libpq-pgpass).
+
+    Each becomes a group, with libpq's names.
+    """
     found = FileSecrets()
     for number, line in enumerate(text_lines(text), 1):
         if not line.strip() or line[0] == "#":

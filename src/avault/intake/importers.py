@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 
 FORM_READERS: dict[str, Callable[[str], FileSecrets]] = {
-    "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc, "k8s": read_kubernetes, "csv": read_csv,
-    "bitwarden": read_bitwarden,
+    "aws": read_aws, "netrc": read_netrc, "pgpass": read_pgpass, "npmrc": read_npmrc,
+    "k8s": read_kubernetes, "csv": read_csv, "bitwarden": read_bitwarden,
 }  # fmt: skip
 IMPORT_FORMS = ("dotenv", "json", *FORM_READERS)
 OF_NAMES = {"netrc": "netrc", "pgpass": "pgpass", "npmrc": "npmrc", "csv": "csv", "env": "dotenv"}
 
 
 def form_of(file: str, text: str) -> str:
-    """Which of FORMS a file is, by its name and by what is in it; raises Usage for what is known, and not read."""
+    """Which of FORMS a file is, by its name and by what is in it.
+
+    Raises Usage for what is known, and not read.
+    """
     start = text.lstrip("\ufeff \t\r\n")
     name = os.path.basename(file).lower().lstrip("._").removesuffix(".conf")
     if start[:1] == "{" or re.match(r"\[\s*([\[{\"\]0-9]|\Z)", start):

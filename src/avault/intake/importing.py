@@ -29,7 +29,8 @@ LARGEST = 256 << 20  # bytes of a file to import
 def read_input(file: str) -> str:
     """What is in a file, or comes from stdin; raises NotFound, Usage, AvaultError.
 
-    The file is opened before this process is hardened: /dev/fd/63, which `<(…)` gives, is closed to it afterwards.
+    The file is opened before this process is hardened: /dev/fd/63, which `<(…)` gives, is closed to
+    it afterwards.
     """
     if file == "-" and sys.stdin.isatty():
         say("reading from the terminal, to the end of input (Ctrl-D)")
@@ -57,7 +58,10 @@ def read_input(file: str) -> str:
 def take(
     text: str, form: str, group: str | None
 ) -> tuple[ImportedSecrets, dict[str, str], list[Assignment]]:
-    """The secrets of a text of that form, the notes of their groups, and what there is to say about lines; raises Usage."""
+    """The secrets of a text of that form, and the notes of their groups.
+
+    Gives also what there is to say about lines. Raises Usage.
+    """
     if form == "json":
         found, notes, empty = parse_json(text.removeprefix("\ufeff"), group)
         return found, notes, [Assignment(0, 0, name, None, EMPTY) for name in empty]
@@ -160,7 +164,8 @@ def tell_stored(dry_run: bool, found: ImportedSecrets, stored: Stored, otherwise
         say("there is nothing to import")
     elif dry_run and stored.differs:
         say(
-            f"nothing was written; {len(stored.differs):,} in the vault with another value: {otherwise}"
+            f"nothing was written; {len(stored.differs):,} in the vault with another value: "
+            f"{otherwise}"
         )
     elif dry_run:
         say("nothing was written")

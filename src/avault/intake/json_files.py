@@ -23,7 +23,10 @@ def refuse_json(problem: str) -> Usage:
 
 
 def load_json(text: str) -> dict[str, Any]:
-    """The object that a JSON text is; numbers as the text that they are written as. Raises Usage."""
+    """The object that a JSON text is; numbers as the text that they are written as.
+
+    Raises Usage.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({name for name, _ in pairs}) < len(pairs):
@@ -76,7 +79,9 @@ def groups_of(
 
 
 def parse_json(text: str, group: str | None) -> tuple[ImportedSecrets, dict[str, str], list[str]]:
-    """The secrets of a JSON text, the notes of their groups, and the names of those that are empty; raises Usage.
+    """The secrets of a JSON text, the notes of their groups, and the names of those that are empty.
+
+    Raises Usage.
 
     A number is the text that it is written as, true and false are these words, null is empty.
     """

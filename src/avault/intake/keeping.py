@@ -22,7 +22,10 @@ BATCH_COUNT = 1000
 
 
 class Stored(Fields):
-    """What became of secrets, by GROUP/KEY: new to the vault, there already, or there with another value."""
+    """What became of secrets, by GROUP/KEY.
+
+    They are new to the vault, there already, or there with another value.
+    """
 
     new: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
@@ -64,7 +67,10 @@ def store(
     notes: dict[str, str],
     replacing: bool,
 ) -> None:
-    """Write what `compare` found to be new, and what differs if it may be replaced; the rest is there already."""
+    """Write what `compare` found to be new, and what differs if it may be replaced.
+
+    The rest is there already.
+    """
     wanted = {*stored.new, *(stored.differs if replacing else ())}
     todo = {name: value for name, value in found.items() if "/".join(name) in wanted}
     done, drawn = 0, sys.stderr.isatty() and len(todo) > BATCH_COUNT

@@ -22,7 +22,10 @@ YAML_KEY = regex(
 
 
 class Manifest:
-    """The YAML that kubectl and people write for a Secret: mappings, lists, scalars of one line, blocks. Else Usage."""
+    """The YAML that kubectl and people write for a Secret.
+
+    Mappings, lists, scalars of one line, blocks; raises Usage for anything else.
+    """
 
     def __init__(self, lines: list[tuple[int, str]]) -> None:
         self.lines, self.at = lines, 0
@@ -149,7 +152,10 @@ def load_manifests(text: str) -> list[Any]:
 
 
 def read_kubernetes(text: str) -> FileSecrets:
-    """Secrets of Kubernetes: a group for each, called as the Secret is. A key such as tls.crt becomes TLS_CRT."""
+    """Secrets of Kubernetes: a group for each, called as the Secret is.
+
+    A key such as tls.crt becomes TLS_CRT.
+    """
     found = FileSecrets()
     for document in load_manifests(text):
         items = (

@@ -11,7 +11,8 @@ from avault.late import regex
 
 FISH_ESCAPES = {**C_ESCAPES, "e": "\x1b", "\n": ""}
 FISH_ESCAPE = regex(
-    r"(?s)\\(?:[xX]([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})|([0-7]{1,3})|c(.)|(.))"
+    r"(?s)\\(?:[xX]([0-9A-Fa-f]{1,2})|u([0-9A-Fa-f]{1,4})|U([0-9A-Fa-f]{1,8})"
+    r"|([0-7]{1,3})|c(.)|(.))"
 )
 FISH_WORD = regex(
     r"""(?s)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[^ \t\n'"\\;&|<>#()]|(?<=[^ \t\n])#)+"""
@@ -55,15 +56,16 @@ def read_fish_word(word: str) -> str | None:
 
 
 def parse_fish(text: str) -> list[Assignment]:
-    """The variables that a fish script sets, wherever: `set -gx NAME value`, `export NAME=value`."""
+    """The variables that a fish script sets: `set -gx NAME value`, `export NAME=value`."""
     lines, found = Lines(text), []
+    space = re.compile(r"(?:[ \t]|\\\n)*")
     for match in re.finditer(
         r"(?:^|[;\n]|\b(?:and|or|begin|then)\b)[ \t]*(set|export)[ \t]+", text
     ):
         words, at = [], match.end()
         while word := FISH_WORD.match(text, at):
             words.append(word[0])
-            at = re.compile(r"(?:[ \t]|\\\n)*").match(text, word.end()).end()  # type: ignore[union-attr]
+            at = space.match(text, word.end()).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "(":
             words.append("$")
         options = list(itertools.takewhile(lambda word: word[0] == "-", words))
@@ -119,7 +121,10 @@ def parse_unit(text: str) -> list[Assignment]:
 
 
 def parse_pam(text: str) -> list[Assignment]:
-    """The variables of ~/.pam_environment: `NAME DEFAULT=value`, or `NAME=value` (pam_env.conf(5))."""
+    """The variables of ~/.pam_environment (pam_env.conf(5)).
+
+    `NAME DEFAULT=value`, or `NAME=value`.
+    """
     found = []
     for number, line in enumerate(text.split("\n"), 1):
         match = re.match(rf"\s*({NAME})\s+(?:DEFAULT|OVERRIDE)=(?:\"([^\"]*)\"|(\S*))", line)

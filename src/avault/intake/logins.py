@@ -21,14 +21,17 @@ BINARY = "it is binary"
 
 
 class Login(Fields):
-    """A login: what the file calls it, '' for the one that has no name of its own, and its values by key."""
+    """A login: what the file calls it, and its values by key.
+
+    '' is the one that has no name of its own.
+    """
 
     name: str
     values: dict[str, str] = field(repr=False)
 
 
 class FileSecrets(Fields):
-    """What a file has: entries, lines that are left, and the problems of those that cannot be read."""
+    """What a file has: entries, lines that are left, and problems of those that cannot be read."""
 
     entries: list[Login] = field(default_factory=list)
     left: list[Assignment] = field(default_factory=list)
@@ -63,8 +66,9 @@ def as_key(name: str) -> str:
 def place(found: FileSecrets, group: str | None, base: str | None) -> ImportedSecrets:
     """Secrets by group and key; raises Usage that names all that cannot be kept.
 
-    A group for each entry: its name; or, with a `group` or a `base` for the format, that alone for the only entry and for
-    the one without a name, and GROUP-NAME for others. Two of one name are told apart by a number.
+    A group for each entry: its name; or, with a `group` or a `base` for the format, that alone for
+    the only entry and for the one without a name, and GROUP-NAME for others. Two of one name are
+    told apart by a number.
     """
     first, bad = group or base, list(found.bad)
     secrets: ImportedSecrets = {}

@@ -40,7 +40,10 @@ def find_columns(header: Iterable[str]) -> dict[str, int]:
 
 
 def read_csv(text: str) -> FileSecrets:
-    """The CSV of a password manager or a browser: a group for each row; user name, password, seed, notes and custom fields."""
+    """The CSV of a password manager or a browser: a group for each row.
+
+    It has user name, password, seed, notes and custom fields.
+    """
     csv.field_size_limit(1 << 20)
     found, rows = FileSecrets(), csv.reader(io.StringIO(text, newline=""), strict=True)
     columns: dict[str, int] = {}

@@ -35,10 +35,12 @@ OF_THE_SESSION = frozenset("LANG LANGUAGE TZ TERM COLORTERM DISPLAY WAYLAND_DISP
 
 
 def take_shell(script: Script) -> tuple[dict[str, str], list[Assignment]]:
-    """The exported variables that a script surely leaves, and those that are left to it, each with the reason.
+    """The exported variables that a script surely leaves.
 
-    As in the shell the last assignment counts. Where one of a variable's assignments may or may not happen, or
-    another command is given its name, nobody knows without running it.
+    Gives also those that are left to it, each with the reason.
+
+    As in the shell the last assignment counts. Where one of a variable's assignments may or may not
+    happen, or another command is given its name, nobody knows without running it.
     """
     by_name: dict[str, list[Assignment]] = {}
     for each in assignments_of(script):
@@ -79,10 +81,13 @@ def take_shell(script: Script) -> tuple[dict[str, str], list[Assignment]]:
 
 
 def removable(script: Script, taken: dict[str, str]) -> tuple[set[int], list[Assignment]]:
-    """The lines to take out once the vault has the variables in `taken`, and the assignments that stay, with reasons.
+    """The lines to take out once the vault has the variables in `taken`.
 
-    A line goes if all that stands on it is in the vault then, and a variable goes from all its lines or from none:
-    it stays where an earlier, other value would count again, and where the rest of the file uses it.
+    Gives also the assignments that stay, with reasons.
+
+    A line goes if all that stands on it is in the vault then, and a variable goes from all its
+    lines or from none: it stays where an earlier, other value would count again, and where the rest
+    of the file uses it.
     """
     assignments = [each for each in assignments_of(script) if each.name in taken]
     reasons = {
@@ -136,7 +141,10 @@ def without_lines(data: bytes, lines: set[int]) -> bytes:
 
 
 def attributes(fd: int) -> list[str]:
-    """The names of a file's extended attributes: access lists, SELinux's label. None where the system has none."""
+    """The names of a file's extended attributes: access lists, SELinux's label.
+
+    None where the system has none.
+    """
     try:
         return os.listxattr(fd) if sys.platform == "linux" else []
     except OSError:
@@ -144,9 +152,12 @@ def attributes(fd: int) -> list[str]:
 
 
 def replace_file(path: str, before: bytes, after: bytes) -> None:
-    """Put other bytes into a person's file: atomically, with its mode and owner, only if it is as it was.
+    """Put other bytes into a person's file, atomically, with its mode and owner.
 
-    `path` is no symlink (the target of one is what its owner edits). Raises AvaultError; the file is as it was then.
+    It is done only if the file is as it was.
+
+    `path` is no symlink (the target of one is what its owner edits). Raises AvaultError; the file
+    is as it was then.
     """
     temporary = f"{path}.{secrets.token_hex(8)}.tmp"
     unchanged = "nothing was taken out; the file is as it was"
@@ -225,7 +236,8 @@ def cmd_migrate(
     if stored.differs and not dry_run:
         raise Denied(
             f"in the vault with another value: {some(stored.differs)}",
-            f"keep both with --group NAME, or take one away first: avault delete {stored.differs[0]}",
+            "keep both with --group NAME, or take one away first: "
+            f"avault delete {stored.differs[0]}",
         )
     lines, kept = removable(script, taken) if remove and not stored.differs else (set(), [])
     if lines and not dry_run and not terminal.ask("status")["proven"]:

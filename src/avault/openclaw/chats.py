@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def find_chats(config: dict[str, Any]) -> list[tuple[str, str]]:
-    """The operator's chats, by channel and target, that work without the vault: no reference into it stands in the channel."""
+    """The operator's chats, by channel and target, that work without the vault.
+
+    No reference into it stands in the channel.
+    """
     owners = reach(config, ["commands", "ownerAllowFrom"])
     default = reach(config, ["secrets", "defaults", "exec"])
     found = []

@@ -55,7 +55,10 @@ def launcher_path() -> str:
 
 
 def own_script() -> str | None:
-    """The script that runs us, if OpenClaw can use it as it is; not one that looks for its interpreter on the PATH."""
+    """The script that runs us, if OpenClaw can use it as it is.
+
+    Not one that looks for its interpreter on the PATH.
+    """
     path = os.path.realpath(sys.argv[0])
     if os.path.basename(path) not in ("avault", "avault.py") or refusal(path):
         return None
@@ -75,7 +78,9 @@ def launcher_text() -> bytes:
 
 
 def find_command(writing: bool) -> str:
-    """The path that OpenClaw is to execute: our script, else the launcher, which is written if need be.
+    """The path that OpenClaw is to execute.
+
+    Our script, else the launcher, which is written if need be.
 
     Raises AvaultError where OpenClaw would refuse it.
     """
@@ -107,7 +112,7 @@ def is_launcher(path: str) -> bool:
 
 
 def name_vault(places: Places) -> list[str]:
-    """The options with which avault finds this vault from a gateway, whose environment is another."""
+    """The options with which avault finds this vault from a gateway's environment."""
     usual = (
         usual_directory
         if not (os.environ.get("AVAULT_DIR") or os.environ.get("WORKSPACE"))

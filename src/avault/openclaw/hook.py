@@ -56,7 +56,7 @@ class Hook:
         }
 
     def first(self) -> list[str]:
-        """The topmost setting that enabling the hook creates, so that disabling can take it away again."""
+        """The topmost setting that enabling the hook creates, and disabling takes away again."""
         try:
             return list(json.loads(read_file(os.path.join(self.directory, "avault.json")))["first"])
         except (AvaultError, ValueError, TypeError, KeyError):
@@ -95,7 +95,8 @@ class Hook:
         internal = self.openclaw.value("hooks", "internal")
         if isinstance(internal, dict) and internal.get("enabled") and not internal.get("entries"):
             warn(
-                "until now OpenClaw loaded every hook that it found; from now on those under hooks.internal.entries",
+                "until now OpenClaw loaded every hook that it found; "
+                "from now on those under hooks.internal.entries",
                 "openclaw hooks list, and openclaw hooks enable for each that you want",
             )
         self.openclaw.run("hooks", "enable", HOOK)
@@ -178,7 +179,8 @@ def cmd_uninstall(terminal: Terminal) -> int:
     if os.path.lexists(launcher) and LAUNCHER.splitlines()[1].encode() in read_file(launcher):
         if launcher in provider_commands(openclaw):
             say(
-                f"kept {launcher}: openclaw.json names it as a secret provider, and the gateway would not start without it"
+                f"kept {launcher}: openclaw.json names it as a secret provider, "
+                "and the gateway would not start without it"
             )
         else:
             os.unlink(launcher)

@@ -1,4 +1,4 @@
-"""The files of OpenClaw's hook: what lies in hooks/avault-unlock/, which the generator puts here."""
+"""The files of OpenClaw's hook: what lies in hooks/avault-unlock/; the generator puts it here."""
 
 from __future__ import annotations
 

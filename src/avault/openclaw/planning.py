@@ -27,7 +27,10 @@ from avault.terminal.terminal import Terminal
 
 
 def refuse_unproven(terminal: Terminal, dry_run: bool) -> None:
-    """Raise Denied where nobody has shown that the phone opens the vault: what is in clear may be the only copy then."""
+    """Raise Denied where nobody has shown that the phone opens the vault.
+
+    What is in clear may be the only copy then.
+    """
     if terminal.ask("status")["proven"]:
         return
     refusal, hint = (
@@ -40,7 +43,7 @@ def refuse_unproven(terminal: Terminal, dry_run: bool) -> None:
 
 
 def finish(openclaw: OpenClaw, values: list[str]) -> None:
-    """After a plan was applied: what still stands in clear elsewhere, and what OpenClaw itself says now."""
+    """What still stands in clear elsewhere after a plan, and what OpenClaw itself says then."""
     if copies := old_copies(openclaw.config_path, values):
         warn(
             "OpenClaw's old copies of openclaw.json hold the values in clear",
@@ -52,7 +55,8 @@ def finish(openclaw: OpenClaw, values: list[str]) -> None:
         return
     for each in report["findings"]:
         warn(
-            f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} in {printable(each['file'])}"
+            f"openclaw secrets audit: {each['code']} {printable(each['jsonPath'])} "
+            f"in {printable(each['file'])}"
         )
 
 

@@ -28,7 +28,9 @@ PROVIDER_WAIT = 100.0  # seconds; OpenClaw waits 120 at most
 
 
 def ask_phone(terminal: Terminal, timeout: float) -> None:
-    """Have the operator open the vault, and wait so long; the daemon goes on asking without us, for ten minutes in all.
+    """Have the operator open the vault, and wait so long.
+
+    The daemon goes on asking without us, for ten minutes in all.
 
     Starts the daemon if none runs. Raises Denied, TimedOut, and what else keeps the vault locked.
     """

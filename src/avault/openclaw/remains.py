@@ -39,7 +39,10 @@ def holds(file: str, values: list[str]) -> bool:
 
 
 def clean_store(file: str) -> None:
-    """Write a database anew, without what was deleted (VACUUM, sqlite.org/lang_vacuum.html); raises AvaultError."""
+    """Write a database anew, without what was deleted (VACUUM, sqlite.org/lang_vacuum.html).
+
+    Raises AvaultError.
+    """
     try:
         with open_sqlite(file, "rw") as db:
             db.execute("PRAGMA secure_delete = ON")
@@ -52,7 +55,10 @@ def clean_store(file: str) -> None:
 
 
 def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
-    """Take the settings of auth profiles that OpenClaw has scrubbed out of openclaw.json, and remember them for --undo."""
+    """Take the settings of auth profiles that OpenClaw has scrubbed out of openclaw.json.
+
+    They are remembered for --undo.
+    """
     moved = Moved(places)
     patch: dict[str, Any] = {}
     ids = {target.plan["path"]: "/".join(target.name) for target in found.targets}
@@ -60,12 +66,17 @@ def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
         with open_sqlite(profile["file"]) as db:
             if reach(read_store(db)[0], ["profiles", name, profile["kind"]]) is not None:
                 continue
-        change_store(profile["file"], lambda store, name=name: store["profiles"].pop(name, None))  # type: ignore[misc]
+
+        def forget(store: dict[str, Any], name: str = name) -> None:
+            store["profiles"].pop(name, None)
+
+        change_store(profile["file"], forget)
         provider = str(profile["entry"]["provider"])
         order = openclaw.value("auth", "order", provider)
         setting = openclaw.value("auth", "profiles", name)
         moved.profiles[name] = {
-            **profile, "id": ids[f"models.providers.{provider}.apiKey"], "setting": setting, "order": order,
+            **profile, "id": ids[f"models.providers.{provider}.apiKey"],
+            "setting": setting, "order": order,
         }  # fmt: skip
         if setting is not None:
             put_at(patch, ["auth", "profiles", name], None)
@@ -80,7 +91,10 @@ def tidy_profiles(openclaw: OpenClaw, places: Places, found: Findings) -> None:
 
 
 def clean_stores(files: list[str], values: list[str]) -> None:
-    """Take values that a plan has moved out of the free pages of these databases too; warn of those that stay."""
+    """Take values that a plan has moved out of the free pages of these databases too.
+
+    Warn of those that stay.
+    """
     for file in files:
         if not values or not holds(file, values):
             continue
@@ -93,7 +107,10 @@ def clean_stores(files: list[str], values: list[str]) -> None:
             )
             continue
         if holds(file, values):
-            hint = "openclaw secrets audit names what is still stored; the rest goes with its next write"
+            hint = (
+                "openclaw secrets audit names what is still stored; "
+                "the rest goes with its next write"
+            )
             warn(f"values that were moved still stand in clear in {file}", hint)
         else:
             say(f"wrote {file} anew: the values that were moved stood in its free pages")

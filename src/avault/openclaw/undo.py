@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 def find_own_references(
     content: Any, file: str, default: object, segments: tuple[str, ...] = ()
 ) -> Iterator[Reference]:
-    """The references to our provider in there; `default` is the provider of those that name none."""
+    """The references to our provider in there.
+
+    `default` is the provider of those that name none.
+    """
     if isinstance(content, dict):
         if (
             content.get("source") == "exec"
@@ -46,7 +49,10 @@ def find_own_references(
 
 
 def is_in_list(content: Any, segments: list[str]) -> bool:
-    """Whether the way to a reference leads through a list, which a patch can only replace as a whole."""
+    """Whether the way to a reference leads through a list.
+
+    A patch can only replace that as a whole.
+    """
     return any(
         isinstance(reach(content, segments[:length]), list) for length in range(len(segments))
     )
@@ -55,7 +61,10 @@ def is_in_list(content: Any, segments: list[str]) -> bool:
 def look_back(
     openclaw: OpenClaw, places: Places, moved: Moved
 ) -> tuple[list[Reference], dict[str, str]]:
-    """All that can become values again, references into the vault and moved variables; and what stays, with the reason."""
+    """All that can become values again, references into the vault and moved variables.
+
+    Gives also what stays, with the reason.
+    """
     default = openclaw.value("secrets", "defaults", "exec")
     here = list(find_own_references(openclaw.config, openclaw.config_path, default))
     found = [each for each in here if not is_in_list(openclaw.config, each.segments)]
@@ -86,7 +95,10 @@ def look_back(
 
 
 def write_profiles(file: str, found: list[Reference], values: dict[str, str]) -> None:
-    """Put values into a store of auth profiles, in place of `keyRef` or `tokenRef`; raises AvaultError."""
+    """Put values into a store of auth profiles, in place of `keyRef` or `tokenRef`.
+
+    Raises AvaultError.
+    """
 
     def change(store: dict[str, Any]) -> None:
         for each in found:
@@ -109,7 +121,10 @@ def make_patch(
     with_provider: bool,
     moved: Moved,
 ) -> dict[str, Any]:
-    """The patch for `openclaw config patch`: values for references, servers as they ran before, and null for what goes."""
+    """The patch for `openclaw config patch`.
+
+    Values for references, servers as they ran before, and null for what goes.
+    """
     patch: dict[str, Any] = {}
     for name in dict.fromkeys(each.server() for each in found):
         if name in moved.servers:
@@ -152,7 +167,8 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
     apply = not dry_run and bool(found or (has_provider and not left))
     if apply:
         warn(
-            f"{len(found)} values will stand IN CLEAR on the disk again, in: {', '.join(files) or 'no file'}"
+            f"{len(found)} values will stand IN CLEAR on the disk again, "
+            f"in: {', '.join(files) or 'no file'}"
         )
         if not yes and not confirm("avault: take OpenClaw's references into the vault back?"):
             raise Denied(
@@ -182,7 +198,8 @@ def undo_plan(terminal: Terminal, dry_run: bool, yes: bool) -> int:
     tell_moved(lines if apply else [], left, "" if found or gone else "nothing to do")
     if gone:
         say(
-            "openclaw.json has no avault any more; the vault still has the secrets. The hook goes by: avault openclaw uninstall"
+            "openclaw.json has no avault any more; the vault still has the secrets. "
+            "The hook goes by: avault openclaw uninstall"
         )
     return 0
 
@@ -194,7 +211,10 @@ def put_back(
     with_provider: bool,
     moved: Moved,
 ) -> None:
-    """Write the vault's values where the references stand; raises NotFound, before any write, for what the vault has not."""
+    """Write the vault's values where the references stand.
+
+    Raises NotFound, before any write, for what the vault has not.
+    """
     names = sorted({each.id for each in found})
     rows = (
         terminal.ask("reveal", groups=[], only=names, **{"for": "openclaw"})["secrets"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Reference(Fields):
-    """A reference into the vault: the file and the keys under which it stands, and the secret's name."""
+    """A reference into the vault: file and keys under which it stands, and the secret's name."""
 
     file: str
     segments: list[str]
@@ -46,10 +46,12 @@ class Reference(Fields):
 
 
 class Moved:
-    """What a plan took out of OpenClaw's settings, so that --undo can put it back: names and settings, never a value.
+    """What a plan took out of OpenClaw's settings, so that --undo can put it back.
 
-    `variables` are the paths of variables and their names in the vault, `servers` the commands that now run under
-    avault run, `profiles` the auth profiles that OpenClaw scrubbed.
+    It has names and settings, never a value.
+
+    `variables` are the paths of variables and their names in the vault, `servers` the commands that
+    now run under avault run, `profiles` the auth profiles that OpenClaw scrubbed.
     """
 
     def __init__(self, places: Places) -> None:
@@ -63,7 +65,10 @@ class Moved:
         self.profiles: dict[str, Any] = dict(content.get("profiles") or {})
 
     def profiles_of(self, found: list[Reference]) -> dict[str, dict[str, Any]]:
-        """The scrubbed profiles whose keys are among these references, which stand in the providers' own settings now."""
+        """The scrubbed profiles whose keys are among these references.
+
+        Those stand in the providers' own settings now.
+        """
         ids = {
             each.id
             for each in found
@@ -101,7 +106,7 @@ def put_at(patch: dict[str, Any], segments: list[str], value: object) -> None:
 def wrap_server(
     places: Places, program: str, server: dict[str, Any], names: list[str]
 ) -> dict[str, Any]:
-    """What changes in a server's settings so that it runs under `avault run`, with these secrets."""
+    """What changes in a server's settings so that `avault run` runs it, with these secrets."""
     chosen = [word for name in names for word in ("--only", name)]
     words = [
         *name_vault(places),

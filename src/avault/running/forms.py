@@ -59,7 +59,9 @@ def solid(data: bytes) -> bytes:
 
 
 def forms_of(value: str, rare: bool = True) -> dict[bytes, str]:
-    """The strings by which a value can be recognized in a text less its noise, each with its kind; none for a short value.
+    """The strings by which a value can be recognized in a text less its noise, each with its kind.
+
+    There are none for a short value.
 
     The kind is `plain`, `line` or `part` of a value that has several, or the name of an encoding.
     """
@@ -86,7 +88,10 @@ def is_short(value: str) -> bool:
 
 
 def exact_forms_of(value: str) -> dict[bytes, str]:
-    """The strings to be found in a text with its noise, for a value that consists of little else (`"" "" "a"`)."""
+    """The strings to be found in a text with its noise.
+
+    They are for a value that consists of little else (`"" "" "a"`).
+    """
     text = value.strip(BLANK)
     if is_short(text) or len(solid(text.encode())) >= SHORTEST:
         return {}
@@ -102,7 +107,8 @@ def exact_forms_of(value: str) -> dict[bytes, str]:
 def parts_of(text: str) -> list[str]:
     """What is secret by itself in a structured value.
 
-    Strings inside JSON; user and password of URLs, as they stand there and decoded; of user:password both.
+    Strings inside JSON; user and password of URLs, as they stand there and decoded; of
+    user:password both.
     """
     found: list[str] = []
     if text[:1] in ("{", "["):
@@ -129,7 +135,10 @@ def parts_of(text: str) -> list[str]:
 
 
 def strings_in(tree: object, is_named: bool) -> Iterator[str]:
-    """The strings in JSON that may be secret: what a key's name says, and what is more than a word or an address."""
+    """The strings in JSON that may be secret.
+
+    What a key's name says, and what is more than a word or an address.
+    """
     if isinstance(tree, dict):
         for name, item in tree.items():
             yield from strings_in(item, bool(SECRET.search(name)))
@@ -144,7 +153,10 @@ def strings_in(tree: object, is_named: bool) -> Iterator[str]:
 
 
 def encodings(text: str, rare: bool) -> Iterator[tuple[bytes, str]]:
-    """What encodings make of a text, less its noise, each with its kind; the rare ones if they are wanted."""
+    """What encodings make of a text, less its noise, each with its kind.
+
+    The rare ones if they are wanted.
+    """
     raw = text.encode()
     yield solid(raw), "plain"
     if not SIMPLE.fullmatch(text):
@@ -187,7 +199,10 @@ def in_json(text: str) -> Iterator[str]:
 
 
 def in_programs(text: str) -> Iterator[str]:
-    r"""As Python's repr has it, of text and of bytes, and shells in $'…': control characters by letters or in octal."""
+    r"""As Python's repr has it, of text and of bytes, and shells in $'…'.
+
+    Control characters stand there by letters or in octal.
+    """
     raw = text.encode()
     for shown in (repr(text)[1:-1], ascii(text)[1:-1], repr(raw)[2:-1]):
         yield shown
@@ -206,7 +221,10 @@ def in_programs(text: str) -> Iterator[str]:
 
 
 def in_urls(text: str) -> Iterator[str]:
-    """Percent-encoded, as Python, encodeURIComponent, encodeURI and HTML forms do it, in either case; and once more."""
+    """Percent-encoded, in either case, and once more.
+
+    As Python, encodeURIComponent, encodeURI and HTML forms do it.
+    """
     once = [
         urllib.parse.quote(text, safe=safe)
         for safe in ("", "/", "*", "!~*'()", "!*'()", "!~*'();,/?:@&=+$#")
@@ -229,7 +247,10 @@ def in_html(text: str) -> Iterator[str]:
 
 
 def cut_encoding(encoded: bytes, before: int, length: int, bits: int) -> bytes:
-    """Of an encoding of some bits to a letter, the letters that only `length` bytes after the first `before` decide."""
+    """The letters that only `length` bytes after the first `before` decide.
+
+    They are of an encoding of some bits to a letter.
+    """
     return encoded[-(-before * 8 // bits) : (before + length) * 8 // bits]
 
 
@@ -258,7 +279,10 @@ def in_base64(raw: bytes) -> Iterator[bytes]:
 
 
 def in_base64_twice(raw: bytes) -> Iterator[bytes]:
-    """The letters of base64 in base64; alone with all of its end, and as it is printed, in lines of 76."""
+    """The letters of base64 in base64.
+
+    It stands alone with all of its end, and as it is printed, in lines of 76.
+    """
     inner = [
         cut_encoding(base64.b64encode(bytes(before) + raw), before, len(raw), 6)
         for before in range(3)

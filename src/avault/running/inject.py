@@ -30,7 +30,10 @@ from avault.vault.files import write_file
 
 
 def fill(template: bytes, form: str | None, secrets: Secrets, where: str) -> bytes:
-    """A template with values for its references, written as its form wants it; raises Usage for one that would break it."""
+    """A template with values for its references, written as its form wants it.
+
+    Raises Usage for one that would break it.
+    """
     text = template.decode("utf-8", "surrogateescape")
     form = form or form_of_text(text)
     if form == "text" or (form is None and TEMPLATE_REFERENCE.fullmatch(text.strip())):
@@ -111,7 +114,10 @@ def cmd_inject(terminal: Terminal, source: str | None, target: str | None, form:
 
 
 def refuse_target(path: str, source: str | None) -> None:
-    """Refuse to write over the template, through a symlink, or in place of what is no file; raises Denied, NotFound."""
+    """Refuse to write over the template, through a symlink, or in place of what is no file.
+
+    Raises Denied, NotFound.
+    """
     if not os.path.isdir(os.path.dirname(path)):
         raise NotFound(
             f"no directory {printable(os.path.dirname(path))}",

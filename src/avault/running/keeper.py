@@ -37,7 +37,10 @@ REPORT_SIZE = 2  # bytes: which, and its number
 
 
 def prctl(option: int, value: int) -> None:
-    """Ask something of Linux's kernel about this process (prctl(2)); others have nothing like it."""
+    """Ask something of Linux's kernel about this process (prctl(2)).
+
+    Others have nothing like it.
+    """
     if sys.platform == "linux":
         import ctypes
 
@@ -67,7 +70,10 @@ class Keeper:
         self.pid: int | None = None  # of the command, while it runs
 
     def lead(self, stdout: int, stderr: int, foreground: bool) -> NoReturn:
-        """Start the command; serve until nobody gives orders any more, and then see that it ends."""
+        """Start the command.
+
+        Serve until nobody gives orders any more, and then see that it ends.
+        """
         try:
             prctl(PR_SET_CHILD_SUBREAPER, 1)
             self.prepare(stdout)
@@ -89,7 +95,10 @@ class Keeper:
         """What is to be done before the command is started."""
 
     def action(self, number: int) -> Callable[..., None] | signal.Handlers:
-        """What a signal does here: nothing, as it was for all of our process group. A command starts without that."""
+        """What a signal does here: nothing, as it was for all of our process group.
+
+        A command starts without that.
+        """
         return wake_up
 
     def close(self, stdout: int, stderr: int) -> None:

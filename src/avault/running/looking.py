@@ -29,7 +29,7 @@ class Form(Fields, frozen=True, order=True):
 
 
 def meanings_of(secrets: Secrets) -> dict[bytes, list[Form]]:
-    """All strings by which these secrets can be recognized, less their noise, and what each says."""
+    """All strings by which these secrets can be known, less their noise, and what each says."""
     meanings: dict[bytes, list[Form]] = {}
     for place in sorted(secrets):
         for value in secrets[place]:
@@ -49,7 +49,10 @@ def exact_of(secrets: Secrets) -> dict[bytes, list[Form]]:
 
 
 def untold(places: Places, purpose: str, names: list[str]) -> list[str]:
-    """Of the names of short values those that were not yet told for that purpose; they are noted in the state directory."""
+    """Of the names of short values those that were not yet told for that purpose.
+
+    They are noted in the state directory.
+    """
     path = places.own("told")
     try:
         told = read_file(path).decode().splitlines()

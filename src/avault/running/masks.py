@@ -31,7 +31,10 @@ Span = tuple[int, int, bytes]  # start, end and mask
 
 
 def tiles(form: bytes) -> list[bytes]:
-    """The pieces of a form: a long one is masked also where only a part of it comes, and little of it is ever held."""
+    """The pieces of a form.
+
+    A long one is masked also where only a part of it comes, and little of it is ever held.
+    """
     if len(form) <= 2 * TILE:
         return [form]
     size = max(TILE, -(-len(form) // MOST_TILES))
@@ -41,10 +44,12 @@ def tiles(form: bytes) -> list[bytes]:
 
 
 class Patterns:
-    """Strings to look for, and the mask for each: `masks`; of a stream less its noise, and for `exact` as it is.
+    """Strings to look for, and the mask for each: `masks`.
 
-    `followers` get no mask of their own directly behind one of the same secret. `words` are short values, masked where they
-    stand alone.
+    They are looked for in a stream less its noise; those in `exact` in the stream as it is.
+
+    `followers` get no mask of their own directly behind one of the same secret. `words` are short
+    values, masked where they stand alone.
     """
 
     def __init__(
@@ -66,7 +71,10 @@ class Patterns:
 
     @classmethod
     def of(cls, secrets: Secrets, with_short: bool = False) -> Patterns | None:
-        """All forms of these secrets' values, and short values too if they are wanted; None if there is nothing to look for."""
+        """All forms of these secrets' values, and short values too if they are wanted.
+
+        None if there is nothing to look for.
+        """
         masks: dict[bytes, bytes] = {}
         followers: set[bytes] = set()
         for form, meanings in meanings_of(secrets).items():
@@ -93,8 +101,11 @@ class Patterns:
         )
 
     def look(self, data: bytes) -> tuple[list[Span], int, int]:
-        """What is in `data`: where strings are, the longest first of those that begin together; where the longest end
-        begins that may be the beginning of one, and how many bytes of it are there."""
+        """What is in `data`: where strings are, the longest first of those that begin together.
+
+        Then where the longest end begins that may be the beginning of one, and how many bytes of it
+        are there.
+        """
         spans: list[Span] = []
         beginning, size = open_row(data), 0
         for view, strings in self.search.views(data):
@@ -116,7 +127,10 @@ class Patterns:
         return sorted(spans, key=lambda span: (span[0], -span[1])), beginning, size
 
     def joined(self, text: bytes, suspects: set[bytes]) -> list[Span]:
-        """Where strings are in a text; what follows the same secret's string directly is one with it."""
+        """Where strings are in a text.
+
+        What follows the same secret's string directly is one with it.
+        """
         found = [
             (start, -end, string) for string in suspects for start, end in occurrences(string, text)
         ]
@@ -151,9 +165,10 @@ def mask_of(place: str) -> bytes:
 class Mask:
     """One stream on its way through: no byte of a string that was found comes out.
 
-    Where the stream stops within a string, its beginning is held until the rest comes. After a silence (`pause`) up to
-    seven bytes of it are let out, so that a prompt or an echo appears that happens to end like that; more are held until
-    the next byte decides, or the end. What was let out still counts: the rest of that string is masked.
+    Where the stream stops within a string, its beginning is held until the rest comes. After a
+    silence (`pause`) up to seven bytes of it are let out, so that a prompt or an echo appears that
+    happens to end like that; more are held until the next byte decides, or the end. What was let
+    out still counts: the rest of that string is masked.
     """
 
     def __init__(self, patterns: Patterns) -> None:
@@ -185,7 +200,8 @@ class Mask:
     def show(self, data: bytes, found: list[Span], end: int, keep: int) -> bytes:
         """`data` from where we are up to `end`, masked; it is kept from `keep` on.
 
-        A mask stands for each string, whatever it overlaps; only one that overlaps itself (aaaaaaaaa) gets no second.
+        A mask stands for each string, whatever it overlaps; only one that overlaps itself
+        (aaaaaaaaa) gets no second.
         """
         shown, position = [], self.done
         for start, stop, mask in found:

@@ -25,8 +25,8 @@ def passed_signals() -> list[int]:
     Not what cannot be caught, what only a fault of ours sends, and what our own writing does.
     """
     ours = {
-        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL,
-        signal.SIGPIPE, signal.SIGXFSZ,
+        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS,
+        signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
     }  # fmt: skip
     return sorted(signal.valid_signals() - ours)
 
@@ -48,8 +48,10 @@ class CannotRun(AvaultError):
         hint = {
             errno.ENOENT: "is it installed, and in PATH?",
             errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",
-            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, and that program has to be there",
-            errno.E2BIG: "too much for an environment; choose with --only, or give the largest with --as-file KEY",
+            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, "
+            "and that program has to be there",
+            errno.E2BIG: "too much for an environment; choose with --only, "
+            "or give the largest with --as-file KEY",
         }.get(number)
         super().__init__(f"cannot run {printable(command[0])}: {os.strerror(number)}", hint)
         self.exit_code = 127 if number == errno.ENOENT else 126
@@ -69,7 +71,8 @@ _cores: tuple[int, int] | None = None  # the limit that we were started with, on
 def forbid_cores() -> None:
     """Leave no core file if we crash: we have all the values.
 
-    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program (core(5): piped).
+    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program
+    (core(5): piped).
     """
     global _cores
     _cores = _cores or resource.getrlimit(resource.RLIMIT_CORE)

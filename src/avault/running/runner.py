@@ -39,12 +39,16 @@ def main_runner(argv: list[str]) -> NoReturn:
 def run_masked(request: dict[str, Any]) -> int:
     """Run a command with its secrets; its exit code. Raises what keeps it from starting.
 
-    Masked is every value of the vault, chosen or not: the command can ask the daemon for the others. One that is too
-    short to be masked everywhere is not given, and masked where it stands alone.
+    Masked is every value of the vault, chosen or not: the command can ask the daemon for the
+    others. One that is too short to be masked everywhere is not given, and masked where it stands
+    alone.
     """
 
     class QuietJob(Job):
-        """A command that nobody watches, and that writes nothing any more when it has ended, whatever it left running."""
+        """A command that nobody watches.
+
+        It writes nothing any more when it has ended, whatever it left running.
+        """
 
         def open_output(self, sink: int) -> int:
             end = super().open_output(sink)

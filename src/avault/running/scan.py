@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 
 class Blob:
-    """The object that `git cat-file --batch` prints next, to be read like a file; raises AvaultError if there is none."""
+    """The object that `git cat-file --batch` prints next, to be read like a file.
+
+    Raises AvaultError if there is none.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
@@ -69,7 +72,10 @@ def cut_file(path: str, file: Blob | IO[bytes], overlap: int) -> Iterator[Part]:
 
 
 def is_stream(path: str) -> bool:
-    """Whether a path is a pipe or a device, as <(…) and /dev/stdin are: read to its end, and once."""
+    """Whether a path is a pipe or a device, as <(…) and /dev/stdin are.
+
+    Such a one is read to its end, and once.
+    """
     try:
         kind = os.stat(path).st_mode
     except OSError:
@@ -78,7 +84,10 @@ def is_stream(path: str) -> bool:
 
 
 class Tree:
-    """Files as they lie on the disk; links are not followed. `unread` names what could not be read."""
+    """Files as they lie on the disk.
+
+    Links are not followed. `unread` names what could not be read.
+    """
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = paths
@@ -87,7 +96,8 @@ class Tree:
     def read(self, overlap: int) -> Iterator[Part]:
         """What is in the files, in parts; raises NotFound for a path that is not there.
 
-        - is stdin. A pipe that is named is read, one that lies in a directory is not: nobody may ever write to it.
+        `-` is stdin. A pipe that is named is read, one that lies in a directory is not: nobody may
+        ever write to it.
         """
         for path in self.paths:
             if path == STDIN or is_stream(path):
@@ -139,7 +149,10 @@ class Tree:
 
 
 def known_to_git(directory: str) -> list[str]:
-    """The files below a directory that git tracks or would add; none outside of a repository, or where git ignores it."""
+    """The files below a directory that git tracks or would add.
+
+    None outside of a repository, or where git ignores it.
+    """
     try:
         listed = git(
             "ls-files", "-z", "--cached", "--others", "--exclude-standard", directory=directory
@@ -156,8 +169,8 @@ def git(
 ) -> bytes:
     """What git prints; raises AvaultError with what it complains of.
 
-    In a directory that is named the environment's GIT_DIR and the like are not meant. Without one they are: a hook is
-    given another index by `git commit FILE`.
+    In a directory that is named the environment's GIT_DIR and the like are not meant. Without one
+    they are: a hook is given another index by `git commit FILE`.
     """
     keep = INDEX if directory is None else ()
     try:
@@ -173,7 +186,10 @@ def git(
 
 
 def read_staged(paths: Iterable[str], overlap: int) -> Iterator[Part]:
-    """What the next commit would change: the index's own content, whatever the working tree holds; raises AvaultError."""
+    """What the next commit would change: the index's own content, whatever the working tree holds.
+
+    Raises AvaultError.
+    """
     git("rev-parse", "--git-dir")  # outside of a repository `git diff` compares files
     words = (
         "diff",
@@ -226,7 +242,10 @@ IN_OTHERS = {"pre-commit": "scan --staged || exit 1", "commit-msg": 'scan "$1" |
 
 
 def install_hooks(terminal: Terminal, directory: str) -> int:
-    """Make the hooks that look at each commit and its message; raises AvaultError where there is another."""
+    """Make the hooks that look at each commit and its message.
+
+    Raises AvaultError where there is another.
+    """
     top = os.fsdecode(git("rev-parse", "--show-toplevel", directory=directory).removesuffix(b"\n"))
     place = os.fsdecode(
         git("rev-parse", "--git-path", "hooks", directory=top, settings=()).removesuffix(b"\n")
@@ -256,7 +275,8 @@ def install_hooks(terminal: Terminal, directory: str) -> int:
     for path, missing in others:
         raise AvaultError(f"there is another hook: {path}", f"add this line to it: {missing}")
     say(
-        "they stop every commit while the vault is locked; to commit all the same: git commit --no-verify"
+        "they stop every commit while the vault is locked; "
+        "to commit all the same: git commit --no-verify"
     )
     if terminal.want_json:
         put(json.dumps({"hooks": list(paths.values())}, indent=2) + "\n")

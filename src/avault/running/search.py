@@ -25,7 +25,8 @@ BATCH = 8 << 20  # bytes that are searched at once
 STDIN = "-"
 PATH_WIDTH = 4096  # characters of a path that are shown
 INDEX = {  # where a hook's git has the index and the objects of the commit that is being made
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
 }  # fmt: skip
 
 
@@ -75,7 +76,10 @@ class Hit(Fields, frozen=True, order=True):
 
 
 def search(part: Part, needles: Needles) -> set[Hit]:
-    """The values in a part of a file; of several forms of one value at one place, the one that has the others in it."""
+    """The values in a part of a file.
+
+    Of several forms of one value at one place it is the one that has the others in it.
+    """
     places: set[tuple[str, int, int, str]] = set()
     for view, strings in needles.search.views(part.data):
         for string in strings.suspects(view.text):
@@ -122,7 +126,10 @@ def without_neighbours(found: Iterable[Hit]) -> list[Hit]:
 
 
 class Progress:
-    """How much was read; on a terminal a line of it, drawn in place once it takes more than a second."""
+    """How much was read.
+
+    On a terminal a line of it, drawn in place once it takes more than a second.
+    """
 
     def __init__(self) -> None:
         self.files: set[str] = set()

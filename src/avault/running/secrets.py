@@ -1,4 +1,4 @@
-"""Which secrets a command gets, and under which names: the vault's choice, dotenv files, references.
+"""Which secrets a command gets, and under which names: the vault's choice, .env files, references.
 
 A secret is named by its place, GROUP/KEY. It has one value, or more where two machines set it and
 nobody has settled that: the first one counts.
@@ -33,7 +33,10 @@ REFERENCE = regex(rb"avault://(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za
 def reveal(
     terminal: Terminal, purpose: str, groups: Iterable[str] = (), only: Iterable[str] = ()
 ) -> Secrets:
-    """Secrets from the daemon, for the `purpose` that the access log is told; raises what it answers."""
+    """Secrets from the daemon, for the `purpose` that the access log is told.
+
+    Raises what it answers.
+    """
     rows = terminal.ask("reveal", groups=list(groups), only=list(only), **{"for": purpose})[
         "secrets"
     ]
@@ -41,7 +44,10 @@ def reveal(
 
 
 def reveal_for_masks(terminal: Terminal, given: Secrets) -> Secrets:
-    """All secrets of the vault, for masks: a command can ask the daemon for those too that were not given to it."""
+    """All secrets of the vault, for masks.
+
+    A command can ask the daemon for those too that were not given to it.
+    """
     secrets = reveal(terminal, "mask")
     for place, values in given.items():  # somebody may have changed one meanwhile
         secrets[place] = list(dict.fromkeys([*values, *secrets.get(place, [])]))
@@ -68,7 +74,10 @@ def resolve(data: bytes, secrets: Secrets) -> bytes:
 
 
 def read_env_file(path: str) -> dict[str, str]:
-    """The variables of a dotenv file; says what is left of it, and what others read differently. Raises NotFound, Usage."""
+    """The variables of a dotenv file; says what is left of it, and what others read differently.
+
+    Raises NotFound, Usage.
+    """
     return parse_env_file(
         read_file(os.path.expanduser(path), MAX_FRAME, only_regular=False), printable(path)
     )
@@ -92,10 +101,13 @@ def parse_env_file(data: bytes, name: str) -> dict[str, str]:
 
 
 def read_project_file() -> dict[str, str] | None:
-    """The variables of avault.env in the current directory, each with its reference; None if there is no such file.
+    """The variables of avault.env in the current directory, each with its reference.
 
-    It comes with a project, so it may be a stranger's: it chooses among the secrets, and has nothing of its own to give.
-    Raises Usage, and Denied where somebody else than the user could write it.
+    None if there is no such file.
+
+    It comes with a project, so it may be a stranger's: it chooses among the secrets, and has
+    nothing of its own to give. Raises Usage, and Denied where somebody else than the user could
+    write it.
     """
     path = PROJECT_FILE
     if not os.path.lexists(path):  # a link that leads nowhere is no wish for all secrets
@@ -126,7 +138,10 @@ def read_project_file() -> dict[str, str] | None:
     variables = parse_env_file(data, path)
     for name, value in variables.items():
         if not (found := REFERENCE.fullmatch(value.encode())) or not found[1]:
-            hint = f"as in {name}=avault://GROUP/KEY; a file with values is for: avault run --env-file {path}"
+            hint = (
+                f"as in {name}=avault://GROUP/KEY; "
+                f"a file with values is for: avault run --env-file {path}"
+            )
             raise Usage(f"{path}: {name} is no reference to a secret", hint)
     return variables
 
@@ -135,7 +150,10 @@ WITHOUT = "avault run --all"
 
 
 class Injection:
-    """What a command is given: `variables`, `files` (both by variable), and all `secrets` that are in them."""
+    """What a command is given.
+
+    `variables`, `files` (both by variable), and all `secrets` that are in them.
+    """
 
     def __init__(self) -> None:
         self.variables: dict[str, str] = {}
@@ -152,14 +170,20 @@ class Injection:
         prefix: bool,
         allow: list[str],
     ) -> None:
-        """Add secrets of the vault, as `avault export` names them; raises what the daemon answers."""
+        """Add secrets of the vault, as `avault export` names them.
+
+        Raises what the daemon answers.
+        """
         choice = {"groups": groups, "only": only, "as": named, "prefix": prefix, "allow": allow}
         answer = terminal.ask("export", **choice, **{"for": "run"})
         self.places, self.variables = answer["names"], answer["variables"]
         self.secrets = {place: [self.variables[name]] for name, place in self.places.items()}
 
     def set(self, terminal: Terminal, variables: dict[str, str], allow: list[str]) -> None:
-        """Add variables of a dotenv file, with values for their references; raises Usage, NotFound, Denied."""
+        """Add variables of a dotenv file, with values for their references.
+
+        Raises Usage, NotFound, Denied.
+        """
         refuse_dangerous(variables, allow)
         wanted = {
             place
@@ -173,7 +197,10 @@ class Injection:
             self.variables[name] = resolve(value.encode(), self.secrets).decode()
 
     def move_to_file(self, terminal: Terminal, word: str, prefix: bool, allow: list[str]) -> None:
-        """Give a variable, KEY or GROUP/KEY as a file, under its name and _FILE; raises NotFound, Usage, Denied."""
+        """Give a variable, KEY or GROUP/KEY as a file, under its name and _FILE.
+
+        Raises NotFound, Usage, Denied.
+        """
         names = [
             name
             for name, place in self.places.items()
@@ -203,7 +230,10 @@ class Injection:
             self.files[f"{name}_FILE"] = self.variables.pop(name)
 
     def environment(self) -> dict[bytes, bytes]:
-        """The environment of the command: what is there, and over it what was chosen. Makes the files."""
+        """The environment of the command: what is there, and over it what was chosen.
+
+        Makes the files.
+        """
         given = {name: value.encode() for name, value in self.variables.items()}
         given |= {name: make_file(value).encode() for name, value in self.files.items()}
         return {**os.environb, **{name.encode(): value for name, value in given.items()}}
@@ -219,11 +249,14 @@ def refuse_dangerous(names: Iterable[str], allow: list[str]) -> None:
 
 
 def make_file(value: str) -> str:
-    """Put a value into memory that has a path, and no name on any disk (memfd_create(2)); raises Unavailable.
+    """Put a value into memory that has a path, and no name on any disk (memfd_create(2)).
 
-    It cannot be changed, only its owner may read it (ssh refuses keys of others), and it ends with this process, which
-    stays as long as the command, or becomes it. The path names this process and not /proc/self: many programs close
-    descriptors that they do not know, in themselves or in what they start, and must find it all the same.
+    Raises Unavailable.
+
+    It cannot be changed, only its owner may read it (ssh refuses keys of others), and it ends with
+    this process, which stays as long as the command, or becomes it. The path names this process and
+    not /proc/self: many programs close descriptors that they do not know, in themselves or in what
+    they start, and must find it all the same.
     """
     hint = "use a variable, or: avault inject -o FILE"
     if not hasattr(os, "memfd_create"):

@@ -17,10 +17,11 @@ STEPS: list[tuple[Literal["Q", "I"], int, int]] = [("Q", 8, 16), ("Q", 8, 8), ("
 class Strings:
     """Byte strings to look for, none shorter than SHORTEST.
 
-    The search looks at few places. A string that is long enough covers some place whose offset is a multiple of `step`,
-    with a word of 8 or 4 bytes after it, wherever it begins; that word is one of the first `step` in the string. So
-    the words at those places are looked up in a set, at C's speed, in one pass for any number of strings; only a string
-    of which a word was seen is searched for.
+    The search looks at few places. A string that is long enough covers some place whose offset is a
+    multiple of `step`, with a word of 8 or 4 bytes after it, wherever it begins; that word is one
+    of the first `step` in the string. So the words at those places are looked up in a set, at C's
+    speed, in one pass for any number of strings; only a string of which a word was seen is searched
+    for.
     """
 
     def __init__(self, strings: Iterable[bytes]) -> None:
@@ -50,7 +51,10 @@ class Strings:
         }
 
     def beginning(self, text: bytes, suspects: set[bytes]) -> int:
-        """Where the longest end of `text` begins that is the beginning of a string, but not all of it; else its length."""
+        """Where the longest end of `text` begins that is the beginning of a string, not all of it.
+
+        Else the length of `text`.
+        """
         longest = len(text)
         for string in suspects:
             start = text.find(string[: self.covered], max(0, len(text) - len(string) + 1))
@@ -67,11 +71,13 @@ class Strings:
 
 
 def occurrences(string: bytes, text: bytes) -> Iterator[tuple[int, int]]:
-    """Where a string is in a text: starts and ends, those that overlap by a repetition in the string as one.
+    """Where a string is in a text: starts and ends.
 
-    Of one that repeats itself (abababab) there may be one at every other byte. So a repetition is followed to its end by
-    comparing the text with itself, in pieces that double. What overlaps otherwise does so by less than half: that is
-    linear in the text for any string.
+    Those that overlap by a repetition in the string are one.
+
+    Of one that repeats itself (abababab) there may be one at every other byte. So a repetition is
+    followed to its end by comparing the text with itself, in pieces that double. What overlaps
+    otherwise does so by less than half: that is linear in the text for any string.
     """
     start = text.find(string)
     while start >= 0:

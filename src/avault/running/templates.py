@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 TEMPLATE_FORMS = ("json", "yaml", "toml", "dotenv", "shell", "xml", "text")
 ENDINGS = {
-    "json": "json", "jsonc": "json", "yaml": "yaml", "yml": "yaml", "toml": "toml", "env": "dotenv", "sh": "shell",
-    "bash": "shell", "zsh": "shell", "envrc": "shell", "profile": "shell", "bashrc": "shell", "zshrc": "shell", "xml": "xml",
-    "plist": "xml", "svg": "xml", "xhtml": "xml", "txt": "text", "md": "text", "pem": "text", "key": "text", "crt": "text",
+    "json": "json", "jsonc": "json", "yaml": "yaml", "yml": "yaml", "toml": "toml", "env": "dotenv",
+    "sh": "shell", "bash": "shell", "zsh": "shell", "envrc": "shell", "profile": "shell",
+    "bashrc": "shell", "zshrc": "shell", "xml": "xml", "plist": "xml", "svg": "xml", "xhtml": "xml",
+    "txt": "text", "md": "text", "pem": "text", "key": "text", "crt": "text",
 }  # fmt: skip
 OF_TEMPLATES = frozenset("tmpl tpl template in j2 jinja example sample dist".split())
 TEMPLATE_REFERENCE = regex(
@@ -32,7 +33,10 @@ TEMPLATE_REFERENCE = regex(
 
 
 def form_of_name(path: str | None) -> str | None:
-    """What a file of that name is written in: config.json, config.json.tmpl, .env.production; None where it does not tell."""
+    """What a file of that name is written in: config.json, config.json.tmpl, .env.production.
+
+    None where it does not tell.
+    """
     parts = os.path.basename(path or "").split(".")
     while len(parts) > 1 and parts[-1] in OF_TEMPLATES:
         parts.pop()
@@ -77,7 +81,8 @@ TEMPLATE_TOKENS = {
         (?:(?P<single>'(?:\\.|[^'\\])*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>`[^`]*`)
         | (?P<plain>[^\n]*?)(?=[ \t]+\#|[ \t\r]*$)))""",
     "shell": rf"""(?P<document>(?<!<)<<-?[ \t]*['"\\]?(?P<end>\w+)['"]?[^\n]*\n.*?^\t*(?P=end)$)
-        | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED}) | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
+        | (?P<single>'[^']*') | (?P<double>{DOUBLE_QUOTED})
+        | (?P<other>\$'(?:\\.|[^'\\])*'|`(?:\\.|[^`\\])*`) | \\.
         | (?P<comment>(?:^|(?<=[\s;&|(]))\#[^\n]*)""",
     "xml": r"""(?P<comment><!--.*?-->) | (?P<cdata><!\[CDATA\[.*?\]\]>) | (?P<other><[?!].*?>)
         | (?P<tag></?[A-Za-z_:](?:"[^"]*"|'[^']*'|[^<>"'])*>)""",
@@ -151,7 +156,10 @@ def find_yaml(text: str) -> Iterator[Place]:
 
 
 def read_block(text: str, header: int, start: int) -> Place:
-    """The block scalar whose header stands there: its lines have an indent that is more than the header's line has."""
+    """The block scalar whose header stands there.
+
+    Its lines have an indent that is more than the header's line has.
+    """
     line = text.rfind("\n", 0, header) + 1
     outer = len(text[line:header]) - len(text[line:header].lstrip(" "))
     first = re.compile(r"(?:[ \t\r]*\n)*( *)[^ \n]").match(text, start)

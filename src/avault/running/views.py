@@ -26,7 +26,10 @@ SOFT = regex(rb"=\r?(?:\n|\Z)")  # quoted-printable: the line goes on
 
 
 class View:
-    """The bytes of some stretches of `data`, less the noise: `text`. From `open` on it may mean something else with more data."""
+    """The bytes of some stretches of `data`, less the noise: `text`.
+
+    From `open` on it may mean something else with more data.
+    """
 
     def __init__(self, data: bytes, stretches: list[tuple[int, int]]) -> None:
         self.data, self.stretches, self.open = data, stretches, len(data)
@@ -66,7 +69,7 @@ class View:
         return self.place(index) + 1
 
     def beginning(self, index: int) -> int:
-        """From where on the data is wanted when more of it comes, if a string may begin at that byte."""
+        """From where on the data is wanted when more comes, if a string may begin at that byte."""
         return self.place(index) if index < len(self.text) else len(self.data)
 
 
@@ -102,7 +105,10 @@ def open_row(data: bytes) -> int:
 
 
 class Dump(View):
-    """What a dump in rows shows, as xxd, hexdump and od print it: an offset, numbers, and often the text beside them."""
+    """What a dump in rows shows, as xxd, hexdump and od print it.
+
+    A row has an offset, numbers, and often the text beside them.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -155,7 +161,10 @@ def without(data: bytes, pattern: re.Pattern[bytes]) -> View:
 
 
 def views_of(data: bytes) -> Iterator[View]:
-    """The data less its noise; and where there are colours, soft line breaks or rows of a dump, less those."""
+    """The data less its noise.
+
+    Where there are colours, soft line breaks or rows of a dump, less those too.
+    """
     yield View(data, [(0, len(data))])
     if b"\x1b" in data:
         yield without(data, COLOURS)

@@ -133,7 +133,10 @@ def write_yaml(text: str, start: int, end: int, place: Place | None, value: str)
 
 
 def write_block(text: str, start: int, end: int, place: Place, value: str) -> str:
-    """A value in the lines of a YAML block: they get the indent of the line that the reference is on."""
+    """A value in the lines of a YAML block.
+
+    They get the indent of the line that the reference is on.
+    """
     refuse_characters(
         value, "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff]", "control characters"
     )
@@ -216,5 +219,6 @@ def write_xml(text: str, start: int, end: int, place: Place | None, value: str) 
 
 
 WRITERS: dict[str, Callable[[str, int, int, Place | None, str], str]] = {
-    "json": write_json, "yaml": write_yaml, "toml": write_toml, "dotenv": write_dotenv, "shell": write_shell, "xml": write_xml,
+    "json": write_json, "yaml": write_yaml, "toml": write_toml, "dotenv": write_dotenv,
+    "shell": write_shell, "xml": write_xml,
 }  # fmt: skip

@@ -19,7 +19,8 @@ def command(
 ) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Register a function as a command; click sees it when a command is run.
 
-    One that is not `interspersed` takes no option after its first argument, as that is somebody else's command.
+    One that is not `interspersed` takes no option after its first argument, as that is somebody
+    else's command.
     """
 
     def register(function: Callable[..., int]) -> Callable[..., int]:

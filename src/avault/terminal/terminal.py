@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def find_owner(directory: str) -> str | None:
-    """The account that a directory belongs to, if that is not ours; under sudo, of one that is not there, who called it."""
+    """The account that a directory belongs to, if that is not ours.
+
+    Under sudo, where the directory is not there, it is who called sudo.
+    """
     place = directory
     while True:
         try:
@@ -39,7 +42,10 @@ def find_owner(directory: str) -> str | None:
 
 
 def refuse_elses(places: Places) -> None:
-    """Raise Denied where the vault is another account's, as under sudo: its daemon answers that one alone."""
+    """Raise Denied where the vault is another account's, as under sudo.
+
+    Its daemon answers that one alone.
+    """
     if owner := find_owner(places.dir):
         raise Denied(
             f"{places.dir} is {owner}'s, and its daemon answers nobody else",
@@ -80,7 +86,7 @@ class Terminal:
         return True
 
     def need_daemon(self) -> None:
-        """Start a daemon that asks nobody, unless one runs, or systemd is about to start its own."""
+        """Start a daemon that asks nobody, unless one runs or systemd is about to start its own."""
         try:
             if not self.is_running() and not hasten_service(self.places):
                 start_daemon(self.places, background=True)
@@ -88,7 +94,10 @@ class Terminal:
             self.wait_daemon(error)
 
     def wait_daemon(self, error: Unavailable) -> None:
-        """Wait for a daemon that somebody else starts just now; raises the error of our own start if none comes."""
+        """Wait for a daemon that somebody else starts just now.
+
+        Raises the error of our own start if none comes.
+        """
         end = time.monotonic() + 5
         while not self.is_running():
             if time.monotonic() > end:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class Waiting:
-    """What an unlock waits for: on a terminal a line that is redrawn in place, else a line for each thing that is new."""
+    """What an unlock waits for.
+
+    On a terminal a line that is redrawn in place, else a line for each thing that is new.
+    """
 
     CONNECTING = 5.0  # seconds for which a relay that is not connected yet is no reason to say so
 
@@ -44,7 +47,10 @@ class Waiting:
         self.drawing.join()
 
     def draw(self) -> None:
-        """Keep the line on the terminal until it is ended, cut to the width: what is longer would go on to a new line."""
+        """Keep the line on the terminal until it is ended.
+
+        It is cut to the width: what is longer would go on to a new line.
+        """
         while not self.ended.wait(0.25):
             with self.pen:
                 state = self.describe()
@@ -88,7 +94,8 @@ class Waiting:
         """Say what is new in what the daemon has told."""
         if self.is_connected() and waiting:
             self.say_once(
-                f"asking the phone, code {progress['code']}; open the signer app and approve there, or see: avault status"
+                f"asking the phone, code {progress['code']}; "
+                "open the signer app and approve there, or see: avault status"
             )
             self.say_once(f"the app may show who asks as {shorten_key(waiting['client_key'])}")
         if waiting.get("auth_url"):
@@ -121,7 +128,8 @@ def wait_open(terminal: Terminal, timeout: float | None) -> None:
         need_vault(terminal.places)
     if sys.stderr.isatty() and not terminal.is_running():
         say(
-            f"waiting for a daemon to open {terminal.places.dir}; {explain_absence(terminal.places).hint}"
+            f"waiting for a daemon to open {terminal.places.dir}; "
+            f"{explain_absence(terminal.places).hint}"
         )
     while True:
         left = None if end is None else end - time.monotonic()

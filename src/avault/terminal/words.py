@@ -24,7 +24,10 @@ def parse_duration(text: str | None) -> float | None:
 
 
 def split_name(group: str, key: str | None, word: str | None = None) -> tuple[str, str | None]:
-    """GROUP and KEY of `GROUP --key KEY`, `GROUP/KEY`, or of `GROUP KEY`, where `word` is that KEY; raises Usage."""
+    """GROUP and KEY of `GROUP --key KEY`, `GROUP/KEY`, or of `GROUP KEY`, where `word` is that KEY.
+
+    Raises Usage.
+    """
     name, slash, rest = group.partition("/")
     if sum(map(bool, (slash, key is not None, word is not None))) > 1:
         raise Usage(

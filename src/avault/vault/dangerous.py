@@ -81,7 +81,10 @@ CREDENTIAL_ENDS = tuple(
 
 
 def is_dangerous(name: str) -> bool:
-    """Whether a variable of that name changes what programs run, which files they trust, or where they connect."""
+    """Whether a variable of that name changes what programs do.
+
+    What they run, which files they trust, or where they connect.
+    """
     upper = name.upper()  # proxies and npm's settings are read in either case
     if name in DANGEROUS:
         return True

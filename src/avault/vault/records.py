@@ -27,7 +27,10 @@ def check_group(name: object) -> str:
         and set(name) <= GROUP_CHARACTERS
     ):
         return name
-    hint = "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, as in: avault set openai --key API_KEY"
+    hint = (
+        "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, "
+        "as in: avault set openai --key API_KEY"
+    )
     raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
 
 
@@ -96,7 +99,10 @@ class Secret:
 
 
 class Group:
-    """A group: its keys, each with the secret that is served first and those in conflict with it, and a note."""
+    """A group: its keys, and a note.
+
+    A key has the secret that is served, first, and those in conflict with it.
+    """
 
     __slots__ = ("keys", "note")
 
@@ -231,7 +237,10 @@ class Vault:
         return json.dumps(body, separators=(",", ":"))
 
     def load_json(self, body: str) -> None:
-        """Fill this vault from `to_json`'s text; raises ValueError, TypeError or KeyError for anything else."""
+        """Fill this vault from `to_json`'s text.
+
+        Raises ValueError, TypeError or KeyError for anything else.
+        """
         content = json.loads(body)
         self.agent, self.operator, self.name = (
             content["agent"],
@@ -255,7 +264,10 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 def merge_notes(
     ours: Vault, one: tuple[str, str, int], theirs: Vault, other: tuple[str, str, int]
 ) -> tuple[str, str, int]:
-    """The note of one group that is left of two copies of the vault: the later, or none where it was taken away."""
+    """The note of one group that is left of two copies of the vault.
+
+    The later, or none where it was taken away.
+    """
     kept = [note for note, copy in ((one, theirs), (other, ours)) if not copy.knows(*note[1:])]
     if not kept:
         return one if one == other else ("", "", 0)

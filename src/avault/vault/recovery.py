@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
-    """Raise Tampered unless these bytes of an nsec.enc lead the vault's operator to the agent's key.
+    """Raise Tampered unless these bytes of an nsec.enc lead the operator to the agent's key.
 
-    The agent's key opens the envelope as the operator's does (NIP-44 is between the two), so nobody is asked.
+    The agent's key opens the envelope as the operator's does (NIP-44): nobody is asked.
     """
     content = decode_file("nsec", data, "nsec.enc")
     names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
@@ -39,7 +39,7 @@ def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
 
 
 class Recovery:
-    """The recovery copy of an open vault, looked at whenever the file changes; one that does not open is made anew.
+    """The recovery copy of an open vault: looked at when it changes, made anew if it does not open.
 
     `digest` is the hash of what was verified last, `warning` what should be known of it.
     """
@@ -57,7 +57,7 @@ class Recovery:
     def verify(self, keys: Keys, vault: Vault) -> bool:
         """Verify the file, and make it anew if it does not open: whether that was so.
 
-        While git is at work, or the vault is gone from there too, the file may be on its way: it is looked at again.
+        While git is at work, or the vault is gone too, the file may be on its way: look again.
         """
         path = self.places.file("nsec.enc")
         seen, problem, over = look_at(path), None, None
@@ -93,16 +93,15 @@ class Recovery:
             return False
         except AvaultError as error:
             self.seen, self.digest = seen, ""
-            self.warning = f"{problem.message}, so nothing but this machine opens the vault; nor can it be made anew: {error.message}"
+            self.warning = f"{problem.message}, so nothing but this machine opens the vault; "
+            self.warning += f"nor can it be made anew: {error.message}"
             return False
 
     def note(self, data: bytes) -> None:
-        """Remember what was verified, also for when the vault is locked; where that cannot be, `forget` will refuse."""
+        """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""
         self.digest = sha256(data).hex()
-        path, content = (
-            self.places.own("recovery.json"),
-            encode_file("recovery", {"hash": self.digest}),
-        )
+        path = self.places.own("recovery.json")
+        content = encode_file("recovery", {"hash": self.digest})
         try:
             if not has_bytes(path, content):
                 write_file(path, content)
@@ -111,7 +110,7 @@ class Recovery:
 
 
 def read_verified(places: Places) -> str:
-    """The SHA-256 of the nsec.enc that was last seen to open this vault; "" for none. Raises Tampered."""
+    """The SHA-256 of the nsec.enc last seen to open this vault; "" for none. Raises Tampered."""
     path = places.own("recovery.json")
     return (
         str(decode_file("recovery", read_file(path), path)["hash"]) if os.path.lexists(path) else ""
@@ -119,7 +118,7 @@ def read_verified(places: Places) -> str:
 
 
 def check_recovery(places: Places) -> None:
-    """Raise AvaultError unless nsec.enc is what was last seen to open this vault: all that is known of it without the key."""
+    """Raise AvaultError unless nsec.enc is what was last seen to open this vault; needs no key."""
     path = places.file("nsec.enc")
     read_sealed("nsec", path)
     if sha256(read_file(path)).hex() != read_verified(places):

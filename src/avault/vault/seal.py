@@ -28,7 +28,7 @@ CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is
 
 
 def split_vault(vault: Vault) -> list[str]:
-    """The plaintexts of a vault's parts, each a line of JSON that places it, then a slice of the body."""
+    """A vault's parts in clear: a line of JSON that places it, then a slice of the body."""
 
     def header(index: int, count: int) -> str:
         place = {
@@ -96,8 +96,8 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
     it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
     """
     event = {
-        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys), "id": "", "sig": "",
-        "tags": [["alt", alt]], "content": content, "avault": unlock_key,
+        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys),
+        "id": "", "sig": "", "tags": [["alt", alt]], "content": content, "avault": unlock_key,
     }  # fmt: skip
     return encrypt(keys, peer, json.dumps(event))
 
@@ -105,10 +105,7 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
 def seal_keys(
     keys: Keys, identity: str, operator: str, name: str, custodian: str | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: the nsec, sealed together with the names of vault and operator.
-
-    One for a `custodian` names that as well.
-    """
+    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`."""
     unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
@@ -131,7 +128,7 @@ def seal_keys(
 
 
 def request_code(sealed: str) -> str:
-    """The short code of a request, from the sealed copy that it is about: four letters that phone and terminal both show.
+    """The short code of a request, from the sealed copy: four letters that phone and terminal show.
 
     It tells the request that is waited for from a card that an earlier one left on
     the phone. It is no proof: whoever has the disk knows it too.
@@ -146,7 +143,7 @@ def describe_request(name: str, host: str, sealed: str) -> str:
 
 
 def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
-    """The content of nsec.enc and unlock.json: a fresh unlock key in an envelope, and the nsec sealed with it.
+    """What is in nsec.enc and unlock.json: a fresh unlock key, sealing the nsec, in an envelope.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
     """
