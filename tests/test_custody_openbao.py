@@ -16,11 +16,14 @@ from typing import Any
 
 import documents as d
 import openbao_server
+import peers
 import pytest
-from canary import record
+from canary import Canary, record
 from errands import BOUND, SECRET, do_errand_here, send_errand
+from harness import Machine
 from openbao_server import OpenBao, make_certificate
 from openclaw_gateway import free_port
+from peers import Relay
 
 import avault
 
@@ -694,3 +697,36 @@ def test_what_the_server_says_is_not_repeated(transit: Custodian) -> None:
 
 def encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+# With a vault
+
+
+@pytest.mark.parametrize("engine", ["transit", "kv"])
+def test_openbao_opens_a_vault(engine: str, bao: OpenBao, machine: Machine, relay: Relay, canary: Canary, tmp_path: Path) -> None:
+    """After a restart nobody is asked; where the server hangs up, the phone is; taken away, the server has nothing."""
+    token = keep(tmp_path / "token", bao.token({"transit": TRANSIT, "kv": KV}[engine]))
+    with peers.rogue([relay.url]) as phone:
+        machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=phone.uri)
+        machine("set", "openai/API_KEY", input=canary.value)
+        told = (f"address={bao.url}", f"engine={engine}", f"token_file={token}", f"ca_file={bao.ca}")
+        assert (
+            "openbao opens this vault from now on, and asks nobody" in machine("custody", "add", "openbao", *told, "--yes").stderr
+        )
+        asked = len(phone.requests("nip44_decrypt"))
+        machine("daemon", "stop")
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+        assert len(phone.requests("nip44_decrypt")) == asked
+        machine("lock")
+        keep(Path(token), "s.revoked")
+        machine("unlock")
+        assert len(phone.requests("nip44_decrypt")) == asked + 1
+        answer = machine("custody", "test", "openbao", code=5)
+        assert f"{bao.url} does not take the token in {token}" in answer.stderr
+        keep(Path(token), bao.root)
+        machine("custody", "remove", "openbao", "--yes")
+        if engine == "kv":
+            kept = bao("LIST", "secret/metadata/avault")[1].get("data", {}).get("keys", [])
+            assert not [key for key in kept if key.startswith("avault1-")]
