@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import documents as d
+import peers
 import pytest
-from canary import record
+from canary import Canary, record
 from errands import BOUND, SECRET, do_errand_here, send_errand
-from harness import wait_until
+from harness import Machine, wait_until
 from openclaw_gateway import free_port
+from peers import Relay
 
 import avault
 
@@ -358,3 +360,24 @@ def test_the_policy_of_the_document() -> None:
     assert statement["Action"] == ["kms:Encrypt", "kms:Decrypt"]
     ((name, pattern),) = statement["Condition"]["StringLike"].items()
     assert name == "kms:EncryptionContext:avault" and BOUND.startswith(pattern.removesuffix("*"))
+
+
+def test_kms_opens_a_vault(key: str, moto: str, machine: Machine, relay: Relay, canary: Canary) -> None:
+    """After a restart nobody is asked; where KMS says no, the phone is."""
+    with peers.rogue([relay.url]) as phone:
+        machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=phone.uri)
+        machine("set", "openai/API_KEY", input=canary.value)
+        done = machine("custody", "add", "aws-kms", f"key={key}", f"endpoint={moto}", "--yes")
+        assert "aws-kms opens this vault from now on, and asks nobody" in done.stderr
+        asked = len(phone.requests("nip44_decrypt"))
+        machine("daemon", "stop")
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+        assert len(phone.requests("nip44_decrypt")) == asked
+        machine("lock")
+        (Path.home() / ".aws" / "credentials").unlink()
+        machine("unlock")
+        assert len(phone.requests("nip44_decrypt")) == asked + 1
+        assert NO_CREDENTIALS in machine("custody", "test", "aws-kms", code=6).stderr
+        machine("custody", "remove", "aws-kms", "--yes")
