@@ -60,8 +60,13 @@ The rooms, in order; each calls only what stands above it:
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
     custody/prompt            The person at a terminal, asked by a process that is not of that terminal
     custody/custodian         The seam of custody: what a custodian is, what its helper is told, and what may come of it
+    custody/tools             Programs that a custodian runs: looked at before each use, bounded in time and output
+    custody/command           Any program that encrypts as a custodian: age, gpg, pass, sops, a KMS's own command, a TPM
     custody/custodians        The custodians of this machine's vault: in which order they are tried, and what each has
     custody/keychain          The keychain as a custodian: the platform's own, or none
+    custody/passphrase        A passphrase as a custodian: the unlock key as ncryptsec (NIP-49), in the vault's own file
+    custody/program           A third party's program as a custodian: an executable avault-custodian-NAME
+    custody/systemd_creds     systemd as a custodian: what systemd-creds(1) seals to this machine, or a unit's credential
     custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
     custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     custody/obtaining         The ways to get the agent's key, as the keyholder has them
@@ -266,6 +271,7 @@ if TYPE_CHECKING:
     import resource
     import secrets
     import select
+    import selectors
     import shlex
     import shutil
     import signal
@@ -279,6 +285,7 @@ if TYPE_CHECKING:
     import time
     import tty
     import typing
+    import unicodedata
     import urllib.parse
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -353,6 +360,7 @@ else:
     resource = Lazy("resource")
     secrets = Lazy("secrets")
     select = Lazy("select")
+    selectors = Lazy("selectors")
     shlex = Lazy("shlex")
     shutil = Lazy("shutil")
     signal = Lazy("signal")
@@ -366,6 +374,7 @@ else:
     time = Lazy("time")
     tty = Lazy("tty")
     typing = Lazy("typing")
+    unicodedata = Lazy("unicodedata")
     urllib = Lazy("urllib.parse")
 
 
@@ -1871,6 +1880,27 @@ def public_hex(keys: Keys) -> str:
     return str(keys.public_key().to_hex())
 
 
+def encrypt_key(secret: str, passphrase: str, log_n: int) -> str:
+    """A secret key (hex) as ncryptsec (NIP-49), of which nobody knows that it was handled badly."""
+    key, security = nostr_sdk.SecretKey.parse(secret), nostr_sdk.KeySecurity.MEDIUM
+    return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
+
+
+def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
+    """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
+
+    Raises ValueError for what is no ncryptsec.
+    """
+    try:
+        encrypted = nostr_sdk.EncryptedSecretKey.from_bech32(ncryptsec)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not an ncryptsec") from None
+    try:
+        return str(encrypted.decrypt(passphrase).to_hex())
+    except nostr_sdk.NostrSdkError:
+        return None
+
+
 # --------------------------------------------------------------- process ----
 # How our processes start: a clean environment, hardened, the vault's lock.
 
@@ -1881,6 +1911,7 @@ KEPT_VARIABLES = {
     "DBUS_SESSION_BUS_ADDRESS", "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
     # where git finds the user's settings and keys
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GNUPGHOME",
+    "CREDENTIALS_DIRECTORY",  # where systemd puts a service's credentials: a path
 }  # fmt: skip
 
 
@@ -5518,6 +5549,330 @@ def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None 
     raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))
 
 
+# --------------------------------------------------------- custody/tools ----
+# Programs that a custodian runs: looked at before each use, bounded in time and output.
+#
+# No shell, and no search in PATH when one is used. What a program complains about goes nowhere: it
+# may hold what it was given.
+
+
+TOOL_OUTPUT = 64 << 10  # bytes that a program may print
+TOOL_SHARE = 0.9  # of the errand's time, so that it is still said which program took too long
+
+
+def find_changeable(path: str) -> str | None:
+    """What of a path others than root and us can change: the file, or a directory above it.
+
+    Both by its name and where its links lead. A directory for all with the sticky bit, as /tmp, is
+    none: what is ours there is ours.
+    """
+    for named in (os.path.abspath(path), os.path.realpath(path)):
+        place = named
+        while True:
+            info = os.lstat(place)
+            is_shared = info.st_mode & 0o022 and not stat.S_ISLNK(info.st_mode)
+            if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX:
+                is_shared = False
+            if is_shared or info.st_uid not in (0, os.getuid()):
+                return place
+            if place == os.path.dirname(place):
+                break
+            place = os.path.dirname(place)
+    return None
+
+
+def check_tool(path: str) -> str:
+    """`path`, if it is a program that nobody else can change; raises Unavailable, Denied."""
+    if not os.path.isabs(path):
+        raise Denied(f"{printable(path)} is not the whole path of a program")
+    try:
+        theirs = find_changeable(path)
+    except OSError:
+        raise Unavailable(f"there is no {printable(path)}") from None
+    if theirs:
+        raise Denied(
+            f"{printable(path)} is not run: others can change {printable(theirs)}",
+            "it has to be yours or root's, and nobody else may write it: chmod go-w, chown",
+        )
+    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+        raise Unavailable(f"{printable(path)} is no program that we may run")
+    return path
+
+
+def safe_path() -> str:
+    """PATH without what is relative, is not there, or can be changed by others."""
+    kept = []
+    for place in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        try:
+            if os.path.isabs(place) and not find_changeable(place):
+                kept.append(place)
+        except OSError:
+            pass
+    return os.pathsep.join(kept)
+
+
+def find_tool(word: str, errand: Errand) -> str:
+    """The whole path of a program that a person named; raises Unavailable, Denied.
+
+    A name is looked for in PATH, also where others can change it: the one that the person means is
+    refused then, and no other is taken instead.
+    """
+    path = errand.path(word) if os.sep in word else shutil.which(word)
+    if not path:
+        raise Unavailable(f"there is no program {printable(word)} in PATH")
+    return check_tool(os.path.abspath(path))
+
+
+def tool_environment(errand: Errand) -> dict[str, str]:
+    """What a program is told: as the daemon, a PATH of safe places, and the person's terminal."""
+    told = {**clean_environment(), "PATH": safe_path()}
+    return {**told, "GPG_TTY": errand.prompt.path} if errand.prompt.path else told
+
+
+def run_tool(argv: list[str], given: bytes, errand: Errand, person: bool = False) -> bytes:
+    """What a program prints that is given `given` on stdin.
+
+    Raises Unavailable or Denied where it may not be run or took too long (Denied where it asked a
+    `person`), AvaultError where it failed. It is ended with us, and those of its group with it.
+    """
+    name = os.path.basename(check_tool(argv[0]))
+    limit = errand.limit * TOOL_SHARE
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=tool_environment(errand),
+            start_new_session=True,
+            # PR_SET_PDEATHSIG, SIGKILL: killed with the thread that starts it
+            preexec_fn=(lambda: prctl(1, 9, 0, 0, 0)) if prctl else None,  # noqa: PLW1509
+        )
+    except OSError as error:
+        raise Unavailable(f"{printable(name)} does not start: {error.strerror}") from None
+    try:
+        printed = talk(process, given, time.monotonic() + limit)
+    except TimeoutError:
+        late = f"{printable(name)} did not end in {limit:g} s"
+        raise (Denied if person else Unavailable)(late) from None
+    except OverflowError:
+        raise AvaultError(f"{printable(name)} prints more than {TOOL_OUTPUT:,} bytes") from None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode < 0:
+        raise AvaultError(f"{printable(name)} was killed by signal {-process.returncode}")
+    if process.returncode:
+        failed = f"{printable(name)} failed, with exit code {process.returncode}"
+        raise (Denied if person else AvaultError)(failed)
+    return printed
+
+
+def talk(process: subprocess.Popen[bytes], given: bytes, end: float) -> bytes:
+    """Write and read until the program has ended; raises TimeoutError, OverflowError."""
+    if not process.stdin or not process.stdout:
+        raise AssertionError("unreachable")
+    printed = bytearray()
+    left = memoryview(given)
+    with selectors.DefaultSelector() as selector, process.stdin, process.stdout:
+        os.set_blocking(process.stdin.fileno(), False)
+        selector.register(process.stdin, selectors.EVENT_WRITE)
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while selector.get_map():
+            if (wait := end - time.monotonic()) <= 0:
+                raise TimeoutError
+            for key, _ in selector.select(wait):
+                if key.fileobj is process.stdout:
+                    piece = os.read(process.stdout.fileno(), 1 << 16)
+                    printed += piece
+                    if len(printed) > TOOL_OUTPUT:
+                        raise OverflowError
+                    if not piece:
+                        selector.unregister(process.stdout)
+                    continue
+                try:
+                    left = left[os.write(process.stdin.fileno(), left) :]
+                except BrokenPipeError:
+                    left = left[:0]  # it reads no more: its exit code says whether that was enough
+                if not left:
+                    selector.unregister(process.stdin)
+                    process.stdin.close()
+        try:
+            process.wait(max(end - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+    return bytes(printed)
+
+
+# ------------------------------------------------------- custody/command ----
+# Any program that encrypts as a custodian: age, gpg, pass, sops, a KMS's own command, a TPM.
+#
+# It is given two lines on stdin, whose secret it is and the secret, and gives the same two back.
+
+
+AZ_OPTIONS = (
+    "--id {key} --algorithm RSA-OAEP-256 --data-type plaintext --value @-"
+    " --query result --output tsv"
+)
+# Of each: wrap, unwrap, and delete where the program keeps it itself. No secret is in the words.
+TOOL_RECIPES = {
+    "age": ("age --encrypt --recipient {recipient}", "age --decrypt --identity {identity}"),
+    "gpg": (
+        "gpg --batch --quiet --encrypt --recipient {recipient}",
+        "gpg --batch --quiet --decrypt",
+    ),
+    "pass": (
+        "pass insert --multiline --force {key}",
+        "pass show {key}",
+        "pass rm --force {key}",
+    ),
+    "sops": (
+        "sops --encrypt --input-type binary --output-type json --age {recipient} /dev/stdin",
+        "sops --decrypt --input-type json --output-type binary /dev/stdin",
+    ),
+    "op": (
+        "op document create - --title {key}",
+        "op document get {key}",
+        "op document delete {key}",
+    ),
+    "gcloud-kms": (
+        "gcloud --quiet kms encrypt --key {key} --plaintext-file - --ciphertext-file -",
+        "gcloud --quiet kms decrypt --key {key} --plaintext-file - --ciphertext-file -",
+    ),
+    "az-keyvault": (
+        f"az keyvault key encrypt {AZ_OPTIONS}",
+        f"az keyvault key decrypt {AZ_OPTIONS}",
+    ),
+    "tpm2": (
+        # SHA-1 leaves room for 214 bytes; OAEP does not need it to be free of collisions
+        "tpm2_rsaencrypt --key-context {key} --scheme oaep-sha1",
+        "tpm2_rsadecrypt --key-context {key} --scheme oaep-sha1",
+    ),
+}
+YES_OR_NO = ("yes", "no")
+
+
+class Command:
+    """What a program wraps and unwraps; with `delete`, the program keeps it itself."""
+
+    needs_person: ClassVar[bool] = False
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
+        "wrap": ("the command that encrypts stdin to stdout", ""),
+        "unwrap": ("the command that gives back what was encrypted", ""),
+        "delete": ("the command that deletes it, where the program keeps it itself", ""),
+        "recipe": (f"instead of these, one of: {', '.join(TOOL_RECIPES)}", ""),
+        "recipient": ("of age, gpg or sops: for whom it is encrypted", ""),
+        "identity": ("of age: the file that decrypts", ""),
+        "key": ("of the others: the key's name, or the entry's", ""),
+        "person": ("whether somebody has to be there when it decrypts: yes or no", "no"),
+    }
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    @staticmethod
+    def asks(settings: dict[str, str]) -> bool:
+        """Whether somebody has to be there when it opens the vault, by its settings."""
+        return settings.get("person") == "yes"
+
+    def settle(self) -> dict[str, str]:
+        """The command lines, each with the whole path of its program; raises Usage."""
+        told = self.errand.settings
+        lines = {name: told.get(name) or "" for name in ("wrap", "unwrap", "delete")}
+        if recipe := told.get("recipe"):
+            if any(lines.values()):
+                raise Usage("either a recipe, or wrap and unwrap")
+            lines = self.expand(recipe)
+        if not lines["wrap"] or not lines["unwrap"]:
+            raise Usage("it needs wrap and unwrap, or a recipe")
+        person = told.get("person") or "no"
+        if person not in YES_OR_NO:
+            raise Usage("person is yes or no")
+        settled = {name: self.resolve(line) if line else "" for name, line in lines.items()}
+        return {**settled, "person": person}
+
+    def expand(self, recipe: str) -> dict[str, str]:
+        """The command lines of a recipe, with what they were told in them; raises Usage."""
+        if recipe not in TOOL_RECIPES:
+            known = ", ".join(TOOL_RECIPES)
+            raise Usage(f"there is no recipe {printable(recipe)}: one of {known}")
+        told = self.errand.settings
+        parts = {name: told.get(name) or "" for name in ("recipient", "identity", "key")}
+        if parts["identity"]:
+            parts["identity"] = self.errand.path(parts["identity"])
+        if recipe in ("pass", "op") and not parts["key"]:
+            parts["key"] = f"avault/{self.errand.account}"
+        lines = []
+        for line in TOOL_RECIPES[recipe]:
+            for name, part in parts.items():
+                if f"{{{name}}}" in line and (not part or part.startswith("-")):
+                    raise Usage(f"the recipe {recipe} needs {name}=…")
+            lines.append(shlex.join(word.format(**parts) for word in line.split()))
+        return dict(zip(("wrap", "unwrap", "delete"), [*lines, ""], strict=False))
+
+    def resolve(self, line: str) -> str:
+        """A command line with the whole path of its program; raises Usage, Unavailable, Denied."""
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            words = []
+        if not words:
+            raise Usage(f"not a command line: {printable(line)}")
+        return shlex.join([find_tool(words[0], self.errand), *words[1:]])
+
+    def probe(self) -> str:
+        """Whether the program is there, and nobody else can change it."""
+        self.find_kept()
+        return f"{check_tool(self.argv('unwrap')[0])} is there"
+
+    def set(self, secret: str) -> str | None:
+        """Have the program encrypt it; what it prints is kept, unless it keeps it itself."""
+        kept = self.run("wrap", f"{self.errand.bound}\n{secret}\n".encode())
+        if self.argv("delete"):
+            return None
+        if not kept:
+            raise AvaultError("the program that is to wrap the unlock key printed nothing")
+        return binascii.b2a_base64(kept, newline=False).decode()
+
+    def get(self) -> str:
+        """Have the program decrypt it; raises Tampered for another vault's or custodian's."""
+        printed = self.run("unwrap", self.find_kept())
+        bound, _, secret = printed.decode(errors="replace").removesuffix("\n").partition("\n")
+        if bound != self.errand.bound or not secret or not secret.isalnum():
+            raise Tampered(
+                "what the program gave is not what this custodian was given for this vault"
+            )
+        return secret
+
+    def delete(self) -> None:
+        """Have the program delete it, where it keeps it itself."""
+        if self.argv("delete"):
+            self.run("delete", b"")
+
+    def find_kept(self) -> bytes:
+        """What unwrap is given: nothing, where the program keeps it; raises NotFound, Tampered."""
+        if self.argv("delete"):
+            return b""
+        if not self.errand.kept:
+            raise NotFound("there is nothing that the program could decrypt")
+        try:
+            return binascii.a2b_base64(self.errand.kept, strict_mode=True)
+        except ValueError:
+            raise Tampered("what the program is to decrypt is damaged") from None
+
+    def argv(self, name: str) -> list[str]:
+        """One of the command lines, as words."""
+        return shlex.split(self.errand.settings.get(name) or "")
+
+    def run(self, name: str, given: bytes) -> bytes:
+        """What one of the programs prints."""
+        asks = self.asks(self.errand.settings) and name == "unwrap"
+        return run_tool(self.argv(name), given, self.errand, person=asks)
+
+
 # ---------------------------------------------------- custody/custodians ----
 # The custodians of this machine's vault: in which order they are tried, and what each has.
 #
@@ -5752,11 +6107,308 @@ class Keychain:
             raise AvaultError(f"the keychain failed: {printable(given)}") from None
 
 
+# ---------------------------------------------------- custody/passphrase ----
+# A passphrase as a custodian: the unlock key as ncryptsec (NIP-49), in the vault's own file.
+
+
+PASSPHRASE_LEAST = 12  # characters
+SCRYPT_SIZES = (
+    "16",
+    "17",
+    "18",
+)  # log2 of its rounds: 64, 128 and 256 MiB; the library takes no more
+
+
+class Passphrase:
+    """A passphrase that a person types, or that is among a service's credentials."""
+
+    needs_person: ClassVar[bool] = True
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
+        "log-n": ("scrypt's cost, 16 to 18: each step doubles time and memory", "17")
+    }
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    def settle(self) -> dict[str, str]:
+        """The cost of scrypt; raises Usage."""
+        log_n = self.errand.settings.get("log-n") or "17"
+        if log_n not in SCRYPT_SIZES:
+            raise Usage("log-n is 16, 17 or 18", "as in: log-n=18")
+        return {"log-n": log_n}
+
+    def probe(self) -> str:
+        """Whether there is something that a passphrase opens."""
+        self.find_kept()
+        return "it asks for the passphrase"
+
+    def set(self, secret: str) -> str:
+        """Ask for a new passphrase, twice; raises Denied."""
+        log_n = int(self.settle()["log-n"])
+        passphrase = self.ask("a new passphrase for the vault")
+        if len(passphrase) < PASSPHRASE_LEAST:
+            raise Denied(
+                f"the passphrase has fewer than {PASSPHRASE_LEAST} characters",
+                "six words drawn by dice are good, and can be remembered",
+            )
+        if self.ask("the same once more") != passphrase:
+            raise Denied("the two passphrases are not the same")
+        return encrypt_key(secret, passphrase, log_n)
+
+    def get(self) -> str:
+        """Ask for the passphrase, once; a wrong one is Denied."""
+        kept = self.find_kept()
+        passphrase = self.ask("the vault's passphrase")
+        try:
+            found = decrypt_key(kept, passphrase)
+        except ValueError:
+            raise AvaultError("what the passphrase opens is damaged") from None
+        if found is None:
+            raise Denied("the passphrase is wrong")
+        return found
+
+    def delete(self) -> None:
+        """Nothing: it goes with the vault's own file."""
+
+    def find_kept(self) -> str:
+        """The ncryptsec; raises NotFound."""
+        if not self.errand.kept:
+            raise NotFound("there is nothing that a passphrase opens")
+        return self.errand.kept
+
+    def ask(self, question: str) -> str:
+        """What the person types, in the one form (NFKC) that NIP-49 asks for."""
+        typed = self.errand.prompt.ask(question, "avault-passphrase")
+        return unicodedata.normalize("NFKC", typed)
+
+
+# ------------------------------------------------------- custody/program ----
+# A third party's program as a custodian: an executable avault-custodian-NAME.
+#
+# It is told and answers what a custodian's helper is; references/custody.md says it in full.
+
+
+PROGRAM_PREFIX = "avault-custodian-"
+
+
+class Program:
+    """What an executable keeps; owner and mode are looked at before each use, its bytes are not."""
+
+    needs_person: ClassVar[bool] = False
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
+        "path": (f"the executable {PROGRAM_PREFIX}NAME", None),
+        "options": ("its own settings, as words: NAME=VALUE …", ""),
+        "person": ("whether somebody has to be there when it opens the vault: yes or no", "no"),
+    }
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    @staticmethod
+    def asks(settings: dict[str, str]) -> bool:
+        """Whether somebody has to be there when it opens the vault, by its settings."""
+        return settings.get("person") == "yes"
+
+    def settle(self) -> dict[str, str]:
+        """Its whole path, and its own settings as it completes them; raises Usage."""
+        told = self.errand.settings
+        path = self.errand.path(told.get("path") or "")
+        if not os.path.basename(path).startswith(PROGRAM_PREFIX):
+            raise Usage(f"the executable's name begins with {PROGRAM_PREFIX}")
+        person = told.get("person") or "no"
+        if person not in ("yes", "no"):
+            raise Usage("person is yes or no")
+        self.errand.settings = {**told, "path": path}
+        own = self.ask("settle")
+        if not isinstance(own, dict):
+            raise AvaultError("the program's settings are not an object")
+        words = [f"{name}={value}" for name, value in own.items()]
+        return {"path": path, "options": shlex.join(words), "person": person}
+
+    def probe(self) -> str:
+        """What it says of itself."""
+        return printable(self.ask("probe"))
+
+    def set(self, secret: str) -> str | None:
+        """Have it keep the secret; what it answers, if anything, is kept here."""
+        kept = self.ask("set", secret)
+        if kept is not None and not isinstance(kept, str):
+            raise AvaultError("what the program wants to be kept is not a text")
+        return kept
+
+    def get(self) -> str:
+        """The secret, as it answers."""
+        secret = self.ask("get")
+        if not isinstance(secret, str) or not secret:
+            raise AvaultError("the program answered ok, and no secret")
+        return secret
+
+    def delete(self) -> None:
+        """Have it forget the secret."""
+        self.ask("delete")
+
+    def own_settings(self) -> dict[str, str]:
+        """The settings that are the program's; raises Usage."""
+        try:
+            words = shlex.split(self.errand.settings.get("options") or "")
+        except ValueError:
+            words = ["?"]
+        pairs = [word.partition("=") for word in words]
+        if not all(name and mark for name, mark, _ in pairs):
+            raise Usage("options are words: NAME=VALUE …")
+        return {name: value for name, _, value in pairs}
+
+    def ask(self, action: str, secret: str | None = None) -> Any:
+        """The value that it answers; raises what its outcome means."""
+        errand = self.errand
+        request = {
+            "name": errand.name, "settings": self.own_settings(), "kept": errand.kept,
+            "bound": errand.bound, "account": errand.account, "label": errand.label,
+            "directory": errand.directory, "limit": errand.limit, "terminal": errand.prompt.path,
+        }  # fmt: skip
+        if secret is not None:
+            request["secret"] = secret
+        path = find_tool(errand.settings["path"], errand)
+        asks = self.asks(errand.settings) and action in ("set", "get")
+        answer = read_answer(
+            run_tool([path, action], json.dumps(request).encode(), errand, person=asks)
+        )
+        answer.pop("hint", None)  # hints are ours
+        if secret and secret in str(answer.get("detail")):
+            answer["detail"] = "its answer held the secret, and is not shown"
+        return raise_outcome(answer)
+
+
+# ------------------------------------------------- custody/systemd_creds ----
+# systemd as a custodian: what systemd-creds(1) seals to this machine, or a unit's credential.
+#
+# With `credential`, a unit's own LoadCredentialEncrypted= holds a key that the operator made, and the
+# unlock key is sealed with that (NIP-44, from the key to its own public key).
+
+
+SEALING_KEYS = ("auto", "host", "tpm2", "host+tpm2")
+CREDENTIAL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}"
+
+
+class SystemdCreds:
+    """A credential that this machine's systemd seals; it needs nobody."""
+
+    needs_person: ClassVar[bool] = False
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
+        "key": (f"what seals it: {', '.join(SEALING_KEYS)}", "auto"),
+        "credential": ("instead: the name of a credential that the service's unit loads", ""),
+    }
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+        self.credential = errand.settings.get("credential") or ""
+
+    def settle(self) -> dict[str, str]:
+        """What seals it, and whether that can be used here; raises Usage, Unavailable."""
+        key = self.errand.settings.get("key") or "auto"
+        if key not in SEALING_KEYS:
+            raise Usage(f"key is one of: {', '.join(SEALING_KEYS)}")
+        if not self.credential:
+            self.prepare()
+        elif not re.fullmatch(CREDENTIAL_NAME, self.credential):
+            raise Usage(f"not the name of a credential: {printable(self.credential)}")
+        return {"key": key, "credential": self.credential}
+
+    def probe(self) -> str:
+        """Whether systemd-creds can be run, or the credential is there."""
+        self.find_kept()
+        if self.credential:
+            self.read_credential()
+            return f"the credential {self.credential} is there"
+        self.prepare()
+        return "systemd-creds is there"
+
+    def set(self, secret: str) -> str:
+        """What systemd-creds, or the unit's credential, makes of the secret."""
+        if self.credential:
+            keys = self.read_credential()
+            return encrypt(keys, public_hex(keys), f"{self.errand.bound}\n{secret}")
+        key = self.errand.settings.get("key") or "auto"
+        sealed = self.run("encrypt", [f"--with-key={key}"], secret.encode())
+        return "".join(sealed.decode("ascii", "replace").split())
+
+    def get(self) -> str:
+        """The secret; raises NotFound, Unavailable, Tampered, AvaultError."""
+        kept = self.find_kept()
+        if not self.credential:
+            return self.run("decrypt", [], kept.encode()).decode(errors="replace")
+        keys = self.read_credential()
+        try:
+            bound, _, secret = decrypt(keys, public_hex(keys), kept).partition("\n")
+        except ValueError:
+            raise Tampered(f"the credential {self.credential} is another than at first") from None
+        if bound != self.errand.bound:
+            raise Tampered("what the credential opens is another custodian's, or another vault's")
+        return secret
+
+    def delete(self) -> None:
+        """Nothing: it goes with the vault's own file."""
+
+    def find_kept(self) -> str:
+        """What was sealed; raises NotFound."""
+        if not self.errand.kept:
+            raise NotFound("there is nothing that systemd could open")
+        return self.errand.kept
+
+    def read_credential(self) -> Keys:
+        """The key in the unit's credential (CREDENTIALS_DIRECTORY, systemd.exec(5))."""
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not directory:
+            raise Unavailable("no unit has given the daemon credentials (CREDENTIALS_DIRECTORY)")
+        try:
+            text = read_file(os.path.join(directory, self.credential), 4096).decode()
+        except NotFound:
+            raise NotFound(f"the unit has no credential {self.credential}") from None
+        except UnicodeDecodeError:
+            text = ""
+        digits = text.removesuffix("\n")
+        try:
+            if not re.fullmatch("[0-9a-f]{64}", digits):
+                raise ValueError
+            return read_keys(digits)
+        except ValueError:
+            raise Tampered(f"the credential {self.credential} is not 64 hex digits") from None
+
+    def prepare(self) -> tuple[str, list[str]]:
+        """systemd-creds and what it needs to be told without root; raises Unavailable, Denied."""
+        path = find_tool("systemd-creds", self.errand)
+        if os.getuid() == 0:
+            return path, []
+        said = run_tool([path, "--version"], b"", self.errand).decode(errors="replace").split()
+        version = int(said[1]) if len(said) > 1 and said[1].isdecimal() else 0
+        if version < 256:
+            raise Unavailable(
+                "systemd-creds works for root alone here: for others it needs systemd 256,"
+                f" and this is {version}",
+                "load a credential in the service's unit, and add it: credential=NAME",
+            )
+        return path, ["--user"]
+
+    def run(self, verb: str, options: list[str], given: bytes) -> bytes:
+        """What systemd-creds prints; it binds a name that is of vault, agent and custodian."""
+        path, more = self.prepare()
+        name = f"avault-{sha256(self.errand.bound.encode()).hex()[:32]}"
+        return run_tool(
+            [path, verb, *more, *options, f"--name={name}", "-", "-"], given, self.errand
+        )
+
+
 # --------------------------------------------------------- custody/kinds ----
 # The kinds of custodians: those of the tool itself, and those that need another package.
 
 
-KINDS: dict[str, type[Custodian]] = {"keychain": Keychain}
+KINDS: dict[str, type[Custodian]] = {
+    "keychain": Keychain,
+    "passphrase": Passphrase,
+    "systemd": SystemdCreds,
+    "command": Command,
+    "program": Program,
+}
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
 EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper")
 EXTRAS = {"paper": "shares"}  # those whose extra has another name than the kind

@@ -83,3 +83,24 @@ def parse_keys(text: str) -> Keys:
 def public_hex(keys: Keys) -> str:
     """The public key of a key pair, in hex."""
     return str(keys.public_key().to_hex())
+
+
+def encrypt_key(secret: str, passphrase: str, log_n: int) -> str:
+    """A secret key (hex) as ncryptsec (NIP-49), of which nobody knows that it was handled badly."""
+    key, security = nostr_sdk.SecretKey.parse(secret), nostr_sdk.KeySecurity.MEDIUM
+    return str(nostr_sdk.EncryptedSecretKey(key, passphrase, log_n, security).to_bech32())
+
+
+def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
+    """The secret key (hex) of an ncryptsec (NIP-49); None where the passphrase is another.
+
+    Raises ValueError for what is no ncryptsec.
+    """
+    try:
+        encrypted = nostr_sdk.EncryptedSecretKey.from_bech32(ncryptsec)
+    except nostr_sdk.NostrSdkError:
+        raise ValueError("not an ncryptsec") from None
+    try:
+        return str(encrypted.decrypt(passphrase).to_hex())
+    except nostr_sdk.NostrSdkError:
+        return None

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avault.custody.command import Command
 from avault.custody.keychain import Keychain
+from avault.custody.passphrase import Passphrase
+from avault.custody.program import Program
+from avault.custody.systemd_creds import SystemdCreds
 from avault.errors import Usage, printable
 from avault.extras import load_extra
 
@@ -12,7 +16,13 @@ if TYPE_CHECKING:
     from avault.custody.custodian import Custodian
 
 
-KINDS: dict[str, type[Custodian]] = {"keychain": Keychain}
+KINDS: dict[str, type[Custodian]] = {
+    "keychain": Keychain,
+    "passphrase": Passphrase,
+    "systemd": SystemdCreds,
+    "command": Command,
+    "program": Program,
+}
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
 EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper")
 EXTRAS = {"paper": "shares"}  # those whose extra has another name than the kind
