@@ -35,6 +35,7 @@ class Person:
         self.fd, self.end = os.openpty()
         self.path = os.ttyname(self.end)
         self.answers, self.shown = list(answers), b""
+        self.echoed: list[bool] = []  # whether what is typed would be shown, as each question comes up
         self.thread = threading.Thread(target=self.attend, daemon=True)
         self.thread.start()
 
@@ -45,7 +46,7 @@ class Person:
             except OSError:
                 return
             if self.shown.endswith(b": ") and self.answers:
-                wait_until(lambda: not self.echoes())
+                self.echoed.append(self.echoes())
                 os.write(self.fd, self.answers.pop(0).encode() + b"\n")
 
     def echoes(self) -> bool:
@@ -120,6 +121,21 @@ def test_set_asks_twice_and_get_once(people, canary: Canary) -> None:
     assert people[-1].questions() == ["the vault's passphrase"]
     assert not any(canary.value.encode() in each.shown for each in people), "it is not echoed"
     assert all(each.echoes() for each in people), "the terminal is as it was"
+
+
+SLOW_TERMINAL = """
+import termios, time
+set_modes = termios.tcsetattr
+termios.tcsetattr = lambda *modes: (time.sleep(0.5), set_modes(*modes))[1]
+"""
+
+
+def test_whoever_types_at_once_is_neither_shown_nor_lost(people, canary: Canary) -> None:
+    """The echo is off before the question is there: also where that takes the process a while."""
+    made = ask(people, "set", canary.value, canary.value, secret=SECRET, before=SLOW_TERMINAL)
+    assert made["outcome"] == "ok", made
+    assert people[-1].echoed == [False, False]
+    assert canary.value.encode() not in people[-1].shown
 
 
 def test_a_wrong_one_is_denied_and_not_asked_for_again(people, canary: Canary) -> None:
