@@ -9601,12 +9601,12 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    outcome = await forget_secret(guard, name)
+    outcome = await forget_secret(guard, name, Reach(request))
     custody.custodians.forget(name)
     return {"name": name, **outcome}
 
 
-async def forget_secret(guard: Guard, name: str) -> dict[str, Any]:
+async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
     """Have a custodian forget its key: what it said."""
     try:
         content = guard.custody.custodians.load(name)
@@ -9614,7 +9614,7 @@ async def forget_secret(guard: Guard, name: str) -> dict[str, Any]:
         raise
     except AvaultError as error:
         return {"outcome": error.code, "detail": error.message}
-    answer = await run_errand(guard.places, "delete", content, Reach({}))
+    answer = await run_errand(guard.places, "delete", content, reach)
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
