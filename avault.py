@@ -5407,6 +5407,14 @@ class RemoteSigner:
 # The person at a terminal, asked by a process that is not of that terminal.
 
 
+def closed_terminal(path: str) -> Unavailable:
+    """What is said where a terminal is another user's, as in a shell of su or sudo."""
+    return Unavailable(
+        f"the terminal {printable(path)} is not this user's, as in a shell of su or sudo",
+        "log in as this user, or begin with: script -q /dev/null",
+    )
+
+
 class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
@@ -5465,7 +5473,7 @@ class Prompt:
                 raise OSError("not a terminal of ours")
             self.modes = termios.tcgetattr(fd)
         except (OSError, termios.error):
-            raise Unavailable(f"{printable(self.path)} is no terminal that we can use") from None
+            raise closed_terminal(self.path) from None
         self.fd = fd
 
     def restore(self) -> None:
@@ -9082,8 +9090,8 @@ class Custody:
             return [PHONE]
 
     def has_phone(self) -> bool:
-        """Whether the phone is one of them."""
-        return PHONE in self.order()
+        """Whether a phone may be asked: this machine is paired, and the phone is one of them."""
+        return os.path.lexists(self.places.own("pairing.json")) and PHONE in self.order()
 
     def has_any(self) -> bool:
         """Whether there is one besides the phone."""
@@ -9101,8 +9109,16 @@ class Custody:
             self.custodians.load(caller.custodian)
             return [caller.custodian]
         order = self.order()
-        names = order[: order.index(PHONE)] if PHONE in order else order
+        names = order[: order.index(PHONE)] if self.has_phone() else order
+        names = [name for name in names if name != PHONE]
         return [name for name in names if caller.reach.is_there() or not self.asks(name)]
+
+    def nobody_here(self) -> Locked:
+        """Why none can be tried: all ask a person, and none is reached."""
+        return Locked(
+            "what opens this vault asks a person, and there is no terminal",
+            "in a terminal: avault unlock; in a script: --with NAME --passphrase-file FILE",
+        )
 
     def asks(self, name: str) -> bool:
         """Whether a custodian asks a person; one that cannot be read asks nobody."""
@@ -9209,13 +9225,9 @@ class Guard:
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
 
-    def has_phone(self) -> bool:
-        """Whether a phone may be asked: this machine is paired, and the phone was not taken out."""
-        return os.path.lexists(self.places.own("pairing.json")) and self.custody.has_phone()
-
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
-        if self.state == "locked" and not self.has_phone() and not self.custody.has_any():
+        if self.state == "locked" and not self.custody.has_phone() and not self.custody.has_any():
             return "unpaired"
         return self.state
 
@@ -9230,7 +9242,7 @@ class Guard:
                 self.pairing_hint(),
             )
         because = f" ({self.failure.message})" if self.failure else ""
-        how = "ask the phone with" if self.has_phone() else "open it with"
+        how = "ask the phone with" if self.custody.has_phone() else "open it with"
         return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
 
     def waiting_hint(self) -> str:
@@ -9314,10 +9326,10 @@ class Guard:
         """
         if self.state == "unlocked":
             return
-        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.has_phone()
+        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.custody.has_phone()
         ways = [] if nsec is not None else self.custody.ways(caller)
         if nsec is None and not asks_phone and not ways:
-            raise self.locked()
+            raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
         is_shared = bool(self.question.callers)  # who comes later shares the one question
         is_new = self.question.join(caller, asks_phone and not ways)
         if len(self.question.callers) == 1:
@@ -9465,7 +9477,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
             f"there is a custodian {name} already",
             f"choose another name with --name, or: avault custody remove {name}",
         )
-    if name in custody.order() and not guard.has_phone() and len(custody.order()) == 1:
+    if name in custody.order() and not guard.custody.has_phone() and len(custody.order()) == 1:
         raise Denied(
             f"{name} alone opens this vault, and would open nothing if this were cut off",
             "add another before, with a name of its own: --name NAME",
@@ -9501,7 +9513,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
 
 async def agree_otherwise(guard: Guard, reach: Reach) -> None:
     """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked."""
-    if guard.has_phone():
+    if guard.custody.has_phone():
         return
     failed: AvaultError | None = None
     for name in guard.custody.order():
@@ -9574,8 +9586,10 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
         "asks": True,
         "settings": {},
         "opened": guard.report.get("proven_at"),
-        "outcome": "ok" if guard.has_phone() else "not_found",
-        "said": "this machine is paired" if guard.has_phone() else "this machine is not paired",
+        "outcome": "ok" if guard.custody.has_phone() else "not_found",
+        "said": "this machine is paired"
+        if guard.custody.has_phone()
+        else "this machine is not paired",
     }
     return {"custodians": [probed.get(name, phone) for name in found["order"]]}
 
@@ -9596,7 +9610,7 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
     others = [each for each in order if each != name]
     if name == PHONE:
         return await remove_phone(guard, others)
-    if name in order and not guard.has_phone() and not await any_opens(guard, others):
+    if name in order and not guard.custody.has_phone() and not await any_opens(guard, others):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
@@ -9657,7 +9671,7 @@ async def remove_phone(guard: Guard, others: list[str]) -> Message:
 
 async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Take the phone out of the order of a vault that was made without one."""
-    if guard.has_phone() or not guard.custody.has_any():
+    if guard.custody.has_phone() or not guard.custody.has_any():
         raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
     order = [name for name in guard.custody.custodians.order() if name != PHONE]
     guard.custody.custodians.write(order)
@@ -25096,6 +25110,8 @@ def cmd_init(
             raise Usage("a vault without a phone has no signer", "leave out --signer-npub")
         if not sys.stdin.isatty():
             raise Usage("the recovery kit is shown at a terminal, and there is none")
+        if not os.access(os.ttyname(0), os.R_OK | os.W_OK):
+            raise closed_terminal(os.ttyname(0))
         check_custodian(custodian)
         wanted = parse_settings(settings)
     if not confirmed and not bunker and not sys.stdin.isatty():

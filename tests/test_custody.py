@@ -401,7 +401,7 @@ def test_a_vault_without_a_phone(machine: Machine, canary: Canary, allow: Callab
     machine("lock")
     assert machine.status()["state"] == "locked"
     assert "open it with: avault unlock" in machine("get", "openai/API_KEY", code=3).stderr
-    machine("unlock", code=3)
+    assert "asks a person, and there is no terminal" in machine("unlock", code=3).stderr
     with Screen(machine, AVAULT, "unlock") as screen:
         type_passphrase(screen, 1, "not that one, but long")
         assert b"the passphrase is wrong" in screen.wait(5)

@@ -15,7 +15,7 @@ from avault.cli.custody import Person, manage, parse_settings
 from avault.cli.daemon import end
 from avault.client import ask_daemon
 from avault.custody.custodians import check_custodian
-from avault.custody.prompt import Prompt
+from avault.custody.prompt import Prompt, closed_terminal
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
 from avault.hints import call
@@ -99,6 +99,8 @@ def cmd_init(
             raise Usage("a vault without a phone has no signer", "leave out --signer-npub")
         if not sys.stdin.isatty():
             raise Usage("the recovery kit is shown at a terminal, and there is none")
+        if not os.access(os.ttyname(0), os.R_OK | os.W_OK):
+            raise closed_terminal(os.ttyname(0))
         check_custodian(custodian)
         wanted = parse_settings(settings)
     if not confirmed and not bunker and not sys.stdin.isatty():

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def closed_terminal(path: str) -> Unavailable:
+    """What is said where a terminal is another user's, as in a shell of su or sudo."""
+    return Unavailable(
+        f"the terminal {printable(path)} is not this user's, as in a shell of su or sudo",
+        "log in as this user, or begin with: script -q /dev/null",
+    )
+
+
 class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
@@ -72,7 +80,7 @@ class Prompt:
                 raise OSError("not a terminal of ours")
             self.modes = termios.tcgetattr(fd)
         except (OSError, termios.error):
-            raise Unavailable(f"{printable(self.path)} is no terminal that we can use") from None
+            raise closed_terminal(self.path) from None
         self.fd = fd
 
     def restore(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,8 @@ class Custody:
             return [PHONE]
 
     def has_phone(self) -> bool:
-        """Whether the phone is one of them."""
-        return PHONE in self.order()
+        """Whether a phone may be asked: this machine is paired, and the phone is one of them."""
+        return os.path.lexists(self.places.own("pairing.json")) and PHONE in self.order()
 
     def has_any(self) -> bool:
         """Whether there is one besides the phone."""
@@ -60,8 +61,16 @@ class Custody:
             self.custodians.load(caller.custodian)
             return [caller.custodian]
         order = self.order()
-        names = order[: order.index(PHONE)] if PHONE in order else order
+        names = order[: order.index(PHONE)] if self.has_phone() else order
+        names = [name for name in names if name != PHONE]
         return [name for name in names if caller.reach.is_there() or not self.asks(name)]
+
+    def nobody_here(self) -> Locked:
+        """Why none can be tried: all ask a person, and none is reached."""
+        return Locked(
+            "what opens this vault asks a person, and there is no terminal",
+            "in a terminal: avault unlock; in a script: --with NAME --passphrase-file FILE",
+        )
 
     def asks(self, name: str) -> bool:
         """Whether a custodian asks a person; one that cannot be read asks nobody."""

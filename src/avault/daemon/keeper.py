@@ -48,13 +48,9 @@ class Guard:
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
 
-    def has_phone(self) -> bool:
-        """Whether a phone may be asked: this machine is paired, and the phone was not taken out."""
-        return os.path.lexists(self.places.own("pairing.json")) and self.custody.has_phone()
-
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
-        if self.state == "locked" and not self.has_phone() and not self.custody.has_any():
+        if self.state == "locked" and not self.custody.has_phone() and not self.custody.has_any():
             return "unpaired"
         return self.state
 
@@ -69,7 +65,7 @@ class Guard:
                 self.pairing_hint(),
             )
         because = f" ({self.failure.message})" if self.failure else ""
-        how = "ask the phone with" if self.has_phone() else "open it with"
+        how = "ask the phone with" if self.custody.has_phone() else "open it with"
         return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
 
     def waiting_hint(self) -> str:
@@ -153,10 +149,10 @@ class Guard:
         """
         if self.state == "unlocked":
             return
-        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.has_phone()
+        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.custody.has_phone()
         ways = [] if nsec is not None else self.custody.ways(caller)
         if nsec is None and not asks_phone and not ways:
-            raise self.locked()
+            raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
         is_shared = bool(self.question.callers)  # who comes later shares the one question
         is_new = self.question.join(caller, asks_phone and not ways)
         if len(self.question.callers) == 1:

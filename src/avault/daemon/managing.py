@@ -48,7 +48,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
             f"there is a custodian {name} already",
             f"choose another name with --name, or: avault custody remove {name}",
         )
-    if name in custody.order() and not guard.has_phone() and len(custody.order()) == 1:
+    if name in custody.order() and not guard.custody.has_phone() and len(custody.order()) == 1:
         raise Denied(
             f"{name} alone opens this vault, and would open nothing if this were cut off",
             "add another before, with a name of its own: --name NAME",
@@ -84,7 +84,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
 
 async def agree_otherwise(guard: Guard, reach: Reach) -> None:
     """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked."""
-    if guard.has_phone():
+    if guard.custody.has_phone():
         return
     failed: AvaultError | None = None
     for name in guard.custody.order():
@@ -157,8 +157,10 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
         "asks": True,
         "settings": {},
         "opened": guard.report.get("proven_at"),
-        "outcome": "ok" if guard.has_phone() else "not_found",
-        "said": "this machine is paired" if guard.has_phone() else "this machine is not paired",
+        "outcome": "ok" if guard.custody.has_phone() else "not_found",
+        "said": "this machine is paired"
+        if guard.custody.has_phone()
+        else "this machine is not paired",
     }
     return {"custodians": [probed.get(name, phone) for name in found["order"]]}
 
@@ -179,7 +181,7 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
     others = [each for each in order if each != name]
     if name == PHONE:
         return await remove_phone(guard, others)
-    if name in order and not guard.has_phone() and not await any_opens(guard, others):
+    if name in order and not guard.custody.has_phone() and not await any_opens(guard, others):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
@@ -240,7 +242,7 @@ async def remove_phone(guard: Guard, others: list[str]) -> Message:
 
 async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Take the phone out of the order of a vault that was made without one."""
-    if guard.has_phone() or not guard.custody.has_any():
+    if guard.custody.has_phone() or not guard.custody.has_any():
         raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
     order = [name for name in guard.custody.custodians.order() if name != PHONE]
     guard.custody.custodians.write(order)
