@@ -150,7 +150,7 @@ def test_keychain(lone: Machine, place, rogue: Rogue) -> None:
         asked = len(rogue.requests("nip44_decrypt"))
         lone("daemon", "stop")
         lone("daemon", "start", "-b")
-        assert lone.wait_state("unlocked")["keychain"] is True
+        assert lone.wait_state("unlocked")["custodians"] == ["keychain", "phone"]
         assert len(rogue.requests("nip44_decrypt")) == asked
         lone("daemon", "stop")
 

@@ -228,7 +228,7 @@ def converse(machine: Machine, stream: bytes) -> list[dict[str, Any]]:
         return answers
 
 
-DOORS = ["status", "wait", "unlock", "lock", "init", "open", "keychain"]  # not stop: a locked daemon does
+DOORS = ["status", "wait", "unlock", "lock", "init", "open", "custody"]  # not stop: a locked daemon does
 
 
 def harmless(request: dict[str, Any]) -> dict[str, Any]:
