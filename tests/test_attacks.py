@@ -9,6 +9,7 @@ from typing import Any
 
 import nostr_sdk
 import pytest
+from box import Box
 from canary import Canary
 from harness import Machine, wait_until
 from peers import Rogue, misdeeds
@@ -263,9 +264,10 @@ def test_forget_looks_whose_recovery_copy_it_is(vault: Machine, place) -> None:
 
 def test_a_custodian_needs_the_phone(vault: Machine) -> None:
     """A request over the socket alone does not give the agent's key away: a vault without a phone to ask cannot do it at all."""
-    with pytest.raises(avault.Denied):
-        avault.ask_daemon(places(vault), "custody", action="add", kind="keychain", name="keychain")
-    assert not (vault.own / "custody-keychain.json").exists()
+    settings = {"path": str(Box(vault.top).path)}
+    with pytest.raises(avault.Denied, match="only a paired vault"):
+        avault.ask_daemon(places(vault), "custody", action="add", kind="program", name="box", settings=settings)
+    assert not (vault.own / "custody-box.json").exists()
 
 
 def lead_astray(machine: Machine, agent: str, thief: nostr_sdk.Keys, decoy: nostr_sdk.Keys) -> bytes:

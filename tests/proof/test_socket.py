@@ -232,10 +232,10 @@ DOORS = ["status", "wait", "unlock", "lock", "init", "open", "custody"]  # not s
 
 
 def harmless(request: dict[str, Any]) -> dict[str, Any]:
-    """A door request that neither insists nor lasts, nor asks the platform's keychain each time."""
+    """A door request that neither insists nor lasts, nor tries custodians each time."""
     request.pop("force", None)
-    if request["op"] == "keychain":
-        request["action"] = "enable"
+    if request["op"] == "custody":
+        request["action"] = "add"
     if request["op"] in ("wait", "unlock", "init", "open"):
         request["timeout"] = 0.01
         request.pop("private", None)
