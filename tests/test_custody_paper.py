@@ -570,7 +570,7 @@ def test_nobody_types(desk: Desk, sheets) -> None:
     given, _ = sheets
     got = desk.send("get", **given, limit=2.0)
     desk.expect(f"{FIRST}: ")
-    assert told(got()) == ("denied", "the paper did not answer in 2 s; is it locked?")
+    assert told(got()) == ("denied", "the paper did not answer in 2 s")
     assert desk.echoes()
 
 

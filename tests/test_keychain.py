@@ -45,7 +45,7 @@ LABEL = "avault: unlock key of test@machine (/home/test/clawd/.avault)"
 ATTRIBUTES = {"service": "avault", "username": ACCOUNT}
 PASSWORD = "of the login"
 LOCKED = "the keychain is locked, and its prompt was dismissed or has no screen"
-UNANSWERED = "the keychain did not answer in {} s; is it locked?"
+UNANSWERED = "the keychain did not answer in {} s"
 NOT_INSTALLED = "the package keyring is not installed; {} -m pip install 'keyring>=25,<26'"
 FAILED = "the keychain failed: org.freedesktop.DBus.Error.Failed"
 NO_BUS = "no session bus answers (DBUS_SESSION_BUS_ADDRESS)"

@@ -64,9 +64,7 @@ def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
 
 def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:
     """The answer to an errand, within its limit; one that takes longer is `denied`."""
-    answer = render_answer(
-        "denied", f"the {kind} did not answer in {errand.limit:g} s; is it locked?"
-    )
+    answer = render_answer("denied", f"the {kind} did not answer in {errand.limit:g} s")
 
     def work() -> None:
         nonlocal answer
