@@ -5553,7 +5553,7 @@ def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None 
     outcome = str(answer.get("outcome"))
     if outcome == "ok":
         return answer.get("value")
-    detail = printable(answer.get("detail") or outcome)
+    detail = printable(answer.get("detail") or outcome, 1000)  # a quorum names all its members
     raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))
 
 
@@ -6418,8 +6418,8 @@ KINDS: dict[str, type[Custodian]] = {
     "program": Program,
 }
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
-EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper")
-EXTRAS = {"paper": "shares"}  # those whose extra has another name than the kind
+EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper", "quorum")
+EXTRAS = {"paper": "shares", "quorum": "shares"}  # those whose extra has another name than the kind
 
 
 def find_kind(kind: str) -> type[Custodian]:
@@ -6432,6 +6432,13 @@ def find_kind(kind: str) -> type[Custodian]:
     room, extra = f"custody_{kind.replace('-', '_')}", EXTRAS.get(kind, kind)
     found: type[Custodian] = load_extra(room, extra).Custodian
     return found
+
+
+def asks_person(kind: str, settings: dict[str, str]) -> bool:
+    """Whether somebody has to be there when a custodian opens the vault, by its settings."""
+    found = find_kind(kind)
+    asks = getattr(found, "asks", None)  # where it depends on the settings
+    return bool(asks(settings) if asks else found.needs_person)
 
 
 # -------------------------------------------------------- custody/helper ----
@@ -6465,12 +6472,10 @@ def take_secret(door: int) -> str:
 
 def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
     """The value of an errand that succeeds; raises what went wrong."""
-    found = find_kind(kind)
-    custodian = found(errand)
+    custodian = find_kind(kind)(errand)
     if action == "settle":
         settings = custodian.settle()
-        asks = getattr(found, "asks", None)  # where it depends on the settings
-        return {"settings": settings, "asks": asks(settings) if asks else found.needs_person}
+        return {"settings": settings, "asks": asks_person(kind, settings)}
     if action == "set":
         if not secret:
             raise AvaultError("nothing came that could be kept")
@@ -6666,7 +6671,8 @@ class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
     PERSON_TIME, TIME = 120.0, 30.0  # seconds for an errand with a person, and without
-    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0}  # kinds whose person prints and types
+    # kinds whose person prints and types, or that ask several
+    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0}
 
     def __init__(
         self, places: Places, action: str, content: dict[str, Any], reach: Reach, stdout: int

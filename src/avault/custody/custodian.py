@@ -105,5 +105,5 @@ def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None 
     outcome = str(answer.get("outcome"))
     if outcome == "ok":
         return answer.get("value")
-    detail = printable(answer.get("detail") or outcome)
+    detail = printable(answer.get("detail") or outcome, 1000)  # a quorum names all its members
     raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))

@@ -16,7 +16,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import Errand, render_answer
-from avault.custody.kinds import find_kind
+from avault.custody.kinds import asks_person, find_kind
 from avault.custody.prompt import Prompt
 from avault.errors import AvaultError
 from avault.plain import write_all
@@ -49,12 +49,10 @@ def take_secret(door: int) -> str:
 
 def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
     """The value of an errand that succeeds; raises what went wrong."""
-    found = find_kind(kind)
-    custodian = found(errand)
+    custodian = find_kind(kind)(errand)
     if action == "settle":
         settings = custodian.settle()
-        asks = getattr(found, "asks", None)  # where it depends on the settings
-        return {"settings": settings, "asks": asks(settings) if asks else found.needs_person}
+        return {"settings": settings, "asks": asks_person(kind, settings)}
     if action == "set":
         if not secret:
             raise AvaultError("nothing came that could be kept")

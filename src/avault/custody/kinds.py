@@ -24,8 +24,8 @@ KINDS: dict[str, type[Custodian]] = {
     "program": Program,
 }
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
-EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper")
-EXTRAS = {"paper": "shares"}  # those whose extra has another name than the kind
+EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper", "quorum")
+EXTRAS = {"paper": "shares", "quorum": "shares"}  # those whose extra has another name than the kind
 
 
 def find_kind(kind: str) -> type[Custodian]:
@@ -38,3 +38,10 @@ def find_kind(kind: str) -> type[Custodian]:
     room, extra = f"custody_{kind.replace('-', '_')}", EXTRAS.get(kind, kind)
     found: type[Custodian] = load_extra(room, extra).Custodian
     return found
+
+
+def asks_person(kind: str, settings: dict[str, str]) -> bool:
+    """Whether somebody has to be there when a custodian opens the vault, by its settings."""
+    found = find_kind(kind)
+    asks = getattr(found, "asks", None)  # where it depends on the settings
+    return bool(asks(settings) if asks else found.needs_person)

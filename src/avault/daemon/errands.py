@@ -36,7 +36,8 @@ class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
     PERSON_TIME, TIME = 120.0, 30.0  # seconds for an errand with a person, and without
-    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0}  # kinds whose person prints and types
+    # kinds whose person prints and types, or that ask several
+    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0}
 
     def __init__(
         self, places: Places, action: str, content: dict[str, Any], reach: Reach, stdout: int
