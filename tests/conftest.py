@@ -211,6 +211,12 @@ def machine(place: Place):
         yield machine
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands are forked, and start no Python (forked.py): for tests that are not about processes."""
+    monkeypatch.setattr("harness.Machine.may_fork", True)
+
+
 @pytest.fixture(scope="session")
 def shelf():
     from harness import Shelf

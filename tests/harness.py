@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from unittest import mock
 
 import nostr_sdk
 from canary import record
+from forked import Forked, of_start
 from peers import Phone
 
 import avault
@@ -109,8 +111,16 @@ class Running:
         self.process.wait()
 
 
+@functools.cache
+def forked() -> Forked:
+    """The process that runs commands for this one; made when it is first wanted."""
+    return Forked()
+
+
 class Machine:
     """A computer: home, state and runtime directories below `top`, and a vault directory (default: ~/clawd/.avault)."""
+
+    may_fork = False  # whether a command may come from `forked`, where it makes no difference; see the fixture `forks`
 
     def __init__(self, top: Path, vault: Path | None = None, command: list[str] | None = None) -> None:
         self.top, self.command = top, command or [AVAULT]
@@ -144,9 +154,11 @@ class Machine:
         self.end_pause(words)
         argv = [*self.command, *words]
         data = input.encode() if isinstance(input, str) else input
-        ended = subprocess.run(
-            argv, check=False, env={**self.env, **env}, cwd=self.top, input=data, capture_output=True, timeout=timeout
-        )
+        env = {**self.env, **env}
+        if data is not None and self.can_fork(words, env):
+            ended = forked().run(argv, env, self.top, data, timeout)
+        else:
+            ended = subprocess.run(argv, check=False, env=env, cwd=self.top, input=data, capture_output=True, timeout=timeout)
         done = Done(argv, ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
         record(" ".join(words[:2]), done.stderr if secret else done.stdout + done.stderr)
         assert code is None or done.returncode == code, (
@@ -154,6 +166,11 @@ class Machine:
         )
         assert "Traceback" not in done.stderr
         return done
+
+    def can_fork(self, words: tuple[str, ...], env: dict[str, str]) -> bool:
+        """Whether it makes no difference how the command starts. `run` is about processes."""
+        is_plain = self.command == [AVAULT] and "run" not in words
+        return self.may_fork and is_plain and of_start(env) == forked().start
 
     def start(self, *words: str, input: str | None = None, **env: str) -> Running:
         """Start avault and go on; `unlock` is a person's, as above."""
@@ -309,7 +326,7 @@ def describe(machine: Machine) -> Any:
         files[path] = about.st_mode, data
     status = machine.status()
     said = {name: status[name] for name in ("state", "keyholder_pid", "since", "locks_after", "locks_idle", "warnings", "git")}
-    return files, said, dict(machine.env), list(machine.command)
+    return files, said, dict(machine.env), list(machine.command), machine.may_fork
 
 
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"

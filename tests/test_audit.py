@@ -18,6 +18,8 @@ from test_export import VALUES
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 
 

@@ -23,6 +23,8 @@ from harness import AVAULT, SOURCE, Machine, wait_until
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 CLICK = [sys.executable, "-c", "import sys, avault; sys.exit(avault.run_command(sys.argv[1:]))"]
 COMMANDS = [name.split() for name in d.commands()]
 
@@ -958,6 +960,7 @@ def bare(tmp_path: Path) -> list[str]:
     return [str(python), str(copy)]
 
 
+@pytest.mark.slow
 def test_python_without_the_dependencies(vault: Machine, bare: list[str]) -> None:
     keys = nostr_sdk.Keys.generate()
     vault.command = bare
@@ -972,6 +975,7 @@ def test_python_without_the_dependencies(vault: Machine, bare: list[str]) -> Non
     assert keys
 
 
+@pytest.mark.slow
 def test_python_without_the_dependencies_and_dir(vault: Machine, bare: list[str]) -> None:
     """The recorded interpreter is that of the vault that --dir names, in each of its forms."""
     vault.command = bare
@@ -995,7 +999,10 @@ def test_python_without_the_dependencies_and_no_vault(machine: Machine, bare: li
 
 
 def test_warnings_as_errors(machine: Machine) -> None:
-    machine.command = [sys.executable, "-W", "error", "-X", "dev", str(SOURCE)]
+    strict = [sys.executable, "-W", "error", "-X", "dev"]
+    machine.command = [*strict, str(SOURCE)]  # which is compiled each time
+    machine("version")
+    machine.command = [*strict, AVAULT]
     machine.init_unproven()
     for words in (
         ["set", "a/B"],

@@ -21,6 +21,8 @@ from test_commands import in_terminal
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 
 @pytest.fixture
 def vault(machine: Machine) -> Machine:

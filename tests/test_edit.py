@@ -12,9 +12,12 @@ from harness import AVAULT, Machine, Screen, wait_until
 
 import avault
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not avault.is_in_memory("/dev/shm"), reason="there is no /dev/shm in memory here"
-)
+pytestmark = [
+    pytest.mark.usefixtures("forks"),
+    pytest.mark.skipif(
+        sys.platform != "linux" or not avault.is_in_memory("/dev/shm"), reason="there is no /dev/shm in memory here"
+    ),
+]
 
 
 @pytest.fixture

@@ -133,8 +133,15 @@ def chunks(values: dict[str, str], size: int) -> Iterable[list[tuple[str, str]]]
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-@pytest.mark.parametrize(("flags", "locale"), [("", "C.UTF-8"), ("set -eu\n", "C")])
-@pytest.mark.parametrize("form", ['eval "$(cat $file)"', "eval $(cat $file)"])
+@pytest.mark.parametrize(
+    ("form", "flags", "locale"),
+    [
+        ('eval "$(cat $file)"', "", "C.UTF-8"),
+        ("eval $(cat $file)", "set -eu\n", "C"),
+        pytest.param('eval "$(cat $file)"', "set -eu\n", "C", marks=pytest.mark.slow),
+        pytest.param("eval $(cat $file)", "", "C.UTF-8", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", SHELLS)
 def test_shells(name, form, flags, locale, globs):
     files = batches(VALUES, globs.parent / "statements")
@@ -497,9 +504,8 @@ def test_a_prefix_does_not_hide_a_dangerous_name():
 
 
 @pytest.fixture
-def opened(machine: Machine) -> Machine:
-    machine.init_unproven()
-    return machine
+def opened(lend: Callable[..., Machine]) -> Machine:
+    return lend(Machine.init_unproven)
 
 
 def test_the_command(opened, canary):

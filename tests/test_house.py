@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import amalgamate
 import pytest
@@ -23,6 +25,21 @@ KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has o
 )
 KEY_LINES = 3_356  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 4  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rooms_are_read_once() -> Iterator[None]:
+    """A room whose text is as it was is not parsed again: a fault is in one of them, and the others stay as they are."""
+    read, known = amalgamate.Room, dict[tuple[str, str], amalgamate.Room]()
+
+    def read_once(source: Path, path: Path) -> amalgamate.Room:
+        key = path.relative_to(source).as_posix(), path.read_text(encoding="utf-8")
+        if key not in known:
+            known[key] = read(source, path)
+        return known[key]
+
+    with mock.patch.object(amalgamate, "Room", read_once):
+        yield
 
 
 def test_rooms_are_not_corridors() -> None:
@@ -59,26 +76,10 @@ def test_avault_py_is_what_the_source_gives() -> None:
 # What the generator refuses: each on a copy of the source with one fault
 
 
-@pytest.fixture(scope="module")
-def rooms_read() -> dict[tuple[str, str], amalgamate.Room]:
-    """Rooms that were read, by path and text: one fault is in one of them, and the others stay as they are."""
-    return {}
-
-
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rooms_read: dict[tuple[str, str], amalgamate.Room]) -> Path:
-    """A copy of the source; where it is as the source is, it is read once for all tests."""
+def source(tmp_path: Path) -> Path:
     copy = tmp_path / "avault"
     shutil.copytree(amalgamate.SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    read = amalgamate.Room
-
-    def read_once(source: Path, path: Path) -> amalgamate.Room:
-        known = path.relative_to(source).as_posix(), path.read_text(encoding="utf-8")
-        if known not in rooms_read:
-            rooms_read[known] = read(source, path)
-        return rooms_read[known]
-
-    monkeypatch.setattr(amalgamate, "Room", read_once)
     return copy
 
 

@@ -99,6 +99,7 @@ def test_what_people_type(lone: Machine, rogue: Rogue, canary: Canary, allow) ->
     assert lone.status()["state"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_day(lone: Machine, canary: Canary) -> None:
     """Each command of the README's table that asks nobody."""
     lone.init_proven()

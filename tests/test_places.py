@@ -15,6 +15,8 @@ from harness import AVAULT, Machine, wait_until
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 USUAL = ("clawd/.avault", ".openclaw/workspace/.avault")
 
 
