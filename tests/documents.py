@@ -3,6 +3,7 @@
     python tests/documents.py --write            the real help into every  <!-- help: avault export -->…<!-- /help -->,
                                                  and the rooms of the source into  <!-- rooms -->…<!-- /rooms -->
     python tests/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
+    python tests/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
 
 Without --write it says which blocks are stale, and ends with 1 if any is.
 """
@@ -204,7 +205,8 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCK = re.compile(r"(<!-- (help: avault ?[a-z ]*|bench|rooms) -->\n)(.*?)(<!-- /(?:help|bench|rooms) -->)", re.DOTALL)
+BLOCKS = "bench|rooms|custodians"
+BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
 def help_block(words: str) -> str:
@@ -227,12 +229,14 @@ def rooms_block() -> str:
     return "```\n" + "".join(f"{name:{wide}}  {about}\n" for name, about in rooms()) + "```\n"
 
 
-def refresh(text: str, bench: str | None = None) -> str:
-    """A document with its blocks as they should be; the benchmark's only if its table is given."""
+def refresh(text: str, bench: str | None = None, custodians: str | None = None) -> str:
+    """A document with its blocks as they should be; the benchmarks' only if their table is given."""
+    tables = {"bench": bench, "custodians": custodians}
 
     def replace(match: re.Match[str]) -> str:
-        if match[2] == "bench":
-            inner = match[3] if bench is None else bench.strip() + "\n"
+        if match[2] in tables:
+            table = tables[match[2]]
+            inner = match[3] if table is None else table.strip() + "\n"
         elif match[2] == "rooms":
             inner = rooms_block()
         else:

@@ -47,10 +47,10 @@ KEPT = json.dumps({"key": ARN, "blob": base64.b64encode(b"wrapped").decode()})
 KIND: Any = avault.find_kind("aws-kms")
 
 
-@pytest.fixture(scope="module")
-def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of moto's server."""
-    log = open(tmp_path_factory.mktemp("moto") / "log", "wb")
+@contextlib.contextmanager
+def serve_moto(directory: Path) -> Iterator[str]:
+    """The address of moto's server, which is ended at the end; what it says lies in the directory."""
+    log = open(directory / "log", "wb")
     url = f"http://127.0.0.1:{free_port()}"
     words = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", url.rpartition(":")[2]]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -68,6 +68,13 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.kill()
         process.wait()
         log.close()
+
+
+@pytest.fixture(scope="module")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of moto's server."""
+    with serve_moto(tmp_path_factory.mktemp("moto")) as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,11 @@
 """The custodian `systemd`: systemd-creds itself, and a credential that a unit loads."""
 
+import contextlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from errands import BOUND, SECRET, send_errand
@@ -22,16 +23,24 @@ def failed(outcome: str, detail: str) -> dict[str, str]:
     return {"outcome": outcome, "detail": detail}
 
 
-@pytest.fixture
-def host_key() -> Any:
+@contextlib.contextmanager
+def keep_host_key() -> Iterator[None]:
     """systemd-creds makes the host's key where there is none: taken away again."""
+    was_there = HOST_KEY.exists()
+    try:
+        yield
+    finally:
+        if not was_there and HOST_KEY.exists():
+            subprocess.run(["chattr", "-i", str(HOST_KEY)], check=False, stderr=subprocess.DEVNULL)
+            HOST_KEY.unlink()
+
+
+@pytest.fixture
+def host_key() -> Iterator[None]:
     if not CREDS:
         pytest.skip("no systemd-creds")
-    was_there = HOST_KEY.exists()
-    yield
-    if not was_there and HOST_KEY.exists():
-        subprocess.run(["chattr", "-i", str(HOST_KEY)], check=False, stderr=subprocess.DEVNULL)
-        HOST_KEY.unlink()
+    with keep_host_key():
+        yield
 
 
 @pytest.fixture

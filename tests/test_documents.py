@@ -156,7 +156,7 @@ def test_help_blocks_are_the_real_help(document: str) -> None:
         if match[2].startswith("help"):
             words = match[2].removeprefix("help: avault").strip()
             assert match[3] == d.help_block(words), "stale: python tests/documents.py --write"
-    kinds = r"(help|bench|rooms)\b"
+    kinds = rf"(help|{d.BLOCKS})\b"
     opened, closed = re.findall(f"<!-- {kinds}", text), re.findall(f"<!-- /{kinds}", text)
     assert opened == closed and len(opened) == len(list(d.BLOCK.finditer(text))), "a block that does not end, or is not known"
 
@@ -184,6 +184,19 @@ def test_bench_block_is_a_table() -> None:
     text = d.read("references/performance.md")
     blocks = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "bench"]
     assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/documents.py --write --bench"
+
+
+def test_tables_of_custodians() -> None:
+    """A row for each kind: what it is worth, and how long it takes, or why that was not measured."""
+    text, kinds = d.read("references/custody.md"), {*avault.KINDS, *avault.EXTRA_KINDS}
+    worth = text.partition("\n## Which one\n")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in worth.splitlines() if line.startswith("| ")]
+    assert {name for row in rows for name in re.findall("`([a-z0-9-]+)`", row[0])} == {"phone", *kinds}
+    assert {len(row) for row in rows} == {5} and all(cell.strip("| ") for row in rows for cell in row)
+    [block] = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "custodians"]
+    measured = set(re.findall(r"^\| `([a-z0-9-]+)`, .* ms ", block, re.MULTILINE))
+    _, _, missing = block.partition("\nNot measured: ")
+    assert measured | set(re.findall("`([a-z0-9-]+)`, ", missing)) == kinds, "python tests/bench_custody.py --write"
 
 
 # Exit codes
