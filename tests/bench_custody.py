@@ -214,6 +214,17 @@ def paper(top: Path) -> Iterator[Part]:
     yield Part({"sheets": str(sheets)}, read, lambda: shutil.rmtree(sheets, ignore_errors=True), core=core)
 
 
+@contextlib.contextmanager
+def quorum(top: Path) -> Iterator[Part]:
+    """Of two credentials of a unit, which cost next to nothing: what is left is the quorum's own."""
+    need("shamir-mnemonic")
+    for name, byte in (("one", "a7"), ("two", "b8")):
+        private(top / name, byte * 32 + "\n")
+    told = {"of": "one:systemd,two:systemd", "one.credential": "one", "two.credential": "two"}
+    with changed_environment(CREDENTIALS_DIRECTORY=str(top)):
+        yield Part(told)
+
+
 # kind; what it is measured with; which of the published times stands beside it; why it is slower; and the part
 ROWS: tuple[tuple[str, str, str, str, Callable[[Path], contextlib.AbstractContextManager[Part]]], ...] = (
     ("keychain", "gnome-keyring", "", "", keychain),
@@ -228,6 +239,7 @@ ROWS: tuple[tuple[str, str, str, str, Callable[[Path], contextlib.AbstractContex
     ("pkcs11", "SoftHSM2", "HSM", "", pkcs11),
     ("fido2", "a security key of software", "", "", fido2),
     ("paper", "two of three sheets", "MPC", "a save draws the sheets", paper),
+    ("quorum", "two units' credentials", "MPC", "", quorum),
 )
 
 
