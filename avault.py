@@ -75,6 +75,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
     daemon/autolock           When an open vault locks by itself
     daemon/callers            Who is at the other end of a connection
+    daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/reporter           What the keyholder tells the supervisor: no secret, ever
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
@@ -3037,7 +3038,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
     "custody": {
-        "custodian": str, "kind": str, "asks": bool, "settings": dict, "kept": (str, type(None)),
+        "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
+        "kept": (str, type(None)),
         "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
     },
     "custodians": {"order": list, "opened": dict},
@@ -3478,9 +3480,17 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
 
 
 def seal_keys(
-    keys: Keys, identity: str, operator: str, name: str, custodian: str | None = None
+    keys: Keys,
+    identity: str,
+    operator: str,
+    name: str,
+    custodian: str | None = None,
+    phoneless: bool = False,
 ) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`."""
+    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
+
+    For a custodian it also says whether the vault is `phoneless`.
+    """
     unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
@@ -3488,7 +3498,7 @@ def seal_keys(
         "vault": identity,
         "name": name,
         "operator": to_npub(operator),
-        **({"custodian": custodian} if custodian else {}),
+        **({"custodian": custodian, "phoneless": phoneless} if custodian else {}),
     }
     sealed = encrypt(
         unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
@@ -3538,6 +3548,13 @@ def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None
     What is sealed names vault, name and operator, and the `custodian` if it is for one: whoever
     writes to the disk cannot have the next copy sealed for somebody else, or with another sentence.
     """
+    return unseal(content, answer, custodian)[0]
+
+
+def unseal(
+    content: dict[str, Any], answer: str, custodian: str | None = None
+) -> tuple[Keys, dict[str, Any]]:
+    """`open_nsec`, with all that is sealed beside the key."""
     try:
         unlock = read_keys(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
@@ -3545,7 +3562,7 @@ def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None
         pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
         named = (content["vault"], content["name"], content["operator"], content["agent"])
         if pinned == named and sealed.get("custodian") == custodian:
-            return keys
+            return keys, sealed
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered(
@@ -5419,13 +5436,15 @@ class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
     What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
-    systemd.exec(5)). `close` puts the terminal's echo back, whoever ends us.
+    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's echo back, whoever ends us.
     """
 
     LONGEST = 4096  # bytes of an answer
 
-    def __init__(self, path: str | None, answers: str | None = None) -> None:
-        self.path, self.answers = path, answers
+    def __init__(
+        self, path: str | None, answers: str | None = None, purpose: str | None = None
+    ) -> None:
+        self.path, self.answers, self.purpose = path, answers, purpose
         self.fd = -1
         self.modes: list[Any] = []
 
@@ -5443,6 +5462,9 @@ class Prompt:
         silent = [*self.modes[:3], self.modes[3] & ~termios.ECHO, *self.modes[4:]]
         termios.tcsetattr(self.fd, termios.TCSAFLUSH, silent)
         try:
+            if purpose := self.purpose:
+                self.purpose = None  # said once
+                self.tell(purpose)
             self.tell(f"{question}: ", "")  # now: what is typed at sight of it is not echoed
             typed = os.read(self.fd, self.LONGEST)
         finally:
@@ -5548,13 +5570,18 @@ def render_answer(outcome: str, said: object, hint: str | None = None) -> bytes:
     return json.dumps({"outcome": outcome, said_as: said, **hints}).encode()
 
 
+def said_hint(answer: dict[str, Any]) -> str | None:
+    """The hint of a helper's answer, if it has one."""
+    return printable(answer["hint"]) if answer.get("hint") else None
+
+
 def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None = None) -> Any:
     """The value of a helper's answer; raises the error that its outcome is."""
     outcome = str(answer.get("outcome"))
     if outcome == "ok":
         return answer.get("value")
     detail = printable(answer.get("detail") or outcome, 1000)  # a quorum names all its members
-    raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))
+    raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or said_hint(answer))
 
 
 # --------------------------------------------------------- custody/tools ----
@@ -5942,13 +5969,13 @@ class Custodians:
         found["opened"][name] = render_time(time.time())
         write_file(self.path, encode_file("custodians", found))
 
-    def path_of(self, name: str) -> str:
-        """The file of a custodian."""
-        return self.places.own(f"custody-{check_custodian(name)}.json")
+    def path_of(self, name: str, candidate: bool = False) -> str:
+        """The file of a custodian, or of one that is still to be tried."""
+        return self.places.own(f"custody-{check_custodian(name)}{'.new' * candidate}.json")
 
-    def load(self, name: str) -> dict[str, Any]:
+    def load(self, name: str, candidate: bool = False) -> dict[str, Any]:
         """What a custodian needs to open the vault; raises NotFound, Tampered."""
-        path = self.path_of(name)
+        path = self.path_of(name, candidate)
         if not os.path.lexists(path):
             raise NotFound(
                 f"there is no custodian {printable(name)}",
@@ -5961,9 +5988,15 @@ class Custodians:
             raise Tampered(f"{path} is damaged", f"avault custody remove {name}")
         return found
 
-    def save(self, content: dict[str, Any]) -> None:
+    def save(self, content: dict[str, Any], candidate: bool = False) -> None:
         """Write a custodian's file."""
-        write_file(self.path_of(content["custodian"]), encode_file("custody", content))
+        path = self.path_of(content["custodian"], candidate)
+        write_file(path, encode_file("custody", content))
+
+    def drop_candidate(self, name: str) -> None:
+        """Take away the file of one that was to be tried."""
+        if os.path.lexists(path := self.path_of(name, candidate=True)):
+            os.unlink(path)
 
     def forget(self, name: str) -> None:
         """Take a custodian out of the order, and its file away."""
@@ -6132,18 +6165,27 @@ class Passphrase:
 
     needs_person: ClassVar[bool] = True
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
-        "log-n": ("scrypt's cost, 16 to 18: each step doubles time and memory", "17")
+        "log-n": ("scrypt's cost, 16 to 18: each step doubles time and memory", "17"),
+        "from": ("terminal, or credential: a service has it as avault-passphrase", "terminal"),
     }
 
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
 
+    @staticmethod
+    def asks(settings: dict[str, str]) -> bool:
+        """Whether somebody has to be there when it opens the vault, by its settings."""
+        return settings.get("from") != "credential"
+
     def settle(self) -> dict[str, str]:
-        """The cost of scrypt; raises Usage."""
+        """The cost of scrypt, and who is asked; raises Usage."""
         log_n = self.errand.settings.get("log-n") or "17"
         if log_n not in SCRYPT_SIZES:
             raise Usage("log-n is 16, 17 or 18", "as in: log-n=18")
-        return {"log-n": log_n}
+        origin = self.errand.settings.get("from") or "terminal"
+        if origin not in ("terminal", "credential"):
+            raise Usage("from is terminal or credential", "as in: from=credential")
+        return {"log-n": log_n, "from": origin}
 
     def probe(self) -> str:
         """Whether there is something that a passphrase opens."""
@@ -6186,7 +6228,8 @@ class Passphrase:
 
     def ask(self, question: str) -> str:
         """What the person types, in the one form (NFKC) that NIP-49 asks for."""
-        typed = self.errand.prompt.ask(question, "avault-passphrase")
+        credential = "" if self.asks(self.errand.settings) else "avault-passphrase"
+        typed = self.errand.prompt.ask(question, credential)
         return unicodedata.normalize("NFKC", typed)
 
 
@@ -6462,7 +6505,7 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
 
 
 def take_secret(door: int) -> str:
-    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
+    """What a hardened process is given, over a socket that is made now that it is; "" for nothing."""
     with introduce_helper(door) as own:
         read = bytearray()
         while piece := own.recv(4096):
@@ -6511,7 +6554,7 @@ def main_custodian(argv: list[str]) -> NoReturn:
         action, kind = argv
         with socket.socket(fileno=os.dup(0)) as sock:
             request = read_errand(sock)
-        prompt = Prompt(request.get("terminal"), request.get("answers"))
+        prompt = Prompt(request.get("terminal"), request.get("answers"), request.get("purpose"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
         secret = take_secret(0) if action == "set" else ""  # once the operator agrees
         write_all(1, answer_errand(action, kind, Errand(request, prompt), secret))
@@ -6599,6 +6642,7 @@ class KeptKey:
 
     def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
         self.custodian, self.kept, self.answer = custodian, kept, answer
+        self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if the custodian is this vault's and had what opens it.
@@ -6613,20 +6657,22 @@ class KeptKey:
                 f"avault custody remove {self.custodian}",
             )
         unlock = raise_outcome(read_answer(self.answer))
-        return open_nsec(kept, json.dumps({"avault": unlock}), self.custodian)
+        keys, sealed = unseal(kept, json.dumps({"avault": unlock}), self.custodian)
+        self.phoneless = sealed.get("phoneless") is True
+        return keys
 
 
 # --------------------------------------------------------- custody/trial ----
 # The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
 #
-# Stdin is where the helper's answer comes from. It writes nothing, and gives nothing out but whether
-# the vault opened.
+# The helper's answer comes through a socket that it makes once it is hardened. It writes nothing, and
+# gives nothing out but whether the vault opened.
 
 
-def open_for_trial(places: Places, name: str, answer: bytes) -> None:
+def open_for_trial(places: Places, name: str, answer: bytes, candidate: bool) -> None:
     """Open the vault on the disk with what a custodian answered; raises AvaultError."""
     content, _ = read_unlock(places)
-    custodian = KeptKey(name, Custodians(places).load(name), answer)
+    custodian = KeptKey(name, Custodians(places).load(name, candidate), answer)
     keys = asyncio.run(custodian.obtain(content))
     if not is_of(open_vault(read_vault(places), keys), content):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
@@ -6636,10 +6682,9 @@ def main_trial(argv: list[str]) -> NoReturn:
     """Try one custodian, and end by _exit: what was opened goes with it."""
     try:
         harden("avault-trial", die_with_parent=True)
-        directory, name = argv
-        with open(0, "rb", closefd=False) as pipe:
-            answer = pipe.read(MAX_FRAME)
-        open_for_trial(Places(directory), name, answer)
+        directory, name, candidate = argv
+        answer = take_secret(0).encode()
+        open_for_trial(Places(directory), name, answer, bool(candidate))
         write_all(1, render_answer("ok", None))
     except Exception as error:
         refused = complain(error)
@@ -6650,6 +6695,9 @@ def main_trial(argv: list[str]) -> NoReturn:
 
 # -------------------------------------------------------- daemon/errands ----
 # The helpers of custodians, as the supervisor starts them. It never sees an unlock key.
+
+
+SLACK = 5.0  # seconds by which a helper may be later than its own limit
 
 
 class Reach:
@@ -6675,7 +6723,13 @@ class Helper:
     LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0}
 
     def __init__(
-        self, places: Places, action: str, content: dict[str, Any], reach: Reach, stdout: int
+        self,
+        places: Places,
+        action: str,
+        content: dict[str, Any],
+        reach: Reach,
+        stdout: int,
+        purpose: str = "",
     ) -> None:
         name, agent = content["custodian"], content["agent"]
         person_time = self.LONGER.get(content["kind"], self.PERSON_TIME)
@@ -6683,11 +6737,13 @@ class Helper:
             **{each: content.get(each) for each in ("settings", "kept")},
             "name": name,
             "bound": bind(content["vault"], agent, name),
-            "account": f"{places.id}:{name}",
+            "account": f"{places.id}:{content.get('account') or name}",
+            "purpose": purpose,
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
             "limit": person_time if reach.is_there() else self.TIME,
             **reach.fields,
         }
+        self.limit = float(request["limit"])
         self.door, end = socket.socketpair()
         if sys.platform == "linux":
             # the keyholder is to know who speaks
@@ -6709,14 +6765,24 @@ class Helper:
         self.door.close()
         if self.process.poll() is None:
             self.process.terminate()
+            asyncio.get_running_loop().call_later(2.0, self.kill)
+
+    def kill(self) -> None:
+        """End one that did not end when it was told to."""
+        if self.process.poll() is None:
+            self.process.kill()
 
 
-async def read_end(end: socket.socket) -> dict[str, Any]:
-    """The answer that comes through a socket, until that ends."""
+async def read_end(end: socket.socket, limit: float | None) -> dict[str, Any]:
+    """The answer that comes through a socket, until that ends; one that is stopped is an error."""
     loop, read = asyncio.get_running_loop(), bytearray()
     end.setblocking(False)
-    while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
-        read += piece
+    try:
+        async with asyncio.timeout(None if limit is None else limit + SLACK):
+            while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
+                read += piece
+    except TimeoutError:
+        return {"outcome": "error", "detail": "its helper did not end in time"}
     return read_answer(bytes(read))
 
 
@@ -6729,37 +6795,46 @@ async def run_errand(
         with theirs:
             helper = Helper(places, action, content, reach, theirs.fileno())
         try:
-            return await read_end(ours)
+            return await read_end(ours, helper.limit)
         finally:
             helper.end()
 
 
-async def try_custodian(places: Places, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+async def try_custodian(
+    places: Places, content: dict[str, Any], reach: Reach, candidate: bool = False
+) -> dict[str, Any]:
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
-    The unlock key passes from helper to trial, through a socket: its reading end could be had from
-    outside, were it a pipe, before the trial is hardened.
+    A `candidate` is one whose file does not count yet. The unlock key passes from helper to trial,
+    through a socket that the trial makes when it is hardened: what it is started with, others of
+    the same user could take before (see `meet`).
     """
-    key, end = socket.socketpair()
+    door, end = socket.socketpair()
     ours, theirs = socket.socketpair()
-    with ours, key:
-        with end:
-            helper = Helper(places, "get", content, reach, end.fileno())
-        with theirs:
+    if sys.platform == "linux":
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with ours, door:
+        with end, theirs:
             trial = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-                own_command("trial", places.dir, content["custodian"]),
-                stdin=key.fileno(),
+                own_command(
+                    "trial", places.dir, content["custodian"], "candidate" if candidate else ""
+                ),
+                stdin=end.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env=clean_environment(),
                 start_new_session=True,
             )
-        key.close()
+        helper = None
         try:
-            return await read_end(ours)
+            with await meet(door, trial.pid) as key:
+                purpose = "to try it"
+                helper = Helper(places, "get", content, reach, key.fileno(), purpose)
+            return await read_end(ours, helper.limit)
         finally:
-            helper.end()
+            if helper:
+                helper.end()
             if trial.poll() is None:
                 trial.kill()
 
@@ -7054,6 +7129,34 @@ def read_executable(pid: int) -> str | None:
     except OSError:
         return None
     return path if len(path) <= 500 else "…" + path[-499:]
+
+
+# -------------------------------------------------------- daemon/consent ----
+# Who agrees to a change of the ways into the vault, where that is not the phone.
+
+
+class Consent:
+    """What the keyholder knows of that, and no file can tell it.
+
+    `phoneless`: the vault was made without a phone, so that who opens it with a custodian agrees.
+    `is_fresh`: it has just been made, or opened with the operator's own key, and no custodian has
+    been tried yet: the first one needs nobody's word.
+    """
+
+    TIME = 120.0  # seconds from an agreement to the change
+
+    def __init__(self) -> None:
+        self.phoneless = self.is_fresh = False
+        self.ticket, self.until = "", 0.0
+
+    def give(self, ticket: str) -> None:
+        """Somebody has agreed to the one change that has this ticket."""
+        self.ticket, self.until = ticket, uptime() + self.TIME
+
+    def take(self, ticket: str) -> bool:
+        """Whether the change with this ticket is agreed to; whatever was, is used up."""
+        given, self.ticket = self.ticket, ""
+        return self.is_fresh or (bool(ticket) and given == ticket and uptime() < self.until)
 
 
 # ----------------------------------------------------------- daemon/wire ----
@@ -7994,10 +8097,7 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
-        # it has just been made, without a phone, and no custodian has opened it yet
-        self.is_phoneless = False
-        # uptime until which somebody has agreed to a change, who is not asked by phone
-        self.agreed = 0.0
+        self.consent = Consent()
         self.serving = asyncio.Lock()  # one key at a time
 
     # -- opening it
@@ -8103,8 +8203,7 @@ class Holding:
             await self.ratchet.turn(keys, content, also_recovery=is_lost)
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
-        if isinstance(custodian, OperatorKey) and not self.contact.find(self.store):
-            self.is_phoneless = True  # the operator is here: whom else could be asked?
+            self.note_consent(custodian)
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -8132,28 +8231,34 @@ class Holding:
         self.autolock.start()
         self.reporter.report()
 
-    async def agree(self, custodian: KeptKey) -> None:
-        """Let who opens the vault with a custodian agree to one change; raises AvaultError.
+    def note_consent(self, custodian: Way) -> None:
+        """Who agrees to changes from now on: the phone, where this machine is paired."""
+        try:
+            self.contact.pairing = self.contact.find(self.store)
+        except Tampered as error:
+            self.reporter.warnings["pairing"] = error.message
+        if isinstance(custodian, KeptKey):
+            self.consent.phoneless = custodian.phoneless
+        if isinstance(custodian, OperatorKey):  # the operator is here
+            self.consent.phoneless = self.consent.is_fresh = not self.contact.pairing
 
-        Only where this machine has no pairing: else the operator agrees, by phone.
+    async def agree(self, custodian: KeptKey, ticket: str) -> None:
+        """Let who opens the vault with a custodian agree to the change that has the ticket.
+
+        Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
         """
         store = self.store
-        if not store or self.contact.find(store):
-            raise Denied("the operator agrees by phone", "see: avault status")
+        if not store or not self.consent.phoneless or self.contact.find(store):
+            raise Denied("the operator agrees by phone", "pair it with: avault pair")
         keys, _, _ = await self.obtain(custodian)
         if public_hex(keys) != store.vault.agent:
             raise Tampered("that custodian opens another vault")
-        self.agreed = uptime() + 120.0
-
-    def take_agreement(self) -> bool:
-        """Whether somebody has agreed to a change, which is used up by that."""
-        had, self.agreed = self.agreed > uptime(), 0.0
-        return had
+        self.consent.give(ticket)
 
     async def note_proof(self) -> None:
         """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
-        if self.store and self.is_phoneless:
-            self.is_phoneless = False
+        self.consent.is_fresh = False
+        if self.store and self.consent.phoneless and not self.ratchet.proven:
             self.ratchet.prove()
             content = self.ratchet.content
             await self.ratchet.turn(self.store.keys, content, also_recovery=False)
@@ -8240,59 +8345,72 @@ class Holding:
 # Giving a custodian an unlock key of its own, if the operator agrees.
 
 
-async def ask_operator(holding: Holding, store: Store, title: str, sentence: str) -> None:
-    """Have the operator of the open vault agree to something, by phone.
+async def ask_operator(
+    holding: Holding, store: Store, message: Message, title: str, sentence: str
+) -> None:
+    """Have the operator of the open vault agree to a change, by phone.
 
-    Raises Denied, TimedOut, and Tampered where the pairing is another's. Where the vault was made
-    without a phone, whoever opened it with a custodian has agreed (`holding.agreed`).
+    Phone and terminal both show a code, which is nobody else's: another change that waits for an
+    approval at the same time has another. Raises Denied, TimedOut, and Tampered where the pairing
+    is another's. Where the vault was made without a phone, see `Consent`.
     """
     pairing, vault = holding.contact.find(store), store.vault
-    if holding.is_phoneless or holding.take_agreement():
+    if not pairing and holding.consent.take(str(message["ticket"])):
         return
     if not pairing:
         raise Denied(
             "only a paired vault can ask whether that is meant", "pair it with: avault pair"
         )
     token = secrets.token_hex(32)
-    envelope = make_envelope(store.keys, vault.operator, title, sentence, token)
+    code = request_code(token)
+    holding.reporter.control.send({"asking": code})
+    said = f"{sentence}, code {code}. Approve only if you want that."
+    envelope = make_envelope(store.keys, vault.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
 
 
-def ask_to_entrust(name: str, host: str, custodian: str, kind: str, asks: bool) -> tuple[str, str]:
+# of a custodian's settings, what says where it is
+WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+
+
+def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
     """The title and the sentence by which a custodian is agreed to."""
+    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    how = "WITHOUT your phone" if asks else "WITHOUT anybody, always"
-    sentence = f"avault: let {who} open {name} on {host} {how}. Approve only if you want that."
-    return f"{who} for {name}", sentence
+    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    # whether a program asks somebody is its own word
+    is_sure = message["asks"] and kind not in ("command", "program")
+    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
+    at = f" at {printable(place, 60)}" if place else ""
+    return f"{who} for {name}", f"avault: let {who}{at} open {name} on {host} {how}"
 
 
-async def entrust(holding: Holding, fd: int, message: dict[str, Any]) -> None:
+async def entrust(holding: Holding, fd: int, message: Message) -> None:
     """If the operator agrees, seal the agent's key once more, for a custodian.
 
     What opens that goes to the helper's process alone, through the socket `fd`.
     """
     reporter, helper, pid = holding.reporter, None, message["helper"]
-    custodian, kind, asks = message["custodian"], message["kind"], bool(message["asks"])
+    custodian = message["custodian"]
     with socket.socket(fileno=fd) as door:
         try:
             store = holding.store
             if not store or not holding.log:
                 raise Denied("only an open vault can be entrusted", "open it: avault unlock")
             helper = await meet(door, pid)
-            said = {"op": "custody", "for": f"add {custodian}, {kind}"}
+            said = {"op": "custody", "for": f"add {custodian}, {message['kind']}"}
             holding.log.write(said, message["caller"], "ok")
             vault = store.vault
-            question = ask_to_entrust(vault.name, holding.host, custodian, kind, asks)
-            await ask_operator(holding, store, *question)
+            question = describe_entrusting(vault.name, holding.host, message)
+            await ask_operator(holding, store, message, *question)
             if not is_hardened(pid):
                 raise Unavailable(
                     "the custodian's process has ended, or is traced", "try the same again"
                 )
-            unlock, sealed = seal_keys(
-                store.keys, vault.identity, vault.operator, vault.name, custodian
-            )
+            names = vault.identity, vault.operator, vault.name, custodian
+            unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
             # for the disk, once the custodian has what opens it
             reporter.control.send({"sealed": sealed})
             helper.sendall(unlock.encode())
@@ -8307,7 +8425,7 @@ async def entrust(holding: Holding, fd: int, message: dict[str, Any]) -> None:
                 helper.close()
 
 
-async def part_with_phone(holding: Holding) -> None:
+async def part_with_phone(holding: Holding, message: Message) -> None:
     """Have the operator agree that the phone opens this vault no more; tell what came of it."""
     reporter, store = holding.reporter, holding.store
     try:
@@ -8316,9 +8434,9 @@ async def part_with_phone(holding: Holding) -> None:
         name = store.vault.name
         sentence = (
             f"avault: from now on your phone does NOT open {name} on {holding.host}, only its"
-            " custodians. Approve only if you want that."
+            " custodians"
         )
-        await ask_operator(holding, store, f"{name} without your phone", sentence)
+        await ask_operator(holding, store, message, f"{name} without your phone", sentence)
         reporter.control.send({"agreed": True})
     except AvaultError as error:
         reporter.fail(error)
@@ -8458,7 +8576,7 @@ class Unlocking:
     async def try_custodian(self, message: Message, fd: int) -> None:
         """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
 
-        `only_agree`, it is open, and who opens it with the custodian agrees to a change.
+        With a `ticket` it is open, and who opens it with the custodian agrees to that change.
         """
         holding, name, failed = self.holding, str(message["custodian"]), None
         self.trying += 1
@@ -8466,8 +8584,8 @@ class Unlocking:
             with open(fd, "rb") as pipe:
                 answer = await asyncio.to_thread(pipe.read, MAX_FRAME)
             custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
-            if message.get("only_agree"):
-                await holding.agree(custodian)
+            if ticket := message.get("ticket"):
+                await holding.agree(custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
                 await self.open(custodian, bool(message.get("accept_rollback")))
@@ -8475,7 +8593,8 @@ class Unlocking:
             failed = complain(error).to_dict()["error"]
         finally:
             self.trying -= 1
-        self.note_custodian(name, bool(message.get("asks")), failed)
+        if not message.get("ticket"):
+            self.note_custodian(name, bool(message.get("asks")), failed)
         self.reporter.control.send({"tried": name, "failed": failed})
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
@@ -8583,7 +8702,7 @@ class Keyholder:
         elif message["do"] == "entrust" and fd is not None:
             spawn(self.tasks, entrust(self.holding, fd, message))
         elif message["do"] == "part":
-            spawn(self.tasks, part_with_phone(self.holding))
+            spawn(self.tasks, part_with_phone(self.holding, message))
         elif message["do"] == "proven":
             spawn(self.tasks, self.holding.note_proof())
         elif message["do"] == "ask":
@@ -8649,7 +8768,7 @@ class Keyholder:
             "signer_npub": shown.get("operator"),
             "name": shown.get("name"),
             "identity": shown.get("vault"),
-            "phoneless": self.holding.is_phoneless,
+            "consent": self.describe_consent(),
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
@@ -8662,6 +8781,13 @@ class Keyholder:
             "unsaved": "unsaved" in self.reporter.warnings,
             "verified": digests,
         }
+
+    def describe_consent(self) -> str | None:
+        """Who agrees to changes of custodians: the phone, a custodian, nobody needs to, or none can."""
+        consent, contact = self.holding.consent, self.holding.contact
+        if contact.pairing:
+            return "phone"
+        return "nobody" if consent.is_fresh else "custodian" if consent.phoneless else None
 
     def collect_warnings(self) -> dict[str, str]:
         """All that the operator should know, by what it is about."""
@@ -9085,6 +9211,9 @@ class Custody:
         self.sealed: dict[str, Any] | None = None
         self.agreed = asyncio.Event()
         self.tried: dict[str, asyncio.Future[None]] = {}
+        self.trying = asyncio.Lock()  # one caller's custodians at a time
+        # is told the code of what the phone is asked for a change
+        self.tell: Callable[[str], None] = lambda code: None
 
     def order(self) -> list[str]:
         """The names in their order; of a damaged register, the phone alone."""
@@ -9110,12 +9239,21 @@ class Custody:
         if caller.custodian == PHONE:
             return []
         if caller.custodian:
-            self.custodians.load(caller.custodian)
+            self.find(caller.custodian)
             return [caller.custodian]
         order = self.order()
         names = order[: order.index(PHONE)] if self.has_phone() else order
         names = [name for name in names if name != PHONE]
         return [name for name in names if caller.reach.is_there() or not self.asks(name)]
+
+    def find(self, name: str) -> dict[str, Any]:
+        """What a custodian of the order needs; raises NotFound, Tampered."""
+        if name not in self.custodians.order():
+            raise NotFound(
+                f"there is no custodian {printable(name)}",
+                "see which there are: avault custody list",
+            )
+        return self.custodians.load(name)
 
     def nobody_here(self) -> Locked:
         """Why none can be tried: all ask a person, and none is reached."""
@@ -9137,14 +9275,13 @@ class Custody:
 
     async def open(self, name: str, caller: Caller) -> None:
         """Have a custodian open the vault; raises what it, or the vault, said."""
-        content = self.custodians.load(name)
         wish = {"accept_rollback": caller.accept_rollback}
-        await self.hand_over(content, caller.reach, wish)
+        await self.hand_over(self.find(name), caller.reach, wish)
         self.note_opened(name)
 
-    async def agree(self, name: str, reach: Reach) -> None:
+    async def agree(self, name: str, reach: Reach, ticket: str, change: str) -> None:
         """Have who opens the vault with a custodian agree to one change of it."""
-        await self.hand_over(self.custodians.load(name), reach, {"only_agree": True})
+        await self.hand_over(self.find(name), reach, {"ticket": ticket}, f"so that {change}")
 
     def note_opened(self, name: str) -> None:
         """Remember it; a disk that is full keeps nobody out."""
@@ -9153,7 +9290,9 @@ class Custody:
         except AvaultError:
             pass
 
-    async def hand_over(self, content: dict[str, Any], reach: Reach, wish: dict[str, Any]) -> None:
+    async def hand_over(
+        self, content: dict[str, Any], reach: Reach, wish: dict[str, Any], purpose: str = ""
+    ) -> None:
         """Start a custodian's helper, and give the keyholder the end that its answer comes from."""
         control, name = self.child.control, content["custodian"]
         if not control:
@@ -9161,12 +9300,15 @@ class Custody:
         answer, end = socket.socketpair()
         with answer:
             with end:
-                helper = Helper(self.places, "get", content, reach, end.fileno())
+                helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
             tried = self.tried[name] = asyncio.get_running_loop().create_future()
             message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
             control.send(message, answer.fileno())
         try:
-            await tried
+            async with asyncio.timeout(helper.limit + 2 * SLACK):
+                await tried
+        except TimeoutError:
+            raise AvaultError(f"the custodian {name} did not end in time") from None
         finally:
             helper.end()
             self.tried.pop(name, None)
@@ -9177,6 +9319,8 @@ class Custody:
             self.sealed = message["sealed"]
         elif "agreed" in message:
             self.agreed.set()
+        elif "asking" in message:
+            self.tell(str(message["asking"]))
         elif "tried" in message:
             self.settle(str(message["tried"]), message["failed"])
         else:
@@ -9334,7 +9478,6 @@ class Guard:
         ways = [] if nsec is not None else self.custody.ways(caller)
         if nsec is None and not asks_phone and not ways:
             raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
-        is_shared = bool(self.question.callers)  # who comes later shares the one question
         is_new = self.question.join(caller, asks_phone and not ways)
         if len(self.question.callers) == 1:
             self.failure = None
@@ -9342,9 +9485,14 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.child.control and (caller.custodian or not is_shared):
-                    await self.try_ways(ways, caller, asks_phone)
-                if self.child.control and self.state != "unlocked":
+                async with self.custody.trying:  # who comes later waits for what comes of them
+                    if self.child.control and self.state != "unlocked":
+                        await self.try_ways(ways, caller, asks_phone)
+                if (
+                    self.child.control
+                    and self.state != "unlocked"
+                    and (asks_phone or nsec is not None)
+                ):
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
                     wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
@@ -9388,7 +9536,7 @@ class Guard:
                 failed = error
         if failed and not asks_phone:
             raise failed
-        if failed and caller.is_restrained and len(self.question.callers) == 1:
+        if ways and asks_phone and caller.is_restrained and self.state != "waiting":
             self.question.pauses.check()
 
     def stay(self, caller: Caller) -> None:
@@ -9464,31 +9612,27 @@ def read_settings(request: Message) -> dict[str, str]:
 
 
 def need_open(guard: Guard) -> None:
-    """Raise Locked, Denied where no custodian can be added."""
+    """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
     if guard.state != "unlocked" or not guard.child.control:
         raise guard.locked()
-    if not guard.report.get("proven") and not guard.report.get("phoneless"):
+    consent = guard.report.get("consent")
+    if consent is None or (consent == "phone" and not guard.report.get("proven")):
         raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
 
 
 async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts."""
+    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
+
+    What it replaces, if anything, stays as it is until then.
+    """
     need_open(guard)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
     custody, reach = guard.custody, Reach(request)
-    if name in custody.custodians.order() and not request.get("replace"):
-        raise Usage(
-            f"there is a custodian {name} already",
-            f"choose another name with --name, or: avault custody remove {name}",
-        )
-    if name in custody.order() and not guard.custody.has_phone() and len(custody.order()) == 1:
-        raise Denied(
-            f"{name} alone opens this vault, and would open nothing if this were cut off",
-            "add another before, with a name of its own: --name NAME",
-        )
-    content = {
+    old = find_replaced(guard, name, bool(request.get("replace")))
+    content: dict[str, Any] = {
         "custodian": name,
         "kind": kind,
+        "account": f"{name}-{secrets.token_hex(4)}" if old else name,
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
@@ -9496,45 +9640,80 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "name": guard.report["name"],
         "agent": guard.report["agent_npub"],
     }
-    settled = raise_outcome(await run_errand(guard.places, "settle", content, reach), "{}")
-    content |= settled
+    content |= await settle_custodian(guard, content, reach)
     if content["asks"] and not reach.is_there():
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    await agree_otherwise(guard, reach)
-    kept, sealed = await entrust_to(guard, content, reach, caller)
-    custody.custodians.save({**content, **sealed, "kept": kept})
-    tried = await try_custodian(guard.places, {**content, "kept": kept}, reach)
-    raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-    order = [each for each in custody.custodians.order() if each != name]
-    # one that asks nobody comes before the phone, one that asks a person after it
-    place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
-    custody.custodians.write([*order[:place], name, *order[place:]])
+    ticket = secrets.token_hex(16)
+    await agree_otherwise(guard, reach, ticket, f"{name} ({kind}) may open this vault")
+    content = await entrust_to(guard, content, reach, {"ticket": ticket, "caller": caller})
+    custody.custodians.save(content, candidate=True)
+    try:
+        tried = await try_custodian(guard.places, content, reach, candidate=True)
+        raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+        custody.custodians.save(content)
+    except BaseException:
+        await run_errand(guard.places, "delete", content, Reach({}))
+        raise
+    finally:
+        custody.custodians.drop_candidate(name)
+    if old:
+        await run_errand(guard.places, "delete", old, Reach({}))
+    else:
+        order = custody.custodians.order()
+        # one that asks nobody comes before the phone, one that asks a person after it
+        place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
+        custody.custodians.write([*order[:place], name, *order[place:]])
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
     return {"name": name, "asks": content["asks"]}
 
 
-async def agree_otherwise(guard: Guard, reach: Reach) -> None:
-    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked."""
-    if guard.custody.has_phone():
+def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
+    """What a custodian of that name has, which is to be replaced; raises Usage where it is not."""
+    if name not in guard.custody.custodians.order():
+        return None
+    if not is_meant:
+        raise Usage(
+            f"there is a custodian {name} already",
+            f"choose another name with --name, or: avault custody remove {name}",
+        )
+    return guard.custody.custodians.load(name)
+
+
+async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+    """The settings as they are kept, and whether a person is asked; raises what is wrong."""
+    said = raise_outcome(await run_errand(guard.places, "settle", content, reach))
+    settings = said.get("settings") if isinstance(said, dict) else None
+    return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
+
+
+async def agree_otherwise(guard: Guard, reach: Reach, ticket: str, change: str) -> None:
+    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked.
+
+    Where one asks a person, only such a one can agree: another would do it by itself.
+    """
+    if guard.report.get("consent") != "custodian":
         return
+    names = [name for name in guard.custody.custodians.order() if name != PHONE]
+    asking = [name for name in names if guard.custody.asks(name)]
     failed: AvaultError | None = None
-    for name in guard.custody.order():
+    for name in asking or names:
         try:
-            if name != PHONE:
-                await guard.custody.agree(name, reach)
-                return
+            await guard.custody.agree(name, reach, ticket, change)
+            return
         except AvaultError as error:
+            if guard.custody.is_final(name, error):
+                raise
             failed = error
     if failed:
         raise failed
 
 
 async def entrust_to(
-    guard: Guard, content: dict[str, Any], reach: Reach, caller: dict[str, Any]
-) -> tuple[str | None, dict[str, Any]]:
-    """Have the keyholder give a helper an unlock key: what is kept, and what that key opens."""
+    guard: Guard, content: dict[str, Any], reach: Reach, wish: dict[str, Any]
+) -> dict[str, Any]:
+    """Have the keyholder give a helper an unlock key: the custodian's file, with what that opens."""
     custody, control = guard.custody, guard.child.control
     if not control:
         raise guard.locked()
@@ -9544,11 +9723,13 @@ async def entrust_to(
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
             guard.failure = custody.sealed = None
-            who = {"custodian": content["custodian"], "kind": content["kind"]}
-            message = {"do": "entrust", **who, "asks": content["asks"], "caller": caller}
-            control.send({**message, "helper": helper.process.pid}, helper.door.fileno())
+            what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
+            message = {"do": "entrust", **what, **wish, "helper": helper.process.pid}
+            control.send(message, helper.door.fileno())
             helper.door.close()
-            said = await read_end(answer)
+            said = await read_end(
+                answer, None
+            )  # the phone may take its time; the keyholder does not
         finally:
             helper.end()
     if guard.failure:
@@ -9557,7 +9738,7 @@ async def entrust_to(
     kept = raise_outcome(said, "the custodian did not take its key: {}")
     if not custody.sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return kept, custody.sealed
+    return {**content, **custody.sealed, "kept": kept}
 
 
 async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -9601,7 +9782,7 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
     name = str(request.get("name"))
-    content = guard.custody.custodians.load(name)
+    content = guard.custody.find(name)
     raise_outcome(await try_custodian(guard.places, content, Reach(request)))
     guard.custody.note_opened(name)
     return {"name": name}
@@ -9613,8 +9794,9 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
     order = custody.custodians.order()
     others = [each for each in order if each != name]
     if name == PHONE:
-        return await remove_phone(guard, others)
-    if name in order and not guard.custody.has_phone() and not await any_opens(guard, others):
+        return await remove_phone(guard, others, Reach(request))
+    is_last = name in order and not (guard.custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(guard, others, Reach(request)):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
@@ -9636,31 +9818,30 @@ async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
-async def any_opens(guard: Guard, names: list[str]) -> bool:
-    """Whether one of these, of those that ask nobody, opens the vault now."""
-    for name in names:
+async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
+    """Whether one of these opens the vault now; those that ask a person last, and only where one is."""
+    for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
         with contextlib.suppress(AvaultError):
-            content = guard.custody.custodians.load(name)
-            if content["asks"]:
-                continue
-            raise_outcome(await try_custodian(guard.places, content, Reach({})))
-            return True
-    return any(guard.custody.asks(name) for name in names if name != PHONE)
+            if not guard.custody.asks(name) or reach.is_there():
+                content = guard.custody.custodians.load(name)
+                raise_outcome(await try_custodian(guard.places, content, reach))
+                return True
+    return False
 
 
-async def remove_phone(guard: Guard, others: list[str]) -> Message:
+async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message:
     """Take the phone out of the order, if the operator agrees and another opens the vault."""
     if PHONE not in guard.custody.custodians.order():
         raise NotFound("the phone is not in the order", "see: avault custody list")
     need_open(guard)
-    if not await any_opens(guard, others):
+    if not await any_opens(guard, others, reach):
         raise Denied(
             "nothing but the phone opens this vault", "add another before: avault custody add"
         )
     guard.failure = None
     guard.custody.agreed.clear()
     if guard.child.control:
-        guard.child.control.send({"do": "part"})
+        guard.child.control.send({"do": "part", "ticket": ""})
     while not guard.custody.agreed.is_set():
         if guard.failure:
             failure, guard.failure = guard.failure, None
@@ -9675,7 +9856,8 @@ async def remove_phone(guard: Guard, others: list[str]) -> Message:
 
 async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Take the phone out of the order of a vault that was made without one."""
-    if guard.custody.has_phone() or not guard.custody.has_any():
+    is_phoneless = guard.report.get("consent") in ("nobody", "custodian")
+    if not is_phoneless or not guard.custody.has_any():
         raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
     order = [name for name in guard.custody.custodians.order() if name != PHONE]
     guard.custody.custodians.write(order)
@@ -10296,8 +10478,13 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
         raise Usage("no such action on custodians", "see references/protocol.md")
     answer: Message = {}
 
+    def tell(code: str) -> None:
+        frame = encode_frame({"progress": "asking", "code": code})
+        spawn(supervisor.tasks, asyncio.get_running_loop().sock_sendall(sock, frame))
+
     async def work() -> None:
         async with supervisor.managing:
+            supervisor.guard.custody.tell = tell
             answer.update(await manage(supervisor.guard, request, describe_caller(sock)))
 
     await while_connected(sock, work())
@@ -10463,6 +10650,7 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
+    holding.consent.phoneless = holding.consent.is_fresh = False
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.reporter.report()
@@ -10729,7 +10917,7 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
-    holding.is_phoneless = bool(request.get("kit"))
+    holding.consent.phoneless = holding.consent.is_fresh = bool(request.get("kit"))
     holding.begin(store, content, "init", is_new=True)
     await holding.verify_recovery()
     keyholder.reporter.wrote()
@@ -23627,7 +23815,13 @@ def manage(terminal: Terminal, action: str, answers: str | None = None, **fields
         if action != "add":  # which needs an open vault
             terminal.need_daemon()
     with Person(answers) as person:
-        return terminal.ask("custody", action=action, **person, **fields)
+        return terminal.ask("custody", action=action, progress=show_code, **person, **fields)
+
+
+def show_code(step: dict[str, Any]) -> None:
+    """Say what the phone is asked: it shows the same code."""
+    if step["progress"] == "asking":
+        say(f"the phone is asked, code {step['code']}")
 
 
 def show(terminal: Terminal, fields: dict[str, Any]) -> int:

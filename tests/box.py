@@ -16,7 +16,7 @@ import json, os, sys, time
 place = {place!r}
 mode = open(place + "/mode").read()
 request = json.load(sys.stdin)
-action, file = sys.argv[1], place + "/" + request["name"]
+action, file = sys.argv[1], place + "/" + request["account"].partition(":")[2]
 def end(outcome, said):
     print(json.dumps({{"outcome": outcome, "value" if outcome == "ok" else "detail": said}}), flush=True)
     sys.exit()

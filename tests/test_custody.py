@@ -5,12 +5,18 @@ The custodian here is a program of ours, `avault-custodian-box`, which also does
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
+import os
 import re
 import shlex
 import shutil
 import signal
+import socket
+import sys
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,10 +95,13 @@ def test_a_custodian_opens_the_vault_and_nobody_is_asked(owner: Owner, canary: C
 
 
 def test_the_phone_is_asked_in_words_of_its_own(owner: Owner) -> None:
-    owner.add()
+    done = owner.add()
     sentence = owner.sentence()
-    said = r"avault: let box \(program\) open test@machine on \S+ WITHOUT anybody, always\. Approve only if you want that\."
-    assert re.fullmatch(said, sentence)
+    where = re.escape(avault.printable(str(owner.box.path), 60))
+    said = rf"avault: let box \(program\) at {where} open test@machine on \S+ WITHOUT anybody, always, code (\w{{4}})\."
+    found = re.match(said, sentence)
+    assert found and f"the phone is asked, code {found[1]}\n" in done.stderr, "the terminal shows the same code"
+    owner.add("person=yes", name="other", code=2)
 
 
 def test_what_the_phone_refuses_is_not_added(owner: Owner) -> None:
@@ -107,9 +116,20 @@ def test_one_that_does_not_open_the_vault_does_not_count(owner: Owner) -> None:
     done = owner.add(code=8)
     assert "the custodian has its key, and does not open the vault" in done.stderr
     assert owner.order() == ["phone"]
+    owner.machine("unlock", "--with", "box", code=None)
+    assert not own_file(owner.machine).exists() and not (owner.box.place / "box").exists(), "nothing is left of it"
     owner.box.mode("ok")
     owner.add()
     assert owner.order() == ["box", "phone"]
+    before = own_file(owner.machine).read_bytes()
+    owner.box.mode("lies")
+    owner.add("--replace", code=8)
+    assert own_file(owner.machine).read_bytes() == before
+    owner.box.mode("ok")
+    owner.machine("custody", "test", "box")
+    owner.add("--replace")
+    assert own_file(owner.machine).read_bytes() != before
+    owner.machine("custody", "test", "box")
 
 
 @pytest.mark.parametrize(
@@ -368,6 +388,103 @@ def test_a_program_that_others_can_change_is_not_run(owner: Owner) -> None:
     assert owner.asked() == asked + 1
 
 
+# Consent: the phone's, wherever there is one
+
+
+def test_a_pairing_that_is_moved_away_is_no_way_round_the_phone(owner: Owner) -> None:
+    """A custodian that asks nobody opens the vault; it does not agree to another in the phone's place."""
+    machine = owner.machine
+    owner.add()
+    machine("daemon", "stop")
+    pairing = (machine.own / "pairing.json").read_bytes()
+    for is_open in (True, False):
+        machine("daemon", "stop")
+        if not is_open:
+            (machine.own / "pairing.json").unlink()
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        (machine.own / "pairing.json").unlink(missing_ok=True)
+        asked = owner.asked()
+        owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+        owner.add(name="evil", code=5)
+        with pytest.raises(avault.Denied):
+            avault.ask_daemon(connect(machine), "custody", action="forget_phone")
+        assert owner.asked() - asked == is_open, "an open vault knows its pairing"
+        assert owner.order() == ["box", "phone"]
+        owner.phone.behave("nip44_decrypt", [{"honest": True}])
+        (machine.own / "pairing.json").write_bytes(pairing)
+
+
+def connect(machine: Machine) -> avault.Places:
+    places = avault.Places(str(machine.vault))
+    places.socket = machine.status()["socket"]
+    return places
+
+
+def test_a_phone_that_is_out_is_not_asked_to_open(owner: Owner) -> None:
+    """Not for a second caller either, while the first one is at a custodian."""
+    machine = owner.machine
+    owner.add()
+    machine("custody", "remove", "phone", "--yes")
+    machine("lock")
+    owner.box.mode("hangs")
+    asked = owner.asked()
+    first = machine.start("unlock", "--timeout", "20s")
+    wait_until(lambda: machine.status()["keyholder_pid"], what="the first caller's keyholder")
+    second = machine.start("unlock", "--timeout", "3s")
+    assert second.wait().returncode != 0
+    assert owner.asked() == asked
+    owner.box.mode("ok")
+    first.process.send_signal(signal.SIGINT)
+    first.wait()
+    machine("unlock")
+    assert owner.asked() == asked
+    owner.add(name="other")
+    assert owner.asked() == asked + 1, "it still agrees to changes"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may take every descriptor")
+def test_what_a_trial_is_started_with_gives_no_key(owner: Owner, canary: Canary) -> None:
+    """Its descriptors, copied before it is hardened: the unlock key comes through none of them."""
+    machine = owner.machine
+    owner.add()
+    key = owner.box.kept()
+    canary.watch(key)
+    libc = ctypes.CDLL(None, use_errno=True)
+    taken: list[int] = []
+    done = threading.Event()
+
+    def take() -> None:
+        while not done.is_set():
+            for each in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    if b"\0trial\0" + str(machine.vault).encode() in each.read_bytes():
+                        pidfd = os.pidfd_open(int(each.parent.name))
+                        found = [libc.syscall(438, pidfd, number, 0) for number in (0, 1)]  # pidfd_getfd
+                        os.close(pidfd)
+                        taken.extend(fd for fd in found if fd >= 0)
+                except (OSError, ValueError):
+                    continue
+
+    thief = threading.Thread(target=take)
+    thief.start()
+    try:
+        for _ in range(4):
+            machine("custody", "test", "box")
+    finally:
+        done.set()
+        thief.join()
+    said = b""
+    for fd in taken:
+        with socket.socket(fileno=fd) as stolen, contextlib.suppress(OSError):
+            stolen.setblocking(False)
+            while piece := stolen.recv(4096):
+                said += piece
+    assert taken, "the control: some were had"
+    assert key.encode() not in said
+
+
 # Without a phone
 
 KIT = r"key +(nsec1[0-9a-z]{58})"
@@ -394,7 +511,7 @@ def init_with_passphrase(machine: Machine, canary: Canary) -> str:
 
 
 @pytest.mark.slow
-def test_a_vault_without_a_phone(machine: Machine, canary: Canary, allow: Callable[[Path], Path]) -> None:
+def test_a_vault_without_a_phone(machine: Machine, relay: Relay, canary: Canary, allow: Callable[[Path], Path]) -> None:
     kit = init_with_passphrase(machine, canary)
     assert machine.status()["custodians"] == ["passphrase"] and machine.status()["proven"] is True
     machine("set", "openai/API_KEY", input=canary.value)
@@ -432,6 +549,11 @@ def test_a_vault_without_a_phone(machine: Machine, canary: Canary, allow: Callab
         assert other("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
         box = Box(other.top)
         other("custody", "add", "program", f"path={box.path}", "--name", "box", "--yes")
+        with peers.rogue([relay.url], nsec=kit) as phone:
+            other("pair", "--no-drill", "--bunker", "-", input=phone.uri)
+            phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+            other("custody", "add", "program", f"path={box.path}", "--name", "evil", "--yes", code=5)
+            other("custody", "remove", "phone", "--yes", code=5)
         canary.watch(box.kept())
         allow(box.place / "box")
         other("lock")

@@ -181,8 +181,13 @@ def test_without_a_terminal_it_is_unavailable() -> None:
 
 def test_a_services_credential_answers(place) -> None:
     (place.tmp / "avault-passphrase").write_text("nostr\n")
-    answer = send_errand("get", "passphrase", CHEAP, kept=VECTOR, env={"CREDENTIALS_DIRECTORY": str(place.tmp)})
+    there = {"CREDENTIALS_DIRECTORY": str(place.tmp)}
+    of_service = {**CHEAP, "from": "credential"}
+    answer = send_errand("get", "passphrase", of_service, kept=VECTOR, env=there)
     assert answer == {"outcome": "ok", "value": VECTOR_KEY}
+    assert send_errand("settle", "passphrase", of_service)["asks"] is False
+    answer = send_errand("get", "passphrase", CHEAP, kept=VECTOR, env=there)
+    assert answer["outcome"] == "unavailable", "one that asks a person is not answered by a file that happens to be there"
 
 
 def test_the_daemon_keeps_the_credentials_directory(monkeypatch: pytest.MonkeyPatch) -> None:

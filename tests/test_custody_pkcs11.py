@@ -311,12 +311,13 @@ def test_nothing_is_typed(token: Token) -> None:
 def test_a_service_gives_its_pin(token: Token) -> None:
     """It lies among its credentials. After a wrong one no further is given: a service that restarts would lock the token."""
     kept = token.keep()
+    of_service = {**token.settings, "pin": "credential"}
     env = {**token.env, "CREDENTIALS_DIRECTORY": str(token.top)}
     (token.top / "avault-pin").write_text(PIN + "\n")
-    assert token.send("get", kept=kept, env=env) == {"outcome": "ok", "value": SECRET}
+    assert token.send("get", settings=of_service, kept=kept, env=env) == {"outcome": "ok", "value": SECRET}
     (token.top / "avault-pin").write_text("0000\n")
-    assert token.send("get", kept=kept, env=env) == refusal("denied", WRONG_PIN)
-    again = token.send("get", kept=kept, env=env)
+    assert token.send("get", settings=of_service, kept=kept, env=env) == refusal("denied", WRONG_PIN)
+    again = token.send("get", settings=of_service, kept=kept, env=env)
     assert again == refusal("unavailable", NOT_GIVEN)
 
 

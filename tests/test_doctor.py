@@ -521,7 +521,7 @@ def test_a_custodian(paired: Paired) -> None:
     """One that asks nobody is said; one that is not there: that, too."""
     machine, status = paired.machine, paired.machine.status()
     names = {"vault": "0" * 32, "name": "x", "agent": status["agent_npub"], "operator": status["signer_npub"], "sealed": ""}
-    about = {"custodian": "box", "kind": "keychain", "asks": False, "settings": {}, "kept": None}
+    about = {"custodian": "box", "kind": "keychain", "account": "box", "asks": False, "settings": {}, "kept": None}
     for name, kind, content in (
         ("custody-box.json", "custody", about | names),
         ("custodians.json", "custodians", {"order": ["box", "phone"], "opened": {}}),

@@ -291,7 +291,8 @@ class Custodian:
             self.warn("one try is left: a wrong PIN locks the token")
         elif token.flags & TokenFlag.USER_PIN_COUNT_LOW:
             self.warn("the last PIN that was given was wrong")
-        pin = self.errand.prompt.ask(f"PIN of the token {printable(token.label)}", "avault-pin")
+        credential = "" if self.asks(self.settings) else "avault-pin"
+        pin = self.errand.prompt.ask(f"PIN of the token {printable(token.label)}", credential)
         session = self.log_in(token, rw, pin)
         try:
             yield session

@@ -271,7 +271,14 @@ def test_the_disk_with_write_access(proven: Machine, rogue: Rogue, canary: Canar
             program = proven.top / "avault-custodian-his"
             program.write_text(f'#!/bin/sh\ncat >/dev/null; echo \'{{"outcome": "ok", "value": "{key}"}}\'\n')
             program.chmod(0o700)
-            his = {"custodian": "his", "kind": "program", "asks": False, "settings": {"path": str(program)}, "kept": None}
+            his = {
+                "custodian": "his",
+                "kind": "program",
+                "account": "his",
+                "asks": False,
+                "settings": {"path": str(program)},
+                "kept": None,
+            }
             (own / "custody-his.json").write_bytes(avault.encode_file("custody", his | sealed))
             order = {"order": ["his", "phone"], "opened": {}}
             (own / "custodians.json").write_bytes(avault.encode_file("custodians", order))

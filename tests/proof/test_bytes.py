@@ -46,7 +46,15 @@ def close_log(log: avault.AccessLog) -> None:
 
 def box(sealed: dict[str, Any]) -> dict[str, Any]:
     """The content of a custodian's file."""
-    return {"custodian": "box", "kind": "program", "asks": False, "settings": {"path": "/nowhere"}, "kept": None, **sealed}
+    return {
+        "custodian": "box",
+        "kind": "program",
+        "account": "box",
+        "asks": False,
+        "settings": {"path": "/nowhere"},
+        "kept": None,
+        **sealed,
+    }
 
 
 class Disk(Example):

@@ -55,7 +55,13 @@ def manage(terminal: Terminal, action: str, answers: str | None = None, **fields
         if action != "add":  # which needs an open vault
             terminal.need_daemon()
     with Person(answers) as person:
-        return terminal.ask("custody", action=action, **person, **fields)
+        return terminal.ask("custody", action=action, progress=show_code, **person, **fields)
+
+
+def show_code(step: dict[str, Any]) -> None:
+    """Say what the phone is asked: it shows the same code."""
+    if step["progress"] == "asking":
+        say(f"the phone is asked, code {step['code']}")
 
 
 def show(terminal: Terminal, fields: dict[str, Any]) -> int:

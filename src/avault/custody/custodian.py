@@ -100,10 +100,15 @@ def render_answer(outcome: str, said: object, hint: str | None = None) -> bytes:
     return json.dumps({"outcome": outcome, said_as: said, **hints}).encode()
 
 
+def said_hint(answer: dict[str, Any]) -> str | None:
+    """The hint of a helper's answer, if it has one."""
+    return printable(answer["hint"]) if answer.get("hint") else None
+
+
 def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None = None) -> Any:
     """The value of a helper's answer; raises the error that its outcome is."""
     outcome = str(answer.get("outcome"))
     if outcome == "ok":
         return answer.get("value")
     detail = printable(answer.get("detail") or outcome, 1000)  # a quorum names all its members
-    raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or answer.get("hint"))
+    raise OUTCOMES.get(outcome, AvaultError)(message.format(detail), hint or said_hint(answer))

@@ -75,13 +75,13 @@ class Custodians:
         found["opened"][name] = render_time(time.time())
         write_file(self.path, encode_file("custodians", found))
 
-    def path_of(self, name: str) -> str:
-        """The file of a custodian."""
-        return self.places.own(f"custody-{check_custodian(name)}.json")
+    def path_of(self, name: str, candidate: bool = False) -> str:
+        """The file of a custodian, or of one that is still to be tried."""
+        return self.places.own(f"custody-{check_custodian(name)}{'.new' * candidate}.json")
 
-    def load(self, name: str) -> dict[str, Any]:
+    def load(self, name: str, candidate: bool = False) -> dict[str, Any]:
         """What a custodian needs to open the vault; raises NotFound, Tampered."""
-        path = self.path_of(name)
+        path = self.path_of(name, candidate)
         if not os.path.lexists(path):
             raise NotFound(
                 f"there is no custodian {printable(name)}",
@@ -94,9 +94,15 @@ class Custodians:
             raise Tampered(f"{path} is damaged", f"avault custody remove {name}")
         return found
 
-    def save(self, content: dict[str, Any]) -> None:
+    def save(self, content: dict[str, Any], candidate: bool = False) -> None:
         """Write a custodian's file."""
-        write_file(self.path_of(content["custodian"]), encode_file("custody", content))
+        path = self.path_of(content["custodian"], candidate)
+        write_file(path, encode_file("custody", content))
+
+    def drop_candidate(self, name: str) -> None:
+        """Take away the file of one that was to be tried."""
+        if os.path.lexists(path := self.path_of(name, candidate=True)):
+            os.unlink(path)
 
     def forget(self, name: str) -> None:
         """Take a custodian out of the order, and its file away."""

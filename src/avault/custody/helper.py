@@ -39,7 +39,7 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
 
 
 def take_secret(door: int) -> str:
-    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
+    """What a hardened process is given, over a socket that is made now that it is; "" for nothing."""
     with introduce_helper(door) as own:
         read = bytearray()
         while piece := own.recv(4096):
@@ -88,7 +88,7 @@ def main_custodian(argv: list[str]) -> NoReturn:
         action, kind = argv
         with socket.socket(fileno=os.dup(0)) as sock:
             request = read_errand(sock)
-        prompt = Prompt(request.get("terminal"), request.get("answers"))
+        prompt = Prompt(request.get("terminal"), request.get("answers"), request.get("purpose"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
         secret = take_secret(0) if action == "set" else ""  # once the operator agrees
         write_all(1, answer_errand(action, kind, Errand(request, prompt), secret))

@@ -14,7 +14,7 @@ from avault.errors import Tampered
 from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import Pairing
 from avault.signer.remote import RemoteSigner
-from avault.vault.seal import open_nsec
+from avault.vault.seal import open_nsec, unseal
 
 if TYPE_CHECKING:
     from typing import Any
@@ -91,6 +91,7 @@ class KeptKey:
 
     def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
         self.custodian, self.kept, self.answer = custodian, kept, answer
+        self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if the custodian is this vault's and had what opens it.
@@ -105,4 +106,6 @@ class KeptKey:
                 f"avault custody remove {self.custodian}",
             )
         unlock = raise_outcome(read_answer(self.answer))
-        return open_nsec(kept, json.dumps({"avault": unlock}), self.custodian)
+        keys, sealed = unseal(kept, json.dumps({"avault": unlock}), self.custodian)
+        self.phoneless = sealed.get("phoneless") is True
+        return keys

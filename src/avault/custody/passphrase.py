@@ -27,18 +27,27 @@ class Passphrase:
 
     needs_person: ClassVar[bool] = True
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
-        "log-n": ("scrypt's cost, 16 to 18: each step doubles time and memory", "17")
+        "log-n": ("scrypt's cost, 16 to 18: each step doubles time and memory", "17"),
+        "from": ("terminal, or credential: a service has it as avault-passphrase", "terminal"),
     }
 
     def __init__(self, errand: Errand) -> None:
         self.errand = errand
 
+    @staticmethod
+    def asks(settings: dict[str, str]) -> bool:
+        """Whether somebody has to be there when it opens the vault, by its settings."""
+        return settings.get("from") != "credential"
+
     def settle(self) -> dict[str, str]:
-        """The cost of scrypt; raises Usage."""
+        """The cost of scrypt, and who is asked; raises Usage."""
         log_n = self.errand.settings.get("log-n") or "17"
         if log_n not in SCRYPT_SIZES:
             raise Usage("log-n is 16, 17 or 18", "as in: log-n=18")
-        return {"log-n": log_n}
+        origin = self.errand.settings.get("from") or "terminal"
+        if origin not in ("terminal", "credential"):
+            raise Usage("from is terminal or credential", "as in: from=credential")
+        return {"log-n": log_n, "from": origin}
 
     def probe(self) -> str:
         """Whether there is something that a passphrase opens."""
@@ -81,5 +90,6 @@ class Passphrase:
 
     def ask(self, question: str) -> str:
         """What the person types, in the one form (NFKC) that NIP-49 asks for."""
-        typed = self.errand.prompt.ask(question, "avault-passphrase")
+        credential = "" if self.asks(self.errand.settings) else "avault-passphrase"
+        typed = self.errand.prompt.ask(question, credential)
         return unicodedata.normalize("NFKC", typed)

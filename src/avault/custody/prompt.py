@@ -26,13 +26,15 @@ class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
     What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
-    systemd.exec(5)). `close` puts the terminal's echo back, whoever ends us.
+    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's echo back, whoever ends us.
     """
 
     LONGEST = 4096  # bytes of an answer
 
-    def __init__(self, path: str | None, answers: str | None = None) -> None:
-        self.path, self.answers = path, answers
+    def __init__(
+        self, path: str | None, answers: str | None = None, purpose: str | None = None
+    ) -> None:
+        self.path, self.answers, self.purpose = path, answers, purpose
         self.fd = -1
         self.modes: list[Any] = []
 
@@ -50,6 +52,9 @@ class Prompt:
         silent = [*self.modes[:3], self.modes[3] & ~termios.ECHO, *self.modes[4:]]
         termios.tcsetattr(self.fd, termios.TCSAFLUSH, silent)
         try:
+            if purpose := self.purpose:
+                self.purpose = None  # said once
+                self.tell(purpose)
             self.tell(f"{question}: ", "")  # now: what is typed at sight of it is not echoed
             typed = os.read(self.fd, self.LONGEST)
         finally:

@@ -1,7 +1,7 @@
 """The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
 
-Stdin is where the helper's answer comes from. It writes nothing, and gives nothing out but whether
-the vault opened.
+The helper's answer comes through a socket that it makes once it is hardened. It writes nothing, and
+gives nothing out but whether the vault opened.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import render_answer
 from avault.custody.custodians import Custodians
+from avault.custody.helper import take_secret
 from avault.custody.obtaining import KeptKey
 from avault.errors import Tampered, complain
 from avault.places import Places
-from avault.plain import MAX_FRAME, write_all
+from avault.plain import write_all
 from avault.process import harden
 from avault.vault.presence import is_of, read_unlock, read_vault
 from avault.vault.seal import open_vault
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def open_for_trial(places: Places, name: str, answer: bytes) -> None:
+def open_for_trial(places: Places, name: str, answer: bytes, candidate: bool) -> None:
     """Open the vault on the disk with what a custodian answered; raises AvaultError."""
     content, _ = read_unlock(places)
-    custodian = KeptKey(name, Custodians(places).load(name), answer)
+    custodian = KeptKey(name, Custodians(places).load(name, candidate), answer)
     keys = asyncio.run(custodian.obtain(content))
     if not is_of(open_vault(read_vault(places), keys), content):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
@@ -37,10 +38,9 @@ def main_trial(argv: list[str]) -> NoReturn:
     """Try one custodian, and end by _exit: what was opened goes with it."""
     try:
         harden("avault-trial", die_with_parent=True)
-        directory, name = argv
-        with open(0, "rb", closefd=False) as pipe:
-            answer = pipe.read(MAX_FRAME)
-        open_for_trial(Places(directory), name, answer)
+        directory, name, candidate = argv
+        answer = take_secret(0).encode()
+        open_for_trial(Places(directory), name, answer, bool(candidate))
         write_all(1, render_answer("ok", None))
     except Exception as error:
         refused = complain(error)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from avault.custody.custodians import PHONE, Custodians
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
-from avault.daemon.errands import Helper
-from avault.errors import AvaultError, Denied, Locked
+from avault.daemon.errands import SLACK, Helper
+from avault.errors import AvaultError, Denied, Locked, NotFound, printable
 from avault.places import Places
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from avault.daemon.errands import Reach
@@ -33,6 +34,9 @@ class Custody:
         self.sealed: dict[str, Any] | None = None
         self.agreed = asyncio.Event()
         self.tried: dict[str, asyncio.Future[None]] = {}
+        self.trying = asyncio.Lock()  # one caller's custodians at a time
+        # is told the code of what the phone is asked for a change
+        self.tell: Callable[[str], None] = lambda code: None
 
     def order(self) -> list[str]:
         """The names in their order; of a damaged register, the phone alone."""
@@ -58,12 +62,21 @@ class Custody:
         if caller.custodian == PHONE:
             return []
         if caller.custodian:
-            self.custodians.load(caller.custodian)
+            self.find(caller.custodian)
             return [caller.custodian]
         order = self.order()
         names = order[: order.index(PHONE)] if self.has_phone() else order
         names = [name for name in names if name != PHONE]
         return [name for name in names if caller.reach.is_there() or not self.asks(name)]
+
+    def find(self, name: str) -> dict[str, Any]:
+        """What a custodian of the order needs; raises NotFound, Tampered."""
+        if name not in self.custodians.order():
+            raise NotFound(
+                f"there is no custodian {printable(name)}",
+                "see which there are: avault custody list",
+            )
+        return self.custodians.load(name)
 
     def nobody_here(self) -> Locked:
         """Why none can be tried: all ask a person, and none is reached."""
@@ -85,14 +98,13 @@ class Custody:
 
     async def open(self, name: str, caller: Caller) -> None:
         """Have a custodian open the vault; raises what it, or the vault, said."""
-        content = self.custodians.load(name)
         wish = {"accept_rollback": caller.accept_rollback}
-        await self.hand_over(content, caller.reach, wish)
+        await self.hand_over(self.find(name), caller.reach, wish)
         self.note_opened(name)
 
-    async def agree(self, name: str, reach: Reach) -> None:
+    async def agree(self, name: str, reach: Reach, ticket: str, change: str) -> None:
         """Have who opens the vault with a custodian agree to one change of it."""
-        await self.hand_over(self.custodians.load(name), reach, {"only_agree": True})
+        await self.hand_over(self.find(name), reach, {"ticket": ticket}, f"so that {change}")
 
     def note_opened(self, name: str) -> None:
         """Remember it; a disk that is full keeps nobody out."""
@@ -101,7 +113,9 @@ class Custody:
         except AvaultError:
             pass
 
-    async def hand_over(self, content: dict[str, Any], reach: Reach, wish: dict[str, Any]) -> None:
+    async def hand_over(
+        self, content: dict[str, Any], reach: Reach, wish: dict[str, Any], purpose: str = ""
+    ) -> None:
         """Start a custodian's helper, and give the keyholder the end that its answer comes from."""
         control, name = self.child.control, content["custodian"]
         if not control:
@@ -109,12 +123,15 @@ class Custody:
         answer, end = socket.socketpair()
         with answer:
             with end:
-                helper = Helper(self.places, "get", content, reach, end.fileno())
+                helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
             tried = self.tried[name] = asyncio.get_running_loop().create_future()
             message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
             control.send(message, answer.fileno())
         try:
-            await tried
+            async with asyncio.timeout(helper.limit + 2 * SLACK):
+                await tried
+        except TimeoutError:
+            raise AvaultError(f"the custodian {name} did not end in time") from None
         finally:
             helper.end()
             self.tried.pop(name, None)
@@ -125,6 +142,8 @@ class Custody:
             self.sealed = message["sealed"]
         elif "agreed" in message:
             self.agreed.set()
+        elif "asking" in message:
+            self.tell(str(message["asking"]))
         elif "tried" in message:
             self.settle(str(message["tried"]), message["failed"])
         else:

@@ -153,8 +153,13 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
         raise Usage("no such action on custodians", "see references/protocol.md")
     answer: Message = {}
 
+    def tell(code: str) -> None:
+        frame = encode_frame({"progress": "asking", "code": code})
+        spawn(supervisor.tasks, asyncio.get_running_loop().sock_sendall(sock, frame))
+
     async def work() -> None:
         async with supervisor.managing:
+            supervisor.guard.custody.tell = tell
             answer.update(await manage(supervisor.guard, request, describe_caller(sock)))
 
     await while_connected(sock, work())

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import bind, read_answer
 from avault.places import Places
-from avault.process import clean_environment, own_command
+from avault.process import clean_environment, meet, own_command
 from avault.protocol import encode_frame
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
+
+
+SLACK = 5.0  # seconds by which a helper may be later than its own limit
 
 
 class Reach:
@@ -40,7 +43,13 @@ class Helper:
     LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0}
 
     def __init__(
-        self, places: Places, action: str, content: dict[str, Any], reach: Reach, stdout: int
+        self,
+        places: Places,
+        action: str,
+        content: dict[str, Any],
+        reach: Reach,
+        stdout: int,
+        purpose: str = "",
     ) -> None:
         name, agent = content["custodian"], content["agent"]
         person_time = self.LONGER.get(content["kind"], self.PERSON_TIME)
@@ -48,11 +57,13 @@ class Helper:
             **{each: content.get(each) for each in ("settings", "kept")},
             "name": name,
             "bound": bind(content["vault"], agent, name),
-            "account": f"{places.id}:{name}",
+            "account": f"{places.id}:{content.get('account') or name}",
+            "purpose": purpose,
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
             "limit": person_time if reach.is_there() else self.TIME,
             **reach.fields,
         }
+        self.limit = float(request["limit"])
         self.door, end = socket.socketpair()
         if sys.platform == "linux":
             # the keyholder is to know who speaks
@@ -74,14 +85,24 @@ class Helper:
         self.door.close()
         if self.process.poll() is None:
             self.process.terminate()
+            asyncio.get_running_loop().call_later(2.0, self.kill)
+
+    def kill(self) -> None:
+        """End one that did not end when it was told to."""
+        if self.process.poll() is None:
+            self.process.kill()
 
 
-async def read_end(end: socket.socket) -> dict[str, Any]:
-    """The answer that comes through a socket, until that ends."""
+async def read_end(end: socket.socket, limit: float | None) -> dict[str, Any]:
+    """The answer that comes through a socket, until that ends; one that is stopped is an error."""
     loop, read = asyncio.get_running_loop(), bytearray()
     end.setblocking(False)
-    while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
-        read += piece
+    try:
+        async with asyncio.timeout(None if limit is None else limit + SLACK):
+            while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
+                read += piece
+    except TimeoutError:
+        return {"outcome": "error", "detail": "its helper did not end in time"}
     return read_answer(bytes(read))
 
 
@@ -94,36 +115,45 @@ async def run_errand(
         with theirs:
             helper = Helper(places, action, content, reach, theirs.fileno())
         try:
-            return await read_end(ours)
+            return await read_end(ours, helper.limit)
         finally:
             helper.end()
 
 
-async def try_custodian(places: Places, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+async def try_custodian(
+    places: Places, content: dict[str, Any], reach: Reach, candidate: bool = False
+) -> dict[str, Any]:
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
-    The unlock key passes from helper to trial, through a socket: its reading end could be had from
-    outside, were it a pipe, before the trial is hardened.
+    A `candidate` is one whose file does not count yet. The unlock key passes from helper to trial,
+    through a socket that the trial makes when it is hardened: what it is started with, others of
+    the same user could take before (see `meet`).
     """
-    key, end = socket.socketpair()
+    door, end = socket.socketpair()
     ours, theirs = socket.socketpair()
-    with ours, key:
-        with end:
-            helper = Helper(places, "get", content, reach, end.fileno())
-        with theirs:
+    if sys.platform == "linux":
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with ours, door:
+        with end, theirs:
             trial = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-                own_command("trial", places.dir, content["custodian"]),
-                stdin=key.fileno(),
+                own_command(
+                    "trial", places.dir, content["custodian"], "candidate" if candidate else ""
+                ),
+                stdin=end.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env=clean_environment(),
                 start_new_session=True,
             )
-        key.close()
+        helper = None
         try:
-            return await read_end(ours)
+            with await meet(door, trial.pid) as key:
+                purpose = "to try it"
+                helper = Helper(places, "get", content, reach, key.fileno(), purpose)
+            return await read_end(ours, helper.limit)
         finally:
-            helper.end()
+            if helper:
+                helper.end()
             if trial.poll() is None:
                 trial.kill()

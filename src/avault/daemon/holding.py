@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
 from avault.daemon.autolock import AutoLock
+from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
 from avault.daemon.log import AccessLog
 from avault.daemon.ratchet import Ratchet
@@ -16,7 +17,7 @@ from avault.daemon.writing import Writer
 from avault.errors import AvaultError, Denied, Locked, Tampered
 from avault.nostr import decrypt, parse_npub, public_hex
 from avault.places import Places
-from avault.process import place_name, uptime
+from avault.process import place_name
 from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
 from avault.vault.own_files import encode_file, read_hints
@@ -50,10 +51,7 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
-        # it has just been made, without a phone, and no custodian has opened it yet
-        self.is_phoneless = False
-        # uptime until which somebody has agreed to a change, who is not asked by phone
-        self.agreed = 0.0
+        self.consent = Consent()
         self.serving = asyncio.Lock()  # one key at a time
 
     # -- opening it
@@ -159,8 +157,7 @@ class Holding:
             await self.ratchet.turn(keys, content, also_recovery=is_lost)
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
-        if isinstance(custodian, OperatorKey) and not self.contact.find(self.store):
-            self.is_phoneless = True  # the operator is here: whom else could be asked?
+            self.note_consent(custodian)
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -188,28 +185,34 @@ class Holding:
         self.autolock.start()
         self.reporter.report()
 
-    async def agree(self, custodian: KeptKey) -> None:
-        """Let who opens the vault with a custodian agree to one change; raises AvaultError.
+    def note_consent(self, custodian: Way) -> None:
+        """Who agrees to changes from now on: the phone, where this machine is paired."""
+        try:
+            self.contact.pairing = self.contact.find(self.store)
+        except Tampered as error:
+            self.reporter.warnings["pairing"] = error.message
+        if isinstance(custodian, KeptKey):
+            self.consent.phoneless = custodian.phoneless
+        if isinstance(custodian, OperatorKey):  # the operator is here
+            self.consent.phoneless = self.consent.is_fresh = not self.contact.pairing
 
-        Only where this machine has no pairing: else the operator agrees, by phone.
+    async def agree(self, custodian: KeptKey, ticket: str) -> None:
+        """Let who opens the vault with a custodian agree to the change that has the ticket.
+
+        Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
         """
         store = self.store
-        if not store or self.contact.find(store):
-            raise Denied("the operator agrees by phone", "see: avault status")
+        if not store or not self.consent.phoneless or self.contact.find(store):
+            raise Denied("the operator agrees by phone", "pair it with: avault pair")
         keys, _, _ = await self.obtain(custodian)
         if public_hex(keys) != store.vault.agent:
             raise Tampered("that custodian opens another vault")
-        self.agreed = uptime() + 120.0
-
-    def take_agreement(self) -> bool:
-        """Whether somebody has agreed to a change, which is used up by that."""
-        had, self.agreed = self.agreed > uptime(), 0.0
-        return had
+        self.consent.give(ticket)
 
     async def note_proof(self) -> None:
         """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
-        if self.store and self.is_phoneless:
-            self.is_phoneless = False
+        self.consent.is_fresh = False
+        if self.store and self.consent.phoneless and not self.ratchet.proven:
             self.ratchet.prove()
             content = self.ratchet.content
             await self.ratchet.turn(self.store.keys, content, also_recovery=False)

@@ -153,7 +153,6 @@ class Guard:
         ways = [] if nsec is not None else self.custody.ways(caller)
         if nsec is None and not asks_phone and not ways:
             raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
-        is_shared = bool(self.question.callers)  # who comes later shares the one question
         is_new = self.question.join(caller, asks_phone and not ways)
         if len(self.question.callers) == 1:
             self.failure = None
@@ -161,9 +160,14 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                if self.child.control and (caller.custodian or not is_shared):
-                    await self.try_ways(ways, caller, asks_phone)
-                if self.child.control and self.state != "unlocked":
+                async with self.custody.trying:  # who comes later waits for what comes of them
+                    if self.child.control and self.state != "unlocked":
+                        await self.try_ways(ways, caller, asks_phone)
+                if (
+                    self.child.control
+                    and self.state != "unlocked"
+                    and (asks_phone or nsec is not None)
+                ):
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
                     wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
@@ -207,7 +211,7 @@ class Guard:
                 failed = error
         if failed and not asks_phone:
             raise failed
-        if failed and caller.is_restrained and len(self.question.callers) == 1:
+        if ways and asks_phone and caller.is_restrained and self.state != "waiting":
             self.question.pauses.check()
 
     def stay(self, caller: Caller) -> None:

@@ -103,7 +103,7 @@ class Keyholder:
         elif message["do"] == "entrust" and fd is not None:
             spawn(self.tasks, entrust(self.holding, fd, message))
         elif message["do"] == "part":
-            spawn(self.tasks, part_with_phone(self.holding))
+            spawn(self.tasks, part_with_phone(self.holding, message))
         elif message["do"] == "proven":
             spawn(self.tasks, self.holding.note_proof())
         elif message["do"] == "ask":
@@ -169,7 +169,7 @@ class Keyholder:
             "signer_npub": shown.get("operator"),
             "name": shown.get("name"),
             "identity": shown.get("vault"),
-            "phoneless": self.holding.is_phoneless,
+            "consent": self.describe_consent(),
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
@@ -182,6 +182,13 @@ class Keyholder:
             "unsaved": "unsaved" in self.reporter.warnings,
             "verified": digests,
         }
+
+    def describe_consent(self) -> str | None:
+        """Who agrees to changes of custodians: the phone, a custodian, nobody needs to, or none can."""
+        consent, contact = self.holding.consent, self.holding.contact
+        if contact.pairing:
+            return "phone"
+        return "nobody" if consent.is_fresh else "custodian" if consent.phoneless else None
 
     def collect_warnings(self) -> dict[str, str]:
         """All that the operator should know, by what it is about."""

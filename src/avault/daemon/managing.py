@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from typing import TYPE_CHECKING
 
@@ -31,31 +32,27 @@ def read_settings(request: Message) -> dict[str, str]:
 
 
 def need_open(guard: Guard) -> None:
-    """Raise Locked, Denied where no custodian can be added."""
+    """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
     if guard.state != "unlocked" or not guard.child.control:
         raise guard.locked()
-    if not guard.report.get("proven") and not guard.report.get("phoneless"):
+    consent = guard.report.get("consent")
+    if consent is None or (consent == "phone" and not guard.report.get("proven")):
         raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
 
 
 async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts."""
+    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
+
+    What it replaces, if anything, stays as it is until then.
+    """
     need_open(guard)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
     custody, reach = guard.custody, Reach(request)
-    if name in custody.custodians.order() and not request.get("replace"):
-        raise Usage(
-            f"there is a custodian {name} already",
-            f"choose another name with --name, or: avault custody remove {name}",
-        )
-    if name in custody.order() and not guard.custody.has_phone() and len(custody.order()) == 1:
-        raise Denied(
-            f"{name} alone opens this vault, and would open nothing if this were cut off",
-            "add another before, with a name of its own: --name NAME",
-        )
-    content = {
+    old = find_replaced(guard, name, bool(request.get("replace")))
+    content: dict[str, Any] = {
         "custodian": name,
         "kind": kind,
+        "account": f"{name}-{secrets.token_hex(4)}" if old else name,
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
@@ -63,45 +60,80 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "name": guard.report["name"],
         "agent": guard.report["agent_npub"],
     }
-    settled = raise_outcome(await run_errand(guard.places, "settle", content, reach), "{}")
-    content |= settled
+    content |= await settle_custodian(guard, content, reach)
     if content["asks"] and not reach.is_there():
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    await agree_otherwise(guard, reach)
-    kept, sealed = await entrust_to(guard, content, reach, caller)
-    custody.custodians.save({**content, **sealed, "kept": kept})
-    tried = await try_custodian(guard.places, {**content, "kept": kept}, reach)
-    raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-    order = [each for each in custody.custodians.order() if each != name]
-    # one that asks nobody comes before the phone, one that asks a person after it
-    place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
-    custody.custodians.write([*order[:place], name, *order[place:]])
+    ticket = secrets.token_hex(16)
+    await agree_otherwise(guard, reach, ticket, f"{name} ({kind}) may open this vault")
+    content = await entrust_to(guard, content, reach, {"ticket": ticket, "caller": caller})
+    custody.custodians.save(content, candidate=True)
+    try:
+        tried = await try_custodian(guard.places, content, reach, candidate=True)
+        raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+        custody.custodians.save(content)
+    except BaseException:
+        await run_errand(guard.places, "delete", content, Reach({}))
+        raise
+    finally:
+        custody.custodians.drop_candidate(name)
+    if old:
+        await run_errand(guard.places, "delete", old, Reach({}))
+    else:
+        order = custody.custodians.order()
+        # one that asks nobody comes before the phone, one that asks a person after it
+        place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
+        custody.custodians.write([*order[:place], name, *order[place:]])
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
     return {"name": name, "asks": content["asks"]}
 
 
-async def agree_otherwise(guard: Guard, reach: Reach) -> None:
-    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked."""
-    if guard.custody.has_phone():
+def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
+    """What a custodian of that name has, which is to be replaced; raises Usage where it is not."""
+    if name not in guard.custody.custodians.order():
+        return None
+    if not is_meant:
+        raise Usage(
+            f"there is a custodian {name} already",
+            f"choose another name with --name, or: avault custody remove {name}",
+        )
+    return guard.custody.custodians.load(name)
+
+
+async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+    """The settings as they are kept, and whether a person is asked; raises what is wrong."""
+    said = raise_outcome(await run_errand(guard.places, "settle", content, reach))
+    settings = said.get("settings") if isinstance(said, dict) else None
+    return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
+
+
+async def agree_otherwise(guard: Guard, reach: Reach, ticket: str, change: str) -> None:
+    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked.
+
+    Where one asks a person, only such a one can agree: another would do it by itself.
+    """
+    if guard.report.get("consent") != "custodian":
         return
+    names = [name for name in guard.custody.custodians.order() if name != PHONE]
+    asking = [name for name in names if guard.custody.asks(name)]
     failed: AvaultError | None = None
-    for name in guard.custody.order():
+    for name in asking or names:
         try:
-            if name != PHONE:
-                await guard.custody.agree(name, reach)
-                return
+            await guard.custody.agree(name, reach, ticket, change)
+            return
         except AvaultError as error:
+            if guard.custody.is_final(name, error):
+                raise
             failed = error
     if failed:
         raise failed
 
 
 async def entrust_to(
-    guard: Guard, content: dict[str, Any], reach: Reach, caller: dict[str, Any]
-) -> tuple[str | None, dict[str, Any]]:
-    """Have the keyholder give a helper an unlock key: what is kept, and what that key opens."""
+    guard: Guard, content: dict[str, Any], reach: Reach, wish: dict[str, Any]
+) -> dict[str, Any]:
+    """Have the keyholder give a helper an unlock key: the custodian's file, with what that opens."""
     custody, control = guard.custody, guard.child.control
     if not control:
         raise guard.locked()
@@ -111,11 +143,13 @@ async def entrust_to(
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
             guard.failure = custody.sealed = None
-            who = {"custodian": content["custodian"], "kind": content["kind"]}
-            message = {"do": "entrust", **who, "asks": content["asks"], "caller": caller}
-            control.send({**message, "helper": helper.process.pid}, helper.door.fileno())
+            what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
+            message = {"do": "entrust", **what, **wish, "helper": helper.process.pid}
+            control.send(message, helper.door.fileno())
             helper.door.close()
-            said = await read_end(answer)
+            said = await read_end(
+                answer, None
+            )  # the phone may take its time; the keyholder does not
         finally:
             helper.end()
     if guard.failure:
@@ -124,7 +158,7 @@ async def entrust_to(
     kept = raise_outcome(said, "the custodian did not take its key: {}")
     if not custody.sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return kept, custody.sealed
+    return {**content, **custody.sealed, "kept": kept}
 
 
 async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -168,7 +202,7 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
     name = str(request.get("name"))
-    content = guard.custody.custodians.load(name)
+    content = guard.custody.find(name)
     raise_outcome(await try_custodian(guard.places, content, Reach(request)))
     guard.custody.note_opened(name)
     return {"name": name}
@@ -180,8 +214,9 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
     order = custody.custodians.order()
     others = [each for each in order if each != name]
     if name == PHONE:
-        return await remove_phone(guard, others)
-    if name in order and not guard.custody.has_phone() and not await any_opens(guard, others):
+        return await remove_phone(guard, others, Reach(request))
+    is_last = name in order and not (guard.custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(guard, others, Reach(request)):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
@@ -203,31 +238,30 @@ async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
-async def any_opens(guard: Guard, names: list[str]) -> bool:
-    """Whether one of these, of those that ask nobody, opens the vault now."""
-    for name in names:
+async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
+    """Whether one of these opens the vault now; those that ask a person last, and only where one is."""
+    for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
         with contextlib.suppress(AvaultError):
-            content = guard.custody.custodians.load(name)
-            if content["asks"]:
-                continue
-            raise_outcome(await try_custodian(guard.places, content, Reach({})))
-            return True
-    return any(guard.custody.asks(name) for name in names if name != PHONE)
+            if not guard.custody.asks(name) or reach.is_there():
+                content = guard.custody.custodians.load(name)
+                raise_outcome(await try_custodian(guard.places, content, reach))
+                return True
+    return False
 
 
-async def remove_phone(guard: Guard, others: list[str]) -> Message:
+async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message:
     """Take the phone out of the order, if the operator agrees and another opens the vault."""
     if PHONE not in guard.custody.custodians.order():
         raise NotFound("the phone is not in the order", "see: avault custody list")
     need_open(guard)
-    if not await any_opens(guard, others):
+    if not await any_opens(guard, others, reach):
         raise Denied(
             "nothing but the phone opens this vault", "add another before: avault custody add"
         )
     guard.failure = None
     guard.custody.agreed.clear()
     if guard.child.control:
-        guard.child.control.send({"do": "part"})
+        guard.child.control.send({"do": "part", "ticket": ""})
     while not guard.custody.agreed.is_set():
         if guard.failure:
             failure, guard.failure = guard.failure, None
@@ -242,7 +276,8 @@ async def remove_phone(guard: Guard, others: list[str]) -> Message:
 
 async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Take the phone out of the order of a vault that was made without one."""
-    if guard.custody.has_phone() or not guard.custody.has_any():
+    is_phoneless = guard.report.get("consent") in ("nobody", "custodian")
+    if not is_phoneless or not guard.custody.has_any():
         raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
     order = [name for name in guard.custody.custodians.order() if name != PHONE]
     guard.custody.custodians.write(order)

@@ -85,7 +85,7 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
-    holding.is_phoneless = bool(request.get("kit"))
+    holding.consent.phoneless = holding.consent.is_fresh = bool(request.get("kit"))
     holding.begin(store, content, "init", is_new=True)
     await holding.verify_recovery()
     keyholder.reporter.wrote()

@@ -152,7 +152,7 @@ class Unlocking:
     async def try_custodian(self, message: Message, fd: int) -> None:
         """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
 
-        `only_agree`, it is open, and who opens it with the custodian agrees to a change.
+        With a `ticket` it is open, and who opens it with the custodian agrees to that change.
         """
         holding, name, failed = self.holding, str(message["custodian"]), None
         self.trying += 1
@@ -160,8 +160,8 @@ class Unlocking:
             with open(fd, "rb") as pipe:
                 answer = await asyncio.to_thread(pipe.read, MAX_FRAME)
             custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
-            if message.get("only_agree"):
-                await holding.agree(custodian)
+            if ticket := message.get("ticket"):
+                await holding.agree(custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
                 await self.open(custodian, bool(message.get("accept_rollback")))
@@ -169,7 +169,8 @@ class Unlocking:
             failed = complain(error).to_dict()["error"]
         finally:
             self.trying -= 1
-        self.note_custodian(name, bool(message.get("asks")), failed)
+        if not message.get("ticket"):
+            self.note_custodian(name, bool(message.get("asks")), failed)
         self.reporter.control.send({"tried": name, "failed": failed})
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:

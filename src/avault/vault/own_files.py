@@ -38,7 +38,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {"generation": dict, "hash": str},
     "custody": {
-        "custodian": str, "kind": str, "asks": bool, "settings": dict, "kept": (str, type(None)),
+        "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
+        "kept": (str, type(None)),
         "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
     },
     "custodians": {"order": list, "opened": dict},

@@ -103,9 +103,17 @@ def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str
 
 
 def seal_keys(
-    keys: Keys, identity: str, operator: str, name: str, custodian: str | None = None
+    keys: Keys,
+    identity: str,
+    operator: str,
+    name: str,
+    custodian: str | None = None,
+    phoneless: bool = False,
 ) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`."""
+    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
+
+    For a custodian it also says whether the vault is `phoneless`.
+    """
     unlock = make_keys()
     nsec = {
         "type": "avault/nsec",
@@ -113,7 +121,7 @@ def seal_keys(
         "vault": identity,
         "name": name,
         "operator": to_npub(operator),
-        **({"custodian": custodian} if custodian else {}),
+        **({"custodian": custodian, "phoneless": phoneless} if custodian else {}),
     }
     sealed = encrypt(
         unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
@@ -163,6 +171,13 @@ def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None
     What is sealed names vault, name and operator, and the `custodian` if it is for one: whoever
     writes to the disk cannot have the next copy sealed for somebody else, or with another sentence.
     """
+    return unseal(content, answer, custodian)[0]
+
+
+def unseal(
+    content: dict[str, Any], answer: str, custodian: str | None = None
+) -> tuple[Keys, dict[str, Any]]:
+    """`open_nsec`, with all that is sealed beside the key."""
     try:
         unlock = read_keys(json.loads(answer)["avault"])
         sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
@@ -170,7 +185,7 @@ def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None
         pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
         named = (content["vault"], content["name"], content["operator"], content["agent"])
         if pinned == named and sealed.get("custodian") == custodian:
-            return keys
+            return keys, sealed
     except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise Tampered(
