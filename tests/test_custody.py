@@ -445,12 +445,13 @@ def test_a_phone_that_is_out_is_not_asked_to_open(owner: Owner) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may take every descriptor")
-def test_what_a_trial_is_started_with_gives_no_key(owner: Owner, canary: Canary) -> None:
+def test_what_a_trial_is_started_with_gives_no_key(owner: Owner, canary: Canary, allow: Callable[[Path], Path]) -> None:
     """Its descriptors, copied before it is hardened: the unlock key comes through none of them."""
     machine = owner.machine
     owner.add()
     key = owner.box.kept()
     canary.watch(key)
+    allow(owner.box.place / "box")
     libc = ctypes.CDLL(None, use_errno=True)
     taken: list[int] = []
     done = threading.Event()
