@@ -226,8 +226,9 @@ def test_it_is_on_no_command_line_and_in_no_environment(people, canary: Canary) 
 
 
 def test_settings() -> None:
-    assert send_errand("settle", "passphrase") == {"outcome": "ok", "value": {"log-n": "17"}, "asks": True}
-    assert send_errand("settle", "passphrase", {"log-n": "18"})["value"] == {"log-n": "18"}
+    assert send_errand("settle", "passphrase") == {"outcome": "ok", "value": {"log-n": "17", "from": "terminal"}, "asks": True}
+    assert send_errand("settle", "passphrase", {"log-n": "18", "from": "terminal"})["value"]["log-n"] == "18"
+    assert send_errand("settle", "passphrase", {"from": "nowhere"})["outcome"] == "usage"
     for wrong in ("15", "19", "x", "17 "):
         answer = send_errand("settle", "passphrase", {"log-n": wrong})
         assert answer == {"outcome": "usage", "detail": "log-n is 16, 17 or 18", "hint": "as in: log-n=18"}
