@@ -23860,6 +23860,8 @@ def parse_settings(words: tuple[str, ...]) -> dict[str, str]:
     argument("kind", required=False),
     argument("settings", nargs=-1),
     option("--name"),
+    option("--need"),
+    option("--of"),
     option("--replace", is_flag=True),
     option("--yes", is_flag=True),
     option("--passphrase-file"),
@@ -23869,24 +23871,31 @@ def cmd_custody_add(
     kind: str | None,
     settings: tuple[str, ...],
     name: str | None,
+    need: str | None,
+    of: str | None,
     replace: bool,
     yes: bool,
     passphrase_file: str | None,
 ) -> int:
     """usage: avault custody add KIND [SETTING=VALUE]... [--name NAME] [--replace]
-                          [--passphrase-file FILE] [--yes]
+                          [--need N --of KIND[:NAME],...] [--passphrase-file FILE]
+                          [--yes]
 
     Lets a custodian open the vault on this machine: it keeps a key that is made
     for it, and never has the agent's key or a secret. The vault must be open. It
     asks first (--yes does not), then the phone has to agree; then the custodian
     is tried, and counts only if it opened the vault. --replace takes the place
     of one that has the name already. references/custody.md has the kinds, their
-    settings, and who then opens the vault with what.
+    settings, and who then opens the vault with what. --need and --of are settings
+    of a quorum, and of paper.
 
       avault custody add keychain
       avault custody add passphrase
       avault custody add openbao address=https://bao.example:8200 key=avault
+      avault custody add quorum --need 2 --of openbao,keychain,passphrase
     """
+    given = {"need": need, "of": of}
+    settings += tuple(f"{each}={value}" for each, value in given.items() if value is not None)
     if kind is None:
         raise Usage("which kind?", f"one of: {', '.join((*KINDS, *EXTRA_KINDS))}")
     name = name or kind
@@ -24005,7 +24014,7 @@ def cmd_custody_move(
     names = [each["name"] for each in manage(terminal, "list")["custodians"]]
     if old not in names:
         raise Usage(f"there is no custodian {old}", f"these are: {' '.join(names)}")
-    cmd_custody_add(terminal, kind, settings, name, False, yes, passphrase_file)
+    cmd_custody_add(terminal, kind, settings, name, None, None, False, yes, passphrase_file)
     return cmd_custody_remove(terminal, old, True)
 
 

@@ -98,7 +98,7 @@ def boxes(place) -> dict[str, Box]:
 
 
 def of_boxes(boxes: dict[str, Box], *more: str, need: int = 2, name: str = "here", **settings: str) -> Quorum:
-    of = ",".join([*(f"{each}:program" for each in boxes), *more])
+    of = ",".join([*(f"program:{each}" for each in boxes), *more])
     paths = {f"{each}.path": str(box.path) for each, box in boxes.items()}
     return Quorum({"need": str(need), "of": of, **paths, **settings}, name=name).settle()
 
@@ -108,9 +108,9 @@ def of_boxes(boxes: dict[str, Box], *more: str, need: int = 2, name: str = "here
 
 def test_what_is_settled(boxes: dict[str, Box], place) -> None:
     """Each member's settings are settled by its own kind, and kept under its name."""
-    asked = Quorum({"of": "a:program, passphrase", "a.path": "a/box/avault-custodian-box", "passphrase.log-n": "16"})
+    asked = Quorum({"of": "program:a, passphrase", "a.path": "a/box/avault-custodian-box", "passphrase.log-n": "16"})
     outcome, said = asked.ask("settle", directory=str(place.top))
-    wanted = {"need": "2", "of": "a:program,passphrase", "passphrase.log-n": "16"}
+    wanted = {"need": "2", "of": "program:a,passphrase", "passphrase.log-n": "16", "passphrase.from": "terminal"}
     program = {"a.path": str(boxes["a"].path), "a.options": "", "a.person": "no"}
     assert (outcome, said) == ("ok", {"settings": {**wanted, **program}, "asks": True})
     asked.settings = said["settings"]
@@ -120,15 +120,15 @@ def test_what_is_settled(boxes: dict[str, Box], place) -> None:
 @pytest.mark.parametrize(
     ("of", "person", "asks"),
     [
-        ("a:program,b:program,passphrase", "no", False),
-        ("a:program,b:program,passphrase", "yes", True),
-        ("a:program,passphrase,p:passphrase", "no", True),
-        ("passphrase,p:passphrase", "no", True),
+        ("program:a,program:b,passphrase", "no", False),
+        ("program:a,program:b,passphrase", "yes", True),
+        ("program:a,passphrase,passphrase:p", "no", True),
+        ("passphrase,passphrase:p", "no", True),
     ],
 )
 def test_it_asks_a_person_where_too_few_members_ask_nobody(boxes: dict[str, Box], of: str, person: str, asks: bool) -> None:
-    paths = {f"{name}.path": str(boxes[name].path) for name in "ab" if f"{name}:" in of}
-    persons = {"b.person": person} if "b:" in of else {}
+    paths = {f"{name}.path": str(boxes[name].path) for name in "ab" if f":{name}" in of}
+    persons = {"b.person": person} if ":b" in of else {}
     assert Quorum({"of": of, **paths, **persons}).ask("settle")[1]["asks"] is asks
 
 
@@ -140,21 +140,21 @@ def test_it_asks_a_person_where_too_few_members_ask_nobody(boxes: dict[str, Box]
         ({"of": "passphrase,keychain", "need": "1"}, "a quorum needs two members, or more: one alone would be the key"),
         ({"of": "passphrase,keychain", "need": "two"}, "not a number of members: two"),
         ({"of": "passphrase,keychain", "need": "3"}, "3 of 2 is no set of shares"),
-        ({"of": ",".join(f"p{number}:passphrase" for number in range(17))}, "2 of 17 is no set of shares"),
+        ({"of": ",".join(f"passphrase:p{number}" for number in range(17))}, "2 of 17 is no set of shares"),
         ({"of": "passphrase,passphrase"}, "the member passphrase is named twice"),
-        ({"of": "passphrase,Two:passphrase"}, "not a name for a custodian: 'Two'"),
+        ({"of": "passphrase,passphrase:Two"}, "not a name for a custodian: 'Two'"),
         ({"of": "passphrase,"}, "not a name for a custodian: ''"),
         ({"of": "passphrase,phone"}, "the phone cannot be a member: no custodian's helper reaches a relay"),
-        ({"of": "passphrase,alice:phone"}, "the phone cannot be a member: no custodian's helper reaches a relay"),
+        ({"of": "passphrase,phone:alice"}, "the phone cannot be a member: no custodian's helper reaches a relay"),
         (
-            {"of": "passphrase,sheet:paper"},
+            {"of": "passphrase,paper:sheet"},
             "paper cannot be a member: its sheets are a quorum already, and say that they open the vault",
         ),
         ({"of": "passphrase,quorum"}, "a quorum cannot be a member of another: name its members here"),
-        ({"of": "passphrase,x:nonsense"}, "x: there is no custodian of the kind nonsense"),
-        ({"of": "passphrase,p:passphrase", "q.log-n": "16"}, "there is no member q"),
-        ({"of": "passphrase,p:passphrase", "log-n": "16"}, "quorum has no setting log-n"),
-        ({"of": "passphrase,p:passphrase", "p.log-n": "99"}, "p: log-n is 16, 17 or 18"),
+        ({"of": "passphrase,nonsense:x"}, "x: there is no custodian of the kind nonsense"),
+        ({"of": "passphrase,passphrase:p", "q.log-n": "16"}, "there is no member q"),
+        ({"of": "passphrase,passphrase:p", "log-n": "16"}, "quorum has no setting log-n"),
+        ({"of": "passphrase,passphrase:p", "p.log-n": "99"}, "p: log-n is 16, 17 or 18"),
     ],
 )  # fmt: skip
 def test_settings_that_are_refused(settings: dict[str, str], said: str) -> None:
@@ -275,7 +275,7 @@ def test_a_member_whose_package_is_gone_gives_way(boxes: dict[str, Box], secret:
     """As one that is not there; and the others are asked all the same."""
     pytest.importorskip("boto3", reason="boto3 is not installed")
     quorum = of_boxes(boxes).set(secret)
-    settings = {**quorum.settings, "of": "a:aws-kms,b:program,c:program"}
+    settings = {**quorum.settings, "of": "aws-kms:a,program:b,program:c"}
     (place.tmp / "boto3.py").write_text("raise ModuleNotFoundError('no', name='boto3')\n")
     (place.tmp / "botocore.py").write_text("raise ModuleNotFoundError('no', name='boto3')\n")
     env = {"PYTHONPATH": str(place.tmp)}
@@ -400,7 +400,7 @@ def test_probe_counts_who_is_there(boxes: dict[str, Box], secret: str) -> None:
 def mixed(boxes: dict[str, Box], secret: str) -> Quorum:
     """A passphrase, which was named first, and two boxes."""
     quorum = Quorum(
-        {"of": "passphrase,a:program,b:program", "passphrase.log-n": "16", "need": "2"}
+        {"of": "passphrase,program:a,program:b", "passphrase.log-n": "16", "need": "2"}
         | {f"{name}.path": str(boxes[name].path) for name in "ab"}
     ).settle()
     with Person(PASSPHRASE) as person:
@@ -432,7 +432,7 @@ def test_a_persons_refusal_ends_it(mixed: Quorum, boxes: dict[str, Box]) -> None
 @pytest.mark.slow
 def test_nobody_comes_after_a_refusal(secret: str) -> None:
     """Three passphrases, of which two open it: who refuses as the first is the last that is asked."""
-    of = "ann:passphrase,bob:passphrase,eve:passphrase"
+    of = "passphrase:ann,passphrase:bob,passphrase:eve"
     quorum = Quorum({"of": of, **{f"{name}.log-n": "16" for name in ("ann", "bob", "eve")}}).settle()
     with Person(PASSPHRASE) as person:
         quorum.set(secret, terminal=person.path, limit=120)
@@ -474,7 +474,7 @@ def test_a_file_answers_for_scripts(mixed: Quorum, boxes: dict[str, Box], secret
 @pytest.mark.skipif(not shutil.which("age-keygen"), reason="no age")
 def test_two_keys_of_age(place, secret: str) -> None:
     """Of one kind, told apart by their names; each wraps its own key, for its own name."""
-    settings = {"of": "one:command,two:command"}
+    settings = {"of": "command:one,command:two"}
     for name in ("one", "two"):
         identity = place.top / f"{name}.txt"
         subprocess.run(["age-keygen", "-o", identity], check=True, capture_output=True)
@@ -527,7 +527,7 @@ def test_a_vault_is_opened_by_two_of_three(machine: Machine, relay: Relay, boxes
         machine("init", "--name", "test@machine", "--no-drill", "--bunker", "-", input=phone.uri)
         machine("set", "openai/API_KEY", input=canary.value)
         paths = [f"{name}.path={box.path}" for name, box in boxes.items()]
-        words = ("custody", "add", "quorum", "need=2", "of=a:program,b:program,c:program", *paths, "--yes")
+        words = ("custody", "add", "quorum", "need=2", "of=program:a,program:b,program:c", *paths, "--yes")
         assert "quorum opens this vault from now on, and asks nobody" in machine(*words).stderr
         asked = len(phone.requests("nip44_decrypt"))
         shown = machine("custody", "list", "--json").json["custodians"][0]

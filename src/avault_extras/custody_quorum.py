@@ -88,7 +88,7 @@ class Custodian:
     needs_person: ClassVar[bool] = True
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
         "need": ("how many members open the vault", "2"),
-        "of": ("the members: kinds, or NAME:KIND, with commas between them", None),
+        "of": ("the members: kinds, or KIND:NAME, with commas between them", None),
         "MEMBER.SETTING": ("a setting of a member, as its kind has it", ""),
     }
 
@@ -121,14 +121,14 @@ class Custodian:
         for setting in self.errand.settings:
             owner, dot, _ = setting.partition(".")
             if dot and owner not in names:
-                raise Usage(f"there is no member {printable(owner)}", "name it: of=NAME:KIND,…")
+                raise Usage(f"there is no member {printable(owner)}", "name it: of=KIND:NAME,…")
             if not dot and setting not in ("need", "of"):
                 raise Usage(
                     f"quorum has no setting {printable(setting)}",
                     "these are: need, of, and MEMBER.SETTING",
                 )
         of = ",".join(
-            each.name if each.name == each.kind else f"{each.name}:{each.kind}" for each in members
+            each.name if each.name == each.kind else f"{each.kind}:{each.name}" for each in members
         )
         settled = {"need": str(need), "of": of}
         for place, member in enumerate(members):
@@ -316,13 +316,13 @@ def read_members(settings: dict[str, str]) -> dict[str, str]:
         raise Usage("which members has the quorum?", "as in: need=2 of=openbao,keychain,passphrase")
     members: dict[str, str] = {}
     for word in words:
-        name, _, kind = word.partition(":")
-        kind = kind or name
+        kind, _, name = word.partition(":")
+        name = name or kind
         for each in (name, kind):
             if each in NO_MEMBERS:
                 raise Usage(NO_MEMBERS[each])
         if avault.check_custodian(name) in members:
-            raise Usage(f"the member {name} is named twice", "name them apart: of=NAME:KIND,…")
+            raise Usage(f"the member {name} is named twice", "name them apart: of=KIND:NAME,…")
         members[name] = kind
     return members
 
