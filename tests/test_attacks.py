@@ -265,7 +265,7 @@ def test_forget_looks_whose_recovery_copy_it_is(vault: Machine, place) -> None:
 def test_a_custodian_needs_the_phone(vault: Machine) -> None:
     """A request over the socket alone does not give the agent's key away: a vault without a phone to ask cannot do it at all."""
     settings = {"path": str(Box(vault.top).path)}
-    with pytest.raises(avault.Denied, match="only a paired vault"):
+    with pytest.raises(avault.Denied, match="nobody has shown yet"):
         avault.ask_daemon(places(vault), "custody", action="add", kind="program", name="box", settings=settings)
     assert not (vault.own / "custody-box.json").exists()
 

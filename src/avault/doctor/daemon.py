@@ -106,7 +106,7 @@ def check_python(patient: Patient) -> Iterator[Finding]:
 
     Also nostr-sdk, in the version that avault was made for.
     """
-    wanted = read_file(__file__).partition(b'"nostr-sdk==')[2].partition(b'"')[0].decode()
+    wanted = read_file(__file__, 16 << 20).partition(b'"nostr-sdk==')[2].partition(b'"')[0].decode()
     found = importlib.metadata.version("nostr-sdk")
     if found != wanted:
         yield Finding(

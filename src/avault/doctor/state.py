@@ -83,8 +83,9 @@ def check_own_file(path: str) -> Iterator[Finding]:
                 f"chmod go= {shlex.quote(path)}",
                 functools.partial(make_private, path, open_to),
             )
-        if name in STATE_KINDS:
-            decode_file(STATE_KINDS[name], read_file(path), path)
+        is_custodian = name.startswith("custody-") and name.endswith(".json")
+        if kind := "custody" if is_custodian else STATE_KINDS.get(name):
+            decode_file(kind, read_file(path), path)
     except (FileNotFoundError, NotFound):
         return
     except AvaultError as error:
