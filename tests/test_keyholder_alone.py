@@ -24,7 +24,7 @@ class Phone:
     def __init__(self, example: Example) -> None:
         self.example, self.may, self.asked = example, asyncio.Event(), 0
         self.is_old = self.is_attended = self.is_resting = False
-        self.me, self.answered_in, self.is_out = "ab" * 32, 9.0, True
+        self.me, self.answered_in, self.requests = "ab" * 32, 9.0, ["sent"]
         self.relays, self.remarks = SimpleNamespace(shown={}), avault.Remarks()
 
     async def open(self) -> None: ...

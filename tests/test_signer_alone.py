@@ -210,23 +210,6 @@ def test_a_network() -> None:
     assert avault.network() == avault.network()
 
 
-async def test_a_question_is_out_before_a_relay_has_said_so(asking: Asking) -> None:
-    """A phone may have it by then: who gives up in that moment still listens for the answer."""
-    seen = []
-
-    class Slow(Ear):
-        async def send_event(self, event: nostr_sdk.Event, ok_timeout: object) -> None:
-            seen.append((asking.remote.is_out, asking.remote.requests))
-
-    asking.remote.relays.pool = {"ws://one": Slow()}
-    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
-    assert seen == [(False, 0)], "no relay is connected"
-    asking.remote.relays.shown["ws://one"]["connected"] = True
-    asking.remote.requests = 0
-    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
-    assert seen[1] == (True, 0)
-
-
 async def test_what_was_sent_is_counted(asking: Asking) -> None:
     ears = asking.remote.relays.pool = {"ws://one": Ear(), "ws://two": Ear()}
     ears["ws://one"].refusal = "relay not connected"

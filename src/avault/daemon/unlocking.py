@@ -90,7 +90,7 @@ class Unlocking:
     def note_question(self) -> None:
         """Note whether the phone may have the question for the key."""
         signer = self.holding.contact.signer
-        self.is_out = self.is_out or bool(self.task and signer and signer.is_out)
+        self.is_out = self.is_out or bool(self.task and signer and signer.requests)
 
     def is_waiting(self) -> bool:
         """Whether the phone is asked, for the key or in a talk, and not only listened to."""

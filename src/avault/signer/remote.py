@@ -56,7 +56,6 @@ class RemoteSigner:
         self.remarks = Remarks()
         self.pending: Request | None = None
         self.since, self.requests = time.time(), 0
-        self.is_out = False  # the phone may have the question, also before a relay has said so
         # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.is_attended = True
         self.is_resting = False  # it listens for an answer, and sends nothing
@@ -327,7 +326,6 @@ class RemoteSigner:
 
         Silence or a lost connection is tried again.
         """
-        self.is_out = self.is_out or self.relays.is_any_connected()
         try:
             text = await self.relays.send(url, sending.event)
         finally:
