@@ -5436,7 +5436,8 @@ class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
     What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
-    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's echo back, whoever ends us.
+    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's
+    echo back, whoever ends us.
     """
 
     LONGEST = 4096  # bytes of an answer
@@ -5593,6 +5594,27 @@ def raise_outcome(answer: dict[str, Any], message: str = "{}", hint: str | None 
 
 TOOL_OUTPUT = 64 << 10  # bytes that a program may print
 TOOL_SHARE = 0.9  # of the errand's time, so that it is still said which program took too long
+
+
+class Tool:
+    """What custodians that run a program have in common: they are told whether it asks a person."""
+
+    needs_person: ClassVar[bool] = False
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    @staticmethod
+    def asks(settings: dict[str, str]) -> bool:
+        """Whether somebody has to be there when it opens the vault, by its settings."""
+        return settings.get("person") == "yes"
+
+    def read_person(self) -> str:
+        """The setting `person`, yes or no; raises Usage."""
+        person = self.errand.settings.get("person") or "no"
+        if person not in ("yes", "no"):
+            raise Usage("person is yes or no")
+        return person
 
 
 def find_changeable(path: str) -> str | None:
@@ -5787,13 +5809,11 @@ TOOL_RECIPES = {
         "tpm2_rsadecrypt --key-context {key} --scheme oaep-sha1",
     ),
 }
-YES_OR_NO = ("yes", "no")
 
 
-class Command:
+class Command(Tool):
     """What a program wraps and unwraps; with `delete`, the program keeps it itself."""
 
-    needs_person: ClassVar[bool] = False
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
         "wrap": ("the command that encrypts stdin to stdout", ""),
         "unwrap": ("the command that gives back what was encrypted", ""),
@@ -5805,14 +5825,6 @@ class Command:
         "person": ("whether somebody has to be there when it decrypts: yes or no", "no"),
     }
 
-    def __init__(self, errand: Errand) -> None:
-        self.errand = errand
-
-    @staticmethod
-    def asks(settings: dict[str, str]) -> bool:
-        """Whether somebody has to be there when it opens the vault, by its settings."""
-        return settings.get("person") == "yes"
-
     def settle(self) -> dict[str, str]:
         """The command lines, each with the whole path of its program; raises Usage."""
         told = self.errand.settings
@@ -5823,9 +5835,7 @@ class Command:
             lines = self.expand(recipe)
         if not lines["wrap"] or not lines["unwrap"]:
             raise Usage("it needs wrap and unwrap, or a recipe")
-        person = told.get("person") or "no"
-        if person not in YES_OR_NO:
-            raise Usage("person is yes or no")
+        person = self.read_person()
         settled = {name: self.resolve(line) if line else "" for name, line in lines.items()}
         return {**settled, "person": person}
 
@@ -5947,11 +5957,6 @@ class Custodians:
     def order(self) -> list[str]:
         """Their names, in the order in which they are tried."""
         return list(self.read()["order"])
-
-    def before_phone(self) -> list[str]:
-        """Those that are tried before the phone is asked; all, where it is taken out."""
-        order = self.order()
-        return order[: order.index(PHONE)] if PHONE in order else order
 
     def write(self, order: list[str]) -> None:
         """Have them tried in this order from now on."""
@@ -6242,23 +6247,14 @@ class Passphrase:
 PROGRAM_PREFIX = "avault-custodian-"
 
 
-class Program:
+class Program(Tool):
     """What an executable keeps; owner and mode are looked at before each use, its bytes are not."""
 
-    needs_person: ClassVar[bool] = False
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
         "path": (f"the executable {PROGRAM_PREFIX}NAME", None),
         "options": ("its own settings, as words: NAME=VALUE …", ""),
         "person": ("whether somebody has to be there when it opens the vault: yes or no", "no"),
     }
-
-    def __init__(self, errand: Errand) -> None:
-        self.errand = errand
-
-    @staticmethod
-    def asks(settings: dict[str, str]) -> bool:
-        """Whether somebody has to be there when it opens the vault, by its settings."""
-        return settings.get("person") == "yes"
 
     def settle(self) -> dict[str, str]:
         """Its whole path, and its own settings as it completes them; raises Usage."""
@@ -6266,9 +6262,7 @@ class Program:
         path = self.errand.path(told.get("path") or "")
         if not os.path.basename(path).startswith(PROGRAM_PREFIX):
             raise Usage(f"the executable's name begins with {PROGRAM_PREFIX}")
-        person = told.get("person") or "no"
-        if person not in ("yes", "no"):
-            raise Usage("person is yes or no")
+        person = self.read_person()
         self.errand.settings = {**told, "path": path}
         own = self.ask("settle")
         if not isinstance(own, dict):
@@ -6495,13 +6489,12 @@ def asks_person(kind: str, settings: dict[str, str]) -> bool:
 
 def read_errand(sock: socket.socket) -> dict[str, Any]:
     """The one frame that says what is to be done; raises AvaultError."""
-    read = bytearray()
-    while len(read) < 4 or len(read) < 4 + int.from_bytes(read[:4], "big"):
-        wanted = 4 + (int.from_bytes(read[:4], "big") if len(read) >= 4 else 0) - len(read)
-        if wanted > 1 << 20 or not (piece := sock.recv(wanted)):
+    frames = Frames(1 << 20)
+    while (frame := frames.next()) is None:
+        if not (piece := sock.recv(1 << 16)):
             raise AvaultError("no request came")
-        read += piece
-    return decode_frame(read[4:])
+        frames.feed(piece)
+    return decode_frame(frame)
 
 
 def take_secret(door: int) -> str:
@@ -6715,6 +6708,25 @@ class Reach:
         return bool(self.fields.get("terminal") or self.fields.get("answers"))
 
 
+def start_met(command: list[str], stdout: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a process of ours, and give the door by which it is met (see `meet`)."""
+    door, end = socket.socketpair()
+    if sys.platform == "linux":
+        # who meets it is to know who speaks
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with end:
+        process = subprocess.Popen(
+            command,
+            stdin=end.fileno(),
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+    return process, door
+
+
 class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
@@ -6744,20 +6756,8 @@ class Helper:
             **reach.fields,
         }
         self.limit = float(request["limit"])
-        self.door, end = socket.socketpair()
-        if sys.platform == "linux":
-            # the keyholder is to know who speaks
-            self.door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        with end:
-            self.process = subprocess.Popen(
-                own_command("custodian", action, content["kind"]),
-                stdin=end.fileno(),
-                stdout=stdout,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=clean_environment(),
-                start_new_session=True,
-            )
+        command = own_command("custodian", action, content["kind"])
+        self.process, self.door = start_met(command, stdout)
         self.door.sendall(encode_frame(request))
 
     def end(self) -> None:
@@ -6822,28 +6822,17 @@ async def try_custodian(
     through a socket that the trial makes when it is hardened: what it is started with, others of
     the same user could take before (see `meet`).
     """
-    door, end = socket.socketpair()
+    command = own_command(
+        "trial", places.dir, content["custodian"], "candidate" if candidate else ""
+    )
     ours, theirs = socket.socketpair()
-    if sys.platform == "linux":
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with theirs:
+        trial, door = start_met(command, theirs.fileno())
     with ours, door:
-        with end, theirs:
-            trial = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-                own_command(
-                    "trial", places.dir, content["custodian"], "candidate" if candidate else ""
-                ),
-                stdin=end.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=clean_environment(),
-                start_new_session=True,
-            )
         helper = None
         try:
             with await meet(door, trial.pid) as key:
-                purpose = "to try it"
-                helper = Helper(places, "get", content, reach, key.fileno(), purpose)
+                helper = Helper(places, "get", content, reach, key.fileno(), "to try it")
             return await read_end(ours, helper.limit)
         finally:
             if helper:
@@ -9783,7 +9772,7 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
         "kind": PHONE,
         "asks": True,
         "settings": {},
-        "opened": guard.report.get("proven_at"),
+        "opened": None,
         "outcome": "ok" if guard.custody.has_phone() else "not_found",
         "said": "this machine is paired"
         if guard.custody.has_phone()
@@ -24742,12 +24731,6 @@ def removal(places: Places) -> str:
     return f"secret-tool clear service {SERVICE} username {account(places)}"
 
 
-def show_object(terminal: Terminal, fields: dict[str, Any]) -> None:
-    """Print the object, where JSON is wanted."""
-    if terminal.want_json:
-        put(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-
-
 @command("keychain enable", option("--yes", is_flag=True))
 def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
     """usage: avault keychain enable [--yes]
@@ -24768,8 +24751,7 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
     manage(terminal, "add", kind=KEYCHAIN, name=KEYCHAIN, replace=True)
     say("enabled: the keychain opens this vault from now on, and the phone when it does not")
-    show_object(terminal, describe_keychain(terminal.places, enabled=True))
-    return 0
+    return show(terminal, describe_keychain(terminal.places, enabled=True))
 
 
 @command("keychain disable")
@@ -24791,8 +24773,7 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
             f"try again when it is unlocked, or: {removal(terminal.places)}",
         )
     say("disabled: the phone is asked")
-    show_object(terminal, describe_keychain(terminal.places))
-    return 0
+    return show(terminal, describe_keychain(terminal.places))
 
 
 @command("keychain status")
@@ -24817,8 +24798,7 @@ def cmd_keychain_status(terminal: Terminal) -> int:
         places, enabled=is_enabled, outcome=found.get("outcome"), detail=detail
     )
     if terminal.want_json:
-        show_object(terminal, fields)
-        return 0
+        return show(terminal, fields)
     opens = (
         "opens this vault without the phone" if is_enabled else "off; the phone opens this vault"
     )
@@ -24864,8 +24844,7 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
             os.close(lock)
     left += find_settings(places)
     if terminal.want_json:
-        show_object(terminal, {"ok": True, "removed": removed, "left": left})
-        return 0
+        return show(terminal, {"ok": True, "removed": removed, "left": left})
     put("".join(f"removed: {what}\n" for what in removed))
     for each in left:
         warn(f"left: {each['what']}", each["remove"])

@@ -32,6 +32,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 import canary  # noqa: E402
 import documents  # noqa: E402
 import nostr_sdk  # noqa: E402
+from bench import changed_environment  # noqa: E402
 from errands import SECRET, make_request, send_errand  # noqa: E402
 from person import Person  # noqa: E402
 
@@ -96,7 +97,7 @@ def keychain(top: Path) -> Iterator[Part]:
 
     for name in ("home", "run"):
         (top / name).mkdir(mode=0o700)
-    with Desktop(top) as desktop, changed_environment(DBUS_SESSION_BUS_ADDRESS=desktop.address):
+    with Desktop(top) as desktop, changed_environment({"DBUS_SESSION_BUS_ADDRESS": desktop.address}):
         desktop.login()
         yield Part({})
 
@@ -121,7 +122,7 @@ def systemd(top: Path) -> Iterator[Part]:
 def credential(top: Path) -> Iterator[Part]:
     """The file that systemd makes for a unit with LoadCredentialEncrypted=avault.unlock:…"""
     private(top / "avault.unlock", "a7" * 32 + "\n")
-    with changed_environment(CREDENTIALS_DIRECTORY=str(top)):
+    with changed_environment({"CREDENTIALS_DIRECTORY": str(top)}):
         yield Part({"credential": "avault.unlock"})
 
 
@@ -146,7 +147,7 @@ def aws_kms(top: Path) -> Iterator[Part]:
     import boto3
     from test_custody_aws_kms import REGION, put_profile, serve_moto
 
-    with serve_moto(top) as url, changed_environment(AWS_EC2_METADATA_DISABLED="true"):
+    with serve_moto(top) as url, changed_environment({"AWS_EC2_METADATA_DISABLED": "true"}):
         put_profile()
         kms = boto3.client("kms", region_name=REGION, endpoint_url=url)
         key = kms.create_key()["KeyMetadata"]["Arn"]
@@ -184,7 +185,7 @@ def pkcs11(top: Path) -> Iterator[Part]:
     if not MODULES:
         raise Missing("no softhsm2")
     token = Token(top)
-    with changed_environment(**token.env):
+    with changed_environment(token.env):
         yield Part(token.settings, typed=lambda: PIN)
 
 
@@ -221,7 +222,7 @@ def quorum(top: Path) -> Iterator[Part]:
     for name, byte in (("one", "a7"), ("two", "b8")):
         private(top / name, byte * 32 + "\n")
     told = {"of": "one:systemd,two:systemd", "one.credential": "one", "two.credential": "two"}
-    with changed_environment(CREDENTIALS_DIRECTORY=str(top)):
+    with changed_environment({"CREDENTIALS_DIRECTORY": str(top)}):
         yield Part(told)
 
 
@@ -244,17 +245,6 @@ ROWS: tuple[tuple[str, str, str, str, Callable[[Path], contextlib.AbstractContex
 
 
 # Measuring
-
-
-@contextlib.contextmanager
-def changed_environment(**changed: str) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(changed)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 class Measured:
@@ -374,7 +364,7 @@ class Table:
             here.mkdir(mode=0o700)
             try:
                 with contextlib.ExitStack() as stack:
-                    stack.enter_context(changed_environment(HOME=str(here)))
+                    stack.enter_context(changed_environment({"HOME": str(here)}))
                     person = stack.enter_context(Person())
                     real = stack.enter_context(part(here))
                     measured = Measured(kind, real, here, person)

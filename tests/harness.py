@@ -34,7 +34,7 @@ from unittest import mock
 import nostr_sdk
 from canary import record
 from forked import Forked, of_start
-from peers import Phone
+from peers import Phone, Signer
 
 import avault
 
@@ -238,6 +238,15 @@ class Machine:
         """A vault through a signer, which scans the URI, approves and then rejects in the drill."""
         options = [word for url in relays for word in ("--relay", url)]
         return self.operate(self.start("init", "--yes", "--name", "test@machine", *options, *words), phone)
+
+    def reboot(self, phone: Signer) -> int:
+        """End the daemon and start it, as a boot does: the vault opens, and nobody was asked. How often the phone ever was."""
+        asked = len(phone.requests("nip44_decrypt"))
+        self("daemon", "stop")
+        self("daemon", "start", "-b")
+        self.wait_state("unlocked")
+        assert len(phone.requests("nip44_decrypt")) == asked
+        return asked
 
     def operate(self, running: Running, phone: Phone, scan: bool = True, code: int = 0) -> Done:
         """Be the operator of a pairing command: scan, approve, reject. Ends with the phone asking."""

@@ -713,12 +713,8 @@ def test_openbao_opens_a_vault(engine: str, bao: OpenBao, machine: Machine, rela
         assert (
             "openbao opens this vault from now on, and asks nobody" in machine("custody", "add", "openbao", *told, "--yes").stderr
         )
-        asked = len(phone.requests("nip44_decrypt"))
-        machine("daemon", "stop")
-        machine("daemon", "start", "-b")
-        machine.wait_state("unlocked")
+        asked = machine.reboot(phone)
         assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
-        assert len(phone.requests("nip44_decrypt")) == asked
         machine("lock")
         keep(Path(token), "s.revoked")
         machine("unlock")

@@ -18,12 +18,12 @@ LONGEST = 350  # lines of a room
 LONGER: dict[str, int] = {  # those that are still longer: a number here may only become smaller
 }
 WIDEST = 100  # columns of a line
-WIDER = 21  # lines that are still wider; it may only become smaller
+WIDER = 20  # lines that are still wider; it may only become smaller
 KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has one unlock key, in a process of its own
     r"custody/(custodian|custodians|helper|obtaining|prompt|trial)$|"
     r"daemon/(changes|consent|contact|entrusting|holding|keyholder|log|pairing|ratchet|requests|talks|unlocking)|vault/(seal|recovery)|nostr|process"
 )
-KEY_LINES = 3_441  # of these together: what a person can read in an afternoon; it may only become smaller
+KEY_LINES = 3_436  # of these together: what a person can read in an afternoon; it may only become smaller
 NOSTR = 4  # rooms that know nostr_sdk, whose every release breaks calls; it may only become smaller
 
 

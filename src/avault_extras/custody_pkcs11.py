@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ import pkcs11
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass, TokenFlag
 from pkcs11.mechanisms import GCMParams
 
+import avault
 from avault import AvaultError, Denied, Errand, NotFound, Tampered, Unavailable, Usage, printable
 
 # Ways to wrap: the mechanism, what a token has to do with it, and what a key has to be allowed
@@ -77,26 +77,10 @@ def check_module(path: str) -> None:
         if not os.path.isfile(path):
             os.stat(path)
             raise Unavailable(f"{printable(path)} is no library")
-        for place in leading_to(path):
-            info = os.lstat(place)
-            # a link's mode says nothing; in a sticky directory nobody replaces another's files
-            is_closed = stat.S_ISLNK(info.st_mode) or (
-                stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
-            )
-            if info.st_uid not in (0, os.getuid()) or (info.st_mode & 0o022 and not is_closed):
-                raise Denied(f"others than you can change {printable(place)}, so it is not run")
+        if place := avault.find_changeable(path):
+            raise Denied(f"others than you can change {printable(place)}, so it is not run")
     except OSError as error:
         raise Unavailable(f"cannot use {printable(path)}: {error.strerror}") from None
-
-
-def leading_to(path: str) -> Iterator[str]:
-    """A path, and each directory above it, by its name and where its links lead."""
-    for named in (os.path.abspath(path), os.path.realpath(path)):
-        place = named
-        yield place
-        while place != os.path.dirname(place):
-            place = os.path.dirname(place)
-            yield place
 
 
 def does(slot: pkcs11.Slot, way: str) -> bool:

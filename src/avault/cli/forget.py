@@ -12,7 +12,8 @@ import socket
 import stat
 import time
 
-from avault.cli.keychain import KEYCHAIN, SERVICE, account, removal, show_object
+from avault.cli.custody import show
+from avault.cli.keychain import KEYCHAIN, SERVICE, account, removal
 from avault.client import Interrupted, ask_daemon
 from avault.custody.custodians import Custodians
 from avault.daemon.errands import Reach, run_errand
@@ -59,8 +60,7 @@ def cmd_forget(terminal: Terminal, yes: bool, force: bool) -> int:
             os.close(lock)
     left += find_settings(places)
     if terminal.want_json:
-        show_object(terminal, {"ok": True, "removed": removed, "left": left})
-        return 0
+        return show(terminal, {"ok": True, "removed": removed, "left": left})
     put("".join(f"removed: {what}\n" for what in removed))
     for each in left:
         warn(f"left: {each['what']}", each["remove"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
-from avault.cli.custody import manage
+from avault.cli.custody import manage, show
 from avault.custody.custodian import raise_outcome
 from avault.errors import Denied, NotFound
 from avault.places import Places
@@ -44,12 +43,6 @@ def removal(places: Places) -> str:
     return f"secret-tool clear service {SERVICE} username {account(places)}"
 
 
-def show_object(terminal: Terminal, fields: dict[str, Any]) -> None:
-    """Print the object, where JSON is wanted."""
-    if terminal.want_json:
-        put(json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-
-
 @command("keychain enable", option("--yes", is_flag=True))
 def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
     """usage: avault keychain enable [--yes]
@@ -70,8 +63,7 @@ def cmd_keychain_enable(terminal: Terminal, yes: bool) -> int:
     say("asking the phone whether it agrees, then the keychain; it may ask you on the screen")
     manage(terminal, "add", kind=KEYCHAIN, name=KEYCHAIN, replace=True)
     say("enabled: the keychain opens this vault from now on, and the phone when it does not")
-    show_object(terminal, describe_keychain(terminal.places, enabled=True))
-    return 0
+    return show(terminal, describe_keychain(terminal.places, enabled=True))
 
 
 @command("keychain disable")
@@ -93,8 +85,7 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
             f"try again when it is unlocked, or: {removal(terminal.places)}",
         )
     say("disabled: the phone is asked")
-    show_object(terminal, describe_keychain(terminal.places))
-    return 0
+    return show(terminal, describe_keychain(terminal.places))
 
 
 @command("keychain status")
@@ -119,8 +110,7 @@ def cmd_keychain_status(terminal: Terminal) -> int:
         places, enabled=is_enabled, outcome=found.get("outcome"), detail=detail
     )
     if terminal.want_json:
-        show_object(terminal, fields)
-        return 0
+        return show(terminal, fields)
     opens = (
         "opens this vault without the phone" if is_enabled else "off; the phone opens this vault"
     )

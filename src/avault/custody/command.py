@@ -9,13 +9,11 @@ import binascii
 import shlex
 from typing import TYPE_CHECKING
 
-from avault.custody.tools import check_tool, find_tool, run_tool
+from avault.custody.tools import Tool, check_tool, find_tool, run_tool
 from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
 
 if TYPE_CHECKING:
     from typing import ClassVar
-
-    from avault.custody.custodian import Errand
 
 
 AZ_OPTIONS = (
@@ -57,13 +55,11 @@ TOOL_RECIPES = {
         "tpm2_rsadecrypt --key-context {key} --scheme oaep-sha1",
     ),
 }
-YES_OR_NO = ("yes", "no")
 
 
-class Command:
+class Command(Tool):
     """What a program wraps and unwraps; with `delete`, the program keeps it itself."""
 
-    needs_person: ClassVar[bool] = False
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
         "wrap": ("the command that encrypts stdin to stdout", ""),
         "unwrap": ("the command that gives back what was encrypted", ""),
@@ -75,14 +71,6 @@ class Command:
         "person": ("whether somebody has to be there when it decrypts: yes or no", "no"),
     }
 
-    def __init__(self, errand: Errand) -> None:
-        self.errand = errand
-
-    @staticmethod
-    def asks(settings: dict[str, str]) -> bool:
-        """Whether somebody has to be there when it opens the vault, by its settings."""
-        return settings.get("person") == "yes"
-
     def settle(self) -> dict[str, str]:
         """The command lines, each with the whole path of its program; raises Usage."""
         told = self.errand.settings
@@ -93,9 +81,7 @@ class Command:
             lines = self.expand(recipe)
         if not lines["wrap"] or not lines["unwrap"]:
             raise Usage("it needs wrap and unwrap, or a recipe")
-        person = told.get("person") or "no"
-        if person not in YES_OR_NO:
-            raise Usage("person is yes or no")
+        person = self.read_person()
         settled = {name: self.resolve(line) if line else "" for name, line in lines.items()}
         return {**settled, "person": person}
 

@@ -54,11 +54,6 @@ class Custodians:
         """Their names, in the order in which they are tried."""
         return list(self.read()["order"])
 
-    def before_phone(self) -> list[str]:
-        """Those that are tried before the phone is asked; all, where it is taken out."""
-        order = self.order()
-        return order[: order.index(PHONE)] if PHONE in order else order
-
     def write(self, order: list[str]) -> None:
         """Have them tried in this order from now on."""
         opened = {name: at for name, at in self.read()["opened"].items() if name in order}

@@ -21,7 +21,7 @@ from avault.custody.prompt import Prompt
 from avault.errors import AvaultError
 from avault.plain import write_all
 from avault.process import harden, introduce_helper
-from avault.protocol import decode_frame
+from avault.protocol import Frames, decode_frame
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 
 def read_errand(sock: socket.socket) -> dict[str, Any]:
     """The one frame that says what is to be done; raises AvaultError."""
-    read = bytearray()
-    while len(read) < 4 or len(read) < 4 + int.from_bytes(read[:4], "big"):
-        wanted = 4 + (int.from_bytes(read[:4], "big") if len(read) >= 4 else 0) - len(read)
-        if wanted > 1 << 20 or not (piece := sock.recv(wanted)):
+    frames = Frames(1 << 20)
+    while (frame := frames.next()) is None:
+        if not (piece := sock.recv(1 << 16)):
             raise AvaultError("no request came")
-        read += piece
-    return decode_frame(read[4:])
+        frames.feed(piece)
+    return decode_frame(frame)
 
 
 def take_secret(door: int) -> str:

@@ -11,35 +11,24 @@ import shlex
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome, read_answer
-from avault.custody.tools import find_tool, run_tool
+from avault.custody.tools import Tool, find_tool, run_tool
 from avault.errors import AvaultError, Usage, printable
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
 
-    from avault.custody.custodian import Errand
-
 
 PROGRAM_PREFIX = "avault-custodian-"
 
 
-class Program:
+class Program(Tool):
     """What an executable keeps; owner and mode are looked at before each use, its bytes are not."""
 
-    needs_person: ClassVar[bool] = False
     SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
         "path": (f"the executable {PROGRAM_PREFIX}NAME", None),
         "options": ("its own settings, as words: NAME=VALUE …", ""),
         "person": ("whether somebody has to be there when it opens the vault: yes or no", "no"),
     }
-
-    def __init__(self, errand: Errand) -> None:
-        self.errand = errand
-
-    @staticmethod
-    def asks(settings: dict[str, str]) -> bool:
-        """Whether somebody has to be there when it opens the vault, by its settings."""
-        return settings.get("person") == "yes"
 
     def settle(self) -> dict[str, str]:
         """Its whole path, and its own settings as it completes them; raises Usage."""
@@ -47,9 +36,7 @@ class Program:
         path = self.errand.path(told.get("path") or "")
         if not os.path.basename(path).startswith(PROGRAM_PREFIX):
             raise Usage(f"the executable's name begins with {PROGRAM_PREFIX}")
-        person = told.get("person") or "no"
-        if person not in ("yes", "no"):
-            raise Usage("person is yes or no")
+        person = self.read_person()
         self.errand.settings = {**told, "path": path}
         own = self.ask("settle")
         if not isinstance(own, dict):

@@ -26,7 +26,8 @@ class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
     What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
-    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's echo back, whoever ends us.
+    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's
+    echo back, whoever ends us.
     """
 
     LONGEST = 4096  # bytes of an answer

@@ -17,15 +17,38 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Denied, Unavailable, printable
+from avault.errors import AvaultError, Denied, Unavailable, Usage, printable
 from avault.process import clean_environment
 
 if TYPE_CHECKING:
+    from typing import ClassVar
+
     from avault.custody.custodian import Errand
 
 
 TOOL_OUTPUT = 64 << 10  # bytes that a program may print
 TOOL_SHARE = 0.9  # of the errand's time, so that it is still said which program took too long
+
+
+class Tool:
+    """What custodians that run a program have in common: they are told whether it asks a person."""
+
+    needs_person: ClassVar[bool] = False
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    @staticmethod
+    def asks(settings: dict[str, str]) -> bool:
+        """Whether somebody has to be there when it opens the vault, by its settings."""
+        return settings.get("person") == "yes"
+
+    def read_person(self) -> str:
+        """The setting `person`, yes or no; raises Usage."""
+        person = self.errand.settings.get("person") or "no"
+        if person not in ("yes", "no"):
+            raise Usage("person is yes or no")
+        return person
 
 
 def find_changeable(path: str) -> str | None:

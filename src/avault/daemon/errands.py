@@ -36,6 +36,25 @@ class Reach:
         return bool(self.fields.get("terminal") or self.fields.get("answers"))
 
 
+def start_met(command: list[str], stdout: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start a process of ours, and give the door by which it is met (see `meet`)."""
+    door, end = socket.socketpair()
+    if sys.platform == "linux":
+        # who meets it is to know who speaks
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with end:
+        process = subprocess.Popen(
+            command,
+            stdin=end.fileno(),
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+    return process, door
+
+
 class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
@@ -65,20 +84,8 @@ class Helper:
             **reach.fields,
         }
         self.limit = float(request["limit"])
-        self.door, end = socket.socketpair()
-        if sys.platform == "linux":
-            # the keyholder is to know who speaks
-            self.door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        with end:
-            self.process = subprocess.Popen(
-                own_command("custodian", action, content["kind"]),
-                stdin=end.fileno(),
-                stdout=stdout,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=clean_environment(),
-                start_new_session=True,
-            )
+        command = own_command("custodian", action, content["kind"])
+        self.process, self.door = start_met(command, stdout)
         self.door.sendall(encode_frame(request))
 
     def end(self) -> None:
@@ -143,28 +150,17 @@ async def try_custodian(
     through a socket that the trial makes when it is hardened: what it is started with, others of
     the same user could take before (see `meet`).
     """
-    door, end = socket.socketpair()
+    command = own_command(
+        "trial", places.dir, content["custodian"], "candidate" if candidate else ""
+    )
     ours, theirs = socket.socketpair()
-    if sys.platform == "linux":
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with theirs:
+        trial, door = start_met(command, theirs.fileno())
     with ours, door:
-        with end, theirs:
-            trial = subprocess.Popen(  # noqa: ASYNC220 - it does not wait
-                own_command(
-                    "trial", places.dir, content["custodian"], "candidate" if candidate else ""
-                ),
-                stdin=end.fileno(),
-                stdout=theirs.fileno(),
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env=clean_environment(),
-                start_new_session=True,
-            )
         helper = None
         try:
             with await meet(door, trial.pid) as key:
-                purpose = "to try it"
-                helper = Helper(places, "get", content, reach, key.fileno(), purpose)
+                helper = Helper(places, "get", content, reach, key.fileno(), "to try it")
             return await read_end(ours, helper.limit)
         finally:
             if helper:

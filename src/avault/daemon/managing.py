@@ -190,7 +190,7 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
         "kind": PHONE,
         "asks": True,
         "settings": {},
-        "opened": guard.report.get("proven_at"),
+        "opened": None,
         "outcome": "ok" if guard.custody.has_phone() else "not_found",
         "said": "this machine is paired"
         if guard.custody.has_phone()
