@@ -3024,6 +3024,7 @@ REPAIRS = {
     "unlock": "avault unlock, and the phone is asked for nsec.enc",
     "pairing": "avault pair",
     "pin": "git pull, avault unlock",
+    "custodians": "avault custody list",
 }
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -5556,6 +5557,14 @@ def bind(vault: str, agent: str, name: str) -> str:
     return f"avault:custody:v1:{vault}:{agent}:{name}"
 
 
+def is_answer(data: bytes | bytearray) -> bool:
+    """Whether that is an answer already, and not the beginning of one."""
+    try:
+        return "outcome" in decode_frame(data)
+    except AvaultError:
+        return False
+
+
 def read_answer(data: bytes) -> dict[str, Any]:
     """A helper's answer; one that ended without any is an error."""
     try:
@@ -5925,6 +5934,7 @@ class Command(Tool):
 # them needs for that. Neither opens anything by itself.
 
 
+CANDIDATE = ".new"  # in the file's name of one that is still to be tried
 PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
 
 
@@ -5945,14 +5955,25 @@ class Custodians:
         self.places, self.path = places, places.own("custodians.json")
 
     def read(self) -> dict[str, Any]:
-        """The order, and when each last opened the vault; at first it is the phone alone."""
+        """The order, and when each last opened the vault; without a register, all and the phone."""
         if not os.path.lexists(self.path):
-            return {"order": [PHONE], "opened": {}}
+            return {"order": [*self.names(), PHONE], "opened": {}}
         found = decode_file("custodians", read_file(self.path), self.path)
         words = [*found["order"], *found["opened"], *found["opened"].values()]
         if not all(isinstance(each, str) for each in words):
             raise Tampered(f"{self.path} is damaged", "move it away, then: avault custody list")
         return found
+
+    def names(self, candidate: bool = False) -> list[str]:
+        """Those that have a file, by their names; or those that are still to be tried."""
+        paths = glob.glob(self.places.own("custody-*.json"))
+        found = [os.path.basename(path)[len("custody-") : -len(".json")] for path in paths]
+        wanted = [name for name in found if name.endswith(CANDIDATE) == candidate]
+        return sorted(name.removesuffix(CANDIDATE) for name in wanted)
+
+    def is_there(self, name: str) -> bool:
+        """Whether a custodian has a file."""
+        return os.path.lexists(self.path_of(name))
 
     def order(self) -> list[str]:
         """Their names, in the order in which they are tried."""
@@ -5976,7 +5997,7 @@ class Custodians:
 
     def path_of(self, name: str, candidate: bool = False) -> str:
         """The file of a custodian, or of one that is still to be tried."""
-        return self.places.own(f"custody-{check_custodian(name)}{'.new' * candidate}.json")
+        return self.places.own(f"custody-{check_custodian(name)}{CANDIDATE * candidate}.json")
 
     def load(self, name: str, candidate: bool = False) -> dict[str, Any]:
         """What a custodian needs to open the vault; raises NotFound, Tampered."""
@@ -6498,7 +6519,7 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
 
 
 def take_secret(door: int) -> str:
-    """What a hardened process is given, over a socket that is made now that it is; "" for nothing."""
+    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
     with introduce_helper(door) as own:
         read = bytearray()
         while piece := own.recv(4096):
@@ -6676,8 +6697,11 @@ def main_trial(argv: list[str]) -> NoReturn:
     try:
         harden("avault-trial", die_with_parent=True)
         directory, name, candidate = argv
-        answer = take_secret(0).encode()
-        open_for_trial(Places(directory), name, answer, bool(candidate))
+        with introduce_helper(0) as own:
+            answer = bytearray()
+            while not is_answer(answer) and (piece := own.recv(4096)):
+                answer += piece
+        open_for_trial(Places(directory), name, bytes(answer), bool(candidate))
         write_all(1, render_answer("ok", None))
     except Exception as error:
         refused = complain(error)
@@ -6773,30 +6797,27 @@ class Helper:
             self.process.kill()
 
 
-def is_answer(data: bytearray) -> bool:
-    """Whether that is an answer already, and not the beginning of one."""
-    try:
-        return "outcome" in decode_frame(data)
-    except AvaultError:
-        return False
-
-
-async def read_end(end: socket.socket, limit: float | None) -> dict[str, Any]:
-    """The answer that comes through a socket; of a helper that is stopped, an error.
+async def read_whole(end: socket.socket, limit: float) -> bytes:
+    """What a helper answers through a socket; of one that is stopped, an error.
 
     It is whole before the socket ends, whose other end somebody else may hold.
     """
     loop, read = asyncio.get_running_loop(), bytearray()
     end.setblocking(False)
     try:
-        async with asyncio.timeout(None if limit is None else limit + SLACK):
+        async with asyncio.timeout(limit + SLACK):
             while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
                 read += piece
                 if is_answer(read):
                     break
     except TimeoutError:
-        return {"outcome": "error", "detail": "its helper did not end in time"}
-    return read_answer(bytes(read))
+        return render_answer("error", "its helper did not end in time")
+    return bytes(read)
+
+
+async def read_end(end: socket.socket, limit: float) -> dict[str, Any]:
+    """A helper's answer."""
+    return read_answer(await read_whole(end, limit))
 
 
 async def run_errand(
@@ -7138,27 +7159,39 @@ def read_executable(pid: int) -> str | None:
 
 
 class Consent:
-    """What the keyholder knows of that, and no file can tell it.
+    """What the keyholder knows of that.
 
-    `phoneless`: the vault was made without a phone, so that who opens it with a custodian agrees.
-    `is_fresh`: it has just been made, or opened with the operator's own key, and no custodian has
-    been tried yet: the first one needs nobody's word.
+    `phoneless`: the vault was made without a phone, and this machine has no pairing; who opens it
+    with a custodian agrees then. `first` is the ticket of who made it, or has opened it with the
+    operator's own key: it is told to that client alone, and is good until a custodian was tried.
     """
 
     TIME = 120.0  # seconds from an agreement to the change
 
     def __init__(self) -> None:
-        self.phoneless = self.is_fresh = False
-        self.ticket, self.until = "", 0.0
+        self.phoneless = False
+        self.first = self.ticket = ""
+        self.until = 0.0
+
+    def begin(self) -> None:
+        """The vault has no phone, and the operator is here."""
+        self.phoneless, self.first = True, secrets.token_hex(16)
+
+    def end(self) -> None:
+        """From now on the phone agrees."""
+        self.phoneless, self.first, self.ticket = False, "", ""
 
     def give(self, ticket: str) -> None:
         """Somebody has agreed to the one change that has this ticket."""
         self.ticket, self.until = ticket, uptime() + self.TIME
 
     def take(self, ticket: str) -> bool:
-        """Whether the change with this ticket is agreed to; whatever was, is used up."""
+        """Whether the change with this ticket is agreed to; whatever was agreed is used up."""
         given, self.ticket = self.ticket, ""
-        return self.is_fresh or (bool(ticket) and given == ticket and uptime() < self.until)
+        if not self.phoneless or not ticket:
+            return False
+        is_given = secrets.compare_digest(given, ticket) and uptime() < self.until
+        return is_given or secrets.compare_digest(self.first, ticket)
 
 
 # ----------------------------------------------------------- daemon/wire ----
@@ -7443,7 +7476,8 @@ class Contact:
     """This machine's pairing, and the connection to its signer while there is one.
 
     `pairing` is the one by which the vault is being opened, or was; `begun` is one whose signer is
-    connected, and has not opened an envelope yet; `relays` is what they said when the signer was
+    connected, and has not opened an envelope yet; `seen` lay on the disk when another way opened
+    the vault: by it the operator is asked, and it is never written; `relays` is what they said when the signer was
     last asked.
     """
 
@@ -7451,6 +7485,7 @@ class Contact:
         self.places, self.reporter = places, reporter
         self.pairing: Pairing | None = None
         self.begun: Pairing | None = None
+        self.seen: Pairing | None = None
         self.signer: RemoteSigner | None = None
         self.relays: list[dict[str, Any]] | None = None
 
@@ -7517,7 +7552,24 @@ class Contact:
                     "pairing.json is for another agent or operator than the open vault",
                     "avault pair --replace",
                 )
-        return self.pairing or found
+        return self.pairing or self.seen or found
+
+    def note_seen(self, store: Store | None) -> None:
+        """Remember the pairing that lies there now; one that is not for this vault is said.
+
+        Either way the operator is who agrees to changes, whatever becomes of the file.
+        """
+        if self.pairing:
+            return
+        try:
+            self.seen = self.find(store)
+        except AvaultError as error:
+            self.reporter.warnings["pairing"] = error.message
+
+    def is_paired(self) -> bool:
+        """Whether this machine has a pairing, or something in its place."""
+        path = self.places.own("pairing.json")
+        return bool(self.pairing or self.seen) or os.path.lexists(path)
 
 
 class Connected:
@@ -8235,14 +8287,13 @@ class Holding:
 
     def note_consent(self, custodian: Way) -> None:
         """Who agrees to changes from now on: the phone, where this machine is paired."""
-        try:
-            self.contact.pairing = self.contact.find(self.store)
-        except Tampered as error:
-            self.reporter.warnings["pairing"] = error.message
-        if isinstance(custodian, KeptKey):
+        self.contact.note_seen(self.store)
+        if self.contact.is_paired():
+            self.consent.end()
+        elif isinstance(custodian, OperatorKey) and self.store:
+            self.consent.begin()
+        elif isinstance(custodian, KeptKey):
             self.consent.phoneless = custodian.phoneless
-        if isinstance(custodian, OperatorKey):  # the operator is here
-            self.consent.phoneless = self.consent.is_fresh = not self.contact.pairing
 
     async def agree(self, custodian: KeptKey, ticket: str) -> None:
         """Let who opens the vault with a custodian agree to the change that has the ticket.
@@ -8250,7 +8301,7 @@ class Holding:
         Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
         """
         store = self.store
-        if not store or not self.consent.phoneless or self.contact.find(store):
+        if not store or not self.consent.phoneless or self.contact.is_paired():
             raise Denied("the operator agrees by phone", "pair it with: avault pair")
         keys, _, _ = await self.obtain(custodian)
         if public_hex(keys) != store.vault.agent:
@@ -8259,7 +8310,7 @@ class Holding:
 
     async def note_proof(self) -> None:
         """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
-        self.consent.is_fresh = False
+        self.consent.first = ""
         if self.store and self.consent.phoneless and not self.ratchet.proven:
             self.ratchet.prove()
             content = self.ratchet.content
@@ -8357,15 +8408,15 @@ async def ask_operator(
     is another's. Where the vault was made without a phone, see `Consent`.
     """
     pairing, vault = holding.contact.find(store), store.vault
-    if not pairing and holding.consent.take(str(message["ticket"])):
-        return
     if not pairing:
+        if holding.consent.take(str(message["ticket"])):
+            return
         raise Denied(
             "only a paired vault can ask whether that is meant", "pair it with: avault pair"
         )
     token = secrets.token_hex(32)
     code = request_code(token)
-    holding.reporter.control.send({"asking": code})
+    holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
     said = f"{sentence}, code {code}. Approve only if you want that."
     envelope = make_envelope(store.keys, vault.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)
@@ -8390,12 +8441,12 @@ def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, st
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
-    """If the operator agrees, seal the agent's key once more, for a custodian.
+    """If the operator agrees, seal the agent's key once more, for a custodian; tell what came of it.
 
     What opens that goes to the helper's process alone, through the socket `fd`.
     """
-    reporter, helper, pid = holding.reporter, None, message["helper"]
-    custodian = message["custodian"]
+    helper, pid = None, message["helper"]
+    custodian, sealed, failed = message["custodian"], None, None
     with socket.socket(fileno=fd) as door:
         try:
             store = holding.store
@@ -8413,23 +8464,39 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
                 )
             names = vault.identity, vault.operator, vault.name, custodian
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
-            # for the disk, once the custodian has what opens it
-            reporter.control.send({"sealed": sealed})
             helper.sendall(unlock.encode())
-        except AvaultError as error:
-            reporter.fail(error)
-        except TimeoutError:
-            reporter.fail(TimedOut("nobody approved in time"))
-        except OSError:
-            reporter.fail(Unavailable("the custodian's process has ended"))
+        except Exception as error:
+            failed = explain_change(error)
         finally:
             if helper:
                 helper.close()
+    tell_of_change(holding, message, sealed, failed)
+
+
+def explain_change(error: Exception) -> AvaultError:
+    """Why a change was not made."""
+    if isinstance(error, TimeoutError):
+        return TimedOut("nobody approved in time")
+    if isinstance(error, OSError):
+        return Unavailable("the custodian's process has ended")
+    return complain(error)
+
+
+def tell_of_change(
+    holding: Holding,
+    message: Message,
+    sealed: dict[str, Any] | None,
+    failed: AvaultError | None,
+) -> None:
+    """Tell the supervisor what came of the change that has the message's ticket."""
+    error = failed.to_dict()["error"] if failed else None
+    what = {"changed": message["ticket"], "sealed": sealed, "failed": error}
+    holding.reporter.control.send(what)
 
 
 async def part_with_phone(holding: Holding, message: Message) -> None:
     """Have the operator agree that the phone opens this vault no more; tell what came of it."""
-    reporter, store = holding.reporter, holding.store
+    store, failed = holding.store, None
     try:
         if not store:
             raise Denied("only an open vault can do without the phone", "open it: avault unlock")
@@ -8439,11 +8506,9 @@ async def part_with_phone(holding: Holding, message: Message) -> None:
             " custodians"
         )
         await ask_operator(holding, store, message, f"{name} without your phone", sentence)
-        reporter.control.send({"agreed": True})
-    except AvaultError as error:
-        reporter.fail(error)
-    except TimeoutError:
-        reporter.fail(TimedOut("nobody approved in time"))
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, None, failed)
 
 
 # ------------------------------------------------------ daemon/unlocking ----
@@ -8583,8 +8648,8 @@ class Unlocking:
         holding, name, failed = self.holding, str(message["custodian"]), None
         self.trying += 1
         try:
-            with open(fd, "rb") as pipe:
-                answer = await asyncio.to_thread(pipe.read, MAX_FRAME)
+            with socket.socket(fileno=fd) as end:
+                answer = await read_whole(end, float(message["limit"]))
             custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
             if ticket := message.get("ticket"):
                 await holding.agree(custodian, str(ticket))
@@ -8785,11 +8850,11 @@ class Keyholder:
         }
 
     def describe_consent(self) -> str | None:
-        """Who agrees to changes of custodians: the phone, a custodian, nobody needs to, or none can."""
+        """Who agrees to changes of custodians: the phone, a custodian, or nobody can."""
         consent, contact = self.holding.consent, self.holding.contact
-        if contact.pairing:
+        if contact.pairing or contact.seen:
             return "phone"
-        return "nobody" if consent.is_fresh else "custodian" if consent.phoneless else None
+        return "custodian" if consent.phoneless else None
 
     def collect_warnings(self) -> dict[str, str]:
         """All that the operator should know, by what it is about."""
@@ -9204,15 +9269,15 @@ class Child:
 class Custody:
     """Opens the vault with a custodian, of which the keyholder gets the key and we do not.
 
-    `sealed` is what a custodian's unlock key opens, until that has it.
+    `changes` has what is awaited of the keyholder about a change, by its ticket: what the
+    custodian's unlock key opens, if it is about one.
     """
 
     def __init__(self, places: Places, child: Child) -> None:
         self.places, self.child = places, child
         self.custodians = Custodians(places)
-        self.sealed: dict[str, Any] | None = None
-        self.agreed = asyncio.Event()
-        self.tried: dict[str, asyncio.Future[None]] = {}
+        self.changes: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
+        self.tried: dict[str, asyncio.Future[Any]] = {}
         self.trying = asyncio.Lock()  # one caller's custodians at a time
         # is told the code of what the phone is asked for a change
         self.tell: Callable[[str], None] = lambda code: None
@@ -9305,6 +9370,7 @@ class Custody:
                 helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
             tried = self.tried[name] = asyncio.get_running_loop().create_future()
             message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
+            message["limit"] = helper.limit
             control.send(message, answer.fileno())
         try:
             async with asyncio.timeout(helper.limit + 2 * SLACK):
@@ -9317,32 +9383,50 @@ class Custody:
 
     def hear(self, message: Message) -> bool:
         """Take a message of the keyholder that is about custodians: whether it is."""
-        if "sealed" in message:
-            self.sealed = message["sealed"]
-        elif "agreed" in message:
-            self.agreed.set()
+        if "changed" in message:
+            change = self.changes.get(str(message["changed"]))
+            self.conclude(change, message["failed"], message["sealed"])
         elif "asking" in message:
-            self.tell(str(message["asking"]))
+            if message["ticket"] in self.changes:  # and not one that is given up
+                self.tell(str(message["asking"]))
         elif "tried" in message:
-            self.settle(str(message["tried"]), message["failed"])
+            self.conclude(self.tried.get(str(message["tried"])), message["failed"], None)
         else:
             return False
         return True
 
-    def settle(self, name: str, failed: dict[str, Any] | None) -> None:
-        """What came of a custodian that was tried."""
-        future = self.tried.get(name)
-        if future and not future.done():
+    def conclude(
+        self,
+        awaited: asyncio.Future[Any] | None,
+        failed: dict[str, Any] | None,
+        came: dict[str, Any] | None,
+    ) -> None:
+        """What came of something that the keyholder was to do, if that is still awaited."""
+        if awaited and not awaited.done():
             if failed:
-                future.set_exception(AvaultError.from_dict({"error": failed}))
+                awaited.set_exception(AvaultError.from_dict({"error": failed}))
             else:
-                future.set_result(None)
+                awaited.set_result(came)
 
     def lose(self) -> None:
         """The keyholder is gone."""
         gone = Locked("the vault was locked meanwhile", "ask again with: avault unlock").to_dict()
-        for name in list(self.tried):
-            self.settle(name, gone["error"])
+        for awaited in (*self.tried.values(), *self.changes.values()):
+            self.conclude(awaited, gone["error"], None)
+
+    async def change(
+        self, ticket: str, wish: dict[str, Any], fd: int | None = None
+    ) -> dict[str, Any] | None:
+        """Have the keyholder agree to a change, or have it agreed to; raises why it is not."""
+        if not self.child.control:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        awaited = self.changes[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            self.child.control.send({**wish, "ticket": ticket}, fd)
+            came: dict[str, Any] | None = await awaited
+            return came
+        finally:
+            del self.changes[ticket]
 
 
 # --------------------------------------------------------- daemon/keeper ----
@@ -9487,9 +9571,10 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                async with self.custody.trying:  # who comes later waits for what comes of them
-                    if self.child.control and self.state != "unlocked":
-                        await self.try_ways(ways, caller, asks_phone)
+                if ways:
+                    async with self.custody.trying:  # who comes later waits for what comes of them
+                        if self.child.control and self.state != "unlocked":
+                            await self.try_ways(ways, caller, asks_phone)
                 if (
                     self.child.control
                     and self.state != "unlocked"
@@ -9645,30 +9730,76 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     content |= await settle_custodian(guard, content, reach)
     if content["asks"] and not reach.is_there():
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    ticket = secrets.token_hex(16)
-    await agree_otherwise(guard, reach, ticket, f"{name} ({kind}) may open this vault")
-    content = await entrust_to(guard, content, reach, {"ticket": ticket, "caller": caller})
+    refuse_one_place(guard, content)
+    ticket = str(request.get("ticket") or "") or await agree_otherwise(
+        guard, reach, f"{name} ({kind}) may open this vault"
+    )
+    await drop_candidate(guard, name)  # of an add that was cut off
+    content = await entrust_to(guard, content, reach, ticket, caller)
     custody.custodians.save(content, candidate=True)
     try:
         tried = await try_custodian(guard.places, content, reach, candidate=True)
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-        custody.custodians.save(content)
     except BaseException:
-        await run_errand(guard.places, "delete", content, Reach({}))
+        await drop_candidate(guard, name)
         raise
-    finally:
-        custody.custodians.drop_candidate(name)
+    custody.custodians.save(content)
+    custody.custodians.drop_candidate(name)
     if old:
         await run_errand(guard.places, "delete", old, Reach({}))
     else:
-        order = custody.custodians.order()
-        # one that asks nobody comes before the phone, one that asks a person after it
-        place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
-        custody.custodians.write([*order[:place], name, *order[place:]])
+        write_order(guard, name, bool(content["asks"]))
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
     return {"name": name, "asks": content["asks"]}
+
+
+def write_order(guard: Guard, name: str, asks: bool) -> None:
+    """Put a new custodian before the phone if it asks nobody, else behind it.
+
+    A vault that was made without a phone has none in its order.
+    """
+    custodians = guard.custody.custodians
+    is_phoneless = guard.report.get("consent") == "custodian"
+    order = [
+        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
+    ]
+    place = order.index(PHONE) if PHONE in order and not asks else len(order)
+    custodians.write([*order[:place], name, *order[place:]])
+
+
+def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
+    """Raise Usage where another custodian's program keeps its key in the same place.
+
+    To add the one would overwrite the other's, and to take one away delete both. Such a program
+    has a setting `delete`, its own or as a member of a quorum.
+    """
+
+    def places(settings: dict[str, str]) -> set[str]:
+        return {
+            value
+            for name, value in settings.items()
+            if value and (name == "delete" or name.endswith(".delete"))
+        }
+
+    wanted = places(content["settings"])
+    for name in guard.custody.custodians.names() if wanted else []:
+        with contextlib.suppress(Tampered, NotFound):
+            if wanted & places(guard.custody.custodians.load(name)["settings"]):
+                raise Usage(
+                    f"{name} keeps its key in that very place",
+                    "give this one another: key=…, or other commands",
+                )
+
+
+async def drop_candidate(guard: Guard, name: str) -> None:
+    """Have a custodian that does not count forget its key, and take its file away."""
+    custodians = guard.custody.custodians
+    with contextlib.suppress(AvaultError):
+        content = custodians.load(name, candidate=True)
+        await run_errand(guard.places, "delete", content, Reach({}))
+    custodians.drop_candidate(name)
 
 
 def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
@@ -9690,57 +9821,50 @@ async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) 
     return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
 
 
-async def agree_otherwise(guard: Guard, reach: Reach, ticket: str, change: str) -> None:
-    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked.
+async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
+    """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
 
     Where one asks a person, only such a one can agree: another would do it by itself.
     """
+    ticket = secrets.token_hex(16)
     if guard.report.get("consent") != "custodian":
-        return
+        return ticket  # the phone is asked
     names = [name for name in guard.custody.custodians.order() if name != PHONE]
     asking = [name for name in names if guard.custody.asks(name)]
-    failed: AvaultError | None = None
+    failed: AvaultError = Denied(
+        "nobody can agree to that",
+        "with the recovery kit: avault recover --operator-key - --with KIND",
+    )
     for name in asking or names:
         try:
             await guard.custody.agree(name, reach, ticket, change)
-            return
+            return ticket
         except AvaultError as error:
             if guard.custody.is_final(name, error):
                 raise
             failed = error
-    if failed:
-        raise failed
+    raise failed
 
 
 async def entrust_to(
-    guard: Guard, content: dict[str, Any], reach: Reach, wish: dict[str, Any]
+    guard: Guard, content: dict[str, Any], reach: Reach, ticket: str, caller: dict[str, Any]
 ) -> dict[str, Any]:
     """Have the keyholder give a helper an unlock key: the custodian's file, with what that opens."""
-    custody, control = guard.custody, guard.child.control
-    if not control:
-        raise guard.locked()
     answer, end = socket.socketpair()
     with answer:
         with end:
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
-            guard.failure = custody.sealed = None
             what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
-            message = {"do": "entrust", **what, **wish, "helper": helper.process.pid}
-            control.send(message, helper.door.fileno())
-            helper.door.close()
-            said = await read_end(
-                answer, None
-            )  # the phone may take its time; the keyholder does not
+            wish = {"do": "entrust", **what, "caller": caller, "helper": helper.process.pid}
+            sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
+            said = await read_end(answer, helper.limit)
         finally:
             helper.end()
-    if guard.failure:
-        failure, guard.failure = guard.failure, None
-        raise failure
     kept = raise_outcome(said, "the custodian did not take its key: {}")
-    if not custody.sealed:
+    if not sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return {**content, **custody.sealed, "kept": kept}
+    return {**content, **sealed, "kept": kept}
 
 
 async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -9793,12 +9917,15 @@ async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any])
 async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Take a custodian away, with what it keeps; never the last that works."""
     name, custody = str(request.get("name")), guard.custody
-    order = custody.custodians.order()
-    others = [each for each in order if each != name]
+    others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
         return await remove_phone(guard, others, Reach(request))
-    is_last = name in order and not (guard.custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(guard, others, Reach(request)):
+    is_last = not (guard.custody.has_phone() and PHONE in others)
+    if (
+        is_last
+        and custody.custodians.is_there(name)
+        and not await any_opens(guard, others, Reach(request))
+    ):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
@@ -9840,30 +9967,9 @@ async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message
         raise Denied(
             "nothing but the phone opens this vault", "add another before: avault custody add"
         )
-    guard.failure = None
-    guard.custody.agreed.clear()
-    if guard.child.control:
-        guard.child.control.send({"do": "part", "ticket": ""})
-    while not guard.custody.agreed.is_set():
-        if guard.failure:
-            failure, guard.failure = guard.failure, None
-            raise failure
-        if not guard.child.control:
-            raise guard.locked()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(guard.custody.agreed.wait(), 0.2)
+    await guard.custody.change(secrets.token_hex(16), {"do": "part"})
     guard.custody.custodians.write(others)
     return {"name": PHONE, "outcome": "ok"}
-
-
-async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Take the phone out of the order of a vault that was made without one."""
-    is_phoneless = guard.report.get("consent") in ("nobody", "custodian")
-    if not is_phoneless or not guard.custody.has_any():
-        raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
-    order = [name for name in guard.custody.custodians.order() if name != PHONE]
-    guard.custody.custodians.write(order)
-    return {"order": order}
 
 
 async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -9881,7 +9987,6 @@ MANAGE: dict[str, Manage] = {
     "test": test_custodian,
     "remove": remove_custodian,
     "order": order_custodians,
-    "forget_phone": forget_phone,
 }
 
 
@@ -10652,7 +10757,7 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
-    holding.consent.phoneless = holding.consent.is_fresh = False
+    holding.consent.end()
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.reporter.report()
@@ -10919,7 +11024,8 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
-    holding.consent.phoneless = holding.consent.is_fresh = bool(request.get("kit"))
+    if request.get("kit"):
+        holding.consent.begin()
     holding.begin(store, content, "init", is_new=True)
     await holding.verify_recovery()
     keyholder.reporter.wrote()
@@ -10932,6 +11038,7 @@ async def talk_init(
         "agent_npub": to_npub(agent),
         "signer_npub": to_npub(operator),
         "paired": bool(pairing),
+        "ticket": holding.consent.first or None,
     }
 
 
@@ -11025,11 +11132,13 @@ async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
     """Open the vault with NOSTR_NSEC, or with the operator's own key."""
+    ticket = None
     if not keyholder.holding.store:
         operator = private.get("operator_nsec")
         way = OperatorKey(str(operator)) if operator else GivenKey(str(private.get("nsec")))
         await keyholder.unlocking.open(way, bool(request.get("accept_rollback")))
-    return {"ok": True}
+        ticket = keyholder.holding.consent.first or None
+    return {"ok": True, "ticket": ticket}
 
 
 async def talk_drill(
@@ -23648,7 +23757,7 @@ class Ceremony:
     operator  {kit["operator"]}
     key       {kit["nsec"]}
 
-  To use it, on a machine with a copy of the vault: avault recover --operator-key -
+  To use it, on a machine with a copy of the vault: avault recover --operator-key - --with KIND
 
 """
         )
@@ -24905,12 +25014,14 @@ def end_daemon(places: Places, force: bool) -> int | None:
 def forget_custodians(places: Places, removed: list[str], left: list[dict[str, str]]) -> None:
     """Have the custodians forget their keys, from this session: the daemon is gone."""
     custodians = Custodians(places)
-    for path in sorted(glob.glob(places.own("custody-*.json"))):
-        name = os.path.basename(path).removeprefix("custody-").removesuffix(".json")
+    both = [
+        (name, candidate) for candidate in (False, True) for name in custodians.names(candidate)
+    ]
+    for name, candidate in both:
         try:
-            content = custodians.load(name)
+            content = custodians.load(name, candidate)
         except AvaultError:
-            continue  # its file goes with the others, and opens nothing
+            continue  # its file goes with the others, and cannot be read by anybody
         answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
         entry, by_hand = f"the key of the custodian {name}", "take it away there"
         if name == KEYCHAIN:
@@ -25353,7 +25464,7 @@ def cmd_init(
     say(f"agent: {answer['agent_npub']}")
     say(f"operator: {answer['signer_npub']}")
     if custodian is not None:
-        return add_first(terminal, custodian, wanted)
+        return add_first(terminal, custodian, wanted, answer["ticket"])
     if not answer["paired"]:
         warn(
             "nobody has shown yet that the phone opens this vault: if the daemon ends now, its "
@@ -25365,19 +25476,31 @@ def cmd_init(
     return 0
 
 
-def add_first(terminal: Terminal, kind: str, settings: dict[str, str]) -> int:
-    """Let the first custodian open a vault that has no phone."""
-    try:
-        answer = manage(terminal, "add", kind=kind, name=kind, settings=settings)
-        manage(terminal, "forget_phone")
-    except AvaultError as error:
-        error.message = (
-            f"the vault is open, and nothing but the kit opens it again: {error.message}"
-        )
-        error.hint = error.hint or "before the daemon ends: avault custody add KIND"
-        raise
-    say(f"{answer['name']} opens this vault from now on: avault unlock")
-    return 0
+def add_first(terminal: Terminal, kind: str, settings: dict[str, str], ticket: str | None) -> int:
+    """Let a first custodian open a vault that has no phone; `ticket` says that we are the operator."""
+    while True:
+        try:
+            answer = manage(
+                terminal,
+                "add",
+                kind=kind,
+                name=kind,
+                settings=settings,
+                ticket=ticket,
+                replace=True,
+            )
+        except AvaultError as error:
+            if not confirm(f"avault: {error.message}. Try again?"):
+                error.message = (
+                    f"the vault is open, and nothing but the kit opens it again: {error.message}"
+                )
+                error.hint = (
+                    "lock it and begin with the kit: avault recover --operator-key - --with KIND"
+                )
+                raise
+        else:
+            say(f"{answer['name']} opens this vault from now on: avault unlock")
+            return 0
 
 
 @command("pair", option("--replace", is_flag=True), *PAIRING)
@@ -25429,6 +25552,8 @@ def cmd_drill(terminal: Terminal) -> int:
     option("--agent"),
     option("--signer-npub"),
     option("--operator-key"),
+    option("--with", "custodian"),
+    option("--setting", "settings", multiple=True),
     *PAIRING,
 )
 def cmd_recover(
@@ -25436,6 +25561,8 @@ def cmd_recover(
     agent: str | None,
     signer_npub: str | None,
     operator_key: str | None,
+    custodian: str | None,
+    settings: tuple[str, ...],
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -25445,12 +25572,15 @@ def cmd_recover(
     """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
                       [--qr FILE.png] [--timeout D] [--no-drill]
            avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
+                      [--with KIND [--setting SETTING=VALUE]…]
 
     Opens a copy of a vault directory on a machine that never had it: pairs, has
     the phone open nsec.enc, and writes what this machine needs from then on.
     Compare the two npubs with what you know: this machine has nothing to
     compare them with. --operator-key - reads the operator's own key instead,
-    from the terminal or stdin: the one of a recovery kit.
+    from the terminal or stdin: the one of a recovery kit. It also opens a vault
+    that this machine knows, and whose custodian is gone; --with lets another one
+    open it from then on.
 
       git clone … ~/clawd && avault recover
     """
@@ -25461,17 +25591,18 @@ def cmd_recover(
             f"no vault in {places.dir}", "copy or clone one there, or name another with --dir"
         )
     content = read_sealed("nsec", path)
-    if os.path.lexists(places.own("unlock.json")):
+    if operator_key is None and os.path.lexists(places.own("unlock.json")):
         raise AvaultError(
             "this machine knows the vault already",
             "open it with: avault unlock, or pair anew with: avault pair --replace",
         )
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
-    say(
-        "this machine has never opened this vault: no pin exists yet that would show an older "
-        "copy, or another one"
-    )
+    if not os.path.lexists(places.own("unlock.json")):
+        say(
+            "this machine has never opened this vault: no pin exists yet that would show an older "
+            "copy, or another one"
+        )
     if (agent is None) != (signer_npub is None):
         raise Usage("--agent and --signer-npub go together")
     if agent is None and not confirm("avault: are these your agent and your operator?"):
@@ -25487,8 +25618,14 @@ def cmd_recover(
             )
     terminal.need_daemon()
     if operator_key is not None:
-        ask_daemon(places, "open", value={"operator_nsec": read_kit(operator_key)}, private=True)
-        say("the vault is open; what opens it from now on: avault custody add, or: avault pair")
+        told = parse_settings(settings)
+        key = {"operator_nsec": read_kit(operator_key)}
+        answer = ask_daemon(places, "open", value=key, private=True)
+        if custodian is not None:
+            return add_first(terminal, custodian, told, answer["ticket"])
+        say(
+            "the vault is open; pair it with your phone: avault pair, or see: avault recover --help"
+        )
         return 0
     talk = Ceremony(terminal, qr)
     fields = {

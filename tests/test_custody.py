@@ -407,8 +407,6 @@ def test_a_pairing_that_is_moved_away_is_no_way_round_the_phone(owner: Owner) ->
         asked = owner.asked()
         owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
         owner.add(name="evil", code=5)
-        with pytest.raises(avault.Denied):
-            avault.ask_daemon(connect(machine), "custody", action="forget_phone")
         assert owner.asked() - asked == is_open, "an open vault knows its pairing"
         assert owner.order() == ["box", "phone"]
         owner.phone.behave("nip44_decrypt", [{"honest": True}])
@@ -441,6 +439,83 @@ def test_a_phone_that_is_out_is_not_asked_to_open(owner: Owner) -> None:
     assert owner.asked() == asked
     owner.add(name="other")
     assert owner.asked() == asked + 1, "it still agrees to changes"
+
+
+def test_who_waits_at_a_prompt_keeps_nobody_from_the_phone(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    machine("lock")
+    owner.box.mode("hangs")
+    asked = owner.asked()
+    first = machine.start("unlock", "--with", "box")
+    wait_until(lambda: machine.status()["keyholder_pid"], what="the first caller's keyholder")
+    machine("unlock", "--with", "phone", "--timeout", "20s")
+    assert owner.asked() == asked + 1
+    first.wait()
+
+
+def test_a_candidate_of_an_add_that_was_cut_off_goes(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    candidate = machine.own / "custody-box2.new.json"
+    content = avault.decode_file("custody", own_file(machine).read_bytes(), "box")
+    candidate.write_bytes(avault.encode_file("custody", {**content, "custodian": "box2", "account": "box2"}))
+    (owner.box.place / "box2").write_text("left over")
+    owner.add(name="box2")
+    assert not candidate.exists() and owner.box.kept("box2") != "left over"
+    candidate.write_bytes(avault.encode_file("custody", {**content, "custodian": "gone", "account": "gone"}))
+    candidate.rename(machine.own / "custody-gone.new.json")
+    (owner.box.place / "gone").write_text("left over")
+    machine("forget", "--yes")
+    assert not [path.name for path in owner.box.place.iterdir() if path.name in ("box", "box2", "gone")]
+
+
+def test_two_programs_do_not_keep_their_keys_in_one_place(owner: Owner) -> None:
+    """The one would overwrite the other's, and what replaces it would be deleted with it."""
+    machine = owner.machine
+    place = owner.box.place / "place"
+    scripts = {}
+    for name, text in (("wrap", f"cat >{place}"), ("unwrap", f"cat {place}"), ("delete", f"rm {place}")):
+        scripts[name] = owner.box.place / name
+        scripts[name].write_text(f"#!/bin/sh\n{text}\n")
+        scripts[name].chmod(0o700)
+    settings = [f"{name}={path}" for name, path in scripts.items()]
+    machine("custody", "add", "command", *settings, "--yes")
+    for words in (["--replace"], ["--name", "other"]):
+        assert (
+            "keeps its key in that very place" in machine("custody", "add", "command", *settings, *words, "--yes", code=2).stderr
+        )
+    machine("custody", "test", "command")
+    machine("custody", "remove", "command", "--yes")
+    assert not place.exists()
+
+
+def test_without_a_register_all_are_tried(owner: Owner) -> None:
+    machine = owner.machine
+    owner.add()
+    (machine.own / "custodians.json").write_text("{}")
+    assert "move it away, then: avault custody list" in machine("custody", "list", code=8).stderr
+    (machine.own / "custodians.json").unlink()
+    assert owner.order() == ["box", "phone"]
+    machine("lock")
+    asked = owner.asked()
+    machine("unlock")
+    assert owner.asked() == asked
+
+
+def test_a_pairing_that_only_lay_there_is_not_written(owner: Owner) -> None:
+    """A custodian opened the vault: by the pairing on the disk the operator is asked, but it has opened nothing."""
+    machine = owner.machine
+    owner.add()
+    machine("lock")
+    path = machine.own / "pairing.json"
+    genuine = path.read_bytes()
+    content = avault.decode_file("pairing", genuine, "pairing")
+    path.write_bytes(avault.encode_file("pairing", {**content, "relays": ["wss://evil.example"]}))
+    machine("unlock")
+    path.write_bytes(genuine)
+    machine.status()
+    assert path.read_bytes() == genuine
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)")
@@ -546,9 +621,10 @@ def test_a_vault_without_a_phone(machine: Machine, relay: Relay, canary: Canary,
         wrong = str(nostr_sdk.Keys.generate().secret_key().to_bech32())
         done = other("recover", *names, "--operator-key", "-", input=wrong, code=8)
         assert "not the key of this vault's operator" in done.stderr
-        other("recover", *names, "--operator-key", "-", input=kit)
-        assert other("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
         box = Box(other.top)
+        words = ("--operator-key", "-", "--with", "program", "--setting", f"path={box.path}")
+        other("recover", *names, *words, input=kit)
+        assert other("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
         other("custody", "add", "program", f"path={box.path}", "--name", "box", "--yes")
         with peers.rogue([relay.url], nsec=kit) as phone:
             other("pair", "--no-drill", "--bunker", "-", input=phone.uri)
@@ -559,6 +635,39 @@ def test_a_vault_without_a_phone(machine: Machine, relay: Relay, canary: Canary,
         allow(box.place / "box")
         other("lock")
         other("unlock")
+
+
+@pytest.mark.slow
+def test_only_who_made_it_adds_the_first_custodian(machine: Machine, canary: Canary) -> None:
+    """A vault without a phone is open, and its passphrase was not typed well: another program adds nothing meanwhile."""
+    box = Box(machine.top)
+    canary.watch(PHRASE)
+    with Screen(machine, AVAULT, "init", "--with", "passphrase", "--setting", "log-n=16", lines=90, columns=120) as screen:
+        kit = screen.expect(KIT)[1].decode()
+        screen.expect(r"is it written down\? \[y/N\] ")
+        screen.type("y\n")
+        type_passphrase(screen, 1)
+        type_passphrase(screen, 1, "something else")
+        screen.expect(r"are not the same\. Try again\? \[y/N\] ")
+        words = ("custody", "add", "program", f"path={box.path}", "--yes")
+        assert "nobody can agree to that" in machine(*words, code=5).stderr
+        request = {"action": "add", "kind": "program", "name": "box", "settings": {"path": str(box.path)}}
+        with pytest.raises(avault.Denied):
+            avault.ask_daemon(connect(machine), "custody", **request, ticket="00" * 16)
+        assert not list(machine.own.glob("custody-*")) and not (box.place / "box").exists()
+        screen.type("y\n")
+        type_passphrase(screen, 3)
+        screen.wait()
+    machine("daemon", "stop")
+    (machine.own / "custody-passphrase.json").unlink()  # and the custodian is gone
+    status = machine.status()
+    names = ("--agent", status["agent_npub"], "--signer-npub", status["signer_npub"], "--operator-key", "-")
+    machine("recover", *names, "--with", "program", "--setting", f"path={box.path}", input=kit)
+    canary.watch(box.kept("program"))
+    machine("lock")
+    machine("unlock")
+    machine("custody", "remove", "program", "--yes", code=5)
+    (box.place / "program").unlink()
 
 
 def test_a_kit_that_is_not_kept_makes_nothing(machine: Machine) -> None:

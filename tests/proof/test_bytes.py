@@ -112,11 +112,12 @@ class Disk(Example):
         keyholder.control.send = lambda message, fd=None: sent.append(message)
         fd = None
         if given is not None:
-            fd, end = os.pipe()
-            os.write(end, given.encode())
-            os.close(end)
+            mine, end = socket.socketpair()
+            end.sendall(given.encode())
+            end.close()
+            fd = mine.detach()
         if custody == "custodian" and fd is not None:
-            await keyholder.unlocking.try_custodian({"custodian": "box"}, fd)
+            await keyholder.unlocking.try_custodian({"custodian": "box", "limit": 9}, fd)
         else:
             await keyholder.unlocking.unlock(fd)
         keyholder.control.close()

@@ -81,7 +81,7 @@ class Ceremony:
     operator  {kit["operator"]}
     key       {kit["nsec"]}
 
-  To use it, on a machine with a copy of the vault: avault recover --operator-key -
+  To use it, on a machine with a copy of the vault: avault recover --operator-key - --with KIND
 
 """
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import os
 import shlex
 import shutil
@@ -121,12 +120,14 @@ def end_daemon(places: Places, force: bool) -> int | None:
 def forget_custodians(places: Places, removed: list[str], left: list[dict[str, str]]) -> None:
     """Have the custodians forget their keys, from this session: the daemon is gone."""
     custodians = Custodians(places)
-    for path in sorted(glob.glob(places.own("custody-*.json"))):
-        name = os.path.basename(path).removeprefix("custody-").removesuffix(".json")
+    both = [
+        (name, candidate) for candidate in (False, True) for name in custodians.names(candidate)
+    ]
+    for name, candidate in both:
         try:
-            content = custodians.load(name)
+            content = custodians.load(name, candidate)
         except AvaultError:
-            continue  # its file goes with the others, and opens nothing
+            continue  # its file goes with the others, and cannot be read by anybody
         answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
         entry, by_hand = f"the key of the custodian {name}", "take it away there"
         if name == KEYCHAIN:

@@ -142,7 +142,7 @@ def cmd_init(
     say(f"agent: {answer['agent_npub']}")
     say(f"operator: {answer['signer_npub']}")
     if custodian is not None:
-        return add_first(terminal, custodian, wanted)
+        return add_first(terminal, custodian, wanted, answer["ticket"])
     if not answer["paired"]:
         warn(
             "nobody has shown yet that the phone opens this vault: if the daemon ends now, its "
@@ -154,19 +154,31 @@ def cmd_init(
     return 0
 
 
-def add_first(terminal: Terminal, kind: str, settings: dict[str, str]) -> int:
-    """Let the first custodian open a vault that has no phone."""
-    try:
-        answer = manage(terminal, "add", kind=kind, name=kind, settings=settings)
-        manage(terminal, "forget_phone")
-    except AvaultError as error:
-        error.message = (
-            f"the vault is open, and nothing but the kit opens it again: {error.message}"
-        )
-        error.hint = error.hint or "before the daemon ends: avault custody add KIND"
-        raise
-    say(f"{answer['name']} opens this vault from now on: avault unlock")
-    return 0
+def add_first(terminal: Terminal, kind: str, settings: dict[str, str], ticket: str | None) -> int:
+    """Let a first custodian open a vault that has no phone; `ticket` says that we are the operator."""
+    while True:
+        try:
+            answer = manage(
+                terminal,
+                "add",
+                kind=kind,
+                name=kind,
+                settings=settings,
+                ticket=ticket,
+                replace=True,
+            )
+        except AvaultError as error:
+            if not confirm(f"avault: {error.message}. Try again?"):
+                error.message = (
+                    f"the vault is open, and nothing but the kit opens it again: {error.message}"
+                )
+                error.hint = (
+                    "lock it and begin with the kit: avault recover --operator-key - --with KIND"
+                )
+                raise
+        else:
+            say(f"{answer['name']} opens this vault from now on: avault unlock")
+            return 0
 
 
 @command("pair", option("--replace", is_flag=True), *PAIRING)
@@ -218,6 +230,8 @@ def cmd_drill(terminal: Terminal) -> int:
     option("--agent"),
     option("--signer-npub"),
     option("--operator-key"),
+    option("--with", "custodian"),
+    option("--setting", "settings", multiple=True),
     *PAIRING,
 )
 def cmd_recover(
@@ -225,6 +239,8 @@ def cmd_recover(
     agent: str | None,
     signer_npub: str | None,
     operator_key: str | None,
+    custodian: str | None,
+    settings: tuple[str, ...],
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -234,12 +250,15 @@ def cmd_recover(
     """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
                       [--qr FILE.png] [--timeout D] [--no-drill]
            avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
+                      [--with KIND [--setting SETTING=VALUE]…]
 
     Opens a copy of a vault directory on a machine that never had it: pairs, has
     the phone open nsec.enc, and writes what this machine needs from then on.
     Compare the two npubs with what you know: this machine has nothing to
     compare them with. --operator-key - reads the operator's own key instead,
-    from the terminal or stdin: the one of a recovery kit.
+    from the terminal or stdin: the one of a recovery kit. It also opens a vault
+    that this machine knows, and whose custodian is gone; --with lets another one
+    open it from then on.
 
       git clone … ~/clawd && avault recover
     """
@@ -250,17 +269,18 @@ def cmd_recover(
             f"no vault in {places.dir}", "copy or clone one there, or name another with --dir"
         )
     content = read_sealed("nsec", path)
-    if os.path.lexists(places.own("unlock.json")):
+    if operator_key is None and os.path.lexists(places.own("unlock.json")):
         raise AvaultError(
             "this machine knows the vault already",
             "open it with: avault unlock, or pair anew with: avault pair --replace",
         )
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
-    say(
-        "this machine has never opened this vault: no pin exists yet that would show an older "
-        "copy, or another one"
-    )
+    if not os.path.lexists(places.own("unlock.json")):
+        say(
+            "this machine has never opened this vault: no pin exists yet that would show an older "
+            "copy, or another one"
+        )
     if (agent is None) != (signer_npub is None):
         raise Usage("--agent and --signer-npub go together")
     if agent is None and not confirm("avault: are these your agent and your operator?"):
@@ -276,8 +296,14 @@ def cmd_recover(
             )
     terminal.need_daemon()
     if operator_key is not None:
-        ask_daemon(places, "open", value={"operator_nsec": read_kit(operator_key)}, private=True)
-        say("the vault is open; what opens it from now on: avault custody add, or: avault pair")
+        told = parse_settings(settings)
+        key = {"operator_nsec": read_kit(operator_key)}
+        answer = ask_daemon(places, "open", value=key, private=True)
+        if custodian is not None:
+            return add_first(terminal, custodian, told, answer["ticket"])
+        say(
+            "the vault is open; pair it with your phone: avault pair, or see: avault recover --help"
+        )
         return 0
     talk = Ceremony(terminal, qr)
     fields = {

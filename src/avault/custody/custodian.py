@@ -85,6 +85,14 @@ def bind(vault: str, agent: str, name: str) -> str:
     return f"avault:custody:v1:{vault}:{agent}:{name}"
 
 
+def is_answer(data: bytes | bytearray) -> bool:
+    """Whether that is an answer already, and not the beginning of one."""
+    try:
+        return "outcome" in decode_frame(data)
+    except AvaultError:
+        return False
+
+
 def read_answer(data: bytes) -> dict[str, Any]:
     """A helper's answer; one that ended without any is an error."""
     try:

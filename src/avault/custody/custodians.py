@@ -6,6 +6,7 @@ them needs for that. Neither opens anything by itself.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import time
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+CANDIDATE = ".new"  # in the file's name of one that is still to be tried
 PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
 
 
@@ -41,14 +43,25 @@ class Custodians:
         self.places, self.path = places, places.own("custodians.json")
 
     def read(self) -> dict[str, Any]:
-        """The order, and when each last opened the vault; at first it is the phone alone."""
+        """The order, and when each last opened the vault; without a register, all and the phone."""
         if not os.path.lexists(self.path):
-            return {"order": [PHONE], "opened": {}}
+            return {"order": [*self.names(), PHONE], "opened": {}}
         found = decode_file("custodians", read_file(self.path), self.path)
         words = [*found["order"], *found["opened"], *found["opened"].values()]
         if not all(isinstance(each, str) for each in words):
             raise Tampered(f"{self.path} is damaged", "move it away, then: avault custody list")
         return found
+
+    def names(self, candidate: bool = False) -> list[str]:
+        """Those that have a file, by their names; or those that are still to be tried."""
+        paths = glob.glob(self.places.own("custody-*.json"))
+        found = [os.path.basename(path)[len("custody-") : -len(".json")] for path in paths]
+        wanted = [name for name in found if name.endswith(CANDIDATE) == candidate]
+        return sorted(name.removesuffix(CANDIDATE) for name in wanted)
+
+    def is_there(self, name: str) -> bool:
+        """Whether a custodian has a file."""
+        return os.path.lexists(self.path_of(name))
 
     def order(self) -> list[str]:
         """Their names, in the order in which they are tried."""
@@ -72,7 +85,7 @@ class Custodians:
 
     def path_of(self, name: str, candidate: bool = False) -> str:
         """The file of a custodian, or of one that is still to be tried."""
-        return self.places.own(f"custody-{check_custodian(name)}{'.new' * candidate}.json")
+        return self.places.own(f"custody-{check_custodian(name)}{CANDIDATE * candidate}.json")
 
     def load(self, name: str, candidate: bool = False) -> dict[str, Any]:
         """What a custodian needs to open the vault; raises NotFound, Tampered."""

@@ -38,7 +38,7 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
 
 
 def take_secret(door: int) -> str:
-    """What a hardened process is given, over a socket that is made now that it is; "" for nothing."""
+    """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
     with introduce_helper(door) as own:
         read = bytearray()
         while piece := own.recv(4096):

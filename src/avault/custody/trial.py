@@ -10,14 +10,13 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import render_answer
+from avault.custody.custodian import is_answer, render_answer
 from avault.custody.custodians import Custodians
-from avault.custody.helper import take_secret
 from avault.custody.obtaining import KeptKey
 from avault.errors import Tampered, complain
 from avault.places import Places
 from avault.plain import write_all
-from avault.process import harden
+from avault.process import harden, introduce_helper
 from avault.vault.presence import is_of, read_unlock, read_vault
 from avault.vault.seal import open_vault
 
@@ -39,8 +38,11 @@ def main_trial(argv: list[str]) -> NoReturn:
     try:
         harden("avault-trial", die_with_parent=True)
         directory, name, candidate = argv
-        answer = take_secret(0).encode()
-        open_for_trial(Places(directory), name, answer, bool(candidate))
+        with introduce_helper(0) as own:
+            answer = bytearray()
+            while not is_answer(answer) and (piece := own.recv(4096)):
+                answer += piece
+        open_for_trial(Places(directory), name, bytes(answer), bool(candidate))
         write_all(1, render_answer("ok", None))
     except Exception as error:
         refused = complain(error)

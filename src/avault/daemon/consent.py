@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import secrets
+
 from avault.process import uptime
 
 
 class Consent:
-    """What the keyholder knows of that, and no file can tell it.
+    """What the keyholder knows of that.
 
-    `phoneless`: the vault was made without a phone, so that who opens it with a custodian agrees.
-    `is_fresh`: it has just been made, or opened with the operator's own key, and no custodian has
-    been tried yet: the first one needs nobody's word.
+    `phoneless`: the vault was made without a phone, and this machine has no pairing; who opens it
+    with a custodian agrees then. `first` is the ticket of who made it, or has opened it with the
+    operator's own key: it is told to that client alone, and is good until a custodian was tried.
     """
 
     TIME = 120.0  # seconds from an agreement to the change
 
     def __init__(self) -> None:
-        self.phoneless = self.is_fresh = False
-        self.ticket, self.until = "", 0.0
+        self.phoneless = False
+        self.first = self.ticket = ""
+        self.until = 0.0
+
+    def begin(self) -> None:
+        """The vault has no phone, and the operator is here."""
+        self.phoneless, self.first = True, secrets.token_hex(16)
+
+    def end(self) -> None:
+        """From now on the phone agrees."""
+        self.phoneless, self.first, self.ticket = False, "", ""
 
     def give(self, ticket: str) -> None:
         """Somebody has agreed to the one change that has this ticket."""
         self.ticket, self.until = ticket, uptime() + self.TIME
 
     def take(self, ticket: str) -> bool:
-        """Whether the change with this ticket is agreed to; whatever was, is used up."""
+        """Whether the change with this ticket is agreed to; whatever was agreed is used up."""
         given, self.ticket = self.ticket, ""
-        return self.is_fresh or (bool(ticket) and given == ticket and uptime() < self.until)
+        if not self.phoneless or not ticket:
+            return False
+        is_given = secrets.compare_digest(given, ticket) and uptime() < self.until
+        return is_given or secrets.compare_digest(self.first, ticket)

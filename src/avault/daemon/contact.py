@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from avault.daemon.reporter import Reporter
@@ -20,7 +21,8 @@ class Contact:
     """This machine's pairing, and the connection to its signer while there is one.
 
     `pairing` is the one by which the vault is being opened, or was; `begun` is one whose signer is
-    connected, and has not opened an envelope yet; `relays` is what they said when the signer was
+    connected, and has not opened an envelope yet; `seen` lay on the disk when another way opened
+    the vault: by it the operator is asked, and it is never written; `relays` is what they said when the signer was
     last asked.
     """
 
@@ -28,6 +30,7 @@ class Contact:
         self.places, self.reporter = places, reporter
         self.pairing: Pairing | None = None
         self.begun: Pairing | None = None
+        self.seen: Pairing | None = None
         self.signer: RemoteSigner | None = None
         self.relays: list[dict[str, Any]] | None = None
 
@@ -94,7 +97,24 @@ class Contact:
                     "pairing.json is for another agent or operator than the open vault",
                     "avault pair --replace",
                 )
-        return self.pairing or found
+        return self.pairing or self.seen or found
+
+    def note_seen(self, store: Store | None) -> None:
+        """Remember the pairing that lies there now; one that is not for this vault is said.
+
+        Either way the operator is who agrees to changes, whatever becomes of the file.
+        """
+        if self.pairing:
+            return
+        try:
+            self.seen = self.find(store)
+        except AvaultError as error:
+            self.reporter.warnings["pairing"] = error.message
+
+    def is_paired(self) -> bool:
+        """Whether this machine has a pairing, or something in its place."""
+        path = self.places.own("pairing.json")
+        return bool(self.pairing or self.seen) or os.path.lexists(path)
 
 
 class Connected:

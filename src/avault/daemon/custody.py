@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 class Custody:
     """Opens the vault with a custodian, of which the keyholder gets the key and we do not.
 
-    `sealed` is what a custodian's unlock key opens, until that has it.
+    `changes` has what is awaited of the keyholder about a change, by its ticket: what the
+    custodian's unlock key opens, if it is about one.
     """
 
     def __init__(self, places: Places, child: Child) -> None:
         self.places, self.child = places, child
         self.custodians = Custodians(places)
-        self.sealed: dict[str, Any] | None = None
-        self.agreed = asyncio.Event()
-        self.tried: dict[str, asyncio.Future[None]] = {}
+        self.changes: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
+        self.tried: dict[str, asyncio.Future[Any]] = {}
         self.trying = asyncio.Lock()  # one caller's custodians at a time
         # is told the code of what the phone is asked for a change
         self.tell: Callable[[str], None] = lambda code: None
@@ -126,6 +126,7 @@ class Custody:
                 helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
             tried = self.tried[name] = asyncio.get_running_loop().create_future()
             message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
+            message["limit"] = helper.limit
             control.send(message, answer.fileno())
         try:
             async with asyncio.timeout(helper.limit + 2 * SLACK):
@@ -138,29 +139,47 @@ class Custody:
 
     def hear(self, message: Message) -> bool:
         """Take a message of the keyholder that is about custodians: whether it is."""
-        if "sealed" in message:
-            self.sealed = message["sealed"]
-        elif "agreed" in message:
-            self.agreed.set()
+        if "changed" in message:
+            change = self.changes.get(str(message["changed"]))
+            self.conclude(change, message["failed"], message["sealed"])
         elif "asking" in message:
-            self.tell(str(message["asking"]))
+            if message["ticket"] in self.changes:  # and not one that is given up
+                self.tell(str(message["asking"]))
         elif "tried" in message:
-            self.settle(str(message["tried"]), message["failed"])
+            self.conclude(self.tried.get(str(message["tried"])), message["failed"], None)
         else:
             return False
         return True
 
-    def settle(self, name: str, failed: dict[str, Any] | None) -> None:
-        """What came of a custodian that was tried."""
-        future = self.tried.get(name)
-        if future and not future.done():
+    def conclude(
+        self,
+        awaited: asyncio.Future[Any] | None,
+        failed: dict[str, Any] | None,
+        came: dict[str, Any] | None,
+    ) -> None:
+        """What came of something that the keyholder was to do, if that is still awaited."""
+        if awaited and not awaited.done():
             if failed:
-                future.set_exception(AvaultError.from_dict({"error": failed}))
+                awaited.set_exception(AvaultError.from_dict({"error": failed}))
             else:
-                future.set_result(None)
+                awaited.set_result(came)
 
     def lose(self) -> None:
         """The keyholder is gone."""
         gone = Locked("the vault was locked meanwhile", "ask again with: avault unlock").to_dict()
-        for name in list(self.tried):
-            self.settle(name, gone["error"])
+        for awaited in (*self.tried.values(), *self.changes.values()):
+            self.conclude(awaited, gone["error"], None)
+
+    async def change(
+        self, ticket: str, wish: dict[str, Any], fd: int | None = None
+    ) -> dict[str, Any] | None:
+        """Have the keyholder agree to a change, or have it agreed to; raises why it is not."""
+        if not self.child.control:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        awaited = self.changes[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            self.child.control.send({**wish, "ticket": ticket}, fd)
+            came: dict[str, Any] | None = await awaited
+            return came
+        finally:
+            del self.changes[ticket]

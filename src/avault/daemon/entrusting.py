@@ -8,12 +8,14 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.daemon.holding import Holding
-from avault.errors import AvaultError, Denied, TimedOut, Unavailable, printable
+from avault.errors import AvaultError, Denied, TimedOut, Unavailable, complain, printable
 from avault.process import is_hardened, meet
 from avault.signer.question import accept_token
 from avault.vault.seal import make_envelope, request_code, seal_keys
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from avault.protocol import Message
     from avault.vault.store import Store
 
@@ -28,15 +30,15 @@ async def ask_operator(
     is another's. Where the vault was made without a phone, see `Consent`.
     """
     pairing, vault = holding.contact.find(store), store.vault
-    if not pairing and holding.consent.take(str(message["ticket"])):
-        return
     if not pairing:
+        if holding.consent.take(str(message["ticket"])):
+            return
         raise Denied(
             "only a paired vault can ask whether that is meant", "pair it with: avault pair"
         )
     token = secrets.token_hex(32)
     code = request_code(token)
-    holding.reporter.control.send({"asking": code})
+    holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
     said = f"{sentence}, code {code}. Approve only if you want that."
     envelope = make_envelope(store.keys, vault.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)
@@ -61,12 +63,12 @@ def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, st
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
-    """If the operator agrees, seal the agent's key once more, for a custodian.
+    """If the operator agrees, seal the agent's key once more, for a custodian; tell what came of it.
 
     What opens that goes to the helper's process alone, through the socket `fd`.
     """
-    reporter, helper, pid = holding.reporter, None, message["helper"]
-    custodian = message["custodian"]
+    helper, pid = None, message["helper"]
+    custodian, sealed, failed = message["custodian"], None, None
     with socket.socket(fileno=fd) as door:
         try:
             store = holding.store
@@ -84,23 +86,39 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
                 )
             names = vault.identity, vault.operator, vault.name, custodian
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
-            # for the disk, once the custodian has what opens it
-            reporter.control.send({"sealed": sealed})
             helper.sendall(unlock.encode())
-        except AvaultError as error:
-            reporter.fail(error)
-        except TimeoutError:
-            reporter.fail(TimedOut("nobody approved in time"))
-        except OSError:
-            reporter.fail(Unavailable("the custodian's process has ended"))
+        except Exception as error:
+            failed = explain_change(error)
         finally:
             if helper:
                 helper.close()
+    tell_of_change(holding, message, sealed, failed)
+
+
+def explain_change(error: Exception) -> AvaultError:
+    """Why a change was not made."""
+    if isinstance(error, TimeoutError):
+        return TimedOut("nobody approved in time")
+    if isinstance(error, OSError):
+        return Unavailable("the custodian's process has ended")
+    return complain(error)
+
+
+def tell_of_change(
+    holding: Holding,
+    message: Message,
+    sealed: dict[str, Any] | None,
+    failed: AvaultError | None,
+) -> None:
+    """Tell the supervisor what came of the change that has the message's ticket."""
+    error = failed.to_dict()["error"] if failed else None
+    what = {"changed": message["ticket"], "sealed": sealed, "failed": error}
+    holding.reporter.control.send(what)
 
 
 async def part_with_phone(holding: Holding, message: Message) -> None:
     """Have the operator agree that the phone opens this vault no more; tell what came of it."""
-    reporter, store = holding.reporter, holding.store
+    store, failed = holding.store, None
     try:
         if not store:
             raise Denied("only an open vault can do without the phone", "open it: avault unlock")
@@ -110,8 +128,6 @@ async def part_with_phone(holding: Holding, message: Message) -> None:
             " custodians"
         )
         await ask_operator(holding, store, message, f"{name} without your phone", sentence)
-        reporter.control.send({"agreed": True})
-    except AvaultError as error:
-        reporter.fail(error)
-    except TimeoutError:
-        reporter.fail(TimedOut("nobody approved in time"))
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, None, failed)

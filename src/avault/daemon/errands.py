@@ -8,11 +8,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from avault.custody.custodian import bind, read_answer
-from avault.errors import AvaultError
+from avault.custody.custodian import bind, is_answer, read_answer, render_answer
 from avault.places import Places
 from avault.process import clean_environment, meet, own_command
-from avault.protocol import decode_frame, encode_frame
+from avault.protocol import encode_frame
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar
@@ -101,30 +100,27 @@ class Helper:
             self.process.kill()
 
 
-def is_answer(data: bytearray) -> bool:
-    """Whether that is an answer already, and not the beginning of one."""
-    try:
-        return "outcome" in decode_frame(data)
-    except AvaultError:
-        return False
-
-
-async def read_end(end: socket.socket, limit: float | None) -> dict[str, Any]:
-    """The answer that comes through a socket; of a helper that is stopped, an error.
+async def read_whole(end: socket.socket, limit: float) -> bytes:
+    """What a helper answers through a socket; of one that is stopped, an error.
 
     It is whole before the socket ends, whose other end somebody else may hold.
     """
     loop, read = asyncio.get_running_loop(), bytearray()
     end.setblocking(False)
     try:
-        async with asyncio.timeout(None if limit is None else limit + SLACK):
+        async with asyncio.timeout(limit + SLACK):
             while len(read) < 1 << 20 and (piece := await loop.sock_recv(end, 1 << 16)):
                 read += piece
                 if is_answer(read):
                     break
     except TimeoutError:
-        return {"outcome": "error", "detail": "its helper did not end in time"}
-    return read_answer(bytes(read))
+        return render_answer("error", "its helper did not end in time")
+    return bytes(read)
+
+
+async def read_end(end: socket.socket, limit: float) -> dict[str, Any]:
+    """A helper's answer."""
+    return read_answer(await read_whole(end, limit))
 
 
 async def run_errand(

@@ -187,14 +187,13 @@ class Holding:
 
     def note_consent(self, custodian: Way) -> None:
         """Who agrees to changes from now on: the phone, where this machine is paired."""
-        try:
-            self.contact.pairing = self.contact.find(self.store)
-        except Tampered as error:
-            self.reporter.warnings["pairing"] = error.message
-        if isinstance(custodian, KeptKey):
+        self.contact.note_seen(self.store)
+        if self.contact.is_paired():
+            self.consent.end()
+        elif isinstance(custodian, OperatorKey) and self.store:
+            self.consent.begin()
+        elif isinstance(custodian, KeptKey):
             self.consent.phoneless = custodian.phoneless
-        if isinstance(custodian, OperatorKey):  # the operator is here
-            self.consent.phoneless = self.consent.is_fresh = not self.contact.pairing
 
     async def agree(self, custodian: KeptKey, ticket: str) -> None:
         """Let who opens the vault with a custodian agree to the change that has the ticket.
@@ -202,7 +201,7 @@ class Holding:
         Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
         """
         store = self.store
-        if not store or not self.consent.phoneless or self.contact.find(store):
+        if not store or not self.consent.phoneless or self.contact.is_paired():
             raise Denied("the operator agrees by phone", "pair it with: avault pair")
         keys, _, _ = await self.obtain(custodian)
         if public_hex(keys) != store.vault.agent:
@@ -211,7 +210,7 @@ class Holding:
 
     async def note_proof(self) -> None:
         """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
-        self.consent.is_fresh = False
+        self.consent.first = ""
         if self.store and self.consent.phoneless and not self.ratchet.proven:
             self.ratchet.prove()
             content = self.ratchet.content

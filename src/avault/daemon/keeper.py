@@ -160,9 +160,10 @@ class Guard:
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
-                async with self.custody.trying:  # who comes later waits for what comes of them
-                    if self.child.control and self.state != "unlocked":
-                        await self.try_ways(ways, caller, asks_phone)
+                if ways:
+                    async with self.custody.trying:  # who comes later waits for what comes of them
+                        if self.child.control and self.state != "unlocked":
+                            await self.try_ways(ways, caller, asks_phone)
                 if (
                     self.child.control
                     and self.state != "unlocked"

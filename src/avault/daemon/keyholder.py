@@ -184,11 +184,11 @@ class Keyholder:
         }
 
     def describe_consent(self) -> str | None:
-        """Who agrees to changes of custodians: the phone, a custodian, nobody needs to, or none can."""
+        """Who agrees to changes of custodians: the phone, a custodian, or nobody can."""
         consent, contact = self.holding.consent, self.holding.contact
-        if contact.pairing:
+        if contact.pairing or contact.seen:
             return "phone"
-        return "nobody" if consent.is_fresh else "custodian" if consent.phoneless else None
+        return "custodian" if consent.phoneless else None
 
     def collect_warnings(self) -> dict[str, str]:
         """All that the operator should know, by what it is about."""

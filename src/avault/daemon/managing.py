@@ -12,7 +12,7 @@ from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import PHONE, check_custodian
 from avault.daemon.errands import Helper, Reach, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Guard
-from avault.errors import AvaultError, Denied, NotFound, Usage, printable
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,30 +63,76 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     content |= await settle_custodian(guard, content, reach)
     if content["asks"] and not reach.is_there():
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    ticket = secrets.token_hex(16)
-    await agree_otherwise(guard, reach, ticket, f"{name} ({kind}) may open this vault")
-    content = await entrust_to(guard, content, reach, {"ticket": ticket, "caller": caller})
+    refuse_one_place(guard, content)
+    ticket = str(request.get("ticket") or "") or await agree_otherwise(
+        guard, reach, f"{name} ({kind}) may open this vault"
+    )
+    await drop_candidate(guard, name)  # of an add that was cut off
+    content = await entrust_to(guard, content, reach, ticket, caller)
     custody.custodians.save(content, candidate=True)
     try:
         tried = await try_custodian(guard.places, content, reach, candidate=True)
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-        custody.custodians.save(content)
     except BaseException:
-        await run_errand(guard.places, "delete", content, Reach({}))
+        await drop_candidate(guard, name)
         raise
-    finally:
-        custody.custodians.drop_candidate(name)
+    custody.custodians.save(content)
+    custody.custodians.drop_candidate(name)
     if old:
         await run_errand(guard.places, "delete", old, Reach({}))
     else:
-        order = custody.custodians.order()
-        # one that asks nobody comes before the phone, one that asks a person after it
-        place = order.index(PHONE) if PHONE in order and not content["asks"] else len(order)
-        custody.custodians.write([*order[:place], name, *order[place:]])
+        write_order(guard, name, bool(content["asks"]))
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
     return {"name": name, "asks": content["asks"]}
+
+
+def write_order(guard: Guard, name: str, asks: bool) -> None:
+    """Put a new custodian before the phone if it asks nobody, else behind it.
+
+    A vault that was made without a phone has none in its order.
+    """
+    custodians = guard.custody.custodians
+    is_phoneless = guard.report.get("consent") == "custodian"
+    order = [
+        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
+    ]
+    place = order.index(PHONE) if PHONE in order and not asks else len(order)
+    custodians.write([*order[:place], name, *order[place:]])
+
+
+def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
+    """Raise Usage where another custodian's program keeps its key in the same place.
+
+    To add the one would overwrite the other's, and to take one away delete both. Such a program
+    has a setting `delete`, its own or as a member of a quorum.
+    """
+
+    def places(settings: dict[str, str]) -> set[str]:
+        return {
+            value
+            for name, value in settings.items()
+            if value and (name == "delete" or name.endswith(".delete"))
+        }
+
+    wanted = places(content["settings"])
+    for name in guard.custody.custodians.names() if wanted else []:
+        with contextlib.suppress(Tampered, NotFound):
+            if wanted & places(guard.custody.custodians.load(name)["settings"]):
+                raise Usage(
+                    f"{name} keeps its key in that very place",
+                    "give this one another: key=…, or other commands",
+                )
+
+
+async def drop_candidate(guard: Guard, name: str) -> None:
+    """Have a custodian that does not count forget its key, and take its file away."""
+    custodians = guard.custody.custodians
+    with contextlib.suppress(AvaultError):
+        content = custodians.load(name, candidate=True)
+        await run_errand(guard.places, "delete", content, Reach({}))
+    custodians.drop_candidate(name)
 
 
 def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
@@ -108,57 +154,50 @@ async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) 
     return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
 
 
-async def agree_otherwise(guard: Guard, reach: Reach, ticket: str, change: str) -> None:
-    """In a vault without a phone, have who opens it with a custodian agree; else the phone is asked.
+async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
+    """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
 
     Where one asks a person, only such a one can agree: another would do it by itself.
     """
+    ticket = secrets.token_hex(16)
     if guard.report.get("consent") != "custodian":
-        return
+        return ticket  # the phone is asked
     names = [name for name in guard.custody.custodians.order() if name != PHONE]
     asking = [name for name in names if guard.custody.asks(name)]
-    failed: AvaultError | None = None
+    failed: AvaultError = Denied(
+        "nobody can agree to that",
+        "with the recovery kit: avault recover --operator-key - --with KIND",
+    )
     for name in asking or names:
         try:
             await guard.custody.agree(name, reach, ticket, change)
-            return
+            return ticket
         except AvaultError as error:
             if guard.custody.is_final(name, error):
                 raise
             failed = error
-    if failed:
-        raise failed
+    raise failed
 
 
 async def entrust_to(
-    guard: Guard, content: dict[str, Any], reach: Reach, wish: dict[str, Any]
+    guard: Guard, content: dict[str, Any], reach: Reach, ticket: str, caller: dict[str, Any]
 ) -> dict[str, Any]:
     """Have the keyholder give a helper an unlock key: the custodian's file, with what that opens."""
-    custody, control = guard.custody, guard.child.control
-    if not control:
-        raise guard.locked()
     answer, end = socket.socketpair()
     with answer:
         with end:
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
-            guard.failure = custody.sealed = None
             what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
-            message = {"do": "entrust", **what, **wish, "helper": helper.process.pid}
-            control.send(message, helper.door.fileno())
-            helper.door.close()
-            said = await read_end(
-                answer, None
-            )  # the phone may take its time; the keyholder does not
+            wish = {"do": "entrust", **what, "caller": caller, "helper": helper.process.pid}
+            sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
+            said = await read_end(answer, helper.limit)
         finally:
             helper.end()
-    if guard.failure:
-        failure, guard.failure = guard.failure, None
-        raise failure
     kept = raise_outcome(said, "the custodian did not take its key: {}")
-    if not custody.sealed:
+    if not sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return {**content, **custody.sealed, "kept": kept}
+    return {**content, **sealed, "kept": kept}
 
 
 async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -211,12 +250,15 @@ async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any])
 async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Take a custodian away, with what it keeps; never the last that works."""
     name, custody = str(request.get("name")), guard.custody
-    order = custody.custodians.order()
-    others = [each for each in order if each != name]
+    others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
         return await remove_phone(guard, others, Reach(request))
-    is_last = name in order and not (guard.custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(guard, others, Reach(request)):
+    is_last = not (guard.custody.has_phone() and PHONE in others)
+    if (
+        is_last
+        and custody.custodians.is_there(name)
+        and not await any_opens(guard, others, Reach(request))
+    ):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
@@ -258,30 +300,9 @@ async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message
         raise Denied(
             "nothing but the phone opens this vault", "add another before: avault custody add"
         )
-    guard.failure = None
-    guard.custody.agreed.clear()
-    if guard.child.control:
-        guard.child.control.send({"do": "part", "ticket": ""})
-    while not guard.custody.agreed.is_set():
-        if guard.failure:
-            failure, guard.failure = guard.failure, None
-            raise failure
-        if not guard.child.control:
-            raise guard.locked()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(guard.custody.agreed.wait(), 0.2)
+    await guard.custody.change(secrets.token_hex(16), {"do": "part"})
     guard.custody.custodians.write(others)
     return {"name": PHONE, "outcome": "ok"}
-
-
-async def forget_phone(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Take the phone out of the order of a vault that was made without one."""
-    is_phoneless = guard.report.get("consent") in ("nobody", "custodian")
-    if not is_phoneless or not guard.custody.has_any():
-        raise Denied("the phone, or nothing else, opens this vault", "see: avault custody list")
-    order = [name for name in guard.custody.custodians.order() if name != PHONE]
-    guard.custody.custodians.write(order)
-    return {"order": order}
 
 
 async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -299,5 +320,4 @@ MANAGE: dict[str, Manage] = {
     "test": test_custodian,
     "remove": remove_custodian,
     "order": order_custodians,
-    "forget_phone": forget_phone,
 }

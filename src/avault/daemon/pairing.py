@@ -157,7 +157,7 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
-    holding.consent.phoneless = holding.consent.is_fresh = False
+    holding.consent.end()
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
     keyholder.reporter.report()

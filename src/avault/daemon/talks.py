@@ -85,7 +85,8 @@ async def talk_init(
         places.file("nsec.enc"),
         encode_file("nsec", seal_nsec(keys, identity, operator, name, host)),
     )
-    holding.consent.phoneless = holding.consent.is_fresh = bool(request.get("kit"))
+    if request.get("kit"):
+        holding.consent.begin()
     holding.begin(store, content, "init", is_new=True)
     await holding.verify_recovery()
     keyholder.reporter.wrote()
@@ -98,6 +99,7 @@ async def talk_init(
         "agent_npub": to_npub(agent),
         "signer_npub": to_npub(operator),
         "paired": bool(pairing),
+        "ticket": holding.consent.first or None,
     }
 
 
@@ -191,11 +193,13 @@ async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
     """Open the vault with NOSTR_NSEC, or with the operator's own key."""
+    ticket = None
     if not keyholder.holding.store:
         operator = private.get("operator_nsec")
         way = OperatorKey(str(operator)) if operator else GivenKey(str(private.get("nsec")))
         await keyholder.unlocking.open(way, bool(request.get("accept_rollback")))
-    return {"ok": True}
+        ticket = keyholder.holding.consent.first or None
+    return {"ok": True, "ticket": ticket}
 
 
 async def talk_drill(

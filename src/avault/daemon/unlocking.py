@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, KeptKey, Phone
+from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
 from avault.daemon.reporter import Reporter
 from avault.errors import Locked, complain
-from avault.plain import MAX_FRAME
 from avault.process import uptime
 from avault.signer.pairing import Pairing
 from avault.signer.relays import is_clock_unsynchronised
@@ -157,8 +158,8 @@ class Unlocking:
         holding, name, failed = self.holding, str(message["custodian"]), None
         self.trying += 1
         try:
-            with open(fd, "rb") as pipe:
-                answer = await asyncio.to_thread(pipe.read, MAX_FRAME)
+            with socket.socket(fileno=fd) as end:
+                answer = await read_whole(end, float(message["limit"]))
             custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
             if ticket := message.get("ticket"):
                 await holding.agree(custodian, str(ticket))

@@ -24,6 +24,7 @@ REPAIRS = {
     "unlock": "avault unlock, and the phone is asked for nsec.enc",
     "pairing": "avault pair",
     "pin": "git pull, avault unlock",
+    "custodians": "avault custody list",
 }
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {
