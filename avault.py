@@ -1944,16 +1944,23 @@ def lock_directory(path: str) -> int:
     on the open file: a keyholder inherits it, so that there is no second
     writer until both are gone.
     """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    if take_lock(fd):
+        return fd
+    os.close(fd)
+    hint = "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME"
+    raise Unavailable(f"another daemon holds the vault {path}", hint)
+
+
+def take_lock(fd: int) -> bool:
+    """Lock what is open, until all who have it have closed it; False if somebody else has."""
     import fcntl
 
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        hint = "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME"
-        raise Unavailable(f"another daemon holds the vault {path}", hint) from None
-    return fd
+        return False
+    return True
 
 
 def harden(title: str, die_with_parent: bool = False) -> None:
@@ -12162,6 +12169,10 @@ def reason(errors: bytes) -> str:
 # Git itself refuses a repository of somebody else's (safe.directory).
 
 
+# what git says of a lock, which it does not wait for: of the index, and of its configuration
+LOCKED = rb"'([^']*\.lock)': File exists|lock config file (.*): File exists"
+
+
 class Head(Fields, frozen=True, order=True):
     """The branch that is checked out, and its commit; None before the first."""
 
@@ -12236,11 +12247,40 @@ class Repository:
         index: str | None = None,
         settings: tuple[str, ...] = (),
     ) -> bytes:
-        """What git prints; raises AvaultError with what it says."""
-        done = run_git(self.top, *words, data=data, index=index, settings=(NO_HOOKS, *settings))
-        if done.returncode:
-            raise AvaultError(f"git {words[0]}: {reason(done.stderr)}", "see: git status")
-        return done.stdout
+        """What git prints; raises AvaultError with what it says.
+
+        Waits a little for another git's lock, and never removes it; raises Refused.
+        """
+        end = time.monotonic() + LOCK_PATIENCE
+        while True:
+            done = run_git(self.top, *words, data=data, index=index, settings=(NO_HOOKS, *settings))
+            if not done.returncode:
+                return done.stdout
+            lock = re.search(LOCKED, done.stderr)
+            if not lock:
+                raise AvaultError(f"git {words[0]}: {reason(done.stderr)}", "see: git status")
+            if time.monotonic() > end:
+                path = os.path.join(self.top, os.fsdecode(lock[1] or lock[2] + b".lock"))
+                raise Refused(
+                    f"another git holds the repository ({printable(os.path.basename(path))})",
+                    f"if none is running: rm {shlex.quote(path)}",
+                )
+            time.sleep(0.1)
+
+    @context
+    def hold(self) -> Iterator[None]:
+        """Keep other avaults out of the repository, as git does not wait for its own locks.
+
+        Waits a little; whoever then still is there is met at git's locks.
+        """
+        place = os.open(self.git_dir, os.O_RDONLY | os.O_DIRECTORY)
+        end = time.monotonic() + LOCK_PATIENCE
+        try:
+            while not take_lock(place) and time.monotonic() < end:
+                time.sleep(0.05)
+            yield
+        finally:
+            os.close(place)
 
     def line(self, *words: str) -> str | None:
         """The one line that git prints; None if it says no, or nothing."""
@@ -12392,32 +12432,18 @@ class Repository:
 
         A commit of the user's must not take them back.
 
-        Waits a little for another git's lock, and never removes it; raises Refused. Whoever writes
-        an index compares files that have just been changed, whosesoever they are, and runs their
-        filters: here they have none, and git looks again.
+        Raises Refused, AvaultError. Whoever writes an index compares files that have just been
+        changed, whosesoever they are, and runs their filters: here they have none, and git looks
+        again.
         """
         filters = [
             name
             for name in self.settings
             if re.fullmatch(r"filter\..*\.(clean|process|required)", name, re.DOTALL)
         ]
-        settings = (NO_HOOKS, *(f"{name}=" for name in filters))
+        settings = tuple(f"{name}=" for name in filters)
         data = os.fsencode("".join(path + "\0" for path in paths))
-        end = time.monotonic() + LOCK_PATIENCE
-        while (
-            done := run_git(
-                self.top, "update-index", "--add", "-z", "--stdin", data=data, settings=settings
-            )
-        ).returncode:
-            if b"index.lock': File exists" not in done.stderr:
-                raise AvaultError(f"git update-index: {reason(done.stderr)}", "see: git status")
-            if time.monotonic() > end:
-                lock = os.path.join(self.git_dir, "index.lock")
-                raise Refused(
-                    "another git holds the repository (index.lock)",
-                    f"if none is running: rm {shlex.quote(lock)}",
-                )
-            time.sleep(0.1)
+        self.run("update-index", "--add", "-z", "--stdin", data=data, settings=settings)
 
 
 def is_regular(path: str) -> bool:
@@ -13379,27 +13405,8 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
         os.umask(0o777 & ~stat.S_IMODE(os.stat(repository.git_dir).st_mode) & 0o077)
         if repository.paths[VAULT] in repository.ignored:
             return told | {"state": "ignored", "reason": "the repository ignores avault.enc"}
-        told |= set_up_quietly(repository)
-        settled = settle(repository, places)
-        operation = repository.operation()
-        if operation and (
-            settled or (operation == "a merge" and not repository.run("ls-files", "-z", "-u"))
-        ):
-            hint = "avault sync" if operation == "a merge" else "git status says how to go on"
-            return told | {
-                "state": "merged",
-                "reason": f"{operation} is under way; the vault is merged in it",
-                "hint": hint,
-            }
-        if not repository.is_on("avault.commit"):
-            return told | {"state": "off", "reason": "git config avault.commit is false"}
-        commit = commit_files(repository, Verified(places, given))
-        told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
-        told |= push_commits(repository)
-        if commit:
-            with contextlib.suppress(TimedOut):
-                # as `git commit` does
-                run_git(repository.top, "maintenance", "run", "--auto", "--quiet")
+        with repository.hold():
+            told |= record_in(repository, places, given)
     except NoRepository as error:
         told |= {"state": "no_repository", "reason": error.message}
     except AvaultError as error:
@@ -13410,6 +13417,31 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
             Locked: "refused",
         }.get(type(error), "failed")
         told |= {"state": state, "reason": error.message, "hint": error.hint}
+    return told
+
+
+def record_in(
+    repository: Repository, places: Places, given: dict[str, str] | None
+) -> dict[str, Any]:
+    """What `record` does where nothing speaks against it; raises AvaultError."""
+    told: dict[str, Any] = set_up_quietly(repository)
+    settled = settle(repository, places)
+    operation = repository.operation()
+    if operation and (
+        settled or (operation == "a merge" and not repository.run("ls-files", "-z", "-u"))
+    ):
+        hint = "avault sync" if operation == "a merge" else "git status says how to go on"
+        why = f"{operation} is under way; the vault is merged in it"
+        return told | {"state": "merged", "reason": why, "hint": hint}
+    if not repository.is_on("avault.commit"):
+        return told | {"state": "off", "reason": "git config avault.commit is false"}
+    commit = commit_files(repository, Verified(places, given))
+    told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
+    told |= push_commits(repository)
+    if commit:
+        with contextlib.suppress(TimedOut):
+            # as `git commit` does
+            run_git(repository.top, "maintenance", "run", "--auto", "--quiet")
     return told
 
 
@@ -13542,24 +13574,8 @@ def cmd_sync(terminal: Terminal) -> int:
     operation = repository.operation()
     if operation and operation != "a merge":
         raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
-    if not is_set_up(repository):
-        set_up(repository)
-    told: dict[str, Any] = {
-        "repository": repository.top,
-        "upstream": None,
-        "commit": None,
-        "merged": 0,
-        "pushed": 0,
-    }
-    settle(repository, terminal.places)
-    conclude_merge(repository)
-    if repository.is_on("avault.commit"):
-        commit = commit_files(repository, Verified(terminal.places))
-        told["commit"] = commit and commit[:12]
-    if repository.run("remote"):
-        upstream = find_upstream(repository, repository.head().branch)
-        told["upstream"] = upstream.name
-        exchange_commits(repository, upstream, terminal.places, told)
+    with repository.hold():
+        told = bring_level(repository, terminal.places)
     told["conflicts"] = served_conflicts(terminal)
     with contextlib.suppress(AvaultError):
         terminal.ask("record")  # so that `status` says how it is now
@@ -13575,6 +13591,29 @@ def cmd_sync(terminal: Terminal) -> int:
             "there is no remote to be level with"
         )
     return 0
+
+
+def bring_level(repository: Repository, places: Places) -> dict[str, Any]:
+    """Commit what is here, and have both sides the same; what was done. Raises AvaultError."""
+    if not is_set_up(repository):
+        set_up(repository)
+    told: dict[str, Any] = {
+        "repository": repository.top,
+        "upstream": None,
+        "commit": None,
+        "merged": 0,
+        "pushed": 0,
+    }
+    settle(repository, places)
+    conclude_merge(repository)
+    if repository.is_on("avault.commit"):
+        commit = commit_files(repository, Verified(places))
+        told["commit"] = commit and commit[:12]
+    if repository.run("remote"):
+        upstream = find_upstream(repository, repository.head().branch)
+        told["upstream"] = upstream.name
+        exchange_commits(repository, upstream, places, told)
+    return told
 
 
 def exchange_commits(

@@ -3,6 +3,7 @@
 Most of it needs no daemon: to git the vault's files are bytes. Where one runs, the daemon itself runs `git record`.
 """
 
+import fcntl
 import http.server
 import json
 import os
@@ -912,6 +913,40 @@ def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
     monkeypatch.setattr(avault, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
     assert avault.commit_files(avault.Repository(str(repository.vault)), ANYTHING)
     assert len(waited) == 3 and in_head(repository) == data
+
+
+def test_the_lock_of_its_settings_is_waited_for(repository, monkeypatch):
+    """Two that set the merge driver up at once: git waits for no lock of its own."""
+    lock = repository.vault / ".git" / "config.lock"
+    lock.touch()
+    waited = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            lock.unlink()
+
+    monkeypatch.setenv("HOME", str(repository.home))
+    monkeypatch.setattr(avault, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    avault.set_up(avault.Repository(str(repository.vault)))
+    assert len(waited) == 3 and avault.is_set_up(avault.Repository(str(repository.vault)))
+
+
+@pytest.mark.parametrize("words", [("sync",), ("git", "record")])
+def test_one_avault_at_a_time(repository, words):
+    """What the daemon records and `sync` wait for each other, and not for ever."""
+    by_hand(repository)
+    change(repository)
+    place = os.open(repository.vault / ".git", os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_EX)
+    words = words if words == ("sync",) else ("git", "record", *vouched(repository))
+    running = repository.start(*words)
+    with pytest.raises(subprocess.TimeoutExpired):
+        running.process.wait(1)
+    assert len(commits(repository)) == 1
+    os.close(place)
+    running.process.wait(60)
+    assert words == ("sync",) or len(commits(repository)) == 2
 
 
 def test_a_lock_that_stays_is_never_removed(repository):

@@ -54,16 +54,23 @@ def lock_directory(path: str) -> int:
     on the open file: a keyholder inherits it, so that there is no second
     writer until both are gone.
     """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    if take_lock(fd):
+        return fd
+    os.close(fd)
+    hint = "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME"
+    raise Unavailable(f"another daemon holds the vault {path}", hint)
+
+
+def take_lock(fd: int) -> bool:
+    """Lock what is open, until all who have it have closed it; False if somebody else has."""
     import fcntl
 
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
-        hint = "stop it from where it was started: another AVAULT_SOCKET, HOME or XDG_STATE_HOME"
-        raise Unavailable(f"another daemon holds the vault {path}", hint) from None
-    return fd
+        return False
+    return True
 
 
 def harden(title: str, die_with_parent: bool = False) -> None:

@@ -45,27 +45,8 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
         os.umask(0o777 & ~stat.S_IMODE(os.stat(repository.git_dir).st_mode) & 0o077)
         if repository.paths[VAULT] in repository.ignored:
             return told | {"state": "ignored", "reason": "the repository ignores avault.enc"}
-        told |= set_up_quietly(repository)
-        settled = settle(repository, places)
-        operation = repository.operation()
-        if operation and (
-            settled or (operation == "a merge" and not repository.run("ls-files", "-z", "-u"))
-        ):
-            hint = "avault sync" if operation == "a merge" else "git status says how to go on"
-            return told | {
-                "state": "merged",
-                "reason": f"{operation} is under way; the vault is merged in it",
-                "hint": hint,
-            }
-        if not repository.is_on("avault.commit"):
-            return told | {"state": "off", "reason": "git config avault.commit is false"}
-        commit = commit_files(repository, Verified(places, given))
-        told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
-        told |= push_commits(repository)
-        if commit:
-            with contextlib.suppress(TimedOut):
-                # as `git commit` does
-                run_git(repository.top, "maintenance", "run", "--auto", "--quiet")
+        with repository.hold():
+            told |= record_in(repository, places, given)
     except NoRepository as error:
         told |= {"state": "no_repository", "reason": error.message}
     except AvaultError as error:
@@ -76,6 +57,31 @@ def record(places: Places, given: dict[str, str] | None = None) -> dict[str, Any
             Locked: "refused",
         }.get(type(error), "failed")
         told |= {"state": state, "reason": error.message, "hint": error.hint}
+    return told
+
+
+def record_in(
+    repository: Repository, places: Places, given: dict[str, str] | None
+) -> dict[str, Any]:
+    """What `record` does where nothing speaks against it; raises AvaultError."""
+    told: dict[str, Any] = set_up_quietly(repository)
+    settled = settle(repository, places)
+    operation = repository.operation()
+    if operation and (
+        settled or (operation == "a merge" and not repository.run("ls-files", "-z", "-u"))
+    ):
+        hint = "avault sync" if operation == "a merge" else "git status says how to go on"
+        why = f"{operation} is under way; the vault is merged in it"
+        return told | {"state": "merged", "reason": why, "hint": hint}
+    if not repository.is_on("avault.commit"):
+        return told | {"state": "off", "reason": "git config avault.commit is false"}
+    commit = commit_files(repository, Verified(places, given))
+    told |= {"state": "committed" if commit else "clean", "commit": commit and commit[:12]}
+    told |= push_commits(repository)
+    if commit:
+        with contextlib.suppress(TimedOut):
+            # as `git commit` does
+            run_git(repository.top, "maintenance", "run", "--auto", "--quiet")
     return told
 
 

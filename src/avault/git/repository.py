@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Unavailable, printable
 from avault.git.committed import ATTRIBUTES, LOCK_PATIENCE, NAMES, OPERATIONS, NoRepository, Refused
 from avault.git.run import NO_HOOKS, reason, run_git
-from avault.late import Fields, once
+from avault.late import Fields, context, once
+from avault.process import take_lock
 from avault.vault.files import read_file
 from avault.vault.own_files import GITATTRIBUTES
 from avault.vault.work_tree import find_git
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+# what git says of a lock, which it does not wait for: of the index, and of its configuration
+LOCKED = rb"'([^']*\.lock)': File exists|lock config file (.*): File exists"
 
 
 class Head(Fields, frozen=True, order=True):
@@ -98,11 +102,40 @@ class Repository:
         index: str | None = None,
         settings: tuple[str, ...] = (),
     ) -> bytes:
-        """What git prints; raises AvaultError with what it says."""
-        done = run_git(self.top, *words, data=data, index=index, settings=(NO_HOOKS, *settings))
-        if done.returncode:
-            raise AvaultError(f"git {words[0]}: {reason(done.stderr)}", "see: git status")
-        return done.stdout
+        """What git prints; raises AvaultError with what it says.
+
+        Waits a little for another git's lock, and never removes it; raises Refused.
+        """
+        end = time.monotonic() + LOCK_PATIENCE
+        while True:
+            done = run_git(self.top, *words, data=data, index=index, settings=(NO_HOOKS, *settings))
+            if not done.returncode:
+                return done.stdout
+            lock = re.search(LOCKED, done.stderr)
+            if not lock:
+                raise AvaultError(f"git {words[0]}: {reason(done.stderr)}", "see: git status")
+            if time.monotonic() > end:
+                path = os.path.join(self.top, os.fsdecode(lock[1] or lock[2] + b".lock"))
+                raise Refused(
+                    f"another git holds the repository ({printable(os.path.basename(path))})",
+                    f"if none is running: rm {shlex.quote(path)}",
+                )
+            time.sleep(0.1)
+
+    @context
+    def hold(self) -> Iterator[None]:
+        """Keep other avaults out of the repository, as git does not wait for its own locks.
+
+        Waits a little; whoever then still is there is met at git's locks.
+        """
+        place = os.open(self.git_dir, os.O_RDONLY | os.O_DIRECTORY)
+        end = time.monotonic() + LOCK_PATIENCE
+        try:
+            while not take_lock(place) and time.monotonic() < end:
+                time.sleep(0.05)
+            yield
+        finally:
+            os.close(place)
 
     def line(self, *words: str) -> str | None:
         """The one line that git prints; None if it says no, or nothing."""
@@ -254,32 +287,18 @@ class Repository:
 
         A commit of the user's must not take them back.
 
-        Waits a little for another git's lock, and never removes it; raises Refused. Whoever writes
-        an index compares files that have just been changed, whosesoever they are, and runs their
-        filters: here they have none, and git looks again.
+        Raises Refused, AvaultError. Whoever writes an index compares files that have just been
+        changed, whosesoever they are, and runs their filters: here they have none, and git looks
+        again.
         """
         filters = [
             name
             for name in self.settings
             if re.fullmatch(r"filter\..*\.(clean|process|required)", name, re.DOTALL)
         ]
-        settings = (NO_HOOKS, *(f"{name}=" for name in filters))
+        settings = tuple(f"{name}=" for name in filters)
         data = os.fsencode("".join(path + "\0" for path in paths))
-        end = time.monotonic() + LOCK_PATIENCE
-        while (
-            done := run_git(
-                self.top, "update-index", "--add", "-z", "--stdin", data=data, settings=settings
-            )
-        ).returncode:
-            if b"index.lock': File exists" not in done.stderr:
-                raise AvaultError(f"git update-index: {reason(done.stderr)}", "see: git status")
-            if time.monotonic() > end:
-                lock = os.path.join(self.git_dir, "index.lock")
-                raise Refused(
-                    "another git holds the repository (index.lock)",
-                    f"if none is running: rm {shlex.quote(lock)}",
-                )
-            time.sleep(0.1)
+        self.run("update-index", "--add", "-z", "--stdin", data=data, settings=settings)
 
 
 def is_regular(path: str) -> bool:

@@ -59,24 +59,8 @@ def cmd_sync(terminal: Terminal) -> int:
     operation = repository.operation()
     if operation and operation != "a merge":
         raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
-    if not is_set_up(repository):
-        set_up(repository)
-    told: dict[str, Any] = {
-        "repository": repository.top,
-        "upstream": None,
-        "commit": None,
-        "merged": 0,
-        "pushed": 0,
-    }
-    settle(repository, terminal.places)
-    conclude_merge(repository)
-    if repository.is_on("avault.commit"):
-        commit = commit_files(repository, Verified(terminal.places))
-        told["commit"] = commit and commit[:12]
-    if repository.run("remote"):
-        upstream = find_upstream(repository, repository.head().branch)
-        told["upstream"] = upstream.name
-        exchange_commits(repository, upstream, terminal.places, told)
+    with repository.hold():
+        told = bring_level(repository, terminal.places)
     told["conflicts"] = served_conflicts(terminal)
     with contextlib.suppress(AvaultError):
         terminal.ask("record")  # so that `status` says how it is now
@@ -92,6 +76,29 @@ def cmd_sync(terminal: Terminal) -> int:
             "there is no remote to be level with"
         )
     return 0
+
+
+def bring_level(repository: Repository, places: Places) -> dict[str, Any]:
+    """Commit what is here, and have both sides the same; what was done. Raises AvaultError."""
+    if not is_set_up(repository):
+        set_up(repository)
+    told: dict[str, Any] = {
+        "repository": repository.top,
+        "upstream": None,
+        "commit": None,
+        "merged": 0,
+        "pushed": 0,
+    }
+    settle(repository, places)
+    conclude_merge(repository)
+    if repository.is_on("avault.commit"):
+        commit = commit_files(repository, Verified(places))
+        told["commit"] = commit and commit[:12]
+    if repository.run("remote"):
+        upstream = find_upstream(repository, repository.head().branch)
+        told["upstream"] = upstream.name
+        exchange_commits(repository, upstream, places, told)
+    return told
 
 
 def exchange_commits(
