@@ -2623,6 +2623,33 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
     return data
 
 
+def open_named(file: str) -> int:
+    """A descriptor of a file that a person named, `-` being stdin; raises NotFound, AvaultError.
+
+    For a process that is hardened afterwards: what `<(…)` gives, /dev/fd/63, is closed to it then.
+    """
+    try:
+        if file == "-":
+            return os.dup(0)
+        return os.open(os.path.expanduser(file), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"no file {printable(file, 4096)}") from None
+    except OSError as error:
+        raise AvaultError(f"cannot read {printable(file, 4096)}: {error.strerror}") from None
+
+
+def read_named(fd: int, file: str, limit: int) -> bytes:
+    """What is in a file that open_named has opened, which is closed; raises Usage, AvaultError."""
+    try:
+        with open(fd, "rb") as opened:
+            data = opened.read(limit + 1)
+    except OSError as error:
+        raise AvaultError(f"cannot read {printable(file, 4096)}: {error.strerror}") from None
+    if len(data) > limit:
+        raise Usage(f"{printable(file, 4096)} is too large; the limit is {limit:,} bytes")
+    return data
+
+
 def refuse_foreign(path: str) -> None:
     """Raise Tampered where a path names what is no regular file of ours.
 
@@ -15020,30 +15047,36 @@ class Audit:
         self.seen: set[str] = set()
         self.findings: list[Exposure] = []
 
-    def look(
-        self, path: str, is_named: bool, parse: Callable[[str], list[Assignment]] | None = None
-    ) -> None:
-        """Look into a file, and into those that it names if it is a unit.
+    def look(self, path: str, parse: Callable[[str], list[Assignment]] | None = None) -> None:
+        """Look into a file that may be there, and into those that it names if it is a unit.
 
-        One that was not named may be missing.
+        One that cannot be read is said.
         """
-        real = os.path.realpath(path)
-        if real in self.seen or (not is_named and not os.path.isfile(real)):
+        if not self.is_new(path) or not os.path.isfile(path):
             return
-        self.seen.add(real)
         try:
-            text = to_text(read_file(real, SCRIPT, only_regular=False), path)
+            self.look_at(path, read_file(os.path.realpath(path), SCRIPT), parse)
         except AvaultError as error:
-            if is_named:
-                raise
             warn(printable(error.message))
-            return
+
+    def is_new(self, path: str) -> bool:
+        """Whether a file was not looked at yet, under whatever name."""
+        real = os.path.realpath(path)
+        is_new = real not in self.seen
+        self.seen.add(real)
+        return is_new
+
+    def look_at(
+        self, path: str, data: bytes, parse: Callable[[str], list[Assignment]] | None = None
+    ) -> None:
+        """Look into what is in a file, and into the files that it names; raises Usage."""
+        text = to_text(data, path)
         self.files.append(path)
         parse = parse or parser_of(path, text)
         self.findings += look_into(path, text, parse, self.held)
         if parse is parse_unit:
             for each in environment_files(text):
-                self.look(each, False, parse_dotenv)
+                self.look(each, parse_dotenv)
 
 
 @command("audit", option("--file", "files", multiple=True))
@@ -15053,7 +15086,8 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
     Looks for secrets that stand in clear where they usually do: the files that
     sh, bash, zsh and fish begin with, ~/.config/environment.d, ~/.pam_environment,
     .env files here, in the workspace and at home, the units in
-    ~/.config/systemd/user and the files that they name. With --file: there only.
+    ~/.config/systemd/user and the files that they name. With --file: there only;
+    - is stdin.
 
     A line for each: file, line, variable, and whether the vault has it too, has
     another value, or has it not. Never a value. What the vault does not have is
@@ -15064,12 +15098,16 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
       avault audit --file ~/project/.env --json
       avault migrate --remove      takes what ~/.profile exports
     """
+    named = [(file, open_named(file)) for file in files]
     harden("avault audit")
     audit = Audit(Held(terminal.ask("reveal", groups=[], only=[], **{"for": "audit"})["secrets"]))
-    for file in files:
-        audit.look(os.path.abspath(os.path.expanduser(file)), is_named=True)
+    for file, fd in named:
+        path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
+        data = read_named(fd, file, SCRIPT)
+        if audit.is_new(path):
+            audit.look_at(path, data)
     for file in () if files else usual_files(terminal.places):
-        audit.look(file, is_named=False)
+        audit.look(file)
     states = collections.Counter(finding.state for finding in audit.findings)
     if terminal.want_json:
         rows = [{**vars(finding), "secrets": list(finding.secrets)} for finding in audit.findings]
@@ -15940,24 +15978,12 @@ LARGEST = 256 << 20  # bytes of a file to import
 
 
 def read_input(file: str) -> str:
-    """What is in a file, or comes from stdin; raises NotFound, Usage, AvaultError.
-
-    The file is opened before this process is hardened: /dev/fd/63, which `<(…)` gives, is closed to
-    it afterwards.
-    """
+    """What is in a file, or comes from stdin; raises NotFound, Usage, AvaultError."""
     if file == "-" and sys.stdin.isatty():
         say("reading from the terminal, to the end of input (Ctrl-D)")
-    try:
-        fd = 0 if file == "-" else os.open(os.path.expanduser(file), os.O_RDONLY | os.O_CLOEXEC)
-        harden("avault import")
-        with open(fd, "rb", closefd=fd != 0) as opened:
-            data = opened.read(LARGEST + 1)
-    except FileNotFoundError:
-        raise NotFound(f"no file {printable(file)}") from None
-    except OSError as error:
-        raise AvaultError(f"cannot read {printable(file)}: {error.strerror}") from None
-    if len(data) > LARGEST:
-        raise Usage(f"{printable(file)} is too large; the limit is {LARGEST:,} bytes")
+    fd = open_named(file)
+    harden("avault import")
+    data = read_named(fd, file, LARGEST)
     refuse_encrypted(data)
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")
@@ -16271,7 +16297,7 @@ def cmd_migrate(
     spellings, and KEY=value with an export of KEY elsewhere. The last value
     counts. A line that needs the shell ($(…), $X, ~), or that an if, a loop or
     another command decides about, is left and named; so are PATH and others that
-    change what programs do. Nothing in the vault is replaced.
+    change what programs do. Nothing in the vault is replaced. F is - for stdin.
 
     --remove takes the lines out afterwards, once the vault was asked whether it
     holds them all: only lines on which nothing else stands, and only if the file
@@ -16283,13 +16309,17 @@ def cmd_migrate(
     check_group(group)
     shown = os.path.expanduser(file or "~/.profile")
     place = printable(shown, 4096)
-    harden("avault migrate")
     # dotfiles are often symlinks into a repository: what they lead to is edited
     path = os.path.realpath(shown)
+    can_edit = os.path.isfile(path)
     try:
-        data = read_file(path, SCRIPT, only_regular=False)
-    except NotFound:
-        raise NotFound(f"no file {place}", "name another with --file") from None
+        fd = open_named(shown)
+    except NotFound as error:
+        raise NotFound(error.message, "name another with --file") from None
+    if remove and not can_edit:
+        raise Usage(f"{place} is no file to take lines out of", "without --remove it is only read")
+    harden("avault migrate")
+    data = read_named(fd, shown, SCRIPT)
     script = Script(to_text(data, place), is_zsh=".z" in os.path.basename(shown))
     taken, left = take_shell(script)
     found = {(group, name): value for name, value in taken.items()}
@@ -16350,7 +16380,7 @@ def cmd_migrate(
                 f"the values may stand in the history of {repository}",
                 "a secret that was pushed is to be revoked where it was issued",
             )
-    elif found and not remove and not dry_run:
+    elif found and can_edit and not remove and not dry_run:
         say(
             "hint: take them out of the file with: avault migrate --remove"
             + (f" --file {file}" if file else "")
@@ -20212,13 +20242,12 @@ def render_service(found: dict[str, Any], service: Service) -> str:
     """A service's state for a person."""
     whose = "of the system, as" if service.system else "of"
     lines = [f"Service: {found['name']}, {whose} {service.user}"]
+    install = call.complete("avault service install")
     if not found["installed"]:
-        return f"{lines[0]}\nInstalled: no\nNext: avault service install\n"
+        return f"{lines[0]}\nInstalled: no\nNext: {install}\n"
     lines.append(f"Installed: {found['path']}")
     if not found["current"]:
-        lines.append(
-            "Outdated: avault would write it differently now; again: avault service install"
-        )
+        lines.append(f"Outdated: avault would write it differently now; again: {install}")
     at = "at boot" if service.system or found["lingering"] else "at login, as lingering is off"
     lines.append(f"Enabled: {at if found['enabled'] else 'no'}")
     if found["systemd"]:
@@ -21394,6 +21423,7 @@ metadata:
     emoji: "🔐"
     events:
       - gateway:startup
+      - agent:bootstrap
     os:
       - linux
       - darwin
@@ -21409,8 +21439,10 @@ what needs a secret is cold. This hook then asks for the vault and, once it is o
    keep the phone ringing.
    The operator is told in the first chat of `commands.ownerAllowFrom` whose channel works without the vault.
 2. `openclaw secrets reload` follows.
+3. Before each turn, it looks whether the session has MCP servers that failed before the vault was opened: this turn starts
+   them. OpenClaw by itself tries them beside a turn, for the one after.
 
-It does not hold up the gateway, sets no environment variable, and reads no secret: values go from the daemon to OpenClaw's own
+It does not hold up the gateway's start, sets no environment variable, and reads no secret: values go from the daemon to OpenClaw's own
 exec provider. What it waits for stands in the gateway's log, in lines that begin with `[avault-unlock]`, and the main session
 is told by a system event, so that the agent can say why something does not work yet.
 
@@ -21420,7 +21452,8 @@ hook; `avault openclaw uninstall` undoes that. Without `avault.json` it runs the
 If it says that the vault stays locked: `avault unlock`, and approve on the phone. The hook waits for that without asking anybody,
 and then has the secrets reloaded.
 ''',
-    "handler.ts": r'''// Opens the vault at gateway:startup, then has OpenClaw resolve its secrets again. See HOOK.md.
+    "handler.ts": r'''// Opens the vault at gateway:startup, then has OpenClaw resolve its secrets again; at agent:bootstrap, before each turn, it has
+// OpenClaw start the MCP servers that could not start while the vault was locked. See HOOK.md.
 //
 // Nothing here sees a value: `avault openclaw unlock` prints none, and the reload goes through OpenClaw's own provider.
 // The gateway imports this file as it is, so only TypeScript that can be erased: no enums, no namespaces.
@@ -21432,7 +21465,9 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 
-type HookEvent = { type: string; action: string };
+type HookEvent = { type: string; action: string; context?: { sessionId?: string } };
+type Catalog = { generatedAt: number; servers: Record<string, unknown>; diagnostics?: unknown[] };
+type Servers = { peekCatalog(): Catalog | null };
 type Avault = { command: string[]; env: Record<string, string>; config?: string };
 
 const PATIENCE = "15m"; // the operator may be in the shower
@@ -21441,10 +21476,13 @@ const WHY: Record<number, string> = { 5: "the operator refused", 7: "nobody appr
 
 const log = (text: string) => console.log(`[avault-unlock] ${text}`);
 
-// Returns at once: the gateway does not wait, and must not when it shuts down.
+// Of the gateway's start it returns at once: the gateway does not wait, and must not when it shuts down. A turn waits for it.
 export default async function handler(event: HookEvent): Promise<void> {
-  if (event.type !== "gateway" || event.action !== "startup") return;
-  openVault().catch((error) => log(`failed: ${error?.code ?? error?.name}; ${CLOSED}`));
+  const moment = `${event.type}:${event.action}`;
+  if (moment === "gateway:startup") openVault().catch((error) => log(`failed: ${error?.code ?? error?.name}; ${CLOSED}`));
+  if (moment === "agent:bootstrap") {
+    await retryServers(event.context?.sessionId).catch((error) => log(`MCP servers are left to OpenClaw (${error?.name})`));
+  }
 }
 
 async function openVault(): Promise<void> {
@@ -21488,6 +21526,29 @@ function run(...words: string[]): Promise<number> {
     child.on("error", () => resolve(127));
     child.on("close", (code) => resolve(code ?? 1));
   });
+}
+
+// Gives up the session's MCP servers that failed before the vault was opened, so that this turn starts them; the others stay.
+// OpenClaw itself would start them beside this turn, for the next one. It has no call for that: these are its own objects.
+async function retryServers(sessionId?: string): Promise<void> {
+  const held = globalThis as unknown as Record<symbol, any>;
+  const servers: Servers | undefined = held[Symbol.for("openclaw.sessionMcpRuntimeManager")]?.peekSession({ sessionId });
+  const catalog = servers?.peekCatalog();
+  if (!catalog?.diagnostics?.length || !(await openSince() + 1000 > catalog.generatedAt)) return; // it is told to the second
+  const healthy = new Set(Object.keys(catalog.servers));
+  await held[Symbol.for("openclaw.sessionMcpRuntimeOwners")].get(servers).retireUnusedServers(healthy);
+}
+
+// Since when the vault is open, in milliseconds since 1970; NaN where it is not.
+async function openSince(): Promise<number> {
+  const { command, env } = findCommand();
+  const [program, ...words] = [...command, "status", "--json"];
+  try {
+    const { stdout } = await promisify(execFile)(program, words, { timeout: 10_000, env: { ...process.env, ...env } });
+    return Date.parse(JSON.parse(stdout).since);
+  } catch {
+    return NaN; // the exit code of a vault that is not open
+  }
 }
 
 // The command that `avault openclaw install` wrote down, else the one on the PATH.
@@ -22340,7 +22401,7 @@ def check_plaintext(patient: Patient) -> Iterator[Finding]:
     else:
         audit = Audit(Held([]))
         for file in usual_files(patient.places):
-            audit.look(file, is_named=False)
+            audit.look(file)
         found, files = [finding.file for finding in audit.findings], audit.files
     judged = "" if patient.is_open() else ", judged by what they look like"
     if found:
@@ -23776,8 +23837,7 @@ class Ceremony:
             return {"confirmed": confirm("avault: is that you, the operator?")}
 
         is_private = any(private.values())
-        return ask_daemon(
-            self.terminal.places,
+        return self.terminal.ask(
             op,
             progress=self.progress,
             value=reply,
@@ -26200,7 +26260,8 @@ def render_status(status: dict[str, Any]) -> str:
     )
     lines += [f"Locks: {status['until']}"] if status["until"] else []
     if status["custodians"] not in (None, [PHONE]):
-        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: avault custody list")
+        see = call.complete("avault custody list")
+        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "

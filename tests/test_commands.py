@@ -560,7 +560,7 @@ def test_where_no_vault_is(machine: Machine) -> None:
     for words in (["get", "a"], ["set", "a/B"], ["list"], ["export"], ["delete", "a"], ["has", "a"]):
         refuse(machine, *words, code=4, input="x", says="no vault in", hint="avault init")
     assert "no vault in" in machine("run", "true", code=4).stderr
-    for words in (["daemon", "start", "-b"], ["daemon", "stop"], ["lock"], ["wait"], ["unlock"], ["recover"], ["log"]):
+    for words in (["daemon", "start", "-b"], ["daemon", "stop"], ["lock"], ["wait"], ["unlock"], ["recover"], ["log"], ["drill"], ["scan"], ["audit"]):
         refuse(machine, *words, code=4, says="no vault in")
     status = machine("status", code=4).stdout
     assert status.startswith("Daemon: stopped\n")
@@ -592,7 +592,7 @@ def test_hints_keep_the_directory(machine: Machine) -> None:
     said += machine(*directory, "doctor", "--offline", code=1).stdout
     machine(*directory, "lock", "--force")
     said += machine(*directory, "list", code=3).stderr + machine(*directory, "status", code=3).stdout
-    said += machine(*directory, "export", code=3).stderr
+    said += machine(*directory, "export", code=3).stderr + machine(*directory, "service", "status", code=4).stdout
     assert "avault --dir 'other place' " in machine(*directory, "get", "a", "--json", code=3).json["error"]["hint"]
     assert "avault --dir 'other place' " in machine(*directory, "status", "--json", code=3).json["hint"]
     machine(*directory, "daemon", "stop", "--force")

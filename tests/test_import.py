@@ -479,6 +479,40 @@ def test_import_of_a_pipe(opened: Machine, canary) -> None:
     assert values(opened, "env") == {"A": canary.value}
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "code", "shown"),
+    [
+        ("audit --file FILE", "export API_KEY=VALUE\n", 1, "FILE:1  API_KEY  not in the vault\n"),
+        ("migrate --dry-run --file FILE", "export API_KEY=VALUE\n", 0, "new       profile/API_KEY\n"),
+        ("scan FILE", "VALUE is not in the vault\n", 0, ""),
+        ("set g/K --file FILE", "VALUE", 0, ""),
+        ("inject -i FILE", "no reference\n", 0, "no reference\n"),
+        ("run --env-file FILE -- printenv API_KEY", "API_KEY=VALUE\n", 0, "VALUE\n"),
+    ],
+)
+def test_every_command_that_reads_a_file_takes_a_pipe(
+    opened: Machine, canary, words: str, text: str, code: int, shown: str
+) -> None:
+    """As `<(…)` gives it, and as `-` where it reads nothing else; see also test_import_of_a_pipe, test_scan."""
+    text = text.replace("VALUE", canary.value)
+    read, write = os.pipe()
+    os.write(write, text.encode())
+    os.close(write)
+    argv = words.split()
+    for file in (f"/dev/fd/{read}", "-") if argv[0] in ("audit", "migrate", "scan", "inject") else (f"/dev/fd/{read}",):
+        command = [*opened.command, *(file if word == "FILE" else word for word in argv)]
+        given = {} if file == "-" else {"pass_fds": [read]}
+        done = subprocess.run(command, env=opened.env, input=text, capture_output=True, text=True, **given)
+        assert (done.returncode, done.stdout) == (code, shown.replace("FILE", file).replace("VALUE", canary.value)), done.stderr
+    os.close(read)
+
+
+def test_lines_are_taken_out_of_a_file_only(opened: Machine) -> None:
+    done = opened("migrate", "--remove", "--file", "-", input="export API_KEY=abcdefgh\n", code=2)
+    assert "- is no file to take lines out of" in done.stderr
+    assert "--remove" not in opened("migrate", "--file", "-", input="export API_KEY=abcdefgh\n").stderr
+
+
 def test_a_big_import_comes_in_several_requests(opened: Machine, canary) -> None:
     """More values than one request takes, and more bytes than a frame holds; half of it there, the rest is written."""
     many = {f"K{number}": canary.new(str(number)) for number in range(1500)}

@@ -873,23 +873,30 @@ const server = new McpServer({ name: "lab", version: "1" });
 const digest = createHash("sha256").update(process.env.GITHUB_TOKEN ?? "").digest("hex").slice(0, 16);
 server.tool(`token_${digest}`, async () => ({ content: [] }));
 server.tool(`other_${process.env.OTHER === undefined ? "no" : "yes"}`, async () => ({ content: [] }));
+server.tool(`pid_${process.pid}`, async () => ({ content: [] }));
 await server.connect(new StdioServerTransport());
 """
 
 
 @pytest.fixture
-def npx(claw: Claw, machine: Machine) -> Iterator[Path]:
-    """npx and node on the machine's PATH, and a package with a program; node looks for packages beside that."""
-    for name, words in (("node", peers.node()), ("npx", peers.npm("npx"))):
-        program = machine.top / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        program.chmod(0o755)
+def package() -> Iterator[Path]:
+    """A package with a program, beside OpenClaw's, as node looks for packages there."""
     package = installed().parent.parent / f"server-{os.getpid()}"
     package.mkdir()
     (package / "server.mjs").write_text("#!/usr/bin/env node\n" + SERVER)
     (package / "package.json").write_text('{"name": "lab-server", "version": "1.0.0", "bin": "server.mjs"}')
     yield package
     shutil.rmtree(package)
+
+
+@pytest.fixture
+def npx(claw: Claw, machine: Machine, package: Path) -> Path:
+    """The package, and npx and node on the machine's PATH."""
+    for name, words in (("node", peers.node()), ("npx", peers.npm("npx"))):
+        program = machine.top / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        program.chmod(0o755)
+    return package
 
 
 @pytest.mark.slow
@@ -908,6 +915,46 @@ def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machi
     output = claw("mcp", "probe", "lab", "--json").stdout
     assert f"token_{hashlib.sha256(canary.value.encode()).hexdigest()[:16]}" in output
     assert "other_no" in output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_mcp_server_starts_at_the_next_turn_after_an_unlock(
+    machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary, package: Path
+) -> None:
+    """In the session that has met it without its secret; a server that runs there stays the same process."""
+    machine.init(relay.url, phone=phone)
+    machine("set", "github/GITHUB_TOKEN", input=canary.value)
+    claw = Claw(machine, model)
+    claw.write()
+    _, _, settings = install_quietly(machine, claw)
+    del settings["models"]["providers"]["lab"]["apiKey"]
+    command, server = peers.node()[0], [*peers.node()[1:], str(package / "server.mjs")]
+    words = ["run", "--only", "GITHUB_TOKEN", "--", command, *server]
+    mine = {"command": AVAULT, "args": words, "env": {"XDG_STATE_HOME": str(machine.state)}}
+    settings["mcp"] = {"servers": {"mine": mine, "open": {"command": command, "args": server}}}
+    settings["tools"] = {"toolSearch": False}
+    claw.config.write_text(json.dumps(settings))
+    machine("daemon", "stop")
+    phone.policy("ask")
+
+    def tools(text: str) -> set[str]:
+        """The tools of these servers that the model is offered in a turn."""
+        claw.say(text)
+        names = [each["function"]["name"] for each in model.calls[-1][1]["tools"]]
+        return {name for name in names if name.startswith(("mine", "open"))}
+
+    with claw.gateway() as gateway:
+        question = phone.wait_for("ask", timeout=240)["id"]
+        before = tools("first")
+        assert before and not any(name.startswith("mine") for name in before)
+        assert 'failed to start server "mine"' in gateway.log
+        phone.answer(question, True)
+        gateway.wait_for("[avault-unlock] the vault is open; secrets reloaded")
+        after = tools("second")
+        digest = hashlib.sha256(canary.value.encode()).hexdigest()[:16]
+        assert f"mine__token_{digest}" in after
+        assert before < after, "the other server was left alone"
 
 
 @pytest.mark.slow

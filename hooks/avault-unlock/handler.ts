@@ -1,4 +1,5 @@
-// Opens the vault at gateway:startup, then has OpenClaw resolve its secrets again. See HOOK.md.
+// Opens the vault at gateway:startup, then has OpenClaw resolve its secrets again; at agent:bootstrap, before each turn, it has
+// OpenClaw start the MCP servers that could not start while the vault was locked. See HOOK.md.
 //
 // Nothing here sees a value: `avault openclaw unlock` prints none, and the reload goes through OpenClaw's own provider.
 // The gateway imports this file as it is, so only TypeScript that can be erased: no enums, no namespaces.
@@ -10,7 +11,9 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 
-type HookEvent = { type: string; action: string };
+type HookEvent = { type: string; action: string; context?: { sessionId?: string } };
+type Catalog = { generatedAt: number; servers: Record<string, unknown>; diagnostics?: unknown[] };
+type Servers = { peekCatalog(): Catalog | null };
 type Avault = { command: string[]; env: Record<string, string>; config?: string };
 
 const PATIENCE = "15m"; // the operator may be in the shower
@@ -19,10 +22,13 @@ const WHY: Record<number, string> = { 5: "the operator refused", 7: "nobody appr
 
 const log = (text: string) => console.log(`[avault-unlock] ${text}`);
 
-// Returns at once: the gateway does not wait, and must not when it shuts down.
+// Of the gateway's start it returns at once: the gateway does not wait, and must not when it shuts down. A turn waits for it.
 export default async function handler(event: HookEvent): Promise<void> {
-  if (event.type !== "gateway" || event.action !== "startup") return;
-  openVault().catch((error) => log(`failed: ${error?.code ?? error?.name}; ${CLOSED}`));
+  const moment = `${event.type}:${event.action}`;
+  if (moment === "gateway:startup") openVault().catch((error) => log(`failed: ${error?.code ?? error?.name}; ${CLOSED}`));
+  if (moment === "agent:bootstrap") {
+    await retryServers(event.context?.sessionId).catch((error) => log(`MCP servers are left to OpenClaw (${error?.name})`));
+  }
 }
 
 async function openVault(): Promise<void> {
@@ -66,6 +72,29 @@ function run(...words: string[]): Promise<number> {
     child.on("error", () => resolve(127));
     child.on("close", (code) => resolve(code ?? 1));
   });
+}
+
+// Gives up the session's MCP servers that failed before the vault was opened, so that this turn starts them; the others stay.
+// OpenClaw itself would start them beside this turn, for the next one. It has no call for that: these are its own objects.
+async function retryServers(sessionId?: string): Promise<void> {
+  const held = globalThis as unknown as Record<symbol, any>;
+  const servers: Servers | undefined = held[Symbol.for("openclaw.sessionMcpRuntimeManager")]?.peekSession({ sessionId });
+  const catalog = servers?.peekCatalog();
+  if (!catalog?.diagnostics?.length || !(await openSince() + 1000 > catalog.generatedAt)) return; // it is told to the second
+  const healthy = new Set(Object.keys(catalog.servers));
+  await held[Symbol.for("openclaw.sessionMcpRuntimeOwners")].get(servers).retireUnusedServers(healthy);
+}
+
+// Since when the vault is open, in milliseconds since 1970; NaN where it is not.
+async function openSince(): Promise<number> {
+  const { command, env } = findCommand();
+  const [program, ...words] = [...command, "status", "--json"];
+  try {
+    const { stdout } = await promisify(execFile)(program, words, { timeout: 10_000, env: { ...process.env, ...env } });
+    return Date.parse(JSON.parse(stdout).since);
+  } catch {
+    return NaN; // the exit code of a vault that is not open
+  }
 }
 
 // The command that `avault openclaw install` wrote down, else the one on the PATH.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from avault.client import ask_daemon
 from avault.errors import AvaultError
 from avault.signer.pairing import parse_bunker, shorten_key
 from avault.signer.question import NOBODY_ASKED
@@ -61,8 +60,7 @@ class Ceremony:
             return {"confirmed": confirm("avault: is that you, the operator?")}
 
         is_private = any(private.values())
-        return ask_daemon(
-            self.terminal.places,
+        return self.terminal.ask(
             op,
             progress=self.progress,
             value=reply,

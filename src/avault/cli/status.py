@@ -144,7 +144,8 @@ def render_status(status: dict[str, Any]) -> str:
     )
     lines += [f"Locks: {status['until']}"] if status["until"] else []
     if status["custodians"] not in (None, [PHONE]):
-        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: avault custody list")
+        see = call.complete("avault custody list")
+        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "

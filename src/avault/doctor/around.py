@@ -168,7 +168,7 @@ def check_plaintext(patient: Patient) -> Iterator[Finding]:
     else:
         audit = Audit(Held([]))
         for file in usual_files(patient.places):
-            audit.look(file, is_named=False)
+            audit.look(file)
         found, files = [finding.file for finding in audit.findings], audit.files
     judged = "" if patient.is_open() else ", judged by what they look like"
     if found:

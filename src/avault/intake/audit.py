@@ -21,7 +21,7 @@ from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.choosing import as_name
-from avault.vault.files import read_file
+from avault.vault.files import open_named, read_file, read_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -189,30 +189,36 @@ class Audit:
         self.seen: set[str] = set()
         self.findings: list[Exposure] = []
 
-    def look(
-        self, path: str, is_named: bool, parse: Callable[[str], list[Assignment]] | None = None
-    ) -> None:
-        """Look into a file, and into those that it names if it is a unit.
+    def look(self, path: str, parse: Callable[[str], list[Assignment]] | None = None) -> None:
+        """Look into a file that may be there, and into those that it names if it is a unit.
 
-        One that was not named may be missing.
+        One that cannot be read is said.
         """
-        real = os.path.realpath(path)
-        if real in self.seen or (not is_named and not os.path.isfile(real)):
+        if not self.is_new(path) or not os.path.isfile(path):
             return
-        self.seen.add(real)
         try:
-            text = to_text(read_file(real, SCRIPT, only_regular=False), path)
+            self.look_at(path, read_file(os.path.realpath(path), SCRIPT), parse)
         except AvaultError as error:
-            if is_named:
-                raise
             warn(printable(error.message))
-            return
+
+    def is_new(self, path: str) -> bool:
+        """Whether a file was not looked at yet, under whatever name."""
+        real = os.path.realpath(path)
+        is_new = real not in self.seen
+        self.seen.add(real)
+        return is_new
+
+    def look_at(
+        self, path: str, data: bytes, parse: Callable[[str], list[Assignment]] | None = None
+    ) -> None:
+        """Look into what is in a file, and into the files that it names; raises Usage."""
+        text = to_text(data, path)
         self.files.append(path)
         parse = parse or parser_of(path, text)
         self.findings += look_into(path, text, parse, self.held)
         if parse is parse_unit:
             for each in environment_files(text):
-                self.look(each, False, parse_dotenv)
+                self.look(each, parse_dotenv)
 
 
 @command("audit", option("--file", "files", multiple=True))
@@ -222,7 +228,8 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
     Looks for secrets that stand in clear where they usually do: the files that
     sh, bash, zsh and fish begin with, ~/.config/environment.d, ~/.pam_environment,
     .env files here, in the workspace and at home, the units in
-    ~/.config/systemd/user and the files that they name. With --file: there only.
+    ~/.config/systemd/user and the files that they name. With --file: there only;
+    - is stdin.
 
     A line for each: file, line, variable, and whether the vault has it too, has
     another value, or has it not. Never a value. What the vault does not have is
@@ -233,12 +240,16 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
       avault audit --file ~/project/.env --json
       avault migrate --remove      takes what ~/.profile exports
     """
+    named = [(file, open_named(file)) for file in files]
     harden("avault audit")
     audit = Audit(Held(terminal.ask("reveal", groups=[], only=[], **{"for": "audit"})["secrets"]))
-    for file in files:
-        audit.look(os.path.abspath(os.path.expanduser(file)), is_named=True)
+    for file, fd in named:
+        path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
+        data = read_named(fd, file, SCRIPT)
+        if audit.is_new(path):
+            audit.look_at(path, data)
     for file in () if files else usual_files(terminal.places):
-        audit.look(file, is_named=False)
+        audit.look(file)
     states = collections.Counter(finding.state for finding in audit.findings)
     if terminal.want_json:
         rows = [{**vars(finding), "secrets": list(finding.secrets)} for finding in audit.findings]

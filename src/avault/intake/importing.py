@@ -6,10 +6,9 @@ A value is in no message, no error and no argument list.
 from __future__ import annotations
 
 import json
-import os
 import sys
 
-from avault.errors import AvaultError, Denied, NotFound, Usage, printable
+from avault.errors import Denied, Usage, printable
 from avault.intake.dotenv import EMPTY, Assignment, read_dotenv, tell_of_lines
 from avault.intake.importers import FORM_READERS, IMPORT_FORMS, form_of
 from avault.intake.json_files import parse_json
@@ -21,30 +20,19 @@ from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.dangerous import is_dangerous
+from avault.vault.files import open_named, read_named
 from avault.vault.records import check_group
 
 LARGEST = 256 << 20  # bytes of a file to import
 
 
 def read_input(file: str) -> str:
-    """What is in a file, or comes from stdin; raises NotFound, Usage, AvaultError.
-
-    The file is opened before this process is hardened: /dev/fd/63, which `<(…)` gives, is closed to
-    it afterwards.
-    """
+    """What is in a file, or comes from stdin; raises NotFound, Usage, AvaultError."""
     if file == "-" and sys.stdin.isatty():
         say("reading from the terminal, to the end of input (Ctrl-D)")
-    try:
-        fd = 0 if file == "-" else os.open(os.path.expanduser(file), os.O_RDONLY | os.O_CLOEXEC)
-        harden("avault import")
-        with open(fd, "rb", closefd=fd != 0) as opened:
-            data = opened.read(LARGEST + 1)
-    except FileNotFoundError:
-        raise NotFound(f"no file {printable(file)}") from None
-    except OSError as error:
-        raise AvaultError(f"cannot read {printable(file)}: {error.strerror}") from None
-    if len(data) > LARGEST:
-        raise Usage(f"{printable(file)} is too large; the limit is {LARGEST:,} bytes")
+    fd = open_named(file)
+    harden("avault import")
+    data = read_named(fd, file, LARGEST)
     refuse_encrypted(data)
     try:
         text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8")

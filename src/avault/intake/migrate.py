@@ -24,7 +24,7 @@ from avault.terminal.commands import command, option
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.dangerous import is_dangerous
-from avault.vault.files import read_file, sync_directory
+from avault.vault.files import open_named, read_named, sync_directory
 from avault.vault.records import check_group, check_key, check_value
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def cmd_migrate(
     spellings, and KEY=value with an export of KEY elsewhere. The last value
     counts. A line that needs the shell ($(…), $X, ~), or that an if, a loop or
     another command decides about, is left and named; so are PATH and others that
-    change what programs do. Nothing in the vault is replaced.
+    change what programs do. Nothing in the vault is replaced. F is - for stdin.
 
     --remove takes the lines out afterwards, once the vault was asked whether it
     holds them all: only lines on which nothing else stands, and only if the file
@@ -222,13 +222,17 @@ def cmd_migrate(
     check_group(group)
     shown = os.path.expanduser(file or "~/.profile")
     place = printable(shown, 4096)
-    harden("avault migrate")
     # dotfiles are often symlinks into a repository: what they lead to is edited
     path = os.path.realpath(shown)
+    can_edit = os.path.isfile(path)
     try:
-        data = read_file(path, SCRIPT, only_regular=False)
-    except NotFound:
-        raise NotFound(f"no file {place}", "name another with --file") from None
+        fd = open_named(shown)
+    except NotFound as error:
+        raise NotFound(error.message, "name another with --file") from None
+    if remove and not can_edit:
+        raise Usage(f"{place} is no file to take lines out of", "without --remove it is only read")
+    harden("avault migrate")
+    data = read_named(fd, shown, SCRIPT)
     script = Script(to_text(data, place), is_zsh=".z" in os.path.basename(shown))
     taken, left = take_shell(script)
     found = {(group, name): value for name, value in taken.items()}
@@ -289,7 +293,7 @@ def cmd_migrate(
                 f"the values may stand in the history of {repository}",
                 "a secret that was pushed is to be revoked where it was issued",
             )
-    elif found and not remove and not dry_run:
+    elif found and can_edit and not remove and not dry_run:
         say(
             "hint: take them out of the file with: avault migrate --remove"
             + (f" --file {file}" if file else "")

@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, Locked, NotFound, Unavailable, Usage, printable
+from avault.hints import call
 from avault.places import Places, usual_directory
 from avault.process import own_command
 from avault.service.accounts import account_name, as_account, home_of, linger
@@ -259,13 +260,12 @@ def render_service(found: dict[str, Any], service: Service) -> str:
     """A service's state for a person."""
     whose = "of the system, as" if service.system else "of"
     lines = [f"Service: {found['name']}, {whose} {service.user}"]
+    install = call.complete("avault service install")
     if not found["installed"]:
-        return f"{lines[0]}\nInstalled: no\nNext: avault service install\n"
+        return f"{lines[0]}\nInstalled: no\nNext: {install}\n"
     lines.append(f"Installed: {found['path']}")
     if not found["current"]:
-        lines.append(
-            "Outdated: avault would write it differently now; again: avault service install"
-        )
+        lines.append(f"Outdated: avault would write it differently now; again: {install}")
     at = "at boot" if service.system or found["lingering"] else "at login, as lingering is off"
     lines.append(f"Enabled: {at if found['enabled'] else 'no'}")
     if found["systemd"]:

@@ -10,7 +10,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, NotFound, Tampered, Usage
+from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
 from avault.places import sha256, state_home
 from avault.plain import write_all
 
@@ -46,6 +46,33 @@ def read_file(path: str, limit: int = 1 << 20, only_regular: bool = True) -> byt
         raise (Tampered if only_regular else Usage)(
             f"{path} is too large; the limit is {limit:,} bytes"
         )
+    return data
+
+
+def open_named(file: str) -> int:
+    """A descriptor of a file that a person named, `-` being stdin; raises NotFound, AvaultError.
+
+    For a process that is hardened afterwards: what `<(…)` gives, /dev/fd/63, is closed to it then.
+    """
+    try:
+        if file == "-":
+            return os.dup(0)
+        return os.open(os.path.expanduser(file), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"no file {printable(file, 4096)}") from None
+    except OSError as error:
+        raise AvaultError(f"cannot read {printable(file, 4096)}: {error.strerror}") from None
+
+
+def read_named(fd: int, file: str, limit: int) -> bytes:
+    """What is in a file that open_named has opened, which is closed; raises Usage, AvaultError."""
+    try:
+        with open(fd, "rb") as opened:
+            data = opened.read(limit + 1)
+    except OSError as error:
+        raise AvaultError(f"cannot read {printable(file, 4096)}: {error.strerror}") from None
+    if len(data) > limit:
+        raise Usage(f"{printable(file, 4096)} is too large; the limit is {limit:,} bytes")
     return data
 
 
