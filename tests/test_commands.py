@@ -560,8 +560,8 @@ def test_where_no_vault_is(machine: Machine) -> None:
     for words in (["get", "a"], ["set", "a/B"], ["list"], ["export"], ["delete", "a"], ["has", "a"]):
         refuse(machine, *words, code=4, input="x", says="no vault in", hint="avault init")
     assert "no vault in" in machine("run", "true", code=4).stderr
-    for words in (["daemon", "start", "-b"], ["daemon", "stop"], ["lock"], ["wait"], ["unlock"], ["recover"], ["log"], ["drill"], ["scan"], ["audit"]):
-        refuse(machine, *words, code=4, says="no vault in")
+    for line in ("daemon start -b", "daemon stop", "lock", "wait", "unlock", "recover", "log", "drill", "scan", "audit"):
+        refuse(machine, *line.split(), code=4, says="no vault in")
     status = machine("status", code=4).stdout
     assert status.startswith("Daemon: stopped\n")
     assert "Vault: none" in status and "Next: make one with: avault init" in status
