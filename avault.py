@@ -40,6 +40,7 @@ The rooms, in order; each calls only what stands above it:
     process                   How our processes start: a clean environment, hardened, the vault's lock
     tasks                     Work that runs beside other work, in an event loop
     vault/dangerous           Names of variables that change what other programs do
+    vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/records             The vault as data: groups, keys and their names; merging two copies
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
     vault/files               Files as people and disks need them: atomic, durable, checked
@@ -2195,8 +2196,8 @@ def is_dangerous(name: str) -> bool:
     return is_of_a_class and not upper.endswith(CREDENTIAL_ENDS)
 
 
-# --------------------------------------------------------- vault/records ----
-# The vault as data: groups, keys and their names; merging two copies.
+# ----------------------------------------------------------- vault/names ----
+# What can be kept in a vault: the names of groups and keys, values and notes.
 
 
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
@@ -2261,6 +2262,10 @@ def check_note(note: object) -> str | None:
     raise Usage("a note is one line of at most 1,000 printable characters")
 
 
+# --------------------------------------------------------- vault/records ----
+# The vault as data: groups, keys and their names; merging two copies.
+
+
 class Secret:
     """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
 
@@ -2304,7 +2309,9 @@ class Vault:
     """All secrets, and what binds them to one vault, one agent and one operator.
 
     `generation` maps a machine id to the number of its writes; `sources` are
-    the SHA-256 hashes of the ciphertexts that this one was made from.
+    the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
+    itself has to know wherever the vault is, by name, as "operator/alice": kept and merged as
+    secrets are, and shown by no command that shows those.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
@@ -2312,6 +2319,7 @@ class Vault:
         self.generation: dict[str, int] = {}
         self.sources: list[str] = []
         self.groups: dict[str, Group] = {}
+        self.facts: dict[str, list[Secret]] = {}
 
     def copy(self) -> Vault:
         """A copy that can be changed without changing this one."""
@@ -2320,7 +2328,12 @@ class Vault:
         twin.groups = {
             name: Group(dict(group.keys), group.note) for name, group in self.groups.items()
         }
+        twin.facts = dict(self.facts)
         return twin
+
+    def take(self, other: Vault) -> None:
+        """Have what another has."""
+        self.groups, self.facts, self.generation = other.groups, other.facts, other.generation
 
     def count(self) -> int:
         """How many keys there are."""
@@ -2380,6 +2393,27 @@ class Vault:
             self.group(group)
             del self.groups[group]
 
+    def fact(self, name: str) -> str | None:
+        """What is known under that name; of what two machines said, the later."""
+        return self.facts[name][0].value if name in self.facts else None
+
+    def facts_of(self, kind: str) -> dict[str, str]:
+        """What is known of one kind, by the second half of its name."""
+        return {
+            name.partition("/")[2]: found[0].value
+            for name, found in self.facts.items()
+            if name.partition("/")[0] == kind
+        }
+
+    def state(self, name: str, value: str | None, now: int, machine: str) -> None:
+        """Note a fact, or with None take it away; it belongs to the machine's next write."""
+        if value is None:
+            self.facts.pop(name, None)
+        else:
+            made = self.facts[name][0].created if name in self.facts else now
+            count = self.generation.get(machine, 0) + 1
+            self.facts[name] = [Secret(value, made, now, machine, count)]
+
     def is_after(self, other: dict[str, int]) -> bool:
         """Whether this generation has everything that another has: no machine's count is lower."""
         return all(self.generation.get(machine, 0) >= count for machine, count in other.items())
@@ -2406,6 +2440,7 @@ class Vault:
                     keys[key] = kept
             if keys:
                 merged.groups[name] = Group(keys, merge_notes(self, ours.note, other, theirs.note))
+        merged.facts = merge_facts(self, other)
         return merged
 
     def to_json(self) -> str:
@@ -2421,6 +2456,11 @@ class Vault:
             for name, group in sorted(self.groups.items())
         }
         body = {"agent": self.agent, "operator": self.operator, "name": self.name, "groups": groups}
+        if self.facts:
+            body["facts"] = {
+                name: [each.to_list() for each in found]
+                for name, found in sorted(self.facts.items())
+            }
         return json.dumps(body, separators=(",", ":"))
 
     def load_json(self, body: str) -> None:
@@ -2438,6 +2478,10 @@ class Vault:
             keys = {key: [Secret(*each) for each in found] for key, found in group["keys"].items()}
             text, machine, count = group["note"]
             self.groups[name] = Group(keys, (text, machine, count))
+        self.facts = {
+            name: [Secret(*each) for each in found]
+            for name, found in content.get("facts", {}).items()
+        }
 
 
 def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -2446,6 +2490,16 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
         machine: max(one.get(machine, 0), other.get(machine, 0))
         for machine in sorted({*one, *other})
     }
+
+
+def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
+    """The facts that are left of two copies of the vault."""
+    names = sorted({*ours.facts, *theirs.facts})
+    merged = {
+        name: merge_secrets(ours, ours.facts.get(name, []), theirs, theirs.facts.get(name, []))
+        for name in names
+    }
+    return {name: found for name, found in merged.items() if found}
 
 
 def merge_notes(
@@ -4116,7 +4170,7 @@ class Store:
                 "is one a clone of the other?"
             )
         merged = draft.merge(other)
-        draft.groups, draft.generation = merged.groups, merged.generation
+        draft.take(merged)
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:

@@ -329,10 +329,11 @@ def describe(machine: Machine) -> Any:
     """What a test may have changed: files, but for logs; what the daemon says of itself; and how the machine is used."""
     files = {}
     for path in (path for place in (machine.home, machine.state, machine.runtime) for path in place.rglob("*")):
-        about = path.lstat()
-        is_log = path.name.startswith(("access.log", "refused.log", "log.json"))
-        data = path.read_bytes() if stat.S_ISREG(about.st_mode) and not is_log else None
-        files[path] = about.st_mode, data
+        with contextlib.suppress(FileNotFoundError):  # one that is written beside, and takes another's place
+            about = path.lstat()
+            is_log = path.name.startswith(("access.log", "refused.log", "log.json"))
+            data = path.read_bytes() if stat.S_ISREG(about.st_mode) and not is_log else None
+            files[path] = about.st_mode, data
     status = machine.status()
     said = {name: status[name] for name in ("state", "keyholder_pid", "since", "locks_after", "locks_idle", "warnings", "git")}
     return files, said, dict(machine.env), list(machine.command), machine.may_fork

@@ -228,6 +228,31 @@ def test_the_note_of_a_deleted_group_goes_with_it_when_the_other_added_a_key():
     assert values(both) == {"g/B": ["1"]} and both.groups["g"].note == ("", "", 0)
 
 
+def state(name: str, value: str | None, machine: str, now: int = 1):
+    return lambda vault: vault.state(name, value, now, machine)
+
+
+def test_facts_are_merged_as_secrets_are():
+    a, b = fork(state("operator/alice", "one", "a"))
+    write(a, "a", state("machine/a", "here", "a"))
+    write(b, "b", state("operator/alice", "two", "b", now=2))
+    both = merged(a, b)
+    assert both.fact("operator/alice") == "two" and both.facts_of("machine") == {"a": "here"} and not both.count()
+    write(a, "a", state("operator/alice", None, "a"))
+    assert merged(a, b).fact("operator/alice") == "two", "what the one took away, the other had changed meanwhile"
+    write(both, "a", state("operator/alice", None, "a"))
+    assert merged(both, b).facts_of("operator") == {} and merged(both, b).fact("operator/alice") is None
+
+
+def test_facts_are_written_and_a_vault_without_them_is_written_without():
+    [vault, _] = fork(state("operator/alice", "one", "a", now=7))
+    other = new_vault()
+    other.load_json(vault.to_json())
+    assert [each.to_list() for each in other.facts["operator/alice"]] == [["one", 7, 7, "a", 1]]
+    write(vault, "a", state("operator/alice", None, "a"))
+    assert '"facts"' not in vault.to_json()
+
+
 # Any copies
 
 CHANGES = st.lists(

@@ -80,6 +80,7 @@ def test_the_document_lists_the_fields_that_there_are(machine: Machine):
     assert fields("The envelope") == list(json.loads(avault.decrypt(operator, avault.public_hex(agent), envelope)))
     vault = avault.Vault("00" * 16, "a", "o", "n")
     vault.put("g", "K", "v", 1, "m")
+    vault.state("operator/alice", "v", 1, "m")
     header, _, body = avault.split_vault(vault)[0].partition("\n")
     content = json.loads(body)
     assert fields("avault.enc") == [*json.loads(header), *content, *content["groups"]["g"]]

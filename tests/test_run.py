@@ -975,10 +975,11 @@ def test_the_size_of_a_terminal_changes(vault: Machine) -> None:
     [("\x03", 130), ("\x1c", 131)],
 )
 def test_keys_that_are_signals(vault: Machine, key: str, code: int) -> None:
-    with on_screen(vault, "sh", "-c", "ulimit -c 0; echo ready; sleep 60; echo no") as screen:
+    # exec: a key that comes while dash starts a command is lost on it (its handler does nothing in a vfork)
+    with on_screen(vault, "sh", "-c", "ulimit -c 0; echo ready; exec sleep 60") as screen:
         screen.expect("ready")
         screen.type(key)
-        assert b"no" not in screen.wait(code)
+        screen.wait(code)
         assert termios.tcgetattr(screen.fd) == screen.modes
 
 

@@ -21,7 +21,7 @@ from avault.terminal.talk import say
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import split_name
 from avault.vault.files import read_file
-from avault.vault.records import check_value
+from avault.vault.names import check_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from avault.terminal.terminal import Terminal
 from avault.terminal.waiting import wait_open
 from avault.terminal.words import parse_duration, split_name
 from avault.vault.files import read_file
-from avault.vault.records import check_group, check_value
+from avault.vault.names import check_group, check_value
 
 if TYPE_CHECKING:
     from typing import Any

@@ -11,15 +11,8 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
-from avault.vault.records import (
-    DIGITS,
-    LETTERS,
-    Vault,
-    check_group,
-    check_key,
-    check_note,
-    check_value,
-)
+from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
+from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

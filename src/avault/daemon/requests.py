@@ -22,7 +22,8 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, NotFound, Usage
 from avault.vault.choosing import check_names, choose, choose_keys
 from avault.vault.formats import describe_vault, render_export, render_list, warn_of_readers
-from avault.vault.records import Vault, check_group, check_key
+from avault.vault.names import check_group, check_key
+from avault.vault.records import Vault
 from avault.vault.recovery import verify_recovery
 
 if TYPE_CHECKING:

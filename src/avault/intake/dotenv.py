@@ -15,7 +15,7 @@ import re
 from avault.errors import Usage
 from avault.late import Fields, field, regex
 from avault.terminal.talk import say, warn
-from avault.vault.records import check_key, check_value
+from avault.vault.names import check_key, check_value
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 

@@ -21,7 +21,7 @@ from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.dangerous import is_dangerous
 from avault.vault.files import open_named, read_named
-from avault.vault.records import check_group
+from avault.vault.names import check_group
 
 LARGEST = 256 << 20  # bytes of a file to import
 

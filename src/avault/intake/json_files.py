@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from avault.errors import Usage
 from avault.intake.dotenv import FOREIGN, check_kept
 from avault.intake.logins import ImportedSecrets
-from avault.vault.records import check_group, check_key
+from avault.vault.names import check_group, check_key
 
 if TYPE_CHECKING:
     from typing import Any

@@ -12,7 +12,7 @@ import re
 from avault.errors import Usage
 from avault.intake.dotenv import Assignment, check_kept
 from avault.late import Fields, field
-from avault.vault.records import KEY_CHARACTERS
+from avault.vault.names import KEY_CHARACTERS
 
 ImportedSecrets = dict[tuple[str, str], str]  # the value of a group's key
 SETTING = "it is a setting, not a secret"

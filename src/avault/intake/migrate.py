@@ -25,7 +25,7 @@ from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.dangerous import is_dangerous
 from avault.vault.files import open_named, read_named, sync_directory
-from avault.vault.records import check_group, check_key, check_value
+from avault.vault.names import check_group, check_key, check_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,7 +18,7 @@ from avault.openclaw.program import OpenClaw
 from avault.places import Places
 from avault.terminal.terminal import Terminal
 from avault.vault.files import make_private_directory, read_file, write_file
-from avault.vault.records import check_value
+from avault.vault.names import check_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

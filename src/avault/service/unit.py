@@ -17,7 +17,7 @@ from avault.places import Places, state_home
 from avault.service.accounts import as_account, home_of
 from avault.systemd import Unit
 from avault.vault.files import read_file, write_file
-from avault.vault.records import DIGITS, LETTERS
+from avault.vault.names import DIGITS, LETTERS
 
 # What a user's manager can do, too: nothing that needs a namespace or a capability. Without
 # privileges systemd makes namespaces in a user namespace of the service's own, or fails with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from avault.errors import Usage, printable
 from avault.hints import call
-from avault.vault.records import DIGITS, KEY_CHARACTERS, check_group, check_key
+from avault.vault.names import DIGITS, KEY_CHARACTERS, check_group, check_key
 
 
 def parse_duration(text: str | None) -> float | None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound, Usage, printable
 from avault.vault.dangerous import is_dangerous
-from avault.vault.records import DIGITS, LETTERS, Secret, Vault
+from avault.vault.names import DIGITS, LETTERS
+from avault.vault.records import Secret, Vault
 
 if TYPE_CHECKING:
     from typing import Any

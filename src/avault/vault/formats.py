@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from avault.daily import FORMS
 from avault.errors import AvaultError, Usage, printable
 from avault.vault.choosing import choose_keys
-from avault.vault.records import DIGITS, LETTERS, Vault
+from avault.vault.names import DIGITS, LETTERS
+from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

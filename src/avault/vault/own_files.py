@@ -14,7 +14,7 @@ from avault.errors import Tampered, Usage, printable
 from avault.nostr import parse_npub, to_npub
 from avault.places import sha256
 from avault.vault.files import read_file, refuse_foreign
-from avault.vault.records import DIGITS, LETTERS
+from avault.vault.names import DIGITS, LETTERS
 
 if TYPE_CHECKING:
     from typing import Any

@@ -5,73 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from avault.errors import Denied, NotFound, Usage, printable
-from avault.plain import MAX_VALUE
+from avault.errors import Denied, NotFound
+from avault.vault.names import check_group, check_key, check_value
 
 if TYPE_CHECKING:
     from typing import Any
-
-
-LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-DIGITS = frozenset("0123456789")
-GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
-KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
-
-
-def check_group(name: object) -> str:
-    """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
-    if (
-        isinstance(name, str)
-        and 0 < len(name) <= 64
-        and name[0] in LETTERS | DIGITS
-        and set(name) <= GROUP_CHARACTERS
-    ):
-        return name
-    hint = (
-        "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, "
-        "as in: avault set openai --key API_KEY"
-    )
-    raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
-
-
-def check_key(name: object) -> str:
-    """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
-    if (
-        isinstance(name, str)
-        and 0 < len(name) <= 128
-        and name[0] not in DIGITS
-        and set(name) <= KEY_CHARACTERS
-    ):
-        return name
-    hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
-    raise Usage(f"not a key name: {printable(str(name).partition('=')[0])!r}", hint)
-
-
-def check_value(value: object) -> str:
-    """`value` if it can be kept: UTF-8, not empty, no NUL, at most 256 KiB; raises Usage."""
-    if not isinstance(value, str) or not value:
-        raise Usage("the value is empty", "to take a key away: avault delete GROUP --key KEY")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError:
-        size = 0
-    if not size or "\0" in value:
-        raise Usage(
-            "the value is binary", "keep it as text: base64 -w0 FILE | avault set GROUP --key KEY"
-        )
-    if size > MAX_VALUE:
-        raise Usage(
-            f"the value has {size:,} bytes; the limit is {MAX_VALUE:,}",
-            "keep big files elsewhere, sealed with a key in it",
-        )
-    return value
-
-
-def check_note(note: object) -> str | None:
-    """`note` if it can be a group's note, or None for none; raises Usage."""
-    if note is None or (isinstance(note, str) and len(note) <= 1000 and note.isprintable()):
-        return note
-    raise Usage("a note is one line of at most 1,000 printable characters")
 
 
 class Secret:
@@ -117,7 +55,9 @@ class Vault:
     """All secrets, and what binds them to one vault, one agent and one operator.
 
     `generation` maps a machine id to the number of its writes; `sources` are
-    the SHA-256 hashes of the ciphertexts that this one was made from.
+    the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
+    itself has to know wherever the vault is, by name, as "operator/alice": kept and merged as
+    secrets are, and shown by no command that shows those.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
@@ -125,6 +65,7 @@ class Vault:
         self.generation: dict[str, int] = {}
         self.sources: list[str] = []
         self.groups: dict[str, Group] = {}
+        self.facts: dict[str, list[Secret]] = {}
 
     def copy(self) -> Vault:
         """A copy that can be changed without changing this one."""
@@ -133,7 +74,12 @@ class Vault:
         twin.groups = {
             name: Group(dict(group.keys), group.note) for name, group in self.groups.items()
         }
+        twin.facts = dict(self.facts)
         return twin
+
+    def take(self, other: Vault) -> None:
+        """Have what another has."""
+        self.groups, self.facts, self.generation = other.groups, other.facts, other.generation
 
     def count(self) -> int:
         """How many keys there are."""
@@ -193,6 +139,27 @@ class Vault:
             self.group(group)
             del self.groups[group]
 
+    def fact(self, name: str) -> str | None:
+        """What is known under that name; of what two machines said, the later."""
+        return self.facts[name][0].value if name in self.facts else None
+
+    def facts_of(self, kind: str) -> dict[str, str]:
+        """What is known of one kind, by the second half of its name."""
+        return {
+            name.partition("/")[2]: found[0].value
+            for name, found in self.facts.items()
+            if name.partition("/")[0] == kind
+        }
+
+    def state(self, name: str, value: str | None, now: int, machine: str) -> None:
+        """Note a fact, or with None take it away; it belongs to the machine's next write."""
+        if value is None:
+            self.facts.pop(name, None)
+        else:
+            made = self.facts[name][0].created if name in self.facts else now
+            count = self.generation.get(machine, 0) + 1
+            self.facts[name] = [Secret(value, made, now, machine, count)]
+
     def is_after(self, other: dict[str, int]) -> bool:
         """Whether this generation has everything that another has: no machine's count is lower."""
         return all(self.generation.get(machine, 0) >= count for machine, count in other.items())
@@ -219,6 +186,7 @@ class Vault:
                     keys[key] = kept
             if keys:
                 merged.groups[name] = Group(keys, merge_notes(self, ours.note, other, theirs.note))
+        merged.facts = merge_facts(self, other)
         return merged
 
     def to_json(self) -> str:
@@ -234,6 +202,11 @@ class Vault:
             for name, group in sorted(self.groups.items())
         }
         body = {"agent": self.agent, "operator": self.operator, "name": self.name, "groups": groups}
+        if self.facts:
+            body["facts"] = {
+                name: [each.to_list() for each in found]
+                for name, found in sorted(self.facts.items())
+            }
         return json.dumps(body, separators=(",", ":"))
 
     def load_json(self, body: str) -> None:
@@ -251,6 +224,10 @@ class Vault:
             keys = {key: [Secret(*each) for each in found] for key, found in group["keys"].items()}
             text, machine, count = group["note"]
             self.groups[name] = Group(keys, (text, machine, count))
+        self.facts = {
+            name: [Secret(*each) for each in found]
+            for name, found in content.get("facts", {}).items()
+        }
 
 
 def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -259,6 +236,16 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
         machine: max(one.get(machine, 0), other.get(machine, 0))
         for machine in sorted({*one, *other})
     }
+
+
+def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
+    """The facts that are left of two copies of the vault."""
+    names = sorted({*ours.facts, *theirs.facts})
+    merged = {
+        name: merge_secrets(ours, ours.facts.get(name, []), theirs, theirs.facts.get(name, []))
+        for name in names
+    }
+    return {name: found for name, found in merged.items() if found}
 
 
 def merge_notes(

@@ -332,7 +332,7 @@ class Store:
                 "is one a clone of the other?"
             )
         merged = draft.merge(other)
-        draft.groups, draft.generation = merged.groups, merged.generation
+        draft.take(merged)
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:

@@ -1,0 +1,67 @@
+"""What can be kept in a vault: the names of groups and keys, values and notes."""
+
+from __future__ import annotations
+
+from avault.errors import Usage, printable
+from avault.plain import MAX_VALUE
+
+LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+DIGITS = frozenset("0123456789")
+GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
+KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
+
+
+def check_group(name: object) -> str:
+    """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
+    if (
+        isinstance(name, str)
+        and 0 < len(name) <= 64
+        and name[0] in LETTERS | DIGITS
+        and set(name) <= GROUP_CHARACTERS
+    ):
+        return name
+    hint = (
+        "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, "
+        "as in: avault set openai --key API_KEY"
+    )
+    raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
+
+
+def check_key(name: object) -> str:
+    """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
+    if (
+        isinstance(name, str)
+        and 0 < len(name) <= 128
+        and name[0] not in DIGITS
+        and set(name) <= KEY_CHARACTERS
+    ):
+        return name
+    hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
+    raise Usage(f"not a key name: {printable(str(name).partition('=')[0])!r}", hint)
+
+
+def check_value(value: object) -> str:
+    """`value` if it can be kept: UTF-8, not empty, no NUL, at most 256 KiB; raises Usage."""
+    if not isinstance(value, str) or not value:
+        raise Usage("the value is empty", "to take a key away: avault delete GROUP --key KEY")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not size or "\0" in value:
+        raise Usage(
+            "the value is binary", "keep it as text: base64 -w0 FILE | avault set GROUP --key KEY"
+        )
+    if size > MAX_VALUE:
+        raise Usage(
+            f"the value has {size:,} bytes; the limit is {MAX_VALUE:,}",
+            "keep big files elsewhere, sealed with a key in it",
+        )
+    return value
+
+
+def check_note(note: object) -> str | None:
+    """`note` if it can be a group's note, or None for none; raises Usage."""
+    if note is None or (isinstance(note, str) and len(note) <= 1000 and note.isprintable()):
+        return note
+    raise Usage("a note is one line of at most 1,000 printable characters")
