@@ -291,7 +291,7 @@ if TYPE_CHECKING:
     import urllib.parse
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeVar, dataclass_transform
+    from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeGuard, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     Event: TypeAlias = nostr_sdk.Event
@@ -2206,33 +2206,58 @@ GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
 KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
 
 
-def check_group(name: object) -> str:
-    """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
-    if (
+def is_group(name: object) -> TypeGuard[str]:
+    """Whether it is a group name: [A-Za-z0-9][A-Za-z0-9._-]{0,63}."""
+    return (
         isinstance(name, str)
         and 0 < len(name) <= 64
         and name[0] in LETTERS | DIGITS
         and set(name) <= GROUP_CHARACTERS
-    ):
+    )
+
+
+def is_key(name: object) -> TypeGuard[str]:
+    """Whether it is a key name: [A-Za-z_][A-Za-z0-9_]{0,127}."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= 128
+        and name[0] not in DIGITS
+        and set(name) <= KEY_CHARACTERS
+    )
+
+
+def is_choice(text: object) -> bool:
+    """Whether it can choose a secret: KEY, GROUP/KEY or NAME=GROUP/KEY."""
+    name, equals, place = str(text).rpartition("=")
+    group, slash, key = place.rpartition("/")
+    return (
+        isinstance(text, str)
+        and is_key(key)
+        and (is_group(group) if slash else not equals)
+        and (is_key(name) if equals else True)
+    )
+
+
+def check_group(name: object) -> str:
+    """`name` if it is a group name; raises Usage.
+
+    What is none is not repeated: it may be a secret that was typed in the wrong place.
+    """
+    if is_group(name):
         return name
     hint = (
         "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, "
         "as in: avault set openai --key API_KEY"
     )
-    raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
+    raise Usage("not a group name", hint)
 
 
 def check_key(name: object) -> str:
-    """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
-    if (
-        isinstance(name, str)
-        and 0 < len(name) <= 128
-        and name[0] not in DIGITS
-        and set(name) <= KEY_CHARACTERS
-    ):
+    """`name` if it is a key name; raises Usage, as check_group does."""
+    if is_key(name):
         return name
     hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
-    raise Usage(f"not a key name: {printable(str(name).partition('=')[0])!r}", hint)
+    raise Usage("not a key name", hint)
 
 
 def check_value(value: object) -> str:
@@ -2592,10 +2617,8 @@ def check_named(vault: Vault, named: list[str]) -> dict[str, tuple[str, str]]:
             or name[0] in DIGITS
             or not group
             or not key
-        ):
-            raise Usage(
-                f"not NAME=GROUP/KEY: {printable(each)}", "as in OPENAI_API_KEY=openai/API_KEY"
-            )
+        ):  # not repeated: it may be a secret that was meant for NAME
+            raise Usage("not NAME=GROUP/KEY", "as in OPENAI_API_KEY=openai/API_KEY")
         if name in chosen:
             raise Usage(f"{name} is named twice", "give each variable one secret")
         vault.secrets(group, key)
@@ -7896,6 +7919,9 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     keys += named
     if {*map(type, groups + keys)} <= {str}:
         groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
+    # what can be no name may be a secret that was typed in the wrong place
+    groups = [group if is_group(group) else "?" for group in groups]
+    keys = [key if is_choice(key) else "?" for key in keys]
     return {
         "op": request["op"],
         "for": printable(request["for"], 64) if request.get("for") else None,
@@ -15890,8 +15916,11 @@ def parse_json(text: str, group: str | None) -> tuple[ImportedSecrets, dict[str,
     groups, notes = groups_of(load_json(text), group)
     found: ImportedSecrets = {}
     empty = []
-    for name in groups:
-        check_group(name)
+    for place, name in enumerate(groups, 1):
+        try:
+            check_group(name)
+        except Usage as error:
+            raise Usage(f"in the JSON name {place} is not a group name", error.hint) from None
         for number, (key, given) in enumerate(groups[name].items(), 1):
             try:
                 check_key(key)
@@ -25737,6 +25766,10 @@ def cmd_recover(
 
       git clone … ~/clawd && avault recover
     """
+    if operator_key not in (None, "-"):
+        raise Usage(
+            "a key on the command line stands in the process list", "type it: --operator-key -"
+        )
     places = terminal.places
     path = places.file("nsec.enc")
     if not is_file_there(path):
@@ -25772,7 +25805,7 @@ def cmd_recover(
     terminal.need_daemon()
     if operator_key is not None:
         told = parse_settings(settings)
-        key = {"operator_nsec": read_kit(operator_key)}
+        key = {"operator_nsec": read_kit()}
         answer = ask_daemon(places, "open", value=key, private=True)
         if custodian is not None:
             return add_first(terminal, custodian, told, answer["ticket"])
@@ -25791,12 +25824,8 @@ def cmd_recover(
     return 0 if no_drill else talk.drill()
 
 
-def read_kit(word: str) -> str:
+def read_kit() -> str:
     """The key of a recovery kit, from the terminal, where it is not echoed, or from stdin."""
-    if word != "-":
-        raise Usage(
-            "a key on the command line stands in the process list", "type it: --operator-key -"
-        )
     if sys.stdin.isatty():
         with Person() as person:
             return Prompt(person["terminal"]).ask("the key of the recovery kit (nsec1…)")
@@ -25856,7 +25885,7 @@ def cmd_set(
         raise no_argument()
     group, key = split_name(group, key)
     if key is None:
-        raise Usage("no key is named", f"avault set {group} --key API_KEY")
+        raise Usage("no key is named", "avault set GROUP/KEY, as in: avault set openai/API_KEY")
     if sum(given is not None for given in (value, file, generate)) > 1:
         raise Usage("--value, --file and --generate exclude each other")
     fields: dict[str, Any] = {"group": group, "key": key, "note": note}

@@ -325,7 +325,7 @@ def test_json_that_names_groups() -> None:
     ("", "line 1 is not JSON"), ('{"A": "1",\n\n "B" 2}', "line 3 is not JSON"), ('"x"', "a list or a value"), ("[1]", "a list or a value"),
     ('{"A": NaN}', "NaN"), ('{"A": "1", "A": "2"}', "a name stands twice"), ('{"g": {"A": ["hunter2"]}}', "g/A is a list"),
     ('{"A": []}', "env/A is a list"), ('{"A": {}, "B": "1"}', "env/A is a list or an object"), ('{"g": {"A": {"B": "1"}}}', "g/A is"),
-    ('{"A": "1", "hunter2 x": "2"}', "name 2 of group env is not a key name"), ('{"h/x": {"A": "1"}}', "not a group name"),
+    ('{"A": "1", "hunter2 x": "2"}', "name 2 of group env is not a key name"), ('{"h/x": {"A": "1"}}', "name 1 is not a group name"),
     ("[" * 100_000, "too many brackets"), ('{"A": "x\\u0000"}', "env/A: the value is binary"), ('{"A": "\\ud800"}', "env/A: the value is binary"),
     ('{"A": "op://v/i/f"}', "env/A: it is a reference to 1Password"), ('{"A": "ENC[AES256_GCM,data:x]"}', "env/A: sops has encrypted it"),
     ('{"A": "x", "sops": {"mac": "y"}}', "sops has encrypted it"),

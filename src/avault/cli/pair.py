@@ -262,6 +262,10 @@ def cmd_recover(
 
       git clone … ~/clawd && avault recover
     """
+    if operator_key not in (None, "-"):
+        raise Usage(
+            "a key on the command line stands in the process list", "type it: --operator-key -"
+        )
     places = terminal.places
     path = places.file("nsec.enc")
     if not is_file_there(path):
@@ -297,7 +301,7 @@ def cmd_recover(
     terminal.need_daemon()
     if operator_key is not None:
         told = parse_settings(settings)
-        key = {"operator_nsec": read_kit(operator_key)}
+        key = {"operator_nsec": read_kit()}
         answer = ask_daemon(places, "open", value=key, private=True)
         if custodian is not None:
             return add_first(terminal, custodian, told, answer["ticket"])
@@ -316,12 +320,8 @@ def cmd_recover(
     return 0 if no_drill else talk.drill()
 
 
-def read_kit(word: str) -> str:
+def read_kit() -> str:
     """The key of a recovery kit, from the terminal, where it is not echoed, or from stdin."""
-    if word != "-":
-        raise Usage(
-            "a key on the command line stands in the process list", "type it: --operator-key -"
-        )
     if sys.stdin.isatty():
         with Person() as person:
             return Prompt(person["terminal"]).ask("the key of the recovery kit (nsec1…)")

@@ -16,6 +16,7 @@ from avault.errors import AvaultError, printable
 from avault.process import uptime
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.names import is_choice, is_group
 from avault.vault.own_files import decode_file, encode_file
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     keys += named
     if {*map(type, groups + keys)} <= {str}:
         groups, keys = list(dict.fromkeys(groups)), list(dict.fromkeys(keys))
+    # what can be no name may be a secret that was typed in the wrong place
+    groups = [group if is_group(group) else "?" for group in groups]
+    keys = [key if is_choice(key) else "?" for key in keys]
     return {
         "op": request["op"],
         "for": printable(request["for"], 64) if request.get("for") else None,

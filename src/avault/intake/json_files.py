@@ -88,8 +88,11 @@ def parse_json(text: str, group: str | None) -> tuple[ImportedSecrets, dict[str,
     groups, notes = groups_of(load_json(text), group)
     found: ImportedSecrets = {}
     empty = []
-    for name in groups:
-        check_group(name)
+    for place, name in enumerate(groups, 1):
+        try:
+            check_group(name)
+        except Usage as error:
+            raise Usage(f"in the JSON name {place} is not a group name", error.hint) from None
         for number, (key, given) in enumerate(groups[name].items(), 1):
             try:
                 check_key(key)

@@ -65,10 +65,8 @@ def check_named(vault: Vault, named: list[str]) -> dict[str, tuple[str, str]]:
             or name[0] in DIGITS
             or not group
             or not key
-        ):
-            raise Usage(
-                f"not NAME=GROUP/KEY: {printable(each)}", "as in OPENAI_API_KEY=openai/API_KEY"
-            )
+        ):  # not repeated: it may be a secret that was meant for NAME
+            raise Usage("not NAME=GROUP/KEY", "as in OPENAI_API_KEY=openai/API_KEY")
         if name in chosen:
             raise Usage(f"{name} is named twice", "give each variable one secret")
         vault.secrets(group, key)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from avault.errors import Usage, printable
+from typing import TYPE_CHECKING
+
+from avault.errors import Usage
 from avault.plain import MAX_VALUE
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
@@ -11,33 +16,58 @@ GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
 KEY_CHARACTERS = LETTERS | DIGITS | {"_"}
 
 
-def check_group(name: object) -> str:
-    """`name` if it is a group name, [A-Za-z0-9][A-Za-z0-9._-]{0,63}; raises Usage."""
-    if (
+def is_group(name: object) -> TypeGuard[str]:
+    """Whether it is a group name: [A-Za-z0-9][A-Za-z0-9._-]{0,63}."""
+    return (
         isinstance(name, str)
         and 0 < len(name) <= 64
         and name[0] in LETTERS | DIGITS
         and set(name) <= GROUP_CHARACTERS
-    ):
+    )
+
+
+def is_key(name: object) -> TypeGuard[str]:
+    """Whether it is a key name: [A-Za-z_][A-Za-z0-9_]{0,127}."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= 128
+        and name[0] not in DIGITS
+        and set(name) <= KEY_CHARACTERS
+    )
+
+
+def is_choice(text: object) -> bool:
+    """Whether it can choose a secret: KEY, GROUP/KEY or NAME=GROUP/KEY."""
+    name, equals, place = str(text).rpartition("=")
+    group, slash, key = place.rpartition("/")
+    return (
+        isinstance(text, str)
+        and is_key(key)
+        and (is_group(group) if slash else not equals)
+        and (is_key(name) if equals else True)
+    )
+
+
+def check_group(name: object) -> str:
+    """`name` if it is a group name; raises Usage.
+
+    What is none is not repeated: it may be a secret that was typed in the wrong place.
+    """
+    if is_group(name):
         return name
     hint = (
         "a letter or digit, then up to 63 of A-Z a-z 0-9 . _ -, "
         "as in: avault set openai --key API_KEY"
     )
-    raise Usage(f"not a group name: {printable(str(name).partition('=')[0])!r}", hint)
+    raise Usage("not a group name", hint)
 
 
 def check_key(name: object) -> str:
-    """`name` if it is a key name, [A-Za-z_][A-Za-z0-9_]{0,127}; raises Usage."""
-    if (
-        isinstance(name, str)
-        and 0 < len(name) <= 128
-        and name[0] not in DIGITS
-        and set(name) <= KEY_CHARACTERS
-    ):
+    """`name` if it is a key name; raises Usage, as check_group does."""
+    if is_key(name):
         return name
     hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
-    raise Usage(f"not a key name: {printable(str(name).partition('=')[0])!r}", hint)
+    raise Usage("not a key name", hint)
 
 
 def check_value(value: object) -> str:
