@@ -2,13 +2,16 @@
 
 That runs the installed avault.py from where the installed script has imported it, with an environment, a directory and
 descriptors of its own. What a Python reads when it starts, and who it is to others, is as it was: what is about that is for
-the command itself. Files whose tests may have it say so: `usefixtures("forks")`.
+the command itself. Files whose tests may have it say so: `usefixtures("forks")`. A daemon that such a command starts is forked
+from it, and its keyholder from that; other programs are started as ever.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
+import gc
 import json
 import os
 import select
@@ -21,6 +24,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest import mock
 
 READ_AT_START = ("LANG", "LC_", "PYTHON")
 
@@ -127,23 +131,29 @@ def serve(control: socket.socket) -> None:
 
 def work(fds: list[int]) -> NoReturn:
     """Be the command: as its script, once that has imported avault."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with open(fds[4], "rb") as file:
+        file.seek(0)
+        request = json.loads(file.read())
+    os.close(fds[3])
+    for number, fd in enumerate(fds[:3]):
+        os.dup2(fd, number)
+        os.close(fd)
+    with mock.patch("subprocess._fork_exec", fork_or_exec):
+        become(request["argv"], request["env"], request["cwd"])
+
+
+def become(argv: list[str], env: dict[str, str], cwd: str) -> NoReturn:
+    """Be avault with that command line, from its first line to the end of the process."""
     import avault
 
     code: Any = 1
     try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        with open(fds[4], "rb") as file:
-            file.seek(0)
-            request = json.loads(file.read())
-        os.close(fds[3])
-        for number, fd in enumerate(fds[:3]):
-            os.dup2(fd, number)
-            os.close(fd)
-        os.chdir(request["cwd"])
+        os.chdir(cwd)
         os.environ.clear()
-        os.environ.update(request["env"])
-        sys.argv = request["argv"]
+        os.environ.update(env)
+        sys.argv = argv
         avault.enter()
         avault.main()
     except SystemExit as error:
@@ -160,10 +170,55 @@ def work(fds: list[int]) -> NoReturn:
     os._exit(code)
 
 
-if __name__ == "__main__":
-    import asyncio  # noqa: F401  what commands import, once
+# What a process forks, to which subprocess gives what it gives to execve(2)
 
-    import click  # noqa: F401
+
+def fork_or_exec(argv: list[str], programs: Any, *given: Any) -> int:
+    """In place of subprocess's own: the process id of avault's daemon, forked, or of another program."""
+    import avault
+
+    words = [os.fsdecode(word) for word in argv]
+    own = avault.own_command()
+    if words[: len(own)] != own or words[len(own) : len(own) + 1] not in (["supervisor"], ["keyholder"]):
+        return exec_program(argv, programs, *given)
+    _, kept, cwd, env, its_in, _, _, its_out, _, its_err, _, told, _, is_session, *_ = given
+    if pid := os.fork():
+        return pid
+    try:
+        gc.freeze()  # what the parent has open is closed once, and by number: the numbers have new owners here
+        atexit._clear()
+        asyncio._set_running_loop(None)
+        forget_signals()
+        if is_session:
+            os.setsid()
+        for number, fd in enumerate((its_in, its_out, its_err)):
+            if fd != -1:
+                os.dup2(fd, number)
+        below = 3
+        for fd in [*sorted(set(kept) - {told}), os.sysconf("SC_OPEN_MAX")]:
+            os.closerange(below, fd)
+            below = fd + 1
+        sys.stdin, sys.stdout, sys.stderr = (open(fd, mode, closefd=False) for fd, mode in enumerate("rww"))
+        names = (entry.partition(b"=") for entry in env)
+        become(["-c", *words[len(own) :]], {os.fsdecode(name): os.fsdecode(value) for name, _, value in names}, cwd or ".")
+    finally:
+        os._exit(70)
+
+
+def forget_signals() -> None:
+    """As after execve(2), and the start of a Python."""
+    signal.set_wakeup_fd(-1)
+    for each in signal.valid_signals():
+        if callable(signal.getsignal(each)):
+            signal.signal(each, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+exec_program = subprocess._fork_exec  # type: ignore[attr-defined]
+
+if __name__ == "__main__":
+    import click  # noqa: F401  what commands import, once
     import nostr_sdk  # noqa: F401
 
     import avault  # noqa: F401

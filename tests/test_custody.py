@@ -31,6 +31,8 @@ from peers import Relay, Rogue, misdeeds
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 
 class Owner:
     """A machine whose phone has opened its vault, which is open; and the box."""

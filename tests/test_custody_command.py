@@ -20,6 +20,8 @@ from harness import wait_until
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 AGENT = "npub1" + "q" * 58
 LONG_BOUND = f"avault:custody:v1:{'0' * 32}:{AGENT}:a-name-of-some-length"
 OTHER_BOUND = BOUND.replace(":here", ":there")

@@ -32,6 +32,8 @@ pytest.importorskip("fido2", reason="the package fido2 is not installed")
 import soft_ctap
 from soft_ctap import Key
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 PIN = "a PIN of the key"
 QUESTION = "PIN of the security key: "
 TOUCH = "touch the security key"

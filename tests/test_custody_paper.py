@@ -32,6 +32,8 @@ from harness import AVAULT, SOURCE, Machine, Screen, wait_until
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 slip39 = pytest.importorskip("shamir_mnemonic", reason="shamir-mnemonic is not installed")
 shares = avault.load_extra("shares", "shares")
 

@@ -20,6 +20,8 @@ from peers import node, node_modules
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 # NIP-49, "Test Data"
 VECTOR = "ncryptsec1qgg9947rlpvqu76pj5ecreduf9jxhselq2nae2kghhvd5g7dgjtcxfqtd67p9m0w57lspw8gsq6yphnm8623nsl8xn9j4jdzz84zm3frztj3z7s35vpzmqf6ksu8r89qk5z2zxfmu5gv8th8wclt0h4p"  # noqa: E501
 VECTOR_KEY = "3501454135014541350145413501453fefb02227e449e57cf4d3a3ce05378683"

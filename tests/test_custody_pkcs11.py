@@ -20,7 +20,10 @@ from person import Person
 
 pkcs11 = pytest.importorskip("pkcs11", reason="the package python-pkcs11 is not installed")
 MODULES = [*Path("/usr/lib").glob("**/softhsm/libsofthsm2.so")]
-pytestmark = pytest.mark.skipif(not MODULES or not shutil.which("softhsm2-util"), reason="no softhsm2")
+pytestmark = [
+    pytest.mark.skipif(not MODULES or not shutil.which("softhsm2-util"), reason="no softhsm2"),
+    pytest.mark.usefixtures("forks"),
+]
 
 PIN, ADMIN_PIN = "4321-of-the-token", "12345678"
 WITHOUT_GCM = "CKM_AES_KEY_GEN,CKM_AES_KEY_WRAP"

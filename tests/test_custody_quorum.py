@@ -25,6 +25,8 @@ from person import Person
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 pytest.importorskip("shamir_mnemonic", reason="shamir-mnemonic is not installed")
 shares = avault.load_extra("shares", "shares")
 

@@ -12,6 +12,8 @@ from errands import BOUND, SECRET, send_errand
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 HOST_KEY = Path("/var/lib/systemd/credential.secret")
 OTHER_BOUND = BOUND.replace(":here", ":there")
 HOST = {"key": "host", "credential": ""}

@@ -32,6 +32,8 @@ from peers import node, node_modules
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 NASTY = [
     *"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\n\r\x0b\x0c\x01\x1b\x7f",
     "a b", "  a  b  ", "\n\n", "a\n", "a\n\n\n", "\na", "a\nb", "a\r\nb\r\n", "\t", " ",

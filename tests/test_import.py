@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 VALUE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 ODD = st.text(st.sampled_from("ab0 \t\n\r\\'\"$`!*?[]{}()<>|&;#~%=+-@^,.:/é🦄\x01\x7f\x1b\u2028\xa0"), min_size=1, max_size=12)
 SEED = int(os.environ.get("AVAULT_TEST_SEED", "1"))

@@ -18,6 +18,8 @@ from test_export import SMALL
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 AWS = "[default]\naws_access_key_id = AKIA1\naws_secret_access_key=s/1+\n\n# it's\n[prod eu]\naws_access_key_id=AKIA2\naws_secret_access_key = s2 = x\naws_session_token=t\nregion = eu\n"
 NETRC = 'machine api.example.com login me password s3cr#t\n# machine x\nmachine b\n  login "a b"\n  password "q\\"x" account acc\nmacdef init\n machine y\n\ndefault login anonymous password p\n'
 PGPASS = "# c\ndb:5432:*:me:s3cr\\:t\\\\x\ndb.eu:*:app:*:two words\n*:*:*:*:all\n"

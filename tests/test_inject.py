@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 MULTILINE = "one\n\ttwo 'and' \"three\" \\ $HOME é\n"
 
 

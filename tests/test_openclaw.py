@@ -29,6 +29,8 @@ from peers import Phone, Relay, Rogue
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 sys.path.append(str(SOURCE.parent / "scripts"))
 
 

@@ -7,6 +7,8 @@ import documents as d
 import pytest
 from harness import Machine, wait_until
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 TEXT = d.read("references/recipes.md")
 NOTIFY = dict(re.findall(r"<!-- notify: (\w+) -->\n```sh\n(.*?)\n```", TEXT, re.DOTALL))
 SAYS = {

@@ -12,6 +12,8 @@ from peers import node, node_modules
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 FORMAT = SOURCE.parent / "references" / "format.md"
 
 

@@ -20,6 +20,8 @@ from harness import AVAULT, Machine, wait_until
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 PEM = "-----BEGIN PRIVATE KEY-----\n{0}{1}\n{0}{2}\n-----END PRIVATE KEY-----\n"
 
 
