@@ -47,6 +47,8 @@ The rooms, in order; each calls only what stands above it:
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
     vault/own_files           The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
     vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
+    vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
+    vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
     vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
     vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
@@ -84,8 +86,10 @@ The rooms, in order; each calls only what stands above it:
     daemon/log                The access log: who got what, and when
     daemon/ratchet            The ratchet: after each unlock this machine's envelope is another one
     daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
+    daemon/registering        This machine's entry in the vault: its host, and the client key by which it asks the phone
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
+    daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
@@ -93,6 +97,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
+    daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
@@ -197,8 +202,10 @@ The rooms, in order; each calls only what stands above it:
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
     cli/log                   avault log: who got what, and when; and what was refused
+    cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
     cli/pair                  avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
+    cli/rotate                avault rotate: what is to be made anew when a key, a machine or a person is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/status                avault status: what the daemon does, and what it waits for
@@ -975,7 +982,7 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
     audit daemon delete doctor drill edit export forget get git has history import init inject
-    custody keychain list lock log mcp migrate mv openclaw openclaw-provider pair recover restore run scan
+    custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider pair recover restore rotate run scan
     service set status sync unlock wait
     """.split()
 )
@@ -1328,11 +1335,11 @@ def printable(text: object, limit: int = 200) -> str:
 
 
 # answered by the supervisor
-DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "record"}
+DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "rotate", "record"}
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
-    "inspect", "merge", "restore", "verify_log", "verify",
+    "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -3407,6 +3414,141 @@ def machine_id(places: Places) -> str:
         content = {"id": secrets.token_hex(8), "host": host}
         write_file(path, encode_file("machine", content))
     return str(content["id"])
+
+
+# -------------------------------------------------------- vault/machines ----
+# The machines that a vault is on: one fact each, which the machine writes itself.
+
+
+KIND = "machine"  # of the facts: "machine/ID", as ids are in generations
+
+
+def render_machine(host: str, client_key: str) -> str:
+    """What a machine says of itself: user and host, its pairing's public key (hex; "": none)."""
+    return json.dumps({"host": host, "client_key": client_key})
+
+
+def read_fact(text: str) -> dict[str, Any]:
+    """What stands in a fact of avault's own; empty where it is none that we know."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
+    """Each machine that is known, or that has written, and was not removed; the first seen first.
+
+    `me` is this one's id. What is not known of a machine is null.
+    """
+    known, removed = vault.facts_of(KIND), vault.facts_of("revoked")
+    writers = [name for name in vault.generation if not name.endswith("-git")]
+    silent = [each for each in writers if f"{KIND}/{each}" not in removed]
+    rows = []
+    for each in sorted({*known, *silent}):
+        said = read_fact(known.get(each, "{}"))
+        since = vault.facts[f"{KIND}/{each}"][0].created if each in known else None
+        rows.append(
+            {
+                "id": each,
+                "host": said.get("host"),
+                "client_key": said.get("client_key") or None,
+                "first_seen": None if since is None else render_time(since),
+                "writes": vault.generation.get(each, 0),
+                "this": each == me,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["first_seen"] or "", row["id"]))
+
+
+def find_machine(vault: Vault, me: str, name: str) -> dict[str, Any]:
+    """The one other machine of that host name or id; raises NotFound, Usage."""
+    rows = list_machines(vault, me)
+    found = [row for row in rows if name in (row["id"], row["host"])] or [
+        row for row in rows if row["host"] and row["host"].partition("@")[2] == name
+    ]
+    if not found:
+        raise NotFound(f"no machine {printable(name)}", "see which there are: avault machine list")
+    if len(found) > 1:
+        ids = ", ".join(row["id"] for row in found)
+        raise Usage(f"{printable(name)} is more than one machine", f"name it by its id: {ids}")
+    if found[0]["this"]:
+        raise Usage("that is this machine", "to leave nothing of the vault here: avault forget")
+    return found[0]
+
+
+# ----------------------------------------------------------- vault/marks ----
+# Marks of what was removed or rotated, and which values that leaves to be set anew.
+#
+# A mark is a fact, "revoked/WHAT/NAME". It has a digest of each value that was in the vault then:
+# a value that was known stays known, whatever is done with its key, and whatever clocks say.
+
+
+def digest_value(salt: str, value: str) -> str:
+    """What tells a value from others to whom has the mark's salt."""
+    return hmac.digest(bytes.fromhex(salt), value.encode(), "sha256")[:8].hex()
+
+
+def add_mark(vault: Vault, what: str, name: str, shown: str, now: int, machine: str) -> None:
+    """Note that something (`what`: machine, agent, operator) is to open this vault no more.
+
+    `shown` is how people call it.
+    """
+    salt = secrets.token_hex(16)
+    values = [
+        digest_value(salt, secret.value)
+        for group in vault.groups.values()
+        for found in group.keys.values()
+        for secret in found
+    ]
+    mark = {"what": what, "shown": shown, "at": now, "salt": salt, "values": sorted({*values})}
+    vault.state(f"revoked/{what}/{name}", json.dumps(mark), now, machine)
+
+
+def read_marks(vault: Vault) -> list[dict[str, Any]]:
+    """All marks, the newest first."""
+    found = [read_fact(text) for text in vault.facts_of("revoked").values()]
+    return sorted((mark for mark in found if "at" in mark), key=lambda mark: -int(mark["at"]))
+
+
+def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
+    """Each key whose value somebody may have who was removed since, with why; no value.
+
+    That is one that was set before the newest mark, or that was in the vault at any.
+    """
+    marks = [(mark, {*mark["values"]}) for mark in read_marks(vault)]
+    rows = []
+    for group, each in sorted(vault.groups.items()):
+        for key, found in sorted(each.keys.items()):
+            mark = next(
+                (
+                    mark
+                    for mark, values in marks
+                    for secret in found
+                    if secret.updated < mark["at"]
+                    or digest_value(mark["salt"], secret.value) in values
+                ),
+                None,
+            )
+            if mark:
+                rows.append(
+                    {
+                        "group": group,
+                        "key": key,
+                        "set": render_time(found[0].updated),
+                        "age": max(int(now) - found[0].updated, 0),
+                        "why": describe_mark(mark),
+                    }
+                )
+    return rows
+
+
+def describe_mark(mark: dict[str, Any]) -> str:
+    """Why a value is to be set anew, for people."""
+    done = {"machine": "removed", "agent": "replaced", "operator": "replaced"}
+    what = "agent's key" if mark["what"] == "agent" else mark["what"]
+    return f"{what} {mark['shown']} {done[mark['what']]} {render_time(mark['at'])}"
 
 
 # -------------------------------------------------------- vault/presence ----
@@ -8255,6 +8397,30 @@ class Writer:
             self.reporter.wrote()
 
 
+# ---------------------------------------------------- daemon/registering ----
+# This machine's entry in the vault: its host, and the client key by which it asks the phone.
+
+
+async def register(store: Store, writer: Writer, contact: Contact, host: str) -> None:
+    """Have the vault know this machine as it is; written only where it knows another, or none.
+
+    Best effort: a vault that cannot be written is served all the same.
+    """
+    pairing = contact.pairing or contact.seen
+    name = f"{KIND}/{store.machine}"
+    said = render_machine(host, public_hex(pairing.keys) if pairing else "")
+    if store.trouble or store.vault.fact(name) == said:
+        return
+
+    def change(vault: Vault) -> None:
+        vault.state(name, said, int(time.time()), store.machine)
+
+    try:
+        await writer.change(store, change)
+    except AvaultError:
+        pass  # told at the next write that somebody waits for
+
+
 # -------------------------------------------------------- daemon/holding ----
 # What the keyholder holds: an open vault, and this machine's own files of it.
 
@@ -8390,7 +8556,14 @@ class Holding:
             )
         await self.verify_recovery()
         self.note_hints()
+        if not isinstance(custodian, GivenKey):
+            await self.register()
         self.reporter.report()
+
+    async def register(self) -> None:
+        """Enter this machine in the vault, with the client key by which it asks."""
+        if self.store:
+            await register(self.store, self.writer, self.contact, self.host)
 
     def begin(self, store: Store, content: dict[str, Any], custody: str, is_new: bool) -> None:
         """Serve a vault from now on, opened by this custody.
@@ -8633,6 +8806,59 @@ async def part_with_phone(holding: Holding, message: Message) -> None:
     except Exception as error:
         failed = explain_change(error)
     tell_of_change(holding, message, None, failed)
+
+
+# ------------------------------------------------------- daemon/revoking ----
+# What the keyholder does with machines and marks: it shows them, and takes a machine out.
+
+
+def show_machines(store: Store) -> Message:
+    """The machines that the vault is on."""
+    return {"ok": True, "machines": list_machines(store.vault, store.machine)}
+
+
+def show_exposed(store: Store) -> Message:
+    """What was removed or rotated, and the keys that are to be set anew since; no value."""
+    marks = [describe_mark(mark) for mark in read_marks(store.vault)]
+    return {"ok": True, "exposed": find_exposed(store.vault, time.time()), "marks": marks}
+
+
+async def remove_machine(holding: Holding, message: Message) -> None:
+    """Take a machine out of the vault, if the operator agrees; tell what came of it."""
+    store, failed, row = holding.store, None, None
+    try:
+        if not store or not holding.log:
+            raise Denied("only an open vault can be changed", "open it: avault unlock")
+        row = find_machine(store.vault, store.machine, str(message["name"]))
+        shown = row["host"] or row["id"]
+        said = {"op": "machine", "for": f"remove {shown}"}
+        holding.log.write(said, message["caller"], "ok")
+        await ask_operator(holding, store, message, *describe_removal(store.vault, row))
+        await holding.writer.change(store, forget_machine(store, row["id"], shown))
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, row, failed)
+
+
+def describe_removal(vault: Vault, row: dict[str, Any]) -> tuple[str, str]:
+    """The title and the sentence by which the operator agrees that a machine goes."""
+    key = f", client key {shorten_hex(row['client_key'])}," if row["client_key"] else ""
+    shown = row["host"] or row["id"]
+    return (
+        f"{vault.name} without the machine {shown}",
+        f"avault: take the machine {shown}{key} out of {vault.name}",
+    )
+
+
+def forget_machine(store: Store, identity: str, shown: str) -> Any:
+    """The change that takes a machine's entry away, and leaves a mark."""
+
+    def change(vault: Vault) -> None:
+        now = int(time.time())
+        vault.state(f"{KIND}/{identity}", None, now, store.machine)
+        add_mark(vault, KIND, identity, shown, now, store.machine)
+
+    return change
 
 
 # ------------------------------------------------------ daemon/unlocking ----
@@ -8894,6 +9120,8 @@ class Keyholder:
             spawn(self.tasks, entrust(self.holding, fd, message))
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
+        elif message["do"] == "remove machine":
+            spawn(self.tasks, remove_machine(self.holding, message))
         elif message["do"] == "proven":
             spawn(self.tasks, self.holding.note_proof())
         elif message["do"] == "ask":
@@ -10114,6 +10342,23 @@ MANAGE: dict[str, Manage] = {
 }
 
 
+# ------------------------------------------------------- daemon/rotation ----
+# Machines that are removed, and keys that are rotated, as the supervisor has it done.
+
+
+async def remove_machine_of(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Take a machine out of the vault, if the operator agrees."""
+    need_open(guard)
+    name = str(request.get("name"))
+    change = f"the machine {printable(name, 70)} is taken out"
+    ticket = await agree_otherwise(guard, Reach(request), change)
+    wish = {"do": "remove machine", "name": name, "caller": caller}
+    return await guard.custody.change(ticket, wish) or {}
+
+
+ROTATE: dict[str, Manage] = {"remove": remove_machine_of}
+
+
 # --------------------------------------------------------- daemon/status ----
 # What `status` says.
 
@@ -10703,10 +10948,11 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
-    """What is to be known or changed of the custodians; one change at a time."""
-    manage = MANAGE.get(str(request.get("action")))
+    """What is to be known or changed of custodians, machines, keys; one change at a time."""
+    actions = ROTATE if request["op"] == "rotate" else MANAGE
+    manage = actions.get(str(request.get("action")))
     if not manage:
-        raise Usage("no such action on custodians", "see references/protocol.md")
+        raise Usage("no such action", "see references/protocol.md")
     answer: Message = {}
 
     def tell(code: str) -> None:
@@ -10738,6 +10984,7 @@ ANSWERS: dict[str, Respond] = {
     "wait": answer_wait,
     "stop": answer_stop,
     "custody": answer_custody,
+    "rotate": answer_custody,
     "record": answer_record,
 }
 
@@ -10881,6 +11128,7 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
+            await holding.register()
     holding.consent.end()
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
@@ -11073,6 +11321,11 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
+def shown(answer: Callable[[Store], Message]) -> Serve:
+    """A request that only looks, and gives no value out."""
+    return lambda keyholder, session, request: answer(keyholder.open_store())
+
+
 REQUESTS: dict[str, Serve] = {
     "get": released(answer_get),
     "export": released(answer_export),
@@ -11083,6 +11336,8 @@ REQUESTS: dict[str, Serve] = {
     "verify": serve_verify,
     "verify_log": serve_verify_log,
     "inspect": serve_inspect,
+    "machines": shown(show_machines),
+    "exposed": shown(show_exposed),
     "set": serve_set,
     "delete": serve_delete,
     "move": serve_move,
@@ -11132,6 +11387,9 @@ async def talk_init(
                 "choose the operator's account in the signer",
             )
     vault = Vault(identity, agent, operator, name)
+    said = render_machine(host, public_hex(pairing.keys) if pairing else "")
+    me = machine_id(places)
+    vault.state(f"{KIND}/{me}", said, int(time.time()), me)
     content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
 
     def write(path: str, data: bytes) -> None:
@@ -11535,6 +11793,8 @@ getting in, looking after
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
   custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  machine list|remove                  the machines that the vault is on
+  rotate report                        what is to be set anew after a loss
   keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set
@@ -11584,6 +11844,14 @@ def put(text: str) -> None:
         sys.exit(141)  # what a shell reports for SIGPIPE
     except OSError as error:
         raise AvaultError(f"cannot write the output: {error.strerror}") from None
+
+
+def put_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Write rows of as many cells each to stdout, in columns; the first is their heads."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        put("  ".join(cells).rstrip() + "\n")
 
 
 def confirm(question: str) -> bool:
@@ -24220,10 +24488,7 @@ def cmd_custody_list(terminal: Terminal) -> int:
         now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
         opened = each["opened"] or "never"
         rows.append((str(place), each["name"], each["kind"] or "?", asks, opened, now))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        put("  ".join([*cells, row[5]]).rstrip() + "\n")
+    put_table(rows)
     return 0
 
 
@@ -25515,6 +25780,61 @@ def verify_log(terminal: Terminal) -> int:
     return 0
 
 
+# ----------------------------------------------------------- cli/machine ----
+# avault machine: the machines that a vault is on.
+
+
+@command("machine list")
+def cmd_machine_list(terminal: Terminal) -> int:
+    """usage: avault machine list [--json]
+
+    The machines that this vault is on: what each calls itself, the client key of
+    its pairing as signer apps show it, when it was first seen, how often it has
+    written, and which one is this. It is the vault's own list: a machine enters
+    itself when it opens the vault. One that never did, or was given the agent's
+    key, is not in it.
+    """
+    answer = terminal.ask("machines")
+    if terminal.want_json:
+        return show(terminal, {"ok": True, "machines": answer["machines"]})
+    rows = [("HOST", "ID", "FIRST SEEN", "WRITES", "CLIENT KEY")]
+    for each in answer["machines"]:
+        host = f"{each['host'] or '?'}{' (this one)' if each['this'] else ''}"
+        key = shorten_key(each["client_key"]) if each["client_key"] else "not paired"
+        rows.append((host, each["id"], each["first_seen"] or "?", str(each["writes"]), key))
+    put_table(rows)
+    return 0
+
+
+@command("machine remove", argument("name"), option("--yes", is_flag=True))
+def cmd_machine_remove(terminal: Terminal, name: str, yes: bool) -> int:
+    """usage: avault machine remove NAME [--yes]
+
+    Takes a machine off the vault's list, by its host or its id: one that was lost,
+    or sold. The phone has to agree. It says which connection to delete in the
+    signer app, without which the machine asks the phone as before. What it has
+    read it still has: avault rotate report lists that.
+
+      avault machine remove clawd@old-laptop
+    """
+    warning = "what it has read, and a copy of the vault, it still has"
+    if not yes and not confirm(f"avault: {name} is to go from this vault; {warning}. Remove it?"):
+        raise Denied("not confirmed; nothing was changed", f"avault machine remove {name} --yes")
+    say("asking the operator whether that is meant")
+    with Person() as person:
+        answer = terminal.ask("rotate", action="remove", name=name, progress=show_code, **person)
+    say(f"removed: {answer['host'] or answer['id']}")
+    if key := answer["client_key"]:
+        say(f"delete its connection in the signer app, shown as {shorten_key(key)}")
+    else:
+        say("it has no pairing that this vault knows; look for its connection in the signer app")
+    warn(
+        "what it has read it still has; new values make the old ones worthless",
+        "which these are: avault rotate report",
+    )
+    return show(terminal, {"ok": True, **answer})
+
+
 # --------------------------------------------------------------- cli/mcp ----
 # avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server.
 
@@ -25859,6 +26179,40 @@ def remove_made(directories: list[str]) -> None:
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(OSError):
             os.rmdir(directory)
+
+
+# ------------------------------------------------------------ cli/rotate ----
+# avault rotate: what is to be made anew when a key, a machine or a person is trusted no more.
+
+
+@command("rotate report")
+def cmd_rotate_report(terminal: Terminal) -> int:
+    """usage: avault rotate report [--json]
+
+    The keys whose values may be known to who is not to know them any more: those
+    that were there when a machine was removed, or a key replaced. Each with its
+    age, and why. Only a new value helps: make one where it comes from, end the
+    old one there, and set it here; then it leaves the list. A value that was
+    known before stays on it, under whatever name. Exit code 1 while any is left.
+    """
+    answer = terminal.ask("exposed")
+    exposed, marks = answer["exposed"], answer["marks"]
+    code = 1 if exposed else 0
+    if terminal.want_json:
+        show(terminal, {"ok": not exposed, "exposed": exposed, "marks": marks})
+        return code
+    if exposed:
+        rows = [
+            (f"{each['group']}/{each['key']}", f"{each['age'] // 86400} d", each["why"])
+            for each in exposed
+        ]
+        put_table([("KEY", "AGE", "WHY"), *rows])
+        say(f"{len(exposed)} to be made anew where they come from, then: avault set GROUP/KEY")
+    elif marks:
+        say("nothing is left to be set anew: no value of before is in the vault")
+    else:
+        say("nothing was removed or rotated in this vault")
+    return code
 
 
 # ----------------------------------------------------------- cli/secrets ----
@@ -26413,7 +26767,7 @@ MEANT = {  # what other tools call it: how it is called here
     "new": "set", "open": "unlock", "print": "get", "put": "set", "pull": "sync", "push": "sync",
     "read": "get", "remove": "delete", "rename": "mv",
     "reset": "daemon stop && avault daemon start -b",
-    "restart": "daemon stop && avault daemon start -b", "rm": "delete", "rotate": "set",
+    "restart": "daemon stop && avault daemon start -b", "rm": "delete",
     "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
     "state": "status", "stop": "daemon stop", "store": "set", "undo": "history",
     "unseal": "unlock", "update": "set", "write": "set",

@@ -50,6 +50,12 @@ class Owner:
     def asked(self) -> int:
         return len(self.phone.requests("nip44_decrypt"))
 
+    def agent(self) -> str:
+        return str(self.machine.status()["agent_npub"])
+
+    def npub(self) -> str:
+        return str(self.operator.public_key().to_bech32())
+
     def add(self, *words: str, name: str = "box", code: int = 0) -> Any:
         path = f"path={self.box.path}"
         return self.machine("custody", "add", "program", path, *words, "--name", name, "--yes", code=code)

@@ -16,7 +16,7 @@ from avault.custody.custodians import PHONE
 from avault.custody.kinds import EXTRA_KINDS, KINDS
 from avault.errors import Denied, Usage
 from avault.terminal.commands import argument, command, option
-from avault.terminal.talk import confirm, put, say, warn
+from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.presence import need_vault
 
@@ -156,10 +156,7 @@ def cmd_custody_list(terminal: Terminal) -> int:
         now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
         opened = each["opened"] or "never"
         rows.append((str(place), each["name"], each["kind"] or "?", asks, opened, now))
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        put("  ".join([*cells, row[5]]).rstrip() + "\n")
+    put_table(rows)
     return 0
 
 

@@ -36,7 +36,7 @@ MEANT = {  # what other tools call it: how it is called here
     "new": "set", "open": "unlock", "print": "get", "put": "set", "pull": "sync", "push": "sync",
     "read": "get", "remove": "delete", "rename": "mv",
     "reset": "daemon stop && avault daemon start -b",
-    "restart": "daemon stop && avault daemon start -b", "rm": "delete", "rotate": "set",
+    "restart": "daemon stop && avault daemon start -b", "rm": "delete",
     "search": "list", "seal": "lock", "setup": "init", "show": "get", "start": "daemon start -b",
     "state": "status", "stop": "daemon stop", "store": "set", "undo": "history",
     "unseal": "unlock", "update": "set", "write": "set",

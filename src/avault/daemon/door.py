@@ -10,6 +10,7 @@ from avault.daemon.asking import Caller
 from avault.daemon.callers import describe_caller
 from avault.daemon.errands import Reach
 from avault.daemon.managing import MANAGE
+from avault.daemon.rotation import ROTATE
 from avault.daemon.status import describe_status
 from avault.daemon.supervisor import Supervisor
 from avault.errors import TimedOut, Usage
@@ -147,10 +148,11 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
-    """What is to be known or changed of the custodians; one change at a time."""
-    manage = MANAGE.get(str(request.get("action")))
+    """What is to be known or changed of custodians, machines, keys; one change at a time."""
+    actions = ROTATE if request["op"] == "rotate" else MANAGE
+    manage = actions.get(str(request.get("action")))
     if not manage:
-        raise Usage("no such action on custodians", "see references/protocol.md")
+        raise Usage("no such action", "see references/protocol.md")
     answer: Message = {}
 
     def tell(code: str) -> None:
@@ -182,5 +184,6 @@ ANSWERS: dict[str, Respond] = {
     "wait": answer_wait,
     "stop": answer_stop,
     "custody": answer_custody,
+    "rotate": answer_custody,
     "record": answer_record,
 }

@@ -12,6 +12,7 @@ from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
 from avault.daemon.log import AccessLog
 from avault.daemon.ratchet import Ratchet
+from avault.daemon.registering import register
 from avault.daemon.reporter import Reporter
 from avault.daemon.writing import Writer
 from avault.errors import AvaultError, Denied, Locked, Tampered
@@ -166,7 +167,14 @@ class Holding:
             )
         await self.verify_recovery()
         self.note_hints()
+        if not isinstance(custodian, GivenKey):
+            await self.register()
         self.reporter.report()
+
+    async def register(self) -> None:
+        """Enter this machine in the vault, with the client key by which it asks."""
+        if self.store:
+            await register(self.store, self.writer, self.contact, self.host)
 
     def begin(self, store: Store, content: dict[str, Any], custody: str, is_new: bool) -> None:
         """Serve a vault from now on, opened by this custody.

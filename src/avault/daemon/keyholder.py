@@ -15,6 +15,7 @@ from avault.daemon.callers import describe_caller
 from avault.daemon.entrusting import entrust, part_with_phone
 from avault.daemon.holding import Holding
 from avault.daemon.reporter import Reporter
+from avault.daemon.revoking import remove_machine
 from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
 from avault.errors import Locked, TimedOut, Usage, printable
@@ -104,6 +105,8 @@ class Keyholder:
             spawn(self.tasks, entrust(self.holding, fd, message))
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
+        elif message["do"] == "remove machine":
+            spawn(self.tasks, remove_machine(self.holding, message))
         elif message["do"] == "proven":
             spawn(self.tasks, self.holding.note_proof())
         elif message["do"] == "ask":

@@ -157,6 +157,7 @@ async def ask_for_proof(
             ratchet.prove()
             await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
             holding.contact.keep(pairing)
+            await holding.register()
     holding.consent.end()
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})

@@ -18,6 +18,7 @@ from avault.daemon.changes import (
     serve_set,
 )
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.revoking import show_exposed, show_machines
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, NotFound, Usage
 from avault.vault.choosing import check_names, choose, choose_keys
@@ -25,6 +26,7 @@ from avault.vault.formats import describe_vault, render_export, render_list, war
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
 from avault.vault.recovery import verify_recovery
+from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,6 +216,11 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
+def shown(answer: Callable[[Store], Message]) -> Serve:
+    """A request that only looks, and gives no value out."""
+    return lambda keyholder, session, request: answer(keyholder.open_store())
+
+
 REQUESTS: dict[str, Serve] = {
     "get": released(answer_get),
     "export": released(answer_export),
@@ -224,6 +231,8 @@ REQUESTS: dict[str, Serve] = {
     "verify": serve_verify,
     "verify_log": serve_verify_log,
     "inspect": serve_inspect,
+    "machines": shown(show_machines),
+    "exposed": shown(show_exposed),
     "set": serve_set,
     "delete": serve_delete,
     "move": serve_move,

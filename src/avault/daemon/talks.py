@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from avault.custody.obtaining import GivenKey, OperatorKey
@@ -16,6 +17,8 @@ from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import DEFAULT_RELAYS, UNPROVEN, Pairing
 from avault.signer.question import NOT_A_REFUSAL, accept_token
 from avault.vault.files import has_bytes, write_file
+from avault.vault.machine import machine_id
+from avault.vault.machines import KIND, render_machine
 from avault.vault.own_files import (
     check_name,
     check_relay,
@@ -69,6 +72,9 @@ async def talk_init(
                 "choose the operator's account in the signer",
             )
     vault = Vault(identity, agent, operator, name)
+    said = render_machine(host, public_hex(pairing.keys) if pairing else "")
+    me = machine_id(places)
+    vault.state(f"{KIND}/{me}", said, int(time.time()), me)
     content = {**seal_nsec(keys, identity, operator, name, host), "proven": None, "quick": 0}
 
     def write(path: str, data: bytes) -> None:

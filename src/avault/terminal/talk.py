@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError
 from avault.hints import call
 from avault.plain import write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def say(text: str) -> None:
@@ -34,6 +38,14 @@ def put(text: str) -> None:
         sys.exit(141)  # what a shell reports for SIGPIPE
     except OSError as error:
         raise AvaultError(f"cannot write the output: {error.strerror}") from None
+
+
+def put_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Write rows of as many cells each to stdout, in columns; the first is their heads."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        put("  ".join(cells).rstrip() + "\n")
 
 
 def confirm(question: str) -> bool:
