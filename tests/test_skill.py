@@ -104,12 +104,14 @@ def test_clone(clone: Path, claw: Claw) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("words", [["{}"], ["git:file://{}"], ["{}", "--global"]])
+@pytest.mark.parametrize("words", [["{}"], ["git:file://{}"], ["--global", "git:file://{}"]])
 def test_install(clone: Path, claw: Claw, words: list[str]) -> None:
     """By OpenClaw itself, from a folder and from git; what it has put there works."""
     claw("skills", "install", *(word.format(clone) for word in words))
     skill = (claw.state / "skills" if "--global" in words else workspace_skills(claw)) / "avault"
     assert ready(claw) == str(skill)
+    if words[0].startswith("git:"):  # as references/openclaw.md says it of a clone
+        assert not {".git", ".venv"} & set(os.listdir(skill))
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # its python3 has the packages
     assert check([skill / "avault.py", "--version"], env=env) == f"avault {avault.__version__}\n"
 
