@@ -3572,15 +3572,25 @@ def refuse_to_overwrite(places: Places) -> None:
     if os.path.lexists(hints := places.file("nip46.json")):
         refuse_foreign(hints)
         decode_file("hints", read_file(hints), hints)
-    if os.path.lexists(unlock := places.own("unlock.json")) and os.path.lexists(
-        places.own("pin.json")
-    ):
-        hint = "put that vault back, from git or a backup; or choose another place with --dir"
-        raise AvaultError(f"a vault was here, and {unlock} may be the last copy of its key", hint)
+    if was_here(places):
+        unlock = places.own("unlock.json")
+        raise AvaultError(
+            f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
+        )
+
+
+PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
+
+
+def was_here(places: Places) -> bool:
+    """Whether this machine has opened a vault here, be it gone or not."""
+    return all(os.path.lexists(places.own(name)) for name in ("unlock.json", "pin.json"))
 
 
 def no_vault(places: Places) -> NotFound:
     """What is said where no vault is."""
+    if was_here(places):
+        return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
     return NotFound(
         f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
     )
@@ -26249,7 +26259,7 @@ def cmd_set(
         raise no_argument()
     group, key = split_name(group, key)
     if key is None:
-        raise Usage("no key is named", "avault set GROUP/KEY, as in: avault set openai/API_KEY")
+        raise Usage("no key is named", "avault set GROUP --key API_KEY")
     if sum(given is not None for given in (value, file, generate)) > 1:
         raise Usage("--value, --file and --generate exclude each other")
     fields: dict[str, Any] = {"group": group, "key": key, "note": note}
@@ -26663,6 +26673,7 @@ def describe_stopped(places: Places) -> dict[str, Any]:
             "signer_npub": content["operator"],
             "name": content["name"],
         }
+        need_vault(places)
         is_new = not own and not os.path.lexists(places.own("pairing.json"))
         status["hint"] = NEVER_OPENED if is_new else absence.hint
     except AvaultError as error:

@@ -185,7 +185,7 @@ def test_set_repeats_no_value(vault: Machine, canary, line: str) -> None:
         done = vault("--dir", str(vault.vault), *options, "set", *line.replace("MARK", canary.mark).split(" "), code=2)
         check_error(done.stderr)
         assert canary.mark not in done.stdout + done.stderr
-        assert re.search("set GROUP/KEY|set --help|--generate 32|set openai --key API_KEY", done.stderr)
+        assert re.search("set GROUP|set --help|--generate 32|set openai --key API_KEY", done.stderr)
 
 
 def test_others_repeat_no_word_that_is_too_much(vault: Machine, canary) -> None:
@@ -296,7 +296,7 @@ def test_set_keeps_the_note(vault: Machine) -> None:
 
 
 def test_set_refuses(vault: Machine, tmp_path: Path) -> None:
-    refuse(vault, "set", "a", code=2, says="no key is named", hint="avault set GROUP/KEY")
+    refuse(vault, "set", "a", code=2, says="no key is named", hint="avault set GROUP --key API_KEY")
     refuse(vault, "set", "a/B", code=2, says="the value is empty", hint="avault delete")
     refuse(vault, "set", "a/B", code=2, input="\n", says="the value is empty")
     refuse(vault, "set", "a/B", code=2, input=b"\xff\xfe", says="binary", hint="base64")
@@ -548,6 +548,8 @@ def test_init_writes_over_nothing_of_others(machine: Machine) -> None:
     for name in ("avault.enc", "nsec.enc"):
         (machine.vault / name).unlink()
     refuse(machine, *words, code=1, says="may be the last copy of its key")
+    refuse(machine, "get", "a", code=4, says=", where one was", hint="put that vault back")
+    assert "\nNext: put that vault back, from git" in machine("status", code=4).stdout
     assert unlock.read_bytes() == before
 
 
@@ -625,7 +627,7 @@ def test_commands_that_are_about_a_vault() -> None:
 def test_hints_keep_the_options(vault: Machine) -> None:
     """Where a hint is the same command again; but no flags, which may be what is to be left out, and no secrets."""
     hint = vault("set", "a", "--note", "for me", "--value", "sk-2", code=2).stderr.rpartition("hint: ")[2]
-    assert hint == "avault set --note 'for me' a --key API_KEY\n"
+    assert hint == "avault set --note 'for me' GROUP --key API_KEY\n"
     call = avault.Call()
     call.name, call.directory, call.options = "pair", "/x y", {"--relay": "wss://a --relay wss://b", "--timeout": "5m"}
     again = "avault --dir '/x y' pair --relay wss://a --relay wss://b --timeout 5m --replace"

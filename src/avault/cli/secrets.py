@@ -53,7 +53,7 @@ def cmd_set(
         raise no_argument()
     group, key = split_name(group, key)
     if key is None:
-        raise Usage("no key is named", "avault set GROUP/KEY, as in: avault set openai/API_KEY")
+        raise Usage("no key is named", "avault set GROUP --key API_KEY")
     if sum(given is not None for given in (value, file, generate)) > 1:
         raise Usage("--value, --file and --generate exclude each other")
     fields: dict[str, Any] = {"group": group, "key": key, "note": note}

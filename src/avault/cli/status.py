@@ -20,7 +20,7 @@ from avault.systemd import NoDaemon, explain_absence
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put
 from avault.terminal.terminal import Terminal, refuse_elses
-from avault.vault.presence import has_vault, read_unlock
+from avault.vault.presence import has_vault, need_vault, read_unlock
 
 if TYPE_CHECKING:
     from typing import Any
@@ -100,6 +100,7 @@ def describe_stopped(places: Places) -> dict[str, Any]:
             "signer_npub": content["operator"],
             "name": content["name"],
         }
+        need_vault(places)
         is_new = not own and not os.path.lexists(places.own("pairing.json"))
         status["hint"] = NEVER_OPENED if is_new else absence.hint
     except AvaultError as error:

@@ -33,15 +33,25 @@ def refuse_to_overwrite(places: Places) -> None:
     if os.path.lexists(hints := places.file("nip46.json")):
         refuse_foreign(hints)
         decode_file("hints", read_file(hints), hints)
-    if os.path.lexists(unlock := places.own("unlock.json")) and os.path.lexists(
-        places.own("pin.json")
-    ):
-        hint = "put that vault back, from git or a backup; or choose another place with --dir"
-        raise AvaultError(f"a vault was here, and {unlock} may be the last copy of its key", hint)
+    if was_here(places):
+        unlock = places.own("unlock.json")
+        raise AvaultError(
+            f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
+        )
+
+
+PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
+
+
+def was_here(places: Places) -> bool:
+    """Whether this machine has opened a vault here, be it gone or not."""
+    return all(os.path.lexists(places.own(name)) for name in ("unlock.json", "pin.json"))
 
 
 def no_vault(places: Places) -> NotFound:
     """What is said where no vault is."""
+    if was_here(places):
+        return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
     return NotFound(
         f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
     )
