@@ -49,6 +49,7 @@ def renew_avault() -> None:
             raise pytest.UsageError(str(error)) from None
         if text != amalgamate.TARGET.read_text(encoding="utf-8"):
             amalgamate.TARGET.write_text(text, encoding="utf-8")
+        amalgamate.TARGET.touch()  # the next run need not look
     installed = Path(sysconfig.get_path("purelib"), "avault.py")
     if installed.exists() and installed.read_bytes() != amalgamate.TARGET.read_bytes():
         raise pytest.UsageError("the installed avault is not this one: pip install .")
@@ -212,9 +213,9 @@ def machine(place: Place):
 
 
 @pytest.fixture
-def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands are forked, and start no Python (forked.py): for tests that are not about processes."""
-    monkeypatch.setattr("harness.Machine.may_fork", True)
+    monkeypatch.setattr("harness.Machine.may_fork", not request.node.get_closest_marker("starts"))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 That runs the installed avault.py from where the installed script has imported it, with an environment, a directory and
 descriptors of its own. What a Python reads when it starts, and who it is to others, is as it was: what is about that is for
-the command itself. Files whose tests may have it say so: `usefixtures("forks")`. A daemon that such a command starts is forked
-from it, and its keyholder from that; other programs are started as ever.
+the command itself. Files whose tests may have it say so: `usefixtures("forks")`, and a test of theirs that may not has the mark
+`starts`. A daemon that such a command starts is forked from it, and so are the processes of avault's own that this starts; other
+programs are started as ever.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def fork_or_exec(argv: list[str], programs: Any, *given: Any) -> int:
 
     words = [os.fsdecode(word) for word in argv]
     own = avault.own_command()
-    if words[: len(own)] != own or words[len(own) : len(own) + 1] not in (["supervisor"], ["keyholder"]):
+    if words[: len(own)] != own or (*words, "")[len(own)] not in ("supervisor", "keyholder", "custodian", "trial"):
         return exec_program(argv, programs, *given)
     _, kept, cwd, env, its_in, _, _, its_out, _, its_err, _, told, _, is_session, *_ = given
     if pid := os.fork():

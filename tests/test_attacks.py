@@ -16,7 +16,7 @@ from peers import Rogue, misdeeds
 
 import avault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 
 @pytest.fixture

@@ -116,9 +116,9 @@ def run(tmp_path: Path, test: str, *options: str) -> tuple[int, str]:
         (tmp_path / name).write_bytes((HERE / name).read_bytes())
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE.parent / 'scripts'}\n")
     (tmp_path / "test_it.py").write_text(f"import sys\nfrom canary import record\n\n{test}\n")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/base", *options]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/base"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     for kept in re.findall(r"directories are kept in (.*)", done.stdout):
         shutil.rmtree(kept)
     return done.returncode, done.stdout + done.stderr

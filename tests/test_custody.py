@@ -528,6 +528,7 @@ def test_a_pairing_that_only_lay_there_is_not_written(owner: Owner) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may take every descriptor")
+@pytest.mark.starts
 def test_what_a_trial_is_started_with_gives_no_key(owner: Owner, canary: Canary, allow: Callable[[Path], Path]) -> None:
     """Its descriptors, copied before it is hardened: the unlock key comes through none of them."""
     machine = owner.machine

@@ -21,7 +21,7 @@ from harness import SOURCE, Machine, wait_until
 
 import avault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 
 Row = dict[str, Any]

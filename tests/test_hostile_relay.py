@@ -18,7 +18,7 @@ from peers import Relay, Rogue, misdeeds
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 WAITING: misdeeds.Steps = [{"wait": True, "honest": True}]
 

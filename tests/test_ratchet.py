@@ -18,7 +18,7 @@ from canary import Canary
 from harness import Machine
 from peers import Relay, Rogue
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 HEX_KEY = re.compile(r"\b[0-9a-f]{64}\b")
 PAYLOAD = re.compile(r"[A-Za-z0-9+/]{130,}={0,2}")  # the shortest NIP-44 v2 payload has 132 letters

@@ -30,6 +30,8 @@ from test_processes import is_alive
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="this is Linux's")
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 DIGESTS = (

@@ -13,7 +13,7 @@ from harness import Machine, machines, wait_until
 
 import avault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 AGENT = nostr_sdk.Keys.generate()
 NSEC = AGENT.secret_key().to_bech32()
