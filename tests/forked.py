@@ -47,12 +47,15 @@ class Forked:
         atexit.register(self.end)
 
     def run(
-        self, argv: list[str], env: dict[str, str], cwd: Path, input: bytes | None, timeout: float
+        self, argv: list[str], env: dict[str, str], cwd: Path, input: bytes | socket.socket, timeout: float
     ) -> subprocess.CompletedProcess[bytes]:
-        """What subprocess.run gives for a command whose output is captured."""
+        """What subprocess.run gives for a command whose output is captured; `input` is what it reads, or its stdin."""
         answer, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # two words, each by itself
         pipes = [os.pipe() for _ in range(3)]
         (its_in, our_in), (our_out, its_out), (our_err, its_err) = pipes
+        given = b"" if isinstance(input, socket.socket) else input
+        if isinstance(input, socket.socket):
+            os.dup2(input.fileno(), its_in, inheritable=False)
         its = [its_in, its_out, its_err, theirs.detach()]
         with tempfile.TemporaryFile(dir="/tmp") as request, answer:
             request.write(json.dumps({"argv": argv, "env": env, "cwd": str(cwd)}).encode())
@@ -63,7 +66,7 @@ class Forked:
                 os.close(fd)
             pid = int(answer.recv(64))
             found: dict[int, bytes] = {}
-            threads = [start(give, our_in, input or b""), start(take, our_out, found), start(take, our_err, found)]
+            threads = [start(give, our_in, given), start(take, our_out, found), start(take, our_err, found)]
             answer.settimeout(timeout)
             try:
                 code = int(answer.recv(64))

@@ -203,6 +203,7 @@ def test_a_file_for_scripts_answers(place) -> None:
     assert answer == {"outcome": "ok", "value": VECTOR_KEY}
 
 
+@pytest.mark.starts
 def test_it_is_on_no_command_line_and_in_no_environment(people, canary: Canary) -> None:
     """Looked at after it was typed, while the helper waits for it once more."""
     answered = threading.Thread(target=lambda: ask(people, "set", canary.value, secret=SECRET, limit=20.0))
