@@ -950,6 +950,7 @@ def test_interrupt(vault: Machine) -> None:
 # Other ways to run it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [[sys.executable, str(SOURCE)], [str(SOURCE)], [sys.executable, "-m", "avault"]], ids=" ".join
 )

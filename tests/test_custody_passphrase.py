@@ -101,6 +101,7 @@ def test_what_is_typed_is_normalized(people, place) -> None:
     assert nip49(ncryptsec=made["value"], passphrase=NORMAL + longer) == SECRET
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_n", ["16", "17", "18"])
 def test_another_implementation_opens_it(people, log_n: str, canary: Canary) -> None:
     made = ask(people, "set", canary.value, canary.value, settings={"log-n": log_n}, secret=SECRET)["value"]

@@ -122,6 +122,7 @@ def test_a_day(lone: Machine, canary: Canary) -> None:
     assert "asks: " in lone("demo", "--yes", timeout=120).stdout
 
 
+@pytest.mark.slow
 def test_git(lone: Machine, canary: Canary) -> None:
     """Each write is committed, and published."""
     git_helpers.make(lone)
@@ -161,6 +162,7 @@ def test_the_command_that_needs_more_says_so(lone: Machine) -> None:
     assert "avault_extras/mcp.py is not beside " in done.stderr and "pip install '.[mcp]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_version_takes_the_others_parts(lone: Machine, place, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is installed in the same Python is another's; and so is what lies in a directory on the way to it."""
     strange = place.top / "strange" / "avault_extras"

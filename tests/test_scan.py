@@ -205,7 +205,7 @@ def by_hand(data: bytes, looked_for: Any) -> dict[str, set[int]]:
     return lines
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(10, 40))])
 def test_values_that_overlap(seed: int) -> None:
     """Values that are a part of each other, or begin with what another ends with, next to and in each other."""
     choose = random.Random(seed)
