@@ -5412,6 +5412,7 @@ class RemoteSigner:
         # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.is_attended = True
         self.is_resting = False  # it listens for an answer, and sends nothing
+        self.busy: set[str] = set()  # relays that have not said yet what they think of an event
         # the answer was given long ago, to an earlier question: who held it back chose the time
         self.is_old = False
         # seconds from the first relay's acceptance to the answer
@@ -5621,7 +5622,6 @@ class RemoteSigner:
         self.answered_in = None
         self.remarks.clear()
         sending = self.compose(request)
-        busy: set[str] = set()  # relays that have not said yet what they think of an event
         try:
             while not request.answer.done():
                 if self.relays.move():
@@ -5630,10 +5630,12 @@ class RemoteSigner:
                 if not self.is_resting:
                     sending = self.attend(request, sending, anew)
                 for url, shown in self.relays.shown.items():
-                    is_free = shown["connected"] and url not in sending.said and url not in busy
+                    is_free = (
+                        shown["connected"] and url not in sending.said and url not in self.busy
+                    )
                     if is_free and not self.is_resting:
-                        busy.add(url)
-                        work = self.publish(request, url, sending, busy)
+                        self.busy.add(url)
+                        work = self.publish(request, url, sending)
                         spawn(self.relays.tasks, work)
                 quick = time.monotonic() - request.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
@@ -5674,7 +5676,7 @@ class RemoteSigner:
         event = compose_event(self.relays.keys, str(self.signer), request.body())
         return Sending(event, request.id, time.monotonic())
 
-    async def publish(self, request: Request, url: str, sending: Sending, busy: set[str]) -> None:
+    async def publish(self, request: Request, url: str, sending: Sending) -> None:
         """Send an event to one relay and note what it says.
 
         Silence or a lost connection is tried again.
@@ -5682,7 +5684,7 @@ class RemoteSigner:
         try:
             text = await self.relays.send(url, sending.event)
         finally:
-            busy.discard(url)
+            self.busy.discard(url)
         if text not in ("timeout", "relay not connected"):
             sending.said[url] = text
         if text == "accepted":
@@ -8895,6 +8897,7 @@ class Unlocking:
         self.opens_until = 0.0  # uptime until which a late answer opens the vault
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
+        self.tasks: set[asyncio.Task[None]] = set()
         self.trying = 0  # custodians that are tried
 
     # -- what the supervisor wants
@@ -8909,12 +8912,25 @@ class Unlocking:
             return
         self.resume = self.talking
         signer = self.holding.contact.signer
+        if signer and self.task and self.is_paired_anew():
+            self.task.cancel()
+            self.begin(fd)
+            return
         if signer and self.task:
             signer.is_attended = self.is_attended
             signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
             self.reporter.report()
         if fd is not None:
             os.close(fd)
+
+    def is_paired_anew(self) -> bool:
+        """Whether the locked vault's pairing is another than the one that we listen by."""
+        try:
+            found = Pairing.load(self.holding.places)
+        except AvaultError:
+            return False
+        known = self.holding.contact.pairing
+        return bool(found and known and not found.is_same(known) and not self.talking)
 
     def ask_again(self) -> None:
         """Have the question go out at once, if there is one."""
@@ -8935,8 +8951,17 @@ class Unlocking:
         elif self.is_out and signer and self.task:
             signer.rest()
             self.reporter.report()
+        elif signer and self.task and signer.busy:
+            spawn(self.tasks, self.rest_when_known(signer))
         elif not self.holding.store:
             self.ended.set()
+
+    async def rest_when_known(self, signer: RemoteSigner) -> None:
+        """Rest once a relay has said whether it took the question that is on its way."""
+        while signer.busy and not self.is_asked:
+            await asyncio.sleep(0.05)
+        if not self.is_asked:
+            self.rest(self.opens_until - uptime())
 
     def note_question(self) -> None:
         """Note whether the phone may have the question for the key."""

@@ -26,6 +26,7 @@ class Phone:
         self.is_old = self.is_attended = self.is_resting = False
         self.me, self.answered_in, self.requests = "ab" * 32, 9.0, ["sent"]
         self.relays, self.remarks = SimpleNamespace(shown={}), avault.Remarks()
+        self.busy: set[str] = set()
 
     async def open(self) -> None: ...
 
@@ -170,6 +171,24 @@ async def test_what_comes_late_turns_the_ratchet_and_opens_only_for_who_is_remem
     assert bool(desk.holding.store) == (opens_for > 0) != desk.keyholder.ended.is_set()
     assert desk.own("unlock.json") != before
     assert desk.failures() == ([] if opens_for else ["locked"])
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+async def test_who_gives_up_while_a_relay_has_not_said_whether_it_took_the_question(desk: Desk, is_taken: bool) -> None:
+    """The phone may have it already: only then somebody stays to hear the answer."""
+    desk.phone.requests, desk.phone.busy = [], {"wss://relay"}
+    await desk.ask()
+    desk.keyholder.receive({"do": "rest", "opens_for": 0.0}, None)
+    await asyncio.sleep(0.2)
+    assert not desk.keyholder.ended.is_set() and not desk.phone.is_resting
+    desk.phone.requests += ["sent"] * is_taken
+    desk.phone.busy.clear()
+    async with asyncio.timeout(10):
+        while not (desk.keyholder.ended.is_set() or desk.phone.is_resting):
+            await asyncio.sleep(0.01)
+    assert desk.phone.is_resting == is_taken != desk.keyholder.ended.is_set()
+    assert desk.unlocking.task
+    desk.unlocking.task.cancel()
 
 
 async def test_nobody_to_ask_is_nothing_to_stay_for(desk: Desk) -> None:

@@ -213,11 +213,11 @@ def test_a_network() -> None:
 async def test_what_was_sent_is_counted(asking: Asking) -> None:
     ears = asking.remote.relays.pool = {"ws://one": Ear(), "ws://two": Ear()}
     ears["ws://one"].refusal = "relay not connected"
-    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://one", asking.sending)
     assert asking.remote.requests == 0
-    await asking.remote.publish(asking.request, "ws://two", asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://two", asking.sending)
     ears["ws://one"].refusal = "blocked: no"
-    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://one", asking.sending)
     assert asking.remote.requests == 1, "one question, to two relays"
     assert asking.remote.describe()["requests"] == 1
 

@@ -12,10 +12,12 @@ from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
 from avault.daemon.reporter import Reporter
-from avault.errors import Locked, complain
+from avault.errors import AvaultError, Locked, complain
 from avault.process import uptime
 from avault.signer.pairing import Pairing
 from avault.signer.relays import is_clock_unsynchronised
+from avault.signer.remote import RemoteSigner
+from avault.tasks import spawn
 from avault.vault.presence import read_unlock
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Unlocking:
         self.opens_until = 0.0  # uptime until which a late answer opens the vault
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
+        self.tasks: set[asyncio.Task[None]] = set()
         self.trying = 0  # custodians that are tried
 
     # -- what the supervisor wants
@@ -59,12 +62,25 @@ class Unlocking:
             return
         self.resume = self.talking
         signer = self.holding.contact.signer
+        if signer and self.task and self.is_paired_anew():
+            self.task.cancel()
+            self.begin(fd)
+            return
         if signer and self.task:
             signer.is_attended = self.is_attended
             signer.wake(bool(message.get("anew")), bool(message.get("at_once")))
             self.reporter.report()
         if fd is not None:
             os.close(fd)
+
+    def is_paired_anew(self) -> bool:
+        """Whether the locked vault's pairing is another than the one that we listen by."""
+        try:
+            found = Pairing.load(self.holding.places)
+        except AvaultError:
+            return False
+        known = self.holding.contact.pairing
+        return bool(found and known and not found.is_same(known) and not self.talking)
 
     def ask_again(self) -> None:
         """Have the question go out at once, if there is one."""
@@ -85,8 +101,17 @@ class Unlocking:
         elif self.is_out and signer and self.task:
             signer.rest()
             self.reporter.report()
+        elif signer and self.task and signer.busy:
+            spawn(self.tasks, self.rest_when_known(signer))
         elif not self.holding.store:
             self.ended.set()
+
+    async def rest_when_known(self, signer: RemoteSigner) -> None:
+        """Rest once a relay has said whether it took the question that is on its way."""
+        while signer.busy and not self.is_asked:
+            await asyncio.sleep(0.05)
+        if not self.is_asked:
+            self.rest(self.opens_until - uptime())
 
     def note_question(self) -> None:
         """Note whether the phone may have the question for the key."""
