@@ -15,7 +15,7 @@ from typing import Any
 
 import avault
 
-READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log", "verify"]
+READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log", "verify", "machines", "exposed"]
 WRITES = ["set", "delete", "move", "import", "merge", "restore"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
