@@ -205,7 +205,7 @@ The rooms, in order; each calls only what stands above it:
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
     cli/pair                  avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
-    cli/rotate                avault rotate: what is to be made anew when a key, a machine or a person is trusted no more
+    cli/rotate                avault rotate: what is to be made anew when a machine is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/status                avault status: what the daemon does, and what it waits for
@@ -2352,7 +2352,7 @@ class Vault:
 
     `generation` maps a machine id to the number of its writes; `sources` are
     the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
-    itself has to know wherever the vault is, by name, as "operator/alice": kept and merged as
+    itself has to know wherever the vault is, by name, as "machine/ID": kept and merged as
     secrets are, and shown by no command that shows those.
     """
 
@@ -5412,7 +5412,8 @@ class RemoteSigner:
         # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.is_attended = True
         self.is_resting = False  # it listens for an answer, and sends nothing
-        self.busy: set[str] = set()  # relays that have not said yet what they think of an event
+        # relays that have not said yet what they think of an event of this question
+        self.busy: set[str] = set()
         # the answer was given long ago, to an earlier question: who held it back chose the time
         self.is_old = False
         # seconds from the first relay's acceptance to the answer
@@ -5622,6 +5623,7 @@ class RemoteSigner:
         self.answered_in = None
         self.remarks.clear()
         sending = self.compose(request)
+        busy = self.busy = set()
         try:
             while not request.answer.done():
                 if self.relays.move():
@@ -5630,12 +5632,10 @@ class RemoteSigner:
                 if not self.is_resting:
                     sending = self.attend(request, sending, anew)
                 for url, shown in self.relays.shown.items():
-                    is_free = (
-                        shown["connected"] and url not in sending.said and url not in self.busy
-                    )
+                    is_free = shown["connected"] and url not in sending.said and url not in busy
                     if is_free and not self.is_resting:
-                        self.busy.add(url)
-                        work = self.publish(request, url, sending)
+                        busy.add(url)
+                        work = self.publish(request, url, sending, busy)
                         spawn(self.relays.tasks, work)
                 quick = time.monotonic() - request.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
@@ -5676,7 +5676,7 @@ class RemoteSigner:
         event = compose_event(self.relays.keys, str(self.signer), request.body())
         return Sending(event, request.id, time.monotonic())
 
-    async def publish(self, request: Request, url: str, sending: Sending) -> None:
+    async def publish(self, request: Request, url: str, sending: Sending, busy: set[str]) -> None:
         """Send an event to one relay and note what it says.
 
         Silence or a lost connection is tried again.
@@ -5684,7 +5684,7 @@ class RemoteSigner:
         try:
             text = await self.relays.send(url, sending.event)
         finally:
-            self.busy.discard(url)
+            busy.discard(url)
         if text not in ("timeout", "relay not connected"):
             sending.said[url] = text
         if text == "accepted":
@@ -6241,8 +6241,8 @@ class Custodians:
 
     def names(self, candidate: bool = False) -> list[str]:
         """Those that have a file, by their names; or those that are still to be tried."""
-        paths = glob.glob(self.places.own("custody-*.json"))
-        found = [os.path.basename(path)[len("custody-") : -len(".json")] for path in paths]
+        paths = glob.glob("custody-*.json", root_dir=self.places.state)
+        found = [path[len("custody-") : -len(".json")] for path in paths]
         wanted = [name for name in found if name.endswith(CANDIDATE) == candidate]
         return sorted(name.removesuffix(CANDIDATE) for name in wanted)
 
@@ -7463,7 +7463,7 @@ class Consent:
     def take(self, ticket: str) -> bool:
         """Whether the change with this ticket is agreed to; whatever was agreed is used up."""
         given, self.ticket = self.ticket, ""
-        if not self.phoneless or not ticket:
+        if not self.phoneless or not ticket or not ticket.isascii():
             return False
         is_given = secrets.compare_digest(given, ticket) and uptime() < self.until
         return is_given or secrets.compare_digest(self.first, ticket)
@@ -26217,7 +26217,7 @@ def remove_made(directories: list[str]) -> None:
 
 
 # ------------------------------------------------------------ cli/rotate ----
-# avault rotate: what is to be made anew when a key, a machine or a person is trusted no more.
+# avault rotate: what is to be made anew when a machine is trusted no more.
 
 
 @command("rotate report")
@@ -26225,10 +26225,10 @@ def cmd_rotate_report(terminal: Terminal) -> int:
     """usage: avault rotate report [--json]
 
     The keys whose values may be known to who is not to know them any more: those
-    that were there when a machine was removed, or a key replaced. Each with its
-    age, and why. Only a new value helps: make one where it comes from, end the
-    old one there, and set it here; then it leaves the list. A value that was
-    known before stays on it, under whatever name. Exit code 1 while any is left.
+    that were there when a machine was removed. Each with its age, and why. Only a
+    new value helps: make one where it comes from, end the old one there, and set
+    it here; then it leaves the list. A value that was known before stays on it,
+    under whatever name. Exit code 1 while any is left.
     """
     answer = terminal.ask("exposed")
     exposed, marks = answer["exposed"], answer["marks"]

@@ -191,6 +191,14 @@ async def test_who_gives_up_while_a_relay_has_not_said_whether_it_took_the_quest
     desk.unlocking.task.cancel()
 
 
+@pytest.mark.parametrize("ticket", ["", "00" * 16, "é", "\ud800"])
+def test_a_ticket_that_is_none_agrees_to_nothing(ticket: str) -> None:
+    consent = avault.Consent()
+    consent.begin()
+    consent.give("11" * 16)
+    assert not consent.take(ticket) and consent.take(consent.first)
+
+
 async def test_nobody_to_ask_is_nothing_to_stay_for(desk: Desk) -> None:
     desk.example.path("pairing.json").unlink()
     desk.keyholder.receive({"do": "unlock"}, None)

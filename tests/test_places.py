@@ -357,3 +357,15 @@ def test_three_vaults_never_meet(machine: Machine) -> None:
     finally:
         for vault in vaults.values():
             machine("daemon", "stop", "--force", "--dir", str(vault), code=None)
+
+
+def test_custodians_are_found_wherever_the_state_is(tmp_path):
+    """A directory's name that is a pattern to a shell is a name."""
+    places = avault.Places(str(tmp_path / "vault"))
+    places.state = str(tmp_path / "a[b]*")
+    os.mkdir(places.state)
+    for name in ("custody-box.json", "custody-other.new.json"):
+        (tmp_path / "a[b]*" / name).touch()
+    custodians = avault.Custodians(places)
+    assert custodians.names() == ["box"] and custodians.names(candidate=True) == ["other"]
+    assert custodians.order() == ["box", "phone"]

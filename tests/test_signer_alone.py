@@ -213,13 +213,33 @@ def test_a_network() -> None:
 async def test_what_was_sent_is_counted(asking: Asking) -> None:
     ears = asking.remote.relays.pool = {"ws://one": Ear(), "ws://two": Ear()}
     ears["ws://one"].refusal = "relay not connected"
-    await asking.remote.publish(asking.request, "ws://one", asking.sending)
+    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
     assert asking.remote.requests == 0
-    await asking.remote.publish(asking.request, "ws://two", asking.sending)
+    await asking.remote.publish(asking.request, "ws://two", asking.sending, set())
     ears["ws://one"].refusal = "blocked: no"
-    await asking.remote.publish(asking.request, "ws://one", asking.sending)
+    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
     assert asking.remote.requests == 1, "one question, to two relays"
     assert asking.remote.describe()["requests"] == 1
+
+
+async def test_a_question_does_not_wait_for_what_a_relay_says_of_the_one_before(asking: Asking) -> None:
+    """The signer may answer before the relay says that it took the question; and some never say it."""
+    relays, sent = asking.remote.relays, []
+    relays.look, relays.move = list, lambda: False
+    relays.shown["ws://one"]["connected"] = True
+
+    async def send(url: str, event: nostr_sdk.Event) -> str:
+        sent.append(event)
+        asking.request = asking.remote.pending
+        asking.hear(result="yes")
+        await asyncio.Event().wait()
+        return ""
+
+    relays.send = send
+    async with asyncio.timeout(10):
+        for number in (1, 2):
+            assert await asking.remote.request("get_public_key", [], str, False) == "yes"
+            assert len(sent) == number
 
 
 @pytest.mark.parametrize(

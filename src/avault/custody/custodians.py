@@ -54,8 +54,8 @@ class Custodians:
 
     def names(self, candidate: bool = False) -> list[str]:
         """Those that have a file, by their names; or those that are still to be tried."""
-        paths = glob.glob(self.places.own("custody-*.json"))
-        found = [os.path.basename(path)[len("custody-") : -len(".json")] for path in paths]
+        paths = glob.glob("custody-*.json", root_dir=self.places.state)
+        found = [path[len("custody-") : -len(".json")] for path in paths]
         wanted = [name for name in found if name.endswith(CANDIDATE) == candidate]
         return sorted(name.removesuffix(CANDIDATE) for name in wanted)
 

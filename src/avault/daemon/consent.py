@@ -37,7 +37,7 @@ class Consent:
     def take(self, ticket: str) -> bool:
         """Whether the change with this ticket is agreed to; whatever was agreed is used up."""
         given, self.ticket = self.ticket, ""
-        if not self.phoneless or not ticket:
+        if not self.phoneless or not ticket or not ticket.isascii():
             return False
         is_given = secrets.compare_digest(given, ticket) and uptime() < self.until
         return is_given or secrets.compare_digest(self.first, ticket)

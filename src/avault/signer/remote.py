@@ -59,7 +59,8 @@ class RemoteSigner:
         # somebody waits at a terminal, who is to hear of a refusal that nobody can have given
         self.is_attended = True
         self.is_resting = False  # it listens for an answer, and sends nothing
-        self.busy: set[str] = set()  # relays that have not said yet what they think of an event
+        # relays that have not said yet what they think of an event of this question
+        self.busy: set[str] = set()
         # the answer was given long ago, to an earlier question: who held it back chose the time
         self.is_old = False
         # seconds from the first relay's acceptance to the answer
@@ -269,6 +270,7 @@ class RemoteSigner:
         self.answered_in = None
         self.remarks.clear()
         sending = self.compose(request)
+        busy = self.busy = set()
         try:
             while not request.answer.done():
                 if self.relays.move():
@@ -277,12 +279,10 @@ class RemoteSigner:
                 if not self.is_resting:
                     sending = self.attend(request, sending, anew)
                 for url, shown in self.relays.shown.items():
-                    is_free = (
-                        shown["connected"] and url not in sending.said and url not in self.busy
-                    )
+                    is_free = shown["connected"] and url not in sending.said and url not in busy
                     if is_free and not self.is_resting:
-                        self.busy.add(url)
-                        work = self.publish(request, url, sending)
+                        busy.add(url)
+                        work = self.publish(request, url, sending, busy)
                         spawn(self.relays.tasks, work)
                 quick = time.monotonic() - request.asked_at < 5 and not sending.said
                 await asyncio.wait([request.answer], timeout=0.02 if quick else 1.0)
@@ -323,7 +323,7 @@ class RemoteSigner:
         event = compose_event(self.relays.keys, str(self.signer), request.body())
         return Sending(event, request.id, time.monotonic())
 
-    async def publish(self, request: Request, url: str, sending: Sending) -> None:
+    async def publish(self, request: Request, url: str, sending: Sending, busy: set[str]) -> None:
         """Send an event to one relay and note what it says.
 
         Silence or a lost connection is tried again.
@@ -331,7 +331,7 @@ class RemoteSigner:
         try:
             text = await self.relays.send(url, sending.event)
         finally:
-            self.busy.discard(url)
+            busy.discard(url)
         if text not in ("timeout", "relay not connected"):
             sending.said[url] = text
         if text == "accepted":

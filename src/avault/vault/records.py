@@ -56,7 +56,7 @@ class Vault:
 
     `generation` maps a machine id to the number of its writes; `sources` are
     the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
-    itself has to know wherever the vault is, by name, as "operator/alice": kept and merged as
+    itself has to know wherever the vault is, by name, as "machine/ID": kept and merged as
     secrets are, and shown by no command that shows those.
     """
 
