@@ -582,13 +582,20 @@ def type_passphrase(screen: Screen, times: int, phrase: str = PHRASE) -> None:
         screen.type(phrase + "\n")
 
 
-def init_with_passphrase(machine: Machine, canary: Canary) -> str:
-    """A vault that a passphrase opens; the key of its recovery kit."""
+@contextlib.contextmanager
+def making_with_passphrase(machine: Machine, canary: Canary) -> Iterator[tuple[Screen, str]]:
+    """The terminal where a vault is made that a passphrase is to open, once the kit is written down; and the kit's key."""
     canary.watch(PHRASE)
     with Screen(machine, AVAULT, "init", "--with", "passphrase", "--setting", "log-n=16", lines=90, columns=120) as screen:
         kit = screen.expect(KIT)[1].decode()
         screen.expect(r"is it written down\? \[y/N\] ")
         screen.type("y\n")
+        yield screen, kit
+
+
+def init_with_passphrase(machine: Machine, canary: Canary) -> str:
+    """A vault that a passphrase opens; the key of its recovery kit."""
+    with making_with_passphrase(machine, canary) as (screen, kit):
         type_passphrase(screen, 3)
         screen.expect("passphrase opens this vault from now on: avault unlock")
         screen.wait()
@@ -650,11 +657,7 @@ def test_a_vault_without_a_phone(machine: Machine, relay: Relay, canary: Canary,
 def test_only_who_made_it_adds_the_first_custodian(machine: Machine, canary: Canary) -> None:
     """A vault without a phone is open, and its passphrase was not typed well: another program adds nothing meanwhile."""
     box = Box(machine.top)
-    canary.watch(PHRASE)
-    with Screen(machine, AVAULT, "init", "--with", "passphrase", "--setting", "log-n=16", lines=90, columns=120) as screen:
-        kit = screen.expect(KIT)[1].decode()
-        screen.expect(r"is it written down\? \[y/N\] ")
-        screen.type("y\n")
+    with making_with_passphrase(machine, canary) as (screen, kit):
         type_passphrase(screen, 1)
         type_passphrase(screen, 1, "something else")
         screen.expect(r"are not the same\. Try again\? \[y/N\] ")

@@ -897,11 +897,10 @@ def test_another_user_s_repository(repository):
 # Locks, and things under way
 
 
-def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
-    by_hand(repository)
-    lock = repository.vault / ".git" / "index.lock"
+def hold_for_a_while(repository, monkeypatch, name):
+    """A lock of another git's that goes while somebody here waits for the third time: how long they waited."""
+    lock = repository.vault / ".git" / name
     lock.touch()
-    data = change(repository)
     waited = []
 
     def wait(seconds: float) -> None:
@@ -911,23 +910,20 @@ def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
 
     monkeypatch.setenv("HOME", str(repository.home))
     monkeypatch.setattr(avault, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    return waited
+
+
+def test_another_git_s_lock_is_waited_for(repository, monkeypatch):
+    by_hand(repository)
+    data = change(repository)
+    waited = hold_for_a_while(repository, monkeypatch, "index.lock")
     assert avault.commit_files(avault.Repository(str(repository.vault)), ANYTHING)
     assert len(waited) == 3 and in_head(repository) == data
 
 
 def test_the_lock_of_its_settings_is_waited_for(repository, monkeypatch):
     """Two that set the merge driver up at once: git waits for no lock of its own."""
-    lock = repository.vault / ".git" / "config.lock"
-    lock.touch()
-    waited = []
-
-    def wait(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 3:
-            lock.unlink()
-
-    monkeypatch.setenv("HOME", str(repository.home))
-    monkeypatch.setattr(avault, "time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    waited = hold_for_a_while(repository, monkeypatch, "config.lock")
     avault.set_up(avault.Repository(str(repository.vault)))
     assert len(waited) == 3 and avault.is_set_up(avault.Repository(str(repository.vault)))
 
