@@ -2308,6 +2308,9 @@ def check_note(note: object) -> str | None:
 # The vault as data: groups, keys and their names; merging two copies.
 
 
+LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+
+
 class Secret:
     """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
 
@@ -2517,13 +2520,44 @@ class Vault:
             content["name"],
         )
         for name, group in content["groups"].items():
-            keys = {key: [Secret(*each) for each in found] for key, found in group["keys"].items()}
+            keys = {key: read_secrets(found) for key, found in group["keys"].items()}
             text, machine, count = group["note"]
+            check_dot(machine, count)
             self.groups[name] = Group(keys, (text, machine, count))
-        self.facts = {
-            name: [Secret(*each) for each in found]
-            for name, found in content.get("facts", {}).items()
-        }
+        facts = content.get("facts", {})
+        self.facts = {name: read_secrets(found) for name, found in facts.items()}
+
+
+def read_secrets(found: list[Any]) -> list[Secret]:
+    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
+
+    Who can write a vault can write anything into it: what is compared and sorted later is of the
+    right type.
+    """
+    secrets = [Secret(*each) for each in found]
+    for each in secrets:
+        check_dot(each.machine, each.count)
+        times = (each.created, each.updated)
+        if type(each.value) is not str or any(type(time) is not int for time in times):
+            raise ValueError("not a secret")
+        if any(abs(time) > LATEST for time in times):
+            raise ValueError("not a time")
+    if not secrets:
+        raise ValueError("a key without a secret")
+    return secrets
+
+
+def check_generation(found: dict[str, int]) -> dict[str, int]:
+    """`found` if it can be a vault's generation; raises ValueError."""
+    for machine, count in found.items():
+        check_dot(machine, count)
+    return found
+
+
+def check_dot(machine: object, count: object) -> None:
+    """Raise ValueError unless these are a machine and a count of its writes."""
+    if type(machine) is not str or type(count) is not int or count < 0:
+        raise ValueError("not a dot")
 
 
 def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -2616,9 +2650,9 @@ def choose_keys(
         - {key for _, key, _ in rows}
         - {f"{group}/{key}" for group, key, _ in rows}
     ):
-        raise NotFound(
-            f"no key {printable(', '.join(sorted(missing)))}", "see what there is: avault list"
-        )
+        # what can be no name is not repeated: it may be a secret
+        named = [each if is_choice(each) else "?" for each in sorted(missing)]
+        raise NotFound(f"no key {printable(', '.join(named))}", "see what there is: avault list")
     return rows
 
 
@@ -3421,6 +3455,7 @@ def machine_id(places: Places) -> str:
 
 
 KIND = "machine"  # of the facts: "machine/ID", as ids are in generations
+HOST_LIMIT = 97  # characters of USER@HOST, see place_name
 
 
 def render_machine(host: str, client_key: str) -> str:
@@ -3432,9 +3467,20 @@ def read_fact(text: str) -> dict[str, Any]:
     """What stands in a fact of avault's own; empty where it is none that we know."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_machine(text: str) -> dict[str, Any]:
+    """What a machine says of itself, as people may be shown it; null for what is of no use."""
+    said = read_fact(text)
+    host, key = said.get("host"), said.get("client_key")
+    is_key = isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)
+    return {
+        "host": printable(host, HOST_LIMIT) if isinstance(host, str) and host else None,
+        "client_key": key if is_key else None,
+    }
 
 
 def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
@@ -3447,13 +3493,11 @@ def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
     silent = [each for each in writers if f"{KIND}/{each}" not in removed]
     rows = []
     for each in sorted({*known, *silent}):
-        said = read_fact(known.get(each, "{}"))
         since = vault.facts[f"{KIND}/{each}"][0].created if each in known else None
         rows.append(
             {
                 "id": each,
-                "host": said.get("host"),
-                "client_key": said.get("client_key") or None,
+                **read_machine(known.get(each, "{}")),
                 "first_seen": None if since is None else render_time(since),
                 "writes": vault.generation.get(each, 0),
                 "this": each == me,
@@ -3465,13 +3509,15 @@ def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
 def find_machine(vault: Vault, me: str, name: str) -> dict[str, Any]:
     """The one other machine of that host name or id; raises NotFound, Usage."""
     rows = list_machines(vault, me)
-    found = [row for row in rows if name in (row["id"], row["host"])] or [
-        row for row in rows if row["host"] and row["host"].partition("@")[2] == name
-    ]
+    found = (
+        [row for row in rows if row["id"] == name]
+        or [row for row in rows if row["host"] == name]
+        or [row for row in rows if row["host"] and row["host"].partition("@")[2] == name]
+    )
     if not found:
         raise NotFound(f"no machine {printable(name)}", "see which there are: avault machine list")
     if len(found) > 1:
-        ids = ", ".join(row["id"] for row in found)
+        ids = printable(", ".join(row["id"] for row in found))
         raise Usage(f"{printable(name)} is more than one machine", f"name it by its id: {ids}")
     if found[0]["this"]:
         raise Usage("that is this machine", "to leave nothing of the vault here: avault forget")
@@ -3493,23 +3539,43 @@ def digest_value(salt: str, value: str) -> str:
 def add_mark(vault: Vault, what: str, name: str, shown: str, now: int, machine: str) -> None:
     """Note that something (`what`: machine, agent, operator) is to open this vault no more.
 
-    `shown` is how people call it.
+    `shown` is how people call it. Where it was removed before, what was known then stays known.
     """
-    salt = secrets.token_hex(16)
+    before = vault.facts.get(f"revoked/{what}/{name}")
+    known = read_mark(before[0]) if before else None
+    salt = known["salt"] if known and known["salt"] else secrets.token_hex(16)
     values = [
         digest_value(salt, secret.value)
         for group in vault.groups.values()
         for found in group.keys.values()
         for secret in found
     ]
+    values += known["values"] if known else []
     mark = {"what": what, "shown": shown, "at": now, "salt": salt, "values": sorted({*values})}
     vault.state(f"revoked/{what}/{name}", json.dumps(mark), now, machine)
 
 
 def read_marks(vault: Vault) -> list[dict[str, Any]]:
     """All marks, the newest first."""
-    found = [read_fact(text) for text in vault.facts_of("revoked").values()]
-    return sorted((mark for mark in found if "at" in mark), key=lambda mark: -int(mark["at"]))
+    facts = [name for name in vault.facts if name.startswith("revoked/")]
+    found = [read_mark(each) for name in facts for each in vault.facts[name]]
+    return sorted(found, key=lambda mark: -int(mark["at"]))
+
+
+def read_mark(fact: Secret) -> dict[str, Any]:
+    """A mark; of one that cannot be read, that something was removed when it was written."""
+    mark = read_fact(fact.value)
+    is_whole = [
+        mark.get("what") in ("machine", "agent", "operator"),
+        isinstance(mark.get("shown"), str),
+        type(mark.get("at")) is int and abs(mark["at"]) <= LATEST,
+        isinstance(mark.get("salt"), str) and re.fullmatch("[0-9a-f]{32}", mark["salt"]),
+        isinstance(mark.get("values"), list)
+        and all(isinstance(each, str) for each in mark["values"]),
+    ]
+    if all(is_whole):
+        return {**mark, "shown": printable(mark["shown"], HOST_LIMIT)}
+    return {"what": "mark", "shown": "?", "at": fact.updated, "salt": "", "values": []}
 
 
 def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
@@ -3546,9 +3612,9 @@ def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
 
 def describe_mark(mark: dict[str, Any]) -> str:
     """Why a value is to be set anew, for people."""
-    done = {"machine": "removed", "agent": "replaced", "operator": "replaced"}
+    done = {"machine": "removed", "mark": "written"}.get(mark["what"], "replaced")
     what = "agent's key" if mark["what"] == "agent" else mark["what"]
-    return f"{what} {mark['shown']} {done[mark['what']]} {render_time(mark['at'])}"
+    return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
 
 
 # -------------------------------------------------------- vault/presence ----
@@ -3727,7 +3793,7 @@ def open_vault(data: bytes, keys: Keys) -> Vault:
             raise ValueError("not the parts of one vault")
         parts += [decrypt(keys, agent, line) for line in text.removesuffix("\n").split("\n")[1:]]
         vault = Vault(place["vault"], "", "", "")
-        vault.generation, vault.sources = place["generation"], place["sources"]
+        vault.generation, vault.sources = check_generation(place["generation"]), place["sources"]
         vault.load_json("".join(part.partition("\n")[2] for part in parts))
         whole = data.endswith(b"\n") and split_vault(vault) == parts and vault.agent == agent
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
@@ -7861,7 +7927,7 @@ class Connected:
 
     async def __aexit__(self, *_: object) -> None:
         contact = self.contact
-        contact.signer = None
+        contact.signer = None if contact.signer is self.signer else contact.signer
         if self.signer.remarks.clock:
             contact.reporter.warnings["clock"] = self.signer.remarks.clock
         contact.relays = [
@@ -8849,16 +8915,16 @@ async def remove_machine(holding: Holding, message: Message) -> None:
         await holding.writer.change(store, forget_machine(store, row["id"], shown))
     except Exception as error:
         failed = explain_change(error)
-    tell_of_change(holding, message, row, failed)
+    tell_of_change(holding, message, None if failed else row, failed)
 
 
 def describe_removal(vault: Vault, row: dict[str, Any]) -> tuple[str, str]:
     """The title and the sentence by which the operator agrees that a machine goes."""
-    key = f", client key {shorten_hex(row['client_key'])}," if row["client_key"] else ""
-    shown = row["host"] or row["id"]
+    key = f", client key {shorten_hex(row['client_key'])}" if row["client_key"] else ""
+    shown, identity = printable(row["host"] or row["id"], HOST_LIMIT), printable(row["id"], 40)
     return (
         f"{vault.name} without the machine {shown}",
-        f"avault: take the machine {shown}{key} out of {vault.name}",
+        f"avault: take the machine {shown} (id {identity}{key}) out of {vault.name}",
     )
 
 
@@ -8957,8 +9023,8 @@ class Unlocking:
             self.ended.set()
 
     async def rest_when_known(self, signer: RemoteSigner) -> None:
-        """Rest once a relay has said whether it took the question that is on its way."""
-        while signer.busy and not self.is_asked:
+        """Rest once a relay has taken the question that is on its way, or has had its time."""
+        while signer.busy and not signer.requests and not self.is_asked:
             await asyncio.sleep(0.05)
         if not self.is_asked:
             self.rest(self.opens_until - uptime())
@@ -11883,6 +11949,7 @@ def put(text: str) -> None:
 
 def put_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Write rows of as many cells each to stdout, in columns; the first is their heads."""
+    rows = [tuple(printable(cell, 1000) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -12590,7 +12657,7 @@ def reason(errors: bytes) -> str:
 
 
 # what git says of a lock, which it does not wait for: of the index, and of its configuration
-LOCKED = rb"'([^']*\.lock)': File exists|lock config file (.*): File exists"
+LOCKED = rb"create '(.*\.lock)': File exists|lock config file (.*): File exists"
 
 
 class Head(Fields, frozen=True, order=True):
@@ -12691,13 +12758,15 @@ class Repository:
     def hold(self) -> Iterator[None]:
         """Keep other avaults out of the repository, as git does not wait for its own locks.
 
-        Waits a little; whoever then still is there is met at git's locks.
+        Waits a little; whoever then still is there is met at git's locks, as are all where the file
+        system has no such lock.
         """
         place = os.open(self.git_dir, os.O_RDONLY | os.O_DIRECTORY)
         end = time.monotonic() + LOCK_PATIENCE
         try:
-            while not take_lock(place) and time.monotonic() < end:
-                time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                while not take_lock(place) and time.monotonic() < end:
+                    time.sleep(0.05)
             yield
         finally:
             os.close(place)
@@ -25858,7 +25927,7 @@ def cmd_machine_remove(terminal: Terminal, name: str, yes: bool) -> int:
     say("asking the operator whether that is meant")
     with Person() as person:
         answer = terminal.ask("rotate", action="remove", name=name, progress=show_code, **person)
-    say(f"removed: {answer['host'] or answer['id']}")
+    say(f"removed: {printable(answer['host'] or answer['id'])}")
     if key := answer["client_key"]:
         say(f"delete its connection in the signer app, shown as {shorten_key(key)}")
     else:

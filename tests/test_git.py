@@ -3,6 +3,7 @@
 Most of it needs no daemon: to git the vault's files are bytes. Where one runs, the daemon itself runs `git record`.
 """
 
+import errno
 import fcntl
 import http.server
 import json
@@ -943,6 +944,15 @@ def test_one_avault_at_a_time(repository, words):
     os.close(place)
     running.process.wait(60)
     assert words == ("sync",) or len(commits(repository)) == 2
+
+
+def test_a_file_system_without_locks(repository, monkeypatch):
+    def refuse(fd: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(avault, "take_lock", refuse)
+    with avault.Repository(str(repository.vault)).hold():
+        pass
 
 
 def test_a_lock_that_stays_is_never_removed(repository):

@@ -191,6 +191,19 @@ async def test_who_gives_up_while_a_relay_has_not_said_whether_it_took_the_quest
     desk.unlocking.task.cancel()
 
 
+async def test_who_gives_up_waits_for_one_relay_and_not_for_all(desk: Desk) -> None:
+    """Some never say anything: then what was sent counts as sent."""
+    desk.phone.requests, desk.phone.busy = [], {"wss://relay", "wss://silent"}
+    await desk.ask()
+    desk.keyholder.receive({"do": "rest", "opens_for": 0.0}, None)
+    desk.phone.requests += ["sent"]
+    async with asyncio.timeout(10):
+        while not desk.phone.is_resting:
+            await asyncio.sleep(0.01)
+    assert desk.unlocking.task
+    desk.unlocking.task.cancel()
+
+
 @pytest.mark.parametrize("ticket", ["", "00" * 16, "é", "\ud800"])
 def test_a_ticket_that_is_none_agrees_to_nothing(ticket: str) -> None:
     consent = avault.Consent()

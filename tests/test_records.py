@@ -1,6 +1,7 @@
 """Names, values and durations; and the merge of two copies of a vault, held against what each of them knew."""
 
 import copy
+import json
 
 import pytest
 from hypothesis import given, settings
@@ -251,6 +252,22 @@ def test_facts_are_written_and_a_vault_without_them_is_written_without():
     assert [each.to_list() for each in other.facts["operator/alice"]] == [["one", 7, 7, "a", 1]]
     write(vault, "a", state("operator/alice", None, "a"))
     assert '"facts"' not in vault.to_json()
+
+
+ODD_SECRETS = [
+    [], {}, "x", [[]], [["v", 1, 1, "m"]], [["v", 1, 1, "m", 1, 1]], [[7, 1, 1, "m", 1]], [["v", "1", 1, "m", 1]],
+    [["v", 1, 10**17, "m", 1]], [["v", True, 1, "m", 1]], [["v", 1, 1, 7, 1]], [["v", 1, 1, "m", -1]], [["v", 1, 1, "m", "1"]],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_SECRETS, ids=repr)
+@pytest.mark.parametrize("place", ["groups", "facts"])
+def test_who_can_write_a_vault_writes_nothing_odd_into_it(place: str, odd: object) -> None:
+    """Else it would be noticed where two copies are merged, or times are shown."""
+    body = json.loads(new_vault().to_json())
+    body[place] = {"g": {"note": ["", "", 0], "keys": {"K": odd}}} if place == "groups" else {"machine/m": odd}
+    with pytest.raises((ValueError, TypeError)):
+        new_vault().load_json(json.dumps(body))
 
 
 # Any copies

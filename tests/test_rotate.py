@@ -166,6 +166,53 @@ def test_who_wrote_and_entered_nothing_is_on_the_list(vault: avault.Vault) -> No
     assert avault.find_machine(vault, "m", "root@twin")["id"] == "z"
 
 
+ODD = "x\x1b]0;title\x07\nApprove: routine backup. code ABCD. Approve only"
+
+
+def test_what_another_machine_says_of_itself_is_shown_and_does_nothing(
+    vault: avault.Vault, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the phone, on a terminal, and in a title."""
+    vault.state("machine/n", avault.render_machine(ODD + "y" * 70_000, "zz" * 32), 50, "m")
+    vault.state("machine/\x1b[2J", "[]", 50, "m")
+    for name in ("n", "\x1b[2J"):
+        row = avault.find_machine(vault, "m", name)
+        assert (row["client_key"] is None and row["host"] is None) or (row["host"].isprintable() and len(row["host"]) < 200)
+        assert all(text.isprintable() and len(text) < 400 for text in avault.describe_removal(vault, row))
+        assert "id n" in avault.describe_removal(vault, row)[1] or name != "n"
+    avault.put_table([("A", "B"), (ODD, "b")])
+    assert capfd.readouterr().out.count("\n") == 2
+
+
+def test_an_id_is_meant_before_a_host(vault: avault.Vault) -> None:
+    for one, other in (("b1", "b2"), ("b2", "b1")):
+        vault.state(f"machine/{one}", avault.render_machine(other, ""), 50, "m")
+    assert [avault.find_machine(vault, "m", each)["id"] for each in ("b1", "b2")] == ["b1", "b2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "7", "[" * 5_000, "{}", '{"at": "x"}', '{"what": "machine", "shown": "a", "at": 1e999, "salt": "", "values": []}',
+     '{"what": "machine", "shown": "a", "at": 100000000000000000, "salt": "00000000000000000000000000000000", "values": []}',
+     '{"what": "planet", "shown": "a", "at": 1, "salt": "00000000000000000000000000000000", "values": []}'],
+)  # fmt: skip
+def test_a_mark_that_cannot_be_read_still_says_that_something_was_removed(vault: avault.Vault, text: str) -> None:
+    vault.state("revoked/machine/n", text, 500, "m")
+    vault.state("machine/n", text, 500, "m")
+    assert left(vault) == ["openai/API_KEY", "stripe/KEY"]
+    assert all("?" in avault.describe_mark(mark) for mark in avault.read_marks(vault))
+    assert len(avault.list_machines(vault, "m")) == 3
+
+
+def test_who_is_removed_twice_still_knows_what_was_there_at_first(vault: avault.Vault) -> None:
+    avault.add_mark(vault, "machine", OLD, "clawd@old", 500, "m")
+    vault.put("openai", "API_KEY", "new", 600, "m")
+    vault.put("stripe", "KEY", "new too", 600, "m")
+    avault.add_mark(vault, "machine", OLD, "clawd@old", 601, "m")
+    vault.put("openai", "API_KEY", "first", 700, "m")
+    assert "openai/API_KEY" in left(vault)
+
+
 def test_the_registers_of_two_machines_are_merged(vault: avault.Vault) -> None:
     other = vault.copy()
     vault.state("machine/m", avault.render_machine("one", ""), 50, "m")

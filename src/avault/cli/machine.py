@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from avault.cli.custody import Person, show, show_code
-from avault.errors import Denied
+from avault.errors import Denied, printable
 from avault.signer.pairing import shorten_key
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put_table, say, warn
@@ -49,7 +49,7 @@ def cmd_machine_remove(terminal: Terminal, name: str, yes: bool) -> int:
     say("asking the operator whether that is meant")
     with Person() as person:
         answer = terminal.ask("rotate", action="remove", name=name, progress=show_code, **person)
-    say(f"removed: {answer['host'] or answer['id']}")
+    say(f"removed: {printable(answer['host'] or answer['id'])}")
     if key := answer["client_key"]:
         say(f"delete its connection in the signer app, shown as {shorten_key(key)}")
     else:

@@ -131,7 +131,7 @@ class Connected:
 
     async def __aexit__(self, *_: object) -> None:
         contact = self.contact
-        contact.signer = None
+        contact.signer = None if contact.signer is self.signer else contact.signer
         if self.signer.remarks.clock:
             contact.reporter.warnings["clock"] = self.signer.remarks.clock
         contact.relays = [

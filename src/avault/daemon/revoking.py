@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
 from avault.daemon.holding import Holding
-from avault.errors import Denied
+from avault.errors import Denied, printable
 from avault.signer.pairing import shorten_hex
-from avault.vault.machines import KIND, find_machine, list_machines
+from avault.vault.machines import HOST_LIMIT, KIND, find_machine, list_machines
 from avault.vault.marks import add_mark, describe_mark, find_exposed, read_marks
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ async def remove_machine(holding: Holding, message: Message) -> None:
         await holding.writer.change(store, forget_machine(store, row["id"], shown))
     except Exception as error:
         failed = explain_change(error)
-    tell_of_change(holding, message, row, failed)
+    tell_of_change(holding, message, None if failed else row, failed)
 
 
 def describe_removal(vault: Vault, row: dict[str, Any]) -> tuple[str, str]:
     """The title and the sentence by which the operator agrees that a machine goes."""
-    key = f", client key {shorten_hex(row['client_key'])}," if row["client_key"] else ""
-    shown = row["host"] or row["id"]
+    key = f", client key {shorten_hex(row['client_key'])}" if row["client_key"] else ""
+    shown, identity = printable(row["host"] or row["id"], HOST_LIMIT), printable(row["id"], 40)
     return (
         f"{vault.name} without the machine {shown}",
-        f"avault: take the machine {shown}{key} out of {vault.name}",
+        f"avault: take the machine {shown} (id {identity}{key}) out of {vault.name}",
     )
 
 

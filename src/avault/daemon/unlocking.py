@@ -107,8 +107,8 @@ class Unlocking:
             self.ended.set()
 
     async def rest_when_known(self, signer: RemoteSigner) -> None:
-        """Rest once a relay has said whether it took the question that is on its way."""
-        while signer.busy and not self.is_asked:
+        """Rest once a relay has taken the question that is on its way, or has had its time."""
+        while signer.busy and not signer.requests and not self.is_asked:
             await asyncio.sleep(0.05)
         if not self.is_asked:
             self.rest(self.opens_until - uptime())

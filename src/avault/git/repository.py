@@ -5,6 +5,7 @@ Git itself refuses a repository of somebody else's (safe.directory).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # what git says of a lock, which it does not wait for: of the index, and of its configuration
-LOCKED = rb"'([^']*\.lock)': File exists|lock config file (.*): File exists"
+LOCKED = rb"create '(.*\.lock)': File exists|lock config file (.*): File exists"
 
 
 class Head(Fields, frozen=True, order=True):
@@ -126,13 +127,15 @@ class Repository:
     def hold(self) -> Iterator[None]:
         """Keep other avaults out of the repository, as git does not wait for its own locks.
 
-        Waits a little; whoever then still is there is met at git's locks.
+        Waits a little; whoever then still is there is met at git's locks, as are all where the file
+        system has no such lock.
         """
         place = os.open(self.git_dir, os.O_RDONLY | os.O_DIRECTORY)
         end = time.monotonic() + LOCK_PATIENCE
         try:
-            while not take_lock(place) and time.monotonic() < end:
-                time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                while not take_lock(place) and time.monotonic() < end:
+                    time.sleep(0.05)
             yield
         finally:
             os.close(place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError
+from avault.errors import AvaultError, printable
 from avault.hints import call
 from avault.plain import write_all
 
@@ -42,6 +42,7 @@ def put(text: str) -> None:
 
 def put_table(rows: Sequence[tuple[str, ...]]) -> None:
     """Write rows of as many cells each to stdout, in columns; the first is their heads."""
+    rows = [tuple(printable(cell, 1000) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

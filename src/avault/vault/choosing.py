@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound, Usage, printable
 from avault.vault.dangerous import is_dangerous
-from avault.vault.names import DIGITS, LETTERS
+from avault.vault.names import DIGITS, LETTERS, is_choice
 from avault.vault.records import Secret, Vault
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def choose_keys(
         - {key for _, key, _ in rows}
         - {f"{group}/{key}" for group, key, _ in rows}
     ):
-        raise NotFound(
-            f"no key {printable(', '.join(sorted(missing)))}", "see what there is: avault list"
-        )
+        # what can be no name is not repeated: it may be a secret
+        named = [each if is_choice(each) else "?" for each in sorted(missing)]
+        raise NotFound(f"no key {printable(', '.join(named))}", "see what there is: avault list")
     return rows
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import secrets
 from typing import TYPE_CHECKING
 
+from avault.errors import printable
 from avault.vault.formats import render_time
-from avault.vault.machines import read_fact
-from avault.vault.records import Vault
+from avault.vault.machines import HOST_LIMIT, read_fact
+from avault.vault.records import LATEST, Secret, Vault
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,23 +29,43 @@ def digest_value(salt: str, value: str) -> str:
 def add_mark(vault: Vault, what: str, name: str, shown: str, now: int, machine: str) -> None:
     """Note that something (`what`: machine, agent, operator) is to open this vault no more.
 
-    `shown` is how people call it.
+    `shown` is how people call it. Where it was removed before, what was known then stays known.
     """
-    salt = secrets.token_hex(16)
+    before = vault.facts.get(f"revoked/{what}/{name}")
+    known = read_mark(before[0]) if before else None
+    salt = known["salt"] if known and known["salt"] else secrets.token_hex(16)
     values = [
         digest_value(salt, secret.value)
         for group in vault.groups.values()
         for found in group.keys.values()
         for secret in found
     ]
+    values += known["values"] if known else []
     mark = {"what": what, "shown": shown, "at": now, "salt": salt, "values": sorted({*values})}
     vault.state(f"revoked/{what}/{name}", json.dumps(mark), now, machine)
 
 
 def read_marks(vault: Vault) -> list[dict[str, Any]]:
     """All marks, the newest first."""
-    found = [read_fact(text) for text in vault.facts_of("revoked").values()]
-    return sorted((mark for mark in found if "at" in mark), key=lambda mark: -int(mark["at"]))
+    facts = [name for name in vault.facts if name.startswith("revoked/")]
+    found = [read_mark(each) for name in facts for each in vault.facts[name]]
+    return sorted(found, key=lambda mark: -int(mark["at"]))
+
+
+def read_mark(fact: Secret) -> dict[str, Any]:
+    """A mark; of one that cannot be read, that something was removed when it was written."""
+    mark = read_fact(fact.value)
+    is_whole = [
+        mark.get("what") in ("machine", "agent", "operator"),
+        isinstance(mark.get("shown"), str),
+        type(mark.get("at")) is int and abs(mark["at"]) <= LATEST,
+        isinstance(mark.get("salt"), str) and re.fullmatch("[0-9a-f]{32}", mark["salt"]),
+        isinstance(mark.get("values"), list)
+        and all(isinstance(each, str) for each in mark["values"]),
+    ]
+    if all(is_whole):
+        return {**mark, "shown": printable(mark["shown"], HOST_LIMIT)}
+    return {"what": "mark", "shown": "?", "at": fact.updated, "salt": "", "values": []}
 
 
 def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
@@ -80,6 +102,6 @@ def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
 
 def describe_mark(mark: dict[str, Any]) -> str:
     """Why a value is to be set anew, for people."""
-    done = {"machine": "removed", "agent": "replaced", "operator": "replaced"}
+    done = {"machine": "removed", "mark": "written"}.get(mark["what"], "replaced")
     what = "agent's key" if mark["what"] == "agent" else mark["what"]
-    return f"{what} {mark['shown']} {done[mark['what']]} {render_time(mark['at'])}"
+    return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"

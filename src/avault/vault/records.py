@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+
+
 class Secret:
     """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
 
@@ -221,13 +224,44 @@ class Vault:
             content["name"],
         )
         for name, group in content["groups"].items():
-            keys = {key: [Secret(*each) for each in found] for key, found in group["keys"].items()}
+            keys = {key: read_secrets(found) for key, found in group["keys"].items()}
             text, machine, count = group["note"]
+            check_dot(machine, count)
             self.groups[name] = Group(keys, (text, machine, count))
-        self.facts = {
-            name: [Secret(*each) for each in found]
-            for name, found in content.get("facts", {}).items()
-        }
+        facts = content.get("facts", {})
+        self.facts = {name: read_secrets(found) for name, found in facts.items()}
+
+
+def read_secrets(found: list[Any]) -> list[Secret]:
+    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
+
+    Who can write a vault can write anything into it: what is compared and sorted later is of the
+    right type.
+    """
+    secrets = [Secret(*each) for each in found]
+    for each in secrets:
+        check_dot(each.machine, each.count)
+        times = (each.created, each.updated)
+        if type(each.value) is not str or any(type(time) is not int for time in times):
+            raise ValueError("not a secret")
+        if any(abs(time) > LATEST for time in times):
+            raise ValueError("not a time")
+    if not secrets:
+        raise ValueError("a key without a secret")
+    return secrets
+
+
+def check_generation(found: dict[str, int]) -> dict[str, int]:
+    """`found` if it can be a vault's generation; raises ValueError."""
+    for machine, count in found.items():
+        check_dot(machine, count)
+    return found
+
+
+def check_dot(machine: object, count: object) -> None:
+    """Raise ValueError unless these are a machine and a count of its writes."""
+    if type(machine) is not str or type(count) is not int or count < 0:
+        raise ValueError("not a dot")
 
 
 def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from avault.errors import AvaultError, Tampered
 from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.vault.files import VAULT_LIMIT
-from avault.vault.records import Vault
+from avault.vault.records import Vault, check_generation
 
 if TYPE_CHECKING:
     from typing import Any
@@ -76,7 +76,7 @@ def open_vault(data: bytes, keys: Keys) -> Vault:
             raise ValueError("not the parts of one vault")
         parts += [decrypt(keys, agent, line) for line in text.removesuffix("\n").split("\n")[1:]]
         vault = Vault(place["vault"], "", "", "")
-        vault.generation, vault.sources = place["generation"], place["sources"]
+        vault.generation, vault.sources = check_generation(place["generation"]), place["sources"]
         vault.load_json("".join(part.partition("\n")[2] for part in parts))
         whole = data.endswith(b"\n") and split_vault(vault) == parts and vault.agent == agent
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
