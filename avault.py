@@ -49,15 +49,19 @@ The rooms, in order; each calls only what stands above it:
     vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
     vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
     vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
-    vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
     vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
-    vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
-    vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
+    vault/statements          What an agent's key said of the one that takes its place: signed, so that anybody can see it
+    vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
     vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
+    vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
     vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
+    vault/older               Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else
+    vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
+    vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
     signer/relays             The relay client: connections to relays, what they are sent, and what they send to us
     signer/bunker             A NIP-46 remote signer ("bunker"), and the operator's key that it works with
+    signer/qr                 A pairing code as a picture made of letters
     signer/question           A question to the signer: when it goes out again, and what an answer that refuses it means
     signer/remarks            What the operator should know of the signer while it is asked
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
@@ -68,6 +72,7 @@ The rooms, in order; each calls only what stands above it:
     custody/custodians        The custodians of this machine's vault: in which order they are tried, and what each has
     custody/keychain          The keychain as a custodian: the platform's own, or none
     custody/passphrase        A passphrase as a custodian: the unlock key as ncryptsec (NIP-49), in the vault's own file
+    custody/phone             Another operator's phone as a custodian: an envelope that only it opens (NIP-46)
     custody/program           A third party's program as a custodian: an executable avault-custodian-NAME
     custody/systemd_creds     systemd as a custodian: what systemd-creds(1) seals to this machine, or a unit's credential
     custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
@@ -76,27 +81,32 @@ The rooms, in order; each calls only what stands above it:
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
+    daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
+    daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
+    daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
+    daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
+    daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
+    daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
+    daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
     daemon/autolock           When an open vault locks by itself
     daemon/callers            Who is at the other end of a connection
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
-    daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/reporter           What the keyholder tells the supervisor: no secret, ever
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
     daemon/ledger             A file of signed lines, of which none can be changed or taken away unnoticed
     daemon/log                The access log: who got what, and when
+    daemon/phones             The phones of other operators: their envelopes are made anew after each unlock
     daemon/ratchet            The ratchet: after each unlock this machine's envelope is another one
     daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
     daemon/registering        This machine's entry in the vault: its host, and the client key by which it asks the phone
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
+    daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
+    daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
-    daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
-    daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
-    daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
-    daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
@@ -104,6 +114,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/recorder           Having git told of what was written
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
+    daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/requests           What a client may ask of an open vault
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
@@ -204,7 +215,9 @@ The rooms, in order; each calls only what stands above it:
     cli/log                   avault log: who got what, and when; and what was refused
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
-    cli/pair                  avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet
+    cli/operator              avault operator: who may approve for a vault, besides the one that it was made for
+    cli/pair                  avault init, pair, drill: by which a vault, a machine and the operator's phone meet
+    cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
     cli/rotate                avault rotate: what is to be made anew when a machine is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
@@ -982,7 +995,8 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
     audit daemon delete doctor drill edit export forget get git has history import init inject
-    custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider pair recover restore rotate run scan
+    custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator pair recover restore
+    rotate run scan
     service set status sync unlock wait
     """.split()
 )
@@ -1876,6 +1890,27 @@ def decrypt(keys: Keys, peer: str, payload: str) -> str:
         raise ValueError("not a payload between these keys") from None
 
 
+STATEMENT_KIND = 26_047  # ephemeral and unused: no relay keeps it, no app knows it
+
+
+def sign(keys: Keys, text: str) -> str:
+    """A text that a key has signed, as the JSON of a Nostr event (NIP-01)."""
+    return str(
+        nostr_sdk.EventBuilder(nostr_sdk.Kind(STATEMENT_KIND), text).finalize(keys).as_json()
+    )
+
+
+def read_signed(text: str) -> tuple[str, str]:
+    """Whose key (hex) has signed a text, and the text; raises ValueError."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+        if event.verify() and event.kind().as_u16() == STATEMENT_KIND:
+            return str(event.author().to_hex()), str(event.content())
+    except nostr_sdk.NostrSdkError:
+        pass
+    raise ValueError("not signed")
+
+
 def parse_keys(text: str) -> Keys:
     """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
     try:
@@ -2277,6 +2312,14 @@ def check_key(name: object) -> str:
     raise Usage("not a key name", hint)
 
 
+def check_operator(name: object) -> str:
+    """`name` if an operator or a custodian can have it: [a-z0-9][a-z0-9-]{0,31}; raises Usage."""
+    if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name):
+        return name
+    hint = "up to 32 lower case letters, digits and -, as in: --name office-hsm"
+    raise Usage(f"not a name: {printable(str(name))!r}", hint)
+
+
 def check_value(value: object) -> str:
     """`value` if it can be kept: UTF-8, not empty, no NUL, at most 256 KiB; raises Usage."""
     if not isinstance(value, str) or not value:
@@ -2449,6 +2492,10 @@ class Vault:
             for name, found in self.facts.items()
             if name.partition("/")[0] == kind
         }
+
+    def operators(self) -> list[str]:
+        """The operators' public keys (hex), first the one that the vault was made for."""
+        return [self.operator, *(key for _, key in sorted(self.facts_of("operator").items()))]
 
     def state(self, name: str, value: str | None, now: int, machine: str) -> None:
         """Note a fact, or with None take it away; it belongs to the machine's next write."""
@@ -3192,7 +3239,7 @@ SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": 
 FIELDS: dict[str, dict[str, Any]] = {
     # of each kind of file, with their types
     "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
-    "nsec": SEALED,
+    "nsec": {**SEALED, "others": list, "rotated": list},
     "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
     "pairing": {
         "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
@@ -3212,6 +3259,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "recovery": {"hash": str},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
 }  # fmt: skip
+
+# what a file has only where there is some
+OPTIONAL = {"others", "rotated"}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -3237,9 +3287,9 @@ def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
         content = json.loads(data)
         if content["type"] == f"avault/{kind}" and content["version"] == 1:
             del content["type"], content["version"], content["checksum"]
-            right = content.keys() == fields.keys() and all(
-                is_of_type(content[name], fields[name]) for name in fields
-            )
+            missing = fields.keys() - content.keys()
+            right = content.keys() <= fields.keys() and missing <= OPTIONAL
+            right = right and all(is_of_type(content[name], fields[name]) for name in content)
             if right and encode_file(kind, content) == data:
                 return dict(content)
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -3338,7 +3388,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "socket", "python", "unsaved.enc", "damaged.enc",
+    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc",
 )  # fmt: skip
 
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
@@ -3617,121 +3667,6 @@ def describe_mark(mark: dict[str, Any]) -> str:
     return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
 
 
-# -------------------------------------------------------- vault/presence ----
-# Which of a vault's files are there, and what they are for whom has not opened it.
-
-
-def refuse_to_overwrite(places: Places) -> None:
-    """Raise AvaultError where a vault's files are, or what is left of one.
-
-    `init` makes none over them.
-
-    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew.
-    """
-    for name in ("avault.enc", "nsec.enc"):
-        if is_file_there(places.file(name)):
-            raise AvaultError(
-                f"there is a vault already: {places.file(name)}",
-                "use it, or choose another place with --dir",
-            )
-    refuse_foreign(places.file(".gitattributes"))
-    if os.path.lexists(hints := places.file("nip46.json")):
-        refuse_foreign(hints)
-        decode_file("hints", read_file(hints), hints)
-    if was_here(places):
-        unlock = places.own("unlock.json")
-        raise AvaultError(
-            f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
-        )
-
-
-PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
-
-
-def was_here(places: Places) -> bool:
-    """Whether this machine has opened a vault here, be it gone or not."""
-    return all(os.path.lexists(places.own(name)) for name in ("unlock.json", "pin.json"))
-
-
-def no_vault(places: Places) -> NotFound:
-    """What is said where no vault is."""
-    if was_here(places):
-        return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
-    return NotFound(
-        f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
-    )
-
-
-def has_vault(places: Places) -> bool:
-    """Whether there is anything of a vault; raises AvaultError where we may not look."""
-    return any(is_file_there(places.file(name)) for name in ("avault.enc", "nsec.enc"))
-
-
-def is_file_there(path: str) -> bool:
-    """Whether there is a file, or a link.
-
-    Raises AvaultError where we may not look: that is not the same as none.
-    """
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        closed = os.path.dirname(path)
-        raise AvaultError(
-            f"cannot look into {closed}: {error.strerror}", f"whose is it? ls -ld {closed}"
-        ) from None
-    return True
-
-
-def need_vault(places: Places) -> None:
-    """Raise NotFound where there is nothing of a vault."""
-    if not has_vault(places):
-        raise no_vault(places)
-
-
-def read_vault(places: Places) -> bytes:
-    """The bytes of avault.enc; raises Tampered where it is gone."""
-    try:
-        return read_file(places.file("avault.enc"), VAULT_LIMIT)
-    except NotFound:
-        raise Tampered(
-            f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup"
-        ) from None
-
-
-def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
-    """What the phone is to be asked for, and whether it is this machine's own.
-
-    unlock.json, or nsec.enc where there is none. Raises NotFound, Tampered.
-    """
-    try:
-        return read_sealed("unlock", places.own("unlock.json")), True
-    except NotFound:
-        pass
-    if not is_file_there(places.file("nsec.enc")):
-        raise no_vault(places)
-    return read_sealed("nsec", places.file("nsec.enc")), False
-
-
-def read_sealed(kind: str, path: str) -> dict[str, Any]:
-    """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
-    content = decode_file(kind, read_file(path), path)
-    npubs = [content["agent"], content["operator"]]
-    if (
-        all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
-        and set(content["name"]) <= NAME_CHARACTERS
-    ):
-        return content
-    raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
-
-
-def is_of(vault: Vault, content: dict[str, Any]) -> bool:
-    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's."""
-    named = (content["vault"], content["name"], content["operator"])
-    return (vault.identity, vault.name, to_npub(vault.operator)) == named
-
-
 # ------------------------------------------------------------ vault/seal ----
 # Everything that is encrypted: the vault's parts, the envelope, the sealed key.
 #
@@ -3910,156 +3845,233 @@ def unseal(
     )
 
 
-# ------------------------------------------------------- vault/work_tree ----
-# Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5)).
-
-
-def find_git(directory: str) -> str | None:
-    """Git's own directory for the work tree that a directory is in.
-
-    None where there is none (gitrepository-layout(5)).
-    """
-    while not os.path.lexists(found := os.path.join(directory, ".git")):
-        if directory == (directory := os.path.dirname(directory)):
-            return None
-    if not os.path.isfile(found):
-        return found
-    return os.path.join(
-        directory, os.fsdecode(read_file(found)).removeprefix("gitdir: ").rstrip("\n")
-    )
-
-
-def is_git_at_work(directory: str) -> bool:
-    """Whether git is at work in the work tree that a directory is in.
-
-    A file there may be another in a moment.
-    """
-    return has_git(directory, "index.lock", "rebase-merge", "rebase-apply")
-
-
-def is_amid_git(directory: str) -> bool:
-    """Whether git waits for a person to finish or abort something (gitrepository-layout(5))."""
-    return has_git(
-        directory, "rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"
-    )
-
-
-def has_git(directory: str, *names: str) -> bool:
-    """Whether git's own directory has one of these files."""
-    found = find_git(os.path.realpath(directory)) or directory
-    return any(os.path.lexists(os.path.join(found, name)) for name in names)
-
-
-# -------------------------------------------------------- vault/recovery ----
-# The recovery copy, nsec.enc, beside an open vault: verified, and made anew.
+# ------------------------------------------------------ vault/statements ----
+# What an agent's key said of the one that takes its place: signed, so that anybody can see it.
 #
-# It is all that is left where a machine is lost, and nothing opens it in the meantime: a bad one
-# would be noticed when it is too late.
+# nsec.enc carries these statements. A machine that still has the old key finds the vault sealed for
+# another one, and learns from them that nobody has put a stranger's there.
 
 
-def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
-    """Raise Tampered unless these bytes of an nsec.enc lead the operator to the agent's key.
+def make_statement(keys: Keys, identity: str, agent: str) -> str:
+    """An agent's key says that another (hex) takes its place in a vault."""
+    said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
+    return sign(keys, json.dumps(said))
 
-    The agent's key opens the envelope as the operator's does (NIP-44): nobody is asked.
-    """
-    content = decode_file("nsec", data, "nsec.enc")
-    names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
-    if (content["vault"], content["name"], content["operator"], content["agent"]) != names:
-        raise Tampered("nsec.enc is of another vault, agent or operator")
+
+def statements_of(vault: Vault) -> list[str]:
+    """What the vault's agents before have said, as the vault knows it."""
+    facts = vault.facts_of("agent").values()
+    return [str(json.loads(text)["statement"]) for text in facts]
+
+
+def follow(statements: list[object], identity: str, agent: str) -> str:
+    """Which agent (hex) statements lead to from another."""
+    next_of = {}
+    for text in statements:
+        try:
+            author, said = read_signed(str(text))
+            content = json.loads(said)
+            if content["type"] == "avault/rotated" and content["vault"] == identity:
+                next_of[author] = str(content["agent"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    for _ in range(len(next_of)):
+        agent = next_of.get(agent, agent)
+    return agent
+
+
+def explain_stranger(places: Places, vault: Vault, error: AvaultError) -> AvaultError:
+    """Why an avault.enc cannot be used: its key was rotated elsewhere, or what is known already."""
+    return find_successor(places, vault.identity, vault.agent) or error
+
+
+def is_superseded(places: Places, known: dict[str, Any]) -> bool:
+    """Whether the agent's key was rotated since unlock.json's content was written."""
+    return bool(find_successor(places, known["vault"], known["agent"]))
+
+
+def find_successor(
+    places: Places, identity: str, agent: str, operator: str | None = None
+) -> AvaultError | None:
+    """What is said where nsec.enc is for another agent, to whom this one leads; else None."""
+    path = places.file("nsec.enc")
     try:
-        open_nsec(content, decrypt(keys, vault.operator, content["envelope"]))
-    except (Tampered, ValueError):
-        raise Tampered("nsec.enc does not open") from None
-
-
-class Recovery:
-    """The recovery copy of an open vault: looked at when it changes, made anew if it does not open.
-
-    `digest` is the hash of what was verified last, `warning` what should be known of it.
-    """
-
-    def __init__(self, places: Places, host: str) -> None:
-        self.places, self.host = places, host
-        self.seen: tuple[int, ...] | None = ()
-        self.digest = self.warning = ""
-        self.was_made = False  # anew, since the vault was opened
-
-    def is_changed(self) -> bool:
-        """Whether the file is another than the one that was verified."""
-        return look_at(self.places.file("nsec.enc")) != self.seen
-
-    def verify(self, keys: Keys, vault: Vault) -> bool:
-        """Verify the file, and make it anew if it does not open: whether that was so.
-
-        While git is at work, or the vault is gone too, the file may be on its way: look again.
-        """
-        path = self.places.file("nsec.enc")
-        seen, problem, over = look_at(path), None, None
-        try:
-            if os.path.islink(path):
-                raise Tampered("nsec.enc is a link")
-            data = read_file(path)
-            over = sha256(data).hex()
-            verify_recovery(data, keys, vault)
-        except AvaultError as error:
-            problem, over = error, "" if isinstance(error, NotFound) else over
-        if not problem:
-            self.warning = self.warning if self.was_made else ""
-            self.seen = seen
-            self.note(data)
-            return False
-        if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
-            self.warning, self.was_made = f"{problem.message}; it is looked at again", False
-            return False
-        try:
-            data = encode_file(
-                "nsec", seal_nsec(keys, vault.identity, vault.operator, vault.name, self.host)
-            )
-            write_file(path, data, over=over)  # what a git pull brings meanwhile is looked at first
-            self.seen = look_at(path)
-            self.note(data)
-            self.warning = (
-                f"the recovery copy did not open the vault, and was made anew: {problem.message}"
-            )
-            self.was_made = True
-            return True
-        except FileChanged:
-            return False
-        except AvaultError as error:
-            self.seen, self.digest = seen, ""
-            self.warning = f"{problem.message}, so nothing but this machine opens the vault; "
-            self.warning += f"nor can it be made anew: {error.message}"
-            return False
-
-    def note(self, data: bytes) -> None:
-        """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""
-        self.digest = sha256(data).hex()
-        path = self.places.own("recovery.json")
-        content = encode_file("recovery", {"hash": self.digest})
-        try:
-            if not has_bytes(path, content):
-                write_file(path, content)
-        except AvaultError:
-            pass
-
-
-def read_verified(places: Places) -> str:
-    """The SHA-256 of the nsec.enc last seen to open this vault; "" for none. Raises Tampered."""
-    path = places.own("recovery.json")
-    return (
-        str(decode_file("recovery", read_file(path), path)["hash"]) if os.path.lexists(path) else ""
+        content = decode_file("nsec", read_file(path), path)
+        agent, found = parse_npub(agent), parse_npub(content["agent"])
+        operator = parse_npub(operator or content["operator"])
+        if content["vault"] != identity or found == agent:
+            return None
+        if follow(content.get("rotated", []), identity, agent) != found:
+            return None
+    except AvaultError:
+        return None
+    names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)}"
+    return Locked(
+        "the agent's key of this vault was rotated on another machine",
+        f"if that was you, one approval is enough: avault recover {names} --no-drill",
     )
 
 
-def check_recovery(places: Places) -> None:
-    """Raise AvaultError unless nsec.enc is what was last seen to open this vault; needs no key."""
-    path = places.file("nsec.enc")
-    read_sealed("nsec", path)
-    if sha256(read_file(path)).hex() != read_verified(places):
-        raise Tampered(
-            f"{path} has changed since it was last seen to open this vault",
-            "avault unlock, which looks whether it opens, and mends it",
+# -------------------------------------------------------- vault/presence ----
+# Which of a vault's files are there, and what they are for whom has not opened it.
+
+
+def refuse_to_overwrite(places: Places) -> None:
+    """Raise AvaultError where a vault's files are, or what is left of one.
+
+    `init` makes none over them.
+
+    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew.
+    """
+    for name in ("avault.enc", "nsec.enc"):
+        if is_file_there(places.file(name)):
+            raise AvaultError(
+                f"there is a vault already: {places.file(name)}",
+                "use it, or choose another place with --dir",
+            )
+    refuse_foreign(places.file(".gitattributes"))
+    if os.path.lexists(hints := places.file("nip46.json")):
+        refuse_foreign(hints)
+        decode_file("hints", read_file(hints), hints)
+    if was_here(places):
+        unlock = places.own("unlock.json")
+        raise AvaultError(
+            f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
         )
+
+
+PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
+
+
+def was_here(places: Places) -> bool:
+    """Whether this machine has opened a vault here, be it gone or not."""
+    return all(os.path.lexists(places.own(name)) for name in ("unlock.json", "pin.json"))
+
+
+def no_vault(places: Places) -> NotFound:
+    """What is said where no vault is."""
+    if was_here(places):
+        return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
+    return NotFound(
+        f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
+    )
+
+
+def has_vault(places: Places) -> bool:
+    """Whether there is anything of a vault; raises AvaultError where we may not look."""
+    return any(is_file_there(places.file(name)) for name in ("avault.enc", "nsec.enc"))
+
+
+def is_file_there(path: str) -> bool:
+    """Whether there is a file, or a link.
+
+    Raises AvaultError where we may not look: that is not the same as none.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        closed = os.path.dirname(path)
+        raise AvaultError(
+            f"cannot look into {closed}: {error.strerror}", f"whose is it? ls -ld {closed}"
+        ) from None
+    return True
+
+
+def need_vault(places: Places) -> None:
+    """Raise NotFound where there is nothing of a vault."""
+    if not has_vault(places):
+        raise no_vault(places)
+
+
+def read_vault(places: Places) -> bytes:
+    """The bytes of avault.enc; raises Tampered where it is gone."""
+    try:
+        return read_file(places.file("avault.enc"), VAULT_LIMIT)
+    except NotFound:
+        raise Tampered(
+            f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup"
+        ) from None
+
+
+def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, Any], bool]:
+    """What the phone is to be asked for, and whether it is this machine's own.
+
+    unlock.json, or nsec.enc where there is none, or one for another than this `operator` (an npub;
+    None: whoever it is for). Raises NotFound, Tampered, and Locked where
+    the agent's key was rotated on another machine.
+    """
+    own = None
+    if is_file_there(path := places.own("unlock.json")):
+        own = read_sealed("unlock", path)
+        if successor := find_successor(places, own["vault"], own["agent"], own["operator"]):
+            raise successor
+        if operator in (None, own["operator"]) or not is_file_there(places.file("nsec.enc")):
+            return own, True
+    if not is_file_there(places.file("nsec.enc")):
+        raise no_vault(places)
+    whole = read_sealed("nsec", places.file("nsec.enc"))
+    found = as_operator(whole, operator or whole["operator"])
+    if own and not found:
+        return own, True
+    return found or {name: each for name, each in whole.items() if name != "others"}, False
+
+
+def read_sealed(kind: str, path: str) -> dict[str, Any]:
+    """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
+    content = decode_file(kind, read_file(path), path)
+    others = others_of(content)
+    npubs = [content["agent"], content["operator"], *(each["operator"] for each in others)]
+    if (
+        all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
+        and set(content["name"]) <= NAME_CHARACTERS
+    ):
+        return content
+    raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
+
+
+def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
+    """What nsec.enc's content has for the other operators; raises Tampered."""
+    others: list[Any] = content.get("others", [])
+    for other in others:
+        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
+        if not is_whole or not all(isinstance(each, str) for each in other.values()):
+            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
+    return others
+
+
+def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None:
+    """What one operator (an npub) opens of nsec.enc's content; None for a stranger."""
+    found = {name: value for name, value in content.items() if name != "others"}
+    if operator == content["operator"]:
+        return found
+    for other in others_of(content):
+        if other["operator"] == operator:
+            return {**found, **other}
+    return None
+
+
+def is_of(vault: Vault, content: dict[str, Any]) -> bool:
+    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's."""
+    named = (content["vault"], content["name"])
+    operators = [to_npub(each) for each in vault.operators()]
+    return (vault.identity, vault.name) == named and content["operator"] in operators
+
+
+def doubt_hints(places: Places, vault: Vault) -> str:
+    """What is wrong with nip46.json beside a vault that is open; "" for nothing."""
+    try:
+        hints = read_hints(places.file("nip46.json"))
+    except AvaultError as error:
+        return error.message
+    operators = [to_npub(each) for each in vault.operators()]
+    named = hints["agent_npub"], hints["name"]
+    if named == (to_npub(vault.agent), vault.name) and hints["signer_npub"] in operators:
+        return ""
+    return (
+        "nip46.json names another agent, operator or name than the vault does; it is not believed"
+    )
 
 
 # --------------------------------------------------------- vault/unsaved ----
@@ -4106,6 +4118,46 @@ class Unsaved:
         self.digest = ""
         if os.path.lexists(self.path):
             os.unlink(self.path)
+
+
+# ------------------------------------------------------- vault/work_tree ----
+# Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5)).
+
+
+def find_git(directory: str) -> str | None:
+    """Git's own directory for the work tree that a directory is in.
+
+    None where there is none (gitrepository-layout(5)).
+    """
+    while not os.path.lexists(found := os.path.join(directory, ".git")):
+        if directory == (directory := os.path.dirname(directory)):
+            return None
+    if not os.path.isfile(found):
+        return found
+    return os.path.join(
+        directory, os.fsdecode(read_file(found)).removeprefix("gitdir: ").rstrip("\n")
+    )
+
+
+def is_git_at_work(directory: str) -> bool:
+    """Whether git is at work in the work tree that a directory is in.
+
+    A file there may be another in a moment.
+    """
+    return has_git(directory, "index.lock", "rebase-merge", "rebase-apply")
+
+
+def is_amid_git(directory: str) -> bool:
+    """Whether git waits for a person to finish or abort something (gitrepository-layout(5))."""
+    return has_git(
+        directory, "rebase-merge", "rebase-apply", "MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD"
+    )
+
+
+def has_git(directory: str, *names: str) -> bool:
+    """Whether git's own directory has one of these files."""
+    found = find_git(os.path.realpath(directory)) or directory
+    return any(os.path.lexists(os.path.join(found, name)) for name in names)
 
 
 # ----------------------------------------------------------- vault/store ----
@@ -4288,7 +4340,7 @@ class Store:
             if self.unsaved.digest and self.seen:
                 self.unsaved.forget()
         except AvaultError as error:
-            self.trouble = error
+            self.trouble = explain_stranger(self.places, self.vault, error)
             if not isinstance(error, Tampered):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
@@ -4436,6 +4488,355 @@ def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError
     except AvaultError as error:
         return error
     return None
+
+
+# ----------------------------------------------------------- vault/older ----
+# Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else.
+#
+# They are not merged: whoever got an old key could write such a copy.
+
+
+def open_older(store: Store, data: bytes) -> Vault:
+    """Another copy of the vault, of any generation, and of any of its agents; raises Tampered."""
+    try:
+        return store.open_copy(data)
+    except Tampered:
+        for text in store.vault.facts_of("agent").values():
+            with contextlib.suppress(Tampered):
+                vault = open_vault(data, read_keys(json.loads(text)["nsec"]))
+                if vault.identity == store.vault.identity:
+                    return vault
+        raise
+
+
+def keep_old_key(draft: Vault, keys: Keys, now: int, machine: str) -> None:
+    """Keep an agent's key that another one replaces, and what it says of that one.
+
+    `draft` is of the new agent already.
+    """
+    statement = make_statement(keys, draft.identity, draft.agent)
+    kept = {"nsec": keys.secret_key().to_bech32(), "statement": statement}
+    draft.state(f"agent/{to_npub(public_hex(keys))}", json.dumps(kept), now, machine)
+
+
+# -------------------------------------------------------- vault/recovery ----
+# The recovery copy, nsec.enc, beside an open vault: verified, and made anew.
+#
+# It is all that is left where a machine is lost, and nothing opens it in the meantime: a bad one
+# would be noticed when it is too late.
+
+
+def carry(vault: Vault) -> dict[str, list[str]]:
+    """What nsec.enc has besides the key: that the agents before have said who takes their place."""
+    statements = statements_of(vault)
+    return {"rotated": statements} if statements else {}
+
+
+def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
+    """Raise Tampered unless these bytes of an nsec.enc lead the operator to the agent's key.
+
+    The agent's key opens the envelope as the operator's does (NIP-44): nobody is asked.
+    """
+    whole = decode_file("nsec", data, "nsec.enc")
+    names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
+    if (whole["vault"], whole["name"], whole["operator"], whole["agent"]) != names:
+        raise Tampered("nsec.enc is of another vault, agent or operator")
+    wanted = [to_npub(operator) for operator in vault.operators()]
+    if [whole["operator"], *(str(other["operator"]) for other in others_of(whole))] != wanted:
+        raise Tampered("nsec.enc is not for the operators that the vault has")
+    try:
+        for operator in vault.operators():
+            content = as_operator(whole, to_npub(operator)) or whole
+            open_nsec(content, decrypt(keys, operator, content["envelope"]))
+    except (Tampered, ValueError):
+        raise Tampered("nsec.enc does not open") from None
+
+
+def is_for_several(places: Places) -> bool:
+    """Whether nsec.enc is for several operators, as far as it tells."""
+    try:
+        return bool(others_of(read_sealed("nsec", places.file("nsec.enc"))))
+    except AvaultError:
+        return False
+
+
+def seal_recovery(keys: Keys, vault: Vault, host: str) -> dict[str, Any]:
+    """What is in nsec.enc: for each operator an envelope of its own, and what that opens."""
+    first, *others = [
+        seal_nsec(keys, vault.identity, operator, vault.name, host)
+        for operator in vault.operators()
+    ]
+    told = [{name: other[name] for name in ("operator", "envelope", "sealed")} for other in others]
+    return {**first, **({"others": told} if told else {}), **carry(vault)}
+
+
+class Recovery:
+    """The recovery copy of an open vault: looked at when it changes, made anew if it does not open.
+
+    `digest` is the hash of what was verified last, `warning` what should be known of it.
+    """
+
+    def __init__(self, places: Places, host: str) -> None:
+        self.places, self.host = places, host
+        self.seen: tuple[int, ...] | None = ()
+        self.digest = self.warning = ""
+        self.operators: list[str] = []  # whom it was verified for
+        self.was_made = False  # anew, since the vault was opened
+
+    def is_changed(self, vault: Vault) -> bool:
+        """Whether the file, or for whom it is, is another than what was verified."""
+        is_same = look_at(self.places.file("nsec.enc")) == self.seen
+        return not is_same or self.operators != vault.operators()
+
+    def verify(self, keys: Keys, vault: Vault) -> bool:
+        """Verify the file, and make it anew if it does not open: whether that was so.
+
+        While git is at work, or the vault is gone too, the file may be on its way: look again.
+        """
+        path = self.places.file("nsec.enc")
+        seen, problem, over = look_at(path), None, None
+        self.operators = vault.operators()
+        try:
+            if os.path.islink(path):
+                raise Tampered("nsec.enc is a link")
+            data = read_file(path)
+            over = sha256(data).hex()
+            verify_recovery(data, keys, vault)
+        except AvaultError as error:
+            problem, over = error, "" if isinstance(error, NotFound) else over
+        if not problem:
+            self.warning = self.warning if self.was_made else ""
+            self.seen = seen
+            self.note(data)
+            return False
+        if successor := find_successor(self.places, vault.identity, vault.agent):
+            self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
+            return False
+        if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
+            self.warning, self.was_made = f"{problem.message}; it is looked at again", False
+            return False
+        try:
+            data = encode_file("nsec", seal_recovery(keys, vault, self.host))
+            write_file(path, data, over=over)  # what a git pull brings meanwhile is looked at first
+            self.seen = look_at(path)
+            self.note(data)
+            self.warning = (
+                f"the recovery copy did not open the vault, and was made anew: {problem.message}"
+            )
+            self.was_made = True
+            return True
+        except FileChanged:
+            return False
+        except AvaultError as error:
+            self.seen, self.digest = seen, ""
+            self.warning = f"{problem.message}, so nothing but this machine opens the vault; "
+            self.warning += f"nor can it be made anew: {error.message}"
+            return False
+
+    def note(self, data: bytes) -> None:
+        """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""
+        self.digest = sha256(data).hex()
+        path = self.places.own("recovery.json")
+        content = encode_file("recovery", {"hash": self.digest})
+        try:
+            if not has_bytes(path, content):
+                write_file(path, content)
+        except AvaultError:
+            pass
+
+
+def read_verified(places: Places) -> str:
+    """The SHA-256 of the nsec.enc last seen to open this vault; "" for none. Raises Tampered."""
+    path = places.own("recovery.json")
+    return (
+        str(decode_file("recovery", read_file(path), path)["hash"]) if os.path.lexists(path) else ""
+    )
+
+
+def check_recovery(places: Places) -> None:
+    """Raise AvaultError unless nsec.enc is what was last seen to open this vault; needs no key."""
+    path = places.file("nsec.enc")
+    read_sealed("nsec", path)
+    if sha256(read_file(path)).hex() != read_verified(places):
+        raise Tampered(
+            f"{path} has changed since it was last seen to open this vault",
+            "avault unlock, which looks whether it opens, and mends it",
+        )
+
+
+# -------------------------------------------------------- vault/rotation ----
+# A rotation on the disk: files under the new key are staged, count at once, are put in place.
+#
+# It is staged in rotation.new, in the state directory, and renamed to rotation: from then on it
+# counts. What is cut off after that is completed at the next start, where nobody has a key. So the
+# old agent's key signs what is staged: of another program's nothing is put in place.
+
+
+STAGED, READY, DONE, REFUSED = "rotation.new", "rotation", "rotation.old", "rotation.refused"
+MANIFEST = "manifest"
+IN_VAULT = ("avault.enc", "nsec.enc", "nip46.json")
+# the last of all, as it says which agent has to have signed
+LAST = ("log.json", "pin.json", "pairing.json", "unlock.json")
+LOGS = ("access.log", "refused.log")  # and the older ones, whose names begin so
+
+
+class Stage(Places):
+    """The places of a vault whose files are in one directory, to be put in their own later."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, places: Places, name: str = STAGED) -> None:
+        for each in Places.__slots__:
+            setattr(self, each, getattr(places, each))
+        self.at = places.own(name)
+
+    def own(self, name: str) -> str:
+        """The path of a staged file."""
+        return os.path.join(self.at, name)
+
+    def file(self, name: str) -> str:
+        """The path of a staged file."""
+        return self.own(name)
+
+
+def begin_stage(places: Places) -> Stage:
+    """An empty directory for the files of a rotation."""
+    stage = Stage(places)
+    drop(stage.at)
+    try:
+        os.mkdir(stage.at, 0o700)
+    except OSError as error:
+        raise AvaultError(f"cannot make {stage.at}: {error.strerror}") from None
+    return stage
+
+
+def drop(path: str) -> None:
+    """Take a directory of ours away, if it is there."""
+    if os.path.islink(path):
+        os.unlink(path)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def commit(stage: Stage, keys: Keys, vault: Vault, over: str) -> None:
+    """Have what is staged count, by the signature of the old agent's `keys`.
+
+    `over` is the hash of the avault.enc that it takes the place of. Raises AvaultError.
+    """
+    names = sorted(os.listdir(stage.at))
+    for name in names:
+        refuse_foreign(settled_path(stage, name))
+    files = {name: hash_file(stage.own(name)) for name in names}
+    what = {"type": "avault/rotation", "version": 1, "vault": vault.identity, "over": over}
+    write_file(stage.own(MANIFEST), sign(keys, json.dumps({**what, "files": files})).encode())
+    ready = os.path.join(stage.state, READY)
+    try:
+        os.rename(stage.at, ready)
+        sync_directory(stage.state)
+    except OSError as error:
+        raise AvaultError(f"cannot write {ready}: {error.strerror}") from None
+
+
+def settled_path(places: Places, name: str) -> str:
+    """Where a file of a rotation belongs."""
+    return os.path.join(places.dir if name in IN_VAULT else places.state, name)
+
+
+def hash_file(path: str) -> str:
+    """The SHA-256 of a file in hex; "" where there is none."""
+    try:
+        return sha256(read_file(path, VAULT_LIMIT)).hex()
+    except NotFound:
+        return ""
+
+
+def complete_rotation(places: Places) -> str | None:
+    """Put the files of a rotation that counts in their places, also if that was begun before.
+
+    What was not made by this vault's agent is not: it is set aside, and that is what is given, as a
+    sentence. Raises AvaultError where it cannot be completed.
+    """
+    for name in (STAGED, DONE):
+        if os.path.lexists(places.own(name)):
+            drop(places.own(name))
+    ready = Stage(places, READY)
+    if not os.path.lexists(ready.at):
+        return None
+    try:
+        files, over, old = read_manifest(places, ready)
+    except Tampered as error:
+        drop(places.own(REFUSED))
+        os.rename(ready.at, places.own(REFUSED))
+        return f"{places.own(REFUSED)} is no rotation by this vault's agent: {error.message}"
+    if hash_file(places.own("unlock.json")) != files["unlock.json"]:
+        put_in_place(places, ready, files, over, old)
+    os.rename(ready.at, places.own(DONE))
+    drop(places.own(DONE))
+    return None
+
+
+def read_manifest(places: Places, ready: Stage) -> tuple[dict[str, str], str, str]:
+    """What is staged, by hash; what it takes the place of; and the old agent. Raises Tampered.
+
+    Only this vault's agent, as unlock.json names it, may have signed; and what is staged may not
+    be older than what this machine has seen. AvaultError where that cannot be told.
+    """
+    try:
+        if os.path.islink(ready.at) or os.stat(ready.at).st_uid != os.getuid():
+            raise Tampered("it is not a directory of ours")
+        author, text = read_signed(read_file(ready.own(MANIFEST)).decode())
+        said: dict[str, Any] = json.loads(text)
+        files = dict(said["files"])
+        needed = {*IN_VAULT, *LAST} - {"pairing.json"}
+        if said["type"] != "avault/rotation" or not needed <= {*files}:
+            raise Tampered("it is not whole")
+        names = {*os.listdir(ready.at)} - {MANIFEST}
+    except (OSError, NotFound, ValueError, TypeError, KeyError, RecursionError):
+        raise Tampered("it has no manifest that is signed") from None
+    if names != {*files} or any(hash_file(ready.own(name)) != files[name] for name in files):
+        raise Tampered("what is in it was changed")
+    mine = read_sealed("unlock", places.own("unlock.json"))
+    is_done = hash_file(places.own("unlock.json")) == files["unlock.json"]
+    if (parse_npub(mine["agent"]) != author and not is_done) or said["vault"] != mine["vault"]:
+        raise Tampered("another key has signed it")
+    pin, path = read_pin(places), ready.own("pin.json")
+    found = decode_file("pin", read_file(path), path)["generation"]
+    seen = pin["generation"] if pin else {}
+    if any(found.get(name, 0) < count for name, count in seen.items()):
+        raise Tampered("it is older than what this machine has seen")
+    return files, str(said["over"]), author
+
+
+def put_in_place(places: Places, ready: Stage, files: dict[str, str], over: str, old: str) -> None:
+    """Copy each file to where it belongs, if it is not there yet; the one that says so, last."""
+    there = hash_file(places.file("avault.enc"))
+    if there not in ("", over, files["avault.enc"]):  # git put it there since
+        write_file(places.own("replaced.enc"), read_file(places.file("avault.enc"), VAULT_LIMIT))
+    if hash_file(places.own("log.json")) != files["log.json"]:
+        set_logs_aside(places, old)
+    others = sorted({*files} - {*IN_VAULT, *LAST})
+    for name in (each for each in (*IN_VAULT, *others, *LAST) if each in files):
+        place = settled_path(places, name)
+        if hash_file(place) != files[name]:
+            data = read_file(ready.own(name), VAULT_LIMIT)
+            if sha256(data).hex() != files[name]:
+                raise Tampered(
+                    f"{ready.own(name)} was changed meanwhile", "start again: avault unlock"
+                )
+            write_file(place, data)
+
+
+def name_of_logs(places: Places, agent: str) -> str:
+    """Where the access log is kept that was signed by an agent's key (hex) before this one."""
+    return places.own(f"log-{agent[:16]}")
+
+
+def set_logs_aside(places: Places, agent: str) -> None:
+    """Move the access log that an agent's key (hex) has signed to a directory of its own."""
+    aside = name_of_logs(places, agent)
+    os.makedirs(aside, 0o700, exist_ok=True)
+    for name in sorted(os.listdir(places.state)):
+        if name.startswith(LOGS) or name == "log.json":
+            os.rename(places.own(name), os.path.join(aside, name))
 
 
 # -------------------------------------------------------- signer/pairing ----
@@ -5257,6 +5658,24 @@ def read_operator(path: str, passphrase_file: str | None) -> nostr_sdk.Keys:
         raise Usage("the passphrase does not open that ncryptsec") from None
 
 
+# ------------------------------------------------------------- signer/qr ----
+# A pairing code as a picture made of letters.
+
+
+def qr_lines(text: str) -> list[str]:
+    """The lines of a QR code, light on dark, in half blocks.
+
+    A pairing URI goes without its picture, which would make the code too big.
+    """
+    import qrcode
+
+    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
+    code.add_data(text.partition("&image=")[0])
+    shown = io.StringIO()
+    code.print_ascii(out=shown, invert=True)
+    return shown.getvalue().rstrip("\n").split("\n")
+
+
 # ------------------------------------------------------- signer/question ----
 # A question to the signer: when it goes out again, and what an answer that refuses it means.
 
@@ -5323,6 +5742,18 @@ def accept_token(token: str) -> Callable[[str], None]:
     def accept(result: str) -> None:
         if token not in result:
             raise Tampered("the signer answered with something else")
+
+    return accept
+
+
+def accept_connect(secret: str) -> Callable[[str], None]:
+    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
+
+    def accept(result: str) -> None:
+        if result != "ack" and not (
+            secret and secrets.compare_digest(result.encode(), secret.encode())
+        ):
+            raise Denied("the signer answered `connect` with something else")
 
     return accept
 
@@ -5826,6 +6257,11 @@ class Prompt:
         self.open()
         write_all(self.fd, f"avault: {text}{end}".encode())
 
+    def show(self, text: str) -> None:
+        """Show the person a picture, as it is; raises Unavailable where there is nobody."""
+        self.open()
+        write_all(self.fd, text.encode())
+
     def open(self) -> None:
         """Open the terminal, if it is not yet; it does not become ours. Raises Unavailable."""
         if self.fd >= 0:
@@ -5876,8 +6312,10 @@ class Errand:
 
     `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
     `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
-    name it where it is kept with others, for a program and for a person. `directory` is where the
-    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is there.
+    name it where it is kept with others, for a program and for a person; `title` is the vault's
+    name, as phones show it. `directory` is where the
+    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is
+    there.
     """
 
     def __init__(self, request: dict[str, Any], prompt: Prompt) -> None:
@@ -5885,8 +6323,11 @@ class Errand:
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
         self.bound, self.account = str(request["bound"]), str(request["account"])
+        self.title = str(request.get("title") or "a vault")
         self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
         self.limit, self.prompt = float(request["limit"]), prompt
+        self.is_wanted = True  # somebody waits for it
+        self.is_old = False  # what comes of it was given long ago, to an earlier question
 
     def path(self, text: str) -> str:
         """A path that a person typed, as an absolute one."""
@@ -5914,11 +6355,16 @@ def read_answer(data: bytes) -> dict[str, Any]:
         return {"outcome": "error", "detail": "its helper ended without an answer"}
 
 
-def render_answer(outcome: str, said: object, hint: str | None = None) -> bytes:
-    """A helper's answer: `value` where it is `ok`, else `detail`, and perhaps a hint."""
+def render_answer(
+    outcome: str, said: object, hint: str | None = None, is_old: bool = False
+) -> bytes:
+    """A helper's answer: `value` where it is `ok`, else `detail`, and perhaps a hint.
+
+    It is `old` where it was given long ago, to an earlier question.
+    """
     said_as = "value" if outcome == "ok" else "detail"
-    hints = {"hint": hint} if hint else {}
-    return json.dumps({"outcome": outcome, said_as: said, **hints}).encode()
+    more = {**({"hint": hint} if hint else {}), **({"old": True} if is_old else {})}
+    return json.dumps({"outcome": outcome, said_as: said, **more}).encode()
 
 
 def said_hint(answer: dict[str, Any]) -> str | None:
@@ -6281,12 +6727,9 @@ PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
 
 def check_custodian(name: str) -> str:
     """`name` if a custodian can have it; raises Usage."""
-    if re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name) and name != PHONE:
+    if check_operator(name) != PHONE:
         return name
-    raise Usage(
-        f"not a name for a custodian: {printable(name)!r}",
-        "up to 32 lower case letters, digits and -, as in: --name office-hsm",
-    )
+    raise Usage("that name is the phone's of this machine", "name it: --name NAME")
 
 
 class Custodians:
@@ -6365,11 +6808,15 @@ class Custodians:
         if os.path.lexists(path := self.path_of(name, candidate=True)):
             os.unlink(path)
 
+    def drop(self, name: str) -> None:
+        """Take a custodian's file away, and nothing else."""
+        if os.path.lexists(path := self.path_of(name)):
+            os.unlink(path)
+
     def forget(self, name: str) -> None:
         """Take a custodian out of the order, and its file away."""
         self.write([each for each in self.order() if each != name])
-        if os.path.lexists(path := self.path_of(name)):
-            os.unlink(path)
+        self.drop(name)
 
 
 # ------------------------------------------------------ custody/keychain ----
@@ -6600,6 +7047,219 @@ class Passphrase:
         return unicodedata.normalize("NFKC", typed)
 
 
+# --------------------------------------------------------- custody/phone ----
+# Another operator's phone as a custodian: an envelope that only it opens (NIP-46).
+#
+# The envelope has the unlock key. It is from a key that is thrown away to the operator's (NIP-44):
+# what lies on this machine cannot open it. It is made anew after every unlock (`renew`), as that of
+# this machine's own phone is.
+
+
+ENVELOPE_FIELDS = {"client_key", "signer", "relays", "peer", "envelope", "opens"}
+
+
+class OperatorPhone:
+    """The phone of an operator of the vault, other than this machine's own."""
+
+    needs_person: ClassVar[bool] = True
+    SETTINGS: ClassVar[dict[str, tuple[str, str | None]]] = {
+        "operator": ("whose phone it is, an npub; see: avault operator list", None),
+        "relays": ("where it is asked, with commas between", ",".join(DEFAULT_RELAYS)),
+        "bunker": ("no; or ask, where the app shows a bunker:// URI", "no"),
+    }
+
+    def __init__(self, errand: Errand) -> None:
+        self.errand = errand
+
+    def settle(self) -> dict[str, str]:
+        """Whose phone, and where it is asked; raises Usage."""
+        given = self.errand.settings
+        if not given.get("operator"):
+            raise Usage("whose phone is it?", "as in: operator=npub1…")
+        relays = given.get("relays") or ",".join(DEFAULT_RELAYS)
+        checked = [check_relay(url.strip()) for url in relays.split(",")]
+        bunker = given.get("bunker") or "no"
+        if bunker not in ("no", "ask"):
+            raise Usage("bunker is no or ask", "a URI on the command line would show its secret")
+        operator = to_npub(parse_npub(given["operator"]))
+        return {"operator": operator, "relays": ",".join(checked), "bunker": bunker}
+
+    @property
+    def operator(self) -> str:
+        """The operator's public key, hex."""
+        return parse_npub(self.errand.settings["operator"])
+
+    @property
+    def relays(self) -> list[str]:
+        """Where the phone is asked."""
+        return self.errand.settings["relays"].split(",")
+
+    def probe(self) -> str:
+        """Whether a phone is paired; no relay is asked."""
+        kept = read_kept(self.errand.kept)
+        me = public_hex(read_keys(kept["client_key"]))
+        return f"a phone is paired, which may show who asks as {shorten_key(me)}"
+
+    def set(self, secret: str) -> str:
+        """Pair with the phone, see that it can refuse, and put the secret into an envelope."""
+        return str(asyncio.run(self.within_limit(self.pair(secret))))
+
+    def get(self) -> str:
+        """Ask the phone to open the envelope; a refusal is Denied."""
+        return str(asyncio.run(self.within_limit(self.ask())))
+
+    def delete(self) -> None:
+        """Nothing: it goes with the vault's own file."""
+
+    async def within_limit(self, work: Awaitable[Any]) -> Any:
+        """What comes of work with the phone; raises Unavailable where nobody approves in time."""
+        try:
+            async with asyncio.timeout(self.errand.limit * 0.95):
+                return await work
+        except TimeoutError:
+            raise Unavailable(f"nobody approved on the phone of {self.errand.name}") from None
+
+    async def pair(self, secret: str) -> str:
+        """What is kept, of a phone that has just been paired."""
+        keys, prompt = make_keys(), self.errand.prompt
+        signer, relays, word = None, self.relays, secrets.token_hex(16)
+        if self.errand.settings["bunker"] == "ask":
+            shown = f"the bunker:// URI that the app of {self.errand.name} shows"
+            signer, relays, word = parse_bunker(prompt.ask(shown))
+        remote = RemoteSigner(keys, relays, signer, quietly)
+        await remote.open()
+        try:
+            await self.meet(remote, word)
+            operator = await remote.request("get_public_key", [], parse_npub, False)
+            if operator != self.operator:
+                raise Denied(
+                    f"that phone is {to_npub(operator)}, and not {to_npub(self.operator)}",
+                    "choose that account in the app, and add it again",
+                )
+            await self.drill(remote)
+        finally:
+            await remote.close()
+        kept = {"client_key": keys.secret_key().to_hex(), "signer": remote.signer}
+        kept["relays"] = ",".join(relays)
+        about = self.errand.title
+        return json.dumps({**kept, **wrap(secret, self.operator, about, place_name())})
+
+    async def meet(self, remote: RemoteSigner, word: str) -> None:
+        """Connect with the phone's app: by its own URI, or by one that it scans."""
+        await remote.relays.wait_ready(15.0)
+        title = self.errand.title
+        if remote.signer:
+            params = [remote.signer, word, "get_public_key", json.dumps(introduce(title))]
+            await remote.request("connect", params, accept_connect(word), False)
+            return
+        uri = nostrconnect_uri(remote.me, self.relays, word, title)
+        prompt = self.errand.prompt
+        prompt.tell(f"with the phone of {self.errand.name}, scan this or paste the line below it")
+        prompt.show("\n".join(["", *qr_lines(uri), uri, ""]))
+        await remote.greet(word)
+
+    async def drill(self, remote: RemoteSigner) -> None:
+        """Have the phone refuse something; raises Denied where it approves by itself."""
+        token, peer = secrets.token_hex(32), make_keys()
+        sentence = "avault: this is a drill. REJECT this one."
+        envelope = make_envelope(peer, self.operator, "a drill: REJECT this one", sentence, token)
+        if self.errand.prompt.path:
+            self.errand.prompt.tell(
+                f"a drill: REJECT the next request on the phone of {self.errand.name}"
+            )
+        try:
+            params = [public_hex(peer), envelope]
+            await remote.request("nip44_decrypt", params, accept_token(token))
+        except Denied as refused:
+            if any(words in refused.message.lower() for words in NOT_A_REFUSAL):
+                raise
+            return
+        raise Denied(
+            "the drill was approved: an app that approves by itself protects nothing",
+            "have it ask each time, see references/signers.md; then add it again",
+        )
+
+    async def ask(self) -> str:
+        """The secret, once the phone has opened the envelope."""
+        kept = read_kept(self.errand.kept)
+        if self.errand.prompt.path and not self.errand.prompt.answers:
+            code = request_code(kept["peer"])
+            self.errand.prompt.tell(f"the phone of {self.errand.name} is asked, code {code}")
+        keys, relays = read_keys(kept["client_key"]), kept["relays"].split(",")
+        remote = RemoteSigner(keys, relays, kept["signer"], quietly)
+        await remote.open()
+        heeding = asyncio.ensure_future(self.heed(remote))
+        try:
+            params = [kept["peer"], kept["envelope"]]
+            accept = accept_unlock_key(kept["opens"])
+            found = await remote.request("nip44_decrypt", params, accept, is_told_by_content=True)
+            self.errand.is_old = remote.is_old
+            return str(found)
+        finally:
+            heeding.cancel()
+            await remote.close()
+
+    async def heed(self, remote: RemoteSigner) -> None:
+        """While nobody waits, listen and send nothing."""
+        while True:
+            if self.errand.is_wanted and remote.is_resting:
+                remote.wake(False, True)
+            elif not self.errand.is_wanted:
+                remote.rest()
+            await asyncio.sleep(0.5)
+
+
+def quietly() -> None:
+    """Show nobody how the asking goes."""
+
+
+def wrap(secret: str, operator: str, name: str, host: str) -> dict[str, str]:
+    """A fresh envelope for an operator (hex), with the public key that it is from."""
+    peer = make_keys()
+    what = f"{name} on {host}, code {request_code(public_hex(peer))}"
+    sentence = f"avault: unlock {what}. Approve only if you expect it."
+    envelope = make_envelope(peer, operator, f"unlock the vault of {what}", sentence, secret)
+    # by which the answer to it is told from that to an earlier one
+    opens = public_hex(read_keys(secret))
+    return {"peer": public_hex(peer), "envelope": envelope, "opens": opens}
+
+
+def renew(kept: str, secret: str, operator: str, name: str, host: str) -> str:
+    """What is kept, with another secret in a fresh envelope; raises NotFound, Tampered."""
+    return json.dumps({**read_kept(kept), **wrap(secret, operator, name, host)})
+
+
+def accept_unlock_key(opens: str) -> Callable[[str], str]:
+    """What counts as the phone's answer: the secret key of a public one."""
+
+    def accept(result: str) -> str:
+        try:
+            found = str(json.loads(result)["avault"])
+            if public_hex(read_keys(found)) == opens:
+                return found
+        except (ValueError, TypeError, KeyError, RecursionError):
+            pass
+        raise Tampered("the phone answered with something else")
+
+    return accept
+
+
+def read_kept(kept: str | None) -> dict[str, str]:
+    """What `set` gave; raises NotFound, Tampered."""
+    if not kept:
+        raise NotFound("no phone is paired for it")
+    try:
+        found = json.loads(kept)
+        if found.keys() == ENVELOPE_FIELDS and all(
+            isinstance(each, str) for each in found.values()
+        ):
+            read_keys(found["client_key"])
+            return dict(found)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        pass
+    raise Tampered("what is kept about the phone is damaged")
+
+
 # ------------------------------------------------------- custody/program ----
 # A third party's program as a custodian: an executable avault-custodian-NAME.
 #
@@ -6815,6 +7475,7 @@ KINDS: dict[str, type[Custodian]] = {
     "systemd": SystemdCreds,
     "command": Command,
     "program": Program,
+    "phone": OperatorPhone,
 }
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
 EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper", "quorum")
@@ -6859,6 +7520,12 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
     return decode_frame(frame)
 
 
+def heed(errand: Errand) -> None:
+    """Hear from who has sent us whether anybody waits: a byte, 1 or 0."""
+    while told := os.read(0, 1):
+        errand.is_wanted = told == b"1"
+
+
 def take_secret(door: int) -> str:
     """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
     with introduce_helper(door) as own:
@@ -6888,7 +7555,8 @@ def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> b
     def work() -> None:
         nonlocal answer
         try:
-            answer = render_answer("ok", do_errand(action, kind, errand, secret))
+            said = do_errand(action, kind, errand, secret)
+            answer = render_answer("ok", said, is_old=errand.is_old)
         except AvaultError as error:
             answer = render_answer(error.code, error.message, error.hint)
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
@@ -6912,7 +7580,10 @@ def main_custodian(argv: list[str]) -> NoReturn:
         prompt = Prompt(request.get("terminal"), request.get("answers"), request.get("purpose"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
         secret = take_secret(0) if action == "set" else ""  # once the operator agrees
-        write_all(1, answer_errand(action, kind, Errand(request, prompt), secret))
+        errand = Errand(request, prompt)
+        if action == "get":
+            threading.Thread(target=heed, args=(errand,), daemon=True).start()
+        write_all(1, answer_errand(action, kind, errand, secret))
     except BaseException as error:
         write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
     finally:
@@ -6925,13 +7596,15 @@ def main_custodian(argv: list[str]) -> NoReturn:
 # The ways to get the agent's key, as the keyholder has them.
 #
 # Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
-# with `proves`: whether it shows that the operator's phone opens this vault.
+# with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
+# envelope it opens, an npub; None where it opens none.
 
 
 class GivenKey:
     """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
 
     proves = False
+    operator: str | None = None
 
     def __init__(self, nsec: str) -> None:
         self.keys = parse_keys(nsec)
@@ -6953,6 +7626,7 @@ class OperatorKey:
 
     def __init__(self, nsec: str) -> None:
         self.keys = parse_keys(nsec)
+        self.operator = to_npub(public_hex(self.keys))
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, out of the envelope that is for this operator; raises Tampered."""
@@ -6973,6 +7647,7 @@ class Phone:
 
     def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
         self.pairing, self.signer = pairing, signer
+        self.operator = to_npub(pairing.operator)
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """Ask for the envelope until it is opened; raises Denied, Tampered."""
@@ -6994,10 +7669,21 @@ class KeptKey:
     """The agent's key by an unlock key of its own, from what a custodian's helper answered."""
 
     proves = False
+    operator: str | None = None
 
     def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
         self.custodian, self.kept, self.answer = custodian, kept, answer
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
+
+    def check(self, vault: Vault) -> None:
+        """Raise Denied where it is the phone of who is no operator of the vault any more."""
+        known = vault.fact(f"operator/{self.custodian}")
+        whose = str(self.kept["settings"].get("operator"))
+        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
+            raise Denied(
+                f"{self.custodian} is no operator of this vault",
+                f"avault custody remove {self.custodian}",
+            )
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if the custodian is this vault's and had what opens it.
@@ -7005,8 +7691,12 @@ class KeptKey:
         Raises what its outcome means (see `raise_outcome`), and Tampered.
         """
         kept = self.kept
-        pinned = [kept[name] == content[name] for name in ("vault", "name", "agent", "operator")]
-        if not all(pinned):
+        if kept["vault"] == content["vault"] and kept["agent"] != content["agent"]:
+            raise Tampered(
+                f"the custodian {self.custodian} opens the agent's key before the rotation",
+                f"add it again: avault custody add KIND --name {self.custodian} --replace",
+            )
+        if not all(kept[name] == content[name] for name in ("vault", "name", "agent")):
             raise Tampered(
                 f"the custodian {self.custodian} is of another vault",
                 f"avault custody remove {self.custodian}",
@@ -7024,10 +7714,15 @@ class KeptKey:
 # gives nothing out but whether the vault opened.
 
 
-def open_for_trial(places: Places, name: str, answer: bytes, candidate: bool) -> None:
-    """Open the vault on the disk with what a custodian answered; raises AvaultError."""
+def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
+    """Open the vault on the disk with what a custodian answered; raises AvaultError.
+
+    `which` says what it has: "", or what a "candidate" has, or what is "staged" for a rotation.
+    """
+    if which == "staged":
+        places = Stage(places)
     content, _ = read_unlock(places)
-    custodian = KeptKey(name, Custodians(places).load(name, candidate), answer)
+    custodian = KeptKey(name, Custodians(places).load(name, which == "candidate"), answer)
     keys = asyncio.run(custodian.obtain(content))
     if not is_of(open_vault(read_vault(places), keys), content):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
@@ -7037,12 +7732,12 @@ def main_trial(argv: list[str]) -> NoReturn:
     """Try one custodian, and end by _exit: what was opened goes with it."""
     try:
         harden("avault-trial", die_with_parent=True)
-        directory, name, candidate = argv
+        directory, name, which = argv
         with introduce_helper(0) as own:
             answer = bytearray()
             while not is_answer(answer) and (piece := own.recv(4096)):
                 answer += piece
-        open_for_trial(Places(directory), name, bytes(answer), bool(candidate))
+        open_for_trial(Places(directory), name, bytes(answer), which)
         write_all(1, render_answer("ok", None))
     except Exception as error:
         refused = complain(error)
@@ -7092,12 +7787,20 @@ def start_met(command: list[str], stdout: int) -> tuple[subprocess.Popen[bytes],
     return process, door
 
 
+def asks_phones(content: dict[str, Any]) -> bool:
+    """Whether a custodian reaches people by their phones, wherever they are."""
+    members = content["settings"].get("of", "") if content["kind"] == "quorum" else ""
+    return content["kind"] == "phone" or any(
+        word.startswith("phone:") for word in members.split(",")
+    )
+
+
 class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
     PERSON_TIME, TIME = 120.0, 30.0  # seconds for an errand with a person, and without
     # kinds whose person prints and types, or that ask several
-    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0}
+    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0, "phone": 3600.0}
 
     def __init__(
         self,
@@ -7116,14 +7819,22 @@ class Helper:
             "bound": bind(content["vault"], agent, name),
             "account": f"{places.id}:{content.get('account') or name}",
             "purpose": purpose,
+            "title": content["name"],
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
-            "limit": person_time if reach.is_there() else self.TIME,
+            "limit": person_time if reach.is_there() or asks_phones(content) else self.TIME,
             **reach.fields,
         }
         self.limit = float(request["limit"])
         command = own_command("custodian", action, content["kind"])
         self.process, self.door = start_met(command, stdout)
         self.door.sendall(encode_frame(request))
+
+    def tell(self, is_wanted: bool) -> None:
+        """Let it know whether anybody waits for its answer."""
+        try:
+            self.door.send(b"1" if is_wanted else b"0")
+        except OSError:
+            pass  # it has ended
 
     def end(self) -> None:
         """Let it go; where it is still at work, it is stopped, and leaves the terminal as it was."""
@@ -7176,17 +7887,16 @@ async def run_errand(
 
 
 async def try_custodian(
-    places: Places, content: dict[str, Any], reach: Reach, candidate: bool = False
+    places: Places, content: dict[str, Any], reach: Reach, which: str = ""
 ) -> dict[str, Any]:
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
-    A `candidate` is one whose file does not count yet. The unlock key passes from helper to trial,
+    A "candidate" is one whose file does not count yet, a "staged" one is of a key that does not.
+    The unlock key passes from helper to trial,
     through a socket that the trial makes when it is hardened: what it is started with, others of
     the same user could take before (see `meet`).
     """
-    command = own_command(
-        "trial", places.dir, content["custodian"], "candidate" if candidate else ""
-    )
+    command = own_command("trial", places.dir, content["custodian"], which)
     ours, theirs = socket.socketpair()
     with theirs:
         trial, door = start_met(command, theirs.fileno())
@@ -7410,129 +8120,6 @@ class Question:
         """The vault is open."""
         self.begun, self.wanted_until = None, 0.0
         self.pauses.clear()
-
-
-# ------------------------------------------------------- daemon/autolock ----
-# When an open vault locks by itself.
-
-
-class AutoLock:
-    """The limits of an open vault: seconds `after` it was opened, and that it may be `idle`.
-
-    None is no limit. `since` is when it was opened, by the clock that people read; a clock that
-    nobody can set tells the rest.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.after, self.idle = limits
-        self.start()
-
-    def start(self) -> None:
-        """Count from now."""
-        self.since = time.time()
-        self.opened = self.used = uptime()
-
-    def time_left(self) -> float:
-        """Seconds until the first of the limits; infinite without one."""
-        ends = [self.opened + self.after] if self.after else []
-        ends += [self.used + self.idle] if self.idle else []
-        return min(ends) - uptime() if ends else float("inf")
-
-    def explain(self) -> str:
-        """Which limit it was, and how long."""
-        if self.after and self.opened + self.after <= uptime():
-            return f"it locked by itself after {render_duration(self.after)}"
-        return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
-
-    def change(self, message: Message) -> None:
-        """Take other limits; one that is not named stays as it is, and `for` counts from now."""
-        if "for" in message:
-            self.after = round(uptime() - self.opened) + message["for"]
-        self.after = message.get("lock_after", self.after)
-        self.idle = message.get("lock_idle", self.idle)
-
-
-# -------------------------------------------------------- daemon/callers ----
-# Who is at the other end of a connection.
-
-
-def describe_caller(sock: socket.socket) -> dict[str, Any]:
-    """The process at the other end of a connection, as far as the system tells.
-
-    Its pid, uid, executable, name and parent.
-    """
-    if sys.platform == "linux":
-        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    else:
-        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-    caller: dict[str, Any] = {
-        "pid": pid,
-        "uid": os.getuid(),
-        "exe": read_executable(pid),
-        "name": None,
-        "parent": None,
-    }
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
-        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
-        parent = int(rest.split()[1])
-        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
-    except OSError:
-        pass  # it has ended, or there is no /proc
-    return caller
-
-
-def read_executable(pid: int) -> str | None:
-    """The path of a process's executable, where the system tells.
-
-    Of a long one its end, where the name is.
-    """
-    try:
-        path = os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return path if len(path) <= 500 else "…" + path[-499:]
-
-
-# -------------------------------------------------------- daemon/consent ----
-# Who agrees to a change of the ways into the vault, where that is not the phone.
-
-
-class Consent:
-    """What the keyholder knows of that.
-
-    `phoneless`: the vault was made without a phone, and this machine has no pairing; who opens it
-    with a custodian agrees then. `first` is the ticket of who made it, or has opened it with the
-    operator's own key: it is told to that client alone, and is good until a custodian was tried.
-    """
-
-    TIME = 120.0  # seconds from an agreement to the change
-
-    def __init__(self) -> None:
-        self.phoneless = False
-        self.first = self.ticket = ""
-        self.until = 0.0
-
-    def begin(self) -> None:
-        """The vault has no phone, and the operator is here."""
-        self.phoneless, self.first = True, secrets.token_hex(16)
-
-    def end(self) -> None:
-        """From now on the phone agrees."""
-        self.phoneless, self.first, self.ticket = False, "", ""
-
-    def give(self, ticket: str) -> None:
-        """Somebody has agreed to the one change that has this ticket."""
-        self.ticket, self.until = ticket, uptime() + self.TIME
-
-    def take(self, ticket: str) -> bool:
-        """Whether the change with this ticket is agreed to; whatever was agreed is used up."""
-        given, self.ticket = self.ticket, ""
-        if not self.phoneless or not ticket or not ticket.isascii():
-            return False
-        is_given = secrets.compare_digest(given, ticket) and uptime() < self.until
-        return is_given or secrets.compare_digest(self.first, ticket)
 
 
 # ----------------------------------------------------------- daemon/wire ----
@@ -7775,6 +8362,1174 @@ class Session:
             self.task.cancel()
 
 
+# ---------------------------------------------------------- daemon/child ----
+# The keyholder's process, as its parent has it: started, spoken to, ended.
+
+
+class Child:
+    """One keyholder at a time. `control` is the stream to it, None when there is none.
+
+    `receive` is given its messages, `lost` its exit code. It inherits `lock_fd`, the vault's lock.
+    """
+
+    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+    LOOK_TIME = 1.0  # seconds that it has to look at the disk
+
+    def __init__(
+        self,
+        places: Places,
+        lock_fd: int,
+        limits: Limits,
+        receive: Callable[[Message], None],
+        lost: Callable[[int], None],
+    ) -> None:
+        self.places, self.lock_fd, self.limits = places, lock_fd, limits
+        self.receive, self.lost = receive, lost
+        self.process: asyncio.subprocess.Process | None = None
+        self.control: Control | None = None
+        self.farewell: asyncio.Future[None] | None = None
+        # who waits for the keyholder to have looked at the disk
+        self.lookers: list[asyncio.Future[None]] = []
+
+    async def leave(self) -> None:
+        """Wait until one that is on its way out is gone."""
+        if self.process and not self.control:
+            await self.process.wait()
+
+    async def start(self) -> None:
+        """Start one."""
+        ours, theirs = socket.socketpair()
+        self.control = Control(ours, self.hear, self.say_farewell)
+        with theirs:
+            fd, limits = theirs.fileno(), json.dumps(self.limits)
+            self.process = await asyncio.create_subprocess_exec(
+                *own_command("keyholder", str(fd), self.places.dir, limits),
+                pass_fds=(fd, self.lock_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=clean_environment(),
+                # the terminal's Ctrl-C is for the supervisor, which may refuse it
+                start_new_session=True,
+            )
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A message from the keyholder, which sends no descriptor."""
+        if "looked" not in message:
+            self.receive(message)
+        elif self.lookers:
+            self.lookers.pop(0).cancel()
+
+    def say_farewell(self) -> None:
+        """The control stream ended."""
+        self.control = None
+        while self.lookers:
+            self.lookers.pop().cancel()
+        self.farewell = asyncio.ensure_future(self.bury())
+
+    async def bury(self) -> None:
+        """Tell that it is gone, once it is."""
+        self.lost(await self.process.wait() if self.process else 0)
+
+    async def look(self) -> None:
+        """Have it look at the disk; a busy one is not waited for long."""
+        if self.control:
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.lookers.append(looked)
+            self.control.send({"do": "look"})
+            await asyncio.wait([looked], timeout=self.LOOK_TIME)
+
+    async def end(self) -> None:
+        """Have it finish a write that is under way, and exit; one that does not is killed."""
+        process = self.process
+        if not process or process.returncode is not None:
+            return
+        if self.control:
+            self.control.send({"do": "lock"})
+        try:
+            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if self.farewell:
+            await self.farewell
+
+    def pid(self) -> int | None:
+        """The keyholder's process id, while it lives."""
+        return self.process.pid if self.process and self.process.returncode is None else None
+
+
+# -------------------------------------------------------- daemon/custody ----
+# The custodians, as the supervisor has them: which are tried, and what came of it.
+
+
+class Custody:
+    """Opens the vault with a custodian, of which the keyholder gets the key and we do not.
+
+    `changes` has what is awaited of the keyholder about a change, by its ticket: what the
+    custodian's unlock key opens, if it is about one.
+    """
+
+    def __init__(self, places: Places, child: Child) -> None:
+        self.places, self.child = places, child
+        self.custodians = Custodians(places)
+        self.changes: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
+        self.tried: dict[str, asyncio.Future[Any]] = {}  # by the number of the trial
+        self.helpers: dict[str, Helper] = {}  # at work, by that number
+        self.trying = asyncio.Lock()  # one caller's custodians at a time
+        # is told the code of what the phone is asked for a change
+        self.tell: Callable[[str], None] = lambda code: None
+
+    def order(self) -> list[str]:
+        """The names in their order; of a damaged register, the phone alone."""
+        try:
+            return self.custodians.order()
+        except AvaultError:
+            return [PHONE]
+
+    def has_phone(self) -> bool:
+        """Whether a phone may be asked: this machine is paired, and the phone is one of them."""
+        return os.path.lexists(self.places.own("pairing.json")) and PHONE in self.order()
+
+    def has_any(self) -> bool:
+        """Whether there is one besides the phone."""
+        return any(name != PHONE for name in self.order())
+
+    def ways(self, caller: Caller) -> list[str]:
+        """Which are tried for a caller before the phone; raises NotFound.
+
+        The one that it names; else those before the phone, without those that ask a person where
+        none is reached.
+        """
+        if caller.custodian == PHONE:
+            return []
+        if caller.custodian:
+            self.find(caller.custodian)
+            return [caller.custodian]
+        order = self.order()
+        names = order[: order.index(PHONE)] if self.has_phone() else order
+        phones = [PHONE, *self.phones()]
+        names = [name for name in names if name not in phones]
+        return [name for name in names if self.is_reached(name, caller.reach)]
+
+    def is_reached(self, name: str, reach: Reach) -> bool:
+        """Whether whom a custodian asks, if it asks anybody, can be there to answer."""
+        try:
+            content = self.custodians.load(name)
+        except AvaultError:
+            return True  # it is tried, and says what is wrong
+        return reach.is_there() or not content["asks"] or asks_phones(content)
+
+    def phones(self) -> list[str]:
+        """The other operators' phones, which are asked together with this machine's."""
+        return [name for name in self.order() if name != PHONE and self.is_phone(name)]
+
+    def asks_phones(self, name: str) -> bool:
+        """Whether a custodian asks people by their phones."""
+        try:
+            return asks_phones(self.custodians.load(name))
+        except AvaultError:
+            return False
+
+    def is_phone(self, name: str) -> bool:
+        """Whether a custodian is an operator's phone."""
+        try:
+            return bool(self.custodians.load(name)["kind"] == PHONE)
+        except AvaultError:
+            return False
+
+    def find(self, name: str) -> dict[str, Any]:
+        """What a custodian of the order needs; raises NotFound, Tampered."""
+        if name not in self.custodians.order():
+            raise NotFound(
+                f"there is no custodian {printable(name)}",
+                "see which there are: avault custody list",
+            )
+        return self.custodians.load(name)
+
+    def nobody_here(self) -> Locked:
+        """Why none can be tried: all ask a person, and none is reached."""
+        return Locked(
+            "what opens this vault asks a person, and there is no terminal",
+            "in a terminal: avault unlock; in a script: --with NAME --passphrase-file FILE",
+        )
+
+    def asks(self, name: str) -> bool:
+        """Whether a custodian asks a person; one that cannot be read asks nobody."""
+        try:
+            return bool(self.custodians.load(name)["asks"])
+        except AvaultError:
+            return False
+
+    def is_final(self, name: str, error: AvaultError) -> bool:
+        """Whether nothing comes after this: a person has refused, or the vault is no more."""
+        return isinstance(error, Denied) and self.asks(name)
+
+    async def open(self, name: str, caller: Caller) -> None:
+        """Have a custodian open the vault; raises what it, or the vault, said."""
+        wish = {"accept_rollback": caller.accept_rollback}
+        await self.hand_over(self.find(name), caller.reach, wish)
+        self.note_opened(name)
+
+    async def agree(self, name: str, reach: Reach, ticket: str, change: str) -> None:
+        """Have who opens the vault with a custodian agree to one change of it."""
+        await self.hand_over(self.find(name), reach, {"ticket": ticket}, f"so that {change}")
+
+    def note_opened(self, name: str) -> None:
+        """Remember it; a disk that is full keeps nobody out."""
+        try:
+            self.custodians.note_opened(name)
+        except AvaultError:
+            pass
+
+    async def hand_over(
+        self, content: dict[str, Any], reach: Reach, wish: dict[str, Any], purpose: str = ""
+    ) -> None:
+        """Start a custodian's helper, and give the keyholder the end that its answer comes from."""
+        control, name = self.child.control, content["custodian"]
+        if not control:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        answer, end = socket.socketpair()
+        with answer:
+            with end:
+                helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
+            number = secrets.token_hex(8)
+            tried = self.tried[number] = asyncio.get_running_loop().create_future()
+            self.helpers[number] = helper
+            about = {each: content[each] for each in ("asks", "kind")}
+            message = {"do": "try", "custodian": name, "number": number, **about, **wish}
+            message["limit"] = helper.limit
+            control.send(message, answer.fileno())
+        try:
+            async with asyncio.timeout(helper.limit + 2 * SLACK):
+                await tried
+        except TimeoutError:
+            raise AvaultError(f"the custodian {name} did not end in time") from None
+        finally:
+            helper.end()
+            del self.tried[number], self.helpers[number]
+
+    def tell_helpers(self, is_wanted: bool) -> None:
+        """Let those that ask people by their phones know whether anybody waits."""
+        for helper in self.helpers.values():
+            helper.tell(is_wanted)
+
+    def hear(self, message: Message) -> bool:
+        """Take a message of the keyholder that is about custodians: whether it is."""
+        if "changed" in message:
+            change = self.changes.get(str(message["changed"]))
+            self.conclude(change, message["failed"], message["sealed"])
+        elif "asking" in message:
+            if message["ticket"] in self.changes:  # and not one that is given up
+                self.tell(str(message["asking"]))
+        elif "tried" in message:
+            self.conclude(self.tried.get(str(message["tried"])), message["failed"], None)
+        else:
+            return False
+        return True
+
+    def conclude(
+        self,
+        awaited: asyncio.Future[Any] | None,
+        failed: dict[str, Any] | None,
+        came: dict[str, Any] | None,
+    ) -> None:
+        """What came of something that the keyholder was to do, if that is still awaited."""
+        if awaited and not awaited.done():
+            if failed:
+                awaited.set_exception(AvaultError.from_dict({"error": failed}))
+            else:
+                awaited.set_result(came)
+
+    def lose(self) -> None:
+        """The keyholder is gone."""
+        gone = Locked("the vault was locked meanwhile", "ask again with: avault unlock").to_dict()
+        for awaited in (*self.tried.values(), *self.changes.values()):
+            self.conclude(awaited, gone["error"], None)
+
+    async def change(
+        self, ticket: str, wish: dict[str, Any], fd: int | None = None
+    ) -> dict[str, Any] | None:
+        """Have the keyholder agree to a change, or have it agreed to; raises why it is not."""
+        if not self.child.control:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        awaited = self.changes[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            self.child.control.send({**wish, "ticket": ticket}, fd)
+            came: dict[str, Any] | None = await awaited
+            return came
+        finally:
+            del self.changes[ticket]
+
+
+# --------------------------------------------------------- daemon/others ----
+# The other operators' phones, asked together with this machine's own: the first approval opens.
+
+
+class Phones:
+    """What the supervisor knows of them.
+
+    `asked` are those whose helper waits for an approval; `refusals` what those said that opened
+    nothing. `changed` is called when one has ended, `is_wanted` says whether anybody waits. One that refuses ends nobody
+    else's asking. Where nobody waits any more, they are listened to until their helpers end.
+    """
+
+    PAUSE = 5.0  # seconds before one whose helper has ended is asked anew
+
+    def __init__(
+        self,
+        custody: Custody,
+        changed: Callable[[], None],
+        say: Callable[[str], None],
+        is_wanted: Callable[[], bool],
+    ) -> None:
+        self.custody, self.changed, self.say, self.is_wanted = custody, changed, say, is_wanted
+        self.asked: set[str] = set()
+        self.refusals: dict[str, AvaultError] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        """A question begins: who has refused the last one is asked again."""
+        self.refusals = {}
+
+    def ask(self, names: list[str]) -> None:
+        """Have those asked that are not yet."""
+        for name in names:
+            if name not in self.asked and name not in self.refusals:
+                self.asked.add(name)
+                spawn(self.tasks, self.wait_for(name))
+
+    async def wait_for(self, name: str) -> None:
+        """Ask one phone, until it has approved or refused, or nobody waits any more."""
+        try:
+            while True:
+                try:
+                    await self.custody.open(name, Caller(None))
+                    return
+                except Exception as error:
+                    failed = complain(error)
+                    self.say(f"the phone of {name} did not open the vault: {failed.message}")
+                is_gone = not self.custody.child.control or not self.is_wanted()
+                if is_gone or not isinstance(failed, Unavailable | Locked):
+                    self.refusals[name] = failed
+                    return
+                await asyncio.sleep(self.PAUSE)
+        finally:
+            self.asked.discard(name)
+            self.changed()
+
+    def refusal(self, names: list[str]) -> AvaultError | None:
+        """Why none of these opens the vault, once all have said so; a refusal counts most."""
+        if any(name not in self.refusals for name in names):
+            return None
+        found = [self.refusals[name] for name in names]
+        return next((each for each in found if isinstance(each, Denied)), found[0])
+
+    def end(self) -> None:
+        """Ask nobody any more."""
+        for task in list(self.tasks):
+            task.cancel()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Who is asked, and the code that the phone shows."""
+        shown = []
+        for name in sorted(self.asked):
+            try:
+                kept = json.loads(self.custody.custodians.load(name)["kept"])
+                shown.append({"name": name, "code": request_code(kept["peer"])})
+            except (AvaultError, ValueError, TypeError, KeyError):
+                continue
+        return shown
+
+
+# --------------------------------------------------------- daemon/keeper ----
+# The vault's state as the supervisor sees it, and the question to the operator.
+
+
+class Guard:
+    """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
+
+    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
+    `say` is told what happens.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        lock_fd: int,
+        say: Callable[[str], None],
+        wrote: Callable[[], None],
+        limits: Limits,
+    ) -> None:
+        self.places, self.say, self.wrote = places, say, wrote
+        self.child = Child(places, lock_fd, limits, self.receive, self.lost)
+        self.state = "locked"
+        self.report: dict[str, Any] = {}
+        # why the vault is locked, if it was not for being asked to
+        self.failure: AvaultError | None = None
+        self.custody = Custody(places, self.child)
+        self.changed = asyncio.Event()  # replaced at every change of state
+        self.question = Question(places)
+        self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
+        self.phones = Phones(
+            self.custody,
+            lambda: self.turn(self.state),
+            say,
+            lambda: bool(self.question.callers) and self.state != "unlocked",
+        )
+
+    def current_state(self) -> str:
+        """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
+        if self.state == "locked" and not self.custody.has_phone() and not self.custody.has_any():
+            return "unpaired"
+        return self.state
+
+    def locked(self) -> AvaultError:
+        """Why there are no secrets now, and what to do."""
+        state = self.current_state()
+        if state == "waiting":
+            return Locked("the vault waits for the operator's approval", self.waiting_hint())
+        if state == "unpaired":
+            return Locked(
+                "the vault is locked, and this machine is not paired with a signer",
+                self.pairing_hint(),
+            )
+        because = f" ({self.failure.message})" if self.failure else ""
+        how = "ask the phone with" if self.custody.has_phone() else "open it with"
+        return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
+
+    def waiting_hint(self) -> str:
+        """What the operator is to do while the phone is asked."""
+        again = (self.report.get("waiting") or {}).get("next")
+        when = f" (the question comes again at {again})" if again else ""
+        return f"open the signer app and approve there{when}; see: avault status"
+
+    def pairing_hint(self) -> str:
+        """How this machine gets a signer."""
+        if os.path.lexists(self.places.own("pairing.json")):
+            return "prove it with: avault pair --replace"
+        return "pair it with: " + (
+            "avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover"
+        )
+
+    def turn(self, state: str) -> None:
+        """Enter a state, and wake those who wait for a change."""
+        if state != self.state:
+            key = (self.report.get("waiting") or {}).get("client_key")
+            shown = f", which may show who asks as {shorten_key(key)}" if key else ""
+            self.say(
+                {
+                    "unlocked": "unlocked",
+                    "waiting": f"waiting for the phone{shown}",
+                    "locked": "locked",
+                }[state]
+            )
+        self.state = state
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Start a keyholder, if there is none."""
+        await self.child.leave()
+        if not self.child.control:
+            self.report, self.failure = {}, None
+            self.complete_rotation()
+            await self.child.start()
+
+    def complete_rotation(self) -> None:
+        """Put in place what a rotation that was cut off has left; raises AvaultError."""
+        if refused := complete_rotation(self.places):
+            self.say(refused)
+
+    def receive(self, message: Message) -> None:
+        """A message from the keyholder."""
+        if "report" in message:
+            self.report = message["report"]
+            if self.report["state"] == "unlocked" and self.state != "unlocked":
+                self.wrote()  # what git could not merge while it was locked can be merged now
+                self.question.succeed()
+                self.tidy_phones()
+            is_waited_for = self.question.callers or self.report["talking"]
+            self.turn(
+                "locked"
+                if self.report["state"] == "waiting" and not is_waited_for
+                else self.report["state"]
+            )
+        elif "wrote" in message:
+            self.wrote()
+        elif self.custody.hear(message):
+            pass
+        elif "failed" in message:
+            self.failure = AvaultError.from_dict({"error": message["failed"]})
+
+    def tidy_phones(self) -> None:
+        """The vault is open: ask no other phone any more, and none of who is no operator now."""
+        opened, operators = self.report.get("custodian"), self.report.get("operators") or {}
+        if opened in self.phones.asked:
+            self.custody.note_opened(opened)
+        self.phones.end()
+        for name in self.custody.phones():
+            if self.custody.find(name)["settings"].get("operator") != operators.get(name):
+                self.custody.custodians.forget(name)
+
+    def lost(self, code: int) -> None:
+        """The keyholder is gone: locked, with the reason."""
+        self.custody.lose()
+        if code and not self.failure:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.failure = AvaultError(f"the keyholder ended by {how}")
+        if self.failure:
+            self.say(self.failure.message)
+            if self.failure.code == Denied.code:
+                self.question.close(refused=True)
+        self.turn("locked")
+
+    async def look(self) -> None:
+        """Have the keyholder look at the disk, before its state is told or ended."""
+        if self.state == "unlocked":
+            await self.child.look()
+
+    async def ask(self, caller: Caller, nsec: int | None = None) -> None:
+        """Ask for the key until the vault is open: one question, shared by all who wait.
+
+        Raises TimedOut, and what ended it.
+        """
+        if self.state == "unlocked":
+            return
+        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.custody.has_phone()
+        ways = [] if nsec is not None else self.custody.ways(caller)
+        phones = self.custody.phones() if nsec is None and not caller.custodian else []
+        if nsec is None and not asks_phone and not ways and not phones:
+            raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
+        cards = [name for name in ways if self.custody.asks_phones(name)]
+        asks = bool(asks_phone or phones) and not ways
+        is_new = self.question.join(caller, asks or bool(cards))
+        if len(self.question.callers) == 1:
+            self.failure = None
+            if is_new or caller.person:
+                self.phones.begin()
+        self.stay(caller)
+        try:
+            async with asyncio.timeout(self.question.patience(caller)):
+                await self.start()
+                if self.child.control:
+                    wish = {"accept_rollback": caller.accept_rollback}
+                    self.child.control.send({"do": "wanted", **wish})
+                    self.custody.tell_helpers(is_wanted=True)
+                if ways:
+                    async with self.custody.trying:  # who comes later waits for what comes of them
+                        if self.child.control and self.state != "unlocked":
+                            await self.try_ways(ways, caller, bool(asks_phone or phones))
+                if self.child.control and self.state != "unlocked" and phones:
+                    self.phones.ask(phones)
+                    await asyncio.sleep(0)  # they are tried before this machine's phone can fail
+                is_refused = self.report.get("refused") and caller.is_restrained
+                if (
+                    self.child.control
+                    and self.state != "unlocked"
+                    and ((asks_phone and not is_refused) or nsec is not None)
+                ):
+                    # who goes on waiting, again and again, makes no more cards
+                    at_once = caller.stay is None
+                    wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
+                    wish |= {"at_once": at_once, "unattended": not caller.is_attended}
+                    self.child.control.send({"do": "unlock", **wish}, nsec)
+                while self.state != "unlocked":
+                    if not self.child.control:
+                        raise self.failure or Locked(
+                            "the vault was locked meanwhile", "ask again with: avault unlock"
+                        )
+                    if caller not in self.question.callers:
+                        raise Locked(
+                            "the vault was locked meanwhile", "ask again with: avault unlock"
+                        )
+                    if phones and not asks_phone and (refused := self.phones.refusal(phones)):
+                        self.question.close(refused=isinstance(refused, Denied))
+                        raise refused
+                    await self.changed.wait()
+        except TimeoutError:
+            raise TimedOut(
+                "nobody approved in time", "is the signer app open? See: avault status"
+            ) from None
+        finally:
+            self.question.leave(caller)
+            self.turn(self.state)  # those who wait for a settled state look again
+            if not self.question.callers:
+                self.rest()
+
+    async def try_ways(self, ways: list[str], caller: Caller, asks_phone: bool) -> None:
+        """Have custodians open the vault, one after the other, until one does.
+
+        One that has nothing, or is not there, gives way to the next, and at last to the phone. A
+        person's refusal ends it. Raises what the last said, where no phone comes after it.
+        """
+        failed = None
+        for name in ways:
+            try:
+                await self.custody.open(name, caller)
+                return
+            except AvaultError as error:
+                self.say(f"the custodian {name} did not open the vault: {error.message}")
+                if self.custody.is_final(name, error):
+                    if self.custody.asks_phones(name):
+                        self.question.close(refused=True)
+                    raise
+                failed = error
+        if failed and not asks_phone:
+            raise failed
+        if ways and asks_phone and caller.is_restrained and self.state != "waiting":
+            self.question.pauses.check()
+
+    def stay(self, caller: Caller) -> None:
+        """Where a caller wants that, wait for the answer as long as it may come.
+
+        Also when the caller is gone.
+        """
+        if caller.stay is None or (self.staying and not self.staying.done()):
+            return
+        daemon = Caller(None, caller.accept_rollback, stay=caller.stay)
+
+        async def wait() -> None:
+            try:
+                await self.ask(daemon)
+            except AvaultError:
+                pass  # those who asked are told
+
+        self.staying = asyncio.get_running_loop().create_task(wait())
+
+    def rest(self) -> None:
+        """Nobody waits for the question: have the keyholder ask no more, and listen."""
+        if self.state == "unlocked":
+            return
+        self.custody.tell_helpers(is_wanted=False)
+        if self.child.control:
+            self.child.control.send(
+                {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
+            )
+        if self.state == "waiting" and not self.report.get("talking"):
+            self.turn("locked")
+
+    async def lock(self) -> None:
+        """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
+        if self.state == "unlocked" or self.report.get("talking"):
+            await self.child.end()
+        else:
+            self.question.give_up()
+            self.rest()
+            self.turn(self.state)
+
+    def ask_again(self) -> None:
+        """Have the phone's question go out at once, if there is one."""
+        if self.state == "waiting" and self.child.control:
+            self.child.control.send({"do": "ask"})
+
+    def refuse_to_lose(self, request: dict[str, Any]) -> None:
+        """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
+        if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
+            hint = (
+                "put the file back (git checkout), or write what is served:"
+                " avault restore --unsaved; or insist with --force"
+            )
+            raise Denied(
+                "avault.enc on the disk is not what is served: to lock now may lose it", hint
+            )
+        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
+            hint = f"{self.pairing_hint()}, or insist with --force"
+            raise Denied(
+                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
+                hint,
+            )
+
+
+# ------------------------------------------------------- daemon/managing ----
+# Changes of the custodians, as the supervisor makes them: each is tried before it counts.
+
+
+def read_settings(request: Message) -> dict[str, str]:
+    """The settings of a request; raises Usage."""
+    given = request.get("settings") or {}
+    if isinstance(given, dict) and all(isinstance(each, str) for each in given.values()):
+        return given
+    raise Usage("the settings of a custodian are words", "as in: address=https://bao.example:8200")
+
+
+def need_open(guard: Guard) -> None:
+    """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
+    if guard.state != "unlocked" or not guard.child.control:
+        raise guard.locked()
+    consent = guard.report.get("consent")
+    if consent is None or (consent == "phone" and not guard.report.get("proven")):
+        raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
+
+
+async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
+
+    What it replaces, if anything, stays as it is until then.
+    """
+    need_open(guard)
+    kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
+    custody, reach = guard.custody, Reach(request)
+    old = find_replaced(guard, name, bool(request.get("replace")))
+    content: dict[str, Any] = {
+        "custodian": name,
+        "kind": kind,
+        "account": f"{name}-{secrets.token_hex(4)}" if old else name,
+        "asks": False,
+        "settings": read_settings(request),
+        "kept": None,
+        "vault": guard.report["identity"],
+        "name": guard.report["name"],
+        "agent": guard.report["agent_npub"],
+    }
+    content |= await settle_custodian(guard, content, reach)
+    if content["asks"] and not (reach.is_there() or asks_phones(content)):
+        raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
+    refuse_one_place(guard, content)
+    ticket = str(request.get("ticket") or "") or await agree_otherwise(
+        guard, reach, f"{name} ({kind}) may open this vault"
+    )
+    await drop_candidate(guard, name)  # of an add that was cut off
+    content = await entrust_to(guard, content, reach, ticket, caller)
+    custody.custodians.save(content, candidate=True)
+    try:
+        tried = await try_custodian(guard.places, content, reach, "candidate")
+        raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+    except BaseException:
+        await drop_candidate(guard, name)
+        raise
+    custody.custodians.save(content)
+    custody.custodians.drop_candidate(name)
+    if old:
+        await run_errand(guard.places, "delete", old, Reach({}))
+    else:
+        write_order(guard, name, bool(content["asks"]))
+    custody.note_opened(name)
+    if guard.child.control:
+        guard.child.control.send({"do": "proven"})
+        guard.child.control.send({"do": "renew"})
+    return {"name": name, "asks": content["asks"]}
+
+
+def write_order(guard: Guard, name: str, asks: bool) -> None:
+    """Put a new custodian before the phone if it asks nobody, else behind it.
+
+    A vault that was made without a phone has none in its order.
+    """
+    custodians = guard.custody.custodians
+    is_phoneless = guard.report.get("consent") == "custodian"
+    order = [
+        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
+    ]
+    place = order.index(PHONE) if PHONE in order and not asks else len(order)
+    custodians.write([*order[:place], name, *order[place:]])
+
+
+def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
+    """Raise Usage where another custodian's program keeps its key in the same place.
+
+    To add the one would overwrite the other's, and to take one away delete both. Such a program
+    has a setting `delete`, its own or as a member of a quorum.
+    """
+
+    def places(settings: dict[str, str]) -> set[str]:
+        return {
+            value
+            for name, value in settings.items()
+            if value and (name == "delete" or name.endswith(".delete"))
+        }
+
+    wanted = places(content["settings"])
+    for name in guard.custody.custodians.names() if wanted else []:
+        with contextlib.suppress(Tampered, NotFound):
+            if wanted & places(guard.custody.custodians.load(name)["settings"]):
+                raise Usage(
+                    f"{name} keeps its key in that very place",
+                    "give this one another: key=…, or other commands",
+                )
+
+
+async def drop_candidate(guard: Guard, name: str) -> None:
+    """Have a custodian that does not count forget its key, and take its file away."""
+    custodians = guard.custody.custodians
+    with contextlib.suppress(AvaultError):
+        content = custodians.load(name, candidate=True)
+        await run_errand(guard.places, "delete", content, Reach({}))
+    custodians.drop_candidate(name)
+
+
+def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
+    """What a custodian of that name has, which is to be replaced; raises Usage where it is not."""
+    if name not in guard.custody.custodians.order():
+        return None
+    if not is_meant:
+        raise Usage(
+            f"there is a custodian {name} already",
+            f"choose another name with --name, or: avault custody remove {name}",
+        )
+    return guard.custody.custodians.load(name)
+
+
+async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+    """The settings as they are kept, and whether a person is asked; raises what is wrong."""
+    said = raise_outcome(await run_errand(guard.places, "settle", content, reach))
+    settings = said.get("settings") if isinstance(said, dict) else None
+    return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
+
+
+async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
+    """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
+
+    Where one asks a person, only such a one can agree: another would do it by itself. An operator's
+    phone agrees to nothing: it would be shown the words for an unlock.
+    """
+    ticket = secrets.token_hex(16)
+    if guard.report.get("consent") != "custodian":
+        return ticket  # the phone is asked
+    order = [name for name in guard.custody.custodians.order() if name != PHONE]
+    names = [name for name in order if not guard.custody.asks_phones(name)]
+    asking = [name for name in names if guard.custody.asks(name)]
+    failed: AvaultError = Denied(
+        "nobody can agree to that",
+        "with the recovery kit: avault recover --operator-key - --with KIND",
+    )
+    for name in asking or names:
+        try:
+            await guard.custody.agree(name, reach, ticket, change)
+            return ticket
+        except AvaultError as error:
+            if guard.custody.is_final(name, error):
+                raise
+            failed = error
+    raise failed
+
+
+async def entrust_to(
+    guard: Guard,
+    content: dict[str, Any],
+    reach: Reach,
+    ticket: str,
+    caller: dict[str, Any],
+    errand: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Have the keyholder give a helper an unlock key: the file, with what that opens.
+
+    `errand` is what the keyholder is to do, if that is not to add the custodian.
+    """
+    answer, end = socket.socketpair()
+    with answer:
+        with end:
+            helper = Helper(guard.places, "set", content, reach, end.fileno())
+        try:
+            what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
+            do = errand or {"do": "entrust"}
+            wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
+            sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
+            said = await read_end(answer, helper.limit)
+        finally:
+            helper.end()
+    kept = raise_outcome(said, "the custodian did not take its key: {}")
+    if not sealed:
+        raise AvaultError("the keyholder gave nothing for the custodian", "try again")
+    return {**content, **sealed, "kept": kept}
+
+
+async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Each custodian, and whether it is there now."""
+    found = guard.custody.custodians.read()
+    names = [name for name in found["order"] if name != PHONE]
+
+    async def probe(name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
+        try:
+            content = guard.custody.custodians.load(name)
+        except AvaultError as error:
+            return {
+                **shown,
+                "kind": None,
+                "asks": None,
+                "outcome": error.code,
+                "said": error.message,
+            }
+        answer = await run_errand(guard.places, "probe", content, Reach({}))
+        outcome = str(answer.get("outcome"))
+        said = printable(answer.get("value") or answer.get("detail") or outcome)
+        about = {"kind": content["kind"], "asks": content["asks"], "settings": content["settings"]}
+        return {**shown, **about, "outcome": outcome, "said": said}
+
+    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
+    phone: dict[str, Any] = {
+        "name": PHONE,
+        "kind": PHONE,
+        "asks": True,
+        "settings": {},
+        "opened": None,
+        "outcome": "ok" if guard.custody.has_phone() else "not_found",
+        "said": "this machine is paired"
+        if guard.custody.has_phone()
+        else "this machine is not paired",
+    }
+    return {"custodians": [probed.get(name, phone) for name in found["order"]]}
+
+
+async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Open the vault with a custodian, in a process that is thrown away."""
+    name, reach = str(request.get("name")), Reach(request)
+    content = guard.custody.find(name)
+    if asks_phones(content):  # what was answered is made anew, and nobody is asked again and again
+        need_open(guard)
+        if not reach.is_there():
+            guard.question.pauses.check()
+    raise_outcome(await try_custodian(guard.places, content, reach))
+    guard.custody.note_opened(name)
+    if guard.child.control:
+        guard.child.control.send({"do": "renew"})
+    return {"name": name}
+
+
+async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Take a custodian away, with what it keeps; never the last that works."""
+    name, custody = str(request.get("name")), guard.custody
+    others = [each for each in custody.custodians.order() if each != name]
+    if name == PHONE:
+        return await remove_phone(guard, others, Reach(request))
+    is_last = not (guard.custody.has_phone() and PHONE in others)
+    if (
+        is_last
+        and custody.custodians.is_there(name)
+        and not await any_opens(guard, others, Reach(request))
+    ):
+        raise Denied(
+            f"{name} is the last that opens this vault",
+            "add another before: avault custody add, or: avault pair",
+        )
+    outcome = await forget_secret(guard, name, Reach(request))
+    custody.custodians.forget(name)
+    return {"name": name, **outcome}
+
+
+async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
+    """Have a custodian forget its key: what it said."""
+    try:
+        content = guard.custody.custodians.load(name)
+    except NotFound:
+        raise
+    except AvaultError as error:
+        return {"outcome": error.code, "detail": error.message}
+    answer = await run_errand(guard.places, "delete", content, reach)
+    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
+
+
+async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
+    """Whether one of these opens the vault now; those that ask a person last, where one is."""
+    for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
+        with contextlib.suppress(AvaultError):
+            if guard.custody.is_reached(name, reach):
+                content = guard.custody.custodians.load(name)
+                raise_outcome(await try_custodian(guard.places, content, reach))
+                return True
+    return False
+
+
+async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message:
+    """Take the phone out of the order, if the operator agrees and another opens the vault."""
+    if PHONE not in guard.custody.custodians.order():
+        raise NotFound("the phone is not in the order", "see: avault custody list")
+    need_open(guard)
+    if not await any_opens(guard, others, reach):
+        raise Denied(
+            "nothing but the phone opens this vault", "add another before: avault custody add"
+        )
+    await guard.custody.change(secrets.token_hex(16), {"do": "part"})
+    guard.custody.custodians.write(others)
+    return {"name": PHONE, "outcome": "ok"}
+
+
+async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Have the custodians tried in another order."""
+    wanted, order = request.get("order"), guard.custody.custodians.order()
+    if not isinstance(wanted, list) or sorted(map(str, wanted)) != sorted(order):
+        raise Usage("that does not name each of them once", f"these are: {' '.join(order)}")
+    guard.custody.custodians.write([str(each) for each in wanted])
+    return {"order": wanted}
+
+
+MANAGE: dict[str, Manage] = {
+    "add": add_custodian,
+    "list": list_custodians,
+    "test": test_custodian,
+    "remove": remove_custodian,
+    "order": order_custodians,
+}
+
+
+# ------------------------------------------------------ daemon/admitting ----
+# Changes of who may approve for a vault, as the supervisor has them made.
+
+
+async def change_operator(
+    guard: Guard, name: str, npub: str | None, reach: Reach, caller: dict[str, Any]
+) -> None:
+    """Have an operator added, or with no key taken away, if who is there agrees to it."""
+    need_open(guard)
+    said = f"{name} may approve for this vault" + ("" if npub else " no more")
+    ticket = await agree_otherwise(guard, reach, said)
+    wish = {"do": "operator", "name": name, "npub": npub, "caller": caller}
+    await guard.custody.change(ticket, wish)
+
+
+async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Add an operator, who may then approve on every machine that is paired with that phone."""
+    name, npub = check_operator(request.get("name")), request.get("npub")
+    if not isinstance(npub, str):
+        raise Usage("whose key is it?", "as in: avault operator add npub1… --name alice")
+    npub = to_npub(parse_npub(npub))
+    await change_operator(guard, name, npub, Reach(request), caller)
+    return {"name": name, "npub": npub}
+
+
+async def dismiss_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Take an operator away, and from this machine the phone; others do so at their next unlock."""
+    name, custody = check_operator(request.get("name")), guard.custody
+    others, reach = [each for each in custody.order() if each != name], Reach(request)
+    is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(guard, others, reach):
+        raise Denied(
+            f"the phone of {name} is the last that opens this vault here",
+            "add another before: avault custody add, or: avault pair",
+        )
+    await change_operator(guard, name, None, reach, caller)
+    had_phone = custody.is_phone(name)
+    if had_phone:
+        custody.custodians.forget(name)
+    return {"name": name, "had_phone": had_phone}
+
+
+ADMIT: dict[str, Manage] = {"admit": admit_operator, "dismiss": dismiss_operator}
+
+
+# ------------------------------------------------------- daemon/autolock ----
+# When an open vault locks by itself.
+
+
+class AutoLock:
+    """The limits of an open vault: seconds `after` it was opened, and that it may be `idle`.
+
+    None is no limit. `since` is when it was opened, by the clock that people read; a clock that
+    nobody can set tells the rest.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.after, self.idle = limits
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
+        self.since = time.time()
+        self.opened = self.used = uptime()
+
+    def time_left(self) -> float:
+        """Seconds until the first of the limits; infinite without one."""
+        ends = [self.opened + self.after] if self.after else []
+        ends += [self.used + self.idle] if self.idle else []
+        return min(ends) - uptime() if ends else float("inf")
+
+    def explain(self) -> str:
+        """Which limit it was, and how long."""
+        if self.after and self.opened + self.after <= uptime():
+            return f"it locked by itself after {render_duration(self.after)}"
+        return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
+
+    def change(self, message: Message) -> None:
+        """Take other limits; one that is not named stays as it is, and `for` counts from now."""
+        if "for" in message:
+            self.after = round(uptime() - self.opened) + message["for"]
+        self.after = message.get("lock_after", self.after)
+        self.idle = message.get("lock_idle", self.idle)
+
+
+# -------------------------------------------------------- daemon/callers ----
+# Who is at the other end of a connection.
+
+
+def describe_caller(sock: socket.socket) -> dict[str, Any]:
+    """The process at the other end of a connection, as far as the system tells.
+
+    Its pid, uid, executable, name and parent.
+    """
+    if sys.platform == "linux":
+        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    else:
+        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    caller: dict[str, Any] = {
+        "pid": pid,
+        "uid": os.getuid(),
+        "exe": read_executable(pid),
+        "name": None,
+        "parent": None,
+    }
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
+        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
+        parent = int(rest.split()[1])
+        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
+    except OSError:
+        pass  # it has ended, or there is no /proc
+    return caller
+
+
+def read_executable(pid: int) -> str | None:
+    """The path of a process's executable, where the system tells.
+
+    Of a long one its end, where the name is.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return path if len(path) <= 500 else "…" + path[-499:]
+
+
+# -------------------------------------------------------- daemon/consent ----
+# Who agrees to a change of the ways into the vault, where that is not the phone.
+
+
+class Consent:
+    """What the keyholder knows of that.
+
+    `phoneless`: the vault was made without a phone, and this machine has no pairing; who opens it
+    with a custodian agrees then. `first` is the ticket of who made it, or has opened it with the
+    operator's own key: it is told to that client alone, and is good until a custodian was tried.
+    """
+
+    TIME = 120.0  # seconds from an agreement to the change
+
+    def __init__(self) -> None:
+        self.phoneless = False
+        self.first = self.ticket = ""
+        self.until = 0.0
+
+    def begin(self) -> None:
+        """The vault has no phone, and the operator is here."""
+        self.phoneless, self.first = True, secrets.token_hex(16)
+
+    def end(self) -> None:
+        """From now on the phone agrees."""
+        self.phoneless, self.first, self.ticket = False, "", ""
+
+    def give(self, ticket: str) -> None:
+        """Somebody has agreed to the one change that has this ticket."""
+        self.ticket, self.until = ticket, uptime() + self.TIME
+
+    def take(self, ticket: str) -> bool:
+        """Whether the change with this ticket is agreed to; whatever was agreed is used up."""
+        given, self.ticket = self.ticket, ""
+        if not self.phoneless or not ticket or not ticket.isascii():
+            return False
+        is_given = secrets.compare_digest(given, ticket) and uptime() < self.until
+        return is_given or secrets.compare_digest(self.first, ticket)
+
+
 # ------------------------------------------------------- daemon/reporter ----
 # What the keyholder tells the supervisor: no secret, ever.
 
@@ -7818,8 +9573,8 @@ class Contact:
 
     `pairing` is the one by which the vault is being opened, or was; `begun` is one whose signer is
     connected, and has not opened an envelope yet; `seen` lay on the disk when another way opened
-    the vault: by it the operator is asked, and it is never written; `relays` is what they said when the signer was
-    last asked.
+    the vault: by it the operator is asked, and it is never written; `relays` is what they said when
+    the signer was last asked.
     """
 
     def __init__(self, places: Places, reporter: Reporter) -> None:
@@ -7887,8 +9642,8 @@ class Contact:
             hint = "avault status, which puts back the one that did; then try again"
             raise Tampered("pairing.json is not the pairing that opened this vault", hint)
         if found and store:
-            pinned = store.vault.agent, store.vault.operator
-            if (found.agent, found.operator) != pinned:
+            is_operator = found.operator in store.vault.operators()
+            if found.agent != store.vault.agent or not is_operator:
                 raise Tampered(
                     "pairing.json is for another agent or operator than the open vault",
                     "avault pair --replace",
@@ -8295,6 +10050,61 @@ class AccessLog:
         return {**found, "intact": not problem, "problem": problem}
 
 
+# --------------------------------------------------------- daemon/phones ----
+# The phones of other operators: their envelopes are made anew after each unlock.
+
+
+class Renewal:
+    """What the other operators' phones open here, made anew after each unlock."""
+
+    def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
+        self.places, self.host, self.reporter = places, host, reporter
+
+    async def renew(
+        self, store: Store | None, keys: Keys, content: dict[str, Any], is_phoneless: bool
+    ) -> None:
+        """Make their envelopes anew, by the open vault or the one on the disk; warn if not."""
+        warnings = self.reporter.warnings
+        try:
+            vault = (store or Store.read(self.places, keys, content)).vault
+            await asyncio.to_thread(renew_phones, self.places, keys, vault, self.host, is_phoneless)
+            warnings.pop("phones", None)
+        except AvaultError as error:
+            warnings["phones"] = (
+                "what another operator's phone has answered may open what lies here:"
+                f" {error.message}"
+            )
+
+
+def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool) -> None:
+    """Seal the agent's key anew for the phone of each operator that this machine may ask.
+
+    For whom is what the vault says, and not the disk. One that is taken away meanwhile stays so.
+    What is wrong with one keeps no other from it. Raises AvaultError, then.
+    """
+    custodians, failed = Custodians(places), None
+    for name, operator in vault.facts_of("operator").items():
+        path = custodians.path_of(name)
+        try:
+            before = sha256(read_file(path)).hex()
+            content = custodians.load(name)
+            if content["kind"] != "phone" or content["settings"].get("operator") != to_npub(
+                operator
+            ):
+                continue
+            names = vault.identity, vault.operator, vault.name, name
+            unlock, sealed = seal_keys(keys, *names, is_phoneless)
+            kept = renew(content["kept"], unlock, operator, vault.name, host)
+            data = encode_file("custody", {**content, **sealed, "kept": kept})
+            write_file(path, data, over=before)
+        except (NotFound, FileChanged):
+            continue
+        except AvaultError as error:
+            failed = error
+    if failed:
+        raise failed
+
+
 # -------------------------------------------------------- daemon/ratchet ----
 # The ratchet: after each unlock this machine's envelope is another one.
 #
@@ -8345,23 +10155,26 @@ class Ratchet:
         self.quick = 0
         self.reporter.warnings.pop("quick", None)
 
-    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+    async def turn(
+        self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
+    ) -> None:
         """Replace the opened envelope by a fresh one, with a fresh sealed copy.
 
         They are for whom `content` names, which is of the open vault or of what has just been
-        opened: never what the disk says by now.
+        opened: never what the disk says by now. A `recovery` is a new content of nsec.enc.
         """
         async with self.turning:
-            await self.write(keys, content, also_recovery)
+            await self.write(keys, content, recovery)
 
-    async def write(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+    async def write(
+        self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
+    ) -> None:
         """`turn`, for who holds `turning`."""
         identity, name = content["vault"], content["name"]
         operator = parse_npub(content["operator"])
 
         def write() -> dict[str, Any]:
-            if also_recovery:
-                recovery = seal_nsec(keys, identity, operator, name, self.host)
+            if recovery:
                 write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
             fresh = {
                 **seal_nsec(keys, identity, operator, name, self.host),
@@ -8373,7 +10186,7 @@ class Ratchet:
 
         try:
             self.content = await asyncio.to_thread(write)
-            if also_recovery:
+            if recovery:
                 self.reporter.wrote()
             self.reporter.warnings.pop("ratchet", None)
         except AvaultError as error:
@@ -8388,7 +10201,7 @@ class Ratchet:
             is_turned = "ratchet" not in self.reporter.warnings
             own = self.places.own("unlock.json")
             if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
-                await self.write(keys, self.content, also_recovery=False)
+                await self.write(keys, self.content)
                 if is_turned:
                     self.reporter.warn_of_a_change("unlock.json")
 
@@ -8515,18 +10328,22 @@ class Holding:
         self.contact = Contact(places, reporter)
         self.ratchet = Ratchet(places, self.host, reporter)
         self.recovery = Recovery(places, self.host)
+        self.renewal = Renewal(places, self.host, reporter)
         self.autolock = AutoLock(limits)
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
         self.consent = Consent()
+        self.custodian: str | None = None  # by which it was opened, if by one
         self.serving = asyncio.Lock()  # one key at a time
 
     # -- opening it
 
-    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
-        """Obtain the key and serve the vault."""
-        await self.serve(custodian, *await self.obtain(custodian), accept_rollback)
+    async def open(
+        self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
+    ) -> None:
+        """Obtain the key and serve the vault; see `serve`."""
+        await self.serve(custodian, *await self.obtain(custodian), accept_rollback, is_late)
 
     async def obtain(self, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
         """The agent's key, the content that it was obtained by, and whether that is this machine's.
@@ -8534,7 +10351,7 @@ class Holding:
         What was read before the phone was asked counts to the end: meanwhile others may write to
         the disk, and ask too. Raises AvaultError.
         """
-        content, own = read_unlock(self.places)
+        content, own = read_unlock(self.places, custodian.operator)
         keys = await custodian.obtain(content)
         # The envelope binds agent and operator: before anything is sealed for an operator, it must
         # be the one.
@@ -8568,7 +10385,8 @@ class Holding:
             if self.store:
                 await self.take_answer(self.store, custodian, keys, content)
             elif is_late:
-                await self.use_up(keys, content, own)
+                is_phoneless = isinstance(custodian, KeptKey) and custodian.phoneless
+                await self.use_up(keys, content, own, is_phoneless, custodian.proves)
                 raise Locked(
                     "the phone approved when nobody waited any more: nothing was opened",
                     "ask again with: avault unlock",
@@ -8576,11 +10394,49 @@ class Holding:
             else:
                 await self.load(custodian, keys, content, own, accept_rollback)
 
-    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
+    async def use_up(
+        self,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        is_phoneless: bool = False,
+        proves: bool = True,
+    ) -> None:
         """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
         if not self.store:
-            self.ratchet.prove()
-            await self.ratchet.turn(keys, content, also_recovery=not own)
+            self.ratchet.proven = content.get("proven")
+            if proves:
+                self.ratchet.prove()
+            recovery = None if own else self.seal_recovery(keys, content)
+            await self.ratchet.turn(keys, content, recovery)
+            await self.renew_phones(keys, content, is_phoneless)
+
+    async def renew_phones(self, keys: Keys, content: dict[str, Any], is_phoneless: bool) -> None:
+        """Make the envelopes of the other operators' phones anew, as the ratchet does with ours."""
+        await self.renewal.renew(self.store, keys, content, is_phoneless)
+
+    async def renew_own_phones(self) -> None:
+        """`renew_phones` of the open vault, as one of them was asked in a trial."""
+        if store := self.store:
+            await self.renew_phones(store.keys, self.ratchet.content, self.consent.phoneless)
+
+    def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
+        """What nsec.enc is to have: for all operators.
+
+        If the vault does not open, these are not known: one that is there stays as it is.
+        """
+        try:
+            store = self.store or Store.read(self.places, keys, content)
+        except AvaultError:
+            if is_for_several(self.places):
+                self.reporter.warnings["recovery"] = (
+                    "what the phone has answered opens nsec.enc, which stays as it is until"
+                    " the vault opens"
+                )
+                return None
+            operator = parse_npub(content["operator"])
+            return seal_nsec(keys, content["vault"], operator, content["name"], self.host)
+        return seal_recovery(keys, store.vault, self.host)
 
     async def take_answer(
         self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
@@ -8589,15 +10445,15 @@ class Holding:
 
         Raises Tampered for another.
         """
-        pinned = store.vault.agent, store.vault.operator
-        if (public_hex(keys), parse_npub(content["operator"])) != pinned:
+        is_operator = parse_npub(content["operator"]) in store.vault.operators()
+        if public_hex(keys) != store.vault.agent or not is_operator:
             raise Tampered("the answer opens another vault than the one that is open")
         ratchet = self.ratchet
         if custodian.proves:
             ratchet.prove()
         if isinstance(custodian, Phone):
             ratchet.note_quickness(custodian.signer.answered_in, ratchet.content)
-        await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+        await ratchet.turn(store.keys, ratchet.content)
 
     async def load(
         self,
@@ -8612,6 +10468,7 @@ class Holding:
         if custodian.proves:
             self.ratchet.prove()
         custody = type(custodian).__name__
+        self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
         if isinstance(custodian, KeptKey):
             custody = f"the custodian {custodian.custodian}"
         if isinstance(custodian, Phone):
@@ -8619,13 +10476,18 @@ class Holding:
             custody += f", asked as {shorten_hex(custodian.signer.me)}"
         loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
         try:
-            self.begin(await loading, content, custody, is_new=not own)
+            store = await loading
+            if isinstance(custodian, KeptKey):
+                custodian.check(store.vault)
+            self.begin(store, content, custody, is_new=not own)
         finally:
             is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
-            await self.ratchet.turn(keys, content, also_recovery=is_lost)
+            recovery = self.seal_recovery(keys, content) if is_lost else None
+            await self.ratchet.turn(keys, content, recovery)
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
             self.note_consent(custodian)
+            await self.renew_phones(keys, content, self.consent.phoneless)
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -8657,6 +10519,7 @@ class Holding:
         )
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
+        self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
 
@@ -8678,18 +10541,20 @@ class Holding:
         store = self.store
         if not store or not self.consent.phoneless or self.contact.is_paired():
             raise Denied("the operator agrees by phone", "pair it with: avault pair")
+        if asks_phones(custodian.kept):
+            raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
         keys, _, _ = await self.obtain(custodian)
         if public_hex(keys) != store.vault.agent:
             raise Tampered("that custodian opens another vault")
         self.consent.give(ticket)
 
     async def note_proof(self) -> None:
-        """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
+        """A custodian has opened this vault in a trial: that proves one without a phone."""
         self.consent.first = ""
         if self.store and self.consent.phoneless and not self.ratchet.proven:
             self.ratchet.prove()
             content = self.ratchet.content
-            await self.ratchet.turn(self.store.keys, content, also_recovery=False)
+            await self.ratchet.turn(self.store.keys, content)
             self.reporter.report()
 
     # -- while it is open
@@ -8748,7 +10613,7 @@ class Holding:
     async def verify_recovery(self) -> None:
         """Look at nsec.enc if it has changed, and have git told if it was made anew."""
         store = self.store
-        if store and self.recovery.is_changed():
+        if store and self.recovery.is_changed(store.vault):
             was_made = await asyncio.to_thread(self.recovery.verify, store.keys, store.vault)
             self.reporter.report()
             if was_made:
@@ -8756,17 +10621,8 @@ class Holding:
 
     def note_hints(self) -> None:
         """Report where nip46.json differs from what the vault pins; it is never believed."""
-        try:
-            hints = read_hints(self.places.file("nip46.json"))
-            content = self.ratchet.content
-            mine = [content["agent"], content["operator"], content["name"]]
-            if [hints["agent_npub"], hints["signer_npub"], hints["name"]] != mine:
-                self.reporter.warnings["hints"] = (
-                    "nip46.json names another agent, operator or name than the vault does;"
-                    " it is not believed"
-                )
-        except AvaultError as error:
-            self.reporter.warnings["hints"] = error.message
+        if self.store and (problem := doubt_hints(self.places, self.store.vault)):
+            self.reporter.warnings["hints"] = problem
 
 
 # ----------------------------------------------------- daemon/entrusting ----
@@ -8793,7 +10649,7 @@ async def ask_operator(
     code = request_code(token)
     holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
     said = f"{sentence}, code {code}. Approve only if you want that."
-    envelope = make_envelope(store.keys, vault.operator, title, said, token)
+    envelope = make_envelope(store.keys, pairing.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
@@ -8816,7 +10672,7 @@ def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, st
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
-    """If the operator agrees, seal the agent's key once more, for a custodian; tell what came of it.
+    """If the operator agrees, seal the agent's key for a custodian too; tell what came of it.
 
     What opens that goes to the helper's process alone, through the socket `fd`.
     """
@@ -8831,6 +10687,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             said = {"op": "custody", "for": f"add {custodian}, {message['kind']}"}
             holding.log.write(said, message["caller"], "ok")
             vault = store.vault
+            refuse_stranger(vault, message)
             question = describe_entrusting(vault.name, holding.host, message)
             await ask_operator(holding, store, message, *question)
             if not is_hardened(pid):
@@ -8846,6 +10703,17 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             if helper:
                 helper.close()
     tell_of_change(holding, message, sealed, failed)
+
+
+def refuse_stranger(vault: Vault, message: Message) -> None:
+    """Raise Denied for the phone of somebody who is no operator of the vault."""
+    known = vault.fact(f"operator/{message['custodian']}")
+    whose = message["settings"].get("operator")
+    if message["kind"] == "phone" and (not known or to_npub(known) != whose):
+        raise Denied(
+            f"no operator {message['custodian']} of this vault has that key",
+            "add the operator first: avault operator add NPUB --name NAME",
+        )
 
 
 def explain_change(error: Exception) -> AvaultError:
@@ -8884,6 +10752,70 @@ async def part_with_phone(holding: Holding, message: Message) -> None:
     except Exception as error:
         failed = explain_change(error)
     tell_of_change(holding, message, None, failed)
+
+
+# ------------------------------------------------------ daemon/operators ----
+# The operators of a vault besides the first: who they are is kept in the vault itself.
+
+
+async def change_operators(holding: Holding, message: Message) -> None:
+    """If the operator agrees, have another one, or one less; tell what came of it."""
+    failed = None
+    try:
+        store = holding.store
+        if not store or not holding.log:
+            raise Denied("only an open vault can have other operators", "open it: avault unlock")
+        name, npub = check_operator(message["name"]), message.get("npub")
+        public = parse_npub(npub) if npub else None
+        refuse_wrong(store.vault, name, public)
+        verb = "add" if public else "remove"
+        said = {"op": "operator", "for": f"{verb} {name}"}
+        holding.log.write(said, message["caller"], "ok")
+        await ask_operator(holding, store, message, *describe_operator(store.vault, name, public))
+        await write_operators(holding, store, name, public)
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, None, failed)
+
+
+def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
+    """Raise Usage, NotFound where an operator cannot be added, or is not there."""
+    known = vault.fact(f"operator/{name}")
+    if not public and not known:
+        raise NotFound(f"there is no operator {name}", "see who there is: avault operator list")
+    if public and known:
+        raise Usage(f"there is an operator {name} already", "choose another name: --name NAME")
+    if public and public in vault.operators():
+        raise Usage("that is an operator of this vault already", "see: avault operator list")
+    if public == vault.agent:
+        raise Usage("that is the agent's own key", "an operator's is the one in a phone")
+
+
+def describe_operator(vault: Vault, name: str, public: str | None) -> tuple[str, str]:
+    """The title and the sentence by which a change of the operators is agreed to."""
+    who = f"{name} ({to_npub(public)})" if public else name
+    if public:
+        sentence = f"avault: let {who} approve for {vault.name} as you do, on every machine"
+        return f"{name} as an operator of {vault.name}", sentence
+    sentence = f"avault: {who} approves no more for {vault.name}, on any machine"
+    return f"{vault.name} without {name}", sentence
+
+
+async def write_operators(holding: Holding, store: Store, name: str, public: str | None) -> None:
+    """Write the vault with the change, then nsec.enc, which is for all of them."""
+
+    def change(vault: Vault) -> None:
+        refuse_wrong(vault, name, public)
+        vault.state(f"operator/{name}", public, int(time.time()), store.machine)
+
+    await holding.writer.change(store, change)
+    recovery = await asyncio.to_thread(
+        seal_recovery, store.keys, store.vault, printable(holding.host)
+    )
+    await holding.ratchet.turn(store.keys, holding.ratchet.content, recovery)
+    await holding.verify_recovery()
+    holding.reporter.wrote()
+    holding.reporter.report()
 
 
 # ------------------------------------------------------- daemon/revoking ----
@@ -8939,6 +10871,205 @@ def forget_machine(store: Store, identity: str, shown: str) -> Any:
     return change
 
 
+# ------------------------------------------------------- daemon/rotating ----
+# A new agent's key: the phone opens an envelope of it before anything is sealed anew.
+#
+# The steps are the supervisor's, as custodians' helpers are. Until the last one nothing that counts
+# has changed, and the new key is here alone.
+
+
+class Rotating:
+    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts."""
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding = holding
+        self.fresh: Keys | None = None
+
+    async def step(self, message: Message, fd: int | None) -> None:
+        """One of the steps, by the message's `step`; tell what came of it."""
+        came, failed = None, None
+        try:
+            if message["step"] == "begin":
+                came = await self.begin(message)
+            elif message["step"] == "entrust" and fd is not None:
+                came = await self.entrust(self.key(message), message, fd)
+            else:
+                came = await self.turn_over(self.key(message))
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, came, failed)
+
+    def key(self, message: Message) -> Keys:
+        """The new key that a step is about; raises Locked where it is gone, or another."""
+        if not self.fresh or to_npub(public_hex(self.fresh)) != message["agent"]:
+            raise Locked("the vault was locked meanwhile", "rotate again: avault rotate agent")
+        return self.fresh
+
+    def need_store(self) -> Store:
+        """The open vault, whole on the disk; raises Denied, Locked, Unavailable."""
+        store = self.holding.store
+        if not store or not self.holding.log:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        store.notice()
+        if store.trouble:
+            raise Denied(
+                f"the vault is not whole on the disk: {store.trouble.message}",
+                "mend it first: avault status",
+            )
+        if is_amid_git(store.places.dir) or is_git_at_work(store.places.dir):
+            raise Unavailable("git is at work in the vault's directory", "let it end, then again")
+        return store
+
+    async def begin(self, message: Message) -> dict[str, Any]:
+        """Make the new key and have the phone open an envelope of it; what custodians need then."""
+        store, holding = self.need_store(), self.holding
+        if holding.log:
+            holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
+        fresh = make_keys()
+        await self.prove(store, fresh, message)
+        if holding.store is not store:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        self.fresh = fresh
+        stage = begin_stage(store.places)
+        write_file(stage.file("avault.enc"), seal_vault(renew_vault(store, fresh), fresh))
+        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
+        return {"agent": to_npub(public_hex(fresh))}
+
+    async def prove(self, store: Store, fresh: Keys, message: Message) -> None:
+        """Have the operator agree by opening an envelope of the new key, which yields that key."""
+        holding, vault = self.holding, store.vault
+        pairing = holding.contact.find(store)
+        if not pairing:
+            if not holding.consent.take(str(message["ticket"])):
+                raise Denied(
+                    "only a paired vault can ask whether that is meant", "pair it with: avault pair"
+                )
+            return
+        unlock, content = seal_keys(fresh, vault.identity, pairing.operator, vault.name)
+        code = request_code(content["sealed"])
+        sentence = (
+            f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
+            " The old one opens it no more. Approve only if you want that."
+        )
+        title = f"a new agent key for {vault.name}"
+        envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
+        holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
+        connected = holding.contact.connect(pairing, pairing.signer)
+        params = [public_hex(fresh), envelope]
+        async with asyncio.timeout(300), connected as signer:
+            await signer.request("nip44_decrypt", params, lambda said: open_nsec(content, said))
+
+    def make_unlock(self, store: Store, fresh: Keys) -> bytes:
+        """unlock.json under the new key."""
+        holding, vault = self.holding, store.vault
+        is_asked = bool(holding.contact.pairing or holding.contact.seen)
+        proven = render_time(time.time()) if is_asked else holding.ratchet.proven
+        operator = parse_npub(holding.ratchet.content["operator"])
+        names = vault.identity, operator, vault.name, holding.host
+        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0}
+        return encode_file("unlock", content)
+
+    async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
+        """Seal the new key for a custodian, whose helper alone gets what opens that."""
+        pid = message["helper"]
+        with socket.socket(fileno=fd) as door:
+            store = self.need_store()
+            with await meet(door, pid) as helper:
+                if not is_hardened(pid):
+                    raise Unavailable("the custodian's process has ended, or is traced")
+                vault = store.vault
+                names = vault.identity, vault.operator, vault.name, message["custodian"]
+                phoneless = self.holding.consent.phoneless
+                unlock, sealed = seal_keys(fresh, *names, phoneless)
+                helper.sendall(unlock.encode())
+        return sealed
+
+    async def turn_over(self, fresh: Keys) -> dict[str, Any]:
+        """Have the new key count: stage all that is sealed with it, commit that, and serve it."""
+        holding = self.holding
+        async with holding.serving, holding.ratchet.turning:
+            await holding.keep_log(at_once=True)
+            await holding.writer.finish()
+            # from here to the end nothing else runs in this process
+            store = self.need_store()
+            pairing = Pairing.load(store.places) if holding.contact.find(store) else None
+            self.stage_all(Stage(store.places), store, fresh, pairing)
+            complete_rotation(store.places)
+            self.serve_anew(store.places, fresh, pairing)
+            self.fresh = None
+        holding.reporter.report()
+        holding.reporter.wrote()
+        return {"log": os.path.basename(name_of_logs(store.places, store.vault.agent))}
+
+    def stage_all(self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None) -> None:
+        """Write all files under the agent's key, beside the custodians', and commit them."""
+        draft = renew_vault(store, fresh)
+        sealed = seal_vault(draft, fresh)
+
+        def check(written: bytes) -> None:
+            if open_vault(written, fresh).generation != draft.generation:
+                raise Denied("the vault that was written does not open", "all is as it was before")
+
+        write_file(stage.file("avault.enc"), sealed, check)
+        recovery = seal_recovery(fresh, draft, self.holding.host)
+        write_file(stage.file("nsec.enc"), encode_file("nsec", recovery))
+        stage_phones(stage, store)
+        renew_phones(stage, fresh, draft, self.holding.host, self.holding.consent.phoneless)
+        relays, operator = read_hints(store.places.file("nip46.json"))["relays"], draft.operator
+        if pairing:
+            relays, operator = pairing.relays, pairing.operator
+            pairing.agent = draft.agent
+            pairing.save(stage)
+        hints = encode_hints(draft.agent, operator, relays, draft.name)
+        write_file(stage.file("nip46.json"), hints)
+        seen = {"hash": hash_file(stage.file("nsec.enc"))}
+        write_file(stage.own("recovery.json"), encode_file("recovery", seen))
+        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
+        pin = {"generation": draft.generation, "hash": sha256(sealed).hex()}
+        write_file(stage.own("pin.json"), encode_file("pin", pin))
+        AccessLog(stage.at, fresh, is_new=True).save()
+        for name in LOGS:  # empty ones, made beside
+            os.unlink(stage.own(name))
+        commit(stage, store.keys, store.vault, store.digest)
+
+    def serve_anew(self, places: Places, keys: Keys, pairing: Pairing | None) -> None:
+        """Go on with what is on the disk, which is the new agent's."""
+        holding = self.holding
+        content = read_sealed("unlock", places.own("unlock.json"))
+        store = Store.load(places, keys, content)
+        holding.contact.pairing = pairing if holding.contact.pairing else None
+        holding.contact.seen = None if holding.contact.pairing else pairing
+        holding.contact.begun = None
+        holding.ratchet.proven = content["proven"]
+        holding.recovery = Recovery(places, holding.host)
+        holding.begin(store, content, "rotation", is_new=False)
+        holding.recovery.verify(store.keys, store.vault)
+        holding.reporter.warnings.pop("hints", None)
+
+
+def renew_vault(store: Store, fresh: Keys) -> Vault:
+    """The open vault as the new agent's, with the old key kept in it, and a mark."""
+    draft, now = store.vault.copy(), int(time.time())
+    store.me.keep_up(draft)
+    old = to_npub(draft.agent)
+    draft.agent, draft.sources = public_hex(fresh), [store.digest]
+    add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)
+    keep_old_key(draft, store.keys, now, store.machine)
+    draft.generation[store.machine] = draft.generation.get(store.machine, 0) + 1
+    draft.generation = dict(sorted(draft.generation.items()))
+    return draft
+
+
+def stage_phones(stage: Stage, store: Store) -> None:
+    """Stage what the other operators' phones open, which is made anew without asking anybody."""
+    custodians = Custodians(store.places)
+    for name in custodians.names():
+        with contextlib.suppress(Tampered):
+            if custodians.load(name)["kind"] == PHONE:
+                data = read_file(custodians.path_of(name))
+                write_file(Custodians(stage).path_of(name), data)
+
+
 # ------------------------------------------------------ daemon/unlocking ----
 # How the keyholder comes by the key: at once, by asking the phone, or by listening to it.
 
@@ -8964,7 +11095,11 @@ class Unlocking:
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
         self.tasks: set[asyncio.Task[None]] = set()
-        self.trying = 0  # custodians that are tried
+        # custodians that are tried, and those of them that are phones
+        self.trying = self.phones = 0
+        self.is_left = False  # nobody waits any more
+        # what this machine's phone said, while other operators' phones are still asked
+        self.refused: AvaultError | None = None
 
     # -- what the supervisor wants
 
@@ -8972,6 +11107,8 @@ class Unlocking:
         """Obtain the key: begin with it, or go on with the question that the phone may have."""
         others = self.is_asked and self.is_attended
         self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
+        self.refused, self.is_left = None, False
+        self.reporter.warnings.pop("refused", None)
         self.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
             self.begin(fd)
@@ -9003,6 +11140,10 @@ class Unlocking:
         if signer := self.holding.contact.signer:
             signer.ask_again()
 
+    def want(self, accept_rollback: bool) -> None:
+        """Somebody waits for the key, however it comes."""
+        self.is_left, self.accept_rollback = False, accept_rollback
+
     def rest(self, opens_for: float) -> None:
         """Nobody waits any more: ask no more, and listen, if the phone can have the question.
 
@@ -9010,23 +11151,24 @@ class Unlocking:
         ratchet.
         """
         self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
+        self.is_left = True
         self.note_question()
         signer = self.holding.contact.signer
         if self.talking:
             self.resume = self.is_out
-        elif self.is_out and signer and self.task:
+        elif signer and self.task and (self.is_out or self.trying):
             signer.rest()
             self.reporter.report()
         elif signer and self.task and signer.busy:
             spawn(self.tasks, self.rest_when_known(signer))
-        elif not self.holding.store:
+        elif not self.holding.store and not self.trying:
             self.ended.set()
 
     async def rest_when_known(self, signer: RemoteSigner) -> None:
         """Rest once a relay has taken the question that is on its way, or has had its time."""
-        while signer.busy and not signer.requests and not self.is_asked:
+        while signer.busy and not signer.requests and self.is_left:
             await asyncio.sleep(0.05)
-        if not self.is_asked:
+        if self.is_left:
             self.rest(self.opens_until - uptime())
 
     def note_question(self) -> None:
@@ -9037,7 +11179,9 @@ class Unlocking:
     def is_waiting(self) -> bool:
         """Whether the phone is asked, for the key or in a talk, and not only listened to."""
         is_wanted = self.is_asked or self.talking or not self.task
-        return bool(self.holding.contact.signer and is_wanted)
+        return bool(
+            (self.holding.contact.signer and is_wanted) or (self.phones and not self.is_left)
+        )
 
     # -- what talks want
 
@@ -9061,9 +11205,13 @@ class Unlocking:
             self.task.cancel()
             self.task, self.resume = None, True
 
-    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
+    async def open(
+        self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
+    ) -> None:
         """Obtain the key in another way than by the question, and serve the vault."""
-        await self.holding.open(custodian, accept_rollback)
+        await self.holding.open(custodian, accept_rollback, is_late)
+        self.refused = None
+        self.reporter.warnings.pop("refused", None)
         if self.task and self.task is not asyncio.current_task():
             self.task.cancel()  # it waits for a key that is here
 
@@ -9085,11 +11233,26 @@ class Unlocking:
                 await self.open_by_phone()
         except Exception as error:
             if not self.holding.store:
-                self.reporter.fail(complain(error))
-                self.ended.set()
+                self.refused = complain(error)
         finally:
             if self.task is asyncio.current_task():
                 self.task = None
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End, where the phone's question was in vain and nothing else is tried.
+
+        Else it is said: another operator may still approve.
+        """
+        if self.holding.store or not self.refused:
+            return
+        if not self.trying:
+            self.reporter.fail(self.refused)
+            self.ended.set()
+            return
+        said = f"this machine's phone did not open the vault: {self.refused.message}"
+        self.reporter.warnings["refused"] = f"{said}; other operators' phones are asked"
+        self.reporter.report()
 
     async def try_custodian(self, message: Message, fd: int) -> None:
         """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
@@ -9097,23 +11260,32 @@ class Unlocking:
         With a `ticket` it is open, and who opens it with the custodian agrees to that change.
         """
         holding, name, failed = self.holding, str(message["custodian"]), None
-        self.trying += 1
+        is_phone = message.get("kind") == "phone"
+        self.trying, self.phones = self.trying + 1, self.phones + is_phone
+        self.reporter.report()
         try:
+            kept = Custodians(holding.places).load(name)  # what lies there when it is asked counts
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
-            custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
+            custodian = KeptKey(name, kept, answer)
             if ticket := message.get("ticket"):
                 await holding.agree(custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
-                await self.open(custodian, bool(message.get("accept_rollback")))
+                is_late = is_phone and self.is_left and uptime() >= self.opens_until
+                is_late = is_late or read_answer(answer).get("old") is True
+                accepts = self.accept_rollback if is_phone else bool(message["accept_rollback"])
+                await self.open(custodian, accepts, is_late)
         except Exception as error:
             failed = complain(error).to_dict()["error"]
         finally:
-            self.trying -= 1
+            self.trying, self.phones = self.trying - 1, self.phones - is_phone
         if not message.get("ticket"):
             self.note_custodian(name, bool(message.get("asks")), failed)
-        self.reporter.control.send({"tried": name, "failed": failed})
+        self.reporter.control.send({"tried": message["number"], "failed": failed})
+        self.give_up()
+        if self.is_left and not (self.holding.store or self.task or self.trying or self.talking):
+            self.ended.set()
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
         """Say in `status` what a custodian did."""
@@ -9178,6 +11350,7 @@ class Keyholder:
         self.reporter = Reporter(self.control, self.describe)
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
+        self.rotating = Rotating(self.holding)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -9221,6 +11394,8 @@ class Keyholder:
             spawn(self.tasks, entrust(self.holding, fd, message))
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
+        elif message["do"] == "rotate":
+            spawn(self.tasks, self.rotating.step(message, fd))
         elif message["do"] == "remove machine":
             spawn(self.tasks, remove_machine(self.holding, message))
         elif message["do"] == "proven":
@@ -9229,6 +11404,12 @@ class Keyholder:
             self.unlocking.ask_again()
         elif message["do"] == "look":
             spawn(self.tasks, self.look())
+        elif message["do"] == "wanted":
+            self.unlocking.want(bool(message["accept_rollback"]))
+        elif message["do"] == "operator":
+            spawn(self.tasks, change_operators(self.holding, message))
+        elif message["do"] == "renew":
+            spawn(self.tasks, self.holding.renew_own_phones())
         elif message["do"] == "rest":
             self.unlocking.rest(message["opens_for"])
         elif message["do"] == "limit":
@@ -9289,6 +11470,13 @@ class Keyholder:
             "name": shown.get("name"),
             "identity": shown.get("vault"),
             "consent": self.describe_consent(),
+            "custodian": self.holding.custodian,
+            "refused": isinstance(self.unlocking.refused, Denied),
+            "operators": {
+                name: to_npub(public) for name, public in store.vault.facts_of("operator").items()
+            }
+            if store
+            else None,
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
@@ -9604,7 +11792,7 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
         keyholder.release(session, {"op": "restore", "for": "unsaved"})
         return {"ok": True, "needed": await keyholder.put_back()}
     store, key = keyholder.open_store(), request.get("key")
-    old = store.open_copy(read_copy(keyholder, request.get("file")))
+    old = open_older(store, read_copy(keyholder, request.get("file")))
     group = check_group(request.get("group"))
     values = {
         check_key(name): old.secrets(group, name)[0].value
@@ -9617,830 +11805,6 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
 
     await write(keyholder, session, request, change)
     return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
-
-
-# ---------------------------------------------------------- daemon/child ----
-# The keyholder's process, as its parent has it: started, spoken to, ended.
-
-
-class Child:
-    """One keyholder at a time. `control` is the stream to it, None when there is none.
-
-    `receive` is given its messages, `lost` its exit code. It inherits `lock_fd`, the vault's lock.
-    """
-
-    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
-    LOOK_TIME = 1.0  # seconds that it has to look at the disk
-
-    def __init__(
-        self,
-        places: Places,
-        lock_fd: int,
-        limits: Limits,
-        receive: Callable[[Message], None],
-        lost: Callable[[int], None],
-    ) -> None:
-        self.places, self.lock_fd, self.limits = places, lock_fd, limits
-        self.receive, self.lost = receive, lost
-        self.process: asyncio.subprocess.Process | None = None
-        self.control: Control | None = None
-        self.farewell: asyncio.Future[None] | None = None
-        # who waits for the keyholder to have looked at the disk
-        self.lookers: list[asyncio.Future[None]] = []
-
-    async def leave(self) -> None:
-        """Wait until one that is on its way out is gone."""
-        if self.process and not self.control:
-            await self.process.wait()
-
-    async def start(self) -> None:
-        """Start one."""
-        ours, theirs = socket.socketpair()
-        self.control = Control(ours, self.hear, self.say_farewell)
-        with theirs:
-            fd, limits = theirs.fileno(), json.dumps(self.limits)
-            self.process = await asyncio.create_subprocess_exec(
-                *own_command("keyholder", str(fd), self.places.dir, limits),
-                pass_fds=(fd, self.lock_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=clean_environment(),
-                # the terminal's Ctrl-C is for the supervisor, which may refuse it
-                start_new_session=True,
-            )
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """A message from the keyholder, which sends no descriptor."""
-        if "looked" not in message:
-            self.receive(message)
-        elif self.lookers:
-            self.lookers.pop(0).cancel()
-
-    def say_farewell(self) -> None:
-        """The control stream ended."""
-        self.control = None
-        while self.lookers:
-            self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.bury())
-
-    async def bury(self) -> None:
-        """Tell that it is gone, once it is."""
-        self.lost(await self.process.wait() if self.process else 0)
-
-    async def look(self) -> None:
-        """Have it look at the disk; a busy one is not waited for long."""
-        if self.control:
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.lookers.append(looked)
-            self.control.send({"do": "look"})
-            await asyncio.wait([looked], timeout=self.LOOK_TIME)
-
-    async def end(self) -> None:
-        """Have it finish a write that is under way, and exit; one that does not is killed."""
-        process = self.process
-        if not process or process.returncode is not None:
-            return
-        if self.control:
-            self.control.send({"do": "lock"})
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        if self.farewell:
-            await self.farewell
-
-    def pid(self) -> int | None:
-        """The keyholder's process id, while it lives."""
-        return self.process.pid if self.process and self.process.returncode is None else None
-
-
-# -------------------------------------------------------- daemon/custody ----
-# The custodians, as the supervisor has them: which are tried, and what came of it.
-
-
-class Custody:
-    """Opens the vault with a custodian, of which the keyholder gets the key and we do not.
-
-    `changes` has what is awaited of the keyholder about a change, by its ticket: what the
-    custodian's unlock key opens, if it is about one.
-    """
-
-    def __init__(self, places: Places, child: Child) -> None:
-        self.places, self.child = places, child
-        self.custodians = Custodians(places)
-        self.changes: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
-        self.tried: dict[str, asyncio.Future[Any]] = {}
-        self.trying = asyncio.Lock()  # one caller's custodians at a time
-        # is told the code of what the phone is asked for a change
-        self.tell: Callable[[str], None] = lambda code: None
-
-    def order(self) -> list[str]:
-        """The names in their order; of a damaged register, the phone alone."""
-        try:
-            return self.custodians.order()
-        except AvaultError:
-            return [PHONE]
-
-    def has_phone(self) -> bool:
-        """Whether a phone may be asked: this machine is paired, and the phone is one of them."""
-        return os.path.lexists(self.places.own("pairing.json")) and PHONE in self.order()
-
-    def has_any(self) -> bool:
-        """Whether there is one besides the phone."""
-        return any(name != PHONE for name in self.order())
-
-    def ways(self, caller: Caller) -> list[str]:
-        """Which are tried for a caller before the phone; raises NotFound.
-
-        The one that it names; else those before the phone, without those that ask a person where
-        none is reached.
-        """
-        if caller.custodian == PHONE:
-            return []
-        if caller.custodian:
-            self.find(caller.custodian)
-            return [caller.custodian]
-        order = self.order()
-        names = order[: order.index(PHONE)] if self.has_phone() else order
-        names = [name for name in names if name != PHONE]
-        return [name for name in names if caller.reach.is_there() or not self.asks(name)]
-
-    def find(self, name: str) -> dict[str, Any]:
-        """What a custodian of the order needs; raises NotFound, Tampered."""
-        if name not in self.custodians.order():
-            raise NotFound(
-                f"there is no custodian {printable(name)}",
-                "see which there are: avault custody list",
-            )
-        return self.custodians.load(name)
-
-    def nobody_here(self) -> Locked:
-        """Why none can be tried: all ask a person, and none is reached."""
-        return Locked(
-            "what opens this vault asks a person, and there is no terminal",
-            "in a terminal: avault unlock; in a script: --with NAME --passphrase-file FILE",
-        )
-
-    def asks(self, name: str) -> bool:
-        """Whether a custodian asks a person; one that cannot be read asks nobody."""
-        try:
-            return bool(self.custodians.load(name)["asks"])
-        except AvaultError:
-            return False
-
-    def is_final(self, name: str, error: AvaultError) -> bool:
-        """Whether nothing comes after this: a person has refused, or the vault is no more."""
-        return isinstance(error, Denied) and self.asks(name)
-
-    async def open(self, name: str, caller: Caller) -> None:
-        """Have a custodian open the vault; raises what it, or the vault, said."""
-        wish = {"accept_rollback": caller.accept_rollback}
-        await self.hand_over(self.find(name), caller.reach, wish)
-        self.note_opened(name)
-
-    async def agree(self, name: str, reach: Reach, ticket: str, change: str) -> None:
-        """Have who opens the vault with a custodian agree to one change of it."""
-        await self.hand_over(self.find(name), reach, {"ticket": ticket}, f"so that {change}")
-
-    def note_opened(self, name: str) -> None:
-        """Remember it; a disk that is full keeps nobody out."""
-        try:
-            self.custodians.note_opened(name)
-        except AvaultError:
-            pass
-
-    async def hand_over(
-        self, content: dict[str, Any], reach: Reach, wish: dict[str, Any], purpose: str = ""
-    ) -> None:
-        """Start a custodian's helper, and give the keyholder the end that its answer comes from."""
-        control, name = self.child.control, content["custodian"]
-        if not control:
-            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-        answer, end = socket.socketpair()
-        with answer:
-            with end:
-                helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
-            tried = self.tried[name] = asyncio.get_running_loop().create_future()
-            message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
-            message["limit"] = helper.limit
-            control.send(message, answer.fileno())
-        try:
-            async with asyncio.timeout(helper.limit + 2 * SLACK):
-                await tried
-        except TimeoutError:
-            raise AvaultError(f"the custodian {name} did not end in time") from None
-        finally:
-            helper.end()
-            self.tried.pop(name, None)
-
-    def hear(self, message: Message) -> bool:
-        """Take a message of the keyholder that is about custodians: whether it is."""
-        if "changed" in message:
-            change = self.changes.get(str(message["changed"]))
-            self.conclude(change, message["failed"], message["sealed"])
-        elif "asking" in message:
-            if message["ticket"] in self.changes:  # and not one that is given up
-                self.tell(str(message["asking"]))
-        elif "tried" in message:
-            self.conclude(self.tried.get(str(message["tried"])), message["failed"], None)
-        else:
-            return False
-        return True
-
-    def conclude(
-        self,
-        awaited: asyncio.Future[Any] | None,
-        failed: dict[str, Any] | None,
-        came: dict[str, Any] | None,
-    ) -> None:
-        """What came of something that the keyholder was to do, if that is still awaited."""
-        if awaited and not awaited.done():
-            if failed:
-                awaited.set_exception(AvaultError.from_dict({"error": failed}))
-            else:
-                awaited.set_result(came)
-
-    def lose(self) -> None:
-        """The keyholder is gone."""
-        gone = Locked("the vault was locked meanwhile", "ask again with: avault unlock").to_dict()
-        for awaited in (*self.tried.values(), *self.changes.values()):
-            self.conclude(awaited, gone["error"], None)
-
-    async def change(
-        self, ticket: str, wish: dict[str, Any], fd: int | None = None
-    ) -> dict[str, Any] | None:
-        """Have the keyholder agree to a change, or have it agreed to; raises why it is not."""
-        if not self.child.control:
-            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-        awaited = self.changes[ticket] = asyncio.get_running_loop().create_future()
-        try:
-            self.child.control.send({**wish, "ticket": ticket}, fd)
-            came: dict[str, Any] | None = await awaited
-            return came
-        finally:
-            del self.changes[ticket]
-
-
-# --------------------------------------------------------- daemon/keeper ----
-# The vault's state as the supervisor sees it, and the question to the operator.
-
-
-class Guard:
-    """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
-
-    `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
-    `say` is told what happens.
-    """
-
-    def __init__(
-        self,
-        places: Places,
-        lock_fd: int,
-        say: Callable[[str], None],
-        wrote: Callable[[], None],
-        limits: Limits,
-    ) -> None:
-        self.places, self.say, self.wrote = places, say, wrote
-        self.child = Child(places, lock_fd, limits, self.receive, self.lost)
-        self.state = "locked"
-        self.report: dict[str, Any] = {}
-        # why the vault is locked, if it was not for being asked to
-        self.failure: AvaultError | None = None
-        self.custody = Custody(places, self.child)
-        self.changed = asyncio.Event()  # replaced at every change of state
-        self.question = Question(places)
-        self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
-
-    def current_state(self) -> str:
-        """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
-        if self.state == "locked" and not self.custody.has_phone() and not self.custody.has_any():
-            return "unpaired"
-        return self.state
-
-    def locked(self) -> AvaultError:
-        """Why there are no secrets now, and what to do."""
-        state = self.current_state()
-        if state == "waiting":
-            return Locked("the vault waits for the operator's approval", self.waiting_hint())
-        if state == "unpaired":
-            return Locked(
-                "the vault is locked, and this machine is not paired with a signer",
-                self.pairing_hint(),
-            )
-        because = f" ({self.failure.message})" if self.failure else ""
-        how = "ask the phone with" if self.custody.has_phone() else "open it with"
-        return Locked(f"the vault is locked{because}", f"{how}: avault unlock")
-
-    def waiting_hint(self) -> str:
-        """What the operator is to do while the phone is asked."""
-        again = (self.report.get("waiting") or {}).get("next")
-        when = f" (the question comes again at {again})" if again else ""
-        return f"open the signer app and approve there{when}; see: avault status"
-
-    def pairing_hint(self) -> str:
-        """How this machine gets a signer."""
-        if os.path.lexists(self.places.own("pairing.json")):
-            return "prove it with: avault pair --replace"
-        return "pair it with: " + (
-            "avault pair" if os.path.lexists(self.places.own("unlock.json")) else "avault recover"
-        )
-
-    def turn(self, state: str) -> None:
-        """Enter a state, and wake those who wait for a change."""
-        if state != self.state:
-            key = (self.report.get("waiting") or {}).get("client_key")
-            shown = f", which may show who asks as {shorten_key(key)}" if key else ""
-            self.say(
-                {
-                    "unlocked": "unlocked",
-                    "waiting": f"waiting for the phone{shown}",
-                    "locked": "locked",
-                }[state]
-            )
-        self.state = state
-        self.changed.set()
-        self.changed = asyncio.Event()
-
-    async def start(self) -> None:
-        """Start a keyholder, if there is none."""
-        await self.child.leave()
-        if not self.child.control:
-            self.report, self.failure = {}, None
-            await self.child.start()
-
-    def receive(self, message: Message) -> None:
-        """A message from the keyholder."""
-        if "report" in message:
-            self.report = message["report"]
-            if self.report["state"] == "unlocked" and self.state != "unlocked":
-                self.wrote()  # what git could not merge while it was locked can be merged now
-                self.question.succeed()
-            is_waited_for = self.question.callers or self.report["talking"]
-            self.turn(
-                "locked"
-                if self.report["state"] == "waiting" and not is_waited_for
-                else self.report["state"]
-            )
-        elif "wrote" in message:
-            self.wrote()
-        elif self.custody.hear(message):
-            pass
-        elif "failed" in message:
-            self.failure = AvaultError.from_dict({"error": message["failed"]})
-
-    def lost(self, code: int) -> None:
-        """The keyholder is gone: locked, with the reason."""
-        self.custody.lose()
-        if code and not self.failure:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            self.failure = AvaultError(f"the keyholder ended by {how}")
-        if self.failure:
-            self.say(self.failure.message)
-            if self.failure.code == Denied.code:
-                self.question.close(refused=True)
-        self.turn("locked")
-
-    async def look(self) -> None:
-        """Have the keyholder look at the disk, before its state is told or ended."""
-        if self.state == "unlocked":
-            await self.child.look()
-
-    async def ask(self, caller: Caller, nsec: int | None = None) -> None:
-        """Ask for the key until the vault is open: one question, shared by all who wait.
-
-        Raises TimedOut, and what ended it.
-        """
-        if self.state == "unlocked":
-            return
-        asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.custody.has_phone()
-        ways = [] if nsec is not None else self.custody.ways(caller)
-        if nsec is None and not asks_phone and not ways:
-            raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
-        is_new = self.question.join(caller, asks_phone and not ways)
-        if len(self.question.callers) == 1:
-            self.failure = None
-        self.stay(caller)
-        try:
-            async with asyncio.timeout(self.question.patience(caller)):
-                await self.start()
-                if ways:
-                    async with self.custody.trying:  # who comes later waits for what comes of them
-                        if self.child.control and self.state != "unlocked":
-                            await self.try_ways(ways, caller, asks_phone)
-                if (
-                    self.child.control
-                    and self.state != "unlocked"
-                    and (asks_phone or nsec is not None)
-                ):
-                    # who goes on waiting, again and again, makes no more cards
-                    at_once = caller.stay is None
-                    wish = {"accept_rollback": caller.accept_rollback, "anew": is_new}
-                    wish |= {"at_once": at_once, "unattended": not caller.is_attended}
-                    self.child.control.send({"do": "unlock", **wish}, nsec)
-                while self.state != "unlocked":
-                    if not self.child.control:
-                        raise self.failure or Locked(
-                            "the vault was locked meanwhile", "ask again with: avault unlock"
-                        )
-                    if caller not in self.question.callers:
-                        raise Locked(
-                            "the vault was locked meanwhile", "ask again with: avault unlock"
-                        )
-                    await self.changed.wait()
-        except TimeoutError:
-            raise TimedOut(
-                "nobody approved in time", "is the signer app open? See: avault status"
-            ) from None
-        finally:
-            self.question.leave(caller)
-            self.turn(self.state)  # those who wait for a settled state look again
-            if not self.question.callers:
-                self.rest()
-
-    async def try_ways(self, ways: list[str], caller: Caller, asks_phone: bool) -> None:
-        """Have custodians open the vault, one after the other, until one does.
-
-        One that has nothing, or is not there, gives way to the next, and at last to the phone. A
-        person's refusal ends it. Raises what the last said, where no phone comes after it.
-        """
-        failed = None
-        for name in ways:
-            try:
-                await self.custody.open(name, caller)
-                return
-            except AvaultError as error:
-                self.say(f"the custodian {name} did not open the vault: {error.message}")
-                if self.custody.is_final(name, error):
-                    raise
-                failed = error
-        if failed and not asks_phone:
-            raise failed
-        if ways and asks_phone and caller.is_restrained and self.state != "waiting":
-            self.question.pauses.check()
-
-    def stay(self, caller: Caller) -> None:
-        """Where a caller wants that, wait for the answer as long as it may come.
-
-        Also when the caller is gone.
-        """
-        if caller.stay is None or (self.staying and not self.staying.done()):
-            return
-        daemon = Caller(None, caller.accept_rollback, stay=caller.stay)
-
-        async def wait() -> None:
-            try:
-                await self.ask(daemon)
-            except AvaultError:
-                pass  # those who asked are told
-
-        self.staying = asyncio.get_running_loop().create_task(wait())
-
-    def rest(self) -> None:
-        """Nobody waits for the question: have the keyholder ask no more, and listen."""
-        if self.state == "unlocked":
-            return
-        if self.child.control:
-            self.child.control.send(
-                {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}
-            )
-        if self.state == "waiting" and not self.report.get("talking"):
-            self.turn("locked")
-
-    async def lock(self) -> None:
-        """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
-        if self.state == "unlocked" or self.report.get("talking"):
-            await self.child.end()
-        else:
-            self.question.give_up()
-            self.rest()
-            self.turn(self.state)
-
-    def ask_again(self) -> None:
-        """Have the phone's question go out at once, if there is one."""
-        if self.state == "waiting" and self.child.control:
-            self.child.control.send({"do": "ask"})
-
-    def refuse_to_lose(self, request: dict[str, Any]) -> None:
-        """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
-        if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
-            hint = (
-                "put the file back (git checkout), or write what is served:"
-                " avault restore --unsaved; or insist with --force"
-            )
-            raise Denied(
-                "avault.enc on the disk is not what is served: to lock now may lose it", hint
-            )
-        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
-            hint = f"{self.pairing_hint()}, or insist with --force"
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
-                hint,
-            )
-
-
-# ------------------------------------------------------- daemon/managing ----
-# Changes of the custodians, as the supervisor makes them: each is tried before it counts.
-
-
-def read_settings(request: Message) -> dict[str, str]:
-    """The settings of a request; raises Usage."""
-    given = request.get("settings") or {}
-    if isinstance(given, dict) and all(isinstance(each, str) for each in given.values()):
-        return given
-    raise Usage("the settings of a custodian are words", "as in: address=https://bao.example:8200")
-
-
-def need_open(guard: Guard) -> None:
-    """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
-    if guard.state != "unlocked" or not guard.child.control:
-        raise guard.locked()
-    consent = guard.report.get("consent")
-    if consent is None or (consent == "phone" and not guard.report.get("proven")):
-        raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
-
-
-async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
-
-    What it replaces, if anything, stays as it is until then.
-    """
-    need_open(guard)
-    kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
-    custody, reach = guard.custody, Reach(request)
-    old = find_replaced(guard, name, bool(request.get("replace")))
-    content: dict[str, Any] = {
-        "custodian": name,
-        "kind": kind,
-        "account": f"{name}-{secrets.token_hex(4)}" if old else name,
-        "asks": False,
-        "settings": read_settings(request),
-        "kept": None,
-        "vault": guard.report["identity"],
-        "name": guard.report["name"],
-        "agent": guard.report["agent_npub"],
-    }
-    content |= await settle_custodian(guard, content, reach)
-    if content["asks"] and not reach.is_there():
-        raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    refuse_one_place(guard, content)
-    ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault"
-    )
-    await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller)
-    custody.custodians.save(content, candidate=True)
-    try:
-        tried = await try_custodian(guard.places, content, reach, candidate=True)
-        raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
-    except BaseException:
-        await drop_candidate(guard, name)
-        raise
-    custody.custodians.save(content)
-    custody.custodians.drop_candidate(name)
-    if old:
-        await run_errand(guard.places, "delete", old, Reach({}))
-    else:
-        write_order(guard, name, bool(content["asks"]))
-    custody.note_opened(name)
-    if guard.child.control:
-        guard.child.control.send({"do": "proven"})
-    return {"name": name, "asks": content["asks"]}
-
-
-def write_order(guard: Guard, name: str, asks: bool) -> None:
-    """Put a new custodian before the phone if it asks nobody, else behind it.
-
-    A vault that was made without a phone has none in its order.
-    """
-    custodians = guard.custody.custodians
-    is_phoneless = guard.report.get("consent") == "custodian"
-    order = [
-        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
-    ]
-    place = order.index(PHONE) if PHONE in order and not asks else len(order)
-    custodians.write([*order[:place], name, *order[place:]])
-
-
-def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
-    """Raise Usage where another custodian's program keeps its key in the same place.
-
-    To add the one would overwrite the other's, and to take one away delete both. Such a program
-    has a setting `delete`, its own or as a member of a quorum.
-    """
-
-    def places(settings: dict[str, str]) -> set[str]:
-        return {
-            value
-            for name, value in settings.items()
-            if value and (name == "delete" or name.endswith(".delete"))
-        }
-
-    wanted = places(content["settings"])
-    for name in guard.custody.custodians.names() if wanted else []:
-        with contextlib.suppress(Tampered, NotFound):
-            if wanted & places(guard.custody.custodians.load(name)["settings"]):
-                raise Usage(
-                    f"{name} keeps its key in that very place",
-                    "give this one another: key=…, or other commands",
-                )
-
-
-async def drop_candidate(guard: Guard, name: str) -> None:
-    """Have a custodian that does not count forget its key, and take its file away."""
-    custodians = guard.custody.custodians
-    with contextlib.suppress(AvaultError):
-        content = custodians.load(name, candidate=True)
-        await run_errand(guard.places, "delete", content, Reach({}))
-    custodians.drop_candidate(name)
-
-
-def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
-    """What a custodian of that name has, which is to be replaced; raises Usage where it is not."""
-    if name not in guard.custody.custodians.order():
-        return None
-    if not is_meant:
-        raise Usage(
-            f"there is a custodian {name} already",
-            f"choose another name with --name, or: avault custody remove {name}",
-        )
-    return guard.custody.custodians.load(name)
-
-
-async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
-    """The settings as they are kept, and whether a person is asked; raises what is wrong."""
-    said = raise_outcome(await run_errand(guard.places, "settle", content, reach))
-    settings = said.get("settings") if isinstance(said, dict) else None
-    return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
-
-
-async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
-    """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
-
-    Where one asks a person, only such a one can agree: another would do it by itself.
-    """
-    ticket = secrets.token_hex(16)
-    if guard.report.get("consent") != "custodian":
-        return ticket  # the phone is asked
-    names = [name for name in guard.custody.custodians.order() if name != PHONE]
-    asking = [name for name in names if guard.custody.asks(name)]
-    failed: AvaultError = Denied(
-        "nobody can agree to that",
-        "with the recovery kit: avault recover --operator-key - --with KIND",
-    )
-    for name in asking or names:
-        try:
-            await guard.custody.agree(name, reach, ticket, change)
-            return ticket
-        except AvaultError as error:
-            if guard.custody.is_final(name, error):
-                raise
-            failed = error
-    raise failed
-
-
-async def entrust_to(
-    guard: Guard, content: dict[str, Any], reach: Reach, ticket: str, caller: dict[str, Any]
-) -> dict[str, Any]:
-    """Have the keyholder give a helper an unlock key: the custodian's file, with what that opens."""
-    answer, end = socket.socketpair()
-    with answer:
-        with end:
-            helper = Helper(guard.places, "set", content, reach, end.fileno())
-        try:
-            what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
-            wish = {"do": "entrust", **what, "caller": caller, "helper": helper.process.pid}
-            sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
-            said = await read_end(answer, helper.limit)
-        finally:
-            helper.end()
-    kept = raise_outcome(said, "the custodian did not take its key: {}")
-    if not sealed:
-        raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return {**content, **sealed, "kept": kept}
-
-
-async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Each custodian, and whether it is there now."""
-    found = guard.custody.custodians.read()
-    names = [name for name in found["order"] if name != PHONE]
-
-    async def probe(name: str) -> dict[str, Any]:
-        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
-        try:
-            content = guard.custody.custodians.load(name)
-        except AvaultError as error:
-            return {
-                **shown,
-                "kind": None,
-                "asks": None,
-                "outcome": error.code,
-                "said": error.message,
-            }
-        answer = await run_errand(guard.places, "probe", content, Reach({}))
-        outcome = str(answer.get("outcome"))
-        said = printable(answer.get("value") or answer.get("detail") or outcome)
-        about = {"kind": content["kind"], "asks": content["asks"], "settings": content["settings"]}
-        return {**shown, **about, "outcome": outcome, "said": said}
-
-    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
-    phone: dict[str, Any] = {
-        "name": PHONE,
-        "kind": PHONE,
-        "asks": True,
-        "settings": {},
-        "opened": None,
-        "outcome": "ok" if guard.custody.has_phone() else "not_found",
-        "said": "this machine is paired"
-        if guard.custody.has_phone()
-        else "this machine is not paired",
-    }
-    return {"custodians": [probed.get(name, phone) for name in found["order"]]}
-
-
-async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Open the vault with a custodian, in a process that is thrown away."""
-    name = str(request.get("name"))
-    content = guard.custody.find(name)
-    raise_outcome(await try_custodian(guard.places, content, Reach(request)))
-    guard.custody.note_opened(name)
-    return {"name": name}
-
-
-async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Take a custodian away, with what it keeps; never the last that works."""
-    name, custody = str(request.get("name")), guard.custody
-    others = [each for each in custody.custodians.order() if each != name]
-    if name == PHONE:
-        return await remove_phone(guard, others, Reach(request))
-    is_last = not (guard.custody.has_phone() and PHONE in others)
-    if (
-        is_last
-        and custody.custodians.is_there(name)
-        and not await any_opens(guard, others, Reach(request))
-    ):
-        raise Denied(
-            f"{name} is the last that opens this vault",
-            "add another before: avault custody add, or: avault pair",
-        )
-    outcome = await forget_secret(guard, name, Reach(request))
-    custody.custodians.forget(name)
-    return {"name": name, **outcome}
-
-
-async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
-    """Have a custodian forget its key: what it said."""
-    try:
-        content = guard.custody.custodians.load(name)
-    except NotFound:
-        raise
-    except AvaultError as error:
-        return {"outcome": error.code, "detail": error.message}
-    answer = await run_errand(guard.places, "delete", content, reach)
-    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
-
-
-async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
-    """Whether one of these opens the vault now; those that ask a person last, and only where one is."""
-    for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
-        with contextlib.suppress(AvaultError):
-            if not guard.custody.asks(name) or reach.is_there():
-                content = guard.custody.custodians.load(name)
-                raise_outcome(await try_custodian(guard.places, content, reach))
-                return True
-    return False
-
-
-async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message:
-    """Take the phone out of the order, if the operator agrees and another opens the vault."""
-    if PHONE not in guard.custody.custodians.order():
-        raise NotFound("the phone is not in the order", "see: avault custody list")
-    need_open(guard)
-    if not await any_opens(guard, others, reach):
-        raise Denied(
-            "nothing but the phone opens this vault", "add another before: avault custody add"
-        )
-    await guard.custody.change(secrets.token_hex(16), {"do": "part"})
-    guard.custody.custodians.write(others)
-    return {"name": PHONE, "outcome": "ok"}
-
-
-async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Have the custodians tried in another order."""
-    wanted, order = request.get("order"), guard.custody.custodians.order()
-    if not isinstance(wanted, list) or sorted(map(str, wanted)) != sorted(order):
-        raise Usage("that does not name each of them once", f"these are: {' '.join(order)}")
-    guard.custody.custodians.write([str(each) for each in wanted])
-    return {"order": wanted}
-
-
-MANAGE: dict[str, Manage] = {
-    "add": add_custodian,
-    "list": list_custodians,
-    "test": test_custodian,
-    "remove": remove_custodian,
-    "order": order_custodians,
-}
 
 
 # ------------------------------------------------------- daemon/rotation ----
@@ -10457,7 +11821,97 @@ async def remove_machine_of(guard: Guard, request: Message, caller: dict[str, An
     return await guard.custody.change(ticket, wish) or {}
 
 
-ROTATE: dict[str, Manage] = {"remove": remove_machine_of}
+async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Give the vault a new agent's key, if the operator agrees.
+
+    Until all is sealed with it, and what custodians can be has opened it, nothing has changed.
+    """
+    need_open(guard)
+    reach, custody = Reach(request), guard.custody
+    ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
+    wish = {"do": "rotate", "step": "begin", "caller": caller}
+    begun = await custody.change(ticket, wish) or {}
+    stage = Stage(guard.places)
+    added: list[dict[str, Any]] = []
+    left: list[dict[str, str]] = []
+    try:
+        for name in (
+            each for each in custody.order() if each != PHONE and not custody.is_phone(each)
+        ):
+            try:
+                added.append(await entrust_anew(guard, stage, name, begun["agent"], reach, caller))
+            except AvaultError as error:
+                left.append({"name": name, "why": error.message})
+        if left and not added and not custody.has_phone():
+            why = "; ".join(f"{each['name']}: {each['why']}" for each in left)
+            raise Denied(f"no custodian would open the vault with the new key: {why}")
+        old = [custody.custodians.load(each["custodian"]) for each in added]
+    except BaseException:
+        await forget_keys(guard, added)
+        drop(stage.at)
+        raise
+    # from here on it is no matter whether the client stays
+    done = await asyncio.shield(asyncio.ensure_future(turn_over(guard, begun["agent"], old, added)))
+    return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
+
+
+async def turn_over(
+    guard: Guard, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Have the new key count, and custodians forget what no longer does."""
+    wish = {"do": "rotate", "step": "turn over", "agent": agent}
+    try:
+        done = await guard.custody.change(secrets.token_hex(16), wish)
+    except BaseException:
+        if not counts(guard.places, agent):
+            await forget_keys(guard, added)
+        raise
+    await forget_keys(guard, old)
+    return done or {}
+
+
+def counts(places: Places, agent: str) -> bool:
+    """Whether a new agent's key counts, though the keyholder is gone that had it."""
+    if os.path.lexists(places.own(READY)):
+        return True
+    return bool(read_sealed("unlock", places.own("unlock.json"))["agent"] == agent)
+
+
+async def forget_keys(guard: Guard, custodians: list[dict[str, Any]]) -> None:
+    """Have custodians forget what they keep; what one still has opens nothing that counts."""
+    for content in custodians:
+        with contextlib.suppress(AvaultError):
+            await run_errand(guard.places, "delete", content, Reach({}))
+
+
+async def entrust_anew(
+    guard: Guard, stage: Stage, name: str, agent: str, reach: Reach, caller: dict[str, Any]
+) -> dict[str, Any]:
+    """Have a custodian keep what opens the new key, beside what it has, and try it.
+
+    Raises AvaultError where that cannot be, as where it asks a person and none is there.
+    """
+    content = guard.custody.custodians.load(name)
+    if content["asks"] and not reach.is_there():
+        raise Usage("it asks a person, and there is no terminal")
+    if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
+        raise Usage("it keeps its key in one place, which is still needed")
+    content = {**content, "account": f"{name}-{secrets.token_hex(4)}", "agent": agent, "kept": None}
+    ticket = secrets.token_hex(16)
+    errand = {"do": "rotate", "step": "entrust", "agent": agent}
+    content = await entrust_to(guard, content, reach, ticket, caller, errand)
+    Custodians(stage).save(content)
+    try:
+        tried = await try_custodian(guard.places, content, reach, "staged")
+        raise_outcome(tried, "it has its key, and does not open the vault: {}")
+    except BaseException:
+        Custodians(stage).drop(name)
+        await forget_keys(guard, [content])
+        raise
+    return content
+
+
+ROTATE: dict[str, Manage] = {"remove": remove_machine_of, "agent": rotate_agent}
 
 
 # --------------------------------------------------------- daemon/status ----
@@ -10499,6 +11953,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "locks_idle": guard.child.limits[1],
         "git": git,
         "custodians": guard.custody.order(),
+        "asked": guard.phones.describe(),
         "version": __version__,
     }
 
@@ -10520,7 +11975,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
             check_recovery(places)
     except AvaultError as error:
         pairing, problem = {}, error.message
-    unknown = ("groups", "secrets", "since", "until", "waiting", "listening")
+    unknown = ("operators", "groups", "secrets", "since", "until", "waiting", "listening")
     return {
         **dict.fromkeys(unknown),
         "agent_npub": public.get("agent"),
@@ -10750,6 +12205,10 @@ class Supervisor:
         self.guard = Guard(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
+        try:
+            self.guard.complete_rotation()
+        except AvaultError as error:
+            say(error.message)  # told again to who unlocks
         self.stopping = asyncio.Event()
         self.managing = asyncio.Lock()  # of custodians: one change at a time
         self.tasks: set[asyncio.Task[None]] = set()
@@ -11050,7 +12509,7 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is to be known or changed of custodians, machines, keys; one change at a time."""
-    actions = ROTATE if request["op"] == "rotate" else MANAGE
+    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **ADMIT}
     manage = actions.get(str(request.get("action")))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")
@@ -11090,20 +12549,44 @@ ANSWERS: dict[str, Respond] = {
 }
 
 
+# ------------------------------------------------------ daemon/following ----
+# This machine goes over to the agent's key that another machine has rotated to.
+
+
+class Following:
+    """Sets aside what this machine has of the old key, for the length of a `with`.
+
+    Its pairing asks for the new one. Where the phone does not open nsec.enc, all is as it was.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.own, self.aside = places.own("unlock.json"), places.own("unlock-before.json")
+        self.places, self.is_needed = places, False
+
+    def __enter__(self) -> None:
+        if not os.path.lexists(self.own):
+            return
+        known = read_sealed("unlock", self.own)
+        self.is_needed = is_superseded(self.places, known)
+        if not self.is_needed:
+            return
+        content = read_sealed("nsec", self.places.file("nsec.enc"))
+        pairing = Pairing.load(self.places)
+        if pairing and as_operator(content, to_npub(pairing.operator)):
+            pairing.agent = parse_npub(content["agent"])
+            pairing.save(self.places, UNPROVEN)
+        set_logs_aside(self.places, parse_npub(known["agent"]))
+        os.rename(self.own, self.aside)
+
+    def __exit__(self, *_: object) -> None:
+        if self.is_needed and os.path.lexists(self.own):
+            os.unlink(self.aside)
+        elif self.is_needed:
+            os.rename(self.aside, self.own)
+
+
 # -------------------------------------------------------- daemon/pairing ----
 # Pairing with a signer, and the proof that the phone behind it opens this vault.
-
-
-def accept_connect(secret: str) -> Callable[[str], None]:
-    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
-
-    def accept(result: str) -> None:
-        if result != "ack" and not (
-            secret and secrets.compare_digest(result.encode(), secret.encode())
-        ):
-            raise Denied("the signer answered `connect` with something else")
-
-    return accept
 
 
 def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
@@ -11214,7 +12697,7 @@ async def ask_for_proof(
     # was
     if store:
         content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
+            store.keys, store.vault.identity, pairing.operator, store.vault.name, holding.host
         )
     sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
     session.send({"progress": "approve", "sentence": sentence})
@@ -11227,7 +12710,8 @@ async def ask_for_proof(
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
             ratchet.prove()
-            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+            content = {**ratchet.content, "operator": to_npub(pairing.operator)}
+            await ratchet.turn(store.keys, content)
             holding.contact.keep(pairing)
             await holding.register()
     holding.consent.end()
@@ -11413,7 +12897,7 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
 
 def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What is in a copy of the vault, of any generation: names and times, never values."""
-    vault = keyholder.open_store().open_copy(read_copy(keyholder, request.get("file")))
+    vault = open_older(keyholder.open_store(), read_copy(keyholder, request.get("file")))
     groups = describe_vault(vault)
     for group in groups:
         for key in group["keys"]:
@@ -11547,17 +13031,11 @@ async def talk_pair(
     only for a closed one.
     """
     places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
-    content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
+    content, own = read_for(holding, request.get("operator"))
     is_paired = bool(contact.pairing) or os.path.lexists(places.own("pairing.json"))
     if request["op"] == "recover":
-        if (request.get("agent"), request.get("operator")) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Denied(
-                "nsec.enc is not of that agent and operator",
-                "compare with what you wrote down: nothing was asked",
-            )
+        if request.get("agent") != content["agent"] or not request.get("operator"):
+            raise not_of_them()
     elif not own and not is_paired:
         raise Locked(
             "this machine has never opened this vault, and cannot tell it from another",
@@ -11611,6 +13089,38 @@ async def talk_pair(
     }
 
 
+def read_for(holding: Holding, operator: str | None) -> tuple[dict[str, Any], bool]:
+    """What the phone of an operator (an npub; None: of this machine's) is to open, and whether it
+    is this machine's own; raises Denied for who is no operator of the vault."""
+    if store := holding.store:
+        content, own = holding.ratchet.content, True
+        if operator and parse_npub(operator) in store.vault.operators():
+            content = {**content, "operator": operator}
+    else:
+        content, own = read_unlock(holding.places, operator)
+    if operator not in (None, content["operator"]):
+        raise not_of_them()
+    return content, own
+
+
+def not_of_them() -> Denied:
+    """Why somebody is not asked."""
+    return Denied(
+        "nsec.enc is not of that agent and operator",
+        "compare with what you wrote down: nothing was asked",
+    )
+
+
+async def talk_recover(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Open a copy of a vault here, also one whose agent's key another machine has rotated."""
+    if keyholder.holding.store:
+        raise Denied("the vault is open", "avault lock, then: avault recover")
+    with Following(keyholder.places):
+        return await talk_pair(keyholder, session, request, private)
+
+
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
@@ -11640,7 +13150,7 @@ async def talk_drill(
     token, vault = secrets.token_hex(32), store.vault
     envelope = make_envelope(
         store.keys,
-        vault.operator,
+        pairing.operator,
         "a drill: REJECT this one",
         "avault: this is a drill. REJECT this one.",
         token,
@@ -11657,7 +13167,7 @@ async def talk_drill(
     pairing.by_itself = not refused
     contact.keep(pairing)
     ratchet.forget_quickness()
-    await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+    await ratchet.turn(store.keys, ratchet.content)
     keyholder.reporter.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 
@@ -11666,7 +13176,7 @@ TALKS: dict[str, Talk] = {
     "init": talk_init,
     "open": talk_open,
     "pair": talk_pair,
-    "recover": talk_pair,
+    "recover": talk_recover,
     "drill": talk_drill,
 }
 
@@ -11894,8 +13404,9 @@ getting in, looking after
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
   custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
-  rotate report                        what is to be set anew after a loss
+  rotate agent|report                  a new agent's key; and what is to be set anew after a loss
   keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set
@@ -11971,20 +13482,6 @@ def is_person() -> bool:
 
 # ----------------------------------------------------------- terminal/qr ----
 # A QR code: in a terminal that is large enough, and as a picture.
-
-
-def qr_lines(text: str) -> list[str]:
-    """The lines of a QR code, light on dark, in half blocks.
-
-    A pairing URI goes without its picture, which would make the code too big.
-    """
-    import qrcode
-
-    code = qrcode.QRCode(border=2, error_correction=qrcode.constants.ERROR_CORRECT_L)
-    code.add_data(text.partition("&image=")[0])
-    shown = io.StringIO()
-    code.print_ascii(out=shown, invert=True)
-    return shown.getvalue().rstrip("\n").split("\n")
 
 
 def show_qr(text: str) -> None:
@@ -25960,8 +27457,73 @@ def cmd_mcp(terminal: Terminal, no_run: bool) -> int:
     return 0
 
 
+# ---------------------------------------------------------- cli/operator ----
+# avault operator: who may approve for a vault, besides the one that it was made for.
+
+
+@command("operator list")
+def cmd_operator_list(terminal: Terminal) -> int:
+    """usage: avault operator list [--json]
+
+    Who may approve for this vault, and whether this machine asks their phones.
+    The vault has to be open.
+    """
+    terminal.ask("list")  # raises what is wrong, where it is not open
+    status = terminal.ask("status")
+    first = {"name": None, "npub": status["signer_npub"], "asked_here": True}
+    others = [
+        {"name": name, "npub": npub, "asked_here": name in status["custodians"]}
+        for name, npub in status["operators"].items()
+        if npub != status["signer_npub"]
+    ]
+    if terminal.want_json:
+        return show(terminal, {"operators": [first, *others]})
+    for each in (first, *others):
+        here = "asked here" if each["asked_here"] else "not asked here"
+        put(f"{each['name'] or '(this machine)'}  {each['npub']}  {here}\n")
+    return 0
+
+
+@command("operator add", argument("npub"), option("--name"), option("--yes", is_flag=True))
+def cmd_operator_add(terminal: Terminal, npub: str, name: str | None, yes: bool) -> int:
+    """usage: avault operator add NPUB --name NAME [--yes]
+
+    Lets another person approve for this vault: nsec.enc gets an envelope of
+    theirs too, so that they can recover it, and each machine may ask their phone
+    beside yours. It asks first (--yes does not), then your phone has to agree.
+    Then pair their phone with each machine that is to ask it.
+
+      avault operator add npub1… --name alice
+      avault custody add phone --name alice operator=npub1…
+    """
+    npub = to_npub(parse_npub(npub))
+    name = name or npub[5:13]
+    meaning = f"{name} is to open this vault as you do, wherever it is, and can recover it"
+    if not yes and not confirm(f"avault: {meaning}. Add {npub}?"):
+        raise Denied("not confirmed; nothing was changed", f"avault operator add {npub} --yes")
+    answer = manage(terminal, "admit", name=name, npub=npub)
+    say(f"{name} is an operator of this vault")
+    say(f"hint: pair their phone: avault custody add phone --name {name} operator={npub}")
+    return show(terminal, answer)
+
+
+@command("operator remove", argument("name"), option("--yes", is_flag=True))
+def cmd_operator_remove(terminal: Terminal, name: str, yes: bool) -> int:
+    """usage: avault operator remove NAME [--yes]
+
+    Has a person approve no more, on any machine. Your phone has to agree. What
+    that person has opened once, they may have kept: an old nsec.enc, from git,
+    still opens for them. Only a new agent key shuts them out.
+    """
+    if not yes and not confirm(f"avault: {name} is to approve for this vault no more. Go on?"):
+        raise Denied("not confirmed; nothing was changed", f"avault operator remove {name} --yes")
+    answer = manage(terminal, "dismiss", name=name)
+    say(f"{name} approves no more; an old nsec.enc still opens for them, and with it what is there")
+    return show(terminal, answer)
+
+
 # -------------------------------------------------------------- cli/pair ----
-# avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
+# avault init, pair, drill: by which a vault, a machine and the operator's phone meet.
 #
 # The talk with the operator is cli/ceremony's, and the work itself the keyholder's (daemon/talks).
 
@@ -26119,10 +27681,11 @@ def add_first(terminal: Terminal, kind: str, settings: dict[str, str], ticket: s
             return 0
 
 
-@command("pair", option("--replace", is_flag=True), *PAIRING)
+@command("pair", option("--replace", is_flag=True), option("--operator"), *PAIRING)
 def cmd_pair(
     terminal: Terminal,
     replace: bool,
+    operator: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -26130,7 +27693,7 @@ def cmd_pair(
     no_drill: bool,
 ) -> int:
     """usage: avault pair [--bunker URI|-] [--relay URL]… [--replace] [--qr FILE.png]
-                   [--timeout D] [--no-drill]
+                   [--operator NPUB] [--timeout D] [--no-drill]
 
     Pairs this machine with the operator's signer app. Shows a QR code on a
     terminal, and prints the nostrconnect:// URI on stdout: scan or paste it in
@@ -26139,6 +27702,8 @@ def cmd_pair(
 
     Then the phone opens this vault once, to prove that it can, and the drill
     follows: you reject a request. An app that approves by itself cannot.
+    --operator names another operator of the vault (see: avault operator --help),
+    whose phone this machine asks from then on.
 
       avault pair
       avault pair --bunker -
@@ -26148,6 +27713,8 @@ def cmd_pair(
     call.farewell = "stopped; this machine is paired as it was before"
     talk = Ceremony(terminal, qr)
     fields = {"relays": list(relays), "replace": replace, "timeout": parse_duration(timeout)}
+    if operator:
+        fields["operator"] = to_npub(parse_npub(operator))
     talk.request("pair", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
 
@@ -26161,6 +27728,29 @@ def cmd_drill(terminal: Terminal) -> int:
     changed, or when an approval came faster than you can tap.
     """
     return Ceremony(terminal, None, number="").drill(is_alone=True)
+
+
+def missing(path: str) -> list[str]:
+    """The directories that are to be made for a path, the innermost first."""
+    found = []
+    while not os.path.lexists(path):
+        found.append(path)
+        path = os.path.dirname(path)
+    return found
+
+
+def remove_made(directories: list[str]) -> None:
+    """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
+    for directory in directories:
+        for name in ("python", "socket"):
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+# ----------------------------------------------------------- cli/recover ----
+# avault recover: a copy of a vault, opened on a machine that never had it.
 
 
 @command(
@@ -26196,7 +27786,8 @@ def cmd_recover(
     compare them with. --operator-key - reads the operator's own key instead,
     from the terminal or stdin: the one of a recovery kit. It also opens a vault
     that this machine knows, and whose custodian is gone; --with lets another one
-    open it from then on.
+    open it from then on. Where another machine has rotated the agent's key, this one
+    goes over to the new key, by the pairing that it has.
 
       git clone … ~/clawd && avault recover
     """
@@ -26210,8 +27801,12 @@ def cmd_recover(
         raise NotFound(
             f"no vault in {places.dir}", "copy or clone one there, or name another with --dir"
         )
-    content = read_sealed("nsec", path)
-    if operator_key is None and os.path.lexists(places.own("unlock.json")):
+    whole = read_sealed("nsec", path)
+    wanted = to_npub(parse_npub(signer_npub)) if signer_npub else whole["operator"]
+    content = as_operator(whole, wanted) or whole
+    own = places.own("unlock.json")
+    is_known = os.path.lexists(own) and not is_superseded(places, read_sealed("unlock", own))
+    if operator_key is None and is_known:
         raise AvaultError(
             "this machine knows the vault already",
             "open it with: avault unlock, or pair anew with: avault pair --replace",
@@ -26229,13 +27824,12 @@ def cmd_recover(
         raise Denied(
             "not confirmed", "compare, then: avault recover --agent NPUB --signer-npub NPUB"
         )
-    if signer_npub is not None and agent is not None:
-        wanted = (to_npub(parse_npub(agent)), to_npub(parse_npub(signer_npub)))
-        if wanted != (content["agent"], content["operator"]):
-            raise Denied(
-                "the vault is of another agent or operator",
-                "nothing was asked; is this the right copy?",
-            )
+    given = (to_npub(parse_npub(agent)), wanted) if agent is not None else None
+    if given not in (None, (content["agent"], content["operator"])):
+        raise Denied(
+            "the vault is of another agent or operator",
+            "nothing was asked; is this the right copy?",
+        )
     terminal.need_daemon()
     if operator_key is not None:
         told = parse_settings(settings)
@@ -26266,27 +27860,45 @@ def read_kit() -> str:
     return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
-def missing(path: str) -> list[str]:
-    """The directories that are to be made for a path, the innermost first."""
-    found = []
-    while not os.path.lexists(path):
-        found.append(path)
-        path = os.path.dirname(path)
-    return found
-
-
-def remove_made(directories: list[str]) -> None:
-    """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
-    for directory in directories:
-        for name in ("python", "socket"):
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(directory, name))
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-
-
 # ------------------------------------------------------------ cli/rotate ----
 # avault rotate: what is to be made anew when a machine is trusted no more.
+
+
+@command("rotate agent", option("--yes", is_flag=True))
+def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
+    """usage: avault rotate agent [--yes]
+
+    Gives the vault a new agent's key: for when the old one may be known to who is
+    not to have it. The phone is asked once, and opens an envelope of the new key
+    before anything goes; then all is sealed anew, the custodians' keys too. One
+    that asks a person asks at this terminal; one that could not be asked is named,
+    and is to be added again. Cut off at any point, the old key opens the vault, or
+    the new one.
+
+    Other machines say what to do: one approval there. The old key stays in the
+    vault, for avault history and avault restore. What it has opened stays known:
+    avault rotate report.
+    """
+    meaning = "the old key is to open this vault no more, on any machine"
+    if not yes and not confirm(f"avault: {meaning}. Make a new one?"):
+        raise Denied("not confirmed; nothing was changed", "avault rotate agent --yes")
+    say("asking the operator, who opens an envelope of the new key")
+    with Person() as person:
+        answer = terminal.ask("rotate", action="agent", progress=show_code, **person)
+    say(f"the agent's key is new: {answer['agent']}")
+    if answer["custodians"]:
+        say(f"opened with it: {', '.join(answer['custodians'])}")
+    for each in answer["left"]:
+        warn(
+            f"the custodian {each['name']} does not open this vault any more: {each['why']}",
+            f"add it again: avault custody add KIND --name {each['name']} --replace",
+        )
+    say(f"the access log begins anew; the one before is in {answer['log']}, in the state directory")
+    warn(
+        "what the old key has opened stays known; only new values help",
+        "which these are: avault rotate report",
+    )
+    return show(terminal, {"ok": True, **answer})
 
 
 @command("rotate report")
@@ -26782,7 +28394,7 @@ STATUS_FIELDS = (
     "code", "groups", "secrets",
     "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians",
+    "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
 )  # fmt: skip
 
 
@@ -26792,6 +28404,10 @@ def render_status(status: dict[str, Any]) -> str:
     lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
     if status["agent_npub"]:
         lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    others = [
+        name for name, npub in (status["operators"] or {}).items() if npub != status["signer_npub"]
+    ]
+    lines += [f"Other operators: {', '.join(others)}"] if others else []
     if status["secrets"] is not None:
         lines.append(f"Vault: {status['secrets']} secret(s)")
     else:
@@ -26847,6 +28463,8 @@ def render_status(status: dict[str, Any]) -> str:
         for relay in status["relays"] or []:
             link = "connected" if relay["connected"] else "not connected"
             lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    for each in status["asked"] or []:
+        lines.append(f"Also asked: the phone of {each['name']}, code {each['code']}")
     if status.get("listening"):
         lines.append("Listening: for an answer to an earlier request; nothing is asked")
     if status.get("asks_again"):

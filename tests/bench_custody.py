@@ -108,6 +108,12 @@ def passphrase(top: Path) -> Iterator[Part]:
 
 
 @contextlib.contextmanager
+def phone(top: Path) -> Iterator[Part]:
+    raise Missing("a person taps, and what is between is a relay")
+    yield
+
+
+@contextlib.contextmanager
 def systemd(top: Path) -> Iterator[Part]:
     need("systemd-creds")
     if os.geteuid():
@@ -230,6 +236,7 @@ def quorum(top: Path) -> Iterator[Part]:
 ROWS: tuple[tuple[str, str, str, str, Callable[[Path], contextlib.AbstractContextManager[Part]]], ...] = (
     ("keychain", "gnome-keyring", "", "", keychain),
     ("passphrase", "scrypt, `log-n=17`", "encrypted file", "on purpose, so that a guess is, too", passphrase),
+    ("phone", "another operator's app", "", "", phone),
     ("systemd", "the host's key", "encrypted file", "`systemd-creds` is started", systemd),
     ("systemd", "a unit's credential", "encrypted file", "", credential),
     ("command", "age", "encrypted file", "age is started", age),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nostr_sdk
 import peers
 import pytest
 from canary import Canary
-from harness import Machine
+from harness import AVAULT, Machine, Screen, wait_until
 from peers import Relay, misdeeds
-from test_custody import Owner
+from test_custody import Owner, init_with_passphrase, type_passphrase
+from test_keyholder_alone import Desk
 
 import avault
 
@@ -220,3 +229,300 @@ def test_the_registers_of_two_machines_are_merged(vault: avault.Vault) -> None:
     other.state("machine/n", avault.render_machine("two", ""), 60, "n")
     other.generation = {**other.generation, "n": 1}
     assert {row["host"] for row in avault.list_machines(vault.merge(other), "m")} == {None, "one", "two"}
+
+
+# A new agent's key
+
+
+def keys_in(machine: Machine) -> dict[str, str]:
+    """Which agent each file of the vault names, in clear."""
+    files = [machine.vault / "nsec.enc", machine.own / "unlock.json", machine.own / "pairing.json"]
+    return {path.name: json.loads(path.read_text())["agent"] for path in files}
+
+
+def test_a_new_agents_key(owner: Owner, canary: Canary) -> None:
+    machine, asked, old = owner.machine, owner.asked(), owner.agent()
+    machine("set", "openai/API_KEY", input=canary.value)
+    before = (machine.vault / "avault.enc").read_bytes()
+    machine("rotate", "agent", code=5)
+    done = machine("rotate", "agent", "--yes")
+    assert owner.asked() == asked + 1, "one approval"
+    code = re.search(r"the phone is asked, code (\w{4})", done.stderr)
+    assert code and f"give test@machine a NEW agent key, asked on {avault.place_name()}, code {code[1]}." in owner.sentence()
+    new = owner.agent()
+    assert new != old and new in done.stderr and {*keys_in(machine).values()} == {new}
+    assert owner.phone.requests("nip44_decrypt")[-1]["params"][0] == avault.parse_npub(new), "the new key's envelope"
+    assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    machine("set", "later/KEY", input="x")
+    for _ in range(2):
+        machine("daemon", "stop")
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    assert not [each for each in machine.status()["warnings"] if not each.startswith("approved within")]
+    assert machine("log", "--verify").returncode == 0
+    assert list(machine.own.glob("log-*/access.log"))
+    report = machine("rotate", "report", code=1)
+    assert "openai/API_KEY" in report.stdout and "later/KEY" not in report.stdout and "agent's key" in report.stdout
+    assert before != (machine.vault / "avault.enc").read_bytes()
+    assert not list(machine.own.glob("rotation*"))
+    machine("rotate", "agent", "--yes")
+    assert owner.agent() not in (old, new)
+
+
+def test_without_the_phone_the_old_key_stays(owner: Owner) -> None:
+    machine, old = owner.machine, owner.agent()
+    files = {path: path.read_bytes() for path in [*machine.vault.iterdir(), machine.own / "unlock.json"]}
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"], 1)
+    machine("rotate", "agent", "--yes", code=5)
+    assert {path: path.read_bytes() for path in files} == files and owner.agent() == old
+    machine("lock")
+    machine("unlock")
+
+
+def test_custodians_are_entrusted_anew_or_named(owner: Owner, canary: Canary) -> None:
+    machine = owner.machine
+    owner.add()
+    owner.add("person=yes", name="other", code=2)
+    canary.watch(owner.box.kept())
+    done = machine("rotate", "agent", "--yes", "--json")
+    assert done.json["custodians"] == ["box"] and done.json["left"] == []
+    asked = owner.asked()
+    machine("daemon", "stop")
+    machine("daemon", "start", "-b")
+    machine.wait_state("unlocked")
+    assert owner.asked() == asked, "the box opens it with the new key"
+    kept = [path.name for path in owner.box.place.iterdir() if path.name.startswith("box")]
+    assert len(kept) == 1 and kept != ["box"], "it has forgotten the old one"
+    owner.box.mode("unavailable")
+    done = machine("rotate", "agent", "--yes")
+    assert re.search("the custodian box does not open this vault any more: .*the box says unavailable", done.stderr)
+    assert owner.order() == ["box", "phone"], "it is not dropped silently"
+    owner.box.mode("ok")
+    machine("lock")
+    assert "before the rotation" in machine("unlock", "--with", "box", code=8).stderr
+    machine("unlock")
+    owner.add("--replace")
+    machine("custody", "test", "box")
+
+
+@pytest.mark.slow
+def test_a_vault_without_a_phone(machine: Machine, canary: Canary) -> None:
+    """Who opens it with a passphrase agrees, and gives one for the new key; without a terminal nothing changes."""
+    init_with_passphrase(machine, canary)
+    machine("set", "openai/API_KEY", input=canary.value)
+    old = machine.status()["agent_npub"]
+    machine("rotate", "agent", "--yes", code=None)
+    assert machine.status()["agent_npub"] == old
+    with Screen(machine, AVAULT, "rotate", "agent", "--yes", lines=90, columns=120) as screen:
+        type_passphrase(screen, 4)
+        assert b"opened with it: passphrase" in screen.wait()
+    assert machine.status()["agent_npub"] != old
+    machine("lock")
+    with Screen(machine, AVAULT, "unlock") as screen:
+        type_passphrase(screen, 1)
+        screen.wait()
+    assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    assert "openai/API_KEY" in machine("rotate", "report", code=1).stdout
+
+
+def test_old_copies_are_still_read(owner: Owner, canary: Canary) -> None:
+    machine = owner.machine
+    subprocess.run(["git", "init", "-q", str(machine.vault.parent)], check=True)
+    machine("set", "openai/API_KEY", input=canary.value)
+    machine("sync", code=None)
+    wait_until(lambda: "openai/API_KEY" in machine("history", code=None).stdout, what="a commit")
+    machine("rotate", "agent", "--yes")
+    machine("delete", "openai/API_KEY")
+    found = machine("history", "openai/API_KEY").stdout
+    commits = re.findall(r"^(\w{7,40})\b", found, re.MULTILINE)
+    assert commits, found
+    machine("restore", commits[-1], "openai/API_KEY")
+    assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+
+
+def test_another_machine_says_what_to_do(owner: Owner, second: Machine, canary: Canary) -> None:
+    machine = owner.machine
+    machine("set", "openai/API_KEY", input=canary.value)
+    machine("daemon", "stop")
+    second("daemon", "start", "-b")
+    second.wait_state("unlocked")
+    mine, theirs = machine.vault, second.vault.parent / "theirs"
+    shutil.copytree(mine, theirs)  # the other machine's clone, pulled later
+    second("daemon", "stop")
+    machine("daemon", "start", "-b")
+    machine.wait_state("unlocked")
+    machine("rotate", "agent", "--yes")
+    new = owner.agent()
+    machine("daemon", "stop")
+    refused = second("unlock", code=3)
+    assert "was rotated on another machine" in refused.stderr and "if that was you" in refused.stderr
+    asked = owner.asked()
+    second("recover", "--agent", new, "--signer-npub", owner.npub(), "--no-drill")
+    assert owner.asked() == asked + 1, "one approval"
+    assert second("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    second("lock")
+    second("unlock")
+    assert second.status()["agent_npub"] == new
+    assert second("log", "--verify").returncode == 0
+
+
+def test_an_open_machine_says_what_to_do(owner: Owner) -> None:
+    machine, old = owner.machine, owner.machine.top / "old"
+    shutil.copytree(machine.vault, old)
+    machine("rotate", "agent", "--yes")
+    new = owner.machine.top / "new"
+    shutil.copytree(machine.vault, new)
+    machine("rotate", "agent", "--yes")
+    places = SimpleNamespace(file=lambda name: str(new / name))
+    content = avault.decode_file("nsec", (old / "nsec.enc").read_bytes(), "")
+    said = avault.find_successor(places, content["vault"], avault.parse_npub(content["agent"]))
+    assert said and "was rotated" in said.message
+    assert not avault.find_successor(SimpleNamespace(file=lambda name: str(old / name)), content["vault"], "ab" * 32)
+    latest = SimpleNamespace(file=lambda name: str(machine.vault / name))
+    assert avault.find_successor(latest, content["vault"], avault.parse_npub(content["agent"])), "over two rotations"
+    assert not avault.find_successor(latest, content["vault"], "ab" * 32), "who is no agent of before"
+    assert not avault.find_successor(latest, "00" * 16, avault.parse_npub(content["agent"])), "in another vault"
+
+
+# What is staged: cut off anywhere, and by others
+
+
+class Staged:
+    """A vault whose rotation counts, and is not in place yet: as a keyholder leaves it that is killed then."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.places, self.fresh = desk.places, avault.make_keys()
+        self.before = self.files()
+        assert desk.holding.store
+        stage = avault.begin_stage(self.places)
+        desk.keyholder.rotating.stage_all(stage, desk.holding.store, self.fresh, avault.Pairing.load(self.places))
+        self.ready = Path(self.places.own("rotation"))
+
+    def files(self) -> dict[str, bytes]:
+        tops = (Path(self.places.dir), Path(self.places.state))
+        return {path.name: path.read_bytes() for top in tops for path in top.iterdir() if path.suffix in (".enc", ".json")}
+
+    def opens(self, keys: Any) -> str:
+        """What is in the vault on the disk, opened with unlock.json's agent."""
+        content, own = avault.read_unlock(self.places)
+        assert own and content["agent"] == avault.to_npub(avault.public_hex(keys))
+        return avault.Store.load(self.places, keys, content).vault.secrets("openai", "API_KEY")[0].value
+
+
+@pytest.fixture
+async def staged(tmp_path: Path, place) -> AsyncIterator[Staged]:
+    desk = Desk(tmp_path)
+    await desk.open()
+    yield Staged(desk)
+    desk.keyholder.control.close()
+    desk.theirs.close()
+
+
+def test_a_rotation_that_was_cut_off_is_completed(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each write, rename and directory it may be killed; begun again, it comes to the same."""
+    places, calls, limit = staged.places, 0, 0
+
+    def counted(real: Any) -> Any:
+        def call(*given: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > limit:
+                raise KeyboardInterrupt
+            return real(*given, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(avault, "write_file", counted(avault.write_file))
+        patch.setattr(os, "rename", counted(os.rename))
+        patch.setattr(os, "makedirs", counted(os.makedirs))
+        while staged.ready.exists():
+            calls, limit = 0, limit + 1
+            with contextlib.suppress(KeyboardInterrupt):
+                avault.complete_rotation(places)
+            assert limit < 100
+    assert limit > 5 and avault.complete_rotation(places) is None
+    assert staged.opens(staged.fresh) == "a value"
+    assert not [path for path in Path(places.state).iterdir() if path.name.startswith("rotation")]
+    [aside] = Path(places.state).glob("log-*")
+    assert (aside / "access.log").exists() and not Path(places.own("access.log")).exists()
+
+
+def test_before_it_counts_the_old_key_opens_the_vault(staged: Staged) -> None:
+    staged.ready.rename(staged.places.own("rotation.new"))
+    assert avault.complete_rotation(staged.places) is None
+    assert staged.files() == staged.before and staged.opens(staged.desk.example.agent) == "a value"
+    assert not Path(staged.places.own("rotation.new")).exists()
+
+
+def sign_anew(staged: Staged, keys: Any, **changed: Any) -> None:
+    manifest = staged.ready / "manifest"
+    said = json.loads(avault.read_signed(manifest.read_text())[1])
+    said["files"] = {name: avault.hash_file(str(staged.ready / name)) for name in said["files"]}
+    manifest.write_text(avault.sign(keys, json.dumps({**said, **changed})))
+
+
+def write_more(staged: Staged) -> None:
+    """The vault goes on under the old key: what was staged once is older then."""
+    store = staged.desk.holding.store
+    assert store
+    store.write([lambda vault: vault.put("more", "KEY", "x", 1, store.machine)] * 2)
+    store.write([lambda vault: vault.put("more", "KEY", "y", 1, store.machine)])
+    staged.before = staged.files()
+
+
+def link(staged: Staged) -> None:
+    staged.ready.rename(staged.ready.with_name("elsewhere"))
+    staged.ready.symlink_to(staged.ready.with_name("elsewhere"))
+
+
+FORGERIES: dict[str, Callable[[Staged], None]] = {
+    "signed by a stranger": lambda staged: sign_anew(staged, avault.make_keys()),
+    "signed by the new key alone": lambda staged: sign_anew(staged, staged.fresh),
+    "of another vault": lambda staged: sign_anew(staged, staged.desk.example.agent, vault="00" * 16),
+    "a file changed": lambda staged: (staged.ready / "pairing.json").write_bytes(b"{}") and None,
+    "a file more": lambda staged: (staged.ready / "socket").write_bytes(b"/tmp/x") and None,
+    "a file less": lambda staged: (staged.ready / "pin.json").unlink(),
+    "not signed": lambda staged: (staged.ready / "manifest").write_bytes(b"{}") and None,
+    "no manifest": lambda staged: (staged.ready / "manifest").unlink(),
+    "from before": write_more,
+    "a link": link,
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_what_others_have_staged_is_not_put_in_place(staged: Staged, forgery: str) -> None:
+    FORGERIES[forgery](staged)
+    said = avault.complete_rotation(staged.places)
+    assert said and "is no rotation by this vault's agent" in said
+    assert staged.files() == staged.before and not os.path.lexists(staged.ready)
+    assert staged.opens(staged.desk.example.agent) == "a value"
+    assert avault.complete_rotation(staged.places) is None
+
+
+def test_what_git_has_put_there_meanwhile_is_kept(staged: Staged) -> None:
+    pulled = b"another copy\n"
+    Path(staged.places.file("avault.enc")).write_bytes(pulled)
+    assert avault.complete_rotation(staged.places) is None
+    assert Path(staged.places.own("replaced.enc")).read_bytes() == pulled
+    assert staged.opens(staged.fresh) == "a value"
+
+
+async def test_an_open_keyholder_leaves_the_new_recovery_copy(staged: Staged) -> None:
+    """The other machine, when git brings it what was rotated: it serves what it has, and mends nothing."""
+    desk, store = staged.desk, staged.desk.holding.store
+    assert store
+    for name in ("avault.enc", "nsec.enc"):
+        Path(staged.places.file(name)).write_bytes((staged.ready / name).read_bytes())
+    now = staged.files()
+    await desk.holding.look()
+    assert store.trouble and "was rotated on another machine" in store.trouble.message
+    assert "avault recover --agent" in str(store.trouble.hint)
+    assert {name: staged.files()[name] for name in ("avault.enc", "nsec.enc")} == {
+        name: now[name] for name in ("avault.enc", "nsec.enc")
+    }
+    assert store.vault.secrets("openai", "API_KEY")[0].value == "a value"
+    with pytest.raises(avault.Locked, match="was rotated"):
+        avault.read_unlock(staged.places)

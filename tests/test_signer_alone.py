@@ -61,7 +61,7 @@ def test_a_clock_is_looked_at_where_the_kernel_tells(monkeypatch: pytest.MonkeyP
     assert not avault.is_clock_unsynchronised()
 
 
-@pytest.mark.parametrize("name", ["vault", "name", "agent", "operator"])
+@pytest.mark.parametrize("name", ["vault", "name", "agent"])
 async def test_a_custodian_opens_its_own_vault_only(name: str) -> None:
     agent, operator = nostr_sdk.Keys.generate(), avault.public_hex(nostr_sdk.Keys.generate())
     unlock, sealed = avault.seal_keys(agent, "00" * 16, operator, "test", "box")
@@ -213,11 +213,11 @@ def test_a_network() -> None:
 async def test_what_was_sent_is_counted(asking: Asking) -> None:
     ears = asking.remote.relays.pool = {"ws://one": Ear(), "ws://two": Ear()}
     ears["ws://one"].refusal = "relay not connected"
-    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://one", asking.sending)
     assert asking.remote.requests == 0
-    await asking.remote.publish(asking.request, "ws://two", asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://two", asking.sending)
     ears["ws://one"].refusal = "blocked: no"
-    await asking.remote.publish(asking.request, "ws://one", asking.sending, set())
+    await asking.remote.publish(asking.request, "ws://one", asking.sending)
     assert asking.remote.requests == 1, "one question, to two relays"
     assert asking.remote.describe()["requests"] == 1
 

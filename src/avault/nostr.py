@@ -72,6 +72,27 @@ def decrypt(keys: Keys, peer: str, payload: str) -> str:
         raise ValueError("not a payload between these keys") from None
 
 
+STATEMENT_KIND = 26_047  # ephemeral and unused: no relay keeps it, no app knows it
+
+
+def sign(keys: Keys, text: str) -> str:
+    """A text that a key has signed, as the JSON of a Nostr event (NIP-01)."""
+    return str(
+        nostr_sdk.EventBuilder(nostr_sdk.Kind(STATEMENT_KIND), text).finalize(keys).as_json()
+    )
+
+
+def read_signed(text: str) -> tuple[str, str]:
+    """Whose key (hex) has signed a text, and the text; raises ValueError."""
+    try:
+        event = nostr_sdk.Event.from_json(text)
+        if event.verify() and event.kind().as_u16() == STATEMENT_KIND:
+            return str(event.author().to_hex()), str(event.content())
+    except nostr_sdk.NostrSdkError:
+        pass
+    raise ValueError("not signed")
+
+
 def parse_keys(text: str) -> Keys:
     """The key pair of an nsec or hex secret key; raises Usage without repeating it."""
     try:

@@ -24,7 +24,6 @@ else:
 
 SHARE = 0.9  # of the errand's time, so that it is still said which member took too long
 NO_MEMBERS = {
-    "phone": "the phone cannot be a member: no custodian's helper reaches a relay",
     "paper": "paper cannot be a member: its sheets are a quorum already, and say that they open the vault",
     "quorum": "a quorum cannot be a member of another: name its members here",
 }
@@ -51,7 +50,7 @@ class Member:
         request = {
             "name": f"{whole.name}.{self.name}", "settings": self.settings, "kept": kept,
             "bound": self.bound, "account": f"{whole.account}.{self.name}",
-            "label": f"{whole.label}, share of {self.name}",
+            "label": f"{whole.label}, share of {self.name}", "title": whole.title,
             "directory": whole.directory, "limit": max(limit, 0.0),
         }  # fmt: skip
         errand = Errand(request, whole.prompt)
@@ -235,7 +234,8 @@ class Custodian:
         `left` ones, itself among them.
         """
         try:
-            usual = avault.Helper.PERSON_TIME if member.asks else avault.Helper.TIME
+            person_time = avault.Helper.LONGER.get(member.kind, avault.Helper.PERSON_TIME)
+            usual = person_time if member.asks else avault.Helper.TIME
             if action in ("set", "get"):
                 member.announce()
             limit = min(usual, (self.end - time.monotonic()) / left)

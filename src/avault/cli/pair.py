@@ -1,4 +1,4 @@
-"""avault init, pair, drill, recover: by which a vault, a machine and the operator's phone meet.
+"""avault init, pair, drill: by which a vault, a machine and the operator's phone meet.
 
 The talk with the operator is cli/ceremony's, and the work itself the keyholder's (daemon/talks).
 """
@@ -11,13 +11,12 @@ import socket
 import sys
 
 from avault.cli.ceremony import Ceremony, read_bunker
-from avault.cli.custody import Person, manage, parse_settings
+from avault.cli.custody import manage, parse_settings
 from avault.cli.daemon import end
-from avault.client import ask_daemon
 from avault.custody.custodians import check_custodian
-from avault.custody.prompt import Prompt, closed_terminal
+from avault.custody.prompt import closed_terminal
 from avault.daemon.start import start_daemon
-from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage
+from avault.errors import AvaultError, Unavailable, Usage
 from avault.hints import call
 from avault.nostr import parse_npub, to_npub
 from avault.terminal.commands import command, option
@@ -26,7 +25,7 @@ from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
 from avault.vault.own_files import NAME_CHARACTERS, check_name, check_relay
-from avault.vault.presence import is_file_there, read_sealed, refuse_to_overwrite
+from avault.vault.presence import read_sealed, refuse_to_overwrite
 
 PAIRING = (
     option("--bunker"),
@@ -181,10 +180,11 @@ def add_first(terminal: Terminal, kind: str, settings: dict[str, str], ticket: s
             return 0
 
 
-@command("pair", option("--replace", is_flag=True), *PAIRING)
+@command("pair", option("--replace", is_flag=True), option("--operator"), *PAIRING)
 def cmd_pair(
     terminal: Terminal,
     replace: bool,
+    operator: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -192,7 +192,7 @@ def cmd_pair(
     no_drill: bool,
 ) -> int:
     """usage: avault pair [--bunker URI|-] [--relay URL]… [--replace] [--qr FILE.png]
-                   [--timeout D] [--no-drill]
+                   [--operator NPUB] [--timeout D] [--no-drill]
 
     Pairs this machine with the operator's signer app. Shows a QR code on a
     terminal, and prints the nostrconnect:// URI on stdout: scan or paste it in
@@ -201,6 +201,8 @@ def cmd_pair(
 
     Then the phone opens this vault once, to prove that it can, and the drill
     follows: you reject a request. An app that approves by itself cannot.
+    --operator names another operator of the vault (see: avault operator --help),
+    whose phone this machine asks from then on.
 
       avault pair
       avault pair --bunker -
@@ -210,6 +212,8 @@ def cmd_pair(
     call.farewell = "stopped; this machine is paired as it was before"
     talk = Ceremony(terminal, qr)
     fields = {"relays": list(relays), "replace": replace, "timeout": parse_duration(timeout)}
+    if operator:
+        fields["operator"] = to_npub(parse_npub(operator))
     talk.request("pair", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
 
@@ -223,109 +227,6 @@ def cmd_drill(terminal: Terminal) -> int:
     changed, or when an approval came faster than you can tap.
     """
     return Ceremony(terminal, None, number="").drill(is_alone=True)
-
-
-@command(
-    "recover",
-    option("--agent"),
-    option("--signer-npub"),
-    option("--operator-key"),
-    option("--with", "custodian"),
-    option("--setting", "settings", multiple=True),
-    *PAIRING,
-)
-def cmd_recover(
-    terminal: Terminal,
-    agent: str | None,
-    signer_npub: str | None,
-    operator_key: str | None,
-    custodian: str | None,
-    settings: tuple[str, ...],
-    bunker: str | None,
-    relays: tuple[str, ...],
-    qr: str | None,
-    timeout: str,
-    no_drill: bool,
-) -> int:
-    """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
-                      [--qr FILE.png] [--timeout D] [--no-drill]
-           avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
-                      [--with KIND [--setting SETTING=VALUE]…]
-
-    Opens a copy of a vault directory on a machine that never had it: pairs, has
-    the phone open nsec.enc, and writes what this machine needs from then on.
-    Compare the two npubs with what you know: this machine has nothing to
-    compare them with. --operator-key - reads the operator's own key instead,
-    from the terminal or stdin: the one of a recovery kit. It also opens a vault
-    that this machine knows, and whose custodian is gone; --with lets another one
-    open it from then on.
-
-      git clone … ~/clawd && avault recover
-    """
-    if operator_key not in (None, "-"):
-        raise Usage(
-            "a key on the command line stands in the process list", "type it: --operator-key -"
-        )
-    places = terminal.places
-    path = places.file("nsec.enc")
-    if not is_file_there(path):
-        raise NotFound(
-            f"no vault in {places.dir}", "copy or clone one there, or name another with --dir"
-        )
-    content = read_sealed("nsec", path)
-    if operator_key is None and os.path.lexists(places.own("unlock.json")):
-        raise AvaultError(
-            "this machine knows the vault already",
-            "open it with: avault unlock, or pair anew with: avault pair --replace",
-        )
-    say(f"agent:    {content['agent']}")
-    say(f"operator: {content['operator']}")
-    if not os.path.lexists(places.own("unlock.json")):
-        say(
-            "this machine has never opened this vault: no pin exists yet that would show an older "
-            "copy, or another one"
-        )
-    if (agent is None) != (signer_npub is None):
-        raise Usage("--agent and --signer-npub go together")
-    if agent is None and not confirm("avault: are these your agent and your operator?"):
-        raise Denied(
-            "not confirmed", "compare, then: avault recover --agent NPUB --signer-npub NPUB"
-        )
-    if signer_npub is not None and agent is not None:
-        wanted = (to_npub(parse_npub(agent)), to_npub(parse_npub(signer_npub)))
-        if wanted != (content["agent"], content["operator"]):
-            raise Denied(
-                "the vault is of another agent or operator",
-                "nothing was asked; is this the right copy?",
-            )
-    terminal.need_daemon()
-    if operator_key is not None:
-        told = parse_settings(settings)
-        key = {"operator_nsec": read_kit()}
-        answer = ask_daemon(places, "open", value=key, private=True)
-        if custodian is not None:
-            return add_first(terminal, custodian, told, answer["ticket"])
-        say(
-            "the vault is open; pair it with your phone: avault pair, or see: avault recover --help"
-        )
-        return 0
-    talk = Ceremony(terminal, qr)
-    fields = {
-        "relays": list(relays),
-        "agent": content["agent"],
-        "operator": content["operator"],
-        "timeout": parse_duration(timeout),
-    }
-    talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
-    return 0 if no_drill else talk.drill()
-
-
-def read_kit() -> str:
-    """The key of a recovery kit, from the terminal, where it is not echoed, or from stdin."""
-    if sys.stdin.isatty():
-        with Person() as person:
-            return Prompt(person["terminal"]).ask("the key of the recovery kit (nsec1…)")
-    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
 def missing(path: str) -> list[str]:

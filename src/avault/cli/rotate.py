@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
-from avault.cli.custody import show
-from avault.terminal.commands import command
-from avault.terminal.talk import put_table, say
+from avault.cli.custody import Person, show, show_code
+from avault.errors import Denied
+from avault.terminal.commands import command, option
+from avault.terminal.talk import confirm, put_table, say, warn
 from avault.terminal.terminal import Terminal
+
+
+@command("rotate agent", option("--yes", is_flag=True))
+def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
+    """usage: avault rotate agent [--yes]
+
+    Gives the vault a new agent's key: for when the old one may be known to who is
+    not to have it. The phone is asked once, and opens an envelope of the new key
+    before anything goes; then all is sealed anew, the custodians' keys too. One
+    that asks a person asks at this terminal; one that could not be asked is named,
+    and is to be added again. Cut off at any point, the old key opens the vault, or
+    the new one.
+
+    Other machines say what to do: one approval there. The old key stays in the
+    vault, for avault history and avault restore. What it has opened stays known:
+    avault rotate report.
+    """
+    meaning = "the old key is to open this vault no more, on any machine"
+    if not yes and not confirm(f"avault: {meaning}. Make a new one?"):
+        raise Denied("not confirmed; nothing was changed", "avault rotate agent --yes")
+    say("asking the operator, who opens an envelope of the new key")
+    with Person() as person:
+        answer = terminal.ask("rotate", action="agent", progress=show_code, **person)
+    say(f"the agent's key is new: {answer['agent']}")
+    if answer["custodians"]:
+        say(f"opened with it: {', '.join(answer['custodians'])}")
+    for each in answer["left"]:
+        warn(
+            f"the custodian {each['name']} does not open this vault any more: {each['why']}",
+            f"add it again: avault custody add KIND --name {each['name']} --replace",
+        )
+    say(f"the access log begins anew; the one before is in {answer['log']}, in the state directory")
+    warn(
+        "what the old key has opened stays known; only new values help",
+        "which these are: avault rotate report",
+    )
+    return show(terminal, {"ok": True, **answer})
 
 
 @command("rotate report")

@@ -115,7 +115,7 @@ STATUS_FIELDS = (
     "code", "groups", "secrets",
     "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians",
+    "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
 )  # fmt: skip
 
 
@@ -125,6 +125,10 @@ def render_status(status: dict[str, Any]) -> str:
     lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
     if status["agent_npub"]:
         lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    others = [
+        name for name, npub in (status["operators"] or {}).items() if npub != status["signer_npub"]
+    ]
+    lines += [f"Other operators: {', '.join(others)}"] if others else []
     if status["secrets"] is not None:
         lines.append(f"Vault: {status['secrets']} secret(s)")
     else:
@@ -180,6 +184,8 @@ def render_status(status: dict[str, Any]) -> str:
         for relay in status["relays"] or []:
             link = "connected" if relay["connected"] else "not connected"
             lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    for each in status["asked"] or []:
+        lines.append(f"Also asked: the phone of {each['name']}, code {each['code']}")
     if status.get("listening"):
         lines.append("Listening: for an answer to an earlier request; nothing is asked")
     if status.get("asks_again"):

@@ -63,8 +63,10 @@ class Errand:
 
     `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
     `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
-    name it where it is kept with others, for a program and for a person. `directory` is where the
-    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is there.
+    name it where it is kept with others, for a program and for a person; `title` is the vault's
+    name, as phones show it. `directory` is where the
+    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is
+    there.
     """
 
     def __init__(self, request: dict[str, Any], prompt: Prompt) -> None:
@@ -72,8 +74,11 @@ class Errand:
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
         self.bound, self.account = str(request["bound"]), str(request["account"])
+        self.title = str(request.get("title") or "a vault")
         self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
         self.limit, self.prompt = float(request["limit"]), prompt
+        self.is_wanted = True  # somebody waits for it
+        self.is_old = False  # what comes of it was given long ago, to an earlier question
 
     def path(self, text: str) -> str:
         """A path that a person typed, as an absolute one."""
@@ -101,11 +106,16 @@ def read_answer(data: bytes) -> dict[str, Any]:
         return {"outcome": "error", "detail": "its helper ended without an answer"}
 
 
-def render_answer(outcome: str, said: object, hint: str | None = None) -> bytes:
-    """A helper's answer: `value` where it is `ok`, else `detail`, and perhaps a hint."""
+def render_answer(
+    outcome: str, said: object, hint: str | None = None, is_old: bool = False
+) -> bytes:
+    """A helper's answer: `value` where it is `ok`, else `detail`, and perhaps a hint.
+
+    It is `old` where it was given long ago, to an earlier question.
+    """
     said_as = "value" if outcome == "ok" else "detail"
-    hints = {"hint": hint} if hint else {}
-    return json.dumps({"outcome": outcome, said_as: said, **hints}).encode()
+    more = {**({"hint": hint} if hint else {}), **({"old": True} if is_old else {})}
+    return json.dumps({"outcome": outcome, said_as: said, **more}).encode()
 
 
 def said_hint(answer: dict[str, Any]) -> str | None:

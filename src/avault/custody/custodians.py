@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from avault.errors import NotFound, Tampered, Usage, printable
 from avault.places import Places
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.names import check_operator
 from avault.vault.own_files import decode_file, encode_file
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
 
 def check_custodian(name: str) -> str:
     """`name` if a custodian can have it; raises Usage."""
-    if re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name) and name != PHONE:
+    if check_operator(name) != PHONE:
         return name
-    raise Usage(
-        f"not a name for a custodian: {printable(name)!r}",
-        "up to 32 lower case letters, digits and -, as in: --name office-hsm",
-    )
+    raise Usage("that name is the phone's of this machine", "name it: --name NAME")
 
 
 class Custodians:
@@ -112,8 +109,12 @@ class Custodians:
         if os.path.lexists(path := self.path_of(name, candidate=True)):
             os.unlink(path)
 
+    def drop(self, name: str) -> None:
+        """Take a custodian's file away, and nothing else."""
+        if os.path.lexists(path := self.path_of(name)):
+            os.unlink(path)
+
     def forget(self, name: str) -> None:
         """Take a custodian out of the order, and its file away."""
         self.write([each for each in self.order() if each != name])
-        if os.path.lexists(path := self.path_of(name)):
-            os.unlink(path)
+        self.drop(name)

@@ -37,6 +37,12 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
     return decode_frame(frame)
 
 
+def heed(errand: Errand) -> None:
+    """Hear from who has sent us whether anybody waits: a byte, 1 or 0."""
+    while told := os.read(0, 1):
+        errand.is_wanted = told == b"1"
+
+
 def take_secret(door: int) -> str:
     """The secret of `set`, over a socket that is made now that we are hardened; "" for none."""
     with introduce_helper(door) as own:
@@ -66,7 +72,8 @@ def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> b
     def work() -> None:
         nonlocal answer
         try:
-            answer = render_answer("ok", do_errand(action, kind, errand, secret))
+            said = do_errand(action, kind, errand, secret)
+            answer = render_answer("ok", said, is_old=errand.is_old)
         except AvaultError as error:
             answer = render_answer(error.code, error.message, error.hint)
         except Exception as error:  # its text comes from elsewhere, and may carry what it was about
@@ -90,7 +97,10 @@ def main_custodian(argv: list[str]) -> NoReturn:
         prompt = Prompt(request.get("terminal"), request.get("answers"), request.get("purpose"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the terminal is left well
         secret = take_secret(0) if action == "set" else ""  # once the operator agrees
-        write_all(1, answer_errand(action, kind, Errand(request, prompt), secret))
+        errand = Errand(request, prompt)
+        if action == "get":
+            threading.Thread(target=heed, args=(errand,), daemon=True).start()
+        write_all(1, answer_errand(action, kind, errand, secret))
     except BaseException as error:
         write_all(1, render_answer("error", f"its helper failed: {type(error).__name__}"))
     finally:

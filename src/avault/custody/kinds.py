@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from avault.custody.command import Command
 from avault.custody.keychain import Keychain
 from avault.custody.passphrase import Passphrase
+from avault.custody.phone import OperatorPhone
 from avault.custody.program import Program
 from avault.custody.systemd_creds import SystemdCreds
 from avault.errors import Usage, printable
@@ -22,6 +23,7 @@ KINDS: dict[str, type[Custodian]] = {
     "systemd": SystemdCreds,
     "command": Command,
     "program": Program,
+    "phone": OperatorPhone,
 }
 # their rooms are avault_extras/custody_KIND.py, with a class Custodian
 EXTRA_KINDS = ("aws-kms", "openbao", "pkcs11", "fido2", "paper", "quorum")

@@ -1,7 +1,8 @@
 """The ways to get the agent's key, as the keyholder has them.
 
 Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
-with `proves`: whether it shows that the operator's phone opens this vault.
+with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
+envelope it opens, an npub; None where it opens none.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome, read_answer
-from avault.errors import Tampered
+from avault.errors import Denied, Tampered
 from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import Pairing
 from avault.signer.remote import RemoteSigner
+from avault.vault.records import Vault
 from avault.vault.seal import open_nsec, unseal
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class GivenKey:
     """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
 
     proves = False
+    operator: str | None = None
 
     def __init__(self, nsec: str) -> None:
         self.keys = parse_keys(nsec)
@@ -47,6 +50,7 @@ class OperatorKey:
 
     def __init__(self, nsec: str) -> None:
         self.keys = parse_keys(nsec)
+        self.operator = to_npub(public_hex(self.keys))
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, out of the envelope that is for this operator; raises Tampered."""
@@ -67,6 +71,7 @@ class Phone:
 
     def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
         self.pairing, self.signer = pairing, signer
+        self.operator = to_npub(pairing.operator)
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """Ask for the envelope until it is opened; raises Denied, Tampered."""
@@ -88,10 +93,21 @@ class KeptKey:
     """The agent's key by an unlock key of its own, from what a custodian's helper answered."""
 
     proves = False
+    operator: str | None = None
 
     def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
         self.custodian, self.kept, self.answer = custodian, kept, answer
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
+
+    def check(self, vault: Vault) -> None:
+        """Raise Denied where it is the phone of who is no operator of the vault any more."""
+        known = vault.fact(f"operator/{self.custodian}")
+        whose = str(self.kept["settings"].get("operator"))
+        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
+            raise Denied(
+                f"{self.custodian} is no operator of this vault",
+                f"avault custody remove {self.custodian}",
+            )
 
     async def obtain(self, content: dict[str, Any]) -> Keys:
         """The key, if the custodian is this vault's and had what opens it.
@@ -99,8 +115,12 @@ class KeptKey:
         Raises what its outcome means (see `raise_outcome`), and Tampered.
         """
         kept = self.kept
-        pinned = [kept[name] == content[name] for name in ("vault", "name", "agent", "operator")]
-        if not all(pinned):
+        if kept["vault"] == content["vault"] and kept["agent"] != content["agent"]:
+            raise Tampered(
+                f"the custodian {self.custodian} opens the agent's key before the rotation",
+                f"add it again: avault custody add KIND --name {self.custodian} --replace",
+            )
+        if not all(kept[name] == content[name] for name in ("vault", "name", "agent")):
             raise Tampered(
                 f"the custodian {self.custodian} is of another vault",
                 f"avault custody remove {self.custodian}",

@@ -74,6 +74,11 @@ class Prompt:
         self.open()
         write_all(self.fd, f"avault: {text}{end}".encode())
 
+    def show(self, text: str) -> None:
+        """Show the person a picture, as it is; raises Unavailable where there is nobody."""
+        self.open()
+        write_all(self.fd, text.encode())
+
     def open(self) -> None:
         """Open the terminal, if it is not yet; it does not become ours. Raises Unavailable."""
         if self.fd >= 0:

@@ -18,16 +18,22 @@ from avault.places import Places
 from avault.plain import write_all
 from avault.process import harden, introduce_helper
 from avault.vault.presence import is_of, read_unlock, read_vault
+from avault.vault.rotation import Stage
 from avault.vault.seal import open_vault
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
 
-def open_for_trial(places: Places, name: str, answer: bytes, candidate: bool) -> None:
-    """Open the vault on the disk with what a custodian answered; raises AvaultError."""
+def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None:
+    """Open the vault on the disk with what a custodian answered; raises AvaultError.
+
+    `which` says what it has: "", or what a "candidate" has, or what is "staged" for a rotation.
+    """
+    if which == "staged":
+        places = Stage(places)
     content, _ = read_unlock(places)
-    custodian = KeptKey(name, Custodians(places).load(name, candidate), answer)
+    custodian = KeptKey(name, Custodians(places).load(name, which == "candidate"), answer)
     keys = asyncio.run(custodian.obtain(content))
     if not is_of(open_vault(read_vault(places), keys), content):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
@@ -37,12 +43,12 @@ def main_trial(argv: list[str]) -> NoReturn:
     """Try one custodian, and end by _exit: what was opened goes with it."""
     try:
         harden("avault-trial", die_with_parent=True)
-        directory, name, candidate = argv
+        directory, name, which = argv
         with introduce_helper(0) as own:
             answer = bytearray()
             while not is_answer(answer) and (piece := own.recv(4096)):
                 answer += piece
-        open_for_trial(Places(directory), name, bytes(answer), bool(candidate))
+        open_for_trial(Places(directory), name, bytes(answer), which)
         write_all(1, render_answer("ok", None))
     except Exception as error:
         refused = complain(error)

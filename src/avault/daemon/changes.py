@@ -12,6 +12,7 @@ from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
+from avault.vault.older import open_older
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
         keyholder.release(session, {"op": "restore", "for": "unsaved"})
         return {"ok": True, "needed": await keyholder.put_back()}
     store, key = keyholder.open_store(), request.get("key")
-    old = store.open_copy(read_copy(keyholder, request.get("file")))
+    old = open_older(store, read_copy(keyholder, request.get("file")))
     group = check_group(request.get("group"))
     values = {
         check_key(name): old.secrets(group, name)[0].value

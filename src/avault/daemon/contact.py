@@ -22,8 +22,8 @@ class Contact:
 
     `pairing` is the one by which the vault is being opened, or was; `begun` is one whose signer is
     connected, and has not opened an envelope yet; `seen` lay on the disk when another way opened
-    the vault: by it the operator is asked, and it is never written; `relays` is what they said when the signer was
-    last asked.
+    the vault: by it the operator is asked, and it is never written; `relays` is what they said when
+    the signer was last asked.
     """
 
     def __init__(self, places: Places, reporter: Reporter) -> None:
@@ -91,8 +91,8 @@ class Contact:
             hint = "avault status, which puts back the one that did; then try again"
             raise Tampered("pairing.json is not the pairing that opened this vault", hint)
         if found and store:
-            pinned = store.vault.agent, store.vault.operator
-            if (found.agent, found.operator) != pinned:
+            is_operator = found.operator in store.vault.operators()
+            if found.agent != store.vault.agent or not is_operator:
                 raise Tampered(
                     "pairing.json is for another agent or operator than the open vault",
                     "avault pair --replace",

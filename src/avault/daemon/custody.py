@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import PHONE, Custodians
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
-from avault.daemon.errands import SLACK, Helper
+from avault.daemon.errands import SLACK, Helper, asks_phones
 from avault.errors import AvaultError, Denied, Locked, NotFound, printable
 from avault.places import Places
 
@@ -33,7 +34,8 @@ class Custody:
         self.places, self.child = places, child
         self.custodians = Custodians(places)
         self.changes: dict[str, asyncio.Future[dict[str, Any] | None]] = {}
-        self.tried: dict[str, asyncio.Future[Any]] = {}
+        self.tried: dict[str, asyncio.Future[Any]] = {}  # by the number of the trial
+        self.helpers: dict[str, Helper] = {}  # at work, by that number
         self.trying = asyncio.Lock()  # one caller's custodians at a time
         # is told the code of what the phone is asked for a change
         self.tell: Callable[[str], None] = lambda code: None
@@ -66,8 +68,35 @@ class Custody:
             return [caller.custodian]
         order = self.order()
         names = order[: order.index(PHONE)] if self.has_phone() else order
-        names = [name for name in names if name != PHONE]
-        return [name for name in names if caller.reach.is_there() or not self.asks(name)]
+        phones = [PHONE, *self.phones()]
+        names = [name for name in names if name not in phones]
+        return [name for name in names if self.is_reached(name, caller.reach)]
+
+    def is_reached(self, name: str, reach: Reach) -> bool:
+        """Whether whom a custodian asks, if it asks anybody, can be there to answer."""
+        try:
+            content = self.custodians.load(name)
+        except AvaultError:
+            return True  # it is tried, and says what is wrong
+        return reach.is_there() or not content["asks"] or asks_phones(content)
+
+    def phones(self) -> list[str]:
+        """The other operators' phones, which are asked together with this machine's."""
+        return [name for name in self.order() if name != PHONE and self.is_phone(name)]
+
+    def asks_phones(self, name: str) -> bool:
+        """Whether a custodian asks people by their phones."""
+        try:
+            return asks_phones(self.custodians.load(name))
+        except AvaultError:
+            return False
+
+    def is_phone(self, name: str) -> bool:
+        """Whether a custodian is an operator's phone."""
+        try:
+            return bool(self.custodians.load(name)["kind"] == PHONE)
+        except AvaultError:
+            return False
 
     def find(self, name: str) -> dict[str, Any]:
         """What a custodian of the order needs; raises NotFound, Tampered."""
@@ -124,8 +153,11 @@ class Custody:
         with answer:
             with end:
                 helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
-            tried = self.tried[name] = asyncio.get_running_loop().create_future()
-            message = {"do": "try", "custodian": name, "asks": content["asks"], **wish}
+            number = secrets.token_hex(8)
+            tried = self.tried[number] = asyncio.get_running_loop().create_future()
+            self.helpers[number] = helper
+            about = {each: content[each] for each in ("asks", "kind")}
+            message = {"do": "try", "custodian": name, "number": number, **about, **wish}
             message["limit"] = helper.limit
             control.send(message, answer.fileno())
         try:
@@ -135,7 +167,12 @@ class Custody:
             raise AvaultError(f"the custodian {name} did not end in time") from None
         finally:
             helper.end()
-            self.tried.pop(name, None)
+            del self.tried[number], self.helpers[number]
+
+    def tell_helpers(self, is_wanted: bool) -> None:
+        """Let those that ask people by their phones know whether anybody waits."""
+        for helper in self.helpers.values():
+            helper.tell(is_wanted)
 
     def hear(self, message: Message) -> bool:
         """Take a message of the keyholder that is about custodians: whether it is."""

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.admitting import ADMIT
 from avault.daemon.asking import Caller
 from avault.daemon.callers import describe_caller
 from avault.daemon.errands import Reach
@@ -149,7 +150,7 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is to be known or changed of custodians, machines, keys; one change at a time."""
-    actions = ROTATE if request["op"] == "rotate" else MANAGE
+    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **ADMIT}
     manage = actions.get(str(request.get("action")))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.holding import Holding
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable, complain, printable
+from avault.nostr import to_npub
 from avault.process import is_hardened, meet
 from avault.signer.question import accept_token
 from avault.vault.seal import make_envelope, request_code, seal_keys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.protocol import Message
+    from avault.vault.records import Vault
     from avault.vault.store import Store
 
 
@@ -40,7 +42,7 @@ async def ask_operator(
     code = request_code(token)
     holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
     said = f"{sentence}, code {code}. Approve only if you want that."
-    envelope = make_envelope(store.keys, vault.operator, title, said, token)
+    envelope = make_envelope(store.keys, pairing.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
@@ -63,7 +65,7 @@ def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, st
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
-    """If the operator agrees, seal the agent's key once more, for a custodian; tell what came of it.
+    """If the operator agrees, seal the agent's key for a custodian too; tell what came of it.
 
     What opens that goes to the helper's process alone, through the socket `fd`.
     """
@@ -78,6 +80,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             said = {"op": "custody", "for": f"add {custodian}, {message['kind']}"}
             holding.log.write(said, message["caller"], "ok")
             vault = store.vault
+            refuse_stranger(vault, message)
             question = describe_entrusting(vault.name, holding.host, message)
             await ask_operator(holding, store, message, *question)
             if not is_hardened(pid):
@@ -93,6 +96,17 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             if helper:
                 helper.close()
     tell_of_change(holding, message, sealed, failed)
+
+
+def refuse_stranger(vault: Vault, message: Message) -> None:
+    """Raise Denied for the phone of somebody who is no operator of the vault."""
+    known = vault.fact(f"operator/{message['custodian']}")
+    whose = message["settings"].get("operator")
+    if message["kind"] == "phone" and (not known or to_npub(known) != whose):
+        raise Denied(
+            f"no operator {message['custodian']} of this vault has that key",
+            "add the operator first: avault operator add NPUB --name NAME",
+        )
 
 
 def explain_change(error: Exception) -> AvaultError:

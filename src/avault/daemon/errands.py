@@ -54,12 +54,20 @@ def start_met(command: list[str], stdout: int) -> tuple[subprocess.Popen[bytes],
     return process, door
 
 
+def asks_phones(content: dict[str, Any]) -> bool:
+    """Whether a custodian reaches people by their phones, wherever they are."""
+    members = content["settings"].get("of", "") if content["kind"] == "quorum" else ""
+    return content["kind"] == "phone" or any(
+        word.startswith("phone:") for word in members.split(",")
+    )
+
+
 class Helper:
     """A custodian's helper on its errand: a process, and the `door` to it."""
 
     PERSON_TIME, TIME = 120.0, 30.0  # seconds for an errand with a person, and without
     # kinds whose person prints and types, or that ask several
-    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0}
+    LONGER: ClassVar[dict[str, float]] = {"paper": 1800.0, "quorum": 600.0, "phone": 3600.0}
 
     def __init__(
         self,
@@ -78,14 +86,22 @@ class Helper:
             "bound": bind(content["vault"], agent, name),
             "account": f"{places.id}:{content.get('account') or name}",
             "purpose": purpose,
+            "title": content["name"],
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
-            "limit": person_time if reach.is_there() else self.TIME,
+            "limit": person_time if reach.is_there() or asks_phones(content) else self.TIME,
             **reach.fields,
         }
         self.limit = float(request["limit"])
         command = own_command("custodian", action, content["kind"])
         self.process, self.door = start_met(command, stdout)
         self.door.sendall(encode_frame(request))
+
+    def tell(self, is_wanted: bool) -> None:
+        """Let it know whether anybody waits for its answer."""
+        try:
+            self.door.send(b"1" if is_wanted else b"0")
+        except OSError:
+            pass  # it has ended
 
     def end(self) -> None:
         """Let it go; where it is still at work, it is stopped, and leaves the terminal as it was."""
@@ -138,17 +154,16 @@ async def run_errand(
 
 
 async def try_custodian(
-    places: Places, content: dict[str, Any], reach: Reach, candidate: bool = False
+    places: Places, content: dict[str, Any], reach: Reach, which: str = ""
 ) -> dict[str, Any]:
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
-    A `candidate` is one whose file does not count yet. The unlock key passes from helper to trial,
+    A "candidate" is one whose file does not count yet, a "staged" one is of a key that does not.
+    The unlock key passes from helper to trial,
     through a socket that the trial makes when it is hardened: what it is started with, others of
     the same user could take before (see `meet`).
     """
-    command = own_command(
-        "trial", places.dir, content["custodian"], "candidate" if candidate else ""
-    )
+    command = own_command("trial", places.dir, content["custodian"], which)
     ours, theirs = socket.socketpair()
     with theirs:
         trial, door = start_met(command, theirs.fileno())

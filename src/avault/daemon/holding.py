@@ -10,7 +10,9 @@ from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
 from avault.daemon.autolock import AutoLock
 from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
+from avault.daemon.errands import asks_phones
 from avault.daemon.log import AccessLog
+from avault.daemon.phones import Renewal
 from avault.daemon.ratchet import Ratchet
 from avault.daemon.registering import register
 from avault.daemon.reporter import Reporter
@@ -21,10 +23,10 @@ from avault.places import Places
 from avault.process import place_name
 from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
-from avault.vault.own_files import encode_file, read_hints
-from avault.vault.presence import read_unlock
-from avault.vault.recovery import Recovery
-from avault.vault.seal import open_nsec
+from avault.vault.own_files import encode_file
+from avault.vault.presence import doubt_hints, read_unlock
+from avault.vault.recovery import Recovery, is_for_several, seal_recovery
+from avault.vault.seal import open_nsec, seal_nsec
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
@@ -48,18 +50,22 @@ class Holding:
         self.contact = Contact(places, reporter)
         self.ratchet = Ratchet(places, self.host, reporter)
         self.recovery = Recovery(places, self.host)
+        self.renewal = Renewal(places, self.host, reporter)
         self.autolock = AutoLock(limits)
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
         self.consent = Consent()
+        self.custodian: str | None = None  # by which it was opened, if by one
         self.serving = asyncio.Lock()  # one key at a time
 
     # -- opening it
 
-    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
-        """Obtain the key and serve the vault."""
-        await self.serve(custodian, *await self.obtain(custodian), accept_rollback)
+    async def open(
+        self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
+    ) -> None:
+        """Obtain the key and serve the vault; see `serve`."""
+        await self.serve(custodian, *await self.obtain(custodian), accept_rollback, is_late)
 
     async def obtain(self, custodian: Way) -> tuple[Keys, dict[str, Any], bool]:
         """The agent's key, the content that it was obtained by, and whether that is this machine's.
@@ -67,7 +73,7 @@ class Holding:
         What was read before the phone was asked counts to the end: meanwhile others may write to
         the disk, and ask too. Raises AvaultError.
         """
-        content, own = read_unlock(self.places)
+        content, own = read_unlock(self.places, custodian.operator)
         keys = await custodian.obtain(content)
         # The envelope binds agent and operator: before anything is sealed for an operator, it must
         # be the one.
@@ -101,7 +107,8 @@ class Holding:
             if self.store:
                 await self.take_answer(self.store, custodian, keys, content)
             elif is_late:
-                await self.use_up(keys, content, own)
+                is_phoneless = isinstance(custodian, KeptKey) and custodian.phoneless
+                await self.use_up(keys, content, own, is_phoneless, custodian.proves)
                 raise Locked(
                     "the phone approved when nobody waited any more: nothing was opened",
                     "ask again with: avault unlock",
@@ -109,11 +116,49 @@ class Holding:
             else:
                 await self.load(custodian, keys, content, own, accept_rollback)
 
-    async def use_up(self, keys: Keys, content: dict[str, Any], own: bool) -> None:
+    async def use_up(
+        self,
+        keys: Keys,
+        content: dict[str, Any],
+        own: bool,
+        is_phoneless: bool = False,
+        proves: bool = True,
+    ) -> None:
         """Turn the ratchet by an answer that opens nothing, unless the vault is open meanwhile."""
         if not self.store:
-            self.ratchet.prove()
-            await self.ratchet.turn(keys, content, also_recovery=not own)
+            self.ratchet.proven = content.get("proven")
+            if proves:
+                self.ratchet.prove()
+            recovery = None if own else self.seal_recovery(keys, content)
+            await self.ratchet.turn(keys, content, recovery)
+            await self.renew_phones(keys, content, is_phoneless)
+
+    async def renew_phones(self, keys: Keys, content: dict[str, Any], is_phoneless: bool) -> None:
+        """Make the envelopes of the other operators' phones anew, as the ratchet does with ours."""
+        await self.renewal.renew(self.store, keys, content, is_phoneless)
+
+    async def renew_own_phones(self) -> None:
+        """`renew_phones` of the open vault, as one of them was asked in a trial."""
+        if store := self.store:
+            await self.renew_phones(store.keys, self.ratchet.content, self.consent.phoneless)
+
+    def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
+        """What nsec.enc is to have: for all operators.
+
+        If the vault does not open, these are not known: one that is there stays as it is.
+        """
+        try:
+            store = self.store or Store.read(self.places, keys, content)
+        except AvaultError:
+            if is_for_several(self.places):
+                self.reporter.warnings["recovery"] = (
+                    "what the phone has answered opens nsec.enc, which stays as it is until"
+                    " the vault opens"
+                )
+                return None
+            operator = parse_npub(content["operator"])
+            return seal_nsec(keys, content["vault"], operator, content["name"], self.host)
+        return seal_recovery(keys, store.vault, self.host)
 
     async def take_answer(
         self, store: Store, custodian: Way, keys: Keys, content: dict[str, Any]
@@ -122,15 +167,15 @@ class Holding:
 
         Raises Tampered for another.
         """
-        pinned = store.vault.agent, store.vault.operator
-        if (public_hex(keys), parse_npub(content["operator"])) != pinned:
+        is_operator = parse_npub(content["operator"]) in store.vault.operators()
+        if public_hex(keys) != store.vault.agent or not is_operator:
             raise Tampered("the answer opens another vault than the one that is open")
         ratchet = self.ratchet
         if custodian.proves:
             ratchet.prove()
         if isinstance(custodian, Phone):
             ratchet.note_quickness(custodian.signer.answered_in, ratchet.content)
-        await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+        await ratchet.turn(store.keys, ratchet.content)
 
     async def load(
         self,
@@ -145,6 +190,7 @@ class Holding:
         if custodian.proves:
             self.ratchet.prove()
         custody = type(custodian).__name__
+        self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
         if isinstance(custodian, KeptKey):
             custody = f"the custodian {custodian.custodian}"
         if isinstance(custodian, Phone):
@@ -152,13 +198,18 @@ class Holding:
             custody += f", asked as {shorten_hex(custodian.signer.me)}"
         loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
         try:
-            self.begin(await loading, content, custody, is_new=not own)
+            store = await loading
+            if isinstance(custodian, KeptKey):
+                custodian.check(store.vault)
+            self.begin(store, content, custody, is_new=not own)
         finally:
             is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
-            await self.ratchet.turn(keys, content, also_recovery=is_lost)
+            recovery = self.seal_recovery(keys, content) if is_lost else None
+            await self.ratchet.turn(keys, content, recovery)
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
             self.note_consent(custodian)
+            await self.renew_phones(keys, content, self.consent.phoneless)
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -190,6 +241,7 @@ class Holding:
         )
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
+        self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
 
@@ -211,18 +263,20 @@ class Holding:
         store = self.store
         if not store or not self.consent.phoneless or self.contact.is_paired():
             raise Denied("the operator agrees by phone", "pair it with: avault pair")
+        if asks_phones(custodian.kept):
+            raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
         keys, _, _ = await self.obtain(custodian)
         if public_hex(keys) != store.vault.agent:
             raise Tampered("that custodian opens another vault")
         self.consent.give(ticket)
 
     async def note_proof(self) -> None:
-        """A custodian has just opened this vault, in a trial: one without a phone is proven by that."""
+        """A custodian has opened this vault in a trial: that proves one without a phone."""
         self.consent.first = ""
         if self.store and self.consent.phoneless and not self.ratchet.proven:
             self.ratchet.prove()
             content = self.ratchet.content
-            await self.ratchet.turn(self.store.keys, content, also_recovery=False)
+            await self.ratchet.turn(self.store.keys, content)
             self.reporter.report()
 
     # -- while it is open
@@ -281,7 +335,7 @@ class Holding:
     async def verify_recovery(self) -> None:
         """Look at nsec.enc if it has changed, and have git told if it was made anew."""
         store = self.store
-        if store and self.recovery.is_changed():
+        if store and self.recovery.is_changed(store.vault):
             was_made = await asyncio.to_thread(self.recovery.verify, store.keys, store.vault)
             self.reporter.report()
             if was_made:
@@ -289,14 +343,5 @@ class Holding:
 
     def note_hints(self) -> None:
         """Report where nip46.json differs from what the vault pins; it is never believed."""
-        try:
-            hints = read_hints(self.places.file("nip46.json"))
-            content = self.ratchet.content
-            mine = [content["agent"], content["operator"], content["name"]]
-            if [hints["agent_npub"], hints["signer_npub"], hints["name"]] != mine:
-                self.reporter.warnings["hints"] = (
-                    "nip46.json names another agent, operator or name than the vault does;"
-                    " it is not believed"
-                )
-        except AvaultError as error:
-            self.reporter.warnings["hints"] = error.message
+        if self.store and (problem := doubt_hints(self.places, self.store.vault)):
+            self.reporter.warnings["hints"] = problem

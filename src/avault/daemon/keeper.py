@@ -10,10 +10,12 @@ from avault.custody.custodians import PHONE
 from avault.daemon.asking import Caller, Question
 from avault.daemon.child import Child
 from avault.daemon.custody import Custody
+from avault.daemon.others import Phones
 from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
 from avault.process import uptime
 from avault.signer.pairing import shorten_key
+from avault.vault.rotation import complete_rotation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +49,12 @@ class Guard:
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
+        self.phones = Phones(
+            self.custody,
+            lambda: self.turn(self.state),
+            say,
+            lambda: bool(self.question.callers) and self.state != "unlocked",
+        )
 
     def current_state(self) -> str:
         """unlocked, waiting, locked or unpaired: without a phone, and without a custodian."""
@@ -103,7 +111,13 @@ class Guard:
         await self.child.leave()
         if not self.child.control:
             self.report, self.failure = {}, None
+            self.complete_rotation()
             await self.child.start()
+
+    def complete_rotation(self) -> None:
+        """Put in place what a rotation that was cut off has left; raises AvaultError."""
+        if refused := complete_rotation(self.places):
+            self.say(refused)
 
     def receive(self, message: Message) -> None:
         """A message from the keyholder."""
@@ -112,6 +126,7 @@ class Guard:
             if self.report["state"] == "unlocked" and self.state != "unlocked":
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
+                self.tidy_phones()
             is_waited_for = self.question.callers or self.report["talking"]
             self.turn(
                 "locked"
@@ -124,6 +139,16 @@ class Guard:
             pass
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
+
+    def tidy_phones(self) -> None:
+        """The vault is open: ask no other phone any more, and none of who is no operator now."""
+        opened, operators = self.report.get("custodian"), self.report.get("operators") or {}
+        if opened in self.phones.asked:
+            self.custody.note_opened(opened)
+        self.phones.end()
+        for name in self.custody.phones():
+            if self.custody.find(name)["settings"].get("operator") != operators.get(name):
+                self.custody.custodians.forget(name)
 
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
@@ -151,23 +176,36 @@ class Guard:
             return
         asks_phone = nsec is None and caller.custodian in (None, PHONE) and self.custody.has_phone()
         ways = [] if nsec is not None else self.custody.ways(caller)
-        if nsec is None and not asks_phone and not ways:
+        phones = self.custody.phones() if nsec is None and not caller.custodian else []
+        if nsec is None and not asks_phone and not ways and not phones:
             raise self.custody.nobody_here() if self.custody.has_any() else self.locked()
-        is_new = self.question.join(caller, asks_phone and not ways)
+        cards = [name for name in ways if self.custody.asks_phones(name)]
+        asks = bool(asks_phone or phones) and not ways
+        is_new = self.question.join(caller, asks or bool(cards))
         if len(self.question.callers) == 1:
             self.failure = None
+            if is_new or caller.person:
+                self.phones.begin()
         self.stay(caller)
         try:
             async with asyncio.timeout(self.question.patience(caller)):
                 await self.start()
+                if self.child.control:
+                    wish = {"accept_rollback": caller.accept_rollback}
+                    self.child.control.send({"do": "wanted", **wish})
+                    self.custody.tell_helpers(is_wanted=True)
                 if ways:
                     async with self.custody.trying:  # who comes later waits for what comes of them
                         if self.child.control and self.state != "unlocked":
-                            await self.try_ways(ways, caller, asks_phone)
+                            await self.try_ways(ways, caller, bool(asks_phone or phones))
+                if self.child.control and self.state != "unlocked" and phones:
+                    self.phones.ask(phones)
+                    await asyncio.sleep(0)  # they are tried before this machine's phone can fail
+                is_refused = self.report.get("refused") and caller.is_restrained
                 if (
                     self.child.control
                     and self.state != "unlocked"
-                    and (asks_phone or nsec is not None)
+                    and ((asks_phone and not is_refused) or nsec is not None)
                 ):
                     # who goes on waiting, again and again, makes no more cards
                     at_once = caller.stay is None
@@ -183,6 +221,9 @@ class Guard:
                         raise Locked(
                             "the vault was locked meanwhile", "ask again with: avault unlock"
                         )
+                    if phones and not asks_phone and (refused := self.phones.refusal(phones)):
+                        self.question.close(refused=isinstance(refused, Denied))
+                        raise refused
                     await self.changed.wait()
         except TimeoutError:
             raise TimedOut(
@@ -208,6 +249,8 @@ class Guard:
             except AvaultError as error:
                 self.say(f"the custodian {name} did not open the vault: {error.message}")
                 if self.custody.is_final(name, error):
+                    if self.custody.asks_phones(name):
+                        self.question.close(refused=True)
                     raise
                 failed = error
         if failed and not asks_phone:
@@ -236,6 +279,7 @@ class Guard:
         """Nobody waits for the question: have the keyholder ask no more, and listen."""
         if self.state == "unlocked":
             return
+        self.custody.tell_helpers(is_wanted=False)
         if self.child.control:
             self.child.control.send(
                 {"do": "rest", "opens_for": max(self.question.wanted_until - uptime(), 0.0)}

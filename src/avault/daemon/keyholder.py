@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 from avault.daemon.callers import describe_caller
 from avault.daemon.entrusting import entrust, part_with_phone
 from avault.daemon.holding import Holding
+from avault.daemon.operators import change_operators
 from avault.daemon.reporter import Reporter
 from avault.daemon.revoking import remove_machine
+from avault.daemon.rotating import Rotating
 from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
-from avault.errors import Locked, TimedOut, Usage, printable
+from avault.errors import Denied, Locked, TimedOut, Usage, printable
+from avault.nostr import to_npub
 from avault.places import Places
 from avault.process import room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
@@ -62,6 +65,7 @@ class Keyholder:
         self.reporter = Reporter(self.control, self.describe)
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
+        self.rotating = Rotating(self.holding)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -105,6 +109,8 @@ class Keyholder:
             spawn(self.tasks, entrust(self.holding, fd, message))
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
+        elif message["do"] == "rotate":
+            spawn(self.tasks, self.rotating.step(message, fd))
         elif message["do"] == "remove machine":
             spawn(self.tasks, remove_machine(self.holding, message))
         elif message["do"] == "proven":
@@ -113,6 +119,12 @@ class Keyholder:
             self.unlocking.ask_again()
         elif message["do"] == "look":
             spawn(self.tasks, self.look())
+        elif message["do"] == "wanted":
+            self.unlocking.want(bool(message["accept_rollback"]))
+        elif message["do"] == "operator":
+            spawn(self.tasks, change_operators(self.holding, message))
+        elif message["do"] == "renew":
+            spawn(self.tasks, self.holding.renew_own_phones())
         elif message["do"] == "rest":
             self.unlocking.rest(message["opens_for"])
         elif message["do"] == "limit":
@@ -173,6 +185,13 @@ class Keyholder:
             "name": shown.get("name"),
             "identity": shown.get("vault"),
             "consent": self.describe_consent(),
+            "custodian": self.holding.custodian,
+            "refused": isinstance(self.unlocking.refused, Denied),
+            "operators": {
+                name: to_npub(public) for name, public in store.vault.facts_of("operator").items()
+            }
+            if store
+            else None,
             "code": request_code(shown["sealed"]) if shown and not store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import PHONE, check_custodian
-from avault.daemon.errands import Helper, Reach, read_end, run_errand, try_custodian
+from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Guard
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
 
@@ -61,7 +61,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "agent": guard.report["agent_npub"],
     }
     content |= await settle_custodian(guard, content, reach)
-    if content["asks"] and not reach.is_there():
+    if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
     refuse_one_place(guard, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
@@ -71,7 +71,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     content = await entrust_to(guard, content, reach, ticket, caller)
     custody.custodians.save(content, candidate=True)
     try:
-        tried = await try_custodian(guard.places, content, reach, candidate=True)
+        tried = await try_custodian(guard.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
     except BaseException:
         await drop_candidate(guard, name)
@@ -85,6 +85,7 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
+        guard.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"]}
 
 
@@ -157,12 +158,14 @@ async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) 
 async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
     """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
 
-    Where one asks a person, only such a one can agree: another would do it by itself.
+    Where one asks a person, only such a one can agree: another would do it by itself. An operator's
+    phone agrees to nothing: it would be shown the words for an unlock.
     """
     ticket = secrets.token_hex(16)
     if guard.report.get("consent") != "custodian":
         return ticket  # the phone is asked
-    names = [name for name in guard.custody.custodians.order() if name != PHONE]
+    order = [name for name in guard.custody.custodians.order() if name != PHONE]
+    names = [name for name in order if not guard.custody.asks_phones(name)]
     asking = [name for name in names if guard.custody.asks(name)]
     failed: AvaultError = Denied(
         "nobody can agree to that",
@@ -180,16 +183,25 @@ async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
 
 
 async def entrust_to(
-    guard: Guard, content: dict[str, Any], reach: Reach, ticket: str, caller: dict[str, Any]
+    guard: Guard,
+    content: dict[str, Any],
+    reach: Reach,
+    ticket: str,
+    caller: dict[str, Any],
+    errand: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Have the keyholder give a helper an unlock key: the custodian's file, with what that opens."""
+    """Have the keyholder give a helper an unlock key: the file, with what that opens.
+
+    `errand` is what the keyholder is to do, if that is not to add the custodian.
+    """
     answer, end = socket.socketpair()
     with answer:
         with end:
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
             what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
-            wish = {"do": "entrust", **what, "caller": caller, "helper": helper.process.pid}
+            do = errand or {"do": "entrust"}
+            wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
             sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
             said = await read_end(answer, helper.limit)
         finally:
@@ -240,10 +252,16 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
 
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
-    name = str(request.get("name"))
+    name, reach = str(request.get("name")), Reach(request)
     content = guard.custody.find(name)
-    raise_outcome(await try_custodian(guard.places, content, Reach(request)))
+    if asks_phones(content):  # what was answered is made anew, and nobody is asked again and again
+        need_open(guard)
+        if not reach.is_there():
+            guard.question.pauses.check()
+    raise_outcome(await try_custodian(guard.places, content, reach))
     guard.custody.note_opened(name)
+    if guard.child.control:
+        guard.child.control.send({"do": "renew"})
     return {"name": name}
 
 
@@ -281,10 +299,10 @@ async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]
 
 
 async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
-    """Whether one of these opens the vault now; those that ask a person last, and only where one is."""
+    """Whether one of these opens the vault now; those that ask a person last, where one is."""
     for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
         with contextlib.suppress(AvaultError):
-            if not guard.custody.asks(name) or reach.is_there():
+            if guard.custody.is_reached(name, reach):
                 content = guard.custody.custodians.load(name)
                 raise_outcome(await try_custodian(guard.places, content, reach))
                 return True

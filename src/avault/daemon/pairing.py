@@ -13,25 +13,12 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Tampered
 from avault.nostr import make_keys, parse_npub, to_npub
 from avault.signer.pairing import Pairing, forget_begun, introduce, nostrconnect_uri, parse_bunker
-from avault.signer.question import NOT_PAIRED
+from avault.signer.question import NOT_PAIRED, accept_connect
 from avault.vault.own_files import read_hints
 from avault.vault.seal import request_code, seal_nsec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
-
-
-def accept_connect(secret: str) -> Callable[[str], None]:
-    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
-
-    def accept(result: str) -> None:
-        if result != "ack" and not (
-            secret and secrets.compare_digest(result.encode(), secret.encode())
-        ):
-            raise Denied("the signer answered `connect` with something else")
-
-    return accept
 
 
 def choose_relays(keyholder: Keyholder, session: Session) -> list[str]:
@@ -142,7 +129,7 @@ async def ask_for_proof(
     # was
     if store:
         content = seal_nsec(
-            store.keys, store.vault.identity, store.vault.operator, store.vault.name, holding.host
+            store.keys, store.vault.identity, pairing.operator, store.vault.name, holding.host
         )
     sentence = f"unlock {content['name']}, code {request_code(content['sealed'])}"
     session.send({"progress": "approve", "sentence": sentence})
@@ -155,7 +142,8 @@ async def ask_for_proof(
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
             ratchet.prove()
-            await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+            content = {**ratchet.content, "operator": to_npub(pairing.operator)}
+            await ratchet.turn(store.keys, content)
             holding.contact.keep(pairing)
             await holding.register()
     holding.consent.end()

@@ -69,23 +69,26 @@ class Ratchet:
         self.quick = 0
         self.reporter.warnings.pop("quick", None)
 
-    async def turn(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+    async def turn(
+        self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
+    ) -> None:
         """Replace the opened envelope by a fresh one, with a fresh sealed copy.
 
         They are for whom `content` names, which is of the open vault or of what has just been
-        opened: never what the disk says by now.
+        opened: never what the disk says by now. A `recovery` is a new content of nsec.enc.
         """
         async with self.turning:
-            await self.write(keys, content, also_recovery)
+            await self.write(keys, content, recovery)
 
-    async def write(self, keys: Keys, content: dict[str, Any], also_recovery: bool) -> None:
+    async def write(
+        self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
+    ) -> None:
         """`turn`, for who holds `turning`."""
         identity, name = content["vault"], content["name"]
         operator = parse_npub(content["operator"])
 
         def write() -> dict[str, Any]:
-            if also_recovery:
-                recovery = seal_nsec(keys, identity, operator, name, self.host)
+            if recovery:
                 write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
             fresh = {
                 **seal_nsec(keys, identity, operator, name, self.host),
@@ -97,7 +100,7 @@ class Ratchet:
 
         try:
             self.content = await asyncio.to_thread(write)
-            if also_recovery:
+            if recovery:
                 self.reporter.wrote()
             self.reporter.warnings.pop("ratchet", None)
         except AvaultError as error:
@@ -112,6 +115,6 @@ class Ratchet:
             is_turned = "ratchet" not in self.reporter.warnings
             own = self.places.own("unlock.json")
             if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
-                await self.write(keys, self.content, also_recovery=False)
+                await self.write(keys, self.content)
                 if is_turned:
                     self.reporter.warn_of_a_change("unlock.json")

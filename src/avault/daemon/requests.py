@@ -24,6 +24,7 @@ from avault.errors import AvaultError, NotFound, Usage
 from avault.vault.choosing import check_names, choose, choose_keys
 from avault.vault.formats import describe_vault, render_export, render_list, warn_of_readers
 from avault.vault.names import check_group, check_key
+from avault.vault.older import open_older
 from avault.vault.records import Vault
 from avault.vault.recovery import verify_recovery
 from avault.vault.store import Store
@@ -207,7 +208,7 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
 
 def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What is in a copy of the vault, of any generation: names and times, never values."""
-    vault = keyholder.open_store().open_copy(read_copy(keyholder, request.get("file")))
+    vault = open_older(keyholder.open_store(), read_copy(keyholder, request.get("file")))
     groups = describe_vault(vault)
     for group in groups:
         for key in group["keys"]:

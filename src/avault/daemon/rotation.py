@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import secrets
 from typing import TYPE_CHECKING
 
-from avault.daemon.errands import Reach
+from avault.custody.custodian import raise_outcome
+from avault.custody.custodians import PHONE, Custodians
+from avault.daemon.errands import Reach, run_errand, try_custodian
 from avault.daemon.keeper import Guard
-from avault.daemon.managing import agree_otherwise, need_open
-from avault.errors import printable
+from avault.daemon.managing import agree_otherwise, entrust_to, need_open
+from avault.errors import AvaultError, Denied, Usage, printable
+from avault.places import Places
+from avault.vault.presence import read_sealed
+from avault.vault.rotation import READY, Stage, drop
 
 if TYPE_CHECKING:
     from typing import Any
@@ -26,4 +35,94 @@ async def remove_machine_of(guard: Guard, request: Message, caller: dict[str, An
     return await guard.custody.change(ticket, wish) or {}
 
 
-ROTATE: dict[str, Manage] = {"remove": remove_machine_of}
+async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Give the vault a new agent's key, if the operator agrees.
+
+    Until all is sealed with it, and what custodians can be has opened it, nothing has changed.
+    """
+    need_open(guard)
+    reach, custody = Reach(request), guard.custody
+    ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
+    wish = {"do": "rotate", "step": "begin", "caller": caller}
+    begun = await custody.change(ticket, wish) or {}
+    stage = Stage(guard.places)
+    added: list[dict[str, Any]] = []
+    left: list[dict[str, str]] = []
+    try:
+        for name in (
+            each for each in custody.order() if each != PHONE and not custody.is_phone(each)
+        ):
+            try:
+                added.append(await entrust_anew(guard, stage, name, begun["agent"], reach, caller))
+            except AvaultError as error:
+                left.append({"name": name, "why": error.message})
+        if left and not added and not custody.has_phone():
+            why = "; ".join(f"{each['name']}: {each['why']}" for each in left)
+            raise Denied(f"no custodian would open the vault with the new key: {why}")
+        old = [custody.custodians.load(each["custodian"]) for each in added]
+    except BaseException:
+        await forget_keys(guard, added)
+        drop(stage.at)
+        raise
+    # from here on it is no matter whether the client stays
+    done = await asyncio.shield(asyncio.ensure_future(turn_over(guard, begun["agent"], old, added)))
+    return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
+
+
+async def turn_over(
+    guard: Guard, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Have the new key count, and custodians forget what no longer does."""
+    wish = {"do": "rotate", "step": "turn over", "agent": agent}
+    try:
+        done = await guard.custody.change(secrets.token_hex(16), wish)
+    except BaseException:
+        if not counts(guard.places, agent):
+            await forget_keys(guard, added)
+        raise
+    await forget_keys(guard, old)
+    return done or {}
+
+
+def counts(places: Places, agent: str) -> bool:
+    """Whether a new agent's key counts, though the keyholder is gone that had it."""
+    if os.path.lexists(places.own(READY)):
+        return True
+    return bool(read_sealed("unlock", places.own("unlock.json"))["agent"] == agent)
+
+
+async def forget_keys(guard: Guard, custodians: list[dict[str, Any]]) -> None:
+    """Have custodians forget what they keep; what one still has opens nothing that counts."""
+    for content in custodians:
+        with contextlib.suppress(AvaultError):
+            await run_errand(guard.places, "delete", content, Reach({}))
+
+
+async def entrust_anew(
+    guard: Guard, stage: Stage, name: str, agent: str, reach: Reach, caller: dict[str, Any]
+) -> dict[str, Any]:
+    """Have a custodian keep what opens the new key, beside what it has, and try it.
+
+    Raises AvaultError where that cannot be, as where it asks a person and none is there.
+    """
+    content = guard.custody.custodians.load(name)
+    if content["asks"] and not reach.is_there():
+        raise Usage("it asks a person, and there is no terminal")
+    if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
+        raise Usage("it keeps its key in one place, which is still needed")
+    content = {**content, "account": f"{name}-{secrets.token_hex(4)}", "agent": agent, "kept": None}
+    ticket = secrets.token_hex(16)
+    errand = {"do": "rotate", "step": "entrust", "agent": agent}
+    content = await entrust_to(guard, content, reach, ticket, caller, errand)
+    Custodians(stage).save(content)
+    try:
+        tried = await try_custodian(guard.places, content, reach, "staged")
+        raise_outcome(tried, "it has its key, and does not open the vault: {}")
+    except BaseException:
+        Custodians(stage).drop(name)
+        await forget_keys(guard, [content])
+        raise
+    return content
+
+
+ROTATE: dict[str, Manage] = {"remove": remove_machine_of, "agent": rotate_agent}

@@ -57,6 +57,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "locks_idle": guard.child.limits[1],
         "git": git,
         "custodians": guard.custody.order(),
+        "asked": guard.phones.describe(),
         "version": __version__,
     }
 
@@ -78,7 +79,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
             check_recovery(places)
     except AvaultError as error:
         pairing, problem = {}, error.message
-    unknown = ("groups", "secrets", "since", "until", "waiting", "listening")
+    unknown = ("operators", "groups", "secrets", "since", "until", "waiting", "listening")
     return {
         **dict.fromkeys(unknown),
         "agent_npub": public.get("agent"),

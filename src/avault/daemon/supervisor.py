@@ -70,6 +70,10 @@ class Supervisor:
         self.guard = Guard(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
+        try:
+            self.guard.complete_rotation()
+        except AvaultError as error:
+            say(error.message)  # told again to who unlocks
         self.stopping = asyncio.Event()
         self.managing = asyncio.Lock()  # of custodians: one change at a time
         self.tasks: set[asyncio.Task[None]] = set()

@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.obtaining import GivenKey, OperatorKey
+from avault.daemon.following import Following
+from avault.daemon.holding import Holding
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import choose_relays, prove, shake_hands
 from avault.daemon.wire import Session
@@ -32,6 +34,8 @@ from avault.vault.seal import make_envelope, seal_nsec
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from avault.daemon.keyholder import Talk
     from avault.protocol import Message
 
@@ -131,17 +135,11 @@ async def talk_pair(
     only for a closed one.
     """
     places, holding, contact = keyholder.places, keyholder.holding, keyholder.holding.contact
-    content, own = (holding.ratchet.content, True) if holding.store else read_unlock(places)
+    content, own = read_for(holding, request.get("operator"))
     is_paired = bool(contact.pairing) or os.path.lexists(places.own("pairing.json"))
     if request["op"] == "recover":
-        if (request.get("agent"), request.get("operator")) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Denied(
-                "nsec.enc is not of that agent and operator",
-                "compare with what you wrote down: nothing was asked",
-            )
+        if request.get("agent") != content["agent"] or not request.get("operator"):
+            raise not_of_them()
     elif not own and not is_paired:
         raise Locked(
             "this machine has never opened this vault, and cannot tell it from another",
@@ -195,6 +193,38 @@ async def talk_pair(
     }
 
 
+def read_for(holding: Holding, operator: str | None) -> tuple[dict[str, Any], bool]:
+    """What the phone of an operator (an npub; None: of this machine's) is to open, and whether it
+    is this machine's own; raises Denied for who is no operator of the vault."""
+    if store := holding.store:
+        content, own = holding.ratchet.content, True
+        if operator and parse_npub(operator) in store.vault.operators():
+            content = {**content, "operator": operator}
+    else:
+        content, own = read_unlock(holding.places, operator)
+    if operator not in (None, content["operator"]):
+        raise not_of_them()
+    return content, own
+
+
+def not_of_them() -> Denied:
+    """Why somebody is not asked."""
+    return Denied(
+        "nsec.enc is not of that agent and operator",
+        "compare with what you wrote down: nothing was asked",
+    )
+
+
+async def talk_recover(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Open a copy of a vault here, also one whose agent's key another machine has rotated."""
+    if keyholder.holding.store:
+        raise Denied("the vault is open", "avault lock, then: avault recover")
+    with Following(keyholder.places):
+        return await talk_pair(keyholder, session, request, private)
+
+
 async def talk_open(
     keyholder: Keyholder, session: Session, request: Message, private: Message
 ) -> Message:
@@ -224,7 +254,7 @@ async def talk_drill(
     token, vault = secrets.token_hex(32), store.vault
     envelope = make_envelope(
         store.keys,
-        vault.operator,
+        pairing.operator,
         "a drill: REJECT this one",
         "avault: this is a drill. REJECT this one.",
         token,
@@ -241,7 +271,7 @@ async def talk_drill(
     pairing.by_itself = not refused
     contact.keep(pairing)
     ratchet.forget_quickness()
-    await ratchet.turn(store.keys, ratchet.content, also_recovery=False)
+    await ratchet.turn(store.keys, ratchet.content)
     keyholder.reporter.report()
     return {"ok": True, "refused": refused, "seconds": signer.answered_in}
 
@@ -250,6 +280,6 @@ TALKS: dict[str, Talk] = {
     "init": talk_init,
     "open": talk_open,
     "pair": talk_pair,
-    "recover": talk_pair,
+    "recover": talk_recover,
     "drill": talk_drill,
 }

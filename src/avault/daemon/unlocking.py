@@ -7,6 +7,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from avault.custody.custodian import read_answer
 from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.errands import read_whole
@@ -48,7 +49,11 @@ class Unlocking:
         self.is_out = False  # the phone may have the question
         self.talking = self.resume = False
         self.tasks: set[asyncio.Task[None]] = set()
-        self.trying = 0  # custodians that are tried
+        # custodians that are tried, and those of them that are phones
+        self.trying = self.phones = 0
+        self.is_left = False  # nobody waits any more
+        # what this machine's phone said, while other operators' phones are still asked
+        self.refused: AvaultError | None = None
 
     # -- what the supervisor wants
 
@@ -56,6 +61,8 @@ class Unlocking:
         """Obtain the key: begin with it, or go on with the question that the phone may have."""
         others = self.is_asked and self.is_attended
         self.is_asked, self.accept_rollback = True, bool(message.get("accept_rollback"))
+        self.refused, self.is_left = None, False
+        self.reporter.warnings.pop("refused", None)
         self.is_attended = others or not message.get("unattended")
         if not self.talking and not self.task and not self.holding.store:
             self.begin(fd)
@@ -87,6 +94,10 @@ class Unlocking:
         if signer := self.holding.contact.signer:
             signer.ask_again()
 
+    def want(self, accept_rollback: bool) -> None:
+        """Somebody waits for the key, however it comes."""
+        self.is_left, self.accept_rollback = False, accept_rollback
+
     def rest(self, opens_for: float) -> None:
         """Nobody waits any more: ask no more, and listen, if the phone can have the question.
 
@@ -94,23 +105,24 @@ class Unlocking:
         ratchet.
         """
         self.is_asked, self.accept_rollback, self.opens_until = False, False, uptime() + opens_for
+        self.is_left = True
         self.note_question()
         signer = self.holding.contact.signer
         if self.talking:
             self.resume = self.is_out
-        elif self.is_out and signer and self.task:
+        elif signer and self.task and (self.is_out or self.trying):
             signer.rest()
             self.reporter.report()
         elif signer and self.task and signer.busy:
             spawn(self.tasks, self.rest_when_known(signer))
-        elif not self.holding.store:
+        elif not self.holding.store and not self.trying:
             self.ended.set()
 
     async def rest_when_known(self, signer: RemoteSigner) -> None:
         """Rest once a relay has taken the question that is on its way, or has had its time."""
-        while signer.busy and not signer.requests and not self.is_asked:
+        while signer.busy and not signer.requests and self.is_left:
             await asyncio.sleep(0.05)
-        if not self.is_asked:
+        if self.is_left:
             self.rest(self.opens_until - uptime())
 
     def note_question(self) -> None:
@@ -121,7 +133,9 @@ class Unlocking:
     def is_waiting(self) -> bool:
         """Whether the phone is asked, for the key or in a talk, and not only listened to."""
         is_wanted = self.is_asked or self.talking or not self.task
-        return bool(self.holding.contact.signer and is_wanted)
+        return bool(
+            (self.holding.contact.signer and is_wanted) or (self.phones and not self.is_left)
+        )
 
     # -- what talks want
 
@@ -145,9 +159,13 @@ class Unlocking:
             self.task.cancel()
             self.task, self.resume = None, True
 
-    async def open(self, custodian: Way, accept_rollback: bool = False) -> None:
+    async def open(
+        self, custodian: Way, accept_rollback: bool = False, is_late: bool = False
+    ) -> None:
         """Obtain the key in another way than by the question, and serve the vault."""
-        await self.holding.open(custodian, accept_rollback)
+        await self.holding.open(custodian, accept_rollback, is_late)
+        self.refused = None
+        self.reporter.warnings.pop("refused", None)
         if self.task and self.task is not asyncio.current_task():
             self.task.cancel()  # it waits for a key that is here
 
@@ -169,11 +187,26 @@ class Unlocking:
                 await self.open_by_phone()
         except Exception as error:
             if not self.holding.store:
-                self.reporter.fail(complain(error))
-                self.ended.set()
+                self.refused = complain(error)
         finally:
             if self.task is asyncio.current_task():
                 self.task = None
+            self.give_up()
+
+    def give_up(self) -> None:
+        """End, where the phone's question was in vain and nothing else is tried.
+
+        Else it is said: another operator may still approve.
+        """
+        if self.holding.store or not self.refused:
+            return
+        if not self.trying:
+            self.reporter.fail(self.refused)
+            self.ended.set()
+            return
+        said = f"this machine's phone did not open the vault: {self.refused.message}"
+        self.reporter.warnings["refused"] = f"{said}; other operators' phones are asked"
+        self.reporter.report()
 
     async def try_custodian(self, message: Message, fd: int) -> None:
         """Open the vault with what a custodian's helper answers through `fd`; tell what came of it.
@@ -181,23 +214,32 @@ class Unlocking:
         With a `ticket` it is open, and who opens it with the custodian agrees to that change.
         """
         holding, name, failed = self.holding, str(message["custodian"]), None
-        self.trying += 1
+        is_phone = message.get("kind") == "phone"
+        self.trying, self.phones = self.trying + 1, self.phones + is_phone
+        self.reporter.report()
         try:
+            kept = Custodians(holding.places).load(name)  # what lies there when it is asked counts
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
-            custodian = KeptKey(name, Custodians(holding.places).load(name), answer)
+            custodian = KeptKey(name, kept, answer)
             if ticket := message.get("ticket"):
                 await holding.agree(custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
-                await self.open(custodian, bool(message.get("accept_rollback")))
+                is_late = is_phone and self.is_left and uptime() >= self.opens_until
+                is_late = is_late or read_answer(answer).get("old") is True
+                accepts = self.accept_rollback if is_phone else bool(message["accept_rollback"])
+                await self.open(custodian, accepts, is_late)
         except Exception as error:
             failed = complain(error).to_dict()["error"]
         finally:
-            self.trying -= 1
+            self.trying, self.phones = self.trying - 1, self.phones - is_phone
         if not message.get("ticket"):
             self.note_custodian(name, bool(message.get("asks")), failed)
-        self.reporter.control.send({"tried": name, "failed": failed})
+        self.reporter.control.send({"tried": message["number"], "failed": failed})
+        self.give_up()
+        if self.is_left and not (self.holding.store or self.task or self.trying or self.talking):
+            self.ended.set()
 
     def note_custodian(self, name: str, asks: bool, failed: dict[str, Any] | None) -> None:
         """Say in `status` what a custodian did."""

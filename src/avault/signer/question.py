@@ -8,7 +8,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import Tampered
+from avault.errors import Denied, Tampered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,6 +79,18 @@ def accept_token(token: str) -> Callable[[str], None]:
     def accept(result: str) -> None:
         if token not in result:
             raise Tampered("the signer answered with something else")
+
+    return accept
+
+
+def accept_connect(secret: str) -> Callable[[str], None]:
+    """What counts as a result of `connect` to a bunker: "ack", or its secret (NIP-46)."""
+
+    def accept(result: str) -> None:
+        if result != "ack" and not (
+            secret and secrets.compare_digest(result.encode(), secret.encode())
+        ):
+            raise Denied("the signer answered `connect` with something else")
 
     return accept
 

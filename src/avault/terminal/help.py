@@ -48,8 +48,9 @@ getting in, looking after
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
   custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
-  rotate report                        what is to be set anew after a loss
+  rotate agent|report                  a new agent's key; and what is to be set anew after a loss
   keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from avault.errors import Usage
+from avault.errors import Usage, printable
 from avault.plain import MAX_VALUE
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ def check_key(name: object) -> str:
         return name
     hint = "a letter or _, then up to 127 of A-Z a-z 0-9 _, as in: avault set openai --key API_KEY"
     raise Usage("not a key name", hint)
+
+
+def check_operator(name: object) -> str:
+    """`name` if an operator or a custodian can have it: [a-z0-9][a-z0-9-]{0,31}; raises Usage."""
+    if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name):
+        return name
+    hint = "up to 32 lower case letters, digits and -, as in: --name office-hsm"
+    raise Usage(f"not a name: {printable(str(name))!r}", hint)
 
 
 def check_value(value: object) -> str:

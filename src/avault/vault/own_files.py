@@ -30,7 +30,7 @@ SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": 
 FIELDS: dict[str, dict[str, Any]] = {
     # of each kind of file, with their types
     "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
-    "nsec": SEALED,
+    "nsec": {**SEALED, "others": list, "rotated": list},
     "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
     "pairing": {
         "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
@@ -50,6 +50,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     "recovery": {"hash": str},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
 }  # fmt: skip
+
+# what a file has only where there is some
+OPTIONAL = {"others", "rotated"}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -75,9 +78,9 @@ def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
         content = json.loads(data)
         if content["type"] == f"avault/{kind}" and content["version"] == 1:
             del content["type"], content["version"], content["checksum"]
-            right = content.keys() == fields.keys() and all(
-                is_of_type(content[name], fields[name]) for name in fields
-            )
+            missing = fields.keys() - content.keys()
+            right = content.keys() <= fields.keys() and missing <= OPTIONAL
+            right = right and all(is_of_type(content[name], fields[name]) for name in content)
             if right and encode_file(kind, content) == data:
                 return dict(content)
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -176,7 +179,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "socket", "python", "unsaved.enc", "damaged.enc",
+    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc",
 )  # fmt: skip
 
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line

@@ -9,8 +9,9 @@ from avault.errors import AvaultError, NotFound, Tampered
 from avault.nostr import to_npub
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
-from avault.vault.own_files import NAME_CHARACTERS, decode_file
+from avault.vault.own_files import NAME_CHARACTERS, decode_file, read_hints
 from avault.vault.records import Vault
+from avault.vault.statements import find_successor
 
 if TYPE_CHECKING:
     from typing import Any
@@ -95,24 +96,34 @@ def read_vault(places: Places) -> bytes:
         ) from None
 
 
-def read_unlock(places: Places) -> tuple[dict[str, Any], bool]:
+def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, Any], bool]:
     """What the phone is to be asked for, and whether it is this machine's own.
 
-    unlock.json, or nsec.enc where there is none. Raises NotFound, Tampered.
+    unlock.json, or nsec.enc where there is none, or one for another than this `operator` (an npub;
+    None: whoever it is for). Raises NotFound, Tampered, and Locked where
+    the agent's key was rotated on another machine.
     """
-    try:
-        return read_sealed("unlock", places.own("unlock.json")), True
-    except NotFound:
-        pass
+    own = None
+    if is_file_there(path := places.own("unlock.json")):
+        own = read_sealed("unlock", path)
+        if successor := find_successor(places, own["vault"], own["agent"], own["operator"]):
+            raise successor
+        if operator in (None, own["operator"]) or not is_file_there(places.file("nsec.enc")):
+            return own, True
     if not is_file_there(places.file("nsec.enc")):
         raise no_vault(places)
-    return read_sealed("nsec", places.file("nsec.enc")), False
+    whole = read_sealed("nsec", places.file("nsec.enc"))
+    found = as_operator(whole, operator or whole["operator"])
+    if own and not found:
+        return own, True
+    return found or {name: each for name, each in whole.items() if name != "others"}, False
 
 
 def read_sealed(kind: str, path: str) -> dict[str, Any]:
     """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
     content = decode_file(kind, read_file(path), path)
-    npubs = [content["agent"], content["operator"]]
+    others = others_of(content)
+    npubs = [content["agent"], content["operator"], *(each["operator"] for each in others)]
     if (
         all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
         and set(content["name"]) <= NAME_CHARACTERS
@@ -121,7 +132,44 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
     raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
 
 
+def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
+    """What nsec.enc's content has for the other operators; raises Tampered."""
+    others: list[Any] = content.get("others", [])
+    for other in others:
+        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
+        if not is_whole or not all(isinstance(each, str) for each in other.values()):
+            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
+    return others
+
+
+def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None:
+    """What one operator (an npub) opens of nsec.enc's content; None for a stranger."""
+    found = {name: value for name, value in content.items() if name != "others"}
+    if operator == content["operator"]:
+        return found
+    for other in others_of(content):
+        if other["operator"] == operator:
+            return {**found, **other}
+    return None
+
+
 def is_of(vault: Vault, content: dict[str, Any]) -> bool:
     """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's."""
-    named = (content["vault"], content["name"], content["operator"])
-    return (vault.identity, vault.name, to_npub(vault.operator)) == named
+    named = (content["vault"], content["name"])
+    operators = [to_npub(each) for each in vault.operators()]
+    return (vault.identity, vault.name) == named and content["operator"] in operators
+
+
+def doubt_hints(places: Places, vault: Vault) -> str:
+    """What is wrong with nip46.json beside a vault that is open; "" for nothing."""
+    try:
+        hints = read_hints(places.file("nip46.json"))
+    except AvaultError as error:
+        return error.message
+    operators = [to_npub(each) for each in vault.operators()]
+    named = hints["agent_npub"], hints["name"]
+    if named == (to_npub(vault.agent), vault.name) and hints["signer_npub"] in operators:
+        return ""
+    return (
+        "nip46.json names another agent, operator or name than the vault does; it is not believed"
+    )

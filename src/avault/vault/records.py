@@ -154,6 +154,10 @@ class Vault:
             if name.partition("/")[0] == kind
         }
 
+    def operators(self) -> list[str]:
+        """The operators' public keys (hex), first the one that the vault was made for."""
+        return [self.operator, *(key for _, key in sorted(self.facts_of("operator").items()))]
+
     def state(self, name: str, value: str | None, now: int, machine: str) -> None:
         """Note a fact, or with None take it away; it belongs to the machine's next write."""
         if value is None:

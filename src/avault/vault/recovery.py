@@ -14,13 +14,22 @@ from avault.nostr import decrypt, to_npub
 from avault.places import Places, sha256
 from avault.vault.files import FileChanged, has_bytes, look_at, read_file, write_file
 from avault.vault.own_files import decode_file, encode_file
-from avault.vault.presence import read_sealed
+from avault.vault.presence import as_operator, others_of, read_sealed
 from avault.vault.records import Vault
 from avault.vault.seal import open_nsec, seal_nsec
+from avault.vault.statements import find_successor, statements_of
 from avault.vault.work_tree import is_git_at_work
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from avault.nostr import Keys
+
+
+def carry(vault: Vault) -> dict[str, list[str]]:
+    """What nsec.enc has besides the key: that the agents before have said who takes their place."""
+    statements = statements_of(vault)
+    return {"rotated": statements} if statements else {}
 
 
 def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
@@ -28,14 +37,37 @@ def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
 
     The agent's key opens the envelope as the operator's does (NIP-44): nobody is asked.
     """
-    content = decode_file("nsec", data, "nsec.enc")
+    whole = decode_file("nsec", data, "nsec.enc")
     names = (vault.identity, vault.name, to_npub(vault.operator), to_npub(vault.agent))
-    if (content["vault"], content["name"], content["operator"], content["agent"]) != names:
+    if (whole["vault"], whole["name"], whole["operator"], whole["agent"]) != names:
         raise Tampered("nsec.enc is of another vault, agent or operator")
+    wanted = [to_npub(operator) for operator in vault.operators()]
+    if [whole["operator"], *(str(other["operator"]) for other in others_of(whole))] != wanted:
+        raise Tampered("nsec.enc is not for the operators that the vault has")
     try:
-        open_nsec(content, decrypt(keys, vault.operator, content["envelope"]))
+        for operator in vault.operators():
+            content = as_operator(whole, to_npub(operator)) or whole
+            open_nsec(content, decrypt(keys, operator, content["envelope"]))
     except (Tampered, ValueError):
         raise Tampered("nsec.enc does not open") from None
+
+
+def is_for_several(places: Places) -> bool:
+    """Whether nsec.enc is for several operators, as far as it tells."""
+    try:
+        return bool(others_of(read_sealed("nsec", places.file("nsec.enc"))))
+    except AvaultError:
+        return False
+
+
+def seal_recovery(keys: Keys, vault: Vault, host: str) -> dict[str, Any]:
+    """What is in nsec.enc: for each operator an envelope of its own, and what that opens."""
+    first, *others = [
+        seal_nsec(keys, vault.identity, operator, vault.name, host)
+        for operator in vault.operators()
+    ]
+    told = [{name: other[name] for name in ("operator", "envelope", "sealed")} for other in others]
+    return {**first, **({"others": told} if told else {}), **carry(vault)}
 
 
 class Recovery:
@@ -48,11 +80,13 @@ class Recovery:
         self.places, self.host = places, host
         self.seen: tuple[int, ...] | None = ()
         self.digest = self.warning = ""
+        self.operators: list[str] = []  # whom it was verified for
         self.was_made = False  # anew, since the vault was opened
 
-    def is_changed(self) -> bool:
-        """Whether the file is another than the one that was verified."""
-        return look_at(self.places.file("nsec.enc")) != self.seen
+    def is_changed(self, vault: Vault) -> bool:
+        """Whether the file, or for whom it is, is another than what was verified."""
+        is_same = look_at(self.places.file("nsec.enc")) == self.seen
+        return not is_same or self.operators != vault.operators()
 
     def verify(self, keys: Keys, vault: Vault) -> bool:
         """Verify the file, and make it anew if it does not open: whether that was so.
@@ -61,6 +95,7 @@ class Recovery:
         """
         path = self.places.file("nsec.enc")
         seen, problem, over = look_at(path), None, None
+        self.operators = vault.operators()
         try:
             if os.path.islink(path):
                 raise Tampered("nsec.enc is a link")
@@ -74,13 +109,14 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
+        if successor := find_successor(self.places, vault.identity, vault.agent):
+            self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
+            return False
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
             self.warning, self.was_made = f"{problem.message}; it is looked at again", False
             return False
         try:
-            data = encode_file(
-                "nsec", seal_nsec(keys, vault.identity, vault.operator, vault.name, self.host)
-            )
+            data = encode_file("nsec", seal_recovery(keys, vault, self.host))
             write_file(path, data, over=over)  # what a git pull brings meanwhile is looked at first
             self.seen = look_at(path)
             self.note(data)

@@ -13,6 +13,7 @@ from avault.vault.machine import Machine, read_pin
 from avault.vault.presence import is_of, read_vault
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
+from avault.vault.statements import explain_stranger
 from avault.vault.unsaved import Unsaved
 from avault.vault.work_tree import is_amid_git, is_git_at_work
 
@@ -199,7 +200,7 @@ class Store:
             if self.unsaved.digest and self.seen:
                 self.unsaved.forget()
         except AvaultError as error:
-            self.trouble = error
+            self.trouble = explain_stranger(self.places, self.vault, error)
             if not isinstance(error, Tampered):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 

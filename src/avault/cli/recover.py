@@ -1,0 +1,127 @@
+"""avault recover: a copy of a vault, opened on a machine that never had it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from avault.cli.ceremony import Ceremony, read_bunker
+from avault.cli.custody import Person, parse_settings
+from avault.cli.pair import PAIRING, add_first
+from avault.client import ask_daemon
+from avault.custody.prompt import Prompt
+from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.nostr import parse_npub, to_npub
+from avault.terminal.commands import command, option
+from avault.terminal.talk import confirm, say
+from avault.terminal.terminal import Terminal
+from avault.terminal.words import parse_duration
+from avault.vault.presence import as_operator, is_file_there, read_sealed
+from avault.vault.statements import is_superseded
+
+
+@command(
+    "recover",
+    option("--agent"),
+    option("--signer-npub"),
+    option("--operator-key"),
+    option("--with", "custodian"),
+    option("--setting", "settings", multiple=True),
+    *PAIRING,
+)
+def cmd_recover(
+    terminal: Terminal,
+    agent: str | None,
+    signer_npub: str | None,
+    operator_key: str | None,
+    custodian: str | None,
+    settings: tuple[str, ...],
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
+                      [--qr FILE.png] [--timeout D] [--no-drill]
+           avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
+                      [--with KIND [--setting SETTING=VALUE]…]
+
+    Opens a copy of a vault directory on a machine that never had it: pairs, has
+    the phone open nsec.enc, and writes what this machine needs from then on.
+    Compare the two npubs with what you know: this machine has nothing to
+    compare them with. --operator-key - reads the operator's own key instead,
+    from the terminal or stdin: the one of a recovery kit. It also opens a vault
+    that this machine knows, and whose custodian is gone; --with lets another one
+    open it from then on. Where another machine has rotated the agent's key, this one
+    goes over to the new key, by the pairing that it has.
+
+      git clone … ~/clawd && avault recover
+    """
+    if operator_key not in (None, "-"):
+        raise Usage(
+            "a key on the command line stands in the process list", "type it: --operator-key -"
+        )
+    places = terminal.places
+    path = places.file("nsec.enc")
+    if not is_file_there(path):
+        raise NotFound(
+            f"no vault in {places.dir}", "copy or clone one there, or name another with --dir"
+        )
+    whole = read_sealed("nsec", path)
+    wanted = to_npub(parse_npub(signer_npub)) if signer_npub else whole["operator"]
+    content = as_operator(whole, wanted) or whole
+    own = places.own("unlock.json")
+    is_known = os.path.lexists(own) and not is_superseded(places, read_sealed("unlock", own))
+    if operator_key is None and is_known:
+        raise AvaultError(
+            "this machine knows the vault already",
+            "open it with: avault unlock, or pair anew with: avault pair --replace",
+        )
+    say(f"agent:    {content['agent']}")
+    say(f"operator: {content['operator']}")
+    if not os.path.lexists(places.own("unlock.json")):
+        say(
+            "this machine has never opened this vault: no pin exists yet that would show an older "
+            "copy, or another one"
+        )
+    if (agent is None) != (signer_npub is None):
+        raise Usage("--agent and --signer-npub go together")
+    if agent is None and not confirm("avault: are these your agent and your operator?"):
+        raise Denied(
+            "not confirmed", "compare, then: avault recover --agent NPUB --signer-npub NPUB"
+        )
+    given = (to_npub(parse_npub(agent)), wanted) if agent is not None else None
+    if given not in (None, (content["agent"], content["operator"])):
+        raise Denied(
+            "the vault is of another agent or operator",
+            "nothing was asked; is this the right copy?",
+        )
+    terminal.need_daemon()
+    if operator_key is not None:
+        told = parse_settings(settings)
+        key = {"operator_nsec": read_kit()}
+        answer = ask_daemon(places, "open", value=key, private=True)
+        if custodian is not None:
+            return add_first(terminal, custodian, told, answer["ticket"])
+        say(
+            "the vault is open; pair it with your phone: avault pair, or see: avault recover --help"
+        )
+        return 0
+    talk = Ceremony(terminal, qr)
+    fields = {
+        "relays": list(relays),
+        "agent": content["agent"],
+        "operator": content["operator"],
+        "timeout": parse_duration(timeout),
+    }
+    talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
+    return 0 if no_drill else talk.drill()
+
+
+def read_kit() -> str:
+    """The key of a recovery kit, from the terminal, where it is not echoed, or from stdin."""
+    if sys.stdin.isatty():
+        with Person() as person:
+            return Prompt(person["terminal"]).ask("the key of the recovery kit (nsec1…)")
+    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()

@@ -1,0 +1,79 @@
+"""The operators of a vault besides the first: who they are is kept in the vault itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
+from avault.daemon.holding import Holding
+from avault.errors import Denied, NotFound, Usage, printable
+from avault.nostr import parse_npub, to_npub
+from avault.vault.names import check_operator
+from avault.vault.records import Vault
+from avault.vault.recovery import seal_recovery
+
+if TYPE_CHECKING:
+    from avault.protocol import Message
+    from avault.vault.store import Store
+
+
+async def change_operators(holding: Holding, message: Message) -> None:
+    """If the operator agrees, have another one, or one less; tell what came of it."""
+    failed = None
+    try:
+        store = holding.store
+        if not store or not holding.log:
+            raise Denied("only an open vault can have other operators", "open it: avault unlock")
+        name, npub = check_operator(message["name"]), message.get("npub")
+        public = parse_npub(npub) if npub else None
+        refuse_wrong(store.vault, name, public)
+        verb = "add" if public else "remove"
+        said = {"op": "operator", "for": f"{verb} {name}"}
+        holding.log.write(said, message["caller"], "ok")
+        await ask_operator(holding, store, message, *describe_operator(store.vault, name, public))
+        await write_operators(holding, store, name, public)
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, None, failed)
+
+
+def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
+    """Raise Usage, NotFound where an operator cannot be added, or is not there."""
+    known = vault.fact(f"operator/{name}")
+    if not public and not known:
+        raise NotFound(f"there is no operator {name}", "see who there is: avault operator list")
+    if public and known:
+        raise Usage(f"there is an operator {name} already", "choose another name: --name NAME")
+    if public and public in vault.operators():
+        raise Usage("that is an operator of this vault already", "see: avault operator list")
+    if public == vault.agent:
+        raise Usage("that is the agent's own key", "an operator's is the one in a phone")
+
+
+def describe_operator(vault: Vault, name: str, public: str | None) -> tuple[str, str]:
+    """The title and the sentence by which a change of the operators is agreed to."""
+    who = f"{name} ({to_npub(public)})" if public else name
+    if public:
+        sentence = f"avault: let {who} approve for {vault.name} as you do, on every machine"
+        return f"{name} as an operator of {vault.name}", sentence
+    sentence = f"avault: {who} approves no more for {vault.name}, on any machine"
+    return f"{vault.name} without {name}", sentence
+
+
+async def write_operators(holding: Holding, store: Store, name: str, public: str | None) -> None:
+    """Write the vault with the change, then nsec.enc, which is for all of them."""
+
+    def change(vault: Vault) -> None:
+        refuse_wrong(vault, name, public)
+        vault.state(f"operator/{name}", public, int(time.time()), store.machine)
+
+    await holding.writer.change(store, change)
+    recovery = await asyncio.to_thread(
+        seal_recovery, store.keys, store.vault, printable(holding.host)
+    )
+    await holding.ratchet.turn(store.keys, holding.ratchet.content, recovery)
+    await holding.verify_recovery()
+    holding.reporter.wrote()
+    holding.reporter.report()

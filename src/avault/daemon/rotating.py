@@ -1,0 +1,251 @@
+"""A new agent's key: the phone opens an envelope of it before anything is sealed anew.
+
+The steps are the supervisor's, as custodians' helpers are. Until the last one nothing that counts
+has changed, and the new key is here alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from avault.custody.custodians import PHONE, Custodians
+from avault.daemon.entrusting import explain_change, tell_of_change
+from avault.daemon.holding import Holding
+from avault.daemon.log import AccessLog
+from avault.daemon.phones import renew_phones
+from avault.errors import Denied, Locked, Tampered, Unavailable
+from avault.nostr import make_keys, parse_npub, public_hex, to_npub
+from avault.places import Places, sha256
+from avault.process import is_hardened, meet
+from avault.signer.pairing import Pairing
+from avault.vault.files import read_file, write_file
+from avault.vault.formats import render_time
+from avault.vault.marks import add_mark
+from avault.vault.older import keep_old_key
+from avault.vault.own_files import encode_file, encode_hints, read_hints
+from avault.vault.presence import read_sealed
+from avault.vault.recovery import Recovery, seal_recovery
+from avault.vault.rotation import (
+    LOGS,
+    Stage,
+    begin_stage,
+    commit,
+    complete_rotation,
+    hash_file,
+    name_of_logs,
+)
+from avault.vault.seal import (
+    make_envelope,
+    open_nsec,
+    open_vault,
+    request_code,
+    seal_keys,
+    seal_nsec,
+    seal_vault,
+)
+from avault.vault.store import Store
+from avault.vault.work_tree import is_amid_git, is_git_at_work
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.nostr import Keys
+    from avault.protocol import Message
+    from avault.vault.records import Vault
+
+
+class Rotating:
+    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts."""
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding = holding
+        self.fresh: Keys | None = None
+
+    async def step(self, message: Message, fd: int | None) -> None:
+        """One of the steps, by the message's `step`; tell what came of it."""
+        came, failed = None, None
+        try:
+            if message["step"] == "begin":
+                came = await self.begin(message)
+            elif message["step"] == "entrust" and fd is not None:
+                came = await self.entrust(self.key(message), message, fd)
+            else:
+                came = await self.turn_over(self.key(message))
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, came, failed)
+
+    def key(self, message: Message) -> Keys:
+        """The new key that a step is about; raises Locked where it is gone, or another."""
+        if not self.fresh or to_npub(public_hex(self.fresh)) != message["agent"]:
+            raise Locked("the vault was locked meanwhile", "rotate again: avault rotate agent")
+        return self.fresh
+
+    def need_store(self) -> Store:
+        """The open vault, whole on the disk; raises Denied, Locked, Unavailable."""
+        store = self.holding.store
+        if not store or not self.holding.log:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        store.notice()
+        if store.trouble:
+            raise Denied(
+                f"the vault is not whole on the disk: {store.trouble.message}",
+                "mend it first: avault status",
+            )
+        if is_amid_git(store.places.dir) or is_git_at_work(store.places.dir):
+            raise Unavailable("git is at work in the vault's directory", "let it end, then again")
+        return store
+
+    async def begin(self, message: Message) -> dict[str, Any]:
+        """Make the new key and have the phone open an envelope of it; what custodians need then."""
+        store, holding = self.need_store(), self.holding
+        if holding.log:
+            holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
+        fresh = make_keys()
+        await self.prove(store, fresh, message)
+        if holding.store is not store:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        self.fresh = fresh
+        stage = begin_stage(store.places)
+        write_file(stage.file("avault.enc"), seal_vault(renew_vault(store, fresh), fresh))
+        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
+        return {"agent": to_npub(public_hex(fresh))}
+
+    async def prove(self, store: Store, fresh: Keys, message: Message) -> None:
+        """Have the operator agree by opening an envelope of the new key, which yields that key."""
+        holding, vault = self.holding, store.vault
+        pairing = holding.contact.find(store)
+        if not pairing:
+            if not holding.consent.take(str(message["ticket"])):
+                raise Denied(
+                    "only a paired vault can ask whether that is meant", "pair it with: avault pair"
+                )
+            return
+        unlock, content = seal_keys(fresh, vault.identity, pairing.operator, vault.name)
+        code = request_code(content["sealed"])
+        sentence = (
+            f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
+            " The old one opens it no more. Approve only if you want that."
+        )
+        title = f"a new agent key for {vault.name}"
+        envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
+        holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
+        connected = holding.contact.connect(pairing, pairing.signer)
+        params = [public_hex(fresh), envelope]
+        async with asyncio.timeout(300), connected as signer:
+            await signer.request("nip44_decrypt", params, lambda said: open_nsec(content, said))
+
+    def make_unlock(self, store: Store, fresh: Keys) -> bytes:
+        """unlock.json under the new key."""
+        holding, vault = self.holding, store.vault
+        is_asked = bool(holding.contact.pairing or holding.contact.seen)
+        proven = render_time(time.time()) if is_asked else holding.ratchet.proven
+        operator = parse_npub(holding.ratchet.content["operator"])
+        names = vault.identity, operator, vault.name, holding.host
+        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0}
+        return encode_file("unlock", content)
+
+    async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
+        """Seal the new key for a custodian, whose helper alone gets what opens that."""
+        pid = message["helper"]
+        with socket.socket(fileno=fd) as door:
+            store = self.need_store()
+            with await meet(door, pid) as helper:
+                if not is_hardened(pid):
+                    raise Unavailable("the custodian's process has ended, or is traced")
+                vault = store.vault
+                names = vault.identity, vault.operator, vault.name, message["custodian"]
+                phoneless = self.holding.consent.phoneless
+                unlock, sealed = seal_keys(fresh, *names, phoneless)
+                helper.sendall(unlock.encode())
+        return sealed
+
+    async def turn_over(self, fresh: Keys) -> dict[str, Any]:
+        """Have the new key count: stage all that is sealed with it, commit that, and serve it."""
+        holding = self.holding
+        async with holding.serving, holding.ratchet.turning:
+            await holding.keep_log(at_once=True)
+            await holding.writer.finish()
+            # from here to the end nothing else runs in this process
+            store = self.need_store()
+            pairing = Pairing.load(store.places) if holding.contact.find(store) else None
+            self.stage_all(Stage(store.places), store, fresh, pairing)
+            complete_rotation(store.places)
+            self.serve_anew(store.places, fresh, pairing)
+            self.fresh = None
+        holding.reporter.report()
+        holding.reporter.wrote()
+        return {"log": os.path.basename(name_of_logs(store.places, store.vault.agent))}
+
+    def stage_all(self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None) -> None:
+        """Write all files under the agent's key, beside the custodians', and commit them."""
+        draft = renew_vault(store, fresh)
+        sealed = seal_vault(draft, fresh)
+
+        def check(written: bytes) -> None:
+            if open_vault(written, fresh).generation != draft.generation:
+                raise Denied("the vault that was written does not open", "all is as it was before")
+
+        write_file(stage.file("avault.enc"), sealed, check)
+        recovery = seal_recovery(fresh, draft, self.holding.host)
+        write_file(stage.file("nsec.enc"), encode_file("nsec", recovery))
+        stage_phones(stage, store)
+        renew_phones(stage, fresh, draft, self.holding.host, self.holding.consent.phoneless)
+        relays, operator = read_hints(store.places.file("nip46.json"))["relays"], draft.operator
+        if pairing:
+            relays, operator = pairing.relays, pairing.operator
+            pairing.agent = draft.agent
+            pairing.save(stage)
+        hints = encode_hints(draft.agent, operator, relays, draft.name)
+        write_file(stage.file("nip46.json"), hints)
+        seen = {"hash": hash_file(stage.file("nsec.enc"))}
+        write_file(stage.own("recovery.json"), encode_file("recovery", seen))
+        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
+        pin = {"generation": draft.generation, "hash": sha256(sealed).hex()}
+        write_file(stage.own("pin.json"), encode_file("pin", pin))
+        AccessLog(stage.at, fresh, is_new=True).save()
+        for name in LOGS:  # empty ones, made beside
+            os.unlink(stage.own(name))
+        commit(stage, store.keys, store.vault, store.digest)
+
+    def serve_anew(self, places: Places, keys: Keys, pairing: Pairing | None) -> None:
+        """Go on with what is on the disk, which is the new agent's."""
+        holding = self.holding
+        content = read_sealed("unlock", places.own("unlock.json"))
+        store = Store.load(places, keys, content)
+        holding.contact.pairing = pairing if holding.contact.pairing else None
+        holding.contact.seen = None if holding.contact.pairing else pairing
+        holding.contact.begun = None
+        holding.ratchet.proven = content["proven"]
+        holding.recovery = Recovery(places, holding.host)
+        holding.begin(store, content, "rotation", is_new=False)
+        holding.recovery.verify(store.keys, store.vault)
+        holding.reporter.warnings.pop("hints", None)
+
+
+def renew_vault(store: Store, fresh: Keys) -> Vault:
+    """The open vault as the new agent's, with the old key kept in it, and a mark."""
+    draft, now = store.vault.copy(), int(time.time())
+    store.me.keep_up(draft)
+    old = to_npub(draft.agent)
+    draft.agent, draft.sources = public_hex(fresh), [store.digest]
+    add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)
+    keep_old_key(draft, store.keys, now, store.machine)
+    draft.generation[store.machine] = draft.generation.get(store.machine, 0) + 1
+    draft.generation = dict(sorted(draft.generation.items()))
+    return draft
+
+
+def stage_phones(stage: Stage, store: Store) -> None:
+    """Stage what the other operators' phones open, which is made anew without asking anybody."""
+    custodians = Custodians(store.places)
+    for name in custodians.names():
+        with contextlib.suppress(Tampered):
+            if custodians.load(name)["kind"] == PHONE:
+                data = read_file(custodians.path_of(name))
+                write_file(Custodians(stage).path_of(name), data)
