@@ -218,7 +218,7 @@ The rooms, in order; each calls only what stands above it:
     cli/operator              avault operator: who may approve for a vault, besides the one that it was made for
     cli/pair                  avault init, pair, drill: by which a vault, a machine and the operator's phone meet
     cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
-    cli/rotate                avault rotate: what is to be made anew when a machine is trusted no more
+    cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/status                avault status: what the daemon does, and what it waits for
@@ -2312,6 +2312,9 @@ def check_key(name: object) -> str:
     raise Usage("not a key name", hint)
 
 
+SUCCESSOR = "successor"  # the name of who becomes the first operator, once that phone has shown it
+
+
 def check_operator(name: object) -> str:
     """`name` if an operator or a custodian can have it: [a-z0-9][a-z0-9-]{0,31}; raises Usage."""
     if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name):
@@ -2352,6 +2355,7 @@ def check_note(note: object) -> str | None:
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
 
 
 class Secret:
@@ -2396,14 +2400,14 @@ class Group:
 class Vault:
     """All secrets, and what binds them to one vault, one agent and one operator.
 
-    `generation` maps a machine id to the number of its writes; `sources` are
+    `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the number of its writes; `sources` are
     the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
     itself has to know wherever the vault is, by name, as "machine/ID": kept and merged as
     secrets are, and shown by no command that shows those.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
-        self.identity, self.agent, self.operator, self.name = identity, agent, operator, name
+        self.identity, self.agent, self.made_for, self.name = identity, agent, operator, name
         self.generation: dict[str, int] = {}
         self.sources: list[str] = []
         self.groups: dict[str, Group] = {}
@@ -2411,7 +2415,7 @@ class Vault:
 
     def copy(self) -> Vault:
         """A copy that can be changed without changing this one."""
-        twin = Vault(self.identity, self.agent, self.operator, self.name)
+        twin = Vault(self.identity, self.agent, self.made_for, self.name)
         twin.generation, twin.sources = dict(self.generation), list(self.sources)
         twin.groups = {
             name: Group(dict(group.keys), group.note) for name, group in self.groups.items()
@@ -2493,9 +2497,15 @@ class Vault:
             if name.partition("/")[0] == kind
         }
 
+    @property
+    def operator(self) -> str:
+        """The first operator's public key (hex): whom it was made for, or who came in that place."""
+        return self.fact(SUCCEEDED) or self.made_for
+
     def operators(self) -> list[str]:
-        """The operators' public keys (hex), first the one that the vault was made for."""
-        return [self.operator, *(key for _, key in sorted(self.facts_of("operator").items()))]
+        """The operators' public keys (hex), each once, and the first one first."""
+        others = sorted(self.facts_of("operator").items())
+        return list(dict.fromkeys([self.operator, *(key for _, key in others)]))
 
     def state(self, name: str, value: str | None, now: int, machine: str) -> None:
         """Note a fact, or with None take it away; it belongs to the machine's next write."""
@@ -2547,7 +2557,7 @@ class Vault:
             }
             for name, group in sorted(self.groups.items())
         }
-        body = {"agent": self.agent, "operator": self.operator, "name": self.name, "groups": groups}
+        body = {"agent": self.agent, "operator": self.made_for, "name": self.name, "groups": groups}
         if self.facts:
             body["facts"] = {
                 name: [each.to_list() for each in found]
@@ -2561,7 +2571,7 @@ class Vault:
         Raises ValueError, TypeError or KeyError for anything else.
         """
         content = json.loads(body)
-        self.agent, self.operator, self.name = (
+        self.agent, self.made_for, self.name = (
             content["agent"],
             content["operator"],
             content["name"],
@@ -3662,7 +3672,7 @@ def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
 
 def describe_mark(mark: dict[str, Any]) -> str:
     """Why a value is to be set anew, for people."""
-    done = {"machine": "removed", "mark": "written"}.get(mark["what"], "replaced")
+    done = {"agent": "replaced", "mark": "written"}.get(mark["what"], "removed")
     what = "agent's key" if mark["what"] == "agent" else mark["what"]
     return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
 
@@ -4059,6 +4069,22 @@ def is_of(vault: Vault, content: dict[str, Any]) -> bool:
     return (vault.identity, vault.name) == named and content["operator"] in operators
 
 
+def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
+    """Raise Tampered, and Denied for who was an operator, where a vault is not that of `content`."""
+    if is_of(vault, content):
+        return
+    if f"operator/{content['operator']}" in vault.facts_of("revoked"):
+        npub = to_npub(vault.operator)
+        raise Denied(
+            f"{content['operator']} approves for this vault no more",
+            f"pair with its operator's phone: avault pair --replace --operator {npub}",
+        )
+    raise Tampered(
+        "avault.enc belongs to another vault or another operator",
+        "take it from git history or from a backup",
+    )
+
+
 def doubt_hints(places: Places, vault: Vault) -> str:
     """What is wrong with nip46.json beside a vault that is open; "" for nothing."""
     try:
@@ -4206,15 +4232,11 @@ class Store:
     def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
         """Open avault.enc.
 
-        Raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's.
+        Raises Tampered, Denied if it is not that of `content`: unlock.json's or nsec.enc's.
         """
         data = read_vault(places)
         vault = open_vault(data, keys)
-        if not is_of(vault, content):
-            raise Tampered(
-                "avault.enc belongs to another vault or another operator",
-                "take it from git history or from a backup",
-            )
+        refuse_other(vault, content)
         return Store(places, keys, vault, sha256(data).hex())
 
     @staticmethod
@@ -4438,7 +4460,7 @@ class Store:
     def open_copy(self, data: bytes) -> Vault:
         """Another copy of this vault, of any generation; raises Tampered."""
         vault = open_vault(data, self.keys)
-        if (vault.identity, vault.operator) != (self.vault.identity, self.vault.operator):
+        if (vault.identity, vault.made_for) != (self.vault.identity, self.vault.made_for):
             raise Tampered("that is a copy of another vault")
         return vault
 
@@ -9379,7 +9401,10 @@ async def change_operator(
 
 async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Add an operator, who may then approve on every machine that is paired with that phone."""
-    name, npub = check_operator(request.get("name")), request.get("npub")
+    succeeds, npub = bool(request.get("succeeds")), request.get("npub")
+    name = SUCCESSOR if succeeds else check_operator(request.get("name"))
+    if name == SUCCESSOR and not succeeds:
+        raise Usage("that name is for who takes your place", "avault rotate operator --to NPUB")
     if not isinstance(npub, str):
         raise Usage("whose key is it?", "as in: avault operator add npub1… --name alice")
     npub = to_npub(parse_npub(npub))
@@ -10409,16 +10434,13 @@ class Holding:
                 self.ratchet.prove()
             recovery = None if own else self.seal_recovery(keys, content)
             await self.ratchet.turn(keys, content, recovery)
-            await self.renew_phones(keys, content, is_phoneless)
-
-    async def renew_phones(self, keys: Keys, content: dict[str, Any], is_phoneless: bool) -> None:
-        """Make the envelopes of the other operators' phones anew, as the ratchet does with ours."""
-        await self.renewal.renew(self.store, keys, content, is_phoneless)
+            await self.renewal.renew(self.store, keys, content, is_phoneless)
 
     async def renew_own_phones(self) -> None:
-        """`renew_phones` of the open vault, as one of them was asked in a trial."""
+        """Make what the other operators' phones open anew, as one of them was asked in a trial."""
         if store := self.store:
-            await self.renew_phones(store.keys, self.ratchet.content, self.consent.phoneless)
+            is_phoneless = self.consent.phoneless
+            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
 
     def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
         """What nsec.enc is to have: for all operators.
@@ -10487,7 +10509,7 @@ class Holding:
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
             self.note_consent(custodian)
-            await self.renew_phones(keys, content, self.consent.phoneless)
+            await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -10783,9 +10805,10 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
     known = vault.fact(f"operator/{name}")
     if not public and not known:
         raise NotFound(f"there is no operator {name}", "see who there is: avault operator list")
-    if public and known:
-        raise Usage(f"there is an operator {name} already", "choose another name: --name NAME")
-    if public and public in vault.operators():
+    if public and known and (name != SUCCESSOR or public != known):
+        raise Usage(f"there is an operator {name} already", f"avault operator remove {name}")
+    is_there = vault.operators() if name != SUCCESSOR else [vault.operator]
+    if public and public in is_there:
         raise Usage("that is an operator of this vault already", "see: avault operator list")
     if public == vault.agent:
         raise Usage("that is the agent's own key", "an operator's is the one in a phone")
@@ -10793,6 +10816,12 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
 
 def describe_operator(vault: Vault, name: str, public: str | None) -> tuple[str, str]:
     """The title and the sentence by which a change of the operators is agreed to."""
+    if public and name == SUCCESSOR:
+        sentence = (
+            f"avault: {to_npub(public)} approves for {vault.name} in your place, once that phone"
+            " has opened it; yours approves NO MORE then, on any machine"
+        )
+        return f"another operator of {vault.name}", sentence
     who = f"{name} ({to_npub(public)})" if public else name
     if public:
         sentence = f"avault: let {who} approve for {vault.name} as you do, on every machine"
@@ -10806,9 +10835,17 @@ async def write_operators(holding: Holding, store: Store, name: str, public: str
 
     def change(vault: Vault) -> None:
         refuse_wrong(vault, name, public)
-        vault.state(f"operator/{name}", public, int(time.time()), store.machine)
+        now, known = int(time.time()), vault.fact(f"operator/{name}")
+        vault.state(f"operator/{name}", public, now, store.machine)
+        if known and not public and known not in vault.operators():
+            add_mark(vault, "operator", to_npub(known), name, now, store.machine)
 
     await holding.writer.change(store, change)
+    await seal_anew(holding, store)
+
+
+async def seal_anew(holding: Holding, store: Store) -> None:
+    """Make nsec.enc anew, for the operators that the vault has."""
     recovery = await asyncio.to_thread(
         seal_recovery, store.keys, store.vault, printable(holding.host)
     )
@@ -10816,6 +10853,35 @@ async def write_operators(holding: Holding, store: Store, name: str, public: str
     await holding.verify_recovery()
     holding.reporter.wrote()
     holding.reporter.report()
+
+
+async def succeed(holding: Holding) -> None:
+    """Have the successor, whose phone has opened the vault here, be the first operator.
+
+    The one before has agreed to that, and approves no more. What cannot be written is tried again
+    at the next unlock.
+    """
+    store, pairing = holding.store, holding.contact.pairing
+    successor = store.vault.fact(f"operator/{SUCCESSOR}") if store else None
+    if not store or not pairing or pairing.operator != successor:
+        return
+
+    def change(vault: Vault) -> None:
+        now, old = int(time.time()), to_npub(vault.operator)
+        for name, public in vault.facts_of("operator").items():
+            if public == successor:
+                vault.state(f"operator/{name}", None, now, store.machine)
+        vault.state(SUCCEEDED, successor, now, store.machine)
+        add_mark(vault, "operator", old, f"{old[:16]}…", now, store.machine)
+
+    try:
+        await holding.writer.change(store, change)
+        await seal_anew(holding, store)
+        holding.reporter.warnings.pop("successor", None)
+    except AvaultError as error:
+        holding.reporter.warnings["successor"] = (
+            f"both operators' phones open the vault until the next unlock: {error.message}"
+        )
 
 
 # ------------------------------------------------------- daemon/revoking ----
@@ -11322,6 +11388,7 @@ class Unlocking:
                 keys, content, own = await holding.obtain(phone)
             is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
             await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
+            await succeed(holding)
 
 
 # ------------------------------------------------------ daemon/keyholder ----
@@ -12714,6 +12781,7 @@ async def ask_for_proof(
             await ratchet.turn(store.keys, content)
             holding.contact.keep(pairing)
             await holding.register()
+            await succeed(holding)
     holding.consent.end()
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})
@@ -13406,7 +13474,7 @@ this machine
   custody add|list|test|order|move|remove   other ways to open the vault than the phone
   operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
-  rotate agent|report                  a new agent's key; and what is to be set anew after a loss
+  rotate agent|operator|report         a new key, another phone in place of yours; what is to be set anew
   keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set
@@ -27861,7 +27929,7 @@ def read_kit() -> str:
 
 
 # ------------------------------------------------------------ cli/rotate ----
-# avault rotate: what is to be made anew when a machine is trusted no more.
+# avault rotate: what is made anew when a key, a machine or a person is trusted no more.
 
 
 @command("rotate agent", option("--yes", is_flag=True))
@@ -27899,6 +27967,59 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
         "which these are: avault rotate report",
     )
     return show(terminal, {"ok": True, **answer})
+
+
+@command("rotate operator", option("--to"), option("--yes", is_flag=True), *PAIRING)
+def cmd_rotate_operator(
+    terminal: Terminal,
+    to: str | None,
+    yes: bool,
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault rotate operator --to NPUB [--bunker URI|-] [--relay URL]…
+                   [--qr FILE.png] [--timeout D] [--no-drill] [--yes]
+
+    Puts another phone, or another person's, in your place. Yours approves that
+    first; then it pairs with the other one, as avault pair does, and that one opens
+    the vault. From then on it approves, and yours no more, on any machine. Cut off
+    in between, both open the vault: type the same again, or take it back with
+    avault operator remove successor.
+
+    Each other machine says what to do: avault pair --replace. An old nsec.enc,
+    from git, still opens for the key before; only avault rotate agent ends that.
+
+      avault rotate operator --to npub1…
+      avault rotate operator --to npub1… --bunker -
+    """
+    if not to:
+        raise Usage("whose phone is it to be?", "avault rotate operator --to NPUB")
+    npub = to_npub(parse_npub(to))
+    status = terminal.ask("status")
+    again = f"avault rotate operator --to {npub}"
+    if (status.get("operators") or {}).get(SUCCESSOR) == npub:
+        say("you have agreed to that already; the other phone is to open the vault")
+    else:
+        meaning = "your phone is to approve no more, on any machine"
+        if not yes and not confirm(f"avault: {meaning}. Put {npub} in its place?"):
+            raise Denied("not confirmed; nothing was changed", f"{again} --yes")
+        manage(terminal, "admit", succeeds=True, npub=npub)
+    call.farewell = f"stopped; both phones open the vault: {again}"
+    talk = Ceremony(terminal, qr)
+    fields = {"relays": list(relays), "replace": True, "timeout": parse_duration(timeout)}
+    answer = talk.request("pair", {"bunker": read_bunker(bunker)}, operator=npub, **fields)
+    if SUCCESSOR in terminal.ask("status")["operators"]:
+        raise AvaultError("both phones open the vault, as it could not be written", again)
+    say(f"{npub} approves for this vault from now on, and the phone before no more")
+    warn(
+        "what the phone before has opened stays known, and an old nsec.enc opens for it",
+        "a new agent's key: avault rotate agent; and new values: avault rotate report",
+    )
+    code = 0 if no_drill else talk.drill()
+    return code or show(terminal, answer)
 
 
 @command("rotate report")

@@ -13,7 +13,7 @@ import peers
 import pytest
 from box import Box
 from canary import Canary
-from harness import AVAULT, Machine, Screen, wait_until
+from harness import AVAULT, Done, Machine, Screen, wait_until
 from peers import Relay, Rogue, misdeeds
 from test_custody import init_with_passphrase, type_passphrase
 
@@ -387,6 +387,113 @@ def test_a_new_agents_key_is_for_all_of_them(office: Office, canary: Canary) -> 
     machine("unlock")
     assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
     assert len(office.other.requests("nip44_decrypt")) == asked + 1
+
+
+# Another phone in place of the first
+
+
+def succeed(office: Office, code: int | None = 0) -> Done:
+    """The other phone takes the place of the first, which has to agree."""
+    words = ("rotate", "operator", "--to", office.npub, "--bunker", "-", "--no-drill", "--yes")
+    return office.machine(*words, input=office.other.uri, code=code)
+
+
+def test_the_old_phone_agrees_and_the_new_one_proves(office: Office, canary: Canary, keys: list[nostr_sdk.Keys]) -> None:
+    machine = office.machine
+    machine("set", "openai/API_KEY", input=canary.value)
+    before, copy = machine.status(), (machine.vault / "nsec.enc").read_bytes()
+    office.phone.behave("nip44_decrypt", REFUSED, requests=1)
+    succeed(office, code=5)
+    assert machine.status()["operators"] == {} and not office.other.requests("nip44_decrypt")
+    succeed(office)
+    sentence = office.sentences(office.phone, keys[0])[-1]
+    assert f"{office.npub} approves for test@machine in your place" in sentence and "yours approves NO MORE" in sentence
+    assert machine.status()["signer_npub"] == office.npub and machine.status()["operators"] == {}
+    found = avault.decode_file("nsec", (machine.vault / "nsec.enc").read_bytes(), "")
+    assert found["operator"] == office.npub and "others" not in found
+    assert avault.read_hints(str(machine.vault / "nip46.json"))["signer_npub"] == office.npub
+    machine("lock")
+    asked_before = asked(office.phone)
+    machine("unlock")
+    assert machine("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    assert asked(office.phone) == asked_before
+    assert not [each for each in machine.status()["warnings"] if "approv" not in each]
+    report = machine("rotate", "report", "--json", code=1).json
+    assert [each["key"] for each in report["exposed"]] == ["API_KEY"]
+    assert before["signer_npub"][:16] in report["marks"][0]
+    machine("operator", "add", before["signer_npub"], "--name", "bob", "--yes")  # may come back, if the new one agrees
+    machine("operator", "remove", "bob", "--yes")
+    (machine.vault / "nsec.enc").write_bytes(copy)
+    assert any("nsec.enc is of another" in each for each in machine.status()["warnings"])
+
+
+def test_another_machine_is_told_whose_phone_it_is_to_pair(office: Office, canary: Canary) -> None:
+    machine = office.machine
+    status = machine.status()
+    with Machine(machine.top / "other", vault=machine.vault) as place:
+        names = ("--agent", status["agent_npub"], "--signer-npub", status["signer_npub"])
+        machine("daemon", "stop")
+        place("recover", *names, "--no-drill", "--bunker", "-", input=office.phone.uri)
+        place("set", "openai/API_KEY", input=canary.value)
+        place("daemon", "stop")
+        machine("unlock")
+        succeed(office)
+        machine("daemon", "stop")
+        refused = place("unlock", code=5).stderr
+        assert f"{status['signer_npub']} approves for this vault no more" in refused
+        assert f"avault pair --replace --operator {office.npub}" in refused
+        place("pair", "--replace", "--operator", office.npub, "--no-drill", "--bunker", "-", input=office.other.uri)
+        assert place("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+
+
+def test_between_the_two_both_open_and_it_is_gone_on_with_or_taken_back(office: Office) -> None:
+    machine = office.machine
+    office.other.behave("nip44_decrypt", REFUSED)
+    succeed(office, code=5)
+    before = asked(office.phone)
+    assert "agreed to that already" in succeed(office, code=5).stderr and asked(office.phone) == before
+    machine("lock")
+    machine("unlock")
+    machine("operator", "remove", "successor", "--yes")
+    assert machine.status()["operators"] == {} and asked(office.phone) == before + 2
+    office.other.behave("nip44_decrypt", misdeeds.HONEST)
+    succeed(office)
+    assert asked(office.phone) == before + 3 and machine.status()["signer_npub"] == office.npub
+
+
+def test_what_cannot_be_written_is_written_at_the_next_unlock(office: Office) -> None:
+    machine = office.machine
+    office.other.behave("nip44_decrypt", REFUSED)
+    succeed(office, code=5)
+    office.other.behave("nip44_decrypt", misdeeds.HONEST)
+    machine.vault.chmod(0o500)
+    try:
+        succeed(office, code=1)
+    finally:
+        machine.vault.chmod(0o700)
+    assert "successor" in machine.status()["operators"]
+    machine("lock")
+    machine("unlock")
+    assert machine.status()["operators"] == {} and machine.status()["signer_npub"] == office.npub
+
+
+def test_who_can_take_the_place(office: Office) -> None:
+    machine, status = office.machine, office.machine.status()
+    for npub in (status["signer_npub"], status["agent_npub"]):
+        machine("rotate", "operator", "--to", npub, "--yes", code=2)
+    machine("rotate", "operator", "--yes", code=2)
+    assert "rotate operator" in machine("operator", "add", office.npub, "--name", "successor", "--yes", code=2).stderr
+    office.admit()  # who is an operator already
+    succeed(office)
+    assert machine.status()["operators"] == {} and machine.status()["signer_npub"] == office.npub
+
+
+def test_who_was_removed_is_in_the_report(office: Office, canary: Canary) -> None:
+    office.machine("set", "openai/API_KEY", input=canary.value)
+    office.admit()
+    office.machine("operator", "remove", "alice", "--yes")
+    report = office.machine("rotate", "report", "--json", code=1).json
+    assert "operator alice removed" in report["exposed"][0]["why"]
 
 
 # Found by an attacker

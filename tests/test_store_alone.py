@@ -421,7 +421,7 @@ def bad_files(store: avault.Store) -> dict[str, tuple[bytes, str]]:
     return {
         "half": (Path(store.places.file("avault.enc")).read_bytes()[:-9], "damaged"),
         "another vault": (elsewhere(store.vault, identity="11" * 16), "another vault"),
-        "another operator": (elsewhere(store.vault, operator=avault.public_hex(AGENT)), "another vault"),
+        "another operator": (elsewhere(store.vault, made_for=avault.public_hex(AGENT)), "another vault"),
         "a clone": (avault.seal_vault(later, AGENT), CLONE),
         "older": (avault.seal_vault(older, AGENT), "older one"),
         "of the same generation": (avault.seal_vault(same, AGENT), "older one"),
@@ -496,7 +496,7 @@ def test_what_git_may_not_merge(store):
     ours = elsewhere(store.vault, "a", "A")
     with pytest.raises(avault.Tampered, match="two machines write under one name"):
         store.offer(ours, elsewhere(store.vault, "a", "B"))
-    for changes in ({"identity": "11" * 16}, {"operator": avault.public_hex(AGENT)}):
+    for changes in ({"identity": "11" * 16}, {"made_for": avault.public_hex(AGENT)}):
         stranger = elsewhere(store.vault, **changes)
         for pair in ((ours, stranger), (stranger, ours)):
             with pytest.raises(avault.Tampered, match="copy of another vault"):

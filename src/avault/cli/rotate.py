@@ -1,12 +1,18 @@
-"""avault rotate: what is to be made anew when a machine is trusted no more."""
+"""avault rotate: what is made anew when a key, a machine or a person is trusted no more."""
 
 from __future__ import annotations
 
-from avault.cli.custody import Person, show, show_code
-from avault.errors import Denied
+from avault.cli.ceremony import Ceremony, read_bunker
+from avault.cli.custody import Person, manage, show, show_code
+from avault.cli.pair import PAIRING
+from avault.errors import AvaultError, Denied, Usage
+from avault.hints import call
+from avault.nostr import parse_npub, to_npub
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, put_table, say, warn
 from avault.terminal.terminal import Terminal
+from avault.terminal.words import parse_duration
+from avault.vault.names import SUCCESSOR
 
 
 @command("rotate agent", option("--yes", is_flag=True))
@@ -44,6 +50,59 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
         "which these are: avault rotate report",
     )
     return show(terminal, {"ok": True, **answer})
+
+
+@command("rotate operator", option("--to"), option("--yes", is_flag=True), *PAIRING)
+def cmd_rotate_operator(
+    terminal: Terminal,
+    to: str | None,
+    yes: bool,
+    bunker: str | None,
+    relays: tuple[str, ...],
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+) -> int:
+    """usage: avault rotate operator --to NPUB [--bunker URI|-] [--relay URL]…
+                   [--qr FILE.png] [--timeout D] [--no-drill] [--yes]
+
+    Puts another phone, or another person's, in your place. Yours approves that
+    first; then it pairs with the other one, as avault pair does, and that one opens
+    the vault. From then on it approves, and yours no more, on any machine. Cut off
+    in between, both open the vault: type the same again, or take it back with
+    avault operator remove successor.
+
+    Each other machine says what to do: avault pair --replace. An old nsec.enc,
+    from git, still opens for the key before; only avault rotate agent ends that.
+
+      avault rotate operator --to npub1…
+      avault rotate operator --to npub1… --bunker -
+    """
+    if not to:
+        raise Usage("whose phone is it to be?", "avault rotate operator --to NPUB")
+    npub = to_npub(parse_npub(to))
+    status = terminal.ask("status")
+    again = f"avault rotate operator --to {npub}"
+    if (status.get("operators") or {}).get(SUCCESSOR) == npub:
+        say("you have agreed to that already; the other phone is to open the vault")
+    else:
+        meaning = "your phone is to approve no more, on any machine"
+        if not yes and not confirm(f"avault: {meaning}. Put {npub} in its place?"):
+            raise Denied("not confirmed; nothing was changed", f"{again} --yes")
+        manage(terminal, "admit", succeeds=True, npub=npub)
+    call.farewell = f"stopped; both phones open the vault: {again}"
+    talk = Ceremony(terminal, qr)
+    fields = {"relays": list(relays), "replace": True, "timeout": parse_duration(timeout)}
+    answer = talk.request("pair", {"bunker": read_bunker(bunker)}, operator=npub, **fields)
+    if SUCCESSOR in terminal.ask("status")["operators"]:
+        raise AvaultError("both phones open the vault, as it could not be written", again)
+    say(f"{npub} approves for this vault from now on, and the phone before no more")
+    warn(
+        "what the phone before has opened stays known, and an old nsec.enc opens for it",
+        "a new agent's key: avault rotate agent; and new values: avault rotate report",
+    )
+    code = 0 if no_drill else talk.drill()
+    return code or show(terminal, answer)
 
 
 @command("rotate report")

@@ -10,7 +10,7 @@ from avault.daemon.keeper import Guard
 from avault.daemon.managing import agree_otherwise, any_opens, need_open
 from avault.errors import Denied, Usage
 from avault.nostr import parse_npub, to_npub
-from avault.vault.names import check_operator
+from avault.vault.names import SUCCESSOR, check_operator
 
 if TYPE_CHECKING:
     from typing import Any
@@ -32,7 +32,10 @@ async def change_operator(
 
 async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Add an operator, who may then approve on every machine that is paired with that phone."""
-    name, npub = check_operator(request.get("name")), request.get("npub")
+    succeeds, npub = bool(request.get("succeeds")), request.get("npub")
+    name = SUCCESSOR if succeeds else check_operator(request.get("name"))
+    if name == SUCCESSOR and not succeeds:
+        raise Usage("that name is for who takes your place", "avault rotate operator --to NPUB")
     if not isinstance(npub, str):
         raise Usage("whose key is it?", "as in: avault operator add npub1… --name alice")
     npub = to_npub(parse_npub(npub))

@@ -131,16 +131,13 @@ class Holding:
                 self.ratchet.prove()
             recovery = None if own else self.seal_recovery(keys, content)
             await self.ratchet.turn(keys, content, recovery)
-            await self.renew_phones(keys, content, is_phoneless)
-
-    async def renew_phones(self, keys: Keys, content: dict[str, Any], is_phoneless: bool) -> None:
-        """Make the envelopes of the other operators' phones anew, as the ratchet does with ours."""
-        await self.renewal.renew(self.store, keys, content, is_phoneless)
+            await self.renewal.renew(self.store, keys, content, is_phoneless)
 
     async def renew_own_phones(self) -> None:
-        """`renew_phones` of the open vault, as one of them was asked in a trial."""
+        """Make what the other operators' phones open anew, as one of them was asked in a trial."""
         if store := self.store:
-            await self.renew_phones(store.keys, self.ratchet.content, self.consent.phoneless)
+            is_phoneless = self.consent.phoneless
+            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
 
     def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
         """What nsec.enc is to have: for all operators.
@@ -209,7 +206,7 @@ class Holding:
             if isinstance(custodian, Phone):
                 self.contact.keep(custodian.pairing)
             self.note_consent(custodian)
-            await self.renew_phones(keys, content, self.consent.phoneless)
+            await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
 from avault.daemon.holding import Holding
-from avault.errors import Denied, NotFound, Usage, printable
+from avault.errors import AvaultError, Denied, NotFound, Usage, printable
 from avault.nostr import parse_npub, to_npub
-from avault.vault.names import check_operator
-from avault.vault.records import Vault
+from avault.vault.marks import add_mark
+from avault.vault.names import SUCCESSOR, check_operator
+from avault.vault.records import SUCCEEDED, Vault
 from avault.vault.recovery import seal_recovery
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
     known = vault.fact(f"operator/{name}")
     if not public and not known:
         raise NotFound(f"there is no operator {name}", "see who there is: avault operator list")
-    if public and known:
-        raise Usage(f"there is an operator {name} already", "choose another name: --name NAME")
-    if public and public in vault.operators():
+    if public and known and (name != SUCCESSOR or public != known):
+        raise Usage(f"there is an operator {name} already", f"avault operator remove {name}")
+    is_there = vault.operators() if name != SUCCESSOR else [vault.operator]
+    if public and public in is_there:
         raise Usage("that is an operator of this vault already", "see: avault operator list")
     if public == vault.agent:
         raise Usage("that is the agent's own key", "an operator's is the one in a phone")
@@ -54,6 +56,12 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
 
 def describe_operator(vault: Vault, name: str, public: str | None) -> tuple[str, str]:
     """The title and the sentence by which a change of the operators is agreed to."""
+    if public and name == SUCCESSOR:
+        sentence = (
+            f"avault: {to_npub(public)} approves for {vault.name} in your place, once that phone"
+            " has opened it; yours approves NO MORE then, on any machine"
+        )
+        return f"another operator of {vault.name}", sentence
     who = f"{name} ({to_npub(public)})" if public else name
     if public:
         sentence = f"avault: let {who} approve for {vault.name} as you do, on every machine"
@@ -67,9 +75,17 @@ async def write_operators(holding: Holding, store: Store, name: str, public: str
 
     def change(vault: Vault) -> None:
         refuse_wrong(vault, name, public)
-        vault.state(f"operator/{name}", public, int(time.time()), store.machine)
+        now, known = int(time.time()), vault.fact(f"operator/{name}")
+        vault.state(f"operator/{name}", public, now, store.machine)
+        if known and not public and known not in vault.operators():
+            add_mark(vault, "operator", to_npub(known), name, now, store.machine)
 
     await holding.writer.change(store, change)
+    await seal_anew(holding, store)
+
+
+async def seal_anew(holding: Holding, store: Store) -> None:
+    """Make nsec.enc anew, for the operators that the vault has."""
     recovery = await asyncio.to_thread(
         seal_recovery, store.keys, store.vault, printable(holding.host)
     )
@@ -77,3 +93,32 @@ async def write_operators(holding: Holding, store: Store, name: str, public: str
     await holding.verify_recovery()
     holding.reporter.wrote()
     holding.reporter.report()
+
+
+async def succeed(holding: Holding) -> None:
+    """Have the successor, whose phone has opened the vault here, be the first operator.
+
+    The one before has agreed to that, and approves no more. What cannot be written is tried again
+    at the next unlock.
+    """
+    store, pairing = holding.store, holding.contact.pairing
+    successor = store.vault.fact(f"operator/{SUCCESSOR}") if store else None
+    if not store or not pairing or pairing.operator != successor:
+        return
+
+    def change(vault: Vault) -> None:
+        now, old = int(time.time()), to_npub(vault.operator)
+        for name, public in vault.facts_of("operator").items():
+            if public == successor:
+                vault.state(f"operator/{name}", None, now, store.machine)
+        vault.state(SUCCEEDED, successor, now, store.machine)
+        add_mark(vault, "operator", old, f"{old[:16]}…", now, store.machine)
+
+    try:
+        await holding.writer.change(store, change)
+        await seal_anew(holding, store)
+        holding.reporter.warnings.pop("successor", None)
+    except AvaultError as error:
+        holding.reporter.warnings["successor"] = (
+            f"both operators' phones open the vault until the next unlock: {error.message}"
+        )

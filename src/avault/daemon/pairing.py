@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.custody.custodians import Custodians
 from avault.custody.obtaining import Phone
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.operators import succeed
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Tampered
 from avault.nostr import make_keys, parse_npub, to_npub
@@ -146,6 +147,7 @@ async def ask_for_proof(
             await ratchet.turn(store.keys, content)
             holding.contact.keep(pairing)
             await holding.register()
+            await succeed(holding)
     holding.consent.end()
     Custodians(keyholder.places).admit_phone()
     session.send({"progress": "proven", "seconds": signer.answered_in})

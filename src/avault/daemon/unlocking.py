@@ -12,6 +12,7 @@ from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
+from avault.daemon.operators import succeed
 from avault.daemon.reporter import Reporter
 from avault.errors import AvaultError, Locked, complain
 from avault.process import uptime
@@ -276,3 +277,4 @@ class Unlocking:
                 keys, content, own = await holding.obtain(phone)
             is_late = signer.is_old or (not self.is_asked and uptime() >= self.opens_until)
             await holding.serve(phone, keys, content, own, self.accept_rollback, is_late)
+            await succeed(holding)

@@ -102,6 +102,6 @@ def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
 
 def describe_mark(mark: dict[str, Any]) -> str:
     """Why a value is to be set anew, for people."""
-    done = {"machine": "removed", "mark": "written"}.get(mark["what"], "replaced")
+    done = {"agent": "replaced", "mark": "written"}.get(mark["what"], "removed")
     what = "agent's key" if mark["what"] == "agent" else mark["what"]
     return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"

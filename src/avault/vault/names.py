@@ -71,6 +71,9 @@ def check_key(name: object) -> str:
     raise Usage("not a key name", hint)
 
 
+SUCCESSOR = "successor"  # the name of who becomes the first operator, once that phone has shown it
+
+
 def check_operator(name: object) -> str:
     """`name` if an operator or a custodian can have it: [a-z0-9][a-z0-9-]{0,31}; raises Usage."""
     if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name):

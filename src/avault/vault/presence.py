@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, NotFound, Tampered
+from avault.errors import AvaultError, Denied, NotFound, Tampered
 from avault.nostr import to_npub
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
@@ -158,6 +158,22 @@ def is_of(vault: Vault, content: dict[str, Any]) -> bool:
     named = (content["vault"], content["name"])
     operators = [to_npub(each) for each in vault.operators()]
     return (vault.identity, vault.name) == named and content["operator"] in operators
+
+
+def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
+    """Raise Tampered, and Denied for who was an operator, where a vault is not that of `content`."""
+    if is_of(vault, content):
+        return
+    if f"operator/{content['operator']}" in vault.facts_of("revoked"):
+        npub = to_npub(vault.operator)
+        raise Denied(
+            f"{content['operator']} approves for this vault no more",
+            f"pair with its operator's phone: avault pair --replace --operator {npub}",
+        )
+    raise Tampered(
+        "avault.enc belongs to another vault or another operator",
+        "take it from git history or from a backup",
+    )
 
 
 def doubt_hints(places: Places, vault: Vault) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
 
 
 class Secret:
@@ -57,14 +58,14 @@ class Group:
 class Vault:
     """All secrets, and what binds them to one vault, one agent and one operator.
 
-    `generation` maps a machine id to the number of its writes; `sources` are
+    `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the number of its writes; `sources` are
     the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
     itself has to know wherever the vault is, by name, as "machine/ID": kept and merged as
     secrets are, and shown by no command that shows those.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
-        self.identity, self.agent, self.operator, self.name = identity, agent, operator, name
+        self.identity, self.agent, self.made_for, self.name = identity, agent, operator, name
         self.generation: dict[str, int] = {}
         self.sources: list[str] = []
         self.groups: dict[str, Group] = {}
@@ -72,7 +73,7 @@ class Vault:
 
     def copy(self) -> Vault:
         """A copy that can be changed without changing this one."""
-        twin = Vault(self.identity, self.agent, self.operator, self.name)
+        twin = Vault(self.identity, self.agent, self.made_for, self.name)
         twin.generation, twin.sources = dict(self.generation), list(self.sources)
         twin.groups = {
             name: Group(dict(group.keys), group.note) for name, group in self.groups.items()
@@ -154,9 +155,15 @@ class Vault:
             if name.partition("/")[0] == kind
         }
 
+    @property
+    def operator(self) -> str:
+        """The first operator's public key (hex): whom it was made for, or who came in that place."""
+        return self.fact(SUCCEEDED) or self.made_for
+
     def operators(self) -> list[str]:
-        """The operators' public keys (hex), first the one that the vault was made for."""
-        return [self.operator, *(key for _, key in sorted(self.facts_of("operator").items()))]
+        """The operators' public keys (hex), each once, and the first one first."""
+        others = sorted(self.facts_of("operator").items())
+        return list(dict.fromkeys([self.operator, *(key for _, key in others)]))
 
     def state(self, name: str, value: str | None, now: int, machine: str) -> None:
         """Note a fact, or with None take it away; it belongs to the machine's next write."""
@@ -208,7 +215,7 @@ class Vault:
             }
             for name, group in sorted(self.groups.items())
         }
-        body = {"agent": self.agent, "operator": self.operator, "name": self.name, "groups": groups}
+        body = {"agent": self.agent, "operator": self.made_for, "name": self.name, "groups": groups}
         if self.facts:
             body["facts"] = {
                 name: [each.to_list() for each in found]
@@ -222,7 +229,7 @@ class Vault:
         Raises ValueError, TypeError or KeyError for anything else.
         """
         content = json.loads(body)
-        self.agent, self.operator, self.name = (
+        self.agent, self.made_for, self.name = (
             content["agent"],
             content["operator"],
             content["name"],

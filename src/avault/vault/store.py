@@ -10,7 +10,7 @@ from avault.errors import AvaultError, NotFound, Tampered
 from avault.places import Places, sha256
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.machine import Machine, read_pin
-from avault.vault.presence import is_of, read_vault
+from avault.vault.presence import read_vault, refuse_other
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
 from avault.vault.statements import explain_stranger
@@ -66,15 +66,11 @@ class Store:
     def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
         """Open avault.enc.
 
-        Raises Tampered if it is not that of `content`, which is unlock.json's or nsec.enc's.
+        Raises Tampered, Denied if it is not that of `content`: unlock.json's or nsec.enc's.
         """
         data = read_vault(places)
         vault = open_vault(data, keys)
-        if not is_of(vault, content):
-            raise Tampered(
-                "avault.enc belongs to another vault or another operator",
-                "take it from git history or from a backup",
-            )
+        refuse_other(vault, content)
         return Store(places, keys, vault, sha256(data).hex())
 
     @staticmethod
@@ -298,7 +294,7 @@ class Store:
     def open_copy(self, data: bytes) -> Vault:
         """Another copy of this vault, of any generation; raises Tampered."""
         vault = open_vault(data, self.keys)
-        if (vault.identity, vault.operator) != (self.vault.identity, self.vault.operator):
+        if (vault.identity, vault.made_for) != (self.vault.identity, self.vault.made_for):
             raise Tampered("that is a copy of another vault")
         return vault
 
