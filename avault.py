@@ -2312,12 +2312,18 @@ def check_key(name: object) -> str:
     raise Usage("not a key name", hint)
 
 
+PHONE = "phone"  # what this machine's own phone is called among them
 SUCCESSOR = "successor"  # the name of who becomes the first operator, once that phone has shown it
 
 
+def is_operator(name: str) -> bool:
+    """Whether an operator or a custodian can have that name: [a-z0-9][a-z0-9-]{0,31}."""
+    return bool(re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name))
+
+
 def check_operator(name: object) -> str:
-    """`name` if an operator or a custodian can have it: [a-z0-9][a-z0-9-]{0,31}; raises Usage."""
-    if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name):
+    """`name` if an operator or a custodian can have it; raises Usage."""
+    if isinstance(name, str) and is_operator(name):
         return name
     hint = "up to 32 lower case letters, digits and -, as in: --name office-hsm"
     raise Usage(f"not a name: {printable(str(name))!r}", hint)
@@ -2350,11 +2356,23 @@ def check_note(note: object) -> str | None:
     raise Usage("a note is one line of at most 1,000 printable characters")
 
 
+FIELD = 2**256 - 2**32 - 977  # of secp256k1 (SEC 2, section 2.4.1)
+
+
+def is_public_key(text: str) -> bool:
+    """Whether it is a public key in hex: the x of a point of secp256k1 (BIP 340, lift_x)."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        return False
+    x = int(text, 16)
+    return x < FIELD and pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1
+
+
 # --------------------------------------------------------- vault/records ----
 # The vault as data: groups, keys and their names; merging two copies.
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+OTHERS = 32  # operators besides the first
 SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
 
 
@@ -2500,12 +2518,24 @@ class Vault:
     @property
     def operator(self) -> str:
         """The first operator's public key (hex): whom it was made for, or who came in that place."""
-        return self.fact(SUCCEEDED) or self.made_for
+        found = self.fact(SUCCEEDED)
+        return found if found and is_public_key(found) else self.made_for
+
+    def other_operators(self) -> dict[str, str]:
+        """The operators besides the first: their public keys (hex), by name.
+
+        Who has the agent's key can write anything: what can be no operator is left out.
+        """
+        found = {
+            name: key
+            for name, key in sorted(self.facts_of("operator").items())
+            if is_operator(name) and name != PHONE and is_public_key(key)
+        }
+        return dict(list(found.items())[:OTHERS])
 
     def operators(self) -> list[str]:
         """The operators' public keys (hex), each once, and the first one first."""
-        others = sorted(self.facts_of("operator").items())
-        return list(dict.fromkeys([self.operator, *(key for _, key in others)]))
+        return list(dict.fromkeys([self.operator, *self.other_operators().values()]))
 
     def state(self, name: str, value: str | None, now: int, machine: str) -> None:
         """Note a fact, or with None take it away; it belongs to the machine's next write."""
@@ -3260,7 +3290,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
         "kept": (str, type(None)),
-        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
+        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
     },
     "custodians": {"order": list, "opened": dict},
     "machine": {"id": str, "host": str},
@@ -3862,6 +3892,9 @@ def unseal(
 # another one, and learns from them that nobody has put a stranger's there.
 
 
+STATEMENTS = 64  # that nsec.enc carries
+
+
 def make_statement(keys: Keys, identity: str, agent: str) -> str:
     """An agent's key says that another (hex) takes its place in a vault."""
     said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
@@ -3869,9 +3902,14 @@ def make_statement(keys: Keys, identity: str, agent: str) -> str:
 
 
 def statements_of(vault: Vault) -> list[str]:
-    """What the vault's agents before have said, as the vault knows it."""
-    facts = vault.facts_of("agent").values()
-    return [str(json.loads(text)["statement"]) for text in facts]
+    """What the vault's agents before have said, as the vault knows it; what is none is left out."""
+    found = []
+    for text in vault.facts_of("agent").values():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            statement = str(json.loads(text)["statement"])
+            read_signed(statement)
+            found.append(statement)
+    return found[:STATEMENTS]
 
 
 def follow(statements: list[object], identity: str, agent: str) -> str:
@@ -3904,9 +3942,19 @@ def find_successor(
     places: Places, identity: str, agent: str, operator: str | None = None
 ) -> AvaultError | None:
     """What is said where nsec.enc is for another agent, to whom this one leads; else None."""
-    path = places.file("nsec.enc")
     try:
-        content = decode_file("nsec", read_file(path), path)
+        data = read_file(places.file("nsec.enc"))
+    except AvaultError:
+        return None
+    return explain_successor(data, identity, agent, operator)
+
+
+def explain_successor(
+    data: bytes, identity: str, agent: str, operator: str | None
+) -> AvaultError | None:
+    """`find_successor`, by the bytes of an nsec.enc."""
+    try:
+        content = decode_file("nsec", data, "nsec.enc")
         agent, found = parse_npub(agent), parse_npub(content["agent"])
         operator = parse_npub(operator or content["operator"])
         if content["vault"] != identity or found == agent:
@@ -4524,7 +4572,7 @@ def open_older(store: Store, data: bytes) -> Vault:
         return store.open_copy(data)
     except Tampered:
         for text in store.vault.facts_of("agent").values():
-            with contextlib.suppress(Tampered):
+            with contextlib.suppress(Tampered, ValueError, TypeError, KeyError, RecursionError):
                 vault = open_vault(data, read_keys(json.loads(text)["nsec"]))
                 if vault.identity == store.vault.identity:
                     return vault
@@ -6744,7 +6792,6 @@ class Command(Tool):
 
 
 CANDIDATE = ".new"  # in the file's name of one that is still to be tried
-PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
 
 
 def check_custodian(name: str) -> str:
@@ -7699,7 +7746,7 @@ class KeptKey:
 
     def check(self, vault: Vault) -> None:
         """Raise Denied where it is the phone of who is no operator of the vault any more."""
-        known = vault.fact(f"operator/{self.custodian}")
+        known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
             raise Denied(
@@ -8865,17 +8912,18 @@ class Guard:
     def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
-            self.report = message["report"]
-            if self.report["state"] == "unlocked" and self.state != "unlocked":
+            self.report, was = message["report"], self.state
+            if self.report["state"] == "unlocked" and was != "unlocked":
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
-                self.tidy_phones()
             is_waited_for = self.question.callers or self.report["talking"]
             self.turn(
                 "locked"
                 if self.report["state"] == "waiting" and not is_waited_for
                 else self.report["state"]
             )
+            if was != "unlocked" and self.state == "unlocked":
+                self.tidy_phones()
         elif "wrote" in message:
             self.wrote()
         elif self.custody.hear(message):
@@ -8886,12 +8934,15 @@ class Guard:
     def tidy_phones(self) -> None:
         """The vault is open: ask no other phone any more, and none of who is no operator now."""
         opened, operators = self.report.get("custodian"), self.report.get("operators") or {}
-        if opened in self.phones.asked:
-            self.custody.note_opened(opened)
         self.phones.end()
-        for name in self.custody.phones():
-            if self.custody.find(name)["settings"].get("operator") != operators.get(name):
-                self.custody.custodians.forget(name)
+        try:
+            if opened in self.phones.asked:
+                self.custody.note_opened(opened)
+            for name in self.custody.phones():
+                if self.custody.find(name)["settings"].get("operator") != operators.get(name):
+                    self.custody.custodians.forget(name)
+        except AvaultError as error:
+            self.say(f"the phone of who is no operator is still listed here: {error.message}")
 
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
@@ -9032,7 +9083,7 @@ class Guard:
 
     async def lock(self) -> None:
         """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
-        if self.state == "unlocked" or self.report.get("talking"):
+        if "unlocked" in (self.state, self.report.get("state")) or self.report.get("talking"):
             await self.child.end()
         else:
             self.question.give_up()
@@ -10108,7 +10159,7 @@ def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phonele
     What is wrong with one keeps no other from it. Raises AvaultError, then.
     """
     custodians, failed = Custodians(places), None
-    for name, operator in vault.facts_of("operator").items():
+    for name, operator in vault.other_operators().items():
         path = custodians.path_of(name)
         try:
             before = sha256(read_file(path)).hex()
@@ -10678,19 +10729,34 @@ async def ask_operator(
 
 
 # of a custodian's settings, what says where it is
+AGREED = ("custodian", "kind", "asks", "settings")
 WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+
+
+def describe_custodian(message: Message, width: int = 60) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is."""
+    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    return printable(f"{who} at {place}" if place else who, width + len(who))
+
+
+def mark_agreed(keys: Keys, message: Message) -> str:
+    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
+    what = json.dumps([message[each] for each in AGREED], sort_keys=True)
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
 
 def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
     """The title and the sentence by which a custodian is agreed to."""
-    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    custodian, kind = message["custodian"], message["kind"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    place = next((settings[each] for each in WHERE if settings.get(each)), "")
     # whether a program asks somebody is its own word
     is_sure = message["asks"] and kind not in ("command", "program")
     how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    at = f" at {printable(place, 60)}" if place else ""
-    return f"{who} for {name}", f"avault: let {who}{at} open {name} on {host} {how}"
+    said = f"avault: let {describe_custodian(message)} open {name} on {host} {how}"
+    return f"{who} for {name}", said
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
@@ -10718,6 +10784,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
                 )
             names = vault.identity, vault.operator, vault.name, custodian
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
+            sealed["agreed"] = mark_agreed(store.keys, message)
             helper.sendall(unlock.encode())
         except Exception as error:
             failed = explain_change(error)
@@ -10729,7 +10796,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
 
 def refuse_stranger(vault: Vault, message: Message) -> None:
     """Raise Denied for the phone of somebody who is no operator of the vault."""
-    known = vault.fact(f"operator/{message['custodian']}")
+    known = vault.other_operators().get(message["custodian"])
     whose = message["settings"].get("operator")
     if message["kind"] == "phone" and (not known or to_npub(known) != whose):
         raise Denied(
@@ -10802,7 +10869,7 @@ async def change_operators(holding: Holding, message: Message) -> None:
 
 def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
     """Raise Usage, NotFound where an operator cannot be added, or is not there."""
-    known = vault.fact(f"operator/{name}")
+    known = vault.other_operators().get(name)
     if not public and not known:
         raise NotFound(f"there is no operator {name}", "see who there is: avault operator list")
     if public and known and (name != SUCCESSOR or public != known):
@@ -10810,6 +10877,8 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
     is_there = vault.operators() if name != SUCCESSOR else [vault.operator]
     if public and public in is_there:
         raise Usage("that is an operator of this vault already", "see: avault operator list")
+    if public and len(vault.other_operators()) >= OTHERS:
+        raise Usage(f"a vault has at most {OTHERS} other operators", "avault operator remove NAME")
     if public == vault.agent:
         raise Usage("that is the agent's own key", "an operator's is the one in a phone")
 
@@ -10835,7 +10904,7 @@ async def write_operators(holding: Holding, store: Store, name: str, public: str
 
     def change(vault: Vault) -> None:
         refuse_wrong(vault, name, public)
-        now, known = int(time.time()), vault.fact(f"operator/{name}")
+        now, known = int(time.time()), vault.other_operators().get(name)
         vault.state(f"operator/{name}", public, now, store.machine)
         if known and not public and known not in vault.operators():
             add_mark(vault, "operator", to_npub(known), name, now, store.machine)
@@ -10862,13 +10931,13 @@ async def succeed(holding: Holding) -> None:
     at the next unlock.
     """
     store, pairing = holding.store, holding.contact.pairing
-    successor = store.vault.fact(f"operator/{SUCCESSOR}") if store else None
+    successor = store.vault.other_operators().get(SUCCESSOR) if store else None
     if not store or not pairing or pairing.operator != successor:
         return
 
     def change(vault: Vault) -> None:
         now, old = int(time.time()), to_npub(vault.operator)
-        for name, public in vault.facts_of("operator").items():
+        for name, public in vault.other_operators().items():
             if public == successor:
                 vault.state(f"operator/{name}", None, now, store.machine)
         vault.state(SUCCEEDED, successor, now, store.machine)
@@ -10945,11 +11014,17 @@ def forget_machine(store: Store, identity: str, shown: str) -> Any:
 
 
 class Rotating:
-    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts."""
+    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts.
+
+    `operators` and `custodians` are those whom the operator was told of when agreeing to it. Who
+    has the old key, or writes to the disk, can have put others there since.
+    """
 
     def __init__(self, holding: Holding) -> None:
         self.holding = holding
         self.fresh: Keys | None = None
+        self.operators: dict[str, str] = {}
+        self.custodians: list[Message] = []
 
     async def step(self, message: Message, fd: int | None) -> None:
         """One of the steps, by the message's `step`; tell what came of it."""
@@ -10991,17 +11066,22 @@ class Rotating:
         store, holding = self.need_store(), self.holding
         if holding.log:
             holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
-        fresh = make_keys()
-        await self.prove(store, fresh, message)
+        fresh, offered = make_keys(), list(message["custodians"])
+        custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
+        operators = {"": store.vault.operator, **store.vault.other_operators()}
+        await self.prove(store, fresh, message, describe_openers(operators, custodians))
         if holding.store is not store:
             raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-        self.fresh = fresh
+        self.fresh, self.operators, self.custodians = fresh, operators, custodians
         stage = begin_stage(store.places)
-        write_file(stage.file("avault.enc"), seal_vault(renew_vault(store, fresh), fresh))
+        write_file(
+            stage.file("avault.enc"), seal_vault(renew_vault(store, fresh, operators), fresh)
+        )
         write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
-        return {"agent": to_npub(public_hex(fresh))}
+        changed = [each["custodian"] for each in offered if each not in custodians]
+        return {"agent": to_npub(public_hex(fresh)), "changed": changed}
 
-    async def prove(self, store: Store, fresh: Keys, message: Message) -> None:
+    async def prove(self, store: Store, fresh: Keys, message: Message, openers: str) -> None:
         """Have the operator agree by opening an envelope of the new key, which yields that key."""
         holding, vault = self.holding, store.vault
         pairing = holding.contact.find(store)
@@ -11015,7 +11095,7 @@ class Rotating:
         code = request_code(content["sealed"])
         sentence = (
             f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
-            " The old one opens it no more. Approve only if you want that."
+            f" The old one opens it no more.{openers} Approve only if you want that."
         )
         title = f"a new agent key for {vault.name}"
         envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
@@ -11037,7 +11117,9 @@ class Rotating:
 
     async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
         """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid = message["helper"]
+        pid, what = message["helper"], {each: message[each] for each in AGREED}
+        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
+            raise Denied("that is not the custodian that was agreed to")
         with socket.socket(fileno=fd) as door:
             store = self.need_store()
             with await meet(door, pid) as helper:
@@ -11048,7 +11130,7 @@ class Rotating:
                 phoneless = self.holding.consent.phoneless
                 unlock, sealed = seal_keys(fresh, *names, phoneless)
                 helper.sendall(unlock.encode())
-        return sealed
+        return {**sealed, "agreed": mark_agreed(fresh, message)}
 
     async def turn_over(self, fresh: Keys) -> dict[str, Any]:
         """Have the new key count: stage all that is sealed with it, commit that, and serve it."""
@@ -11069,7 +11151,7 @@ class Rotating:
 
     def stage_all(self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None) -> None:
         """Write all files under the agent's key, beside the custodians', and commit them."""
-        draft = renew_vault(store, fresh)
+        draft = renew_vault(store, fresh, self.operators)
         sealed = seal_vault(draft, fresh)
 
         def check(written: bytes) -> None:
@@ -11113,9 +11195,26 @@ class Rotating:
         holding.reporter.warnings.pop("hints", None)
 
 
-def renew_vault(store: Store, fresh: Keys) -> Vault:
-    """The open vault as the new agent's, with the old key kept in it, and a mark."""
+def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
+    """Who else opens the vault after a rotation, as the operator is told."""
+    named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
+    named += [describe_custodian(each, 120) for each in custodians]
+    return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
+
+
+def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
+    """The open vault as the new agent's, for these operators, with the old key kept in it.
+
+    Raises Denied where another came in the place of the first one meanwhile.
+    """
     draft, now = store.vault.copy(), int(time.time())
+    if draft.operator != operators[""]:
+        raise Denied("the operator was changed meanwhile", "see: avault operator list")
+    known, draft.made_for = draft.other_operators(), draft.operator
+    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
+        other = name.partition("/")[2]
+        if name == SUCCEEDED or other not in known or known[other] != operators.get(other):
+            draft.state(name, None, now, store.machine)
     store.me.keep_up(draft)
     old = to_npub(draft.agent)
     draft.agent, draft.sources = public_hex(fresh), [store.digest]
@@ -11540,7 +11639,7 @@ class Keyholder:
             "custodian": self.holding.custodian,
             "refused": isinstance(self.unlocking.refused, Denied),
             "operators": {
-                name: to_npub(public) for name, public in store.vault.facts_of("operator").items()
+                name: to_npub(public) for name, public in store.vault.other_operators().items()
             }
             if store
             else None,
@@ -11895,24 +11994,32 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     """
     need_open(guard)
     reach, custody = Reach(request), guard.custody
+    names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
+    known, left = load_custodians(guard, names)
     ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
-    wish = {"do": "rotate", "step": "begin", "caller": caller}
+    offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in known]
+    wish = {"do": "rotate", "step": "begin", "caller": caller, "custodians": offered}
     begun = await custody.change(ticket, wish) or {}
+    changed = begun.pop("changed", [])
+    why = "it is not as it was agreed to"
+    left += [{"name": name, "why": why} for name in changed]
     stage = Stage(guard.places)
     added: list[dict[str, Any]] = []
-    left: list[dict[str, str]] = []
     try:
-        for name in (
-            each for each in custody.order() if each != PHONE and not custody.is_phone(each)
-        ):
+        for content in (each for each in known if each["custodian"] not in changed):
+            name = content["custodian"]
             try:
-                added.append(await entrust_anew(guard, stage, name, begun["agent"], reach, caller))
+                agent = begun["agent"]
+                added.append(await entrust_anew(guard, stage, content, agent, reach, caller))
             except AvaultError as error:
+                if custody.is_final(name, error):
+                    raise
                 left.append({"name": name, "why": error.message})
         if left and not added and not custody.has_phone():
             why = "; ".join(f"{each['name']}: {each['why']}" for each in left)
             raise Denied(f"no custodian would open the vault with the new key: {why}")
-        old = [custody.custodians.load(each["custodian"]) for each in added]
+        renewed = [each["custodian"] for each in added]
+        old = [each for each in known if each["custodian"] in renewed]
     except BaseException:
         await forget_keys(guard, added)
         drop(stage.at)
@@ -11920,6 +12027,20 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     # from here on it is no matter whether the client stays
     done = await asyncio.shield(asyncio.ensure_future(turn_over(guard, begun["agent"], old, added)))
     return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
+
+
+def load_custodians(
+    guard: Guard, names: list[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """What these custodians have, before anybody is asked; and which of them cannot be read."""
+    known: list[dict[str, Any]] = []
+    left: list[dict[str, str]] = []
+    for name in names:
+        try:
+            known.append(guard.custody.custodians.load(name))
+        except AvaultError as error:
+            left.append({"name": name, "why": error.message})
+    return known, left
 
 
 async def turn_over(
@@ -11952,13 +12073,18 @@ async def forget_keys(guard: Guard, custodians: list[dict[str, Any]]) -> None:
 
 
 async def entrust_anew(
-    guard: Guard, stage: Stage, name: str, agent: str, reach: Reach, caller: dict[str, Any]
+    guard: Guard,
+    stage: Stage,
+    content: dict[str, Any],
+    agent: str,
+    reach: Reach,
+    caller: dict[str, Any],
 ) -> dict[str, Any]:
     """Have a custodian keep what opens the new key, beside what it has, and try it.
 
     Raises AvaultError where that cannot be, as where it asks a person and none is there.
     """
-    content = guard.custody.custodians.load(name)
+    name = content["custodian"]
     if content["asks"] and not reach.is_there():
         raise Usage("it asks a person, and there is no terminal")
     if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
@@ -12964,8 +13090,12 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
 
 
 def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """What is in a copy of the vault, of any generation: names and times, never values."""
-    vault = open_older(keyholder.open_store(), read_copy(keyholder, request.get("file")))
+    """What is in a copy of the vault, of any generation: names and times, never values.
+
+    One of an agent's key before is told only to who asks for `older` ones.
+    """
+    store, data = keyholder.open_store(), read_copy(keyholder, request.get("file"))
+    vault = open_older(store, data) if request.get("older") else store.open_copy(data)
     groups = describe_vault(vault)
     for group in groups:
         for key in group["keys"]:
@@ -14716,10 +14846,13 @@ class Described(Fields, frozen=True, order=True):
     conflicts: list[str]
 
 
-def inspect(places: Places, data: bytes) -> Described:
-    """Names, times and versions in a copy of the vault; raises Tampered, Locked, Unavailable."""
+def inspect(places: Places, data: bytes, older: bool = False) -> Described:
+    """Names, times and versions in a copy of the vault; raises Tampered, Locked, Unavailable.
+
+    With `older` also in one of an agent's key before: to be looked at, and put nowhere.
+    """
     with copies(places, data) as [name]:
-        answer = ask_daemon(places, "inspect", file=name)
+        answer = ask_daemon(places, "inspect", file=name, older=older)
     keys = [
         (f"{group['name']}/{key['name']}", key)
         for group in answer["groups"]
@@ -14957,7 +15090,7 @@ class History:
             found = self.repository.tree(commit).get(self.repository.paths[VAULT])
             try:
                 self.known[commit] = (
-                    inspect(self.places, self.repository.blob(found))
+                    inspect(self.places, self.repository.blob(found), older=True)
                     if found
                     else Described([], {}, {}, [])
                 )
@@ -15256,7 +15389,7 @@ def cmd_diff(terminal: Terminal, file: str) -> int:
     problem = AvaultError("in no repository")
     for places in vaults_here():
         try:
-            put("".join(line + "\n" for line in render_copy(inspect(places, data))))
+            put("".join(line + "\n" for line in render_copy(inspect(places, data, older=True))))
             return 0
         except AvaultError as error:
             problem = error
@@ -15801,11 +15934,21 @@ def verify_incoming(
                 "avault unlock, then avault sync",
             ) from None
     except Tampered as error:
+        recovery = repository.tree(upstream.ref).get(repository.paths["nsec.enc"])
+        refuse_rotated(places, repository.blob(recovery) if recovery else b"")
         raise Tampered(
             f"the avault.enc of {upstream.name} does not open: {error.message}",
             f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
             "then: avault sync",
         ) from None
+
+
+def refuse_rotated(places: Places, recovery: bytes) -> None:
+    """Raise Locked where the other side's nsec.enc says that the agent's key was rotated there."""
+    own = read_sealed("unlock", places.own("unlock.json"))
+    if successor := explain_successor(recovery, own["vault"], own["agent"], own["operator"]):
+        successor.hint = f"git pull; then, {successor.hint}"
+        raise successor from None
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:

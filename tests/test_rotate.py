@@ -396,6 +396,7 @@ class Staged:
         self.places, self.fresh = desk.places, avault.make_keys()
         self.before = self.files()
         assert desk.holding.store
+        desk.keyholder.rotating.operators = {"": desk.holding.store.vault.operator}
         stage = avault.begin_stage(self.places)
         desk.keyholder.rotating.stage_all(stage, desk.holding.store, self.fresh, avault.Pairing.load(self.places))
         self.ready = Path(self.places.own("rotation"))

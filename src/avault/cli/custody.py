@@ -12,12 +12,12 @@ import termios
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
-from avault.custody.custodians import PHONE
 from avault.custody.kinds import EXTRA_KINDS, KINDS
 from avault.errors import Denied, Usage
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
+from avault.vault.names import PHONE
 from avault.vault.presence import need_vault
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from avault import __version__
 from avault.client import ask_daemon
-from avault.custody.custodians import PHONE
 from avault.errors import AvaultError, NotFound, printable
 from avault.fast import STATES
 from avault.hints import call
@@ -20,6 +19,7 @@ from avault.systemd import NoDaemon, explain_absence
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put
 from avault.terminal.terminal import Terminal, refuse_elses
+from avault.vault.names import PHONE
 from avault.vault.presence import has_vault, need_vault, read_unlock
 
 if TYPE_CHECKING:

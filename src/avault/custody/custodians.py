@@ -15,7 +15,7 @@ from avault.errors import NotFound, Tampered, Usage, printable
 from avault.places import Places
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
-from avault.vault.names import check_operator
+from avault.vault.names import PHONE, check_operator
 from avault.vault.own_files import decode_file, encode_file
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 CANDIDATE = ".new"  # in the file's name of one that is still to be tried
-PHONE = "phone"  # in the order, the one that has no file: pairing.json is its
 
 
 def check_custodian(name: str) -> str:

@@ -101,7 +101,7 @@ class KeptKey:
 
     def check(self, vault: Vault) -> None:
         """Raise Denied where it is the phone of who is no operator of the vault any more."""
-        known = vault.fact(f"operator/{self.custodian}")
+        known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
             raise Denied(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from avault.custody.custodians import PHONE
 from avault.daemon.errands import Reach
 from avault.daemon.keeper import Guard
 from avault.daemon.managing import agree_otherwise, any_opens, need_open
 from avault.errors import Denied, Usage
 from avault.nostr import parse_npub, to_npub
-from avault.vault.names import SUCCESSOR, check_operator
+from avault.vault.names import PHONE, SUCCESSOR, check_operator
 
 if TYPE_CHECKING:
     from typing import Any

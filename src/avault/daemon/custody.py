@@ -8,12 +8,13 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from avault.custody.custodians import PHONE, Custodians
+from avault.custody.custodians import Custodians
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
 from avault.daemon.errands import SLACK, Helper, asks_phones
 from avault.errors import AvaultError, Denied, Locked, NotFound, printable
 from avault.places import Places
+from avault.vault.names import PHONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
 import secrets
 import socket
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from avault.vault.seal import make_envelope, request_code, seal_keys
 if TYPE_CHECKING:
     from typing import Any
 
+    from avault.nostr import Keys
     from avault.protocol import Message
     from avault.vault.records import Vault
     from avault.vault.store import Store
@@ -49,19 +52,34 @@ async def ask_operator(
 
 
 # of a custodian's settings, what says where it is
+AGREED = ("custodian", "kind", "asks", "settings")
 WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+
+
+def describe_custodian(message: Message, width: int = 60) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is."""
+    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    return printable(f"{who} at {place}" if place else who, width + len(who))
+
+
+def mark_agreed(keys: Keys, message: Message) -> str:
+    """That the operator has agreed to a custodian as it is: its settings can be no others then."""
+    what = json.dumps([message[each] for each in AGREED], sort_keys=True)
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
 
 def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
     """The title and the sentence by which a custodian is agreed to."""
-    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    custodian, kind = message["custodian"], message["kind"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    place = next((settings[each] for each in WHERE if settings.get(each)), "")
     # whether a program asks somebody is its own word
     is_sure = message["asks"] and kind not in ("command", "program")
     how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    at = f" at {printable(place, 60)}" if place else ""
-    return f"{who} for {name}", f"avault: let {who}{at} open {name} on {host} {how}"
+    said = f"avault: let {describe_custodian(message)} open {name} on {host} {how}"
+    return f"{who} for {name}", said
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
@@ -89,6 +107,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
                 )
             names = vault.identity, vault.operator, vault.name, custodian
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
+            sealed["agreed"] = mark_agreed(store.keys, message)
             helper.sendall(unlock.encode())
         except Exception as error:
             failed = explain_change(error)
@@ -100,7 +119,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
 
 def refuse_stranger(vault: Vault, message: Message) -> None:
     """Raise Denied for the phone of somebody who is no operator of the vault."""
-    known = vault.fact(f"operator/{message['custodian']}")
+    known = vault.other_operators().get(message["custodian"])
     whose = message["settings"].get("operator")
     if message["kind"] == "phone" and (not known or to_npub(known) != whose):
         raise Denied(

@@ -6,7 +6,6 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from avault.custody.custodians import PHONE
 from avault.daemon.asking import Caller, Question
 from avault.daemon.child import Child
 from avault.daemon.custody import Custody
@@ -15,6 +14,7 @@ from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
 from avault.process import uptime
 from avault.signer.pairing import shorten_key
+from avault.vault.names import PHONE
 from avault.vault.rotation import complete_rotation
 
 if TYPE_CHECKING:
@@ -122,17 +122,18 @@ class Guard:
     def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
-            self.report = message["report"]
-            if self.report["state"] == "unlocked" and self.state != "unlocked":
+            self.report, was = message["report"], self.state
+            if self.report["state"] == "unlocked" and was != "unlocked":
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
-                self.tidy_phones()
             is_waited_for = self.question.callers or self.report["talking"]
             self.turn(
                 "locked"
                 if self.report["state"] == "waiting" and not is_waited_for
                 else self.report["state"]
             )
+            if was != "unlocked" and self.state == "unlocked":
+                self.tidy_phones()
         elif "wrote" in message:
             self.wrote()
         elif self.custody.hear(message):
@@ -143,12 +144,15 @@ class Guard:
     def tidy_phones(self) -> None:
         """The vault is open: ask no other phone any more, and none of who is no operator now."""
         opened, operators = self.report.get("custodian"), self.report.get("operators") or {}
-        if opened in self.phones.asked:
-            self.custody.note_opened(opened)
         self.phones.end()
-        for name in self.custody.phones():
-            if self.custody.find(name)["settings"].get("operator") != operators.get(name):
-                self.custody.custodians.forget(name)
+        try:
+            if opened in self.phones.asked:
+                self.custody.note_opened(opened)
+            for name in self.custody.phones():
+                if self.custody.find(name)["settings"].get("operator") != operators.get(name):
+                    self.custody.custodians.forget(name)
+        except AvaultError as error:
+            self.say(f"the phone of who is no operator is still listed here: {error.message}")
 
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
@@ -289,7 +293,7 @@ class Guard:
 
     async def lock(self) -> None:
         """Lock; a keyholder whose phone has a question stays, without a secret, and listens."""
-        if self.state == "unlocked" or self.report.get("talking"):
+        if "unlocked" in (self.state, self.report.get("state")) or self.report.get("talking"):
             await self.child.end()
         else:
             self.question.give_up()

@@ -188,7 +188,7 @@ class Keyholder:
             "custodian": self.holding.custodian,
             "refused": isinstance(self.unlocking.refused, Denied),
             "operators": {
-                name: to_npub(public) for name, public in store.vault.facts_of("operator").items()
+                name: to_npub(public) for name, public in store.vault.other_operators().items()
             }
             if store
             else None,

@@ -9,10 +9,11 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
-from avault.custody.custodians import PHONE, check_custodian
+from avault.custody.custodians import check_custodian
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Guard
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
+from avault.vault.names import PHONE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,7 +12,7 @@ from avault.errors import AvaultError, Denied, NotFound, Usage, printable
 from avault.nostr import parse_npub, to_npub
 from avault.vault.marks import add_mark
 from avault.vault.names import SUCCESSOR, check_operator
-from avault.vault.records import SUCCEEDED, Vault
+from avault.vault.records import OTHERS, SUCCEEDED, Vault
 from avault.vault.recovery import seal_recovery
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def change_operators(holding: Holding, message: Message) -> None:
 
 def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
     """Raise Usage, NotFound where an operator cannot be added, or is not there."""
-    known = vault.fact(f"operator/{name}")
+    known = vault.other_operators().get(name)
     if not public and not known:
         raise NotFound(f"there is no operator {name}", "see who there is: avault operator list")
     if public and known and (name != SUCCESSOR or public != known):
@@ -50,6 +50,8 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
     is_there = vault.operators() if name != SUCCESSOR else [vault.operator]
     if public and public in is_there:
         raise Usage("that is an operator of this vault already", "see: avault operator list")
+    if public and len(vault.other_operators()) >= OTHERS:
+        raise Usage(f"a vault has at most {OTHERS} other operators", "avault operator remove NAME")
     if public == vault.agent:
         raise Usage("that is the agent's own key", "an operator's is the one in a phone")
 
@@ -75,7 +77,7 @@ async def write_operators(holding: Holding, store: Store, name: str, public: str
 
     def change(vault: Vault) -> None:
         refuse_wrong(vault, name, public)
-        now, known = int(time.time()), vault.fact(f"operator/{name}")
+        now, known = int(time.time()), vault.other_operators().get(name)
         vault.state(f"operator/{name}", public, now, store.machine)
         if known and not public and known not in vault.operators():
             add_mark(vault, "operator", to_npub(known), name, now, store.machine)
@@ -102,13 +104,13 @@ async def succeed(holding: Holding) -> None:
     at the next unlock.
     """
     store, pairing = holding.store, holding.contact.pairing
-    successor = store.vault.fact(f"operator/{SUCCESSOR}") if store else None
+    successor = store.vault.other_operators().get(SUCCESSOR) if store else None
     if not store or not pairing or pairing.operator != successor:
         return
 
     def change(vault: Vault) -> None:
         now, old = int(time.time()), to_npub(vault.operator)
-        for name, public in vault.facts_of("operator").items():
+        for name, public in vault.other_operators().items():
             if public == successor:
                 vault.state(f"operator/{name}", None, now, store.machine)
         vault.state(SUCCEEDED, successor, now, store.machine)

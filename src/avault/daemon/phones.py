@@ -50,7 +50,7 @@ def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phonele
     What is wrong with one keeps no other from it. Raises AvaultError, then.
     """
     custodians, failed = Custodians(places), None
-    for name, operator in vault.facts_of("operator").items():
+    for name, operator in vault.other_operators().items():
         path = custodians.path_of(name)
         try:
             before = sha256(read_file(path)).hex()

@@ -207,8 +207,12 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
 
 
 def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """What is in a copy of the vault, of any generation: names and times, never values."""
-    vault = open_older(keyholder.open_store(), read_copy(keyholder, request.get("file")))
+    """What is in a copy of the vault, of any generation: names and times, never values.
+
+    One of an agent's key before is told only to who asks for `older` ones.
+    """
+    store, data = keyholder.open_store(), read_copy(keyholder, request.get("file"))
+    vault = open_older(store, data) if request.get("older") else store.open_copy(data)
     groups = describe_vault(vault)
     for group in groups:
         for key in group["keys"]:

@@ -13,8 +13,14 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from avault.custody.custodians import PHONE, Custodians
-from avault.daemon.entrusting import explain_change, tell_of_change
+from avault.custody.custodians import Custodians
+from avault.daemon.entrusting import (
+    AGREED,
+    describe_custodian,
+    explain_change,
+    mark_agreed,
+    tell_of_change,
+)
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
@@ -26,9 +32,11 @@ from avault.signer.pairing import Pairing
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
 from avault.vault.marks import add_mark
+from avault.vault.names import PHONE
 from avault.vault.older import keep_old_key
 from avault.vault.own_files import encode_file, encode_hints, read_hints
 from avault.vault.presence import read_sealed
+from avault.vault.records import SUCCEEDED
 from avault.vault.recovery import Recovery, seal_recovery
 from avault.vault.rotation import (
     LOGS,
@@ -60,11 +68,17 @@ if TYPE_CHECKING:
 
 
 class Rotating:
-    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts."""
+    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts.
+
+    `operators` and `custodians` are those whom the operator was told of when agreeing to it. Who
+    has the old key, or writes to the disk, can have put others there since.
+    """
 
     def __init__(self, holding: Holding) -> None:
         self.holding = holding
         self.fresh: Keys | None = None
+        self.operators: dict[str, str] = {}
+        self.custodians: list[Message] = []
 
     async def step(self, message: Message, fd: int | None) -> None:
         """One of the steps, by the message's `step`; tell what came of it."""
@@ -106,17 +120,22 @@ class Rotating:
         store, holding = self.need_store(), self.holding
         if holding.log:
             holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
-        fresh = make_keys()
-        await self.prove(store, fresh, message)
+        fresh, offered = make_keys(), list(message["custodians"])
+        custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
+        operators = {"": store.vault.operator, **store.vault.other_operators()}
+        await self.prove(store, fresh, message, describe_openers(operators, custodians))
         if holding.store is not store:
             raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-        self.fresh = fresh
+        self.fresh, self.operators, self.custodians = fresh, operators, custodians
         stage = begin_stage(store.places)
-        write_file(stage.file("avault.enc"), seal_vault(renew_vault(store, fresh), fresh))
+        write_file(
+            stage.file("avault.enc"), seal_vault(renew_vault(store, fresh, operators), fresh)
+        )
         write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
-        return {"agent": to_npub(public_hex(fresh))}
+        changed = [each["custodian"] for each in offered if each not in custodians]
+        return {"agent": to_npub(public_hex(fresh)), "changed": changed}
 
-    async def prove(self, store: Store, fresh: Keys, message: Message) -> None:
+    async def prove(self, store: Store, fresh: Keys, message: Message, openers: str) -> None:
         """Have the operator agree by opening an envelope of the new key, which yields that key."""
         holding, vault = self.holding, store.vault
         pairing = holding.contact.find(store)
@@ -130,7 +149,7 @@ class Rotating:
         code = request_code(content["sealed"])
         sentence = (
             f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
-            " The old one opens it no more. Approve only if you want that."
+            f" The old one opens it no more.{openers} Approve only if you want that."
         )
         title = f"a new agent key for {vault.name}"
         envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
@@ -152,7 +171,9 @@ class Rotating:
 
     async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
         """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid = message["helper"]
+        pid, what = message["helper"], {each: message[each] for each in AGREED}
+        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
+            raise Denied("that is not the custodian that was agreed to")
         with socket.socket(fileno=fd) as door:
             store = self.need_store()
             with await meet(door, pid) as helper:
@@ -163,7 +184,7 @@ class Rotating:
                 phoneless = self.holding.consent.phoneless
                 unlock, sealed = seal_keys(fresh, *names, phoneless)
                 helper.sendall(unlock.encode())
-        return sealed
+        return {**sealed, "agreed": mark_agreed(fresh, message)}
 
     async def turn_over(self, fresh: Keys) -> dict[str, Any]:
         """Have the new key count: stage all that is sealed with it, commit that, and serve it."""
@@ -184,7 +205,7 @@ class Rotating:
 
     def stage_all(self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None) -> None:
         """Write all files under the agent's key, beside the custodians', and commit them."""
-        draft = renew_vault(store, fresh)
+        draft = renew_vault(store, fresh, self.operators)
         sealed = seal_vault(draft, fresh)
 
         def check(written: bytes) -> None:
@@ -228,9 +249,26 @@ class Rotating:
         holding.reporter.warnings.pop("hints", None)
 
 
-def renew_vault(store: Store, fresh: Keys) -> Vault:
-    """The open vault as the new agent's, with the old key kept in it, and a mark."""
+def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
+    """Who else opens the vault after a rotation, as the operator is told."""
+    named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
+    named += [describe_custodian(each, 120) for each in custodians]
+    return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
+
+
+def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
+    """The open vault as the new agent's, for these operators, with the old key kept in it.
+
+    Raises Denied where another came in the place of the first one meanwhile.
+    """
     draft, now = store.vault.copy(), int(time.time())
+    if draft.operator != operators[""]:
+        raise Denied("the operator was changed meanwhile", "see: avault operator list")
+    known, draft.made_for = draft.other_operators(), draft.operator
+    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
+        other = name.partition("/")[2]
+        if name == SUCCEEDED or other not in known or known[other] != operators.get(other):
+            draft.state(name, None, now, store.machine)
     store.me.keep_up(draft)
     old = to_npub(draft.agent)
     draft.agent, draft.sources = public_hex(fresh), [store.digest]

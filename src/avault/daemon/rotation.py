@@ -9,12 +9,14 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
-from avault.custody.custodians import PHONE, Custodians
+from avault.custody.custodians import Custodians
+from avault.daemon.entrusting import AGREED
 from avault.daemon.errands import Reach, run_errand, try_custodian
 from avault.daemon.keeper import Guard
 from avault.daemon.managing import agree_otherwise, entrust_to, need_open
 from avault.errors import AvaultError, Denied, Usage, printable
 from avault.places import Places
+from avault.vault.names import PHONE
 from avault.vault.presence import read_sealed
 from avault.vault.rotation import READY, Stage, drop
 
@@ -42,24 +44,32 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     """
     need_open(guard)
     reach, custody = Reach(request), guard.custody
+    names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
+    known, left = load_custodians(guard, names)
     ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
-    wish = {"do": "rotate", "step": "begin", "caller": caller}
+    offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in known]
+    wish = {"do": "rotate", "step": "begin", "caller": caller, "custodians": offered}
     begun = await custody.change(ticket, wish) or {}
+    changed = begun.pop("changed", [])
+    why = "it is not as it was agreed to"
+    left += [{"name": name, "why": why} for name in changed]
     stage = Stage(guard.places)
     added: list[dict[str, Any]] = []
-    left: list[dict[str, str]] = []
     try:
-        for name in (
-            each for each in custody.order() if each != PHONE and not custody.is_phone(each)
-        ):
+        for content in (each for each in known if each["custodian"] not in changed):
+            name = content["custodian"]
             try:
-                added.append(await entrust_anew(guard, stage, name, begun["agent"], reach, caller))
+                agent = begun["agent"]
+                added.append(await entrust_anew(guard, stage, content, agent, reach, caller))
             except AvaultError as error:
+                if custody.is_final(name, error):
+                    raise
                 left.append({"name": name, "why": error.message})
         if left and not added and not custody.has_phone():
             why = "; ".join(f"{each['name']}: {each['why']}" for each in left)
             raise Denied(f"no custodian would open the vault with the new key: {why}")
-        old = [custody.custodians.load(each["custodian"]) for each in added]
+        renewed = [each["custodian"] for each in added]
+        old = [each for each in known if each["custodian"] in renewed]
     except BaseException:
         await forget_keys(guard, added)
         drop(stage.at)
@@ -67,6 +77,20 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     # from here on it is no matter whether the client stays
     done = await asyncio.shield(asyncio.ensure_future(turn_over(guard, begun["agent"], old, added)))
     return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
+
+
+def load_custodians(
+    guard: Guard, names: list[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """What these custodians have, before anybody is asked; and which of them cannot be read."""
+    known: list[dict[str, Any]] = []
+    left: list[dict[str, str]] = []
+    for name in names:
+        try:
+            known.append(guard.custody.custodians.load(name))
+        except AvaultError as error:
+            left.append({"name": name, "why": error.message})
+    return known, left
 
 
 async def turn_over(
@@ -99,13 +123,18 @@ async def forget_keys(guard: Guard, custodians: list[dict[str, Any]]) -> None:
 
 
 async def entrust_anew(
-    guard: Guard, stage: Stage, name: str, agent: str, reach: Reach, caller: dict[str, Any]
+    guard: Guard,
+    stage: Stage,
+    content: dict[str, Any],
+    agent: str,
+    reach: Reach,
+    caller: dict[str, Any],
 ) -> dict[str, Any]:
     """Have a custodian keep what opens the new key, beside what it has, and try it.
 
     Raises AvaultError where that cannot be, as where it asks a person and none is there.
     """
-    content = guard.custody.custodians.load(name)
+    name = content["custodian"]
     if content["asks"] and not reach.is_there():
         raise Usage("it asks a person, and there is no terminal")
     if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):

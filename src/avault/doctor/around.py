@@ -9,7 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from avault.custody.custodians import PHONE, Custodians
+from avault.custody.custodians import Custodians
 from avault.doctor.patient import AUDIT_TIME, CUSTODY_PATIENCE, Finding, Patient
 from avault.errors import AvaultError, printable
 from avault.git.driver import set_up
@@ -22,6 +22,7 @@ from avault.service.state import look_at_service
 from avault.service.unit import Service
 from avault.systemd import is_booted
 from avault.vault.files import read_file
+from avault.vault.names import PHONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

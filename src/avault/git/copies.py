@@ -75,10 +75,13 @@ class Described(Fields, frozen=True, order=True):
     conflicts: list[str]
 
 
-def inspect(places: Places, data: bytes) -> Described:
-    """Names, times and versions in a copy of the vault; raises Tampered, Locked, Unavailable."""
+def inspect(places: Places, data: bytes, older: bool = False) -> Described:
+    """Names, times and versions in a copy of the vault; raises Tampered, Locked, Unavailable.
+
+    With `older` also in one of an agent's key before: to be looked at, and put nowhere.
+    """
     with copies(places, data) as [name]:
-        answer = ask_daemon(places, "inspect", file=name)
+        answer = ask_daemon(places, "inspect", file=name, older=older)
     keys = [
         (f"{group['name']}/{key['name']}", key)
         for group in answer["groups"]

@@ -140,7 +140,7 @@ class History:
             found = self.repository.tree(commit).get(self.repository.paths[VAULT])
             try:
                 self.known[commit] = (
-                    inspect(self.places, self.repository.blob(found))
+                    inspect(self.places, self.repository.blob(found), older=True)
                     if found
                     else Described([], {}, {}, [])
                 )

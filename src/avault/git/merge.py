@@ -104,7 +104,7 @@ def cmd_diff(terminal: Terminal, file: str) -> int:
     problem = AvaultError("in no repository")
     for places in vaults_here():
         try:
-            put("".join(line + "\n" for line in render_copy(inspect(places, data))))
+            put("".join(line + "\n" for line in render_copy(inspect(places, data, older=True))))
             return 0
         except AvaultError as error:
             problem = error

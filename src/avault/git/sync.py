@@ -33,7 +33,8 @@ from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.machine import read_pin
-from avault.vault.presence import need_vault
+from avault.vault.presence import need_vault, read_sealed
+from avault.vault.statements import explain_successor
 
 if TYPE_CHECKING:
     from typing import Any
@@ -232,11 +233,21 @@ def verify_incoming(
                 "avault unlock, then avault sync",
             ) from None
     except Tampered as error:
+        recovery = repository.tree(upstream.ref).get(repository.paths["nsec.enc"])
+        refuse_rotated(places, repository.blob(recovery) if recovery else b"")
         raise Tampered(
             f"the avault.enc of {upstream.name} does not open: {error.message}",
             f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
             "then: avault sync",
         ) from None
+
+
+def refuse_rotated(places: Places, recovery: bytes) -> None:
+    """Raise Locked where the other side's nsec.enc says that the agent's key was rotated there."""
+    own = read_sealed("unlock", places.own("unlock.json"))
+    if successor := explain_successor(recovery, own["vault"], own["agent"], own["operator"]):
+        successor.hint = f"git pull; then, {successor.hint}"
+        raise successor from None
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:

@@ -71,12 +71,18 @@ def check_key(name: object) -> str:
     raise Usage("not a key name", hint)
 
 
+PHONE = "phone"  # what this machine's own phone is called among them
 SUCCESSOR = "successor"  # the name of who becomes the first operator, once that phone has shown it
 
 
+def is_operator(name: str) -> bool:
+    """Whether an operator or a custodian can have that name: [a-z0-9][a-z0-9-]{0,31}."""
+    return bool(re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name))
+
+
 def check_operator(name: object) -> str:
-    """`name` if an operator or a custodian can have it: [a-z0-9][a-z0-9-]{0,31}; raises Usage."""
-    if isinstance(name, str) and re.fullmatch("[a-z0-9][a-z0-9-]{0,31}", name):
+    """`name` if an operator or a custodian can have it; raises Usage."""
+    if isinstance(name, str) and is_operator(name):
         return name
     hint = "up to 32 lower case letters, digits and -, as in: --name office-hsm"
     raise Usage(f"not a name: {printable(str(name))!r}", hint)
@@ -107,3 +113,14 @@ def check_note(note: object) -> str | None:
     if note is None or (isinstance(note, str) and len(note) <= 1000 and note.isprintable()):
         return note
     raise Usage("a note is one line of at most 1,000 printable characters")
+
+
+FIELD = 2**256 - 2**32 - 977  # of secp256k1 (SEC 2, section 2.4.1)
+
+
+def is_public_key(text: str) -> bool:
+    """Whether it is a public key in hex: the x of a point of secp256k1 (BIP 340, lift_x)."""
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        return False
+    x = int(text, 16)
+    return x < FIELD and pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1

@@ -26,7 +26,7 @@ def open_older(store: Store, data: bytes) -> Vault:
         return store.open_copy(data)
     except Tampered:
         for text in store.vault.facts_of("agent").values():
-            with contextlib.suppress(Tampered):
+            with contextlib.suppress(Tampered, ValueError, TypeError, KeyError, RecursionError):
                 vault = open_vault(data, read_keys(json.loads(text)["nsec"]))
                 if vault.identity == store.vault.identity:
                     return vault

@@ -41,7 +41,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
         "kept": (str, type(None)),
-        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str,
+        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
     },
     "custodians": {"order": list, "opened": dict},
     "machine": {"id": str, "host": str},

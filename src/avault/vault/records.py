@@ -6,13 +6,21 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
-from avault.vault.names import check_group, check_key, check_value
+from avault.vault.names import (
+    PHONE,
+    check_group,
+    check_key,
+    check_value,
+    is_operator,
+    is_public_key,
+)
 
 if TYPE_CHECKING:
     from typing import Any
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+OTHERS = 32  # operators besides the first
 SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
 
 
@@ -158,12 +166,24 @@ class Vault:
     @property
     def operator(self) -> str:
         """The first operator's public key (hex): whom it was made for, or who came in that place."""
-        return self.fact(SUCCEEDED) or self.made_for
+        found = self.fact(SUCCEEDED)
+        return found if found and is_public_key(found) else self.made_for
+
+    def other_operators(self) -> dict[str, str]:
+        """The operators besides the first: their public keys (hex), by name.
+
+        Who has the agent's key can write anything: what can be no operator is left out.
+        """
+        found = {
+            name: key
+            for name, key in sorted(self.facts_of("operator").items())
+            if is_operator(name) and name != PHONE and is_public_key(key)
+        }
+        return dict(list(found.items())[:OTHERS])
 
     def operators(self) -> list[str]:
         """The operators' public keys (hex), each once, and the first one first."""
-        others = sorted(self.facts_of("operator").items())
-        return list(dict.fromkeys([self.operator, *(key for _, key in others)]))
+        return list(dict.fromkeys([self.operator, *self.other_operators().values()]))
 
     def state(self, name: str, value: str | None, now: int, machine: str) -> None:
         """Note a fact, or with None take it away; it belongs to the machine's next write."""

@@ -6,6 +6,7 @@ another one, and learns from them that nobody has put a stranger's there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from avault.nostr import Keys
 
 
+STATEMENTS = 64  # that nsec.enc carries
+
+
 def make_statement(keys: Keys, identity: str, agent: str) -> str:
     """An agent's key says that another (hex) takes its place in a vault."""
     said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
@@ -29,9 +33,14 @@ def make_statement(keys: Keys, identity: str, agent: str) -> str:
 
 
 def statements_of(vault: Vault) -> list[str]:
-    """What the vault's agents before have said, as the vault knows it."""
-    facts = vault.facts_of("agent").values()
-    return [str(json.loads(text)["statement"]) for text in facts]
+    """What the vault's agents before have said, as the vault knows it; what is none is left out."""
+    found = []
+    for text in vault.facts_of("agent").values():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            statement = str(json.loads(text)["statement"])
+            read_signed(statement)
+            found.append(statement)
+    return found[:STATEMENTS]
 
 
 def follow(statements: list[object], identity: str, agent: str) -> str:
@@ -64,9 +73,19 @@ def find_successor(
     places: Places, identity: str, agent: str, operator: str | None = None
 ) -> AvaultError | None:
     """What is said where nsec.enc is for another agent, to whom this one leads; else None."""
-    path = places.file("nsec.enc")
     try:
-        content = decode_file("nsec", read_file(path), path)
+        data = read_file(places.file("nsec.enc"))
+    except AvaultError:
+        return None
+    return explain_successor(data, identity, agent, operator)
+
+
+def explain_successor(
+    data: bytes, identity: str, agent: str, operator: str | None
+) -> AvaultError | None:
+    """`find_successor`, by the bytes of an nsec.enc."""
+    try:
+        content = decode_file("nsec", data, "nsec.enc")
         agent, found = parse_npub(agent), parse_npub(content["agent"])
         operator = parse_npub(operator or content["operator"])
         if content["vault"] != identity or found == agent:
