@@ -5673,6 +5673,9 @@ class Bunker:
         return {"result": "ack"}
 
 
+LONGEST_SENTENCE = 8_000  # characters: whole, as its end may say who else opens the vault
+
+
 def read_sentence(text: str) -> str:
     """What the operator is shown of a text to decrypt: an envelope's sentence, not its content."""
     try:
@@ -5680,7 +5683,7 @@ def read_sentence(text: str) -> str:
     except (ValueError, TypeError, KeyError, RecursionError):
         sentence = None
     return (
-        printable(sentence)
+        printable(sentence, LONGEST_SENTENCE)
         if isinstance(sentence, str)
         else f"a text of {len(text)} characters, which is not shown"
     )

@@ -386,3 +386,10 @@ def test_what_a_bunker_does_not_take(tmp_path: Path, uri: str) -> None:
     with pytest.raises(avault.Usage, match="not a nostrconnect:// URI"):
         pairings.learn(uri)
     assert pairings.clients == {} and pairings.relays == []
+
+
+def test_a_sentence_is_shown_to_its_end() -> None:
+    """Who else opens the vault stands there."""
+    others = "; ".join(f"operator{number} (npub1{number:014}…)" for number in range(avault.OTHERS))
+    assert avault.read_sentence(json.dumps({"content": others})) == others
+    assert len(avault.read_sentence(json.dumps({"content": "x" * 100_000}))) < 10_000
