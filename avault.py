@@ -45,17 +45,18 @@ The rooms, in order; each calls only what stands above it:
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
     vault/files               Files as people and disks need them: atomic, durable, checked
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
-    vault/own_files           The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
-    vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
-    vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
-    vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
     vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
+    vault/own_files           The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
     vault/statements          What an agent's key said of the one that takes its place: signed, so that anybody can see it
+    vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
     vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
     vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
     vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
     vault/older               Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else
+    vault/leftovers           Copies of the vault that lie here under a key before the agent's: what only they have
+    vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
+    vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
@@ -84,6 +85,8 @@ The rooms, in order; each calls only what stands above it:
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
+    daemon/following          This machine goes over to the agent's key that another machine has rotated to
+    daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
@@ -103,8 +106,8 @@ The rooms, in order; each calls only what stands above it:
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
-    daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
+    daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
@@ -114,7 +117,6 @@ The rooms, in order; each calls only what stands above it:
     daemon/recorder           Having git told of what was written
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
-    daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/requests           What a client may ask of an open vault
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
@@ -1314,6 +1316,15 @@ def is_somewhere() -> bool:
         return bool(os.getcwd())
     except OSError:
         return False
+
+
+def attempt(change: Callable[[Any], None], draft: object) -> AvaultError | None:
+    """Apply a change to a draft; the error that refused it."""
+    try:
+        change(draft)
+    except AvaultError as error:
+        return error
+    return None
 
 
 def complain(error: Exception) -> AvaultError:
@@ -2927,6 +2938,15 @@ def take_place(new: str, path: str, over: str) -> None:
         raise
 
 
+def find_free(stem: str, end: str) -> str:
+    """A path where nothing is: `stem` and `end`, with a number between where there is something."""
+    path, number = stem + end, 1
+    while os.path.lexists(path):
+        number += 1
+        path = f"{stem}-{number}{end}"
+    return path
+
+
 def has_bytes(path: str, data: bytes) -> bool:
     """Whether a file is there, and holds exactly these bytes."""
     try:
@@ -3262,451 +3282,6 @@ def render_list(groups: list[dict[str, Any]]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-# ------------------------------------------------------- vault/own_files ----
-# The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold.
-#
-# Each is JSON with a type, a version and a checksum. With them go the hints that `pair` reads, and
-# what git is told of the vault's files.
-
-
-REPAIRS = {
-    "unlock": "avault unlock, and the phone is asked for nsec.enc",
-    "pairing": "avault pair",
-    "pin": "git pull, avault unlock",
-    "custodians": "avault custody list",
-}
-SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
-FIELDS: dict[str, dict[str, Any]] = {
-    # of each kind of file, with their types
-    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
-    "nsec": {**SEALED, "others": list, "rotated": list},
-    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
-    "pairing": {
-        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
-        "approves_by_itself": (bool, type(None)),
-    },
-    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"generation": dict, "hash": str},
-    "custody": {
-        "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
-        "kept": (str, type(None)),
-        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
-    },
-    "custodians": {"order": list, "opened": dict},
-    "machine": {"id": str, "host": str},
-    "offered": {"count": int},
-    "log": {"ledgers": dict, "mac": str},
-    "recovery": {"hash": str},
-    "pauses": {"in_vain": int, "refused": bool, "last": int},
-}  # fmt: skip
-
-# what a file has only where there is some
-OPTIONAL = {"others", "rotated"}
-
-
-def encode_file(kind: str, content: dict[str, Any]) -> bytes:
-    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
-    body = {"type": f"avault/{kind}", "version": 1, **content}
-    return (
-        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
-    ).encode()
-
-
-def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
-    """Whether a value is of a type, or of one of them.
-
-    To Python a bool is an int too, here it is not.
-    """
-    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
-
-
-def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
-    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
-    fields = FIELDS[kind]
-    try:
-        content = json.loads(data)
-        if content["type"] == f"avault/{kind}" and content["version"] == 1:
-            del content["type"], content["version"], content["checksum"]
-            missing = fields.keys() - content.keys()
-            right = content.keys() <= fields.keys() and missing <= OPTIONAL
-            right = right and all(is_of_type(content[name], fields[name]) for name in content)
-            if right and encode_file(kind, content) == data:
-                return dict(content)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    hint = (
-        f"move it away, then: {REPAIRS[kind]}"
-        if kind in REPAIRS
-        else "take it from git history or from a backup"
-    )
-    raise Tampered(f"{path} is damaged", hint)
-
-
-def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
-    """nip46.json: public hints for `pair` and `recover`, never trusted."""
-    content = {
-        "agent_npub": to_npub(agent),
-        "signer_npub": to_npub(operator),
-        "relay": (relays or [""])[0],
-        "relays": relays,
-    }
-    return encode_file("hints", {**content, "name": name})
-
-
-def read_hints(path: str) -> dict[str, Any]:
-    """The content of nip46.json; raises Tampered if it cannot be read as such."""
-    data = read_file(path)
-    hints = decode_file("hints", data, path)
-    try:
-        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
-        if (
-            encode_hints(
-                agent,
-                operator,
-                [check_relay(url) for url in hints["relays"]],
-                check_name(hints["name"]),
-            )
-            == data
-        ):
-            return hints
-    except Usage:
-        pass
-    raise Tampered(f"{path} is damaged", "take it from git history")
-
-
-def check_relay(url: object) -> str:
-    """`url` if it can be a relay in a pairing URI; raises Usage.
-
-    Amber decodes the whole query of a URI before it splits it: a relay URL
-    with a query of its own would fall apart.
-    """
-    if (
-        isinstance(url, str)
-        and url.isascii()
-        and url.isprintable()
-        and len(url) <= 200
-        and not set(url) & set(" &=?#,+%\"'<>")
-    ):
-        scheme, mark, host = url.partition("://")
-        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
-            return url.rstrip("/")
-    raise Usage(
-        f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query"
-    )
-
-
-NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
-
-
-def check_name(name: str) -> str:
-    """`name` if a signer can show it as a connection's name; raises Usage."""
-    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
-        return name
-    raise Usage(
-        f"not a name for a vault: {printable(name)!r}",
-        "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1",
-    )
-
-
-def clean_directory(path: str) -> None:
-    """Remove the temporary files that a killed write left behind.
-
-    Only for the holder of the lock.
-    """
-    for name in os.listdir(path):
-        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
-        ours = (
-            (stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-"))
-            and name.endswith(".tmp")
-            and len(middle) == 16
-        )
-        if ours and not os.path.isdir(os.path.join(path, name)):
-            os.unlink(os.path.join(path, name))
-
-
-OUR_FILES = (
-    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
-    "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc",
-)  # fmt: skip
-
-GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
-avault.enc -text -merge
-nsec.enc -text -merge
-nip46.json -text -merge
-"""
-
-
-def complete_attributes(path: str) -> bytes:
-    """What is to be in the .gitattributes at `path`; raises AvaultError.
-
-    That is what is there, then those of our lines that are not.
-    """
-    refuse_foreign(path)
-    text = read_file(path) if os.path.lexists(path) else b""
-    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
-    end = b"" if not text or text.endswith(b"\n") else b"\n"
-    return text + end + b"".join(line + b"\n" for line in missing)
-
-
-# --------------------------------------------------------- vault/machine ----
-# This machine in the vault's generations: its name, its counts, and the highest it has seen.
-
-
-class Machine:
-    """One machine among those that write to a vault; raises Tampered.
-
-    `name` is what it counts its writes under, `warning` what should be known about the pin.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self.places, self.name, self.warning = places, machine_id(places), ""
-        self.counted = 0  # the last count of a write of ours that anybody may have seen
-        # the highest count under which this machine has given a merge to git
-        path = places.own("offered.json")
-        self.offered: int = (
-            decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
-        )
-
-    def rename(self) -> None:
-        """Take another name: it claims to know no more than it does."""
-        os.unlink(self.places.own("machine.json"))
-        self.name = machine_id(self.places)
-
-    def keep_up(self, draft: Vault) -> None:
-        """Let a draft's count be no lower than one that anybody may have seen."""
-        draft.generation[self.name] = max(draft.generation.get(self.name, 0), self.counted)
-
-    def count(self, draft: Vault) -> None:
-        """Make a draft this machine's next generation."""
-        self.counted = max(draft.generation.get(self.name, 0), self.counted) + 1
-        draft.generation[self.name] = self.counted
-        draft.generation = dict(sorted(draft.generation.items()))
-
-    def count_offer(self, merged: Vault) -> None:
-        """Count a merge that git is to put in place, under a name of its own, `<machine>-git`.
-
-        Git merges old commits too, as in a rebase, and what comes of them must not claim to know
-        our later writes.
-        """
-        name = f"{self.name}-git"
-        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
-        path = self.places.own("offered.json")
-        write_file(path, encode_file("offered", {"count": self.offered}))
-        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
-
-    def pin(self, vault: Vault, digest: str) -> None:
-        """Remember the highest generation seen; nothing older is accepted again.
-
-        What cannot be pinned is served all the same: the vault itself is written.
-        """
-        pin = {"generation": vault.generation, "hash": digest}
-        try:
-            write_file(self.places.own("pin.json"), encode_file("pin", pin))
-            self.warning = ""
-        except AvaultError as error:
-            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
-
-
-def read_pin(places: Places) -> dict[str, Any] | None:
-    """The highest generation that this machine has seen, and its hash; None at first.
-
-    Raises Tampered.
-    """
-    path = places.own("pin.json")
-    try:
-        pin = decode_file("pin", read_file(path), path)
-    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
-        return None
-    if any(type(count) is not int for count in pin["generation"].values()):
-        raise Tampered(f"{path} is damaged")
-    return pin
-
-
-def machine_id(places: Places) -> str:
-    """This machine's random name in generations, made when it is first asked for.
-
-    A machine made from the image of another gets a name of its own, if
-    /etc/machine-id tells them apart (machine-id(5)).
-    """
-    path, host = places.own("machine.json"), ""
-    if os.path.exists("/etc/machine-id"):
-        host = sha256(read_file("/etc/machine-id")).hex()
-    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
-    if content.get("host") != host:
-        content = {"id": secrets.token_hex(8), "host": host}
-        write_file(path, encode_file("machine", content))
-    return str(content["id"])
-
-
-# -------------------------------------------------------- vault/machines ----
-# The machines that a vault is on: one fact each, which the machine writes itself.
-
-
-KIND = "machine"  # of the facts: "machine/ID", as ids are in generations
-HOST_LIMIT = 97  # characters of USER@HOST, see place_name
-
-
-def render_machine(host: str, client_key: str) -> str:
-    """What a machine says of itself: user and host, its pairing's public key (hex; "": none)."""
-    return json.dumps({"host": host, "client_key": client_key})
-
-
-def read_fact(text: str) -> dict[str, Any]:
-    """What stands in a fact of avault's own; empty where it is none that we know."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def read_machine(text: str) -> dict[str, Any]:
-    """What a machine says of itself, as people may be shown it; null for what is of no use."""
-    said = read_fact(text)
-    host, key = said.get("host"), said.get("client_key")
-    is_key = isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)
-    return {
-        "host": printable(host, HOST_LIMIT) if isinstance(host, str) and host else None,
-        "client_key": key if is_key else None,
-    }
-
-
-def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
-    """Each machine that is known, or that has written, and was not removed; the first seen first.
-
-    `me` is this one's id. What is not known of a machine is null.
-    """
-    known, removed = vault.facts_of(KIND), vault.facts_of("revoked")
-    writers = [name for name in vault.generation if not name.endswith("-git")]
-    silent = [each for each in writers if f"{KIND}/{each}" not in removed]
-    rows = []
-    for each in sorted({*known, *silent}):
-        since = vault.facts[f"{KIND}/{each}"][0].created if each in known else None
-        rows.append(
-            {
-                "id": each,
-                **read_machine(known.get(each, "{}")),
-                "first_seen": None if since is None else render_time(since),
-                "writes": vault.generation.get(each, 0),
-                "this": each == me,
-            }
-        )
-    return sorted(rows, key=lambda row: (row["first_seen"] or "", row["id"]))
-
-
-def find_machine(vault: Vault, me: str, name: str) -> dict[str, Any]:
-    """The one other machine of that host name or id; raises NotFound, Usage."""
-    rows = list_machines(vault, me)
-    found = (
-        [row for row in rows if row["id"] == name]
-        or [row for row in rows if row["host"] == name]
-        or [row for row in rows if row["host"] and row["host"].partition("@")[2] == name]
-    )
-    if not found:
-        raise NotFound(f"no machine {printable(name)}", "see which there are: avault machine list")
-    if len(found) > 1:
-        ids = printable(", ".join(row["id"] for row in found))
-        raise Usage(f"{printable(name)} is more than one machine", f"name it by its id: {ids}")
-    if found[0]["this"]:
-        raise Usage("that is this machine", "to leave nothing of the vault here: avault forget")
-    return found[0]
-
-
-# ----------------------------------------------------------- vault/marks ----
-# Marks of what was removed or rotated, and which values that leaves to be set anew.
-#
-# A mark is a fact, "revoked/WHAT/NAME". It has a digest of each value that was in the vault then:
-# a value that was known stays known, whatever is done with its key, and whatever clocks say.
-
-
-def digest_value(salt: str, value: str) -> str:
-    """What tells a value from others to whom has the mark's salt."""
-    return hmac.digest(bytes.fromhex(salt), value.encode(), "sha256")[:8].hex()
-
-
-def add_mark(vault: Vault, what: str, name: str, shown: str, now: int, machine: str) -> None:
-    """Note that something (`what`: machine, agent, operator) is to open this vault no more.
-
-    `shown` is how people call it. Where it was removed before, what was known then stays known.
-    """
-    before = vault.facts.get(f"revoked/{what}/{name}")
-    known = read_mark(before[0]) if before else None
-    salt = known["salt"] if known and known["salt"] else secrets.token_hex(16)
-    values = [
-        digest_value(salt, secret.value)
-        for group in vault.groups.values()
-        for found in group.keys.values()
-        for secret in found
-    ]
-    values += known["values"] if known else []
-    mark = {"what": what, "shown": shown, "at": now, "salt": salt, "values": sorted({*values})}
-    vault.state(f"revoked/{what}/{name}", json.dumps(mark), now, machine)
-
-
-def read_marks(vault: Vault) -> list[dict[str, Any]]:
-    """All marks, the newest first."""
-    facts = [name for name in vault.facts if name.startswith("revoked/")]
-    found = [read_mark(each) for name in facts for each in vault.facts[name]]
-    return sorted(found, key=lambda mark: -int(mark["at"]))
-
-
-def read_mark(fact: Secret) -> dict[str, Any]:
-    """A mark; of one that cannot be read, that something was removed when it was written."""
-    mark = read_fact(fact.value)
-    is_whole = [
-        mark.get("what") in ("machine", "agent", "operator"),
-        isinstance(mark.get("shown"), str),
-        type(mark.get("at")) is int and abs(mark["at"]) <= LATEST,
-        isinstance(mark.get("salt"), str) and re.fullmatch("[0-9a-f]{32}", mark["salt"]),
-        isinstance(mark.get("values"), list)
-        and all(isinstance(each, str) for each in mark["values"]),
-    ]
-    if all(is_whole):
-        return {**mark, "shown": printable(mark["shown"], HOST_LIMIT)}
-    return {"what": "mark", "shown": "?", "at": fact.updated, "salt": "", "values": []}
-
-
-def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
-    """Each key whose value somebody may have who was removed since, with why; no value.
-
-    That is one that was set before the newest mark, or that was in the vault at any.
-    """
-    marks = [(mark, {*mark["values"]}) for mark in read_marks(vault)]
-    rows = []
-    for group, each in sorted(vault.groups.items()):
-        for key, found in sorted(each.keys.items()):
-            mark = next(
-                (
-                    mark
-                    for mark, values in marks
-                    for secret in found
-                    if secret.updated < mark["at"]
-                    or digest_value(mark["salt"], secret.value) in values
-                ),
-                None,
-            )
-            if mark:
-                rows.append(
-                    {
-                        "group": group,
-                        "key": key,
-                        "set": render_time(found[0].updated),
-                        "age": max(int(now) - found[0].updated, 0),
-                        "why": describe_mark(mark),
-                    }
-                )
-    return rows
-
-
-def describe_mark(mark: dict[str, Any]) -> str:
-    """Why a value is to be set anew, for people."""
-    done = {"agent": "replaced", "mark": "written"}.get(mark["what"], "removed")
-    what = "agent's key" if mark["what"] == "agent" else mark["what"]
-    return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
-
-
 # ------------------------------------------------------------ vault/seal ----
 # Everything that is encrypted: the vault's parts, the envelope, the sealed key.
 #
@@ -3885,6 +3460,195 @@ def unseal(
     )
 
 
+# ------------------------------------------------------- vault/own_files ----
+# The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold.
+#
+# Each is JSON with a type, a version and a checksum. With them go the hints that `pair` reads, and
+# what git is told of the vault's files.
+
+
+REPAIRS = {
+    "unlock": "avault unlock, and the phone is asked for nsec.enc",
+    "pairing": "avault pair",
+    "pin": "git pull, avault unlock",
+    "custodians": "avault custody list",
+}
+SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
+FIELDS: dict[str, dict[str, Any]] = {
+    # of each kind of file, with their types
+    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
+    "nsec": {**SEALED, "others": list, "rotated": list},
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
+    "pairing": {
+        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
+        "approves_by_itself": (bool, type(None)),
+    },
+    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
+    "pin": {"agent": str, "generation": dict, "hash": str},
+    "forget": {"custodians": list},
+    "custody": {
+        "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
+        "kept": (str, type(None)),
+        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
+    },
+    "custodians": {"order": list, "opened": dict},
+    "machine": {"id": str, "host": str},
+    "offered": {"count": int},
+    "log": {"ledgers": dict, "mac": str},
+    "recovery": {"hash": str},
+    "pauses": {"in_vain": int, "refused": bool, "last": int},
+}  # fmt: skip
+
+# what a file of a kind has only where there is some
+OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}}
+
+
+def encode_file(kind: str, content: dict[str, Any]) -> bytes:
+    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
+    body = {"type": f"avault/{kind}", "version": 1, **content}
+    return (
+        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
+    ).encode()
+
+
+def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type, or of one of them.
+
+    To Python a bool is an int too, here it is not.
+    """
+    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+
+def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
+    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
+    fields = FIELDS[kind]
+    try:
+        content = json.loads(data)
+        if content["type"] == f"avault/{kind}" and content["version"] == 1:
+            del content["type"], content["version"], content["checksum"]
+            missing = fields.keys() - content.keys()
+            right = content.keys() <= fields.keys() and missing <= OPTIONAL.get(kind, set())
+            right = right and all(is_of_type(content[name], fields[name]) for name in content)
+            if right and encode_file(kind, content) == data:
+                return dict(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    hint = (
+        f"move it away, then: {REPAIRS[kind]}"
+        if kind in REPAIRS
+        else "take it from git history or from a backup"
+    )
+    raise Tampered(f"{path} is damaged", hint)
+
+
+def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
+    """nip46.json: public hints for `pair` and `recover`, never trusted."""
+    content = {
+        "agent_npub": to_npub(agent),
+        "signer_npub": to_npub(operator),
+        "relay": (relays or [""])[0],
+        "relays": relays,
+    }
+    return encode_file("hints", {**content, "name": name})
+
+
+def read_hints(path: str) -> dict[str, Any]:
+    """The content of nip46.json; raises Tampered if it cannot be read as such."""
+    data = read_file(path)
+    hints = decode_file("hints", data, path)
+    try:
+        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
+        if (
+            encode_hints(
+                agent,
+                operator,
+                [check_relay(url) for url in hints["relays"]],
+                check_name(hints["name"]),
+            )
+            == data
+        ):
+            return hints
+    except Usage:
+        pass
+    raise Tampered(f"{path} is damaged", "take it from git history")
+
+
+def check_relay(url: object) -> str:
+    """`url` if it can be a relay in a pairing URI; raises Usage.
+
+    Amber decodes the whole query of a URI before it splits it: a relay URL
+    with a query of its own would fall apart.
+    """
+    if (
+        isinstance(url, str)
+        and url.isascii()
+        and url.isprintable()
+        and len(url) <= 200
+        and not set(url) & set(" &=?#,+%\"'<>")
+    ):
+        scheme, mark, host = url.partition("://")
+        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
+            return url.rstrip("/")
+    raise Usage(
+        f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query"
+    )
+
+
+NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
+
+
+def check_name(name: str) -> str:
+    """`name` if a signer can show it as a connection's name; raises Usage."""
+    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
+        return name
+    raise Usage(
+        f"not a name for a vault: {printable(name)!r}",
+        "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1",
+    )
+
+
+def clean_directory(path: str) -> None:
+    """Remove the temporary files that a killed write left behind.
+
+    Only for the holder of the lock.
+    """
+    for name in os.listdir(path):
+        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
+        ours = (
+            (stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-"))
+            and name.endswith(".tmp")
+            and len(middle) == 16
+        )
+        if ours and not os.path.isdir(os.path.join(path, name)):
+            os.unlink(os.path.join(path, name))
+
+
+OUR_FILES = (
+    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
+    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
+    "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
+    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
+)  # fmt: skip
+
+GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
+avault.enc -text -merge
+nsec.enc -text -merge
+nip46.json -text -merge
+"""
+
+
+def complete_attributes(path: str) -> bytes:
+    """What is to be in the .gitattributes at `path`; raises AvaultError.
+
+    That is what is there, then those of our lines that are not.
+    """
+    refuse_foreign(path)
+    text = read_file(path) if os.path.lexists(path) else b""
+    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
+    end = b"" if not text or text.endswith(b"\n") else b"\n"
+    return text + end + b"".join(line + b"\n" for line in missing)
+
+
 # ------------------------------------------------------ vault/statements ----
 # What an agent's key said of the one that takes its place: signed, so that anybody can see it.
 #
@@ -3968,6 +3732,133 @@ def explain_successor(
         "the agent's key of this vault was rotated on another machine",
         f"if that was you, one approval is enough: avault recover {names} --no-drill",
     )
+
+
+# --------------------------------------------------------- vault/machine ----
+# This machine in the vault's generations: its name, its counts, and the highest it has seen.
+
+
+# this machine's unlock.json, while `recover` goes over to the key that another has rotated to
+SET_ASIDE = "unlock-before.json"
+
+
+class Machine:
+    """One machine among those that write to a vault; raises Tampered.
+
+    `name` is what it counts its writes under, `warning` what should be known about the pin.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.name, self.warning = places, machine_id(places), ""
+        self.counted = 0  # the last count of a write of ours that anybody may have seen
+        # the highest count under which this machine has given a merge to git
+        path = places.own("offered.json")
+        self.offered: int = (
+            decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
+        )
+
+    def rename(self) -> None:
+        """Take another name: it claims to know no more than it does."""
+        os.unlink(self.places.own("machine.json"))
+        self.name = machine_id(self.places)
+
+    def keep_up(self, draft: Vault) -> None:
+        """Let a draft's count be no lower than one that anybody may have seen."""
+        draft.generation[self.name] = max(draft.generation.get(self.name, 0), self.counted)
+
+    def count(self, draft: Vault) -> None:
+        """Make a draft this machine's next generation."""
+        self.counted = max(draft.generation.get(self.name, 0), self.counted) + 1
+        draft.generation[self.name] = self.counted
+        draft.generation = dict(sorted(draft.generation.items()))
+
+    def count_offer(self, merged: Vault) -> None:
+        """Count a merge that git is to put in place, under a name of its own, `<machine>-git`.
+
+        Git merges old commits too, as in a rebase, and what comes of them must not claim to know
+        our later writes.
+        """
+        name = f"{self.name}-git"
+        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
+        path = self.places.own("offered.json")
+        write_file(path, encode_file("offered", {"count": self.offered}))
+        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
+
+    def compare(self, pin: dict[str, Any], vault: Vault, digest: str) -> str | None:
+        """Why a vault on the disk cannot be what follows the pinned one; None if it can."""
+        pinned, found, me = pin["generation"], vault.generation, self.name
+        if self.is_followed(pin, vault):
+            return None
+        if pin.get("agent", to_npub(vault.agent)) != to_npub(vault.agent):
+            return "avault.enc is under another agent's key than this machine has seen"
+        if found == pinned:
+            other = "avault.enc is not what this machine has seen, though of the same generation"
+            return None if pin["hash"] == digest else other
+        if not vault.is_after(pinned):
+            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
+                return "avault.enc is another machine's, without the last writes of this one"
+            return "avault.enc is older than what this machine has seen"
+        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in vault.sources:
+            return "another machine writes under this one's name: is one a clone of the other?"
+        return None
+
+    def is_followed(self, pin: dict[str, Any], vault: Vault) -> bool:
+        """Whether a pin is of a key before this vault's agent: it was rotated, on another machine.
+
+        Or of another key, while `recover` goes over to the one that the operator has named.
+        """
+        before = pin.get("agent")
+        if before in (None, to_npub(vault.agent)):
+            return False
+        return f"agent/{before}" in vault.facts or os.path.lexists(self.places.own(SET_ASIDE))
+
+    def pin(self, vault: Vault, digest: str) -> None:
+        """Remember the highest generation seen; nothing older is accepted again.
+
+        What cannot be pinned is served all the same: the vault itself is written.
+        """
+        try:
+            write_file(self.places.own("pin.json"), encode_pin(vault, digest))
+            self.warning = ""
+        except AvaultError as error:
+            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
+
+
+def encode_pin(vault: Vault, digest: str) -> bytes:
+    """pin.json for a vault whose avault.enc has this SHA-256 (hex)."""
+    names = {"agent": to_npub(vault.agent), "generation": vault.generation, "hash": digest}
+    return encode_file("pin", names)
+
+
+def read_pin(places: Places) -> dict[str, Any] | None:
+    """The highest generation that this machine has seen, and its hash; None at first.
+
+    Raises Tampered.
+    """
+    path = places.own("pin.json")
+    try:
+        pin = decode_file("pin", read_file(path), path)
+    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
+        return None
+    if any(type(count) is not int for count in pin["generation"].values()):
+        raise Tampered(f"{path} is damaged")
+    return pin
+
+
+def machine_id(places: Places) -> str:
+    """This machine's random name in generations, made when it is first asked for.
+
+    A machine made from the image of another gets a name of its own, if
+    /etc/machine-id tells them apart (machine-id(5)).
+    """
+    path, host = places.own("machine.json"), ""
+    if os.path.exists("/etc/machine-id"):
+        host = sha256(read_file("/etc/machine-id")).hex()
+    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
+    if content.get("host") != host:
+        content = {"id": secrets.token_hex(8), "host": host}
+        write_file(path, encode_file("machine", content))
+    return str(content["id"])
 
 
 # -------------------------------------------------------- vault/presence ----
@@ -4188,10 +4079,18 @@ class Unsaved:
         self.digest = digest
 
     def forget(self) -> None:
-        """Remove it: avault.enc has all that is in it."""
+        """Remove it: avault.enc has all that is in it.
+
+        What the agent's key does not open is set aside: it may be of the key before.
+        """
         self.digest = ""
-        if os.path.lexists(self.path):
+        if not os.path.lexists(self.path):
+            return
+        try:
+            open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
             os.unlink(self.path)
+        except AvaultError:
+            os.rename(self.path, find_free(self.places.own("unsaved-before"), ".enc"))
 
 
 # ------------------------------------------------------- vault/work_tree ----
@@ -4255,6 +4154,7 @@ class Store:
         self.unsaved = Unsaved(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
+        self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
         # whether the last write was amid a rebase or the like, whose end may undo it
         self.amid_git = False
@@ -4314,12 +4214,15 @@ class Store:
             return kept
         store.unsaved.forget()
         vault = store.vault
+        if pin and store.me.is_followed(pin, vault) and not vault.is_after(pin["generation"]):
+            store.me.rename()  # it is not known here what that has written
+            store.lacks = "the vault lacks writes that this machine knew under the key before"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
             draft = vault.copy()
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
-        elif not pin or pin["hash"] != store.digest:
+        elif not pin or "agent" not in pin or pin["hash"] != store.digest:
             store.pin()
         store.rollback = refusal or ""
         if not pin:
@@ -4358,6 +4261,8 @@ class Store:
         self.notice()
         if not self.trouble:
             return False
+        if isinstance(self.trouble, Locked):  # the key was rotated: this would undo it
+            raise self.trouble
         path, over = self.places.file("avault.enc"), ""
         if os.path.lexists(path):
             found = read_file(path, VAULT_LIMIT)
@@ -4372,17 +4277,7 @@ class Store:
 
     def compare(self, pin: dict[str, Any]) -> str | None:
         """Why the vault on the disk cannot be what follows the pinned one; None if it can."""
-        pinned, found, me = pin["generation"], self.vault.generation, self.machine
-        if found == pinned:
-            other = "avault.enc is not what this machine has seen, though of the same generation"
-            return None if pin["hash"] == self.digest else other
-        if not self.vault.is_after(pinned):
-            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
-                return "avault.enc is another machine's, without the last writes of this one"
-            return "avault.enc is older than what this machine has seen"
-        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in self.vault.sources:
-            return "another machine writes under this one's name: is one a clone of the other?"
-        return None
+        return self.me.compare(pin, self.vault, self.digest)
 
     def look(self) -> tuple[int, ...] | None:
         """What tells one state of the file from another, without reading it."""
@@ -4468,7 +4363,7 @@ class Store:
             draft = self.vault.copy()
             self.me.keep_up(draft)
             draft.sources = [self.digest]
-            results = [attempt_change(change, draft) for change in changes]
+            results = [attempt(change, draft) for change in changes]
             if all(results):
                 return results
             try:
@@ -4551,15 +4446,6 @@ class Store:
         self.me.pin(self.vault, self.digest)
 
 
-def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
-    """Apply one change; the error that refused it."""
-    try:
-        change(draft)
-    except AvaultError as error:
-        return error
-    return None
-
-
 # ----------------------------------------------------------- vault/older ----
 # Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else.
 #
@@ -4587,6 +4473,240 @@ def keep_old_key(draft: Vault, keys: Keys, now: int, machine: str) -> None:
     statement = make_statement(keys, draft.identity, draft.agent)
     kept = {"nsec": keys.secret_key().to_bech32(), "statement": statement}
     draft.state(f"agent/{to_npub(public_hex(keys))}", json.dumps(kept), now, machine)
+
+
+# ------------------------------------------------------- vault/leftovers ----
+# Copies of the vault that lie here under a key before the agent's: what only they have.
+#
+# They are what this machine could not write before the key was rotated, and what git had put in the
+# place of avault.enc while that was cut off. Whoever got the old key could have made one: so what is
+# in them is told, and taken over only where a person says so.
+
+
+BEGINNINGS = ("unsaved-before", "replaced")  # how their names begin
+
+
+def find_left(store: Store) -> dict[str, Vault | None]:
+    """The copies by their names; None for one that no key of the vault opens."""
+    found: dict[str, Vault | None] = {}
+    for name in sorted(os.listdir(store.places.state)):
+        if name.startswith(BEGINNINGS) and name.endswith(".enc"):
+            try:
+                data = read_file(store.places.own(name), VAULT_LIMIT)
+                found[name] = open_older(store, data)
+            except AvaultError:
+                found[name] = None
+    return found
+
+
+def describe_left(store: Store) -> str:
+    """What of them the open vault never had, or what does not open; "" for nothing."""
+    copies = find_left(store)
+    draft = store.vault.copy()
+    names = [
+        name for copy in copies.values() if copy for name in recall(draft, copy, 0, store.machine)
+    ]
+    said = []
+    if names:
+        shown = printable(", ".join(dict.fromkeys(names)), 200)
+        said.append(
+            f"written under the agent's key before, and not in the vault: {shown};"
+            " if that was you, take it over with: avault restore --unsaved"
+        )
+    if closed := [name for name, copy in copies.items() if not copy]:
+        said.append(f"{', '.join(closed)} does not open with any key that the vault knows")
+    return "; ".join(said)
+
+
+def recall(draft: Vault, old: Vault, now: int, machine: str) -> list[str]:
+    """Have a draft of the next generation have what an older copy has, and it never had.
+
+    Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
+    conflict. The names of the keys are given.
+    """
+    taken = []
+    found = [
+        (name, key, each[0])
+        for name, its in sorted(old.groups.items())
+        for key, each in sorted(its.keys.items())
+    ]
+    for group, key, secret in found:
+        ours = draft.groups[group].keys.get(key, []) if group in draft.groups else []
+        is_known = draft.knows(secret.machine, secret.count)
+        if is_known or any(each.value == secret.value for each in ours):
+            continue
+        others = [each for each in ours if not old.knows(each.machine, each.count)]
+        draft.put(group, key, secret.value, now, machine)
+        draft.groups[group].keys[key] += others
+        taken.append(f"{group}/{key}")
+    return taken
+
+
+# -------------------------------------------------------- vault/machines ----
+# The machines that a vault is on: one fact each, which the machine writes itself.
+
+
+KIND = "machine"  # of the facts: "machine/ID", as ids are in generations
+HOST_LIMIT = 97  # characters of USER@HOST, see place_name
+
+
+def render_machine(host: str, client_key: str) -> str:
+    """What a machine says of itself: user and host, its pairing's public key (hex; "": none)."""
+    return json.dumps({"host": host, "client_key": client_key})
+
+
+def read_fact(text: str) -> dict[str, Any]:
+    """What stands in a fact of avault's own; empty where it is none that we know."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_machine(text: str) -> dict[str, Any]:
+    """What a machine says of itself, as people may be shown it; null for what is of no use."""
+    said = read_fact(text)
+    host, key = said.get("host"), said.get("client_key")
+    is_key = isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)
+    return {
+        "host": printable(host, HOST_LIMIT) if isinstance(host, str) and host else None,
+        "client_key": key if is_key else None,
+    }
+
+
+def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
+    """Each machine that is known, or that has written, and was not removed; the first seen first.
+
+    `me` is this one's id. What is not known of a machine is null.
+    """
+    known, removed = vault.facts_of(KIND), vault.facts_of("revoked")
+    writers = [name for name in vault.generation if not name.endswith("-git")]
+    silent = [each for each in writers if f"{KIND}/{each}" not in removed]
+    rows = []
+    for each in sorted({*known, *silent}):
+        since = vault.facts[f"{KIND}/{each}"][0].created if each in known else None
+        rows.append(
+            {
+                "id": each,
+                **read_machine(known.get(each, "{}")),
+                "first_seen": None if since is None else render_time(since),
+                "writes": vault.generation.get(each, 0),
+                "this": each == me,
+            }
+        )
+    return sorted(rows, key=lambda row: (row["first_seen"] or "", row["id"]))
+
+
+def find_machine(vault: Vault, me: str, name: str) -> dict[str, Any]:
+    """The one other machine of that host name or id; raises NotFound, Usage."""
+    rows = list_machines(vault, me)
+    found = (
+        [row for row in rows if row["id"] == name]
+        or [row for row in rows if row["host"] == name]
+        or [row for row in rows if row["host"] and row["host"].partition("@")[2] == name]
+    )
+    if not found:
+        raise NotFound(f"no machine {printable(name)}", "see which there are: avault machine list")
+    if len(found) > 1:
+        ids = printable(", ".join(row["id"] for row in found))
+        raise Usage(f"{printable(name)} is more than one machine", f"name it by its id: {ids}")
+    if found[0]["this"]:
+        raise Usage("that is this machine", "to leave nothing of the vault here: avault forget")
+    return found[0]
+
+
+# ----------------------------------------------------------- vault/marks ----
+# Marks of what was removed or rotated, and which values that leaves to be set anew.
+#
+# A mark is a fact, "revoked/WHAT/NAME". It has a digest of each value that was in the vault then:
+# a value that was known stays known, whatever is done with its key, and whatever clocks say.
+
+
+def digest_value(salt: str, value: str) -> str:
+    """What tells a value from others to whom has the mark's salt."""
+    return hmac.digest(bytes.fromhex(salt), value.encode(), "sha256")[:8].hex()
+
+
+def add_mark(vault: Vault, what: str, name: str, shown: str, now: int, machine: str) -> None:
+    """Note that something (`what`: machine, agent, operator) is to open this vault no more.
+
+    `shown` is how people call it. Where it was removed before, what was known then stays known.
+    """
+    before = vault.facts.get(f"revoked/{what}/{name}")
+    known = read_mark(before[0]) if before else None
+    salt = known["salt"] if known and known["salt"] else secrets.token_hex(16)
+    values = [
+        digest_value(salt, secret.value)
+        for group in vault.groups.values()
+        for found in group.keys.values()
+        for secret in found
+    ]
+    values += known["values"] if known else []
+    mark = {"what": what, "shown": shown, "at": now, "salt": salt, "values": sorted({*values})}
+    vault.state(f"revoked/{what}/{name}", json.dumps(mark), now, machine)
+
+
+def read_marks(vault: Vault) -> list[dict[str, Any]]:
+    """All marks, the newest first."""
+    facts = [name for name in vault.facts if name.startswith("revoked/")]
+    found = [read_mark(each) for name in facts for each in vault.facts[name]]
+    return sorted(found, key=lambda mark: -int(mark["at"]))
+
+
+def read_mark(fact: Secret) -> dict[str, Any]:
+    """A mark; of one that cannot be read, that something was removed when it was written."""
+    mark = read_fact(fact.value)
+    is_whole = [
+        mark.get("what") in ("machine", "agent", "operator"),
+        isinstance(mark.get("shown"), str),
+        type(mark.get("at")) is int and abs(mark["at"]) <= LATEST,
+        isinstance(mark.get("salt"), str) and re.fullmatch("[0-9a-f]{32}", mark["salt"]),
+        isinstance(mark.get("values"), list)
+        and all(isinstance(each, str) for each in mark["values"]),
+    ]
+    if all(is_whole):
+        return {**mark, "shown": printable(mark["shown"], HOST_LIMIT)}
+    return {"what": "mark", "shown": "?", "at": fact.updated, "salt": "", "values": []}
+
+
+def find_exposed(vault: Vault, now: float) -> list[dict[str, Any]]:
+    """Each key whose value somebody may have who was removed since, with why; no value.
+
+    That is one that was set before the newest mark, or that was in the vault at any.
+    """
+    marks = [(mark, {*mark["values"]}) for mark in read_marks(vault)]
+    rows = []
+    for group, each in sorted(vault.groups.items()):
+        for key, found in sorted(each.keys.items()):
+            mark = next(
+                (
+                    mark
+                    for mark, values in marks
+                    for secret in found
+                    if secret.updated < mark["at"]
+                    or digest_value(mark["salt"], secret.value) in values
+                ),
+                None,
+            )
+            if mark:
+                rows.append(
+                    {
+                        "group": group,
+                        "key": key,
+                        "set": render_time(found[0].updated),
+                        "age": max(int(now) - found[0].updated, 0),
+                        "why": describe_mark(mark),
+                    }
+                )
+    return rows
+
+
+def describe_mark(mark: dict[str, Any]) -> str:
+    """Why a value is to be set anew, for people."""
+    done = {"agent": "replaced", "mark": "written"}.get(mark["what"], "removed")
+    what = "agent's key" if mark["what"] == "agent" else mark["what"]
+    return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
 
 
 # -------------------------------------------------------- vault/recovery ----
@@ -4738,8 +4858,9 @@ def check_recovery(places: Places) -> None:
 # A rotation on the disk: files under the new key are staged, count at once, are put in place.
 #
 # It is staged in rotation.new, in the state directory, and renamed to rotation: from then on it
-# counts. What is cut off after that is completed at the next start, where nobody has a key. So the
-# old agent's key signs what is staged: of another program's nothing is put in place.
+# counts, and there is no way back. What is cut off after that is completed at the next start, where
+# nobody has a key. So the old agent's key signs what is staged: of another program's nothing is put
+# in place.
 
 
 STAGED, READY, DONE, REFUSED = "rotation.new", "rotation", "rotation.old", "rotation.refused"
@@ -4751,14 +4872,19 @@ LOGS = ("access.log", "refused.log")  # and the older ones, whose names begin so
 
 
 class Stage(Places):
-    """The places of a vault whose files are in one directory, to be put in their own later."""
+    """The places of a vault whose files are in one directory, to be put in their own later.
 
-    __slots__ = ("at",)
+    `files` has the SHA-256 (hex) of each that is to be there, as it was meant: the disk is not
+    asked. `counts` says whether there is no way back.
+    """
+
+    __slots__ = ("at", "counts", "files")
 
     def __init__(self, places: Places, name: str = STAGED) -> None:
         for each in Places.__slots__:
             setattr(self, each, getattr(places, each))
-        self.at = places.own(name)
+        self.at, self.counts = places.own(name), False
+        self.files: dict[str, str] = {}
 
     def own(self, name: str) -> str:
         """The path of a staged file."""
@@ -4767,6 +4893,11 @@ class Stage(Places):
     def file(self, name: str) -> str:
         """The path of a staged file."""
         return self.own(name)
+
+    def put(self, name: str, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
+        """Stage a file; raises AvaultError."""
+        write_file(self.own(name), data, check)
+        self.files[name] = sha256(data).hex()
 
 
 def begin_stage(places: Places) -> Stage:
@@ -4781,26 +4912,33 @@ def begin_stage(places: Places) -> Stage:
 
 
 def drop(path: str) -> None:
-    """Take a directory of ours away, if it is there."""
-    if os.path.islink(path):
+    """Take away what is at a path of ours, whatever it is, as far as that can be done."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
         os.unlink(path)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def commit(stage: Stage, keys: Keys, vault: Vault, over: str) -> None:
     """Have what is staged count, by the signature of the old agent's `keys`.
 
-    `over` is the hash of the avault.enc that it takes the place of. Raises AvaultError.
+    `vault` is the new agent's, and goes on from the avault.enc whose hash is `over`. Raises
+    AvaultError; where the stage counts all the same, it is what comes after that has failed.
     """
-    names = sorted(os.listdir(stage.at))
-    for name in names:
+    for name in {*os.listdir(stage.at)} - {*stage.files}:
+        drop(stage.own(name))
+    for name, digest in stage.files.items():
         refuse_foreign(settled_path(stage, name))
-    files = {name: hash_file(stage.own(name)) for name in names}
+        if hash_file(stage.own(name)) != digest:
+            raise Tampered(f"{stage.own(name)} is not what was staged", "nothing has changed")
     what = {"type": "avault/rotation", "version": 1, "vault": vault.identity, "over": over}
-    write_file(stage.own(MANIFEST), sign(keys, json.dumps({**what, "files": files})).encode())
+    what |= {"agent": to_npub(vault.agent), "files": dict(sorted(stage.files.items()))}
+    write_file(stage.own(MANIFEST), sign(keys, json.dumps(what)).encode())
     ready = os.path.join(stage.state, READY)
     try:
         os.rename(stage.at, ready)
+        stage.counts = True
         sync_directory(stage.state)
     except OSError as error:
         raise AvaultError(f"cannot write {ready}: {error.strerror}") from None
@@ -4819,68 +4957,116 @@ def hash_file(path: str) -> str:
         return ""
 
 
+def is_at(path: str, digest: str) -> bool:
+    """Whether the file that has this SHA-256 is there."""
+    try:
+        return hash_file(path) == digest
+    except AvaultError:
+        return False
+
+
+def is_committed(places: Places, agent: str) -> bool:
+    """Whether a rotation to that agent (an npub) counts, be it in place or not.
+
+    Where that cannot be told, it may.
+    """
+    ready = Stage(places, READY)
+    try:
+        mine = read_sealed("unlock", places.own("unlock.json"))["agent"]
+        if mine == agent or not os.path.lexists(ready.at):
+            return bool(mine == agent)
+        author, said = read_manifest(ready)
+        return author == parse_npub(mine) and said["agent"] == agent
+    except Tampered:
+        return False
+    except AvaultError:
+        return True
+
+
 def complete_rotation(places: Places) -> str | None:
     """Put the files of a rotation that counts in their places, also if that was begun before.
 
     What was not made by this vault's agent is not: it is set aside, and that is what is given, as a
-    sentence. Raises AvaultError where it cannot be completed.
+    sentence. So is one that does not go on from what this machine has seen last, unless it is in
+    place in part: that one is completed, or nothing is. Raises AvaultError where it cannot be.
     """
     for name in (STAGED, DONE):
-        if os.path.lexists(places.own(name)):
-            drop(places.own(name))
-    ready = Stage(places, READY)
-    if not os.path.lexists(ready.at):
+        drop(places.own(name))
+    if not os.path.lexists(places.own(READY)):
         return None
     try:
-        files, over, old = read_manifest(places, ready)
+        return settle_rotation(places, Stage(places, READY))
+    except OSError as error:
+        raise AvaultError(
+            f"a rotation cannot be completed: {error.filename}: {error.strerror}",
+            "mend that, then: avault unlock",
+        ) from None
+
+
+def settle_rotation(places: Places, ready: Stage) -> str | None:
+    """`complete_rotation`, for one that is there; raises OSError too."""
+    unlock = places.own("unlock.json")
+    mine, is_begun = read_sealed("unlock", unlock), False
+    try:
+        author, said = read_manifest(ready)
+        files = said["files"]
+        is_done = hash_file(unlock) == files["unlock.json"]
+        if (parse_npub(mine["agent"]) != author and not is_done) or said["vault"] != mine["vault"]:
+            raise Tampered("another key has signed it")
+        places_of = {name: settled_path(places, name) for name in files}
+        is_begun = any(is_at(path, files[name]) for name, path in places_of.items())
+        if not is_done:
+            check_whole(places, ready, files, str(said["over"]))
     except Tampered as error:
+        if is_begun:
+            hint = f"it is in place in part, so the key before opens nothing: look at {ready.at}"
+            raise Tampered(f"a rotation cannot be completed: {error.message}", hint) from None
         drop(places.own(REFUSED))
         os.rename(ready.at, places.own(REFUSED))
         return f"{places.own(REFUSED)} is no rotation by this vault's agent: {error.message}"
-    if hash_file(places.own("unlock.json")) != files["unlock.json"]:
-        put_in_place(places, ready, files, over, old)
+    if not is_done:
+        put_in_place(places, ready, files, str(said["over"]), author)
     os.rename(ready.at, places.own(DONE))
     drop(places.own(DONE))
     return None
 
 
-def read_manifest(places: Places, ready: Stage) -> tuple[dict[str, str], str, str]:
-    """What is staged, by hash; what it takes the place of; and the old agent. Raises Tampered.
-
-    Only this vault's agent, as unlock.json names it, may have signed; and what is staged may not
-    be older than what this machine has seen. AvaultError where that cannot be told.
-    """
+def read_manifest(ready: Stage) -> tuple[str, dict[str, Any]]:
+    """Who has signed a rotation (hex), and what its manifest says; raises Tampered."""
     try:
         if os.path.islink(ready.at) or os.stat(ready.at).st_uid != os.getuid():
             raise Tampered("it is not a directory of ours")
         author, text = read_signed(read_file(ready.own(MANIFEST)).decode())
         said: dict[str, Any] = json.loads(text)
-        files = dict(said["files"])
         needed = {*IN_VAULT, *LAST} - {"pairing.json"}
-        if said["type"] != "avault/rotation" or not needed <= {*files}:
+        if said["type"] != "avault/rotation" or not needed <= {*said["files"]}:
             raise Tampered("it is not whole")
-        names = {*os.listdir(ready.at)} - {MANIFEST}
+        if any(os.path.basename(name) != name for name in said["files"]):
+            raise Tampered("it has files that belong elsewhere")
+        return author, {"agent": "", **said, "files": dict(said["files"])}
     except (OSError, NotFound, ValueError, TypeError, KeyError, RecursionError):
         raise Tampered("it has no manifest that is signed") from None
-    if names != {*files} or any(hash_file(ready.own(name)) != files[name] for name in files):
-        raise Tampered("what is in it was changed")
-    mine = read_sealed("unlock", places.own("unlock.json"))
-    is_done = hash_file(places.own("unlock.json")) == files["unlock.json"]
-    if (parse_npub(mine["agent"]) != author and not is_done) or said["vault"] != mine["vault"]:
-        raise Tampered("another key has signed it")
-    pin, path = read_pin(places), ready.own("pin.json")
-    found = decode_file("pin", read_file(path), path)["generation"]
-    seen = pin["generation"] if pin else {}
-    if any(found.get(name, 0) < count for name, count in seen.items()):
-        raise Tampered("it is older than what this machine has seen")
-    return files, str(said["over"]), author
+
+
+def check_whole(places: Places, ready: Stage, files: dict[str, str], over: str) -> None:
+    """Raise Tampered unless all that is not in place yet is there, and the time is the right one.
+
+    That is the exact state of the vault that was rotated, the last that this machine has seen.
+    """
+    for name, digest in files.items():
+        if not (is_at(ready.own(name), digest) or is_at(settled_path(places, name), digest)):
+            raise Tampered("what is in it was changed")
+    pin = read_pin(places)
+    if pin and pin["hash"] not in (over, files["avault.enc"]):
+        raise Tampered("it goes on from another state of the vault than this machine has seen last")
 
 
 def put_in_place(places: Places, ready: Stage, files: dict[str, str], over: str, old: str) -> None:
     """Copy each file to where it belongs, if it is not there yet; the one that says so, last."""
     there = hash_file(places.file("avault.enc"))
     if there not in ("", over, files["avault.enc"]):  # git put it there since
-        write_file(places.own("replaced.enc"), read_file(places.file("avault.enc"), VAULT_LIMIT))
+        found = read_file(places.file("avault.enc"), VAULT_LIMIT)
+        write_file(find_free(places.own("replaced"), ".enc"), found)
     if hash_file(places.own("log.json")) != files["log.json"]:
         set_logs_aside(places, old)
     others = sorted({*files} - {*IN_VAULT, *LAST})
@@ -4892,21 +5078,45 @@ def put_in_place(places: Places, ready: Stage, files: dict[str, str], over: str,
                 raise Tampered(
                     f"{ready.own(name)} was changed meanwhile", "start again: avault unlock"
                 )
-            write_file(place, data)
+            write_file(place, data, over=there if name == "avault.enc" else None)
+
+
+def find_logs(places: Places) -> list[str]:
+    """The names of the access log's files."""
+    return sorted(
+        name for name in os.listdir(places.state) if name.startswith(LOGS) or name == "log.json"
+    )
 
 
 def name_of_logs(places: Places, agent: str) -> str:
-    """Where the access log is kept that was signed by an agent's key (hex) before this one."""
-    return places.own(f"log-{agent[:16]}")
+    """Where the access log belongs that an agent's key (hex) has signed: a directory, or none yet.
+
+    One that was begun is gone on with.
+    """
+    logs, stem, number = {*find_logs(places)}, f"log-{agent[:16]}", 1
+    path = places.own(stem)
+    while os.path.lexists(path):
+        is_ours = os.path.isdir(path) and not os.path.islink(path)
+        if is_ours and not logs & {*os.listdir(path)}:
+            break
+        number += 1
+        path = places.own(f"{stem}-{number}")
+    return path
 
 
-def set_logs_aside(places: Places, agent: str) -> None:
-    """Move the access log that an agent's key (hex) has signed to a directory of its own."""
+def set_logs_aside(places: Places, agent: str) -> str:
+    """Move the access log that an agent's key (hex) has signed to a directory, which is given.
+
+    Raises AvaultError.
+    """
     aside = name_of_logs(places, agent)
-    os.makedirs(aside, 0o700, exist_ok=True)
-    for name in sorted(os.listdir(places.state)):
-        if name.startswith(LOGS) or name == "log.json":
+    try:
+        os.makedirs(aside, 0o700, exist_ok=True)
+        for name in find_logs(places):
             os.rename(places.own(name), os.path.join(aside, name))
+    except OSError as error:
+        raise AvaultError(f"cannot move the access log to {aside}: {error.strerror}") from None
+    return aside
 
 
 # -------------------------------------------------------- signer/pairing ----
@@ -4982,11 +5192,21 @@ class Pairing:
             return None
         return found if not bunker or parse_bunker(bunker)[0] == found.signer else None
 
+    def of_agent(self, agent: str) -> Pairing:
+        """The same with the same signer, for another agent (hex)."""
+        twin = Pairing(self.keys, self.signer, agent, self.operator, self.relays)
+        twin.by_itself = self.by_itself
+        return twin
+
     def save(self, places: Places, name: str = "pairing.json") -> None:
         """Write pairing.json.
 
         Only for one by which the phone has opened an envelope of this vault: see `Contact.keep`.
         """
+        write_file(places.own(name), self.encode())
+
+    def encode(self) -> bytes:
+        """pairing.json."""
         content = {
             "client_key": self.keys.secret_key().to_hex(),
             "signer": self.signer,
@@ -4995,7 +5215,7 @@ class Pairing:
             "relays": self.relays,
             "approves_by_itself": self.by_itself,
         }
-        write_file(places.own(name), encode_file("pairing", content))
+        return encode_file("pairing", content)
 
     def is_same(self, other: Pairing) -> bool:
         """Whether another asks the same signer in the same way, for the same agent and operator."""
@@ -8733,6 +8953,123 @@ class Custody:
             del self.changes[ticket]
 
 
+# ------------------------------------------------------ daemon/following ----
+# This machine goes over to the agent's key that another machine has rotated to.
+
+
+class Following:
+    """Sets aside what this machine has of the old key, for the length of a `with`.
+
+    Its pairing asks for the new one. Unless the vault `is_open` at the end, all is as it was.
+    """
+
+    def __init__(self, places: Places, is_open: Callable[[], bool]) -> None:
+        self.own, self.aside = places.own("unlock.json"), places.own(SET_ASIDE)
+        self.places, self.is_open = places, is_open
+
+    def __enter__(self) -> None:
+        if not os.path.lexists(self.own):
+            return
+        known = read_sealed("unlock", self.own)
+        if not is_superseded(self.places, known):
+            return
+        content = read_sealed("nsec", self.places.file("nsec.enc"))
+        pairing = Pairing.load(self.places)
+        if pairing and as_operator(content, to_npub(pairing.operator)):
+            pairing.of_agent(parse_npub(content["agent"])).save(self.places, UNPROVEN)
+        os.rename(self.own, self.aside)
+
+    def __exit__(self, *_: object) -> None:
+        settle_following(self.places, self.is_open())
+
+
+def settle_following(places: Places, has_opened: bool) -> None:
+    """Let what was set aside go, if the key after it has opened the vault; else put it back."""
+    aside = places.own(SET_ASIDE)
+    if os.path.lexists(aside) and has_opened:
+        os.unlink(aside)
+    elif os.path.lexists(aside):
+        os.rename(aside, places.own("unlock.json"))
+
+
+def settle_cut_off(places: Places) -> None:
+    """`settle_following`, where the keyholder was killed meanwhile.
+
+    The vault was opened where pin.json and unlock.json are both of one agent.
+    """
+    if not os.path.lexists(places.own(SET_ASIDE)):
+        return
+    try:
+        pin = read_pin(places) or {}
+        has_opened = pin.get("agent") == read_sealed("unlock", places.own("unlock.json"))["agent"]
+    except AvaultError:
+        has_opened = False
+    settle_following(places, has_opened)
+
+
+def leave_logs(places: Places) -> None:
+    """Move the access log of the key that is set aside: the one after it has opened the vault."""
+    if os.path.lexists(aside := places.own(SET_ASIDE)):
+        set_logs_aside(places, parse_npub(read_sealed("unlock", aside)["agent"]))
+
+
+# ----------------------------------------------------- daemon/forgetting ----
+# What custodians keep of an agent's key that counts no more: they are told to forget it.
+#
+# forget.json names it, in the state directory. A rotation puts it there with all else, and it goes
+# once they were told: a rotation that was cut off leaves nothing with them either.
+
+
+FORGET = "forget.json"
+
+
+def encode_forgetting(places: Places, custodians: list[dict[str, Any]]) -> bytes:
+    """forget.json: what each of these keeps, besides what is to be forgotten already."""
+    told = [{**content, "sealed": ""} for content in custodians]
+    return encode_file("forget", {"custodians": [*read_forgetting(places), *told]})
+
+
+def read_forgetting(places: Places) -> list[dict[str, Any]]:
+    """What custodians are still to forget; of a damaged file nothing."""
+    path, fields = places.own(FORGET), FIELDS["custody"]
+    if not os.path.lexists(path):
+        return []
+    try:
+        found: list[Any] = decode_file("forget", read_file(path), path)["custodians"]
+    except AvaultError:
+        return []
+    return [
+        each
+        for each in found
+        if isinstance(each, dict) and each.keys() == fields.keys()
+        if all(is_of_type(each[name], wanted) for name, wanted in fields.items())
+    ]
+
+
+async def forget_keys(places: Places, custodians: list[dict[str, Any]]) -> None:
+    """Have custodians forget what they keep; what one still has opens nothing that counts."""
+    for content in custodians:
+        with contextlib.suppress(AvaultError):
+            await run_errand(places, "delete", content, Reach({}))
+
+
+async def forget_left(places: Places) -> None:
+    """Have custodians forget what is named in forget.json, but for what one has opened it with."""
+    if not os.path.lexists(path := places.own(FORGET)):
+        return
+    kept, custodians = set(), Custodians(places)
+    for name in custodians.names():
+        with contextlib.suppress(AvaultError):
+            kept.add((name, custodians.load(name)["account"]))
+    left = read_forgetting(places)
+    names = [(each["custodian"], each["account"]) for each in left]
+    await forget_keys(
+        places, [each for each, name in zip(left, names, strict=True) if name not in kept]
+    )
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
 # --------------------------------------------------------- daemon/others ----
 # The other operators' phones, asked together with this machine's own: the first approval opens.
 
@@ -8841,6 +9178,7 @@ class Guard:
         self.custody = Custody(places, self.child)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
+        self.forgetting: asyncio.Future[None] | None = None
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
         self.phones = Phones(
             self.custody,
@@ -8908,7 +9246,11 @@ class Guard:
             await self.child.start()
 
     def complete_rotation(self) -> None:
-        """Put in place what a rotation that was cut off has left; raises AvaultError."""
+        """Put in place what a rotation that was cut off has left; raises AvaultError.
+
+        And what a `recover` has that went over to a key that another machine had rotated to.
+        """
+        settle_cut_off(self.places)
         if refused := complete_rotation(self.places):
             self.say(refused)
 
@@ -8917,6 +9259,8 @@ class Guard:
         if "report" in message:
             self.report, was = message["report"], self.state
             if self.report["state"] == "unlocked" and was != "unlocked":
+                # the key that counts has opened it: what is left of another one goes
+                self.forgetting = asyncio.ensure_future(forget_left(self.places))
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
             is_waited_for = self.question.callers or self.report["talking"]
@@ -10063,8 +10407,18 @@ class AccessLog:
     def save(self) -> None:
         """Write log.json; raises AvaultError."""
         content = self.bounds()
-        write_file(self.path, encode_file("log", {**content, "mac": self.sign_bounds(content)}))
+        write_file(self.path, self.encode())
         self.saved = content
+
+    def encode(self) -> bytes:
+        """log.json."""
+        content = self.bounds()
+        return encode_file("log", {**content, "mac": self.sign_bounds(content)})
+
+    def close(self) -> None:
+        """Write no more."""
+        for ledger in (self.releases, self.refusals):
+            os.close(ledger.file)
 
     def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str = "ok") -> None:
         """Note what is about to be released, or was refused.
@@ -10155,13 +10509,17 @@ class Renewal:
             )
 
 
-def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool) -> None:
+def renew_phones(
+    places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool
+) -> dict[str, str]:
     """Seal the agent's key anew for the phone of each operator that this machine may ask.
 
     For whom is what the vault says, and not the disk. One that is taken away meanwhile stays so.
-    What is wrong with one keeps no other from it. Raises AvaultError, then.
+    What is wrong with one keeps no other from it. Raises AvaultError, then; else gives the SHA-256
+    (hex) of each file that was written, by its name.
     """
     custodians, failed = Custodians(places), None
+    written: dict[str, str] = {}
     for name, operator in vault.other_operators().items():
         path = custodians.path_of(name)
         try:
@@ -10176,12 +10534,14 @@ def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phonele
             kept = renew(content["kept"], unlock, operator, vault.name, host)
             data = encode_file("custody", {**content, **sealed, "kept": kept})
             write_file(path, data, over=before)
+            written[os.path.basename(path)] = sha256(data).hex()
         except (NotFound, FileChanged):
             continue
         except AvaultError as error:
             failed = error
     if failed:
         raise failed
+    return written
 
 
 # -------------------------------------------------------- daemon/ratchet ----
@@ -10201,6 +10561,7 @@ class Ratchet:
     def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
         self.places, self.host, self.reporter = places, host, reporter
         self.content: dict[str, Any] = {}
+        self.agent: str | None = None  # whose key (hex) counts, once the vault is open
         self.proven: str | None = None
         self.quick = 0
         self.turning = asyncio.Lock()  # unlock.json is written by one at a time
@@ -10248,7 +10609,13 @@ class Ratchet:
     async def write(
         self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
     ) -> None:
-        """`turn`, for who holds `turning`."""
+        """`turn`, for who holds `turning`.
+
+        Raises Locked where the key is not that of the agent which the vault is open for.
+        """
+        agent = public_hex(keys)
+        if self.agent not in (None, agent) or to_npub(agent) != content["agent"]:
+            raise Locked("the agent's key was rotated meanwhile", "try again")
         identity, name = content["vault"], content["name"]
         operator = parse_npub(content["operator"])
 
@@ -10277,6 +10644,8 @@ class Ratchet:
     async def restore(self, keys: Keys) -> None:
         """Write unlock.json anew where it is not what was written last; and say so."""
         async with self.turning:
+            if self.agent != public_hex(keys):
+                return
             is_turned = "ratchet" not in self.reporter.warnings
             own = self.places.own("unlock.json")
             if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):
@@ -10555,15 +10924,13 @@ class Holding:
             store = await loading
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
+            leave_logs(self.places)
             self.begin(store, content, custody, is_new=not own)
         finally:
-            is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
-            recovery = self.seal_recovery(keys, content) if is_lost else None
-            await self.ratchet.turn(keys, content, recovery)
-            if isinstance(custodian, Phone):
-                self.contact.keep(custodian.pairing)
-            self.note_consent(custodian)
-            await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
+            # what this machine had stays where another agent's key has not opened the vault
+            if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
+                await self.use(custodian, keys, content, own)
+        self.note_left()
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -10575,6 +10942,22 @@ class Holding:
         if not isinstance(custodian, GivenKey):
             await self.register()
         self.reporter.report()
+
+    async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
+        """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
+        is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+        recovery = self.seal_recovery(keys, content) if is_lost else None
+        await self.ratchet.turn(keys, content, recovery)
+        if isinstance(custodian, Phone):
+            self.contact.keep(custodian.pairing)
+        self.note_consent(custodian)
+        await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
+
+    def note_left(self) -> None:
+        """Say what lies here under a key before the agent's, and is not in the vault."""
+        self.reporter.warnings.pop("left", None)
+        if self.store and (left := describe_left(self.store)):
+            self.reporter.warnings["left"] = left
 
     async def register(self) -> None:
         """Enter this machine in the vault, with the client key by which it asks."""
@@ -10595,6 +10978,7 @@ class Holding:
         )
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
+        self.ratchet.agent = store.vault.agent
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
@@ -10609,31 +10993,15 @@ class Holding:
         elif isinstance(custodian, KeptKey):
             self.consent.phoneless = custodian.phoneless
 
-    async def agree(self, custodian: KeptKey, ticket: str) -> None:
-        """Let who opens the vault with a custodian agree to the change that has the ticket.
-
-        Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
-        """
-        store = self.store
-        if not store or not self.consent.phoneless or self.contact.is_paired():
-            raise Denied("the operator agrees by phone", "pair it with: avault pair")
-        if asks_phones(custodian.kept):
-            raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
-        keys, _, _ = await self.obtain(custodian)
-        if public_hex(keys) != store.vault.agent:
-            raise Tampered("that custodian opens another vault")
-        self.consent.give(ticket)
-
-    async def note_proof(self) -> None:
-        """A custodian has opened this vault in a trial: that proves one without a phone."""
-        self.consent.first = ""
-        if self.store and self.consent.phoneless and not self.ratchet.proven:
-            self.ratchet.prove()
-            content = self.ratchet.content
-            await self.ratchet.turn(self.store.keys, content)
-            self.reporter.report()
-
     # -- while it is open
+
+    def need(self, store: Store) -> None:
+        """Raise Locked unless this is what is open: a talk took its time, and all may be another's.
+
+        Who goes on with what was open before would write the key before.
+        """
+        if self.store is not store:
+            raise Locked("the agent's key was rotated meanwhile", "try again")
 
     def time_left(self) -> float:
         """Seconds until it locks by itself; a vault that nobody has proven yet does not."""
@@ -10669,17 +11037,18 @@ class Holding:
             if (store.trouble, store.digest) != before:
                 self.reporter.wrote()
             await self.verify_recovery()
-            await self.restore_own_files(store)
+            await self.ratchet.restore(store.keys)
+            if self.store is store:
+                self.restore_own_files(store)
             self.reporter.report()
 
-    async def restore_own_files(self, store: Store) -> None:
+    def restore_own_files(self, store: Store) -> None:
         """This machine's own files, as the open vault knows them.
 
         Where the disk has others, it is said, and mended.
         """
-        await self.ratchet.restore(store.keys)
         self.contact.restore()
-        pin = encode_file("pin", {"generation": store.vault.generation, "hash": store.digest})
+        pin = encode_pin(store.vault, store.digest)
         is_settled = not store.trouble and not store.writing
         if is_settled and not has_bytes(self.places.own("pin.json"), pin):
             if not store.warning:  # else it could not be written before
@@ -10729,6 +11098,7 @@ async def ask_operator(
     connected = holding.contact.connect(pairing, pairing.signer)
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+    holding.need(store)
 
 
 # of a custodian's settings, what says where it is
@@ -10844,6 +11214,32 @@ async def part_with_phone(holding: Holding, message: Message) -> None:
     except Exception as error:
         failed = explain_change(error)
     tell_of_change(holding, message, None, failed)
+
+
+async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
+    """Let who opens the vault with a custodian agree to the change that has the ticket.
+
+    Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
+    """
+    store = holding.store
+    if not store or not holding.consent.phoneless or holding.contact.is_paired():
+        raise Denied("the operator agrees by phone", "pair it with: avault pair")
+    if asks_phones(custodian.kept):
+        raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
+    keys, _, _ = await holding.obtain(custodian)
+    if public_hex(keys) != store.vault.agent:
+        raise Tampered("that custodian opens another vault")
+    holding.consent.give(ticket)
+
+
+async def note_proof(holding: Holding) -> None:
+    """A custodian has opened this vault in a trial: that proves one without a phone."""
+    holding.consent.first = ""
+    if holding.store and holding.consent.phoneless and not holding.ratchet.proven:
+        holding.ratchet.prove()
+        content = holding.ratchet.content
+        await holding.ratchet.turn(holding.store.keys, content)
+        holding.reporter.report()
 
 
 # ------------------------------------------------------ daemon/operators ----
@@ -11007,235 +11403,6 @@ def forget_machine(store: Store, identity: str, shown: str) -> Any:
         add_mark(vault, KIND, identity, shown, now, store.machine)
 
     return change
-
-
-# ------------------------------------------------------- daemon/rotating ----
-# A new agent's key: the phone opens an envelope of it before anything is sealed anew.
-#
-# The steps are the supervisor's, as custodians' helpers are. Until the last one nothing that counts
-# has changed, and the new key is here alone.
-
-
-class Rotating:
-    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts.
-
-    `operators` and `custodians` are those whom the operator was told of when agreeing to it. Who
-    has the old key, or writes to the disk, can have put others there since.
-    """
-
-    def __init__(self, holding: Holding) -> None:
-        self.holding = holding
-        self.fresh: Keys | None = None
-        self.operators: dict[str, str] = {}
-        self.custodians: list[Message] = []
-
-    async def step(self, message: Message, fd: int | None) -> None:
-        """One of the steps, by the message's `step`; tell what came of it."""
-        came, failed = None, None
-        try:
-            if message["step"] == "begin":
-                came = await self.begin(message)
-            elif message["step"] == "entrust" and fd is not None:
-                came = await self.entrust(self.key(message), message, fd)
-            else:
-                came = await self.turn_over(self.key(message))
-        except Exception as error:
-            failed = explain_change(error)
-        tell_of_change(self.holding, message, came, failed)
-
-    def key(self, message: Message) -> Keys:
-        """The new key that a step is about; raises Locked where it is gone, or another."""
-        if not self.fresh or to_npub(public_hex(self.fresh)) != message["agent"]:
-            raise Locked("the vault was locked meanwhile", "rotate again: avault rotate agent")
-        return self.fresh
-
-    def need_store(self) -> Store:
-        """The open vault, whole on the disk; raises Denied, Locked, Unavailable."""
-        store = self.holding.store
-        if not store or not self.holding.log:
-            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-        store.notice()
-        if store.trouble:
-            raise Denied(
-                f"the vault is not whole on the disk: {store.trouble.message}",
-                "mend it first: avault status",
-            )
-        if is_amid_git(store.places.dir) or is_git_at_work(store.places.dir):
-            raise Unavailable("git is at work in the vault's directory", "let it end, then again")
-        return store
-
-    async def begin(self, message: Message) -> dict[str, Any]:
-        """Make the new key and have the phone open an envelope of it; what custodians need then."""
-        store, holding = self.need_store(), self.holding
-        if holding.log:
-            holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
-        fresh, offered = make_keys(), list(message["custodians"])
-        custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
-        operators = {"": store.vault.operator, **store.vault.other_operators()}
-        await self.prove(store, fresh, message, describe_openers(operators, custodians))
-        if holding.store is not store:
-            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
-        self.fresh, self.operators, self.custodians = fresh, operators, custodians
-        stage = begin_stage(store.places)
-        write_file(
-            stage.file("avault.enc"), seal_vault(renew_vault(store, fresh, operators), fresh)
-        )
-        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
-        changed = [each["custodian"] for each in offered if each not in custodians]
-        return {"agent": to_npub(public_hex(fresh)), "changed": changed}
-
-    async def prove(self, store: Store, fresh: Keys, message: Message, openers: str) -> None:
-        """Have the operator agree by opening an envelope of the new key, which yields that key."""
-        holding, vault = self.holding, store.vault
-        pairing = holding.contact.find(store)
-        if not pairing:
-            if not holding.consent.take(str(message["ticket"])):
-                raise Denied(
-                    "only a paired vault can ask whether that is meant", "pair it with: avault pair"
-                )
-            return
-        unlock, content = seal_keys(fresh, vault.identity, pairing.operator, vault.name)
-        code = request_code(content["sealed"])
-        sentence = (
-            f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
-            f" The old one opens it no more.{openers} Approve only if you want that."
-        )
-        title = f"a new agent key for {vault.name}"
-        envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
-        holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
-        connected = holding.contact.connect(pairing, pairing.signer)
-        params = [public_hex(fresh), envelope]
-        async with asyncio.timeout(300), connected as signer:
-            await signer.request("nip44_decrypt", params, lambda said: open_nsec(content, said))
-
-    def make_unlock(self, store: Store, fresh: Keys) -> bytes:
-        """unlock.json under the new key."""
-        holding, vault = self.holding, store.vault
-        is_asked = bool(holding.contact.pairing or holding.contact.seen)
-        proven = render_time(time.time()) if is_asked else holding.ratchet.proven
-        operator = parse_npub(holding.ratchet.content["operator"])
-        names = vault.identity, operator, vault.name, holding.host
-        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0}
-        return encode_file("unlock", content)
-
-    async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
-        """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid, what = message["helper"], {each: message[each] for each in AGREED}
-        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
-            raise Denied("that is not the custodian that was agreed to")
-        with socket.socket(fileno=fd) as door:
-            store = self.need_store()
-            with await meet(door, pid) as helper:
-                if not is_hardened(pid):
-                    raise Unavailable("the custodian's process has ended, or is traced")
-                vault = store.vault
-                names = vault.identity, vault.operator, vault.name, message["custodian"]
-                phoneless = self.holding.consent.phoneless
-                unlock, sealed = seal_keys(fresh, *names, phoneless)
-                helper.sendall(unlock.encode())
-        return {**sealed, "agreed": mark_agreed(fresh, message)}
-
-    async def turn_over(self, fresh: Keys) -> dict[str, Any]:
-        """Have the new key count: stage all that is sealed with it, commit that, and serve it."""
-        holding = self.holding
-        async with holding.serving, holding.ratchet.turning:
-            await holding.keep_log(at_once=True)
-            await holding.writer.finish()
-            # from here to the end nothing else runs in this process
-            store = self.need_store()
-            pairing = Pairing.load(store.places) if holding.contact.find(store) else None
-            self.stage_all(Stage(store.places), store, fresh, pairing)
-            complete_rotation(store.places)
-            self.serve_anew(store.places, fresh, pairing)
-            self.fresh = None
-        holding.reporter.report()
-        holding.reporter.wrote()
-        return {"log": os.path.basename(name_of_logs(store.places, store.vault.agent))}
-
-    def stage_all(self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None) -> None:
-        """Write all files under the agent's key, beside the custodians', and commit them."""
-        draft = renew_vault(store, fresh, self.operators)
-        sealed = seal_vault(draft, fresh)
-
-        def check(written: bytes) -> None:
-            if open_vault(written, fresh).generation != draft.generation:
-                raise Denied("the vault that was written does not open", "all is as it was before")
-
-        write_file(stage.file("avault.enc"), sealed, check)
-        recovery = seal_recovery(fresh, draft, self.holding.host)
-        write_file(stage.file("nsec.enc"), encode_file("nsec", recovery))
-        stage_phones(stage, store)
-        renew_phones(stage, fresh, draft, self.holding.host, self.holding.consent.phoneless)
-        relays, operator = read_hints(store.places.file("nip46.json"))["relays"], draft.operator
-        if pairing:
-            relays, operator = pairing.relays, pairing.operator
-            pairing.agent = draft.agent
-            pairing.save(stage)
-        hints = encode_hints(draft.agent, operator, relays, draft.name)
-        write_file(stage.file("nip46.json"), hints)
-        seen = {"hash": hash_file(stage.file("nsec.enc"))}
-        write_file(stage.own("recovery.json"), encode_file("recovery", seen))
-        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
-        pin = {"generation": draft.generation, "hash": sha256(sealed).hex()}
-        write_file(stage.own("pin.json"), encode_file("pin", pin))
-        AccessLog(stage.at, fresh, is_new=True).save()
-        for name in LOGS:  # empty ones, made beside
-            os.unlink(stage.own(name))
-        commit(stage, store.keys, store.vault, store.digest)
-
-    def serve_anew(self, places: Places, keys: Keys, pairing: Pairing | None) -> None:
-        """Go on with what is on the disk, which is the new agent's."""
-        holding = self.holding
-        content = read_sealed("unlock", places.own("unlock.json"))
-        store = Store.load(places, keys, content)
-        holding.contact.pairing = pairing if holding.contact.pairing else None
-        holding.contact.seen = None if holding.contact.pairing else pairing
-        holding.contact.begun = None
-        holding.ratchet.proven = content["proven"]
-        holding.recovery = Recovery(places, holding.host)
-        holding.begin(store, content, "rotation", is_new=False)
-        holding.recovery.verify(store.keys, store.vault)
-        holding.reporter.warnings.pop("hints", None)
-
-
-def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
-    """Who else opens the vault after a rotation, as the operator is told."""
-    named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
-    named += [describe_custodian(each, 120) for each in custodians]
-    return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
-
-
-def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
-    """The open vault as the new agent's, for these operators, with the old key kept in it.
-
-    Raises Denied where another came in the place of the first one meanwhile.
-    """
-    draft, now = store.vault.copy(), int(time.time())
-    if draft.operator != operators[""]:
-        raise Denied("the operator was changed meanwhile", "see: avault operator list")
-    known, draft.made_for = draft.other_operators(), draft.operator
-    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
-        other = name.partition("/")[2]
-        if name == SUCCEEDED or other not in known or known[other] != operators.get(other):
-            draft.state(name, None, now, store.machine)
-    store.me.keep_up(draft)
-    old = to_npub(draft.agent)
-    draft.agent, draft.sources = public_hex(fresh), [store.digest]
-    add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)
-    keep_old_key(draft, store.keys, now, store.machine)
-    draft.generation[store.machine] = draft.generation.get(store.machine, 0) + 1
-    draft.generation = dict(sorted(draft.generation.items()))
-    return draft
-
-
-def stage_phones(stage: Stage, store: Store) -> None:
-    """Stage what the other operators' phones open, which is made anew without asking anybody."""
-    custodians = Custodians(store.places)
-    for name in custodians.names():
-        with contextlib.suppress(Tampered):
-            if custodians.load(name)["kind"] == PHONE:
-                data = read_file(custodians.path_of(name))
-                write_file(Custodians(stage).path_of(name), data)
 
 
 # ------------------------------------------------------ daemon/unlocking ----
@@ -11437,7 +11604,7 @@ class Unlocking:
                 answer = await read_whole(end, float(message["limit"]))
             custodian = KeptKey(name, kept, answer)
             if ticket := message.get("ticket"):
-                await holding.agree(custodian, str(ticket))
+                await agree(holding, custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
                 is_late = is_phone and self.is_left and uptime() >= self.opens_until
@@ -11493,6 +11660,282 @@ class Unlocking:
             await succeed(holding)
 
 
+# ------------------------------------------------------- daemon/rotating ----
+# A new agent's key: the phone opens an envelope of it before anything is sealed anew.
+#
+# The steps are the supervisor's, as custodians' helpers are. Until the last one nothing that counts
+# has changed, and the new key is here alone.
+
+
+class Rotating:
+    """A rotation of the agent's key that is under way: `fresh` is the new one, until it counts.
+
+    `operators` and `custodians` are those whom the operator was told of when agreeing to it. Who
+    has the old key, or writes to the disk, can have put others there since.
+    """
+
+    def __init__(self, holding: Holding, unlocking: Unlocking) -> None:
+        self.holding, self.unlocking = holding, unlocking
+        self.fresh: Keys | None = None
+        self.operators: dict[str, str] = {}
+        self.custodians: list[Message] = []
+
+    async def step(self, message: Message, fd: int | None) -> None:
+        """One of the steps, by the message's `step`; tell what came of it."""
+        came, failed = None, None
+        try:
+            if message["step"] == "begin":
+                came = await self.begin(message)
+            elif message["step"] == "entrust" and fd is not None:
+                came = await self.entrust(self.key(message), message, fd)
+            else:
+                came = await self.turn_over(self.key(message), message["files"])
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, came, failed)
+
+    def key(self, message: Message) -> Keys:
+        """The new key that a step is about; raises Locked where it is gone, or another."""
+        if not self.fresh or to_npub(public_hex(self.fresh)) != message["agent"]:
+            raise Locked("the vault was locked meanwhile", "rotate again: avault rotate agent")
+        return self.fresh
+
+    def need_store(self) -> Store:
+        """The open vault, whole on the disk; raises Denied, Locked, Unavailable."""
+        store = self.holding.store
+        if not store or not self.holding.log:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        store.notice()
+        if store.trouble:
+            raise Denied(
+                f"the vault is not whole on the disk: {store.trouble.message}",
+                "mend it first: avault status",
+            )
+        if is_amid_git(store.places.dir) or is_git_at_work(store.places.dir):
+            raise Unavailable("git is at work in the vault's directory", "let it end, then again")
+        return store
+
+    def refuse_amid_talk(self) -> None:
+        """Raise Usage while somebody talks with the operator, by what is replaced."""
+        if self.unlocking.talking:
+            raise Usage("a pairing or a drill is under way", "let it end, then rotate again")
+
+    async def begin(self, message: Message) -> dict[str, Any]:
+        """Make the new key and have the phone open an envelope of it; what custodians need then."""
+        store, holding = self.need_store(), self.holding
+        self.refuse_amid_talk()
+        if holding.log:
+            holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
+        fresh, offered = make_keys(), list(message["custodians"])
+        custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
+        operators = {"": store.vault.operator, **store.vault.other_operators()}
+        await self.prove(store, fresh, message, describe_openers(operators, custodians))
+        if holding.store is not store:
+            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        self.fresh, self.operators, self.custodians = fresh, operators, custodians
+        stage = begin_stage(store.places)
+        write_file(
+            stage.file("avault.enc"), seal_vault(renew_vault(store, fresh, operators), fresh)
+        )
+        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
+        changed = [each["custodian"] for each in offered if each not in custodians]
+        return {"agent": to_npub(public_hex(fresh)), "changed": changed}
+
+    async def prove(self, store: Store, fresh: Keys, message: Message, openers: str) -> None:
+        """Have the operator agree by opening an envelope of the new key, which yields that key."""
+        holding, vault = self.holding, store.vault
+        pairing = holding.contact.find(store)
+        if not pairing:
+            if not holding.consent.take(str(message["ticket"])):
+                raise Denied(
+                    "only a paired vault can ask whether that is meant", "pair it with: avault pair"
+                )
+            return
+        unlock, content = seal_keys(fresh, vault.identity, pairing.operator, vault.name)
+        code = request_code(content["sealed"])
+        sentence = (
+            f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
+            f" The old one opens it no more.{openers} Approve only if you want that."
+        )
+        title = f"a new agent key for {vault.name}"
+        envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
+        holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
+        connected = holding.contact.connect(pairing, pairing.signer)
+        params = [public_hex(fresh), envelope]
+        async with asyncio.timeout(300), connected as signer:
+            await signer.request("nip44_decrypt", params, lambda said: open_nsec(content, said))
+
+    def make_unlock(self, store: Store, fresh: Keys) -> bytes:
+        """unlock.json under the new key."""
+        holding, vault = self.holding, store.vault
+        is_asked = bool(holding.contact.pairing or holding.contact.seen)
+        proven = render_time(time.time()) if is_asked else holding.ratchet.proven
+        operator = parse_npub(holding.ratchet.content["operator"])
+        names = vault.identity, operator, vault.name, holding.host
+        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0}
+        return encode_file("unlock", content)
+
+    async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
+        """Seal the new key for a custodian, whose helper alone gets what opens that."""
+        pid, what = message["helper"], {each: message[each] for each in AGREED}
+        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
+            raise Denied("that is not the custodian that was agreed to")
+        with socket.socket(fileno=fd) as door:
+            store = self.need_store()
+            with await meet(door, pid) as helper:
+                if not is_hardened(pid):
+                    raise Unavailable("the custodian's process has ended, or is traced")
+                vault = store.vault
+                names = vault.identity, vault.operator, vault.name, message["custodian"]
+                phoneless = self.holding.consent.phoneless
+                unlock, sealed = seal_keys(fresh, *names, phoneless)
+                helper.sendall(unlock.encode())
+        return {**sealed, "agreed": mark_agreed(fresh, message)}
+
+    async def turn_over(self, fresh: Keys, files: dict[str, str]) -> dict[str, Any]:
+        """Have the new key count: stage all that is sealed with it, commit that, and serve it.
+
+        `files` are staged already. Once it counts there is no way back: where the rest fails, this
+        process ends, and the next start completes it.
+        """
+        holding = self.holding
+        async with holding.serving, holding.ratchet.turning:
+            await holding.keep_log(at_once=True)
+            await holding.writer.finish()
+            # from here to the end nothing else runs in this process
+            self.refuse_amid_talk()
+            store, pairing = self.need_store(), holding.contact.find(self.holding.store)
+            stage, log = Stage(store.places), name_of_logs(store.places, store.vault.agent)
+            stage.files |= files
+            try:
+                pairing = self.stage_all(stage, store, fresh, pairing)
+                if refused := complete_rotation(store.places):
+                    raise Tampered(refused)
+                self.serve_anew(store.places, fresh, pairing)
+            except BaseException as error:
+                raise self.give_up(stage, error) from None
+            self.fresh = None
+        holding.reporter.report()
+        holding.reporter.wrote()
+        return {"log": os.path.basename(log)}
+
+    def give_up(self, stage: Stage, error: BaseException) -> BaseException:
+        """Leave all as it was; or serve nothing any more, where the new key counts already."""
+        if not stage.counts:
+            drop(stage.at)
+            return error
+        said = complain(error) if isinstance(error, Exception) else AvaultError("it was cut off")
+        told = AvaultError(
+            f"the new key counts, and is not in place yet: {said.message}",
+            "mend that, then: avault unlock, which completes it",
+        )
+        self.holding.store = self.holding.log = None
+        self.holding.reporter.fail(told)
+        self.unlocking.ended.set()
+        return told
+
+    def stage_all(
+        self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None
+    ) -> Pairing | None:
+        """Write all files under the agent's key, beside the custodians', and commit them.
+
+        What is given is the pairing for that key.
+        """
+        store.pin()  # by which it is known what this goes on from
+        if store.warning:
+            raise AvaultError(store.warning)
+        draft = renew_vault(store, fresh, self.operators)
+        sealed = seal_vault(draft, fresh)
+
+        def check(written: bytes) -> None:
+            if open_vault(written, fresh).generation != draft.generation:
+                raise Denied("the vault that was written does not open", "all is as it was before")
+
+        host, phoneless = self.holding.host, self.holding.consent.phoneless
+        stage.put("avault.enc", sealed, check)
+        stage.put("nsec.enc", encode_file("nsec", seal_recovery(fresh, draft, host)))
+        stage_phones(stage, store)
+        stage.files |= renew_phones(stage, fresh, draft, host, phoneless)
+        relays, operator = hinted_relays(store.places), draft.operator
+        if pairing:
+            relays, operator = pairing.relays, pairing.operator
+            pairing = pairing.of_agent(draft.agent)
+            stage.put("pairing.json", pairing.encode())
+        stage.put("nip46.json", encode_hints(draft.agent, operator, relays, draft.name))
+        seen = {"hash": stage.files["nsec.enc"]}
+        stage.put("recovery.json", encode_file("recovery", seen))
+        stage.put("unlock.json", self.make_unlock(store, fresh))
+        stage.put("pin.json", encode_pin(draft, stage.files["avault.enc"]))
+        log = AccessLog(stage.at, fresh, is_new=True)  # whose files, empty ones, go again
+        stage.put("log.json", log.encode())
+        log.close()
+        commit(stage, store.keys, draft, store.digest)
+        return pairing
+
+    def serve_anew(self, places: Places, keys: Keys, pairing: Pairing | None) -> None:
+        """Go on with what is on the disk, which is the new agent's."""
+        holding = self.holding
+        content = read_sealed("unlock", places.own("unlock.json"))
+        store = Store.load(places, keys, content)
+        holding.contact.pairing = pairing if holding.contact.pairing else None
+        holding.contact.seen = None if holding.contact.pairing else pairing
+        holding.contact.begun = None
+        if holding.log:
+            holding.log.close()
+        holding.ratchet.proven = content["proven"]
+        holding.recovery = Recovery(places, holding.host)
+        holding.begin(store, content, "rotation", is_new=False)
+        holding.recovery.verify(store.keys, store.vault)
+        holding.reporter.warnings.pop("hints", None)
+
+
+def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
+    """Who else opens the vault after a rotation, as the operator is told."""
+    named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
+    named += [describe_custodian(each, 120) for each in custodians]
+    return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
+
+
+def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
+    """The open vault as the new agent's, for these operators, with the old key kept in it.
+
+    Raises Denied where another came in the place of the first one meanwhile.
+    """
+    draft, now = store.vault.copy(), int(time.time())
+    if draft.operator != operators[""]:
+        raise Denied("the operator was changed meanwhile", "see: avault operator list")
+    known, draft.made_for = draft.other_operators(), draft.operator
+    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
+        other = name.partition("/")[2]
+        if name == SUCCEEDED or other not in known or known[other] != operators.get(other):
+            draft.state(name, None, now, store.machine)
+    store.me.keep_up(draft)
+    old = to_npub(draft.agent)
+    draft.agent, draft.sources = public_hex(fresh), [store.digest]
+    add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)
+    keep_old_key(draft, store.keys, now, store.machine)
+    draft.generation[store.machine] = draft.generation.get(store.machine, 0) + 1
+    draft.generation = dict(sorted(draft.generation.items()))
+    return draft
+
+
+def hinted_relays(places: Places) -> list[str]:
+    """The relays of nip46.json, which is only a hint: none where it is gone, or damaged."""
+    with contextlib.suppress(AvaultError):
+        return [str(url) for url in read_hints(places.file("nip46.json"))["relays"]]
+    return []
+
+
+def stage_phones(stage: Stage, store: Store) -> None:
+    """Stage what the other operators' phones open, which is made anew without asking anybody."""
+    custodians = Custodians(store.places)
+    for name in custodians.names():
+        with contextlib.suppress(Tampered):
+            if custodians.load(name)["kind"] == PHONE:
+                data = read_file(custodians.path_of(name))
+                write_file(Custodians(stage).path_of(name), data)
+
+
 # ------------------------------------------------------ daemon/keyholder ----
 # The process that holds the agent's key and the secrets.
 #
@@ -11519,7 +11962,7 @@ class Keyholder:
         self.reporter = Reporter(self.control, self.describe)
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
-        self.rotating = Rotating(self.holding)
+        self.rotating = Rotating(self.holding, self.unlocking)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -11568,7 +12011,7 @@ class Keyholder:
         elif message["do"] == "remove machine":
             spawn(self.tasks, remove_machine(self.holding, message))
         elif message["do"] == "proven":
-            spawn(self.tasks, self.holding.note_proof())
+            spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":
             self.unlocking.ask_again()
         elif message["do"] == "look":
@@ -11670,11 +12113,15 @@ class Keyholder:
         """All that the operator should know, by what it is about."""
         store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
         warnings = dict(self.reporter.warnings)
-        if store and store.trouble:
+        if store and isinstance(store.trouble, Locked):
+            warnings["file"] = f"{store.trouble.message}; {store.trouble.hint}"
+        elif store and store.trouble:
             warnings["file"] = (
                 f"{store.trouble.message}; what was loaded before is served, nothing is written;"
                 " to write it back: avault restore --unsaved"
             )
+        if store and store.lacks:
+            warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
         if store and store.warning:
             warnings["pin"] = store.warning
         if recovery.warning:
@@ -11952,6 +12399,25 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: Message) 
     return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
 
 
+async def take_left(keyholder: Keyholder) -> list[str]:
+    """Take over what copies under a key before have; the names. They go when that is written."""
+    store, taken = keyholder.open_store(), list[str]()
+    copies = {name: copy for name, copy in find_left(store).items() if copy}
+
+    def change(vault: Vault) -> None:
+        taken.clear()
+        for copy in copies.values():
+            taken.extend(recall(vault, copy, int(time.time()), store.machine))
+
+    change(store.vault.copy())
+    if taken:
+        await keyholder.change(change)
+    for name in copies:
+        drop(store.places.own(name))
+    keyholder.holding.note_left()
+    return taken
+
+
 async def serve_restore(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Set a key, or those of a group, to what they were in a copy of the vault.
 
@@ -11959,7 +12425,8 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     """
     if request.get("unsaved"):
         keyholder.release(session, {"op": "restore", "for": "unsaved"})
-        return {"ok": True, "needed": await keyholder.put_back()}
+        needed = await keyholder.put_back()
+        return {"ok": True, "needed": needed, "restored": await take_left(keyholder)}
     store, key = keyholder.open_store(), request.get("key")
     old = open_older(store, read_copy(keyholder, request.get("file")))
     group = check_group(request.get("group"))
@@ -12024,7 +12491,7 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
         renewed = [each["custodian"] for each in added]
         old = [each for each in known if each["custodian"] in renewed]
     except BaseException:
-        await forget_keys(guard, added)
+        await forget_keys(guard.places, added)
         drop(stage.at)
         raise
     # from here on it is no matter whether the client stays
@@ -12050,29 +12517,21 @@ async def turn_over(
     guard: Guard, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Have the new key count, and custodians forget what no longer does."""
-    wish = {"do": "rotate", "step": "turn over", "agent": agent}
+    places, stage = guard.places, Stage(guard.places)
     try:
+        stage.put(FORGET, encode_forgetting(places, old))
+        for content in added:  # as they were written when they had opened the vault
+            path = Custodians(stage).path_of(content["custodian"])
+            stage.files[os.path.basename(path)] = sha256(encode_file("custody", content)).hex()
+        wish = {"do": "rotate", "step": "turn over", "agent": agent, "files": stage.files}
         done = await guard.custody.change(secrets.token_hex(16), wish)
     except BaseException:
-        if not counts(guard.places, agent):
-            await forget_keys(guard, added)
+        if not is_committed(places, agent):
+            await forget_keys(places, added)
+            drop(stage.at)
         raise
-    await forget_keys(guard, old)
+    await forget_left(places)
     return done or {}
-
-
-def counts(places: Places, agent: str) -> bool:
-    """Whether a new agent's key counts, though the keyholder is gone that had it."""
-    if os.path.lexists(places.own(READY)):
-        return True
-    return bool(read_sealed("unlock", places.own("unlock.json"))["agent"] == agent)
-
-
-async def forget_keys(guard: Guard, custodians: list[dict[str, Any]]) -> None:
-    """Have custodians forget what they keep; what one still has opens nothing that counts."""
-    for content in custodians:
-        with contextlib.suppress(AvaultError):
-            await run_errand(guard.places, "delete", content, Reach({}))
 
 
 async def entrust_anew(
@@ -12102,7 +12561,7 @@ async def entrust_anew(
         raise_outcome(tried, "it has its key, and does not open the vault: {}")
     except BaseException:
         Custodians(stage).drop(name)
-        await forget_keys(guard, [content])
+        await forget_keys(guard.places, [content])
         raise
     return content
 
@@ -12745,42 +13204,6 @@ ANSWERS: dict[str, Respond] = {
 }
 
 
-# ------------------------------------------------------ daemon/following ----
-# This machine goes over to the agent's key that another machine has rotated to.
-
-
-class Following:
-    """Sets aside what this machine has of the old key, for the length of a `with`.
-
-    Its pairing asks for the new one. Where the phone does not open nsec.enc, all is as it was.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self.own, self.aside = places.own("unlock.json"), places.own("unlock-before.json")
-        self.places, self.is_needed = places, False
-
-    def __enter__(self) -> None:
-        if not os.path.lexists(self.own):
-            return
-        known = read_sealed("unlock", self.own)
-        self.is_needed = is_superseded(self.places, known)
-        if not self.is_needed:
-            return
-        content = read_sealed("nsec", self.places.file("nsec.enc"))
-        pairing = Pairing.load(self.places)
-        if pairing and as_operator(content, to_npub(pairing.operator)):
-            pairing.agent = parse_npub(content["agent"])
-            pairing.save(self.places, UNPROVEN)
-        set_logs_aside(self.places, parse_npub(known["agent"]))
-        os.rename(self.own, self.aside)
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_needed and os.path.lexists(self.own):
-            os.unlink(self.aside)
-        elif self.is_needed:
-            os.rename(self.aside, self.own)
-
-
 # -------------------------------------------------------- daemon/pairing ----
 # Pairing with a signer, and the proof that the phone behind it opens this vault.
 
@@ -12892,6 +13315,8 @@ async def ask_for_proof(
     # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
     # was
     if store:
+        if pairing.agent != store.vault.agent:
+            raise Locked("the agent's key was rotated meanwhile", "pair again")
         content = seal_nsec(
             store.keys, store.vault.identity, pairing.operator, store.vault.name, holding.host
         )
@@ -12903,6 +13328,7 @@ async def ask_for_proof(
             await keyholder.unlocking.open(phone, accept_rollback)
         else:
             await phone.obtain(content)
+            holding.need(store)
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
             ratchet.prove()
@@ -13318,7 +13744,7 @@ async def talk_recover(
     """Open a copy of a vault here, also one whose agent's key another machine has rotated."""
     if keyholder.holding.store:
         raise Denied("the vault is open", "avault lock, then: avault recover")
-    with Following(keyholder.places):
+    with Following(keyholder.places, lambda: bool(keyholder.holding.store)):
         return await talk_pair(keyholder, session, request, private)
 
 
@@ -13365,6 +13791,7 @@ async def talk_drill(
             if any(words in error.message.lower() for words in NOT_A_REFUSAL):
                 raise
             refused = True
+    keyholder.holding.need(store)
     pairing.by_itself = not refused
     contact.keep(pairing)
     ratchet.forget_quickness()
@@ -15145,7 +15572,10 @@ def cmd_history(terminal: Terminal, group: str | None, limit: int | None) -> int
 
 def restore_unsaved(terminal: Terminal) -> int:
     """Have what is served written over an avault.enc that cannot be used."""
-    if not terminal.ask("restore", unsaved=True)["needed"]:
+    done = terminal.ask("restore", unsaved=True)
+    if done["restored"]:
+        say(f"taken over from before the rotation: {', '.join(done['restored'])}")
+    elif not done["needed"]:
         say("avault.enc is whole: there is nothing to write back")
     else:
         say(
@@ -15170,7 +15600,8 @@ def cmd_restore(
     has got since stay. GROUP/KEY is short for GROUP --key KEY.
     --unsaved is for an avault.enc that is damaged, gone or too old while the vault
     is open: writes what is served in its place. What was there stays in the state
-    directory, as damaged.enc.
+    directory, as damaged.enc. It also takes over what was written here under the
+    agent's key before, as status names it.
 
       avault history openai
       avault restore 3f2a91c openai/API_KEY

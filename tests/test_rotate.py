@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from canary import Canary
 from harness import AVAULT, Machine, Screen, wait_until
 from peers import Relay, misdeeds
 from test_custody import Owner, init_with_passphrase, type_passphrase
-from test_keyholder_alone import Desk
+from test_keyholder_alone import CALLER, Desk
 
 import avault
 
@@ -484,7 +486,6 @@ FORGERIES: dict[str, Callable[[Staged], None]] = {
     "signed by the new key alone": lambda staged: sign_anew(staged, staged.fresh),
     "of another vault": lambda staged: sign_anew(staged, staged.desk.example.agent, vault="00" * 16),
     "a file changed": lambda staged: (staged.ready / "pairing.json").write_bytes(b"{}") and None,
-    "a file more": lambda staged: (staged.ready / "socket").write_bytes(b"/tmp/x") and None,
     "a file less": lambda staged: (staged.ready / "pin.json").unlink(),
     "not signed": lambda staged: (staged.ready / "manifest").write_bytes(b"{}") and None,
     "no manifest": lambda staged: (staged.ready / "manifest").unlink(),
@@ -506,9 +507,353 @@ def test_what_others_have_staged_is_not_put_in_place(staged: Staged, forgery: st
 def test_what_git_has_put_there_meanwhile_is_kept(staged: Staged) -> None:
     pulled = b"another copy\n"
     Path(staged.places.file("avault.enc")).write_bytes(pulled)
+    Path(staged.places.own("replaced.enc")).write_bytes(b"what an earlier one has left")
     assert avault.complete_rotation(staged.places) is None
-    assert Path(staged.places.own("replaced.enc")).read_bytes() == pulled
+    assert Path(staged.places.own("replaced-2.enc")).read_bytes() == pulled
+    assert Path(staged.places.own("replaced.enc")).read_bytes() == b"what an earlier one has left"
     assert staged.opens(staged.fresh) == "a value"
+
+
+def test_a_file_more_is_not_put_in_place(staged: Staged) -> None:
+    (staged.ready / "socket").write_bytes(b"/tmp/x")
+    assert avault.complete_rotation(staged.places) is None
+    assert staged.opens(staged.fresh) == "a value" and not os.path.exists(staged.places.own("socket"))
+
+
+def test_what_is_in_place_in_part_is_never_set_aside(staged: Staged) -> None:
+    """The key before opens nothing then: it is completed, or said to be half done."""
+    shutil.copyfile(staged.ready / "avault.enc", staged.places.file("avault.enc"))
+    good = (staged.ready / "pin.json").read_bytes()
+    (staged.ready / "pin.json").write_bytes(b"{}")
+    for _ in range(2):
+        with pytest.raises(avault.Tampered, match="cannot be completed") as raised:
+            avault.complete_rotation(staged.places)
+        assert str(staged.ready) in str(raised.value.hint)
+    (staged.ready / "pin.json").write_bytes(good)
+    assert avault.complete_rotation(staged.places) is None and staged.opens(staged.fresh) == "a value"
+
+
+def test_what_a_disk_refuses_is_said(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, *_: object) -> None:
+        raise OSError(28, "No space left on device", source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        with pytest.raises(avault.AvaultError, match="No space left on device"):
+            avault.complete_rotation(staged.places)
+    assert avault.complete_rotation(staged.places) is None and staged.opens(staged.fresh) == "a value"
+
+
+@pytest.mark.parametrize("name", ["rotation.old", "rotation.new", "log-{}", "rotation.refused"])
+def test_a_file_where_a_directory_belongs_keeps_nobody_out(staged: Staged, name: str) -> None:
+    """Put there by another program: rotation.old, or what the log is to be moved to."""
+    planted = Path(staged.places.own(name.format(avault.public_hex(staged.desk.example.agent)[:16])))
+    planted.write_bytes(b"")
+    if name == "rotation.refused":
+        (staged.ready / "manifest").unlink()
+        said = avault.complete_rotation(staged.places)
+        assert said and staged.opens(staged.desk.example.agent) == "a value" and planted.is_dir()
+        return
+    assert avault.complete_rotation(staged.places) is None and staged.opens(staged.fresh) == "a value"
+    assert not planted.exists() or name.startswith("log")
+    [aside] = [path for path in Path(staged.places.state).glob("log-*") if path.is_dir()]
+    assert (aside / "access.log").exists()
+
+
+def test_the_pin_names_the_agent(staged: Staged) -> None:
+    def pin() -> dict[str, Any]:
+        path = staged.places.own("pin.json")
+        return avault.decode_file("pin", Path(path).read_bytes(), path)
+
+    assert pin()["agent"] == avault.to_npub(avault.public_hex(staged.desk.example.agent))
+    old = {name: Path(staged.places.file(name)).read_bytes() for name in ("avault.enc", "nsec.enc")}
+    unlock = staged.before["unlock.json"]
+    avault.complete_rotation(staged.places)
+    assert pin()["agent"] == avault.to_npub(avault.public_hex(staged.fresh))
+    for name, data in old.items():
+        Path(staged.places.file(name)).write_bytes(data)
+    Path(staged.places.own("unlock.json")).write_bytes(unlock)
+    with pytest.raises(avault.Tampered, match="another agent's key"):
+        staged.opens(staged.desk.example.agent)
+
+
+# A turn over that fails, or meets something else that is under way
+
+
+@pytest.fixture
+async def turning(tmp_path: Path, place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Turning]:
+    turning = Turning(Desk(tmp_path), monkeypatch)
+    await turning.desk.open()
+    yield turning
+    turning.desk.keyholder.control.close()
+    turning.desk.theirs.close()
+
+
+class Turning:
+    """An open vault whose agent's key is about to be turned over."""
+
+    def __init__(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.desk, self.places, self.fresh, self.monkeypatch = desk, desk.places, avault.make_keys(), monkeypatch
+        self.old = desk.example.agent
+
+    async def turn(self, is_full: Callable[[str, bool], bool] = lambda path, counts: False) -> dict[str, Any] | None:
+        """Turn over, on a disk that is full for some files before or after it counts; what failed."""
+        rotating, real, ready = self.desk.keyholder.rotating, avault.write_file, self.places.own("rotation")
+        self.fresh = rotating.fresh = avault.make_keys()
+        rotating.operators = {"": avault.public_hex(self.desk.example.operator)}
+        avault.begin_stage(self.places)
+
+        def write(path: str, *given: Any, **named: Any) -> None:
+            if is_full(path, os.path.lexists(ready)):
+                raise avault.AvaultError(f"cannot write {path}: No space left on device")
+            real(path, *given, **named)
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(avault, "write_file", write)
+            agent = avault.to_npub(avault.public_hex(self.fresh))
+            await rotating.step({"step": "turn over", "agent": agent, "files": {}, "ticket": "t", "caller": CALLER}, None)
+        return next(each for each in reversed(self.desk.told) if "changed" in each)["failed"]
+
+    def agents(self) -> set[str]:
+        """Whose the files are that name it: the old agent's, or the new one's."""
+        names = {avault.to_npub(avault.public_hex(self.old)): "old", avault.to_npub(avault.public_hex(self.fresh)): "new"}
+        files = (self.places.file("nsec.enc"), self.places.own("unlock.json"), self.places.own("pairing.json"))
+        return {names[json.loads(Path(path).read_text())["agent"]] for path in files}
+
+    def value(self, keys: Any) -> str:
+        content, _ = avault.read_unlock(self.places)
+        return avault.Store.load(self.places, keys, content).vault.secrets("openai", "API_KEY")[0].value
+
+
+@pytest.mark.parametrize("name", ["", "avault.enc", "nsec.enc", "pin.json", "log.json", "unlock.json"])
+async def test_where_it_counts_and_the_disk_is_full_the_keyholder_ends(turning: Turning, name: str) -> None:
+    """Else the key before would be written on with, and nobody would have what was confirmed then."""
+    failed = await turning.turn(lambda path, counts: counts and path.endswith(name))
+    assert failed and "the new key counts" in failed["message"] and "No space left" in failed["message"]
+    desk = turning.desk
+    assert desk.keyholder.ended.is_set() and not desk.holding.store and not desk.holding.log
+    with pytest.raises(avault.Locked):
+        await desk.serve("set", "a new value", group="later", key="KEY")
+    assert avault.is_committed(turning.places, avault.to_npub(avault.public_hex(turning.fresh)))
+    await desk.keyholder.run()
+    await desk.holding.look()
+    assert avault.complete_rotation(turning.places) is None
+    assert turning.agents() == {"new"} and turning.value(turning.fresh) == "a value"
+
+
+async def test_what_fails_when_all_is_in_place_ends_the_keyholder(turning: Turning, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*_: object, **__: object) -> None:
+        raise avault.AvaultError("cannot write access.log: No space left on device")
+
+    monkeypatch.setattr(avault.Holding, "begin", begin)
+    assert await turning.turn()
+    await turning.desk.holding.look()
+    assert turning.desk.keyholder.ended.is_set() and turning.agents() == {"new"}
+    assert avault.complete_rotation(turning.places) is None and turning.value(turning.fresh) == "a value"
+
+
+@pytest.mark.parametrize("name", ["pin.json", "nip46.json", "manifest"])
+async def test_before_it_counts_a_full_disk_changes_nothing(turning: Turning, name: str) -> None:
+    failed = await turning.turn(lambda path, counts: not counts and path.endswith(name))
+    assert failed and not os.path.lexists(turning.places.own("rotation.new")), "what was staged is gone"
+    assert not avault.is_committed(turning.places, avault.to_npub(avault.public_hex(turning.fresh)))
+    assert not turning.desk.keyholder.ended.is_set() and turning.agents() == {"old"}
+    assert (await turning.desk.serve("set", "a new value", group="later", key="KEY"))["ok"]
+    assert turning.value(turning.old) == "a value"
+
+
+async def test_what_another_program_puts_into_the_stage_is_not_signed(turning: Turning, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = avault.stage_phones
+
+    def plant(stage: Any, store: Any) -> None:
+        Path(stage.own("socket")).write_bytes(b"/tmp/elsewhere")
+        real(stage, store)
+
+    monkeypatch.setattr(avault, "stage_phones", plant)
+    assert await turning.turn() is None
+    assert not os.path.exists(turning.places.own("socket"))
+
+    def change(stage: Any, store: Any) -> None:
+        Path(stage.own("nsec.enc")).write_bytes(b"{}")
+
+    monkeypatch.setattr(avault, "stage_phones", change)
+    turning.old = turning.fresh
+    failed = await turning.turn()
+    assert failed and "is not what was staged" in failed["message"] and turning.agents() == {"old"}
+
+
+async def test_hints_that_are_gone_are_no_matter(turning: Turning) -> None:
+    os.unlink(turning.places.file("nip46.json"))
+    os.unlink(turning.places.own("pairing.json"))
+    turning.desk.holding.contact.pairing = turning.desk.holding.contact.seen = None
+    assert await turning.turn() is None
+    assert avault.read_hints(turning.places.file("nip46.json"))["relays"] == []
+
+
+async def test_a_pairing_that_goes_away_meanwhile_is_put_back(turning: Turning) -> None:
+    """The one that opened the vault counts, not what is on the disk by then."""
+    contact = turning.desk.holding.contact
+    before = contact.pairing = avault.Pairing.load(turning.places)
+    os.unlink(turning.places.own("pairing.json"))
+    assert await turning.turn() is None
+    found = avault.Pairing.load(turning.places)
+    assert before and found and found.agent == avault.public_hex(turning.fresh) and found.keys == before.keys
+    assert contact.pairing and contact.pairing.is_same(found) and before.agent == avault.public_hex(turning.old)
+
+
+async def test_a_rotation_keeps_no_descriptor(turning: Turning) -> None:
+    await turning.turn()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(4):
+        assert await turning.turn() is None
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_no_key_is_turned_over_amid_a_drill(turning: Turning) -> None:
+    turning.desk.unlocking.begin_talk()
+    failed = await turning.turn()
+    assert failed and "under way" in failed["message"] and turning.agents() == {"old"}
+    turning.desk.unlocking.end_talk()
+    assert await turning.turn() is None
+
+
+async def test_a_talk_that_began_before_ends_and_writes_nothing(turning: Turning) -> None:
+    """Else it would put the key before back, and the pairing for it."""
+    desk = turning.desk
+    drill = asyncio.ensure_future(avault.TALKS["drill"](desk.keyholder, desk.session, {"op": "drill"}, {}))
+    change = asyncio.ensure_future(
+        avault.ask_operator(desk.holding, desk.holding.store, {"ticket": "u"}, "a title", "a sentence")  # type: ignore[arg-type]
+    )
+    while desk.phone.asked < 2:
+        await asyncio.sleep(0)
+    assert await turning.turn() is None
+    desk.phone.may.set()
+    for task in (drill, change):
+        with pytest.raises(avault.Locked, match="rotated meanwhile"):
+            await task
+    await desk.holding.look()
+    assert turning.agents() == {"new"}
+
+
+async def test_the_ratchet_turns_for_no_key_before(turning: Turning) -> None:
+    ratchet = turning.desk.holding.ratchet
+    content = dict(ratchet.content)
+    with pytest.raises(avault.Locked, match="rotated meanwhile"):
+        await ratchet.turn(avault.make_keys(), content)
+    assert await turning.turn() is None
+    with pytest.raises(avault.Locked, match="rotated meanwhile"):
+        await ratchet.turn(turning.old, content)
+    await ratchet.restore(turning.old)
+    assert turning.agents() == {"new"}
+
+
+# What the other machines have
+
+
+def clone(owner: Owner, place: Any) -> Machine:
+    """Another machine with a copy of its own of the vault's directory, which it has opened."""
+    other = Machine(place.top / "c", vault=place.top / "c" / "vault")
+    shutil.copytree(owner.machine.vault, other.vault)
+    other(*recover(owner), "--bunker", "-", input=owner.phone.uri)
+    return other
+
+
+def recover(owner: Owner) -> list[str]:
+    return ["recover", "--agent", owner.agent(), "--signer-npub", owner.npub(), "--no-drill"]
+
+
+def pull(source: Machine, to: Machine, *names: str) -> None:
+    for name in names or ("avault.enc", "nip46.json", "nsec.enc"):
+        new = to.vault / "pulled"
+        shutil.copyfile(source.vault / name, new)
+        new.rename(to.vault / name)
+
+
+@pytest.mark.slow
+def test_what_only_another_machine_had_is_kept_and_offered(owner: Owner, place) -> None:
+    machine = owner.machine
+    machine("set", "openai/API_KEY", input="x")
+    with clone(owner, place) as other:
+        other("set", "only/HERE", input="written and confirmed on the other")
+        machine("rotate", "agent", "--yes")
+        pull(machine, other)
+        assert "was rotated on another machine" in str(other.status()["warnings"])
+        assert "was rotated" in other("restore", "--unsaved", code=3).stderr, "it would undo the rotation"
+        other("lock")
+        other(*recover(owner))
+        assert other("get", "openai/API_KEY").stdout == "x\n"
+        said = str(other.status()["warnings"])
+        assert "not in the vault: only/HERE;" in said and "the vault lacks writes" in said
+        assert "only/HERE" in other("restore", "--unsaved").stderr
+        assert other("get", "only/HERE").stdout == "written and confirmed on the other\n"
+        assert not list(other.own.glob("unsaved*")) and "only/HERE" not in str(other.status()["warnings"])
+        assert "nothing to write back" in other("restore", "--unsaved").stderr
+        other("lock")
+        other("unlock")
+        assert other("log", "--verify").returncode == 0
+
+
+@pytest.mark.slow
+def test_half_a_pull_takes_nothing_away(owner: Owner, place) -> None:
+    """nsec.enc has come, avault.enc has not: what opens that stays."""
+    machine = owner.machine
+    machine("set", "openai/API_KEY", input="x")
+    with clone(owner, place) as other:
+        other("lock")
+        before = {name: (other.own / name).read_bytes() for name in ("unlock.json", "pairing.json", "log.json")}
+        machine("rotate", "agent", "--yes")
+        pull(machine, other, "nsec.enc")
+        other(*recover(owner), code=8)
+        assert {name: (other.own / name).read_bytes() for name in before} == before
+        assert not list(other.own.glob("*before*")) and not list(other.own.glob("log-*"))
+        pull(machine, other)
+        other(*recover(owner))
+        assert other("get", "openai/API_KEY").stdout == "x\n"
+
+
+@pytest.mark.slow
+def test_a_recover_that_is_refused_or_killed_leaves_all_as_it_was(owner: Owner, place) -> None:
+    machine = owner.machine
+    machine("set", "openai/API_KEY", input="x")
+    with clone(owner, place) as other:
+        other("lock")
+        before = {path: path.read_bytes() for path in (*other.vault.iterdir(), other.own / "unlock.json", other.own / "log.json")}
+        machine("rotate", "agent", "--yes")
+        pull(machine, other)
+        owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"], 1)
+        other(*recover(owner), code=5)
+        assert not list(other.own.glob("log-*")), "the log stays too"
+        owner.phone.behave("nip44_decrypt", [], 1)
+        running = other.start(*recover(owner))
+        wait_until((other.own / "unlock-before.json").exists, what="what this machine had is aside")
+        os.kill(other.status()["keyholder_pid"], signal.SIGKILL)
+        running.wait()
+        for path, data in before.items():  # it was not us: the operator takes back what was pulled
+            if path.parent == other.vault:
+                path.write_bytes(data)
+        other("unlock")
+        assert not (other.own / "unlock-before.json").exists()
+        assert other("log", "--verify").returncode == 0
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root writes where nobody may")
+def test_a_custodian_forgets_also_where_it_was_cut_off(owner: Owner) -> None:
+    """The old unlock key goes once the new key has opened the vault; the staged one, where nothing counts."""
+    machine = owner.machine
+    owner.add()
+    before = sorted(path.name for path in owner.box.place.iterdir())
+    (machine.own / "nothing").mkdir()
+    machine.vault.chmod(0o500)
+    try:
+        assert "the new key counts" in machine("rotate", "agent", "--yes", code=1).stderr
+    finally:
+        machine.vault.chmod(0o700)
+    assert machine.status()["state"] == "locked" and set(before) < {path.name for path in owner.box.place.iterdir()}
+    machine("unlock")
+    wait_until(lambda: not (machine.own / "forget.json").exists(), what="it has forgotten")
+    kept = {path.name for path in owner.box.place.iterdir()}
+    assert len(kept) == len(before) and kept != set(before)
+    machine("custody", "test", "box")
 
 
 async def test_an_open_keyholder_leaves_the_new_recovery_copy(staged: Staged) -> None:

@@ -12,6 +12,7 @@ import pytest
 import avault
 
 AGENT, OPERATOR = nostr_sdk.Keys.generate(), nostr_sdk.Keys.generate()
+NPUB = avault.to_npub(avault.public_hex(AGENT))
 CLONE = "another machine writes under this one's name"
 
 
@@ -77,7 +78,7 @@ def test_an_avault_enc_is_no_unsaved_enc(desk, store):
 
 def test_the_first_file(desk, store):
     assert store.vault.generation == {store.machine: 1} and store.vault.sources == []
-    assert desk.pin() == {"generation": {store.machine: 1}, "hash": avault.sha256(desk.path.read_bytes()).hex()}
+    assert desk.pin() == {"agent": NPUB, "generation": {store.machine: 1}, "hash": avault.sha256(desk.path.read_bytes()).hex()}
     assert value(avault.open_vault(desk.path.read_bytes(), AGENT), "K") == "first"
     loaded = desk.load()
     assert (loaded.warning, loaded.trouble, loaded.digest, loaded.machine) == ("", None, store.digest, store.machine)
@@ -158,7 +159,7 @@ def test_a_later_file_is_pinned_when_it_is_loaded(desk, store):
     desk.path.write_bytes(elsewhere(store.vault))
     loaded = desk.load()
     assert value(loaded.vault, "E") == "from other" and loaded.warning == ""
-    assert desk.pin() == {"generation": loaded.vault.generation, "hash": loaded.digest}
+    assert desk.pin() == {"agent": NPUB, "generation": loaded.vault.generation, "hash": loaded.digest}
 
 
 @pytest.mark.parametrize("count", [True, "1", 1.0, None])
@@ -203,7 +204,7 @@ def test_changes_are_written_together_and_each_is_answered(desk, store):
     found = avault.open_vault(desk.path.read_bytes(), AGENT)
     assert (value(found, "L"), value(found, "M")) == ("x", "x")
     assert found.generation == {store.machine: 2} and found.sources == [before]
-    assert desk.pin() == {"generation": {store.machine: 2}, "hash": store.digest} and store.digest != before
+    assert desk.pin() == {"agent": NPUB, "generation": {store.machine: 2}, "hash": store.digest} and store.digest != before
 
 
 def test_changes_that_are_all_refused_write_nothing(desk, store):
@@ -326,7 +327,7 @@ def test_a_later_file_is_served_and_pinned(desk, store):
     desk.path.write_bytes(elsewhere(store.vault))
     store.refresh()
     assert value(store.vault, "E") == "from other" and store.digest == avault.sha256(desk.path.read_bytes()).hex()
-    assert desk.pin() == {"generation": store.vault.generation, "hash": store.digest}
+    assert desk.pin() == {"agent": NPUB, "generation": store.vault.generation, "hash": store.digest}
 
 
 def test_generations_are_written_in_order(desk, store):

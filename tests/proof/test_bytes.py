@@ -66,7 +66,7 @@ class Disk(Example):
         names = self.identity, self.vault.operator, self.vault.name
         self.unlock_key, sealed = avault.seal_keys(self.agent, *names, "box")
         digest = avault.sha256(self.path("avault.enc").read_bytes()).hex()
-        self.write("pin.json", avault.encode_file("pin", {"generation": {"m": 1}, "hash": digest}))
+        self.write("pin.json", avault.encode_pin(self.vault, digest))
         self.write(CUSTODY, avault.encode_file("custody", box(sealed)))
         self.write("offered.json", avault.encode_file("offered", {"count": 3}))
         digest = avault.sha256(self.path("nsec.enc").read_bytes()).hex()
@@ -117,7 +117,7 @@ class Disk(Example):
             end.close()
             fd = mine.detach()
         if custody == "custodian" and fd is not None:
-            await keyholder.unlocking.try_custodian({"custodian": "box", "limit": 9}, fd)
+            await keyholder.unlocking.try_custodian({"custodian": "box", "number": "1", "limit": 9}, fd)
         else:
             await keyholder.unlocking.unlock(fd)
         keyholder.control.close()
@@ -369,7 +369,7 @@ def test_mixed_parts_open_nothing(disk, monkeypatch):
     latest = own[-1]
     lines = [[line + b"\n" for line in file.splitlines()] for file in [*own, *others]]
     assert all(len(parts) > 2 for parts in lines)
-    disk.write("pin.json", avault.encode_file("pin", {"generation": {"m": 3}, "hash": avault.sha256(latest).hex()}))
+    disk.write("pin.json", avault.encode_pin(avault.open_vault(latest, disk.agent), avault.sha256(latest).hex()))
     content, pin = avault.read_unlock(disk.places)[0], disk.path("pin.json").read_bytes()
     chance, seen, count = random.Random(figures.FULL), set(), 0
     good = lines[2]
@@ -429,14 +429,13 @@ async def test_mixed_files_never_open_something_else(disk):
         vault.generation = {"m": generation}
         data = avault.seal_vault(vault, agent)
         sealed = [avault.seal_nsec(agent, identity, operator, "test@machine", "machine") for _ in range(2)]
-        pin = {"generation": {"m": generation}, "hash": avault.sha256(data).hex()}
         pairing = avault.Pairing(nostr_sdk.Keys.generate(), "11" * 32, avault.public_hex(agent), operator, [])
         pairing.save(disk.places)
         for name, each in {
             "avault.enc": data,
             "nsec.enc": avault.encode_file("nsec", sealed[0]),
             "unlock.json": avault.encode_file("unlock", {**sealed[1], "proven": None, "quick": 0}),
-            "pin.json": avault.encode_file("pin", pin),
+            "pin.json": avault.encode_pin(vault, avault.sha256(data).hex()),
             "pairing.json": disk.path("pairing.json").read_bytes(),
             "machine.json": avault.encode_file("machine", {"id": os.urandom(8).hex(), "host": ""}),
             "nip46.json": avault.encode_hints(avault.public_hex(agent), operator, [], "test@machine"),

@@ -11,9 +11,11 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
+from avault.vault.leftovers import find_left, recall
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
 from avault.vault.older import open_older
 from avault.vault.records import Vault
+from avault.vault.rotation import drop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +184,25 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: Message) 
     return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
 
 
+async def take_left(keyholder: Keyholder) -> list[str]:
+    """Take over what copies under a key before have; the names. They go when that is written."""
+    store, taken = keyholder.open_store(), list[str]()
+    copies = {name: copy for name, copy in find_left(store).items() if copy}
+
+    def change(vault: Vault) -> None:
+        taken.clear()
+        for copy in copies.values():
+            taken.extend(recall(vault, copy, int(time.time()), store.machine))
+
+    change(store.vault.copy())
+    if taken:
+        await keyholder.change(change)
+    for name in copies:
+        drop(store.places.own(name))
+    keyholder.holding.note_left()
+    return taken
+
+
 async def serve_restore(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Set a key, or those of a group, to what they were in a copy of the vault.
 
@@ -189,7 +210,8 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     """
     if request.get("unsaved"):
         keyholder.release(session, {"op": "restore", "for": "unsaved"})
-        return {"ok": True, "needed": await keyholder.put_back()}
+        needed = await keyholder.put_back()
+        return {"ok": True, "needed": needed, "restored": await take_left(keyholder)}
     store, key = keyholder.open_store(), request.get("key")
     old = open_older(store, read_copy(keyholder, request.get("file")))
     group = check_group(request.get("group"))

@@ -9,9 +9,18 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.errands import asks_phones
 from avault.daemon.holding import Holding
-from avault.errors import AvaultError, Denied, TimedOut, Unavailable, complain, printable
-from avault.nostr import to_npub
+from avault.errors import (
+    AvaultError,
+    Denied,
+    Tampered,
+    TimedOut,
+    Unavailable,
+    complain,
+    printable,
+)
+from avault.nostr import public_hex, to_npub
 from avault.process import is_hardened, meet
 from avault.signer.question import accept_token
 from avault.vault.seal import make_envelope, request_code, seal_keys
@@ -19,6 +28,7 @@ from avault.vault.seal import make_envelope, request_code, seal_keys
 if TYPE_CHECKING:
     from typing import Any
 
+    from avault.custody.obtaining import KeptKey
     from avault.nostr import Keys
     from avault.protocol import Message
     from avault.vault.records import Vault
@@ -49,6 +59,7 @@ async def ask_operator(
     connected = holding.contact.connect(pairing, pairing.signer)
     async with asyncio.timeout(300), connected as signer:
         await signer.request("nip44_decrypt", [vault.agent, envelope], accept_token(token))
+    holding.need(store)
 
 
 # of a custodian's settings, what says where it is
@@ -164,3 +175,29 @@ async def part_with_phone(holding: Holding, message: Message) -> None:
     except Exception as error:
         failed = explain_change(error)
     tell_of_change(holding, message, None, failed)
+
+
+async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
+    """Let who opens the vault with a custodian agree to the change that has the ticket.
+
+    Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
+    """
+    store = holding.store
+    if not store or not holding.consent.phoneless or holding.contact.is_paired():
+        raise Denied("the operator agrees by phone", "pair it with: avault pair")
+    if asks_phones(custodian.kept):
+        raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
+    keys, _, _ = await holding.obtain(custodian)
+    if public_hex(keys) != store.vault.agent:
+        raise Tampered("that custodian opens another vault")
+    holding.consent.give(ticket)
+
+
+async def note_proof(holding: Holding) -> None:
+    """A custodian has opened this vault in a trial: that proves one without a phone."""
+    holding.consent.first = ""
+    if holding.store and holding.consent.phoneless and not holding.ratchet.proven:
+        holding.ratchet.prove()
+        content = holding.ratchet.content
+        await holding.ratchet.turn(holding.store.keys, content)
+        holding.reporter.report()

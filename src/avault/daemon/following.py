@@ -3,42 +3,72 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+from avault.errors import AvaultError
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.signer.pairing import UNPROVEN, Pairing
+from avault.vault.machine import SET_ASIDE, read_pin
 from avault.vault.presence import as_operator, read_sealed
 from avault.vault.rotation import set_logs_aside
 from avault.vault.statements import is_superseded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Following:
     """Sets aside what this machine has of the old key, for the length of a `with`.
 
-    Its pairing asks for the new one. Where the phone does not open nsec.enc, all is as it was.
+    Its pairing asks for the new one. Unless the vault `is_open` at the end, all is as it was.
     """
 
-    def __init__(self, places: Places) -> None:
-        self.own, self.aside = places.own("unlock.json"), places.own("unlock-before.json")
-        self.places, self.is_needed = places, False
+    def __init__(self, places: Places, is_open: Callable[[], bool]) -> None:
+        self.own, self.aside = places.own("unlock.json"), places.own(SET_ASIDE)
+        self.places, self.is_open = places, is_open
 
     def __enter__(self) -> None:
         if not os.path.lexists(self.own):
             return
         known = read_sealed("unlock", self.own)
-        self.is_needed = is_superseded(self.places, known)
-        if not self.is_needed:
+        if not is_superseded(self.places, known):
             return
         content = read_sealed("nsec", self.places.file("nsec.enc"))
         pairing = Pairing.load(self.places)
         if pairing and as_operator(content, to_npub(pairing.operator)):
-            pairing.agent = parse_npub(content["agent"])
-            pairing.save(self.places, UNPROVEN)
-        set_logs_aside(self.places, parse_npub(known["agent"]))
+            pairing.of_agent(parse_npub(content["agent"])).save(self.places, UNPROVEN)
         os.rename(self.own, self.aside)
 
     def __exit__(self, *_: object) -> None:
-        if self.is_needed and os.path.lexists(self.own):
-            os.unlink(self.aside)
-        elif self.is_needed:
-            os.rename(self.aside, self.own)
+        settle_following(self.places, self.is_open())
+
+
+def settle_following(places: Places, has_opened: bool) -> None:
+    """Let what was set aside go, if the key after it has opened the vault; else put it back."""
+    aside = places.own(SET_ASIDE)
+    if os.path.lexists(aside) and has_opened:
+        os.unlink(aside)
+    elif os.path.lexists(aside):
+        os.rename(aside, places.own("unlock.json"))
+
+
+def settle_cut_off(places: Places) -> None:
+    """`settle_following`, where the keyholder was killed meanwhile.
+
+    The vault was opened where pin.json and unlock.json are both of one agent.
+    """
+    if not os.path.lexists(places.own(SET_ASIDE)):
+        return
+    try:
+        pin = read_pin(places) or {}
+        has_opened = pin.get("agent") == read_sealed("unlock", places.own("unlock.json"))["agent"]
+    except AvaultError:
+        has_opened = False
+    settle_following(places, has_opened)
+
+
+def leave_logs(places: Places) -> None:
+    """Move the access log of the key that is set aside: the one after it has opened the vault."""
+    if os.path.lexists(aside := places.own(SET_ASIDE)):
+        set_logs_aside(places, parse_npub(read_sealed("unlock", aside)["agent"]))

@@ -10,20 +10,21 @@ from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
 from avault.daemon.autolock import AutoLock
 from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
-from avault.daemon.errands import asks_phones
+from avault.daemon.following import leave_logs
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import Renewal
 from avault.daemon.ratchet import Ratchet
 from avault.daemon.registering import register
 from avault.daemon.reporter import Reporter
 from avault.daemon.writing import Writer
-from avault.errors import AvaultError, Denied, Locked, Tampered
+from avault.errors import AvaultError, Locked, Tampered
 from avault.nostr import decrypt, parse_npub, public_hex
 from avault.places import Places
 from avault.process import place_name
 from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
-from avault.vault.own_files import encode_file
+from avault.vault.leftovers import describe_left
+from avault.vault.machine import SET_ASIDE, encode_pin
 from avault.vault.presence import doubt_hints, read_unlock
 from avault.vault.recovery import Recovery, is_for_several, seal_recovery
 from avault.vault.seal import open_nsec, seal_nsec
@@ -198,15 +199,13 @@ class Holding:
             store = await loading
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
+            leave_logs(self.places)
             self.begin(store, content, custody, is_new=not own)
         finally:
-            is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
-            recovery = self.seal_recovery(keys, content) if is_lost else None
-            await self.ratchet.turn(keys, content, recovery)
-            if isinstance(custodian, Phone):
-                self.contact.keep(custodian.pairing)
-            self.note_consent(custodian)
-            await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
+            # what this machine had stays where another agent's key has not opened the vault
+            if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
+                await self.use(custodian, keys, content, own)
+        self.note_left()
         if not own:
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -218,6 +217,22 @@ class Holding:
         if not isinstance(custodian, GivenKey):
             await self.register()
         self.reporter.report()
+
+    async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
+        """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
+        is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+        recovery = self.seal_recovery(keys, content) if is_lost else None
+        await self.ratchet.turn(keys, content, recovery)
+        if isinstance(custodian, Phone):
+            self.contact.keep(custodian.pairing)
+        self.note_consent(custodian)
+        await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
+
+    def note_left(self) -> None:
+        """Say what lies here under a key before the agent's, and is not in the vault."""
+        self.reporter.warnings.pop("left", None)
+        if self.store and (left := describe_left(self.store)):
+            self.reporter.warnings["left"] = left
 
     async def register(self) -> None:
         """Enter this machine in the vault, with the client key by which it asks."""
@@ -238,6 +253,7 @@ class Holding:
         )
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
+        self.ratchet.agent = store.vault.agent
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
@@ -252,31 +268,15 @@ class Holding:
         elif isinstance(custodian, KeptKey):
             self.consent.phoneless = custodian.phoneless
 
-    async def agree(self, custodian: KeptKey, ticket: str) -> None:
-        """Let who opens the vault with a custodian agree to the change that has the ticket.
-
-        Only in a vault without a phone: else the operator agrees, by phone. Raises AvaultError.
-        """
-        store = self.store
-        if not store or not self.consent.phoneless or self.contact.is_paired():
-            raise Denied("the operator agrees by phone", "pair it with: avault pair")
-        if asks_phones(custodian.kept):
-            raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
-        keys, _, _ = await self.obtain(custodian)
-        if public_hex(keys) != store.vault.agent:
-            raise Tampered("that custodian opens another vault")
-        self.consent.give(ticket)
-
-    async def note_proof(self) -> None:
-        """A custodian has opened this vault in a trial: that proves one without a phone."""
-        self.consent.first = ""
-        if self.store and self.consent.phoneless and not self.ratchet.proven:
-            self.ratchet.prove()
-            content = self.ratchet.content
-            await self.ratchet.turn(self.store.keys, content)
-            self.reporter.report()
-
     # -- while it is open
+
+    def need(self, store: Store) -> None:
+        """Raise Locked unless this is what is open: a talk took its time, and all may be another's.
+
+        Who goes on with what was open before would write the key before.
+        """
+        if self.store is not store:
+            raise Locked("the agent's key was rotated meanwhile", "try again")
 
     def time_left(self) -> float:
         """Seconds until it locks by itself; a vault that nobody has proven yet does not."""
@@ -312,17 +312,18 @@ class Holding:
             if (store.trouble, store.digest) != before:
                 self.reporter.wrote()
             await self.verify_recovery()
-            await self.restore_own_files(store)
+            await self.ratchet.restore(store.keys)
+            if self.store is store:
+                self.restore_own_files(store)
             self.reporter.report()
 
-    async def restore_own_files(self, store: Store) -> None:
+    def restore_own_files(self, store: Store) -> None:
         """This machine's own files, as the open vault knows them.
 
         Where the disk has others, it is said, and mended.
         """
-        await self.ratchet.restore(store.keys)
         self.contact.restore()
-        pin = encode_file("pin", {"generation": store.vault.generation, "hash": store.digest})
+        pin = encode_pin(store.vault, store.digest)
         is_settled = not store.trouble and not store.writing
         if is_settled and not has_bytes(self.places.own("pin.json"), pin):
             if not store.warning:  # else it could not be written before

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from avault.daemon.asking import Caller, Question
 from avault.daemon.child import Child
 from avault.daemon.custody import Custody
+from avault.daemon.following import settle_cut_off
+from avault.daemon.forgetting import forget_left
 from avault.daemon.others import Phones
 from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
@@ -48,6 +50,7 @@ class Guard:
         self.custody = Custody(places, self.child)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
+        self.forgetting: asyncio.Future[None] | None = None
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
         self.phones = Phones(
             self.custody,
@@ -115,7 +118,11 @@ class Guard:
             await self.child.start()
 
     def complete_rotation(self) -> None:
-        """Put in place what a rotation that was cut off has left; raises AvaultError."""
+        """Put in place what a rotation that was cut off has left; raises AvaultError.
+
+        And what a `recover` has that went over to a key that another machine had rotated to.
+        """
+        settle_cut_off(self.places)
         if refused := complete_rotation(self.places):
             self.say(refused)
 
@@ -124,6 +131,8 @@ class Guard:
         if "report" in message:
             self.report, was = message["report"], self.state
             if self.report["state"] == "unlocked" and was != "unlocked":
+                # the key that counts has opened it: what is left of another one goes
+                self.forgetting = asyncio.ensure_future(forget_left(self.places))
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
             is_waited_for = self.question.callers or self.report["talking"]

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
-from avault.daemon.entrusting import entrust, part_with_phone
+from avault.daemon.entrusting import entrust, note_proof, part_with_phone
 from avault.daemon.holding import Holding
 from avault.daemon.operators import change_operators
 from avault.daemon.reporter import Reporter
@@ -65,7 +65,7 @@ class Keyholder:
         self.reporter = Reporter(self.control, self.describe)
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
-        self.rotating = Rotating(self.holding)
+        self.rotating = Rotating(self.holding, self.unlocking)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -114,7 +114,7 @@ class Keyholder:
         elif message["do"] == "remove machine":
             spawn(self.tasks, remove_machine(self.holding, message))
         elif message["do"] == "proven":
-            spawn(self.tasks, self.holding.note_proof())
+            spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":
             self.unlocking.ask_again()
         elif message["do"] == "look":
@@ -216,11 +216,15 @@ class Keyholder:
         """All that the operator should know, by what it is about."""
         store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
         warnings = dict(self.reporter.warnings)
-        if store and store.trouble:
+        if store and isinstance(store.trouble, Locked):
+            warnings["file"] = f"{store.trouble.message}; {store.trouble.hint}"
+        elif store and store.trouble:
             warnings["file"] = (
                 f"{store.trouble.message}; what was loaded before is served, nothing is written;"
                 " to write it back: avault restore --unsaved"
             )
+        if store and store.lacks:
+            warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
         if store and store.warning:
             warnings["pin"] = store.warning
         if recovery.warning:

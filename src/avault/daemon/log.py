@@ -124,8 +124,18 @@ class AccessLog:
     def save(self) -> None:
         """Write log.json; raises AvaultError."""
         content = self.bounds()
-        write_file(self.path, encode_file("log", {**content, "mac": self.sign_bounds(content)}))
+        write_file(self.path, self.encode())
         self.saved = content
+
+    def encode(self) -> bytes:
+        """log.json."""
+        content = self.bounds()
+        return encode_file("log", {**content, "mac": self.sign_bounds(content)})
+
+    def close(self) -> None:
+        """Write no more."""
+        for ledger in (self.releases, self.refusals):
+            os.close(ledger.file)
 
     def write(self, request: dict[str, Any], caller: dict[str, Any], outcome: str = "ok") -> None:
         """Note what is about to be released, or was refused.

@@ -11,7 +11,7 @@ from avault.custody.obtaining import Phone
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.operators import succeed
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, Tampered
+from avault.errors import AvaultError, Denied, Locked, Tampered
 from avault.nostr import make_keys, parse_npub, to_npub
 from avault.signer.pairing import Pairing, forget_begun, introduce, nostrconnect_uri, parse_bunker
 from avault.signer.question import NOT_PAIRED, accept_connect
@@ -129,6 +129,8 @@ async def ask_for_proof(
     # an envelope for this once, which is on no disk: until the phone has opened it, all stays as it
     # was
     if store:
+        if pairing.agent != store.vault.agent:
+            raise Locked("the agent's key was rotated meanwhile", "pair again")
         content = seal_nsec(
             store.keys, store.vault.identity, pairing.operator, store.vault.name, holding.host
         )
@@ -140,6 +142,7 @@ async def ask_for_proof(
             await keyholder.unlocking.open(phone, accept_rollback)
         else:
             await phone.obtain(content)
+            holding.need(store)
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
             ratchet.prove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
@@ -43,13 +44,17 @@ class Renewal:
             )
 
 
-def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool) -> None:
+def renew_phones(
+    places: Places, keys: Keys, vault: Vault, host: str, is_phoneless: bool
+) -> dict[str, str]:
     """Seal the agent's key anew for the phone of each operator that this machine may ask.
 
     For whom is what the vault says, and not the disk. One that is taken away meanwhile stays so.
-    What is wrong with one keeps no other from it. Raises AvaultError, then.
+    What is wrong with one keeps no other from it. Raises AvaultError, then; else gives the SHA-256
+    (hex) of each file that was written, by its name.
     """
     custodians, failed = Custodians(places), None
+    written: dict[str, str] = {}
     for name, operator in vault.other_operators().items():
         path = custodians.path_of(name)
         try:
@@ -64,9 +69,11 @@ def renew_phones(places: Places, keys: Keys, vault: Vault, host: str, is_phonele
             kept = renew(content["kept"], unlock, operator, vault.name, host)
             data = encode_file("custody", {**content, **sealed, "kept": kept})
             write_file(path, data, over=before)
+            written[os.path.basename(path)] = sha256(data).hex()
         except (NotFound, FileChanged):
             continue
         except AvaultError as error:
             failed = error
     if failed:
         raise failed
+    return written

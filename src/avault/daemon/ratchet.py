@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.reporter import Reporter
-from avault.errors import AvaultError
-from avault.nostr import parse_npub
+from avault.errors import AvaultError, Locked
+from avault.nostr import parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.signer.question import NOBODY_ASKED, QUICK_IN_A_ROW
 from avault.vault.files import has_bytes, write_file
@@ -36,6 +36,7 @@ class Ratchet:
     def __init__(self, places: Places, host: str, reporter: Reporter) -> None:
         self.places, self.host, self.reporter = places, host, reporter
         self.content: dict[str, Any] = {}
+        self.agent: str | None = None  # whose key (hex) counts, once the vault is open
         self.proven: str | None = None
         self.quick = 0
         self.turning = asyncio.Lock()  # unlock.json is written by one at a time
@@ -83,7 +84,13 @@ class Ratchet:
     async def write(
         self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
     ) -> None:
-        """`turn`, for who holds `turning`."""
+        """`turn`, for who holds `turning`.
+
+        Raises Locked where the key is not that of the agent which the vault is open for.
+        """
+        agent = public_hex(keys)
+        if self.agent not in (None, agent) or to_npub(agent) != content["agent"]:
+            raise Locked("the agent's key was rotated meanwhile", "try again")
         identity, name = content["vault"], content["name"]
         operator = parse_npub(content["operator"])
 
@@ -112,6 +119,8 @@ class Ratchet:
     async def restore(self, keys: Keys) -> None:
         """Write unlock.json anew where it is not what was written last; and say so."""
         async with self.turning:
+            if self.agent != public_hex(keys):
+                return
             is_turned = "ratchet" not in self.reporter.warnings
             own = self.places.own("unlock.json")
             if not is_turned or not has_bytes(own, encode_file("unlock", self.content)):

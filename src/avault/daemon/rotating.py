@@ -24,13 +24,13 @@ from avault.daemon.entrusting import (
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
-from avault.errors import Denied, Locked, Tampered, Unavailable
+from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
 from avault.nostr import make_keys, parse_npub, public_hex, to_npub
-from avault.places import Places, sha256
+from avault.places import Places
 from avault.process import is_hardened, meet
-from avault.signer.pairing import Pairing
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
+from avault.vault.machine import encode_pin
 from avault.vault.marks import add_mark
 from avault.vault.names import PHONE
 from avault.vault.older import keep_old_key
@@ -39,12 +39,11 @@ from avault.vault.presence import read_sealed
 from avault.vault.records import SUCCEEDED
 from avault.vault.recovery import Recovery, seal_recovery
 from avault.vault.rotation import (
-    LOGS,
     Stage,
     begin_stage,
     commit,
     complete_rotation,
-    hash_file,
+    drop,
     name_of_logs,
 )
 from avault.vault.seal import (
@@ -62,8 +61,10 @@ from avault.vault.work_tree import is_amid_git, is_git_at_work
 if TYPE_CHECKING:
     from typing import Any
 
+    from avault.daemon.unlocking import Unlocking
     from avault.nostr import Keys
     from avault.protocol import Message
+    from avault.signer.pairing import Pairing
     from avault.vault.records import Vault
 
 
@@ -74,8 +75,8 @@ class Rotating:
     has the old key, or writes to the disk, can have put others there since.
     """
 
-    def __init__(self, holding: Holding) -> None:
-        self.holding = holding
+    def __init__(self, holding: Holding, unlocking: Unlocking) -> None:
+        self.holding, self.unlocking = holding, unlocking
         self.fresh: Keys | None = None
         self.operators: dict[str, str] = {}
         self.custodians: list[Message] = []
@@ -89,7 +90,7 @@ class Rotating:
             elif message["step"] == "entrust" and fd is not None:
                 came = await self.entrust(self.key(message), message, fd)
             else:
-                came = await self.turn_over(self.key(message))
+                came = await self.turn_over(self.key(message), message["files"])
         except Exception as error:
             failed = explain_change(error)
         tell_of_change(self.holding, message, came, failed)
@@ -115,9 +116,15 @@ class Rotating:
             raise Unavailable("git is at work in the vault's directory", "let it end, then again")
         return store
 
+    def refuse_amid_talk(self) -> None:
+        """Raise Usage while somebody talks with the operator, by what is replaced."""
+        if self.unlocking.talking:
+            raise Usage("a pairing or a drill is under way", "let it end, then rotate again")
+
     async def begin(self, message: Message) -> dict[str, Any]:
         """Make the new key and have the phone open an envelope of it; what custodians need then."""
         store, holding = self.need_store(), self.holding
+        self.refuse_amid_talk()
         if holding.log:
             holding.log.write({"op": "rotate", "for": "agent"}, message["caller"], "ok")
         fresh, offered = make_keys(), list(message["custodians"])
@@ -186,25 +193,58 @@ class Rotating:
                 helper.sendall(unlock.encode())
         return {**sealed, "agreed": mark_agreed(fresh, message)}
 
-    async def turn_over(self, fresh: Keys) -> dict[str, Any]:
-        """Have the new key count: stage all that is sealed with it, commit that, and serve it."""
+    async def turn_over(self, fresh: Keys, files: dict[str, str]) -> dict[str, Any]:
+        """Have the new key count: stage all that is sealed with it, commit that, and serve it.
+
+        `files` are staged already. Once it counts there is no way back: where the rest fails, this
+        process ends, and the next start completes it.
+        """
         holding = self.holding
         async with holding.serving, holding.ratchet.turning:
             await holding.keep_log(at_once=True)
             await holding.writer.finish()
             # from here to the end nothing else runs in this process
-            store = self.need_store()
-            pairing = Pairing.load(store.places) if holding.contact.find(store) else None
-            self.stage_all(Stage(store.places), store, fresh, pairing)
-            complete_rotation(store.places)
-            self.serve_anew(store.places, fresh, pairing)
+            self.refuse_amid_talk()
+            store, pairing = self.need_store(), holding.contact.find(self.holding.store)
+            stage, log = Stage(store.places), name_of_logs(store.places, store.vault.agent)
+            stage.files |= files
+            try:
+                pairing = self.stage_all(stage, store, fresh, pairing)
+                if refused := complete_rotation(store.places):
+                    raise Tampered(refused)
+                self.serve_anew(store.places, fresh, pairing)
+            except BaseException as error:
+                raise self.give_up(stage, error) from None
             self.fresh = None
         holding.reporter.report()
         holding.reporter.wrote()
-        return {"log": os.path.basename(name_of_logs(store.places, store.vault.agent))}
+        return {"log": os.path.basename(log)}
 
-    def stage_all(self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None) -> None:
-        """Write all files under the agent's key, beside the custodians', and commit them."""
+    def give_up(self, stage: Stage, error: BaseException) -> BaseException:
+        """Leave all as it was; or serve nothing any more, where the new key counts already."""
+        if not stage.counts:
+            drop(stage.at)
+            return error
+        said = complain(error) if isinstance(error, Exception) else AvaultError("it was cut off")
+        told = AvaultError(
+            f"the new key counts, and is not in place yet: {said.message}",
+            "mend that, then: avault unlock, which completes it",
+        )
+        self.holding.store = self.holding.log = None
+        self.holding.reporter.fail(told)
+        self.unlocking.ended.set()
+        return told
+
+    def stage_all(
+        self, stage: Stage, store: Store, fresh: Keys, pairing: Pairing | None
+    ) -> Pairing | None:
+        """Write all files under the agent's key, beside the custodians', and commit them.
+
+        What is given is the pairing for that key.
+        """
+        store.pin()  # by which it is known what this goes on from
+        if store.warning:
+            raise AvaultError(store.warning)
         draft = renew_vault(store, fresh, self.operators)
         sealed = seal_vault(draft, fresh)
 
@@ -212,27 +252,26 @@ class Rotating:
             if open_vault(written, fresh).generation != draft.generation:
                 raise Denied("the vault that was written does not open", "all is as it was before")
 
-        write_file(stage.file("avault.enc"), sealed, check)
-        recovery = seal_recovery(fresh, draft, self.holding.host)
-        write_file(stage.file("nsec.enc"), encode_file("nsec", recovery))
+        host, phoneless = self.holding.host, self.holding.consent.phoneless
+        stage.put("avault.enc", sealed, check)
+        stage.put("nsec.enc", encode_file("nsec", seal_recovery(fresh, draft, host)))
         stage_phones(stage, store)
-        renew_phones(stage, fresh, draft, self.holding.host, self.holding.consent.phoneless)
-        relays, operator = read_hints(store.places.file("nip46.json"))["relays"], draft.operator
+        stage.files |= renew_phones(stage, fresh, draft, host, phoneless)
+        relays, operator = hinted_relays(store.places), draft.operator
         if pairing:
             relays, operator = pairing.relays, pairing.operator
-            pairing.agent = draft.agent
-            pairing.save(stage)
-        hints = encode_hints(draft.agent, operator, relays, draft.name)
-        write_file(stage.file("nip46.json"), hints)
-        seen = {"hash": hash_file(stage.file("nsec.enc"))}
-        write_file(stage.own("recovery.json"), encode_file("recovery", seen))
-        write_file(stage.own("unlock.json"), self.make_unlock(store, fresh))
-        pin = {"generation": draft.generation, "hash": sha256(sealed).hex()}
-        write_file(stage.own("pin.json"), encode_file("pin", pin))
-        AccessLog(stage.at, fresh, is_new=True).save()
-        for name in LOGS:  # empty ones, made beside
-            os.unlink(stage.own(name))
-        commit(stage, store.keys, store.vault, store.digest)
+            pairing = pairing.of_agent(draft.agent)
+            stage.put("pairing.json", pairing.encode())
+        stage.put("nip46.json", encode_hints(draft.agent, operator, relays, draft.name))
+        seen = {"hash": stage.files["nsec.enc"]}
+        stage.put("recovery.json", encode_file("recovery", seen))
+        stage.put("unlock.json", self.make_unlock(store, fresh))
+        stage.put("pin.json", encode_pin(draft, stage.files["avault.enc"]))
+        log = AccessLog(stage.at, fresh, is_new=True)  # whose files, empty ones, go again
+        stage.put("log.json", log.encode())
+        log.close()
+        commit(stage, store.keys, draft, store.digest)
+        return pairing
 
     def serve_anew(self, places: Places, keys: Keys, pairing: Pairing | None) -> None:
         """Go on with what is on the disk, which is the new agent's."""
@@ -242,6 +281,8 @@ class Rotating:
         holding.contact.pairing = pairing if holding.contact.pairing else None
         holding.contact.seen = None if holding.contact.pairing else pairing
         holding.contact.begun = None
+        if holding.log:
+            holding.log.close()
         holding.ratchet.proven = content["proven"]
         holding.recovery = Recovery(places, holding.host)
         holding.begin(store, content, "rotation", is_new=False)
@@ -277,6 +318,13 @@ def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     draft.generation[store.machine] = draft.generation.get(store.machine, 0) + 1
     draft.generation = dict(sorted(draft.generation.items()))
     return draft
+
+
+def hinted_relays(places: Places) -> list[str]:
+    """The relays of nip46.json, which is only a hint: none where it is gone, or damaged."""
+    with contextlib.suppress(AvaultError):
+        return [str(url) for url in read_hints(places.file("nip46.json"))["relays"]]
+    return []
 
 
 def stage_phones(stage: Stage, store: Store) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import secrets
 from typing import TYPE_CHECKING
@@ -11,14 +10,15 @@ from typing import TYPE_CHECKING
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import Custodians
 from avault.daemon.entrusting import AGREED
-from avault.daemon.errands import Reach, run_errand, try_custodian
+from avault.daemon.errands import Reach, try_custodian
+from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
 from avault.daemon.keeper import Guard
 from avault.daemon.managing import agree_otherwise, entrust_to, need_open
 from avault.errors import AvaultError, Denied, Usage, printable
-from avault.places import Places
+from avault.places import sha256
 from avault.vault.names import PHONE
-from avault.vault.presence import read_sealed
-from avault.vault.rotation import READY, Stage, drop
+from avault.vault.own_files import encode_file
+from avault.vault.rotation import Stage, drop, is_committed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -71,7 +71,7 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
         renewed = [each["custodian"] for each in added]
         old = [each for each in known if each["custodian"] in renewed]
     except BaseException:
-        await forget_keys(guard, added)
+        await forget_keys(guard.places, added)
         drop(stage.at)
         raise
     # from here on it is no matter whether the client stays
@@ -97,29 +97,21 @@ async def turn_over(
     guard: Guard, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Have the new key count, and custodians forget what no longer does."""
-    wish = {"do": "rotate", "step": "turn over", "agent": agent}
+    places, stage = guard.places, Stage(guard.places)
     try:
+        stage.put(FORGET, encode_forgetting(places, old))
+        for content in added:  # as they were written when they had opened the vault
+            path = Custodians(stage).path_of(content["custodian"])
+            stage.files[os.path.basename(path)] = sha256(encode_file("custody", content)).hex()
+        wish = {"do": "rotate", "step": "turn over", "agent": agent, "files": stage.files}
         done = await guard.custody.change(secrets.token_hex(16), wish)
     except BaseException:
-        if not counts(guard.places, agent):
-            await forget_keys(guard, added)
+        if not is_committed(places, agent):
+            await forget_keys(places, added)
+            drop(stage.at)
         raise
-    await forget_keys(guard, old)
+    await forget_left(places)
     return done or {}
-
-
-def counts(places: Places, agent: str) -> bool:
-    """Whether a new agent's key counts, though the keyholder is gone that had it."""
-    if os.path.lexists(places.own(READY)):
-        return True
-    return bool(read_sealed("unlock", places.own("unlock.json"))["agent"] == agent)
-
-
-async def forget_keys(guard: Guard, custodians: list[dict[str, Any]]) -> None:
-    """Have custodians forget what they keep; what one still has opens nothing that counts."""
-    for content in custodians:
-        with contextlib.suppress(AvaultError):
-            await run_errand(guard.places, "delete", content, Reach({}))
 
 
 async def entrust_anew(
@@ -149,7 +141,7 @@ async def entrust_anew(
         raise_outcome(tried, "it has its key, and does not open the vault: {}")
     except BaseException:
         Custodians(stage).drop(name)
-        await forget_keys(guard, [content])
+        await forget_keys(guard.places, [content])
         raise
     return content
 

@@ -221,7 +221,7 @@ async def talk_recover(
     """Open a copy of a vault here, also one whose agent's key another machine has rotated."""
     if keyholder.holding.store:
         raise Denied("the vault is open", "avault lock, then: avault recover")
-    with Following(keyholder.places):
+    with Following(keyholder.places, lambda: bool(keyholder.holding.store)):
         return await talk_pair(keyholder, session, request, private)
 
 
@@ -268,6 +268,7 @@ async def talk_drill(
             if any(words in error.message.lower() for words in NOT_A_REFUSAL):
                 raise
             refused = True
+    keyholder.holding.need(store)
     pairing.by_itself = not refused
     contact.keep(pairing)
     ratchet.forget_quickness()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from avault.custody.custodian import read_answer
 from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, KeptKey, Phone
+from avault.daemon.entrusting import agree
 from avault.daemon.errands import read_whole
 from avault.daemon.holding import Holding
 from avault.daemon.operators import succeed
@@ -224,7 +225,7 @@ class Unlocking:
                 answer = await read_whole(end, float(message["limit"]))
             custodian = KeptKey(name, kept, answer)
             if ticket := message.get("ticket"):
-                await holding.agree(custodian, str(ticket))
+                await agree(holding, custodian, str(ticket))
             elif not holding.store:
                 self.shown, _ = read_unlock(holding.places)
                 is_late = is_phone and self.is_left and uptime() >= self.opens_until

@@ -192,7 +192,10 @@ def cmd_history(terminal: Terminal, group: str | None, limit: int | None) -> int
 
 def restore_unsaved(terminal: Terminal) -> int:
     """Have what is served written over an avault.enc that cannot be used."""
-    if not terminal.ask("restore", unsaved=True)["needed"]:
+    done = terminal.ask("restore", unsaved=True)
+    if done["restored"]:
+        say(f"taken over from before the rotation: {', '.join(done['restored'])}")
+    elif not done["needed"]:
         say("avault.enc is whole: there is nothing to write back")
     else:
         say(
@@ -217,7 +220,8 @@ def cmd_restore(
     has got since stay. GROUP/KEY is short for GROUP --key KEY.
     --unsaved is for an avault.enc that is damaged, gone or too old while the vault
     is open: writes what is served in its place. What was there stays in the state
-    directory, as damaged.enc.
+    directory, as damaged.enc. It also takes over what was written here under the
+    agent's key before, as status names it.
 
       avault history openai
       avault restore 3f2a91c openai/API_KEY

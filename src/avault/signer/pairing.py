@@ -89,11 +89,21 @@ class Pairing:
             return None
         return found if not bunker or parse_bunker(bunker)[0] == found.signer else None
 
+    def of_agent(self, agent: str) -> Pairing:
+        """The same with the same signer, for another agent (hex)."""
+        twin = Pairing(self.keys, self.signer, agent, self.operator, self.relays)
+        twin.by_itself = self.by_itself
+        return twin
+
     def save(self, places: Places, name: str = "pairing.json") -> None:
         """Write pairing.json.
 
         Only for one by which the phone has opened an envelope of this vault: see `Contact.keep`.
         """
+        write_file(places.own(name), self.encode())
+
+    def encode(self) -> bytes:
+        """pairing.json."""
         content = {
             "client_key": self.keys.secret_key().to_hex(),
             "signer": self.signer,
@@ -102,7 +112,7 @@ class Pairing:
             "relays": self.relays,
             "approves_by_itself": self.by_itself,
         }
-        write_file(places.own(name), encode_file("pairing", content))
+        return encode_file("pairing", content)
 
     def is_same(self, other: Pairing) -> bool:
         """Whether another asks the same signer in the same way, for the same agent and operator."""

@@ -138,6 +138,15 @@ def take_place(new: str, path: str, over: str) -> None:
         raise
 
 
+def find_free(stem: str, end: str) -> str:
+    """A path where nothing is: `stem` and `end`, with a number between where there is something."""
+    path, number = stem + end, 1
+    while os.path.lexists(path):
+        number += 1
+        path = f"{stem}-{number}{end}"
+    return path
+
+
 def has_bytes(path: str, data: bytes) -> bool:
     """Whether a file is there, and holds exactly these bytes."""
     try:

@@ -7,6 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
+from avault.nostr import to_npub
 from avault.places import Places, sha256
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import decode_file, encode_file
@@ -14,6 +15,10 @@ from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+# this machine's unlock.json, while `recover` goes over to the key that another has rotated to
+SET_ASIDE = "unlock-before.json"
 
 
 class Machine:
@@ -58,17 +63,50 @@ class Machine:
         write_file(path, encode_file("offered", {"count": self.offered}))
         merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
 
+    def compare(self, pin: dict[str, Any], vault: Vault, digest: str) -> str | None:
+        """Why a vault on the disk cannot be what follows the pinned one; None if it can."""
+        pinned, found, me = pin["generation"], vault.generation, self.name
+        if self.is_followed(pin, vault):
+            return None
+        if pin.get("agent", to_npub(vault.agent)) != to_npub(vault.agent):
+            return "avault.enc is under another agent's key than this machine has seen"
+        if found == pinned:
+            other = "avault.enc is not what this machine has seen, though of the same generation"
+            return None if pin["hash"] == digest else other
+        if not vault.is_after(pinned):
+            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
+                return "avault.enc is another machine's, without the last writes of this one"
+            return "avault.enc is older than what this machine has seen"
+        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in vault.sources:
+            return "another machine writes under this one's name: is one a clone of the other?"
+        return None
+
+    def is_followed(self, pin: dict[str, Any], vault: Vault) -> bool:
+        """Whether a pin is of a key before this vault's agent: it was rotated, on another machine.
+
+        Or of another key, while `recover` goes over to the one that the operator has named.
+        """
+        before = pin.get("agent")
+        if before in (None, to_npub(vault.agent)):
+            return False
+        return f"agent/{before}" in vault.facts or os.path.lexists(self.places.own(SET_ASIDE))
+
     def pin(self, vault: Vault, digest: str) -> None:
         """Remember the highest generation seen; nothing older is accepted again.
 
         What cannot be pinned is served all the same: the vault itself is written.
         """
-        pin = {"generation": vault.generation, "hash": digest}
         try:
-            write_file(self.places.own("pin.json"), encode_file("pin", pin))
+            write_file(self.places.own("pin.json"), encode_pin(vault, digest))
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
+
+
+def encode_pin(vault: Vault, digest: str) -> bytes:
+    """pin.json for a vault whose avault.enc has this SHA-256 (hex)."""
+    names = {"agent": to_npub(vault.agent), "generation": vault.generation, "hash": digest}
+    return encode_file("pin", names)
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:

@@ -37,7 +37,8 @@ FIELDS: dict[str, dict[str, Any]] = {
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"generation": dict, "hash": str},
+    "pin": {"agent": str, "generation": dict, "hash": str},
+    "forget": {"custodians": list},
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
         "kept": (str, type(None)),
@@ -51,8 +52,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "pauses": {"in_vain": int, "refused": bool, "last": int},
 }  # fmt: skip
 
-# what a file has only where there is some
-OPTIONAL = {"others", "rotated"}
+# what a file of a kind has only where there is some
+OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -79,7 +80,7 @@ def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
         if content["type"] == f"avault/{kind}" and content["version"] == 1:
             del content["type"], content["version"], content["checksum"]
             missing = fields.keys() - content.keys()
-            right = content.keys() <= fields.keys() and missing <= OPTIONAL
+            right = content.keys() <= fields.keys() and missing <= OPTIONAL.get(kind, set())
             right = right and all(is_of_type(content[name], fields[name]) for name in content)
             if right and encode_file(kind, content) == data:
                 return dict(content)
@@ -179,7 +180,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc",
+    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line

@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, NotFound, Tampered
+from avault.errors import AvaultError, Locked, NotFound, Tampered, attempt
 from avault.places import Places, sha256
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.machine import Machine, read_pin
@@ -41,6 +41,7 @@ class Store:
         self.unsaved = Unsaved(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
+        self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
         # whether the last write was amid a rebase or the like, whose end may undo it
         self.amid_git = False
@@ -100,12 +101,15 @@ class Store:
             return kept
         store.unsaved.forget()
         vault = store.vault
+        if pin and store.me.is_followed(pin, vault) and not vault.is_after(pin["generation"]):
+            store.me.rename()  # it is not known here what that has written
+            store.lacks = "the vault lacks writes that this machine knew under the key before"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
             draft = vault.copy()
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
-        elif not pin or pin["hash"] != store.digest:
+        elif not pin or "agent" not in pin or pin["hash"] != store.digest:
             store.pin()
         store.rollback = refusal or ""
         if not pin:
@@ -144,6 +148,8 @@ class Store:
         self.notice()
         if not self.trouble:
             return False
+        if isinstance(self.trouble, Locked):  # the key was rotated: this would undo it
+            raise self.trouble
         path, over = self.places.file("avault.enc"), ""
         if os.path.lexists(path):
             found = read_file(path, VAULT_LIMIT)
@@ -158,17 +164,7 @@ class Store:
 
     def compare(self, pin: dict[str, Any]) -> str | None:
         """Why the vault on the disk cannot be what follows the pinned one; None if it can."""
-        pinned, found, me = pin["generation"], self.vault.generation, self.machine
-        if found == pinned:
-            other = "avault.enc is not what this machine has seen, though of the same generation"
-            return None if pin["hash"] == self.digest else other
-        if not self.vault.is_after(pinned):
-            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
-                return "avault.enc is another machine's, without the last writes of this one"
-            return "avault.enc is older than what this machine has seen"
-        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in self.vault.sources:
-            return "another machine writes under this one's name: is one a clone of the other?"
-        return None
+        return self.me.compare(pin, self.vault, self.digest)
 
     def look(self) -> tuple[int, ...] | None:
         """What tells one state of the file from another, without reading it."""
@@ -254,7 +250,7 @@ class Store:
             draft = self.vault.copy()
             self.me.keep_up(draft)
             draft.sources = [self.digest]
-            results = [attempt_change(change, draft) for change in changes]
+            results = [attempt(change, draft) for change in changes]
             if all(results):
                 return results
             try:
@@ -335,12 +331,3 @@ class Store:
     def pin(self) -> None:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
-
-
-def attempt_change(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
-    """Apply one change; the error that refused it."""
-    try:
-        change(draft)
-    except AvaultError as error:
-        return error
-    return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError
 from avault.places import Places
-from avault.vault.files import VAULT_LIMIT, read_file, write_file
+from avault.vault.files import VAULT_LIMIT, find_free, read_file, write_file
 from avault.vault.presence import is_of
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
@@ -54,7 +54,15 @@ class Unsaved:
         self.digest = digest
 
     def forget(self) -> None:
-        """Remove it: avault.enc has all that is in it."""
+        """Remove it: avault.enc has all that is in it.
+
+        What the agent's key does not open is set aside: it may be of the key before.
+        """
         self.digest = ""
-        if os.path.lexists(self.path):
+        if not os.path.lexists(self.path):
+            return
+        try:
+            open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
             os.unlink(self.path)
+        except AvaultError:
+            os.rename(self.path, find_free(self.places.own("unsaved-before"), ".enc"))

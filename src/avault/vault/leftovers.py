@@ -1,0 +1,78 @@
+"""Copies of the vault that lie here under a key before the agent's: what only they have.
+
+They are what this machine could not write before the key was rotated, and what git had put in the
+place of avault.enc while that was cut off. Whoever got the old key could have made one: so what is
+in them is told, and taken over only where a person says so.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from avault.errors import AvaultError, printable
+from avault.vault.files import VAULT_LIMIT, read_file
+from avault.vault.older import open_older
+from avault.vault.records import Vault
+
+if TYPE_CHECKING:
+    from avault.vault.store import Store
+
+
+BEGINNINGS = ("unsaved-before", "replaced")  # how their names begin
+
+
+def find_left(store: Store) -> dict[str, Vault | None]:
+    """The copies by their names; None for one that no key of the vault opens."""
+    found: dict[str, Vault | None] = {}
+    for name in sorted(os.listdir(store.places.state)):
+        if name.startswith(BEGINNINGS) and name.endswith(".enc"):
+            try:
+                data = read_file(store.places.own(name), VAULT_LIMIT)
+                found[name] = open_older(store, data)
+            except AvaultError:
+                found[name] = None
+    return found
+
+
+def describe_left(store: Store) -> str:
+    """What of them the open vault never had, or what does not open; "" for nothing."""
+    copies = find_left(store)
+    draft = store.vault.copy()
+    names = [
+        name for copy in copies.values() if copy for name in recall(draft, copy, 0, store.machine)
+    ]
+    said = []
+    if names:
+        shown = printable(", ".join(dict.fromkeys(names)), 200)
+        said.append(
+            f"written under the agent's key before, and not in the vault: {shown};"
+            " if that was you, take it over with: avault restore --unsaved"
+        )
+    if closed := [name for name, copy in copies.items() if not copy]:
+        said.append(f"{', '.join(closed)} does not open with any key that the vault knows")
+    return "; ".join(said)
+
+
+def recall(draft: Vault, old: Vault, now: int, machine: str) -> list[str]:
+    """Have a draft of the next generation have what an older copy has, and it never had.
+
+    Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
+    conflict. The names of the keys are given.
+    """
+    taken = []
+    found = [
+        (name, key, each[0])
+        for name, its in sorted(old.groups.items())
+        for key, each in sorted(its.keys.items())
+    ]
+    for group, key, secret in found:
+        ours = draft.groups[group].keys.get(key, []) if group in draft.groups else []
+        is_known = draft.knows(secret.machine, secret.count)
+        if is_known or any(each.value == secret.value for each in ours):
+            continue
+        others = [each for each in ours if not old.knows(each.machine, each.count)]
+        draft.put(group, key, secret.value, now, machine)
+        draft.groups[group].keys[key] += others
+        taken.append(f"{group}/{key}")
+    return taken
