@@ -79,6 +79,7 @@ The rooms, in order; each calls only what stands above it:
     custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
     custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     custody/obtaining         The ways to get the agent's key, as the keyholder has them
+    custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
@@ -89,6 +90,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
+    daemon/sharing            Custodians in their order, and those that are given to all machines of a vault
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
     daemon/autolock           When an open vault locks by itself
@@ -103,6 +105,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/writing            How an open vault is written: one batch at a time, and so that what is served is on the disk
     daemon/registering        This machine's entry in the vault: its host, and the client key by which it asks the phone
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
+    daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
@@ -110,12 +113,14 @@ The rooms, in order; each calls only what stands above it:
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
+    daemon/listing            The custodians as `custody list` shows them
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/recorder           Having git told of what was written
     daemon/supervisor         The process that owns the socket. It never holds a secret
+    daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/requests           What a client may ask of an open vault
@@ -1915,7 +1920,8 @@ def read_signed(text: str) -> tuple[str, str]:
     """Whose key (hex) has signed a text, and the text; raises ValueError."""
     try:
         event = nostr_sdk.Event.from_json(text)
-        if event.verify() and event.kind().as_u16() == STATEMENT_KIND:
+        is_whole = event.verify() and event.as_json() == text  # which has one encoding
+        if is_whole and event.kind().as_u16() == STATEMENT_KIND:
             return str(event.author().to_hex()), str(event.content())
     except nostr_sdk.NostrSdkError:
         pass
@@ -3490,6 +3496,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
         "kept": (str, type(None)),
         "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
+        "signed": str,
     },
     "custodians": {"order": list, "opened": dict},
     "machine": {"id": str, "host": str},
@@ -3500,7 +3507,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # what a file of a kind has only where there is some
-OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}}
+OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}, "custody": {"signed"}}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -3634,6 +3641,7 @@ GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by
 avault.enc -text -merge
 nsec.enc -text -merge
 nip46.json -text -merge
+custody-*.json -text -merge
 """
 
 
@@ -4866,6 +4874,7 @@ def check_recovery(places: Places) -> None:
 STAGED, READY, DONE, REFUSED = "rotation.new", "rotation", "rotation.old", "rotation.refused"
 MANIFEST = "manifest"
 IN_VAULT = ("avault.enc", "nsec.enc", "nip46.json")
+SHARED = "shared-"  # how the custodians' files begin that belong there too
 # the last of all, as it says which agent has to have signed
 LAST = ("log.json", "pin.json", "pairing.json", "unlock.json")
 LOGS = ("access.log", "refused.log")  # and the older ones, whose names begin so
@@ -4891,8 +4900,8 @@ class Stage(Places):
         return os.path.join(self.at, name)
 
     def file(self, name: str) -> str:
-        """The path of a staged file."""
-        return self.own(name)
+        """The path of a staged file, of which the state directory may have one of that name."""
+        return self.own(SHARED + name if name.startswith("custody-") else name)
 
     def put(self, name: str, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
         """Stage a file; raises AvaultError."""
@@ -4946,6 +4955,8 @@ def commit(stage: Stage, keys: Keys, vault: Vault, over: str) -> None:
 
 def settled_path(places: Places, name: str) -> str:
     """Where a file of a rotation belongs."""
+    if name.startswith(SHARED):
+        return os.path.join(places.dir, name.removeprefix(SHARED))
     return os.path.join(places.dir if name in IN_VAULT else places.state, name)
 
 
@@ -7999,6 +8010,120 @@ class KeptKey:
         return keys
 
 
+# -------------------------------------------------------- custody/shared ----
+# Custodians for all machines of a vault: their files lie in the vault directory, signed.
+#
+# Whoever can push can change, remove or bring back such a file. So the agent signs what a custodian
+# is, and what its unlock key opens; and no machine uses one that nobody named there.
+
+
+FILE_NAME = r"custody-([a-z0-9][a-z0-9-]{0,31})\.json"
+# all but what is kept, which opens nothing that is not signed
+STATED = ("vault", "name", "agent", "custodian", "kind", "account", "asks", "settings", "sealed")
+LOCAL_KINDS = {
+    "phone": "each machine pairs with a phone itself",
+    "keychain": "a keychain is of one machine",
+    "systemd": "what systemd-creds encrypts is for one machine",
+}
+
+
+def state_custodian(content: dict[str, Any]) -> str:
+    """What the agent signs of a custodian."""
+    said = {"type": "avault/shared", "version": 1}
+    return json.dumps({**said, **{name: content[name] for name in STATED}})
+
+
+def sign_custodian(keys: Keys, content: dict[str, Any]) -> dict[str, str]:
+    """What makes a custodian one for all machines of the vault."""
+    return {"signed": sign(keys, state_custodian(content))}
+
+
+def check_custodian_of(content: dict[str, Any], agent: str) -> None:
+    """Raise Tampered unless an agent (an npub) has signed that custodian as it is."""
+    try:
+        author, said = read_signed(content.get("signed", ""))
+        if author == parse_npub(agent) and said == state_custodian(content):
+            return
+    except ValueError:
+        pass
+    name = content["custodian"]
+    raise Tampered(
+        f"the shared custodian {name} is not signed by this vault's agent",
+        f"add it again, or take it out: avault custody remove {name}",
+    )
+
+
+def refuse_local(kind: str, settings: dict[str, str]) -> None:
+    """Raise Usage for what opens a vault on one machine only, itself or as a member of a quorum."""
+    members = settings.get("of", "").split(",") if kind == "quorum" else []
+    for each in (kind, *(member.strip().partition(":")[0] for member in members)):
+        if each in LOCAL_KINDS:
+            raise Usage(f"{each} cannot be shared: {LOCAL_KINDS[each]}", "add it without --shared")
+
+
+class Shared:
+    """The custodians in the vault directory. Each machine that uses one has its own copy."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+
+    def names(self) -> list[str]:
+        """Those that have a file, by their names."""
+        try:
+            found = os.listdir(self.places.dir)
+        except OSError:
+            return []
+        return sorted(match[1] for name in found if (match := re.fullmatch(FILE_NAME, name)))
+
+    def path_of(self, name: str) -> str:
+        """The file of one."""
+        return self.places.file(f"custody-{name}.json")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What its file says, whoever has written it; raises NotFound, Tampered."""
+        path = self.path_of(name)
+        if name not in self.names():
+            raise NotFound(
+                f"there is no shared custodian {printable(name)}", "see: avault custody list"
+            )
+        content = decode_file("custody", read_file(path), path)
+        words = [each for pair in content["settings"].items() for each in pair]
+        if content["custodian"] != name or not all(isinstance(each, str) for each in words):
+            raise Tampered(f"{path} is damaged", "take it from git history")
+        return content
+
+    def load(self, name: str, agent: str) -> dict[str, Any]:
+        """What the vault's agent (an npub) has said of one; raises NotFound, Tampered."""
+        content = self.read(name)
+        check_custodian_of(content, agent)
+        return content
+
+    def holds(self, content: dict[str, Any]) -> bool:
+        """Whether this very custodian is there for other machines too."""
+        try:
+            return bool(self.read(content["custodian"])["sealed"] == content["sealed"])
+        except AvaultError:
+            return False
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Give a custodian to all machines."""
+        write_file(self.path_of(content["custodian"]), encode_file("custody", content))
+
+    def keep_whole(self) -> None:
+        """See to it that git mixes no two versions of their files."""
+        path = self.places.file(".gitattributes")
+        wanted = complete_attributes(path)
+        if not os.path.lexists(path) or read_file(path) != wanted:
+            write_file(path, wanted)
+
+    def drop(self, name: str) -> None:
+        """Take the file of one away."""
+        path = self.path_of(name)
+        if os.path.lexists(path):
+            os.unlink(path)
+            sync_directory(os.path.dirname(path))
+
+
 # --------------------------------------------------------- custody/trial ----
 # The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
 #
@@ -8104,12 +8229,13 @@ class Helper:
         purpose: str = "",
     ) -> None:
         name, agent = content["custodian"], content["agent"]
+        account = str(content.get("account") or name)
         person_time = self.LONGER.get(content["kind"], self.PERSON_TIME)
         request = {
             **{each: content.get(each) for each in ("settings", "kept")},
             "name": name,
             "bound": bind(content["vault"], agent, name),
-            "account": f"{places.id}:{content.get('account') or name}",
+            "account": account if ":" in account else f"{places.id}:{account}",
             "purpose": purpose,
             "title": content["name"],
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
@@ -8230,6 +8356,7 @@ class Caller:
     asking for so many seconds after the question began, with or without the
     caller. `has_died` is true once its connection ended without a word. One that
     names a `custodian` wants that one, and no other; `reach` is how a person is.
+    One that is to recover the vault says whose it is: the `agent`, an npub.
     """
 
     def __init__(
@@ -8252,6 +8379,7 @@ class Caller:
         self.is_attended = is_attended
         self.reach = Reach({})
         self.custodian: str | None = None
+        self.agent: str | None = None
         self.since, self.has_died = uptime(), False
 
 
@@ -8795,7 +8923,7 @@ class Custody:
         if caller.custodian == PHONE:
             return []
         if caller.custodian:
-            self.find(caller.custodian)
+            self.find(caller.custodian, caller.agent)
             return [caller.custodian]
         order = self.order()
         names = order[: order.index(PHONE)] if self.has_phone() else order
@@ -8829,14 +8957,44 @@ class Custody:
         except AvaultError:
             return False
 
-    def find(self, name: str) -> dict[str, Any]:
-        """What a custodian of the order needs; raises NotFound, Tampered."""
-        if name not in self.custodians.order():
+    def find(self, name: str, agent: str | None = None) -> dict[str, Any]:
+        """What a custodian needs that is in the order, or shared; raises NotFound, Tampered."""
+        if name in self.custodians.order():
+            return self.custodians.load(name)
+        return self.find_shared(name, agent)
+
+    def find_shared(self, name: str, agent: str | None) -> dict[str, Any]:
+        """What a shared custodian needs, if the vault's agent has signed that; raises Tampered.
+
+        Who that is, a machine knows that has opened the vault; for another a person has said it:
+        `agent`, an npub. Raises NotFound.
+        """
+        if name not in Shared(self.places).names():
             raise NotFound(
                 f"there is no custodian {printable(name)}",
                 "see which there are: avault custody list",
             )
-        return self.custodians.load(name)
+        if not os.path.lexists(self.places.own("unlock.json")) and not agent:
+            raise Denied(
+                "this machine has never opened this vault, and what git brought is nobody's word",
+                f"avault recover --with {name}",
+            )
+        content, _ = read_unlock(self.places)
+        if agent not in (None, content["agent"]):
+            raise Tampered("that is not this vault's agent", "compare: avault recover")
+        return Shared(self.places).load(name, content["agent"])
+
+    def follow(self, agent: str) -> None:
+        """After a rotation on another machine, use what that has shared under the new key."""
+        for name in self.order():
+            try:
+                mine = self.custodians.load(name) if name != PHONE else {}
+                if mine.get("signed") and mine["agent"] != agent:
+                    content = Shared(self.places).load(name, agent)
+                    if content["vault"] == mine["vault"]:
+                        self.custodians.save(content)
+            except AvaultError:
+                continue  # it says so itself when it is tried
 
     def nobody_here(self) -> Locked:
         """Why none can be tried: all ask a person, and none is reached."""
@@ -8859,7 +9017,7 @@ class Custody:
     async def open(self, name: str, caller: Caller) -> None:
         """Have a custodian open the vault; raises what it, or the vault, said."""
         wish = {"accept_rollback": caller.accept_rollback}
-        await self.hand_over(self.find(name), caller.reach, wish)
+        await self.hand_over(self.find(name, caller.agent), caller.reach, wish)
         self.note_opened(name)
 
     async def agree(self, name: str, reach: Reach, ticket: str, change: str) -> None:
@@ -8887,7 +9045,7 @@ class Custody:
             number = secrets.token_hex(8)
             tried = self.tried[number] = asyncio.get_running_loop().create_future()
             self.helpers[number] = helper
-            about = {each: content[each] for each in ("asks", "kind")}
+            about = {"content": content, "asks": content["asks"], "kind": content["kind"]}
             message = {"do": "try", "custodian": name, "number": number, **about, **wish}
             message["limit"] = helper.limit
             control.send(message, answer.fileno())
@@ -9271,6 +9429,7 @@ class Guard:
             )
             if was != "unlocked" and self.state == "unlocked":
                 self.tidy_phones()
+                self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()
         elif self.custody.hear(message):
@@ -9460,6 +9619,54 @@ class Guard:
             )
 
 
+# -------------------------------------------------------- daemon/sharing ----
+# Custodians in their order, and those that are given to all machines of a vault.
+
+
+def write_order(guard: Guard, name: str, asks: bool) -> None:
+    """Put a new custodian before the phone if it asks nobody, else behind it.
+
+    A vault that was made without a phone has none in its order.
+    """
+    custodians = guard.custody.custodians
+    is_phoneless = guard.report.get("consent") == "custodian"
+    order = [
+        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
+    ]
+    place = order.index(PHONE) if PHONE in order and not asks else len(order)
+    custodians.write([*order[:place], name, *order[place:]])
+
+
+def name_account(content: dict[str, Any], is_shared: bool) -> str:
+    """Under which name a new key is kept, beside others: one that each machine knows, if shared."""
+    account = f"{content['custodian']}-{secrets.token_hex(4)}"
+    return f"{content['vault']}:{account}" if is_shared else account
+
+
+def refuse_anothers(guard: Guard, name: str, is_replacing: bool) -> None:
+    """Raise Usage where another machine has given a custodian of that name to all."""
+    is_mine = name in guard.custody.order()
+    if name in Shared(guard.places).names() and not is_mine and not is_replacing:
+        raise Usage(
+            f"there is a shared custodian {name} already, from another machine",
+            f"use it here: avault custody take {name}; or choose another name: --name NAME",
+        )
+
+
+def give_to_all(guard: Guard, content: dict[str, Any]) -> None:
+    """Put the file of a custodian, which the agent has signed, into the vault directory."""
+    shared = Shared(guard.places)
+    shared.keep_whole()
+    shared.save(content)
+    guard.wrote()
+
+
+async def forget_key(guard: Guard, content: dict[str, Any]) -> None:
+    """Have a custodian forget a key that is needed no more; not what other machines use."""
+    if not Shared(guard.places).holds(content):
+        await run_errand(guard.places, "delete", content, Reach({}))
+
+
 # ------------------------------------------------------- daemon/managing ----
 # Changes of the custodians, as the supervisor makes them: each is tried before it counts.
 
@@ -9484,16 +9691,21 @@ def need_open(guard: Guard) -> None:
 async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
 
-    What it replaces, if anything, stays as it is until then.
+    What it replaces, if anything, stays as it is until then. One that is `shared` is for all
+    machines of the vault.
     """
     need_open(guard)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
+    is_shared = request.get("shared") is True
+    if is_shared:
+        refuse_local(kind, {})
+        refuse_anothers(guard, name, bool(request.get("replace")))
     custody, reach = guard.custody, Reach(request)
     old = find_replaced(guard, name, bool(request.get("replace")))
     content: dict[str, Any] = {
         "custodian": name,
         "kind": kind,
-        "account": f"{name}-{secrets.token_hex(4)}" if old else name,
+        "account": name,
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
@@ -9501,15 +9713,19 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "name": guard.report["name"],
         "agent": guard.report["agent_npub"],
     }
+    if old or is_shared:
+        content["account"] = name_account(content, is_shared)
     content |= await settle_custodian(guard, content, reach)
+    if is_shared:
+        refuse_local(kind, content["settings"])
     if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
     refuse_one_place(guard, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault"
+        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * is_shared}"
     )
     await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller)
+    content = await entrust_to(guard, content, reach, ticket, caller, is_shared)
     custody.custodians.save(content, candidate=True)
     try:
         tried = await try_custodian(guard.places, content, reach, "candidate")
@@ -9519,29 +9735,17 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         raise
     custody.custodians.save(content)
     custody.custodians.drop_candidate(name)
+    if is_shared:
+        give_to_all(guard, content)
     if old:
-        await run_errand(guard.places, "delete", old, Reach({}))
+        await forget_key(guard, old)
     else:
         write_order(guard, name, bool(content["asks"]))
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
         guard.child.control.send({"do": "renew"})
-    return {"name": name, "asks": content["asks"]}
-
-
-def write_order(guard: Guard, name: str, asks: bool) -> None:
-    """Put a new custodian before the phone if it asks nobody, else behind it.
-
-    A vault that was made without a phone has none in its order.
-    """
-    custodians = guard.custody.custodians
-    is_phoneless = guard.report.get("consent") == "custodian"
-    order = [
-        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
-    ]
-    place = order.index(PHONE) if PHONE in order and not asks else len(order)
-    custodians.write([*order[:place], name, *order[place:]])
+    return {"name": name, "asks": content["asks"], "shared": is_shared}
 
 
 def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
@@ -9573,7 +9777,7 @@ async def drop_candidate(guard: Guard, name: str) -> None:
     custodians = guard.custody.custodians
     with contextlib.suppress(AvaultError):
         content = custodians.load(name, candidate=True)
-        await run_errand(guard.places, "delete", content, Reach({}))
+        await forget_key(guard, content)
     custodians.drop_candidate(name)
 
 
@@ -9629,18 +9833,21 @@ async def entrust_to(
     reach: Reach,
     ticket: str,
     caller: dict[str, Any],
+    is_shared: bool,
     errand: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Have the keyholder give a helper an unlock key: the file, with what that opens.
 
-    `errand` is what the keyholder is to do, if that is not to add the custodian.
+    One that is shared gets the agent's signature too. `errand` is what the keyholder is to do, if
+    that is not to add the custodian.
     """
     answer, end = socket.socketpair()
     with answer:
         with end:
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
-            what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
+            about = ("custodian", "kind", "account", "asks", "settings")
+            what = {name: content[name] for name in about} | {"shared": is_shared}
             do = errand or {"do": "entrust"}
             wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
             sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
@@ -9651,44 +9858,6 @@ async def entrust_to(
     if not sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
     return {**content, **sealed, "kept": kept}
-
-
-async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Each custodian, and whether it is there now."""
-    found = guard.custody.custodians.read()
-    names = [name for name in found["order"] if name != PHONE]
-
-    async def probe(name: str) -> dict[str, Any]:
-        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
-        try:
-            content = guard.custody.custodians.load(name)
-        except AvaultError as error:
-            return {
-                **shown,
-                "kind": None,
-                "asks": None,
-                "outcome": error.code,
-                "said": error.message,
-            }
-        answer = await run_errand(guard.places, "probe", content, Reach({}))
-        outcome = str(answer.get("outcome"))
-        said = printable(answer.get("value") or answer.get("detail") or outcome)
-        about = {"kind": content["kind"], "asks": content["asks"], "settings": content["settings"]}
-        return {**shown, **about, "outcome": outcome, "said": said}
-
-    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
-    phone: dict[str, Any] = {
-        "name": PHONE,
-        "kind": PHONE,
-        "asks": True,
-        "settings": {},
-        "opened": None,
-        "outcome": "ok" if guard.custody.has_phone() else "not_found",
-        "said": "this machine is paired"
-        if guard.custody.has_phone()
-        else "this machine is not paired",
-    }
-    return {"custodians": [probed.get(name, phone) for name in found["order"]]}
 
 
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -9707,8 +9876,13 @@ async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any])
 
 
 async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Take a custodian away, with what it keeps; never the last that works."""
-    name, custody = str(request.get("name")), guard.custody
+    """Take a custodian away, with what it keeps; never the last that works.
+
+    A shared one goes from the vault directory too, and other machines find its key gone, unless
+    that is to be `here` only.
+    """
+    name, custody, shared = str(request.get("name")), guard.custody, Shared(guard.places)
+    is_here = request.get("here") is True
     others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
         return await remove_phone(guard, others, Reach(request))
@@ -9722,15 +9896,27 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    outcome = await forget_secret(guard, name, Reach(request))
+    is_shared = name in shared.names() and (
+        not custody.custodians.is_there(name) or shared.holds(custody.custodians.load(name))
+    )
+    if is_here and not (is_shared and custody.custodians.is_there(name)):
+        raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
+    outcome: dict[str, Any] = {"outcome": "ok"}
+    if not is_here:
+        outcome = await forget_secret(guard, name, Reach(request))
+    if is_shared and not is_here:
+        shared.drop(name)
+        guard.wrote()
     custody.custodians.forget(name)
-    return {"name": name, **outcome}
+    return {"name": name, "shared": is_shared, **outcome}
 
 
 async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
     """Have a custodian forget its key: what it said."""
     try:
-        content = guard.custody.custodians.load(name)
+        is_there = guard.custody.custodians.is_there(name)
+        content = guard.custody.custodians.load(name) if is_there else None
+        content = content or guard.custody.find_shared(name, None)
     except NotFound:
         raise
     except AvaultError as error:
@@ -9775,7 +9961,6 @@ async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any
 
 MANAGE: dict[str, Manage] = {
     "add": add_custodian,
-    "list": list_custodians,
     "test": test_custodian,
     "remove": remove_custodian,
     "order": order_custodians,
@@ -10910,7 +11095,7 @@ class Holding:
     ) -> None:
         """Load the vault, and turn the ratchet also if it cannot be."""
         self.ratchet.proven = content.get("proven")
-        if custodian.proves:
+        if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
             self.ratchet.prove()
         custody = type(custodian).__name__
         self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
@@ -10931,7 +11116,7 @@ class Holding:
             if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
                 await self.use(custodian, keys, content, own)
         self.note_left()
-        if not own:
+        if not own and not isinstance(custodian, KeptKey):
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
                 " machine's pairing.json has the key; against that: avault pair --replace"
@@ -10945,7 +11130,8 @@ class Holding:
 
     async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
         """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
-        is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+        is_told = not own and not isinstance(custodian, KeptKey)
+        is_lost = is_told or not os.path.lexists(self.places.file("nsec.enc"))
         recovery = self.seal_recovery(keys, content) if is_lost else None
         await self.ratchet.turn(keys, content, recovery)
         if isinstance(custodian, Phone):
@@ -11070,6 +11256,34 @@ class Holding:
             self.reporter.warnings["hints"] = problem
 
 
+# ------------------------------------------------------ daemon/sentences ----
+# The sentences by which the operator agrees to a change of the ways into the vault.
+
+
+# of a custodian's settings, what says where it is
+WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+
+
+def describe_custodian(message: Message, width: int = 60) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is."""
+    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    return printable(f"{who} at {place}" if place else who, width + len(who))
+
+
+def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
+    """The title and the sentence by which a custodian is agreed to."""
+    custodian, kind = message["custodian"], message["kind"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    # whether a program asks somebody is its own word
+    is_sure = message["asks"] and kind not in ("command", "program")
+    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
+    where = "EVERY machine" if message["shared"] else host
+    said = f"avault: let {describe_custodian(message)} open {name} on {where} {how}"
+    return f"{who} for {name}", said
+
+
 # ----------------------------------------------------- daemon/entrusting ----
 # Giving a custodian an unlock key of its own, if the operator agrees.
 
@@ -11101,17 +11315,7 @@ async def ask_operator(
     holding.need(store)
 
 
-# of a custodian's settings, what says where it is
 AGREED = ("custodian", "kind", "asks", "settings")
-WHERE = ("address", "path", "module", "key-id", "wrap", "of")
-
-
-def describe_custodian(message: Message, width: int = 60) -> str:
-    """A custodian as the operator is told of it: its name, its kind, and where it is."""
-    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
-    who = kind if custodian == kind else f"{custodian} ({kind})"
-    place = next((settings[each] for each in WHERE if settings.get(each)), "")
-    return printable(f"{who} at {place}" if place else who, width + len(who))
 
 
 def mark_agreed(keys: Keys, message: Message) -> str:
@@ -11119,17 +11323,6 @@ def mark_agreed(keys: Keys, message: Message) -> str:
     what = json.dumps([message[each] for each in AGREED], sort_keys=True)
     secret = bytes.fromhex(keys.secret_key().to_hex())
     return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
-
-
-def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
-    """The title and the sentence by which a custodian is agreed to."""
-    custodian, kind = message["custodian"], message["kind"]
-    who = kind if custodian == kind else f"{custodian} ({kind})"
-    # whether a program asks somebody is its own word
-    is_sure = message["asks"] and kind not in ("command", "program")
-    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    said = f"avault: let {describe_custodian(message)} open {name} on {host} {how}"
-    return f"{who} for {name}", said
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
@@ -11158,6 +11351,8 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             names = vault.identity, vault.operator, vault.name, custodian
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
             sealed["agreed"] = mark_agreed(store.keys, message)
+            if message["shared"]:
+                sealed |= sign_custodian(store.keys, {**message, **sealed})
             helper.sendall(unlock.encode())
         except Exception as error:
             failed = explain_change(error)
@@ -11599,10 +11794,10 @@ class Unlocking:
         self.trying, self.phones = self.trying + 1, self.phones + is_phone
         self.reporter.report()
         try:
-            kept = Custodians(holding.places).load(name)  # what lies there when it is asked counts
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
-            custodian = KeptKey(name, kept, answer)
+            # what lay there when it was asked counts
+            custodian = KeptKey(name, message["content"], answer)
             if ticket := message.get("ticket"):
                 await agree(holding, custodian, str(ticket))
             elif not holding.store:
@@ -11789,6 +11984,8 @@ class Rotating:
                 names = vault.identity, vault.operator, vault.name, message["custodian"]
                 phoneless = self.holding.consent.phoneless
                 unlock, sealed = seal_keys(fresh, *names, phoneless)
+                if message["shared"]:
+                    sealed |= sign_custodian(fresh, {**message, **sealed})
                 helper.sendall(unlock.encode())
         return {**sealed, "agreed": mark_agreed(fresh, message)}
 
@@ -12443,6 +12640,79 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
 
 
+# -------------------------------------------------------- daemon/listing ----
+# The custodians as `custody list` shows them.
+
+
+async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Each custodian, and whether it is there now; and those that came by git and are not used."""
+    found = guard.custody.custodians.read()
+    names = [name for name in found["order"] if name != PHONE]
+
+    async def probe(name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
+        try:
+            content = guard.custody.custodians.load(name)
+        except AvaultError as error:
+            unknown = dict.fromkeys(("kind", "asks", "shared"))
+            return {**shown, **unknown, "outcome": error.code, "said": error.message}
+        answer = await run_errand(guard.places, "probe", content, Reach({}))
+        outcome = str(answer.get("outcome"))
+        said = printable(answer.get("value") or answer.get("detail") or outcome)
+        about = {each: content[each] for each in ("kind", "asks", "settings")}
+        about["shared"] = is_own(guard, name)
+        return {**shown, **about, "outcome": outcome, "said": said}
+
+    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
+    probed[PHONE] = describe_phone(guard)
+    return {"custodians": [probed[name] for name in found["order"]], "offered": list_offered(guard)}
+
+
+def describe_phone(guard: Guard) -> dict[str, Any]:
+    """This machine's own phone, as the others are described; no relay is asked."""
+    is_paired = guard.custody.has_phone()
+    return {
+        "name": PHONE,
+        "kind": PHONE,
+        "asks": True,
+        "shared": False,
+        "settings": {},
+        "opened": None,
+        "outcome": "ok" if is_paired else "not_found",
+        "said": "this machine is paired" if is_paired else "this machine is not paired",
+    }
+
+
+def list_offered(guard: Guard) -> list[dict[str, Any]]:
+    """The shared custodians that this machine does not use: what came by git, and is nobody's word.
+
+    `why` is what speaks against one.
+    """
+    offered = []
+    for name in Shared(guard.places).names():
+        if name in guard.custody.order() and is_own(guard, name):
+            continue
+        shown: dict[str, Any] = {"name": name, "why": None}
+        try:
+            content = guard.custody.find_shared(name, None)
+            shown |= {each: content[each] for each in ("kind", "asks", "settings")}
+        except AvaultError as error:
+            shown["why"] = error.message
+        offered.append(shown)
+    return offered
+
+
+def is_own(guard: Guard, name: str) -> bool:
+    """Whether what lies in the vault directory under a name is what this machine uses."""
+    try:
+        return Shared(guard.places).read(name) == guard.custody.custodians.load(name)
+    except AvaultError:
+        return False
+
+
+LIST: dict[str, Manage] = {"list": list_custodians}
+
+
 # ------------------------------------------------------- daemon/rotation ----
 # Machines that are removed, and keys that are rotated, as the supervisor has it done.
 
@@ -12490,6 +12760,11 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
             raise Denied(f"no custodian would open the vault with the new key: {why}")
         renewed = [each["custodian"] for each in added]
         old = [each for each in known if each["custodian"] in renewed]
+        left += [
+            {"name": name, "why": "it is shared, and not used on this machine"}
+            for name in Shared(guard.places).names()
+            if name not in custody.order()
+        ]
     except BaseException:
         await forget_keys(guard.places, added)
         drop(stage.at)
@@ -12521,8 +12796,11 @@ async def turn_over(
     try:
         stage.put(FORGET, encode_forgetting(places, old))
         for content in added:  # as they were written when they had opened the vault
-            path = Custodians(stage).path_of(content["custodian"])
-            stage.files[os.path.basename(path)] = sha256(encode_file("custody", content)).hex()
+            name, data = content["custodian"], encode_file("custody", content)
+            path = Custodians(stage).path_of(name)
+            stage.files[os.path.basename(path)] = sha256(data).hex()
+            if "signed" in content:
+                stage.put(os.path.basename(Shared(stage).path_of(name)), data)
         wish = {"do": "rotate", "step": "turn over", "agent": agent, "files": stage.files}
         done = await guard.custody.change(secrets.token_hex(16), wish)
     except BaseException:
@@ -12551,10 +12829,12 @@ async def entrust_anew(
         raise Usage("it asks a person, and there is no terminal")
     if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
         raise Usage("it keeps its key in one place, which is still needed")
-    content = {**content, "account": f"{name}-{secrets.token_hex(4)}", "agent": agent, "kept": None}
+    is_shared = Shared(guard.places).holds(content)
+    content = {each: value for each, value in content.items() if each != "signed"}
+    content |= {"account": name_account(content, is_shared), "agent": agent, "kept": None}
     ticket = secrets.token_hex(16)
     errand = {"do": "rotate", "step": "entrust", "agent": agent}
-    content = await entrust_to(guard, content, reach, ticket, caller, errand)
+    content = await entrust_to(guard, content, reach, ticket, caller, is_shared, errand)
     Custodians(stage).save(content)
     try:
         tried = await try_custodian(guard.places, content, reach, "staged")
@@ -13036,6 +13316,47 @@ class Supervisor:
             self.say(error.message)
 
 
+# --------------------------------------------------------- daemon/taking ----
+# Shared custodians that came by git: taken in here once they have opened the vault.
+
+
+async def take_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Have this machine use a shared custodian, or what has taken its place: if it opens the vault.
+
+    Nobody has to agree: the operator did, to that on every machine, when it was added.
+    """
+    name, reach, custodians = (
+        check_custodian(str(request.get("name"))),
+        Reach(request),
+        guard.custody.custodians,
+    )
+    content = guard.custody.find_shared(name, None)
+    if name in custodians.order() and not custodians.load(name).get("signed"):
+        raise Usage(
+            f"this machine has a custodian {name} of its own", f"avault custody remove {name}"
+        )
+    custodians.save(content, candidate=True)
+    try:
+        raise_outcome(await try_custodian(guard.places, content, reach, "candidate"))
+    finally:
+        custodians.drop_candidate(name)
+    keep(guard, content)
+    return {"name": name, "asks": content["asks"]}
+
+
+def keep(guard: Guard, content: dict[str, Any]) -> None:
+    """Use a shared custodian from now on, as it has opened the vault."""
+    name, custodians = content["custodian"], guard.custody.custodians
+    is_new = name not in custodians.order()
+    custodians.save(content)
+    if is_new:
+        write_order(guard, name, content["asks"])
+    guard.custody.note_opened(name)
+
+
+SHARE: dict[str, Manage] = {"take": take_custodian}
+
+
 # ----------------------------------------------------------- daemon/door ----
 # What the supervisor itself answers, locked or not: status, unlock, lock and the like.
 
@@ -13067,6 +13388,7 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
     named = str(request["with"]) if request.get("with") else None
     caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
     caller.reach, caller.custodian = Reach(request), named
+    caller.agent = str(request["agent"]) if named and request.get("agent") else None
     if request.get("detach"):
         caller.is_attended = caller.timeout is not None
         spawn(supervisor.tasks, supervisor.first_unlock(caller))
@@ -13077,6 +13399,8 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
         await while_connected(sock, supervisor.guard.ask(caller), caller)
     finally:
         telling.cancel()
+    if named and caller.agent and supervisor.guard.report.get("custodian") == named:
+        keep(supervisor.guard, supervisor.guard.custody.find(named, caller.agent))
     if seconds := read_limit(request, "for"):
         await change_limits(supervisor, {"for": seconds})
     return await answer_status(supervisor, sock, request)
@@ -13164,7 +13488,7 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is to be known or changed of custodians, machines, keys; one change at a time."""
-    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **ADMIT}
+    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **LIST, **SHARE, **ADMIT}
     manage = actions.get(str(request.get("action")))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")
@@ -14031,7 +14355,7 @@ getting in, looking after
 
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
-  custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  custody add|list|test|take|order|move|remove   other ways to open the vault than the phone
   operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
   rotate agent|operator|report         a new key, another phone in place of yours; what is to be set anew
@@ -14550,8 +14874,11 @@ class Verified:
     def check(self, name: str, data: bytes) -> None:
         """Raise Tampered for bytes that nobody vouches for.
 
-        A file that opens nothing is not looked at.
+        A file that opens nothing is not looked at. A custodian's has the agent's signature.
         """
+        if is_custodian(name):
+            agent = read_unlock(self.places)[0]["agent"]
+            check_custodian_of(decode_file("custody", data, name), agent)
         if name not in (VAULT, RECOVERY):
             return
         if not self.knows(name, data) and not self.is_asked:
@@ -14590,6 +14917,11 @@ class Verified:
                         "pin": pin["hash"],
                     }
             return {"pin": ""}
+
+
+def is_custodian(name: str) -> bool:
+    """Whether a file of that name is a shared custodian's; there may be any number."""
+    return bool(re.fullmatch(FILE_NAME, name))
 
 
 def quote_pattern(path: str) -> bytes:
@@ -14848,9 +15180,32 @@ class Repository:
                 "and its settings with it",
                 "who put HEAD and config there? Take them out of it",
             )
+        names = (*NAMES, *sorted({*os.listdir(self.directory), *self.tracked()}))
         self.paths = {
-            name: os.path.relpath(os.path.join(self.directory, name), self.top) for name in NAMES
+            name: self.path_of(name) for name in names if name in NAMES or is_custodian(name)
         }
+
+    def path_of(self, name: str) -> str:
+        """The path, from the top, of a file in the vault directory."""
+        return os.path.relpath(os.path.join(self.directory, name), self.top)
+
+    def tracked(self) -> list[str]:
+        """What git knows in the vault directory that may be of custodians, gone or not."""
+        words = ("--no-literal-pathspecs", "ls-files", "-z", "--", ":(glob)custody-*.json")
+        return os.fsdecode(run_git(self.directory, *words).stdout).split("\0")[:-1]
+
+    def are_ours(self, paths: Iterable[str]) -> bool:
+        """Whether paths are all of our files, also of a custodian's that is gone."""
+        for path in paths:
+            name = os.path.basename(path)
+            if path != self.path_of(name) or not (name in NAMES or is_custodian(name)):
+                return False
+        return True
+
+    def removed(self, tree: dict[str, str]) -> list[str]:
+        """The custodians' files in a commit's `tree` that are not on the disk any more."""
+        found = [path for name, path in self.paths.items() if is_custodian(name) and path in tree]
+        return [path for path in found if not os.path.lexists(os.path.join(self.top, path))]
 
     def run(
         self,
@@ -15022,7 +15377,7 @@ class Repository:
         """
         names = [
             name
-            for name in NAMES
+            for name in self.paths
             if os.path.lexists(path := os.path.join(self.directory, name)) and is_regular(path)
         ]
         if (
@@ -15057,7 +15412,7 @@ class Repository:
         ]
         settings = tuple(f"{name}=" for name in filters)
         data = os.fsencode("".join(path + "\0" for path in paths))
-        self.run("update-index", "--add", "-z", "--stdin", data=data, settings=settings)
+        self.run("update-index", "--add", "--remove", "-z", "--stdin", data=data, settings=settings)
 
 
 def is_regular(path: str) -> bool:
@@ -15084,10 +15439,12 @@ def commit_files(repository: Repository, verified: Verified) -> str | None:
             raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
         head, files = repository.head(), repository.files()
         refuse_marked(repository.index())
-        files = dict(files.items() - repository.tree(head.commit).items())
-        for name in NAMES:
-            if repository.paths[name] in files:  # as git has it now, whatever becomes of the file
-                verified.check(name, repository.blob(files[repository.paths[name]]))
+        tree = repository.tree(head.commit)
+        files = dict(files.items() - tree.items())
+        for name, path in repository.paths.items():
+            if path in files:  # as git has it now, whatever becomes of the file
+                verified.check(name, repository.blob(files[path]))
+        files |= dict.fromkeys(repository.removed(tree), "")
         if not files:
             return None
         commit = make_commit(repository, head, files)
@@ -15121,13 +15478,16 @@ def refuse_marked(index: dict[str, list[IndexEntry]]) -> None:
 def make_commit(repository: Repository, head: Head, files: dict[str, str]) -> str:
     """A commit of these files on top of the head, that no branch has yet.
 
-    Made in an index of its own.
+    Made in an index of its own. A file without an object is one that goes.
     """
     with tempfile.TemporaryDirectory(prefix="avault-") as place:
         index, alone = os.path.join(place, "index"), ("core.splitIndex=false",)
         if head.commit:
             repository.run("read-tree", head.commit, index=index, settings=alone)
-        lines = "".join(f"100644 {name}\t{path}\0" for path, name in files.items())
+        none = "0" * len(head.commit or "")
+        lines = "".join(
+            f"{'100644' if name else '0'} {name or none}\t{path}\0" for path, name in files.items()
+        )
         repository.run(
             "update-index",
             "-z",
@@ -15307,6 +15667,9 @@ def has_all(vault: Described, other: Described) -> bool:
 # git's merge driver and diff filter, which avault is: what git is told, and whether it was.
 
 
+CUSTODIANS = "custody-*.json"
+
+
 def expected_settings() -> dict[str, str]:
     """What .git/config is to say: how avault.enc is merged and compared, whatever $PATH is."""
     merge, diff = (shlex.join(own_command("git", word, "--")) for word in ("merge", "diff"))
@@ -15336,10 +15699,13 @@ def is_set_up(repository: Repository) -> bool:
     rules = {
         (path, name, value) for path in repository.paths.values() for name, value in raw.items()
     }
-    rules |= {(repository.paths[name], "merge", "avault") for name in (VAULT, RECOVERY, HINTS)}
+    sample = repository.path_of("custody-0.json")  # whether there is one or not
+    rules |= {(sample, name, value) for name, value in raw.items()}
+    merged = [path for name, path in repository.paths.items() if name != ATTRIBUTES]
+    rules |= {(path, "merge", "avault") for path in (*merged, sample)}
     rules |= {(repository.paths[VAULT], "diff", "avault")}
     asked = repository.run(
-        "check-attr", "-z", *raw, "merge", "diff", "--", *repository.paths.values()
+        "check-attr", "-z", *raw, "merge", "diff", "--", *repository.paths.values(), sample
     )
     words = os.fsdecode(asked).split("\0")[:-1]
     return rules <= set(zip(words[::3], words[1::3], words[2::3], strict=True))
@@ -15362,15 +15728,16 @@ def set_up(repository: Repository) -> None:
         )
     )
     # `-working-tree-encoding` would be an error (gitattributes(5)).
-    rules = {
-        name: quote_pattern(repository.paths[name])
-        + b" -text -filter -ident !working-tree-encoding"
-        for name in NAMES
-    }
+    patterns = {name: quote_pattern(repository.paths[name]) for name in NAMES}
+    begin = quote_pattern(repository.path_of("custody-"))
+    patterns[CUSTODIANS] = re.sub(rb'("?)\Z', rb"*.json\1", begin, count=1)
+    raw = b" -text -filter -ident !working-tree-encoding"
+    rules = {name: pattern + raw for name, pattern in patterns.items()}
     kinds = {
         VAULT: b" merge=avault diff=avault",
         RECOVERY: b" merge=avault",
         HINTS: b" merge=avault",
+        CUSTODIANS: b" merge=avault",
         ATTRIBUTES: b"",
     }
     try:
@@ -15379,7 +15746,7 @@ def set_up(repository: Repository) -> None:
         before = read_file(path).splitlines() if os.path.exists(path) else []
         lines = [line for line in before if not line.startswith(tuple(rules.values()))]
         # the last line that fits is the one that counts
-        lines += [rules[name] + kinds[name] for name in NAMES]
+        lines += [rules[name] + kinds[name] for name in rules]
         write_file(path, b"".join(line + b"\n" for line in lines))
         os.chmod(path, mode)
     except OSError as error:
@@ -15658,18 +16025,20 @@ def cmd_restore(
 
 
 def merge_public(name: str, ours: bytes, theirs: bytes) -> None:
-    """Merge nsec.enc or nip46.json, which needs no key.
+    """Merge nsec.enc, nip46.json or a custodian's file, which needs no key.
 
     Ours stays, if both sides are for the same agent and operator.
 
     Each machine that recovers or pairs anew writes its own, and the operator's phone opens either.
-    Raises Conflict.
+    Of two custodians of one name, each machine has its own still. Raises Conflict.
     """
     fields = {
         RECOVERY: ("vault", "agent", "operator", "name"),
         HINTS: ("agent_npub", "signer_npub", "name"),
     }
     kinds = {RECOVERY: "nsec", HINTS: "hints"}
+    if is_custodian(name):
+        fields[name], kinds[name] = ("vault", "agent", "custodian"), "custody"
     if name not in kinds:
         raise Usage(f"not a file of the vault: {printable(name)}")
     one, other = (decode_file(kinds[name], data, name) for data in (ours, theirs))
@@ -15713,7 +16082,8 @@ def settle(repository: Repository, places: Places) -> bool:
     index = repository.index()
     stages = {
         name: {entry.stage: entry.object for entry in index.get(repository.paths[name], [])}
-        for name in NAMES[:3]
+        for name in repository.paths
+        if name != ATTRIBUTES
     }
     stages = {name: found for name, found in stages.items() if found.keys() - {0}}
     for name, found in stages.items():
@@ -15943,7 +16313,7 @@ def are_ours(repository: Repository, commits: list[str]) -> bool:
         "--name-only",
         data=names,
     )
-    return set(os.fsdecode(touched).split("\0")) <= {*repository.paths.values(), ""}
+    return repository.are_ours(path for path in os.fsdecode(touched).split("\0") if path)
 
 
 def push_commits(repository: Repository) -> dict[str, str | None]:
@@ -16086,8 +16456,9 @@ def cmd_record(terminal: Terminal, verified: str) -> int:
     Commits and pushes the vault's files, and says in JSON what became of it.
     The daemon runs this after every write; `avault status` shows what it said.
 
-    Only avault.enc, nsec.enc, nip46.json and .gitattributes are committed, with a
-    constant message; what else is staged stays so. Pushed is only what is ours.
+    Only avault.enc, nsec.enc, nip46.json, .gitattributes and shared custodians
+    (custody-NAME.json, signed by the agent) are committed, with a constant
+    message; what else is staged stays so. Pushed is only what is ours.
     avault.enc and nsec.enc are committed only as the daemon has verified them: by
     the HASHES that it gives (a JSON object of file and SHA-256), or when asked.
     To switch it off: git config avault.commit false; git config avault.push false
@@ -16151,9 +16522,9 @@ def examine_commits(
     head = repository.head()
     facts["branch"] = head.branch.removeprefix("refs/heads/")
     refuse_marked(repository.index())
-    facts["committed"] = (
-        repository.files(keep=False).items() <= repository.tree(head.commit).items()
-    )
+    tree = repository.tree(head.commit)
+    is_whole = repository.files(keep=False).items() <= tree.items()
+    facts["committed"] = is_whole and not repository.removed(tree)
     if facts["commit"] and not facts["committed"]:
         problems.append(AvaultError("what is on the disk is not committed", "avault sync"))
     if facts["push"] and repository.run("remote"):
@@ -26668,6 +27039,7 @@ def parse_settings(words: tuple[str, ...]) -> dict[str, str]:
     option("--need"),
     option("--of"),
     option("--replace", is_flag=True),
+    option("--shared", is_flag=True),
     option("--yes", is_flag=True),
     option("--passphrase-file"),
 )
@@ -26679,12 +27051,13 @@ def cmd_custody_add(
     need: str | None,
     of: str | None,
     replace: bool,
+    shared: bool,
     yes: bool,
     passphrase_file: str | None,
 ) -> int:
     """usage: avault custody add KIND [SETTING=VALUE]... [--name NAME] [--replace]
-                          [--need N --of KIND[:NAME],...] [--passphrase-file FILE]
-                          [--yes]
+                          [--shared] [--need N --of KIND[:NAME],...]
+                          [--passphrase-file FILE] [--yes]
 
     Lets a custodian open the vault on this machine: it keeps a key that is made
     for it, and never has the agent's key or a secret. The vault must be open. It
@@ -26692,11 +27065,14 @@ def cmd_custody_add(
     is tried, and counts only if it opened the vault. --replace takes the place
     of one that has the name already. references/custody.md has the kinds, their
     settings, and who then opens the vault with what. --need and --of are settings
-    of a quorum, and of paper.
+    of a quorum, and of paper. --shared is for all machines of the vault: it puts
+    what the custodian opens into the vault directory, signed by the agent; other
+    machines use it by: avault custody take, or avault recover --with NAME.
 
       avault custody add keychain
       avault custody add passphrase
       avault custody add openbao address=https://bao.example:8200 key=avault
+      avault custody add aws-kms key-id=alias/fleet --shared
       avault custody add quorum --need 2 --of openbao,keychain,passphrase
     """
     given = {"need": need, "of": of}
@@ -26704,16 +27080,20 @@ def cmd_custody_add(
     if kind is None:
         raise Usage("which kind?", f"one of: {', '.join((*KINDS, *EXTRA_KINDS))}")
     name = name or kind
+    where = "a copy of the vault's directory, as git has it," if shared else "this disk,"
     meaning = (
-        f"{name} is to open this vault without the phone. Whoever has what it asks for, and this"
-        " disk, then opens the vault without you"
+        f"{name} is to open this vault without the phone{' on EVERY machine' * shared}."
+        f" Whoever has what it asks for, and {where} then opens the vault without you"
     )
     if not yes and not confirm(f"avault: {meaning}. Add it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody add {kind} --yes")
     say("asking the operator whether that is meant; then the custodian is tried")
     fields = {"kind": kind, "name": name, "settings": parse_settings(settings), "replace": replace}
-    answer = manage(terminal, "add", passphrase_file, **fields)
+    answer = manage(terminal, "add", passphrase_file, shared=shared, **fields)
     say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
+    if shared:
+        say(f"for all machines: {terminal.places.file(f'custody-{name}.json')}")
+        say(f"hint: on another machine, once git has brought it: avault custody take {name}")
     return show(terminal, answer)
 
 
@@ -26722,18 +27102,24 @@ def cmd_custody_list(terminal: Terminal) -> int:
     """usage: avault custody list [--json]
 
     What may open this vault on this machine, in the order in which it is tried:
-    whether it is there now, whether it asks a person, and when it last opened
-    the vault. Nobody is asked.
+    whether it is shared with other machines, whether it is there now, whether it
+    asks a person, and when it last opened the vault. Nobody is asked. Below that
+    is what another machine has shared, and this one does not use.
     """
     answer = manage(terminal, "list")
     if terminal.want_json:
         return show(terminal, answer)
-    rows = [("", "NAME", "KIND", "ASKS", "LAST OPENED", "NOW")]
+    rows = [("", "NAME", "KIND", "FOR", "ASKS", "LAST OPENED", "NOW")]
     for place, each in enumerate(answer["custodians"], 1):
         asks = {True: "a person", False: "nobody", None: "?"}[each["asks"]]
         now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
         opened = each["opened"] or "never"
-        rows.append((str(place), each["name"], each["kind"] or "?", asks, opened, now))
+        where = "all machines" if each["shared"] else "here"
+        rows.append((str(place), each["name"], each["kind"] or "?", where, asks, opened, now))
+    for each in answer["offered"]:
+        now = each["why"] or f"not used here; to use it: avault custody take {each['name']}"
+        asks = {True: "a person", False: "nobody", None: "?"}[each.get("asks")]
+        rows.append(("-", each["name"], each.get("kind") or "?", "all machines", asks, "", now))
     put_table(rows)
     return 0
 
@@ -26752,6 +27138,22 @@ def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None)
     return show(terminal, answer)
 
 
+@command("custody take", argument("name"), option("--passphrase-file"))
+def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None) -> int:
+    """usage: avault custody take NAME [--passphrase-file FILE]
+
+    Has this machine use a custodian that another has shared, and git brought: if
+    the vault's agent has signed it, and it opens the vault. Until then git has no
+    say in what opens it here; nor later, as this machine has its own copy. Do it
+    again where `custody list` says that another has taken its place.
+
+      avault custody take aws-kms
+    """
+    answer = manage(terminal, "take", passphrase_file, name=name)
+    say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
+    return show(terminal, answer)
+
+
 @command("custody order", argument("names", nargs=-1))
 def cmd_custody_order(terminal: Terminal, names: tuple[str, ...]) -> int:
     """usage: avault custody order NAME...
@@ -26765,17 +27167,30 @@ def cmd_custody_order(terminal: Terminal, names: tuple[str, ...]) -> int:
     return show(terminal, manage(terminal, "order", order=list(names)))
 
 
-@command("custody remove", argument("name"), option("--yes", is_flag=True))
-def cmd_custody_remove(terminal: Terminal, name: str, yes: bool) -> int:
-    """usage: avault custody remove NAME [--yes]
+@command(
+    "custody remove",
+    argument("name"),
+    option("--here", is_flag=True),
+    option("--yes", is_flag=True),
+)
+def cmd_custody_remove(terminal: Terminal, name: str, here: bool, yes: bool) -> int:
+    """usage: avault custody remove NAME [--here] [--yes]
 
     Takes away a custodian's key, and what that opens. The last one that opens
     the vault stays. To take the phone out, the phone has to agree, and another
-    custodian has to open the vault.
+    custodian has to open the vault. A shared one goes for all machines, as far as
+    that can be: git history keeps what was in the vault directory. --here has
+    only this machine use it no more.
     """
     if not yes and not confirm(f"avault: {name} is to open this vault no more. Remove it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody remove {name} --yes")
-    answer = manage(terminal, "remove", name=name)
+    answer = manage(terminal, "remove", name=name, here=here)
+    if answer.get("shared") and not here:
+        warn(
+            f"git history keeps what {name} opened: whoever has that, and what {name} asks for,"
+            " has the agent's key, also tomorrow",
+            "end its key there; a new agent's key ends it here: avault rotate agent",
+        )
     if answer.get("outcome") not in ("ok", "not_found"):
         say(f"removed: {name}")
         message = f"{name} opens nothing any more, but still has its key: {{}}"
@@ -26790,6 +27205,7 @@ def cmd_custody_remove(terminal: Terminal, name: str, yes: bool) -> int:
     argument("kind"),
     argument("settings", nargs=-1),
     option("--name"),
+    option("--shared", is_flag=True),
     option("--yes", is_flag=True),
     option("--passphrase-file"),
 )
@@ -26799,11 +27215,12 @@ def cmd_custody_move(
     kind: str,
     settings: tuple[str, ...],
     name: str | None,
+    shared: bool,
     yes: bool,
     passphrase_file: str | None,
 ) -> int:
-    """usage: avault custody move OLD KIND [SETTING=VALUE]... [--name NAME] [--yes]
-                           [--passphrase-file FILE]
+    """usage: avault custody move OLD KIND [SETTING=VALUE]... [--name NAME] [--shared]
+                           [--yes] [--passphrase-file FILE]
 
     Puts a custodian in the place of another: the new one is added, and has
     opened the vault, before the old one goes. Cut off at any point, one of the
@@ -26816,8 +27233,8 @@ def cmd_custody_move(
     names = [each["name"] for each in manage(terminal, "list")["custodians"]]
     if old not in names:
         raise Usage(f"there is no custodian {old}", f"these are: {' '.join(names)}")
-    cmd_custody_add(terminal, kind, settings, name, None, None, False, yes, passphrase_file)
-    return cmd_custody_remove(terminal, old, True)
+    cmd_custody_add(terminal, kind, settings, name, None, None, False, shared, yes, passphrase_file)
+    return cmd_custody_remove(terminal, old, False, True)
 
 
 # ------------------------------------------------------------ cli/daemon ----
@@ -27725,6 +28142,8 @@ def forget_custodians(places: Places, removed: list[str], left: list[dict[str, s
             content = custodians.load(name, candidate)
         except AvaultError:
             continue  # its file goes with the others, and cannot be read by anybody
+        if Shared(places).holds(content):
+            continue  # other machines use it
         answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
         entry, by_hand = f"the key of the custodian {name}", "take it away there"
         if name == KEYCHAIN:
@@ -28405,6 +28824,7 @@ def remove_made(directories: list[str]) -> None:
     option("--operator-key"),
     option("--with", "custodian"),
     option("--setting", "settings", multiple=True),
+    option("--passphrase-file"),
     *PAIRING,
 )
 def cmd_recover(
@@ -28414,6 +28834,7 @@ def cmd_recover(
     operator_key: str | None,
     custodian: str | None,
     settings: tuple[str, ...],
+    passphrase_file: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -28422,6 +28843,8 @@ def cmd_recover(
 ) -> int:
     """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
                       [--qr FILE.png] [--timeout D] [--no-drill]
+           avault recover [--agent NPUB --signer-npub NPUB] --with NAME
+                      [--passphrase-file FILE] [--timeout D]
            avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
                       [--with KIND [--setting SETTING=VALUE]…]
 
@@ -28431,7 +28854,9 @@ def cmd_recover(
     compare them with. --operator-key - reads the operator's own key instead,
     from the terminal or stdin: the one of a recovery kit. It also opens a vault
     that this machine knows, and whose custodian is gone; --with lets another one
-    open it from then on. Where another machine has rotated the agent's key, this one
+    open it from then on. Without --operator-key, --with opens the vault with a
+    custodian that another machine has shared (see: avault custody add --help), and
+    shows what it is before it asks. Where another machine has rotated the agent's key, this one
     goes over to the new key, by the pairing that it has.
 
       git clone … ~/clawd && avault recover
@@ -28458,6 +28883,8 @@ def cmd_recover(
         )
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
+    if custodian is not None and operator_key is None:
+        show_shared(places, custodian, content["agent"])
     if not os.path.lexists(places.own("unlock.json")):
         say(
             "this machine has never opened this vault: no pin exists yet that would show an older "
@@ -28486,6 +28913,8 @@ def cmd_recover(
             "the vault is open; pair it with your phone: avault pair, or see: avault recover --help"
         )
         return 0
+    if custodian is not None:
+        return open_with(terminal, custodian, content["agent"], timeout, passphrase_file)
     talk = Ceremony(terminal, qr)
     fields = {
         "relays": list(relays),
@@ -28495,6 +28924,31 @@ def cmd_recover(
     }
     talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
+
+
+def show_shared(places: Places, name: str, agent: str) -> None:
+    """Say what a shared custodian is, and what it is told; raises NotFound, Tampered, Usage."""
+    if os.path.lexists(places.own("unlock.json")):
+        raise Usage(
+            "this machine knows another agent's key, and its phone has to follow",
+            "avault recover; or begin anew: avault forget, then this again",
+        )
+    content = Shared(places).load(name, agent)
+    say(f"{name} is a custodian of the kind {printable(content['kind'])}, as that agent says:")
+    for setting, value in content["settings"].items():
+        say(f"  {printable(setting)}={printable(value, 1000)}")
+
+
+def open_with(
+    terminal: Terminal, name: str, agent: str, timeout: str, passphrase_file: str | None
+) -> int:
+    """Open the vault with a shared custodian, which this machine uses from then on."""
+    fields = {"with": name, "agent": agent, "person": True, "timeout": parse_duration(timeout)}
+    with Person(passphrase_file) as person, Waiting() as waiting:
+        status = ask_daemon(terminal.places, "unlock", progress=waiting, **fields, **person)
+    say(f"{name} has opened the vault, and does so from now on: {status['secrets']} secret(s)")
+    say("hint: to have the phone asked here too: avault pair")
+    return 0
 
 
 def read_kit() -> str:

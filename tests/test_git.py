@@ -745,7 +745,7 @@ def test_nothing_of_the_repository_s_runs(below, trap):
     assert in_head(below) == data, "as it is, through no filter"
     assert b"gpgsig" not in git(below, "cat-file", "commit", "HEAD").encode()
     kept = (top / ".git" / "info" / "attributes").read_text()
-    assert kept.startswith(attributes) and kept.count("\n") == 5
+    assert kept.startswith(attributes) and kept.count("\n") == 6
     git_run(below, "status")
     assert trap.trace(), "the trap works"
 
@@ -1333,7 +1333,7 @@ def test_other_lines_stay(repository):
     git(repository, "config", "diff.python.textconv", "cat")
     by_hand(repository)
     lines = (info / "attributes").read_text().splitlines()
-    assert lines[:3] == ["# mine", "*.py diff=python", "/avault.enc merge=mine -diff"] and len(lines) == 7
+    assert lines[:3] == ["# mine", "*.py diff=python", "/avault.enc merge=mine -diff"] and len(lines) == 8
     assert avault.is_set_up(avault.Repository(str(repository.vault)))
     assert stat.S_IMODE((info / "attributes").stat().st_mode) == 0o640
     assert git(repository, "config", "diff.python.textconv") == "cat"

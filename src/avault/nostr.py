@@ -86,7 +86,8 @@ def read_signed(text: str) -> tuple[str, str]:
     """Whose key (hex) has signed a text, and the text; raises ValueError."""
     try:
         event = nostr_sdk.Event.from_json(text)
-        if event.verify() and event.kind().as_u16() == STATEMENT_KIND:
+        is_whole = event.verify() and event.as_json() == text  # which has one encoding
+        if is_whole and event.kind().as_u16() == STATEMENT_KIND:
             return str(event.author().to_hex()), str(event.content())
     except nostr_sdk.NostrSdkError:
         pass

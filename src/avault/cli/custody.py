@@ -90,6 +90,7 @@ def parse_settings(words: tuple[str, ...]) -> dict[str, str]:
     option("--need"),
     option("--of"),
     option("--replace", is_flag=True),
+    option("--shared", is_flag=True),
     option("--yes", is_flag=True),
     option("--passphrase-file"),
 )
@@ -101,12 +102,13 @@ def cmd_custody_add(
     need: str | None,
     of: str | None,
     replace: bool,
+    shared: bool,
     yes: bool,
     passphrase_file: str | None,
 ) -> int:
     """usage: avault custody add KIND [SETTING=VALUE]... [--name NAME] [--replace]
-                          [--need N --of KIND[:NAME],...] [--passphrase-file FILE]
-                          [--yes]
+                          [--shared] [--need N --of KIND[:NAME],...]
+                          [--passphrase-file FILE] [--yes]
 
     Lets a custodian open the vault on this machine: it keeps a key that is made
     for it, and never has the agent's key or a secret. The vault must be open. It
@@ -114,11 +116,14 @@ def cmd_custody_add(
     is tried, and counts only if it opened the vault. --replace takes the place
     of one that has the name already. references/custody.md has the kinds, their
     settings, and who then opens the vault with what. --need and --of are settings
-    of a quorum, and of paper.
+    of a quorum, and of paper. --shared is for all machines of the vault: it puts
+    what the custodian opens into the vault directory, signed by the agent; other
+    machines use it by: avault custody take, or avault recover --with NAME.
 
       avault custody add keychain
       avault custody add passphrase
       avault custody add openbao address=https://bao.example:8200 key=avault
+      avault custody add aws-kms key-id=alias/fleet --shared
       avault custody add quorum --need 2 --of openbao,keychain,passphrase
     """
     given = {"need": need, "of": of}
@@ -126,16 +131,20 @@ def cmd_custody_add(
     if kind is None:
         raise Usage("which kind?", f"one of: {', '.join((*KINDS, *EXTRA_KINDS))}")
     name = name or kind
+    where = "a copy of the vault's directory, as git has it," if shared else "this disk,"
     meaning = (
-        f"{name} is to open this vault without the phone. Whoever has what it asks for, and this"
-        " disk, then opens the vault without you"
+        f"{name} is to open this vault without the phone{' on EVERY machine' * shared}."
+        f" Whoever has what it asks for, and {where} then opens the vault without you"
     )
     if not yes and not confirm(f"avault: {meaning}. Add it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody add {kind} --yes")
     say("asking the operator whether that is meant; then the custodian is tried")
     fields = {"kind": kind, "name": name, "settings": parse_settings(settings), "replace": replace}
-    answer = manage(terminal, "add", passphrase_file, **fields)
+    answer = manage(terminal, "add", passphrase_file, shared=shared, **fields)
     say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
+    if shared:
+        say(f"for all machines: {terminal.places.file(f'custody-{name}.json')}")
+        say(f"hint: on another machine, once git has brought it: avault custody take {name}")
     return show(terminal, answer)
 
 
@@ -144,18 +153,24 @@ def cmd_custody_list(terminal: Terminal) -> int:
     """usage: avault custody list [--json]
 
     What may open this vault on this machine, in the order in which it is tried:
-    whether it is there now, whether it asks a person, and when it last opened
-    the vault. Nobody is asked.
+    whether it is shared with other machines, whether it is there now, whether it
+    asks a person, and when it last opened the vault. Nobody is asked. Below that
+    is what another machine has shared, and this one does not use.
     """
     answer = manage(terminal, "list")
     if terminal.want_json:
         return show(terminal, answer)
-    rows = [("", "NAME", "KIND", "ASKS", "LAST OPENED", "NOW")]
+    rows = [("", "NAME", "KIND", "FOR", "ASKS", "LAST OPENED", "NOW")]
     for place, each in enumerate(answer["custodians"], 1):
         asks = {True: "a person", False: "nobody", None: "?"}[each["asks"]]
         now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
         opened = each["opened"] or "never"
-        rows.append((str(place), each["name"], each["kind"] or "?", asks, opened, now))
+        where = "all machines" if each["shared"] else "here"
+        rows.append((str(place), each["name"], each["kind"] or "?", where, asks, opened, now))
+    for each in answer["offered"]:
+        now = each["why"] or f"not used here; to use it: avault custody take {each['name']}"
+        asks = {True: "a person", False: "nobody", None: "?"}[each.get("asks")]
+        rows.append(("-", each["name"], each.get("kind") or "?", "all machines", asks, "", now))
     put_table(rows)
     return 0
 
@@ -174,6 +189,22 @@ def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None)
     return show(terminal, answer)
 
 
+@command("custody take", argument("name"), option("--passphrase-file"))
+def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None) -> int:
+    """usage: avault custody take NAME [--passphrase-file FILE]
+
+    Has this machine use a custodian that another has shared, and git brought: if
+    the vault's agent has signed it, and it opens the vault. Until then git has no
+    say in what opens it here; nor later, as this machine has its own copy. Do it
+    again where `custody list` says that another has taken its place.
+
+      avault custody take aws-kms
+    """
+    answer = manage(terminal, "take", passphrase_file, name=name)
+    say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
+    return show(terminal, answer)
+
+
 @command("custody order", argument("names", nargs=-1))
 def cmd_custody_order(terminal: Terminal, names: tuple[str, ...]) -> int:
     """usage: avault custody order NAME...
@@ -187,17 +218,30 @@ def cmd_custody_order(terminal: Terminal, names: tuple[str, ...]) -> int:
     return show(terminal, manage(terminal, "order", order=list(names)))
 
 
-@command("custody remove", argument("name"), option("--yes", is_flag=True))
-def cmd_custody_remove(terminal: Terminal, name: str, yes: bool) -> int:
-    """usage: avault custody remove NAME [--yes]
+@command(
+    "custody remove",
+    argument("name"),
+    option("--here", is_flag=True),
+    option("--yes", is_flag=True),
+)
+def cmd_custody_remove(terminal: Terminal, name: str, here: bool, yes: bool) -> int:
+    """usage: avault custody remove NAME [--here] [--yes]
 
     Takes away a custodian's key, and what that opens. The last one that opens
     the vault stays. To take the phone out, the phone has to agree, and another
-    custodian has to open the vault.
+    custodian has to open the vault. A shared one goes for all machines, as far as
+    that can be: git history keeps what was in the vault directory. --here has
+    only this machine use it no more.
     """
     if not yes and not confirm(f"avault: {name} is to open this vault no more. Remove it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody remove {name} --yes")
-    answer = manage(terminal, "remove", name=name)
+    answer = manage(terminal, "remove", name=name, here=here)
+    if answer.get("shared") and not here:
+        warn(
+            f"git history keeps what {name} opened: whoever has that, and what {name} asks for,"
+            " has the agent's key, also tomorrow",
+            "end its key there; a new agent's key ends it here: avault rotate agent",
+        )
     if answer.get("outcome") not in ("ok", "not_found"):
         say(f"removed: {name}")
         message = f"{name} opens nothing any more, but still has its key: {{}}"
@@ -212,6 +256,7 @@ def cmd_custody_remove(terminal: Terminal, name: str, yes: bool) -> int:
     argument("kind"),
     argument("settings", nargs=-1),
     option("--name"),
+    option("--shared", is_flag=True),
     option("--yes", is_flag=True),
     option("--passphrase-file"),
 )
@@ -221,11 +266,12 @@ def cmd_custody_move(
     kind: str,
     settings: tuple[str, ...],
     name: str | None,
+    shared: bool,
     yes: bool,
     passphrase_file: str | None,
 ) -> int:
-    """usage: avault custody move OLD KIND [SETTING=VALUE]... [--name NAME] [--yes]
-                           [--passphrase-file FILE]
+    """usage: avault custody move OLD KIND [SETTING=VALUE]... [--name NAME] [--shared]
+                           [--yes] [--passphrase-file FILE]
 
     Puts a custodian in the place of another: the new one is added, and has
     opened the vault, before the old one goes. Cut off at any point, one of the
@@ -238,5 +284,5 @@ def cmd_custody_move(
     names = [each["name"] for each in manage(terminal, "list")["custodians"]]
     if old not in names:
         raise Usage(f"there is no custodian {old}", f"these are: {' '.join(names)}")
-    cmd_custody_add(terminal, kind, settings, name, None, None, False, yes, passphrase_file)
-    return cmd_custody_remove(terminal, old, True)
+    cmd_custody_add(terminal, kind, settings, name, None, None, False, shared, yes, passphrase_file)
+    return cmd_custody_remove(terminal, old, False, True)

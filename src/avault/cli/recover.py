@@ -10,11 +10,14 @@ from avault.cli.custody import Person, parse_settings
 from avault.cli.pair import PAIRING, add_first
 from avault.client import ask_daemon
 from avault.custody.prompt import Prompt
-from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.custody.shared import Shared
+from avault.errors import AvaultError, Denied, NotFound, Usage, printable
 from avault.nostr import parse_npub, to_npub
+from avault.places import Places
 from avault.terminal.commands import command, option
 from avault.terminal.talk import confirm, say
 from avault.terminal.terminal import Terminal
+from avault.terminal.waiting import Waiting
 from avault.terminal.words import parse_duration
 from avault.vault.presence import as_operator, is_file_there, read_sealed
 from avault.vault.statements import is_superseded
@@ -27,6 +30,7 @@ from avault.vault.statements import is_superseded
     option("--operator-key"),
     option("--with", "custodian"),
     option("--setting", "settings", multiple=True),
+    option("--passphrase-file"),
     *PAIRING,
 )
 def cmd_recover(
@@ -36,6 +40,7 @@ def cmd_recover(
     operator_key: str | None,
     custodian: str | None,
     settings: tuple[str, ...],
+    passphrase_file: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -44,6 +49,8 @@ def cmd_recover(
 ) -> int:
     """usage: avault recover [--agent NPUB --signer-npub NPUB] [--bunker URI|-] [--relay URL]…
                       [--qr FILE.png] [--timeout D] [--no-drill]
+           avault recover [--agent NPUB --signer-npub NPUB] --with NAME
+                      [--passphrase-file FILE] [--timeout D]
            avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
                       [--with KIND [--setting SETTING=VALUE]…]
 
@@ -53,7 +60,9 @@ def cmd_recover(
     compare them with. --operator-key - reads the operator's own key instead,
     from the terminal or stdin: the one of a recovery kit. It also opens a vault
     that this machine knows, and whose custodian is gone; --with lets another one
-    open it from then on. Where another machine has rotated the agent's key, this one
+    open it from then on. Without --operator-key, --with opens the vault with a
+    custodian that another machine has shared (see: avault custody add --help), and
+    shows what it is before it asks. Where another machine has rotated the agent's key, this one
     goes over to the new key, by the pairing that it has.
 
       git clone … ~/clawd && avault recover
@@ -80,6 +89,8 @@ def cmd_recover(
         )
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
+    if custodian is not None and operator_key is None:
+        show_shared(places, custodian, content["agent"])
     if not os.path.lexists(places.own("unlock.json")):
         say(
             "this machine has never opened this vault: no pin exists yet that would show an older "
@@ -108,6 +119,8 @@ def cmd_recover(
             "the vault is open; pair it with your phone: avault pair, or see: avault recover --help"
         )
         return 0
+    if custodian is not None:
+        return open_with(terminal, custodian, content["agent"], timeout, passphrase_file)
     talk = Ceremony(terminal, qr)
     fields = {
         "relays": list(relays),
@@ -117,6 +130,31 @@ def cmd_recover(
     }
     talk.request("recover", {"bunker": read_bunker(bunker)}, **fields)
     return 0 if no_drill else talk.drill()
+
+
+def show_shared(places: Places, name: str, agent: str) -> None:
+    """Say what a shared custodian is, and what it is told; raises NotFound, Tampered, Usage."""
+    if os.path.lexists(places.own("unlock.json")):
+        raise Usage(
+            "this machine knows another agent's key, and its phone has to follow",
+            "avault recover; or begin anew: avault forget, then this again",
+        )
+    content = Shared(places).load(name, agent)
+    say(f"{name} is a custodian of the kind {printable(content['kind'])}, as that agent says:")
+    for setting, value in content["settings"].items():
+        say(f"  {printable(setting)}={printable(value, 1000)}")
+
+
+def open_with(
+    terminal: Terminal, name: str, agent: str, timeout: str, passphrase_file: str | None
+) -> int:
+    """Open the vault with a shared custodian, which this machine uses from then on."""
+    fields = {"with": name, "agent": agent, "person": True, "timeout": parse_duration(timeout)}
+    with Person(passphrase_file) as person, Waiting() as waiting:
+        status = ask_daemon(terminal.places, "unlock", progress=waiting, **fields, **person)
+    say(f"{name} has opened the vault, and does so from now on: {status['secrets']} secret(s)")
+    say("hint: to have the phone asked here too: avault pair")
+    return 0
 
 
 def read_kit() -> str:

@@ -40,6 +40,7 @@ class Caller:
     asking for so many seconds after the question began, with or without the
     caller. `has_died` is true once its connection ended without a word. One that
     names a `custodian` wants that one, and no other; `reach` is how a person is.
+    One that is to recover the vault says whose it is: the `agent`, an npub.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Caller:
         self.is_attended = is_attended
         self.reach = Reach({})
         self.custodian: str | None = None
+        self.agent: str | None = None
         self.since, self.has_died = uptime(), False
 
 

@@ -9,12 +9,14 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
+from avault.custody.shared import Shared
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
 from avault.daemon.errands import SLACK, Helper, asks_phones
-from avault.errors import AvaultError, Denied, Locked, NotFound, printable
+from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered, printable
 from avault.places import Places
 from avault.vault.names import PHONE
+from avault.vault.presence import read_unlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +67,7 @@ class Custody:
         if caller.custodian == PHONE:
             return []
         if caller.custodian:
-            self.find(caller.custodian)
+            self.find(caller.custodian, caller.agent)
             return [caller.custodian]
         order = self.order()
         names = order[: order.index(PHONE)] if self.has_phone() else order
@@ -99,14 +101,44 @@ class Custody:
         except AvaultError:
             return False
 
-    def find(self, name: str) -> dict[str, Any]:
-        """What a custodian of the order needs; raises NotFound, Tampered."""
-        if name not in self.custodians.order():
+    def find(self, name: str, agent: str | None = None) -> dict[str, Any]:
+        """What a custodian needs that is in the order, or shared; raises NotFound, Tampered."""
+        if name in self.custodians.order():
+            return self.custodians.load(name)
+        return self.find_shared(name, agent)
+
+    def find_shared(self, name: str, agent: str | None) -> dict[str, Any]:
+        """What a shared custodian needs, if the vault's agent has signed that; raises Tampered.
+
+        Who that is, a machine knows that has opened the vault; for another a person has said it:
+        `agent`, an npub. Raises NotFound.
+        """
+        if name not in Shared(self.places).names():
             raise NotFound(
                 f"there is no custodian {printable(name)}",
                 "see which there are: avault custody list",
             )
-        return self.custodians.load(name)
+        if not os.path.lexists(self.places.own("unlock.json")) and not agent:
+            raise Denied(
+                "this machine has never opened this vault, and what git brought is nobody's word",
+                f"avault recover --with {name}",
+            )
+        content, _ = read_unlock(self.places)
+        if agent not in (None, content["agent"]):
+            raise Tampered("that is not this vault's agent", "compare: avault recover")
+        return Shared(self.places).load(name, content["agent"])
+
+    def follow(self, agent: str) -> None:
+        """After a rotation on another machine, use what that has shared under the new key."""
+        for name in self.order():
+            try:
+                mine = self.custodians.load(name) if name != PHONE else {}
+                if mine.get("signed") and mine["agent"] != agent:
+                    content = Shared(self.places).load(name, agent)
+                    if content["vault"] == mine["vault"]:
+                        self.custodians.save(content)
+            except AvaultError:
+                continue  # it says so itself when it is tried
 
     def nobody_here(self) -> Locked:
         """Why none can be tried: all ask a person, and none is reached."""
@@ -129,7 +161,7 @@ class Custody:
     async def open(self, name: str, caller: Caller) -> None:
         """Have a custodian open the vault; raises what it, or the vault, said."""
         wish = {"accept_rollback": caller.accept_rollback}
-        await self.hand_over(self.find(name), caller.reach, wish)
+        await self.hand_over(self.find(name, caller.agent), caller.reach, wish)
         self.note_opened(name)
 
     async def agree(self, name: str, reach: Reach, ticket: str, change: str) -> None:
@@ -157,7 +189,7 @@ class Custody:
             number = secrets.token_hex(8)
             tried = self.tried[number] = asyncio.get_running_loop().create_future()
             self.helpers[number] = helper
-            about = {each: content[each] for each in ("asks", "kind")}
+            about = {"content": content, "asks": content["asks"], "kind": content["kind"]}
             message = {"do": "try", "custodian": name, "number": number, **about, **wish}
             message["limit"] = helper.limit
             control.send(message, answer.fileno())

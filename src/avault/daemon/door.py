@@ -10,10 +10,12 @@ from avault.daemon.admitting import ADMIT
 from avault.daemon.asking import Caller
 from avault.daemon.callers import describe_caller
 from avault.daemon.errands import Reach
+from avault.daemon.listing import LIST
 from avault.daemon.managing import MANAGE
 from avault.daemon.rotation import ROTATE
 from avault.daemon.status import describe_status
 from avault.daemon.supervisor import Supervisor
+from avault.daemon.taking import SHARE, keep
 from avault.errors import TimedOut, Usage
 from avault.protocol import encode_frame, read_limit
 from avault.tasks import spawn
@@ -53,6 +55,7 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
     named = str(request["with"]) if request.get("with") else None
     caller = Caller(read_limit(request), *wish, stay=read_limit(request, "stay"))
     caller.reach, caller.custodian = Reach(request), named
+    caller.agent = str(request["agent"]) if named and request.get("agent") else None
     if request.get("detach"):
         caller.is_attended = caller.timeout is not None
         spawn(supervisor.tasks, supervisor.first_unlock(caller))
@@ -63,6 +66,8 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
         await while_connected(sock, supervisor.guard.ask(caller), caller)
     finally:
         telling.cancel()
+    if named and caller.agent and supervisor.guard.report.get("custodian") == named:
+        keep(supervisor.guard, supervisor.guard.custody.find(named, caller.agent))
     if seconds := read_limit(request, "for"):
         await change_limits(supervisor, {"for": seconds})
     return await answer_status(supervisor, sock, request)
@@ -150,7 +155,7 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is to be known or changed of custodians, machines, keys; one change at a time."""
-    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **ADMIT}
+    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **LIST, **SHARE, **ADMIT}
     manage = actions.get(str(request.get("action")))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")

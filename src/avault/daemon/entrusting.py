@@ -9,8 +9,10 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
+from avault.custody.shared import sign_custodian
 from avault.daemon.errands import asks_phones
 from avault.daemon.holding import Holding
+from avault.daemon.sentences import describe_entrusting
 from avault.errors import (
     AvaultError,
     Denied,
@@ -18,7 +20,6 @@ from avault.errors import (
     TimedOut,
     Unavailable,
     complain,
-    printable,
 )
 from avault.nostr import public_hex, to_npub
 from avault.process import is_hardened, meet
@@ -62,17 +63,7 @@ async def ask_operator(
     holding.need(store)
 
 
-# of a custodian's settings, what says where it is
 AGREED = ("custodian", "kind", "asks", "settings")
-WHERE = ("address", "path", "module", "key-id", "wrap", "of")
-
-
-def describe_custodian(message: Message, width: int = 60) -> str:
-    """A custodian as the operator is told of it: its name, its kind, and where it is."""
-    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
-    who = kind if custodian == kind else f"{custodian} ({kind})"
-    place = next((settings[each] for each in WHERE if settings.get(each)), "")
-    return printable(f"{who} at {place}" if place else who, width + len(who))
 
 
 def mark_agreed(keys: Keys, message: Message) -> str:
@@ -80,17 +71,6 @@ def mark_agreed(keys: Keys, message: Message) -> str:
     what = json.dumps([message[each] for each in AGREED], sort_keys=True)
     secret = bytes.fromhex(keys.secret_key().to_hex())
     return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
-
-
-def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
-    """The title and the sentence by which a custodian is agreed to."""
-    custodian, kind = message["custodian"], message["kind"]
-    who = kind if custodian == kind else f"{custodian} ({kind})"
-    # whether a program asks somebody is its own word
-    is_sure = message["asks"] and kind not in ("command", "program")
-    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    said = f"avault: let {describe_custodian(message)} open {name} on {host} {how}"
-    return f"{who} for {name}", said
 
 
 async def entrust(holding: Holding, fd: int, message: Message) -> None:
@@ -119,6 +99,8 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             names = vault.identity, vault.operator, vault.name, custodian
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
             sealed["agreed"] = mark_agreed(store.keys, message)
+            if message["shared"]:
+                sealed |= sign_custodian(store.keys, {**message, **sealed})
             helper.sendall(unlock.encode())
         except Exception as error:
             failed = explain_change(error)

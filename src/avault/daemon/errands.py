@@ -79,12 +79,13 @@ class Helper:
         purpose: str = "",
     ) -> None:
         name, agent = content["custodian"], content["agent"]
+        account = str(content.get("account") or name)
         person_time = self.LONGER.get(content["kind"], self.PERSON_TIME)
         request = {
             **{each: content.get(each) for each in ("settings", "kept")},
             "name": name,
             "bound": bind(content["vault"], agent, name),
-            "account": f"{places.id}:{content.get('account') or name}",
+            "account": account if ":" in account else f"{places.id}:{account}",
             "purpose": purpose,
             "title": content["name"],
             "label": f"avault: unlock key of {content['name']} ({places.dir})",

@@ -185,7 +185,7 @@ class Holding:
     ) -> None:
         """Load the vault, and turn the ratchet also if it cannot be."""
         self.ratchet.proven = content.get("proven")
-        if custodian.proves:
+        if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
             self.ratchet.prove()
         custody = type(custodian).__name__
         self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
@@ -206,7 +206,7 @@ class Holding:
             if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
                 await self.use(custodian, keys, content, own)
         self.note_left()
-        if not own:
+        if not own and not isinstance(custodian, KeptKey):
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
                 " machine's pairing.json has the key; against that: avault pair --replace"
@@ -220,7 +220,8 @@ class Holding:
 
     async def use(self, custodian: Way, keys: Keys, content: dict[str, Any], own: bool) -> None:
         """Turn the ratchet by what has obtained the key, and keep the pairing that it came by."""
-        is_lost = not own or not os.path.lexists(self.places.file("nsec.enc"))
+        is_told = not own and not isinstance(custodian, KeptKey)
+        is_lost = is_told or not os.path.lexists(self.places.file("nsec.enc"))
         recovery = self.seal_recovery(keys, content) if is_lost else None
         await self.ratchet.turn(keys, content, recovery)
         if isinstance(custodian, Phone):

@@ -143,6 +143,7 @@ class Guard:
             )
             if was != "unlocked" and self.state == "unlocked":
                 self.tidy_phones()
+                self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()
         elif self.custody.hear(message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 import socket
@@ -10,9 +9,17 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
+from avault.custody.shared import Shared, refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Guard
-from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
+from avault.daemon.sharing import (
+    forget_key,
+    give_to_all,
+    name_account,
+    refuse_anothers,
+    write_order,
+)
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
 from avault.vault.names import PHONE
 
 if TYPE_CHECKING:
@@ -44,16 +51,21 @@ def need_open(guard: Guard) -> None:
 async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
 
-    What it replaces, if anything, stays as it is until then.
+    What it replaces, if anything, stays as it is until then. One that is `shared` is for all
+    machines of the vault.
     """
     need_open(guard)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
+    is_shared = request.get("shared") is True
+    if is_shared:
+        refuse_local(kind, {})
+        refuse_anothers(guard, name, bool(request.get("replace")))
     custody, reach = guard.custody, Reach(request)
     old = find_replaced(guard, name, bool(request.get("replace")))
     content: dict[str, Any] = {
         "custodian": name,
         "kind": kind,
-        "account": f"{name}-{secrets.token_hex(4)}" if old else name,
+        "account": name,
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
@@ -61,15 +73,19 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "name": guard.report["name"],
         "agent": guard.report["agent_npub"],
     }
+    if old or is_shared:
+        content["account"] = name_account(content, is_shared)
     content |= await settle_custodian(guard, content, reach)
+    if is_shared:
+        refuse_local(kind, content["settings"])
     if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
     refuse_one_place(guard, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault"
+        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * is_shared}"
     )
     await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller)
+    content = await entrust_to(guard, content, reach, ticket, caller, is_shared)
     custody.custodians.save(content, candidate=True)
     try:
         tried = await try_custodian(guard.places, content, reach, "candidate")
@@ -79,29 +95,17 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         raise
     custody.custodians.save(content)
     custody.custodians.drop_candidate(name)
+    if is_shared:
+        give_to_all(guard, content)
     if old:
-        await run_errand(guard.places, "delete", old, Reach({}))
+        await forget_key(guard, old)
     else:
         write_order(guard, name, bool(content["asks"]))
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
         guard.child.control.send({"do": "renew"})
-    return {"name": name, "asks": content["asks"]}
-
-
-def write_order(guard: Guard, name: str, asks: bool) -> None:
-    """Put a new custodian before the phone if it asks nobody, else behind it.
-
-    A vault that was made without a phone has none in its order.
-    """
-    custodians = guard.custody.custodians
-    is_phoneless = guard.report.get("consent") == "custodian"
-    order = [
-        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
-    ]
-    place = order.index(PHONE) if PHONE in order and not asks else len(order)
-    custodians.write([*order[:place], name, *order[place:]])
+    return {"name": name, "asks": content["asks"], "shared": is_shared}
 
 
 def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
@@ -133,7 +137,7 @@ async def drop_candidate(guard: Guard, name: str) -> None:
     custodians = guard.custody.custodians
     with contextlib.suppress(AvaultError):
         content = custodians.load(name, candidate=True)
-        await run_errand(guard.places, "delete", content, Reach({}))
+        await forget_key(guard, content)
     custodians.drop_candidate(name)
 
 
@@ -189,18 +193,21 @@ async def entrust_to(
     reach: Reach,
     ticket: str,
     caller: dict[str, Any],
+    is_shared: bool,
     errand: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Have the keyholder give a helper an unlock key: the file, with what that opens.
 
-    `errand` is what the keyholder is to do, if that is not to add the custodian.
+    One that is shared gets the agent's signature too. `errand` is what the keyholder is to do, if
+    that is not to add the custodian.
     """
     answer, end = socket.socketpair()
     with answer:
         with end:
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
-            what = {name: content[name] for name in ("custodian", "kind", "asks", "settings")}
+            about = ("custodian", "kind", "account", "asks", "settings")
+            what = {name: content[name] for name in about} | {"shared": is_shared}
             do = errand or {"do": "entrust"}
             wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
             sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
@@ -211,44 +218,6 @@ async def entrust_to(
     if not sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
     return {**content, **sealed, "kept": kept}
-
-
-async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Each custodian, and whether it is there now."""
-    found = guard.custody.custodians.read()
-    names = [name for name in found["order"] if name != PHONE]
-
-    async def probe(name: str) -> dict[str, Any]:
-        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
-        try:
-            content = guard.custody.custodians.load(name)
-        except AvaultError as error:
-            return {
-                **shown,
-                "kind": None,
-                "asks": None,
-                "outcome": error.code,
-                "said": error.message,
-            }
-        answer = await run_errand(guard.places, "probe", content, Reach({}))
-        outcome = str(answer.get("outcome"))
-        said = printable(answer.get("value") or answer.get("detail") or outcome)
-        about = {"kind": content["kind"], "asks": content["asks"], "settings": content["settings"]}
-        return {**shown, **about, "outcome": outcome, "said": said}
-
-    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
-    phone: dict[str, Any] = {
-        "name": PHONE,
-        "kind": PHONE,
-        "asks": True,
-        "settings": {},
-        "opened": None,
-        "outcome": "ok" if guard.custody.has_phone() else "not_found",
-        "said": "this machine is paired"
-        if guard.custody.has_phone()
-        else "this machine is not paired",
-    }
-    return {"custodians": [probed.get(name, phone) for name in found["order"]]}
 
 
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -267,8 +236,13 @@ async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any])
 
 
 async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
-    """Take a custodian away, with what it keeps; never the last that works."""
-    name, custody = str(request.get("name")), guard.custody
+    """Take a custodian away, with what it keeps; never the last that works.
+
+    A shared one goes from the vault directory too, and other machines find its key gone, unless
+    that is to be `here` only.
+    """
+    name, custody, shared = str(request.get("name")), guard.custody, Shared(guard.places)
+    is_here = request.get("here") is True
     others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
         return await remove_phone(guard, others, Reach(request))
@@ -282,15 +256,27 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    outcome = await forget_secret(guard, name, Reach(request))
+    is_shared = name in shared.names() and (
+        not custody.custodians.is_there(name) or shared.holds(custody.custodians.load(name))
+    )
+    if is_here and not (is_shared and custody.custodians.is_there(name)):
+        raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
+    outcome: dict[str, Any] = {"outcome": "ok"}
+    if not is_here:
+        outcome = await forget_secret(guard, name, Reach(request))
+    if is_shared and not is_here:
+        shared.drop(name)
+        guard.wrote()
     custody.custodians.forget(name)
-    return {"name": name, **outcome}
+    return {"name": name, "shared": is_shared, **outcome}
 
 
 async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
     """Have a custodian forget its key: what it said."""
     try:
-        content = guard.custody.custodians.load(name)
+        is_there = guard.custody.custodians.is_there(name)
+        content = guard.custody.custodians.load(name) if is_there else None
+        content = content or guard.custody.find_shared(name, None)
     except NotFound:
         raise
     except AvaultError as error:
@@ -335,7 +321,6 @@ async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any
 
 MANAGE: dict[str, Manage] = {
     "add": add_custodian,
-    "list": list_custodians,
     "test": test_custodian,
     "remove": remove_custodian,
     "order": order_custodians,

@@ -14,16 +14,12 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.daemon.entrusting import (
-    AGREED,
-    describe_custodian,
-    explain_change,
-    mark_agreed,
-    tell_of_change,
-)
+from avault.custody.shared import sign_custodian
+from avault.daemon.entrusting import AGREED, explain_change, mark_agreed, tell_of_change
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
+from avault.daemon.sentences import describe_custodian
 from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
 from avault.nostr import make_keys, parse_npub, public_hex, to_npub
 from avault.places import Places
@@ -190,6 +186,8 @@ class Rotating:
                 names = vault.identity, vault.operator, vault.name, message["custodian"]
                 phoneless = self.holding.consent.phoneless
                 unlock, sealed = seal_keys(fresh, *names, phoneless)
+                if message["shared"]:
+                    sealed |= sign_custodian(fresh, {**message, **sealed})
                 helper.sendall(unlock.encode())
         return {**sealed, "agreed": mark_agreed(fresh, message)}
 

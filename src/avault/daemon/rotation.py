@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import Custodians
+from avault.custody.shared import Shared
 from avault.daemon.entrusting import AGREED
 from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
 from avault.daemon.keeper import Guard
 from avault.daemon.managing import agree_otherwise, entrust_to, need_open
+from avault.daemon.sharing import name_account
 from avault.errors import AvaultError, Denied, Usage, printable
 from avault.places import sha256
 from avault.vault.names import PHONE
@@ -70,6 +72,11 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
             raise Denied(f"no custodian would open the vault with the new key: {why}")
         renewed = [each["custodian"] for each in added]
         old = [each for each in known if each["custodian"] in renewed]
+        left += [
+            {"name": name, "why": "it is shared, and not used on this machine"}
+            for name in Shared(guard.places).names()
+            if name not in custody.order()
+        ]
     except BaseException:
         await forget_keys(guard.places, added)
         drop(stage.at)
@@ -101,8 +108,11 @@ async def turn_over(
     try:
         stage.put(FORGET, encode_forgetting(places, old))
         for content in added:  # as they were written when they had opened the vault
-            path = Custodians(stage).path_of(content["custodian"])
-            stage.files[os.path.basename(path)] = sha256(encode_file("custody", content)).hex()
+            name, data = content["custodian"], encode_file("custody", content)
+            path = Custodians(stage).path_of(name)
+            stage.files[os.path.basename(path)] = sha256(data).hex()
+            if "signed" in content:
+                stage.put(os.path.basename(Shared(stage).path_of(name)), data)
         wish = {"do": "rotate", "step": "turn over", "agent": agent, "files": stage.files}
         done = await guard.custody.change(secrets.token_hex(16), wish)
     except BaseException:
@@ -131,10 +141,12 @@ async def entrust_anew(
         raise Usage("it asks a person, and there is no terminal")
     if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
         raise Usage("it keeps its key in one place, which is still needed")
-    content = {**content, "account": f"{name}-{secrets.token_hex(4)}", "agent": agent, "kept": None}
+    is_shared = Shared(guard.places).holds(content)
+    content = {each: value for each, value in content.items() if each != "signed"}
+    content |= {"account": name_account(content, is_shared), "agent": agent, "kept": None}
     ticket = secrets.token_hex(16)
     errand = {"do": "rotate", "step": "entrust", "agent": agent}
-    content = await entrust_to(guard, content, reach, ticket, caller, errand)
+    content = await entrust_to(guard, content, reach, ticket, caller, is_shared, errand)
     Custodians(stage).save(content)
     try:
         tried = await try_custodian(guard.places, content, reach, "staged")

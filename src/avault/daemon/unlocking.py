@@ -8,7 +8,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import read_answer
-from avault.custody.custodians import Custodians
 from avault.custody.obtaining import GivenKey, KeptKey, Phone
 from avault.daemon.entrusting import agree
 from avault.daemon.errands import read_whole
@@ -220,10 +219,10 @@ class Unlocking:
         self.trying, self.phones = self.trying + 1, self.phones + is_phone
         self.reporter.report()
         try:
-            kept = Custodians(holding.places).load(name)  # what lies there when it is asked counts
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
-            custodian = KeptKey(name, kept, answer)
+            # what lay there when it was asked counts
+            custodian = KeptKey(name, message["content"], answer)
             if ticket := message.get("ticket"):
                 await agree(holding, custodian, str(ticket))
             elif not holding.store:

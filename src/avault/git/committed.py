@@ -7,9 +7,12 @@ import os
 import re
 
 from avault.client import ask_daemon
+from avault.custody.shared import FILE_NAME, check_custodian_of
 from avault.errors import AvaultError, Locked, NotFound, Tampered, Unavailable
 from avault.places import Places, sha256
 from avault.vault.machine import read_pin
+from avault.vault.own_files import decode_file
+from avault.vault.presence import read_unlock
 from avault.vault.recovery import read_verified
 
 VAULT, RECOVERY, HINTS, ATTRIBUTES = "avault.enc", "nsec.enc", "nip46.json", ".gitattributes"
@@ -59,8 +62,11 @@ class Verified:
     def check(self, name: str, data: bytes) -> None:
         """Raise Tampered for bytes that nobody vouches for.
 
-        A file that opens nothing is not looked at.
+        A file that opens nothing is not looked at. A custodian's has the agent's signature.
         """
+        if is_custodian(name):
+            agent = read_unlock(self.places)[0]["agent"]
+            check_custodian_of(decode_file("custody", data, name), agent)
         if name not in (VAULT, RECOVERY):
             return
         if not self.knows(name, data) and not self.is_asked:
@@ -99,6 +105,11 @@ class Verified:
                         "pin": pin["hash"],
                     }
             return {"pin": ""}
+
+
+def is_custodian(name: str) -> bool:
+    """Whether a file of that name is a shared custodian's; there may be any number."""
+    return bool(re.fullmatch(FILE_NAME, name))
 
 
 def quote_pattern(path: str) -> bytes:

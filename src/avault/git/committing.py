@@ -12,7 +12,7 @@ import shlex
 import tempfile
 
 from avault.errors import AvaultError, printable
-from avault.git.committed import MESSAGE, NAMES, NOBODY, UNDER_WAY_HINT, Refused, Verified
+from avault.git.committed import MESSAGE, NOBODY, UNDER_WAY_HINT, Refused, Verified
 from avault.git.repository import Head, IndexEntry, Repository
 from avault.git.run import NO_HOOKS, reason, run_git
 
@@ -28,10 +28,12 @@ def commit_files(repository: Repository, verified: Verified) -> str | None:
             raise Refused(f"{operation} is under way", UNDER_WAY_HINT)
         head, files = repository.head(), repository.files()
         refuse_marked(repository.index())
-        files = dict(files.items() - repository.tree(head.commit).items())
-        for name in NAMES:
-            if repository.paths[name] in files:  # as git has it now, whatever becomes of the file
-                verified.check(name, repository.blob(files[repository.paths[name]]))
+        tree = repository.tree(head.commit)
+        files = dict(files.items() - tree.items())
+        for name, path in repository.paths.items():
+            if path in files:  # as git has it now, whatever becomes of the file
+                verified.check(name, repository.blob(files[path]))
+        files |= dict.fromkeys(repository.removed(tree), "")
         if not files:
             return None
         commit = make_commit(repository, head, files)
@@ -65,13 +67,16 @@ def refuse_marked(index: dict[str, list[IndexEntry]]) -> None:
 def make_commit(repository: Repository, head: Head, files: dict[str, str]) -> str:
     """A commit of these files on top of the head, that no branch has yet.
 
-    Made in an index of its own.
+    Made in an index of its own. A file without an object is one that goes.
     """
     with tempfile.TemporaryDirectory(prefix="avault-") as place:
         index, alone = os.path.join(place, "index"), ("core.splitIndex=false",)
         if head.commit:
             repository.run("read-tree", head.commit, index=index, settings=alone)
-        lines = "".join(f"100644 {name}\t{path}\0" for path, name in files.items())
+        none = "0" * len(head.commit or "")
+        lines = "".join(
+            f"{'100644' if name else '0'} {name or none}\t{path}\0" for path, name in files.items()
+        )
         repository.run(
             "update-index",
             "-z",

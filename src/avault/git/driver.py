@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 
@@ -11,6 +12,8 @@ from avault.git.committed import ATTRIBUTES, HINTS, NAMES, RECOVERY, VAULT, quot
 from avault.git.repository import Repository
 from avault.process import own_command
 from avault.vault.files import read_file, write_file
+
+CUSTODIANS = "custody-*.json"
 
 
 def expected_settings() -> dict[str, str]:
@@ -42,10 +45,13 @@ def is_set_up(repository: Repository) -> bool:
     rules = {
         (path, name, value) for path in repository.paths.values() for name, value in raw.items()
     }
-    rules |= {(repository.paths[name], "merge", "avault") for name in (VAULT, RECOVERY, HINTS)}
+    sample = repository.path_of("custody-0.json")  # whether there is one or not
+    rules |= {(sample, name, value) for name, value in raw.items()}
+    merged = [path for name, path in repository.paths.items() if name != ATTRIBUTES]
+    rules |= {(path, "merge", "avault") for path in (*merged, sample)}
     rules |= {(repository.paths[VAULT], "diff", "avault")}
     asked = repository.run(
-        "check-attr", "-z", *raw, "merge", "diff", "--", *repository.paths.values()
+        "check-attr", "-z", *raw, "merge", "diff", "--", *repository.paths.values(), sample
     )
     words = os.fsdecode(asked).split("\0")[:-1]
     return rules <= set(zip(words[::3], words[1::3], words[2::3], strict=True))
@@ -68,15 +74,16 @@ def set_up(repository: Repository) -> None:
         )
     )
     # `-working-tree-encoding` would be an error (gitattributes(5)).
-    rules = {
-        name: quote_pattern(repository.paths[name])
-        + b" -text -filter -ident !working-tree-encoding"
-        for name in NAMES
-    }
+    patterns = {name: quote_pattern(repository.paths[name]) for name in NAMES}
+    begin = quote_pattern(repository.path_of("custody-"))
+    patterns[CUSTODIANS] = re.sub(rb'("?)\Z', rb"*.json\1", begin, count=1)
+    raw = b" -text -filter -ident !working-tree-encoding"
+    rules = {name: pattern + raw for name, pattern in patterns.items()}
     kinds = {
         VAULT: b" merge=avault diff=avault",
         RECOVERY: b" merge=avault",
         HINTS: b" merge=avault",
+        CUSTODIANS: b" merge=avault",
         ATTRIBUTES: b"",
     }
     try:
@@ -85,7 +92,7 @@ def set_up(repository: Repository) -> None:
         before = read_file(path).splitlines() if os.path.exists(path) else []
         lines = [line for line in before if not line.startswith(tuple(rules.values()))]
         # the last line that fits is the one that counts
-        lines += [rules[name] + kinds[name] for name in NAMES]
+        lines += [rules[name] + kinds[name] for name in rules]
         write_file(path, b"".join(line + b"\n" for line in lines))
         os.chmod(path, mode)
     except OSError as error:

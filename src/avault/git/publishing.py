@@ -92,7 +92,7 @@ def are_ours(repository: Repository, commits: list[str]) -> bool:
         "--name-only",
         data=names,
     )
-    return set(os.fsdecode(touched).split("\0")) <= {*repository.paths.values(), ""}
+    return repository.are_ours(path for path in os.fsdecode(touched).split("\0") if path)
 
 
 def push_commits(repository: Repository) -> dict[str, str | None]:

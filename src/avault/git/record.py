@@ -105,8 +105,9 @@ def cmd_record(terminal: Terminal, verified: str) -> int:
     Commits and pushes the vault's files, and says in JSON what became of it.
     The daemon runs this after every write; `avault status` shows what it said.
 
-    Only avault.enc, nsec.enc, nip46.json and .gitattributes are committed, with a
-    constant message; what else is staged stays so. Pushed is only what is ours.
+    Only avault.enc, nsec.enc, nip46.json, .gitattributes and shared custodians
+    (custody-NAME.json, signed by the agent) are committed, with a constant
+    message; what else is staged stays so. Pushed is only what is ours.
     avault.enc and nsec.enc are committed only as the daemon has verified them: by
     the HASHES that it gives (a JSON object of file and SHA-256), or when asked.
     To switch it off: git config avault.commit false; git config avault.push false
@@ -170,9 +171,9 @@ def examine_commits(
     head = repository.head()
     facts["branch"] = head.branch.removeprefix("refs/heads/")
     refuse_marked(repository.index())
-    facts["committed"] = (
-        repository.files(keep=False).items() <= repository.tree(head.commit).items()
-    )
+    tree = repository.tree(head.commit)
+    is_whole = repository.files(keep=False).items() <= tree.items()
+    facts["committed"] = is_whole and not repository.removed(tree)
     if facts["commit"] and not facts["committed"]:
         problems.append(AvaultError("what is on the disk is not committed", "avault sync"))
     if facts["push"] and repository.run("remote"):

@@ -14,7 +14,15 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable, printable
-from avault.git.committed import ATTRIBUTES, LOCK_PATIENCE, NAMES, OPERATIONS, NoRepository, Refused
+from avault.git.committed import (
+    ATTRIBUTES,
+    LOCK_PATIENCE,
+    NAMES,
+    OPERATIONS,
+    NoRepository,
+    Refused,
+    is_custodian,
+)
 from avault.git.run import NO_HOOKS, reason, run_git
 from avault.late import Fields, context, once
 from avault.process import take_lock
@@ -92,9 +100,32 @@ class Repository:
                 "and its settings with it",
                 "who put HEAD and config there? Take them out of it",
             )
+        names = (*NAMES, *sorted({*os.listdir(self.directory), *self.tracked()}))
         self.paths = {
-            name: os.path.relpath(os.path.join(self.directory, name), self.top) for name in NAMES
+            name: self.path_of(name) for name in names if name in NAMES or is_custodian(name)
         }
+
+    def path_of(self, name: str) -> str:
+        """The path, from the top, of a file in the vault directory."""
+        return os.path.relpath(os.path.join(self.directory, name), self.top)
+
+    def tracked(self) -> list[str]:
+        """What git knows in the vault directory that may be of custodians, gone or not."""
+        words = ("--no-literal-pathspecs", "ls-files", "-z", "--", ":(glob)custody-*.json")
+        return os.fsdecode(run_git(self.directory, *words).stdout).split("\0")[:-1]
+
+    def are_ours(self, paths: Iterable[str]) -> bool:
+        """Whether paths are all of our files, also of a custodian's that is gone."""
+        for path in paths:
+            name = os.path.basename(path)
+            if path != self.path_of(name) or not (name in NAMES or is_custodian(name)):
+                return False
+        return True
+
+    def removed(self, tree: dict[str, str]) -> list[str]:
+        """The custodians' files in a commit's `tree` that are not on the disk any more."""
+        found = [path for name, path in self.paths.items() if is_custodian(name) and path in tree]
+        return [path for path in found if not os.path.lexists(os.path.join(self.top, path))]
 
     def run(
         self,
@@ -266,7 +297,7 @@ class Repository:
         """
         names = [
             name
-            for name in NAMES
+            for name in self.paths
             if os.path.lexists(path := os.path.join(self.directory, name)) and is_regular(path)
         ]
         if (
@@ -301,7 +332,7 @@ class Repository:
         ]
         settings = tuple(f"{name}=" for name in filters)
         data = os.fsencode("".join(path + "\0" for path in paths))
-        self.run("update-index", "--add", "-z", "--stdin", data=data, settings=settings)
+        self.run("update-index", "--add", "--remove", "-z", "--stdin", data=data, settings=settings)
 
 
 def is_regular(path: str) -> bool:

@@ -6,7 +6,7 @@ import shlex
 
 from avault.client import ask_daemon
 from avault.errors import Locked, Unavailable, Usage, printable
-from avault.git.committed import HINTS, NAMES, RECOVERY, VAULT, Conflict
+from avault.git.committed import ATTRIBUTES, HINTS, RECOVERY, VAULT, Conflict, is_custodian
 from avault.git.copies import copies, has_all, inspect
 from avault.git.repository import Repository
 from avault.places import Places
@@ -15,18 +15,20 @@ from avault.vault.own_files import decode_file
 
 
 def merge_public(name: str, ours: bytes, theirs: bytes) -> None:
-    """Merge nsec.enc or nip46.json, which needs no key.
+    """Merge nsec.enc, nip46.json or a custodian's file, which needs no key.
 
     Ours stays, if both sides are for the same agent and operator.
 
     Each machine that recovers or pairs anew writes its own, and the operator's phone opens either.
-    Raises Conflict.
+    Of two custodians of one name, each machine has its own still. Raises Conflict.
     """
     fields = {
         RECOVERY: ("vault", "agent", "operator", "name"),
         HINTS: ("agent_npub", "signer_npub", "name"),
     }
     kinds = {RECOVERY: "nsec", HINTS: "hints"}
+    if is_custodian(name):
+        fields[name], kinds[name] = ("vault", "agent", "custodian"), "custody"
     if name not in kinds:
         raise Usage(f"not a file of the vault: {printable(name)}")
     one, other = (decode_file(kinds[name], data, name) for data in (ours, theirs))
@@ -70,7 +72,8 @@ def settle(repository: Repository, places: Places) -> bool:
     index = repository.index()
     stages = {
         name: {entry.stage: entry.object for entry in index.get(repository.paths[name], [])}
-        for name in NAMES[:3]
+        for name in repository.paths
+        if name != ATTRIBUTES
     }
     stages = {name: found for name, found in stages.items() if found.keys() - {0}}
     for name, found in stages.items():

@@ -47,7 +47,7 @@ getting in, looking after
 
 this machine
   service install|uninstall|status     a systemd unit that asks at boot
-  custody add|list|test|order|move|remove   other ways to open the vault than the phone
+  custody add|list|test|take|order|move|remove   other ways to open the vault than the phone
   operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
   rotate agent|operator|report         a new key, another phone in place of yours; what is to be set anew

@@ -43,6 +43,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
         "kept": (str, type(None)),
         "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
+        "signed": str,
     },
     "custodians": {"order": list, "opened": dict},
     "machine": {"id": str, "host": str},
@@ -53,7 +54,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # what a file of a kind has only where there is some
-OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}}
+OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}, "custody": {"signed"}}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -187,6 +188,7 @@ GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by
 avault.enc -text -merge
 nsec.enc -text -merge
 nip46.json -text -merge
+custody-*.json -text -merge
 """
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 STAGED, READY, DONE, REFUSED = "rotation.new", "rotation", "rotation.old", "rotation.refused"
 MANIFEST = "manifest"
 IN_VAULT = ("avault.enc", "nsec.enc", "nip46.json")
+SHARED = "shared-"  # how the custodians' files begin that belong there too
 # the last of all, as it says which agent has to have signed
 LAST = ("log.json", "pin.json", "pairing.json", "unlock.json")
 LOGS = ("access.log", "refused.log")  # and the older ones, whose names begin so
@@ -64,8 +65,8 @@ class Stage(Places):
         return os.path.join(self.at, name)
 
     def file(self, name: str) -> str:
-        """The path of a staged file."""
-        return self.own(name)
+        """The path of a staged file, of which the state directory may have one of that name."""
+        return self.own(SHARED + name if name.startswith("custody-") else name)
 
     def put(self, name: str, data: bytes, check: Callable[[bytes], None] | None = None) -> None:
         """Stage a file; raises AvaultError."""
@@ -119,6 +120,8 @@ def commit(stage: Stage, keys: Keys, vault: Vault, over: str) -> None:
 
 def settled_path(places: Places, name: str) -> str:
     """Where a file of a rotation belongs."""
+    if name.startswith(SHARED):
+        return os.path.join(places.dir, name.removeprefix(SHARED))
     return os.path.join(places.dir if name in IN_VAULT else places.state, name)
 
 

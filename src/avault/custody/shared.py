@@ -1,0 +1,130 @@
+"""Custodians for all machines of a vault: their files lie in the vault directory, signed.
+
+Whoever can push can change, remove or bring back such a file. So the agent signs what a custodian
+is, and what its unlock key opens; and no machine uses one that nobody named there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
+from avault.nostr import parse_npub, read_signed, sign
+from avault.places import Places
+from avault.vault.files import read_file, sync_directory, write_file
+from avault.vault.own_files import complete_attributes, decode_file, encode_file
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.nostr import Keys
+
+
+FILE_NAME = r"custody-([a-z0-9][a-z0-9-]{0,31})\.json"
+# all but what is kept, which opens nothing that is not signed
+STATED = ("vault", "name", "agent", "custodian", "kind", "account", "asks", "settings", "sealed")
+LOCAL_KINDS = {
+    "phone": "each machine pairs with a phone itself",
+    "keychain": "a keychain is of one machine",
+    "systemd": "what systemd-creds encrypts is for one machine",
+}
+
+
+def state_custodian(content: dict[str, Any]) -> str:
+    """What the agent signs of a custodian."""
+    said = {"type": "avault/shared", "version": 1}
+    return json.dumps({**said, **{name: content[name] for name in STATED}})
+
+
+def sign_custodian(keys: Keys, content: dict[str, Any]) -> dict[str, str]:
+    """What makes a custodian one for all machines of the vault."""
+    return {"signed": sign(keys, state_custodian(content))}
+
+
+def check_custodian_of(content: dict[str, Any], agent: str) -> None:
+    """Raise Tampered unless an agent (an npub) has signed that custodian as it is."""
+    try:
+        author, said = read_signed(content.get("signed", ""))
+        if author == parse_npub(agent) and said == state_custodian(content):
+            return
+    except ValueError:
+        pass
+    name = content["custodian"]
+    raise Tampered(
+        f"the shared custodian {name} is not signed by this vault's agent",
+        f"add it again, or take it out: avault custody remove {name}",
+    )
+
+
+def refuse_local(kind: str, settings: dict[str, str]) -> None:
+    """Raise Usage for what opens a vault on one machine only, itself or as a member of a quorum."""
+    members = settings.get("of", "").split(",") if kind == "quorum" else []
+    for each in (kind, *(member.strip().partition(":")[0] for member in members)):
+        if each in LOCAL_KINDS:
+            raise Usage(f"{each} cannot be shared: {LOCAL_KINDS[each]}", "add it without --shared")
+
+
+class Shared:
+    """The custodians in the vault directory. Each machine that uses one has its own copy."""
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+
+    def names(self) -> list[str]:
+        """Those that have a file, by their names."""
+        try:
+            found = os.listdir(self.places.dir)
+        except OSError:
+            return []
+        return sorted(match[1] for name in found if (match := re.fullmatch(FILE_NAME, name)))
+
+    def path_of(self, name: str) -> str:
+        """The file of one."""
+        return self.places.file(f"custody-{name}.json")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """What its file says, whoever has written it; raises NotFound, Tampered."""
+        path = self.path_of(name)
+        if name not in self.names():
+            raise NotFound(
+                f"there is no shared custodian {printable(name)}", "see: avault custody list"
+            )
+        content = decode_file("custody", read_file(path), path)
+        words = [each for pair in content["settings"].items() for each in pair]
+        if content["custodian"] != name or not all(isinstance(each, str) for each in words):
+            raise Tampered(f"{path} is damaged", "take it from git history")
+        return content
+
+    def load(self, name: str, agent: str) -> dict[str, Any]:
+        """What the vault's agent (an npub) has said of one; raises NotFound, Tampered."""
+        content = self.read(name)
+        check_custodian_of(content, agent)
+        return content
+
+    def holds(self, content: dict[str, Any]) -> bool:
+        """Whether this very custodian is there for other machines too."""
+        try:
+            return bool(self.read(content["custodian"])["sealed"] == content["sealed"])
+        except AvaultError:
+            return False
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Give a custodian to all machines."""
+        write_file(self.path_of(content["custodian"]), encode_file("custody", content))
+
+    def keep_whole(self) -> None:
+        """See to it that git mixes no two versions of their files."""
+        path = self.places.file(".gitattributes")
+        wanted = complete_attributes(path)
+        if not os.path.lexists(path) or read_file(path) != wanted:
+            write_file(path, wanted)
+
+    def drop(self, name: str) -> None:
+        """Take the file of one away."""
+        path = self.path_of(name)
+        if os.path.lexists(path):
+            os.unlink(path)
+            sync_directory(os.path.dirname(path))

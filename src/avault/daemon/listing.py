@@ -1,0 +1,87 @@
+"""The custodians as `custody list` shows them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from avault.custody.shared import Shared
+from avault.daemon.errands import Reach, run_errand
+from avault.daemon.keeper import Guard
+from avault.errors import AvaultError, printable
+from avault.vault.names import PHONE
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.daemon.managing import Manage
+    from avault.protocol import Message
+
+
+async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+    """Each custodian, and whether it is there now; and those that came by git and are not used."""
+    found = guard.custody.custodians.read()
+    names = [name for name in found["order"] if name != PHONE]
+
+    async def probe(name: str) -> dict[str, Any]:
+        shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
+        try:
+            content = guard.custody.custodians.load(name)
+        except AvaultError as error:
+            unknown = dict.fromkeys(("kind", "asks", "shared"))
+            return {**shown, **unknown, "outcome": error.code, "said": error.message}
+        answer = await run_errand(guard.places, "probe", content, Reach({}))
+        outcome = str(answer.get("outcome"))
+        said = printable(answer.get("value") or answer.get("detail") or outcome)
+        about = {each: content[each] for each in ("kind", "asks", "settings")}
+        about["shared"] = is_own(guard, name)
+        return {**shown, **about, "outcome": outcome, "said": said}
+
+    probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
+    probed[PHONE] = describe_phone(guard)
+    return {"custodians": [probed[name] for name in found["order"]], "offered": list_offered(guard)}
+
+
+def describe_phone(guard: Guard) -> dict[str, Any]:
+    """This machine's own phone, as the others are described; no relay is asked."""
+    is_paired = guard.custody.has_phone()
+    return {
+        "name": PHONE,
+        "kind": PHONE,
+        "asks": True,
+        "shared": False,
+        "settings": {},
+        "opened": None,
+        "outcome": "ok" if is_paired else "not_found",
+        "said": "this machine is paired" if is_paired else "this machine is not paired",
+    }
+
+
+def list_offered(guard: Guard) -> list[dict[str, Any]]:
+    """The shared custodians that this machine does not use: what came by git, and is nobody's word.
+
+    `why` is what speaks against one.
+    """
+    offered = []
+    for name in Shared(guard.places).names():
+        if name in guard.custody.order() and is_own(guard, name):
+            continue
+        shown: dict[str, Any] = {"name": name, "why": None}
+        try:
+            content = guard.custody.find_shared(name, None)
+            shown |= {each: content[each] for each in ("kind", "asks", "settings")}
+        except AvaultError as error:
+            shown["why"] = error.message
+        offered.append(shown)
+    return offered
+
+
+def is_own(guard: Guard, name: str) -> bool:
+    """Whether what lies in the vault directory under a name is what this machine uses."""
+    try:
+        return Shared(guard.places).read(name) == guard.custody.custodians.load(name)
+    except AvaultError:
+        return False
+
+
+LIST: dict[str, Manage] = {"list": list_custodians}

@@ -1,0 +1,34 @@
+"""The sentences by which the operator agrees to a change of the ways into the vault."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avault.errors import printable
+
+if TYPE_CHECKING:
+    from avault.protocol import Message
+
+
+# of a custodian's settings, what says where it is
+WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+
+
+def describe_custodian(message: Message, width: int = 60) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is."""
+    custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    return printable(f"{who} at {place}" if place else who, width + len(who))
+
+
+def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
+    """The title and the sentence by which a custodian is agreed to."""
+    custodian, kind = message["custodian"], message["kind"]
+    who = kind if custodian == kind else f"{custodian} ({kind})"
+    # whether a program asks somebody is its own word
+    is_sure = message["asks"] and kind not in ("command", "program")
+    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
+    where = "EVERY machine" if message["shared"] else host
+    said = f"avault: let {describe_custodian(message)} open {name} on {where} {how}"
+    return f"{who} for {name}", said

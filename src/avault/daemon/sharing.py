@@ -1,0 +1,59 @@
+"""Custodians in their order, and those that are given to all machines of a vault."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from avault.custody.shared import Shared
+from avault.daemon.errands import Reach, run_errand
+from avault.daemon.keeper import Guard
+from avault.errors import Usage
+from avault.vault.names import PHONE
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def write_order(guard: Guard, name: str, asks: bool) -> None:
+    """Put a new custodian before the phone if it asks nobody, else behind it.
+
+    A vault that was made without a phone has none in its order.
+    """
+    custodians = guard.custody.custodians
+    is_phoneless = guard.report.get("consent") == "custodian"
+    order = [
+        each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
+    ]
+    place = order.index(PHONE) if PHONE in order and not asks else len(order)
+    custodians.write([*order[:place], name, *order[place:]])
+
+
+def name_account(content: dict[str, Any], is_shared: bool) -> str:
+    """Under which name a new key is kept, beside others: one that each machine knows, if shared."""
+    account = f"{content['custodian']}-{secrets.token_hex(4)}"
+    return f"{content['vault']}:{account}" if is_shared else account
+
+
+def refuse_anothers(guard: Guard, name: str, is_replacing: bool) -> None:
+    """Raise Usage where another machine has given a custodian of that name to all."""
+    is_mine = name in guard.custody.order()
+    if name in Shared(guard.places).names() and not is_mine and not is_replacing:
+        raise Usage(
+            f"there is a shared custodian {name} already, from another machine",
+            f"use it here: avault custody take {name}; or choose another name: --name NAME",
+        )
+
+
+def give_to_all(guard: Guard, content: dict[str, Any]) -> None:
+    """Put the file of a custodian, which the agent has signed, into the vault directory."""
+    shared = Shared(guard.places)
+    shared.keep_whole()
+    shared.save(content)
+    guard.wrote()
+
+
+async def forget_key(guard: Guard, content: dict[str, Any]) -> None:
+    """Have a custodian forget a key that is needed no more; not what other machines use."""
+    if not Shared(guard.places).holds(content):
+        await run_errand(guard.places, "delete", content, Reach({}))

@@ -1,0 +1,366 @@
+"""Custodians that are for all machines of a vault: what git brings is nobody's word, until a person names it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nostr_sdk
+import peers
+import pytest
+from box import Box
+from canary import Canary
+from git_helpers import git, share
+from harness import Machine, wait_until
+from peers import Relay
+from test_custody import PHRASE, Owner, init_with_passphrase
+
+import avault
+
+pytestmark = pytest.mark.usefixtures("forks")
+
+
+class Fleet:
+    """A machine whose vault is in a repository with a remote, and another that can clone it."""
+
+    def __init__(self, owner: Owner, second: Machine) -> None:
+        self.owner, self.machine, self.second, self.box = owner, owner.machine, second, owner.box
+        self.origin = second.top.parent / "origin"
+        for each in (self.machine, second):
+            (each.home / ".gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.com\n[init]\ndefaultBranch = main\n")
+        share(self.machine, self.origin)
+
+    def file(self, machine: Machine | None = None, name: str = "box") -> Path:
+        return (machine or self.machine).vault / f"custody-{name}.json"
+
+    def own(self, machine: Machine, name: str = "box") -> Path:
+        return machine.own / f"custody-{name}.json"
+
+    def publish(self) -> None:
+        wait_until(lambda: not git(self.machine, "status", "--porcelain"), what="a commit of all")
+        self.machine("sync")
+        assert not git(self.machine, "rev-list", "origin/main..HEAD")
+
+    def clone(self) -> None:
+        self.second.vault.parent.mkdir(parents=True, exist_ok=True)
+        git(self.second, "clone", "-q", str(self.origin), str(self.second.vault), cwd=self.second.home)
+
+    def names(self) -> list[str]:
+        return ["--agent", self.owner.agent(), "--signer-npub", self.owner.npub()]
+
+    def recover(self, code: int = 0) -> Any:
+        return self.second("recover", *self.names(), "--with", "box", code=code)
+
+    def pair_second(self) -> None:
+        """The other machine has opened the vault by the phone."""
+        words = ["recover", *self.names(), "--no-drill", "--bunker", "-"]
+        self.second(*words, input=self.owner.phone.uri)
+
+    def shown(self, machine: Machine) -> dict[str, Any]:
+        return dict(machine("custody", "list", "--json").json)
+
+
+@pytest.fixture
+def fleet(machine: Machine, relay: Relay, place) -> Iterator[Fleet]:
+    operator = nostr_sdk.Keys.generate()
+    with peers.rogue([relay.url], nsec=operator.secret_key().to_bech32()) as phone, Machine(place.top / "second") as second:
+        yield Fleet(Owner(machine, phone, operator), second)
+
+
+def change(path: Path, **fields: Any) -> None:
+    """Write a custodian's file as whoever can push may: whole, but not signed."""
+    content = avault.decode_file("custody", path.read_bytes(), str(path))
+    path.write_bytes(avault.encode_file("custody", {**content, **fields}))
+
+
+def test_a_new_machine_opens_the_vault_with_it(fleet: Fleet, canary: Canary, allow: Callable[[Path], Path]) -> None:
+    machine, second = fleet.machine, fleet.second
+    machine("set", "openai/API_KEY", input=canary.value)
+    done = fleet.owner.add("--shared")
+    assert f"for all machines: {fleet.file()}" in done.stderr
+    assert "open test@machine on EVERY machine WITHOUT anybody, always" in fleet.owner.sentence()
+    assert fleet.file().read_bytes() == fleet.own(machine).read_bytes()
+    assert fleet.file().stat().st_mode & 0o777 == 0o600
+    [box, phone] = fleet.shown(machine)["custodians"]
+    assert box["shared"] is True and phone["shared"] is False and fleet.shown(machine)["offered"] == []
+    assert "all machines" in machine("custody", "list").stdout
+    fleet.publish()
+    account = json.loads(fleet.file().read_text())["account"].partition(":")[2]
+    allow(fleet.box.place / account)
+    canary.watch(fleet.box.kept(account))
+    asked = fleet.owner.asked()
+    fleet.clone()
+    done = fleet.recover()
+    assert "box is a custodian of the kind program" in done.stderr and f"path={fleet.box.path}" in done.stderr
+    assert second("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+    assert fleet.owner.asked() == asked, "the phone is not asked"
+    assert second.status()["proven"] and second.status()["custodians"] == ["box", "phone"]
+    assert not [text for text in second.status()["warnings"] if "nsec.enc" in text]
+    assert "nsec.enc" not in git(second, "status", "--porcelain"), "the recovery copy stays as it is"
+    second("daemon", "stop")
+    fleet.file(second).unlink()
+    second("daemon", "start", "-b")
+    second.wait_state("unlocked")
+
+
+def test_git_talks_no_machine_into_anything(fleet: Fleet) -> None:
+    """A machine that knows the vault lists what came, and uses it where a person names it."""
+    second = fleet.second
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    fleet.owner.add("--shared")
+    fleet.publish()
+    second("sync")
+    assert second.status()["custodians"] == ["phone"]
+    assert [(each["name"], each["why"]) for each in fleet.shown(second)["offered"]] == [("box", None)]
+    assert "not used here; to use it: avault custody take box" in second("custody", "list").stdout
+    second("lock")
+    asked = fleet.owner.asked()
+    second("unlock")
+    assert fleet.owner.asked() == asked + 1
+    second("lock")
+    second("unlock", "--with", "box")
+    assert fleet.owner.asked() == asked + 1
+    assert second.status()["custodians"] == ["phone"] and not fleet.own(second).exists(), "that was for once"
+    second("lock")
+    fleet.box.mode("unavailable")
+    second("custody", "take", "box", code=6)
+    assert second.status()["custodians"] == ["phone"] and not [*second.own.glob("custody-box*")]
+    fleet.box.mode("ok")
+    second("custody", "take", "box")
+    assert second.status()["custodians"] == ["box", "phone"] and second.status()["state"] == "locked"
+    second("unlock")
+    assert fleet.owner.asked() == asked + 1
+    assert fleet.shown(second)["offered"] == [] and fleet.shown(second)["custodians"][0]["shared"]
+
+
+SWAPS: dict[str, Callable[[Fleet], None]] = {
+    "another program": lambda fleet: change(fleet.file(fleet.second), settings={"path": "/bin/false", "person": "no"}),
+    "asks nobody": lambda fleet: change(fleet.file(fleet.second), asks=True),
+    "another's sealed copy": lambda fleet: change(fleet.file(fleet.second), sealed="A" * 200),
+    "unsigned": lambda fleet: change(fleet.file(fleet.second), signed=""),
+    "signed by another": lambda fleet: change(fleet.file(fleet.second), **sign_as_another(fleet.file(fleet.second))),
+    "another name": lambda fleet: change(fleet.file(fleet.second), custodian="boss"),
+    "spaces in the signature": lambda fleet: respace(fleet.file(fleet.second)),
+}
+
+
+def sign_as_another(path: Path) -> dict[str, str]:
+    content = avault.decode_file("custody", path.read_bytes(), str(path))
+    return avault.sign_custodian(avault.make_keys(), content)
+
+
+def respace(path: Path) -> None:
+    signed = avault.decode_file("custody", path.read_bytes(), str(path))["signed"]
+    change(path, signed=signed.replace(",", ", ", 1))
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+def test_what_was_swapped_is_not_even_started(fleet: Fleet, swap: str) -> None:
+    """Neither on a machine that knows the agent, nor on one that was told who it is."""
+    fleet.owner.add("--shared")
+    fleet.publish()
+    fleet.clone()
+    SWAPS[swap](fleet)
+    assert "recover" in fleet.second("unlock", "--with", "box", code=5).stderr, "it has never opened this vault"
+    assert "signed" in fleet.recover(code=8).stderr or swap == "another name"
+    fleet.pair_second()
+    for words in (("unlock", "--with", "box"), ("custody", "take", "box")):
+        fleet.second("lock")
+        fleet.second(*words, code=8)
+    [offered] = fleet.shown(fleet.second)["offered"]
+    assert offered["why"] and "kind" not in offered
+    assert not fleet.own(fleet.second).exists()
+
+
+def test_what_wraps_something_else_opens_nothing(fleet: Fleet, canary: Canary) -> None:
+    """What a custodian keeps is not signed: it opens the sealed copy that is, or nothing."""
+    machine, second = fleet.machine, fleet.second
+    settings = ["wrap=cat", "unwrap=cat"]
+    machine("custody", "add", "command", *settings, "--name", "box", "--shared", "--yes")
+    fleet.publish()
+    fleet.clone()
+    content = avault.decode_file("custody", fleet.file(second).read_bytes(), "")
+    bound = avault.bind(content["vault"], content["agent"], "box")
+    other = avault.binascii.b2a_base64(f"{bound}\n{'01' * 32}\n".encode(), newline=False).decode()
+    change(fleet.file(second), kept=other)
+    assert "does not open this vault" in fleet.recover(code=8).stderr
+    change(fleet.file(second), kept=content["kept"])
+    fleet.recover()
+    assert second.status()["state"] == "unlocked"
+
+
+def test_a_swap_after_it_was_taken_in_changes_nothing(fleet: Fleet) -> None:
+    second = fleet.second
+    fleet.owner.add("--shared")
+    fleet.publish()
+    fleet.clone()
+    fleet.recover()
+    second("daemon", "stop")
+    before = fleet.own(second).read_bytes()
+    change(fleet.file(second), settings={"path": "/bin/false", "person": "no"})
+    second("daemon", "start", "-b")
+    second.wait_state("unlocked")
+    assert fleet.own(second).read_bytes() == before
+    assert "not signed by this vault's agent" in second("git", "record", code=None).json["reason"]
+    assert "not signed" in fleet.shown(second)["offered"][0]["why"]
+
+
+def test_it_is_removed_for_all_and_git_keeps_what_was(fleet: Fleet) -> None:
+    machine, second = fleet.machine, fleet.second
+    fleet.owner.add("--shared")
+    fleet.publish()
+    old = git(machine, "rev-parse", "HEAD")
+    fleet.clone()
+    fleet.recover()
+    done = machine("custody", "remove", "box", "--yes")
+    assert "git history keeps what box opened" in done.stderr and "avault rotate agent" in done.stderr
+    assert not fleet.file().exists() and not [*fleet.box.place.glob("box-*")]
+    fleet.publish()
+    assert git(machine, "log", "--format=", "--diff-filter=D", "--name-only").split() == ["custody-box.json"]
+    git(machine, "cat-file", "-e", f"{old}:custody-box.json")
+    second("sync")
+    assert not fleet.file(second).exists() and fleet.own(second).exists()
+    [row, _] = fleet.shown(second)["custodians"]
+    assert row["shared"] is False and row["said"] == "the box is empty"
+
+
+def test_one_machine_stops_using_it(fleet: Fleet) -> None:
+    second = fleet.second
+    fleet.owner.add("--shared")
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    second("custody", "take", "box")
+    second("custody", "remove", "box", "--here", "--yes")
+    assert second.status()["custodians"] == ["phone"] and fleet.file(second).exists()
+    second("custody", "remove", "box", "--here", "--yes", code=2)
+    fleet.machine("custody", "test", "box")
+    second("forget", "--yes")
+    fleet.machine("custody", "test", "box")
+
+
+def test_a_new_agents_key_is_shared_anew(fleet: Fleet, canary: Canary) -> None:
+    """A machine that follows to the new key has its custodian with it."""
+    machine, second = fleet.machine, fleet.second
+    machine("set", "openai/API_KEY", input=canary.value)
+    fleet.owner.add("--shared")
+    fleet.owner.add("--shared", name="other")
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    second("custody", "take", "box")
+    machine("custody", "remove", "other", "--here", "--yes")
+    second("sync")
+    machine("sync")
+    old, before = fleet.owner.agent(), fleet.file().read_bytes()
+    done = machine("rotate", "agent", "--yes", "--json").json
+    assert done["custodians"] == ["box"] and [each["name"] for each in done["left"]] == ["other"]
+    assert fleet.owner.agent() != old and fleet.file().read_bytes() != before
+    assert fleet.file().read_bytes() == fleet.own(machine).read_bytes()
+    assert [each["name"] for each in fleet.shown(machine)["offered"]] == ["other"]
+    assert "not signed by this vault's agent" in fleet.shown(machine)["offered"][0]["why"]
+    fleet.publish()
+    machine("lock")
+    machine("unlock", "--with", "box")
+    second("daemon", "stop")
+    git(second, "pull", "-q", "--ff-only")
+    second("recover", *fleet.names(), "--no-drill", "--bunker", "-", input=fleet.owner.phone.uri)
+    assert fleet.own(second).read_bytes() == fleet.file(second).read_bytes()
+    second("lock")
+    second("unlock", "--with", "box")
+    assert second("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+
+
+def test_two_machines_files_are_merged(fleet: Fleet) -> None:
+    """Of two names both stay; of one name ours, and each machine goes on with its own."""
+    machine, second = fleet.machine, fleet.second
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    fleet.owner.add("--shared", name="first")
+    fleet.owner.add("--shared")
+    fleet.publish()
+    path = f"path={fleet.box.path}"
+    second("custody", "add", "program", path, "--name", "second", "--shared", "--yes")
+    second("custody", "add", "program", path, "--name", "box", "--shared", "--yes")
+    wait_until(lambda: not git(second, "status", "--porcelain"), what="a commit of all")
+    second("sync")
+    ours = fleet.file(second).read_bytes()
+    assert ours == fleet.own(second).read_bytes()
+    machine("sync")
+    assert fleet.file().read_bytes() == ours != fleet.own(machine).read_bytes()
+    assert [each["name"] for each in fleet.shown(machine)["offered"]] == ["box", "second"]
+    for each in (machine, second):
+        each("custody", "test", "box")
+    machine("custody", "take", "box")
+    assert [each["name"] for each in fleet.shown(machine)["offered"]] == ["second"]
+
+
+def test_what_is_of_one_machine_is_not_shared(fleet: Fleet) -> None:
+    machine = fleet.machine
+    for kind in ("keychain", "systemd"):
+        assert "cannot be shared" in machine("custody", "add", kind, "--shared", "--yes", code=None).stderr
+    with pytest.raises(avault.Usage, match="systemd cannot be shared"):
+        avault.refuse_local("quorum", {"of": "aws-kms,systemd:disk"})
+    fleet.owner.add("--shared")
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    path = f"path={fleet.box.path}"
+    words = ["custody", "add", "program", path, "--name", "box", "--shared", "--yes"]
+    assert "avault custody take box" in fleet.second(*words, code=2).stderr
+    fleet.second("custody", "add", "program", path, "--name", "box", "--yes")
+    fleet.second("custody", "take", "box", code=2)
+
+
+def test_its_replacement_is_taken_in_by_a_person(fleet: Fleet) -> None:
+    machine, second = fleet.machine, fleet.second
+    fleet.owner.add("--shared")
+    fleet.publish()
+    fleet.clone()
+    fleet.recover()
+    fleet.owner.add("--shared", "--replace")
+    fleet.publish()
+    second("sync")
+    [row, _], [offered] = fleet.shown(second)["custodians"], fleet.shown(second)["offered"]
+    assert row["said"] == "the box is empty" and not row["shared"] and offered["name"] == "box"
+    second("custody", "take", "box")
+    assert fleet.shown(second)["offered"] == [] and fleet.own(second).read_bytes() == fleet.file().read_bytes()
+    machine("custody", "test", "box")
+
+
+def test_git_is_told_of_their_files(fleet: Fleet) -> None:
+    machine = fleet.machine
+    path = machine.vault / ".gitattributes"
+    path.write_bytes(path.read_bytes().replace(b"custody-*.json -text -merge\n", b""))
+    fleet.owner.add("--shared")
+    assert path.read_bytes().endswith(b"custody-*.json -text -merge\n")
+    fleet.publish()
+    for name in ("custody-box.json", "custody-none.json"):
+        said = git(machine, "check-attr", "merge", "text", "filter", "--", name)
+        assert said.splitlines() == [f"{name}: merge: avault", f"{name}: text: unset", f"{name}: filter: unset"]
+
+
+def test_a_phoneless_vault_on_a_new_machine(machine: Machine, place, canary: Canary, allow: Callable[[Path], Path]) -> None:
+    """The passphrase that opens it there opens it here too, and whoever types it agrees to changes."""
+    init_with_passphrase(machine, canary)
+    answers = allow(machine.top / "answers")
+    answers.write_text(PHRASE + "\n")
+    words = ["custody", "add", "passphrase", "log-n=16", "--name", "any", "--shared", "--yes"]
+    machine(*words, "--passphrase-file", str(answers))
+    status = machine.status()
+    with Machine(place.top / "second") as second:
+        shutil.copytree(machine.vault, second.vault, dirs_exist_ok=True)
+        names = ["--agent", status["agent_npub"], "--signer-npub", status["signer_npub"]]
+        second("recover", *names, "--with", "any", "--passphrase-file", str(answers))
+        assert second.status()["custodians"] == ["any"]
+        second("lock")
+        second("unlock", "--with", "any", "--passphrase-file", str(answers))
+        box = Box(second.top)
+        words = ["custody", "add", "program", f"path={box.path}", "--name", "box", "--yes"]
+        second(*words, "--passphrase-file", str(answers))
