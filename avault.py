@@ -211,6 +211,7 @@ The rooms, in order; each calls only what stands above it:
     completion/bash           The completion script for bash, 3.2 (macOS) or later
     completion/fish           The completion script for fish, 3.0 or later
     completion/zsh            The completion script for zsh
+    cli/kit                   The recovery kit of a vault without a phone, as a sheet to print
     cli/ceremony              The talk with the operator while a signer is paired: what is said, shown and asked
     cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
     cli/custody               avault custody: the other ways to open the vault than the phone
@@ -12661,6 +12662,8 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
         said = printable(answer.get("value") or answer.get("detail") or outcome)
         about = {each: content[each] for each in ("kind", "asks", "settings")}
         about["shared"] = is_own(guard, name)
+        if content["kind"] == PHONE:
+            about["operator"] = content["settings"].get("operator")
         return {**shown, **about, "outcome": outcome, "said": said}
 
     probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
@@ -12671,16 +12674,27 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
 def describe_phone(guard: Guard) -> dict[str, Any]:
     """This machine's own phone, as the others are described; no relay is asked."""
     is_paired = guard.custody.has_phone()
+    opened, operator = find_opened(guard) if is_paired else (None, None)
     return {
         "name": PHONE,
         "kind": PHONE,
         "asks": True,
         "shared": False,
         "settings": {},
-        "opened": None,
+        "operator": operator,
+        "opened": opened,
         "outcome": "ok" if is_paired else "not_found",
         "said": "this machine is paired" if is_paired else "this machine is not paired",
     }
+
+
+def find_opened(guard: Guard) -> tuple[str | None, str | None]:
+    """When this machine's own phone last opened the vault, and whose it is (an npub)."""
+    try:
+        unlock = read_sealed("unlock", guard.places.own("unlock.json"))
+        return unlock["proven"], unlock["operator"]
+    except AvaultError:
+        return None, None
 
 
 def list_offered(guard: Guard) -> list[dict[str, Any]]:
@@ -12918,6 +12932,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "name": public.get("name"),
         "code": request_code(public["sealed"]) if public and not is_open else None,
         "proven": bool(public.get("proven")) if public else None,
+        "phone_opened": public.get("proven") if pairing else None,
         "relays": relays,
         "warnings": [],
         "signer_approves_by_itself": pairing.get("approves_by_itself"),
@@ -26767,6 +26782,67 @@ def zsh_action(takes: str) -> str:
     return f"({' '.join(choices(takes))})" if choices(takes) else " "
 
 
+# --------------------------------------------------------------- cli/kit ----
+# The recovery kit of a vault without a phone, as a sheet to print.
+
+
+def check_sheet(path: str, vault: str) -> str:
+    """Where a sheet may be written, as an absolute path; raises Usage.
+
+    Nothing is there yet, and it is not beside the ciphertext that it opens, which git publishes.
+    """
+    whole = os.path.abspath(os.path.expanduser(path))
+    place = os.path.realpath(os.path.dirname(whole))
+    if os.path.lexists(whole):
+        raise Usage(f"{whole} is there already", "name a file that is not: --kit FILE.html")
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
+        raise Usage(f"no file can be written into {place}", "name another place: --kit FILE.html")
+    if os.path.commonpath((place, os.path.realpath(vault))) == os.path.realpath(vault):
+        raise Usage("the kit opens what lies there: it belongs elsewhere", "--kit FILE.html")
+    return whole
+
+
+def render_kit(kit: dict[str, str]) -> bytes:
+    """The sheet: whose it is, the operator's key as a QR code and in pieces, and how it is used."""
+    facts = {"Vault": kit["name"], "Operator": kit["operator"]}
+    what = (
+        "This is the operator's own key. With a copy of the vault's directory it opens the vault on"
+        " any machine, also when the custodian that opens it each day is gone. It is kept nowhere"
+        " else."
+    )
+    how = (
+        "To use it, on a machine with a copy of the vault:"
+        " `avault recover --operator-key - --with passphrase`, and type the pieces in their order,"
+        " without spaces between them. The directory is named by `--dir`, if it is not the usual"
+        " one; instead of `passphrase`, name the custodian that is to open it from then on."
+    )
+    beware = (
+        "Whoever has this sheet and a copy of the vault's directory has the vault. Keep it where"
+        " neither the vault nor a backup of it is, and do not photograph it."
+    )
+    title, key = f"Recovery kit of {kit['name']}", kit["nsec"]
+    return render_sheet(title, facts, key, cut_text(key), [what, how, beware])
+
+
+def write_kit(path: str, kit: dict[str, str]) -> None:
+    """Write the sheet where nothing is (0600), and nowhere else before; raises AvaultError."""
+    page = render_kit(kit)
+    try:
+        fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            write_all(fd, page)
+            os.fsync(fd)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise AvaultError(f"cannot write {path}: {error.strerror}") from None
+
+
 # ---------------------------------------------------------- cli/ceremony ----
 # The talk with the operator while a signer is paired: what is said, shown and asked.
 
@@ -26799,8 +26875,10 @@ def read_bunker(uri: str | None) -> str | None:
 class Ceremony:
     """The talk with the operator while a signer is paired."""
 
-    def __init__(self, terminal: Terminal, qr: str | None, number: str = "2. ") -> None:
-        self.terminal, self.qr, self.number = terminal, qr, number
+    def __init__(
+        self, terminal: Terminal, qr: str | None, number: str = "2. ", sheet: str | None = None
+    ) -> None:
+        self.terminal, self.qr, self.number, self.sheet = terminal, qr, number, sheet
         self.pages: set[str] = set()  # and notices, which were shown
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -26840,7 +26918,20 @@ class Ceremony:
         )
         if sys.stderr.isatty():
             show_qr(kit["nsec"])
-        return confirm("avault: is it written down?")
+        if not self.sheet:
+            return confirm("avault: is it written down?")
+        write_kit(self.sheet, kit)
+        warn(
+            f"whoever reads {self.sheet} has that key",
+            "open it in a browser here, print it, and remove it",
+        )
+        is_kept = False
+        try:
+            is_kept = confirm("avault: is it written down, or printed?")
+        finally:
+            if not is_kept:
+                os.unlink(self.sheet)
+        return is_kept
 
     def progress(self, step: dict[str, Any]) -> None:
         """Tell the operator what happened, and what to do."""
@@ -27104,7 +27195,8 @@ def cmd_custody_list(terminal: Terminal) -> int:
     What may open this vault on this machine, in the order in which it is tried:
     whether it is shared with other machines, whether it is there now, whether it
     asks a person, and when it last opened the vault. Nobody is asked. Below that
-    is what another machine has shared, and this one does not use.
+    is what another machine has shared, and this one does not use. A phone is named
+    with the npub of the operator whose it is.
     """
     answer = manage(terminal, "list")
     if terminal.want_json:
@@ -27115,6 +27207,8 @@ def cmd_custody_list(terminal: Terminal) -> int:
         now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
         opened = each["opened"] or "never"
         where = "all machines" if each["shared"] else "here"
+        if each.get("operator"):
+            now = f"the phone of {each['operator'][:16]}…: {now}"
         rows.append((str(place), each["name"], each["kind"] or "?", where, asks, opened, now))
     for each in answer["offered"]:
         now = each["why"] or f"not used here; to use it: avault custody take {each['name']}"
@@ -28608,6 +28702,7 @@ PAIRING = (
     option("--yes", is_flag=True),
     option("--with", "custodian"),
     option("--setting", "settings", multiple=True),
+    option("--kit"),
     *PAIRING,
 )
 def cmd_init(
@@ -28617,6 +28712,7 @@ def cmd_init(
     yes: bool,
     custodian: str | None,
     settings: tuple[str, ...],
+    kit: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -28626,6 +28722,7 @@ def cmd_init(
     """usage: avault init [--signer-npub NPUB | --yes] [--bunker URI|-] [--relay URL]…
                    [--name NAME] [--qr FILE.png] [--timeout D] [--no-drill]
            avault init --with KIND [--setting SETTING=VALUE]… [--name NAME]
+                   [--kit FILE.html]
 
     Makes the agent's key and the vault's files, and starts the daemon, open.
     It pairs with the phone first (see: avault pair --help), and takes the
@@ -28637,7 +28734,9 @@ def cmd_init(
 
     --with makes a vault without a phone, which a custodian opens (see: avault
     custody add --help). The operator's key is then made here, shown once, as a
-    recovery kit to write down, and kept nowhere.
+    recovery kit to write down, and kept nowhere. --kit also writes it as a page
+    to print, which nobody else can read, into a file that is not there yet: print
+    it, and remove it.
 
       avault init
       avault init --with passphrase
@@ -28667,6 +28766,10 @@ def cmd_init(
             raise closed_terminal(os.ttyname(0))
         check_custodian(custodian)
         wanted = parse_settings(settings)
+    if kit is not None:
+        if custodian is None:
+            raise Usage("only a vault without a phone has a recovery kit", "with it: --with KIND")
+        kit = check_sheet(kit, places.dir)
     if not confirmed and not bunker and not sys.stdin.isatty():
         raise Usage(
             "nobody is here to say whether the operator is the right one",
@@ -28675,7 +28778,7 @@ def cmd_init(
         )
     new = [path for path in (places.dir, places.state) for path in missing(path)]
     call.farewell = "stopped; nothing was made"
-    talk = Ceremony(terminal, qr)
+    talk = Ceremony(terminal, qr, sheet=kit)
     try:
         make_private_directory(places.dir)
         start_daemon(places, background=True)
@@ -29544,7 +29647,7 @@ NEVER_OPENED = "this machine has never opened this vault; open it with: avault r
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
     "code", "groups", "secrets",
-    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "proven", "phone_opened", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
 )  # fmt: skip
@@ -29582,6 +29685,8 @@ def render_status(status: dict[str, Any]) -> str:
     if status["custodians"] not in (None, [PHONE]):
         see = call.complete("avault custody list")
         lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
+    if status.get("phone_opened"):
+        lines.append(f"Phone: it last opened this vault at {printable(status['phone_opened'], 40)}")
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "

@@ -692,6 +692,71 @@ def test_a_kit_that_is_not_kept_makes_nothing(machine: Machine) -> None:
     assert "there is none" in machine("init", "--with", "passphrase", code=2).stderr
 
 
+def test_when_the_phone_last_opened_it_is_known(owner: Owner) -> None:
+    machine, before = owner.machine, "2026-01-31T12:00:00Z"
+    owner.add()
+    machine("daemon", "stop")
+    path = machine.own / "unlock.json"
+    content = avault.decode_file("unlock", path.read_bytes(), str(path))
+    path.write_bytes(avault.encode_file("unlock", {**content, "proven": before}))
+    machine("daemon", "start", "-b")
+    machine.wait_state("unlocked")
+
+    def shown() -> str:
+        [_, phone] = machine("custody", "list", "--json").json["custodians"]
+        assert phone["operator"] == owner.npub() and phone["opened"] == machine.status()["phone_opened"]
+        assert f"Phone: it last opened this vault at {phone['opened']}\n" in machine("status").stdout
+        assert f"the phone of {owner.npub()[:16]}…" in machine("custody", "list").stdout
+        return str(phone["opened"])
+
+    assert shown() == before, "the box has opened it since"
+    machine("lock")
+    machine("unlock", "--with", "phone")
+    assert shown() > before
+
+
+def test_a_kit_as_a_sheet(machine: Machine, canary: Canary) -> None:
+    """It is written once, where nothing was; and goes again with a vault that is not made."""
+    path = machine.top / "kit.html"
+    words = [AVAULT, "init", "--with", "passphrase", "--setting", "log-n=16", "--kit", str(path)]
+    with Screen(machine, *words, lines=90, columns=120) as screen:
+        screen.expect(r"is it written down, or printed\? \[y/N\] ")
+        assert path.stat().st_mode & 0o777 == 0o600
+        screen.type("n\n")
+        screen.wait(5)
+    assert not path.exists() and not machine.vault.exists()
+    with Screen(machine, *words, lines=90, columns=120) as screen:
+        kit = screen.expect(KIT)[1].decode()
+        screen.expect("whoever reads .*kit.html has that key")
+        screen.expect(r"is it written down, or printed\? \[y/N\] ")
+        screen.type("y\n")
+        type_passphrase(screen, 3)
+        screen.wait()
+    page = path.read_text()
+    pieces = re.findall("<li>(.*)", page)
+    assert "".join(pieces) == kit and kit not in page, "in pieces, and as a QR code"
+    status = machine.status()
+    assert status["signer_npub"] in page and f"Recovery kit of {status['name']}" in page
+    assert "<code>avault recover --operator-key - --with passphrase</code>" in page
+    path.unlink()
+
+
+@pytest.mark.parametrize("where", ["there", "in the vault", "nowhere", "with a phone"])
+def test_where_no_kit_is_written(machine: Machine, where: str) -> None:
+    path = {
+        "there": machine.top / "kit.html",
+        "in the vault": machine.vault / "kit.html",
+        "nowhere": machine.top / "none" / "kit.html",
+        "with a phone": machine.top / "other.html",
+    }[where]
+    (machine.top / "kit.html").write_text("a file of mine")
+    machine.vault.mkdir(parents=True, exist_ok=True)
+    words = ["--signer-npub", machine.npub()] if where == "with a phone" else ["--with", "passphrase"]
+    with Screen(machine, AVAULT, "init", *words, "--kit", str(path), lines=90, columns=120) as screen:
+        screen.wait(2)
+    assert (machine.top / "kit.html").read_text() == "a file of mine" and not (machine.vault / "avault.enc").exists()
+
+
 @pytest.mark.slow
 def test_the_terminal_is_left_as_it_was(machine: Machine, canary: Canary) -> None:
     """Ctrl-C at the question, and a helper that is killed: the echo is back."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
+from avault.cli.kit import write_kit
 from avault.errors import AvaultError
 from avault.signer.pairing import parse_bunker, shorten_key
 from avault.signer.question import NOBODY_ASKED
@@ -44,8 +46,10 @@ def read_bunker(uri: str | None) -> str | None:
 class Ceremony:
     """The talk with the operator while a signer is paired."""
 
-    def __init__(self, terminal: Terminal, qr: str | None, number: str = "2. ") -> None:
-        self.terminal, self.qr, self.number = terminal, qr, number
+    def __init__(
+        self, terminal: Terminal, qr: str | None, number: str = "2. ", sheet: str | None = None
+    ) -> None:
+        self.terminal, self.qr, self.number, self.sheet = terminal, qr, number, sheet
         self.pages: set[str] = set()  # and notices, which were shown
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -85,7 +89,20 @@ class Ceremony:
         )
         if sys.stderr.isatty():
             show_qr(kit["nsec"])
-        return confirm("avault: is it written down?")
+        if not self.sheet:
+            return confirm("avault: is it written down?")
+        write_kit(self.sheet, kit)
+        warn(
+            f"whoever reads {self.sheet} has that key",
+            "open it in a browser here, print it, and remove it",
+        )
+        is_kept = False
+        try:
+            is_kept = confirm("avault: is it written down, or printed?")
+        finally:
+            if not is_kept:
+                os.unlink(self.sheet)
+        return is_kept
 
     def progress(self, step: dict[str, Any]) -> None:
         """Tell the operator what happened, and what to do."""

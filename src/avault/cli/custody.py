@@ -155,7 +155,8 @@ def cmd_custody_list(terminal: Terminal) -> int:
     What may open this vault on this machine, in the order in which it is tried:
     whether it is shared with other machines, whether it is there now, whether it
     asks a person, and when it last opened the vault. Nobody is asked. Below that
-    is what another machine has shared, and this one does not use.
+    is what another machine has shared, and this one does not use. A phone is named
+    with the npub of the operator whose it is.
     """
     answer = manage(terminal, "list")
     if terminal.want_json:
@@ -166,6 +167,8 @@ def cmd_custody_list(terminal: Terminal) -> int:
         now = each["said"] if each["outcome"] == "ok" else f"{each['outcome']}: {each['said']}"
         opened = each["opened"] or "never"
         where = "all machines" if each["shared"] else "here"
+        if each.get("operator"):
+            now = f"the phone of {each['operator'][:16]}…: {now}"
         rows.append((str(place), each["name"], each["kind"] or "?", where, asks, opened, now))
     for each in answer["offered"]:
         now = each["why"] or f"not used here; to use it: avault custody take {each['name']}"

@@ -13,6 +13,7 @@ import sys
 from avault.cli.ceremony import Ceremony, read_bunker
 from avault.cli.custody import manage, parse_settings
 from avault.cli.daemon import end
+from avault.cli.kit import check_sheet
 from avault.custody.custodians import check_custodian
 from avault.custody.prompt import closed_terminal
 from avault.daemon.start import start_daemon
@@ -43,6 +44,7 @@ PAIRING = (
     option("--yes", is_flag=True),
     option("--with", "custodian"),
     option("--setting", "settings", multiple=True),
+    option("--kit"),
     *PAIRING,
 )
 def cmd_init(
@@ -52,6 +54,7 @@ def cmd_init(
     yes: bool,
     custodian: str | None,
     settings: tuple[str, ...],
+    kit: str | None,
     bunker: str | None,
     relays: tuple[str, ...],
     qr: str | None,
@@ -61,6 +64,7 @@ def cmd_init(
     """usage: avault init [--signer-npub NPUB | --yes] [--bunker URI|-] [--relay URL]…
                    [--name NAME] [--qr FILE.png] [--timeout D] [--no-drill]
            avault init --with KIND [--setting SETTING=VALUE]… [--name NAME]
+                   [--kit FILE.html]
 
     Makes the agent's key and the vault's files, and starts the daemon, open.
     It pairs with the phone first (see: avault pair --help), and takes the
@@ -72,7 +76,9 @@ def cmd_init(
 
     --with makes a vault without a phone, which a custodian opens (see: avault
     custody add --help). The operator's key is then made here, shown once, as a
-    recovery kit to write down, and kept nowhere.
+    recovery kit to write down, and kept nowhere. --kit also writes it as a page
+    to print, which nobody else can read, into a file that is not there yet: print
+    it, and remove it.
 
       avault init
       avault init --with passphrase
@@ -102,6 +108,10 @@ def cmd_init(
             raise closed_terminal(os.ttyname(0))
         check_custodian(custodian)
         wanted = parse_settings(settings)
+    if kit is not None:
+        if custodian is None:
+            raise Usage("only a vault without a phone has a recovery kit", "with it: --with KIND")
+        kit = check_sheet(kit, places.dir)
     if not confirmed and not bunker and not sys.stdin.isatty():
         raise Usage(
             "nobody is here to say whether the operator is the right one",
@@ -110,7 +120,7 @@ def cmd_init(
         )
     new = [path for path in (places.dir, places.state) for path in missing(path)]
     call.farewell = "stopped; nothing was made"
-    talk = Ceremony(terminal, qr)
+    talk = Ceremony(terminal, qr, sheet=kit)
     try:
         make_private_directory(places.dir)
         start_daemon(places, background=True)

@@ -113,7 +113,7 @@ NEVER_OPENED = "this machine has never opened this vault; open it with: avault r
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
     "code", "groups", "secrets",
-    "proven", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "proven", "phone_opened", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
 )  # fmt: skip
@@ -151,6 +151,8 @@ def render_status(status: dict[str, Any]) -> str:
     if status["custodians"] not in (None, [PHONE]):
         see = call.complete("avault custody list")
         lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
+    if status.get("phone_opened"):
+        lines.append(f"Phone: it last opened this vault at {printable(status['phone_opened'], 40)}")
     if status["git"] and status["git"].get("hint"):
         lines.append(
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "

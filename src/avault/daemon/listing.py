@@ -10,6 +10,7 @@ from avault.daemon.errands import Reach, run_errand
 from avault.daemon.keeper import Guard
 from avault.errors import AvaultError, printable
 from avault.vault.names import PHONE
+from avault.vault.presence import read_sealed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -35,6 +36,8 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
         said = printable(answer.get("value") or answer.get("detail") or outcome)
         about = {each: content[each] for each in ("kind", "asks", "settings")}
         about["shared"] = is_own(guard, name)
+        if content["kind"] == PHONE:
+            about["operator"] = content["settings"].get("operator")
         return {**shown, **about, "outcome": outcome, "said": said}
 
     probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
@@ -45,16 +48,27 @@ async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]
 def describe_phone(guard: Guard) -> dict[str, Any]:
     """This machine's own phone, as the others are described; no relay is asked."""
     is_paired = guard.custody.has_phone()
+    opened, operator = find_opened(guard) if is_paired else (None, None)
     return {
         "name": PHONE,
         "kind": PHONE,
         "asks": True,
         "shared": False,
         "settings": {},
-        "opened": None,
+        "operator": operator,
+        "opened": opened,
         "outcome": "ok" if is_paired else "not_found",
         "said": "this machine is paired" if is_paired else "this machine is not paired",
     }
+
+
+def find_opened(guard: Guard) -> tuple[str | None, str | None]:
+    """When this machine's own phone last opened the vault, and whose it is (an npub)."""
+    try:
+        unlock = read_sealed("unlock", guard.places.own("unlock.json"))
+        return unlock["proven"], unlock["operator"]
+    except AvaultError:
+        return None, None
 
 
 def list_offered(guard: Guard) -> list[dict[str, Any]]:

@@ -87,6 +87,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "name": public.get("name"),
         "code": request_code(public["sealed"]) if public and not is_open else None,
         "proven": bool(public.get("proven")) if public else None,
+        "phone_opened": public.get("proven") if pairing else None,
         "relays": relays,
         "warnings": [],
         "signer_approves_by_itself": pairing.get("approves_by_itself"),
