@@ -3485,7 +3485,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     # of each kind of file, with their types
     "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
     "nsec": {**SEALED, "others": list, "rotated": list},
-    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int, "rotated": list},
     "pairing": {
         "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
         "approves_by_itself": (bool, type(None)),
@@ -3508,7 +3508,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # what a file of a kind has only where there is some
-OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}, "custody": {"signed"}}
+OPTIONAL = {
+    "nsec": {"others", "rotated"},
+    "unlock": {"rotated"},
+    "pin": {"agent"},
+    "custody": {"signed"},
+}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:
@@ -3687,59 +3692,101 @@ def statements_of(vault: Vault) -> list[str]:
 
 def follow(statements: list[object], identity: str, agent: str) -> str:
     """Which agent (hex) statements lead to from another."""
-    next_of = {}
-    for text in statements:
-        try:
-            author, said = read_signed(str(text))
-            content = json.loads(said)
-            if content["type"] == "avault/rotated" and content["vault"] == identity:
-                next_of[author] = str(content["agent"])
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue
+    next_of = read_statements(statements, identity)
     for _ in range(len(next_of)):
         agent = next_of.get(agent, agent)
     return agent
 
 
+def read_statements(statements: list[object], identity: str) -> dict[str, str]:
+    """By each agent (hex) of a vault who has signed that another takes its place, which."""
+    next_of = {}
+    for text in statements:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            author, said = read_signed(str(text))
+            content = json.loads(said)
+            if content["type"] == "avault/rotated" and content["vault"] == identity:
+                next_of[author] = str(content["agent"])
+    return next_of
+
+
 def explain_stranger(places: Places, vault: Vault, error: AvaultError) -> AvaultError:
     """Why an avault.enc cannot be used: its key was rotated elsewhere, or what is known already."""
-    return find_successor(places, vault.identity, vault.agent) or error
+    return succeed_vault(places, vault) or error
+
+
+def explain_refusal(places: Places, known: dict[str, Any], error: AvaultError) -> AvaultError:
+    """The same for one that has not been opened, by unlock.json's content."""
+    names, before = (known["vault"], known.get("agent", "")), known.get("rotated", [])
+    return find_successor(places, *names, before=before) or error
+
+
+def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
+    """`find_successor` of an open vault's agent."""
+    before: list[object] = [*statements_of(vault)]
+    return find_successor(places, vault.identity, vault.agent, before=before)
 
 
 def is_superseded(places: Places, known: dict[str, Any]) -> bool:
-    """Whether the agent's key was rotated since unlock.json's content was written."""
-    return bool(find_successor(places, known["vault"], known["agent"]))
+    """Whether the agent's key was rotated since unlock.json's content was written, or besides."""
+    before = known.get("rotated", [])
+    return bool(find_successor(places, known["vault"], known["agent"], before=before))
 
 
 def find_successor(
-    places: Places, identity: str, agent: str, operator: str | None = None
+    places: Places,
+    identity: str,
+    agent: str,
+    operator: str | None = None,
+    before: list[object] | None = None,
 ) -> AvaultError | None:
-    """What is said where nsec.enc is for another agent, to whom this one leads; else None."""
+    """What is said where nsec.enc is for another agent, to whom this one leads; else None.
+
+    Or one `before` it does, by what those have said: then two machines have rotated at once.
+    """
     try:
         data = read_file(places.file("nsec.enc"))
     except AvaultError:
         return None
-    return explain_successor(data, identity, agent, operator)
+    return explain_successor(data, identity, agent, operator, before)
 
 
 def explain_successor(
-    data: bytes, identity: str, agent: str, operator: str | None
+    data: bytes,
+    identity: str,
+    agent: str,
+    operator: str | None,
+    before: list[object] | None = None,
 ) -> AvaultError | None:
     """`find_successor`, by the bytes of an nsec.enc."""
     try:
         content = decode_file("nsec", data, "nsec.enc")
         agent, found = parse_npub(agent), parse_npub(content["agent"])
         operator = parse_npub(operator or content["operator"])
-        if content["vault"] != identity or found == agent:
-            return None
-        if follow(content.get("rotated", []), identity, agent) != found:
-            return None
     except AvaultError:
         return None
-    names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)}"
+    if content["vault"] != identity or found == agent:
+        return None
+    said, known = content.get("rotated", []), before or []
+    names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
+    if follow(said, identity, agent) == found:
+        return Locked(
+            "the agent's key of this vault was rotated on another machine",
+            f"if that was you, one approval is enough: avault recover {names}",
+        )
+    before_us = read_statements(known, identity)
+    shared = [
+        each
+        for each in before_us
+        if follow(known, identity, each) == agent and follow(said, identity, each) == found
+    ]
+    if found in before_us or not shared:  # an old copy, or a stranger's
+        return None
     return Locked(
-        "the agent's key of this vault was rotated on another machine",
-        f"if that was you, one approval is enough: avault recover {names} --no-drill",
+        "the agent's key of this vault was rotated on two machines at once, and nsec.enc is the"
+        " other's",
+        "to keep this one, put avault.enc and nsec.enc back (git); to go over to the other one,"
+        f" save first what only this one has (avault export), then: avault recover {names}",
     )
 
 
@@ -4218,8 +4265,8 @@ class Store:
                 )
         except Tampered as error:
             if not kept:
-                raise
-            kept.seen, kept.trouble = kept.look(), error
+                raise explain_refusal(places, content, error) from None
+            kept.seen, kept.trouble = kept.look(), explain_stranger(places, kept.vault, error)
             return kept
         store.unsaved.forget()
         vault = store.vault
@@ -4808,7 +4855,7 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
-        if successor := find_successor(self.places, vault.identity, vault.agent):
+        if successor := succeed_vault(self.places, vault):
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
@@ -9146,9 +9193,22 @@ def settle_following(places: Places, has_opened: bool) -> None:
     """Let what was set aside go, if the key after it has opened the vault; else put it back."""
     aside = places.own(SET_ASIDE)
     if os.path.lexists(aside) and has_opened:
-        os.unlink(aside)
+        let_go(places, aside)
     elif os.path.lexists(aside):
         os.rename(aside, places.own("unlock.json"))
+
+
+def let_go(places: Places, aside: str) -> None:
+    """Remove what the key after it has made needless.
+
+    Where two machines had rotated at once, that key does not lead to the other one's: what lies
+    here under that can still be opened by hand.
+    """
+    known = read_sealed("unlock", aside)
+    if find_successor(places, known["vault"], known["agent"]):
+        os.unlink(aside)
+    else:
+        os.rename(aside, find_free(places.own("unlock-other"), ".json"))
 
 
 def settle_cut_off(places: Places) -> None:
@@ -9190,19 +9250,23 @@ def encode_forgetting(places: Places, custodians: list[dict[str, Any]]) -> bytes
 
 def read_forgetting(places: Places) -> list[dict[str, Any]]:
     """What custodians are still to forget; of a damaged file nothing."""
-    path, fields = places.own(FORGET), FIELDS["custody"]
+    path = places.own(FORGET)
     if not os.path.lexists(path):
         return []
     try:
         found: list[Any] = decode_file("forget", read_file(path), path)["custodians"]
     except AvaultError:
         return []
-    return [
-        each
-        for each in found
-        if isinstance(each, dict) and each.keys() == fields.keys()
-        if all(is_of_type(each[name], wanted) for name, wanted in fields.items())
-    ]
+    return [each for each in found if is_content(each)]
+
+
+def is_content(each: object) -> bool:
+    """Whether this is what a custodian has, as in its file."""
+    fields = FIELDS["custody"]
+    if not isinstance(each, dict) or not each.keys() <= fields.keys():
+        return False
+    is_whole = fields.keys() - each.keys() <= OPTIONAL["custody"]
+    return is_whole and all(is_of_type(each[name], fields[name]) for name in each)
 
 
 async def forget_keys(places: Places, custodians: list[dict[str, Any]]) -> None:
@@ -10812,6 +10876,7 @@ class Ratchet:
                 **seal_nsec(keys, identity, operator, name, self.host),
                 "proven": self.proven,
                 "quick": self.quick,
+                **({"rotated": content["rotated"]} if "rotated" in content else {}),
             }
             write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
             return fresh
@@ -11961,14 +12026,16 @@ class Rotating:
         async with asyncio.timeout(300), connected as signer:
             await signer.request("nip44_decrypt", params, lambda said: open_nsec(content, said))
 
-    def make_unlock(self, store: Store, fresh: Keys) -> bytes:
-        """unlock.json under the new key."""
+    def make_unlock(
+        self, store: Store, fresh: Keys, rotated: dict[str, list[str]] | None = None
+    ) -> bytes:
+        """unlock.json under the new key, with what the agents before have said."""
         holding, vault = self.holding, store.vault
         is_asked = bool(holding.contact.pairing or holding.contact.seen)
         proven = render_time(time.time()) if is_asked else holding.ratchet.proven
         operator = parse_npub(holding.ratchet.content["operator"])
         names = vault.identity, operator, vault.name, holding.host
-        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0}
+        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
         return encode_file("unlock", content)
 
     async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
@@ -12062,7 +12129,7 @@ class Rotating:
         stage.put("nip46.json", encode_hints(draft.agent, operator, relays, draft.name))
         seen = {"hash": stage.files["nsec.enc"]}
         stage.put("recovery.json", encode_file("recovery", seen))
-        stage.put("unlock.json", self.make_unlock(store, fresh))
+        stage.put("unlock.json", self.make_unlock(store, fresh, carry(draft)))
         stage.put("pin.json", encode_pin(draft, stage.files["avault.enc"]))
         log = AccessLog(stage.at, fresh, is_new=True)  # whose files, empty ones, go again
         stage.put("log.json", log.encode())
@@ -16766,7 +16833,8 @@ def verify_incoming(
 def refuse_rotated(places: Places, recovery: bytes) -> None:
     """Raise Locked where the other side's nsec.enc says that the agent's key was rotated there."""
     own = read_sealed("unlock", places.own("unlock.json"))
-    if successor := explain_successor(recovery, own["vault"], own["agent"], own["operator"]):
+    names, before = (own["vault"], own["agent"], own["operator"]), own.get("rotated", [])
+    if successor := explain_successor(recovery, *names, before):
         successor.hint = f"git pull; then, {successor.hint}"
         raise successor from None
 

@@ -387,6 +387,22 @@ def test_an_open_machine_says_what_to_do(owner: Owner) -> None:
     assert not avault.find_successor(latest, "00" * 16, avault.parse_npub(content["agent"])), "in another vault"
 
 
+def test_a_recovery_copy_from_before_a_rotation_is_no_other_rotation(owner: Owner) -> None:
+    """It is made anew, as any that does not open the vault: also over two rotations."""
+    machine = owner.machine
+    copies = [(machine.vault / "nsec.enc").read_bytes()]
+    for _ in range(2):
+        machine("rotate", "agent", "--yes")
+        copies.append((machine.vault / "nsec.enc").read_bytes())
+    agent = owner.agent()
+    for old in copies[:2]:
+        (machine.vault / "nsec.enc").write_bytes(old)
+        assert "was made anew" in str(machine.status()["warnings"])
+        assert json.loads((machine.vault / "nsec.enc").read_text())["agent"] == agent
+    machine("lock")
+    machine("unlock")
+
+
 # What is staged: cut off anywhere, and by others
 
 
@@ -791,6 +807,36 @@ def test_what_only_another_machine_had_is_kept_and_offered(owner: Owner, place) 
         other("lock")
         other("unlock")
         assert other("log", "--verify").returncode == 0
+
+
+@pytest.mark.slow
+def test_two_machines_that_rotate_at_once_leave_the_choice(owner: Owner, place) -> None:
+    """Neither writes its recovery copy over the other's, open or locked."""
+    machine = owner.machine
+    machine("set", "openai/API_KEY", input="x")
+    with clone(owner, place) as other:
+        for each in (machine, other):
+            each("rotate", "agent", "--yes")
+        other("set", "only/HERE", input="set on the other after its rotation")
+        pull(machine, other)
+        theirs = (machine.vault / "nsec.enc").read_bytes()
+        assert "rotated on two machines at once" in str(other.status()["warnings"])
+        assert other("get", "only/HERE").stdout == "set on the other after its rotation\n"
+        other("lock")
+        other("unlock")
+        assert other("get", "only/HERE").stdout == "set on the other after its rotation\n", "it can be saved"
+        other("lock")
+        (other.own / "unsaved.enc").rename(other.own / "kept")
+        done = other("unlock", code=3)
+        assert "rotated on two machines at once" in done.stderr and owner.agent() in done.stderr
+        (other.own / "kept").rename(other.own / "unsaved.enc")
+        assert (other.vault / "nsec.enc").read_bytes() == theirs
+        other(*recover(owner))
+        assert other("get", "openai/API_KEY").stdout == "x\n" and other.status()["agent_npub"] == owner.agent()
+        assert list(other.own.glob("unlock-other.json")) and list(other.own.glob("unsaved-before.enc"))
+        assert "unsaved-before.enc does not open" in str(other.status()["warnings"])
+        other("lock")
+        other("unlock")
 
 
 @pytest.mark.slow

@@ -9,10 +9,11 @@ from avault.errors import AvaultError
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.signer.pairing import UNPROVEN, Pairing
+from avault.vault.files import find_free
 from avault.vault.machine import SET_ASIDE, read_pin
 from avault.vault.presence import as_operator, read_sealed
 from avault.vault.rotation import set_logs_aside
-from avault.vault.statements import is_superseded
+from avault.vault.statements import find_successor, is_superseded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +49,22 @@ def settle_following(places: Places, has_opened: bool) -> None:
     """Let what was set aside go, if the key after it has opened the vault; else put it back."""
     aside = places.own(SET_ASIDE)
     if os.path.lexists(aside) and has_opened:
-        os.unlink(aside)
+        let_go(places, aside)
     elif os.path.lexists(aside):
         os.rename(aside, places.own("unlock.json"))
+
+
+def let_go(places: Places, aside: str) -> None:
+    """Remove what the key after it has made needless.
+
+    Where two machines had rotated at once, that key does not lead to the other one's: what lies
+    here under that can still be opened by hand.
+    """
+    known = read_sealed("unlock", aside)
+    if find_successor(places, known["vault"], known["agent"]):
+        os.unlink(aside)
+    else:
+        os.rename(aside, find_free(places.own("unlock-other"), ".json"))
 
 
 def settle_cut_off(places: Places) -> None:

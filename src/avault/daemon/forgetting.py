@@ -15,7 +15,7 @@ from avault.daemon.errands import Reach, run_errand
 from avault.errors import AvaultError
 from avault.places import Places
 from avault.vault.files import read_file
-from avault.vault.own_files import FIELDS, decode_file, encode_file, is_of_type
+from avault.vault.own_files import FIELDS, OPTIONAL, decode_file, encode_file, is_of_type
 
 if TYPE_CHECKING:
     from typing import Any
@@ -32,19 +32,23 @@ def encode_forgetting(places: Places, custodians: list[dict[str, Any]]) -> bytes
 
 def read_forgetting(places: Places) -> list[dict[str, Any]]:
     """What custodians are still to forget; of a damaged file nothing."""
-    path, fields = places.own(FORGET), FIELDS["custody"]
+    path = places.own(FORGET)
     if not os.path.lexists(path):
         return []
     try:
         found: list[Any] = decode_file("forget", read_file(path), path)["custodians"]
     except AvaultError:
         return []
-    return [
-        each
-        for each in found
-        if isinstance(each, dict) and each.keys() == fields.keys()
-        if all(is_of_type(each[name], wanted) for name, wanted in fields.items())
-    ]
+    return [each for each in found if is_content(each)]
+
+
+def is_content(each: object) -> bool:
+    """Whether this is what a custodian has, as in its file."""
+    fields = FIELDS["custody"]
+    if not isinstance(each, dict) or not each.keys() <= fields.keys():
+        return False
+    is_whole = fields.keys() - each.keys() <= OPTIONAL["custody"]
+    return is_whole and all(is_of_type(each[name], fields[name]) for name in each)
 
 
 async def forget_keys(places: Places, custodians: list[dict[str, Any]]) -> None:

@@ -101,6 +101,7 @@ class Ratchet:
                 **seal_nsec(keys, identity, operator, name, self.host),
                 "proven": self.proven,
                 "quick": self.quick,
+                **({"rotated": content["rotated"]} if "rotated" in content else {}),
             }
             write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
             return fresh

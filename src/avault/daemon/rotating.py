@@ -33,7 +33,7 @@ from avault.vault.older import keep_old_key
 from avault.vault.own_files import encode_file, encode_hints, read_hints
 from avault.vault.presence import read_sealed
 from avault.vault.records import SUCCEEDED
-from avault.vault.recovery import Recovery, seal_recovery
+from avault.vault.recovery import Recovery, carry, seal_recovery
 from avault.vault.rotation import (
     Stage,
     begin_stage,
@@ -162,14 +162,16 @@ class Rotating:
         async with asyncio.timeout(300), connected as signer:
             await signer.request("nip44_decrypt", params, lambda said: open_nsec(content, said))
 
-    def make_unlock(self, store: Store, fresh: Keys) -> bytes:
-        """unlock.json under the new key."""
+    def make_unlock(
+        self, store: Store, fresh: Keys, rotated: dict[str, list[str]] | None = None
+    ) -> bytes:
+        """unlock.json under the new key, with what the agents before have said."""
         holding, vault = self.holding, store.vault
         is_asked = bool(holding.contact.pairing or holding.contact.seen)
         proven = render_time(time.time()) if is_asked else holding.ratchet.proven
         operator = parse_npub(holding.ratchet.content["operator"])
         names = vault.identity, operator, vault.name, holding.host
-        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0}
+        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
         return encode_file("unlock", content)
 
     async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
@@ -263,7 +265,7 @@ class Rotating:
         stage.put("nip46.json", encode_hints(draft.agent, operator, relays, draft.name))
         seen = {"hash": stage.files["nsec.enc"]}
         stage.put("recovery.json", encode_file("recovery", seen))
-        stage.put("unlock.json", self.make_unlock(store, fresh))
+        stage.put("unlock.json", self.make_unlock(store, fresh, carry(draft)))
         stage.put("pin.json", encode_pin(draft, stage.files["avault.enc"]))
         log = AccessLog(stage.at, fresh, is_new=True)  # whose files, empty ones, go again
         stage.put("log.json", log.encode())

@@ -245,7 +245,8 @@ def verify_incoming(
 def refuse_rotated(places: Places, recovery: bytes) -> None:
     """Raise Locked where the other side's nsec.enc says that the agent's key was rotated there."""
     own = read_sealed("unlock", places.own("unlock.json"))
-    if successor := explain_successor(recovery, own["vault"], own["agent"], own["operator"]):
+    names, before = (own["vault"], own["agent"], own["operator"]), own.get("rotated", [])
+    if successor := explain_successor(recovery, *names, before):
         successor.hint = f"git pull; then, {successor.hint}"
         raise successor from None
 

@@ -31,7 +31,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     # of each kind of file, with their types
     "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
     "nsec": {**SEALED, "others": list, "rotated": list},
-    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int},
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int, "rotated": list},
     "pairing": {
         "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
         "approves_by_itself": (bool, type(None)),
@@ -54,7 +54,12 @@ FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 # what a file of a kind has only where there is some
-OPTIONAL = {"nsec": {"others", "rotated"}, "pin": {"agent"}, "custody": {"signed"}}
+OPTIONAL = {
+    "nsec": {"others", "rotated"},
+    "unlock": {"rotated"},
+    "pin": {"agent"},
+    "custody": {"signed"},
+}
 
 
 def encode_file(kind: str, content: dict[str, Any]) -> bytes:

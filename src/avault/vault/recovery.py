@@ -17,7 +17,7 @@ from avault.vault.own_files import decode_file, encode_file
 from avault.vault.presence import as_operator, others_of, read_sealed
 from avault.vault.records import Vault
 from avault.vault.seal import open_nsec, seal_nsec
-from avault.vault.statements import find_successor, statements_of
+from avault.vault.statements import statements_of, succeed_vault
 from avault.vault.work_tree import is_git_at_work
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
-        if successor := find_successor(self.places, vault.identity, vault.agent):
+        if successor := succeed_vault(self.places, vault):
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):

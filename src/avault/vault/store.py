@@ -13,7 +13,7 @@ from avault.vault.machine import Machine, read_pin
 from avault.vault.presence import read_vault, refuse_other
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
-from avault.vault.statements import explain_stranger
+from avault.vault.statements import explain_refusal, explain_stranger
 from avault.vault.unsaved import Unsaved
 from avault.vault.work_tree import is_amid_git, is_git_at_work
 
@@ -96,8 +96,8 @@ class Store:
                 )
         except Tampered as error:
             if not kept:
-                raise
-            kept.seen, kept.trouble = kept.look(), error
+                raise explain_refusal(places, content, error) from None
+            kept.seen, kept.trouble = kept.look(), explain_stranger(places, kept.vault, error)
             return kept
         store.unsaved.forget()
         vault = store.vault
