@@ -13,6 +13,7 @@ allowed files fails the run.
 
 import base64
 import contextlib
+import functools
 import gzip
 import json
 import os
@@ -112,21 +113,27 @@ def search(mark: str, book: list[dict]) -> list[str]:
     allowed = {x["allow"] for x in book if "allow" in x}
     tests = {x["directory"]: x["test"] for x in book if "test" in x}
     watched = [(x["directories"], forms(x["watch"])) for x in book if "watch" in x]
-    leaks = []
+    marks, leaks = forms(mark), []
     for path in (*files(roots), *shared()):
-        above = {str(path), *map(str, path.parents)}
+        above = {str(path), *around(path.parent)}
         if above & allowed:
             continue
-        patterns = forms(mark)
+        patterns = marks
         for directories, more in watched:
             if above.intersection(directories):
-                patterns |= more
+                patterns = patterns | more
         whose = "".join(f" ({tests[x]})" for x in above & tests.keys())
         try:
             leaks += [f"{path}: {what}{whose}" for what in find(path, patterns)]
         except FileNotFoundError:
             continue  # gone meanwhile
     return leaks
+
+
+@functools.lru_cache
+def around(directory: Path) -> set[str]:
+    """A directory, and those that it is in."""
+    return {str(directory), *map(str, directory.parents)}
 
 
 def files(roots: Iterable[str]) -> Iterator[Path]:

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from forked import of_start
-from harness import Machine, forked
+from forked import forked, of_start
+from harness import Machine
 
 import avault
 

@@ -4,7 +4,7 @@ That runs the installed avault.py from where the installed script has imported i
 descriptors of its own. What a Python reads when it starts, and who it is to others, is as it was: what is about that is for
 the command itself. Files whose tests may have it say so: `usefixtures("forks")`, and a test of theirs that may not has the mark
 `starts`. A daemon that such a command starts is forked from it, and so are the processes of avault's own that this starts; other
-programs are started as ever.
+programs are started as ever. The peers that are written in Python (peers/) are forked from it too: each is a script of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import functools
 import gc
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -24,7 +26,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 from unittest import mock
 
 READ_AT_START = ("LANG", "LC_", "PYTHON")
@@ -33,6 +35,40 @@ READ_AT_START = ("LANG", "LC_", "PYTHON")
 def of_start(env: dict[str, str]) -> dict[str, str]:
     """The variables that a Python reads when it starts."""
     return {name: value for name, value in env.items() if name.startswith(READ_AT_START)}
+
+
+class Child:
+    """A forked command, with what the tests use of subprocess.Popen."""
+
+    stdin: IO[str]
+    stdout: IO[str]
+    stderr: IO[str]
+
+    def __init__(self, argv: list[str], pid: int, answer: socket.socket) -> None:
+        self.args, self.pid, self.answer = argv, pid, answer
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            self.answer.settimeout(timeout)
+            try:
+                self.returncode = int(self.answer.recv(64))
+            except (TimeoutError, BlockingIOError):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+            self.answer.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Forked:
@@ -46,42 +82,63 @@ class Forked:
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         atexit.register(self.end)
 
+    def fork(self, argv: list[str], env: dict[str, str], cwd: Path, fds: list[int], script: Path | None = None) -> Child:
+        """A command, or a script, with those descriptors as stdin, stdout and stderr; they are closed here."""
+        answer, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # two words, each by itself
+        its = [*fds, theirs.detach()]
+        request = {"argv": argv, "env": env, "cwd": str(cwd), "script": script and str(script)}
+        with tempfile.TemporaryFile(dir="/tmp") as file:
+            file.write(json.dumps(request).encode())
+            file.flush()
+            with self.lock:
+                socket.send_fds(self.socket, [b"."], [*its, file.fileno()])
+        for fd in its:
+            os.close(fd)
+        return Child(argv, int(answer.recv(64)), answer)
+
+    def begin(
+        self, argv: list[str], env: dict[str, str], cwd: Path, stderr: int | None = None, script: Path | None = None
+    ) -> Child:
+        """As Popen with pipes of text; `stderr` may be a descriptor."""
+        (its_in, our_in), (our_out, its_out) = os.pipe(), os.pipe()
+        our_err, its_err = os.pipe() if stderr is None else (os.open(os.devnull, os.O_RDONLY), os.dup(stderr))
+        child = self.fork(argv, env, cwd, [its_in, its_out, its_err], script)
+        pipes = ((our_in, "w"), (our_out, "r"), (our_err, "r"))
+        child.stdin, child.stdout, child.stderr = (open(fd, mode, encoding="utf-8") for fd, mode in pipes)
+        return child
+
     def run(
         self, argv: list[str], env: dict[str, str], cwd: Path, input: bytes | socket.socket, timeout: float
     ) -> subprocess.CompletedProcess[bytes]:
         """What subprocess.run gives for a command whose output is captured; `input` is what it reads, or its stdin."""
-        answer, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)  # two words, each by itself
         pipes = [os.pipe() for _ in range(3)]
         (its_in, our_in), (our_out, its_out), (our_err, its_err) = pipes
         given = b"" if isinstance(input, socket.socket) else input
         if isinstance(input, socket.socket):
             os.dup2(input.fileno(), its_in, inheritable=False)
-        its = [its_in, its_out, its_err, theirs.detach()]
-        with tempfile.TemporaryFile(dir="/tmp") as request, answer:
-            request.write(json.dumps({"argv": argv, "env": env, "cwd": str(cwd)}).encode())
-            request.flush()
-            with self.lock:
-                socket.send_fds(self.socket, [b"."], [*its, request.fileno()])
-            for fd in its:
-                os.close(fd)
-            pid = int(answer.recv(64))
-            found: dict[int, bytes] = {}
-            threads = [start(give, our_in, given), start(take, our_out, found), start(take, our_err, found)]
-            answer.settimeout(timeout)
-            try:
-                code = int(answer.recv(64))
-            except TimeoutError:
-                os.kill(pid, signal.SIGKILL)
-                raise subprocess.TimeoutExpired(argv, timeout) from None
-            for thread in threads:
-                thread.join(timeout)
-                if thread.is_alive():  # somebody else holds the pipe
-                    raise subprocess.TimeoutExpired(argv, timeout)
+        child = self.fork(argv, env, cwd, [its_in, its_out, its_err])
+        found: dict[int, bytes] = {}
+        threads = [start(give, our_in, given), start(take, our_out, found), start(take, our_err, found)]
+        try:
+            code = child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise
+        for thread in threads:
+            thread.join(timeout)
+            if thread.is_alive():  # somebody else holds the pipe
+                raise subprocess.TimeoutExpired(argv, timeout)
         return subprocess.CompletedProcess(argv, code, found[our_out], found[our_err])
 
     def end(self) -> None:
         self.socket.close()
         self.process.wait(10)
+
+
+@functools.cache
+def forked() -> Forked:
+    """The process that forks for this one; made when it is first wanted."""
+    return Forked()
 
 
 def start(work: Callable[..., None], *given: Any) -> threading.Thread:
@@ -144,8 +201,23 @@ def work(fds: list[int]) -> NoReturn:
     for number, fd in enumerate(fds[:3]):
         os.dup2(fd, number)
         os.close(fd)
+    if request["script"]:
+        become_script(request["script"], request["argv"], request["env"], request["cwd"])
     with mock.patch("subprocess._fork_exec", fork_or_exec):
         become(request["argv"], request["env"], request["cwd"])
+
+
+def become_script(path: str, argv: list[str], env: dict[str, str], cwd: str) -> NoReturn:
+    """Be a Python that runs that script."""
+    try:
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(env)
+        sys.argv, sys.path[:0] = argv, [str(Path(path).parent)]
+        runpy.run_path(path, run_name="__main__")
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(1)
 
 
 def become(argv: list[str], env: dict[str, str], cwd: str) -> NoReturn:
@@ -183,7 +255,7 @@ def fork_or_exec(argv: list[str], programs: Any, *given: Any) -> int:
 
     words = [os.fsdecode(word) for word in argv]
     own = avault.own_command()
-    if words[: len(own)] != own or (*words, "")[len(own)] not in ("supervisor", "keyholder", "custodian", "trial"):
+    if words[: len(own)] != own or (*words, "")[len(own)] not in ("supervisor", "keyholder", "custodian", "trial", "git"):
         return exec_program(argv, programs, *given)
     _, kept, cwd, env, its_in, _, _, its_out, _, its_err, _, told, _, is_session, *_ = given
     if pid := os.fork():
@@ -224,6 +296,8 @@ exec_program = subprocess._fork_exec  # type: ignore[attr-defined]
 if __name__ == "__main__":
     import click  # noqa: F401  what commands import, once
     import nostr_sdk  # noqa: F401
+    import websockets.asyncio.client
+    import websockets.asyncio.server  # noqa: F401  what peers import
 
     import avault  # noqa: F401
 

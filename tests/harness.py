@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import re
@@ -33,7 +32,7 @@ from unittest import mock
 
 import nostr_sdk
 from canary import record
-from forked import Forked, of_start
+from forked import forked, of_start
 from peers import Phone, Signer
 
 import avault
@@ -62,12 +61,13 @@ class Done(subprocess.CompletedProcess):  # type: ignore[type-arg]
 class Running:
     """A command under way; `stdout` and `stderr` are lists of lines that grow."""
 
-    def __init__(self, argv: list[str], env: dict[str, str], cwd: Path, input: str | None) -> None:
+    def __init__(self, argv: list[str], env: dict[str, str], cwd: Path, input: str | None, may_fork: bool) -> None:
         self.argv = argv
         self.stdout: list[str] = []
         self.stderr: list[str] = []
-        self.process = subprocess.Popen(
-            argv, env=env, cwd=cwd, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        self.process: Any = (
+            forked().begin(argv, env, cwd) if may_fork else subprocess.Popen(argv, env=env, cwd=cwd, text=True, **pipes)
         )
         assert self.process.stdin
         if input is not None:
@@ -109,12 +109,6 @@ class Running:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()
-
-
-@functools.cache
-def forked() -> Forked:
-    """The process that runs commands for this one; made when it is first wanted."""
-    return Forked()
 
 
 class Machine:
@@ -175,7 +169,8 @@ class Machine:
     def start(self, *words: str, input: str | None = None, **env: str) -> Running:
         """Start avault and go on; `unlock` is a person's, as above."""
         self.end_pause(words)
-        running = Running([*self.command, *words], {**self.env, **env}, self.top, input)
+        env = {**self.env, **env}
+        running = Running([*self.command, *words], env, self.top, input, self.can_fork(words, env))
         self.running.append(running)
         return running
 

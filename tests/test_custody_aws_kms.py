@@ -35,7 +35,7 @@ pytest.importorskip("moto", reason="no moto: an AWS KMS for the tests")
 import botocore.exceptions as wrong  # noqa: E402
 from botocore.stub import Stubber  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 OTHER = BOUND.replace("here", "there")
 REGION = "eu-central-1"

@@ -27,7 +27,11 @@ from peers import Relay
 
 import avault
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(openbao_server.MISSING), reason=openbao_server.MISSING or "it is there")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("forks"),
+    pytest.mark.skipif(bool(openbao_server.MISSING), reason=openbao_server.MISSING or "it is there"),
+]
 
 DOCUMENT = d.read("references/custody.md")
 TRANSIT, KV = re.findall(r"<!-- policy: (?:transit|kv) -->\n```hcl\n(.*?)```", DOCUMENT, re.DOTALL)

@@ -33,7 +33,7 @@ from harness import SOURCE, Machine, wait_until
 
 import avault
 
-pytestmark = pytest.mark.slow  # two machines, and git between them
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]  # two machines, and git between them
 
 
 @pytest.fixture

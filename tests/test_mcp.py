@@ -21,7 +21,7 @@ from test_processes import Memory, is_alive, linux
 
 import avault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 TOOLS = {"avault_list", "avault_has", "avault_status", "avault_request_unlock", "avault_run"}
 

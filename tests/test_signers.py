@@ -28,7 +28,7 @@ from test_commands import in_terminal
 
 import avault
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 FAST_REFUSALS = {
     name: steps for name, steps in misdeeds.REFUSALS.items() if name not in ("nsec.app, ndk", "aegis, nak")

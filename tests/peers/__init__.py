@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import forked, of_start
 
 HERE = Path(__file__).resolve().parent
 ENVIRON = dict(os.environ)  # of the one who runs the tests; a test may get another
@@ -70,15 +71,7 @@ class Peer:
         self.config.update(changes)
         self._ended = False
         self._stderr = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen(
-            self.argv,
-            env=ENVIRON,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            encoding="utf-8",
-        )
+        self.process = self._begin()
         self._reader = threading.Thread(target=self._read, args=(self.process,), daemon=True)
         self._reader.start()
         try:
@@ -154,13 +147,19 @@ class Peer:
     def __str__(self) -> str:
         return Path(self.argv[-1]).name
 
+    def _begin(self) -> Any:
+        """The process; forked where it is a Python."""
+        if self.argv[0] == sys.executable and of_start(ENVIRON) == forked().start:
+            return forked().begin(self.argv, ENVIRON, Path.cwd(), self._stderr.fileno(), Path(self.argv[1]))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen(self.argv, env=ENVIRON, stderr=self._stderr, text=True, encoding="utf-8", **pipes)
+
     def _write(self, line: dict[str, Any]) -> None:
         assert self.process.stdin
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout
+    def _read(self, process: Any) -> None:
         for line in process.stdout:
             event = json.loads(line)
             with self._news:
