@@ -125,9 +125,13 @@ class Model:
 
 
 class Claw:
-    """OpenClaw on a machine."""
+    """OpenClaw on a machine.
 
-    def __init__(self, machine: Machine, model: Model) -> None:
+    Where its settings are is answered for it, as a start of OpenClaw takes seconds and avault asks with each command;
+    `itself` has it asked.
+    """
+
+    def __init__(self, machine: Machine, model: Model, itself: bool = False) -> None:
         self.machine, self.model, self.port = machine, model, free_port()
         self.state = machine.home / ".openclaw"
         self.state.mkdir(mode=0o700)
@@ -135,7 +139,8 @@ class Claw:
         self.command = machine.top / "bin" / "openclaw"
         self.command.parent.mkdir()
         program = [*peers.node(), str(installed() / "openclaw.mjs")]
-        self.command.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
+        told = "" if itself else f'[ "$*" != "config file" ] || {{ echo {self.config}; exit; }}\n'
+        self.command.write_text(f'#!/bin/sh\n{told}exec {shlex.join(program)} "$@"\n')
         self.command.chmod(0o755)
         machine.env |= {
             "PATH": f"{self.command.parent}:{machine.env['PATH']}",

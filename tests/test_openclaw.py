@@ -375,7 +375,7 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
 ) -> None:
     """The operator's whole way, on one gateway, as each start of OpenClaw takes seconds."""
     machine.init(relay.url, phone=phone)
-    claw = Claw(machine, model)
+    claw = Claw(machine, model, itself=True)
     key, skill = canary.new("model-key"), canary.new("skill-key")
     claw.write(
         lab={"apiKey": key}, skills={"entries": {"weather": {"apiKey": skill}}}, gateway={"auth": {"token": "token-in-clear"}}
