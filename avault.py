@@ -80,6 +80,7 @@ The rooms, in order; each calls only what stands above it:
     custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
     custody/obtaining         The ways to get the agent's key, as the keyholder has them
     custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
+    custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
     daemon/asking             The question to the operator: who waits for it, and when it may be put again
@@ -203,6 +204,7 @@ The rooms, in order; each calls only what stands above it:
     doctor/around             Checks of what is around the vault: git, files with secrets in clear
     doctor/daemon             Checks of the daemon: its version, its service
     doctor/phone              Checks of the way to the phone: relays, pairing, clocks
+    doctor/keys               Checks of who and what may open the vault: machines, operators, custodians' files, rotations
     doctor/directories        Whose a directory is, who may enter it, and what file system it is on
     doctor/state              Checks of the state directory: this machine's own part, and what other copies left of theirs
     doctor/vault              Checks of the vault directory: private, and its files whole and of one vault
@@ -8172,6 +8174,48 @@ class Shared:
             sync_directory(os.path.dirname(path))
 
 
+# --------------------------------------------------------- custody/stale ----
+# Files of custodians that open nothing: of another agent's key, of another vault, or of nobody.
+
+
+def find_stale(places: Places) -> Iterator[tuple[str, str]]:
+    """What is wrong with a custodian's file here, and what to do, as far as it tells without a key.
+
+    What is damaged says so itself, when it is tried.
+    """
+    custodians = Custodians(places)
+    try:
+        mine, order = read_sealed("unlock", places.own("unlock.json")), custodians.order()
+    except AvaultError:
+        return
+    for name in custodians.names():
+        again = f"avault custody add KIND --name {name}"
+        try:
+            content = custodians.load(name)
+        except AvaultError:
+            continue
+        path = custodians.path_of(name)
+        if name not in order:
+            yield f"{path} is of no custodian that is tried", f"if it is needed no more: rm {path}"
+        elif content["vault"] != mine["vault"]:
+            yield f"the custodian {name} is of another vault", f"avault custody remove {name}"
+        elif content["agent"] != mine["agent"]:
+            hint = f"{again} --replace, or: avault custody remove {name}"
+            yield f"the custodian {name} opens another agent's key, not this one's", hint
+    for name in custodians.names(candidate=True):
+        path = custodians.path_of(name, candidate=True)
+        hint = f"add it again: avault custody add KIND --name {name}; or: rm {path}"
+        yield f"{path} is of an add that was cut off, and opens nothing", hint
+
+
+def warn_of_stale(places: Places) -> list[str]:
+    """The same for `status`, and a rotation that was put there by somebody else."""
+    found = [f"{text}; {hint}" for text, hint in find_stale(places)]
+    if os.path.lexists(path := places.own(REFUSED)):
+        found.append(f"{path} is no rotation by this vault's agent; see: avault doctor rotation")
+    return found
+
+
 # --------------------------------------------------------- custody/trial ----
 # The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends.
 #
@@ -12951,6 +12995,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
             " the next unlock serves it"
         )
         fields["warnings"] = [*fields["warnings"], kept]
+    fields["warnings"] = [*fields["warnings"], *warn_of_stale(places)]
     pause, failure = guard.question.pauses.end(), guard.failure
     is_failed = failure and guard.state == "locked"
     return {
@@ -25773,6 +25818,123 @@ def check_relays(patient: Patient) -> Iterator[Finding]:
             yield Finding(state, f"{url} {problem}", hint, more=more)
 
 
+# ----------------------------------------------------------- doctor/keys ----
+# Checks of who and what may open the vault: machines, operators, custodians' files, rotations.
+
+
+def check_machines(patient: Patient) -> Iterator[Finding]:
+    """Whether this machine is on the vault's list, as the phone knows it; and what was removed."""
+    if not patient.is_open():
+        yield Finding("off", "the vault's list of machines is in it, and it is not open")
+        return
+    found = patient.ask("machines")["machines"]
+    me = next((each for each in found if each["this"]), None)
+    pairing = load_pairing(patient)
+    key = public_hex(pairing.keys) if pairing else None
+    if pairing and (not me or not me["host"]):
+        text = "this machine is not on the vault's list: who removes it does not find it"
+        yield Finding("warn", text, "avault lock && avault unlock, which enters it")
+    elif me and me["client_key"] != key:
+        listed = shorten_key(me["client_key"]) if me["client_key"] else "not paired"
+        now = shorten_key(key) if key else "not paired"
+        text = f"this machine is on the vault's list as {listed}, and is {now}"
+        yield Finding("warn", text, "avault lock && avault unlock, which enters it anew")
+    left = patient.ask("exposed")
+    if left["exposed"]:
+        text = f"{len(left['exposed'])} value(s) were known to what was removed since"
+        yield Finding("warn", text, "avault rotate report")
+    names = ", ".join(printable(each["host"] or each["id"], 70) for each in found)
+    yield Finding("ok", f"{len(found)} machine(s): {names}")
+
+
+def check_operators(patient: Patient) -> Iterator[Finding]:
+    """Whether each phone that is asked here is an operator's; not all have to be asked here."""
+    custodians, phones = Custodians(patient.places), {}
+    for name in custodians.names():
+        try:
+            content = custodians.load(name)
+        except AvaultError:
+            continue  # said by another check
+        if content["kind"] == PHONE:
+            phones[name] = content["settings"].get("operator")
+    known = (patient.status or {}).get("operators")
+    if known is None:
+        asked = f"; phones that are asked here: {', '.join(phones)}" if phones else ""
+        yield Finding("off", f"who is an operator is in the vault, which is not open{asked}")
+        return
+    for name, operator in phones.items():
+        if known.get(name) != operator:
+            text = f"the phone of {name} is paired here, who is no operator of this vault"
+            yield Finding("bad", text, f"avault custody remove {name}")
+    shown = [f"{printable(each)}{'' if each in phones else ' (not asked here)'}" for each in known]
+    others = f", and besides: {', '.join(shown)}" if shown else ""
+    yield Finding("ok", f"the operator of this machine's phone{others}")
+
+
+def check_custodians(patient: Patient) -> Iterator[Finding]:
+    """Whether the files of custodians are of this vault's agent, here and for all machines."""
+    places = patient.places
+    for text, hint in find_stale(places):
+        yield Finding("warn", text, hint)
+    shared = Shared(places)
+    try:
+        agent = str(patient.sealed()["agent"])
+    except AvaultError:
+        agent = ""
+    for name in shared.names() if agent else []:
+        try:
+            shared.load(name, agent)
+        except AvaultError as error:
+            yield bad(error)
+    count = len(Custodians(places).names())
+    yield Finding(
+        "ok" if count or shared.names() else "off",
+        f"{count} custodian(s) here, {len(shared.names())} for all machines, of this vault's agent",
+    )
+
+
+def check_rotation(patient: Patient) -> Iterator[Finding]:
+    """What a rotation has left: one that was cut off, one that was refused, what was in its way."""
+    places = patient.places
+    names = sorted(os.listdir(places.state)) if os.path.isdir(places.state) else []
+    stopped = isinstance(patient.silence, NoDaemon)
+    for name in (STAGED, DONE):
+        if name in names and stopped:
+            yield Finding(
+                "warn",
+                f"{places.own(name)} is of a rotation that was cut off, and counts for nothing",
+                "avault daemon start, which takes it away",
+                functools.partial(drop_leftover, patient, name),
+            )
+    if READY in names:
+        text = f"{places.own(READY)} is a rotation that counts, and is not in place yet"
+        yield Finding("bad", text, "avault unlock, which completes it")
+    if REFUSED in names:
+        path = places.own(REFUSED)
+        text = f"{path} was put there by somebody else: it is no rotation by this vault's agent"
+        yield Finding("warn", text, f"who could write there? Then: rm -r {shlex.quote(path)}")
+    for name in names:
+        path = shlex.quote(places.own(name))
+        if name.startswith("replaced") and name.endswith(".enc"):
+            text = f"{path} is what git had put in place of avault.enc while a rotation was cut off"
+            yield Finding(
+                "warn", text, f"look whether git has it (avault history); then: rm {path}"
+            )
+    logs = [name for name in names if name.startswith("log-")]
+    kept = f"; of earlier keys, the access log is in {', '.join(logs)}" if logs else ""
+    yield Finding("ok", f"no rotation is under way{kept}")
+
+
+def drop_leftover(patient: Patient, name: str) -> str:
+    """Take away what a rotation has left that counts for nothing, while no daemon runs."""
+    fd = lock_directory(patient.places.dir)
+    try:
+        drop(patient.places.own(name))
+    finally:
+        os.close(fd)
+    return f"removed {patient.places.own(name)}"
+
+
 # ---------------------------------------------------- doctor/directories ----
 # Whose a directory is, who may enter it, and what file system it is on.
 
@@ -25916,7 +26078,8 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
         for directory in (places.dir, places.state)
         if os.path.isdir(directory)
         for name in sorted(os.listdir(directory))
-        if name.endswith(".tmp") and name[:-21] in {f".{each}" for each in OUR_FILES}
+        if name.endswith(".tmp")
+        and (name[:-21] in {f".{each}" for each in OUR_FILES} or name.startswith(".custody-"))
     ]
 
     def clean() -> str:
@@ -26191,6 +26354,10 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "proven": check_proof,
     "relay": check_relays,
     "custody": check_custody,
+    "custodians": check_custodians,
+    "machines": check_machines,
+    "operators": check_operators,
+    "rotation": check_rotation,
     "git": check_git,
     "service": check_service,
     "lingering": check_lingering,
@@ -26233,13 +26400,14 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
 
     Looks at everything that has to be right: files and permissions, the daemon,
     the clock, pairing and drill, each relay (a message to ourselves, there and
-    back), custody, git, service, secrets left in clear, swap. A line for each:
+    back), custody, machines, operators, what a rotation left, git, service,
+    secrets left in clear, swap. A line for each:
     ok; warn, it works but should be known; bad, it does not work or will not;
     off, not there. With the command that mends it. CHECK chooses, by the names
     in front of the lines.
 
     The phone is not asked, and nothing is changed. --fix does what can do no
-    harm: permissions, leftovers of killed writes, the state of a vault that was
+    harm: permissions, leftovers of killed writes and rotations, the state of a vault that was
     moved, nip46.json, .gitattributes and git's merge driver. --offline leaves the relays
     alone.
     Exit code 0: nothing is bad; 1: something is.

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault import __version__
+from avault.custody.stale import warn_of_stale
 from avault.daemon.keeper import Guard
 from avault.errors import AvaultError
 from avault.places import Places
@@ -39,6 +40,7 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
             " the next unlock serves it"
         )
         fields["warnings"] = [*fields["warnings"], kept]
+    fields["warnings"] = [*fields["warnings"], *warn_of_stale(places)]
     pause, failure = guard.question.pauses.end(), guard.failure
     is_failed = failure and guard.state == "locked"
     return {

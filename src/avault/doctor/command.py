@@ -16,6 +16,12 @@ from avault.doctor.around import (
     check_swap,
 )
 from avault.doctor.daemon import check_clock, check_daemon, check_python, check_socket
+from avault.doctor.keys import (
+    check_custodians,
+    check_machines,
+    check_operators,
+    check_rotation,
+)
 from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import check_drill, check_pairing, check_proof, check_relays
 from avault.doctor.state import check_leftovers, check_orphans, check_state
@@ -44,6 +50,10 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "proven": check_proof,
     "relay": check_relays,
     "custody": check_custody,
+    "custodians": check_custodians,
+    "machines": check_machines,
+    "operators": check_operators,
+    "rotation": check_rotation,
     "git": check_git,
     "service": check_service,
     "lingering": check_lingering,
@@ -86,13 +96,14 @@ def cmd_doctor(terminal: Terminal, check: tuple[str, ...], fix: bool, offline: b
 
     Looks at everything that has to be right: files and permissions, the daemon,
     the clock, pairing and drill, each relay (a message to ourselves, there and
-    back), custody, git, service, secrets left in clear, swap. A line for each:
+    back), custody, machines, operators, what a rotation left, git, service,
+    secrets left in clear, swap. A line for each:
     ok; warn, it works but should be known; bad, it does not work or will not;
     off, not there. With the command that mends it. CHECK chooses, by the names
     in front of the lines.
 
     The phone is not asked, and nothing is changed. --fix does what can do no
-    harm: permissions, leftovers of killed writes, the state of a vault that was
+    harm: permissions, leftovers of killed writes and rotations, the state of a vault that was
     moved, nip46.json, .gitattributes and git's merge driver. --offline leaves the relays
     alone.
     Exit code 0: nothing is bad; 1: something is.

@@ -100,7 +100,8 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
         for directory in (places.dir, places.state)
         if os.path.isdir(directory)
         for name in sorted(os.listdir(directory))
-        if name.endswith(".tmp") and name[:-21] in {f".{each}" for each in OUR_FILES}
+        if name.endswith(".tmp")
+        and (name[:-21] in {f".{each}" for each in OUR_FILES} or name.startswith(".custody-"))
     ]
 
     def clean() -> str:
