@@ -497,6 +497,11 @@ def link(staged: Staged) -> None:
     staged.ready.symlink_to(staged.ready.with_name("elsewhere"))
 
 
+def be_a_file(staged: Staged) -> None:
+    shutil.rmtree(staged.ready)
+    staged.ready.write_bytes(b"")
+
+
 FORGERIES: dict[str, Callable[[Staged], None]] = {
     "signed by a stranger": lambda staged: sign_anew(staged, avault.make_keys()),
     "signed by the new key alone": lambda staged: sign_anew(staged, staged.fresh),
@@ -507,6 +512,7 @@ FORGERIES: dict[str, Callable[[Staged], None]] = {
     "no manifest": lambda staged: (staged.ready / "manifest").unlink(),
     "from before": write_more,
     "a link": link,
+    "a file": be_a_file,
 }
 
 
@@ -536,7 +542,7 @@ def test_a_file_more_is_not_put_in_place(staged: Staged) -> None:
     assert staged.opens(staged.fresh) == "a value" and not os.path.exists(staged.places.own("socket"))
 
 
-def test_what_is_in_place_in_part_is_never_set_aside(staged: Staged) -> None:
+def test_what_is_in_place_in_part_is_never_set_aside(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key before opens nothing then: it is completed, or said to be half done."""
     shutil.copyfile(staged.ready / "avault.enc", staged.places.file("avault.enc"))
     good = (staged.ready / "pin.json").read_bytes()
@@ -546,6 +552,17 @@ def test_what_is_in_place_in_part_is_never_set_aside(staged: Staged) -> None:
             avault.complete_rotation(staged.places)
         assert str(staged.ready) in str(raised.value.hint)
     (staged.ready / "pin.json").write_bytes(good)
+    real = avault.read_file
+
+    def refuse(path: str, *given: Any, **named: Any) -> bytes:
+        if path == staged.places.file("avault.enc"):
+            raise avault.AvaultError(f"cannot read {path}: Input/output error")
+        return real(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(avault, "read_file", refuse)
+        with pytest.raises(avault.AvaultError, match="Input/output error"):
+            avault.complete_rotation(staged.places)
     assert avault.complete_rotation(staged.places) is None and staged.opens(staged.fresh) == "a value"
 
 

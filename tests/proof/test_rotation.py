@@ -22,7 +22,7 @@ from test_leaks import descendants
 
 pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")]
 
-OWN = ("unlock.json", "pairing.json", "pin.json", "log.json", "recovery.json", "custody-box.json", "access.log")
+OWN = ("unlock.json", "pairing.json", "pin.json", "log.json", "recovery.json", "custody-box.json", "access.log", "forget.json")
 IN_VAULT = ("avault.enc", "nsec.enc", "nip46.json")
 
 
@@ -66,13 +66,8 @@ def turned(machine: Machine, rogue: Rogue) -> Turned:
     return Turned(machine, rogue)
 
 
-def agent_of(path: Path) -> str:
-    return str(json.loads(path.read_text())["agent"])
-
-
-@pytest.mark.root
-@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
-def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Canary) -> None:
+def prepare(turned: Turned, canary: Canary) -> str:
+    """Have a value in the vault that is put back before each try; whose it is."""
     machine = turned.machine
     machine("daemon", "start", "-b")
     machine.wait_state("unlocked")
@@ -81,7 +76,17 @@ def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Ca
     shutil.rmtree(turned.kept)
     for name, place in turned.places().items():
         shutil.copytree(place, turned.kept / name)
-    old = agent_of(turned.own / "unlock.json")
+    return agent_of(turned.own / "unlock.json")
+
+
+def agent_of(path: Path) -> str:
+    return str(json.loads(path.read_text())["agent"])
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Canary) -> None:
+    machine, old = turned.machine, prepare(turned, canary)
     code, calls = turned.rotate()
     assert code == 0 and len(calls) > 20
     killed, agents = 0, set()
@@ -105,3 +110,28 @@ def test_killed_at_every_call_one_key_opens_the_vault(turned: Turned, canary: Ca
         machine("daemon", "stop")
     assert agents == {"old", "new"}, "some were killed before it counted, and some after"
     figures.at_least("calls of a rotation at which the keyholder was killed", killed)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+def test_where_a_call_fails_nothing_that_was_confirmed_is_lost(turned: Turned, canary: Canary) -> None:
+    """As on a full disk: what is written afterwards, with whatever key, is there after the next start."""
+    machine, old = turned.machine, prepare(turned, canary)
+    code, calls = turned.rotate()
+    assert code == 0
+    failed, written, agents = 0, 0, set()
+    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 8)]:
+        turned.put_back()
+        with turned.traced("-e", f"inject={name}:error=ENOSPC:when={count}"):
+            failed += machine("rotate", "agent", "--yes", code=None).returncode != 0
+            machine("unlock", "--timeout", "20", code=None)
+            is_written = machine("set", "later/KEY", input=canary.value, code=None).returncode == 0
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        for key in ["openai/API_KEY", *["later/KEY"] * is_written]:
+            assert machine("get", key, secret=True).stdout == canary.value + "\n", (name, count)
+        written += is_written
+        agents.add("old" if agent_of(turned.own / "unlock.json") == old else "new")
+        machine("daemon", "stop")
+    assert agents == {"old", "new"} and written, "some failed before it counted, and some after"
+    figures.at_least("calls of a rotation that failed, with a write afterwards", failed)

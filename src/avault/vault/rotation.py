@@ -134,10 +134,10 @@ def hash_file(path: str) -> str:
 
 
 def is_at(path: str, digest: str) -> bool:
-    """Whether the file that has this SHA-256 is there."""
+    """Whether the file that has this SHA-256 is there; raises AvaultError where that is not known."""
     try:
         return hash_file(path) == digest
-    except AvaultError:
+    except Tampered:  # a directory, or the like
         return False
 
 
@@ -210,7 +210,8 @@ def settle_rotation(places: Places, ready: Stage) -> str | None:
 def read_manifest(ready: Stage) -> tuple[str, dict[str, Any]]:
     """Who has signed a rotation (hex), and what its manifest says; raises Tampered."""
     try:
-        if os.path.islink(ready.at) or os.stat(ready.at).st_uid != os.getuid():
+        is_directory = os.path.isdir(ready.at) and not os.path.islink(ready.at)
+        if not is_directory or os.stat(ready.at).st_uid != os.getuid():
             raise Tampered("it is not a directory of ours")
         author, text = read_signed(read_file(ready.own(MANIFEST)).decode())
         said: dict[str, Any] = json.loads(text)
@@ -220,7 +221,7 @@ def read_manifest(ready: Stage) -> tuple[str, dict[str, Any]]:
         if any(os.path.basename(name) != name for name in said["files"]):
             raise Tampered("it has files that belong elsewhere")
         return author, {"agent": "", **said, "files": dict(said["files"])}
-    except (OSError, NotFound, ValueError, TypeError, KeyError, RecursionError):
+    except (NotFound, ValueError, TypeError, KeyError, RecursionError):
         raise Tampered("it has no manifest that is signed") from None
 
 
