@@ -29,10 +29,11 @@ from test_seal import Example
 
 import avault
 
-CUSTODY = "custody-box.json"
+CUSTODY, SHARED = "custody-box.json", "custody-fleet.json"
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(300, 7200))]
 
-REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json", CUSTODY]
+REFUSED = ["avault.enc", "nsec.enc", "unlock.json", "pin.json", "machine.json", "offered.json", "pairing.json"]
+REFUSED += [CUSTODY, SHARED]
 # The vault opens beside these: nothing hangs on them.
 OPENED = ["nip46.json", ".gitattributes", "access.log", "socket", "python", "recovery.json", "log.json"]
 ANEW = ["recovery.json", "log.json"]  # written again, of what was looked at
@@ -54,6 +55,7 @@ def box(sealed: dict[str, Any]) -> dict[str, Any]:
         "settings": {"path": "/nowhere"},
         "kept": None,
         **sealed,
+        "agreed": "00" * 32,
     }
 
 
@@ -68,6 +70,10 @@ class Disk(Example):
         digest = avault.sha256(self.path("avault.enc").read_bytes()).hex()
         self.write("pin.json", avault.encode_pin(self.vault, digest))
         self.write(CUSTODY, avault.encode_file("custody", box(sealed)))
+        self.shared_key, sealed = avault.seal_keys(self.agent, *names, "fleet")
+        shared = {**box(sealed), "custodian": "fleet"}
+        shared |= avault.sign_custodian(self.agent, shared)
+        self.write(SHARED, avault.encode_file("custody", shared))
         self.write("offered.json", avault.encode_file("offered", {"count": 3}))
         digest = avault.sha256(self.path("nsec.enc").read_bytes()).hex()
         self.write("recovery.json", avault.encode_file("recovery", {"hash": digest}))
@@ -82,9 +88,14 @@ class Disk(Example):
         self.good = self.files()
 
     def path(self, name: str) -> Path:
-        return Path(
-            self.places.dir if name in ("avault.enc", "nsec.enc", "nip46.json", ".gitattributes") else self.places.state, name
-        )
+        shared = ("avault.enc", "nsec.enc", "nip46.json", ".gitattributes", SHARED)
+        return Path(self.places.dir if name in shared else self.places.state, name)
+
+    def load(self, custody: str) -> dict[str, Any]:
+        """What a custodian needs, as the supervisor reads it; raises Tampered."""
+        if custody == "shared":
+            return avault.Shared(self.places).load("fleet", avault.to_npub(avault.public_hex(self.agent)))
+        return avault.Custodians(self.places).load("box")
 
     def files(self) -> dict[str, bytes]:
         """All that is on the disk, temporary files too."""
@@ -105,6 +116,7 @@ class Disk(Example):
         given = {
             "nsec": self.nsec,
             "custodian": json.dumps({"outcome": "ok", "value": self.unlock_key}),
+            "shared": json.dumps({"outcome": "ok", "value": self.shared_key}),
             "phone": None,
         }[custody]
         ours, theirs = socket.socketpair()
@@ -116,13 +128,20 @@ class Disk(Example):
             end.sendall(given.encode())
             end.close()
             fd = mine.detach()
-        if custody == "custodian" and fd is not None:
-            await keyholder.unlocking.try_custodian({"custodian": "box", "number": "1", "limit": 9}, fd)
+        if custody in ("custodian", "shared") and fd is not None:
+            message = {"number": "1", "limit": 9, "accept_rollback": False}
+            try:
+                content = self.load(custody)
+                message |= {"custodian": content["custodian"], "content": content}
+                await keyholder.unlocking.try_custodian(message, fd)
+            except avault.AvaultError as error:
+                os.close(fd)
+                sent.append({"failed": error.to_dict()["error"]})
         else:
             await keyholder.unlocking.unlock(fd)
         keyholder.control.close()
         theirs.close()
-        if fd is not None and not keyholder.unlocking.shown and custody != "custodian":
+        if fd is not None and not keyholder.unlocking.shown and custody == "nsec":
             os.close(fd)  # it did not come to read it; it ends then, and this process does not
         if keyholder.holding.log:
             close_log(keyholder.holding.log)
@@ -173,7 +192,7 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
     """Exit 8, whatever the damage; or, for what the vault does not hang on, the vault as it was. Nothing else is written."""
     count: Counter[str] = Counter()
     for name in [*REFUSED, *OPENED]:
-        custody = {"pairing.json": "phone", CUSTODY: "custodian"}.get(name, "nsec")
+        custody = {"pairing.json": "phone", CUSTODY: "custodian", SHARED: "shared"}.get(name, "nsec")
         for how, bad in damaged(disk.good[name], figures.pick(21, None)):
             disk.write(name, bad)
             if name == "nsec.enc":  # asked for only where a machine has nothing better
@@ -198,8 +217,10 @@ async def test_no_damage_opens_the_vault_or_is_written_over(disk):
             assert after[name] == bad or mended or (name == "access.log" and after[name].startswith(bad)), name
             count[how] += 1
             disk.restore(after)
-    keyholder, code = await disk.open()
-    assert code is None and keyholder.holding.store
+    for custody in ("nsec", "custodian", "shared"):  # the control
+        keyholder, code = await disk.open(custody)
+        assert code is None and keyholder.holding.store, custody
+        disk.restore()
     figures.at_least("truncated files on the way to an open vault", count["truncated"])
     figures.at_least("flipped bits on the way to an open vault", count["flipped"])
 
@@ -567,8 +588,12 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
     places = avault.Places(str(machine.vault))
     avault.write_file(places.own("offered.json"), avault.encode_file("offered", {"count": 3}))
     content = avault.read_unlock(places)[0]
-    _, sealed = avault.seal_keys(key, content["vault"], avault.parse_npub(content["operator"]), content["name"], "box")
+    names = content["vault"], avault.parse_npub(content["operator"]), content["name"]
+    _, sealed = avault.seal_keys(key, *names, "box")
     avault.write_file(places.own(CUSTODY), avault.encode_file("custody", box(sealed)))
+    shared = {**box(avault.seal_keys(key, *names, "fleet")[1]), "custodian": "fleet"}
+    shared |= avault.sign_custodian(key, shared)
+    avault.write_file(places.file(SHARED), avault.encode_file("custody", shared))
     where = {name: path for top in (machine.vault, state) for path in top.iterdir() if (name := path.name) in [*REFUSED, *OPENED]}
     assert len(where) == len([*REFUSED, *OPENED]) - 1  # no pairing
     chance, count = random.Random(figures.FULL), 0
@@ -584,7 +609,7 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
             if name == "nsec.enc":
                 where["unlock.json"].unlink()
             path.write_bytes(bad)
-            done = machine("unlock", NOSTR_NSEC=nsec, code=8 if name in REFUSED and name != CUSTODY else 0)
+            done = machine("unlock", NOSTR_NSEC=nsec, code=8 if name in REFUSED and name not in (CUSTODY, SHARED) else 0)
             if done.returncode:
                 assert "avault: error: " in done.stderr and name in done.stderr and not done.stdout
                 assert "avault: hint: " in done.stderr
