@@ -11317,14 +11317,15 @@ class Holding:
 
     async def keep_log(self, at_once: bool = False) -> None:
         """Write what the access log has only counted, and remember where it ends."""
-        try:
-            if self.log:
-                self.log.settle(at_once)
-                if not self.log.is_saved():
-                    await asyncio.to_thread(self.log.save)
-            self.reporter.warnings.pop("log", None)
-        except AvaultError as error:
-            self.reporter.warnings["log"] = error.message
+        async with self.ratchet.turning:  # a rotation begins another log
+            try:
+                if self.log:
+                    self.log.settle(at_once)
+                    if not self.log.is_saved():
+                        await asyncio.to_thread(self.log.save)
+                self.reporter.warnings.pop("log", None)
+            except AvaultError as error:
+                self.reporter.warnings["log"] = error.message
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows: for `status`, `lock` and `stop`."""
@@ -12110,10 +12111,12 @@ class Rotating:
         """
         holding = self.holding
         async with holding.serving, holding.ratchet.turning:
-            await holding.keep_log(at_once=True)
             await holding.writer.finish()
             # from here to the end nothing else runs in this process
             self.refuse_amid_talk()
+            if holding.log:
+                holding.log.settle(at_once=True)
+                holding.log.save()
             store, pairing = self.need_store(), holding.contact.find(self.holding.store)
             stage, log = Stage(store.places), name_of_logs(store.places, store.vault.agent)
             stage.files |= files

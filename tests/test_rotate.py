@@ -757,13 +757,19 @@ async def test_a_talk_that_began_before_ends_and_writes_nothing(turning: Turning
     change = asyncio.ensure_future(
         avault.ask_operator(desk.holding, desk.holding.store, {"ticket": "u"}, "a title", "a sentence")  # type: ignore[arg-type]
     )
-    while desk.phone.asked < 2:
+    pairing = avault.Pairing.load(turning.places)
+    assert pairing
+    content = dict(desk.holding.ratchet.content)
+    pair = asyncio.ensure_future(avault.ask_for_proof(desk.keyholder, desk.session, pairing, content, False))
+    while desk.phone.asked < 3:
         await asyncio.sleep(0)
     assert await turning.turn() is None
     desk.phone.may.set()
-    for task in (drill, change):
+    for task in (drill, change, pair):
         with pytest.raises(avault.Locked, match="rotated meanwhile"):
             await task
+    with pytest.raises(avault.Locked, match="rotated meanwhile"):
+        await avault.ask_for_proof(desk.keyholder, desk.session, pairing, content, False)
     await desk.holding.look()
     assert turning.agents() == {"new"}
 

@@ -296,14 +296,15 @@ class Holding:
 
     async def keep_log(self, at_once: bool = False) -> None:
         """Write what the access log has only counted, and remember where it ends."""
-        try:
-            if self.log:
-                self.log.settle(at_once)
-                if not self.log.is_saved():
-                    await asyncio.to_thread(self.log.save)
-            self.reporter.warnings.pop("log", None)
-        except AvaultError as error:
-            self.reporter.warnings["log"] = error.message
+        async with self.ratchet.turning:  # a rotation begins another log
+            try:
+                if self.log:
+                    self.log.settle(at_once)
+                    if not self.log.is_saved():
+                        await asyncio.to_thread(self.log.save)
+                self.reporter.warnings.pop("log", None)
+            except AvaultError as error:
+                self.reporter.warnings["log"] = error.message
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows: for `status`, `lock` and `stop`."""

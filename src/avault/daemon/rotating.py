@@ -201,10 +201,12 @@ class Rotating:
         """
         holding = self.holding
         async with holding.serving, holding.ratchet.turning:
-            await holding.keep_log(at_once=True)
             await holding.writer.finish()
             # from here to the end nothing else runs in this process
             self.refuse_amid_talk()
+            if holding.log:
+                holding.log.settle(at_once=True)
+                holding.log.save()
             store, pairing = self.need_store(), holding.contact.find(self.holding.store)
             stage, log = Stage(store.places), name_of_logs(store.places, store.vault.agent)
             stage.files |= files
