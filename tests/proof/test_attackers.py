@@ -278,13 +278,17 @@ def test_the_disk_with_write_access(proven: Machine, rogue: Rogue, canary: Canar
                 "asks": False,
                 "settings": {"path": str(program)},
                 "kept": None,
+                "agreed": "00" * 32,
             }
             (own / "custody-his.json").write_bytes(avault.encode_file("custody", his | sealed))
             order = {"order": ["his", "phone"], "opened": {}}
             (own / "custodians.json").write_bytes(avault.encode_file("custodians", order))
 
         attempts: dict[str, tuple[Callable[[], object], str]] = {
-            "another operator in unlock.json": (lambda: rewrite(own / "unlock.json", "unlock", operator=npub), "refused"),
+            "another operator in unlock.json": (
+                lambda: rewrite(own / "unlock.json", "unlock", operator=npub),
+                "asks the phone",
+            ),
             "another operator everywhere": (lambda: tell(operator=npub), "waits"),
             "another name, and so another sentence": (
                 lambda: rewrite(own / "unlock.json", "unlock", name="somebody else"),
@@ -318,15 +322,16 @@ def test_the_disk_with_write_access(proven: Machine, rogue: Rogue, canary: Canar
             if end == "asks the phone":
                 assert len(rogue.requests("nip44_decrypt")) > seen
                 assert proven("get", "g/K", secret=True).stdout == canary.value + "\n"
+                assert json.loads((own / "unlock.json").read_text())["operator"] != npub, "it was made anew, for the operator"
             else:
                 assert proven.status()["state"] != "unlocked"
-                proven("daemon", "stop")
-                unlock.wait()
-                for path in {*own.iterdir(), *proven.vault.iterdir()} - saved.keys():
-                    if path.is_file():
-                        path.unlink()
-                for path, data in saved.items():
-                    path.write_bytes(data)
+            proven("daemon", "stop")
+            unlock.wait()
+            for path in {*own.iterdir(), *proven.vault.iterdir()} - saved.keys():
+                if path.is_file():
+                    path.unlink()
+            for path, data in saved.items():
+                path.write_bytes(data)
             tried(name)
 
 

@@ -24,9 +24,14 @@ from harness import Machine, Running, wait_until
 from peers import Relay, Rogue
 from test_leaks import Memory, cmdline, descendants
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.timeout(figures.pick(300, 7200)),
+    pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
+]
 
 NAMES = ("custodians.json", "custody-box.json", "custody-second.json")
+SHARED = "custody-second.json"  # in the vault's directory too
 
 
 class Stage:
@@ -38,6 +43,11 @@ class Stage:
         self.own, self.kept = machine.own, machine.top / "kept"
         machine("custody", "add", "program", f"path={self.box.path}", "--name", "box", "--yes")
         machine("daemon", "stop")
+        self.keep()
+
+    def keep(self) -> None:
+        """From now on each try begins so."""
+        shutil.rmtree(self.kept, ignore_errors=True)
         for name, place in self.places().items():
             shutil.copytree(place, self.kept / name)
 
@@ -55,7 +65,8 @@ class Stage:
     @contextlib.contextmanager
     def traced(self, *words: str) -> Iterator[Running]:
         """An open daemon under strace, which says on stderr what calls are about custodians' files. It is ended."""
-        paths = [word for name in NAMES for word in ("-P", str(self.own / name))]
+        files = [*(self.own / name for name in NAMES), self.machine.vault / SHARED]
+        paths = [word for path in files for word in ("-P", str(path))]
         command, self.machine.command = self.machine.command, ["strace", "-qq", *paths, *words]
         running = self.machine.start(*command, "daemon", "start")
         self.machine.command = command
@@ -115,6 +126,44 @@ def test_killed_at_every_call_one_opens_the_vault(stage: Stage, change: str, can
         machine("custody", "add", "program", path, "--name", "third", "--yes")
         machine("lock")
         machine("unlock")
+        machine("daemon", "stop")
+    figures.at_least(f"calls of a custodian's {change} at which the daemon was killed", killed)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("strace"), reason="no strace")
+@pytest.mark.parametrize("change", ["share", "unshare"])
+def test_killed_at_every_call_what_is_shared_is_whole_or_not_there(stage: Stage, change: str, canary: Canary) -> None:
+    """The other custodian opens the vault. A file for all machines is signed; and the same can be done again."""
+    machine, path = stage.machine, f"path={stage.box.path}"
+    words = ("custody", "add", "program", path, "--name", "second", "--shared", "--yes")
+    if change == "unshare":
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        machine(*words)
+        machine("daemon", "stop")
+        stage.keep()
+        words = ("custody", "remove", "second", "--yes")
+    code, calls = stage.change(words)
+    assert code == 0 and calls
+    killed = 0
+    for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 6)]:
+        code, _ = stage.change(words, "-e", f"inject={name}:signal=KILL:when={count}")
+        killed += code != 0
+        asked = stage.asked()
+        machine("daemon", "start", "-b")
+        machine.wait_state("unlocked")
+        assert stage.asked() == asked, (change, name, count)
+        found = machine("custody", "list", "--json").json
+        assert [each for each in found["offered"] if each["why"]] == [], (change, name, count)
+        is_used = "second" in machine.status()["custodians"]
+        if change == "share" and (machine.vault / SHARED).exists():
+            machine("custody", *(("test",) if is_used else ("take",)), "second")
+        elif change == "share":
+            machine(*words, "--replace")
+        elif is_used or (machine.vault / SHARED).exists():
+            machine(*words, code=None)  # its key may be gone already, which the box calls an error
+        assert (machine.vault / SHARED).exists() == (change == "share"), (name, count)
         machine("daemon", "stop")
     figures.at_least(f"calls of a custodian's {change} at which the daemon was killed", killed)
 

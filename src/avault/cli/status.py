@@ -113,7 +113,8 @@ NEVER_OPENED = "this machine has never opened this vault; open it with: avault r
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
     "code", "groups", "secrets",
-    "proven", "phone_opened", "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "proven", "phone_opened",
+    "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
 )  # fmt: skip
