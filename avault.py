@@ -4633,6 +4633,11 @@ def read_machine(text: str) -> dict[str, Any]:
     }
 
 
+def knows_phone(vault: Vault) -> bool:
+    """Whether any machine that the vault is on asks a phone."""
+    return any(read_machine(text)["client_key"] for text in vault.facts_of(KIND).values())
+
+
 def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
     """Each machine that is known, or that has written, and was not removed; the first seen first.
 
@@ -8069,8 +8074,11 @@ class KeptKey:
 
 
 FILE_NAME = r"custody-([a-z0-9][a-z0-9-]{0,31})\.json"
-# all but what is kept, which opens nothing that is not signed
-STATED = ("vault", "name", "agent", "custodian", "kind", "account", "asks", "settings", "sealed")
+# also what is kept, which a program or a server is given
+STATED = (
+    "vault", "name", "agent", "operator", "custodian", "kind", "account", "asks", "settings",
+    "sealed", "agreed", "kept",
+)  # fmt: skip
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
     "keychain": "a keychain is of one machine",
@@ -8084,9 +8092,32 @@ def state_custodian(content: dict[str, Any]) -> str:
     return json.dumps({**said, **{name: content[name] for name in STATED}})
 
 
-def sign_custodian(keys: Keys, content: dict[str, Any]) -> dict[str, str]:
-    """What makes a custodian one for all machines of the vault."""
-    return {"signed": sign(keys, state_custodian(content))}
+def is_shared(content: dict[str, Any]) -> bool:
+    """Whether a custodian is one for all machines: its own agent says so, and nobody else."""
+    try:
+        check_custodian_of(content, content["agent"])
+    except AvaultError:
+        return False
+    return True
+
+
+class Unsigned:
+    """A shared custodian that was agreed to, until it is known what it keeps: then it is signed."""
+
+    def __init__(self) -> None:
+        self.keys: Keys | None = None
+        self.agreed: dict[str, Any] = {}
+
+    def expect(self, keys: Keys, content: dict[str, Any]) -> None:
+        """Be ready to sign this one, once; it is not known yet what it keeps."""
+        self.keys, self.agreed = keys, {name: content[name] for name in STATED if name != "kept"}
+
+    def sign(self, content: dict[str, Any]) -> dict[str, str]:
+        """What makes a custodian one for all machines; raises Denied for one not agreed to."""
+        keys, self.keys = self.keys, None
+        if not keys or any(content[name] != known for name, known in self.agreed.items()):
+            raise Denied("that is not the custodian that was agreed to")
+        return {"signed": sign(keys, state_custodian(content))}
 
 
 def check_custodian_of(content: dict[str, Any], agent: str) -> None:
@@ -8148,13 +8179,6 @@ class Shared:
         content = self.read(name)
         check_custodian_of(content, agent)
         return content
-
-    def holds(self, content: dict[str, Any]) -> bool:
-        """Whether this very custodian is there for other machines too."""
-        try:
-            return bool(self.read(content["custodian"])["sealed"] == content["sealed"])
-        except AvaultError:
-            return False
 
     def save(self, content: dict[str, Any]) -> None:
         """Give a custodian to all machines."""
@@ -9052,7 +9076,7 @@ class Custody:
 
     def find(self, name: str, agent: str | None = None) -> dict[str, Any]:
         """What a custodian needs that is in the order, or shared; raises NotFound, Tampered."""
-        if name in self.custodians.order():
+        if name in self.custodians.order() and not agent:
             return self.custodians.load(name)
         return self.find_shared(name, agent)
 
@@ -9084,7 +9108,8 @@ class Custody:
                 mine = self.custodians.load(name) if name != PHONE else {}
                 if mine.get("signed") and mine["agent"] != agent:
                     content = Shared(self.places).load(name, agent)
-                    if content["vault"] == mine["vault"]:
+                    same = ("vault", "kind", "asks", "settings")
+                    if all(content[each] == mine[each] for each in same):
                         self.custodians.save(content)
             except AvaultError:
                 continue  # it says so itself when it is tried
@@ -9747,10 +9772,10 @@ def write_order(guard: Guard, name: str, asks: bool) -> None:
     custodians.write([*order[:place], name, *order[place:]])
 
 
-def name_account(content: dict[str, Any], is_shared: bool) -> str:
+def name_account(content: dict[str, Any], for_all: bool) -> str:
     """Under which name a new key is kept, beside others: one that each machine knows, if shared."""
     account = f"{content['custodian']}-{secrets.token_hex(4)}"
-    return f"{content['vault']}:{account}" if is_shared else account
+    return f"{content['vault']}:{account}" if for_all else account
 
 
 def refuse_anothers(guard: Guard, name: str, is_replacing: bool) -> None:
@@ -9773,7 +9798,7 @@ def give_to_all(guard: Guard, content: dict[str, Any]) -> None:
 
 async def forget_key(guard: Guard, content: dict[str, Any]) -> None:
     """Have a custodian forget a key that is needed no more; not what other machines use."""
-    if not Shared(guard.places).holds(content):
+    if not is_shared(content):
         await run_errand(guard.places, "delete", content, Reach({}))
 
 
@@ -9806,8 +9831,8 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     """
     need_open(guard)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
-    is_shared = request.get("shared") is True
-    if is_shared:
+    for_all = request.get("shared") is True
+    if for_all:
         refuse_local(kind, {})
         refuse_anothers(guard, name, bool(request.get("replace")))
     custody, reach = guard.custody, Reach(request)
@@ -9823,19 +9848,19 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "name": guard.report["name"],
         "agent": guard.report["agent_npub"],
     }
-    if old or is_shared:
-        content["account"] = name_account(content, is_shared)
+    if old or for_all:
+        content["account"] = name_account(content, for_all)
     content |= await settle_custodian(guard, content, reach)
-    if is_shared:
+    if for_all:
         refuse_local(kind, content["settings"])
     if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
     refuse_one_place(guard, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * is_shared}"
+        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * for_all}"
     )
     await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller, is_shared)
+    content = await entrust_to(guard, content, reach, ticket, caller, for_all)
     custody.custodians.save(content, candidate=True)
     try:
         tried = await try_custodian(guard.places, content, reach, "candidate")
@@ -9845,17 +9870,19 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         raise
     custody.custodians.save(content)
     custody.custodians.drop_candidate(name)
-    if is_shared:
+    if for_all:
         give_to_all(guard, content)
-    if old:
+    if old and for_all:  # what took its place is for all, too
+        await run_errand(guard.places, "delete", old, Reach({}))
+    elif old:
         await forget_key(guard, old)
-    else:
+    if not old:
         write_order(guard, name, bool(content["asks"]))
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
         guard.child.control.send({"do": "renew"})
-    return {"name": name, "asks": content["asks"], "shared": is_shared}
+    return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
 def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
@@ -9943,7 +9970,7 @@ async def entrust_to(
     reach: Reach,
     ticket: str,
     caller: dict[str, Any],
-    is_shared: bool,
+    for_all: bool,
     errand: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Have the keyholder give a helper an unlock key: the file, with what that opens.
@@ -9957,7 +9984,7 @@ async def entrust_to(
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
             about = ("custodian", "kind", "account", "asks", "settings")
-            what = {name: content[name] for name in about} | {"shared": is_shared}
+            what = {name: content[name] for name in about} | {"shared": for_all}
             do = errand or {"do": "entrust"}
             wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
             sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
@@ -9967,7 +9994,11 @@ async def entrust_to(
     kept = raise_outcome(said, "the custodian did not take its key: {}")
     if not sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return {**content, **sealed, "kept": kept}
+    content = {**content, **sealed, "kept": kept}
+    if for_all:
+        wish = {"do": "sign", "content": content}
+        content |= await guard.custody.change(secrets.token_hex(16), wish) or {}
+    return content
 
 
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -10006,19 +10037,26 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    is_shared = name in shared.names() and (
-        not custody.custodians.is_there(name) or shared.holds(custody.custodians.load(name))
-    )
-    if is_here and not (is_shared and custody.custodians.is_there(name)):
+    is_used = custody.custodians.is_there(name)
+    is_for_all = is_signed(guard, name) if is_used else name in shared.names()
+    if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
     outcome: dict[str, Any] = {"outcome": "ok"}
     if not is_here:
         outcome = await forget_secret(guard, name, Reach(request))
-    if is_shared and not is_here:
+    if is_for_all and not is_here:
         shared.drop(name)
         guard.wrote()
     custody.custodians.forget(name)
-    return {"name": name, "shared": is_shared, **outcome}
+    return {"name": name, "shared": is_for_all, **outcome}
+
+
+def is_signed(guard: Guard, name: str) -> bool:
+    """Whether a custodian that this machine uses is one for all: its own copy says it."""
+    try:
+        return is_shared(guard.custody.custodians.load(name))
+    except AvaultError:
+        return False
 
 
 async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
@@ -11077,7 +11115,7 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
-        self.consent = Consent()
+        self.consent, self.unsigned = Consent(), Unsigned()
         self.custodian: str | None = None  # by which it was opened, if by one
         self.serving = asyncio.Lock()  # one key at a time
 
@@ -11287,8 +11325,9 @@ class Holding:
             self.consent.end()
         elif isinstance(custodian, OperatorKey) and self.store:
             self.consent.begin()
-        elif isinstance(custodian, KeptKey):
-            self.consent.phoneless = custodian.phoneless
+        elif isinstance(custodian, KeptKey) and self.store:
+            # also where another machine has been paired since it was entrusted
+            self.consent.phoneless = custodian.phoneless and not knows_phone(self.store.vault)
 
     # -- while it is open
 
@@ -11373,14 +11412,24 @@ class Holding:
 
 
 # of a custodian's settings, what says where it is
-WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+WHERE = ("endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "of")
 
 
-def describe_custodian(message: Message, width: int = 60) -> str:
-    """A custodian as the operator is told of it: its name, its kind, and where it is."""
+def rank_place(setting: str) -> tuple[bool, int]:
+    """The order in which places are named: the custodian's own first."""
+    member, _, name = setting.rpartition(".")
+    return bool(member), WHERE.index(name)
+
+
+def describe_custodian(message: Message, width: int = 200) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is.
+
+    Of a quorum, where each member is.
+    """
     custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    named = [each for each in settings if settings[each] and each.rpartition(".")[2] in WHERE]
+    place = ", ".join(settings[each] for each in sorted(named, key=rank_place))
     return printable(f"{who} at {place}" if place else who, width + len(who))
 
 
@@ -11464,7 +11513,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
             sealed["agreed"] = mark_agreed(store.keys, message)
             if message["shared"]:
-                sealed |= sign_custodian(store.keys, {**message, **sealed})
+                holding.unsigned.expect(store.keys, {**message, **sealed})
             helper.sendall(unlock.encode())
         except Exception as error:
             failed = explain_change(error)
@@ -11472,6 +11521,16 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             if helper:
                 helper.close()
     tell_of_change(holding, message, sealed, failed)
+
+
+def sign_shared(holding: Holding, message: Message) -> None:
+    """Sign a shared custodian that was agreed to, with what it keeps; tell what came of it."""
+    signed, failed = None, None
+    try:
+        signed = holding.unsigned.sign(message["content"])
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, signed, failed)
 
 
 def refuse_stranger(vault: Vault, message: Message) -> None:
@@ -12086,8 +12145,9 @@ class Rotating:
 
     async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
         """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid, what = message["helper"], {each: message[each] for each in AGREED}
-        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
+        pid, fields = message["helper"], (*AGREED, "shared")
+        what = {each: message[each] for each in fields}
+        if what not in [{each: known[each] for each in fields} for known in self.custodians]:
             raise Denied("that is not the custodian that was agreed to")
         with socket.socket(fileno=fd) as door:
             store = self.need_store()
@@ -12098,10 +12158,11 @@ class Rotating:
                 names = vault.identity, vault.operator, vault.name, message["custodian"]
                 phoneless = self.holding.consent.phoneless
                 unlock, sealed = seal_keys(fresh, *names, phoneless)
+                sealed["agreed"] = mark_agreed(fresh, message)
                 if message["shared"]:
-                    sealed |= sign_custodian(fresh, {**message, **sealed})
+                    self.holding.unsigned.expect(fresh, {**message, **sealed})
                 helper.sendall(unlock.encode())
-        return {**sealed, "agreed": mark_agreed(fresh, message)}
+        return sealed
 
     async def turn_over(self, fresh: Keys, files: dict[str, str]) -> dict[str, Any]:
         """Have the new key count: stage all that is sealed with it, commit that, and serve it.
@@ -12205,7 +12266,7 @@ class Rotating:
 def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
     """Who else opens the vault after a rotation, as the operator is told."""
     named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
-    named += [describe_custodian(each, 120) for each in custodians]
+    named += [describe_custodian(each, 300) for each in custodians]
     return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
 
 
@@ -12317,6 +12378,8 @@ class Keyholder:
             spawn(self.tasks, self.unlocking.try_custodian(message, fd))
         elif message["do"] == "entrust" and fd is not None:
             spawn(self.tasks, entrust(self.holding, fd, message))
+        elif message["do"] == "sign":
+            sign_shared(self.holding, message)
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
         elif message["do"] == "rotate":
@@ -12866,7 +12929,10 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
     known, left = load_custodians(guard, names)
     ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
-    offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in known]
+    offered = [
+        {each: content[each] for each in (*AGREED, "agreed")} | {"shared": is_shared(content)}
+        for content in known
+    ]
     wish = {"do": "rotate", "step": "begin", "caller": caller, "custodians": offered}
     begun = await custody.change(ticket, wish) or {}
     changed = begun.pop("changed", [])
@@ -12958,12 +13024,12 @@ async def entrust_anew(
         raise Usage("it asks a person, and there is no terminal")
     if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
         raise Usage("it keeps its key in one place, which is still needed")
-    is_shared = Shared(guard.places).holds(content)
+    shared = is_shared(content)
     content = {each: value for each, value in content.items() if each != "signed"}
-    content |= {"account": name_account(content, is_shared), "agent": agent, "kept": None}
+    content |= {"account": name_account(content, shared), "agent": agent, "kept": None}
     ticket = secrets.token_hex(16)
     errand = {"do": "rotate", "step": "entrust", "agent": agent}
-    content = await entrust_to(guard, content, reach, ticket, caller, is_shared, errand)
+    content = await entrust_to(guard, content, reach, ticket, caller, shared, errand)
     Custodians(stage).save(content)
     try:
         tried = await try_custodian(guard.places, content, reach, "staged")
@@ -14489,7 +14555,7 @@ this machine
   custody add|list|test|take|order|move|remove   other ways to open the vault than the phone
   operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
-  rotate agent|operator|report         a new key, another phone in place of yours; what is to be set anew
+  rotate agent|operator|report         a new key; another phone; what is to be set anew
   keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set
@@ -27472,17 +27538,30 @@ def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None)
     return show(terminal, answer)
 
 
-@command("custody take", argument("name"), option("--passphrase-file"))
-def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None) -> int:
-    """usage: avault custody take NAME [--passphrase-file FILE]
+@command(
+    "custody take",
+    argument("name"),
+    option("--passphrase-file"),
+    option("--yes", is_flag=True),
+)
+def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None, yes: bool) -> int:
+    """usage: avault custody take NAME [--passphrase-file FILE] [--yes]
 
-    Has this machine use a custodian that another has shared, and git brought: if
-    the vault's agent has signed it, and it opens the vault. Until then git has no
-    say in what opens it here; nor later, as this machine has its own copy. Do it
-    again where `custody list` says that another has taken its place.
+    Shows what it is, and asks (--yes does not). Then this machine uses a custodian
+    that another has shared, and git brought: if the vault's agent has signed it,
+    and it opens the vault. Until then git has no say in what opens it here; nor
+    later, as this machine has its own copy. Do it again where `custody list` says
+    that another has taken its place.
 
       avault custody take aws-kms
     """
+    for each in manage(terminal, "list")["offered"]:
+        if each["name"] == name and not each["why"]:
+            say(f"{name} is of the kind {each['kind']}, and is told:")
+            for setting, value in sorted(each["settings"].items()):
+                say(f"  {setting}={printable(value, 10_000)}")
+    if not yes and not confirm(f"avault: {name} is to open this vault on this machine. Use it?"):
+        raise Denied("not confirmed; nothing was changed", f"avault custody take {name} --yes")
     answer = manage(terminal, "take", passphrase_file, name=name)
     say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
     return show(terminal, answer)
@@ -28476,7 +28555,7 @@ def forget_custodians(places: Places, removed: list[str], left: list[dict[str, s
             content = custodians.load(name, candidate)
         except AvaultError:
             continue  # its file goes with the others, and cannot be read by anybody
-        if Shared(places).holds(content):
+        if is_shared(content):
             continue  # other machines use it
         answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
         entry, by_hand = f"the key of the custodian {name}", "take it away there"

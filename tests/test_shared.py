@@ -128,10 +128,10 @@ def test_git_talks_no_machine_into_anything(fleet: Fleet) -> None:
     assert second.status()["custodians"] == ["phone"] and not fleet.own(second).exists(), "that was for once"
     second("lock")
     fleet.box.mode("unavailable")
-    second("custody", "take", "box", code=6)
+    second("custody", "take", "box", "--yes", code=6)
     assert second.status()["custodians"] == ["phone"] and not [*second.own.glob("custody-box*")]
     fleet.box.mode("ok")
-    second("custody", "take", "box")
+    second("custody", "take", "box", "--yes")
     assert second.status()["custodians"] == ["box", "phone"] and second.status()["state"] == "locked"
     second("unlock")
     assert fleet.owner.asked() == asked + 1
@@ -142,6 +142,8 @@ SWAPS: dict[str, Callable[[Fleet], None]] = {
     "another program": lambda fleet: change(fleet.file(fleet.second), settings={"path": "/bin/false", "person": "no"}),
     "asks nobody": lambda fleet: change(fleet.file(fleet.second), asks=True),
     "another's sealed copy": lambda fleet: change(fleet.file(fleet.second), sealed="A" * 200),
+    "what a program is given": lambda fleet: change(fleet.file(fleet.second), kept="sops: another server"),
+    "what was agreed to": lambda fleet: change(fleet.file(fleet.second), agreed="00" * 32),
     "unsigned": lambda fleet: change(fleet.file(fleet.second), signed=""),
     "signed by another": lambda fleet: change(fleet.file(fleet.second), **sign_as_another(fleet.file(fleet.second))),
     "another name": lambda fleet: change(fleet.file(fleet.second), custodian="boss"),
@@ -151,7 +153,9 @@ SWAPS: dict[str, Callable[[Fleet], None]] = {
 
 def sign_as_another(path: Path) -> dict[str, str]:
     content = avault.decode_file("custody", path.read_bytes(), str(path))
-    return avault.sign_custodian(avault.make_keys(), content)
+    unsigned = avault.Unsigned()
+    unsigned.expect(avault.make_keys(), content)
+    return unsigned.sign(content)
 
 
 def respace(path: Path) -> None:
@@ -169,7 +173,7 @@ def test_what_was_swapped_is_not_even_started(fleet: Fleet, swap: str) -> None:
     assert "recover" in fleet.second("unlock", "--with", "box", code=5).stderr, "it has never opened this vault"
     assert "signed" in fleet.recover(code=8).stderr or swap == "another name"
     fleet.pair_second()
-    for words in (("unlock", "--with", "box"), ("custody", "take", "box")):
+    for words in (("unlock", "--with", "box"), ("custody", "take", "box", "--yes")):
         fleet.second("lock")
         fleet.second(*words, code=8)
     [offered] = fleet.shown(fleet.second)["offered"]
@@ -177,8 +181,8 @@ def test_what_was_swapped_is_not_even_started(fleet: Fleet, swap: str) -> None:
     assert not fleet.own(fleet.second).exists()
 
 
-def test_what_wraps_something_else_opens_nothing(fleet: Fleet, canary: Canary) -> None:
-    """What a custodian keeps is not signed: it opens the sealed copy that is, or nothing."""
+def test_what_wraps_something_else_is_given_to_nobody(fleet: Fleet, canary: Canary) -> None:
+    """What a custodian keeps goes to a program or a server: it is signed too."""
     machine, second = fleet.machine, fleet.second
     settings = ["wrap=cat", "unwrap=cat"]
     machine("custody", "add", "command", *settings, "--name", "box", "--shared", "--yes")
@@ -188,7 +192,7 @@ def test_what_wraps_something_else_opens_nothing(fleet: Fleet, canary: Canary) -
     bound = avault.bind(content["vault"], content["agent"], "box")
     other = avault.binascii.b2a_base64(f"{bound}\n{'01' * 32}\n".encode(), newline=False).decode()
     change(fleet.file(second), kept=other)
-    assert "does not open this vault" in fleet.recover(code=8).stderr
+    assert "not signed by this vault's agent" in fleet.recover(code=8).stderr
     change(fleet.file(second), kept=content["kept"])
     fleet.recover()
     assert second.status()["state"] == "unlocked"
@@ -235,7 +239,7 @@ def test_one_machine_stops_using_it(fleet: Fleet) -> None:
     fleet.publish()
     fleet.clone()
     fleet.pair_second()
-    second("custody", "take", "box")
+    second("custody", "take", "box", "--yes")
     second("custody", "remove", "box", "--here", "--yes")
     assert second.status()["custodians"] == ["phone"] and fleet.file(second).exists()
     second("custody", "remove", "box", "--here", "--yes", code=2)
@@ -253,7 +257,7 @@ def test_a_new_agents_key_is_shared_anew(fleet: Fleet, canary: Canary) -> None:
     fleet.publish()
     fleet.clone()
     fleet.pair_second()
-    second("custody", "take", "box")
+    second("custody", "take", "box", "--yes")
     machine("custody", "remove", "other", "--here", "--yes")
     second("sync")
     machine("sync")
@@ -297,7 +301,7 @@ def test_two_machines_files_are_merged(fleet: Fleet) -> None:
     assert [each["name"] for each in fleet.shown(machine)["offered"]] == ["box", "second"]
     for each in (machine, second):
         each("custody", "test", "box")
-    machine("custody", "take", "box")
+    machine("custody", "take", "box", "--yes")
     assert [each["name"] for each in fleet.shown(machine)["offered"]] == ["second"]
 
 
@@ -315,7 +319,7 @@ def test_what_is_of_one_machine_is_not_shared(fleet: Fleet) -> None:
     words = ["custody", "add", "program", path, "--name", "box", "--shared", "--yes"]
     assert "avault custody take box" in fleet.second(*words, code=2).stderr
     fleet.second("custody", "add", "program", path, "--name", "box", "--yes")
-    fleet.second("custody", "take", "box", code=2)
+    fleet.second("custody", "take", "box", "--yes", code=2)
 
 
 def test_its_replacement_is_taken_in_by_a_person(fleet: Fleet) -> None:
@@ -329,7 +333,7 @@ def test_its_replacement_is_taken_in_by_a_person(fleet: Fleet) -> None:
     second("sync")
     [row, _], [offered] = fleet.shown(second)["custodians"], fleet.shown(second)["offered"]
     assert row["said"] == "the box is empty" and not row["shared"] and offered["name"] == "box"
-    second("custody", "take", "box")
+    second("custody", "take", "box", "--yes")
     assert fleet.shown(second)["offered"] == [] and fleet.own(second).read_bytes() == fleet.file().read_bytes()
     machine("custody", "test", "box")
 
@@ -364,3 +368,32 @@ def test_a_phoneless_vault_on_a_new_machine(machine: Machine, place, canary: Can
         box = Box(second.top)
         words = ["custody", "add", "program", f"path={box.path}", "--name", "box", "--yes"]
         second(*words, "--passphrase-file", str(answers))
+
+
+def test_no_more_is_signed_than_was_agreed_to() -> None:
+    """Once, and as it was; what it keeps is known only then."""
+    keys = avault.make_keys()
+    content = dict.fromkeys(avault.STATED, "x")
+    content["agent"] = avault.to_npub(avault.public_hex(keys))
+    unsigned = avault.Unsigned()
+    with pytest.raises(avault.Denied):
+        unsigned.sign(content)
+    for name in set(avault.STATED) - {"kept"}:
+        unsigned.expect(keys, content)
+        with pytest.raises(avault.Denied):
+            unsigned.sign({**content, name: "another"})
+        with pytest.raises(avault.Denied):
+            unsigned.sign(content)
+    unsigned.expect(keys, content)
+    done = {**content, "kept": "wrapped"}
+    done |= unsigned.sign(done)
+    assert avault.is_shared(done) and not avault.is_shared({**done, "kept": "another"})
+    assert not avault.is_shared({**done, "agent": avault.to_npub(avault.public_hex(avault.make_keys()))})
+
+
+def test_where_another_machine_has_a_phone_no_custodian_agrees() -> None:
+    vault = avault.Vault("00" * 16, "aa" * 32, "bb" * 32, "test")
+    vault.state("machine/one", avault.render_machine("ada@one", ""), 1, "m")
+    assert not avault.knows_phone(vault)
+    vault.state("machine/two", avault.render_machine("ada@two", "cd" * 32), 1, "m")
+    assert avault.knows_phone(vault)

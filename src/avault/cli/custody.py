@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.kinds import EXTRA_KINDS, KINDS
-from avault.errors import Denied, Usage
+from avault.errors import Denied, Usage, printable
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
@@ -192,17 +192,30 @@ def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None)
     return show(terminal, answer)
 
 
-@command("custody take", argument("name"), option("--passphrase-file"))
-def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None) -> int:
-    """usage: avault custody take NAME [--passphrase-file FILE]
+@command(
+    "custody take",
+    argument("name"),
+    option("--passphrase-file"),
+    option("--yes", is_flag=True),
+)
+def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None, yes: bool) -> int:
+    """usage: avault custody take NAME [--passphrase-file FILE] [--yes]
 
-    Has this machine use a custodian that another has shared, and git brought: if
-    the vault's agent has signed it, and it opens the vault. Until then git has no
-    say in what opens it here; nor later, as this machine has its own copy. Do it
-    again where `custody list` says that another has taken its place.
+    Shows what it is, and asks (--yes does not). Then this machine uses a custodian
+    that another has shared, and git brought: if the vault's agent has signed it,
+    and it opens the vault. Until then git has no say in what opens it here; nor
+    later, as this machine has its own copy. Do it again where `custody list` says
+    that another has taken its place.
 
       avault custody take aws-kms
     """
+    for each in manage(terminal, "list")["offered"]:
+        if each["name"] == name and not each["why"]:
+            say(f"{name} is of the kind {each['kind']}, and is told:")
+            for setting, value in sorted(each["settings"].items()):
+                say(f"  {setting}={printable(value, 10_000)}")
+    if not yes and not confirm(f"avault: {name} is to open this vault on this machine. Use it?"):
+        raise Denied("not confirmed; nothing was changed", f"avault custody take {name} --yes")
     answer = manage(terminal, "take", passphrase_file, name=name)
     say(f"{name} opens this vault from now on{'' if answer['asks'] else ', and asks nobody'}")
     return show(terminal, answer)

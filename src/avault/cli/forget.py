@@ -15,7 +15,7 @@ from avault.cli.custody import show
 from avault.cli.keychain import KEYCHAIN, SERVICE, account, removal
 from avault.client import Interrupted, ask_daemon
 from avault.custody.custodians import Custodians
-from avault.custody.shared import Shared
+from avault.custody.shared import is_shared
 from avault.daemon.errands import Reach, run_errand
 from avault.errors import AvaultError, Denied, Tampered, Unavailable, printable
 from avault.git.run import run_git
@@ -129,7 +129,7 @@ def forget_custodians(places: Places, removed: list[str], left: list[dict[str, s
             content = custodians.load(name, candidate)
         except AvaultError:
             continue  # its file goes with the others, and cannot be read by anybody
-        if Shared(places).holds(content):
+        if is_shared(content):
             continue  # other machines use it
         answer = asyncio.run(run_errand(places, "delete", content, Reach({})))
         entry, by_hand = f"the key of the custodian {name}", "take it away there"

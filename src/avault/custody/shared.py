@@ -11,7 +11,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, NotFound, Tampered, Usage, printable
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
 from avault.nostr import parse_npub, read_signed, sign
 from avault.places import Places
 from avault.vault.files import read_file, sync_directory, write_file
@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 
 FILE_NAME = r"custody-([a-z0-9][a-z0-9-]{0,31})\.json"
-# all but what is kept, which opens nothing that is not signed
-STATED = ("vault", "name", "agent", "custodian", "kind", "account", "asks", "settings", "sealed")
+# also what is kept, which a program or a server is given
+STATED = (
+    "vault", "name", "agent", "operator", "custodian", "kind", "account", "asks", "settings",
+    "sealed", "agreed", "kept",
+)  # fmt: skip
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
     "keychain": "a keychain is of one machine",
@@ -39,9 +42,32 @@ def state_custodian(content: dict[str, Any]) -> str:
     return json.dumps({**said, **{name: content[name] for name in STATED}})
 
 
-def sign_custodian(keys: Keys, content: dict[str, Any]) -> dict[str, str]:
-    """What makes a custodian one for all machines of the vault."""
-    return {"signed": sign(keys, state_custodian(content))}
+def is_shared(content: dict[str, Any]) -> bool:
+    """Whether a custodian is one for all machines: its own agent says so, and nobody else."""
+    try:
+        check_custodian_of(content, content["agent"])
+    except AvaultError:
+        return False
+    return True
+
+
+class Unsigned:
+    """A shared custodian that was agreed to, until it is known what it keeps: then it is signed."""
+
+    def __init__(self) -> None:
+        self.keys: Keys | None = None
+        self.agreed: dict[str, Any] = {}
+
+    def expect(self, keys: Keys, content: dict[str, Any]) -> None:
+        """Be ready to sign this one, once; it is not known yet what it keeps."""
+        self.keys, self.agreed = keys, {name: content[name] for name in STATED if name != "kept"}
+
+    def sign(self, content: dict[str, Any]) -> dict[str, str]:
+        """What makes a custodian one for all machines; raises Denied for one not agreed to."""
+        keys, self.keys = self.keys, None
+        if not keys or any(content[name] != known for name, known in self.agreed.items()):
+            raise Denied("that is not the custodian that was agreed to")
+        return {"signed": sign(keys, state_custodian(content))}
 
 
 def check_custodian_of(content: dict[str, Any], agent: str) -> None:
@@ -103,13 +129,6 @@ class Shared:
         content = self.read(name)
         check_custodian_of(content, agent)
         return content
-
-    def holds(self, content: dict[str, Any]) -> bool:
-        """Whether this very custodian is there for other machines too."""
-        try:
-            return bool(self.read(content["custodian"])["sealed"] == content["sealed"])
-        except AvaultError:
-            return False
 
     def save(self, content: dict[str, Any]) -> None:
         """Give a custodian to all machines."""

@@ -9,7 +9,6 @@ import secrets
 import socket
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import sign_custodian
 from avault.daemon.errands import asks_phones
 from avault.daemon.holding import Holding
 from avault.daemon.sentences import describe_entrusting
@@ -100,7 +99,7 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
             sealed["agreed"] = mark_agreed(store.keys, message)
             if message["shared"]:
-                sealed |= sign_custodian(store.keys, {**message, **sealed})
+                holding.unsigned.expect(store.keys, {**message, **sealed})
             helper.sendall(unlock.encode())
         except Exception as error:
             failed = explain_change(error)
@@ -108,6 +107,16 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             if helper:
                 helper.close()
     tell_of_change(holding, message, sealed, failed)
+
+
+def sign_shared(holding: Holding, message: Message) -> None:
+    """Sign a shared custodian that was agreed to, with what it keeps; tell what came of it."""
+    signed, failed = None, None
+    try:
+        signed = holding.unsigned.sign(message["content"])
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, signed, failed)
 
 
 def refuse_stranger(vault: Vault, message: Message) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
+from avault.custody.shared import Unsigned
 from avault.daemon.autolock import AutoLock
 from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
@@ -25,6 +26,7 @@ from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
 from avault.vault.leftovers import describe_left
 from avault.vault.machine import SET_ASIDE, encode_pin
+from avault.vault.machines import knows_phone
 from avault.vault.presence import doubt_hints, read_unlock
 from avault.vault.recovery import Recovery, is_for_several, seal_recovery
 from avault.vault.seal import open_nsec, seal_nsec
@@ -56,7 +58,7 @@ class Holding:
         self.writer = Writer(reporter)
         self.store: Store | None = None
         self.log: AccessLog | None = None
-        self.consent = Consent()
+        self.consent, self.unsigned = Consent(), Unsigned()
         self.custodian: str | None = None  # by which it was opened, if by one
         self.serving = asyncio.Lock()  # one key at a time
 
@@ -266,8 +268,9 @@ class Holding:
             self.consent.end()
         elif isinstance(custodian, OperatorKey) and self.store:
             self.consent.begin()
-        elif isinstance(custodian, KeptKey):
-            self.consent.phoneless = custodian.phoneless
+        elif isinstance(custodian, KeptKey) and self.store:
+            # also where another machine has been paired since it was entrusted
+            self.consent.phoneless = custodian.phoneless and not knows_phone(self.store.vault)
 
     # -- while it is open
 

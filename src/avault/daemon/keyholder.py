@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
-from avault.daemon.entrusting import entrust, note_proof, part_with_phone
+from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.holding import Holding
 from avault.daemon.operators import change_operators
 from avault.daemon.reporter import Reporter
@@ -107,6 +107,8 @@ class Keyholder:
             spawn(self.tasks, self.unlocking.try_custodian(message, fd))
         elif message["do"] == "entrust" and fd is not None:
             spawn(self.tasks, entrust(self.holding, fd, message))
+        elif message["do"] == "sign":
+            sign_shared(self.holding, message)
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
         elif message["do"] == "rotate":

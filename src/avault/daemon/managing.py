@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
-from avault.custody.shared import Shared, refuse_local
+from avault.custody.shared import Shared, is_shared, refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Guard
 from avault.daemon.sharing import (
@@ -56,8 +56,8 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     """
     need_open(guard)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
-    is_shared = request.get("shared") is True
-    if is_shared:
+    for_all = request.get("shared") is True
+    if for_all:
         refuse_local(kind, {})
         refuse_anothers(guard, name, bool(request.get("replace")))
     custody, reach = guard.custody, Reach(request)
@@ -73,19 +73,19 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "name": guard.report["name"],
         "agent": guard.report["agent_npub"],
     }
-    if old or is_shared:
-        content["account"] = name_account(content, is_shared)
+    if old or for_all:
+        content["account"] = name_account(content, for_all)
     content |= await settle_custodian(guard, content, reach)
-    if is_shared:
+    if for_all:
         refuse_local(kind, content["settings"])
     if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
     refuse_one_place(guard, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * is_shared}"
+        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * for_all}"
     )
     await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller, is_shared)
+    content = await entrust_to(guard, content, reach, ticket, caller, for_all)
     custody.custodians.save(content, candidate=True)
     try:
         tried = await try_custodian(guard.places, content, reach, "candidate")
@@ -95,17 +95,19 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         raise
     custody.custodians.save(content)
     custody.custodians.drop_candidate(name)
-    if is_shared:
+    if for_all:
         give_to_all(guard, content)
-    if old:
+    if old and for_all:  # what took its place is for all, too
+        await run_errand(guard.places, "delete", old, Reach({}))
+    elif old:
         await forget_key(guard, old)
-    else:
+    if not old:
         write_order(guard, name, bool(content["asks"]))
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
         guard.child.control.send({"do": "renew"})
-    return {"name": name, "asks": content["asks"], "shared": is_shared}
+    return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
 def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
@@ -193,7 +195,7 @@ async def entrust_to(
     reach: Reach,
     ticket: str,
     caller: dict[str, Any],
-    is_shared: bool,
+    for_all: bool,
     errand: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Have the keyholder give a helper an unlock key: the file, with what that opens.
@@ -207,7 +209,7 @@ async def entrust_to(
             helper = Helper(guard.places, "set", content, reach, end.fileno())
         try:
             about = ("custodian", "kind", "account", "asks", "settings")
-            what = {name: content[name] for name in about} | {"shared": is_shared}
+            what = {name: content[name] for name in about} | {"shared": for_all}
             do = errand or {"do": "entrust"}
             wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
             sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
@@ -217,7 +219,11 @@ async def entrust_to(
     kept = raise_outcome(said, "the custodian did not take its key: {}")
     if not sealed:
         raise AvaultError("the keyholder gave nothing for the custodian", "try again")
-    return {**content, **sealed, "kept": kept}
+    content = {**content, **sealed, "kept": kept}
+    if for_all:
+        wish = {"do": "sign", "content": content}
+        content |= await guard.custody.change(secrets.token_hex(16), wish) or {}
+    return content
 
 
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -256,19 +262,26 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    is_shared = name in shared.names() and (
-        not custody.custodians.is_there(name) or shared.holds(custody.custodians.load(name))
-    )
-    if is_here and not (is_shared and custody.custodians.is_there(name)):
+    is_used = custody.custodians.is_there(name)
+    is_for_all = is_signed(guard, name) if is_used else name in shared.names()
+    if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
     outcome: dict[str, Any] = {"outcome": "ok"}
     if not is_here:
         outcome = await forget_secret(guard, name, Reach(request))
-    if is_shared and not is_here:
+    if is_for_all and not is_here:
         shared.drop(name)
         guard.wrote()
     custody.custodians.forget(name)
-    return {"name": name, "shared": is_shared, **outcome}
+    return {"name": name, "shared": is_for_all, **outcome}
+
+
+def is_signed(guard: Guard, name: str) -> bool:
+    """Whether a custodian that this machine uses is one for all: its own copy says it."""
+    try:
+        return is_shared(guard.custody.custodians.load(name))
+    except AvaultError:
+        return False
 
 
 async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.shared import sign_custodian
 from avault.daemon.entrusting import AGREED, explain_change, mark_agreed, tell_of_change
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
@@ -176,8 +175,9 @@ class Rotating:
 
     async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
         """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid, what = message["helper"], {each: message[each] for each in AGREED}
-        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
+        pid, fields = message["helper"], (*AGREED, "shared")
+        what = {each: message[each] for each in fields}
+        if what not in [{each: known[each] for each in fields} for known in self.custodians]:
             raise Denied("that is not the custodian that was agreed to")
         with socket.socket(fileno=fd) as door:
             store = self.need_store()
@@ -188,10 +188,11 @@ class Rotating:
                 names = vault.identity, vault.operator, vault.name, message["custodian"]
                 phoneless = self.holding.consent.phoneless
                 unlock, sealed = seal_keys(fresh, *names, phoneless)
+                sealed["agreed"] = mark_agreed(fresh, message)
                 if message["shared"]:
-                    sealed |= sign_custodian(fresh, {**message, **sealed})
+                    self.holding.unsigned.expect(fresh, {**message, **sealed})
                 helper.sendall(unlock.encode())
-        return {**sealed, "agreed": mark_agreed(fresh, message)}
+        return sealed
 
     async def turn_over(self, fresh: Keys, files: dict[str, str]) -> dict[str, Any]:
         """Have the new key count: stage all that is sealed with it, commit that, and serve it.
@@ -295,7 +296,7 @@ class Rotating:
 def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
     """Who else opens the vault after a rotation, as the operator is told."""
     named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
-    named += [describe_custodian(each, 120) for each in custodians]
+    named += [describe_custodian(each, 300) for each in custodians]
     return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import Custodians
-from avault.custody.shared import Shared
+from avault.custody.shared import Shared, is_shared
 from avault.daemon.entrusting import AGREED
 from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
@@ -49,7 +49,10 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
     known, left = load_custodians(guard, names)
     ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
-    offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in known]
+    offered = [
+        {each: content[each] for each in (*AGREED, "agreed")} | {"shared": is_shared(content)}
+        for content in known
+    ]
     wish = {"do": "rotate", "step": "begin", "caller": caller, "custodians": offered}
     begun = await custody.change(ticket, wish) or {}
     changed = begun.pop("changed", [])
@@ -141,12 +144,12 @@ async def entrust_anew(
         raise Usage("it asks a person, and there is no terminal")
     if any(each == "delete" or each.endswith(".delete") for each in content["settings"]):
         raise Usage("it keeps its key in one place, which is still needed")
-    is_shared = Shared(guard.places).holds(content)
+    shared = is_shared(content)
     content = {each: value for each, value in content.items() if each != "signed"}
-    content |= {"account": name_account(content, is_shared), "agent": agent, "kept": None}
+    content |= {"account": name_account(content, shared), "agent": agent, "kept": None}
     ticket = secrets.token_hex(16)
     errand = {"do": "rotate", "step": "entrust", "agent": agent}
-    content = await entrust_to(guard, content, reach, ticket, caller, is_shared, errand)
+    content = await entrust_to(guard, content, reach, ticket, caller, shared, errand)
     Custodians(stage).save(content)
     try:
         tried = await try_custodian(guard.places, content, reach, "staged")

@@ -11,14 +11,24 @@ if TYPE_CHECKING:
 
 
 # of a custodian's settings, what says where it is
-WHERE = ("address", "path", "module", "key-id", "wrap", "of")
+WHERE = ("endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "of")
 
 
-def describe_custodian(message: Message, width: int = 60) -> str:
-    """A custodian as the operator is told of it: its name, its kind, and where it is."""
+def rank_place(setting: str) -> tuple[bool, int]:
+    """The order in which places are named: the custodian's own first."""
+    member, _, name = setting.rpartition(".")
+    return bool(member), WHERE.index(name)
+
+
+def describe_custodian(message: Message, width: int = 200) -> str:
+    """A custodian as the operator is told of it: its name, its kind, and where it is.
+
+    Of a quorum, where each member is.
+    """
     custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    place = next((settings[each] for each in WHERE if settings.get(each)), "")
+    named = [each for each in settings if settings[each] and each.rpartition(".")[2] in WHERE]
+    place = ", ".join(settings[each] for each in sorted(named, key=rank_place))
     return printable(f"{who} at {place}" if place else who, width + len(who))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import Shared
+from avault.custody.shared import Shared, is_shared
 from avault.daemon.errands import Reach, run_errand
 from avault.daemon.keeper import Guard
 from avault.errors import Usage
@@ -29,10 +29,10 @@ def write_order(guard: Guard, name: str, asks: bool) -> None:
     custodians.write([*order[:place], name, *order[place:]])
 
 
-def name_account(content: dict[str, Any], is_shared: bool) -> str:
+def name_account(content: dict[str, Any], for_all: bool) -> str:
     """Under which name a new key is kept, beside others: one that each machine knows, if shared."""
     account = f"{content['custodian']}-{secrets.token_hex(4)}"
-    return f"{content['vault']}:{account}" if is_shared else account
+    return f"{content['vault']}:{account}" if for_all else account
 
 
 def refuse_anothers(guard: Guard, name: str, is_replacing: bool) -> None:
@@ -55,5 +55,5 @@ def give_to_all(guard: Guard, content: dict[str, Any]) -> None:
 
 async def forget_key(guard: Guard, content: dict[str, Any]) -> None:
     """Have a custodian forget a key that is needed no more; not what other machines use."""
-    if not Shared(guard.places).holds(content):
+    if not is_shared(content):
         await run_errand(guard.places, "delete", content, Reach({}))

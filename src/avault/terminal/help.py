@@ -50,7 +50,7 @@ this machine
   custody add|list|test|take|order|move|remove   other ways to open the vault than the phone
   operator add|list|remove             other people who may approve, each with a phone
   machine list|remove                  the machines that the vault is on
-  rotate agent|operator|report         a new key, another phone in place of yours; what is to be set anew
+  rotate agent|operator|report         a new key; another phone; what is to be set anew
   keychain enable|disable|status       one of them: the login keychain
   completion    for bash, zsh and fish
   help          what a command does    avault help set

@@ -43,6 +43,11 @@ def read_machine(text: str) -> dict[str, Any]:
     }
 
 
+def knows_phone(vault: Vault) -> bool:
+    """Whether any machine that the vault is on asks a phone."""
+    return any(read_machine(text)["client_key"] for text in vault.facts_of(KIND).values())
+
+
 def list_machines(vault: Vault, me: str) -> list[dict[str, Any]]:
     """Each machine that is known, or that has written, and was not removed; the first seen first.
 
