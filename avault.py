@@ -3693,22 +3693,36 @@ def statements_of(vault: Vault) -> list[str]:
 
 
 def follow(statements: list[object], identity: str, agent: str) -> str:
-    """Which agent (hex) statements lead to from another."""
+    """Which agent (hex) statements lead to from another.
+
+    Those of one who has named two lead nowhere: one of them is forged, or two have rotated at once.
+    """
     next_of = read_statements(statements, identity)
     for _ in range(len(next_of)):
-        agent = next_of.get(agent, agent)
+        named = next_of.get(agent, set())
+        agent = min(named) if len(named) == 1 else agent
     return agent
 
 
-def read_statements(statements: list[object], identity: str) -> dict[str, str]:
-    """By each agent (hex) of a vault who has signed that another takes its place, which."""
-    next_of = {}
+def descend(statements: list[object], identity: str, agent: str) -> set[str]:
+    """All agents (hex) to whom any statement leads from another, which is one of them."""
+    next_of, found, rest = read_statements(statements, identity), {agent}, [agent]
+    while rest:
+        new = next_of.get(rest.pop(), set()) - found
+        found |= new
+        rest += new
+    return found
+
+
+def read_statements(statements: list[object], identity: str) -> dict[str, set[str]]:
+    """By each agent (hex) of a vault who has signed that another takes its place, which ones."""
+    next_of: dict[str, set[str]] = {}
     for text in statements:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             author, said = read_signed(str(text))
             content = json.loads(said)
             if content["type"] == "avault/rotated" and content["vault"] == identity:
-                next_of[author] = str(content["agent"])
+                next_of.setdefault(author, set()).add(str(content["agent"]))
     return next_of
 
 
@@ -3729,10 +3743,10 @@ def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
     return find_successor(places, vault.identity, vault.agent, before=before)
 
 
-def is_superseded(places: Places, known: dict[str, Any]) -> bool:
-    """Whether the agent's key was rotated since unlock.json's content was written, or besides."""
+def succeed_known(places: Places, known: dict[str, Any]) -> AvaultError | None:
+    """`find_successor` of the agent of unlock.json's content."""
     before = known.get("rotated", [])
-    return bool(find_successor(places, known["vault"], known["agent"], before=before))
+    return find_successor(places, known["vault"], known["agent"], before=before)
 
 
 def find_successor(
@@ -3742,9 +3756,10 @@ def find_successor(
     operator: str | None = None,
     before: list[object] | None = None,
 ) -> AvaultError | None:
-    """What is said where nsec.enc is for another agent, to whom this one leads; else None.
+    """What is said where nsec.enc is for another agent, to whom this one leads: Locked; else None.
 
-    Or one `before` it does, by what those have said: then two machines have rotated at once.
+    Tampered where it is another branch: one that was rotated away, whom this agent comes from by
+    what those `before` have said, leads there too. Whoever has that one's key can make this.
     """
     try:
         data = read_file(places.file("nsec.enc"))
@@ -3770,25 +3785,26 @@ def explain_successor(
     if content["vault"] != identity or found == agent:
         return None
     said, known = content.get("rotated", []), before or []
-    names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
     if follow(said, identity, agent) == found:
+        names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
         return Locked(
             "the agent's key of this vault was rotated on another machine",
             f"if that was you, one approval is enough: avault recover {names}",
         )
     before_us = read_statements(known, identity)
-    shared = [
-        each
-        for each in before_us
-        if follow(known, identity, each) == agent and follow(said, identity, each) == found
-    ]
-    if found in before_us or not shared:  # an old copy, or a stranger's
+    is_branch = any(
+        agent in descend(known, identity, each) and found in descend(said, identity, each)
+        for each in {agent, *before_us}
+    )
+    if found in before_us or not is_branch:  # an old copy, or a stranger's
         return None
-    return Locked(
-        "the agent's key of this vault was rotated on two machines at once, and nsec.enc is the"
-        " other's",
-        "to keep this one, put avault.enc and nsec.enc back (git); to go over to the other one,"
-        f" save first what only this one has (avault export), then: avault recover {names}",
+    return Tampered(
+        "one agent's key of this vault was rotated to two: whoever has a key that was rotated away"
+        " can make this, and it is an attack unless two people rotated at once",
+        "put avault.enc and nsec.enc back (git). Only if two people did, and to go over to the"
+        " other's: save what only this machine has (avault export), compare nsec.enc's agent with"
+        " what `avault status` shows on the other's machine, and type the npub from there: avault"
+        " recover --agent NPUB --signer-npub NPUB",
     )
 
 
@@ -4016,6 +4032,8 @@ def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, 
             raise successor
         if operator in (None, own["operator"]) or not is_file_there(places.file("nsec.enc")):
             return own, True
+        if branch := succeed_known(places, own):
+            raise branch
     if not is_file_there(places.file("nsec.enc")):
         raise no_vault(places)
     whole = read_sealed("nsec", places.file("nsec.enc"))
@@ -9247,7 +9265,7 @@ class Following:
         if not os.path.lexists(self.own):
             return
         known = read_sealed("unlock", self.own)
-        if not is_superseded(self.places, known):
+        if not succeed_known(self.places, known):
             return
         content = read_sealed("nsec", self.places.file("nsec.enc"))
         pairing = Pairing.load(self.places)
@@ -9275,7 +9293,7 @@ def let_go(places: Places, aside: str) -> None:
     here under that can still be opened by hand.
     """
     known = read_sealed("unlock", aside)
-    if find_successor(places, known["vault"], known["agent"]):
+    if isinstance(find_successor(places, known["vault"], known["agent"]), Locked):
         os.unlink(aside)
     else:
         os.rename(aside, find_free(places.own("unlock-other"), ".json"))
@@ -16937,21 +16955,22 @@ def verify_incoming(
             ) from None
     except Tampered as error:
         recovery = repository.tree(upstream.ref).get(repository.paths["nsec.enc"])
-        refuse_rotated(places, repository.blob(recovery) if recovery else b"")
+        successor = find_rotated(places, repository.blob(recovery) if recovery else b"")
+        if isinstance(successor, Locked):
+            successor.hint = f"git pull; then, {successor.hint}"
+            raise successor from None
         raise Tampered(
-            f"the avault.enc of {upstream.name} does not open: {error.message}",
+            f"the avault.enc of {upstream.name} does not open: {(successor or error).message}",
             f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
             "then: avault sync",
         ) from None
 
 
-def refuse_rotated(places: Places, recovery: bytes) -> None:
-    """Raise Locked where the other side's nsec.enc says that the agent's key was rotated there."""
+def find_rotated(places: Places, recovery: bytes) -> AvaultError | None:
+    """What is said where the agent's key was rotated on the other side, by its nsec.enc."""
     own = read_sealed("unlock", places.own("unlock.json"))
     names, before = (own["vault"], own["agent"], own["operator"]), own.get("rotated", [])
-    if successor := explain_successor(recovery, *names, before):
-        successor.hint = f"git pull; then, {successor.hint}"
-        raise successor from None
+    return explain_successor(recovery, *names, before)
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:
@@ -29297,12 +29316,15 @@ def cmd_recover(
     wanted = to_npub(parse_npub(signer_npub)) if signer_npub else whole["operator"]
     content = as_operator(whole, wanted) or whole
     own = places.own("unlock.json")
-    is_known = os.path.lexists(own) and not is_superseded(places, read_sealed("unlock", own))
-    if operator_key is None and is_known:
-        raise AvaultError(
-            "this machine knows the vault already",
-            "open it with: avault unlock, or pair anew with: avault pair --replace",
-        )
+    if operator_key is None and os.path.lexists(own):
+        successor = succeed_known(places, read_sealed("unlock", own))
+        if not successor:
+            raise AvaultError(
+                "this machine knows the vault already",
+                "open it with: avault unlock, or pair anew with: avault pair --replace",
+            )
+        if agent is None and isinstance(successor, Tampered):
+            raise successor  # showing the other's npub and asking is not enough: it is typed
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
     if custodian is not None and operator_key is None:

@@ -403,6 +403,67 @@ def test_a_recovery_copy_from_before_a_rotation_is_no_other_rotation(owner: Owne
     machine("unlock")
 
 
+def lead(*steps: tuple[Any, Any]) -> list[str]:
+    return [avault.make_statement(old, "00" * 16, avault.public_hex(new)) for old, new in steps]
+
+
+def test_who_names_two_leads_nowhere(tmp_path: Path) -> None:
+    """Whoever has a key that was rotated away signs for a key of theirs: an attack, whatever comes last."""
+    k0, k1, k2, evil, operator = (avault.make_keys() for _ in range(5))
+    straight, fork = avault.Locked, avault.Tampered
+    for here, known, there, said, expected in (
+        (k1, lead((k0, k1)), evil, lead((k0, evil)), fork),
+        (k1, lead((k0, k1)), evil, lead((k0, k1), (k0, evil)), fork),
+        (k1, lead((k0, k1)), k2, lead((k0, evil), (evil, k2)), fork),
+        (k0, [], evil, lead((k0, k1), (k0, evil)), fork),
+        (k0, [], k1, lead((k0, evil), (k0, k1)), fork),
+        (k0, [], k2, lead((k0, k1), (k1, evil), (k1, k2)), fork),
+        (k0, [], evil, lead((k0, k1), (k1, k2), (k1, evil)), fork),
+        (k0, [], k2, lead((k0, k1), (k1, k2), (k0, k1)), straight),
+        (k1, lead((k0, k1)), k2, lead((k0, evil), (k0, k1), (k1, k2)), straight),
+        (k2, lead((k0, k1), (k1, k2)), k1, lead((k0, k1)), None),
+        (k1, lead((k0, k1)), evil, lead((evil, k2)), None),
+    ):
+        content = avault.seal_nsec(there, "00" * 16, avault.public_hex(operator), "v", "h")
+        data = avault.encode_file("nsec", {**content, "rotated": said})
+        found = avault.explain_successor(data, "00" * 16, avault.public_hex(here), None, [*known])
+        assert type(found) is (expected or type(None)), (known, said)
+        npub = avault.to_npub(avault.public_hex(there))
+        assert not found or (npub in str(found.hint)) == (expected is straight)
+
+
+def test_a_key_that_was_rotated_away_leads_nobody_to_another_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a sync, which merges nothing and offers nothing to pull, nor by an operator whom the other has put there."""
+    k0, k1, evil, operator = (avault.make_keys() for _ in range(4))
+
+    def seal(kind: str, agent: Any, said: list[str], **more: Any) -> bytes:
+        content = avault.seal_nsec(agent, "00" * 16, avault.public_hex(operator), "v", "h")
+        return avault.encode_file(kind, {**content, **more, "rotated": said})
+
+    places = SimpleNamespace(file=lambda name: str(tmp_path / name), own=lambda name: str(tmp_path / name))
+    own, forged = tmp_path / "unlock.json", seal("nsec", evil, lead((k0, k1), (k0, evil)))
+    own.write_bytes(seal("unlock", k1, lead((k0, k1)), proven=None, quick=0))
+    (tmp_path / "nsec.enc").write_bytes(forged)
+    npub = avault.to_npub(avault.public_hex(evil))
+
+    def inspect(*_: object) -> None:
+        raise avault.Tampered("not of this agent")
+
+    monkeypatch.setattr(avault, "inspect", inspect)
+    repository = SimpleNamespace(paths={"nsec.enc": "n"}, tree=lambda _: {"n": "blob"}, blob=lambda _: forged)
+    with pytest.raises(avault.Tampered, match="an attack unless") as refused:
+        avault.verify_incoming(repository, SimpleNamespace(name="origin/main", ref="r"), places, b"")
+    hint = str(refused.value.hint)
+    assert hint.startswith("nothing was merged") and not re.search(f"pull|recover|{npub}", hint)
+    assert avault.read_unlock(places)[1], "its own is asked for"
+    with pytest.raises(avault.Tampered, match="an attack unless"):
+        avault.read_unlock(places, npub)
+    own.rename(aside := tmp_path / "aside")
+    aside.write_bytes(seal("unlock", k0, [], proven=None, quick=0))
+    avault.let_go(places, str(aside))
+    assert (tmp_path / "unlock-other.json").exists(), "it alone leads to what this machine has"
+
+
 # What is staged: cut off anywhere, and by others
 
 
@@ -843,15 +904,18 @@ def test_two_machines_that_rotate_at_once_leave_the_choice(owner: Owner, place) 
         other("set", "only/HERE", input="set on the other after its rotation")
         pull(machine, other)
         theirs = (machine.vault / "nsec.enc").read_bytes()
-        assert "rotated on two machines at once" in str(other.status()["warnings"])
+        assert "an attack unless two people rotated at once" in str(other.status()["warnings"])
         assert other("get", "only/HERE").stdout == "set on the other after its rotation\n"
         other("lock")
         other("unlock")
         assert other("get", "only/HERE").stdout == "set on the other after its rotation\n", "it can be saved"
         other("lock")
         (other.own / "unsaved.enc").rename(other.own / "kept")
-        done = other("unlock", code=3)
-        assert "rotated on two machines at once" in done.stderr and owner.agent() in done.stderr
+        done = other("unlock", code=8)
+        assert "an attack unless two people rotated at once" in done.stderr
+        assert "recover --agent NPUB" in done.stderr and owner.agent() not in done.stderr
+        done = other("recover", code=8, input="y\n")
+        assert "an attack unless" in done.stderr and owner.agent() not in done.stderr, "the npub is to be typed"
         (other.own / "kept").rename(other.own / "unsaved.enc")
         assert (other.vault / "nsec.enc").read_bytes() == theirs
         other(*recover(owner))

@@ -11,7 +11,7 @@ from avault.cli.pair import PAIRING, add_first
 from avault.client import ask_daemon
 from avault.custody.prompt import Prompt
 from avault.custody.shared import Shared
-from avault.errors import AvaultError, Denied, NotFound, Usage, printable
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.terminal.commands import command, option
@@ -20,7 +20,7 @@ from avault.terminal.terminal import Terminal
 from avault.terminal.waiting import Waiting
 from avault.terminal.words import parse_duration
 from avault.vault.presence import as_operator, is_file_there, read_sealed
-from avault.vault.statements import is_superseded
+from avault.vault.statements import succeed_known
 
 
 @command(
@@ -81,12 +81,15 @@ def cmd_recover(
     wanted = to_npub(parse_npub(signer_npub)) if signer_npub else whole["operator"]
     content = as_operator(whole, wanted) or whole
     own = places.own("unlock.json")
-    is_known = os.path.lexists(own) and not is_superseded(places, read_sealed("unlock", own))
-    if operator_key is None and is_known:
-        raise AvaultError(
-            "this machine knows the vault already",
-            "open it with: avault unlock, or pair anew with: avault pair --replace",
-        )
+    if operator_key is None and os.path.lexists(own):
+        successor = succeed_known(places, read_sealed("unlock", own))
+        if not successor:
+            raise AvaultError(
+                "this machine knows the vault already",
+                "open it with: avault unlock, or pair anew with: avault pair --replace",
+            )
+        if agent is None and isinstance(successor, Tampered):
+            raise successor  # showing the other's npub and asking is not enough: it is typed
     say(f"agent:    {content['agent']}")
     say(f"operator: {content['operator']}")
     if custodian is not None and operator_key is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError
+from avault.errors import AvaultError, Locked
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.signer.pairing import UNPROVEN, Pairing
@@ -13,7 +13,7 @@ from avault.vault.files import find_free
 from avault.vault.machine import SET_ASIDE, read_pin
 from avault.vault.presence import as_operator, read_sealed
 from avault.vault.rotation import set_logs_aside
-from avault.vault.statements import find_successor, is_superseded
+from avault.vault.statements import find_successor, succeed_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,7 @@ class Following:
         if not os.path.lexists(self.own):
             return
         known = read_sealed("unlock", self.own)
-        if not is_superseded(self.places, known):
+        if not succeed_known(self.places, known):
             return
         content = read_sealed("nsec", self.places.file("nsec.enc"))
         pairing = Pairing.load(self.places)
@@ -61,7 +61,7 @@ def let_go(places: Places, aside: str) -> None:
     here under that can still be opened by hand.
     """
     known = read_sealed("unlock", aside)
-    if find_successor(places, known["vault"], known["agent"]):
+    if isinstance(find_successor(places, known["vault"], known["agent"]), Locked):
         os.unlink(aside)
     else:
         os.rename(aside, find_free(places.own("unlock-other"), ".json"))

@@ -234,21 +234,22 @@ def verify_incoming(
             ) from None
     except Tampered as error:
         recovery = repository.tree(upstream.ref).get(repository.paths["nsec.enc"])
-        refuse_rotated(places, repository.blob(recovery) if recovery else b"")
+        successor = find_rotated(places, repository.blob(recovery) if recovery else b"")
+        if isinstance(successor, Locked):
+            successor.hint = f"git pull; then, {successor.hint}"
+            raise successor from None
         raise Tampered(
-            f"the avault.enc of {upstream.name} does not open: {error.message}",
+            f"the avault.enc of {upstream.name} does not open: {(successor or error).message}",
             f"nothing was merged. To keep yours: git merge -s ours {shlex.quote(upstream.name)}; "
             "then: avault sync",
         ) from None
 
 
-def refuse_rotated(places: Places, recovery: bytes) -> None:
-    """Raise Locked where the other side's nsec.enc says that the agent's key was rotated there."""
+def find_rotated(places: Places, recovery: bytes) -> AvaultError | None:
+    """What is said where the agent's key was rotated on the other side, by its nsec.enc."""
     own = read_sealed("unlock", places.own("unlock.json"))
     names, before = (own["vault"], own["agent"], own["operator"]), own.get("rotated", [])
-    if successor := explain_successor(recovery, *names, before):
-        successor.hint = f"git pull; then, {successor.hint}"
-        raise successor from None
+    return explain_successor(recovery, *names, before)
 
 
 def publish(repository: Repository, upstream: Upstream) -> int | None:

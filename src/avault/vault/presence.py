@@ -11,7 +11,7 @@ from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
 from avault.vault.own_files import NAME_CHARACTERS, decode_file, read_hints
 from avault.vault.records import Vault
-from avault.vault.statements import find_successor
+from avault.vault.statements import find_successor, succeed_known
 
 if TYPE_CHECKING:
     from typing import Any
@@ -110,6 +110,8 @@ def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, 
             raise successor
         if operator in (None, own["operator"]) or not is_file_there(places.file("nsec.enc")):
             return own, True
+        if branch := succeed_known(places, own):
+            raise branch
     if not is_file_there(places.file("nsec.enc")):
         raise no_vault(places)
     whole = read_sealed("nsec", places.file("nsec.enc"))

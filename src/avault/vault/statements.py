@@ -10,7 +10,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Locked
+from avault.errors import AvaultError, Locked, Tampered
 from avault.nostr import parse_npub, read_signed, sign, to_npub
 from avault.places import Places
 from avault.vault.files import read_file
@@ -44,22 +44,36 @@ def statements_of(vault: Vault) -> list[str]:
 
 
 def follow(statements: list[object], identity: str, agent: str) -> str:
-    """Which agent (hex) statements lead to from another."""
+    """Which agent (hex) statements lead to from another.
+
+    Those of one who has named two lead nowhere: one of them is forged, or two have rotated at once.
+    """
     next_of = read_statements(statements, identity)
     for _ in range(len(next_of)):
-        agent = next_of.get(agent, agent)
+        named = next_of.get(agent, set())
+        agent = min(named) if len(named) == 1 else agent
     return agent
 
 
-def read_statements(statements: list[object], identity: str) -> dict[str, str]:
-    """By each agent (hex) of a vault who has signed that another takes its place, which."""
-    next_of = {}
+def descend(statements: list[object], identity: str, agent: str) -> set[str]:
+    """All agents (hex) to whom any statement leads from another, which is one of them."""
+    next_of, found, rest = read_statements(statements, identity), {agent}, [agent]
+    while rest:
+        new = next_of.get(rest.pop(), set()) - found
+        found |= new
+        rest += new
+    return found
+
+
+def read_statements(statements: list[object], identity: str) -> dict[str, set[str]]:
+    """By each agent (hex) of a vault who has signed that another takes its place, which ones."""
+    next_of: dict[str, set[str]] = {}
     for text in statements:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             author, said = read_signed(str(text))
             content = json.loads(said)
             if content["type"] == "avault/rotated" and content["vault"] == identity:
-                next_of[author] = str(content["agent"])
+                next_of.setdefault(author, set()).add(str(content["agent"]))
     return next_of
 
 
@@ -80,10 +94,10 @@ def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
     return find_successor(places, vault.identity, vault.agent, before=before)
 
 
-def is_superseded(places: Places, known: dict[str, Any]) -> bool:
-    """Whether the agent's key was rotated since unlock.json's content was written, or besides."""
+def succeed_known(places: Places, known: dict[str, Any]) -> AvaultError | None:
+    """`find_successor` of the agent of unlock.json's content."""
     before = known.get("rotated", [])
-    return bool(find_successor(places, known["vault"], known["agent"], before=before))
+    return find_successor(places, known["vault"], known["agent"], before=before)
 
 
 def find_successor(
@@ -93,9 +107,10 @@ def find_successor(
     operator: str | None = None,
     before: list[object] | None = None,
 ) -> AvaultError | None:
-    """What is said where nsec.enc is for another agent, to whom this one leads; else None.
+    """What is said where nsec.enc is for another agent, to whom this one leads: Locked; else None.
 
-    Or one `before` it does, by what those have said: then two machines have rotated at once.
+    Tampered where it is another branch: one that was rotated away, whom this agent comes from by
+    what those `before` have said, leads there too. Whoever has that one's key can make this.
     """
     try:
         data = read_file(places.file("nsec.enc"))
@@ -121,23 +136,24 @@ def explain_successor(
     if content["vault"] != identity or found == agent:
         return None
     said, known = content.get("rotated", []), before or []
-    names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
     if follow(said, identity, agent) == found:
+        names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
         return Locked(
             "the agent's key of this vault was rotated on another machine",
             f"if that was you, one approval is enough: avault recover {names}",
         )
     before_us = read_statements(known, identity)
-    shared = [
-        each
-        for each in before_us
-        if follow(known, identity, each) == agent and follow(said, identity, each) == found
-    ]
-    if found in before_us or not shared:  # an old copy, or a stranger's
+    is_branch = any(
+        agent in descend(known, identity, each) and found in descend(said, identity, each)
+        for each in {agent, *before_us}
+    )
+    if found in before_us or not is_branch:  # an old copy, or a stranger's
         return None
-    return Locked(
-        "the agent's key of this vault was rotated on two machines at once, and nsec.enc is the"
-        " other's",
-        "to keep this one, put avault.enc and nsec.enc back (git); to go over to the other one,"
-        f" save first what only this one has (avault export), then: avault recover {names}",
+    return Tampered(
+        "one agent's key of this vault was rotated to two: whoever has a key that was rotated away"
+        " can make this, and it is an attack unless two people rotated at once",
+        "put avault.enc and nsec.enc back (git). Only if two people did, and to go over to the"
+        " other's: save what only this machine has (avault export), compare nsec.enc's agent with"
+        " what `avault status` shows on the other's machine, and type the npub from there: avault"
+        " recover --agent NPUB --signer-npub NPUB",
     )
