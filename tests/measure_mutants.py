@@ -67,7 +67,11 @@ DANGEROUS = [
     ("Group(dict(group.keys), group.note)", "Group(group.keys, group.note)", "test_records.py::test_a_copy_is_its_own"),
     ("        if check:\n", "        if not check:\n", "test_seal.py::test_a_failing_check_leaves_the_old_file"),
     ("os.fsync(fd)\n            file", "file", "test_seal.py::test_a_failing_disk_leaves_the_old_file"),
-    ("os.O_CLOEXEC, 0o600\n", "os.O_CLOEXEC, 0o644\n", "test_seal.py::test_a_write_is_whole_private_and_checked"),
+    (
+        "os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600\n",
+        "os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644\n",
+        "test_seal.py::test_a_write_is_whole_private_and_checked",
+    ),
     ("if not is_at(path):", "if False:", "test_store_alone.py::test_a_vault_is_made_over_no_other"),
     ("if os.path.lexists(new) and not is_at(new):", "if False:", "test_seal.py::test_what_comes_at_the_last_moment_stays"),
     (
