@@ -936,6 +936,7 @@ def is_connected(pid: int) -> bool:
     return False
 
 
+@pytest.mark.starts  # a forked one has the sockets of who forks it, for a moment
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_interrupt(vault: Machine) -> None:
     vault("lock", "--force")
