@@ -45,6 +45,13 @@ def close_log(log: avault.AccessLog) -> None:
         os.close(ledger.file)
 
 
+def sign_custodian(keys: nostr_sdk.Keys, content: dict[str, Any]) -> dict[str, str]:
+    """What makes a custodian one for all machines."""
+    unsigned = avault.Unsigned()
+    unsigned.expect(keys, content)
+    return unsigned.sign(content)
+
+
 def box(sealed: dict[str, Any]) -> dict[str, Any]:
     """The content of a custodian's file."""
     return {
@@ -72,7 +79,7 @@ class Disk(Example):
         self.write(CUSTODY, avault.encode_file("custody", box(sealed)))
         self.shared_key, sealed = avault.seal_keys(self.agent, *names, "fleet")
         shared = {**box(sealed), "custodian": "fleet"}
-        shared |= avault.sign_custodian(self.agent, shared)
+        shared |= sign_custodian(self.agent, shared)
         self.write(SHARED, avault.encode_file("custody", shared))
         self.write("offered.json", avault.encode_file("offered", {"count": 3}))
         digest = avault.sha256(self.path("nsec.enc").read_bytes()).hex()
@@ -249,7 +256,7 @@ def test_doctor_and_status_name_every_damage(disk, monkeypatch):
     """Both look at files that may be anything; neither stumbles, and what the vault needs is called bad."""
     shown: list[str] = []
     monkeypatch.setattr(avault, "put", shown.append)
-    checks = [avault.CHECKS[name] for name in ("vault", "state", "socket", "python")]
+    checks = [avault.CHECKS[name] for name in ("vault", "state", "custodians", "socket", "python")]
     count = 0
     for name in [*REFUSED, *OPENED]:
         for _, bad in damaged(disk.good[name], figures.pick(12, 300)):
@@ -592,7 +599,7 @@ def test_the_command_says_so_and_leaves_the_file(machine: Machine):
     _, sealed = avault.seal_keys(key, *names, "box")
     avault.write_file(places.own(CUSTODY), avault.encode_file("custody", box(sealed)))
     shared = {**box(avault.seal_keys(key, *names, "fleet")[1]), "custodian": "fleet"}
-    shared |= avault.sign_custodian(key, shared)
+    shared |= sign_custodian(key, shared)
     avault.write_file(places.file(SHARED), avault.encode_file("custody", shared))
     where = {name: path for top in (machine.vault, state) for path in top.iterdir() if (name := path.name) in [*REFUSED, *OPENED]}
     assert len(where) == len([*REFUSED, *OPENED]) - 1  # no pairing

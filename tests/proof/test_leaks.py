@@ -785,7 +785,9 @@ def test_objects_show_nothing(canary: Canary, agent: nostr_sdk.Keys) -> None:
     vault = avault.Vault("0" * 32, "", "", "n")
     vault.put("a", "B", text, 0, "m")
     given = avault.GivenKey(secret)
-    pairing = avault.Pairing(agent, "", "", "", [])
+    pairing = avault.Pairing(agent, "", "", avault.public_hex(agent), [])
+    unsigned = avault.Unsigned()
+    unsigned.keys = agent
     injection = avault.Injection()
     injection.variables, injection.secrets = {"B": text}, {"a/B": [text]}
     patterns = avault.Patterns.of({"a/B": [text]})
@@ -794,7 +796,7 @@ def test_objects_show_nothing(canary: Canary, agent: nostr_sdk.Keys) -> None:
     frames.feed(text.encode())
     objects = [
         vault, vault.groups["a"], vault.secrets("a", "B")[0], vault.copy(), given, given.keys, agent, agent.secret_key(), pairing,
-        avault.Phone(pairing, avault.RemoteSigner.__new__(avault.RemoteSigner)), frames, injection, patterns,
+        unsigned, avault.Phone(pairing, avault.RemoteSigner.__new__(avault.RemoteSigner)), frames, injection, patterns,
         avault.Mask(patterns), needles, avault.Held([{"group": "a", "key": "B", "value": text, "conflicts": []}]),
     ]  # fmt: skip
     wanted = forms(canary.mark) | forms(secret) | forms(agent.secret_key().to_bech32())
