@@ -4577,10 +4577,14 @@ def find_left(store: Store) -> dict[str, Vault | None]:
 
 def describe_left(store: Store) -> str:
     """What of them the open vault never had, or what does not open; "" for nothing."""
-    copies = find_left(store)
-    draft = store.vault.copy()
+    if not (copies := find_left(store)):
+        return ""
     names = [
-        name for copy in copies.values() if copy for name in recall(draft, copy, 0, store.machine)
+        name
+        for copy in copies.values()
+        if copy
+        for rank in range(count_ranks(copy))
+        for name in recall(store.vault.copy(), copy, rank, 0, store.machine)
     ]
     said = []
     if names:
@@ -4594,24 +4598,34 @@ def describe_left(store: Store) -> str:
     return "; ".join(said)
 
 
-def recall(draft: Vault, old: Vault, now: int, machine: str) -> list[str]:
+def count_ranks(old: Vault) -> int:
+    """How many values a key of a copy has, at most: more than one where it is in conflict."""
+    return max((len(each) for its in old.groups.values() for each in its.keys.values()), default=0)
+
+
+def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[str]:
     """Have a draft of the next generation have what an older copy has, and it never had.
 
     Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
-    conflict. The names of the keys are given.
+    conflict. A write has one dot for each key, so it takes one value of each: that of a `rank`, the
+    first being 0. The names of the keys are given.
     """
     taken = []
     found = [
-        (name, key, each[0])
+        (name, key, each[rank])
         for name, its in sorted(old.groups.items())
         for key, each in sorted(its.keys.items())
+        if rank < len(each)
     ]
     for group, key, secret in found:
         ours = draft.groups[group].keys.get(key, []) if group in draft.groups else []
         is_known = draft.knows(secret.machine, secret.count)
         if is_known or any(each.value == secret.value for each in ours):
             continue
-        others = [each for each in ours if not old.knows(each.machine, each.count)]
+        its = {each.value for each in old.groups[group].keys[key]}
+        others = [
+            each for each in ours if not old.knows(each.machine, each.count) or each.value in its
+        ]
         draft.put(group, key, secret.value, now, machine)
         draft.groups[group].keys[key] += others
         taken.append(f"{group}/{key}")
@@ -11282,7 +11296,7 @@ class Holding:
             # what this machine had stays where another agent's key has not opened the vault
             if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
                 await self.use(custodian, keys, content, own)
-        self.note_left()
+        await self.note_left()
         if not own and not isinstance(custodian, KeptKey):
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -11306,10 +11320,10 @@ class Holding:
         self.note_consent(custodian)
         await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
 
-    def note_left(self) -> None:
+    async def note_left(self) -> None:
         """Say what lies here under a key before the agent's, and is not in the vault."""
         self.reporter.warnings.pop("left", None)
-        if self.store and (left := describe_left(self.store)):
+        if self.store and (left := await asyncio.to_thread(describe_left, self.store)):
             self.reporter.warnings["left"] = left
 
     async def register(self) -> None:
@@ -12794,21 +12808,27 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: Message) 
 
 
 async def take_left(keyholder: Keyholder) -> list[str]:
-    """Take over what copies under a key before have; the names. They go when that is written."""
+    """Take over what copies under a key before have; the names. Each goes when that is written."""
     store, taken = keyholder.open_store(), list[str]()
-    copies = {name: copy for name, copy in find_left(store).items() if copy}
+    for name, copy in find_left(store).items():
+        if copy:
+            for rank in range(count_ranks(copy)):
+                taken += await recall_rank(keyholder, copy, rank)
+            drop(store.places.own(name))
+    await keyholder.holding.note_left()
+    return [*dict.fromkeys(taken)]
+
+
+async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]:
+    """Write what a copy has of a rank, and the vault never had; the names."""
+    store, taken = keyholder.open_store(), list[str]()
 
     def change(vault: Vault) -> None:
-        taken.clear()
-        for copy in copies.values():
-            taken.extend(recall(vault, copy, int(time.time()), store.machine))
+        taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
 
     change(store.vault.copy())
     if taken:
         await keyholder.change(change)
-    for name in copies:
-        drop(store.places.own(name))
-    keyholder.holding.note_left()
     return taken
 
 

@@ -77,6 +77,14 @@ class Desk:
     async def open(self) -> None:
         await self.unlocking.open(avault.GivenKey(self.nsec))
 
+    def close(self) -> None:
+        """End it, with its descriptors."""
+        self.keyholder.control.close()
+        self.theirs.close()
+        if self.holding.log:
+            for ledger in (self.holding.log.releases, self.holding.log.refusals):
+                os.close(ledger.file)
+
     async def ask(self, **wish: Any) -> None:
         """The supervisor wants the vault open; the phone has the question then."""
         self.keyholder.receive({"do": "unlock", **wish}, None)
@@ -99,11 +107,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     if desk.unlocking.task:
         desk.unlocking.task.cancel()
     await asyncio.gather(*filter(None, [desk.unlocking.task]), return_exceptions=True)
-    desk.keyholder.control.close()
-    desk.theirs.close()
-    if desk.holding.log:
-        for ledger in (desk.holding.log.releases, desk.holding.log.refusals):
-            os.close(ledger.file)
+    desk.close()
 
 
 @pytest.fixture
@@ -300,3 +304,22 @@ async def test_own_files_are_mended_and_it_is_said(desk: Desk) -> None:
     assert desk.own("unlock.json") == avault.encode_file("unlock", desk.holding.ratchet.content)
     assert {"unlock.json", "pairing.json", "pin.json"} <= desk.keyholder.reporter.warnings.keys()
     assert desk.told[-1] == {"looked": True}
+
+
+async def test_all_that_copies_have_is_taken_over(desk: Desk) -> None:
+    """Of a key in conflict each value, and of two copies both: none covers another, also after a merge."""
+    await desk.open()
+    store = desk.holding.store
+    assert store
+    old = store.vault.copy()
+    await desk.keyholder.change(lambda vault: vault.put("a", "B", "ours", 9, store.machine))
+    for name, values in (("unsaved-before.enc", ["one", "two"]), ("replaced.enc", ["three"])):
+        copy = old.copy()
+        copy.generation |= dict.fromkeys(values, 1)
+        copy.groups["a"] = avault.Group({"B": [avault.Secret(value, 1, 1, value, 1) for value in values]})
+        Path(desk.places.own(name)).write_bytes(avault.seal_vault(copy, store.keys))
+    assert await avault.take_left(desk.keyholder) == ["a/B"]
+    wanted, found = {"ours", "one", "two", "three"}, store.vault.secrets("a", "B")
+    assert {each.value for each in found} == wanted and len({(each.machine, each.count) for each in found}) == 4
+    assert {each.value for each in store.vault.merge(old).secrets("a", "B")} == wanted
+    assert not [*Path(desk.places.state).glob("unsaved-before*"), *Path(desk.places.state).glob("replaced*")]

@@ -496,8 +496,7 @@ async def staged(tmp_path: Path, place) -> AsyncIterator[Staged]:
     desk = Desk(tmp_path)
     await desk.open()
     yield Staged(desk)
-    desk.keyholder.control.close()
-    desk.theirs.close()
+    desk.close()
 
 
 def test_a_rotation_that_was_cut_off_is_completed(staged: Staged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -679,8 +678,7 @@ async def turning(tmp_path: Path, place, monkeypatch: pytest.MonkeyPatch) -> Asy
     turning = Turning(Desk(tmp_path), monkeypatch)
     await turning.desk.open()
     yield turning
-    turning.desk.keyholder.control.close()
-    turning.desk.theirs.close()
+    turning.desk.close()
 
 
 class Turning:

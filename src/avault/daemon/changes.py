@@ -11,7 +11,7 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
-from avault.vault.leftovers import find_left, recall
+from avault.vault.leftovers import count_ranks, find_left, recall
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
 from avault.vault.older import open_older
 from avault.vault.records import Vault
@@ -185,21 +185,27 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: Message) 
 
 
 async def take_left(keyholder: Keyholder) -> list[str]:
-    """Take over what copies under a key before have; the names. They go when that is written."""
+    """Take over what copies under a key before have; the names. Each goes when that is written."""
     store, taken = keyholder.open_store(), list[str]()
-    copies = {name: copy for name, copy in find_left(store).items() if copy}
+    for name, copy in find_left(store).items():
+        if copy:
+            for rank in range(count_ranks(copy)):
+                taken += await recall_rank(keyholder, copy, rank)
+            drop(store.places.own(name))
+    await keyholder.holding.note_left()
+    return [*dict.fromkeys(taken)]
+
+
+async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]:
+    """Write what a copy has of a rank, and the vault never had; the names."""
+    store, taken = keyholder.open_store(), list[str]()
 
     def change(vault: Vault) -> None:
-        taken.clear()
-        for copy in copies.values():
-            taken.extend(recall(vault, copy, int(time.time()), store.machine))
+        taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
 
     change(store.vault.copy())
     if taken:
         await keyholder.change(change)
-    for name in copies:
-        drop(store.places.own(name))
-    keyholder.holding.note_left()
     return taken
 
 

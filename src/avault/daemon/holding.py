@@ -207,7 +207,7 @@ class Holding:
             # what this machine had stays where another agent's key has not opened the vault
             if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
                 await self.use(custodian, keys, content, own)
-        self.note_left()
+        await self.note_left()
         if not own and not isinstance(custodian, KeptKey):
             self.reporter.warnings["recovery"] = (
                 "the phone opened nsec.enc, which git keeps: who recorded its answer and gets this"
@@ -231,10 +231,10 @@ class Holding:
         self.note_consent(custodian)
         await self.renewal.renew(self.store, keys, content, self.consent.phoneless)
 
-    def note_left(self) -> None:
+    async def note_left(self) -> None:
         """Say what lies here under a key before the agent's, and is not in the vault."""
         self.reporter.warnings.pop("left", None)
-        if self.store and (left := describe_left(self.store)):
+        if self.store and (left := await asyncio.to_thread(describe_left, self.store)):
             self.reporter.warnings["left"] = left
 
     async def register(self) -> None:

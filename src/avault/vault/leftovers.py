@@ -37,10 +37,14 @@ def find_left(store: Store) -> dict[str, Vault | None]:
 
 def describe_left(store: Store) -> str:
     """What of them the open vault never had, or what does not open; "" for nothing."""
-    copies = find_left(store)
-    draft = store.vault.copy()
+    if not (copies := find_left(store)):
+        return ""
     names = [
-        name for copy in copies.values() if copy for name in recall(draft, copy, 0, store.machine)
+        name
+        for copy in copies.values()
+        if copy
+        for rank in range(count_ranks(copy))
+        for name in recall(store.vault.copy(), copy, rank, 0, store.machine)
     ]
     said = []
     if names:
@@ -54,24 +58,34 @@ def describe_left(store: Store) -> str:
     return "; ".join(said)
 
 
-def recall(draft: Vault, old: Vault, now: int, machine: str) -> list[str]:
+def count_ranks(old: Vault) -> int:
+    """How many values a key of a copy has, at most: more than one where it is in conflict."""
+    return max((len(each) for its in old.groups.values() for each in its.keys.values()), default=0)
+
+
+def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[str]:
     """Have a draft of the next generation have what an older copy has, and it never had.
 
     Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
-    conflict. The names of the keys are given.
+    conflict. A write has one dot for each key, so it takes one value of each: that of a `rank`, the
+    first being 0. The names of the keys are given.
     """
     taken = []
     found = [
-        (name, key, each[0])
+        (name, key, each[rank])
         for name, its in sorted(old.groups.items())
         for key, each in sorted(its.keys.items())
+        if rank < len(each)
     ]
     for group, key, secret in found:
         ours = draft.groups[group].keys.get(key, []) if group in draft.groups else []
         is_known = draft.knows(secret.machine, secret.count)
         if is_known or any(each.value == secret.value for each in ours):
             continue
-        others = [each for each in ours if not old.knows(each.machine, each.count)]
+        its = {each.value for each in old.groups[group].keys[key]}
+        others = [
+            each for each in ours if not old.knows(each.machine, each.count) or each.value in its
+        ]
         draft.put(group, key, secret.value, now, machine)
         draft.groups[group].keys[key] += others
         taken.append(f"{group}/{key}")
