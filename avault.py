@@ -6707,19 +6707,25 @@ class Errand:
     name it where it is kept with others, for a program and for a person; `title` is the vault's
     name, as phones show it. `directory` is where the
     one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is
-    there.
+    there. One that is a part of a `whole` errand keeps what is not made anew after an unlock.
     """
 
-    def __init__(self, request: dict[str, Any], prompt: Prompt) -> None:
+    def __init__(
+        self, request: dict[str, Any], prompt: Prompt, whole: Errand | None = None
+    ) -> None:
         self.name = str(request["name"])
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
         self.bound, self.account = str(request["bound"]), str(request["account"])
         self.title = str(request.get("title") or "a vault")
         self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
-        self.limit, self.prompt = float(request["limit"]), prompt
-        self.is_wanted = True  # somebody waits for it
+        self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
+        self.is_waited_for = True
         self.is_old = False  # what comes of it was given long ago, to an earlier question
+
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return (self.whole or self).is_waited_for
 
     def path(self, text: str) -> str:
         """A path that a person typed, as an absolute one."""
@@ -7443,7 +7449,7 @@ class Passphrase:
 #
 # The envelope has the unlock key. It is from a key that is thrown away to the operator's (NIP-44):
 # what lies on this machine cannot open it. It is made anew after every unlock (`renew`), as that of
-# this machine's own phone is.
+# this machine's own phone is; that of a quorum's member is not.
 
 
 ENVELOPE_FIELDS = {"client_key", "signer", "relays", "peer", "envelope", "opens"}
@@ -7583,7 +7589,12 @@ class OperatorPhone:
         try:
             params = [kept["peer"], kept["envelope"]]
             accept = accept_unlock_key(kept["opens"])
-            found = await remote.request("nip44_decrypt", params, accept, is_told_by_content=True)
+            # an envelope that is not made anew takes no answer to an earlier question: a relay could
+            # give it again at any time
+            is_anew = not self.errand.whole
+            found = await remote.request(
+                "nip44_decrypt", params, accept, is_told_by_content=is_anew
+            )
             self.errand.is_old = remote.is_old
             return str(found)
         finally:
@@ -7593,9 +7604,9 @@ class OperatorPhone:
     async def heed(self, remote: RemoteSigner) -> None:
         """While nobody waits, listen and send nothing."""
         while True:
-            if self.errand.is_wanted and remote.is_resting:
+            if self.errand.is_wanted() and remote.is_resting:
                 remote.wake(False, True)
-            elif not self.errand.is_wanted:
+            elif not self.errand.is_wanted():
                 remote.rest()
             await asyncio.sleep(0.5)
 
@@ -7914,7 +7925,7 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
 def heed(errand: Errand) -> None:
     """Hear from who has sent us whether anybody waits: a byte, 1 or 0."""
     while told := os.read(0, 1):
-        errand.is_wanted = told == b"1"
+        errand.is_waited_for = told == b"1"
 
 
 def take_secret(door: int) -> str:
@@ -9403,8 +9414,9 @@ class Phones:
     """What the supervisor knows of them.
 
     `asked` are those whose helper waits for an approval; `refusals` what those said that opened
-    nothing. `changed` is called when one has ended, `is_wanted` says whether anybody waits. One that refuses ends nobody
-    else's asking. Where nobody waits any more, they are listened to until their helpers end.
+    nothing. `changed` is called when one has ended, `is_wanted` says whether anybody waits. One
+    that refuses ends nobody else's asking. Where nobody waits any more, they are listened to until
+    their helpers end.
     """
 
     PAUSE = 5.0  # seconds before one whose helper has ended is asked anew
@@ -9442,9 +9454,10 @@ class Phones:
                 except Exception as error:
                     failed = complain(error)
                     self.say(f"the phone of {name} did not open the vault: {failed.message}")
-                is_gone = not self.custody.child.control or not self.is_wanted()
-                if is_gone or not isinstance(failed, Unavailable | Locked):
+                if not isinstance(failed, Unavailable | Locked):
                     self.refusals[name] = failed
+                    return
+                if not self.custody.child.control or not self.is_wanted():
                     return
                 await asyncio.sleep(self.PAUSE)
         finally:
@@ -9503,7 +9516,7 @@ class Guard:
         self.custody = Custody(places, self.child)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
-        self.forgetting: asyncio.Future[None] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
         self.phones = Phones(
             self.custody,
@@ -9583,9 +9596,10 @@ class Guard:
         """A message from the keyholder."""
         if "report" in message:
             self.report, was = message["report"], self.state
-            if self.report["state"] == "unlocked" and was != "unlocked":
+            has_opened = self.report["state"] == "unlocked" and was != "unlocked"
+            if has_opened:
                 # the key that counts has opened it: what is left of another one goes
-                self.forgetting = asyncio.ensure_future(forget_left(self.places))
+                spawn(self.tasks, forget_left(self.places))
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
             is_waited_for = self.question.callers or self.report["talking"]
@@ -9594,7 +9608,7 @@ class Guard:
                 if self.report["state"] == "waiting" and not is_waited_for
                 else self.report["state"]
             )
-            if was != "unlocked" and self.state == "unlocked":
+            if has_opened:
                 self.tidy_phones()
                 self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
@@ -9913,7 +9927,8 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
-        guard.child.control.send({"do": "renew"})
+        if asks_phones(content):
+            guard.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
@@ -10036,16 +10051,26 @@ async def entrust_to(
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
     name, reach = str(request.get("name")), Reach(request)
-    content = guard.custody.find(name)
-    if asks_phones(content):  # what was answered is made anew, and nobody is asked again and again
+    await try_here(guard, guard.custody.find(name), reach)
+    guard.custody.note_opened(name)
+    return {"name": name}
+
+
+async def try_here(guard: Guard, content: dict[str, Any], reach: Reach) -> None:
+    """Open the vault with a custodian of this machine, as `try_custodian` does; raises why not.
+
+    A phone is asked only where what it has answered is made anew, and not again and again.
+    """
+    asks = asks_phones(content)
+    if asks:
         need_open(guard)
         if not reach.is_there():
             guard.question.pauses.check()
-    raise_outcome(await try_custodian(guard.places, content, reach))
-    guard.custody.note_opened(name)
-    if guard.child.control:
-        guard.child.control.send({"do": "renew"})
-    return {"name": name}
+    try:
+        raise_outcome(await try_custodian(guard.places, content, reach))
+    finally:
+        if asks and guard.child.control:
+            guard.child.control.send({"do": "renew"})
 
 
 async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -10111,7 +10136,7 @@ async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
         with contextlib.suppress(AvaultError):
             if guard.custody.is_reached(name, reach):
                 content = guard.custody.custodians.load(name)
-                raise_outcome(await try_custodian(guard.places, content, reach))
+                await try_here(guard, content, reach)
                 return True
     return False
 
@@ -11537,22 +11562,31 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             refuse_stranger(vault, message)
             question = describe_entrusting(vault.name, holding.host, message)
             await ask_operator(holding, store, message, *question)
-            if not is_hardened(pid):
-                raise Unavailable(
-                    "the custodian's process has ended, or is traced", "try the same again"
-                )
-            names = vault.identity, vault.operator, vault.name, custodian
-            unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
-            sealed["agreed"] = mark_agreed(store.keys, message)
-            if message["shared"]:
-                holding.unsigned.expect(store.keys, {**message, **sealed})
-            helper.sendall(unlock.encode())
+            sealed = give_key(holding, store.keys, vault, message, helper)
         except Exception as error:
             failed = explain_change(error)
         finally:
             if helper:
                 helper.close()
     tell_of_change(holding, message, sealed, failed)
+
+
+def give_key(
+    holding: Holding, keys: Keys, vault: Vault, message: Message, helper: socket.socket
+) -> dict[str, Any]:
+    """Seal an agent's key for a custodian, whose helper alone gets what opens that; see `Unsigned`.
+
+    Raises Unavailable where the helper is gone, or traced.
+    """
+    if not is_hardened(message["helper"]):
+        raise Unavailable("the custodian's process has ended, or is traced", "try the same again")
+    names = vault.identity, vault.operator, vault.name, message["custodian"]
+    unlock, sealed = seal_keys(keys, *names, holding.consent.phoneless)
+    sealed["agreed"] = mark_agreed(keys, message)
+    if message["shared"]:
+        holding.unsigned.expect(keys, {**message, **sealed})
+    helper.sendall(unlock.encode())
+    return sealed
 
 
 def sign_shared(holding: Holding, message: Message) -> None:
@@ -12085,7 +12119,8 @@ class Rotating:
             if message["step"] == "begin":
                 came = await self.begin(message)
             elif message["step"] == "entrust" and fd is not None:
-                came = await self.entrust(self.key(message), message, fd)
+                with socket.socket(fileno=fd) as door:
+                    came = await self.entrust(self.key(message), message, door)
             else:
                 came = await self.turn_over(self.key(message), message["files"])
         except Exception as error:
@@ -12128,8 +12163,7 @@ class Rotating:
         custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
         operators = {"": store.vault.operator, **store.vault.other_operators()}
         await self.prove(store, fresh, message, describe_openers(operators, custodians))
-        if holding.store is not store:
-            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        holding.need(store)
         self.fresh, self.operators, self.custodians = fresh, operators, custodians
         stage = begin_stage(store.places)
         write_file(
@@ -12175,26 +12209,15 @@ class Rotating:
         content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
         return encode_file("unlock", content)
 
-    async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
-        """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid, fields = message["helper"], (*AGREED, "shared")
+    async def entrust(self, fresh: Keys, message: Message, door: socket.socket) -> dict[str, Any]:
+        """`give_key` with the new one, to a custodian that the operator was told of."""
+        fields = (*AGREED, "shared")
         what = {each: message[each] for each in fields}
         if what not in [{each: known[each] for each in fields} for known in self.custodians]:
             raise Denied("that is not the custodian that was agreed to")
-        with socket.socket(fileno=fd) as door:
-            store = self.need_store()
-            with await meet(door, pid) as helper:
-                if not is_hardened(pid):
-                    raise Unavailable("the custodian's process has ended, or is traced")
-                vault = store.vault
-                names = vault.identity, vault.operator, vault.name, message["custodian"]
-                phoneless = self.holding.consent.phoneless
-                unlock, sealed = seal_keys(fresh, *names, phoneless)
-                sealed["agreed"] = mark_agreed(fresh, message)
-                if message["shared"]:
-                    self.holding.unsigned.expect(fresh, {**message, **sealed})
-                helper.sendall(unlock.encode())
-        return sealed
+        store = self.need_store()
+        with await meet(door, message["helper"]) as helper:
+            return give_key(self.holding, fresh, store.vault, message, helper)
 
     async def turn_over(self, fresh: Keys, files: dict[str, str]) -> dict[str, Any]:
         """Have the new key count: stage all that is sealed with it, commit that, and serve it.

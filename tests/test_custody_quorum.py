@@ -550,3 +550,33 @@ def test_a_vault_is_opened_by_two_of_three(machine: Machine, relay: Relay, boxes
             box.mode("ok")
         machine("custody", "remove", "quorum", "--yes")
         assert not [each for name, box in boxes.items() for each in box.place.glob("quorum*")]
+
+
+def test_a_member_takes_no_answer_to_an_earlier_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its envelope is not made anew, so that a relay could give an old answer again; a phone's of its own is."""
+    taken: list[bool] = []
+    keys, peer, opens = avault.make_keys(), avault.make_keys(), avault.make_keys()
+
+    class Remote:
+        is_old = is_resting = False
+
+        def __init__(self, *given: object) -> None: ...
+        async def open(self) -> None: ...
+        async def close(self) -> None: ...
+        async def request(self, *given: object, is_told_by_content: bool) -> str:
+            taken.append(is_told_by_content)
+            return "found"
+
+    monkeypatch.setattr(avault, "RemoteSigner", Remote)
+    kept = {"client_key": keys.secret_key().to_hex(), "signer": avault.public_hex(keys), "relays": "ws://127.0.0.1:9"}
+    kept |= {"peer": avault.public_hex(peer), "envelope": "x", "opens": avault.public_hex(opens)}
+    settings = {"operator": avault.to_npub(avault.public_hex(keys))}
+    request = {"name": "alice", "settings": settings, "kept": json.dumps(kept), "bound": "b", "account": "a"}
+    request |= {"label": "l", "limit": 9.0}
+    whole = avault.Errand(request, avault.Prompt(None, None))
+    part = avault.Errand(request, avault.Prompt(None, None), whole)
+    for errand in (whole, part):
+        assert avault.OperatorPhone(errand).get() == "found"
+    assert taken == [True, False]
+    whole.is_waited_for = False
+    assert not part.is_wanted(), "nor is a member asked where nobody waits"

@@ -531,6 +531,22 @@ def test_her_approval_counts_after_another_came_too_late(office: Office) -> None
     assert machine.status()["state"] == "unlocked"
 
 
+def test_who_approved_too_late_is_asked_again(office: Office) -> None:
+    """That was no refusal: the next who asks, though it is a program, has that phone asked anew."""
+    machine = office.machine
+    office.join()
+    machine("lock")
+    ask_and_leave(office)
+    office.other.go()
+    wait_until(lambda: not [each for each in machine.status()["asked"] or []], what="her helper ends")
+    before = asked(office.other)
+    running = machine.start("unlock", "--timeout", "60s")
+    wait_until(lambda: asked(office.other) > before, what="she is asked anew")
+    office.other.go()
+    running.wait()
+    assert machine.status()["state"] == "unlocked"
+
+
 def test_an_answer_to_an_old_card_ends_nothing(office: Office) -> None:
     machine = office.machine
     office.join()

@@ -53,7 +53,7 @@ class Member:
             "label": f"{whole.label}, share of {self.name}", "title": whole.title,
             "directory": whole.directory, "limit": max(limit, 0.0),
         }  # fmt: skip
-        errand = Errand(request, whole.prompt)
+        errand = Errand(request, whole.prompt, whole)
         answer = avault.answer_errand(action, self.kind, errand, secret)
         return avault.raise_outcome(avault.read_answer(answer))
 

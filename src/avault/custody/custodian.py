@@ -66,19 +66,25 @@ class Errand:
     name it where it is kept with others, for a program and for a person; `title` is the vault's
     name, as phones show it. `directory` is where the
     one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is
-    there.
+    there. One that is a part of a `whole` errand keeps what is not made anew after an unlock.
     """
 
-    def __init__(self, request: dict[str, Any], prompt: Prompt) -> None:
+    def __init__(
+        self, request: dict[str, Any], prompt: Prompt, whole: Errand | None = None
+    ) -> None:
         self.name = str(request["name"])
         self.settings: dict[str, str] = dict(request["settings"])
         self.kept: str | None = request.get("kept")
         self.bound, self.account = str(request["bound"]), str(request["account"])
         self.title = str(request.get("title") or "a vault")
         self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
-        self.limit, self.prompt = float(request["limit"]), prompt
-        self.is_wanted = True  # somebody waits for it
+        self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
+        self.is_waited_for = True
         self.is_old = False  # what comes of it was given long ago, to an earlier question
+
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return (self.whole or self).is_waited_for
 
     def path(self, text: str) -> str:
         """A path that a person typed, as an absolute one."""

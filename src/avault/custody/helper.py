@@ -40,7 +40,7 @@ def read_errand(sock: socket.socket) -> dict[str, Any]:
 def heed(errand: Errand) -> None:
     """Hear from who has sent us whether anybody waits: a byte, 1 or 0."""
     while told := os.read(0, 1):
-        errand.is_wanted = told == b"1"
+        errand.is_waited_for = told == b"1"
 
 
 def take_secret(door: int) -> str:

@@ -2,7 +2,7 @@
 
 The envelope has the unlock key. It is from a key that is thrown away to the operator's (NIP-44):
 what lies on this machine cannot open it. It is made anew after every unlock (`renew`), as that of
-this machine's own phone is.
+this machine's own phone is; that of a quorum's member is not.
 """
 
 from __future__ import annotations
@@ -171,7 +171,12 @@ class OperatorPhone:
         try:
             params = [kept["peer"], kept["envelope"]]
             accept = accept_unlock_key(kept["opens"])
-            found = await remote.request("nip44_decrypt", params, accept, is_told_by_content=True)
+            # an envelope that is not made anew takes no answer to an earlier question: a relay could
+            # give it again at any time
+            is_anew = not self.errand.whole
+            found = await remote.request(
+                "nip44_decrypt", params, accept, is_told_by_content=is_anew
+            )
             self.errand.is_old = remote.is_old
             return str(found)
         finally:
@@ -181,9 +186,9 @@ class OperatorPhone:
     async def heed(self, remote: RemoteSigner) -> None:
         """While nobody waits, listen and send nothing."""
         while True:
-            if self.errand.is_wanted and remote.is_resting:
+            if self.errand.is_wanted() and remote.is_resting:
                 remote.wake(False, True)
-            elif not self.errand.is_wanted:
+            elif not self.errand.is_wanted():
                 remote.rest()
             await asyncio.sleep(0.5)
 

@@ -91,22 +91,31 @@ async def entrust(holding: Holding, fd: int, message: Message) -> None:
             refuse_stranger(vault, message)
             question = describe_entrusting(vault.name, holding.host, message)
             await ask_operator(holding, store, message, *question)
-            if not is_hardened(pid):
-                raise Unavailable(
-                    "the custodian's process has ended, or is traced", "try the same again"
-                )
-            names = vault.identity, vault.operator, vault.name, custodian
-            unlock, sealed = seal_keys(store.keys, *names, holding.consent.phoneless)
-            sealed["agreed"] = mark_agreed(store.keys, message)
-            if message["shared"]:
-                holding.unsigned.expect(store.keys, {**message, **sealed})
-            helper.sendall(unlock.encode())
+            sealed = give_key(holding, store.keys, vault, message, helper)
         except Exception as error:
             failed = explain_change(error)
         finally:
             if helper:
                 helper.close()
     tell_of_change(holding, message, sealed, failed)
+
+
+def give_key(
+    holding: Holding, keys: Keys, vault: Vault, message: Message, helper: socket.socket
+) -> dict[str, Any]:
+    """Seal an agent's key for a custodian, whose helper alone gets what opens that; see `Unsigned`.
+
+    Raises Unavailable where the helper is gone, or traced.
+    """
+    if not is_hardened(message["helper"]):
+        raise Unavailable("the custodian's process has ended, or is traced", "try the same again")
+    names = vault.identity, vault.operator, vault.name, message["custodian"]
+    unlock, sealed = seal_keys(keys, *names, holding.consent.phoneless)
+    sealed["agreed"] = mark_agreed(keys, message)
+    if message["shared"]:
+        holding.unsigned.expect(keys, {**message, **sealed})
+    helper.sendall(unlock.encode())
+    return sealed
 
 
 def sign_shared(holding: Holding, message: Message) -> None:

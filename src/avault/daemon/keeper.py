@@ -16,6 +16,7 @@ from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
 from avault.process import uptime
 from avault.signer.pairing import shorten_key
+from avault.tasks import spawn
 from avault.vault.names import PHONE
 from avault.vault.rotation import complete_rotation
 
@@ -50,7 +51,7 @@ class Guard:
         self.custody = Custody(places, self.child)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
-        self.forgetting: asyncio.Future[None] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
         self.phones = Phones(
             self.custody,
@@ -130,9 +131,10 @@ class Guard:
         """A message from the keyholder."""
         if "report" in message:
             self.report, was = message["report"], self.state
-            if self.report["state"] == "unlocked" and was != "unlocked":
+            has_opened = self.report["state"] == "unlocked" and was != "unlocked"
+            if has_opened:
                 # the key that counts has opened it: what is left of another one goes
-                self.forgetting = asyncio.ensure_future(forget_left(self.places))
+                spawn(self.tasks, forget_left(self.places))
                 self.wrote()  # what git could not merge while it was locked can be merged now
                 self.question.succeed()
             is_waited_for = self.question.callers or self.report["talking"]
@@ -141,7 +143,7 @@ class Guard:
                 if self.report["state"] == "waiting" and not is_waited_for
                 else self.report["state"]
             )
-            if was != "unlocked" and self.state == "unlocked":
+            if has_opened:
                 self.tidy_phones()
                 self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:

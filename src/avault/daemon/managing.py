@@ -106,7 +106,8 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
     custody.note_opened(name)
     if guard.child.control:
         guard.child.control.send({"do": "proven"})
-        guard.child.control.send({"do": "renew"})
+        if asks_phones(content):
+            guard.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
@@ -229,16 +230,26 @@ async def entrust_to(
 async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
     name, reach = str(request.get("name")), Reach(request)
-    content = guard.custody.find(name)
-    if asks_phones(content):  # what was answered is made anew, and nobody is asked again and again
+    await try_here(guard, guard.custody.find(name), reach)
+    guard.custody.note_opened(name)
+    return {"name": name}
+
+
+async def try_here(guard: Guard, content: dict[str, Any], reach: Reach) -> None:
+    """Open the vault with a custodian of this machine, as `try_custodian` does; raises why not.
+
+    A phone is asked only where what it has answered is made anew, and not again and again.
+    """
+    asks = asks_phones(content)
+    if asks:
         need_open(guard)
         if not reach.is_there():
             guard.question.pauses.check()
-    raise_outcome(await try_custodian(guard.places, content, reach))
-    guard.custody.note_opened(name)
-    if guard.child.control:
-        guard.child.control.send({"do": "renew"})
-    return {"name": name}
+    try:
+        raise_outcome(await try_custodian(guard.places, content, reach))
+    finally:
+        if asks and guard.child.control:
+            guard.child.control.send({"do": "renew"})
 
 
 async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
@@ -304,7 +315,7 @@ async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
         with contextlib.suppress(AvaultError):
             if guard.custody.is_reached(name, reach):
                 content = guard.custody.custodians.load(name)
-                raise_outcome(await try_custodian(guard.places, content, reach))
+                await try_here(guard, content, reach)
                 return True
     return False
 

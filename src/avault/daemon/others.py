@@ -21,8 +21,9 @@ class Phones:
     """What the supervisor knows of them.
 
     `asked` are those whose helper waits for an approval; `refusals` what those said that opened
-    nothing. `changed` is called when one has ended, `is_wanted` says whether anybody waits. One that refuses ends nobody
-    else's asking. Where nobody waits any more, they are listened to until their helpers end.
+    nothing. `changed` is called when one has ended, `is_wanted` says whether anybody waits. One
+    that refuses ends nobody else's asking. Where nobody waits any more, they are listened to until
+    their helpers end.
     """
 
     PAUSE = 5.0  # seconds before one whose helper has ended is asked anew
@@ -60,9 +61,10 @@ class Phones:
                 except Exception as error:
                     failed = complain(error)
                     self.say(f"the phone of {name} did not open the vault: {failed.message}")
-                is_gone = not self.custody.child.control or not self.is_wanted()
-                if is_gone or not isinstance(failed, Unavailable | Locked):
+                if not isinstance(failed, Unavailable | Locked):
                     self.refusals[name] = failed
+                    return
+                if not self.custody.child.control or not self.is_wanted():
                     return
                 await asyncio.sleep(self.PAUSE)
         finally:

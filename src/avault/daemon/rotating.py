@@ -14,7 +14,13 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.daemon.entrusting import AGREED, explain_change, mark_agreed, tell_of_change
+from avault.daemon.entrusting import (
+    AGREED,
+    explain_change,
+    give_key,
+    mark_agreed,
+    tell_of_change,
+)
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
@@ -22,7 +28,7 @@ from avault.daemon.sentences import describe_custodian
 from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
 from avault.nostr import make_keys, parse_npub, public_hex, to_npub
 from avault.places import Places
-from avault.process import is_hardened, meet
+from avault.process import meet
 from avault.vault.files import read_file, write_file
 from avault.vault.formats import render_time
 from avault.vault.machine import encode_pin
@@ -83,7 +89,8 @@ class Rotating:
             if message["step"] == "begin":
                 came = await self.begin(message)
             elif message["step"] == "entrust" and fd is not None:
-                came = await self.entrust(self.key(message), message, fd)
+                with socket.socket(fileno=fd) as door:
+                    came = await self.entrust(self.key(message), message, door)
             else:
                 came = await self.turn_over(self.key(message), message["files"])
         except Exception as error:
@@ -126,8 +133,7 @@ class Rotating:
         custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
         operators = {"": store.vault.operator, **store.vault.other_operators()}
         await self.prove(store, fresh, message, describe_openers(operators, custodians))
-        if holding.store is not store:
-            raise Locked("the vault was locked meanwhile", "ask again with: avault unlock")
+        holding.need(store)
         self.fresh, self.operators, self.custodians = fresh, operators, custodians
         stage = begin_stage(store.places)
         write_file(
@@ -173,26 +179,15 @@ class Rotating:
         content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
         return encode_file("unlock", content)
 
-    async def entrust(self, fresh: Keys, message: Message, fd: int) -> dict[str, Any]:
-        """Seal the new key for a custodian, whose helper alone gets what opens that."""
-        pid, fields = message["helper"], (*AGREED, "shared")
+    async def entrust(self, fresh: Keys, message: Message, door: socket.socket) -> dict[str, Any]:
+        """`give_key` with the new one, to a custodian that the operator was told of."""
+        fields = (*AGREED, "shared")
         what = {each: message[each] for each in fields}
         if what not in [{each: known[each] for each in fields} for known in self.custodians]:
             raise Denied("that is not the custodian that was agreed to")
-        with socket.socket(fileno=fd) as door:
-            store = self.need_store()
-            with await meet(door, pid) as helper:
-                if not is_hardened(pid):
-                    raise Unavailable("the custodian's process has ended, or is traced")
-                vault = store.vault
-                names = vault.identity, vault.operator, vault.name, message["custodian"]
-                phoneless = self.holding.consent.phoneless
-                unlock, sealed = seal_keys(fresh, *names, phoneless)
-                sealed["agreed"] = mark_agreed(fresh, message)
-                if message["shared"]:
-                    self.holding.unsigned.expect(fresh, {**message, **sealed})
-                helper.sendall(unlock.encode())
-        return sealed
+        store = self.need_store()
+        with await meet(door, message["helper"]) as helper:
+            return give_key(self.holding, fresh, store.vault, message, helper)
 
     async def turn_over(self, fresh: Keys, files: dict[str, str]) -> dict[str, Any]:
         """Have the new key count: stage all that is sealed with it, commit that, and serve it.
