@@ -538,7 +538,7 @@ def test_who_approved_too_late_is_asked_again(office: Office) -> None:
     machine("lock")
     ask_and_leave(office)
     office.other.go()
-    wait_until(lambda: not [each for each in machine.status()["asked"] or []], what="her helper ends")
+    wait_until(lambda: not machine.status()["asked"], what="her helper ends")
     before = asked(office.other)
     running = machine.start("unlock", "--timeout", "60s")
     wait_until(lambda: asked(office.other) > before, what="she is asked anew")
