@@ -41,6 +41,7 @@ The rooms, in order; each calls only what stands above it:
     tasks                     Work that runs beside other work, in an event loop
     vault/dangerous           Names of variables that change what other programs do
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
+    vault/secret              A value of a key as data: its times, its dot, and which of several is served
     vault/records             The vault as data: groups, keys and their names; merging two copies
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
     vault/files               Files as people and disks need them: atomic, durable, checked
@@ -2154,7 +2155,7 @@ def report_quietly(loop: object, context: dict[str, Any]) -> None:
 # Work that runs beside other work, in an event loop.
 
 
-def spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+def spawn(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> None:
     """Run something beside; while it runs it is in `tasks`, as the event loop does not hold it."""
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)
@@ -2387,13 +2388,11 @@ def is_public_key(text: str) -> bool:
     return x < FIELD and pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1
 
 
-# --------------------------------------------------------- vault/records ----
-# The vault as data: groups, keys and their names; merging two copies.
+# ---------------------------------------------------------- vault/secret ----
+# A value of a key as data: its times, its dot, and which of several is served.
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
-OTHERS = 32  # operators besides the first
-SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
 
 
 class Secret:
@@ -2418,6 +2417,46 @@ class Secret:
     def to_list(self) -> list[Any]:
         """The secret as it stands in the vault's JSON."""
         return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+def read_secrets(found: list[Any]) -> list[Secret]:
+    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
+
+    Who can write a vault can write anything into it: what is compared and sorted later is of the
+    right type, and what is served is what is served after a merge.
+    """
+    secrets = [Secret(*each) for each in found]
+    for each in secrets:
+        check_dot(each.machine, each.count)
+        times = (each.created, each.updated)
+        if type(each.value) is not str or any(type(time) is not int for time in times):
+            raise ValueError("not a secret")
+        if any(abs(time) > LATEST for time in times):
+            raise ValueError("not a time")
+    if not secrets or len({(each.machine, each.count) for each in secrets}) < len(secrets):
+        raise ValueError("not the secrets of a key")
+    if arrange(secrets) != secrets:
+        raise ValueError("not in order")
+    return secrets
+
+
+def arrange(secrets: Iterable[Secret]) -> list[Secret]:
+    """The secrets of one key in their order: the first is served."""
+    return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
+
+
+def check_dot(machine: object, count: object) -> None:
+    """Raise ValueError unless these are a machine and a count of its writes."""
+    if type(machine) is not str or type(count) is not int or count < 0:
+        raise ValueError("not a dot")
+
+
+# --------------------------------------------------------- vault/records ----
+# The vault as data: groups, keys and their names; merging two copies.
+
+
+OTHERS = 32  # operators besides the first
+SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
 
 
 class Group:
@@ -2553,6 +2592,11 @@ class Vault:
         }
         return dict(list(found.items())[:OTHERS])
 
+    def is_of(self, other: Vault) -> bool:
+        """Whether this is a copy of another one, of any generation, under the same agent's key."""
+        names = other.identity, other.agent, other.made_for
+        return (self.identity, self.agent, self.made_for) == names
+
     def operators(self) -> list[str]:
         """The operators' public keys (hex), each once, and the first one first."""
         return list(dict.fromkeys([self.operator, *self.other_operators().values()]))
@@ -2635,36 +2679,11 @@ class Vault:
         self.facts = {name: read_secrets(found) for name, found in facts.items()}
 
 
-def read_secrets(found: list[Any]) -> list[Secret]:
-    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
-
-    Who can write a vault can write anything into it: what is compared and sorted later is of the
-    right type.
-    """
-    secrets = [Secret(*each) for each in found]
-    for each in secrets:
-        check_dot(each.machine, each.count)
-        times = (each.created, each.updated)
-        if type(each.value) is not str or any(type(time) is not int for time in times):
-            raise ValueError("not a secret")
-        if any(abs(time) > LATEST for time in times):
-            raise ValueError("not a time")
-    if not secrets:
-        raise ValueError("a key without a secret")
-    return secrets
-
-
 def check_generation(found: dict[str, int]) -> dict[str, int]:
     """`found` if it can be a vault's generation; raises ValueError."""
     for machine, count in found.items():
         check_dot(machine, count)
     return found
-
-
-def check_dot(machine: object, count: object) -> None:
-    """Raise ValueError unless these are a machine and a count of its writes."""
-    if type(machine) is not str or type(count) is not int or count < 0:
-        raise ValueError("not a dot")
 
 
 def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -2716,7 +2735,7 @@ def merge_secrets(
         for secret in other
         if (dot := (secret.machine, secret.count)) in dots[0] or not ours.knows(*dot)
     }
-    return sorted(kept.values(), key=lambda secret: (-secret.updated, secret.machine, secret.count))
+    return arrange(kept.values())
 
 
 # -------------------------------------------------------- vault/choosing ----
@@ -3493,7 +3512,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"agent": str, "generation": dict, "hash": str},
+    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str},
     "forget": {"custodians": list},
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
@@ -3513,7 +3532,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent"},
+    "pin": {"agent", "operator"},
     "custody": {"signed"},
 }
 
@@ -3900,8 +3919,8 @@ class Machine:
 
 def encode_pin(vault: Vault, digest: str) -> bytes:
     """pin.json for a vault whose avault.enc has this SHA-256 (hex)."""
-    names = {"agent": to_npub(vault.agent), "generation": vault.generation, "hash": digest}
-    return encode_file("pin", names)
+    names = {"agent": to_npub(vault.agent), "operator": to_npub(vault.operator)}
+    return encode_file("pin", {**names, "generation": vault.generation, "hash": digest})
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:
@@ -4078,9 +4097,12 @@ def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None
 
 
 def is_of(vault: Vault, content: dict[str, Any]) -> bool:
-    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's."""
+    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's.
+
+    With None for an operator, whoever that is: not all open it by an operator's envelope.
+    """
     named = (content["vault"], content["name"])
-    operators = [to_npub(each) for each in vault.operators()]
+    operators = [None, *(to_npub(each) for each in vault.operators())]
     return (vault.identity, vault.name) == named and content["operator"] in operators
 
 
@@ -4129,7 +4151,7 @@ class Unsaved:
         self.places, self.keys, self.digest = places, keys, ""
         self.path = places.own("unsaved.enc")
 
-    def read(self, content: dict[str, Any]) -> Vault | None:
+    def read(self, identity: str) -> Vault | None:
         """The vault in it; None where there is none that is ours."""
         if not os.path.lexists(self.path):
             return None
@@ -4138,7 +4160,7 @@ class Unsaved:
         except AvaultError:
             return None
         # with other sources it is an avault.enc that somebody has put here
-        return vault if is_of(vault, content) and len(vault.sources) == 1 else None
+        return vault if vault.identity == identity and len(vault.sources) == 1 else None
 
     def keep(self, vault: Vault, digest: str) -> None:
         """Write what is served, and goes on from the avault.enc of that hash.
@@ -4154,18 +4176,22 @@ class Unsaved:
         write_file(self.path, seal_vault(twin, self.keys), check)
         self.digest = digest
 
-    def forget(self) -> None:
-        """Remove it: avault.enc has all that is in it.
+    def forget(self, vault: Vault) -> None:
+        """Remove it, where `vault`, which avault.enc is, has all that is in it.
 
-        What the agent's key does not open is set aside: it may be of the key before.
+        Else it is set aside, as what the agent's key does not open: that may be of the key before.
         """
         self.digest = ""
         if not os.path.lexists(self.path):
             return
         try:
-            open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
-            os.unlink(self.path)
+            kept = open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
+            is_all = kept.is_of(vault) and vault.is_after(kept.generation)
         except AvaultError:
+            is_all = False
+        if is_all:
+            os.unlink(self.path)
+        else:
             os.rename(self.path, find_free(self.places.own("unsaved-before"), ".enc"))
 
 
@@ -4230,6 +4256,7 @@ class Store:
         self.unsaved = Unsaved(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
+        self.succeeded = ""  # that the first operator is another than this machine has seen last
         self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
         # whether the last write was amid a rebase or the like, whose end may undo it
@@ -4288,17 +4315,20 @@ class Store:
                 raise explain_refusal(places, content, error) from None
             kept.seen, kept.trouble = kept.look(), explain_stranger(places, kept.vault, error)
             return kept
-        store.unsaved.forget()
         vault = store.vault
+        store.unsaved.forget(vault)
         if pin and store.me.is_followed(pin, vault) and not vault.is_after(pin["generation"]):
             store.me.rename()  # it is not known here what that has written
             store.lacks = "the vault lacks writes that this machine knew under the key before"
+        before, first = (pin or {}).get("operator"), to_npub(vault.operator)
+        if before not in (None, first):
+            store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
             draft = vault.copy()
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
-        elif not pin or "agent" not in pin or pin["hash"] != store.digest:
+        elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
         store.rollback = refusal or ""
         if not pin:
@@ -4312,7 +4342,7 @@ class Store:
         places: Places, keys: Keys, content: dict[str, Any], pin: dict[str, Any] | None
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
-        vault = Unsaved(places, keys).read(content)
+        vault = Unsaved(places, keys).read(content["vault"])
         if not vault:
             return None
         store = Store(places, keys, vault, vault.sources[0])
@@ -4348,7 +4378,7 @@ class Store:
         draft.sources = [self.digest]
         self.replace(draft, over)
         self.trouble = None
-        self.unsaved.forget()
+        self.unsaved.forget(self.vault)
         return True
 
     def compare(self, pin: dict[str, Any]) -> str | None:
@@ -4379,7 +4409,7 @@ class Store:
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
             if self.unsaved.digest and self.seen:
-                self.unsaved.forget()
+                self.unsaved.forget(self.vault)
         except AvaultError as error:
             self.trouble = explain_stranger(self.places, self.vault, error)
             if not isinstance(error, Tampered):
@@ -4388,7 +4418,7 @@ class Store:
     def take(self, found: Vault, digest: str, is_reading: bool) -> None:
         """Go on from another state of the vault that was found on the disk; raises Tampered."""
         ours = self.vault
-        if (found.identity, found.operator) != (ours.identity, ours.operator):
+        if not found.is_of(ours):
             raise Tampered(
                 "avault.enc was replaced by that of another vault", "take it from git history"
             )
@@ -4413,7 +4443,9 @@ class Store:
                 "git pull, or avault restore --unsaved; "
                 "to take the older one, lock, then: avault unlock --accept-rollback",
             )
-        if found.is_after(ours.generation):
+        merged = found if found.is_after(ours.generation) else ours.merge(found)
+        refuse_successor(ours, merged)
+        if merged is found:
             self.vault, self.digest = found, digest
             self.pin()
         elif is_reading and is_git_at_work(self.places.dir):
@@ -4421,7 +4453,6 @@ class Store:
             # look again
             self.seen = ()
         else:
-            merged = ours.merge(found)
             merged.sources = sorted([self.digest, digest])
             self.replace(merged, digest)
 
@@ -4479,7 +4510,7 @@ class Store:
     def open_copy(self, data: bytes) -> Vault:
         """Another copy of this vault, of any generation; raises Tampered."""
         vault = open_vault(data, self.keys)
-        if (vault.identity, vault.made_for) != (self.vault.identity, self.vault.made_for):
+        if not vault.is_of(self.vault):
             raise Tampered("that is a copy of another vault")
         return vault
 
@@ -4514,12 +4545,23 @@ class Store:
                 "is one a clone of the other?"
             )
         merged = draft.merge(other)
+        refuse_successor(draft, merged)
         draft.take(merged)
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
+
+
+def refuse_successor(ours: Vault, found: Vault) -> None:
+    """Raise Tampered where what was found has another first operator than the open vault knows."""
+    if ours.operator != found.operator:
+        npub = to_npub(found.operator)
+        raise Tampered(
+            f"avault.enc has another first operator, {npub}, than the open vault",
+            "take it from git history; or, if you know of that: avault lock, then avault unlock",
+        )
 
 
 # ----------------------------------------------------------- vault/older ----
@@ -4590,7 +4632,7 @@ def describe_left(store: Store) -> str:
     if names:
         shown = printable(", ".join(dict.fromkeys(names)), 200)
         said.append(
-            f"written under the agent's key before, and not in the vault: {shown};"
+            f"written here before, and not in the vault: {shown};"
             " if that was you, take it over with: avault restore --unsaved"
         )
     if closed := [name for name, copy in copies.items() if not copy]:
@@ -4608,7 +4650,8 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
 
     Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
     conflict. A write has one dot for each key, so it takes one value of each: that of a `rank`, the
-    first being 0. The names of the keys are given.
+    first being 0. The names of the keys are given. Raises Unavailable where such a write sets one
+    of them too.
     """
     taken = []
     found = [
@@ -4622,12 +4665,15 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
         is_known = draft.knows(secret.machine, secret.count)
         if is_known or any(each.value == secret.value for each in ours):
             continue
+        if any(each.machine == machine and not draft.knows(machine, each.count) for each in ours):
+            raise Unavailable(f"{group}/{key} is being set this very moment", "try it again")
         its = {each.value for each in old.groups[group].keys[key]}
         others = [
             each for each in ours if not old.knows(each.machine, each.count) or each.value in its
         ]
         draft.put(group, key, secret.value, now, machine)
-        draft.groups[group].keys[key] += others
+        keys = draft.groups[group].keys
+        keys[key] = arrange([*keys[key], *others])
         taken.append(f"{group}/{key}")
     return taken
 
@@ -4894,9 +4940,11 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
-        if successor := succeed_vault(self.places, vault):
+        successor = succeed_vault(self.places, vault)
+        if successor and not (isinstance(successor, Tampered) and self.is_vault_ours(keys)):
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
+        problem = successor or problem
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
             self.warning, self.was_made = f"{problem.message}; it is looked at again", False
             return False
@@ -4917,6 +4965,14 @@ class Recovery:
             self.warning = f"{problem.message}, so nothing but this machine opens the vault; "
             self.warning += f"nor can it be made anew: {error.message}"
             return False
+
+    def is_vault_ours(self, keys: Keys) -> bool:
+        """Whether avault.enc is under this agent's key: then nsec.enc alone was replaced."""
+        try:
+            open_vault(read_vault(self.places), keys)
+        except AvaultError:
+            return False
+        return True
 
     def note(self, data: bytes) -> None:
         """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""
@@ -8301,7 +8357,7 @@ def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None
     content, _ = read_unlock(places)
     custodian = KeptKey(name, Custodians(places).load(name, which == "candidate"), answer)
     keys = asyncio.run(custodian.obtain(content))
-    if not is_of(open_vault(read_vault(places), keys), content):
+    if not is_of(open_vault(read_vault(places), keys), {**content, "operator": None}):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
 
 
@@ -10084,17 +10140,13 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
     others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
         return await remove_phone(guard, others, Reach(request))
-    is_last = not (guard.custody.has_phone() and PHONE in others)
-    if (
-        is_last
-        and custody.custodians.is_there(name)
-        and not await any_opens(guard, others, Reach(request))
-    ):
+    is_used = custody.custodians.is_there(name)
+    is_last = is_used and not (custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(guard, others, Reach(request)):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    is_used = custody.custodians.is_there(name)
     is_for_all = is_signed(guard, name) if is_used else name in shared.names()
     if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
@@ -11253,8 +11305,8 @@ class Holding:
     async def renew_own_phones(self) -> None:
         """Make what the other operators' phones open anew, as one of them was asked in a trial."""
         if store := self.store:
-            is_phoneless = self.consent.phoneless
-            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
+            content, is_phoneless = self.ratchet.content, self.consent.phoneless
+            await self.renewal.renew(store, store.keys, content, is_phoneless)
 
     def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
         """What nsec.enc is to have: for all operators.
@@ -11281,8 +11333,8 @@ class Holding:
 
         Raises Tampered for another.
         """
-        is_operator = parse_npub(content["operator"]) in store.vault.operators()
-        if public_hex(keys) != store.vault.agent or not is_operator:
+        is_others = bool(custodian.operator) and not is_of(store.vault, content)
+        if public_hex(keys) != store.vault.agent or is_others:
             raise Tampered("the answer opens another vault than the one that is open")
         ratchet = self.ratchet
         if custodian.proves:
@@ -11310,9 +11362,11 @@ class Holding:
         if isinstance(custodian, Phone):
             self.ratchet.note_quickness(custodian.signer.answered_in, content)
             custody += f", asked as {shorten_hex(custodian.signer.me)}"
-        loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
+        named = {**content, "operator": custodian.operator and content["operator"]}
         try:
-            store = await loading
+            store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
+            if not is_of(store.vault, content):  # another is in the operator's place
+                content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
             leave_logs(self.places)
@@ -11407,10 +11461,6 @@ class Holding:
         """See to it that what is served is on the disk, and say whether it is."""
         return not self.store or await self.writer.save(self.store, is_last)
 
-    async def save_beside(self) -> None:
-        """`save`, beside the request that has noticed a change of the file."""
-        await self.save()
-
     async def keep_log(self, at_once: bool = False) -> None:
         """Write what the access log has only counted, and remember where it ends."""
         async with self.ratchet.turning:  # a rotation begins another log
@@ -11469,7 +11519,10 @@ class Holding:
 
 
 # of a custodian's settings, what says where it is
-WHERE = ("endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "of")
+WHERE = (
+    "endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "operator", "of",
+)  # fmt: skip
+FIRST = "first operator"  # as the one is called who has no other name
 
 
 def rank_place(setting: str) -> tuple[bool, int]:
@@ -11490,15 +11543,31 @@ def describe_custodian(message: Message, width: int = 200) -> str:
     return printable(f"{who} at {place}" if place else who, width + len(who))
 
 
+def describe_way(message: Message, host: str) -> str:
+    """Where a custodian opens the vault, and whether somebody is asked."""
+    # whether a program asks somebody is its own word
+    is_sure = message["asks"] and message["kind"] not in ("command", "program")
+    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
+    return f"on {'EVERY machine' if message['shared'] else host} {how}"
+
+
+def describe_openers(
+    operators: dict[str, str], custodians: list[Message], host: str, asked: str = ""
+) -> str:
+    """Who opens the vault after a rotation besides who is `asked` (an npub); "" for nobody.
+
+    Operators are npubs by their names, the first one's being "".
+    """
+    named = [f"{name or FIRST} ({npub[:19]}…)" for name, npub in operators.items() if npub != asked]
+    named += [f"{describe_custodian(each, 300)} {describe_way(each, host)}" for each in custodians]
+    return "; ".join(named)
+
+
 def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
     """The title and the sentence by which a custodian is agreed to."""
     custodian, kind = message["custodian"], message["kind"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    # whether a program asks somebody is its own word
-    is_sure = message["asks"] and kind not in ("command", "program")
-    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    where = "EVERY machine" if message["shared"] else host
-    said = f"avault: let {describe_custodian(message)} open {name} on {where} {how}"
+    said = f"avault: let {describe_custodian(message)} open {name} {describe_way(message, host)}"
     return f"{who} for {name}", said
 
 
@@ -11533,7 +11602,7 @@ async def ask_operator(
     holding.need(store)
 
 
-AGREED = ("custodian", "kind", "asks", "settings")
+AGREED = ("custodian", "kind", "asks", "settings", "shared")
 
 
 def mark_agreed(keys: Keys, message: Message) -> str:
@@ -11688,6 +11757,12 @@ async def change_operators(holding: Holding, message: Message) -> None:
         name, npub = check_operator(message["name"]), message.get("npub")
         public = parse_npub(npub) if npub else None
         refuse_wrong(store.vault, name, public)
+        pairing = holding.contact.find(store)
+        if name == SUCCESSOR and public and pairing and pairing.operator != store.vault.operator:
+            raise Denied(
+                "this machine's phone is not the first operator's, whose place that is",
+                f"type it on a machine that is paired with {to_npub(store.vault.operator)}",
+            )
         verb = "add" if public else "remove"
         said = {"op": "operator", "for": f"{verb} {name}"}
         holding.log.write(said, message["caller"], "ok")
@@ -12162,7 +12237,9 @@ class Rotating:
         fresh, offered = make_keys(), list(message["custodians"])
         custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
         operators = {"": store.vault.operator, **store.vault.other_operators()}
-        await self.prove(store, fresh, message, describe_openers(operators, custodians))
+        if {name: to_npub(each) for name, each in operators.items()} != message["operators"]:
+            raise Denied("the operators were changed meanwhile", "see: avault operator list")
+        await self.prove(store, fresh, message, custodians)
         holding.need(store)
         self.fresh, self.operators, self.custodians = fresh, operators, custodians
         stage = begin_stage(store.places)
@@ -12173,7 +12250,9 @@ class Rotating:
         changed = [each["custodian"] for each in offered if each not in custodians]
         return {"agent": to_npub(public_hex(fresh)), "changed": changed}
 
-    async def prove(self, store: Store, fresh: Keys, message: Message, openers: str) -> None:
+    async def prove(
+        self, store: Store, fresh: Keys, message: Message, custodians: list[Message]
+    ) -> None:
         """Have the operator agree by opening an envelope of the new key, which yields that key."""
         holding, vault = self.holding, store.vault
         pairing = holding.contact.find(store)
@@ -12183,11 +12262,14 @@ class Rotating:
                     "only a paired vault can ask whether that is meant", "pair it with: avault pair"
                 )
             return
+        asked = to_npub(pairing.operator)
+        openers = describe_openers(message["operators"], custodians, holding.host, asked)
+        besides = f" Besides you it is opened by: {openers}." if openers else ""
         unlock, content = seal_keys(fresh, vault.identity, pairing.operator, vault.name)
         code = request_code(content["sealed"])
         sentence = (
             f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
-            f" The old one opens it no more.{openers} Approve only if you want that."
+            f" The old one opens it no more.{besides} Approve only if you want that."
         )
         title = f"a new agent key for {vault.name}"
         envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
@@ -12211,9 +12293,8 @@ class Rotating:
 
     async def entrust(self, fresh: Keys, message: Message, door: socket.socket) -> dict[str, Any]:
         """`give_key` with the new one, to a custodian that the operator was told of."""
-        fields = (*AGREED, "shared")
-        what = {each: message[each] for each in fields}
-        if what not in [{each: known[each] for each in fields} for known in self.custodians]:
+        what = {each: message[each] for each in AGREED}
+        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
             raise Denied("that is not the custodian that was agreed to")
         store = self.need_store()
         with await meet(door, message["helper"]) as helper:
@@ -12318,13 +12399,6 @@ class Rotating:
         holding.reporter.warnings.pop("hints", None)
 
 
-def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
-    """Who else opens the vault after a rotation, as the operator is told."""
-    named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
-    named += [describe_custodian(each, 300) for each in custodians]
-    return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
-
-
 def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     """The open vault as the new agent's, for these operators, with the old key kept in it.
 
@@ -12334,11 +12408,12 @@ def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     if draft.operator != operators[""]:
         raise Denied("the operator was changed meanwhile", "see: avault operator list")
     known, draft.made_for = draft.other_operators(), draft.operator
-    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
-        other = name.partition("/")[2]
-        if name == SUCCEEDED or other not in known or known[other] != operators.get(other):
-            draft.state(name, None, now, store.machine)
     store.me.keep_up(draft)
+    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
+        draft.state(name, None, now, store.machine)
+    for name, public in known.items():
+        if operators.get(name) == public:  # with no other beside it, which a merge could bring up
+            draft.state(f"operator/{name}", public, now, store.machine)
     old = to_npub(draft.agent)
     draft.agent, draft.sources = public_hex(fresh), [store.digest]
     add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)
@@ -12515,6 +12590,7 @@ class Keyholder:
             "consent": self.describe_consent(),
             "custodian": self.holding.custodian,
             "refused": isinstance(self.unlocking.refused, Denied),
+            "first_operator": to_npub(store.vault.operator) if store else None,
             "operators": {
                 name: to_npub(public) for name, public in store.vault.other_operators().items()
             }
@@ -12550,6 +12626,11 @@ class Keyholder:
             warnings["file"] = (
                 f"{store.trouble.message}; what was loaded before is served, nothing is written;"
                 " to write it back: avault restore --unsaved"
+            )
+        if store and store.succeeded:
+            warnings["first"] = (
+                f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
+                " a machine with a phone that you trust: avault rotate agent"
             )
         if store and store.lacks:
             warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
@@ -12595,7 +12676,7 @@ class Keyholder:
             self.reporter.report()
             # perhaps by us: what a git pull has brought is merged
             self.reporter.wrote()
-            spawn(self.tasks, self.holding.save_beside())
+            spawn(self.tasks, self.holding.save())
         return self.requests[op](self, session, request)
 
     def open_store(self) -> Store:
@@ -12989,12 +13070,14 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     reach, custody = Reach(request), guard.custody
     names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
     known, left = load_custodians(guard, names)
-    ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
-    offered = [
-        {each: content[each] for each in (*AGREED, "agreed")} | {"shared": is_shared(content)}
-        for content in known
-    ]
-    wish = {"do": "rotate", "step": "begin", "caller": caller, "custodians": offered}
+    told = [{**content, "shared": is_shared(content)} for content in known]
+    offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in told]
+    operators = {"": guard.report["first_operator"], **guard.report["operators"]}
+    openers = describe_openers(operators, offered, place_name())
+    change = f"it has a new agent's key; opened then by: {openers}"
+    ticket = await agree_otherwise(guard, reach, change)
+    about = {"caller": caller, "custodians": offered, "operators": operators}
+    wish = {"do": "rotate", "step": "begin", **about}
     begun = await custody.change(ticket, wish) or {}
     changed = begun.pop("changed", [])
     why = "it is not as it was agreed to"
@@ -13167,7 +13250,16 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
             check_recovery(places)
     except AvaultError as error:
         pairing, problem = {}, error.message
-    unknown = ("operators", "groups", "secrets", "since", "until", "waiting", "listening")
+    unknown = (
+        "first_operator",
+        "operators",
+        "groups",
+        "secrets",
+        "since",
+        "until",
+        "waiting",
+        "listening",
+    )
     return {
         **dict.fromkeys(unknown),
         "agent_npub": public.get("agent"),
@@ -29009,17 +29101,17 @@ def cmd_operator_list(terminal: Terminal) -> int:
     """
     terminal.ask("list")  # raises what is wrong, where it is not open
     status = terminal.ask("status")
-    first = {"name": None, "npub": status["signer_npub"], "asked_here": True}
-    others = [
-        {"name": name, "npub": npub, "asked_here": name in status["custodians"]}
-        for name, npub in status["operators"].items()
-        if npub != status["signer_npub"]
+    operators = {None: status["first_operator"], **status["operators"]}
+    mine, custodians = status["signer_npub"], status["custodians"]
+    rows = [
+        {"name": name, "npub": npub, "asked_here": npub == mine or name in custodians}
+        for name, npub in operators.items()
     ]
     if terminal.want_json:
-        return show(terminal, {"operators": [first, *others]})
-    for each in (first, *others):
+        return show(terminal, {"operators": rows})
+    for each in rows:
         here = "asked here" if each["asked_here"] else "not asked here"
-        put(f"{each['name'] or '(this machine)'}  {each['npub']}  {here}\n")
+        put(f"{each['name'] or '(first)'}  {each['npub']}  {here}\n")
     return 0
 
 
@@ -29466,6 +29558,7 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
     avault rotate report.
     """
     meaning = "the old key is to open this vault no more, on any machine"
+    name_openers(terminal)
     if not yes and not confirm(f"avault: {meaning}. Make a new one?"):
         raise Denied("not confirmed; nothing was changed", "avault rotate agent --yes")
     say("asking the operator, who opens an envelope of the new key")
@@ -29485,6 +29578,16 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
         "which these are: avault rotate report",
     )
     return show(terminal, {"ok": True, **answer})
+
+
+def name_openers(terminal: Terminal) -> None:
+    """Say who opens the vault with the new key, before anybody agrees to it."""
+    status = terminal.ask("status")
+    operators = {"first": status["first_operator"], **(status["operators"] or {})}
+    if status["first_operator"]:
+        named = [f"{npub} ({name})" for name, npub in operators.items()]
+        say(f"its operators: {', '.join(named)}")
+        say(f"what opens it here: {', '.join(status['custodians'])}")
 
 
 @command("rotate operator", option("--to"), option("--yes", is_flag=True), *PAIRING)
@@ -30034,7 +30137,7 @@ STATUS_FIELDS = (
     "proven", "phone_opened",
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
+    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators", "asked",
 )  # fmt: skip
 
 

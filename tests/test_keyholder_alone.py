@@ -117,6 +117,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     return clock
 
 
+async def test_a_rotation_is_for_those_who_were_shown(desk: Desk) -> None:
+    """Who agrees was told of the operators that the supervisor knew: no other one comes with it."""
+    await desk.open()
+    shown = {"": avault.to_npub("ab" * 32)}
+    with pytest.raises(avault.Denied, match="operators were changed meanwhile"):
+        await desk.keyholder.rotating.begin({"custodians": [], "caller": CALLER, "operators": shown, "ticket": "t"})
+
+
 # The limits
 
 

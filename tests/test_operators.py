@@ -446,6 +446,52 @@ def test_another_machine_is_told_whose_phone_it_is_to_pair(office: Office, canar
         assert place("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
 
 
+def test_custodians_of_other_machines_open_it_as_before(office: Office, canary: Canary) -> None:
+    """They are of nobody's phone; who agrees there is who is in the operator's place now."""
+    machine, box = office.machine, Box(office.machine.top)
+    status = machine.status()
+    with Machine(machine.top / "other", vault=machine.vault) as place:
+        machine("daemon", "stop")
+        names = ("--agent", status["agent_npub"], "--signer-npub", status["signer_npub"])
+        place("recover", *names, "--no-drill", "--bunker", "-", input=office.phone.uri)
+        place("custody", "add", "program", f"path={box.path}", "--name", "box", "--yes")
+        place("set", "openai/API_KEY", input=canary.value)
+        canary.watch(box.kept())
+        place("daemon", "stop")
+        machine("unlock")
+        succeed(office)
+        machine("daemon", "stop")
+        place("custody", "test", "box")
+        place("unlock", "--with", "box")
+        assert place("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
+        warnings = " ".join(place.status()["warnings"])
+        assert f"the first operator is {office.npub} now, and was {status['signer_npub']}" in warnings
+        assert place.status()["signer_npub"] == office.npub
+        assert "nobody has shown yet that the phone opens" in place("custody", "remove", "phone", "--yes", code=5).stderr
+        place("lock")
+        place("unlock", "--with", "box")
+        assert "the first operator is" not in " ".join(place.status()["warnings"]), "it is said once"
+        place("pair", "--replace", "--operator", office.npub, "--no-drill", "--bunker", "-", input=office.other.uri)
+        place("lock")
+        place("unlock", "--with", "phone")
+        place("custody", "remove", "box", "--yes")
+
+
+def test_only_the_first_operators_phone_gives_the_place_away(office: Office, keys: list[nostr_sdk.Keys]) -> None:
+    machine = office.machine
+    office.admit()
+    machine("pair", "--replace", "--no-drill", "--operator", office.npub, "--bunker", "-", input=office.other.uri)
+    before, third = asked(office.other), nostr_sdk.Keys.generate().public_key().to_bech32()
+    words = ("rotate", "operator", "--to", third, "--bunker", "-", "--no-drill", "--yes")
+    done = machine(*words, input=office.phone.uri, code=5)
+    assert "not the first operator's" in done.stderr and asked(office.other) == before
+    first = machine.status()["first_operator"]
+    listed = machine("operator", "list").stdout
+    assert listed == f"(first)  {first}  not asked here\nalice  {office.npub}  asked here\n"
+    machine("rotate", "agent", "--yes")
+    assert f"Besides you it is opened by: first operator ({first[:19]}…)." in office.sentences(office.other, keys[1])[-1]
+
+
 def test_between_the_two_both_open_and_it_is_gone_on_with_or_taken_back(office: Office) -> None:
     machine = office.machine
     office.other.behave("nip44_decrypt", REFUSED)

@@ -318,7 +318,9 @@ def test_a_vault_without_a_phone(machine: Machine, canary: Canary) -> None:
     assert machine.status()["agent_npub"] == old
     with Screen(machine, AVAULT, "rotate", "agent", "--yes", lines=90, columns=120) as screen:
         type_passphrase(screen, 4)
-        assert b"opened with it: passphrase" in screen.wait()
+        shown = b" ".join(screen.wait().split())
+        assert b"opened then by: first operator (npub1" in shown, "who agrees is told"
+        assert b"passphrase on" in shown and b"WITHOUT your phone" in shown and b"opened with it: passphrase" in shown
     assert machine.status()["agent_npub"] != old
     machine("lock")
     with Screen(machine, AVAULT, "unlock") as screen:

@@ -101,7 +101,8 @@ def test_the_operator_is_told_who_opens_it(owner: Owner) -> None:
     owner.add()
     machine("operator", "add", alice, "--name", "alice", "--yes")
     machine("rotate", "agent", "--yes")
-    assert f"Besides you it is opened by: alice ({alice[:19]}…); box (program) at {owner.box.path}" in owner.sentence()
+    box = f"box (program) at {owner.box.path} on {avault.place_name()} WITHOUT anybody, always"
+    assert f"Besides you it is opened by: alice ({alice[:19]}…); {box}. Approve" in owner.sentence()
     assert machine.status()["operators"] == {"alice": alice}
     machine("rotate", "agent", "--yes")  # what was agreed to then is agreed to under the new key
     assert owner.order() == ["box", "phone"]
@@ -146,9 +147,31 @@ def test_who_came_after_the_operator_agreed_is_not_carried_over(owner: Owner) ->
     vault.state("operator/x y/z", avault.public_hex(thief), 1, THIEF)
     draft = avault.renew_vault(store, nostr_sdk.Keys.generate(), told)
     assert draft.operators() == [avault.public_hex(first)] and not draft.facts_of("operator")
+    shown, hidden = (nostr_sdk.Keys.generate() for _ in range(2))
+    values = ((shown, 2, "a" * 16), (hidden, 1, THIEF))
+    vault.facts["operator/bob"] = [avault.Secret(avault.public_hex(each), 1, at, machine, 1) for each, at, machine in values]
+    told["bob"] = avault.public_hex(shown)
+    draft = avault.renew_vault(store, nostr_sdk.Keys.generate(), told)
+    assert [each.value for each in draft.facts["operator/bob"]] == [told["bob"]], "no merge brings up another"
     vault.state(avault.SUCCEEDED, avault.public_hex(thief), 1, THIEF)
     with pytest.raises(avault.Denied, match="changed meanwhile"):
         avault.renew_vault(store, nostr_sdk.Keys.generate(), told)
+
+
+def test_a_recovery_copy_that_leads_to_another_branch_is_made_anew(owner: Owner) -> None:
+    """Who has a key that was rotated away makes one; the vault beside it is the agent's as before."""
+    machine, old, evil = owner.machine, steal(owner), nostr_sdk.Keys.generate()
+    machine("rotate", "agent", "--yes")
+    path = machine.vault / "nsec.enc"
+    identity = decode("nsec", path)["vault"]
+    content = avault.seal_nsec(evil, identity, avault.public_hex(owner.operator), "test@machine", "h")
+    said = [avault.make_statement(old, identity, avault.public_hex(evil))]
+    path.write_bytes(avault.encode_file("nsec", {**content, "rotated": said}))
+    warnings = " ".join(machine.status()["warnings"])
+    assert "was made anew: one agent's key of this vault was rotated to two" in warnings
+    assert decode("nsec", path)["agent"] == owner.agent()
+    machine("lock")
+    machine("unlock")
 
 
 NO_POINT = "05" * 31 + "01"

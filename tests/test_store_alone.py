@@ -76,9 +76,52 @@ def test_an_avault_enc_is_no_unsaved_enc(desk, store):
     assert value(desk.load().vault, "K") == "first"
 
 
+def test_what_only_unsaved_enc_has_is_set_aside_and_offered(desk, store):
+    """Also where an older avault.enc was taken on purpose: nothing is lost by that."""
+    first = desk.path.read_bytes()
+    store.write([put("L", "later", store.machine)])
+    desk.path.unlink()
+    store.notice()
+    store.keep()
+    desk.path.write_bytes(first)
+    store = desk.load(accept_rollback=True)
+    assert not os.path.exists(store.unsaved.path)
+    assert "not in the vault: g/L; if that was you" in avault.describe_left(store)
+    [copy] = avault.find_left(store).values()
+    assert copy and value(copy, "L") == "later"
+
+
+@pytest.mark.parametrize("way", ["a pull", "a merge", "a restart"])
+def test_a_first_operator_is_not_replaced_by_a_file(desk, store, way: str):
+    """While the vault is open; who opens it then is told."""
+    stranger = avault.public_hex(nostr_sdk.Keys.generate())
+    draft = store.vault.copy()
+    draft.state(avault.SUCCEEDED, stranger, 1, "other")
+    draft.generation["other"] = 1
+    data = avault.seal_vault(draft, AGENT)
+    if way == "a merge":
+        [refused] = store.write([lambda vault: store.absorb(vault, data)])
+        assert refused and "another first operator" in refused.message and store.vault.operator == avault.public_hex(OPERATOR)
+        return
+    desk.path.write_bytes(data)
+    if way == "a pull":
+        store.refresh()
+        assert store.trouble and avault.to_npub(stranger) in store.trouble.message
+        assert store.vault.operator == avault.public_hex(OPERATOR)
+        return
+    store = avault.Store.load(desk.places, AGENT, {**desk.content, "operator": None})
+    assert store.succeeded == f"the first operator is {avault.to_npub(stranger)} now, and was {desk.content['operator']}"
+    assert not avault.Store.load(desk.places, AGENT, {**desk.content, "operator": None}).succeeded
+
+
 def test_the_first_file(desk, store):
     assert store.vault.generation == {store.machine: 1} and store.vault.sources == []
-    assert desk.pin() == {"agent": NPUB, "generation": {store.machine: 1}, "hash": avault.sha256(desk.path.read_bytes()).hex()}
+    assert desk.pin() == {
+        "agent": NPUB,
+        "operator": desk.content["operator"],
+        "generation": {store.machine: 1},
+        "hash": avault.sha256(desk.path.read_bytes()).hex(),
+    }
     assert value(avault.open_vault(desk.path.read_bytes(), AGENT), "K") == "first"
     loaded = desk.load()
     assert (loaded.warning, loaded.trouble, loaded.digest, loaded.machine) == ("", None, store.digest, store.machine)
@@ -159,7 +202,12 @@ def test_a_later_file_is_pinned_when_it_is_loaded(desk, store):
     desk.path.write_bytes(elsewhere(store.vault))
     loaded = desk.load()
     assert value(loaded.vault, "E") == "from other" and loaded.warning == ""
-    assert desk.pin() == {"agent": NPUB, "generation": loaded.vault.generation, "hash": loaded.digest}
+    assert desk.pin() == {
+        "agent": NPUB,
+        "operator": desk.content["operator"],
+        "generation": loaded.vault.generation,
+        "hash": loaded.digest,
+    }
 
 
 @pytest.mark.parametrize("count", [True, "1", 1.0, None])
@@ -204,7 +252,11 @@ def test_changes_are_written_together_and_each_is_answered(desk, store):
     found = avault.open_vault(desk.path.read_bytes(), AGENT)
     assert (value(found, "L"), value(found, "M")) == ("x", "x")
     assert found.generation == {store.machine: 2} and found.sources == [before]
-    assert desk.pin() == {"agent": NPUB, "generation": {store.machine: 2}, "hash": store.digest} and store.digest != before
+    assert (
+        desk.pin()
+        == {"agent": NPUB, "operator": desk.content["operator"], "generation": {store.machine: 2}, "hash": store.digest}
+        and store.digest != before
+    )
 
 
 def test_changes_that_are_all_refused_write_nothing(desk, store):
@@ -327,7 +379,12 @@ def test_a_later_file_is_served_and_pinned(desk, store):
     desk.path.write_bytes(elsewhere(store.vault))
     store.refresh()
     assert value(store.vault, "E") == "from other" and store.digest == avault.sha256(desk.path.read_bytes()).hex()
-    assert desk.pin() == {"agent": NPUB, "generation": store.vault.generation, "hash": store.digest}
+    assert desk.pin() == {
+        "agent": NPUB,
+        "operator": desk.content["operator"],
+        "generation": store.vault.generation,
+        "hash": store.digest,
+    }
 
 
 def test_generations_are_written_in_order(desk, store):

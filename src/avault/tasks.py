@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def spawn(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> None:
+def spawn(tasks: set[asyncio.Task[Any]], work: Coroutine[Any, Any, Any]) -> None:
     """Run something beside; while it runs it is in `tasks`, as the event loop does not hold it."""
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)

@@ -19,17 +19,17 @@ def cmd_operator_list(terminal: Terminal) -> int:
     """
     terminal.ask("list")  # raises what is wrong, where it is not open
     status = terminal.ask("status")
-    first = {"name": None, "npub": status["signer_npub"], "asked_here": True}
-    others = [
-        {"name": name, "npub": npub, "asked_here": name in status["custodians"]}
-        for name, npub in status["operators"].items()
-        if npub != status["signer_npub"]
+    operators = {None: status["first_operator"], **status["operators"]}
+    mine, custodians = status["signer_npub"], status["custodians"]
+    rows = [
+        {"name": name, "npub": npub, "asked_here": npub == mine or name in custodians}
+        for name, npub in operators.items()
     ]
     if terminal.want_json:
-        return show(terminal, {"operators": [first, *others]})
-    for each in (first, *others):
+        return show(terminal, {"operators": rows})
+    for each in rows:
         here = "asked here" if each["asked_here"] else "not asked here"
-        put(f"{each['name'] or '(this machine)'}  {each['npub']}  {here}\n")
+        put(f"{each['name'] or '(first)'}  {each['npub']}  {here}\n")
     return 0
 
 

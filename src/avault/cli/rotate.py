@@ -31,6 +31,7 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
     avault rotate report.
     """
     meaning = "the old key is to open this vault no more, on any machine"
+    name_openers(terminal)
     if not yes and not confirm(f"avault: {meaning}. Make a new one?"):
         raise Denied("not confirmed; nothing was changed", "avault rotate agent --yes")
     say("asking the operator, who opens an envelope of the new key")
@@ -50,6 +51,16 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
         "which these are: avault rotate report",
     )
     return show(terminal, {"ok": True, **answer})
+
+
+def name_openers(terminal: Terminal) -> None:
+    """Say who opens the vault with the new key, before anybody agrees to it."""
+    status = terminal.ask("status")
+    operators = {"first": status["first_operator"], **(status["operators"] or {})}
+    if status["first_operator"]:
+        named = [f"{npub} ({name})" for name, npub in operators.items()]
+        say(f"its operators: {', '.join(named)}")
+        say(f"what opens it here: {', '.join(status['custodians'])}")
 
 
 @command("rotate operator", option("--to"), option("--yes", is_flag=True), *PAIRING)

@@ -116,7 +116,7 @@ STATUS_FIELDS = (
     "proven", "phone_opened",
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians", "operators", "asked",
+    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators", "asked",
 )  # fmt: skip
 
 

@@ -62,7 +62,7 @@ async def ask_operator(
     holding.need(store)
 
 
-AGREED = ("custodian", "kind", "asks", "settings")
+AGREED = ("custodian", "kind", "asks", "settings", "shared")
 
 
 def mark_agreed(keys: Keys, message: Message) -> str:

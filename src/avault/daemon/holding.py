@@ -19,7 +19,7 @@ from avault.daemon.registering import register
 from avault.daemon.reporter import Reporter
 from avault.daemon.writing import Writer
 from avault.errors import AvaultError, Locked, Tampered
-from avault.nostr import decrypt, parse_npub, public_hex
+from avault.nostr import decrypt, parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.process import place_name
 from avault.signer.pairing import shorten_hex
@@ -27,7 +27,7 @@ from avault.vault.files import has_bytes
 from avault.vault.leftovers import describe_left
 from avault.vault.machine import SET_ASIDE, encode_pin
 from avault.vault.machines import knows_phone
-from avault.vault.presence import doubt_hints, read_unlock
+from avault.vault.presence import doubt_hints, is_of, read_unlock
 from avault.vault.recovery import Recovery, is_for_several, seal_recovery
 from avault.vault.seal import open_nsec, seal_nsec
 from avault.vault.store import Store
@@ -139,8 +139,8 @@ class Holding:
     async def renew_own_phones(self) -> None:
         """Make what the other operators' phones open anew, as one of them was asked in a trial."""
         if store := self.store:
-            is_phoneless = self.consent.phoneless
-            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
+            content, is_phoneless = self.ratchet.content, self.consent.phoneless
+            await self.renewal.renew(store, store.keys, content, is_phoneless)
 
     def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
         """What nsec.enc is to have: for all operators.
@@ -167,8 +167,8 @@ class Holding:
 
         Raises Tampered for another.
         """
-        is_operator = parse_npub(content["operator"]) in store.vault.operators()
-        if public_hex(keys) != store.vault.agent or not is_operator:
+        is_others = bool(custodian.operator) and not is_of(store.vault, content)
+        if public_hex(keys) != store.vault.agent or is_others:
             raise Tampered("the answer opens another vault than the one that is open")
         ratchet = self.ratchet
         if custodian.proves:
@@ -196,9 +196,11 @@ class Holding:
         if isinstance(custodian, Phone):
             self.ratchet.note_quickness(custodian.signer.answered_in, content)
             custody += f", asked as {shorten_hex(custodian.signer.me)}"
-        loading = asyncio.to_thread(Store.load, self.places, keys, content, accept_rollback)
+        named = {**content, "operator": custodian.operator and content["operator"]}
         try:
-            store = await loading
+            store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
+            if not is_of(store.vault, content):  # another is in the operator's place
+                content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
             leave_logs(self.places)
@@ -292,10 +294,6 @@ class Holding:
     async def save(self, is_last: bool = False) -> bool:
         """See to it that what is served is on the disk, and say whether it is."""
         return not self.store or await self.writer.save(self.store, is_last)
-
-    async def save_beside(self) -> None:
-        """`save`, beside the request that has noticed a change of the file."""
-        await self.save()
 
     async def keep_log(self, at_once: bool = False) -> None:
         """Write what the access log has only counted, and remember where it ends."""

@@ -189,6 +189,7 @@ class Keyholder:
             "consent": self.describe_consent(),
             "custodian": self.holding.custodian,
             "refused": isinstance(self.unlocking.refused, Denied),
+            "first_operator": to_npub(store.vault.operator) if store else None,
             "operators": {
                 name: to_npub(public) for name, public in store.vault.other_operators().items()
             }
@@ -224,6 +225,11 @@ class Keyholder:
             warnings["file"] = (
                 f"{store.trouble.message}; what was loaded before is served, nothing is written;"
                 " to write it back: avault restore --unsaved"
+            )
+        if store and store.succeeded:
+            warnings["first"] = (
+                f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
+                " a machine with a phone that you trust: avault rotate agent"
             )
         if store and store.lacks:
             warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
@@ -269,7 +275,7 @@ class Keyholder:
             self.reporter.report()
             # perhaps by us: what a git pull has brought is merged
             self.reporter.wrote()
-            spawn(self.tasks, self.holding.save_beside())
+            spawn(self.tasks, self.holding.save())
         return self.requests[op](self, session, request)
 
     def open_store(self) -> Store:

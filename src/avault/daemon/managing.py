@@ -263,17 +263,13 @@ async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any
     others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
         return await remove_phone(guard, others, Reach(request))
-    is_last = not (guard.custody.has_phone() and PHONE in others)
-    if (
-        is_last
-        and custody.custodians.is_there(name)
-        and not await any_opens(guard, others, Reach(request))
-    ):
+    is_used = custody.custodians.is_there(name)
+    is_last = is_used and not (custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(guard, others, Reach(request)):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    is_used = custody.custodians.is_there(name)
     is_for_all = is_signed(guard, name) if is_used else name in shared.names()
     if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")

@@ -30,6 +30,12 @@ async def change_operators(holding: Holding, message: Message) -> None:
         name, npub = check_operator(message["name"]), message.get("npub")
         public = parse_npub(npub) if npub else None
         refuse_wrong(store.vault, name, public)
+        pairing = holding.contact.find(store)
+        if name == SUCCESSOR and public and pairing and pairing.operator != store.vault.operator:
+            raise Denied(
+                "this machine's phone is not the first operator's, whose place that is",
+                f"type it on a machine that is paired with {to_npub(store.vault.operator)}",
+            )
         verb = "add" if public else "remove"
         said = {"op": "operator", "for": f"{verb} {name}"}
         holding.log.write(said, message["caller"], "ok")

@@ -24,7 +24,7 @@ from avault.daemon.entrusting import (
 from avault.daemon.holding import Holding
 from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
-from avault.daemon.sentences import describe_custodian
+from avault.daemon.sentences import describe_openers
 from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
 from avault.nostr import make_keys, parse_npub, public_hex, to_npub
 from avault.places import Places
@@ -132,7 +132,9 @@ class Rotating:
         fresh, offered = make_keys(), list(message["custodians"])
         custodians = [each for each in offered if each["agreed"] == mark_agreed(store.keys, each)]
         operators = {"": store.vault.operator, **store.vault.other_operators()}
-        await self.prove(store, fresh, message, describe_openers(operators, custodians))
+        if {name: to_npub(each) for name, each in operators.items()} != message["operators"]:
+            raise Denied("the operators were changed meanwhile", "see: avault operator list")
+        await self.prove(store, fresh, message, custodians)
         holding.need(store)
         self.fresh, self.operators, self.custodians = fresh, operators, custodians
         stage = begin_stage(store.places)
@@ -143,7 +145,9 @@ class Rotating:
         changed = [each["custodian"] for each in offered if each not in custodians]
         return {"agent": to_npub(public_hex(fresh)), "changed": changed}
 
-    async def prove(self, store: Store, fresh: Keys, message: Message, openers: str) -> None:
+    async def prove(
+        self, store: Store, fresh: Keys, message: Message, custodians: list[Message]
+    ) -> None:
         """Have the operator agree by opening an envelope of the new key, which yields that key."""
         holding, vault = self.holding, store.vault
         pairing = holding.contact.find(store)
@@ -153,11 +157,14 @@ class Rotating:
                     "only a paired vault can ask whether that is meant", "pair it with: avault pair"
                 )
             return
+        asked = to_npub(pairing.operator)
+        openers = describe_openers(message["operators"], custodians, holding.host, asked)
+        besides = f" Besides you it is opened by: {openers}." if openers else ""
         unlock, content = seal_keys(fresh, vault.identity, pairing.operator, vault.name)
         code = request_code(content["sealed"])
         sentence = (
             f"avault: give {vault.name} a NEW agent key, asked on {holding.host}, code {code}."
-            f" The old one opens it no more.{openers} Approve only if you want that."
+            f" The old one opens it no more.{besides} Approve only if you want that."
         )
         title = f"a new agent key for {vault.name}"
         envelope = make_envelope(fresh, pairing.operator, title, sentence, unlock)
@@ -181,9 +188,8 @@ class Rotating:
 
     async def entrust(self, fresh: Keys, message: Message, door: socket.socket) -> dict[str, Any]:
         """`give_key` with the new one, to a custodian that the operator was told of."""
-        fields = (*AGREED, "shared")
-        what = {each: message[each] for each in fields}
-        if what not in [{each: known[each] for each in fields} for known in self.custodians]:
+        what = {each: message[each] for each in AGREED}
+        if what not in [{each: known[each] for each in AGREED} for known in self.custodians]:
             raise Denied("that is not the custodian that was agreed to")
         store = self.need_store()
         with await meet(door, message["helper"]) as helper:
@@ -288,13 +294,6 @@ class Rotating:
         holding.reporter.warnings.pop("hints", None)
 
 
-def describe_openers(operators: dict[str, str], custodians: list[Message]) -> str:
-    """Who else opens the vault after a rotation, as the operator is told."""
-    named = [f"{name} ({to_npub(key)[:19]}…)" for name, key in operators.items() if name]
-    named += [describe_custodian(each, 300) for each in custodians]
-    return f" Besides you it is opened by: {'; '.join(named)}." if named else ""
-
-
 def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     """The open vault as the new agent's, for these operators, with the old key kept in it.
 
@@ -304,11 +303,12 @@ def renew_vault(store: Store, fresh: Keys, operators: dict[str, str]) -> Vault:
     if draft.operator != operators[""]:
         raise Denied("the operator was changed meanwhile", "see: avault operator list")
     known, draft.made_for = draft.other_operators(), draft.operator
-    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
-        other = name.partition("/")[2]
-        if name == SUCCEEDED or other not in known or known[other] != operators.get(other):
-            draft.state(name, None, now, store.machine)
     store.me.keep_up(draft)
+    for name in [each for each in draft.facts if each.startswith(("operator/", SUCCEEDED))]:
+        draft.state(name, None, now, store.machine)
+    for name, public in known.items():
+        if operators.get(name) == public:  # with no other beside it, which a merge could bring up
+            draft.state(f"operator/{name}", public, now, store.machine)
     old = to_npub(draft.agent)
     draft.agent, draft.sources = public_hex(fresh), [store.digest]
     add_mark(draft, "agent", old, f"{old[:16]}…", now, store.machine)

@@ -15,9 +15,11 @@ from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
 from avault.daemon.keeper import Guard
 from avault.daemon.managing import agree_otherwise, entrust_to, need_open
+from avault.daemon.sentences import describe_openers
 from avault.daemon.sharing import name_account
 from avault.errors import AvaultError, Denied, Usage, printable
 from avault.places import sha256
+from avault.process import place_name
 from avault.vault.names import PHONE
 from avault.vault.own_files import encode_file
 from avault.vault.rotation import Stage, drop, is_committed
@@ -48,12 +50,14 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
     reach, custody = Reach(request), guard.custody
     names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
     known, left = load_custodians(guard, names)
-    ticket = await agree_otherwise(guard, reach, "it has a new agent's key")
-    offered = [
-        {each: content[each] for each in (*AGREED, "agreed")} | {"shared": is_shared(content)}
-        for content in known
-    ]
-    wish = {"do": "rotate", "step": "begin", "caller": caller, "custodians": offered}
+    told = [{**content, "shared": is_shared(content)} for content in known]
+    offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in told]
+    operators = {"": guard.report["first_operator"], **guard.report["operators"]}
+    openers = describe_openers(operators, offered, place_name())
+    change = f"it has a new agent's key; opened then by: {openers}"
+    ticket = await agree_otherwise(guard, reach, change)
+    about = {"caller": caller, "custodians": offered, "operators": operators}
+    wish = {"do": "rotate", "step": "begin", **about}
     begun = await custody.change(ticket, wish) or {}
     changed = begun.pop("changed", [])
     why = "it is not as it was agreed to"

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 
 # of a custodian's settings, what says where it is
-WHERE = ("endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "of")
+WHERE = (
+    "endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "operator", "of",
+)  # fmt: skip
+FIRST = "first operator"  # as the one is called who has no other name
 
 
 def rank_place(setting: str) -> tuple[bool, int]:
@@ -32,13 +35,29 @@ def describe_custodian(message: Message, width: int = 200) -> str:
     return printable(f"{who} at {place}" if place else who, width + len(who))
 
 
+def describe_way(message: Message, host: str) -> str:
+    """Where a custodian opens the vault, and whether somebody is asked."""
+    # whether a program asks somebody is its own word
+    is_sure = message["asks"] and message["kind"] not in ("command", "program")
+    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
+    return f"on {'EVERY machine' if message['shared'] else host} {how}"
+
+
+def describe_openers(
+    operators: dict[str, str], custodians: list[Message], host: str, asked: str = ""
+) -> str:
+    """Who opens the vault after a rotation besides who is `asked` (an npub); "" for nobody.
+
+    Operators are npubs by their names, the first one's being "".
+    """
+    named = [f"{name or FIRST} ({npub[:19]}…)" for name, npub in operators.items() if npub != asked]
+    named += [f"{describe_custodian(each, 300)} {describe_way(each, host)}" for each in custodians]
+    return "; ".join(named)
+
+
 def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
     """The title and the sentence by which a custodian is agreed to."""
     custodian, kind = message["custodian"], message["kind"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    # whether a program asks somebody is its own word
-    is_sure = message["asks"] and kind not in ("command", "program")
-    how = "WITHOUT your phone" if is_sure else "WITHOUT anybody, always"
-    where = "EVERY machine" if message["shared"] else host
-    said = f"avault: let {describe_custodian(message)} open {name} on {where} {how}"
+    said = f"avault: let {describe_custodian(message)} open {name} {describe_way(message, host)}"
     return f"{who} for {name}", said

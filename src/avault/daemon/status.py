@@ -81,7 +81,16 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
             check_recovery(places)
     except AvaultError as error:
         pairing, problem = {}, error.message
-    unknown = ("operators", "groups", "secrets", "since", "until", "waiting", "listening")
+    unknown = (
+        "first_operator",
+        "operators",
+        "groups",
+        "secrets",
+        "since",
+        "until",
+        "waiting",
+        "listening",
+    )
     return {
         **dict.fromkeys(unknown),
         "agent_npub": public.get("agent"),

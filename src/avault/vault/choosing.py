@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from avault.errors import Denied, NotFound, Usage, printable
 from avault.vault.dangerous import is_dangerous
 from avault.vault.names import DIGITS, LETTERS, is_choice
-from avault.vault.records import Secret, Vault
+from avault.vault.records import Vault
+from avault.vault.secret import Secret
 
 if TYPE_CHECKING:
     from typing import Any

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, printable
+from avault.errors import AvaultError, Unavailable, printable
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.older import open_older
 from avault.vault.records import Vault
+from avault.vault.secret import arrange
 
 if TYPE_CHECKING:
     from avault.vault.store import Store
@@ -50,7 +51,7 @@ def describe_left(store: Store) -> str:
     if names:
         shown = printable(", ".join(dict.fromkeys(names)), 200)
         said.append(
-            f"written under the agent's key before, and not in the vault: {shown};"
+            f"written here before, and not in the vault: {shown};"
             " if that was you, take it over with: avault restore --unsaved"
         )
     if closed := [name for name, copy in copies.items() if not copy]:
@@ -68,7 +69,8 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
 
     Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
     conflict. A write has one dot for each key, so it takes one value of each: that of a `rank`, the
-    first being 0. The names of the keys are given.
+    first being 0. The names of the keys are given. Raises Unavailable where such a write sets one
+    of them too.
     """
     taken = []
     found = [
@@ -82,11 +84,14 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
         is_known = draft.knows(secret.machine, secret.count)
         if is_known or any(each.value == secret.value for each in ours):
             continue
+        if any(each.machine == machine and not draft.knows(machine, each.count) for each in ours):
+            raise Unavailable(f"{group}/{key} is being set this very moment", "try it again")
         its = {each.value for each in old.groups[group].keys[key]}
         others = [
             each for each in ours if not old.knows(each.machine, each.count) or each.value in its
         ]
         draft.put(group, key, secret.value, now, machine)
-        draft.groups[group].keys[key] += others
+        keys = draft.groups[group].keys
+        keys[key] = arrange([*keys[key], *others])
         taken.append(f"{group}/{key}")
     return taken

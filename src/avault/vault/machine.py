@@ -105,8 +105,8 @@ class Machine:
 
 def encode_pin(vault: Vault, digest: str) -> bytes:
     """pin.json for a vault whose avault.enc has this SHA-256 (hex)."""
-    names = {"agent": to_npub(vault.agent), "generation": vault.generation, "hash": digest}
-    return encode_file("pin", names)
+    names = {"agent": to_npub(vault.agent), "operator": to_npub(vault.operator)}
+    return encode_file("pin", {**names, "generation": vault.generation, "hash": digest})
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from avault.errors import printable
 from avault.vault.formats import render_time
 from avault.vault.machines import HOST_LIMIT, read_fact
-from avault.vault.records import LATEST, Secret, Vault
+from avault.vault.records import Vault
+from avault.vault.secret import LATEST, Secret
 
 if TYPE_CHECKING:
     from typing import Any

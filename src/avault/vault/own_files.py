@@ -37,7 +37,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"agent": str, "generation": dict, "hash": str},
+    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str},
     "forget": {"custodians": list},
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
@@ -57,7 +57,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent"},
+    "pin": {"agent", "operator"},
     "custody": {"signed"},
 }
 

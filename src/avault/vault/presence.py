@@ -156,9 +156,12 @@ def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None
 
 
 def is_of(vault: Vault, content: dict[str, Any]) -> bool:
-    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's."""
+    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's.
+
+    With None for an operator, whoever that is: not all open it by an operator's envelope.
+    """
     named = (content["vault"], content["name"])
-    operators = [to_npub(each) for each in vault.operators()]
+    operators = [None, *(to_npub(each) for each in vault.operators())]
     return (vault.identity, vault.name) == named and content["operator"] in operators
 
 

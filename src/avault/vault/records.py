@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
 from avault.vault.names import (
@@ -14,38 +13,10 @@ from avault.vault.names import (
     is_operator,
     is_public_key,
 )
+from avault.vault.secret import Secret, arrange, check_dot, read_secrets
 
-if TYPE_CHECKING:
-    from typing import Any
-
-
-LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
 OTHERS = 32  # operators besides the first
 SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
-
-
-class Secret:
-    """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
-
-    The dot is the machine that wrote it and the count of that machine's writes:
-    with the vault's generation it tells, without clocks, whether another copy
-    of the vault knew this value and changed it, or never saw it.
-    """
-
-    __slots__ = ("count", "created", "machine", "updated", "value")
-
-    def __init__(self, value: str, created: int, updated: int, machine: str, count: int) -> None:
-        self.value, self.created, self.updated, self.machine, self.count = (
-            value,
-            created,
-            updated,
-            machine,
-            count,
-        )
-
-    def to_list(self) -> list[Any]:
-        """The secret as it stands in the vault's JSON."""
-        return [self.value, self.created, self.updated, self.machine, self.count]
 
 
 class Group:
@@ -181,6 +152,11 @@ class Vault:
         }
         return dict(list(found.items())[:OTHERS])
 
+    def is_of(self, other: Vault) -> bool:
+        """Whether this is a copy of another one, of any generation, under the same agent's key."""
+        names = other.identity, other.agent, other.made_for
+        return (self.identity, self.agent, self.made_for) == names
+
     def operators(self) -> list[str]:
         """The operators' public keys (hex), each once, and the first one first."""
         return list(dict.fromkeys([self.operator, *self.other_operators().values()]))
@@ -263,36 +239,11 @@ class Vault:
         self.facts = {name: read_secrets(found) for name, found in facts.items()}
 
 
-def read_secrets(found: list[Any]) -> list[Secret]:
-    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
-
-    Who can write a vault can write anything into it: what is compared and sorted later is of the
-    right type.
-    """
-    secrets = [Secret(*each) for each in found]
-    for each in secrets:
-        check_dot(each.machine, each.count)
-        times = (each.created, each.updated)
-        if type(each.value) is not str or any(type(time) is not int for time in times):
-            raise ValueError("not a secret")
-        if any(abs(time) > LATEST for time in times):
-            raise ValueError("not a time")
-    if not secrets:
-        raise ValueError("a key without a secret")
-    return secrets
-
-
 def check_generation(found: dict[str, int]) -> dict[str, int]:
     """`found` if it can be a vault's generation; raises ValueError."""
     for machine, count in found.items():
         check_dot(machine, count)
     return found
-
-
-def check_dot(machine: object, count: object) -> None:
-    """Raise ValueError unless these are a machine and a count of its writes."""
-    if type(machine) is not str or type(count) is not int or count < 0:
-        raise ValueError("not a dot")
 
 
 def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -344,4 +295,4 @@ def merge_secrets(
         for secret in other
         if (dot := (secret.machine, secret.count)) in dots[0] or not ours.knows(*dot)
     }
-    return sorted(kept.values(), key=lambda secret: (-secret.updated, secret.machine, secret.count))
+    return arrange(kept.values())

@@ -14,9 +14,9 @@ from avault.nostr import decrypt, to_npub
 from avault.places import Places, sha256
 from avault.vault.files import FileChanged, has_bytes, look_at, read_file, write_file
 from avault.vault.own_files import decode_file, encode_file
-from avault.vault.presence import as_operator, others_of, read_sealed
+from avault.vault.presence import as_operator, others_of, read_sealed, read_vault
 from avault.vault.records import Vault
-from avault.vault.seal import open_nsec, seal_nsec
+from avault.vault.seal import open_nsec, open_vault, seal_nsec
 from avault.vault.statements import statements_of, succeed_vault
 from avault.vault.work_tree import is_git_at_work
 
@@ -109,9 +109,11 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
-        if successor := succeed_vault(self.places, vault):
+        successor = succeed_vault(self.places, vault)
+        if successor and not (isinstance(successor, Tampered) and self.is_vault_ours(keys)):
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
+        problem = successor or problem
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
             self.warning, self.was_made = f"{problem.message}; it is looked at again", False
             return False
@@ -132,6 +134,14 @@ class Recovery:
             self.warning = f"{problem.message}, so nothing but this machine opens the vault; "
             self.warning += f"nor can it be made anew: {error.message}"
             return False
+
+    def is_vault_ours(self, keys: Keys) -> bool:
+        """Whether avault.enc is under this agent's key: then nsec.enc alone was replaced."""
+        try:
+            open_vault(read_vault(self.places), keys)
+        except AvaultError:
+            return False
+        return True
 
     def note(self, data: bytes) -> None:
         """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""

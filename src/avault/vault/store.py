@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Locked, NotFound, Tampered, attempt
+from avault.nostr import to_npub
 from avault.places import Places, sha256
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.machine import Machine, read_pin
@@ -41,6 +42,7 @@ class Store:
         self.unsaved = Unsaved(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
+        self.succeeded = ""  # that the first operator is another than this machine has seen last
         self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
         # whether the last write was amid a rebase or the like, whose end may undo it
@@ -99,17 +101,20 @@ class Store:
                 raise explain_refusal(places, content, error) from None
             kept.seen, kept.trouble = kept.look(), explain_stranger(places, kept.vault, error)
             return kept
-        store.unsaved.forget()
         vault = store.vault
+        store.unsaved.forget(vault)
         if pin and store.me.is_followed(pin, vault) and not vault.is_after(pin["generation"]):
             store.me.rename()  # it is not known here what that has written
             store.lacks = "the vault lacks writes that this machine knew under the key before"
+        before, first = (pin or {}).get("operator"), to_npub(vault.operator)
+        if before not in (None, first):
+            store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
             draft = vault.copy()
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
-        elif not pin or "agent" not in pin or pin["hash"] != store.digest:
+        elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
         store.rollback = refusal or ""
         if not pin:
@@ -123,7 +128,7 @@ class Store:
         places: Places, keys: Keys, content: dict[str, Any], pin: dict[str, Any] | None
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
-        vault = Unsaved(places, keys).read(content)
+        vault = Unsaved(places, keys).read(content["vault"])
         if not vault:
             return None
         store = Store(places, keys, vault, vault.sources[0])
@@ -159,7 +164,7 @@ class Store:
         draft.sources = [self.digest]
         self.replace(draft, over)
         self.trouble = None
-        self.unsaved.forget()
+        self.unsaved.forget(self.vault)
         return True
 
     def compare(self, pin: dict[str, Any]) -> str | None:
@@ -190,7 +195,7 @@ class Store:
             if sha256(data).hex() != self.digest:
                 self.take(open_vault(data, self.keys), sha256(data).hex(), is_reading)
             if self.unsaved.digest and self.seen:
-                self.unsaved.forget()
+                self.unsaved.forget(self.vault)
         except AvaultError as error:
             self.trouble = explain_stranger(self.places, self.vault, error)
             if not isinstance(error, Tampered):
@@ -199,7 +204,7 @@ class Store:
     def take(self, found: Vault, digest: str, is_reading: bool) -> None:
         """Go on from another state of the vault that was found on the disk; raises Tampered."""
         ours = self.vault
-        if (found.identity, found.operator) != (ours.identity, ours.operator):
+        if not found.is_of(ours):
             raise Tampered(
                 "avault.enc was replaced by that of another vault", "take it from git history"
             )
@@ -224,7 +229,9 @@ class Store:
                 "git pull, or avault restore --unsaved; "
                 "to take the older one, lock, then: avault unlock --accept-rollback",
             )
-        if found.is_after(ours.generation):
+        merged = found if found.is_after(ours.generation) else ours.merge(found)
+        refuse_successor(ours, merged)
+        if merged is found:
             self.vault, self.digest = found, digest
             self.pin()
         elif is_reading and is_git_at_work(self.places.dir):
@@ -232,7 +239,6 @@ class Store:
             # look again
             self.seen = ()
         else:
-            merged = ours.merge(found)
             merged.sources = sorted([self.digest, digest])
             self.replace(merged, digest)
 
@@ -290,7 +296,7 @@ class Store:
     def open_copy(self, data: bytes) -> Vault:
         """Another copy of this vault, of any generation; raises Tampered."""
         vault = open_vault(data, self.keys)
-        if (vault.identity, vault.made_for) != (self.vault.identity, self.vault.made_for):
+        if not vault.is_of(self.vault):
             raise Tampered("that is a copy of another vault")
         return vault
 
@@ -325,9 +331,20 @@ class Store:
                 "is one a clone of the other?"
             )
         merged = draft.merge(other)
+        refuse_successor(draft, merged)
         draft.take(merged)
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
+
+
+def refuse_successor(ours: Vault, found: Vault) -> None:
+    """Raise Tampered where what was found has another first operator than the open vault knows."""
+    if ours.operator != found.operator:
+        npub = to_npub(found.operator)
+        raise Tampered(
+            f"avault.enc has another first operator, {npub}, than the open vault",
+            "take it from git history; or, if you know of that: avault lock, then avault unlock",
+        )

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, find_free, read_file, write_file
-from avault.vault.presence import is_of
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from avault.nostr import Keys
 
 
@@ -28,7 +25,7 @@ class Unsaved:
         self.places, self.keys, self.digest = places, keys, ""
         self.path = places.own("unsaved.enc")
 
-    def read(self, content: dict[str, Any]) -> Vault | None:
+    def read(self, identity: str) -> Vault | None:
         """The vault in it; None where there is none that is ours."""
         if not os.path.lexists(self.path):
             return None
@@ -37,7 +34,7 @@ class Unsaved:
         except AvaultError:
             return None
         # with other sources it is an avault.enc that somebody has put here
-        return vault if is_of(vault, content) and len(vault.sources) == 1 else None
+        return vault if vault.identity == identity and len(vault.sources) == 1 else None
 
     def keep(self, vault: Vault, digest: str) -> None:
         """Write what is served, and goes on from the avault.enc of that hash.
@@ -53,16 +50,20 @@ class Unsaved:
         write_file(self.path, seal_vault(twin, self.keys), check)
         self.digest = digest
 
-    def forget(self) -> None:
-        """Remove it: avault.enc has all that is in it.
+    def forget(self, vault: Vault) -> None:
+        """Remove it, where `vault`, which avault.enc is, has all that is in it.
 
-        What the agent's key does not open is set aside: it may be of the key before.
+        Else it is set aside, as what the agent's key does not open: that may be of the key before.
         """
         self.digest = ""
         if not os.path.lexists(self.path):
             return
         try:
-            open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
-            os.unlink(self.path)
+            kept = open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
+            is_all = kept.is_of(vault) and vault.is_after(kept.generation)
         except AvaultError:
+            is_all = False
+        if is_all:
+            os.unlink(self.path)
+        else:
             os.rename(self.path, find_free(self.places.own("unsaved-before"), ".enc"))

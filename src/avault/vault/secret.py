@@ -1,0 +1,68 @@
+"""A value of a key as data: its times, its dot, and which of several is served."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+
+LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+
+
+class Secret:
+    """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
+
+    The dot is the machine that wrote it and the count of that machine's writes:
+    with the vault's generation it tells, without clocks, whether another copy
+    of the vault knew this value and changed it, or never saw it.
+    """
+
+    __slots__ = ("count", "created", "machine", "updated", "value")
+
+    def __init__(self, value: str, created: int, updated: int, machine: str, count: int) -> None:
+        self.value, self.created, self.updated, self.machine, self.count = (
+            value,
+            created,
+            updated,
+            machine,
+            count,
+        )
+
+    def to_list(self) -> list[Any]:
+        """The secret as it stands in the vault's JSON."""
+        return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+def read_secrets(found: list[Any]) -> list[Secret]:
+    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
+
+    Who can write a vault can write anything into it: what is compared and sorted later is of the
+    right type, and what is served is what is served after a merge.
+    """
+    secrets = [Secret(*each) for each in found]
+    for each in secrets:
+        check_dot(each.machine, each.count)
+        times = (each.created, each.updated)
+        if type(each.value) is not str or any(type(time) is not int for time in times):
+            raise ValueError("not a secret")
+        if any(abs(time) > LATEST for time in times):
+            raise ValueError("not a time")
+    if not secrets or len({(each.machine, each.count) for each in secrets}) < len(secrets):
+        raise ValueError("not the secrets of a key")
+    if arrange(secrets) != secrets:
+        raise ValueError("not in order")
+    return secrets
+
+
+def arrange(secrets: Iterable[Secret]) -> list[Secret]:
+    """The secrets of one key in their order: the first is served."""
+    return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
+
+
+def check_dot(machine: object, count: object) -> None:
+    """Raise ValueError unless these are a machine and a count of its writes."""
+    if type(machine) is not str or type(count) is not int or count < 0:
+        raise ValueError("not a dot")
