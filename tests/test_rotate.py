@@ -26,6 +26,7 @@ from test_keyholder_alone import CALLER, Desk
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
 OLD = "0123456789abcdef"
 
 

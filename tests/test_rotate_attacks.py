@@ -20,6 +20,7 @@ from test_custody import Owner
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
 THIEF = "f" * 16  # the machine as which he writes
 
 
