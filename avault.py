@@ -2937,6 +2937,14 @@ def exchange(one: str, other: str) -> bool:
     return hasattr(libc, "renamex_np") and not libc.renamex_np(*names, 2)  # RENAME_SWAP
 
 
+def hash_file(path: str) -> str:
+    """The SHA-256 of a file in hex; "" where there is none."""
+    try:
+        return sha256(read_file(path, VAULT_LIMIT)).hex()
+    except NotFound:
+        return ""
+
+
 def take_place(new: str, path: str, over: str) -> None:
     """Rename a file over the one whose SHA-256 is `over`, "" for none.
 
@@ -2948,9 +2956,7 @@ def take_place(new: str, path: str, over: str) -> None:
     changed = FileChanged(f"{path} was changed by another process meanwhile", "try again")
 
     def is_at(place: str) -> bool:
-        return (
-            sha256(read_file(place, VAULT_LIMIT)).hex() if os.path.lexists(place) else ""
-        ) == over
+        return hash_file(place) == over
 
     if not (is_at(path) and exchange(new, path)):
         if not is_at(path):  # git removes a file and makes it anew
@@ -3647,14 +3653,15 @@ def clean_directory(path: str) -> None:
     Only for the holder of the lock.
     """
     for name in os.listdir(path):
-        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
-        ours = (
-            (stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-"))
-            and name.endswith(".tmp")
-            and len(middle) == 16
-        )
-        if ours and not os.path.isdir(os.path.join(path, name)):
+        if is_leftover(name) and not os.path.isdir(os.path.join(path, name)):
             os.unlink(os.path.join(path, name))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of a temporary file of ours."""
+    stem, _, middle = name.removesuffix(".tmp").rpartition(".")
+    is_ours = stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-")
+    return is_ours and name.endswith(".tmp") and len(middle) == 16
 
 
 OUR_FILES = (
@@ -3691,7 +3698,7 @@ def complete_attributes(path: str) -> bytes:
 # another one, and learns from them that nobody has put a stranger's there.
 
 
-STATEMENTS = 64  # that nsec.enc carries
+STATEMENTS = 64  # that nsec.enc carries, and that are read of one
 
 
 def make_statement(keys: Keys, identity: str, agent: str) -> str:
@@ -3711,21 +3718,20 @@ def statements_of(vault: Vault) -> list[str]:
     return found[:STATEMENTS]
 
 
-def follow(statements: list[object], identity: str, agent: str) -> str:
+def follow(next_of: dict[str, set[str]], agent: str) -> str:
     """Which agent (hex) statements lead to from another.
 
     Those of one who has named two lead nowhere: one of them is forged, or two have rotated at once.
     """
-    next_of = read_statements(statements, identity)
     for _ in range(len(next_of)):
         named = next_of.get(agent, set())
         agent = min(named) if len(named) == 1 else agent
     return agent
 
 
-def descend(statements: list[object], identity: str, agent: str) -> set[str]:
+def descend(next_of: dict[str, set[str]], agent: str) -> set[str]:
     """All agents (hex) to whom any statement leads from another, which is one of them."""
-    next_of, found, rest = read_statements(statements, identity), {agent}, [agent]
+    found, rest = {agent}, [agent]
     while rest:
         new = next_of.get(rest.pop(), set()) - found
         found |= new
@@ -3736,24 +3742,13 @@ def descend(statements: list[object], identity: str, agent: str) -> set[str]:
 def read_statements(statements: list[object], identity: str) -> dict[str, set[str]]:
     """By each agent (hex) of a vault who has signed that another takes its place, which ones."""
     next_of: dict[str, set[str]] = {}
-    for text in statements:
+    for text in statements[:STATEMENTS]:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             author, said = read_signed(str(text))
             content = json.loads(said)
             if content["type"] == "avault/rotated" and content["vault"] == identity:
                 next_of.setdefault(author, set()).add(str(content["agent"]))
     return next_of
-
-
-def explain_stranger(places: Places, vault: Vault, error: AvaultError) -> AvaultError:
-    """Why an avault.enc cannot be used: its key was rotated elsewhere, or what is known already."""
-    return succeed_vault(places, vault) or error
-
-
-def explain_refusal(places: Places, known: dict[str, Any], error: AvaultError) -> AvaultError:
-    """The same for one that has not been opened, by unlock.json's content."""
-    names, before = (known["vault"], known.get("agent", "")), known.get("rotated", [])
-    return find_successor(places, *names, before=before) or error
 
 
 def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
@@ -3803,19 +3798,18 @@ def explain_successor(
         return None
     if content["vault"] != identity or found == agent:
         return None
-    said, known = content.get("rotated", []), before or []
-    if follow(said, identity, agent) == found:
+    said = read_statements(content.get("rotated", []), identity)
+    if follow(said, agent) == found:
         names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
         return Locked(
             "the agent's key of this vault was rotated on another machine",
             f"if that was you, one approval is enough: avault recover {names}",
         )
-    before_us = read_statements(known, identity)
+    known = read_statements(before or [], identity)
     is_branch = any(
-        agent in descend(known, identity, each) and found in descend(said, identity, each)
-        for each in {agent, *before_us}
+        agent in descend(known, each) and found in descend(said, each) for each in {agent, *known}
     )
-    if found in before_us or not is_branch:  # an old copy, or a stranger's
+    if found in known or not is_branch:  # an old copy, or a stranger's
         return None
     return Tampered(
         "one agent's key of this vault was rotated to two: whoever has a key that was rotated away"
@@ -4040,9 +4034,9 @@ def read_vault(places: Places) -> bytes:
 def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, Any], bool]:
     """What the phone is to be asked for, and whether it is this machine's own.
 
-    unlock.json, or nsec.enc where there is none, or one for another than this `operator` (an npub;
-    None: whoever it is for). Raises NotFound, Tampered, and Locked where
-    the agent's key was rotated on another machine.
+    unlock.json, or nsec.enc where there is none, or where it is for another than this `operator`
+    (an npub; None: whoever it is for). Raises NotFound, Tampered, and Locked where the agent's key
+    was rotated on another machine.
     """
     own = None
     if is_file_there(path := places.own("unlock.json")):
@@ -4312,8 +4306,8 @@ class Store:
                 )
         except Tampered as error:
             if not kept:
-                raise explain_refusal(places, content, error) from None
-            kept.seen, kept.trouble = kept.look(), explain_stranger(places, kept.vault, error)
+                raise succeed_known(places, content) or error from None
+            kept.seen, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
             return kept
         vault = store.vault
         store.unsaved.forget(vault)
@@ -4411,7 +4405,7 @@ class Store:
             if self.unsaved.digest and self.seen:
                 self.unsaved.forget(self.vault)
         except AvaultError as error:
-            self.trouble = explain_stranger(self.places, self.vault, error)
+            self.trouble = succeed_vault(self.places, self.vault) or error
             if not isinstance(error, Tampered):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
@@ -5103,14 +5097,6 @@ def settled_path(places: Places, name: str) -> str:
     return os.path.join(places.dir if name in IN_VAULT else places.state, name)
 
 
-def hash_file(path: str) -> str:
-    """The SHA-256 of a file in hex; "" where there is none."""
-    try:
-        return sha256(read_file(path, VAULT_LIMIT)).hex()
-    except NotFound:
-        return ""
-
-
 def is_at(path: str, digest: str) -> bool:
     """Whether the file that has this SHA-256 is there; raises AvaultError where that is not known."""
     try:
@@ -5259,8 +5245,8 @@ def name_of_logs(places: Places, agent: str) -> str:
     return path
 
 
-def set_logs_aside(places: Places, agent: str) -> str:
-    """Move the access log that an agent's key (hex) has signed to a directory, which is given.
+def set_logs_aside(places: Places, agent: str) -> None:
+    """Move the access log that an agent's key (hex) has signed to a directory of its own.
 
     Raises AvaultError.
     """
@@ -5271,7 +5257,6 @@ def set_logs_aside(places: Places, agent: str) -> str:
             os.rename(places.own(name), os.path.join(aside, name))
     except OSError as error:
         raise AvaultError(f"cannot move the access log to {aside}: {error.strerror}") from None
-    return aside
 
 
 # -------------------------------------------------------- signer/pairing ----
@@ -6761,9 +6746,9 @@ class Errand:
     `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
     `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
     name it where it is kept with others, for a program and for a person; `title` is the vault's
-    name, as phones show it. `directory` is where the
-    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is
-    there. One that is a part of a `whole` errand keeps what is not made anew after an unlock.
+    name, as phones show it. `directory` is where the one stood who typed it, `limit` the seconds
+    that there are, `prompt` the person, if one is there. One that is a part of a `whole` errand
+    keeps what is not made anew after an unlock.
     """
 
     def __init__(
@@ -8526,9 +8511,8 @@ async def try_custodian(
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
     A "candidate" is one whose file does not count yet, a "staged" one is of a key that does not.
-    The unlock key passes from helper to trial,
-    through a socket that the trial makes when it is hardened: what it is started with, others of
-    the same user could take before (see `meet`).
+    The unlock key passes from helper to trial through a socket that the trial makes when it is
+    hardened: what it is started with, others of the same user could take before (see `meet`).
     """
     command = own_command("trial", places.dir, content["custodian"], which)
     ours, theirs = socket.socketpair()
@@ -9276,7 +9260,7 @@ class Custody:
             del self.tried[number], self.helpers[number]
 
     def tell_helpers(self, is_wanted: bool) -> None:
-        """Let those that ask people by their phones know whether anybody waits."""
+        """Let the helpers know whether anybody waits: a phone is asked no longer than that."""
         for helper in self.helpers.values():
             helper.tell(is_wanted)
 
@@ -9446,7 +9430,7 @@ async def forget_keys(places: Places, custodians: list[dict[str, Any]]) -> None:
 
 
 async def forget_left(places: Places) -> None:
-    """Have custodians forget what is named in forget.json, but for what one has opened it with."""
+    """Have custodians forget what is named in forget.json, but for what one here still keeps."""
     if not os.path.lexists(path := places.own(FORGET)):
         return
     kept, custodians = set(), Custodians(places)
@@ -9640,9 +9624,9 @@ class Guard:
             await self.child.start()
 
     def complete_rotation(self) -> None:
-        """Put in place what a rotation that was cut off has left; raises AvaultError.
+        """Put in place what a rotation that was cut off here has left, or a `recover`.
 
-        And what a `recover` has that went over to a key that another machine had rotated to.
+        That one went over to a key that another machine had rotated to. Raises AvaultError.
         """
         settle_cut_off(self.places)
         if refused := complete_rotation(self.places):
@@ -10499,21 +10483,22 @@ class Contact:
     def find(self, store: Store | None) -> Pairing | None:
         """This machine's pairing, for the open vault; None where there is none.
 
-        Raises Tampered where pairing.json is for another agent or operator, or is not the one by
-        which the vault was opened.
+        Raises Tampered where it is for another agent, or for who is no operator any more, or where
+        pairing.json is not the one by which the vault was opened.
         """
         found = Pairing.load(self.places)
         if found and self.pairing and not found.is_same(self.pairing):
             hint = "avault status, which puts back the one that did; then try again"
             raise Tampered("pairing.json is not the pairing that opened this vault", hint)
-        if found and store:
-            is_operator = found.operator in store.vault.operators()
-            if found.agent != store.vault.agent or not is_operator:
+        pairing = self.pairing or self.seen or found
+        if pairing and store:
+            is_operator = pairing.operator in store.vault.operators()
+            if pairing.agent != store.vault.agent or not is_operator:
                 raise Tampered(
-                    "pairing.json is for another agent or operator than the open vault",
+                    "this machine's pairing is for another agent or operator than the open vault",
                     "avault pair --replace",
                 )
-        return self.pairing or self.seen or found
+        return pairing
 
     def note_seen(self, store: Store | None) -> None:
         """Remember the pairing that lies there now; one that is not for this vault is said.
@@ -11402,7 +11387,11 @@ class Holding:
     async def note_left(self) -> None:
         """Say what lies here under a key before the agent's, and is not in the vault."""
         self.reporter.warnings.pop("left", None)
-        if self.store and (left := await asyncio.to_thread(describe_left, self.store)):
+        try:
+            left = await asyncio.to_thread(describe_left, self.store) if self.store else ""
+        except OSError as error:
+            left = f"what else lies here cannot be read: {error.strerror}"
+        if left:
             self.reporter.warnings["left"] = left
 
     async def register(self) -> None:
@@ -14391,8 +14380,10 @@ async def talk_pair(
 
 
 def read_for(holding: Holding, operator: str | None) -> tuple[dict[str, Any], bool]:
-    """What the phone of an operator (an npub; None: of this machine's) is to open, and whether it
-    is this machine's own; raises Denied for who is no operator of the vault."""
+    """What the phone of an operator (an npub; None: of this machine's) is to open.
+
+    And whether it is this machine's own. Raises Denied for who is no operator of the vault.
+    """
     if store := holding.store:
         content, own = holding.ratchet.content, True
         if operator and parse_npub(operator) in store.vault.operators():
@@ -26139,11 +26130,12 @@ def check_rotation(patient: Patient) -> Iterator[Finding]:
         yield Finding("warn", text, f"who could write there? Then: rm -r {shlex.quote(path)}")
     for name in names:
         path = shlex.quote(places.own(name))
-        if name.startswith("replaced") and name.endswith(".enc"):
-            text = f"{path} is what git had put in place of avault.enc while a rotation was cut off"
-            yield Finding(
-                "warn", text, f"look whether git has it (avault history); then: rm {path}"
+        if name.startswith(BEGINNINGS) and name.endswith(".enc"):
+            text = (
+                f"{path} is a copy of the vault that was set aside: it may have what no other has"
             )
+            hint = f"avault restore --unsaved, which takes that over; or: rm {path}"
+            yield Finding("warn", text, hint)
     logs = [name for name in names if name.startswith("log-")]
     kept = f"; of earlier keys, the access log is in {', '.join(logs)}" if logs else ""
     yield Finding("ok", f"no rotation is under way{kept}")
@@ -26302,8 +26294,7 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
         for directory in (places.dir, places.state)
         if os.path.isdir(directory)
         for name in sorted(os.listdir(directory))
-        if name.endswith(".tmp")
-        and (name[:-21] in {f".{each}" for each in OUR_FILES} or name.startswith(".custody-"))
+        if is_leftover(name)
     ]
 
     def clean() -> str:
@@ -27249,7 +27240,8 @@ def zsh_action(takes: str) -> str:
 def check_sheet(path: str, vault: str) -> str:
     """Where a sheet may be written, as an absolute path; raises Usage.
 
-    Nothing is there yet, and it is not beside the ciphertext that it opens, which git publishes.
+    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree of
+    git, which is published.
     """
     whole = os.path.abspath(os.path.expanduser(path))
     place = os.path.realpath(os.path.dirname(whole))
@@ -27259,6 +27251,8 @@ def check_sheet(path: str, vault: str) -> str:
         raise Usage(f"no file can be written into {place}", "name another place: --kit FILE.html")
     if os.path.commonpath((place, os.path.realpath(vault))) == os.path.realpath(vault):
         raise Usage("the kit opens what lies there: it belongs elsewhere", "--kit FILE.html")
+    if find_git(place):
+        raise Usage(f"git could publish what is in {place}", "name another place: --kit FILE.html")
     return whole
 
 
@@ -27390,7 +27384,8 @@ class Ceremony:
             is_kept = confirm("avault: is it written down, or printed?")
         finally:
             if not is_kept:
-                os.unlink(self.sheet)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.sheet)
         return is_kept
 
     def progress(self, step: dict[str, Any]) -> None:
@@ -27692,6 +27687,13 @@ def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None)
     return show(terminal, answer)
 
 
+def show_told(name: str, about: dict[str, Any]) -> None:
+    """Say what a custodian is that another machine has shared, and what it is told."""
+    say(f"{name} is a custodian of the kind {printable(about['kind'])}, and is told:")
+    for setting, value in sorted(about["settings"].items()):
+        say(f"  {printable(setting)}={printable(value, 10_000)}")
+
+
 @command(
     "custody take",
     argument("name"),
@@ -27711,9 +27713,7 @@ def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None,
     """
     for each in manage(terminal, "list")["offered"]:
         if each["name"] == name and not each["why"]:
-            say(f"{name} is of the kind {each['kind']}, and is told:")
-            for setting, value in sorted(each["settings"].items()):
-                say(f"  {setting}={printable(value, 10_000)}")
+            show_told(name, each)
     if not yes and not confirm(f"avault: {name} is to open this vault on this machine. Use it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody take {name} --yes")
     answer = manage(terminal, "take", passphrase_file, name=name)
@@ -29512,10 +29512,7 @@ def show_shared(places: Places, name: str, agent: str) -> None:
             "this machine knows another agent's key, and its phone has to follow",
             "avault recover; or begin anew: avault forget, then this again",
         )
-    content = Shared(places).load(name, agent)
-    say(f"{name} is a custodian of the kind {printable(content['kind'])}, as that agent says:")
-    for setting, value in content["settings"].items():
-        say(f"  {printable(setting)}={printable(value, 1000)}")
+    show_told(name, Shared(places).load(name, agent))
 
 
 def open_with(
@@ -29648,10 +29645,11 @@ def cmd_rotate_report(terminal: Terminal) -> int:
     """usage: avault rotate report [--json]
 
     The keys whose values may be known to who is not to know them any more: those
-    that were there when a machine was removed. Each with its age, and why. Only a
-    new value helps: make one where it comes from, end the old one there, and set
-    it here; then it leaves the list. A value that was known before stays on it,
-    under whatever name. Exit code 1 while any is left.
+    that were there when a machine or an operator was removed, or the agent's key
+    was replaced. Each with its age, and why. Only a new value helps: make one
+    where it comes from, end the old one there, and set it here; then it leaves
+    the list. A value that was known before stays on it, under whatever name.
+    Exit code 1 while any is left.
     """
     answer = terminal.ask("exposed")
     exposed, marks = answer["exposed"], answer["marks"]

@@ -741,16 +741,18 @@ def test_a_kit_as_a_sheet(machine: Machine, canary: Canary) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("where", ["there", "in the vault", "nowhere", "with a phone"])
+@pytest.mark.parametrize("where", ["there", "in the vault", "in a work tree", "nowhere", "with a phone"])
 def test_where_no_kit_is_written(machine: Machine, where: str) -> None:
     path = {
         "there": machine.top / "kit.html",
         "in the vault": machine.vault / "kit.html",
+        "in a work tree": machine.top / "notes" / "kit.html",
         "nowhere": machine.top / "none" / "kit.html",
         "with a phone": machine.top / "other.html",
     }[where]
     (machine.top / "kit.html").write_text("a file of mine")
     machine.vault.mkdir(parents=True, exist_ok=True)
+    (machine.top / "notes" / ".git").mkdir(parents=True)
     words = ["--signer-npub", machine.npub()] if where == "with a phone" else ["--with", "passphrase"]
     with Screen(machine, AVAULT, "init", *words, "--kit", str(path), lines=90, columns=120) as screen:
         screen.wait(2)

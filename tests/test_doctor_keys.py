@@ -131,8 +131,8 @@ def test_what_a_rotation_left(owner: Owner) -> None:
     assert examine(machine, "rotation", fix=True) and not (own / "rotation.new").exists()
     hint = trouble(machine, "rotation", "put there by somebody else", "warn")
     subprocess.run(shlex.split(hint.partition("Then: ")[2]), check=True)
-    hint = trouble(machine, "rotation", "what git had put in place", "warn")
-    subprocess.run(shlex.split(hint.partition("then: ")[2]), check=True)
+    hint = trouble(machine, "rotation", "a copy of the vault that was set aside", "warn")
+    subprocess.run(shlex.split(hint.partition("or: ")[2]), check=True)
     [row] = examine(machine, "rotation")["rotation"]
     assert row["state"] == "ok" and "log-0123456789abcdef" in row["text"]
     (own / "rotation").mkdir()

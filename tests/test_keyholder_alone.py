@@ -117,6 +117,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     return clock
 
 
+async def test_who_was_removed_agrees_to_nothing_on_a_machine_that_stayed_open(desk: Desk) -> None:
+    """Also where the pairing's file is gone: it is the pairing that counts."""
+    await desk.open()
+    store, contact = desk.holding.store, desk.holding.contact
+    assert store and contact.find(store)
+    contact.pairing = contact.find(store)
+    desk.example.path("pairing.json").unlink()
+    assert contact.find(store)
+    store.vault.state(avault.SUCCEEDED, avault.public_hex(avault.make_keys()), 1, store.machine)
+    with pytest.raises(avault.Tampered, match="another agent or operator"):
+        contact.find(store)
+
+
 async def test_a_rotation_is_for_those_who_were_shown(desk: Desk) -> None:
     """Who agrees was told of the operators that the supervisor knew: no other one comes with it."""
     await desk.open()

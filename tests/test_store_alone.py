@@ -25,7 +25,8 @@ class Desk:
         for directory in (vault, state):
             directory.mkdir(exist_ok=True)
         self.path = vault / "avault.enc"
-        self.content = {"vault": "00" * 16, "name": "test", "operator": avault.to_npub(avault.public_hex(OPERATOR))}
+        names = {"agent": NPUB, "operator": avault.to_npub(avault.public_hex(OPERATOR))}
+        self.content = {"vault": "00" * 16, "name": "test", **names}
 
     def create(self) -> avault.Store:
         vault = avault.Vault("00" * 16, avault.public_hex(AGENT), avault.public_hex(OPERATOR), "test")

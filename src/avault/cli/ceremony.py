@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -101,7 +102,8 @@ class Ceremony:
             is_kept = confirm("avault: is it written down, or printed?")
         finally:
             if not is_kept:
-                os.unlink(self.sheet)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.sheet)
         return is_kept
 
     def progress(self, step: dict[str, Any]) -> None:

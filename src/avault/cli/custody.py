@@ -192,6 +192,13 @@ def cmd_custody_test(terminal: Terminal, name: str, passphrase_file: str | None)
     return show(terminal, answer)
 
 
+def show_told(name: str, about: dict[str, Any]) -> None:
+    """Say what a custodian is that another machine has shared, and what it is told."""
+    say(f"{name} is a custodian of the kind {printable(about['kind'])}, and is told:")
+    for setting, value in sorted(about["settings"].items()):
+        say(f"  {printable(setting)}={printable(value, 10_000)}")
+
+
 @command(
     "custody take",
     argument("name"),
@@ -211,9 +218,7 @@ def cmd_custody_take(terminal: Terminal, name: str, passphrase_file: str | None,
     """
     for each in manage(terminal, "list")["offered"]:
         if each["name"] == name and not each["why"]:
-            say(f"{name} is of the kind {each['kind']}, and is told:")
-            for setting, value in sorted(each["settings"].items()):
-                say(f"  {setting}={printable(value, 10_000)}")
+            show_told(name, each)
     if not yes and not confirm(f"avault: {name} is to open this vault on this machine. Use it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody take {name} --yes")
     answer = manage(terminal, "take", passphrase_file, name=name)

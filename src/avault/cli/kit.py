@@ -7,12 +7,14 @@ import os
 from avault.errors import AvaultError, Usage
 from avault.plain import write_all
 from avault.terminal.sheet import cut_text, render_sheet
+from avault.vault.work_tree import find_git
 
 
 def check_sheet(path: str, vault: str) -> str:
     """Where a sheet may be written, as an absolute path; raises Usage.
 
-    Nothing is there yet, and it is not beside the ciphertext that it opens, which git publishes.
+    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree of
+    git, which is published.
     """
     whole = os.path.abspath(os.path.expanduser(path))
     place = os.path.realpath(os.path.dirname(whole))
@@ -22,6 +24,8 @@ def check_sheet(path: str, vault: str) -> str:
         raise Usage(f"no file can be written into {place}", "name another place: --kit FILE.html")
     if os.path.commonpath((place, os.path.realpath(vault))) == os.path.realpath(vault):
         raise Usage("the kit opens what lies there: it belongs elsewhere", "--kit FILE.html")
+    if find_git(place):
+        raise Usage(f"git could publish what is in {place}", "name another place: --kit FILE.html")
     return whole
 
 

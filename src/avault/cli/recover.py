@@ -6,12 +6,12 @@ import os
 import sys
 
 from avault.cli.ceremony import Ceremony, read_bunker
-from avault.cli.custody import Person, parse_settings
+from avault.cli.custody import Person, parse_settings, show_told
 from avault.cli.pair import PAIRING, add_first
 from avault.client import ask_daemon
 from avault.custody.prompt import Prompt
 from avault.custody.shared import Shared
-from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.terminal.commands import command, option
@@ -142,10 +142,7 @@ def show_shared(places: Places, name: str, agent: str) -> None:
             "this machine knows another agent's key, and its phone has to follow",
             "avault recover; or begin anew: avault forget, then this again",
         )
-    content = Shared(places).load(name, agent)
-    say(f"{name} is a custodian of the kind {printable(content['kind'])}, as that agent says:")
-    for setting, value in content["settings"].items():
-        say(f"  {printable(setting)}={printable(value, 1000)}")
+    show_told(name, Shared(places).load(name, agent))
 
 
 def open_with(

@@ -121,10 +121,11 @@ def cmd_rotate_report(terminal: Terminal) -> int:
     """usage: avault rotate report [--json]
 
     The keys whose values may be known to who is not to know them any more: those
-    that were there when a machine was removed. Each with its age, and why. Only a
-    new value helps: make one where it comes from, end the old one there, and set
-    it here; then it leaves the list. A value that was known before stays on it,
-    under whatever name. Exit code 1 while any is left.
+    that were there when a machine or an operator was removed, or the agent's key
+    was replaced. Each with its age, and why. Only a new value helps: make one
+    where it comes from, end the old one there, and set it here; then it leaves
+    the list. A value that was known before stays on it, under whatever name.
+    Exit code 1 while any is left.
     """
     answer = terminal.ask("exposed")
     exposed, marks = answer["exposed"], answer["marks"]

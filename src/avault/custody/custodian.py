@@ -64,9 +64,9 @@ class Errand:
     `name` is the custodian's; `settings` are public; `kept` is what `set` gave, if anything.
     `bound` says whose secret it is, as additional data of what is encrypted; `account` and `label`
     name it where it is kept with others, for a program and for a person; `title` is the vault's
-    name, as phones show it. `directory` is where the
-    one stood who typed it, `limit` the seconds that there are, `prompt` the person, if one is
-    there. One that is a part of a `whole` errand keeps what is not made anew after an unlock.
+    name, as phones show it. `directory` is where the one stood who typed it, `limit` the seconds
+    that there are, `prompt` the person, if one is there. One that is a part of a `whole` errand
+    keeps what is not made anew after an unlock.
     """
 
     def __init__(

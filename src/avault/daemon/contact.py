@@ -83,21 +83,22 @@ class Contact:
     def find(self, store: Store | None) -> Pairing | None:
         """This machine's pairing, for the open vault; None where there is none.
 
-        Raises Tampered where pairing.json is for another agent or operator, or is not the one by
-        which the vault was opened.
+        Raises Tampered where it is for another agent, or for who is no operator any more, or where
+        pairing.json is not the one by which the vault was opened.
         """
         found = Pairing.load(self.places)
         if found and self.pairing and not found.is_same(self.pairing):
             hint = "avault status, which puts back the one that did; then try again"
             raise Tampered("pairing.json is not the pairing that opened this vault", hint)
-        if found and store:
-            is_operator = found.operator in store.vault.operators()
-            if found.agent != store.vault.agent or not is_operator:
+        pairing = self.pairing or self.seen or found
+        if pairing and store:
+            is_operator = pairing.operator in store.vault.operators()
+            if pairing.agent != store.vault.agent or not is_operator:
                 raise Tampered(
-                    "pairing.json is for another agent or operator than the open vault",
+                    "this machine's pairing is for another agent or operator than the open vault",
                     "avault pair --replace",
                 )
-        return self.pairing or self.seen or found
+        return pairing
 
     def note_seen(self, store: Store | None) -> None:
         """Remember the pairing that lies there now; one that is not for this vault is said.

@@ -204,7 +204,7 @@ class Custody:
             del self.tried[number], self.helpers[number]
 
     def tell_helpers(self, is_wanted: bool) -> None:
-        """Let those that ask people by their phones know whether anybody waits."""
+        """Let the helpers know whether anybody waits: a phone is asked no longer than that."""
         for helper in self.helpers.values():
             helper.tell(is_wanted)
 

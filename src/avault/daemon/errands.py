@@ -160,9 +160,8 @@ async def try_custodian(
     """Whether a custodian opens the vault, in a process that is thrown away: its answer.
 
     A "candidate" is one whose file does not count yet, a "staged" one is of a key that does not.
-    The unlock key passes from helper to trial,
-    through a socket that the trial makes when it is hardened: what it is started with, others of
-    the same user could take before (see `meet`).
+    The unlock key passes from helper to trial through a socket that the trial makes when it is
+    hardened: what it is started with, others of the same user could take before (see `meet`).
     """
     command = own_command("trial", places.dir, content["custodian"], which)
     ours, theirs = socket.socketpair()

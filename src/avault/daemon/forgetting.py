@@ -59,7 +59,7 @@ async def forget_keys(places: Places, custodians: list[dict[str, Any]]) -> None:
 
 
 async def forget_left(places: Places) -> None:
-    """Have custodians forget what is named in forget.json, but for what one has opened it with."""
+    """Have custodians forget what is named in forget.json, but for what one here still keeps."""
     if not os.path.lexists(path := places.own(FORGET)):
         return
     kept, custodians = set(), Custodians(places)

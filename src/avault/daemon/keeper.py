@@ -119,9 +119,9 @@ class Guard:
             await self.child.start()
 
     def complete_rotation(self) -> None:
-        """Put in place what a rotation that was cut off has left; raises AvaultError.
+        """Put in place what a rotation that was cut off here has left, or a `recover`.
 
-        And what a `recover` has that went over to a key that another machine had rotated to.
+        That one went over to a key that another machine had rotated to. Raises AvaultError.
         """
         settle_cut_off(self.places)
         if refused := complete_rotation(self.places):

@@ -194,8 +194,10 @@ async def talk_pair(
 
 
 def read_for(holding: Holding, operator: str | None) -> tuple[dict[str, Any], bool]:
-    """What the phone of an operator (an npub; None: of this machine's) is to open, and whether it
-    is this machine's own; raises Denied for who is no operator of the vault."""
+    """What the phone of an operator (an npub; None: of this machine's) is to open.
+
+    And whether it is this machine's own. Raises Denied for who is no operator of the vault.
+    """
     if store := holding.store:
         content, own = holding.ratchet.content, True
         if operator and parse_npub(operator) in store.vault.operators():

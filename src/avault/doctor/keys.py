@@ -17,6 +17,7 @@ from avault.nostr import public_hex
 from avault.process import lock_directory
 from avault.signer.pairing import shorten_key
 from avault.systemd import NoDaemon
+from avault.vault.leftovers import BEGINNINGS
 from avault.vault.names import PHONE
 from avault.vault.rotation import DONE, READY, REFUSED, STAGED, drop
 
@@ -117,11 +118,12 @@ def check_rotation(patient: Patient) -> Iterator[Finding]:
         yield Finding("warn", text, f"who could write there? Then: rm -r {shlex.quote(path)}")
     for name in names:
         path = shlex.quote(places.own(name))
-        if name.startswith("replaced") and name.endswith(".enc"):
-            text = f"{path} is what git had put in place of avault.enc while a rotation was cut off"
-            yield Finding(
-                "warn", text, f"look whether git has it (avault history); then: rm {path}"
+        if name.startswith(BEGINNINGS) and name.endswith(".enc"):
+            text = (
+                f"{path} is a copy of the vault that was set aside: it may have what no other has"
             )
+            hint = f"avault restore --unsaved, which takes that over; or: rm {path}"
+            yield Finding("warn", text, hint)
     logs = [name for name in names if name.startswith("log-")]
     kept = f"; of earlier keys, the access log is in {', '.join(logs)}" if logs else ""
     yield Finding("ok", f"no rotation is under way{kept}")

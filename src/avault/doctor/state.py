@@ -16,7 +16,7 @@ from avault.process import lock_directory
 from avault.service.state import is_listening
 from avault.systemd import NoDaemon
 from avault.vault.files import read_file, sync_directory
-from avault.vault.own_files import FIELDS, OUR_FILES, clean_directory, decode_file
+from avault.vault.own_files import FIELDS, clean_directory, decode_file, is_leftover
 from avault.vault.presence import read_sealed
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def check_leftovers(patient: Patient) -> Iterator[Finding]:
         for directory in (places.dir, places.state)
         if os.path.isdir(directory)
         for name in sorted(os.listdir(directory))
-        if name.endswith(".tmp")
-        and (name[:-21] in {f".{each}" for each in OUR_FILES} or name.startswith(".custody-"))
+        if is_leftover(name)
     ]
 
     def clean() -> str:

@@ -109,6 +109,14 @@ def exchange(one: str, other: str) -> bool:
     return hasattr(libc, "renamex_np") and not libc.renamex_np(*names, 2)  # RENAME_SWAP
 
 
+def hash_file(path: str) -> str:
+    """The SHA-256 of a file in hex; "" where there is none."""
+    try:
+        return sha256(read_file(path, VAULT_LIMIT)).hex()
+    except NotFound:
+        return ""
+
+
 def take_place(new: str, path: str, over: str) -> None:
     """Rename a file over the one whose SHA-256 is `over`, "" for none.
 
@@ -120,9 +128,7 @@ def take_place(new: str, path: str, over: str) -> None:
     changed = FileChanged(f"{path} was changed by another process meanwhile", "try again")
 
     def is_at(place: str) -> bool:
-        return (
-            sha256(read_file(place, VAULT_LIMIT)).hex() if os.path.lexists(place) else ""
-        ) == over
+        return hash_file(place) == over
 
     if not (is_at(path) and exchange(new, path)):
         if not is_at(path):  # git removes a file and makes it anew

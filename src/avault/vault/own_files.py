@@ -172,14 +172,15 @@ def clean_directory(path: str) -> None:
     Only for the holder of the lock.
     """
     for name in os.listdir(path):
-        stem, _, middle = name.removesuffix(".tmp").rpartition(".")
-        ours = (
-            (stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-"))
-            and name.endswith(".tmp")
-            and len(middle) == 16
-        )
-        if ours and not os.path.isdir(os.path.join(path, name)):
+        if is_leftover(name) and not os.path.isdir(os.path.join(path, name)):
             os.unlink(os.path.join(path, name))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of a temporary file of ours."""
+    stem, _, middle = name.removesuffix(".tmp").rpartition(".")
+    is_ours = stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-")
+    return is_ours and name.endswith(".tmp") and len(middle) == 16
 
 
 OUR_FILES = (

@@ -99,9 +99,9 @@ def read_vault(places: Places) -> bytes:
 def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, Any], bool]:
     """What the phone is to be asked for, and whether it is this machine's own.
 
-    unlock.json, or nsec.enc where there is none, or one for another than this `operator` (an npub;
-    None: whoever it is for). Raises NotFound, Tampered, and Locked where
-    the agent's key was rotated on another machine.
+    unlock.json, or nsec.enc where there is none, or where it is for another than this `operator`
+    (an npub; None: whoever it is for). Raises NotFound, Tampered, and Locked where the agent's key
+    was rotated on another machine.
     """
     own = None
     if is_file_there(path := places.own("unlock.json")):

@@ -20,6 +20,7 @@ from avault.places import Places, sha256
 from avault.vault.files import (
     VAULT_LIMIT,
     find_free,
+    hash_file,
     read_file,
     refuse_foreign,
     sync_directory,
@@ -123,14 +124,6 @@ def settled_path(places: Places, name: str) -> str:
     if name.startswith(SHARED):
         return os.path.join(places.dir, name.removeprefix(SHARED))
     return os.path.join(places.dir if name in IN_VAULT else places.state, name)
-
-
-def hash_file(path: str) -> str:
-    """The SHA-256 of a file in hex; "" where there is none."""
-    try:
-        return sha256(read_file(path, VAULT_LIMIT)).hex()
-    except NotFound:
-        return ""
 
 
 def is_at(path: str, digest: str) -> bool:
@@ -281,8 +274,8 @@ def name_of_logs(places: Places, agent: str) -> str:
     return path
 
 
-def set_logs_aside(places: Places, agent: str) -> str:
-    """Move the access log that an agent's key (hex) has signed to a directory, which is given.
+def set_logs_aside(places: Places, agent: str) -> None:
+    """Move the access log that an agent's key (hex) has signed to a directory of its own.
 
     Raises AvaultError.
     """
@@ -293,4 +286,3 @@ def set_logs_aside(places: Places, agent: str) -> str:
             os.rename(places.own(name), os.path.join(aside, name))
     except OSError as error:
         raise AvaultError(f"cannot move the access log to {aside}: {error.strerror}") from None
-    return aside

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from avault.nostr import Keys
 
 
-STATEMENTS = 64  # that nsec.enc carries
+STATEMENTS = 64  # that nsec.enc carries, and that are read of one
 
 
 def make_statement(keys: Keys, identity: str, agent: str) -> str:
@@ -43,21 +43,20 @@ def statements_of(vault: Vault) -> list[str]:
     return found[:STATEMENTS]
 
 
-def follow(statements: list[object], identity: str, agent: str) -> str:
+def follow(next_of: dict[str, set[str]], agent: str) -> str:
     """Which agent (hex) statements lead to from another.
 
     Those of one who has named two lead nowhere: one of them is forged, or two have rotated at once.
     """
-    next_of = read_statements(statements, identity)
     for _ in range(len(next_of)):
         named = next_of.get(agent, set())
         agent = min(named) if len(named) == 1 else agent
     return agent
 
 
-def descend(statements: list[object], identity: str, agent: str) -> set[str]:
+def descend(next_of: dict[str, set[str]], agent: str) -> set[str]:
     """All agents (hex) to whom any statement leads from another, which is one of them."""
-    next_of, found, rest = read_statements(statements, identity), {agent}, [agent]
+    found, rest = {agent}, [agent]
     while rest:
         new = next_of.get(rest.pop(), set()) - found
         found |= new
@@ -68,24 +67,13 @@ def descend(statements: list[object], identity: str, agent: str) -> set[str]:
 def read_statements(statements: list[object], identity: str) -> dict[str, set[str]]:
     """By each agent (hex) of a vault who has signed that another takes its place, which ones."""
     next_of: dict[str, set[str]] = {}
-    for text in statements:
+    for text in statements[:STATEMENTS]:
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             author, said = read_signed(str(text))
             content = json.loads(said)
             if content["type"] == "avault/rotated" and content["vault"] == identity:
                 next_of.setdefault(author, set()).add(str(content["agent"]))
     return next_of
-
-
-def explain_stranger(places: Places, vault: Vault, error: AvaultError) -> AvaultError:
-    """Why an avault.enc cannot be used: its key was rotated elsewhere, or what is known already."""
-    return succeed_vault(places, vault) or error
-
-
-def explain_refusal(places: Places, known: dict[str, Any], error: AvaultError) -> AvaultError:
-    """The same for one that has not been opened, by unlock.json's content."""
-    names, before = (known["vault"], known.get("agent", "")), known.get("rotated", [])
-    return find_successor(places, *names, before=before) or error
 
 
 def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
@@ -135,19 +123,18 @@ def explain_successor(
         return None
     if content["vault"] != identity or found == agent:
         return None
-    said, known = content.get("rotated", []), before or []
-    if follow(said, identity, agent) == found:
+    said = read_statements(content.get("rotated", []), identity)
+    if follow(said, agent) == found:
         names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
         return Locked(
             "the agent's key of this vault was rotated on another machine",
             f"if that was you, one approval is enough: avault recover {names}",
         )
-    before_us = read_statements(known, identity)
+    known = read_statements(before or [], identity)
     is_branch = any(
-        agent in descend(known, identity, each) and found in descend(said, identity, each)
-        for each in {agent, *before_us}
+        agent in descend(known, each) and found in descend(said, each) for each in {agent, *known}
     )
-    if found in before_us or not is_branch:  # an old copy, or a stranger's
+    if found in known or not is_branch:  # an old copy, or a stranger's
         return None
     return Tampered(
         "one agent's key of this vault was rotated to two: whoever has a key that was rotated away"

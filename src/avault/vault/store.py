@@ -14,7 +14,7 @@ from avault.vault.machine import Machine, read_pin
 from avault.vault.presence import read_vault, refuse_other
 from avault.vault.records import Vault
 from avault.vault.seal import open_vault, seal_vault
-from avault.vault.statements import explain_refusal, explain_stranger
+from avault.vault.statements import succeed_known, succeed_vault
 from avault.vault.unsaved import Unsaved
 from avault.vault.work_tree import is_amid_git, is_git_at_work
 
@@ -98,8 +98,8 @@ class Store:
                 )
         except Tampered as error:
             if not kept:
-                raise explain_refusal(places, content, error) from None
-            kept.seen, kept.trouble = kept.look(), explain_stranger(places, kept.vault, error)
+                raise succeed_known(places, content) or error from None
+            kept.seen, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
             return kept
         vault = store.vault
         store.unsaved.forget(vault)
@@ -197,7 +197,7 @@ class Store:
             if self.unsaved.digest and self.seen:
                 self.unsaved.forget(self.vault)
         except AvaultError as error:
-            self.trouble = explain_stranger(self.places, self.vault, error)
+            self.trouble = succeed_vault(self.places, self.vault) or error
             if not isinstance(error, Tampered):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
