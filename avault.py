@@ -4613,7 +4613,11 @@ def find_left(store: Store) -> dict[str, Vault | None]:
 
 def describe_left(store: Store) -> str:
     """What of them the open vault never had, or what does not open; "" for nothing."""
-    if not (copies := find_left(store)):
+    try:
+        copies = find_left(store)
+    except OSError as error:
+        return f"what else lies in {store.places.state} cannot be read: {error.strerror}"
+    if not copies:
         return ""
     names = [
         name
@@ -7630,8 +7634,8 @@ class OperatorPhone:
         try:
             params = [kept["peer"], kept["envelope"]]
             accept = accept_unlock_key(kept["opens"])
-            # an envelope that is not made anew takes no answer to an earlier question: a relay could
-            # give it again at any time
+            # an envelope that is not made anew takes no answer to an earlier question: a relay
+            # could give it again at any time
             is_anew = not self.errand.whole
             found = await remote.request(
                 "nip44_decrypt", params, accept, is_told_by_content=is_anew
@@ -11387,11 +11391,7 @@ class Holding:
     async def note_left(self) -> None:
         """Say what lies here under a key before the agent's, and is not in the vault."""
         self.reporter.warnings.pop("left", None)
-        try:
-            left = await asyncio.to_thread(describe_left, self.store) if self.store else ""
-        except OSError as error:
-            left = f"what else lies here cannot be read: {error.strerror}"
-        if left:
+        if self.store and (left := await asyncio.to_thread(describe_left, self.store)):
             self.reporter.warnings["left"] = left
 
     async def register(self) -> None:
@@ -27240,8 +27240,8 @@ def zsh_action(takes: str) -> str:
 def check_sheet(path: str, vault: str) -> str:
     """Where a sheet may be written, as an absolute path; raises Usage.
 
-    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree of
-    git, which is published.
+    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree
+    of git, which is published.
     """
     whole = os.path.abspath(os.path.expanduser(path))
     place = os.path.realpath(os.path.dirname(whole))

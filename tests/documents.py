@@ -21,7 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "avault.py"
-sys.path.insert(0, str(ROOT))
+if __name__ == "__main__":  # in a test, what is installed is imported
+    sys.path.insert(0, str(ROOT))
 
 import click  # noqa: E402
 

@@ -261,9 +261,9 @@ def test_changes_are_written_together_and_each_is_answered(desk, store):
 
 
 def test_changes_that_are_all_refused_write_nothing(desk, store):
-    before = desk.path.stat()
+    before = avault.look_at(str(desk.path))
     assert [type(each) for each in store.write([lambda vault: vault.remove("g", "NONE")] * 2)] == [avault.NotFound] * 2
-    assert desk.path.stat() == before and store.vault.generation == {store.machine: 1}
+    assert avault.look_at(str(desk.path)) == before and store.vault.generation == {store.machine: 1}
 
 
 def test_a_change_that_was_not_written_is_not_served(desk, store, monkeypatch):

@@ -13,8 +13,8 @@ from avault.vault.work_tree import find_git
 def check_sheet(path: str, vault: str) -> str:
     """Where a sheet may be written, as an absolute path; raises Usage.
 
-    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree of
-    git, which is published.
+    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree
+    of git, which is published.
     """
     whole = os.path.abspath(os.path.expanduser(path))
     place = os.path.realpath(os.path.dirname(whole))

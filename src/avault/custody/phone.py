@@ -171,8 +171,8 @@ class OperatorPhone:
         try:
             params = [kept["peer"], kept["envelope"]]
             accept = accept_unlock_key(kept["opens"])
-            # an envelope that is not made anew takes no answer to an earlier question: a relay could
-            # give it again at any time
+            # an envelope that is not made anew takes no answer to an earlier question: a relay
+            # could give it again at any time
             is_anew = not self.errand.whole
             found = await remote.request(
                 "nip44_decrypt", params, accept, is_told_by_content=is_anew

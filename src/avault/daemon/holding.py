@@ -236,11 +236,7 @@ class Holding:
     async def note_left(self) -> None:
         """Say what lies here under a key before the agent's, and is not in the vault."""
         self.reporter.warnings.pop("left", None)
-        try:
-            left = await asyncio.to_thread(describe_left, self.store) if self.store else ""
-        except OSError as error:
-            left = f"what else lies here cannot be read: {error.strerror}"
-        if left:
+        if self.store and (left := await asyncio.to_thread(describe_left, self.store)):
             self.reporter.warnings["left"] = left
 
     async def register(self) -> None:

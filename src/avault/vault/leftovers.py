@@ -38,7 +38,11 @@ def find_left(store: Store) -> dict[str, Vault | None]:
 
 def describe_left(store: Store) -> str:
     """What of them the open vault never had, or what does not open; "" for nothing."""
-    if not (copies := find_left(store)):
+    try:
+        copies = find_left(store)
+    except OSError as error:
+        return f"what else lies in {store.places.state} cannot be read: {error.strerror}"
+    if not copies:
         return ""
     names = [
         name
