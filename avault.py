@@ -67,6 +67,8 @@ The rooms, in order; each calls only what stands above it:
     signer/question           A question to the signer: when it goes out again, and what an answer that refuses it means
     signer/remarks            What the operator should know of the signer while it is asked
     signer/remote             The NIP-46 client ("Nostr Remote Signing"): asks the signer, and reads what it answers
+    signer/stored             Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at
+    signer/replica            The vault as events for relays: at which addresses, under which key, and how they are read again
     custody/prompt            The person at a terminal, asked by a process that is not of that terminal
     custody/custodian         The seam of custody: what a custodian is, what its helper is told, and what may come of it
     custody/tools             Programs that a custodian runs: looked at before each use, bounded in time and output
@@ -121,11 +123,14 @@ The rooms, in order; each calls only what stands above it:
     daemon/listener           The daemon's socket, and its path in the file system
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/recorder           Having git told of what was written
+    daemon/replicator         Having relays given what was written, and other machines' work fetched from them
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
+    daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/requests           What a client may ask of an open vault
+    daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
     terminal/commands         The table of commands, from which click is told when one is run
@@ -148,6 +153,12 @@ The rooms, in order; each calls only what stands above it:
     git/publishing            Where the vault's branch is published, and the push of what is ours
     git/record                avault git record: what happens by itself after every write
     git/sync                  avault sync: fetch, merge and push
+    replica/progress          What this machine has put on relays, and what it has yet to: in its state directory
+    replica/reading           What relays have of the vault: the heads of all, and the parts that a head names, from any
+    replica/sending           What is laid ready is put on each relay, and looked at there: it may not keep what it accepts
+    replica/staging           What relays are to have is signed by the keyholder, at once after a write, and laid ready
+    replica/taking            What other machines have put on relays comes into the vault, as by a `git pull`
+    replica/keeping           The vault and its relays, brought level: what happens by itself, and by `avault replica push`
     intake/dotenv             The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
     intake/shell_words        The words of a shell's command, and what each becomes: quotes, escapes, expansions
     intake/lines              fish, systemd's units, pam_env: files of which a line sets a variable
@@ -228,11 +239,13 @@ The rooms, in order; each calls only what stands above it:
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
     cli/operator              avault operator: who may approve for a vault, besides the one that it was made for
     cli/pair                  avault init, pair, drill: by which a vault, a machine and the operator's phone meet
+    cli/retrieve              A vault brought back where nothing of it is, by npub, relays and phone: avault recover
     cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
+    cli/status                avault status: what the daemon does, and what it waits for
+    cli/replica               avault replica: relays that keep the vault's ciphertext
     cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
-    cli/status                avault status: what the daemon does, and what it waits for
     cli/main                  From a command line to a command, by way of click; and where the program starts
 """
 
@@ -295,6 +308,7 @@ if TYPE_CHECKING:
     import importlib.metadata
     import importlib.util
     import io
+    import ipaddress
     import itertools
     import json
     import math
@@ -320,8 +334,9 @@ if TYPE_CHECKING:
     import typing
     import unicodedata
     import urllib.parse
-    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from types import TracebackType
     from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeGuard, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
@@ -331,6 +346,7 @@ if TYPE_CHECKING:
     Manage = Callable[["Guard", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
     P = ParamSpec("P")
+    Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
     Respond = Callable[["Supervisor", socket.socket, Message], Awaitable[Message]]
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
@@ -384,6 +400,7 @@ else:
     html = Lazy("html")
     importlib = Lazy("importlib.metadata", "importlib.util")
     io = Lazy("io")
+    ipaddress = Lazy("ipaddress")
     itertools = Lazy("itertools")
     json = Lazy("json")
     math = Lazy("math")
@@ -1006,9 +1023,8 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
     audit daemon delete doctor drill edit export forget get git has history import init inject
-    custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator pair recover restore
-    rotate run scan
-    service set status sync unlock wait
+    custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
+    pair recover replica restore rotate run scan service set status sync unlock wait
     """.split()
 )
 
@@ -1373,7 +1389,7 @@ DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "rotate"
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
-    "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed",
+    "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -3532,6 +3548,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
+    "replica": {
+        "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
+        "wants": list, "rollback": str, "holds": bool, "seen": list, "relays": dict,
+    },
 }  # fmt: skip
 
 # what a file of a kind has only where there is some
@@ -3634,6 +3654,14 @@ def check_relay(url: object) -> str:
     )
 
 
+def normalise_relay(url: object) -> str:
+    """A relay's URL in one spelling: what is another's is another relay; raises Usage."""
+    scheme, _, rest = check_relay(url).partition("://")
+    host, slash, path = rest.partition("/")
+    host = host.lower().removesuffix(":443" if scheme == "wss" else ":80")
+    return f"{scheme}://{host.rstrip('.')}{slash}{path}"
+
+
 NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
 
 
@@ -3668,6 +3696,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
+    "replica.json", "replica-outbox.json",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 
@@ -3952,14 +3981,16 @@ def machine_id(places: Places) -> str:
 # Which of a vault's files are there, and what they are for whom has not opened it.
 
 
-def refuse_to_overwrite(places: Places) -> None:
+def refuse_to_overwrite(places: Places, begun: str = "") -> None:
     """Raise AvaultError where a vault's files are, or what is left of one.
 
     `init` makes none over them.
 
-    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew.
+    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew. So
+    does a recovery from relays, which leaves an nsec.enc of the agent that was `begun` with (hex).
     """
-    for name in ("avault.enc", "nsec.enc"):
+    names = ("avault.enc",) if begun and is_begun(places, begun) else ("avault.enc", "nsec.enc")
+    for name in names:
         if is_file_there(places.file(name)):
             raise AvaultError(
                 f"there is a vault already: {places.file(name)}",
@@ -3974,6 +4005,14 @@ def refuse_to_overwrite(places: Places) -> None:
         raise AvaultError(
             f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
         )
+
+
+def is_begun(places: Places, agent: str) -> bool:
+    """Whether nsec.enc is one of that agent (hex)."""
+    try:
+        return parse_npub(read_sealed("nsec", places.file("nsec.enc"))["agent"]) == agent
+    except AvaultError:
+        return False
 
 
 PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
@@ -5781,6 +5820,13 @@ async def heard(stream: Any, wanted: Callable[[Any], bool]) -> None:
             raise AvaultError(message.message)
 
 
+async def start_relay() -> tuple[nostr_sdk.LocalRelay, str]:
+    """A relay of our own on the loopback, which lives as long as it is held, and its URL."""
+    relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
+    await relay.run()
+    return relay, str(await relay.url())
+
+
 # --------------------------------------------------------- signer/bunker ----
 # A NIP-46 remote signer ("bunker"), and the operator's key that it works with.
 
@@ -6628,6 +6674,408 @@ class RemoteSigner:
             self.requests += 1
         self.relays.shown[url]["said"] = sending.said.get(url, "no answer")
         self.changed()
+
+
+# --------------------------------------------------------- signer/stored ----
+# Events that relays keep (NIP-01, addressable): made, put on a relay, fetched, looked at.
+#
+# A relay is reached under no key, and no key is needed to look at what it has.
+
+
+STORED_KIND = 30_078  # of applications, each with data of its own (NIP-78)
+MOST_EVENTS = 500  # that are taken of one answer of a relay
+AT_ONCE = 20  # that are asked for in one request
+PATIENCE = 9.0  # seconds for a relay's answer, and between two events of one
+MOST_PATIENCE = 60.0  # seconds for all of an answer
+
+
+class StoredEvent(Fields, frozen=True):
+    """An event that a relay has, signed as it says: its `name` is the address (its tag d)."""
+
+    id: str
+    author: str
+    name: str
+    time: int
+    content: str
+    event: dict[str, Any]
+
+
+def compose_stored(
+    keys: Keys, tags: list[list[str]], content: str, created_at: int
+) -> dict[str, Any]:
+    """An event that replaces what is at its address, signed."""
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(STORED_KIND), content)
+    builder = builder.tags([nostr_sdk.Tag.parse(tag) for tag in tags])
+    builder = builder.custom_created_at(nostr_sdk.Timestamp.from_secs(created_at))
+    return dict(json.loads(builder.finalize(keys).as_json()))
+
+
+def read_stored(event: object, author: str) -> StoredEvent:
+    """An event as it was made, if this author (hex) has signed it; raises ValueError."""
+    try:
+        read = nostr_sdk.Event.from_json(json.dumps(event))
+        is_signed = read.verify() and read.author().to_hex() == author
+        names = [tag.to_vec()[1] for tag in read.tags() if tag.to_vec()[:1] == ["d"]]
+        if is_signed and read.kind().as_u16() == STORED_KIND and len(names) == 1:
+            made = json.loads(read.as_json())
+            time = read.created_at().as_secs()
+            return StoredEvent(read.id().to_hex(), author, names[0], time, read.content(), made)
+    except (nostr_sdk.NostrSdkError, IndexError, TypeError):
+        pass
+    raise ValueError("not an event of that author")
+
+
+class StoringRelay:
+    """A relay as a place that keeps events, connected for the length of an `async with`.
+
+    Raises Unavailable where it is not there.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def __aenter__(self) -> Self:
+        from datetime import timedelta
+
+        self.client = nostr_sdk.ClientBuilder().build()
+        try:
+            await self.client.add_relay(address := nostr_sdk.RelayUrl.parse(self.url))
+            self.relay = await self.client.relay(address)
+            self.stream = self.client.notifications()
+            await self.relay.try_connect(timeout=timedelta(seconds=PATIENCE))
+        except nostr_sdk.NostrSdkError:
+            await self.client.shutdown()
+            raise Unavailable(f"{self.url} does not answer") from None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.shutdown()
+
+    async def send(self, event: dict[str, Any]) -> str:
+        """Have it keep an event: what it says, "accepted" if it took it, or why not."""
+        from datetime import timedelta
+
+        try:
+            made = nostr_sdk.Event.from_json(json.dumps(event))
+            await self.relay.send_event(made, ok_timeout=timedelta(seconds=PATIENCE))
+        except nostr_sdk.NostrSdkError as error:
+            text = printable(str(error).strip(RELAY_QUOTES))
+            return "accepted" if text.startswith("duplicate") else text
+        return "accepted"
+
+    async def fetch(
+        self,
+        author: str,
+        ids: list[str] | None = None,
+        names: list[str] | None = None,
+        topic: str | None = None,
+    ) -> list[StoredEvent]:
+        """What it has of an author: by `ids`, by `names` (tag d), or by `topic` (tag t).
+
+        What is not what was asked for is left out. Raises Unavailable.
+        """
+        wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(STORED_KIND))
+        wanted = wanted.author(nostr_sdk.PublicKey.parse(author))
+        if topic is not None:
+            return await self.ask(wanted.hashtag(topic), author)
+        found: list[StoredEvent] = []
+        for some in range(0, len(ids or names or []), AT_ONCE):
+            if ids:
+                chosen = [nostr_sdk.EventId.parse(each) for each in ids[some : some + AT_ONCE]]
+                found += await self.ask(wanted.ids(chosen), author)
+            elif names:
+                found += await self.ask_by_name(wanted, author, names[some : some + AT_ONCE])
+        return found
+
+    async def ask_by_name(
+        self, wanted: nostr_sdk.Filter, author: str, names: list[str]
+    ) -> list[StoredEvent]:
+        """What it has at these addresses; asked again for each, where it has said only some.
+
+        The library's own relay gives one event of several addresses.
+        """
+        found = await self.ask(wanted.identifiers(names), author)
+        missing = {*names} - {each.name for each in found}
+        if found and missing:
+            for name in sorted(missing):
+                found += await self.ask(wanted.remove_identifiers(names).identifier(name), author)
+        return found
+
+    async def ask(self, wanted: nostr_sdk.Filter, author: str) -> list[StoredEvent]:
+        """What it answers to one filter, if it says that this is all (EOSE); raises Unavailable.
+
+        The library's own call takes what came until it ran out of patience for all.
+        """
+        found: list[StoredEvent] = []
+        name = secrets.token_hex(8)
+        try:
+            async with asyncio.timeout(PATIENCE) as limit:
+                end = asyncio.get_running_loop().time() + MOST_PATIENCE
+                await self.relay.subscribe(wanted, id=name)
+                async for event in self.hear(name):
+                    limit.reschedule(min(asyncio.get_running_loop().time() + PATIENCE, end))
+                    with contextlib.suppress(ValueError):
+                        if wanted.match_event(event) and len(found) < MOST_EVENTS:
+                            found.append(read_stored(json.loads(event.as_json()), author))
+                await self.relay.unsubscribe(name)
+        except TimeoutError:
+            raise Unavailable(f"{self.url} does not say what it has") from None
+        except nostr_sdk.NostrSdkError as error:
+            said = printable(str(error).strip(RELAY_QUOTES))
+            raise Unavailable(f"{self.url} does not say what it has: {said}") from None
+        return found
+
+    async def hear(self, name: str) -> AsyncIterator[nostr_sdk.Event]:
+        """What comes of a subscription, to the end of what is stored; raises Unavailable."""
+        while notification := await self.stream.next():
+            message = notification.message.as_enum() if notification.is_MESSAGE() else None
+            if not message or getattr(message, "subscription_id", None) != name:
+                continue
+            if message.is_EVENT_MSG():
+                yield message.event
+            elif message.is_END_OF_STORED_EVENTS():
+                return
+            elif message.is_CLOSED():
+                said = printable(message.message)
+                raise Unavailable(f"{self.url} does not say what it has: {said}")
+        raise Unavailable(f"{self.url} does not say what it has")
+
+
+def render_profile(public: str, urls: list[str]) -> str:
+    """A public key (hex) and relays where its owner is found, as an nprofile (NIP-19)."""
+    relays = []
+    for url in urls:
+        with contextlib.suppress(nostr_sdk.NostrSdkError):
+            relays.append(nostr_sdk.RelayUrl.parse(url))
+    return str(nostr_sdk.Nip19Profile(nostr_sdk.PublicKey.parse(public), relays).to_bech32())
+
+
+def parse_profile(text: str) -> tuple[str, list[str]]:
+    """The public key (hex) and the relays of an nprofile, or of an npub; raises Usage."""
+    text = text.strip().removeprefix("nostr:")
+    try:
+        if not text.startswith("nprofile1"):
+            return nostr_sdk.PublicKey.parse(text).to_hex(), []
+        profile = nostr_sdk.Nip19Profile.from_bech32(text)
+    except nostr_sdk.NostrSdkError:
+        raise Usage("not an npub and not an nprofile", "avault replica status shows both") from None
+    return profile.public_key().to_hex(), [normalise_relay(str(url)) for url in profile.relays()]
+
+
+# -------------------------------------------------------- signer/replica ----
+# The vault as events for relays: at which addresses, under which key, and how they are read again.
+#
+# The key is derived from the agent's secret: by itself it does not lead to the agent's.
+
+
+# bytes that are encrypted in an event, which fits then where 64 KiB are the most: NIP-44 pads more
+# of them to too much
+PART = 40_960
+REPLICA_LIMIT = 2 << 20  # bytes of avault.enc that relays are asked to keep
+MOST_HEADS = 48  # that are read at a time: of so many one frame has room
+MOST_REPLICA_PARTS = REPLICA_LIMIT // PART + 1
+
+
+def replica_keys(keys: Keys) -> Keys:
+    """The key under which relays keep the vault, from the agent's."""
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    return read_keys(hmac.digest(secret, b"avault replica", "sha256").hex())
+
+
+def name_event(replica: Keys, *words: str) -> str:
+    """An address under that key: who has not the key can tell nothing from it."""
+    secret = bytes.fromhex(replica.secret_key().to_hex())
+    return hmac.digest(secret, "\0".join(words).encode(), "sha256").hex()[:32]
+
+
+def name_root(agent: str) -> str:
+    """The address of the root under the agent's own public key (hex): whoever has that finds it."""
+    return sha256(b"avault root\0" + bytes.fromhex(agent)).hex()[:32]
+
+
+def describe_return(name: str, sealed: str) -> str:
+    """What the operator is asked for by a root, as phone and terminal both say it.
+
+    No host is named: which one it will be is not known when it is made.
+    """
+    return f"bring {name} back on ANOTHER machine, from relays, code {request_code(sealed)}"
+
+
+def seal_root(keys: Keys, identity: str, operator: str, name: str) -> dict[str, Any]:
+    """What is in a root, as in nsec.enc: an unlock key of its own, and its own sentence."""
+    unlock, sealed = seal_keys(keys, identity, operator, name)
+    what = describe_return(name, sealed["sealed"])
+    sentence = f"avault: {what}. Approve only if you typed avault recover."
+    content = {**sealed, "envelope": make_envelope(keys, operator, what, sentence, unlock)}
+    open_nsec(content, decrypt(keys, operator, content["envelope"]))
+    return content
+
+
+def compose_root(keys: Keys, content: dict[str, Any], after: int) -> dict[str, Any]:
+    """The event that leads the operator to the agent's key.
+
+    `content` is a sealed copy as in nsec.enc, made for this event alone. What names vault and
+    operator stays out of it.
+    """
+    told = {"v": 1, "envelope": content["envelope"], "sealed": content["sealed"]}
+    tags = [["d", name_root(public_hex(keys))]]
+    return compose_stored(keys, tags, json.dumps(told), next_time(after))
+
+
+def compose_farewell(keys: Keys, statement: str, after: int) -> dict[str, Any]:
+    """The event in a root's place that says who takes the place of an agent before."""
+    tags = [["d", name_root(public_hex(keys))]]
+    told = {"v": 1, "rotated": statement}
+    return compose_stored(keys, tags, json.dumps(told), next_time(after))
+
+
+def read_farewell(event: object, agent: str) -> str | None:
+    """Who takes this agent's place (hex), by what it signed itself; None where that is not said."""
+    try:
+        author, said = read_signed(str(json.loads(read_stored(event, agent).content)["rotated"]))
+        told = json.loads(said)
+        if author == agent and told["type"] == "avault/rotated":
+            return bytes.fromhex(told["agent"]).hex()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    return None
+
+
+def read_root(event: object, agent: str) -> tuple[dict[str, str], int]:
+    """The envelope and the sealed copy of a root, and when it was made; raises Tampered."""
+    try:
+        stored = read_stored(event, agent)
+        told = json.loads(stored.content)
+        names = ("envelope", "sealed")
+        if told["v"] == 1 and {type(told[name]) for name in names} == {str}:
+            return {name: told[name] for name in names}, stored.time
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered("what the relay has is no root of that agent")
+
+
+def open_root(
+    root: dict[str, str], agent: str, operator: str, answer: str
+) -> tuple[Keys, dict[str, Any]]:
+    """The agent's keys, by this operator's (hex) answer to a root; and what nsec.enc would hold.
+
+    Raises Tampered for another agent or operator.
+    """
+    try:
+        unlock = read_keys(json.loads(answer)["avault"])
+        sealed = json.loads(decrypt(unlock, public_hex(unlock), root["sealed"]))
+        names = {name: str(sealed[name]) for name in ("vault", "name")}
+        who = {"agent": to_npub(agent), "operator": to_npub(operator)}
+        content = {**names, **who, "envelope": root["envelope"], "sealed": root["sealed"]}
+        keys = open_nsec(content, answer)
+        # only agent and operator can have made it
+        if public_hex(open_nsec(content, decrypt(keys, operator, root["envelope"]))) == agent:
+            return keys, content
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered("the answer does not open this root", "is it the operator's own signer?")
+
+
+def next_time(after: int) -> int:
+    """When an event is made that is to replace one: relays keep the later of two."""
+    return max(int(time.time()), after + 1)
+
+
+def compose_copy(
+    replica: Keys,
+    machine: str,
+    generation: dict[str, int],
+    data: bytes,
+    slot: int,
+    after: int,
+    epoch: int = 0,
+) -> list[dict[str, Any]]:
+    """avault.enc as events: parts, and last the head, which names them.
+
+    Each machine has addresses of its own, others in each `epoch`, and two `slot`s for parts: what
+    is there stays whole until the head names the other. Raises Denied for one that is too large.
+    """
+    if len(data) > REPLICA_LIMIT:
+        raise Denied(
+            f"avault.enc has {len(data):,} bytes; relays are given at most {REPLICA_LIMIT:,}",
+            "keep it in git, or take large values out",
+        )
+    text, created_at, me = data.decode("ascii"), next_time(after), public_hex(replica)
+    place, told = name_place(machine, epoch), {"type": "avault/head", "version": 1}
+    told |= {"machine": machine, "epoch": epoch, "slot": slot}
+    told |= {"generation": generation, "size": len(data), "hash": sha256(data).hex()}
+    room = PART - len(json.dumps({**told, "count": MOST_REPLICA_PARTS})) - 1
+    if room < PART // 4:
+        raise Denied("this vault was written by too many machines for a head")
+    pieces = [text[start : start + PART] for start in range(room, len(text), PART)]
+    events = [
+        compose_stored(replica, [["d", name]], encrypt(replica, me, piece), created_at)
+        for name, piece in zip(name_parts(replica, place, slot, len(pieces)), pieces, strict=True)
+    ]
+    line = json.dumps({**told, "count": len(pieces)})
+    content = encrypt(replica, me, f"{line}\n{text[:room]}")
+    tags = [["d", name_event(replica, "head", place)], ["t", name_event(replica, "heads")]]
+    return [*events, compose_stored(replica, tags, content, created_at)]
+
+
+def name_place(machine: str, epoch: int) -> str:
+    """The word for a machine in its addresses: another in each epoch."""
+    return f"{machine}/{epoch}" if epoch else machine
+
+
+def name_parts(replica: Keys, place: str, slot: int, count: int) -> list[str]:
+    """The addresses of a copy's parts, in their order."""
+    return [
+        name_event(replica, "part", place, str(slot), str(number)) for number in range(1, count + 1)
+    ]
+
+
+def join_copy(replica: Keys, head: dict[str, Any], parts: list[Any]) -> bytes:
+    """The avault.enc of a head, with the contents of its parts; raises Tampered.
+
+    Encrypted once more they are not what anybody has seen in git.
+    """
+    try:
+        me = public_hex(replica)
+        pieces = [decrypt(replica, me, str(part)) for part in parts[:MOST_REPLICA_PARTS]]
+        data = "".join([head["first"], *pieces]).encode("ascii")
+        if len(data) == head["size"] and sha256(data).hex() == head["hash"]:
+            return data
+    except (ValueError, TypeError):
+        pass
+    raise Tampered(f"a copy of machine {head['machine']} is not what its head says")
+
+
+def describe_head(head: dict[str, Any]) -> dict[str, Any]:
+    """What who fetches the parts is told of a head."""
+    return {name: value for name, value in head.items() if name != "first"}
+
+
+def read_head(replica: Keys, event: object) -> dict[str, Any]:
+    """What a head says, and the addresses of its `parts`; raises Tampered."""
+    try:
+        stored = read_stored(event, public_hex(replica))
+        line, _, first = decrypt(replica, public_hex(replica), stored.content).partition("\n")
+        told = json.loads(line)
+        machine, slot, count = str(told["machine"]), int(told["slot"]), int(told["count"])
+        is_ours, place = told["type"] == "avault/head", name_place(machine, int(told["epoch"]))
+        is_there = stored.name == name_event(replica, "head", place)
+        if not is_ours or told["version"] != 1 or not is_there or slot not in (0, 1):
+            raise ValueError("not a head")
+        if not 0 <= count <= MOST_REPLICA_PARTS or not 0 < int(told["size"]) <= REPLICA_LIMIT:
+            raise ValueError("not a size")
+        return {
+            "id": stored.id,
+            "time": stored.time,
+            "machine": machine,
+            "generation": check_generation(told["generation"]),
+            "size": int(told["size"]),
+            "hash": str(told["hash"]),
+            "first": first,
+            "parts": name_parts(replica, place, slot, count),
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise Tampered("what the relay has is no head of this vault") from None
 
 
 # -------------------------------------------------------- custody/prompt ----
@@ -12586,6 +13034,7 @@ class Keyholder:
             if store
             else None,
             "code": request_code(shown["sealed"]) if shown and not store else None,
+            "replicas": sorted(store.vault.facts_of("replica")) if store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
             "proven": bool(ratchet.proven if store else shown.get("proven")),
@@ -12763,11 +13212,8 @@ async def write(
 async def serve_set(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Set a key, to a value in the next frame or to a generated one."""
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    note, size, machine = (
-        check_note(request.get("note")),
-        request.get("generate"),
-        keyholder.open_store().machine,
-    )
+    note, size = check_note(request.get("note")), request.get("generate")
+    machine = keyholder.open_store().machine
     if size is None:
         value = check_value((await session.frame()).get("value"))
     elif type(size) is int and 1 <= size <= 4096:
@@ -13181,11 +13627,8 @@ ROTATE: dict[str, Manage] = {"remove": remove_machine_of, "agent": rotate_agent}
 # What `status` says.
 
 
-def describe_status(places: Places, guard: Guard, git: Message | None) -> Message:
-    """Everything that is known of a vault and its daemon, without a secret.
-
-    `git` is what `avault git record` said last.
-    """
+def describe_status(places: Places, guard: Guard) -> Message:
+    """Everything that is known of a vault and its daemon, without a secret."""
     fields = describe_disk(places, guard.state == "unlocked")
     if guard.child.control:
         known = {name: value for name, value in guard.report.items() if value is not None}
@@ -13215,7 +13658,6 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "keyholder_pid": guard.child.pid(),
         "locks_after": guard.child.limits[0],
         "locks_idle": guard.child.limits[1],
-        "git": git,
         "custodians": guard.custody.order(),
         "asked": guard.phones.describe(),
         "version": __version__,
@@ -13453,6 +13895,154 @@ class Recorder:
             self.is_recording = False
 
 
+# ----------------------------------------------------- daemon/replicator ----
+# Having relays given what was written, and other machines' work fetched from them.
+
+
+NEVER = 1e18  # uptime that is not reached
+
+
+class Replicator:
+    """Runs `replica keep`, which is given no key. `said` is its last word.
+
+    What was written is laid ready after a second, and sent 30 s after the last write, at most every
+    5 minutes; when the vault locks, at once. What others have sent is looked for at each unlock,
+    and every 15 minutes.
+    """
+
+    STAGE, SEND, EVERY, LOOK = 1.0, 30.0, 300.0, 900.0  # seconds
+    PATIENCE = 3.0  # seconds that a lock waits for what was written to be laid ready
+    LONGEST = 900.0  # seconds that one look at the relays may take
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.said: dict[str, Any] | None = None
+        self.due = dict.fromkeys(("stage", "take", "send"), NEVER)
+        self.sent = self.first = -NEVER  # when it was last sent, and first written since
+        self.is_unsent = False
+        self.planned = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.guard: Guard | None = None
+        self.staging, self.keeping = asyncio.Lock(), asyncio.Lock()
+
+    def is_on(self) -> bool:
+        """Whether relays keep this vault, as far as is known."""
+        if self.guard and self.guard.state == "unlocked":
+            return bool(self.guard.report.get("replicas")) or self.was_on()
+        return self.was_on()
+
+    def was_on(self) -> bool:
+        """Whether something was laid ready for relays."""
+        return os.path.lexists(self.places.own("replica-outbox.json"))
+
+    def plan(self, what: str, when: float) -> None:
+        """Do something at that time (see `uptime`), if nothing has it done before."""
+        self.due[what] = when
+        self.planned.set()
+
+    def note(self) -> None:
+        """Something was written."""
+        if self.is_on():
+            now, self.is_unsent = uptime(), True
+            if self.due["send"] == NEVER:
+                self.first = now
+            self.plan("stage", min(self.due["stage"], now + self.STAGE))
+            calm = min(now + self.SEND, self.first + self.EVERY)
+            self.plan("send", max(calm, self.sent + self.EVERY))
+
+    async def run(self, guard: Guard) -> None:
+        """Do what is due, for ever."""
+        self.guard = guard
+        if self.was_on():
+            self.plan("send", uptime())  # what was not sent before
+        spawn(self.tasks, self.watch(guard))
+        while True:
+            self.planned.clear()
+            due = [what for what, when in self.due.items() if when <= uptime()]
+            self.due |= dict.fromkeys(due, NEVER)
+            if self.keeping.locked() and {"take", "send"} & {*due}:
+                soon = uptime() + self.STAGE  # one is at it
+                self.due |= {what: soon for what in due if what != "stage"}
+                due = [what for what in due if what == "stage"]
+            if "take" in due or "send" in due:
+                spawn(self.tasks, self.keep("take" in due, "send" in due))
+            elif due:
+                spawn(self.tasks, self.stage())
+            wait = min(self.due.values()) - uptime()
+            try:  # the loop's clock stands still while the machine sleeps
+                async with asyncio.timeout(min(max(wait, 0.0), 60.0)):
+                    await self.planned.wait()
+            except TimeoutError:
+                pass
+
+    async def watch(self, guard: Guard) -> None:
+        """Plan what a change of the vault's state asks for."""
+        before: tuple[str, object] = ("", None)
+        while True:
+            changed, now = guard.changed, (guard.state, guard.report.get("replicas"))
+            if now != before and now[0] == "unlocked" and self.is_on():
+                self.plan("take", uptime())
+                self.plan("send", uptime())
+            elif now[0] != "unlocked" and before[0] == "unlocked" and self.due["send"] < NEVER:
+                self.plan("send", uptime())
+            before = now if now[0] == "unlocked" else (now[0], before[1])
+            await changed.wait()
+
+    async def keep(self, takes: bool, sends: bool) -> None:
+        """Bring vault and relays level; one process at a time, which has an end."""
+        async with self.keeping:
+            words = [*(["--take"] if takes else []), *(["--send"] if sends else [])]
+            self.sent = uptime() if sends else self.sent
+            unsent, self.is_unsent = self.is_unsent, self.is_unsent and not sends
+            said: dict[str, Any] = {}
+            process = start_program(own_command("replica", "keep", *words, *self.where()))
+            try:
+                async with asyncio.timeout(self.LONGEST):
+                    said = await hear_program(process)
+            except TimeoutError:
+                os.killpg(process.pid, signal.SIGKILL)
+                await asyncio.to_thread(process.wait)
+            except asyncio.CancelledError:
+                self.is_unsent = unsent
+                raise
+        if "relays" in said:
+            self.said = said
+        elif sends:  # it failed, or was ended: what was laid ready is sent another time
+            self.is_unsent = True
+            self.plan("send", min(self.due["send"], uptime() + self.EVERY))
+        if takes and self.guard and self.guard.state == "unlocked" and self.is_on():
+            self.plan("take", uptime() + self.LOOK)
+        wait = said.get("wait")
+        if isinstance(wait, (int, float)):
+            self.plan("send", min(self.due["send"], uptime() + max(wait, self.SEND)))
+
+    async def stage(self) -> None:
+        """Have what was written laid ready."""
+        async with self.staging:
+            told = await run_program(own_command("replica", "keep", *self.where()))
+        same = ("asked", "taken", "problems")
+        self.said = told | {name: (self.said or told).get(name) for name in same}
+
+    def where(self) -> list[str]:
+        """Which vault is meant."""
+        return ["--dir", self.places.dir]
+
+    async def settle(self) -> None:
+        """Before the vault locks: have laid ready what was written just now."""
+        if self.due["stage"] < NEVER:
+            self.due["stage"] = NEVER
+            try:
+                async with asyncio.timeout(self.PATIENCE):
+                    await self.stage()
+            except TimeoutError:
+                pass
+
+    def leave(self) -> None:
+        """The daemon ends: what is laid ready is sent by a process that outlives it."""
+        if self.is_unsent:
+            start_program(own_command("replica", "keep", "--send", *self.where()))
+
+
 # ----------------------------------------------------- daemon/supervisor ----
 # The process that owns the socket. It never holds a secret.
 #
@@ -13475,8 +14065,8 @@ class Supervisor:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
         self.recorder = Recorder(places, lambda: self.guard.report.get("verified", {}))
-        wrote = self.recorder.record
-        self.guard = Guard(places, lock_directory(places.dir), say, wrote, limits)
+        self.replicator = Replicator(places)
+        self.guard = Guard(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
         try:
@@ -13490,6 +14080,11 @@ class Supervisor:
         self.clients: list[socket.socket] = []
         self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
         self.warned = False
+
+    def note_written(self) -> None:
+        """Have git told, and relays given, what was written."""
+        self.recorder.record()
+        self.replicator.note()
 
     # -- the socket
 
@@ -13523,8 +14118,10 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
+        spawn(self.tasks, self.replicator.run(self.guard))
         await self.stopping.wait()
         await self.guard.child.end()
+        self.replicator.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.guard.child.lock_fd)
@@ -13784,6 +14381,7 @@ async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Mess
     await supervisor.guard.look()
     supervisor.guard.refuse_to_lose(request)
     supervisor.guard.failure = None
+    await supervisor.replicator.settle()
     await supervisor.guard.lock()
     return await answer_status(supervisor, sock, request)
 
@@ -13815,6 +14413,7 @@ async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Mess
     """End the daemon, once it has answered."""
     await supervisor.guard.look()
     supervisor.guard.refuse_to_lose(request)
+    await supervisor.replicator.settle()
     await supervisor.guard.child.end()
     return {"ok": True}
 
@@ -13851,7 +14450,9 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     if request.get("format") == "short":
         return {"ok": True, "output": f"{supervisor.guard.current_state()}\n"}
     await supervisor.guard.look()
-    return describe_status(supervisor.places, supervisor.guard, supervisor.recorder.said)
+    replica = supervisor.replicator.said
+    fields = {"git": supervisor.recorder.said, "replica": replica}
+    return describe_status(supervisor.places, supervisor.guard) | fields
 
 
 ANSWERS: dict[str, Respond] = {
@@ -14006,6 +14607,163 @@ async def ask_for_proof(
     keyholder.reporter.report()
 
 
+# ---------------------------------------------------- daemon/replicating ----
+# What the keyholder does for relays that keep the vault: it signs, and reads heads.
+#
+# It sends nothing: what it signs is ciphertext, for a process that holds no key.
+
+
+RELAY_FACT = "replica"  # of the facts: "replica/URL"
+MOST_RELAYS = 20
+FARTHEST = 3600  # seconds from now that an event may be signed for
+
+
+async def tell_about(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Which relays there are, and where what they keep is found; and roots of agents before."""
+    store = keyholder.open_store()
+    replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
+    return {
+        "relays": list_relays(store.vault),
+        "author": public_hex(replica),
+        "heads": name_event(replica, "heads"),
+        "agent": store.vault.agent,
+        "operator": store.vault.operator,
+        "roots": {agent: name_root(agent) for agent in agents},
+        "rollback": store.rollback,
+        "machine": store.machine,
+        "generation": store.vault.generation,
+        "digest": store.digest,
+    }
+
+
+async def change_relays(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Have relays keep the vault, or have them do it no more; on all its machines."""
+    is_more, given = request["action"] == "add", request.get("relays")
+    urls = [normalise_relay(url) for url in given] if isinstance(given, list) else []
+    store = keyholder.open_store()
+    machine, known = store.machine, list_relays(store.vault)
+    if is_more and len({*known, *urls}) > MOST_RELAYS:
+        raise Usage(f"at most {MOST_RELAYS} relays keep a vault", "see: avault replica status")
+
+    def change(vault: Vault) -> None:
+        for url in urls:
+            if not is_more and vault.fact(f"{RELAY_FACT}/{url}") is None:
+                raise NotFound(f"{url} does not keep this vault", "see: avault replica status")
+            vault.state(f"{RELAY_FACT}/{url}", "on" if is_more else None, int(time.time()), machine)
+
+    said = {"op": "replica", "for": f"{request['action']} {' '.join(urls)}"}
+    answer = await write(keyholder, session, said, change) if urls else {}
+    keyholder.reporter.report()
+    return answer
+
+
+def list_relays(vault: Vault) -> list[str]:
+    """The relays that keep the vault, which any of its machines has named."""
+    found = []
+    for url in sorted(vault.facts_of(RELAY_FACT)):
+        with contextlib.suppress(Usage):
+            found.append(normalise_relay(url))
+    return [*dict.fromkeys(found)][:MOST_RELAYS]
+
+
+def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:
+    """By agents (hex) that others have replaced: their keys, and what they have said of that."""
+    found = {}
+    for text in store.vault.facts_of("agent").values():
+        with contextlib.suppress(Tampered, ValueError, TypeError, KeyError, RecursionError):
+            kept = json.loads(text)
+            keys = read_keys(kept["nsec"])
+            found[public_hex(keys)] = keys, str(kept["statement"])
+    return found
+
+
+async def sign_copy(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The vault as it is on the disk, as events for one of the two slots."""
+    store, data = keyholder.open_store(), read_vault(keyholder.places)
+    if store.trouble or sha256(data).hex() != store.digest:
+        raise store.trouble or AvaultError("avault.enc is being written", "try again")
+    slot, epoch = read_count(request, "slot", 1), read_count(request, "epoch", 1 << 20)
+    what = (replica_keys(store.keys), store.machine, dict(store.vault.generation), data)
+    digest, after = store.digest, read_time(request)
+    events = await asyncio.to_thread(compose_copy, *what, slot, after, epoch)
+    return {"digest": digest, "events": events}
+
+
+async def sign_root(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """A new root, with an unlock key of its own; an agent's before says who has its place."""
+    store, after, agent = keyholder.open_store(), read_time(request), str(request.get("agent"))
+    vault, before = store.vault, find_agents_before(store)
+    if agent not in (vault.agent, *before):
+        raise Usage("not an agent of this vault")
+    keyholder.release(session, {"op": "replica", "for": f"root of {to_npub(agent)[:19]}…"})
+    if agent != vault.agent:
+        return {"event": compose_farewell(*before[agent], after)}
+    content = seal_root(store.keys, vault.identity, vault.operator, vault.name)
+    return {"event": compose_root(store.keys, content, after)}
+
+
+async def tell_of_heads(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """What heads say whose copies have what is not in the vault; of those `known`, the ids."""
+    given = (await session.frame()).get("events")
+    store, heads, known = keyholder.open_store(), [], []
+    for event in given[:MOST_HEADS] if isinstance(given, list) else []:
+        with contextlib.suppress(Tampered):
+            head = read_head(replica_keys(store.keys), event)
+            if store.vault.is_after(head["generation"]):
+                known.append(head["id"])
+            else:
+                heads.append(describe_head(head))
+    return {"heads": heads, "known": known}
+
+
+async def join_parts(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The avault.enc that a head and the contents of its parts make."""
+    said = await session.frame()
+    replica, parts = replica_keys(keyholder.open_store().keys), said.get("parts")
+    head = read_head(replica, said.get("event"))
+    joined = join_copy(replica, head, parts if isinstance(parts, list) else [])
+    return {"copy": joined.decode()}
+
+
+def read_time(request: Message) -> int:
+    """The time that an event is to be later than; none that is signed is far in the future.
+
+    Whoever runs as this user could have one signed that no later one ever replaces.
+    """
+    after = read_count(request, "after", 1 << 40)
+    if after > time.time() + FARTHEST:
+        raise Denied("relays have an event of a time that is yet to come", "is the clock right?")
+    return after
+
+
+def read_count(request: Message, field: str, most: int) -> int:
+    """A number of a request; raises Usage."""
+    value = request.get(field)
+    if type(value) is not int or not 0 <= value <= most:
+        raise Usage(f"{field} is a number from 0 to {most}")
+    return value
+
+
+REPLICATE: dict[str, Replicate] = {
+    "about": tell_about,
+    "add": change_relays,
+    "remove": change_relays,
+    "copy": sign_copy,
+    "root": sign_root,
+    "heads": tell_of_heads,
+    "join": join_parts,
+}
+
+
+async def serve_replica(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """What is asked of an open vault for the relays that keep it."""
+    action = request.get("action")
+    replicate = REPLICATE.get(action) if isinstance(action, str) else None
+    if not replicate:
+        raise Usage("no such action", "see references/protocol.md")
+    return {**await replicate(keyholder, session, request), "ok": True}
+
+
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
@@ -14107,11 +14865,8 @@ def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answe
 
 def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What there is; names, never values."""
-    vault, form, wanted = (
-        keyholder.open_store().vault,
-        request.get("format"),
-        check_names(request, "groups"),
-    )
+    vault, form = keyholder.open_store().vault, request.get("format")
+    wanted = check_names(request, "groups")
     rows = choose_keys(vault, wanted, [])
     if form == "names":
         return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
@@ -14219,7 +14974,122 @@ REQUESTS: dict[str, Serve] = {
     "import": serve_import,
     "merge": serve_merge,
     "restore": serve_restore,
+    "replica": serve_replica,
 }
+
+
+# ----------------------------------------------------- daemon/retrieving ----
+# A vault that relays keep, opened on a machine that has nothing of it.
+#
+# The client fetches: this process reads what it is given, and asks the phone once.
+
+
+async def retrieve(
+    keyholder: Keyholder, session: Session, request: Message, private: Message
+) -> Message:
+    """Pair, have the phone open the root, and make the vault's files of what relays have.
+
+    Whoever answers the pairing code is the operator if the root opens: no other key does that.
+    """
+    places, holding = keyholder.places, keyholder.holding
+    agent = parse_npub(str(request.get("agent")))
+    refuse_to_overwrite(places, agent)
+    root, made = read_root(private["root"], agent)
+    relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
+    operator = parse_npub(str(request["operator"])) if request.get("operator") else None
+    bunker = private.get("bunker")
+    pairing = await shake_hands(keyholder, session, relays, "avault", bunker, operator, agent)
+    session.send({"progress": "operator", "npub": to_npub(pairing.operator)})
+    sentence = describe_return("a vault", root["sealed"])
+    session.send({"progress": "approve", "sentence": sentence})
+    async with holding.contact.connect(pairing, pairing.signer, session) as signer:
+        keys, content = await ask_for_root(signer, root, agent, pairing.operator)
+        is_replaced = await replace_root(session, keys, pairing.operator, content, made)
+        data, vault = await receive_vault(keyholder, session, keys, content)
+        hints = encode_hints(agent, pairing.operator, pairing.relays, content["name"])
+        attributes = places.file(".gitattributes")
+        for name, written in (  # the vault last: cut off before it, all may be done again
+            (attributes, complete_attributes(attributes)),
+            (places.file("nip46.json"), hints),
+            (
+                places.file("nsec.enc"),
+                encode_file("nsec", seal_recovery(keys, vault, holding.host)),
+            ),
+            (places.file("avault.enc"), data),
+        ):
+            write_file(name, written)
+            session.send({"progress": "wrote", "path": name})
+        await holding.serve(Phone(pairing, signer), keys, content, False, False)
+    Custodians(places).admit_phone()
+    if not is_replaced:
+        holding.reporter.warnings["recovery"] = (
+            "the phone opened the root that relays keep: until another is in its place, who"
+            " recorded the answer and gets this machine's pairing.json has the key; see: avault"
+            " replica status"
+        )
+    session.send({"progress": "proven", "seconds": signer.answered_in})
+    keyholder.reporter.report()
+    return {"ok": True, "agent_npub": content["agent"], "signer_npub": content["operator"]}
+
+
+async def ask_for_root(
+    signer: RemoteSigner, root: dict[str, str], agent: str, operator: str
+) -> tuple[Keys, dict[str, Any]]:
+    """What the phone's answer to the root opens; raises Denied."""
+
+    def accept(result: str) -> tuple[Keys, dict[str, Any]]:
+        return open_root(root, agent, operator, result)
+
+    try:
+        found: tuple[Keys, dict[str, Any]] = await signer.request(
+            "nip44_decrypt", [agent, root["envelope"]], accept
+        )
+    except Denied as refused:
+        refused.hint = "is it the operator's own phone? Then begin again: avault recover --help"
+        raise
+    return found
+
+
+async def replace_root(
+    session: Session, keys: Keys, operator: str, content: dict[str, Any], made: int
+) -> bool:
+    """Have another root take the opened one's place, whatever comes of the rest; whether it has."""
+    sealed = seal_root(keys, content["vault"], operator, content["name"])
+    said = await session.frame(root=compose_root(keys, sealed, made))
+    return said.get("replaced") is True
+
+
+async def receive_vault(
+    keyholder: Keyholder, session: Session, keys: Keys, content: dict[str, Any]
+) -> tuple[bytes, Vault]:
+    """The avault.enc that the client has fetched and a person takes; raises Tampered, Denied."""
+    replica, heads = replica_keys(keys), []
+    where = {"author": public_hex(replica), "topic": name_event(replica, "heads")}
+    said = await session.frame(heads=where)
+    given = said.get("heads")
+    for event in given[:MOST_HEADS] if isinstance(given, list) else []:
+        with contextlib.suppress(Tampered):
+            heads.append(read_head(replica, event))
+    said = await session.frame(copy=[describe_head(head) for head in heads])
+    chosen, parts = [head for head in heads if head["id"] == said.get("head")], said.get("parts")
+    if not chosen or not isinstance(parts, list):
+        raise Tampered("that is none of the heads that relays have")
+    data = join_copy(replica, chosen[0], parts)
+    vault = open_vault(data, keys)
+    if not is_of(vault, content):
+        raise Tampered("what relays have is of another vault or operator than their root")
+    if vault.generation != chosen[0]["generation"]:
+        raise Tampered("what relays have is not what its head says")
+    said = await session.frame(found=describe_found(vault))
+    if said.get("confirmed") is not True:
+        raise Denied("not taken, and nothing was made", "more relays: --relay URL")
+    return data, vault
+
+
+def describe_found(vault: Vault) -> dict[str, Any]:
+    """What a person is shown of a vault before it is taken."""
+    hosts = {each: read_machine(text)["host"] for each, text in vault.facts_of(KIND).items()}
+    return {"name": vault.name, "secrets": vault.count(), "hosts": hosts}
 
 
 # ---------------------------------------------------------- daemon/talks ----
@@ -14239,10 +15109,8 @@ async def talk_init(
     name, host = check_name(str(request.get("name"))), holding.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
-    agent, operator = (
-        public_hex(keys),
-        parse_npub(request["signer_npub"]) if request.get("signer_npub") else None,
-    )
+    agent, given = public_hex(keys), request.get("signer_npub")
+    operator = parse_npub(given) if given else None
     if operator == agent:
         raise Usage(
             "that is the agent's own key", "--signer-npub is the operator's, the one in the phone"
@@ -14409,6 +15277,8 @@ async def talk_recover(
     """Open a copy of a vault here, also one whose agent's key another machine has rotated."""
     if keyholder.holding.store:
         raise Denied("the vault is open", "avault lock, then: avault recover")
+    if private.get("root"):
+        return await retrieve(keyholder, session, request, private)
     with Following(keyholder.places, lambda: bool(keyholder.holding.store)):
         return await talk_pair(keyholder, session, request, private)
 
@@ -14692,6 +15562,7 @@ getting in, looking after
   history       what changed, by commit
   restore       a secret as it was in a commit
   sync          fetch, merge and push the vault's repository
+  replica add|remove|status|push       relays that keep the ciphertext
   doctor        what is wrong, and the command that mends it
 
 this machine
@@ -17135,6 +18006,782 @@ def served_conflicts(terminal: Terminal) -> list[str]:
         for key in group["keys"]
         if key["conflict"]
     ]
+
+
+# ------------------------------------------------------ replica/progress ----
+# What this machine has put on relays, and what it has yet to: in its state directory.
+
+
+PROGRESS, OUTBOX = "replica.json", "replica-outbox.json"
+OUTBOX_LIMIT = 16 << 20  # bytes
+SEEN = 1000  # heads whose copies are known not to be new
+LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
+MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
+UNKNOWN_RELAY: dict[str, Any] = {  # what is known of a relay at first; `head` and `root` are ids
+    "slot": None, "head": "", "hash": "", "time": 0, "trying": None,
+    "checked": 0, "root": "", "farewells": [],
+    "sent": [], "sent_of": "", "failures": 0, "next": 0, "said": None,
+}  # fmt: skip
+
+
+@context
+def hold_lock(places: Places, name: str) -> Iterator[None]:
+    """One process of this machine at a time, for the length of a `with`; raises Unavailable."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        fd = os.open(places.own(name), flags, 0o600)
+    except OSError as error:
+        raise AvaultError(f"cannot write {places.own(name)}: {error.strerror}") from None
+    try:
+        end = time.monotonic() + LOCK_WAIT
+        while not try_lock(fd):
+            if time.monotonic() > end:
+                raise Unavailable(
+                    "another avault is at the relays", "try again: avault replica push"
+                )
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def try_lock(fd: int) -> bool:
+    """Take the lock of an open file, if nobody has it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class ReplicaProgress:
+    """replica.json: of each relay, what it keeps of this machine, and what it said.
+
+    `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root.
+    A `slot` is taken from here and never from a relay, which may answer with what it had a moment
+    ago. While it is not known whether a relay took a head, that is what it is `trying`.
+    """
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.content = content
+
+    @staticmethod
+    def load(places: Places) -> ReplicaProgress:
+        """What is written there; a damaged one tells nothing."""
+        content: dict[str, Any] = {
+            "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
+            "wants": [], "rollback": "", "holds": False, "seen": [], "relays": {},
+        }  # fmt: skip
+        path = places.own(PROGRESS)
+        try:
+            if os.path.lexists(path):
+                content = decode_file("replica", read_file(path), path)
+        except AvaultError:
+            pass  # slots are not known then, and are looked for
+        return ReplicaProgress(content)
+
+    def belong(self, machine: str, author: str) -> None:
+        """Begin anew where machine or key are others: then the addresses are others too."""
+        content = self.content
+        if (content["machine"], content["author"]) != (machine, author):
+            is_same_key = content["author"] == author
+            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
+            self.forget_copies(("root", "farewells") if is_same_key else ())
+
+    def move_on(self) -> str | None:
+        """Go to other addresses where what lies at these is of a time that is yet to come."""
+        ahead = self.content["last"] - int(time.time())
+        if ahead <= MOST_AHEAD:
+            return None
+        self.content |= {"last": 0, "epoch": self.content["epoch"] + 1, "anew": True}
+        self.forget_copies(("root", "farewells"))
+        return (
+            f"a clock was ahead: copies of this machine are {ahead:,} s from now, which relays take"
+            " for the latest; it has put what comes now at other addresses"
+        )
+
+    def forget_copies(self, kept: tuple[str, ...]) -> None:
+        """Know nothing more of what relays have, but these fields."""
+        self.content["relays"] = {
+            url: {**UNKNOWN_RELAY, **{name: about[name] for name in kept if name in about}}
+            for url, about in self.content["relays"].items()
+        }
+
+    def want_root(self, agent: str, after: int = 0) -> None:
+        """Have a new root signed for an agent (hex), later than what is there."""
+        self.content["wants"] = sorted({*self.content["wants"], agent})
+        self.know_root(agent, after)
+
+    def know_root(self, agent: str, time: int) -> None:
+        """Note that an agent (hex) has a root of that time; an older one counts no more."""
+        self.content["roots"][agent] = max(self.content["roots"].get(agent, 0), time)
+
+    def relay(self, url: str) -> dict[str, Any]:
+        """What is known of a relay."""
+        return {**UNKNOWN_RELAY, **self.content["relays"].get(url, {})}
+
+    def see(self, head: str) -> None:
+        """Note that a head has nothing new."""
+        self.content["seen"] = [*(each for each in self.content["seen"] if each != head), head]
+        self.content["seen"] = self.content["seen"][-SEEN:]
+
+
+@context
+def change_progress(places: Places) -> Iterator[ReplicaProgress]:
+    """The progress, to be changed by nobody else meanwhile, and written at the end of a `with`."""
+    with hold_lock(places, "replica.lock"):
+        progress = ReplicaProgress.load(places)
+        before = json.dumps(progress.content)
+        yield progress
+        if json.dumps(progress.content) != before:
+            write_file(places.own(PROGRESS), encode_file("replica", progress.content))
+
+
+def note_relay(places: Places, url: str, **changes: Any) -> None:
+    """Note something of one relay."""
+    with change_progress(places) as progress:
+        progress.content["relays"][url] = {**progress.relay(url), **changes}
+
+
+class Outbox:
+    """What is to be on relays: events that the keyholder has signed. They need no open vault."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.hash = str(content.get("hash") or "")
+        self.machine = str(content.get("machine") or "")
+        self.author = str(content.get("author") or "")
+        self.agent = str(content.get("agent") or "")
+        self.names: dict[str, str] = content.get("names") or {}  # of the roots of all its agents
+        self.operator = str(content.get("operator") or "")
+        self.relays: list[str] = list(content.get("relays") or [])
+        self.slots: list[list[dict[str, Any]]] = content.get("slots") or [[], []]
+        self.roots: dict[str, dict[str, Any]] = content.get("roots") or {}
+
+    @staticmethod
+    def load(places: Places) -> Outbox:
+        """What is written there; where that cannot be read, nothing."""
+        try:
+            found = json.loads(read_file(places.own(OUTBOX), OUTBOX_LIMIT))
+            return Outbox(found if isinstance(found, dict) else {})
+        except (AvaultError, ValueError, RecursionError):
+            return Outbox({})
+
+    def latest(self) -> int:
+        """The latest time that a copy in it has."""
+        return max((int(slot[-1]["created_at"]) for slot in self.slots if slot), default=0)
+
+    def save(self, places: Places) -> None:
+        """Write it; raises AvaultError."""
+        write_file(places.own(OUTBOX), json.dumps(vars(self)).encode())
+
+
+# ------------------------------------------------------- replica/reading ----
+# What relays have of the vault: the heads of all, and the parts that a head names, from any.
+
+
+BUDGET_OF_COPY = 60.0  # seconds that a relay is given for the parts of a copy
+
+
+class Readers:
+    """Relays that are read, for the length of an `async with`; `silent` are those that are away."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.urls = list(dict.fromkeys(urls))
+        self.relays: list[StoringRelay] = []
+        self.silent: list[str] = []
+        self.stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async def open_one(url: str) -> None:
+            try:
+                self.relays.append(await self.stack.enter_async_context(StoringRelay(url)))
+            except Unavailable:
+                self.silent.append(url)
+
+        await asyncio.gather(*(open_one(url) for url in self.urls))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stack.__aexit__(kind, error, trace)
+
+    async def ask_all(
+        self, ask: Callable[[StoringRelay], Awaitable[list[StoredEvent]]]
+    ) -> dict[str, list[StoredEvent]]:
+        """What each relay has; one that does not say counts as silent."""
+        found: dict[str, list[StoredEvent]] = {}
+
+        async def ask_one(relay: StoringRelay) -> None:
+            try:
+                found[relay.url] = await ask(relay)
+            except Unavailable:
+                self.silent.append(relay.url)
+
+        await asyncio.gather(*(ask_one(relay) for relay in self.relays))
+        return found
+
+    async def find_roots(self, agent: str, name: str) -> dict[str, list[StoredEvent]]:
+        """The roots of an agent (hex), by relay."""
+        return await self.ask_all(lambda relay: relay.fetch(agent, names=[name]))
+
+    async def find_heads(self, author: str, topic: str) -> dict[str, list[StoredEvent]]:
+        """The heads of all machines, by relay."""
+        return await self.ask_all(lambda relay: relay.fetch(author, topic=topic))
+
+    async def find_copy(self, author: str, head: dict[str, Any]) -> list[str] | None:
+        """The contents of a head's parts; None where not all of them are to be had.
+
+        A part counts with the head's time, from whatever relay.
+        """
+        parts: dict[str, str] = {}
+        for relay in self.relays:
+            missing = [name for name in head["parts"] if name not in parts]
+            if not missing:
+                break
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(BUDGET_OF_COPY):
+                    for each in await relay.fetch(author, names=missing):
+                        if each.time == head["time"]:
+                            parts[each.name] = each.content
+        if all(name in parts for name in head["parts"]):
+            return [parts[name] for name in head["parts"]]
+        return None
+
+
+def merge_found(found: dict[str, list[StoredEvent]]) -> list[StoredEvent]:
+    """What relays have, each event once: of each address the latest first, then those before.
+
+    Of equal ones the lower id (NIP-01). A relay that has kept old events puts no other one away.
+    """
+    once = {each.id: each for events in found.values() for each in events}
+    ranks: dict[str, int] = {}
+    ranked = []
+    for each in sorted(once.values(), key=lambda each: (-each.time, each.id)):
+        ranks[each.name] = rank = ranks.get(each.name, -1) + 1
+        ranked.append((rank, each))
+    return [each for _, each in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def find_latest(events: list[StoredEvent]) -> dict[str, StoredEvent]:
+    """By address the event that counts: the latest, of equal ones that of the lower id (NIP-01)."""
+    ordered = sorted(events, key=lambda each: (-each.time, each.id))
+    return {each.name: each for each in reversed(ordered)}
+
+
+def count_hosts(urls: Iterable[str]) -> int:
+    """How many relays are other people's: a host with several paths is one."""
+    return len({url.partition("://")[2].partition("/")[0].rpartition("@")[2] for url in urls})
+
+
+def is_after(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Whether a generation has everything that another has."""
+    return all(one.get(machine, 0) >= count for machine, count in other.items())
+
+
+def add_up(generations: Iterable[dict[str, int]]) -> dict[str, int]:
+    """The generation of all of these together."""
+    whole: dict[str, int] = {}
+    for each in generations:
+        whole |= {machine: max(count, whole.get(machine, 0)) for machine, count in each.items()}
+    return whole
+
+
+def choose_latest(heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The heads of copies that no other has all of, the latest first."""
+    return [
+        head
+        for head in heads
+        if not any(
+            is_after(other["generation"], head["generation"])
+            and other["generation"] != head["generation"]
+            for other in heads
+        )
+    ]
+
+
+# ------------------------------------------------------- replica/sending ----
+# What is laid ready is put on each relay, and looked at there: it may not keep what it accepts.
+
+
+WEEK = 7 * 86_400  # seconds after which it is looked whether a relay still keeps what it had
+BUDGET = 240.0  # seconds that one relay is given at a time
+RELAY_PAUSES = (30, 3600)  # seconds before a relay is tried again: at first, and at most
+REFUSALS_OF_RELAYS = (  # what relays say (NIP-01), and what it comes to
+    (("rate", "slow down", "too many"), "rate-limited"),
+    (("size", "large", "length", "too big"), "too large for it"),
+    (("auth-required", "restricted"), "wants to know who writes"),
+    (("timeout", "not connected"), "no answer"),
+)
+
+
+def explain_no_of_relay(text: str, size: int) -> str:
+    """What a relay's refusal of an event of so many bytes comes to."""
+    for words, meaning in REFUSALS_OF_RELAYS:
+        if any(word in text.lower() for word in words):
+            told = f"to an event of {size:,} bytes" if meaning == "no answer" else f"({text})"
+            return f"{meaning} {told}"
+    return f"refused ({text})"
+
+
+def pause_after(failures: int) -> int:
+    """Seconds before a relay is tried again that has failed so often in a row."""
+    first, most = RELAY_PAUSES
+    return min(first << min(failures - 1, 20), most)
+
+
+async def send_all(places: Places, insist: bool) -> bool:
+    """Bring each relay up to what is laid ready; `insist`: also those that are to be left alone.
+
+    What a relay says is noted, and keeps nothing from the others. Gives whether something else is
+    to be laid ready first.
+    """
+    outbox, progress = Outbox.load(places), ReplicaProgress.load(places)
+    if outbox.machine != progress.content["machine"]:
+        return False
+    deliveries = [Delivery(places, url, outbox, insist) for url in outbox.relays]
+    await asyncio.gather(*(delivery.run() for delivery in deliveries))
+    return any(delivery.lacks for delivery in deliveries)
+
+
+def name_of(event: dict[str, Any]) -> str:
+    """The address of an event of ours."""
+    return str(event["tags"][0][1])
+
+
+class Delivery:
+    """One relay, brought up to what is laid ready.
+
+    `lacks` says whether the keyholder is to sign something else for it.
+    """
+
+    def __init__(self, places: Places, url: str, outbox: Outbox, insist: bool) -> None:
+        self.places, self.url, self.outbox, self.insist = places, url, outbox, insist
+        self.about = ReplicaProgress.load(places).relay(url)
+        self.lacks = False
+
+    def is_due(self) -> bool:
+        """Whether it is to be tried now; a time that is yet to come was noted by a wrong clock."""
+        about, now = self.about, time.time()
+        is_whole = about["hash"] == self.outbox.hash and about["root"] and not about["said"]
+        waits = now < about["next"] <= now + RELAY_PAUSES[1]
+        return self.insist or not (waits or (bool(is_whole) and self.is_fresh()))
+
+    def is_fresh(self) -> bool:
+        """Whether it was looked at lately."""
+        return bool(0 <= time.time() - self.about["checked"] < WEEK)
+
+    async def run(self) -> None:
+        """Do it, and note what came of it."""
+        if not self.is_due():
+            return
+        if self.about["sent_of"] != self.outbox.hash:
+            self.about |= {"sent": [], "sent_of": self.outbox.hash}
+        before = len(self.about["sent"])
+        try:
+            async with asyncio.timeout(BUDGET):
+                async with StoringRelay(self.url) as relay:
+                    await self.send_copy(relay)
+                async with StoringRelay(self.url) as relay:  # another: that they belong together
+                    await self.send_roots(relay)  # is not said by this
+            self.about |= {"failures": 0, "next": 0, "said": None, "checked": int(time.time())}
+        except TimeoutError:
+            self.fail(f"did not take it all in {BUDGET:.0f} s", before)
+        except AvaultError as error:
+            self.fail(error.message, before)
+        self.note()
+
+    def fail(self, said: str, before: int) -> None:
+        """Note why it is not done; where some of it is, the next try is soon."""
+        is_moving = len(self.about["sent"]) > before
+        self.about["failures"] = 1 if is_moving else self.about["failures"] + 1
+        wait = pause_after(self.about["failures"])
+        self.about |= {"said": said, "next": int(time.time()) + wait}
+
+    def note(self) -> None:
+        """Write down what is known of the relay."""
+        note_relay(self.places, self.url, **self.about)
+
+    async def send_copy(self, relay: StoringRelay) -> None:
+        """Parts first, then the head that names them; only what is read again counts."""
+        about, outbox = self.about, self.outbox
+        if not outbox.hash:
+            return
+        await self.settle(relay)
+        if about["slot"] is None:
+            await self.find_live(relay)
+        slot = 0 if about["slot"] is None else about["slot"]
+        is_kept = about["head"] == outbox.slots[slot][-1]["id"]
+        if not is_kept and about["slot"] is not None:
+            slot = 1 - slot
+        *parts, head = outbox.slots[slot]
+        if is_kept:
+            about["sent"] = await self.find(relay, [*parts, head])
+        await self.put(relay, parts)
+        live = {"slot": slot, "head": head["id"], "hash": outbox.hash, "time": head["created_at"]}
+        if not is_kept:
+            about["trying"] = live
+            self.note()
+        await self.put(relay, [head])
+        about |= {**live, "trying": None}
+        self.note()
+
+    async def settle(self, relay: StoringRelay) -> None:
+        """Where it is not known whether a head was taken, look: its parts may be what is live."""
+        if trying := self.about["trying"]:
+            if await relay.fetch(self.outbox.author, ids=[trying["head"]]):
+                self.about |= trying
+            self.about["trying"] = None
+            self.note()
+
+    async def find_live(self, relay: StoringRelay) -> None:
+        """The slot that a head of ours names, where it is not known: the head tells, or its parts.
+
+        Parts have the time of the head that names them. Nobody was asked for a name that is made
+        here, so the answer is not one that was given before.
+        """
+        about, outbox = self.about, self.outbox
+        heads = [events[-1] for events in outbox.slots]
+        firsts = [name_of(events[0]) for events in outbox.slots]
+        names = [name_of(heads[0]), *dict.fromkeys(firsts), secrets.token_hex(16)]
+        latest = find_latest(await relay.fetch(outbox.author, names=names))
+        live = latest.get(name_of(heads[0]))
+        if not live:
+            return
+        for slot, head in enumerate(heads):
+            if live.id == head["id"]:
+                about |= {"slot": slot, "head": live.id, "hash": outbox.hash, "time": live.time}
+                return
+        if live.time >= min(head["created_at"] for head in heads):
+            with change_progress(self.places) as progress:
+                progress.content["last"] = max(progress.content["last"], live.time)
+                progress.content["anew"] = self.lacks = True
+            raise Unavailable("has a later copy of this machine")
+        times = [latest[name].time if name in latest else 0 for name in firsts]
+        about["slot"] = times.index(live.time) if live.time in times else None
+
+    async def put(self, relay: StoringRelay, events: list[dict[str, Any]]) -> None:
+        """Put events on a relay, and read them again; raises Unavailable."""
+        for event in events:
+            if event["id"] not in self.about["sent"]:
+                said = await relay.send(event)
+                if said != "accepted":
+                    size = len(event["content"])
+                    raise Unavailable(explain_no_of_relay(said, size))
+                self.about["sent"].append(event["id"])
+        kept = await self.find(relay, events)
+        lost = {event["id"] for event in events} - {*kept}
+        self.about["sent"] = [each for each in self.about["sent"] if each not in lost]
+        if lost:
+            raise Unavailable("accepted, and does not keep it")
+
+    async def find(self, relay: StoringRelay, events: list[dict[str, Any]]) -> list[str]:
+        """Which of these a relay has: asked by id, as it may answer anything else from a cache."""
+        ids = [event["id"] for event in events]
+        if not ids:
+            return []
+        found = await relay.fetch(events[0]["pubkey"], ids=ids)
+        return [each.id for each in found]
+
+    async def send_roots(self, relay: StoringRelay) -> None:
+        """See to it that a root is there, no older than any; and of agents before, a farewell."""
+        agents = [self.outbox.agent, *({*self.outbox.names} - {self.outbox.agent})]
+        known = ReplicaProgress.load(self.places).content["roots"]
+        is_known = self.is_fresh() and bool(self.about["root"])
+        if is_known and {*self.about["farewells"]} >= {*agents[1:]} and not self.is_replaced(known):
+            return
+        self.about |= {"root": "", "farewells": []}
+        there = {
+            agent: await self.see_to_root(relay, agent, known.get(agent, 0)) for agent in agents
+        }
+        self.about["root"] = there[self.outbox.agent]
+        self.about["farewells"] = [agent for agent in agents[1:] if there[agent]]
+        if not all(there.values()):
+            raise Unavailable("has no root yet")
+
+    def is_replaced(self, known: dict[str, int]) -> bool:
+        """Whether a root is laid ready that counts, and is not the one that is there."""
+        ours = self.outbox.roots.get(self.outbox.agent)
+        if not ours or ours["created_at"] < known.get(self.outbox.agent, 0):
+            return False
+        return bool(ours["id"] != self.about["root"])
+
+    async def see_to_root(self, relay: StoringRelay, agent: str, known: int) -> str:
+        """The id of an agent's root that is there, and as late as any; put there, if need be.
+
+        One that a later one has followed is never sent again: the phone may have opened it. Where
+        another is to be signed, it is "".
+        """
+        latest = find_latest(await relay.fetch(agent, names=[self.outbox.names[agent]]))
+        there = latest.get(self.outbox.names[agent])
+        said = read_farewell(there.event, agent) if there else None
+        if agent == self.outbox.agent and said:
+            raise Unavailable("says that the agent's key was rotated")
+        if there and there.time >= known and (agent == self.outbox.agent or said):
+            self.know(agent, there)
+            return there.id
+        ours, after = self.outbox.roots.get(agent), max(known, there.time if there else 0)
+        if ours and ours["created_at"] >= known and (not there or there.time < ours["created_at"]):
+            await self.put(relay, [ours])
+            return str(ours["id"])
+        with change_progress(self.places) as progress:
+            progress.want_root(agent, after)
+            self.lacks = True
+        return ""
+
+    def know(self, agent: str, root: StoredEvent) -> None:
+        """Note what an agent's latest root is, as far as is known."""
+        with change_progress(self.places) as progress:
+            progress.know_root(agent, root.time)
+
+
+def describe_relays(places: Places) -> dict[str, Any]:
+    """How the relays are: for each whether it keeps the latest, and when the next try is due."""
+    outbox, progress = Outbox.load(places), ReplicaProgress.load(places)
+    rows = []
+    for url in outbox.relays:
+        about = progress.relay(url)
+        is_kept = bool(outbox.hash) and about["hash"] == outbox.hash
+        row = {"url": url, "kept": is_kept and bool(about["root"]), "time": about["time"] or None}
+        rows.append({**row, "said": about["said"], "checked": about["checked"] or None})
+    tries = [progress.relay(row["url"])["next"] for row in rows if row["said"]]
+    return {"relays": rows, "next": min(tries, default=None)}
+
+
+# ------------------------------------------------------- replica/staging ----
+# What relays are to have is signed by the keyholder, at once after a write, and laid ready.
+
+
+def stage(places: Places, notes: list[str]) -> dict[str, Any]:
+    """Lay ready what relays are to have of the open vault: what `about` says of it.
+
+    For both slots, as which one is next depends on the relay, and may change while this is sent.
+    What a person should know of it goes to `notes`. Raises Locked, Denied where the vault is too
+    large, and AvaultError; which relays there are, and the roots, are laid ready even so.
+    """
+    about, refused = ask_daemon(places, "replica", action="about"), None
+    with change_progress(places) as progress:
+        progress.belong(about["machine"], about["author"])
+        note_rollback(progress, about)
+        content = progress.content
+        content["relays"] = {
+            url: found for url, found in content["relays"].items() if url in about["relays"]
+        }
+        outbox = Outbox.load(places)
+        if (outbox.machine, outbox.author) != (about["machine"], about["author"]):
+            outbox = Outbox({})
+        before = dict(vars(outbox))
+        content["last"] = max(content["last"], outbox.latest())
+        notes += filter(None, [progress.move_on()])
+        if outbox.operator not in ("", about["operator"]):  # a root is for one operator
+            progress.want_root(about["agent"])
+        outbox.machine, outbox.author = about["machine"], about["author"]
+        outbox.agent, outbox.operator = about["agent"], about["operator"]
+        outbox.names, outbox.relays = about["roots"], about["relays"]
+        if about["relays"]:
+            for sign in (sign_roots, sign_copies):
+                try:
+                    sign(places, about, progress, outbox)
+                except AvaultError as error:
+                    refused = refused or error
+        if vars(outbox) != before:
+            outbox.save(places)
+    if refused:
+        raise refused
+    return about
+
+
+def note_rollback(progress: ReplicaProgress, about: dict[str, Any]) -> None:
+    """An older copy was taken on purpose: what relays have is not to undo that by itself."""
+    content = progress.content
+    if about["rollback"] and about["rollback"] != content["rollback"]:
+        content["holds"] = True
+    content["rollback"] = about["rollback"]
+
+
+def sign_roots(
+    places: Places, about: dict[str, Any], progress: ReplicaProgress, outbox: Outbox
+) -> None:
+    """Have the keyholder sign the roots that are wanted, each later than what is known of."""
+    content = progress.content
+    content["wants"] = [agent for agent in content["wants"] if agent in about["roots"]]
+    for agent in [*content["wants"]]:
+        after = content["roots"].get(agent, 0)
+        answer = ask_daemon(places, "replica", action="root", agent=agent, after=after)
+        outbox.roots = {**outbox.roots, agent: answer["event"]}
+        content["wants"].remove(agent)
+        progress.know_root(agent, answer["event"]["created_at"])
+
+
+def sign_copies(
+    places: Places, about: dict[str, Any], progress: ReplicaProgress, outbox: Outbox
+) -> None:
+    """Have the keyholder sign the vault as it is now, for both slots; no two have one time."""
+    content = progress.content
+    if outbox.hash == about["digest"] and not content["anew"]:
+        return
+    slots, digests = [], set()
+    for slot in (0, 1):
+        where = {"slot": slot, "epoch": content["epoch"], "after": content["last"]}
+        answer = ask_daemon(places, "replica", action="copy", **where)
+        slots.append(answer["events"])
+        digests.add(answer["digest"])
+        content["last"] = max(content["last"], answer["events"][-1]["created_at"])
+    if len(digests) == 1:  # else it was written meanwhile, and is laid ready again
+        outbox.slots, outbox.hash, content["anew"] = slots, digests.pop(), False
+
+
+# -------------------------------------------------------- replica/taking ----
+# What other machines have put on relays comes into the vault, as by a `git pull`.
+
+
+BUDGET_OF_TAKING = 120.0  # seconds
+
+
+async def take_in(places: Places, about: dict[str, Any]) -> dict[str, Any]:
+    """Fetch what is new on the vault's relays, and take it in: how many copies, and what is wrong.
+
+    Raises Locked where the vault is.
+    """
+    taken, problems = 0, []
+    async with Readers(about["relays"]) as readers:
+        found = merge_found(await readers.find_heads(about["author"], about["heads"]))
+        events = {each.id: each.event for each in found}
+        heads = ask_of_heads(places, [*find_latest(found).values()])
+        heads.sort(key=lambda head: -sum(head["generation"].values()))
+        for head in heads:
+            now = ask_daemon(places, "replica", action="about")
+            if not is_after(now["generation"], head["generation"]):
+                parts = await readers.find_copy(about["author"], head)
+                if parts is None:
+                    problems.append(
+                        f"a copy of machine {head['machine']} is not whole on any relay"
+                    )
+                    continue
+                try:
+                    take_copy(places, now, head, join(places, events[head["id"]], parts))
+                    taken += 1
+                except (Tampered, FileChanged) as error:
+                    problems.append(error.message)
+                    continue
+            with change_progress(places) as progress:
+                progress.see(head["id"])
+    return {"taken": taken, "problems": problems}
+
+
+def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any]]:
+    """The heads that may have something new, as the keyholder reads them: some at a time."""
+    seen = {*ReplicaProgress.load(places).content["seen"]}
+    unseen, heads, known = [each for each in found if each.id not in seen], [], []
+    for start in range(0, len(unseen), MOST_HEADS):
+        value = {"events": [each.event for each in unseen[start : start + MOST_HEADS]]}
+        answer = ask_daemon(places, "replica", action="heads", value=value)
+        heads += answer["heads"]
+        known += answer["known"]
+    if known:
+        with change_progress(places) as progress:
+            for identity in known:
+                progress.see(identity)
+    return heads
+
+
+def join(places: Places, head: dict[str, Any], parts: list[str]) -> bytes:
+    """The avault.enc of a head (an event) and its parts, as the keyholder reads them."""
+    value = {"event": head, "parts": parts}
+    answer = ask_daemon(places, "replica", action="join", value=value)
+    return str(answer["copy"]).encode()
+
+
+def take_copy(places: Places, about: dict[str, Any], head: dict[str, Any], data: bytes) -> None:
+    """Take in one copy: a later one in the file's place, another as a merge, which is a write.
+
+    Raises Tampered, FileChanged, Locked, AvaultError.
+    """
+    described, ours, me = inspect(places, data), about["generation"], about["machine"]
+    if described.generation != head["generation"]:
+        raise Tampered(f"a copy of machine {head['machine']} is not what its head says")
+    if described.generation.get(me, 0) > ours.get(me, 0):
+        raise Tampered("relays have writes of this machine that it never made: is there a clone?")
+    if not is_after(described.generation, ours):
+        with copies(places, data) as [name]:
+            ask_daemon(places, "merge", theirs=name)
+        return
+    if is_git_at_work(places.dir) or is_amid_git(places.dir):
+        raise FileChanged("git is at work around the vault")
+    write_file(places.file("avault.enc"), data, over=about["digest"])
+    ask_daemon(places, "replica", action="about")  # which has it noticed
+
+
+async def try_to_take(places: Places, about: dict[str, Any]) -> dict[str, Any]:
+    """`take_in`, where what fails is told and nothing more; it has an end, as sending waits."""
+    try:
+        async with asyncio.timeout(BUDGET_OF_TAKING):
+            return await take_in(places, about)
+    except TimeoutError:
+        said = f"relays did not give what other machines have in {BUDGET_OF_TAKING:.0f} s"
+        return {"taken": 0, "problems": [said]}
+    except (Locked, Unavailable):
+        return {"taken": 0, "problems": []}
+    except AvaultError as error:
+        return {"taken": 0, "problems": [error.message]}
+
+
+# ------------------------------------------------------- replica/keeping ----
+# The vault and its relays, brought level: what happens by itself, and by `avault replica push`.
+
+
+def bring_replica_level(
+    places: Places, take: bool = False, send: bool = False, insist: bool = False
+) -> dict[str, Any]:
+    """Lay ready what relays are to have; take in what they have; send: how the relays are then.
+
+    Of a locked vault what was laid ready is sent. What is wrong with the vault itself, as that it
+    is too large, is the `problem`; what is wrong with what relays have is in `problems`.
+    """
+    told: dict[str, Any] = {"problem": None, "asked": None, "taken": 0, "problems": []}
+    about = stage_quietly(places, told)
+    if take or send:
+        with hold_lock(places, "replica.sending"):  # one at a time
+            if take and about and about["relays"] and may_take(places, told, insist):
+                came = asyncio.run(try_to_take(places, about))
+                told |= {**came, "problems": told["problems"] + came["problems"]}
+                stage_quietly(places, told)
+            if send:
+                send_staged(places, told, insist)
+        told["asked"] = int(time.time())
+    return {**told, **describe_relays(places)}
+
+
+def may_take(places: Places, told: dict[str, Any], insist: bool) -> bool:
+    """Whether what relays have may come in: not by itself, after an older copy was taken."""
+    with change_progress(places) as progress:
+        progress.content["holds"] = progress.content["holds"] and not insist
+        if progress.content["holds"]:
+            told["problems"].append(
+                "an older copy was taken (--accept-rollback), so nothing comes in from relays until"
+                " you say so: avault replica push"
+            )
+        return not progress.content["holds"]
+
+
+def send_staged(places: Places, told: dict[str, Any], insist: bool) -> None:
+    """Send what is laid ready; once more where a relay needs what had to be signed for it."""
+    if asyncio.run(send_all(places, insist)) and stage_quietly(places, told):
+        asyncio.run(send_all(places, insist=True))
+
+
+def stage_quietly(places: Places, told: dict[str, Any]) -> dict[str, Any] | None:
+    """What is known of the open vault, once it is laid ready; None of one that is locked."""
+    try:
+        return stage(places, told["problems"])
+    except (Locked, Unavailable):
+        return None
+    except AvaultError as error:
+        told["problem"] = error.message
+        return None
 
 
 # --------------------------------------------------------- intake/dotenv ----
@@ -25650,6 +27297,25 @@ def check_git(patient: Patient) -> Iterator[Finding]:
         yield Finding("ok", f"committed in {facts['repository']}{published}")
 
 
+def check_replica(patient: Patient) -> Iterator[Finding]:
+    """Whether the relays that are to keep the vault do, as they were last found."""
+    told = describe_relays(patient.places)
+    rows, said = told["relays"], (patient.status or {}).get("replica") or {}
+    if not rows:
+        yield Finding("off", "no relay keeps the vault")
+        return
+    for row in rows:
+        if row["said"]:
+            text = f"{row['url']} does not keep the vault: {printable(row['said'])}"
+            yield Finding("bad", text, "avault replica push")
+    for problem in [said.get("problem"), *(said.get("problems") or [])]:
+        if problem:
+            yield Finding("bad", printable(problem), "avault replica push")
+    kept = [row for row in rows if row["kept"]]
+    if not any(row["said"] for row in rows):
+        yield Finding("ok", f"{len(kept)} of {len(rows)} relays keep the vault as it is")
+
+
 def check_service(patient: Patient) -> Iterator[Finding]:
     """Whether the daemon comes back after a reboot, by a service of avault's own."""
     services = [Service(patient.places, system, account_name()) for system in (False, True)]
@@ -26574,6 +28240,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "operators": check_operators,
     "rotation": check_rotation,
     "git": check_git,
+    "replica": check_replica,
     "service": check_service,
     "lingering": check_lingering,
     "plaintext": check_plaintext,
@@ -27334,11 +29001,14 @@ class Ceremony:
     ) -> None:
         self.terminal, self.qr, self.number, self.sheet = terminal, qr, number, sheet
         self.pages: set[str] = set()  # and notices, which were shown
+        self.answers: dict[str, Callable[[Any], dict[str, Any]]] = {}  # to what else is asked
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
         """A pairing request, with what it says and asks on the way."""
 
         def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            for name in self.answers.keys() & ready.keys():
+                return self.answers[name](ready[name])
             if "kit" in ready:
                 return {"confirmed": self.show_kit(ready["kit"])}
             if "operator" not in ready:
@@ -27415,6 +29085,8 @@ class Ceremony:
         elif kind == "connected":
             say("the signer is connected")
             say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "operator":
+            say(f"operator: {step['npub']}")
         elif kind == "notice" and step["text"] not in self.pages:
             self.pages.add(step["text"])
             say(step["text"])
@@ -28130,13 +29802,6 @@ def cmd_demo(terminal: Terminal, yes: bool) -> int:
     return run_demo(yes)
 
 
-async def start_relay() -> tuple[nostr_sdk.LocalRelay, str]:
-    """A relay on the loopback, which lives as long as it is held, and its URL."""
-    relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
-    await relay.run()
-    return relay, str(await relay.url())
-
-
 def read_line(process: subprocess.Popen[bytes]) -> str:
     """The next line that a process prints."""
     return process.stdout.readline().decode().strip() if process.stdout else ""
@@ -28264,7 +29929,7 @@ def run_demo(yes: bool) -> int:
     home = tempfile.mkdtemp(prefix="avault-demo-")
     os.makedirs(f"{home}/clawd")
     os.makedirs(f"{home}/phone", mode=0o700)
-    write_file(f"{home}/phone/nsec", nostr_sdk.Keys.generate().secret_key().to_bech32().encode())
+    write_file(f"{home}/phone/nsec", make_keys().secret_key().to_bech32().encode())
     told = {number: signal.signal(number, leave_demo) for number in (signal.SIGHUP, signal.SIGTERM)}
     demo = None
     try:
@@ -29389,6 +31054,260 @@ def remove_made(directories: list[str]) -> None:
             os.rmdir(directory)
 
 
+# ---------------------------------------------------------- cli/retrieve ----
+# A vault brought back where nothing of it is, by npub, relays and phone: avault recover.
+
+
+BUDGET_OF_ROOT = 30.0  # seconds that a relay is given for the root that takes another's place
+
+
+class Retrieval:
+    """What is fetched for the keyholder, which has the key and fetches nothing."""
+
+    def __init__(self, terminal: Terminal, agent: str, urls: list[str], accepts: bool) -> None:
+        self.places, self.agent, self.urls, self.accepts = terminal.places, agent, urls, accepts
+        self.author = ""
+        self.fresh = 0  # the time of the root that has taken the opened one's place
+        self.answered: dict[str, list[StoredEvent]] = {}
+        self.heads: list[dict[str, Any]] = []  # of all copies that relays have
+        self.taken: list[dict[str, Any]] = []  # of those that are taken, the latest first
+        self.others: list[tuple[dict[str, Any], list[str]]] = []  # what is merged with the latest
+
+    async def find_root(self) -> StoredEvent:
+        """The latest root, and how many relays have it; raises Unavailable, NotFound, Tampered."""
+        async with Readers(self.urls) as readers:
+            found = await readers.find_roots(self.agent, name_root(self.agent))
+        refuse_silence(self.urls, found)
+        roots = merge_found(found)
+        refuse_rotated(roots, self.agent)
+        root = next(iter(roots), None)
+        if not root:
+            raise NotFound(
+                f"{count_relays(len(found))} asked, and no vault of that agent is there",
+                "is it the agent's npub, and not the operator's? Other relays: --relay URL",
+            )
+        read_root(root.event, self.agent)
+        having = sum(any(each.id == root.id for each in events) for events in found.values())
+        say(f"root: of {render_time(root.time)}, on {having} of {count_relays(len(self.urls))}")
+        return root
+
+    def replace_root(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Put another root in the place of the one that the phone has opened, on all relays."""
+
+        async def replace(url: str) -> bool:
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(BUDGET_OF_ROOT), StoringRelay(url) as relay:
+                    await relay.send(event)
+                    return bool(await relay.fetch(self.agent, ids=[event["id"]]))
+            return False
+
+        async def replace_all() -> list[bool]:
+            return await asyncio.gather(*(replace(url) for url in self.urls))
+
+        kept = asyncio.run(replace_all())
+        self.fresh = event["created_at"]
+        told = f"a new root is on {sum(kept)} of {count_relays(len(kept))}"
+        if all(kept):
+            say(told)
+        else:
+            warn(told, "the root that the phone opened may be on the others")
+        return {"replaced": all(kept)}
+
+    def give_heads(self, where: dict[str, str]) -> dict[str, Any]:
+        """All heads that relays have."""
+        self.author = where["author"]
+
+        async def find() -> None:
+            async with Readers(self.urls) as readers:
+                self.answered = await readers.find_heads(self.author, where["topic"])
+
+        asyncio.run(find())
+        refuse_silence(self.urls, self.answered)
+        heads = merge_found(self.answered)[:MOST_HEADS]
+        if not heads:
+            raise NotFound("relays have the root and nothing else of the vault", "avault status")
+        return {"heads": [each.event for each in heads]}
+
+    def give_copy(self, heads: list[dict[str, Any]]) -> dict[str, Any]:
+        """The copy that is to be taken: head and parts; others are merged with it later."""
+        self.heads = heads
+        found = asyncio.run(self.collect(heads))
+        found.sort(key=lambda pair: -int(pair[0]["time"]))
+        self.taken = [head for head, _ in found]
+        events = {each.id: each.event for some in self.answered.values() for each in some}
+        self.others = [(events[head["id"]], parts) for head, parts in found[1:]]
+        return {"head": found[0][0]["id"], "parts": found[0][1]}
+
+    def merge_others(self) -> None:
+        """What several machines had written without knowing of each other is in one vault then."""
+        data = [join(self.places, head, parts) for head, parts in self.others]
+        with copies(self.places, *data) as names:
+            for name in names:
+                ask_daemon(self.places, "merge", theirs=name)
+
+    async def collect(self, heads: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[str]]]:
+        """The latest copies, heads and parts, whole; raises Tampered where one is not."""
+        async with Readers(self.urls) as readers:
+            while heads:
+                whole: dict[str, tuple[dict[str, Any], list[str]]] = {}
+                latest = choose_latest(heads)
+                for head in latest:
+                    generation = json.dumps(head["generation"])
+                    parts = await readers.find_copy(self.author, head)
+                    if parts is not None and generation not in whole:
+                        whole[generation] = head, parts
+                missing = [each for each in latest if json.dumps(each["generation"]) not in whole]
+                if not missing:
+                    return list(whole.values())
+                when = render_time(missing[0]["time"])
+                if not self.accepts:
+                    raise Tampered(
+                        f"the newest copy, of {when}, is not whole on any relay",
+                        "name more relays: --relay URL; or take an older copy: --accept-rollback",
+                    )
+                warn(f"the newest copy, of {when}, is not whole, and is left out")
+                heads = [each for each in heads if each not in missing]
+        raise NotFound("no relay has a whole copy of the vault", "name more relays: --relay URL")
+
+    def agreeing(self) -> int:
+        """How many relays have all that is taken: who has nothing, or less, vouches for nothing."""
+        taken = add_up(head["generation"] for head in self.taken)
+
+        def has_it(events: list[StoredEvent]) -> bool:
+            ids = {each.id for each in events}
+            mine = [head["generation"] for head in self.heads if head["id"] in ids]
+            return bool(mine) and is_after(add_up(mine), taken)
+
+        return count_hosts(url for url, events in self.answered.items() if has_it(events))
+
+    def confirm(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Show how new it is; where one relay alone has it, nobody vouches for that: ask."""
+        head, agreeing = self.taken[0], self.agreeing()
+        host = found["hosts"].get(head["machine"]) or head["machine"]
+        say(f"vault: {printable(found['name'])}, {found['secrets']} secret(s)")
+        say(
+            f"newest copy: {render_time(head['time'])}, from {printable(host)}; "
+            f"{agreeing} of {count_relays(count_hosts(self.urls))} agree"
+        )
+        if agreeing > 1 or self.accepts:
+            return {"confirmed": True}
+        say("one relay alone has this copy: it could keep a newer one back, and nobody would know")
+        if confirm("avault: take this copy?"):
+            return {"confirmed": True}
+        raise Tampered(
+            "nobody vouches that this copy is the newest",
+            "name more relays: --relay URL; or take it: --accept-rollback",
+        )
+
+
+def refuse_rotated(roots: list[StoredEvent], agent: str) -> None:
+    """Raise Tampered where the agent itself has said that another takes its place.
+
+    However new another root is: whoever has a key that was rotated away can still publish one.
+    """
+    named = {read_farewell(each.event, agent) for each in roots} - {None}
+    if named:
+        npubs = " and ".join(sorted(to_npub(str(each)) for each in named))
+        raise Tampered(
+            f"the key of this agent was rotated: its vault goes on under {npubs}",
+            "take the npub from what avault rotate agent has shown, as whoever has the old key can"
+            " name another: avault recover --from-relays NPUB",
+        )
+
+
+def refuse_silence(urls: list[str], found: dict[str, list[StoredEvent]]) -> None:
+    """Raise Unavailable where no relay has answered; say which have not."""
+    if not found:
+        raise Unavailable("no relay answers", "check the network, or name others: --relay URL")
+    for url in urls:
+        if url not in found:
+            warn(f"{url} does not answer")
+
+
+def count_relays(number: int) -> str:
+    """So many relays."""
+    return f"{number} relay{'' if number == 1 else 's'}"
+
+
+def recover_from_relays(
+    terminal: Terminal,
+    source: str,
+    relays: tuple[str, ...],
+    bunker: str | None,
+    qr: str | None,
+    timeout: str,
+    no_drill: bool,
+    accept_rollback: bool,
+    signer_npub: str | None,
+) -> int:
+    """Fetch the root, have the phone open it, and take the newest copy; the exit code."""
+    places = terminal.places
+    if source == "-":
+        source = read_source(bunker)
+    agent, urls = parse_profile(source)
+    refuse_to_overwrite(places, agent)
+    given = [normalise_relay(url) for url in relays]
+    urls = list(dict.fromkeys([*urls, *given]))
+    if not urls:
+        raise Usage("an npub names no relay", "say where to look: --relay URL, or an nprofile1…")
+    say(f"agent: {to_npub(agent)}")
+    retrieval = Retrieval(terminal, agent, urls, accept_rollback)
+    root = asyncio.run(retrieval.find_root())
+    new = [path for path in (places.dir, places.state) for path in missing(path)]
+    talk = Ceremony(terminal, qr)
+    talk.answers = {
+        "root": retrieval.replace_root,
+        "heads": retrieval.give_heads,
+        "copy": retrieval.give_copy,
+        "found": retrieval.confirm,
+    }
+    fields = {
+        "relays": given,
+        "agent": to_npub(agent),
+        "operator": to_npub(parse_npub(signer_npub)) if signer_npub else None,
+        "timeout": parse_duration(timeout),
+    }
+    private = {"bunker": read_bunker(bunker), "root": root.event}
+    try:
+        make_private_directory(places.dir)
+        terminal.need_daemon()
+        talk.request("recover", private, **fields)
+        retrieval.merge_others()
+    except BaseException:
+        if not os.path.lexists(places.file("avault.enc")):
+            if terminal.is_running():
+                end("stop", terminal, force=True)
+            remove_made(new)
+        raise
+    bring_relays_level(terminal, agent, retrieval.fresh)
+    return 0 if no_drill else talk.drill()
+
+
+def read_source(bunker: str | None) -> str:
+    """The npub or nprofile, a line of stdin: it finds the vault, and is in no process list then."""
+    if bunker == "-":
+        raise Usage("one line of stdin is one thing", "avault recover --from-relays - --bunker URI")
+    if sys.stdin.isatty():
+        say("type the npub1… or nprofile1…, then Enter")
+    return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
+
+
+def bring_relays_level(terminal: Terminal, agent: str, fresh: int) -> None:
+    """Have the vault's relays keep it from this machine, and no root older than the fresh one."""
+    try:
+        with change_progress(terminal.places) as progress:
+            progress.know_root(agent, fresh)
+        told = bring_replica_level(terminal.places, take=True, send=True, insist=True)
+    except AvaultError as error:
+        told = {"relays": [], "problem": error.message}
+    kept = [row for row in told["relays"] if row["kept"]]
+    if told["problem"] or len(kept) < len(told["relays"]):
+        why = (
+            told["problem"] or f"{len(kept)} of {count_relays(len(told['relays']))} keep the vault"
+        )
+        warn(printable(why), "it is tried again; see: avault replica status")
+
+
 # ----------------------------------------------------------- cli/recover ----
 # avault recover: a copy of a vault, opened on a machine that never had it.
 
@@ -29398,6 +31317,8 @@ def remove_made(directories: list[str]) -> None:
     option("--agent"),
     option("--signer-npub"),
     option("--operator-key"),
+    option("--from-relays"),
+    option("--accept-rollback", is_flag=True),
     option("--with", "custodian"),
     option("--setting", "settings", multiple=True),
     option("--passphrase-file"),
@@ -29408,6 +31329,8 @@ def cmd_recover(
     agent: str | None,
     signer_npub: str | None,
     operator_key: str | None,
+    from_relays: str | None,
+    accept_rollback: bool,
     custodian: str | None,
     settings: tuple[str, ...],
     passphrase_file: str | None,
@@ -29423,6 +31346,9 @@ def cmd_recover(
                       [--passphrase-file FILE] [--timeout D]
            avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
                       [--with KIND [--setting SETTING=VALUE]…]
+           avault recover --from-relays NPUB|NPROFILE|- [--relay URL]… [--bunker URI|-]
+                      [--signer-npub NPUB] [--accept-rollback] [--qr FILE.png]
+                      [--timeout D] [--no-drill]
 
     Opens a copy of a vault directory on a machine that never had it: pairs, has
     the phone open nsec.enc, and writes what this machine needs from then on.
@@ -29435,12 +31361,29 @@ def cmd_recover(
     shows what it is before it asks. Where another machine has rotated the agent's key, this one
     goes over to the new key, by the pairing that it has.
 
+    --from-relays needs no copy: it fetches the vault of the agent with that npub
+    (`-` reads it from stdin) from relays that keep it (see: avault replica --help),
+    shows whose it is and how new, and has the phone open it. The signer is met on
+    the relays of --relay too. Where one relay alone has the newest copy it asks
+    whether to take that; --accept-rollback takes it, and an older copy where the
+    newest is not whole.
+
       git clone … ~/clawd && avault recover
+      avault recover --from-relays nprofile1…
     """
     if operator_key not in (None, "-"):
         raise Usage(
             "a key on the command line stands in the process list", "type it: --operator-key -"
         )
+    if from_relays is not None:
+        if agent or operator_key or custodian:
+            raise Usage("--from-relays goes with none of those", "avault recover --help")
+        pairing = (bunker, qr, timeout, no_drill)
+        return recover_from_relays(
+            terminal, from_relays, relays, *pairing, accept_rollback, signer_npub
+        )
+    if accept_rollback:
+        raise Usage("--accept-rollback goes with --from-relays", "avault unlock --accept-rollback")
     places = terminal.places
     path = places.file("nsec.enc")
     if not is_file_there(path):
@@ -29535,6 +31478,400 @@ def read_kit() -> str:
     return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
+# ------------------------------------------------------------ cli/status ----
+# avault status: what the daemon does, and what it waits for.
+
+
+@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
+@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
+def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
+    """usage: avault status [--watch] [--short] [--json]
+
+    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
+    waiting or unpaired; 4: no vault; 6: no daemon.
+    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
+    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
+    for a prompt.
+
+      PS1='$(avault status --short) \\$ '
+    """
+    shown = ""
+    while True:
+        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
+        if terminal.want_json:
+            text = (
+                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
+                + "\n"
+            )
+        else:
+            text = status["state"] + "\n" if short else render_status(status)
+        if text != shown:
+            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
+            put(("\x1b[H\x1b[2J" if redraw else "") + text)
+        shown = text
+        call.farewell = ""
+        if not watch:
+            return (
+                STATES[status["state"]]
+                if status["pid"] or has_vault(terminal.places)
+                else NotFound.exit_code
+            )
+        time.sleep(0.5)
+
+
+def look(places: Places, **fields: Any) -> dict[str, Any]:
+    """The daemon's status, or what stands for it where none runs.
+
+    The hint is for this very vault.
+    """
+    try:
+        status = ask_daemon(places, "status", **fields)
+    except NoDaemon:
+        refuse_elses(places)
+        status = describe_stopped(places)
+    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
+    return status
+
+
+def describe_stopped(places: Places) -> dict[str, Any]:
+    """The status where no daemon runs, as far as the files tell.
+
+    Raises AvaultError where we may not look at them.
+    """
+    absence = explain_absence(places)
+    status: dict[str, Any] = {
+        "state": absence.state,
+        "dir": places.dir,
+        "vault_id": places.id,
+        "socket": places.socket,
+    }
+    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
+    if absence.reason:
+        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
+    has_vault(places)
+    try:
+        content, own = read_unlock(places)
+        status |= {
+            "agent_npub": content["agent"],
+            "signer_npub": content["operator"],
+            "name": content["name"],
+        }
+        need_vault(places)
+        is_new = not own and not os.path.lexists(places.own("pairing.json"))
+        status["hint"] = NEVER_OPENED if is_new else absence.hint
+    except AvaultError as error:
+        status["warnings"], status["hint"] = [error.message], error.hint
+    return status
+
+
+NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
+
+STATUS_FIELDS = (
+    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
+    "code", "groups", "secrets",
+    "proven", "phone_opened",
+    "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "warnings", "version",
+    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
+    "asked", "replica",
+)  # fmt: skip
+
+
+def render_replica(told: dict[str, Any]) -> list[str]:
+    """How the relays are that keep the vault: a line, and one for each thing that is wrong."""
+    rows = told.get("relays") or []
+    if not rows:
+        return []
+    kept = [row for row in rows if row["kept"]]
+    latest = max((row["checked"] or 0 for row in kept), default=0)
+    ago = f", {render_age(time.time() - latest)} ago" if latest else ""
+    lines = [f"{len(kept)} of {len(rows)} relay{'s' if len(rows) > 1 else ''}{ago}"]
+    lines += [f"{row['url']}: {printable(row['said'])}" for row in rows if row["said"]]
+    wrong = [told["problem"]] if told.get("problem") else []
+    return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
+
+
+def render_age(seconds: float) -> str:
+    """How long ago, roughly."""
+    size, unit = next(
+        (each for each in ((86_400, "d"), (3_600, "h"), (60, "min")) if seconds >= each[0]),
+        (1, "s"),
+    )
+    return f"{max(int(seconds // size), 0)} {unit}"
+
+
+def render_status(status: dict[str, Any]) -> str:
+    """Status for a person."""
+    state = status["state"]
+    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
+    if status["agent_npub"]:
+        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    others = [
+        name for name, npub in (status["operators"] or {}).items() if npub != status["signer_npub"]
+    ]
+    lines += [f"Other operators: {', '.join(others)}"] if others else []
+    if status["secrets"] is not None:
+        lines.append(f"Vault: {status['secrets']} secret(s)")
+    else:
+        lines.append(
+            "Vault: locked"
+            if status["agent_npub"] or status["pid"]
+            else "Vault: none that can be opened"
+        )
+    lines.append(f"Directory: {status['dir']}")
+    words = {
+        "waiting": "waiting for the operator's approval",
+        "unpaired": "locked, and not paired with a signer",
+        "starting": "systemd starts it by itself",
+    }
+    lines.append(
+        f"State: {words.get(state, state)}"
+        + (f" since {status['since']}" if status["since"] else "")
+    )
+    lines += [f"Locks: {status['until']}"] if status["until"] else []
+    if status["custodians"] not in (None, [PHONE]):
+        see = call.complete("avault custody list")
+        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
+    if status.get("phone_opened"):
+        lines.append(f"Phone: it last opened this vault at {printable(status['phone_opened'], 40)}")
+    if status["git"] and status["git"].get("hint"):
+        lines.append(
+            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
+            + call.complete(status["git"]["hint"])
+        )
+    if replica := status.get("replica"):
+        lines += [f"Replica: {line}" for line in render_replica(replica)]
+    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
+    waiting = status["waiting"]
+    if state == "waiting" and waiting:
+        lines.append(f"Code: {status['code']}, in the sentence on the phone")
+        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
+        connected = any(relay["connected"] for relay in status["relays"] or [])
+        lines.append(
+            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
+            + (
+                "; no relay is connected; trying again"
+                if not connected
+                else ""
+                if taken
+                else "; no relay has it yet"
+            )
+        )
+        lines += (
+            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
+            if waiting["next"]
+            else []
+        )
+        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
+        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
+        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
+        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
+        for relay in status["relays"] or []:
+            link = "connected" if relay["connected"] else "not connected"
+            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    for each in status["asked"] or []:
+        lines.append(f"Also asked: the phone of {each['name']}, code {each['code']}")
+    if status.get("listening"):
+        lines.append("Listening: for an answer to an earlier request; nothing is asked")
+    if status.get("asks_again"):
+        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
+    if status["proven"] is False:
+        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
+    lines += [
+        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
+    ]
+    if status["hint"]:
+        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
+    return "".join(line + "\n" for line in lines)
+
+
+# ----------------------------------------------------------- cli/replica ----
+# avault replica: relays that keep the vault's ciphertext.
+
+
+MEANING_OF_RELAYS = """\
+  Relays get the vault's ciphertext, and an envelope that your phone opens. What they get is
+  public, and copied for ever: nobody can take it back. They learn, and so does who asks them:
+    that this agent's npub has an avault root, when that was made anew, and which npub took its
+    place, if its key is rotated;
+    of another key, which nobody can link to it by what it says: how many machines write, how
+    large the vault is, and when each write was. Whoever sees a public git of the same vault can
+    guess it from sizes and times;
+    and, a relay alone: your address, at which both come in unless you hide it, and when machines
+    of the vault are unlocked.
+  Whoever has the envelope, and also what your phone answered to it, has the agent's key. It is
+  answered only by: avault recover --from-relays; then a new one takes its place. An old one may
+  live on: then only a new agent's key ends it (avault rotate agent). Whoever has a key that was
+  rotated away can still publish under its npub: go by the npub that rotate agent shows.
+"""
+
+
+@command("replica add", argument("relay", nargs=-1, required=True), option("--yes", is_flag=True))
+def cmd_replica_add(terminal: Terminal, relay: tuple[str, ...], yes: bool) -> int:
+    """usage: avault replica add RELAY… [--yes]
+
+    Has Nostr relays keep the vault's ciphertext, beside git or instead of it: so
+    that a new machine needs the agent's npub, a relay and the phone. It says what
+    relays and who watches them learn, and asks; --yes does not. All machines of
+    the vault know of it. The vault has to be open.
+
+      avault replica add wss://relay.example.com wss://nos.lol
+    """
+    urls = [normalise_relay(url) for url in relay]
+    terminal.ask("replica", action="about")  # raises what is wrong, where it is not open
+    for line in MEANING_OF_RELAYS.splitlines():
+        say(line)
+    for url in urls:
+        if is_private(url):
+            warn(f"{url} is in a private network", "other machines of the vault may not reach it")
+    if not yes and not confirm(f"avault: publish the ciphertext to {', '.join(urls)}?"):
+        raise Denied("not confirmed; nothing was published", "avault replica add RELAY… --yes")
+    terminal.ask("replica", action="add", relays=urls)
+    return push_to_relays(terminal)
+
+
+@command("replica remove", argument("relay", nargs=-1, required=True))
+def cmd_replica_remove(terminal: Terminal, relay: tuple[str, ...]) -> int:
+    """usage: avault replica remove RELAY…
+
+    Gives relays nothing any more, from any machine of the vault. What they have
+    they may keep for ever.
+
+      avault replica remove wss://relay.example.com
+    """
+    urls = [normalise_relay(url) for url in relay]
+    terminal.ask("replica", action="remove", relays=urls)
+    told = bring_replica_level(terminal.places)
+    say(f"nothing more goes to {', '.join(urls)}")
+    warn("what it has it may keep for ever", "a new agent's key ends its use: avault rotate agent")
+    return show(terminal, {"ok": True, **told})
+
+
+@command("replica push")
+def cmd_replica_push(terminal: Terminal) -> int:
+    """usage: avault replica push [--json]
+
+    Brings vault and relays level, now: takes in what other machines have put
+    there, sends what is missing, and reads it again. The daemon does this by
+    itself; this waits for no pause, and says what each relay says. Of a locked
+    vault what was laid ready before is sent. Exit code 6 if not all keep it.
+    """
+    return push_to_relays(terminal)
+
+
+def is_private(url: str) -> bool:
+    """Whether a relay's URL leads into a private network, or to this machine."""
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return host.endswith((".local", ".internal", ".lan")) or "." not in host
+
+
+def push_after_rotation(terminal: Terminal) -> None:
+    """Have relays keep the vault under the new agent's key, and say what to write down now."""
+    try:
+        told = bring_replica_level(terminal.places, send=True, insist=True)
+    except AvaultError as error:
+        told = {"relays": [], "problem": error.message}
+    outbox = Outbox.load(terminal.places)
+    if not outbox.relays:
+        return
+    profile = render_profile(outbox.agent, outbox.relays)
+    warn(
+        "what you wrote down to get it back leads to the old vault, which who has the old key can"
+        " write",
+        f"write down instead: {profile}",
+    )
+    kept = [row for row in told["relays"] if row["kept"]]
+    if told["problem"] or len(kept) < len(outbox.relays):
+        why = told["problem"] or f"{len(kept)} of {len(outbox.relays)} relays keep the new one"
+        warn(printable(why), "it is tried again by itself; see: avault replica status")
+
+
+def push_to_relays(terminal: Terminal) -> int:
+    """Bring vault and relays level, and say how they are."""
+    told = bring_replica_level(terminal.places, take=True, send=True, insist=True)
+    if terminal.want_json:
+        put(json.dumps({"ok": True, **told}, indent=2) + "\n")
+    else:
+        tell_relays(told)
+    kept = [row for row in told["relays"] if row["kept"]]
+    if len(kept) < len(told["relays"]) or told["problem"]:
+        why = told["problem"] or f"{len(kept)} of {len(told['relays'])} relays keep the vault"
+        if terminal.want_json:
+            return Unavailable.exit_code
+        raise Unavailable(why, "it is tried again by itself; see: avault replica status")
+    return 0
+
+
+def tell_relays(told: dict[str, object]) -> None:
+    """What relays keep, as a table; and what is wrong."""
+    rows = [("RELAY", "KEEPS IT", "SINCE", "SAID")]
+    relays = told["relays"]
+    for row in relays if isinstance(relays, list) else []:
+        age = render_age(time.time() - row["time"]) + " ago" if row["time"] else "-"
+        rows.append((row["url"], "yes" if row["kept"] else "no", age, row["said"] or "-"))
+    if len(rows) > 1:
+        put_table(rows)
+    else:
+        say("no relay keeps this vault")
+    taken, problems = told.get("taken"), told.get("problems")
+    if taken:
+        say(f"taken in: {taken} copy(s) of other machines")
+    for problem in problems if isinstance(problems, list) else []:
+        warn(printable(problem))
+
+
+@command("replica status")
+def cmd_replica_status(terminal: Terminal) -> int:
+    """usage: avault replica status [--json]
+
+    Which relays keep the vault, since when, and what they said; and what to write
+    down, to get it back on a new machine. For relays that admit by key, the npub
+    under which the ciphertext is there. It asks no relay.
+    """
+    told = (
+        bring_replica_level(terminal.places)
+        if terminal.is_running()
+        else describe_relays(terminal.places)
+    )
+    outbox, progress = Outbox.load(terminal.places), ReplicaProgress.load(terminal.places)
+    urls = [row["url"] for row in told["relays"]]
+    author = progress.content["author"]
+    profile = render_profile(outbox.agent, urls) if outbox.agent and urls else None
+    fields = {
+        "agent_npub": to_npub(outbox.agent) if outbox.agent else None,
+        "replica_npub": to_npub(author) if author else None,
+        "nprofile": profile,
+    }
+    if terminal.want_json:
+        return show(terminal, {"ok": True, **fields, **told})
+    tell_relays(told)
+    if told.get("problem"):
+        warn(printable(told["problem"]))
+    if profile:
+        put(f"\nCiphertext under: {fields['replica_npub']}\n")
+        put(f"To get it back:   avault recover --from-relays {profile}\n")
+    return 0
+
+
+@command("replica keep", option("--take", is_flag=True), option("--send", is_flag=True))
+def cmd_replica_keep(terminal: Terminal, take: bool, send: bool) -> int:
+    """usage: avault replica keep [--take] [--send]
+
+    Lays ready what relays are to have, takes in what they have, sends; and says
+    in JSON how the relays are. The daemon runs this; `avault status` shows what
+    it said.
+    """
+    os.nice(10)  # nobody waits for it
+    told = bring_replica_level(terminal.places, take, send)
+    wait = None if told["next"] is None else max(told["next"] - time.time(), 0.0)
+    put(json.dumps({**told, "wait": wait}) + "\n")
+    return 0
+
+
 # ------------------------------------------------------------ cli/rotate ----
 # avault rotate: what is made anew when a key, a machine or a person is trusted no more.
 
@@ -29569,6 +31906,7 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
             f"the custodian {each['name']} does not open this vault any more: {each['why']}",
             f"add it again: avault custody add KIND --name {each['name']} --replace",
         )
+    push_after_rotation(terminal)
     say(f"the access log begins anew; the one before is in {answer['log']}, in the state directory")
     warn(
         "what the old key has opened stays known; only new values help",
@@ -30041,187 +32379,6 @@ def write_operator(path: str | None, passphrase_file: str | None) -> int:
     return 0
 
 
-# ------------------------------------------------------------ cli/status ----
-# avault status: what the daemon does, and what it waits for.
-
-
-@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
-@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
-def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
-    """usage: avault status [--watch] [--short] [--json]
-
-    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
-    waiting or unpaired; 4: no vault; 6: no daemon.
-    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
-    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
-    for a prompt.
-
-      PS1='$(avault status --short) \\$ '
-    """
-    shown = ""
-    while True:
-        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
-        if terminal.want_json:
-            text = (
-                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
-                + "\n"
-            )
-        else:
-            text = status["state"] + "\n" if short else render_status(status)
-        if text != shown:
-            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
-            put(("\x1b[H\x1b[2J" if redraw else "") + text)
-        shown = text
-        call.farewell = ""
-        if not watch:
-            return (
-                STATES[status["state"]]
-                if status["pid"] or has_vault(terminal.places)
-                else NotFound.exit_code
-            )
-        time.sleep(0.5)
-
-
-def look(places: Places, **fields: Any) -> dict[str, Any]:
-    """The daemon's status, or what stands for it where none runs.
-
-    The hint is for this very vault.
-    """
-    try:
-        status = ask_daemon(places, "status", **fields)
-    except NoDaemon:
-        refuse_elses(places)
-        status = describe_stopped(places)
-    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
-    return status
-
-
-def describe_stopped(places: Places) -> dict[str, Any]:
-    """The status where no daemon runs, as far as the files tell.
-
-    Raises AvaultError where we may not look at them.
-    """
-    absence = explain_absence(places)
-    status: dict[str, Any] = {
-        "state": absence.state,
-        "dir": places.dir,
-        "vault_id": places.id,
-        "socket": places.socket,
-    }
-    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
-    if absence.reason:
-        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
-    has_vault(places)
-    try:
-        content, own = read_unlock(places)
-        status |= {
-            "agent_npub": content["agent"],
-            "signer_npub": content["operator"],
-            "name": content["name"],
-        }
-        need_vault(places)
-        is_new = not own and not os.path.lexists(places.own("pairing.json"))
-        status["hint"] = NEVER_OPENED if is_new else absence.hint
-    except AvaultError as error:
-        status["warnings"], status["hint"] = [error.message], error.hint
-    return status
-
-
-NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
-
-STATUS_FIELDS = (
-    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
-    "code", "groups", "secrets",
-    "proven", "phone_opened",
-    "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
-    "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators", "asked",
-)  # fmt: skip
-
-
-def render_status(status: dict[str, Any]) -> str:
-    """Status for a person."""
-    state = status["state"]
-    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
-    if status["agent_npub"]:
-        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    others = [
-        name for name, npub in (status["operators"] or {}).items() if npub != status["signer_npub"]
-    ]
-    lines += [f"Other operators: {', '.join(others)}"] if others else []
-    if status["secrets"] is not None:
-        lines.append(f"Vault: {status['secrets']} secret(s)")
-    else:
-        lines.append(
-            "Vault: locked"
-            if status["agent_npub"] or status["pid"]
-            else "Vault: none that can be opened"
-        )
-    lines.append(f"Directory: {status['dir']}")
-    words = {
-        "waiting": "waiting for the operator's approval",
-        "unpaired": "locked, and not paired with a signer",
-        "starting": "systemd starts it by itself",
-    }
-    lines.append(
-        f"State: {words.get(state, state)}"
-        + (f" since {status['since']}" if status["since"] else "")
-    )
-    lines += [f"Locks: {status['until']}"] if status["until"] else []
-    if status["custodians"] not in (None, [PHONE]):
-        see = call.complete("avault custody list")
-        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
-    if status.get("phone_opened"):
-        lines.append(f"Phone: it last opened this vault at {printable(status['phone_opened'], 40)}")
-    if status["git"] and status["git"].get("hint"):
-        lines.append(
-            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
-            + call.complete(status["git"]["hint"])
-        )
-    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
-    waiting = status["waiting"]
-    if state == "waiting" and waiting:
-        lines.append(f"Code: {status['code']}, in the sentence on the phone")
-        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
-        connected = any(relay["connected"] for relay in status["relays"] or [])
-        lines.append(
-            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
-            + (
-                "; no relay is connected; trying again"
-                if not connected
-                else ""
-                if taken
-                else "; no relay has it yet"
-            )
-        )
-        lines += (
-            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
-            if waiting["next"]
-            else []
-        )
-        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
-        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
-        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
-        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
-        for relay in status["relays"] or []:
-            link = "connected" if relay["connected"] else "not connected"
-            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
-    for each in status["asked"] or []:
-        lines.append(f"Also asked: the phone of {each['name']}, code {each['code']}")
-    if status.get("listening"):
-        lines.append("Listening: for an answer to an earlier request; nothing is asked")
-    if status.get("asks_again"):
-        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
-    if status["proven"] is False:
-        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
-    lines += [
-        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
-    ]
-    if status["hint"]:
-        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
-    return "".join(line + "\n" for line in lines)
-
-
 # -------------------------------------------------------------- cli/main ----
 # From a command line to a command, by way of click; and where the program starts.
 
@@ -30380,9 +32537,8 @@ def build_commands(words: Iterable[str]) -> click.Group:
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
             remember(context, directory)
-            code = function(
-                Terminal(directory, want_json, creating=function.__name__ == "cmd_init"), **settings
-            )
+            creating = function.__name__ == "cmd_init" or bool(settings.get("from_relays"))
+            code = function(Terminal(directory, want_json, creating), **settings)
             if want_json and code == 0 and not _has_put:
                 put('{"ok": true}\n')
             return code

@@ -4,6 +4,7 @@
                                                  and the rooms of the source into  <!-- rooms -->…<!-- /rooms -->
     python tests/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
     python tests/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
+    python tests/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
 
 Without --write it says which blocks are stale, and ends with 1 if any is.
 """
@@ -75,7 +76,7 @@ def links(text: str) -> list[str]:
 
 
 INTERNAL = {  # run by avault itself, or by git: nothing to type
-    "git record", "git merge", "git diff", "keychain get", "keychain set", "keychain delete", "keychain look",
+    "git record", "git merge", "git diff", "replica keep", "keychain get", "keychain set", "keychain delete", "keychain look",
 }  # fmt: skip
 
 
@@ -206,7 +207,7 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCKS = "bench|rooms|custodians"
+BLOCKS = "bench|rooms|custodians|replica"
 BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
@@ -230,9 +231,9 @@ def rooms_block() -> str:
     return "```\n" + "".join(f"{name:{wide}}  {about}\n" for name, about in rooms()) + "```\n"
 
 
-def refresh(text: str, bench: str | None = None, custodians: str | None = None) -> str:
+def refresh(text: str, bench: str | None = None, custodians: str | None = None, replica: str | None = None) -> str:
     """A document with its blocks as they should be; the benchmarks' only if their table is given."""
-    tables = {"bench": bench, "custodians": custodians}
+    tables = {"bench": bench, "custodians": custodians, "replica": replica}
 
     def replace(match: re.Match[str]) -> str:
         if match[2] in tables:

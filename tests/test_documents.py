@@ -28,6 +28,8 @@ BANNERS = {match[1]: line for line in LINES if (match := re.fullmatch(r"# -{3,} 
 def check_calls(text: str) -> list[str]:
     wrong = []
     for name, options in d.calls(text):
+        if name in d.INTERNAL:
+            continue
         if any(each.startswith(f"{name} ") for each in d.commands()) and not options - d.EVERYWHERE:
             continue
         if name and name not in d.commands():

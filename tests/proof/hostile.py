@@ -15,7 +15,7 @@ from typing import Any
 
 import avault
 
-READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log", "verify", "machines", "exposed"]
+READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log", "verify", "machines", "exposed", "replica"]
 WRITES = ["set", "delete", "move", "import", "merge", "restore"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
@@ -50,6 +50,7 @@ FIELDS = [
     "group", "key", "format", "note", "generate", "groups", "only", "prefix", "allow", "for", "value", "secrets", "notes",
     "replace", "dry_run", "file", "ours", "theirs", "timeout", "private", "relays", "name", "signer_npub", "agent", "operator",
     "accept_rollback", "settled", "detach", "nsec", "bunker", "action", "fd", "do", "frame", "ok", "ready", "progress",
+    "slot", "after", "epoch", "events", "parts",
     "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",
 ]  # fmt: skip
 

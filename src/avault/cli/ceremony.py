@@ -16,6 +16,7 @@ from avault.terminal.talk import confirm, put, say, warn
 from avault.terminal.terminal import Terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -52,11 +53,14 @@ class Ceremony:
     ) -> None:
         self.terminal, self.qr, self.number, self.sheet = terminal, qr, number, sheet
         self.pages: set[str] = set()  # and notices, which were shown
+        self.answers: dict[str, Callable[[Any], dict[str, Any]]] = {}  # to what else is asked
 
     def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
         """A pairing request, with what it says and asks on the way."""
 
         def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            for name in self.answers.keys() & ready.keys():
+                return self.answers[name](ready[name])
             if "kit" in ready:
                 return {"confirmed": self.show_kit(ready["kit"])}
             if "operator" not in ready:
@@ -133,6 +137,8 @@ class Ceremony:
         elif kind == "connected":
             say("the signer is connected")
             say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "operator":
+            say(f"operator: {step['npub']}")
         elif kind == "notice" and step["text"] not in self.pages:
             self.pages.add(step["text"])
             say(step["text"])

@@ -15,12 +15,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import nostr_sdk
-
 from avault.errors import AvaultError, Denied, Usage
+from avault.nostr import make_keys
 from avault.plain import write_all
 from avault.process import clean_environment, own_command
 from avault.signer.question import NOBODY_ASKED
+from avault.signer.relays import start_relay
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put
 from avault.terminal.terminal import Terminal
@@ -39,13 +39,6 @@ def cmd_demo(terminal: Terminal, yes: bool) -> int:
     refusal. --yes plays the operator. Nothing leaves this machine.
     """
     return run_demo(yes)
-
-
-async def start_relay() -> tuple[nostr_sdk.LocalRelay, str]:
-    """A relay on the loopback, which lives as long as it is held, and its URL."""
-    relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
-    await relay.run()
-    return relay, str(await relay.url())
 
 
 def read_line(process: subprocess.Popen[bytes]) -> str:
@@ -175,7 +168,7 @@ def run_demo(yes: bool) -> int:
     home = tempfile.mkdtemp(prefix="avault-demo-")
     os.makedirs(f"{home}/clawd")
     os.makedirs(f"{home}/phone", mode=0o700)
-    write_file(f"{home}/phone/nsec", nostr_sdk.Keys.generate().secret_key().to_bech32().encode())
+    write_file(f"{home}/phone/nsec", make_keys().secret_key().to_bech32().encode())
     told = {number: signal.signal(number, leave_demo) for number in (signal.SIGHUP, signal.SIGTERM)}
     demo = None
     try:

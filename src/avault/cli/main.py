@@ -183,9 +183,8 @@ def build_commands(words: Iterable[str]) -> click.Group:
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
             remember(context, directory)
-            code = function(
-                Terminal(directory, want_json, creating=function.__name__ == "cmd_init"), **settings
-            )
+            creating = function.__name__ == "cmd_init" or bool(settings.get("from_relays"))
+            code = function(Terminal(directory, want_json, creating), **settings)
             if want_json and code == 0 and not _has_put:
                 put('{"ok": true}\n')
             return code

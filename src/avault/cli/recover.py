@@ -8,6 +8,7 @@ import sys
 from avault.cli.ceremony import Ceremony, read_bunker
 from avault.cli.custody import Person, parse_settings, show_told
 from avault.cli.pair import PAIRING, add_first
+from avault.cli.retrieve import recover_from_relays
 from avault.client import ask_daemon
 from avault.custody.prompt import Prompt
 from avault.custody.shared import Shared
@@ -28,6 +29,8 @@ from avault.vault.statements import succeed_known
     option("--agent"),
     option("--signer-npub"),
     option("--operator-key"),
+    option("--from-relays"),
+    option("--accept-rollback", is_flag=True),
     option("--with", "custodian"),
     option("--setting", "settings", multiple=True),
     option("--passphrase-file"),
@@ -38,6 +41,8 @@ def cmd_recover(
     agent: str | None,
     signer_npub: str | None,
     operator_key: str | None,
+    from_relays: str | None,
+    accept_rollback: bool,
     custodian: str | None,
     settings: tuple[str, ...],
     passphrase_file: str | None,
@@ -53,6 +58,9 @@ def cmd_recover(
                       [--passphrase-file FILE] [--timeout D]
            avault recover [--agent NPUB --signer-npub NPUB] --operator-key -
                       [--with KIND [--setting SETTING=VALUE]…]
+           avault recover --from-relays NPUB|NPROFILE|- [--relay URL]… [--bunker URI|-]
+                      [--signer-npub NPUB] [--accept-rollback] [--qr FILE.png]
+                      [--timeout D] [--no-drill]
 
     Opens a copy of a vault directory on a machine that never had it: pairs, has
     the phone open nsec.enc, and writes what this machine needs from then on.
@@ -65,12 +73,29 @@ def cmd_recover(
     shows what it is before it asks. Where another machine has rotated the agent's key, this one
     goes over to the new key, by the pairing that it has.
 
+    --from-relays needs no copy: it fetches the vault of the agent with that npub
+    (`-` reads it from stdin) from relays that keep it (see: avault replica --help),
+    shows whose it is and how new, and has the phone open it. The signer is met on
+    the relays of --relay too. Where one relay alone has the newest copy it asks
+    whether to take that; --accept-rollback takes it, and an older copy where the
+    newest is not whole.
+
       git clone … ~/clawd && avault recover
+      avault recover --from-relays nprofile1…
     """
     if operator_key not in (None, "-"):
         raise Usage(
             "a key on the command line stands in the process list", "type it: --operator-key -"
         )
+    if from_relays is not None:
+        if agent or operator_key or custodian:
+            raise Usage("--from-relays goes with none of those", "avault recover --help")
+        pairing = (bunker, qr, timeout, no_drill)
+        return recover_from_relays(
+            terminal, from_relays, relays, *pairing, accept_rollback, signer_npub
+        )
+    if accept_rollback:
+        raise Usage("--accept-rollback goes with --from-relays", "avault unlock --accept-rollback")
     places = terminal.places
     path = places.file("nsec.enc")
     if not is_file_there(path):

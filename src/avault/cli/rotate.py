@@ -5,6 +5,7 @@ from __future__ import annotations
 from avault.cli.ceremony import Ceremony, read_bunker
 from avault.cli.custody import Person, manage, show, show_code
 from avault.cli.pair import PAIRING
+from avault.cli.replica import push_after_rotation
 from avault.errors import AvaultError, Denied, Usage
 from avault.hints import call
 from avault.nostr import parse_npub, to_npub
@@ -45,6 +46,7 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
             f"the custodian {each['name']} does not open this vault any more: {each['why']}",
             f"add it again: avault custody add KIND --name {each['name']} --replace",
         )
+    push_after_rotation(terminal)
     say(f"the access log begins anew; the one before is in {answer['log']}, in the state directory")
     warn(
         "what the old key has opened stays known; only new values help",

@@ -116,8 +116,32 @@ STATUS_FIELDS = (
     "proven", "phone_opened",
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators", "asked",
+    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
+    "asked", "replica",
 )  # fmt: skip
+
+
+def render_replica(told: dict[str, Any]) -> list[str]:
+    """How the relays are that keep the vault: a line, and one for each thing that is wrong."""
+    rows = told.get("relays") or []
+    if not rows:
+        return []
+    kept = [row for row in rows if row["kept"]]
+    latest = max((row["checked"] or 0 for row in kept), default=0)
+    ago = f", {render_age(time.time() - latest)} ago" if latest else ""
+    lines = [f"{len(kept)} of {len(rows)} relay{'s' if len(rows) > 1 else ''}{ago}"]
+    lines += [f"{row['url']}: {printable(row['said'])}" for row in rows if row["said"]]
+    wrong = [told["problem"]] if told.get("problem") else []
+    return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
+
+
+def render_age(seconds: float) -> str:
+    """How long ago, roughly."""
+    size, unit = next(
+        (each for each in ((86_400, "d"), (3_600, "h"), (60, "min")) if seconds >= each[0]),
+        (1, "s"),
+    )
+    return f"{max(int(seconds // size), 0)} {unit}"
 
 
 def render_status(status: dict[str, Any]) -> str:
@@ -159,6 +183,8 @@ def render_status(status: dict[str, Any]) -> str:
             f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
             + call.complete(status["git"]["hint"])
         )
+    if replica := status.get("replica"):
+        lines += [f"Replica: {line}" for line in render_replica(replica)]
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:

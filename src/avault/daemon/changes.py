@@ -47,11 +47,8 @@ async def write(
 async def serve_set(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Set a key, to a value in the next frame or to a generated one."""
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    note, size, machine = (
-        check_note(request.get("note")),
-        request.get("generate"),
-        keyholder.open_store().machine,
-    )
+    note, size = check_note(request.get("note")), request.get("generate")
+    machine = keyholder.open_store().machine
     if size is None:
         value = check_value((await session.frame()).get("value"))
     elif type(size) is int and 1 <= size <= 4096:

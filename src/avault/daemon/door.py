@@ -112,6 +112,7 @@ async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Mess
     await supervisor.guard.look()
     supervisor.guard.refuse_to_lose(request)
     supervisor.guard.failure = None
+    await supervisor.replicator.settle()
     await supervisor.guard.lock()
     return await answer_status(supervisor, sock, request)
 
@@ -143,6 +144,7 @@ async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Mess
     """End the daemon, once it has answered."""
     await supervisor.guard.look()
     supervisor.guard.refuse_to_lose(request)
+    await supervisor.replicator.settle()
     await supervisor.guard.child.end()
     return {"ok": True}
 
@@ -179,7 +181,9 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     if request.get("format") == "short":
         return {"ok": True, "output": f"{supervisor.guard.current_state()}\n"}
     await supervisor.guard.look()
-    return describe_status(supervisor.places, supervisor.guard, supervisor.recorder.said)
+    replica = supervisor.replicator.said
+    fields = {"git": supervisor.recorder.said, "replica": replica}
+    return describe_status(supervisor.places, supervisor.guard) | fields
 
 
 ANSWERS: dict[str, Respond] = {

@@ -196,6 +196,7 @@ class Keyholder:
             if store
             else None,
             "code": request_code(shown["sealed"]) if shown and not store else None,
+            "replicas": sorted(store.vault.facts_of("replica")) if store else None,
             "groups": len(store.vault.groups) if store else None,
             "secrets": store.vault.count() if store else None,
             "proven": bool(ratchet.proven if store else shown.get("proven")),

@@ -18,6 +18,7 @@ from avault.daemon.changes import (
     serve_set,
 )
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, NotFound, Usage
@@ -132,11 +133,8 @@ def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answe
 
 def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What there is; names, never values."""
-    vault, form, wanted = (
-        keyholder.open_store().vault,
-        request.get("format"),
-        check_names(request, "groups"),
-    )
+    vault, form = keyholder.open_store().vault, request.get("format")
+    wanted = check_names(request, "groups")
     rows = choose_keys(vault, wanted, [])
     if form == "names":
         return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
@@ -244,4 +242,5 @@ REQUESTS: dict[str, Serve] = {
     "import": serve_import,
     "merge": serve_merge,
     "restore": serve_restore,
+    "replica": serve_replica,
 }

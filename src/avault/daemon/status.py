@@ -23,11 +23,8 @@ if TYPE_CHECKING:
     from avault.protocol import Message
 
 
-def describe_status(places: Places, guard: Guard, git: Message | None) -> Message:
-    """Everything that is known of a vault and its daemon, without a secret.
-
-    `git` is what `avault git record` said last.
-    """
+def describe_status(places: Places, guard: Guard) -> Message:
+    """Everything that is known of a vault and its daemon, without a secret."""
     fields = describe_disk(places, guard.state == "unlocked")
     if guard.child.control:
         known = {name: value for name, value in guard.report.items() if value is not None}
@@ -57,7 +54,6 @@ def describe_status(places: Places, guard: Guard, git: Message | None) -> Messag
         "keyholder_pid": guard.child.pid(),
         "locks_after": guard.child.limits[0],
         "locks_idle": guard.child.limits[1],
-        "git": git,
         "custodians": guard.custody.order(),
         "asked": guard.phones.describe(),
         "version": __version__,

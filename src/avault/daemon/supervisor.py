@@ -16,6 +16,7 @@ from avault.daemon.keeper import Guard
 from avault.daemon.listener import Listener
 from avault.daemon.programs import run_program
 from avault.daemon.recorder import Recorder
+from avault.daemon.replicator import Replicator
 from avault.errors import (
     AvaultError,
     Denied,
@@ -66,8 +67,8 @@ class Supervisor:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
         self.recorder = Recorder(places, lambda: self.guard.report.get("verified", {}))
-        wrote = self.recorder.record
-        self.guard = Guard(places, lock_directory(places.dir), say, wrote, limits)
+        self.replicator = Replicator(places)
+        self.guard = Guard(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
         try:
@@ -81,6 +82,11 @@ class Supervisor:
         self.clients: list[socket.socket] = []
         self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
         self.warned = False
+
+    def note_written(self) -> None:
+        """Have git told, and relays given, what was written."""
+        self.recorder.record()
+        self.replicator.note()
 
     # -- the socket
 
@@ -114,8 +120,10 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
+        spawn(self.tasks, self.replicator.run(self.guard))
         await self.stopping.wait()
         await self.guard.child.end()
+        self.replicator.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.guard.child.lock_fd)

@@ -13,6 +13,7 @@ from avault.daemon.following import Following
 from avault.daemon.holding import Holding
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import choose_relays, prove, shake_hands
+from avault.daemon.retrieving import retrieve
 from avault.daemon.wire import Session
 from avault.errors import Denied, Locked, Usage
 from avault.nostr import make_keys, parse_keys, parse_npub, public_hex, to_npub
@@ -53,10 +54,8 @@ async def talk_init(
     name, host = check_name(str(request.get("name"))), holding.host
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     keys = parse_keys(private["nsec"]) if private.get("nsec") else make_keys()
-    agent, operator = (
-        public_hex(keys),
-        parse_npub(request["signer_npub"]) if request.get("signer_npub") else None,
-    )
+    agent, given = public_hex(keys), request.get("signer_npub")
+    operator = parse_npub(given) if given else None
     if operator == agent:
         raise Usage(
             "that is the agent's own key", "--signer-npub is the operator's, the one in the phone"
@@ -223,6 +222,8 @@ async def talk_recover(
     """Open a copy of a vault here, also one whose agent's key another machine has rotated."""
     if keyholder.holding.store:
         raise Denied("the vault is open", "avault lock, then: avault recover")
+    if private.get("root"):
+        return await retrieve(keyholder, session, request, private)
     with Following(keyholder.places, lambda: bool(keyholder.holding.store)):
         return await talk_pair(keyholder, session, request, private)
 

@@ -17,6 +17,7 @@ from avault.git.record import examine_repository
 from avault.git.repository import Repository
 from avault.intake.audit import Audit, Held, usual_files
 from avault.process import own_command
+from avault.replica.sending import describe_relays
 from avault.service.accounts import account_name, is_lingering
 from avault.service.state import look_at_service
 from avault.service.unit import Service
@@ -95,6 +96,25 @@ def check_git(patient: Patient) -> Iterator[Finding]:
             f", published to {facts['upstream']}" if facts["upstream"] else ", published nowhere"
         )
         yield Finding("ok", f"committed in {facts['repository']}{published}")
+
+
+def check_replica(patient: Patient) -> Iterator[Finding]:
+    """Whether the relays that are to keep the vault do, as they were last found."""
+    told = describe_relays(patient.places)
+    rows, said = told["relays"], (patient.status or {}).get("replica") or {}
+    if not rows:
+        yield Finding("off", "no relay keeps the vault")
+        return
+    for row in rows:
+        if row["said"]:
+            text = f"{row['url']} does not keep the vault: {printable(row['said'])}"
+            yield Finding("bad", text, "avault replica push")
+    for problem in [said.get("problem"), *(said.get("problems") or [])]:
+        if problem:
+            yield Finding("bad", printable(problem), "avault replica push")
+    kept = [row for row in rows if row["kept"]]
+    if not any(row["said"] for row in rows):
+        yield Finding("ok", f"{len(kept)} of {len(rows)} relays keep the vault as it is")
 
 
 def check_service(patient: Patient) -> Iterator[Finding]:

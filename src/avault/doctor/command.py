@@ -12,6 +12,7 @@ from avault.doctor.around import (
     check_git,
     check_lingering,
     check_plaintext,
+    check_replica,
     check_service,
     check_swap,
 )
@@ -55,6 +56,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Finding]]] = {
     "operators": check_operators,
     "rotation": check_rotation,
     "git": check_git,
+    "replica": check_replica,
     "service": check_service,
     "lingering": check_lingering,
     "plaintext": check_plaintext,

@@ -296,3 +296,10 @@ async def heard(stream: Any, wanted: Callable[[Any], bool]) -> None:
             return
         if message and message.is_CLOSED() and not message.message.startswith("auth-required:"):
             raise AvaultError(message.message)
+
+
+async def start_relay() -> tuple[nostr_sdk.LocalRelay, str]:
+    """A relay of our own on the loopback, which lives as long as it is held, and its URL."""
+    relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
+    await relay.run()
+    return relay, str(await relay.url())

@@ -43,6 +43,7 @@ getting in, looking after
   history       what changed, by commit
   restore       a secret as it was in a commit
   sync          fetch, merge and push the vault's repository
+  replica add|remove|status|push       relays that keep the ciphertext
   doctor        what is wrong, and the command that mends it
 
 this machine

@@ -51,6 +51,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
+    "replica": {
+        "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
+        "wants": list, "rollback": str, "holds": bool, "seen": list, "relays": dict,
+    },
 }  # fmt: skip
 
 # what a file of a kind has only where there is some
@@ -153,6 +157,14 @@ def check_relay(url: object) -> str:
     )
 
 
+def normalise_relay(url: object) -> str:
+    """A relay's URL in one spelling: what is another's is another relay; raises Usage."""
+    scheme, _, rest = check_relay(url).partition("://")
+    host, slash, path = rest.partition("/")
+    host = host.lower().removesuffix(":443" if scheme == "wss" else ":80")
+    return f"{scheme}://{host.rstrip('.')}{slash}{path}"
+
+
 NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
 
 
@@ -187,6 +199,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
+    "replica.json", "replica-outbox.json",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Tampered
-from avault.nostr import to_npub
+from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
 from avault.vault.own_files import NAME_CHARACTERS, decode_file, read_hints
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def refuse_to_overwrite(places: Places) -> None:
+def refuse_to_overwrite(places: Places, begun: str = "") -> None:
     """Raise AvaultError where a vault's files are, or what is left of one.
 
     `init` makes none over them.
 
-    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew.
+    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew. So
+    does a recovery from relays, which leaves an nsec.enc of the agent that was `begun` with (hex).
     """
-    for name in ("avault.enc", "nsec.enc"):
+    names = ("avault.enc",) if begun and is_begun(places, begun) else ("avault.enc", "nsec.enc")
+    for name in names:
         if is_file_there(places.file(name)):
             raise AvaultError(
                 f"there is a vault already: {places.file(name)}",
@@ -39,6 +41,14 @@ def refuse_to_overwrite(places: Places) -> None:
         raise AvaultError(
             f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
         )
+
+
+def is_begun(places: Places, agent: str) -> bool:
+    """Whether nsec.enc is one of that agent (hex)."""
+    try:
+        return parse_npub(read_sealed("nsec", places.file("nsec.enc"))["agent"]) == agent
+    except AvaultError:
+        return False
 
 
 PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"

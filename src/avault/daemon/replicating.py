@@ -1,0 +1,194 @@
+"""What the keyholder does for relays that keep the vault: it signs, and reads heads.
+
+It sends nothing: what it signs is ciphertext, for a process that holds no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.changes import write
+from avault.daemon.keyholder import Keyholder
+from avault.daemon.wire import Session
+from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
+from avault.nostr import public_hex, read_keys, to_npub
+from avault.places import sha256
+from avault.signer.replica import (
+    MOST_HEADS,
+    compose_copy,
+    compose_farewell,
+    compose_root,
+    describe_head,
+    join_copy,
+    name_event,
+    name_root,
+    read_head,
+    replica_keys,
+    seal_root,
+)
+from avault.vault.own_files import normalise_relay
+from avault.vault.presence import read_vault
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from avault.nostr import Keys
+    from avault.protocol import Message
+    from avault.vault.records import Vault
+    from avault.vault.store import Store
+
+    Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
+
+RELAY_FACT = "replica"  # of the facts: "replica/URL"
+MOST_RELAYS = 20
+FARTHEST = 3600  # seconds from now that an event may be signed for
+
+
+async def tell_about(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Which relays there are, and where what they keep is found; and roots of agents before."""
+    store = keyholder.open_store()
+    replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
+    return {
+        "relays": list_relays(store.vault),
+        "author": public_hex(replica),
+        "heads": name_event(replica, "heads"),
+        "agent": store.vault.agent,
+        "operator": store.vault.operator,
+        "roots": {agent: name_root(agent) for agent in agents},
+        "rollback": store.rollback,
+        "machine": store.machine,
+        "generation": store.vault.generation,
+        "digest": store.digest,
+    }
+
+
+async def change_relays(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Have relays keep the vault, or have them do it no more; on all its machines."""
+    is_more, given = request["action"] == "add", request.get("relays")
+    urls = [normalise_relay(url) for url in given] if isinstance(given, list) else []
+    store = keyholder.open_store()
+    machine, known = store.machine, list_relays(store.vault)
+    if is_more and len({*known, *urls}) > MOST_RELAYS:
+        raise Usage(f"at most {MOST_RELAYS} relays keep a vault", "see: avault replica status")
+
+    def change(vault: Vault) -> None:
+        for url in urls:
+            if not is_more and vault.fact(f"{RELAY_FACT}/{url}") is None:
+                raise NotFound(f"{url} does not keep this vault", "see: avault replica status")
+            vault.state(f"{RELAY_FACT}/{url}", "on" if is_more else None, int(time.time()), machine)
+
+    said = {"op": "replica", "for": f"{request['action']} {' '.join(urls)}"}
+    answer = await write(keyholder, session, said, change) if urls else {}
+    keyholder.reporter.report()
+    return answer
+
+
+def list_relays(vault: Vault) -> list[str]:
+    """The relays that keep the vault, which any of its machines has named."""
+    found = []
+    for url in sorted(vault.facts_of(RELAY_FACT)):
+        with contextlib.suppress(Usage):
+            found.append(normalise_relay(url))
+    return [*dict.fromkeys(found)][:MOST_RELAYS]
+
+
+def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:
+    """By agents (hex) that others have replaced: their keys, and what they have said of that."""
+    found = {}
+    for text in store.vault.facts_of("agent").values():
+        with contextlib.suppress(Tampered, ValueError, TypeError, KeyError, RecursionError):
+            kept = json.loads(text)
+            keys = read_keys(kept["nsec"])
+            found[public_hex(keys)] = keys, str(kept["statement"])
+    return found
+
+
+async def sign_copy(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The vault as it is on the disk, as events for one of the two slots."""
+    store, data = keyholder.open_store(), read_vault(keyholder.places)
+    if store.trouble or sha256(data).hex() != store.digest:
+        raise store.trouble or AvaultError("avault.enc is being written", "try again")
+    slot, epoch = read_count(request, "slot", 1), read_count(request, "epoch", 1 << 20)
+    what = (replica_keys(store.keys), store.machine, dict(store.vault.generation), data)
+    digest, after = store.digest, read_time(request)
+    events = await asyncio.to_thread(compose_copy, *what, slot, after, epoch)
+    return {"digest": digest, "events": events}
+
+
+async def sign_root(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """A new root, with an unlock key of its own; an agent's before says who has its place."""
+    store, after, agent = keyholder.open_store(), read_time(request), str(request.get("agent"))
+    vault, before = store.vault, find_agents_before(store)
+    if agent not in (vault.agent, *before):
+        raise Usage("not an agent of this vault")
+    keyholder.release(session, {"op": "replica", "for": f"root of {to_npub(agent)[:19]}…"})
+    if agent != vault.agent:
+        return {"event": compose_farewell(*before[agent], after)}
+    content = seal_root(store.keys, vault.identity, vault.operator, vault.name)
+    return {"event": compose_root(store.keys, content, after)}
+
+
+async def tell_of_heads(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """What heads say whose copies have what is not in the vault; of those `known`, the ids."""
+    given = (await session.frame()).get("events")
+    store, heads, known = keyholder.open_store(), [], []
+    for event in given[:MOST_HEADS] if isinstance(given, list) else []:
+        with contextlib.suppress(Tampered):
+            head = read_head(replica_keys(store.keys), event)
+            if store.vault.is_after(head["generation"]):
+                known.append(head["id"])
+            else:
+                heads.append(describe_head(head))
+    return {"heads": heads, "known": known}
+
+
+async def join_parts(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The avault.enc that a head and the contents of its parts make."""
+    said = await session.frame()
+    replica, parts = replica_keys(keyholder.open_store().keys), said.get("parts")
+    head = read_head(replica, said.get("event"))
+    joined = join_copy(replica, head, parts if isinstance(parts, list) else [])
+    return {"copy": joined.decode()}
+
+
+def read_time(request: Message) -> int:
+    """The time that an event is to be later than; none that is signed is far in the future.
+
+    Whoever runs as this user could have one signed that no later one ever replaces.
+    """
+    after = read_count(request, "after", 1 << 40)
+    if after > time.time() + FARTHEST:
+        raise Denied("relays have an event of a time that is yet to come", "is the clock right?")
+    return after
+
+
+def read_count(request: Message, field: str, most: int) -> int:
+    """A number of a request; raises Usage."""
+    value = request.get(field)
+    if type(value) is not int or not 0 <= value <= most:
+        raise Usage(f"{field} is a number from 0 to {most}")
+    return value
+
+
+REPLICATE: dict[str, Replicate] = {
+    "about": tell_about,
+    "add": change_relays,
+    "remove": change_relays,
+    "copy": sign_copy,
+    "root": sign_root,
+    "heads": tell_of_heads,
+    "join": join_parts,
+}
+
+
+async def serve_replica(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """What is asked of an open vault for the relays that keep it."""
+    action = request.get("action")
+    replicate = REPLICATE.get(action) if isinstance(action, str) else None
+    if not replicate:
+        raise Usage("no such action", "see references/protocol.md")
+    return {**await replicate(keyholder, session, request), "ok": True}

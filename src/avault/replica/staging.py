@@ -1,0 +1,92 @@
+"""What relays are to have is signed by the keyholder, at once after a write, and laid ready."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avault.client import ask_daemon
+from avault.errors import AvaultError
+from avault.places import Places
+from avault.replica.progress import Outbox, ReplicaProgress, change_progress
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def stage(places: Places, notes: list[str]) -> dict[str, Any]:
+    """Lay ready what relays are to have of the open vault: what `about` says of it.
+
+    For both slots, as which one is next depends on the relay, and may change while this is sent.
+    What a person should know of it goes to `notes`. Raises Locked, Denied where the vault is too
+    large, and AvaultError; which relays there are, and the roots, are laid ready even so.
+    """
+    about, refused = ask_daemon(places, "replica", action="about"), None
+    with change_progress(places) as progress:
+        progress.belong(about["machine"], about["author"])
+        note_rollback(progress, about)
+        content = progress.content
+        content["relays"] = {
+            url: found for url, found in content["relays"].items() if url in about["relays"]
+        }
+        outbox = Outbox.load(places)
+        if (outbox.machine, outbox.author) != (about["machine"], about["author"]):
+            outbox = Outbox({})
+        before = dict(vars(outbox))
+        content["last"] = max(content["last"], outbox.latest())
+        notes += filter(None, [progress.move_on()])
+        if outbox.operator not in ("", about["operator"]):  # a root is for one operator
+            progress.want_root(about["agent"])
+        outbox.machine, outbox.author = about["machine"], about["author"]
+        outbox.agent, outbox.operator = about["agent"], about["operator"]
+        outbox.names, outbox.relays = about["roots"], about["relays"]
+        if about["relays"]:
+            for sign in (sign_roots, sign_copies):
+                try:
+                    sign(places, about, progress, outbox)
+                except AvaultError as error:
+                    refused = refused or error
+        if vars(outbox) != before:
+            outbox.save(places)
+    if refused:
+        raise refused
+    return about
+
+
+def note_rollback(progress: ReplicaProgress, about: dict[str, Any]) -> None:
+    """An older copy was taken on purpose: what relays have is not to undo that by itself."""
+    content = progress.content
+    if about["rollback"] and about["rollback"] != content["rollback"]:
+        content["holds"] = True
+    content["rollback"] = about["rollback"]
+
+
+def sign_roots(
+    places: Places, about: dict[str, Any], progress: ReplicaProgress, outbox: Outbox
+) -> None:
+    """Have the keyholder sign the roots that are wanted, each later than what is known of."""
+    content = progress.content
+    content["wants"] = [agent for agent in content["wants"] if agent in about["roots"]]
+    for agent in [*content["wants"]]:
+        after = content["roots"].get(agent, 0)
+        answer = ask_daemon(places, "replica", action="root", agent=agent, after=after)
+        outbox.roots = {**outbox.roots, agent: answer["event"]}
+        content["wants"].remove(agent)
+        progress.know_root(agent, answer["event"]["created_at"])
+
+
+def sign_copies(
+    places: Places, about: dict[str, Any], progress: ReplicaProgress, outbox: Outbox
+) -> None:
+    """Have the keyholder sign the vault as it is now, for both slots; no two have one time."""
+    content = progress.content
+    if outbox.hash == about["digest"] and not content["anew"]:
+        return
+    slots, digests = [], set()
+    for slot in (0, 1):
+        where = {"slot": slot, "epoch": content["epoch"], "after": content["last"]}
+        answer = ask_daemon(places, "replica", action="copy", **where)
+        slots.append(answer["events"])
+        digests.add(answer["digest"])
+        content["last"] = max(content["last"], answer["events"][-1]["created_at"])
+    if len(digests) == 1:  # else it was written meanwhile, and is laid ready again
+        outbox.slots, outbox.hash, content["anew"] = slots, digests.pop(), False

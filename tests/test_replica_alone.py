@@ -1,0 +1,441 @@
+"""What a machine puts on one relay, by itself: cut off, with its state lost, with a clock that was wrong. No daemon, no vault."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fickle import Event, Fickle
+
+import avault
+
+KEYS = avault.make_keys()
+REPLICA = avault.replica_keys(KEYS)
+AUTHOR, AGENT = avault.public_hex(REPLICA), avault.public_hex(KEYS)
+MACHINE = "0" * 16
+SIZE = 120_000  # of a copy: of two parts, and a head
+
+
+class Cut(BaseException):
+    """The process is killed."""
+
+
+class Sender:
+    """A machine whose vault is any bytes, and one relay."""
+
+    def __init__(self, top: Path, relay: Fickle) -> None:
+        self.places, self.relay, self.count = avault.Places(str(top / "vault")), relay, 0
+        self.places.state = str(top / "state")
+        (top / "state").mkdir(mode=0o700)
+
+    def write(self) -> None:
+        """A write, laid ready."""
+        self.count += 1
+        self.sign(f"{self.count:08}" * (SIZE // 8))
+
+    def sign(self, text: str) -> None:
+        with avault.change_progress(self.places) as progress:
+            progress.belong(MACHINE, AUTHOR)
+            outbox, slots, last = avault.Outbox.load(self.places), [], progress.content["last"]
+            for slot in (0, 1):
+                generation = {MACHINE: self.count}
+                slots.append(avault.compose_copy(REPLICA, MACHINE, generation, text.encode(), slot, last))
+                last = slots[-1][-1]["created_at"]
+            progress.content["last"] = last
+            outbox.machine, outbox.author, outbox.agent, outbox.relays = MACHINE, AUTHOR, AGENT, [self.relay.url]
+            outbox.names, outbox.slots, outbox.hash = {AGENT: avault.name_root(AGENT)}, slots, avault.sha256(text.encode()).hex()
+            outbox.roots = outbox.roots or {AGENT: root(0)}
+            outbox.save(self.places)
+
+    def send(self, insist: bool = True) -> bool:
+        """Send it; whether something else is to be signed first."""
+        return asyncio.run(avault.send_all(self.places, insist))
+
+    def lose_state(self) -> None:
+        Path(self.places.own("replica.json")).write_text("damaged")
+
+    def about(self) -> dict[str, Any]:
+        return avault.ReplicaProgress.load(self.places).relay(self.relay.url)
+
+    def change(self, **changes: Any) -> None:
+        avault.note_relay(self.places, self.relay.url, **changes)
+
+    def there(self) -> list[int]:
+        """Of which writes the relay has a whole copy."""
+
+        async def find() -> list[int]:
+            async with avault.Readers([self.relay.url]) as readers:
+                found = avault.merge_found(await readers.find_heads(AUTHOR, avault.name_event(REPLICA, "heads")))
+                heads = [avault.read_head(REPLICA, each.event) for each in found]
+                whole = [head for head in heads if await readers.find_copy(AUTHOR, head) is not None]
+                return [head["generation"][MACHINE] for head in whole]
+
+        return asyncio.run(find())
+
+
+def root(after: int, text: str = "x") -> Event:
+    return avault.compose_root(KEYS, {"envelope": text, "sealed": text}, after)
+
+
+def roots(relay: Fickle) -> list[str]:
+    return [event["id"] for event in relay.events.values() if event["pubkey"] == AGENT]
+
+
+@pytest.fixture
+def fickle() -> Iterator[Fickle]:
+    with Fickle() as relay:
+        yield relay
+
+
+@pytest.fixture
+def sender(tmp_path: Path, fickle: Fickle) -> Sender:
+    """Its first write is on the relay."""
+    sender = Sender(tmp_path, fickle)
+    sender.write()
+    assert sender.send() is False
+    assert sender.there() == [1]
+    return sender
+
+
+def refuse_after(relay: Fickle, number: int) -> None:
+    relay.reset(refuse=dict.fromkeys(range(number, 100), "rate-limited: slow down"))
+
+
+# The live slot is never written
+
+
+def test_a_head_that_was_taken_though_its_answer_was_lost(sender: Sender, fickle: Fickle) -> None:
+    """The next write goes to the other slot, and is cut off after one part: what the head names is whole."""
+    sender.write()
+    fickle.reset(keep_cut={2})
+    sender.send()
+    assert sender.there() == [2]
+    sender.write()
+    refuse_after(fickle, 1)
+    sender.send()
+    assert sender.there() == [2]
+    fickle.reset()
+    sender.send()
+    assert sender.there() == [3]
+
+
+def test_a_head_that_was_not_taken(sender: Sender, fickle: Fickle) -> None:
+    sender.write()
+    fickle.reset(drop={2})
+    sender.send()
+    sender.write()
+    refuse_after(fickle, 1)
+    sender.send()
+    assert sender.there() == [1]
+
+
+def test_killed_when_the_head_is_there(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def killed(*_: object) -> None:
+        raise Cut
+
+    sender.write()
+    with monkeypatch.context() as patch:
+        patch.setattr(avault.Delivery, "send_roots", killed)
+        with pytest.raises(Cut):
+            sender.send()
+    assert sender.there() == [2]
+    sender.write()
+    refuse_after(fickle, 1)
+    sender.send()
+    assert sender.there() == [2]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_lost_state_is_found_by_the_head(sender: Sender, fickle: Fickle, writes: int) -> None:
+    """One that is laid ready is kept as it is: nothing is sent again, and the next goes to the other slot."""
+    for _ in range(writes):
+        sender.write()
+        sender.send()
+    sender.lose_state()
+    with avault.change_progress(sender.places) as progress:
+        progress.belong(MACHINE, AUTHOR)
+        progress.content["last"] = avault.Outbox.load(sender.places).latest()
+    begun = len(fickle.received)
+    sender.send()
+    assert len(fickle.received) == begun
+    assert sender.about()["slot"] == writes
+    sender.write()
+    refuse_after(fickle, 1)
+    sender.send()
+    assert sender.there() == [writes + 1]
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_lost_state_is_found_by_the_parts(sender: Sender, fickle: Fickle, writes: int) -> None:
+    """Also where the relay gives old events after the new ones."""
+    old = [*fickle.events.values()]
+    for _ in range(writes):
+        sender.write()
+        sender.send()
+    sender.lose_state()
+    fickle.answer = lambda events: [*events, *(each for each in old if each["pubkey"] == AUTHOR)]
+    sender.write()
+    refuse_after(fickle, 1)
+    sender.send()
+    assert max(sender.there()) == writes + 1
+
+
+def test_a_lost_outbox_leaves_what_is_there_whole(sender: Sender, fickle: Fickle) -> None:
+    """The same vault, signed anew: its events are others, and are not put into the slot that is live."""
+    sender.sign("00000001" * (SIZE // 8))
+    refuse_after(fickle, 1)
+    sender.send()
+    assert sender.there() == [1]
+
+
+def test_a_copy_of_ours_from_a_time_to_come(sender: Sender, fickle: Fickle) -> None:
+    """The state is lost, and the clock was ahead once: it is seen, so that other addresses are taken."""
+    sender.lose_state()
+    far = int(time.time()) + 86_400
+    for event in avault.compose_copy(REPLICA, MACHINE, {MACHINE: 7}, b"a" * SIZE, 0, far):
+        fickle.keep(event)
+    sender.write()
+    assert sender.send() is True
+    with avault.change_progress(sender.places) as progress:
+        assert progress.content["last"] > far
+        said = progress.move_on()
+        assert said and "a clock was ahead" in said
+        assert (progress.content["epoch"], progress.content["last"]) == (1, 0)
+        assert progress.move_on() is None
+    there = avault.name_parts(REPLICA, avault.name_place(MACHINE, 1), 0, 1)
+    assert there != avault.name_parts(REPLICA, MACHINE, 0, 1)
+
+
+# Roots
+
+
+def test_a_root_that_a_later_one_has_followed_is_never_sent_again(sender: Sender, fickle: Fickle) -> None:
+    """The phone may have opened it. Another is signed for a relay that has none."""
+    first = avault.Outbox.load(sender.places).roots[AGENT]
+    later = root(first["created_at"] + 100, "later")
+    with avault.change_progress(sender.places) as progress:
+        progress.know_root(AGENT, later["created_at"])
+    sender.change(root="", checked=0)
+    for kept in ({}, {first["id"]: first}):
+        fickle.events = {key: event for key, event in fickle.events.items() if event["pubkey"] != AGENT}
+        for event in kept.values():
+            fickle.keep(event)
+        begun = len(fickle.received)
+        assert sender.send() is True
+        assert [event["id"] for event in fickle.received[begun:]] == []
+        assert avault.ReplicaProgress.load(sender.places).content["wants"] == [AGENT]
+    outbox = avault.Outbox.load(sender.places)
+    outbox.roots = {AGENT: (fresh := root(later["created_at"], "fresh"))}
+    outbox.save(sender.places)
+    assert sender.send() is False
+    assert roots(fickle) == [fresh["id"]]
+    assert sender.about()["root"] == fresh["id"]
+
+
+def test_a_later_root_of_another_machine_stays(sender: Sender, fickle: Fickle) -> None:
+    later = root(int(time.time()) + 100, "later")
+    fickle.keep(later)
+    sender.change(checked=0)
+    assert sender.send(insist=False) is False
+    assert roots(fickle) == [later["id"]]
+    assert avault.ReplicaProgress.load(sender.places).content["roots"][AGENT] == later["created_at"]
+
+
+def test_farewells(sender: Sender, fickle: Fickle) -> None:
+    """Of an agent before: put there, and put there again where whoever has its key has put another root."""
+    old, outbox = avault.make_keys(), avault.Outbox.load(sender.places)
+    before = avault.public_hex(old)
+    outbox.names |= {before: avault.name_root(before)}
+    outbox.save(sender.places)
+    assert sender.send() is True
+    for _ in range(2):
+        statement = avault.make_statement(old, "v", AGENT)
+        after = avault.ReplicaProgress.load(sender.places).content["roots"].get(before, 0)
+        outbox.roots |= {before: avault.compose_farewell(old, statement, after)}
+        outbox.save(sender.places)
+        assert sender.send() is False
+        [there] = [event for event in fickle.events.values() if event["pubkey"] == before]
+        assert avault.read_farewell(there, before) == AGENT
+        assert sender.about()["farewells"] == [before]
+        thief = avault.compose_root(old, {"envelope": "x", "sealed": "x"}, there["created_at"] + 5)
+        fickle.keep(thief)
+        sender.change(checked=0)
+        assert sender.send() is True
+
+
+def test_no_root_is_put_over_a_farewell(sender: Sender, fickle: Fickle) -> None:
+    """Another machine has rotated the key that this one still has."""
+    said = avault.compose_farewell(KEYS, avault.make_statement(KEYS, "v", "0" * 64), int(time.time()) + 5)
+    fickle.keep(said)
+    sender.change(checked=0)
+    sender.send()
+    assert sender.about()["said"] == "says that the agent's key was rotated"
+    assert roots(fickle) == [said["id"]]
+
+
+@pytest.mark.parametrize("wrong", ["author", "statement", "type", "agent", "none"])
+def test_what_is_no_farewell(wrong: str) -> None:
+    stranger = avault.make_keys()
+    statement = avault.make_statement(stranger if wrong == "statement" else KEYS, "v", "xyz" if wrong == "agent" else "0" * 64)
+    if wrong == "type":
+        statement = avault.sign(KEYS, json.dumps({"type": "avault/other", "agent": "0" * 64}))
+    event = avault.compose_farewell(stranger if wrong == "author" else KEYS, statement, 0)
+    event = root(0) if wrong == "none" else event
+    assert avault.read_farewell(event, AGENT) is None
+
+
+# Clocks
+
+
+def test_a_pause_that_a_wrong_clock_has_made(sender: Sender) -> None:
+    sender.write()
+    year = int(time.time()) + 365 * 86_400
+    sender.change(said="refused", failures=1, next=year, checked=year)
+    sender.send(insist=False)
+    assert sender.there() == [2]
+
+
+def test_a_look_that_a_wrong_clock_has_noted(sender: Sender, fickle: Fickle) -> None:
+    fickle.events.clear()
+    sender.change(checked=int(time.time()) + 365 * 86_400)
+    sender.send(insist=False)
+    assert sender.there() == [1]
+
+
+# Relays that say nothing, or slowly
+
+
+def test_an_answer_without_its_end_is_none(fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "PATIENCE", 0.5)
+    fickle.keep(root(0))
+    fickle.ends = False
+
+    async def ask() -> None:
+        async with avault.StoringRelay(fickle.url) as relay:
+            await relay.fetch(AGENT, names=[avault.name_root(AGENT)])
+
+    with pytest.raises(avault.Unavailable, match="does not say what it has"):
+        asyncio.run(ask())
+
+
+def test_a_silent_relay_vouches_for_nothing(fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "PATIENCE", 0.5)
+    fickle.ends = False
+
+    async def ask() -> tuple[dict[str, Any], list[str]]:
+        async with avault.Readers([fickle.url]) as readers:
+            return await readers.find_roots(AGENT, "x"), readers.silent
+
+    assert asyncio.run(ask()) == ({}, [fickle.url])
+
+
+def test_a_slow_relay_has_a_budget(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "BUDGET", 1.0)
+    sender.write()
+    fickle.reset(silent=range(100))
+    begun = time.monotonic()
+    sender.send()
+    assert time.monotonic() - begun < 8
+    assert sender.about()["said"] == "did not take it all in 1 s"
+
+
+def test_a_lock_is_waited_for_and_not_for_ever(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "LOCK_WAIT", 0.2)
+    with (
+        avault.hold_lock(sender.places, "replica.sending"),
+        pytest.raises(avault.Unavailable),
+        avault.hold_lock(sender.places, "replica.sending"),
+    ):
+        pass
+    with avault.hold_lock(sender.places, "replica.sending"):
+        pass
+
+
+def test_one_look_at_a_time_and_each_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's process that hangs is killed; no second one is begun beside it."""
+    replicator = avault.Replicator(avault.Places(str(tmp_path)))
+    replicator.LONGEST = 0.5
+    lines = tmp_path / "lines"
+    hang = f"import time; open({str(lines)!r}, 'a').write('begun\\n'); time.sleep(60)"
+    monkeypatch.setattr(avault, "own_command", lambda *_: [sys.executable, "-c", hang])
+
+    async def keep() -> None:
+        await asyncio.gather(replicator.keep(False, True), replicator.keep(False, True))
+
+    started = []
+    real = avault.start_program
+
+    def start(*words: Any, **fields: Any) -> Any:
+        assert all(each.poll() is not None for each in started), "one is under way"
+        started.append(real(*words, **fields))
+        return started[-1]
+
+    monkeypatch.setattr(avault, "start_program", start)
+    asyncio.run(keep())
+    assert [each.returncode for each in started] == [-signal.SIGKILL] * 2
+    assert replicator.is_unsent
+    assert replicator.due["send"] < avault.NEVER
+
+
+# What is counted
+
+
+def test_one_relay_has_many_spellings() -> None:
+    one = "wss://relay.example"
+    same = ("wss://relay.example/", "wss://Relay.Example", "wss://relay.example:443", "wss://relay.example.", one)
+    assert {avault.normalise_relay(url) for url in same} == {one}
+    assert avault.normalise_relay("ws://relay.example:80/Path") == "ws://relay.example/Path"
+    assert avault.normalise_relay("wss://relay.example:444") == "wss://relay.example:444"
+    assert avault.count_hosts([one, one + "/a", "wss://me@relay.example"]) == 1
+    assert avault.count_hosts([one, "wss://other.example"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "private"),
+    [("ws://127.0.0.1:7000", True), ("ws://[::1]:7000", True), ("ws://10.1.2.3", True), ("ws://169.254.169.254/x", True),
+     ("ws://localhost:6379", True), ("ws://nas.local", True), ("wss://relay.example", False), ("wss://8.8.8.8", False)],
+)  # fmt: skip
+def test_private_networks(url: str, private: bool) -> None:
+    assert avault.is_private(url) is private
+
+
+def stored(name: str, made: int) -> avault.StoredEvent:
+    event = avault.compose_stored(REPLICA, [["d", name]], f"{name} {made}", made)
+    return avault.read_stored(event, AUTHOR)
+
+
+def test_many_old_events_of_one_address_put_no_other_away() -> None:
+    crowd = [stored("a", made) for made in range(200, 100, -1)]
+    other = stored("b", 50)
+    assert avault.merge_found({"x": crowd, "y": [other]})[:2] == [crowd[0], other]
+    assert avault.find_latest([*crowd, other]) == {"a": crowd[0], "b": other}
+    two = sorted(
+        [stored("c", 7), avault.read_stored(avault.compose_stored(REPLICA, [["d", "c"]], "z", 7), AUTHOR)], key=lambda e: e.id
+    )
+    assert avault.find_latest(two)["c"] == avault.find_latest(two[::-1])["c"] == two[0]
+    assert avault.merge_found({"x": two[::-1]})[0] == two[0]
+
+
+def test_what_a_machine_has_named_a_relay_is_looked_at() -> None:
+    """Any machine of the vault writes them; what is none is left out, and there are not endlessly many."""
+    vault = avault.Vault("v", AGENT, AGENT, "name")
+    named = [
+        "wss://one.example",
+        "wss://One.example:443",
+        "nonsense",
+        "wss://x\x1b[2J.example",
+        *(f"wss://r{n}.example" for n in range(40)),
+    ]
+    for name in named:
+        vault.state(f"replica/{name}", "on", 1, "m")
+    found = avault.list_relays(vault)
+    assert found[0] == "wss://one.example" and len(found) == len({*found}) == 20
+    assert all(avault.normalise_relay(url) == url for url in found)
+    assert avault.parse_profile(avault.render_profile(AGENT, ["wss://one.example", "wss://x:99999"]))[1] == ["wss://one.example"]
