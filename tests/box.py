@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 BOX = """\
-#!{python} -I
+#!{python} -IS
 import json, os, sys, time
 place = {place!r}
 mode = open(place + "/mode").read()

@@ -104,7 +104,7 @@ def is_committed(machine: Machine) -> bool:
 
 def recorded(machine: Machine) -> dict[str, Any]:
     """What `avault git record` said, once it has recorded what is on the disk now."""
-    wait_until(lambda: is_committed(machine), what="a commit")
+    wait_until(lambda: is_committed(machine), what="a commit", every=0.1)
     return told(machine)
 
 
@@ -159,7 +159,7 @@ def level(top: Path, *names: str) -> Iterator[list[Machine]]:
         share(first, top / "origin")
         for other in others:
             clone(other, top / "origin")
-            wait_until(lambda other=other: not git(other, "rev-list", "origin/main..HEAD"), what="a push")
+            wait_until(lambda other=other: not git(other, "rev-list", "origin/main..HEAD"), what="a push", every=0.1)
         for machine in found:
             git(machine, "pull", "-q", "--ff-only")
             machine("list")

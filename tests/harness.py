@@ -41,12 +41,15 @@ AVAULT = str(Path(sys.executable).parent / "avault")
 SOURCE = Path(__file__).resolve().parent.parent / "avault.py"
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 60, what: str = "") -> Any:
-    """What `condition` gives as soon as it is true; fails the test when it does not come true."""
+def wait_until(condition: Callable[[], Any], timeout: float = 60, what: str = "", every: float = 0.02) -> Any:
+    """What `condition` gives as soon as it is true; fails the test when it does not come true.
+
+    One that starts a program is asked less often, so that the wait itself takes nothing from what is waited for.
+    """
     end = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < end, f"not in {timeout} s: {what or condition}"
-        time.sleep(0.02)
+        time.sleep(every)
     return found
 
 

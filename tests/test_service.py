@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import avault
 
+pytestmark = pytest.mark.usefixtures("forks")
 REFERENCE = Path(__file__).resolve().parent.parent / "references" / "service.md"
 booted = pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="would change this machine's own systemd")
 needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")

@@ -35,7 +35,7 @@ from websockets.sync.server import ServerConnection
 
 import avault
 
-pytestmark = [pytest.mark.proof]
+pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("forks")]
 
 
 class Tries:
@@ -412,6 +412,7 @@ def drop_capabilities() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.starts  # what is shown is a process's own
 def test_the_same_user(machine: Machine, canary: Canary) -> None:
     with Tries("the same uid") as tried:
         machine.init_unproven()
@@ -530,6 +531,7 @@ def test_the_same_user_writes_to_the_disk_while_the_vault_is_open(machine: Machi
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+@pytest.mark.starts  # what is shown is a process's own
 def test_a_process_that_is_not_hardened_yet(canary: Canary) -> None:
     """He holds a custodian's process before its first step, and takes what it was started with: no key comes that way."""
     with Tries("a process that is not hardened yet") as tried:
@@ -601,6 +603,7 @@ def steal(pid: int, fd: int) -> socket.socket | None:
 
 @pytest.mark.root
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.starts  # what is shown is a process's own
 def test_another_user(machine: Machine, canary: Canary) -> None:
     """As `nobody`, with every directory above the vault's own open to him."""
     with Tries("another uid") as tried:

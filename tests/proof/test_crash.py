@@ -31,7 +31,11 @@ from harness import Machine
 
 import avault
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.usefixtures("forks"),
+    pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
+]
 
 HERE = Path(__file__).parent
 AGENT = nostr_sdk.Keys.generate()

@@ -16,7 +16,11 @@ import pytest
 from git_helpers import by_hand, git, make, put, stop
 from harness import Machine
 
-pytestmark = [pytest.mark.proof, pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's")]
+pytestmark = [
+    pytest.mark.proof,
+    pytest.mark.usefixtures("forks"),
+    pytest.mark.skipif(sys.platform != "linux", reason="strace is Linux's"),
+]
 
 # The number of this git among those of one command; the one that is asked for runs under strace. `all`: and we die with it.
 SHIM = """#!/bin/sh

@@ -33,7 +33,7 @@ from websockets.sync.server import ServerConnection
 
 import avault
 
-pytestmark = [pytest.mark.proof, pytest.mark.timeout(figures.pick(300, 7200))]
+pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("forks"), pytest.mark.timeout(figures.pick(300, 7200))]
 
 SEED = int(os.environ.get("AVAULT_TEST_SEED") or secrets.randbits(32))
 Json = dict[str, Any]

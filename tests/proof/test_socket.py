@@ -30,7 +30,7 @@ from test_wire import Client, memory
 
 import avault
 
-pytestmark = [pytest.mark.proof]
+pytestmark = [pytest.mark.proof, pytest.mark.usefixtures("forks")]
 
 HERE = Path(__file__).resolve().parent
 HARD = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1 << 16)
@@ -288,6 +288,7 @@ def get_c(machine: Machine) -> str:
     return str(machine("get", "a/C", secret=True).stdout.removesuffix("\n"))
 
 
+@pytest.mark.starts  # how deep a Python can go hangs on how deep it is
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
 def test_nested_to_the_limit(vault: Machine, canary: Canary, first: bool) -> None:
     """Around the depth that a Python can still take, each is answered or refused, and the next client gets its own answer."""
