@@ -3550,7 +3550,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "pauses": {"in_vain": int, "refused": bool, "last": int},
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
-        "wants": list, "rollback": str, "holds": bool, "seen": list, "relays": dict,
+        "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
     },
 }  # fmt: skip
 
@@ -13994,14 +13994,8 @@ class Replicator:
             words = [*(["--take"] if takes else []), *(["--send"] if sends else [])]
             self.sent = uptime() if sends else self.sent
             unsent, self.is_unsent = self.is_unsent, self.is_unsent and not sends
-            said: dict[str, Any] = {}
-            process = start_program(own_command("replica", "keep", *words, *self.where()))
             try:
-                async with asyncio.timeout(self.LONGEST):
-                    said = await hear_program(process)
-            except TimeoutError:
-                os.killpg(process.pid, signal.SIGKILL)
-                await asyncio.to_thread(process.wait)
+                said = await self.ask(*words)
             except asyncio.CancelledError:
                 self.is_unsent = unsent
                 raise
@@ -14019,9 +14013,20 @@ class Replicator:
     async def stage(self) -> None:
         """Have what was written laid ready."""
         async with self.staging:
-            told = await run_program(own_command("replica", "keep", *self.where()))
-        same = ("asked", "taken", "problems")
-        self.said = told | {name: (self.said or told).get(name) for name in same}
+            told = await self.ask()
+        if "relays" in told:
+            self.said = told | {name: (self.said or told).get(name) for name in ("asked", "taken")}
+
+    async def ask(self, *words: str) -> dict[str, Any]:
+        """What `replica keep` says; one that takes too long is ended, and says nothing."""
+        process = start_program(own_command("replica", "keep", *words, *self.where()))
+        try:
+            async with asyncio.timeout(self.LONGEST):
+                return await hear_program(process)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
+            return {}
 
     def where(self) -> list[str]:
         """Which vault is meant."""
@@ -14623,7 +14628,8 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
     store = keyholder.open_store()
     replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
     return {
-        "relays": list_relays(store.vault),
+        "relays": [*(named := list_relays(store.vault))],
+        "named": named,
         "author": public_hex(replica),
         "heads": name_event(replica, "heads"),
         "agent": store.vault.agent,
@@ -14657,13 +14663,15 @@ async def change_relays(keyholder: Keyholder, session: Session, request: Message
     return answer
 
 
-def list_relays(vault: Vault) -> list[str]:
-    """The relays that keep the vault, which any of its machines has named."""
-    found = []
+def list_relays(vault: Vault) -> dict[str, str]:
+    """The relays that keep the vault, and which of its machines has named each."""
+    found: dict[str, str] = {}
     for url in sorted(vault.facts_of(RELAY_FACT)):
         with contextlib.suppress(Usage):
-            found.append(normalise_relay(url))
-    return [*dict.fromkeys(found)][:MOST_RELAYS]
+            if len(found) < MOST_RELAYS:
+                machine = vault.facts[f"{RELAY_FACT}/{url}"][0].machine
+                found.setdefault(normalise_relay(url), machine)
+    return found
 
 
 def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:
@@ -18016,6 +18024,7 @@ PROGRESS, OUTBOX = "replica.json", "replica-outbox.json"
 OUTBOX_LIMIT = 16 << 20  # bytes
 SEEN = 1000  # heads whose copies are known not to be new
 LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
+MOST_NOTES = 8
 MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
 UNKNOWN_RELAY: dict[str, Any] = {  # what is known of a relay at first; `head` and `root` are ids
     "slot": None, "head": "", "hash": "", "time": 0, "trying": None,
@@ -18070,7 +18079,7 @@ class ReplicaProgress:
         """What is written there; a damaged one tells nothing."""
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
-            "wants": [], "rollback": "", "holds": False, "seen": [], "relays": {},
+            "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
@@ -18088,16 +18097,21 @@ class ReplicaProgress:
             content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
-    def move_on(self) -> str | None:
+    def note(self, said: str) -> None:
+        """Have a person told of something, until `replica push`."""
+        self.content["notes"] = [*(each for each in self.content["notes"] if each != said), said]
+        self.content["notes"] = self.content["notes"][-MOST_NOTES:]
+
+    def move_on(self) -> None:
         """Go to other addresses where what lies at these is of a time that is yet to come."""
         ahead = self.content["last"] - int(time.time())
         if ahead <= MOST_AHEAD:
-            return None
+            return
         self.content |= {"last": 0, "epoch": self.content["epoch"] + 1, "anew": True}
         self.forget_copies(("root", "farewells"))
-        return (
+        self.note(
             f"a clock was ahead: copies of this machine are {ahead:,} s from now, which relays take"
-            " for the latest; it has put what comes now at other addresses"
+            " for the latest; it puts what comes now at other addresses"
         )
 
     def forget_copies(self, kept: tuple[str, ...]) -> None:
@@ -18555,11 +18569,11 @@ def describe_relays(places: Places) -> dict[str, Any]:
 # What relays are to have is signed by the keyholder, at once after a write, and laid ready.
 
 
-def stage(places: Places, notes: list[str]) -> dict[str, Any]:
+def stage(places: Places) -> dict[str, Any]:
     """Lay ready what relays are to have of the open vault: what `about` says of it.
 
     For both slots, as which one is next depends on the relay, and may change while this is sent.
-    What a person should know of it goes to `notes`. Raises Locked, Denied where the vault is too
+    What a person should know of it is noted. Raises Locked, Denied where the vault is too
     large, and AvaultError; which relays there are, and the roots, are laid ready even so.
     """
     about, refused = ask_daemon(places, "replica", action="about"), None
@@ -18571,11 +18585,14 @@ def stage(places: Places, notes: list[str]) -> dict[str, Any]:
             url: found for url, found in content["relays"].items() if url in about["relays"]
         }
         outbox = Outbox.load(places)
+        for url in {*about["relays"]} - {*outbox.relays}:
+            if about["named"][url] != about["machine"]:
+                progress.note(f"another machine has named a relay that keeps the vault: {url}")
         if (outbox.machine, outbox.author) != (about["machine"], about["author"]):
             outbox = Outbox({})
         before = dict(vars(outbox))
         content["last"] = max(content["last"], outbox.latest())
-        notes += filter(None, [progress.move_on()])
+        progress.move_on()
         if outbox.operator not in ("", about["operator"]):  # a root is for one operator
             progress.want_root(about["agent"])
         outbox.machine, outbox.author = about["machine"], about["author"]
@@ -18752,7 +18769,16 @@ def bring_replica_level(
             if send:
                 send_staged(places, told, insist)
         told["asked"] = int(time.time())
+    told["problems"] = [*take_notes(places, insist), *told["problems"]]
     return {**told, **describe_relays(places)}
+
+
+def take_notes(places: Places, insist: bool) -> list[str]:
+    """What a person should know; once somebody has asked for it, it is told no more."""
+    with change_progress(places) as progress:
+        notes: list[str] = progress.content["notes"]
+        progress.content["notes"] = [] if insist else notes
+        return notes
 
 
 def may_take(places: Places, told: dict[str, Any], insist: bool) -> bool:
@@ -18776,7 +18802,7 @@ def send_staged(places: Places, told: dict[str, Any], insist: bool) -> None:
 def stage_quietly(places: Places, told: dict[str, Any]) -> dict[str, Any] | None:
     """What is known of the open vault, once it is laid ready; None of one that is locked."""
     try:
-        return stage(places, told["problems"])
+        return stage(places)
     except (Locked, Unavailable):
         return None
     except AvaultError as error:

@@ -282,7 +282,9 @@ def test_a_clock_that_was_ahead(open_vault: Machine, fickle: Fickle) -> None:
     path.write_bytes(avault.encode_file("replica", {**content, "last": int(time.time()) + 365 * 86_400}))
     put(open_vault, "a/B", "one")
     wait_until(lambda: json.loads(path.read_text())["epoch"] == 1, what="other addresses")
-    push(open_vault)
+    wait_until(lambda: "a clock was ahead" in open_vault("status").stdout, what="what is said of it")
+    assert "a clock was ahead" in str(push(open_vault)[""]["problems"])
+    assert not push(open_vault)[""]["problems"]
     assert kept(fickle.url) == {"one"}
     heads = [event for event in of_author(fickle, AUTHOR) if len(event["tags"]) == 2]
     assert len(heads) == 2
@@ -346,7 +348,9 @@ def test_status_says_how_relays_are(open_vault: Machine, fickle: Fickle) -> None
 def test_what_another_machine_has_put_there_comes_in_at_an_unlock(open_vault: Machine, fickle: Fickle, place: Any) -> None:
     add(open_vault, fickle.url)
     with Machine(place.top / "other") as other:
-        copy_vault(open_vault, other)
+        told = copy_vault(open_vault, other)
+        assert f"another machine has named a relay that keeps the vault: {fickle.url}" in told[""]["problems"]
+        assert not push(open_vault)[""]["problems"], "it has named it itself"
         put(open_vault, "a/B", "one")
         push(open_vault)
         stop(other)
@@ -355,13 +359,13 @@ def test_what_another_machine_has_put_there_comes_in_at_an_unlock(open_vault: Ma
         assert get(other, "a/B") == "one"
 
 
-def copy_vault(machine: Machine, other: Machine) -> None:
-    """Another machine with a copy of the vault's files, open, whose work relays have too."""
+def copy_vault(machine: Machine, other: Machine) -> Any:
+    """Another machine with a copy of the vault's files, open, whose work relays have too; what its push says."""
     other.vault.mkdir(parents=True)
     for path in machine.vault.iterdir():
         (other.vault / path.name).write_bytes(path.read_bytes())
     start(other)
-    push(other)
+    return push(other)
 
 
 # Relays that do not do what they should

@@ -53,7 +53,8 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
     store = keyholder.open_store()
     replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
     return {
-        "relays": list_relays(store.vault),
+        "relays": [*(named := list_relays(store.vault))],
+        "named": named,
         "author": public_hex(replica),
         "heads": name_event(replica, "heads"),
         "agent": store.vault.agent,
@@ -87,13 +88,15 @@ async def change_relays(keyholder: Keyholder, session: Session, request: Message
     return answer
 
 
-def list_relays(vault: Vault) -> list[str]:
-    """The relays that keep the vault, which any of its machines has named."""
-    found = []
+def list_relays(vault: Vault) -> dict[str, str]:
+    """The relays that keep the vault, and which of its machines has named each."""
+    found: dict[str, str] = {}
     for url in sorted(vault.facts_of(RELAY_FACT)):
         with contextlib.suppress(Usage):
-            found.append(normalise_relay(url))
-    return [*dict.fromkeys(found)][:MOST_RELAYS]
+            if len(found) < MOST_RELAYS:
+                machine = vault.facts[f"{RELAY_FACT}/{url}"][0].machine
+                found.setdefault(normalise_relay(url), machine)
+    return found
 
 
 def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:

@@ -7,7 +7,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from avault.daemon.programs import hear_program, run_program, start_program
+from avault.daemon.programs import hear_program, start_program
 from avault.places import Places
 from avault.process import own_command, uptime
 from avault.tasks import spawn
@@ -112,14 +112,8 @@ class Replicator:
             words = [*(["--take"] if takes else []), *(["--send"] if sends else [])]
             self.sent = uptime() if sends else self.sent
             unsent, self.is_unsent = self.is_unsent, self.is_unsent and not sends
-            said: dict[str, Any] = {}
-            process = start_program(own_command("replica", "keep", *words, *self.where()))
             try:
-                async with asyncio.timeout(self.LONGEST):
-                    said = await hear_program(process)
-            except TimeoutError:
-                os.killpg(process.pid, signal.SIGKILL)
-                await asyncio.to_thread(process.wait)
+                said = await self.ask(*words)
             except asyncio.CancelledError:
                 self.is_unsent = unsent
                 raise
@@ -137,9 +131,20 @@ class Replicator:
     async def stage(self) -> None:
         """Have what was written laid ready."""
         async with self.staging:
-            told = await run_program(own_command("replica", "keep", *self.where()))
-        same = ("asked", "taken", "problems")
-        self.said = told | {name: (self.said or told).get(name) for name in same}
+            told = await self.ask()
+        if "relays" in told:
+            self.said = told | {name: (self.said or told).get(name) for name in ("asked", "taken")}
+
+    async def ask(self, *words: str) -> dict[str, Any]:
+        """What `replica keep` says; one that takes too long is ended, and says nothing."""
+        process = start_program(own_command("replica", "keep", *words, *self.where()))
+        try:
+            async with asyncio.timeout(self.LONGEST):
+                return await hear_program(process)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
+            return {}
 
     def where(self) -> list[str]:
         """Which vault is meant."""

@@ -36,7 +36,16 @@ def bring_replica_level(
             if send:
                 send_staged(places, told, insist)
         told["asked"] = int(time.time())
+    told["problems"] = [*take_notes(places, insist), *told["problems"]]
     return {**told, **describe_relays(places)}
+
+
+def take_notes(places: Places, insist: bool) -> list[str]:
+    """What a person should know; once somebody has asked for it, it is told no more."""
+    with change_progress(places) as progress:
+        notes: list[str] = progress.content["notes"]
+        progress.content["notes"] = [] if insist else notes
+        return notes
 
 
 def may_take(places: Places, told: dict[str, Any], insist: bool) -> bool:
@@ -60,7 +69,7 @@ def send_staged(places: Places, told: dict[str, Any], insist: bool) -> None:
 def stage_quietly(places: Places, told: dict[str, Any]) -> dict[str, Any] | None:
     """What is known of the open vault, once it is laid ready; None of one that is locked."""
     try:
-        return stage(places, told["problems"])
+        return stage(places)
     except (Locked, Unavailable):
         return None
     except AvaultError as error:

@@ -22,6 +22,7 @@ PROGRESS, OUTBOX = "replica.json", "replica-outbox.json"
 OUTBOX_LIMIT = 16 << 20  # bytes
 SEEN = 1000  # heads whose copies are known not to be new
 LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
+MOST_NOTES = 8
 MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
 UNKNOWN_RELAY: dict[str, Any] = {  # what is known of a relay at first; `head` and `root` are ids
     "slot": None, "head": "", "hash": "", "time": 0, "trying": None,
@@ -76,7 +77,7 @@ class ReplicaProgress:
         """What is written there; a damaged one tells nothing."""
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
-            "wants": [], "rollback": "", "holds": False, "seen": [], "relays": {},
+            "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
@@ -94,16 +95,21 @@ class ReplicaProgress:
             content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
-    def move_on(self) -> str | None:
+    def note(self, said: str) -> None:
+        """Have a person told of something, until `replica push`."""
+        self.content["notes"] = [*(each for each in self.content["notes"] if each != said), said]
+        self.content["notes"] = self.content["notes"][-MOST_NOTES:]
+
+    def move_on(self) -> None:
         """Go to other addresses where what lies at these is of a time that is yet to come."""
         ahead = self.content["last"] - int(time.time())
         if ahead <= MOST_AHEAD:
-            return None
+            return
         self.content |= {"last": 0, "epoch": self.content["epoch"] + 1, "anew": True}
         self.forget_copies(("root", "farewells"))
-        return (
+        self.note(
             f"a clock was ahead: copies of this machine are {ahead:,} s from now, which relays take"
-            " for the latest; it has put what comes now at other addresses"
+            " for the latest; it puts what comes now at other addresses"
         )
 
     def forget_copies(self, kept: tuple[str, ...]) -> None:

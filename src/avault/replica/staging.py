@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def stage(places: Places, notes: list[str]) -> dict[str, Any]:
+def stage(places: Places) -> dict[str, Any]:
     """Lay ready what relays are to have of the open vault: what `about` says of it.
 
     For both slots, as which one is next depends on the relay, and may change while this is sent.
-    What a person should know of it goes to `notes`. Raises Locked, Denied where the vault is too
+    What a person should know of it is noted. Raises Locked, Denied where the vault is too
     large, and AvaultError; which relays there are, and the roots, are laid ready even so.
     """
     about, refused = ask_daemon(places, "replica", action="about"), None
@@ -29,11 +29,14 @@ def stage(places: Places, notes: list[str]) -> dict[str, Any]:
             url: found for url, found in content["relays"].items() if url in about["relays"]
         }
         outbox = Outbox.load(places)
+        for url in {*about["relays"]} - {*outbox.relays}:
+            if about["named"][url] != about["machine"]:
+                progress.note(f"another machine has named a relay that keeps the vault: {url}")
         if (outbox.machine, outbox.author) != (about["machine"], about["author"]):
             outbox = Outbox({})
         before = dict(vars(outbox))
         content["last"] = max(content["last"], outbox.latest())
-        notes += filter(None, [progress.move_on()])
+        progress.move_on()
         if outbox.operator not in ("", about["operator"]):  # a root is for one operator
             progress.want_root(about["agent"])
         outbox.machine, outbox.author = about["machine"], about["author"]

@@ -53,7 +53,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "pauses": {"in_vain": int, "refused": bool, "last": int},
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
-        "wants": list, "rollback": str, "holds": bool, "seen": list, "relays": dict,
+        "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
     },
 }  # fmt: skip
 
