@@ -11,6 +11,7 @@ from pathlib import Path
 import amalgamate
 import pytest
 from canary import Book, Canary, new_mark, search
+from order import begin_with_long
 
 # What the developer's session may know and a test must not: real vaults, real keychains, real keys, taste.
 CLEARED = (
@@ -97,11 +98,14 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         )
 
 
+@pytest.hookimpl(trylast=True)  # when it is known which are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
+    if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+        items[:] = begin_with_long(items, workers)
 
 
 # The environment

@@ -161,6 +161,7 @@ def test_what_is_not_ok_gives_way_to_the_phone(owner: Owner, mode: str, code: in
     machine("custody", "test", "box", code=code)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_one_that_hangs_gives_way(owner: Owner) -> None:
     owner.add()
@@ -449,6 +450,7 @@ def test_a_phone_that_is_out_is_not_asked_to_open(owner: Owner) -> None:
     assert owner.asked() == asked + 1, "it still agrees to changes"
 
 
+@pytest.mark.long
 def test_who_waits_at_a_prompt_keeps_nobody_from_the_phone(owner: Owner) -> None:
     machine = owner.machine
     owner.add()

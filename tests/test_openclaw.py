@@ -368,6 +368,7 @@ def model() -> Iterator[Model]:
         yield model
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_plaintext_to_a_gateway_that_asks_the_phone(
@@ -462,6 +463,7 @@ def install_quietly(machine: Machine, claw: Claw) -> tuple[str, dict[str, Any], 
     return command, provider, settings
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_how_the_hook_ends_when_the_vault_stays_locked(
@@ -509,6 +511,7 @@ def claw(machine: Machine, model: Model) -> Claw:
     return Claw(machine, model)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_auth_profiles(claw: Claw, machine: Machine, canary: Canary) -> None:
@@ -578,6 +581,7 @@ def without_meta(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in settings.items() if name != "meta"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_undo(claw: Claw, machine: Machine, canary: Canary) -> None:
@@ -762,6 +766,7 @@ def telegram() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         server.shutdown()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
@@ -798,6 +803,7 @@ def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
     assert re.search(r"asking the phone, code [0-9A-Z]{4}; open the signer app and approve there", message["text"])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_variables_run_under_avault(claw: Claw, machine: Machine, npx: Path, canary: Canary) -> None:

@@ -616,6 +616,7 @@ def test_an_answer_to_an_old_card_ends_nothing(office: Office) -> None:
     assert machine.status()["state"] == "unlocked"
 
 
+@pytest.mark.long
 def test_programs_leave_who_has_refused_alone(office: Office) -> None:
     machine = office.machine
     office.join()

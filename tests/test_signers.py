@@ -540,6 +540,7 @@ def test_the_same_event_at_first(paired: Machine, rogue: Rogue) -> None:
     assert len({request["event_id"] for request in seen}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_fresh_event_after_a_minute(paired: Machine, rogue: Rogue) -> None:
     seen = sent_again(paired, rogue, 4)

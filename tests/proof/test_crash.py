@@ -317,6 +317,7 @@ def points(case: Case) -> list[tuple[str, int]]:
 # Killed, and refused
 
 
+@pytest.mark.long
 @pytest.mark.timeout(figures.pick(300, 7200))
 def test_killed_or_refused_at_every_call(begin: Begin) -> None:
     killed = refused = started = 0
@@ -491,6 +492,7 @@ def test_power_loss_at_every_point(begin: Begin) -> None:
 # Another process comes in between
 
 
+@pytest.mark.long
 @pytest.mark.timeout(figures.pick(300, 7200))
 def test_meddled_with_at_every_call(begin: Begin, canary: Canary) -> None:
     """avault.enc is removed, replaced by another machine's, made anew as git does it, or the temporary file is removed."""

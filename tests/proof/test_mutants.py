@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.proof]
 TESTS = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.long
 def test_dangerous_faults_are_noticed() -> None:
     """Each would lose or leak a secret, or take what must be refused; see the table in measure_mutants.py."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}

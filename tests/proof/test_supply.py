@@ -118,6 +118,7 @@ def test_a_file_with_another_hash_is_not_installed(tmp_path: Path) -> None:
 STRAYS = ("build/lib/avault.py", "scripts/avault_stray.txt", "hooks/avault-unlock/notes.md", "avault.egg-info/SOURCES.txt")
 
 
+@pytest.mark.long
 def test_a_release(tmp_path: Path) -> None:
     release, again = make_twice(tmp_path)
     look_at_the_bytes(release, again)
