@@ -1343,15 +1343,6 @@ def is_somewhere() -> bool:
         return False
 
 
-def attempt(change: Callable[[Any], None], draft: object) -> AvaultError | None:
-    """Apply a change to a draft; the error that refused it."""
-    try:
-        change(draft)
-    except AvaultError as error:
-        return error
-    return None
-
-
 def complain(error: Exception) -> AvaultError:
     """`error` itself if it is ours; else one that says its type, and nothing that it may carry."""
     if isinstance(error, AvaultError):
@@ -2439,7 +2430,7 @@ def read_secrets(found: list[Any]) -> list[Secret]:
     """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
 
     Who can write a vault can write anything into it: what is compared and sorted later is of the
-    right type, and what is served is what is served after a merge.
+    right type.
     """
     secrets = [Secret(*each) for each in found]
     for each in secrets:
@@ -2451,6 +2442,12 @@ def read_secrets(found: list[Any]) -> list[Secret]:
             raise ValueError("not a time")
     if not secrets or len({(each.machine, each.count) for each in secrets}) < len(secrets):
         raise ValueError("not the secrets of a key")
+    return secrets
+
+
+def read_fact_values(found: list[Any]) -> list[Secret]:
+    """The same of a fact: which one counts is which one counts after a merge."""
+    secrets = read_secrets(found)
     if arrange(secrets) != secrets:
         raise ValueError("not in order")
     return secrets
@@ -2518,7 +2515,8 @@ class Vault:
 
     def take(self, other: Vault) -> None:
         """Have what another has."""
-        self.groups, self.facts, self.generation = other.groups, other.facts, other.generation
+        self.groups, self.facts = other.groups, other.facts
+        self.generation, self.sources = other.generation, other.sources
 
     def count(self) -> int:
         """How many keys there are."""
@@ -2692,7 +2690,18 @@ class Vault:
             check_dot(machine, count)
             self.groups[name] = Group(keys, (text, machine, count))
         facts = content.get("facts", {})
-        self.facts = {name: read_secrets(found) for name, found in facts.items()}
+        self.facts = {name: read_fact_values(found) for name, found in facts.items()}
+
+
+def attempt(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
+    """Apply a change to a draft, whole or not at all; the error that refused it."""
+    twin = draft.copy()
+    try:
+        change(twin)
+    except AvaultError as error:
+        return error
+    draft.take(twin)
+    return None
 
 
 def check_generation(found: dict[str, int]) -> dict[str, int]:
@@ -3675,6 +3684,16 @@ def check_name(name: str) -> str:
     )
 
 
+def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
+    """What nsec.enc's content has for the other operators; raises Tampered."""
+    others: list[Any] = content.get("others", [])
+    for other in others:
+        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
+        if not is_whole or not all(isinstance(each, str) for each in other.values()):
+            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
+    return others
+
+
 def clean_directory(path: str) -> None:
     """Remove the temporary files that a killed write left behind.
 
@@ -3737,13 +3756,25 @@ def make_statement(keys: Keys, identity: str, agent: str) -> str:
 
 
 def statements_of(vault: Vault) -> list[str]:
-    """What the vault's agents before have said, as the vault knows it; what is none is left out."""
-    found = []
+    """What the vault's agents before have said, the last first; what is none is left out.
+
+    Backwards from the agent that it has: who had a key before can add as many as he likes.
+    """
+    naming: dict[str, list[str]] = {}
     for text in vault.facts_of("agent").values():
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             statement = str(json.loads(text)["statement"])
-            read_signed(statement)
-            found.append(statement)
+            said = json.loads(json.loads(statement)["content"])
+            naming.setdefault(str(said["agent"]), []).append(statement)
+    rest, known = [vault.agent], {vault.agent}
+    found = list[str]()
+    while rest and len(found) < STATEMENTS:
+        for statement in naming.get(rest.pop(0), []):
+            with contextlib.suppress(ValueError):
+                author, _ = read_signed(statement)
+                found.append(statement)
+                rest += {author} - known
+                known.add(author)
     return found[:STATEMENTS]
 
 
@@ -3822,7 +3853,8 @@ def explain_successor(
     try:
         content = decode_file("nsec", data, "nsec.enc")
         agent, found = parse_npub(agent), parse_npub(content["agent"])
-        operator = parse_npub(operator or content["operator"])
+        is_there = operator in [each["operator"] for each in (content, *others_of(content))]
+        operator = parse_npub(operator if operator and is_there else content["operator"])
     except AvaultError:
         return None
     if content["vault"] != identity or found == agent:
@@ -3866,6 +3898,7 @@ class Machine:
 
     def __init__(self, places: Places) -> None:
         self.places, self.name, self.warning = places, machine_id(places), ""
+        self.seen = ""  # the first operator (npub) whom a person has seen last, if another is now
         self.counted = 0  # the last count of a write of ours that anybody may have seen
         # the highest count under which this machine has given a merge to git
         path = places.own("offered.json")
@@ -3934,15 +3967,18 @@ class Machine:
         What cannot be pinned is served all the same: the vault itself is written.
         """
         try:
-            write_file(self.places.own("pin.json"), encode_pin(vault, digest))
+            write_file(self.places.own("pin.json"), encode_pin(vault, digest, self.seen))
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
 
-def encode_pin(vault: Vault, digest: str) -> bytes:
-    """pin.json for a vault whose avault.enc has this SHA-256 (hex)."""
-    names = {"agent": to_npub(vault.agent), "operator": to_npub(vault.operator)}
+def encode_pin(vault: Vault, digest: str, seen: str = "") -> bytes:
+    """pin.json for a vault whose avault.enc has this SHA-256 (hex).
+
+    `seen` is the first operator (an npub) whom a person has seen last, where another is now.
+    """
+    names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
     return encode_file("pin", {**names, "generation": vault.generation, "hash": digest})
 
 
@@ -4108,16 +4144,6 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
     raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
 
 
-def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
-    """What nsec.enc's content has for the other operators; raises Tampered."""
-    others: list[Any] = content.get("others", [])
-    for other in others:
-        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
-        if not is_whole or not all(isinstance(each, str) for each in other.values()):
-            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
-    return others
-
-
 def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None:
     """What one operator (an npub) opens of nsec.enc's content; None for a stranger."""
     found = {name: value for name, value in content.items() if name != "others"}
@@ -4153,6 +4179,16 @@ def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
         "avault.enc belongs to another vault or another operator",
         "take it from git history or from a backup",
     )
+
+
+def refuse_successor(ours: Vault, found: Vault) -> None:
+    """Raise Locked where what was found has another first operator than the open vault knows."""
+    if ours.operator != found.operator:
+        npub = to_npub(found.operator)
+        raise Locked(
+            f"avault.enc has another first operator, {npub}, than the open vault",
+            "if you know of that: avault lock, then avault unlock; else take it from git history",
+        )
 
 
 def doubt_hints(places: Places, vault: Vault) -> str:
@@ -4329,7 +4365,8 @@ class Store:
     ) -> Store:
         """Open avault.enc and hold it against the pin; raises Tampered.
 
-        Where it cannot be used, unsaved.enc is served in its place, if there is one.
+        Where it cannot be used, unsaved.enc is served in its place, if there is one, and it is for
+        who opens it too.
         """
         pin = read_pin(places)
         kept = Store.read_kept(places, keys, content, pin)
@@ -4344,7 +4381,7 @@ class Store:
                     "get the latest (git pull), or take this one: avault unlock --accept-rollback",
                 )
         except Tampered as error:
-            if not kept:
+            if not kept or not is_of(kept.vault, content):
                 raise succeed_known(places, content) or error from None
             kept.seen, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
             return kept
@@ -4355,6 +4392,7 @@ class Store:
             store.lacks = "the vault lacks writes that this machine knew under the key before"
         before, first = (pin or {}).get("operator"), to_npub(vault.operator)
         if before not in (None, first):
+            store.me.seen = str(before)
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
@@ -4445,7 +4483,7 @@ class Store:
                 self.unsaved.forget(self.vault)
         except AvaultError as error:
             self.trouble = succeed_vault(self.places, self.vault) or error
-            if not isinstance(error, Tampered):
+            if not isinstance(error, Tampered | Locked):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
     def take(self, found: Vault, digest: str, is_reading: bool) -> None:
@@ -4586,15 +4624,11 @@ class Store:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
 
-
-def refuse_successor(ours: Vault, found: Vault) -> None:
-    """Raise Tampered where what was found has another first operator than the open vault knows."""
-    if ours.operator != found.operator:
-        npub = to_npub(found.operator)
-        raise Tampered(
-            f"avault.enc has another first operator, {npub}, than the open vault",
-            "take it from git history; or, if you know of that: avault lock, then avault unlock",
-        )
+    def note_seen(self) -> None:
+        """A person has opened the vault, and is told who its first operator is: pin that one."""
+        if self.me.seen:
+            self.me.seen = ""
+            self.pin()
 
 
 # ----------------------------------------------------------- vault/older ----
@@ -4705,8 +4739,12 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
         if any(each.machine == machine and not draft.knows(machine, each.count) for each in ours):
             raise Unavailable(f"{group}/{key} is being set this very moment", "try it again")
         its = {each.value for each in old.groups[group].keys[key]}
+        # who has a key that was rotated away says of a copy what he likes
+        is_sure = old.agent == draft.agent
         others = [
-            each for each in ours if not old.knows(each.machine, each.count) or each.value in its
+            each
+            for each in ours
+            if not (is_sure and old.knows(each.machine, each.count)) or each.value in its
         ]
         draft.put(group, key, secret.value, now, machine)
         keys = draft.groups[group].keys
@@ -4920,6 +4958,15 @@ def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
         raise Tampered("nsec.enc does not open") from None
 
 
+def is_recovery(path: str, keys: Keys, vault: Vault) -> bool:
+    """Whether the file there is a recovery copy of that vault."""
+    try:
+        verify_recovery(read_file(path), keys, vault)
+    except AvaultError:
+        return False
+    return True
+
+
 def is_for_several(places: Places) -> bool:
     """Whether nsec.enc is for several operators, as far as it tells."""
     try:
@@ -4977,11 +5024,18 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
+        beside = self.open_beside(keys)
         successor = succeed_vault(self.places, vault)
-        if successor and not (isinstance(successor, Tampered) and self.is_vault_ours(keys)):
+        if successor and not (isinstance(successor, Tampered) and beside):
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
         problem = successor or problem
+        if beside and is_recovery(path, keys, beside):  # of operators who came meanwhile
+            self.warning, self.was_made = (
+                f"{problem.message}, but is of the avault.enc there",
+                False,
+            )
+            return False
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
             self.warning, self.was_made = f"{problem.message}; it is looked at again", False
             return False
@@ -5003,13 +5057,12 @@ class Recovery:
             self.warning += f"nor can it be made anew: {error.message}"
             return False
 
-    def is_vault_ours(self, keys: Keys) -> bool:
-        """Whether avault.enc is under this agent's key: then nsec.enc alone was replaced."""
+    def open_beside(self, keys: Keys) -> Vault | None:
+        """What avault.enc on the disk is, where it is under this agent's key."""
         try:
-            open_vault(read_vault(self.places), keys)
+            return open_vault(read_vault(self.places), keys)
         except AvaultError:
-            return False
-        return True
+            return None
 
     def note(self, data: bytes) -> None:
         """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""
@@ -10948,7 +11001,7 @@ class Contact:
             if pairing.agent != store.vault.agent or not is_operator:
                 raise Tampered(
                     "this machine's pairing is for another agent or operator than the open vault",
-                    "avault pair --replace",
+                    f"avault pair --replace --operator {to_npub(store.vault.operator)}",
                 )
         return pairing
 
@@ -11623,11 +11676,13 @@ class Writer:
 async def register(store: Store, writer: Writer, contact: Contact, host: str) -> None:
     """Have the vault know this machine as it is; written only where it knows another, or none.
 
+    A client key that is known stays, whatever is on the disk: it tells that a phone agrees here.
     Best effort: a vault that cannot be written is served all the same.
     """
     pairing = contact.pairing or contact.seen
     name = f"{KIND}/{store.machine}"
-    said = render_machine(host, public_hex(pairing.keys) if pairing else "")
+    known = read_machine(store.vault.fact(name) or "{}")["client_key"]
+    said = render_machine(host, public_hex(pairing.keys) if pairing else known or "")
     if store.trouble or store.vault.fact(name) == said:
         return
 
@@ -11802,12 +11857,14 @@ class Holding:
         named = {**content, "operator": custodian.operator and content["operator"]}
         try:
             store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
-            if not is_of(store.vault, content):  # another is in the operator's place
+            if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
                 content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
             leave_logs(self.places)
             self.begin(store, content, custody, is_new=not own)
+            if custodian.proves:
+                store.note_seen()
         finally:
             # what this machine had stays where another agent's key has not opened the vault
             if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
@@ -11929,7 +11986,7 @@ class Holding:
         Where the disk has others, it is said, and mended.
         """
         self.contact.restore()
-        pin = encode_pin(store.vault, store.digest)
+        pin = encode_pin(store.vault, store.digest, store.me.seen)
         is_settled = not store.trouble and not store.writing
         if is_settled and not has_bytes(self.places.own("pin.json"), pin):
             if not store.warning:  # else it could not be written before
@@ -12044,7 +12101,8 @@ AGREED = ("custodian", "kind", "asks", "settings", "shared")
 
 def mark_agreed(keys: Keys, message: Message) -> str:
     """That the operator has agreed to a custodian as it is: its settings can be no others then."""
-    what = json.dumps([message[each] for each in AGREED], sort_keys=True)
+    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
+    what = json.dumps([message[each] for each in agreed], sort_keys=True)
     secret = bytes.fromhex(keys.secret_key().to_hex())
     return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 
@@ -12723,7 +12781,8 @@ class Rotating:
         holding, vault = self.holding, store.vault
         is_asked = bool(holding.contact.pairing or holding.contact.seen)
         proven = render_time(time.time()) if is_asked else holding.ratchet.proven
-        operator = parse_npub(holding.ratchet.content["operator"])
+        pairing = holding.contact.find(store)
+        operator = pairing.operator if pairing else vault.operator
         names = vault.identity, operator, vault.name, holding.host
         content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
         return encode_file("unlock", content)
@@ -12777,6 +12836,7 @@ class Rotating:
             "mend that, then: avault unlock, which completes it",
         )
         self.holding.store = self.holding.log = None
+        self.holding.reporter.report()
         self.holding.reporter.fail(told)
         self.unlocking.ended.set()
         return told
@@ -14601,6 +14661,7 @@ async def ask_for_proof(
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
             ratchet.prove()
+            store.note_seen()
             content = {**ratchet.content, "operator": to_npub(pairing.operator)}
             await ratchet.turn(store.keys, content)
             holding.contact.keep(pairing)
@@ -29764,7 +29825,8 @@ def cmd_unlock(
     if nsec and not terminal.is_running():
         content, _ = read_unlock(terminal.places)
         make_private_directory(terminal.places.state)
-        store = Store.read(terminal.places, asyncio.run(GivenKey(nsec).obtain(content)), content)
+        keys = asyncio.run(GivenKey(nsec).obtain(content))
+        store = Store.read(terminal.places, keys, {**content, "operator": None})
         refusal = store.compare(pin) if (pin := read_pin(terminal.places)) else None
         if refusal and not accept_rollback:
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")
@@ -31944,9 +32006,9 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
 def name_openers(terminal: Terminal) -> None:
     """Say who opens the vault with the new key, before anybody agrees to it."""
     status = terminal.ask("status")
-    operators = {"first": status["first_operator"], **(status["operators"] or {})}
     if status["first_operator"]:
-        named = [f"{npub} ({name})" for name, npub in operators.items()]
+        named = [status["first_operator"]]
+        named += [f"{npub} ({name})" for name, npub in status["operators"].items()]
         say(f"its operators: {', '.join(named)}")
         say(f"what opens it here: {', '.join(status['custodians'])}")
 

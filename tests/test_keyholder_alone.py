@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -128,6 +130,47 @@ async def test_who_was_removed_agrees_to_nothing_on_a_machine_that_stayed_open(d
     store.vault.state(avault.SUCCEEDED, avault.public_hex(avault.make_keys()), 1, store.machine)
     with pytest.raises(avault.Tampered, match="another agent or operator"):
         contact.find(store)
+
+
+async def test_a_recovery_copy_for_who_came_meanwhile_stays(desk: Desk) -> None:
+    """Another machine has put another in the operator's place: what an open vault knows is no longer what is published."""
+    await desk.open()
+    store, keys = desk.holding.store, desk.example.agent
+    assert store
+    draft, other = store.vault.copy(), avault.public_hex(avault.make_keys())
+    draft.state(avault.SUCCEEDED, other, 1, "other")
+    draft.generation["other"] = 1
+    data = avault.encode_file("nsec", avault.seal_recovery(keys, draft, "h"))
+    desk.example.write("avault.enc", avault.seal_vault(draft, keys))
+    desk.example.write("nsec.enc", data)
+    await desk.holding.verify_recovery()
+    assert desk.own("nsec.enc") == data and "but is of the avault.enc there" in desk.holding.recovery.warning
+    store.refresh()
+    assert isinstance(store.trouble, avault.Locked) and "another first operator" in store.trouble.message
+    desk.example.write("nsec.enc", b"damaged")
+    await desk.holding.verify_recovery()
+    assert "was made anew" in desk.holding.recovery.warning
+
+
+async def test_a_machine_that_had_a_phone_says_so_for_ever(desk: Desk) -> None:
+    """Its pairing's file may be taken away: else a custodian could agree in the phone's place."""
+    desk.example.path("pairing.json").unlink()
+    await desk.open()
+    store = desk.holding.store
+    assert store and not avault.knows_phone(store.vault)
+    name = f"machine/{store.machine}"
+    store.write([lambda vault: vault.state(name, avault.render_machine("u@h", "ab" * 32), 1, store.machine)])
+    await desk.holding.register()
+    assert avault.read_machine(str(store.vault.fact(name)))["client_key"] == "ab" * 32 and avault.knows_phone(store.vault)
+
+
+def test_what_was_agreed_to_for_one_machine_is_not_for_all() -> None:
+    keys = avault.make_keys()
+    about = {"custodian": "box", "kind": "program", "asks": False, "settings": {"path": "/x"}, "shared": False}
+    text = json.dumps([about[each] for each in ("custodian", "kind", "asks", "settings")], sort_keys=True)
+    secret = bytes.fromhex(keys.secret_key().to_hex())
+    assert avault.mark_agreed(keys, about) == hmac.digest(secret, f"avault/custodian {text}".encode(), "sha256").hex()
+    assert avault.mark_agreed(keys, {**about, "shared": True}) != avault.mark_agreed(keys, about)
 
 
 async def test_a_rotation_is_for_those_who_were_shown(desk: Desk) -> None:

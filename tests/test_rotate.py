@@ -435,6 +435,26 @@ def test_who_names_two_leads_nowhere(tmp_path: Path) -> None:
         assert not found or (npub in str(found.hint)) == (expected is straight)
 
 
+def test_nobody_crowds_out_what_leads_to_the_agent() -> None:
+    """Who has a key just before it is rotated may add as many statements as he likes."""
+    old, fresh = avault.make_keys(), avault.make_keys()
+    vault = avault.Vault("00" * 16, avault.public_hex(fresh), "ab" * 32, "v")
+    others = [(avault.make_keys(), avault.make_keys()) for _ in range(70)]
+    wanted = lead((old, fresh))
+    for author, [statement] in [*((each[0], lead(each)) for each in others), (old, wanted)]:
+        vault.state(f"agent/{avault.to_npub(avault.public_hex(author))}", json.dumps({"statement": statement}), 1, "m")
+    assert avault.statements_of(vault) == wanted
+
+
+def test_the_operator_that_is_named_is_one_whom_the_copy_has() -> None:
+    old, fresh, gone, operator = (avault.make_keys() for _ in range(4))
+    content = avault.seal_nsec(fresh, "00" * 16, avault.public_hex(operator), "v", "h")
+    data = avault.encode_file("nsec", {**content, "rotated": lead((old, fresh))})
+    for given in (avault.to_npub(avault.public_hex(gone)), None, content["operator"]):
+        found = avault.explain_successor(data, "00" * 16, avault.public_hex(old), given)
+        assert found and f"--signer-npub {content['operator']} " in str(found.hint)
+
+
 def test_a_key_that_was_rotated_away_leads_nobody_to_another_vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in a sync, which merges nothing and offers nothing to pull, nor by an operator whom the other has put there."""
     k0, k1, evil, operator = (avault.make_keys() for _ in range(4))

@@ -9,7 +9,6 @@ from avault.hints import EXIT_CODES
 from avault.places import NoPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 
@@ -98,15 +97,6 @@ def is_somewhere() -> bool:
         return bool(os.getcwd())
     except OSError:
         return False
-
-
-def attempt(change: Callable[[Any], None], draft: object) -> AvaultError | None:
-    """Apply a change to a draft; the error that refused it."""
-    try:
-        change(draft)
-    except AvaultError as error:
-        return error
-    return None
 
 
 def complain(error: Exception) -> AvaultError:

@@ -288,7 +288,8 @@ def cmd_unlock(
     if nsec and not terminal.is_running():
         content, _ = read_unlock(terminal.places)
         make_private_directory(terminal.places.state)
-        store = Store.read(terminal.places, asyncio.run(GivenKey(nsec).obtain(content)), content)
+        keys = asyncio.run(GivenKey(nsec).obtain(content))
+        store = Store.read(terminal.places, keys, {**content, "operator": None})
         refusal = store.compare(pin) if (pin := read_pin(terminal.places)) else None
         if refusal and not accept_rollback:
             raise Tampered(refusal, "get the latest (git pull), or insist with --accept-rollback")

@@ -58,9 +58,9 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
 def name_openers(terminal: Terminal) -> None:
     """Say who opens the vault with the new key, before anybody agrees to it."""
     status = terminal.ask("status")
-    operators = {"first": status["first_operator"], **(status["operators"] or {})}
     if status["first_operator"]:
-        named = [f"{npub} ({name})" for name, npub in operators.items()]
+        named = [status["first_operator"]]
+        named += [f"{npub} ({name})" for name, npub in status["operators"].items()]
         say(f"its operators: {', '.join(named)}")
         say(f"what opens it here: {', '.join(status['custodians'])}")
 

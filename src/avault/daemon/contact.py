@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.reporter import Reporter
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Tampered
+from avault.nostr import to_npub
 from avault.places import Places
 from avault.signer.pairing import Pairing, forget_begun
 from avault.signer.remote import RemoteSigner
@@ -96,7 +97,7 @@ class Contact:
             if pairing.agent != store.vault.agent or not is_operator:
                 raise Tampered(
                     "this machine's pairing is for another agent or operator than the open vault",
-                    "avault pair --replace",
+                    f"avault pair --replace --operator {to_npub(store.vault.operator)}",
                 )
         return pairing
 

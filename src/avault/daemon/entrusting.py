@@ -67,7 +67,8 @@ AGREED = ("custodian", "kind", "asks", "settings", "shared")
 
 def mark_agreed(keys: Keys, message: Message) -> str:
     """That the operator has agreed to a custodian as it is: its settings can be no others then."""
-    what = json.dumps([message[each] for each in AGREED], sort_keys=True)
+    agreed = [each for each in AGREED if each != "shared" or message["shared"]]
+    what = json.dumps([message[each] for each in agreed], sort_keys=True)
     secret = bytes.fromhex(keys.secret_key().to_hex())
     return hmac.digest(secret, f"avault/custodian {what}".encode(), "sha256").hex()
 

@@ -199,12 +199,14 @@ class Holding:
         named = {**content, "operator": custodian.operator and content["operator"]}
         try:
             store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
-            if not is_of(store.vault, content):  # another is in the operator's place
+            if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
                 content = {**content, "operator": to_npub(store.vault.operator)}
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
             leave_logs(self.places)
             self.begin(store, content, custody, is_new=not own)
+            if custodian.proves:
+                store.note_seen()
         finally:
             # what this machine had stays where another agent's key has not opened the vault
             if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
@@ -326,7 +328,7 @@ class Holding:
         Where the disk has others, it is said, and mended.
         """
         self.contact.restore()
-        pin = encode_pin(store.vault, store.digest)
+        pin = encode_pin(store.vault, store.digest, store.me.seen)
         is_settled = not store.trouble and not store.writing
         if is_settled and not has_bytes(self.places.own("pin.json"), pin):
             if not store.warning:  # else it could not be written before

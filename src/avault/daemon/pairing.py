@@ -146,6 +146,7 @@ async def ask_for_proof(
             ratchet = holding.ratchet
             ratchet.note_quickness(signer.answered_in, ratchet.content)
             ratchet.prove()
+            store.note_seen()
             content = {**ratchet.content, "operator": to_npub(pairing.operator)}
             await ratchet.turn(store.keys, content)
             holding.contact.keep(pairing)

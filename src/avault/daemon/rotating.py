@@ -26,7 +26,7 @@ from avault.daemon.log import AccessLog
 from avault.daemon.phones import renew_phones
 from avault.daemon.sentences import describe_openers
 from avault.errors import AvaultError, Denied, Locked, Tampered, Unavailable, Usage, complain
-from avault.nostr import make_keys, parse_npub, public_hex, to_npub
+from avault.nostr import make_keys, public_hex, to_npub
 from avault.places import Places
 from avault.process import meet
 from avault.vault.files import read_file, write_file
@@ -181,7 +181,8 @@ class Rotating:
         holding, vault = self.holding, store.vault
         is_asked = bool(holding.contact.pairing or holding.contact.seen)
         proven = render_time(time.time()) if is_asked else holding.ratchet.proven
-        operator = parse_npub(holding.ratchet.content["operator"])
+        pairing = holding.contact.find(store)
+        operator = pairing.operator if pairing else vault.operator
         names = vault.identity, operator, vault.name, holding.host
         content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
         return encode_file("unlock", content)
@@ -235,6 +236,7 @@ class Rotating:
             "mend that, then: avault unlock, which completes it",
         )
         self.holding.store = self.holding.log = None
+        self.holding.reporter.report()
         self.holding.reporter.fail(told)
         self.unlocking.ended.set()
         return told

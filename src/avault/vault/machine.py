@@ -29,6 +29,7 @@ class Machine:
 
     def __init__(self, places: Places) -> None:
         self.places, self.name, self.warning = places, machine_id(places), ""
+        self.seen = ""  # the first operator (npub) whom a person has seen last, if another is now
         self.counted = 0  # the last count of a write of ours that anybody may have seen
         # the highest count under which this machine has given a merge to git
         path = places.own("offered.json")
@@ -97,15 +98,18 @@ class Machine:
         What cannot be pinned is served all the same: the vault itself is written.
         """
         try:
-            write_file(self.places.own("pin.json"), encode_pin(vault, digest))
+            write_file(self.places.own("pin.json"), encode_pin(vault, digest, self.seen))
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
 
-def encode_pin(vault: Vault, digest: str) -> bytes:
-    """pin.json for a vault whose avault.enc has this SHA-256 (hex)."""
-    names = {"agent": to_npub(vault.agent), "operator": to_npub(vault.operator)}
+def encode_pin(vault: Vault, digest: str, seen: str = "") -> bytes:
+    """pin.json for a vault whose avault.enc has this SHA-256 (hex).
+
+    `seen` is the first operator (an npub) whom a person has seen last, where another is now.
+    """
+    names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
     return encode_file("pin", {**names, "generation": vault.generation, "hash": digest})
 
 

@@ -178,6 +178,16 @@ def check_name(name: str) -> str:
     )
 
 
+def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
+    """What nsec.enc's content has for the other operators; raises Tampered."""
+    others: list[Any] = content.get("others", [])
+    for other in others:
+        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
+        if not is_whole or not all(isinstance(each, str) for each in other.values()):
+            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
+    return others
+
+
 def clean_directory(path: str) -> None:
     """Remove the temporary files that a killed write left behind.
 

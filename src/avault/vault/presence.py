@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Denied, NotFound, Tampered
+from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
-from avault.vault.own_files import NAME_CHARACTERS, decode_file, read_hints
+from avault.vault.own_files import NAME_CHARACTERS, decode_file, others_of, read_hints
 from avault.vault.records import Vault
 from avault.vault.statements import find_successor, succeed_known
 
@@ -144,16 +144,6 @@ def read_sealed(kind: str, path: str) -> dict[str, Any]:
     raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
 
 
-def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
-    """What nsec.enc's content has for the other operators; raises Tampered."""
-    others: list[Any] = content.get("others", [])
-    for other in others:
-        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
-        if not is_whole or not all(isinstance(each, str) for each in other.values()):
-            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
-    return others
-
-
 def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None:
     """What one operator (an npub) opens of nsec.enc's content; None for a stranger."""
     found = {name: value for name, value in content.items() if name != "others"}
@@ -189,6 +179,16 @@ def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
         "avault.enc belongs to another vault or another operator",
         "take it from git history or from a backup",
     )
+
+
+def refuse_successor(ours: Vault, found: Vault) -> None:
+    """Raise Locked where what was found has another first operator than the open vault knows."""
+    if ours.operator != found.operator:
+        npub = to_npub(found.operator)
+        raise Locked(
+            f"avault.enc has another first operator, {npub}, than the open vault",
+            "if you know of that: avault lock, then avault unlock; else take it from git history",
+        )
 
 
 def doubt_hints(places: Places, vault: Vault) -> str:

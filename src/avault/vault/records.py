@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from avault.errors import Denied, NotFound
+from avault.errors import AvaultError, Denied, NotFound
 from avault.vault.names import (
     PHONE,
     check_group,
@@ -13,7 +14,11 @@ from avault.vault.names import (
     is_operator,
     is_public_key,
 )
-from avault.vault.secret import Secret, arrange, check_dot, read_secrets
+from avault.vault.secret import Secret, arrange, check_dot, read_fact_values, read_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 OTHERS = 32  # operators besides the first
 SUCCEEDED = "succeeded/operator"  # the fact that another is the first operator now
@@ -62,7 +67,8 @@ class Vault:
 
     def take(self, other: Vault) -> None:
         """Have what another has."""
-        self.groups, self.facts, self.generation = other.groups, other.facts, other.generation
+        self.groups, self.facts = other.groups, other.facts
+        self.generation, self.sources = other.generation, other.sources
 
     def count(self) -> int:
         """How many keys there are."""
@@ -236,7 +242,18 @@ class Vault:
             check_dot(machine, count)
             self.groups[name] = Group(keys, (text, machine, count))
         facts = content.get("facts", {})
-        self.facts = {name: read_secrets(found) for name, found in facts.items()}
+        self.facts = {name: read_fact_values(found) for name, found in facts.items()}
+
+
+def attempt(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
+    """Apply a change to a draft, whole or not at all; the error that refused it."""
+    twin = draft.copy()
+    try:
+        change(twin)
+    except AvaultError as error:
+        return error
+    draft.take(twin)
+    return None
 
 
 def check_generation(found: dict[str, int]) -> dict[str, int]:

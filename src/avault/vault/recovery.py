@@ -13,8 +13,8 @@ from avault.errors import AvaultError, NotFound, Tampered
 from avault.nostr import decrypt, to_npub
 from avault.places import Places, sha256
 from avault.vault.files import FileChanged, has_bytes, look_at, read_file, write_file
-from avault.vault.own_files import decode_file, encode_file
-from avault.vault.presence import as_operator, others_of, read_sealed, read_vault
+from avault.vault.own_files import decode_file, encode_file, others_of
+from avault.vault.presence import as_operator, read_sealed, read_vault
 from avault.vault.records import Vault
 from avault.vault.seal import open_nsec, open_vault, seal_nsec
 from avault.vault.statements import statements_of, succeed_vault
@@ -50,6 +50,15 @@ def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
             open_nsec(content, decrypt(keys, operator, content["envelope"]))
     except (Tampered, ValueError):
         raise Tampered("nsec.enc does not open") from None
+
+
+def is_recovery(path: str, keys: Keys, vault: Vault) -> bool:
+    """Whether the file there is a recovery copy of that vault."""
+    try:
+        verify_recovery(read_file(path), keys, vault)
+    except AvaultError:
+        return False
+    return True
 
 
 def is_for_several(places: Places) -> bool:
@@ -109,11 +118,18 @@ class Recovery:
             self.seen = seen
             self.note(data)
             return False
+        beside = self.open_beside(keys)
         successor = succeed_vault(self.places, vault)
-        if successor and not (isinstance(successor, Tampered) and self.is_vault_ours(keys)):
+        if successor and not (isinstance(successor, Tampered) and beside):
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
         problem = successor or problem
+        if beside and is_recovery(path, keys, beside):  # of operators who came meanwhile
+            self.warning, self.was_made = (
+                f"{problem.message}, but is of the avault.enc there",
+                False,
+            )
+            return False
         if is_git_at_work(self.places.dir) or not os.path.lexists(self.places.file("avault.enc")):
             self.warning, self.was_made = f"{problem.message}; it is looked at again", False
             return False
@@ -135,13 +151,12 @@ class Recovery:
             self.warning += f"nor can it be made anew: {error.message}"
             return False
 
-    def is_vault_ours(self, keys: Keys) -> bool:
-        """Whether avault.enc is under this agent's key: then nsec.enc alone was replaced."""
+    def open_beside(self, keys: Keys) -> Vault | None:
+        """What avault.enc on the disk is, where it is under this agent's key."""
         try:
-            open_vault(read_vault(self.places), keys)
+            return open_vault(read_vault(self.places), keys)
         except AvaultError:
-            return False
-        return True
+            return None
 
     def note(self, data: bytes) -> None:
         """Remember what was verified, also for a locked vault; failing that, `forget` refuses."""

@@ -14,7 +14,7 @@ from avault.errors import AvaultError, Locked, Tampered
 from avault.nostr import parse_npub, read_signed, sign, to_npub
 from avault.places import Places
 from avault.vault.files import read_file
-from avault.vault.own_files import decode_file
+from avault.vault.own_files import decode_file, others_of
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
@@ -33,13 +33,25 @@ def make_statement(keys: Keys, identity: str, agent: str) -> str:
 
 
 def statements_of(vault: Vault) -> list[str]:
-    """What the vault's agents before have said, as the vault knows it; what is none is left out."""
-    found = []
+    """What the vault's agents before have said, the last first; what is none is left out.
+
+    Backwards from the agent that it has: who had a key before can add as many as he likes.
+    """
+    naming: dict[str, list[str]] = {}
     for text in vault.facts_of("agent").values():
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             statement = str(json.loads(text)["statement"])
-            read_signed(statement)
-            found.append(statement)
+            said = json.loads(json.loads(statement)["content"])
+            naming.setdefault(str(said["agent"]), []).append(statement)
+    rest, known = [vault.agent], {vault.agent}
+    found = list[str]()
+    while rest and len(found) < STATEMENTS:
+        for statement in naming.get(rest.pop(0), []):
+            with contextlib.suppress(ValueError):
+                author, _ = read_signed(statement)
+                found.append(statement)
+                rest += {author} - known
+                known.add(author)
     return found[:STATEMENTS]
 
 
@@ -118,7 +130,8 @@ def explain_successor(
     try:
         content = decode_file("nsec", data, "nsec.enc")
         agent, found = parse_npub(agent), parse_npub(content["agent"])
-        operator = parse_npub(operator or content["operator"])
+        is_there = operator in [each["operator"] for each in (content, *others_of(content))]
+        operator = parse_npub(operator if operator and is_there else content["operator"])
     except AvaultError:
         return None
     if content["vault"] != identity or found == agent:

@@ -6,13 +6,13 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Locked, NotFound, Tampered, attempt
+from avault.errors import AvaultError, Locked, NotFound, Tampered
 from avault.nostr import to_npub
 from avault.places import Places, sha256
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.machine import Machine, read_pin
-from avault.vault.presence import read_vault, refuse_other
-from avault.vault.records import Vault
+from avault.vault.presence import is_of, read_vault, refuse_other, refuse_successor
+from avault.vault.records import Vault, attempt
 from avault.vault.seal import open_vault, seal_vault
 from avault.vault.statements import succeed_known, succeed_vault
 from avault.vault.unsaved import Unsaved
@@ -82,7 +82,8 @@ class Store:
     ) -> Store:
         """Open avault.enc and hold it against the pin; raises Tampered.
 
-        Where it cannot be used, unsaved.enc is served in its place, if there is one.
+        Where it cannot be used, unsaved.enc is served in its place, if there is one, and it is for
+        who opens it too.
         """
         pin = read_pin(places)
         kept = Store.read_kept(places, keys, content, pin)
@@ -97,7 +98,7 @@ class Store:
                     "get the latest (git pull), or take this one: avault unlock --accept-rollback",
                 )
         except Tampered as error:
-            if not kept:
+            if not kept or not is_of(kept.vault, content):
                 raise succeed_known(places, content) or error from None
             kept.seen, kept.trouble = kept.look(), succeed_vault(places, kept.vault) or error
             return kept
@@ -108,6 +109,7 @@ class Store:
             store.lacks = "the vault lacks writes that this machine knew under the key before"
         before, first = (pin or {}).get("operator"), to_npub(vault.operator)
         if before not in (None, first):
+            store.me.seen = str(before)
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
@@ -198,7 +200,7 @@ class Store:
                 self.unsaved.forget(self.vault)
         except AvaultError as error:
             self.trouble = succeed_vault(self.places, self.vault) or error
-            if not isinstance(error, Tampered):
+            if not isinstance(error, Tampered | Locked):
                 self.seen = ()  # a full disk, or the like: that ends without a change of the file
 
     def take(self, found: Vault, digest: str, is_reading: bool) -> None:
@@ -339,12 +341,8 @@ class Store:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
 
-
-def refuse_successor(ours: Vault, found: Vault) -> None:
-    """Raise Tampered where what was found has another first operator than the open vault knows."""
-    if ours.operator != found.operator:
-        npub = to_npub(found.operator)
-        raise Tampered(
-            f"avault.enc has another first operator, {npub}, than the open vault",
-            "take it from git history; or, if you know of that: avault lock, then avault unlock",
-        )
+    def note_seen(self) -> None:
+        """A person has opened the vault, and is told who its first operator is: pin that one."""
+        if self.me.seen:
+            self.me.seen = ""
+            self.pin()
