@@ -41,12 +41,17 @@ The rooms, in order; each calls only what stands above it:
     tasks                     Work that runs beside other work, in an event loop
     vault/dangerous           Names of variables that change what other programs do
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
+    vault/times               Times and durations, as people and the protocol have them
+    vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
+    vault/guards              The guards of a vault: facts that are only added, so that no copy of it has a guard less
+    vault/guard_changes       What changes the guards of a vault. None of it is undone by a copy that has not heard of it
     vault/secret              A value of a key as data: its times, its dot, and which of several is served
     vault/records             The vault as data: groups, keys and their names; merging two copies
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
     vault/files               Files as people and disks need them: atomic, durable, checked
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
     vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
+    vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
     vault/own_files           The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
     vault/statements          What an agent's key said of the one that takes its place: signed, so that anybody can see it
     vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
@@ -60,6 +65,7 @@ The rooms, in order; each calls only what stands above it:
     vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
+    vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
     signer/relays             The relay client: connections to relays, what they are sent, and what they send to us
     signer/bunker             A NIP-46 remote signer ("bunker"), and the operator's key that it works with
@@ -112,12 +118,17 @@ The rooms, in order; each calls only what stands above it:
     daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
-    daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
+    daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
+    daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
+    daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
+    daemon/guarding           What becomes of guards where less is asked for, and the words by which a person agrees to it
+    daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
     daemon/listing            The custodians as `custody list` shows them
+    daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
@@ -127,8 +138,10 @@ The rooms, in order; each calls only what stands above it:
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
+    daemon/guard_requests     What a client may ask about guards: to see them, to set one, to make one stricter
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
+    daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
@@ -234,6 +247,7 @@ The rooms, in order; each calls only what stands above it:
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
+    cli/guard                 avault guard, unguard: how a secret may be used
     cli/log                   avault log: who got what, and when; and what was refused
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
@@ -340,12 +354,15 @@ if TYPE_CHECKING:
     from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeGuard, TypeVar, dataclass_transform
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+    AnyVault = Any  # of vault/records, which needs this room
     Event: TypeAlias = nostr_sdk.Event
+    Facts = dict[str, list[Any]]
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
-    Manage = Callable[["Guard", "Message", dict[str, Any]], Awaitable["Message"]]
+    Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
     P = ParamSpec("P")
+    Pick = Callable[["Vault", Message], tuple[list[tuple[str, str]], bool]]
     Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
     Respond = Callable[["Supervisor", socket.socket, Message], Awaitable[Message]]
     Serve = Callable[["Keyholder", "Session", Message], Answer]
@@ -1022,9 +1039,9 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-    audit daemon delete doctor drill edit export forget get git has history import init inject
+    audit daemon delete doctor drill edit export forget get git guard has history import init inject
     custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
-    pair recover replica restore rotate run scan service set status sync unlock wait
+    pair recover replica restore rotate run scan service set status sync unguard unlock wait
     """.split()
 )
 
@@ -1209,6 +1226,8 @@ def fast_door(argv: list[str]) -> int | None:
             return 0 if answer == '{"ok": true, "has": true}' else 4
         if answer[13:24] == '"output": "':
             output, rest = from_json(answer, 24)
+            if "command" in found and rest[:14] == ', "warning": "':
+                write_all(2, f"avault: warning: {from_json(rest, 14)[0]}\n".encode())
             if "command" in found:
                 return become(found["command"], output.split("\0")[:-1])
             try:
@@ -1376,11 +1395,23 @@ def printable(text: object, limit: int = 200) -> str:
 
 
 # answered by the supervisor
-DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "rotate", "record"}
+DOOR = {
+    "status",
+    "unlock",
+    "lock",
+    "limit",
+    "wait",
+    "stop",
+    "custody",
+    "rotate",
+    "unguard",
+    "record",
+}
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
+    "guard", "guards",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -1679,7 +1710,7 @@ class Connection:
             except OSError:
                 pass
             raise
-        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore"):
+        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore", "guard"):
             raise AvaultError(
                 "the daemon went away; unknown whether it was written", "look with: avault list"
             )
@@ -2395,6 +2426,606 @@ def is_public_key(text: str) -> bool:
     return x < FIELD and pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1
 
 
+# ----------------------------------------------------------- vault/times ----
+# Times and durations, as people and the protocol have them.
+
+
+def render_duration(seconds: float) -> str:
+    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
+    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
+    return f"{seconds / units[unit]:g} {unit}"
+
+
+def render_time(seconds: float) -> str:
+    """A time as RFC 3339 UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+# ----------------------------------------------------------- vault/rules ----
+# A guard's rules: how a secret may be used. Of two that count, each field has the stricter.
+
+
+WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+BROKERED = frozenset({"proxy", "ssh", "sign"})  # by a process of avault's own; there is none yet
+SETS = ("only", "hosts", "methods", "paths")
+NUMBERS = ("until", "times")
+MOST = 32  # of one field
+LATEST_UNTIL = 1 << 37  # Unix seconds
+HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
+PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
+
+
+def is_place(text: object) -> bool:
+    """Whether it names a group, or a key of one: GROUP or GROUP/KEY."""
+    group, slash, key = str(text).partition("/")
+    return isinstance(text, str) and is_group(group) and (is_key(key) if slash else True)
+
+
+def is_host(text: str) -> bool:
+    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080."""
+    name, colon, port = text.removeprefix("*.").partition(":")
+    labels = name.split(".")
+    return (
+        0 < len(name) <= 253
+        and name == name.lower()
+        and set(name) <= HOST_CHARACTERS
+        and all(0 < len(each) <= 63 and each[0] != "-" for each in labels)
+        and (not text.startswith("*.") or len(labels) > 1)
+        and (not colon or is_port(port))
+    )
+
+
+def is_port(text: str) -> bool:
+    """Whether it is the number of a port, as it is written."""
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536 and text[0] != "0"
+
+
+def is_method(text: str) -> bool:
+    """Whether it is a method of HTTP, in capitals."""
+    return 0 < len(text) <= 20 and set(text) <= LETTERS | {"-"} and text == text.upper()
+
+
+def is_path(text: str) -> bool:
+    """Whether it is a path, perhaps with * in it: /v1/*."""
+    return text.startswith("/") and len(text) <= 300 and set(text) <= PATH_CHARACTERS
+
+
+MEMBERS = {"only": WAYS.__contains__, "hosts": is_host, "methods": is_method, "paths": is_path}
+EXAMPLES = {
+    "only": f"one of: {', '.join(WAYS)}",
+    "hosts": "as in api.example.com, *.example.com or localhost:8080",
+    "methods": "as in GET or POST",
+    "paths": "as in /v1/charges or /v1/*, without a query",
+}
+
+
+class Rules:
+    """What is asked of each use of a secret; a field that is None asks nothing.
+
+    `only`, `hosts`, `methods` and `paths` are lists of sets: of each set, one member has to fit.
+    `until` is in Unix seconds, `times` how often. Rules of a later avault, which this one does
+    not know, let nobody through: `is_known` is false.
+    """
+
+    __slots__ = (*SETS, *NUMBERS, "is_known")
+
+    def __init__(self, **fields: Any) -> None:
+        def one(name: str) -> list[frozenset[str]]:
+            return [frozenset(fields[name])] if fields.get(name) is not None else []
+
+        self.only, self.hosts = one("only"), one("hosts")
+        self.methods, self.paths = one("methods"), one("paths")
+        self.until: int | None = fields.get("until")
+        self.times: int | None = fields.get("times")
+        self.is_known = True
+
+    def __and__(self, other: Rules) -> Rules:
+        """What both ask."""
+        return join_rules([self, other])
+
+    def ways(self) -> frozenset[str] | None:
+        """The ways that are left; None for all. What is about requests is for the proxy alone."""
+        found = list(self.only)
+        if self.hosts or self.methods or self.paths:
+            found.append(frozenset({"proxy"}))
+        return frozenset.intersection(*found) if found else None
+
+    def lets(self, way: str, now: float) -> bool:
+        """Whether a use by a way goes through; none of those of a broker does by itself."""
+        ways = self.ways()
+        is_way = ways is None or way in ways
+        is_time = self.until is None or now < self.until
+        return self.is_known and is_way and is_time and self.times != 0
+
+    def asks_at_least(self, other: Rules) -> bool:
+        """Whether nothing gets through these that would not through the other's."""
+        ways, others = self.ways(), other.ways()
+        if others is not None and (ways is None or not ways <= others):
+            return False
+        for name in NUMBERS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if theirs is not None and (mine is None or mine > theirs):
+                return False
+        for name in ("hosts", "methods", "paths"):
+            for wide in getattr(other, name):
+                if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
+                    return False
+        return other.is_known or not self.is_known
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that ask something, for JSON; of sets, which all have to fit, a list of lists.
+
+        But `only`, which is the ways that are left.
+        """
+        ways = self.ways()
+        shown: dict[str, Any] = {} if ways is None else {"only": sorted(ways)}
+        for name in SETS[1:]:
+            if found := getattr(self, name):
+                shown[name] = [sorted(each) for each in found]
+        if self.until is not None:
+            shown["until"] = render_time(self.until)
+        if self.times is not None:
+            shown["times"] = self.times
+        return shown if self.is_known else {**shown, "unknown": True}
+
+    def __str__(self) -> str:
+        """In words."""
+        return self.describe(MOST)
+
+    def describe(self, most: int) -> str:
+        """In words; of a list with more than so many members, how many it has."""
+        if not self.is_known:
+            return "nobody: a later avault has a rule here that this one does not know"
+        words = []
+        ways = self.ways()
+        if ways is not None:
+            words.append(f"only {' or '.join(sorted(ways, key=WAYS.index))}" if ways else "nobody")
+        for name, word in (("hosts", "to"), ("methods", "by"), ("paths", "at")):
+            for each in getattr(self, name):
+                shown = " or ".join(sorted(each))
+                words.append(
+                    f"{word} {shown if len(each) <= most else f'one of {len(each)} {name}'}"
+                )
+        if self.until is not None:
+            words.append(f"until {render_time(self.until)}")
+        if self.times is not None:
+            words.append(f"{self.times} more {'time' if self.times == 1 else 'times'}")
+        return ", ".join(words) or "no rule"
+
+
+def join_rules(rules: list[Rules]) -> Rules:
+    """What all of these ask together."""
+    joined = Rules()
+    for name in SETS:
+        setattr(
+            joined, name, simplify(name, [each for one in rules for each in getattr(one, name)])
+        )
+    for name in NUMBERS:
+        found = [getattr(one, name) for one in rules if getattr(one, name) is not None]
+        setattr(joined, name, min(found, default=None))
+    joined.is_known = all(one.is_known for one in rules)
+    return joined
+
+
+def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
+    """Whether all that fits the one set fits the other, as far as that shows."""
+    patterns = [each for each in wide if "*" in each]
+    return all(
+        each in wide or any(fits(name, each, pattern) for pattern in patterns) for each in narrow
+    )
+
+
+def fits(name: str, text: str, pattern: str) -> bool:
+    """Whether a member, which may be a pattern itself, is among what a pattern stands for."""
+    if text == pattern:
+        return True
+    if name == "hosts":
+        return pattern.startswith("*.") and text.removeprefix("*").endswith(pattern[1:])
+    is_open = pattern.endswith("*") and "*" not in pattern[:-1]
+    return name == "paths" and is_open and text.startswith(pattern[:-1])
+
+
+def simplify(name: str, sets: list[frozenset[str]]) -> list[frozenset[str]]:
+    """The sets without those that another one is within, in one order."""
+    if name == "only":
+        return [frozenset.intersection(*sets)] if sets else []
+    unique = sorted({*sets}, key=sorted)
+    return [
+        each
+        for each in unique
+        if not any(
+            other != each
+            and is_within(name, other, each)
+            and (not is_within(name, each, other) or sorted(other) < sorted(each))
+            for other in unique
+        )
+    ]
+
+
+def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
+    """The fields of a request that ask something, as they are kept; raises Usage."""
+    kept: dict[str, Any] = {}
+    for name, is_member in MEMBERS.items():
+        found = given.get(name)
+        if found in (None, []):
+            continue
+        if not isinstance(found, list) or len(found) > MOST:
+            raise Usage(f"{name} is a list of at most {MOST} words")
+        for each in found:
+            if not isinstance(each, str) or not is_member(each):
+                raise Usage(f"not one of {name}", EXAMPLES[name])
+        kept[name] = sorted({*found})
+    if any(name in kept for name in SETS[1:]):
+        if kept.get("only", ["proxy"]) != ["proxy"]:
+            raise Usage("hosts, methods and paths are for the proxy", "leave --only out")
+        kept["only"] = ["proxy"]
+    for name, least in (("until", now + 1), ("times", 1)):
+        number = given.get(name)
+        if number is None:
+            continue
+        if type(number) is not int or not least <= number <= LATEST_UNTIL:
+            at = "a time to come" if name == "until" else "a number from 1"
+            raise Usage(f"{name} is {at}")
+        kept[name] = number
+    return kept
+
+
+def read_rules(text: str) -> tuple[str, Rules]:
+    """What a fact of a guard says: the place that it is on, and its rules; raises ValueError.
+
+    What it says besides, a later avault has said: nobody gets through.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or not is_place(found.get("on")):
+        raise ValueError("not a guard")
+    on = found.pop("on")
+    rules = Rules()
+    for name in SETS:
+        members = found.pop(name, None)
+        if members is not None:
+            is_list = isinstance(members, list) and all(isinstance(each, str) for each in members)
+            is_sound = is_list and all(map(MEMBERS[name], members))
+            setattr(rules, name, [frozenset(members if is_sound else ())])
+            rules.is_known = rules.is_known and is_sound
+    for name in NUMBERS:
+        number = found.pop(name, None)
+        if number is not None:
+            is_sound = type(number) is int and 0 <= number <= LATEST_UNTIL
+            setattr(rules, name, number if is_sound else 0)
+            rules.is_known = rules.is_known and is_sound
+    rules.is_known = rules.is_known and not found
+    return on, rules
+
+
+# ---------------------------------------------------------- vault/guards ----
+# The guards of a vault: facts that are only added, so that no copy of it has a guard less.
+#
+# `guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
+# `used/ID/MACHINE` how often a machine has used what a guard counts. The machine that has written
+# one may say it again, under a higher count. `unguarded/ID` is up to which count the operator took
+# one away: what is said later, or elsewhere, stays.
+
+
+IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
+MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
+GUARD_FACTS = ("guard", "moved", "unguarded", "used")
+
+
+def is_kept(name: str) -> bool:
+    """Whether a fact is about guards."""
+    return name.partition("/")[0] in GUARD_FACTS
+
+
+def check_fact(name: str, text: str) -> None:
+    """Raise ValueError unless a fact about guards can be one; of another fact nothing is said."""
+    kind, *rest = name.split("/")
+    if kind not in GUARD_FACTS:
+        return
+    if len(rest) != 1 + (kind == "used") or not all(rest):
+        raise ValueError("a guard without a name")
+    if len(rest[0]) != 16 or set(rest[0]) - IDENTITY:
+        raise ValueError("not the name of a guard")
+    if kind == "guard":
+        read_rules(text)
+    elif kind == "moved":
+        link = json.loads(text)
+        if not all(is_place(link[each]) and "/" in link[each] for each in ("from", "to")):
+            raise ValueError("not a move")
+    elif not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise ValueError("not a number")
+
+
+def check_facts(facts: Facts) -> None:
+    """Raise ValueError unless all facts about guards can be some."""
+    for name, found in facts.items():
+        for each in found:
+            check_fact(name, each.value)
+        if is_kept(name) and len(found) != 1:
+            raise ValueError("a guard that is two")
+
+
+def version_of(facts: Facts) -> int:
+    """The format's version: a vault that has guards is opened by no avault that knows none."""
+    return 2 if any(name.startswith("guard/") for name in facts) else 1
+
+
+def join_facts(ours: Facts, theirs: Facts) -> Facts:
+    """The facts about guards of both; without what the operator took away in either.
+
+    It is the same in whatever order copies are joined, and however often.
+    """
+    joined: Facts = {}
+    for name in sorted(filter(is_kept, {*ours, *theirs})):
+        found = [*ours.get(name, []), *theirs.get(name, [])]
+        is_number = name.startswith(("used/", "unguarded/"))
+        joined[name] = [
+            max(
+                found,
+                key=lambda each: (int(each.value) if is_number else each.count, each.to_list()),
+            )
+        ]
+    return {name: found for name, found in joined.items() if not is_gone(joined, name)}
+
+
+def is_gone(facts: Facts, name: str) -> bool:
+    """Whether the operator took away what a fact says."""
+    kind, _, identity = name.partition("/")
+    mark = facts.get(f"unguarded/{identity}", []) if kind in ("guard", "moved") else []
+    return any(int(each.value) >= facts[name][0].count for each in mark)
+
+
+def own_facts(facts: Facts) -> Facts:
+    """Those that are about guards."""
+    return {name: found for name, found in facts.items() if is_kept(name)}
+
+
+def without_removals(facts: Facts) -> Facts:
+    """Those that can only make a vault's guards stricter."""
+    return {name: each for name, each in own_facts(facts).items() if "unguarded/" not in name}
+
+
+def count_guards(facts: Facts) -> int:
+    """How many guards there are."""
+    return sum(name.startswith("guard/") for name in facts)
+
+
+class Guard:
+    """One that is in force: its id, the place that it is on, and its rules."""
+
+    def __init__(self, identity: str, on: str, rules: Rules) -> None:
+        self.identity, self.on, self.rules = identity, on, rules
+
+
+class Guards:
+    """What the facts of a vault say of guards."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.guards: dict[str, list[Guard]] = {}  # by the place that they are on
+        self.links: dict[str, list[tuple[str, str]]] = {}  # by name: ids, and other names
+        self.used: dict[str, int] = {}
+        self.counts: dict[str, int] = {}  # by id: of its last write
+        self.found: dict[str, list[Guard]] = {}  # what counts for a name, once it was asked for
+        self.asked: dict[frozenset[str], Rules] = {}  # what guards ask together, by their ids
+        for name in sorted(filter(is_kept, facts)):
+            kind, _, rest = name.partition("/")
+            self.add(kind, rest, facts[name][0])
+
+    def add(self, kind: str, rest: str, fact: Any) -> None:
+        """Take one fact."""
+        if kind == "guard":
+            on, rules = read_rules(fact.value)
+            self.guards.setdefault(on, []).append(Guard(rest, on, rules))
+            self.counts[rest] = fact.count
+        elif kind == "moved":
+            link = json.loads(fact.value)
+            self.links.setdefault(link["to"], []).append((rest, link["from"]))
+            self.links.setdefault(link["from"], []).append((rest, link["to"]))
+            self.counts[rest] = fact.count
+        elif kind == "used":
+            identity = rest.partition("/")[0]
+            self.used[identity] = self.used.get(identity, 0) + int(fact.value)
+
+    def names_of(self, name: str) -> list[str]:
+        """The names whose guards count for GROUP/KEY: its own, and all between which it was moved.
+
+        Both ways, as another machine, a restore or an older copy may bring a value back.
+        """
+        found, todo = {name: None}, [name]
+        while todo:
+            for _, other in self.links.get(todo.pop(), ()):
+                if other not in found:
+                    found[other] = None
+                    todo.append(other)
+        return list(found)
+
+    def neighbours(self, name: str) -> list[str]:
+        """The names to or from which GROUP/KEY itself was moved, each once."""
+        return [*dict.fromkeys(other for _, other in self.links.get(name, ()) if other != name)]
+
+    def of(self, name: str) -> list[Guard]:
+        """The guards that count for GROUP/KEY, or of a group those that are on it."""
+        if not self.guards:
+            return []
+        if "/" not in name:
+            return self.guards.get(name, [])
+        if name not in self.found:
+            found: dict[str, Guard] = {}
+            names = self.names_of(name)
+            for each in names:
+                for place in (each.partition("/")[0], each):
+                    found |= {guard.identity: guard for guard in self.guards.get(place, ())}
+            self.found |= {each: list(found.values()) for each in names}
+        return self.found[name]
+
+    def left(self, guard: Guard) -> Rules:
+        """Its rules, with the times that are left."""
+        rules = guard.rules
+        if rules.times is None:
+            return rules
+        left = join_rules([rules])
+        left.times = max(rules.times - self.used.get(guard.identity, 0), 0)
+        return left
+
+    def rules_of(self, guards: Iterable[Guard]) -> Rules:
+        """What all of these ask together."""
+        guards = list(guards)
+        which = frozenset(each.identity for each in guards)
+        if which not in self.asked:
+            self.asked[which] = join_rules([self.left(each) for each in guards])
+        return self.asked[which]
+
+    def places(self) -> list[str]:
+        """Where a guard is on, or comes to by another name."""
+        return sorted({*self.guards, *(each for each in self.links if self.of(each))})
+
+    def marks_of(self, place: str) -> dict[str, int]:
+        """All that the operator takes away to have nothing on this very place: ids, and counts."""
+        found = {guard.identity for guard in self.guards.get(place, ())}
+        found |= {identity for identity, _ in self.links.get(place, ())}
+        return {each: self.counts[each] for each in sorted(found)}
+
+
+def list_known(guards: Guards) -> dict[str, int]:
+    """What a machine knows of guards: how often each has been used, by id; the moves, too.
+
+    Of moves only those that carry a guard; and no more than fit beside the key. None where nothing
+    is guarded.
+    """
+    found = [each for on_it in guards.guards.values() for each in on_it]
+    known = {each.identity: guards.used.get(each.identity, 0) for each in found}
+    for name in guards.links if known else ():
+        if guards.of(name):
+            known |= {identity: 0 for identity, _ in guards.links[name]}
+    return dict(list(known.items())[:MOST_KNOWN])
+
+
+def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
+    """Whether facts are without what was known, and what the operator did not take away."""
+    found = {
+        name.split("/")[1] for name in facts if name.startswith(("guard/", "moved/", "unguarded/"))
+    }
+    used = Guards(facts).used
+    return any(
+        identity not in found
+        or (f"unguarded/{identity}" not in facts and used.get(identity, 0) < count)
+        for identity, count in known.items()
+    )
+
+
+# --------------------------------------------------- vault/guard_changes ----
+# What changes the guards of a vault. None of it is undone by a copy that has not heard of it.
+
+
+GUARDS_TOGETHER = 64  # guards that may count for one name
+IN_ALL = 1_000  # guards, and moves that carry some
+WORDS = 400  # characters that the rules of one name may have: the phone has to show them
+
+
+def say_fact(vault: AnyVault, kind: str, texts: list[str], now: int, machine: str) -> None:
+    """Note the first of these, or say again what this machine has said already, of one of them.
+
+    As what is said again is later, nobody takes it away who has not heard of that.
+    """
+    for name, found in vault.facts.items():
+        is_ours = name.startswith(f"{kind}/") and found[0].machine == machine
+        if is_ours and found[0].value in texts:
+            vault.state(name, found[0].value, now, machine)
+            return
+    vault.state(f"{kind}/{secrets.token_hex(8)}", texts[0], now, machine)
+
+
+def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machine: str) -> None:
+    """Put a guard on a group or a key; `fields` are as `check_rules` gives them.
+
+    Each field is a guard by itself: where one is taken away, the others are what they were.
+    """
+    for name, value in fields.items():
+        text = json.dumps({"on": on, name: value}, sort_keys=True)
+        say_fact(vault, "guard", [text], now, machine)
+
+
+def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
+    """Have a group guarded as another one is."""
+    for name in [each for each in vault.facts if each.startswith("guard/")]:
+        fields = json.loads(vault.fact(name))
+        if fields["on"] == old:
+            text = json.dumps({**fields, "on": new}, sort_keys=True)
+            say_fact(vault, "guard", [text], now, machine)
+
+
+def note_move(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
+    """Have the guards on either name count for both, also what another machine sets meanwhile."""
+    texts = [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
+    say_fact(vault, "moved", texts, now, machine)
+
+
+def remove_marks(vault: AnyVault, marks: dict[str, int], now: int, machine: str) -> None:
+    """Take guards and moves away, as the operator agreed; what is not among them stays.
+
+    `marks` are ids, each with the count up to which it is meant.
+    """
+    for identity, count in marks.items():
+        vault.state(f"unguarded/{identity}", str(count), now, machine)
+    others = {name: found for name, found in vault.facts.items() if not is_kept(name)}
+    vault.facts = {**others, **join_facts(vault.facts, {})}
+
+
+def take_off(vault: AnyVault, place: str, now: int, machine: str) -> None:
+    """Take all guards off a place, and part it from the names that it is one with.
+
+    Those stay one with each other.
+    """
+    guards = Guards(vault.facts)
+    others = guards.neighbours(place)
+    remove_marks(vault, guards.marks_of(place), now, machine)
+    for one, other in itertools.pairwise(others):
+        note_move(vault, one, other, now, machine)
+
+
+def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, machine: str) -> None:
+    """Have what guards these names in a copy of the vault that a value is taken from.
+
+    Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
+    so, but for the names which a value had: it may be the one that was guarded under another.
+    """
+    vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
+    here, there = Guards(vault.facts), Guards(copy.facts)
+    for name in names:
+        for other in {*there.names_of(name)} - {*here.names_of(name)}:
+            note_move(vault, name, other, now, machine)
+
+
+def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:
+    """Count a use of what a guard counts, if that is still there."""
+    if f"guard/{identity}" in vault.facts:
+        name = f"used/{identity}/{machine}"
+        vault.state(name, str(int(vault.fact(name) or 0) + 1), now, machine)
+
+
+def refuse_more(vault: AnyVault, names: list[str]) -> None:
+    """Raise AvaultError where too many guards come together for these names."""
+    guards = Guards(vault.facts)
+    for name in names:
+        found = guards.of(name)
+        if len(found) > GUARDS_TOGETHER:
+            raise AvaultError(
+                f"more than {GUARDS_TOGETHER} guards would count for {name}",
+                "see them with: avault guard; and part names with: avault unguard",
+            )
+        if len(str(guards.rules_of(found))) > WORDS:
+            raise Usage(
+                f"the rules for {name} would be more than a phone shows",
+                "name fewer hosts and paths, perhaps with * in them",
+            )
+    carried = {each for name in guards.links if guards.of(name) for each, _ in guards.links[name]}
+    if max(len(carried), sum(map(len, guards.guards.values()))) > IN_ALL:
+        raise AvaultError(
+            f"this vault would have more than {IN_ALL} guards, or moves that carry some",
+            "see them with: avault guard; and part names with: avault unguard",
+        )
+
+
 # ---------------------------------------------------------- vault/secret ----
 # A value of a key as data: its times, its dot, and which of several is served.
 
@@ -2492,8 +3123,7 @@ class Vault:
 
     `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the number of its writes; `sources` are
     the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
-    itself has to know wherever the vault is, by name, as "machine/ID": kept and merged as
-    secrets are, and shown by no command that shows those.
+    itself has to know wherever the vault is, by name, as "machine/ID": no command shows them so.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
@@ -2534,9 +3164,8 @@ class Vault:
         try:
             return self.group(group).keys[check_key(key)]
         except KeyError:
-            raise NotFound(
-                f"no key {key} in group {group}", "see what there is: avault list"
-            ) from None
+            hint = "see what there is: avault list"
+            raise NotFound(f"no key {key} in group {group}", hint) from None
 
     def put(self, group: str, key: str, value: str, now: int, machine: str) -> None:
         """Set a key; it belongs to the machine's write after this generation."""
@@ -2566,6 +3195,7 @@ class Vault:
         self.put(*new, found[0].value, now, machine)
         self.groups[new[0]].keys[new[1]][0].created = found[0].created
         self.remove(*old)
+        note_move(self, "/".join(old), "/".join(new), now, machine)
 
     def remove(self, group: str, key: str | None) -> None:
         """Delete a key, or a whole group; a group without keys is gone."""
@@ -2691,6 +3321,7 @@ class Vault:
             self.groups[name] = Group(keys, (text, machine, count))
         facts = content.get("facts", {})
         self.facts = {name: read_fact_values(found) for name, found in facts.items()}
+        check_facts(self.facts)
 
 
 def attempt(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
@@ -2720,13 +3351,14 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 
 
 def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
-    """The facts that are left of two copies of the vault."""
-    names = sorted({*ours.facts, *theirs.facts})
+    """The facts that are left of two copies of the vault; of guards, what either has."""
+    names = sorted(name for name in {*ours.facts, *theirs.facts} if not is_kept(name))
     merged = {
         name: merge_secrets(ours, ours.facts.get(name, []), theirs, theirs.facts.get(name, []))
         for name in names
     }
-    return {name: found for name, found in merged.items() if found}
+    merged |= join_facts(ours.facts, theirs.facts)
+    return {name: found for name, found in sorted(merged.items()) if found}
 
 
 def merge_notes(
@@ -3292,20 +3924,14 @@ def render_export(form: str, variables: dict[str, str], group: str | None = None
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
-def render_duration(seconds: float) -> str:
-    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
-    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
-    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
-    return f"{seconds / units[unit]:g} {unit}"
-
-
-def render_time(seconds: float) -> str:
-    """A time as RFC 3339 UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 def describe_vault(vault: Vault) -> list[dict[str, Any]]:
-    """Groups with key names, notes and times; never values."""
+    """Groups with key names, notes, times and guards; never values."""
+    guards = Guards(vault.facts)
+
+    def describe_guard_of(name: str) -> dict[str, Any] | None:
+        found = guards.rules_of(guards.of(name))
+        return {"words": str(found), **found.to_dict()} if guards.of(name) else None
+
     return [
         {
             "name": name,
@@ -3316,6 +3942,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
                     "created": render_time(found[0].created),
                     "updated": render_time(found[0].updated),
                     "conflict": len(found) > 1,
+                    "guard": describe_guard_of(f"{name}/{key}"),
                 }
                 for key, found in sorted(group.keys.items())
             ],
@@ -3337,7 +3964,8 @@ def render_list(groups: list[dict[str, Any]]) -> str:
         width = max(len(key["name"]) for key in group["keys"])
         for key in group["keys"]:
             mark = "  conflict: two machines set it" if key["conflict"] else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}")
+            guard = f"  guarded: {key['guard']['words']}" if key["guard"] else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}")
     return "".join(line + "\n" for line in lines)
 
 
@@ -3359,7 +3987,7 @@ def split_vault(vault: Vault) -> list[str]:
     def header(index: int, count: int) -> str:
         place = {
             "type": "avault/vault",
-            "version": 1,
+            "version": version_of(vault.facts),
             "vault": vault.identity,
             "generation": vault.generation,
         }
@@ -3435,10 +4063,11 @@ def seal_keys(
     name: str,
     custodian: str | None = None,
     phoneless: bool = False,
+    known: dict[str, int] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
 
-    For a custodian it also says whether the vault is `phoneless`.
+    For a custodian it also says whether the vault is `phoneless`; and the guards that are `known`.
     """
     unlock = make_keys()
     nsec = {
@@ -3448,6 +4077,7 @@ def seal_keys(
         "name": name,
         "operator": to_npub(operator),
         **({"custodian": custodian, "phoneless": phoneless} if custodian else {}),
+        **({"guards": known} if known else {}),
     }
     sealed = encrypt(
         unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
@@ -3476,12 +4106,19 @@ def describe_request(name: str, host: str, sealed: str) -> str:
     return f"{name} on {host}, code {request_code(sealed)}"
 
 
-def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
+def seal_nsec(
+    keys: Keys,
+    identity: str,
+    operator: str,
+    name: str,
+    host: str,
+    known: dict[str, int] | None = None,
+) -> dict[str, Any]:
     """What is in nsec.enc and unlock.json: a fresh unlock key, sealing the nsec, in an envelope.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
     """
-    unlock, sealed = seal_keys(keys, identity, operator, name)
+    unlock, sealed = seal_keys(keys, identity, operator, name, known=known)
     what = describe_request(name, host, sealed["sealed"])
     sentence = f"avault: unlock {what}. Approve only if you expect it."
     envelope = make_envelope(keys, operator, f"unlock the vault of {what}", sentence, unlock)
@@ -3517,6 +4154,126 @@ def unseal(
     raise Tampered(
         "the answer does not open this vault", "is it the operator's own signer? See: avault status"
     )
+
+
+def old_keys(vault: Vault) -> list[Keys]:
+    """The keys that the agent had before, which a vault keeps."""
+    found = []
+    for text in vault.facts_of("agent").values():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            found.append(read_keys(json.loads(text)["nsec"]))
+    return found
+
+
+# ----------------------------------------------------- vault/kept_guards ----
+# The guards that this machine has seen: guards.enc, in the state directory.
+#
+# An older copy of the vault, though it was accepted, brings none of them back to what it was before.
+
+
+class KeptGuards:
+    """A sealed vault that has nothing but the facts about guards.
+
+    `warning` is what should be known about it, `damage` what of that was wrong at first.
+    """
+
+    def __init__(self, places: Places, keys: Keys) -> None:
+        self.keys, self.path, self.warning = keys, places.own("guards.enc"), ""
+        self.damage = ""
+        self.kept: dict[str, list[Any]] = {}
+        self.data: bytes | None = None  # what was written last, or read
+
+    def read(self, vault: Vault) -> dict[str, Any]:
+        """The facts in it; none where it is not this vault's, or of none of its agents.
+
+        Of what an agent's key before had sealed, removals are not taken.
+        """
+        if not os.path.lexists(self.path):
+            return {}
+        for keys in (self.keys, *old_keys(vault)):
+            with contextlib.suppress(AvaultError):
+                self.data = read_file(self.path, VAULT_LIMIT)
+                found = open_vault(self.data, keys)
+                if found.identity == vault.identity:
+                    facts = own_facts(found.facts)
+                    return facts if keys is self.keys else without_removals(facts)
+        self.damage = "guards.enc was damaged, and is made anew from what the vault has"
+        return {}
+
+    def join(self, vault: Vault, content: dict[str, Any]) -> Vault:
+        """The vault with the guards that this machine has seen besides.
+
+        What was known when the vault was open last (see `read_known`) is in `content`; raises
+        Tampered where it is neither here nor there.
+        """
+        seen = self.read(vault)
+        self.kept = list_facts(seen)
+        draft = vault.copy()
+        draft.facts = dict(sorted({**other_facts(vault), **join_facts(vault.facts, seen)}.items()))
+        if lacks_known(draft.facts, content.get("guards", {})):
+            raise Tampered(
+                "guards that this machine knows are neither in avault.enc nor in guards.enc",
+                "get the latest (git pull), or put guards.enc back;"
+                " if they are lost: move unlock.json away, and the phone is asked for nsec.enc",
+            )
+        return draft
+
+    def keep(self, vault: Vault) -> None:
+        """Remember the guards of what is served.
+
+        What cannot be kept is served all the same: the vault itself is written.
+        """
+        facts = own_facts(vault.facts)
+        if list_facts(facts) == self.kept and (not facts or os.path.lexists(self.path)):
+            return
+        twin = Vault(vault.identity, vault.agent, vault.operator, vault.name)
+        twin.facts = facts  # of no generation: nobody can merge it, as if it had no secrets
+        try:
+            data = seal_vault(twin, self.keys)
+            write_file(self.path, data)
+            self.kept, self.data, self.warning = list_facts(facts), data, self.damage
+        except AvaultError as error:
+            self.warning = f"an older copy of the vault could be without guards: {error.message}"
+
+    def restore(self, vault: Vault) -> bool:
+        """Write it anew where the disk has another than it should; whether that was so."""
+        if not self.kept or self.data is None or has_bytes(self.path, self.data):
+            return False
+        self.kept = {}
+        self.keep(vault)
+        return True
+
+
+def list_facts(facts: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Facts, to be compared."""
+    return {name: [each.to_list() for each in found] for name, found in facts.items()}
+
+
+def other_facts(vault: Vault) -> dict[str, list[Any]]:
+    """The facts that are not about guards."""
+    own = own_facts(vault.facts)
+    return {name: found for name, found in vault.facts.items() if name not in own}
+
+
+def lacks_guards(found: Vault, ours: Vault) -> bool:
+    """Whether a copy of the vault is without guards that another one has."""
+    own = own_facts(found.facts)
+    return list_facts(join_facts(own, ours.facts)) != list_facts(own)
+
+
+def known_guards(vault: Vault) -> dict[str, int]:
+    """What a machine is to know of a vault's guards when it opens it again."""
+    return list_known(Guards(vault.facts))
+
+
+def read_known(keys: Keys, content: dict[str, Any]) -> dict[str, int]:
+    """The guards that were known when `content` was sealed, as the agent's key opens that too."""
+    try:
+        answer = decrypt(keys, parse_npub(content["operator"]), content["envelope"])
+        known = unseal(content, answer)[1].get("guards", {})
+        return {str(name): int(count) for name, count in known.items()}
+    except (Tampered, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 # ------------------------------------------------------- vault/own_files ----
@@ -3715,7 +4472,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "replica.json", "replica-outbox.json",
+    "replica.json", "replica-outbox.json", "guards.enc",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 
@@ -4311,10 +5068,9 @@ def has_git(directory: str, *names: str) -> bool:
 class Store:
     """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
 
-    `vault` is served. `trouble` says why the file cannot be used although the
-    loaded vault can: then reads go on and writes are refused, and what is served
-    is kept, sealed, as unsaved.enc in the state directory. `warning` is what
-    should be known about the pin.
+    `vault` is served. `trouble` says why the file cannot be used although the loaded vault can:
+    then reads go on and writes are refused, and what is served is kept, sealed, as unsaved.enc in
+    the state directory. `warning` is what should be known about the pin.
     """
 
     def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
@@ -4323,6 +5079,7 @@ class Store:
         self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
         self.unsaved = Unsaved(places, keys)
+        self.kept_guards = KeptGuards(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
         self.succeeded = ""  # that the first operator is another than this machine has seen last
@@ -4338,8 +5095,8 @@ class Store:
 
     @property
     def warning(self) -> str:
-        """What should be known about the pin."""
-        return self.me.warning
+        """What should be known about the pin, and what is kept beside it."""
+        return self.me.warning or self.kept_guards.warning
 
     @staticmethod
     def create(places: Places, keys: Keys, vault: Vault) -> Store:
@@ -4350,10 +5107,7 @@ class Store:
 
     @staticmethod
     def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
-        """Open avault.enc.
-
-        Raises Tampered, Denied if it is not that of `content`: unlock.json's or nsec.enc's.
-        """
+        """Open avault.enc; raises Tampered, Denied if it is not that of unlock.json's content."""
         data = read_vault(places)
         vault = open_vault(data, keys)
         refuse_other(vault, content)
@@ -4372,14 +5126,13 @@ class Store:
         kept = Store.read_kept(places, keys, content, pin)
         try:
             store = Store.read(places, keys, content)
+            draft = store.kept_guards.join(store.vault, content)
             refusal = store.compare(pin) if pin else None
             if kept and not refusal and not store.vault.is_after(kept.vault.generation):
                 refusal = "avault.enc is older than what was served last"
+            hint = "get the latest (git pull), or take this one: avault unlock --accept-rollback"
             if refusal and not accept_rollback:
-                raise Tampered(
-                    refusal,
-                    "get the latest (git pull), or take this one: avault unlock --accept-rollback",
-                )
+                raise Tampered(refusal, hint)
         except Tampered as error:
             if not kept or not is_of(kept.vault, content):
                 raise succeed_known(places, content) or error from None
@@ -4396,11 +5149,12 @@ class Store:
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
-            draft = vault.copy()
+        if refusal or lacks_guards(vault, draft):
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
         elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
+        store.kept_guards.keep(store.vault)
         store.rollback = refusal or ""
         if not pin:
             store.me.warning = (
@@ -4414,11 +5168,15 @@ class Store:
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
         vault = Unsaved(places, keys).read(content["vault"])
-        if not vault:
+        if not vault or not pin:
             return None
         store = Store(places, keys, vault, vault.sources[0])
         store.unsaved.digest = store.digest
-        return None if pin and store.compare(pin) else store
+        try:
+            store.vault = store.kept_guards.join(vault, content)
+        except Tampered:
+            return None
+        return None if store.compare(pin) else store
 
     def keep(self) -> None:
         """Write what is served to unsaved.enc; raises AvaultError."""
@@ -4431,9 +5189,7 @@ class Store:
     def put_back(self) -> bool:
         """Write what is served over an avault.enc that cannot be used, which stays as damaged.enc.
 
-        Whether it was needed.
-
-        Raises AvaultError.
+        Whether it was needed; raises AvaultError.
         """
         self.notice()
         if not self.trouble:
@@ -4493,9 +5249,8 @@ class Store:
             raise Tampered(
                 "avault.enc was replaced by that of another vault", "take it from git history"
             )
-        if digest != self.written and found.generation.get(self.machine, 0) > ours.generation.get(
-            self.machine, 0
-        ):
+        me = self.machine
+        if digest != self.written and found.generation.get(me, 0) > ours.generation.get(me, 0):
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?",
                 "save what is served: avault export",
@@ -4514,7 +5269,8 @@ class Store:
                 "git pull, or avault restore --unsaved; "
                 "to take the older one, lock, then: avault unlock --accept-rollback",
             )
-        merged = found if found.is_after(ours.generation) else ours.merge(found)
+        is_whole = found.is_after(ours.generation) and not lacks_guards(found, ours)
+        merged = found if is_whole else ours.merge(found)
         refuse_successor(ours, merged)
         if merged is found:
             self.vault, self.digest = found, digest
@@ -4588,9 +5344,7 @@ class Store:
     def offer(self, ours: bytes, theirs: bytes) -> tuple[bytes, Vault]:
         """Two copies merged, as the bytes of a new avault.enc for git to put in place.
 
-        Raises Tampered.
-
-        A copy that has all of the other is the merge. Else the merge is counted as git's.
+        A copy that has all of the other is the merge, else it is counted as git's; raises Tampered.
         """
         one, other = self.open_copy(ours), self.open_copy(theirs)
         if one.generation == other.generation and ours != theirs:
@@ -4623,6 +5377,7 @@ class Store:
     def pin(self) -> None:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
+        self.kept_guards.keep(self.vault)
 
     def note_seen(self) -> None:
         """A person has opened the vault, and is told who its first operator is: pin that one."""
@@ -4642,9 +5397,9 @@ def open_older(store: Store, data: bytes) -> Vault:
     try:
         return store.open_copy(data)
     except Tampered:
-        for text in store.vault.facts_of("agent").values():
-            with contextlib.suppress(Tampered, ValueError, TypeError, KeyError, RecursionError):
-                vault = open_vault(data, read_keys(json.loads(text)["nsec"]))
+        for keys in old_keys(store.vault):
+            with contextlib.suppress(Tampered):
+                vault = open_vault(data, keys)
                 if vault.identity == store.vault.identity:
                     return vault
         raise
@@ -4719,10 +5474,10 @@ def count_ranks(old: Vault) -> int:
 def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[str]:
     """Have a draft of the next generation have what an older copy has, and it never had.
 
-    Nothing is deleted by it, no fact is believed, and no count. What was set on both sides is in
-    conflict. A write has one dot for each key, so it takes one value of each: that of a `rank`, the
-    first being 0. The names of the keys are given. Raises Unavailable where such a write sets one
-    of them too.
+    Nothing is deleted by it, no fact is believed but guards, and no count. What was set on both
+    sides is in conflict. A write has one dot for each key, so it takes one value of each: that of a
+    `rank`, the first being 0. The names of the keys are given. Raises Unavailable where such a
+    write sets one of them too.
     """
     taken = []
     found = [
@@ -4750,6 +5505,7 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
         keys = draft.groups[group].keys
         keys[key] = arrange([*keys[key], *others])
         taken.append(f"{group}/{key}")
+    adopt_guards(draft, old, taken, now, machine)
     return taken
 
 
@@ -5353,6 +6109,101 @@ def set_logs_aside(places: Places, agent: str) -> None:
             os.rename(places.own(name), os.path.join(aside, name))
     except OSError as error:
         raise AvaultError(f"cannot move the access log to {aside}: {error.strerror}") from None
+
+
+# -------------------------------------------------------- vault/services ----
+# The usual services: to which hosts their keys go, in which header, and what the keys look like.
+#
+# One table, for `avault guard --preset`, for what looks like a secret, and for placeholders.
+
+
+# hosts, header, and the form of a key as a pattern (in verbose syntax), "" for one without a mark
+SERVICES: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "openai": (
+        ("api.openai.com",),
+        "Authorization: Bearer KEY",
+        r"sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "anthropic": (
+        ("api.anthropic.com",),
+        "x-api-key: KEY",
+        r"sk-ant-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "openrouter": (
+        ("openrouter.ai",),
+        "Authorization: Bearer KEY",
+        r"sk-or-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,}",
+    ),
+    "deepseek": (("api.deepseek.com",), "Authorization: Bearer KEY", ""),
+    "mistral": (("api.mistral.ai",), "Authorization: Bearer KEY", ""),
+    "cohere": (("api.cohere.com",), "Authorization: Bearer KEY", ""),
+    "groq": (("api.groq.com",), "Authorization: Bearer KEY", r"gsk_[A-Za-z0-9]{40,}"),
+    "xai": (("api.x.ai",), "Authorization: Bearer KEY", r"xai-[A-Za-z0-9]{40,}"),
+    "perplexity": (("api.perplexity.ai",), "Authorization: Bearer KEY", r"pplx-[A-Za-z0-9]{32,}"),
+    "google": (
+        ("generativelanguage.googleapis.com",),
+        "x-goog-api-key: KEY",
+        r"AIza[A-Za-z0-9_-]{35}",
+    ),
+    "huggingface": (
+        ("huggingface.co", "router.huggingface.co"),
+        "Authorization: Bearer KEY",
+        r"hf_[A-Za-z0-9]{30,}",
+    ),
+    "replicate": (("api.replicate.com",), "Authorization: Bearer KEY", r"r8_[A-Za-z0-9]{30,}"),
+    "elevenlabs": (("api.elevenlabs.io",), "xi-api-key: KEY", ""),
+    "tavily": (("api.tavily.com",), "Authorization: Bearer KEY", r"tvly-[A-Za-z0-9-]{20,}"),
+    "brave": (("api.search.brave.com",), "X-Subscription-Token: KEY", ""),
+    "github": (
+        ("api.github.com", "github.com", "uploads.github.com"),
+        "Authorization: Bearer KEY",
+        r"gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,}",
+    ),
+    "gitlab": (("gitlab.com",), "PRIVATE-TOKEN: KEY", r"glpat-[A-Za-z0-9_-]{20,}"),
+    "npm": (("registry.npmjs.org",), "Authorization: Bearer KEY", r"npm_[A-Za-z0-9]{36}"),
+    "pypi": (
+        ("upload.pypi.org",),
+        "Authorization: Basic (__token__:KEY)",
+        r"pypi-[A-Za-z0-9_-]{50,}",
+    ),
+    "stripe": (
+        ("api.stripe.com", "files.stripe.com"),
+        "Authorization: Bearer KEY",
+        r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    ),
+    "sendgrid": (
+        ("api.sendgrid.com",),
+        "Authorization: Bearer KEY",
+        r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
+    ),
+    "shopify": (
+        ("*.myshopify.com",),
+        "X-Shopify-Access-Token: KEY",
+        r"shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32}",
+    ),
+    "digitalocean": (
+        ("api.digitalocean.com",),
+        "Authorization: Bearer KEY",
+        r"dop_v1_[a-f0-9]{64}",
+    ),
+    "cloudflare": (("api.cloudflare.com",), "Authorization: Bearer KEY", ""),
+    "slack": (
+        ("slack.com", "files.slack.com"),
+        "Authorization: Bearer KEY",
+        r"xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,}",
+    ),
+    "telegram": (("api.telegram.org",), "the path: /botKEY/…", r"[0-9]{8,10}:[A-Za-z0-9_-]{35}"),
+    "discord": (("discord.com",), "Authorization: Bot KEY", ""),
+    "notion": (("api.notion.com",), "Authorization: Bearer KEY", r"ntn_[A-Za-z0-9]{40,}"),
+    "linear": (("api.linear.app",), "Authorization: KEY", r"lin_api_[A-Za-z0-9]{30,}"),
+}
+
+
+def find_service(name: str) -> tuple[tuple[str, ...], str, str]:
+    """What the table has of a service; raises Usage."""
+    if name not in SERVICES:
+        raise Usage("no such preset", f"one of: {', '.join(sorted(SERVICES))}; or name --host")
+    return SERVICES[name]
 
 
 # -------------------------------------------------------- signer/pairing ----
@@ -9815,6 +10666,8 @@ class Custody:
             return came
         finally:
             del self.changes[ticket]
+            if awaited.cancelled() and self.child.control:  # who wanted it is gone
+                self.child.control.send({"do": "drop", "ticket": ticket})
 
 
 # ------------------------------------------------------ daemon/following ----
@@ -10037,7 +10890,7 @@ class Phones:
 # The vault's state as the supervisor sees it, and the question to the operator.
 
 
-class Guard:
+class Warden:
     """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
 
     `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.
@@ -10349,13 +11202,13 @@ class Guard:
 # Custodians in their order, and those that are given to all machines of a vault.
 
 
-def write_order(guard: Guard, name: str, asks: bool) -> None:
+def write_order(warden: Warden, name: str, asks: bool) -> None:
     """Put a new custodian before the phone if it asks nobody, else behind it.
 
     A vault that was made without a phone has none in its order.
     """
-    custodians = guard.custody.custodians
-    is_phoneless = guard.report.get("consent") == "custodian"
+    custodians = warden.custody.custodians
+    is_phoneless = warden.report.get("consent") == "custodian"
     order = [
         each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
     ]
@@ -10369,28 +11222,28 @@ def name_account(content: dict[str, Any], for_all: bool) -> str:
     return f"{content['vault']}:{account}" if for_all else account
 
 
-def refuse_anothers(guard: Guard, name: str, is_replacing: bool) -> None:
+def refuse_anothers(warden: Warden, name: str, is_replacing: bool) -> None:
     """Raise Usage where another machine has given a custodian of that name to all."""
-    is_mine = name in guard.custody.order()
-    if name in Shared(guard.places).names() and not is_mine and not is_replacing:
+    is_mine = name in warden.custody.order()
+    if name in Shared(warden.places).names() and not is_mine and not is_replacing:
         raise Usage(
             f"there is a shared custodian {name} already, from another machine",
             f"use it here: avault custody take {name}; or choose another name: --name NAME",
         )
 
 
-def give_to_all(guard: Guard, content: dict[str, Any]) -> None:
+def give_to_all(warden: Warden, content: dict[str, Any]) -> None:
     """Put the file of a custodian, which the agent has signed, into the vault directory."""
-    shared = Shared(guard.places)
+    shared = Shared(warden.places)
     shared.keep_whole()
     shared.save(content)
-    guard.wrote()
+    warden.wrote()
 
 
-async def forget_key(guard: Guard, content: dict[str, Any]) -> None:
+async def forget_key(warden: Warden, content: dict[str, Any]) -> None:
     """Have a custodian forget a key that is needed no more; not what other machines use."""
     if not is_shared(content):
-        await run_errand(guard.places, "delete", content, Reach({}))
+        await run_errand(warden.places, "delete", content, Reach({}))
 
 
 # ------------------------------------------------------- daemon/managing ----
@@ -10405,29 +11258,29 @@ def read_settings(request: Message) -> dict[str, str]:
     raise Usage("the settings of a custodian are words", "as in: address=https://bao.example:8200")
 
 
-def need_open(guard: Guard) -> None:
+def need_open(warden: Warden) -> None:
     """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
-    if guard.state != "unlocked" or not guard.child.control:
-        raise guard.locked()
-    consent = guard.report.get("consent")
-    if consent is None or (consent == "phone" and not guard.report.get("proven")):
-        raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
+    if warden.state != "unlocked" or not warden.child.control:
+        raise warden.locked()
+    consent = warden.report.get("consent")
+    if consent is None or (consent == "phone" and not warden.report.get("proven")):
+        raise Denied("nobody has shown yet that the phone opens this vault", warden.pairing_hint())
 
 
-async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
 
     What it replaces, if anything, stays as it is until then. One that is `shared` is for all
     machines of the vault.
     """
-    need_open(guard)
+    need_open(warden)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
     for_all = request.get("shared") is True
     if for_all:
         refuse_local(kind, {})
-        refuse_anothers(guard, name, bool(request.get("replace")))
-    custody, reach = guard.custody, Reach(request)
-    old = find_replaced(guard, name, bool(request.get("replace")))
+        refuse_anothers(warden, name, bool(request.get("replace")))
+    custody, reach = warden.custody, Reach(request)
+    old = find_replaced(warden, name, bool(request.get("replace")))
     content: dict[str, Any] = {
         "custodian": name,
         "kind": kind,
@@ -10435,49 +11288,49 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
-        "vault": guard.report["identity"],
-        "name": guard.report["name"],
-        "agent": guard.report["agent_npub"],
+        "vault": warden.report["identity"],
+        "name": warden.report["name"],
+        "agent": warden.report["agent_npub"],
     }
     if old or for_all:
         content["account"] = name_account(content, for_all)
-    content |= await settle_custodian(guard, content, reach)
+    content |= await settle_custodian(warden, content, reach)
     if for_all:
         refuse_local(kind, content["settings"])
     if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    refuse_one_place(guard, content)
+    refuse_one_place(warden, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * for_all}"
+        warden, reach, f"{name} ({kind}) may open this vault{' on every machine' * for_all}"
     )
-    await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller, for_all)
+    await drop_candidate(warden, name)  # of an add that was cut off
+    content = await entrust_to(warden, content, reach, ticket, caller, for_all)
     custody.custodians.save(content, candidate=True)
     try:
-        tried = await try_custodian(guard.places, content, reach, "candidate")
+        tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
     except BaseException:
-        await drop_candidate(guard, name)
+        await drop_candidate(warden, name)
         raise
     custody.custodians.save(content)
     custody.custodians.drop_candidate(name)
     if for_all:
-        give_to_all(guard, content)
+        give_to_all(warden, content)
     if old and for_all:  # what took its place is for all, too
-        await run_errand(guard.places, "delete", old, Reach({}))
+        await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
-        await forget_key(guard, old)
+        await forget_key(warden, old)
     if not old:
-        write_order(guard, name, bool(content["asks"]))
+        write_order(warden, name, bool(content["asks"]))
     custody.note_opened(name)
-    if guard.child.control:
-        guard.child.control.send({"do": "proven"})
+    if warden.child.control:
+        warden.child.control.send({"do": "proven"})
         if asks_phones(content):
-            guard.child.control.send({"do": "renew"})
+            warden.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
-def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
+def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
     """Raise Usage where another custodian's program keeps its key in the same place.
 
     To add the one would overwrite the other's, and to take one away delete both. Such a program
@@ -10492,72 +11345,70 @@ def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
         }
 
     wanted = places(content["settings"])
-    for name in guard.custody.custodians.names() if wanted else []:
+    for name in warden.custody.custodians.names() if wanted else []:
         with contextlib.suppress(Tampered, NotFound):
-            if wanted & places(guard.custody.custodians.load(name)["settings"]):
+            if wanted & places(warden.custody.custodians.load(name)["settings"]):
                 raise Usage(
                     f"{name} keeps its key in that very place",
                     "give this one another: key=…, or other commands",
                 )
 
 
-async def drop_candidate(guard: Guard, name: str) -> None:
+async def drop_candidate(warden: Warden, name: str) -> None:
     """Have a custodian that does not count forget its key, and take its file away."""
-    custodians = guard.custody.custodians
+    custodians = warden.custody.custodians
     with contextlib.suppress(AvaultError):
         content = custodians.load(name, candidate=True)
-        await forget_key(guard, content)
+        await forget_key(warden, content)
     custodians.drop_candidate(name)
 
 
-def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
+def find_replaced(warden: Warden, name: str, is_meant: bool) -> dict[str, Any] | None:
     """What a custodian of that name has, which is to be replaced; raises Usage where it is not."""
-    if name not in guard.custody.custodians.order():
+    if name not in warden.custody.custodians.order():
         return None
     if not is_meant:
         raise Usage(
             f"there is a custodian {name} already",
             f"choose another name with --name, or: avault custody remove {name}",
         )
-    return guard.custody.custodians.load(name)
+    return warden.custody.custodians.load(name)
 
 
-async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+async def settle_custodian(warden: Warden, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
     """The settings as they are kept, and whether a person is asked; raises what is wrong."""
-    said = raise_outcome(await run_errand(guard.places, "settle", content, reach))
+    said = raise_outcome(await run_errand(warden.places, "settle", content, reach))
     settings = said.get("settings") if isinstance(said, dict) else None
     return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
 
 
-async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
+async def agree_otherwise(warden: Warden, reach: Reach, change: str, person: bool = False) -> str:
     """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
 
-    Where one asks a person, only such a one can agree: another would do it by itself. An operator's
-    phone agrees to nothing: it would be shown the words for an unlock.
+    Where one asks a person, or a `person` it has to be, only such a one can agree: another would do
+    it by itself. No operator's phone: it would be shown the words for an unlock.
     """
     ticket = secrets.token_hex(16)
-    if guard.report.get("consent") != "custodian":
+    if warden.report.get("consent") != "custodian":
         return ticket  # the phone is asked
-    order = [name for name in guard.custody.custodians.order() if name != PHONE]
-    names = [name for name in order if not guard.custody.asks_phones(name)]
-    asking = [name for name in names if guard.custody.asks(name)]
-    failed: AvaultError = Denied(
-        "nobody can agree to that",
-        "with the recovery kit: avault recover --operator-key - --with KIND",
-    )
-    for name in asking or names:
+    order = [name for name in warden.custody.custodians.order() if name != PHONE]
+    names = [name for name in order if not warden.custody.asks_phones(name)]
+    asking = [name for name in names if warden.custody.asks(name)]
+    hint = "with the recovery kit: avault recover --operator-key - --with KIND"
+    failed: AvaultError = Denied("nobody can agree to that", hint)
+    for name in asking or ([] if person else names):
         try:
-            await guard.custody.agree(name, reach, ticket, change)
+            await warden.custody.agree(name, reach, ticket, change)
             return ticket
         except AvaultError as error:
-            if guard.custody.is_final(name, error):
+            if warden.custody.is_final(name, error):
                 raise
             failed = error
     raise failed
 
 
 async def entrust_to(
-    guard: Guard,
+    warden: Warden,
     content: dict[str, Any],
     reach: Reach,
     ticket: str,
@@ -10573,13 +11424,13 @@ async def entrust_to(
     answer, end = socket.socketpair()
     with answer:
         with end:
-            helper = Helper(guard.places, "set", content, reach, end.fileno())
+            helper = Helper(warden.places, "set", content, reach, end.fileno())
         try:
             about = ("custodian", "kind", "account", "asks", "settings")
             what = {name: content[name] for name in about} | {"shared": for_all}
             do = errand or {"do": "entrust"}
             wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
-            sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
+            sealed = await warden.custody.change(ticket, wish, helper.door.fileno())
             said = await read_end(answer, helper.limit)
         finally:
             helper.end()
@@ -10589,119 +11440,119 @@ async def entrust_to(
     content = {**content, **sealed, "kept": kept}
     if for_all:
         wish = {"do": "sign", "content": content}
-        content |= await guard.custody.change(secrets.token_hex(16), wish) or {}
+        content |= await warden.custody.change(secrets.token_hex(16), wish) or {}
     return content
 
 
-async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def test_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
     name, reach = str(request.get("name")), Reach(request)
-    await try_here(guard, guard.custody.find(name), reach)
-    guard.custody.note_opened(name)
+    await try_here(warden, warden.custody.find(name), reach)
+    warden.custody.note_opened(name)
     return {"name": name}
 
 
-async def try_here(guard: Guard, content: dict[str, Any], reach: Reach) -> None:
+async def try_here(warden: Warden, content: dict[str, Any], reach: Reach) -> None:
     """Open the vault with a custodian of this machine, as `try_custodian` does; raises why not.
 
     A phone is asked only where what it has answered is made anew, and not again and again.
     """
     asks = asks_phones(content)
     if asks:
-        need_open(guard)
+        need_open(warden)
         if not reach.is_there():
-            guard.question.pauses.check()
+            warden.question.pauses.check()
     try:
-        raise_outcome(await try_custodian(guard.places, content, reach))
+        raise_outcome(await try_custodian(warden.places, content, reach))
     finally:
-        if asks and guard.child.control:
-            guard.child.control.send({"do": "renew"})
+        if asks and warden.child.control:
+            warden.child.control.send({"do": "renew"})
 
 
-async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def remove_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take a custodian away, with what it keeps; never the last that works.
 
     A shared one goes from the vault directory too, and other machines find its key gone, unless
     that is to be `here` only.
     """
-    name, custody, shared = str(request.get("name")), guard.custody, Shared(guard.places)
+    name, custody, shared = str(request.get("name")), warden.custody, Shared(warden.places)
     is_here = request.get("here") is True
     others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
-        return await remove_phone(guard, others, Reach(request))
+        return await remove_phone(warden, others, Reach(request))
     is_used = custody.custodians.is_there(name)
     is_last = is_used and not (custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(guard, others, Reach(request)):
+    if is_last and not await any_opens(warden, others, Reach(request)):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    is_for_all = is_signed(guard, name) if is_used else name in shared.names()
+    is_for_all = is_signed(warden, name) if is_used else name in shared.names()
     if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
     outcome: dict[str, Any] = {"outcome": "ok"}
     if not is_here:
-        outcome = await forget_secret(guard, name, Reach(request))
+        outcome = await forget_secret(warden, name, Reach(request))
     if is_for_all and not is_here:
         shared.drop(name)
-        guard.wrote()
+        warden.wrote()
     custody.custodians.forget(name)
     return {"name": name, "shared": is_for_all, **outcome}
 
 
-def is_signed(guard: Guard, name: str) -> bool:
+def is_signed(warden: Warden, name: str) -> bool:
     """Whether a custodian that this machine uses is one for all: its own copy says it."""
     try:
-        return is_shared(guard.custody.custodians.load(name))
+        return is_shared(warden.custody.custodians.load(name))
     except AvaultError:
         return False
 
 
-async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
+async def forget_secret(warden: Warden, name: str, reach: Reach) -> dict[str, Any]:
     """Have a custodian forget its key: what it said."""
     try:
-        is_there = guard.custody.custodians.is_there(name)
-        content = guard.custody.custodians.load(name) if is_there else None
-        content = content or guard.custody.find_shared(name, None)
+        is_there = warden.custody.custodians.is_there(name)
+        content = warden.custody.custodians.load(name) if is_there else None
+        content = content or warden.custody.find_shared(name, None)
     except NotFound:
         raise
     except AvaultError as error:
         return {"outcome": error.code, "detail": error.message}
-    answer = await run_errand(guard.places, "delete", content, reach)
+    answer = await run_errand(warden.places, "delete", content, reach)
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
-async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
+async def any_opens(warden: Warden, names: list[str], reach: Reach) -> bool:
     """Whether one of these opens the vault now; those that ask a person last, where one is."""
-    for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
+    for name in sorted((each for each in names if each != PHONE), key=warden.custody.asks):
         with contextlib.suppress(AvaultError):
-            if guard.custody.is_reached(name, reach):
-                content = guard.custody.custodians.load(name)
-                await try_here(guard, content, reach)
+            if warden.custody.is_reached(name, reach):
+                content = warden.custody.custodians.load(name)
+                await try_here(warden, content, reach)
                 return True
     return False
 
 
-async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message:
+async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:
     """Take the phone out of the order, if the operator agrees and another opens the vault."""
-    if PHONE not in guard.custody.custodians.order():
+    if PHONE not in warden.custody.custodians.order():
         raise NotFound("the phone is not in the order", "see: avault custody list")
-    need_open(guard)
-    if not await any_opens(guard, others, reach):
+    need_open(warden)
+    if not await any_opens(warden, others, reach):
         raise Denied(
             "nothing but the phone opens this vault", "add another before: avault custody add"
         )
-    await guard.custody.change(secrets.token_hex(16), {"do": "part"})
-    guard.custody.custodians.write(others)
+    await warden.custody.change(secrets.token_hex(16), {"do": "part"})
+    warden.custody.custodians.write(others)
     return {"name": PHONE, "outcome": "ok"}
 
 
-async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def order_custodians(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Have the custodians tried in another order."""
-    wanted, order = request.get("order"), guard.custody.custodians.order()
+    wanted, order = request.get("order"), warden.custody.custodians.order()
     if not isinstance(wanted, list) or sorted(map(str, wanted)) != sorted(order):
         raise Usage("that does not name each of them once", f"these are: {' '.join(order)}")
-    guard.custody.custodians.write([str(each) for each in wanted])
+    warden.custody.custodians.write([str(each) for each in wanted])
     return {"order": wanted}
 
 
@@ -10718,17 +11569,17 @@ MANAGE: dict[str, Manage] = {
 
 
 async def change_operator(
-    guard: Guard, name: str, npub: str | None, reach: Reach, caller: dict[str, Any]
+    warden: Warden, name: str, npub: str | None, reach: Reach, caller: dict[str, Any]
 ) -> None:
     """Have an operator added, or with no key taken away, if who is there agrees to it."""
-    need_open(guard)
+    need_open(warden)
     said = f"{name} may approve for this vault" + ("" if npub else " no more")
-    ticket = await agree_otherwise(guard, reach, said)
+    ticket = await agree_otherwise(warden, reach, said)
     wish = {"do": "operator", "name": name, "npub": npub, "caller": caller}
-    await guard.custody.change(ticket, wish)
+    await warden.custody.change(ticket, wish)
 
 
-async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def admit_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Add an operator, who may then approve on every machine that is paired with that phone."""
     succeeds, npub = bool(request.get("succeeds")), request.get("npub")
     name = SUCCESSOR if succeeds else check_operator(request.get("name"))
@@ -10737,21 +11588,21 @@ async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any])
     if not isinstance(npub, str):
         raise Usage("whose key is it?", "as in: avault operator add npub1… --name alice")
     npub = to_npub(parse_npub(npub))
-    await change_operator(guard, name, npub, Reach(request), caller)
+    await change_operator(warden, name, npub, Reach(request), caller)
     return {"name": name, "npub": npub}
 
 
-async def dismiss_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take an operator away, and from this machine the phone; others do so at their next unlock."""
-    name, custody = check_operator(request.get("name")), guard.custody
+    name, custody = check_operator(request.get("name")), warden.custody
     others, reach = [each for each in custody.order() if each != name], Reach(request)
     is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(guard, others, reach):
+    if is_last and not await any_opens(warden, others, reach):
         raise Denied(
             f"the phone of {name} is the last that opens this vault here",
             "add another before: avault custody add, or: avault pair",
         )
-    await change_operator(guard, name, None, reach, caller)
+    await change_operator(warden, name, None, reach, caller)
     had_phone = custody.is_phone(name)
     if had_phone:
         custody.custodians.forget(name)
@@ -10830,6 +11681,11 @@ def describe_caller(sock: socket.socket) -> dict[str, Any]:
     except OSError:
         pass  # it has ended, or there is no /proc
     return caller
+
+
+def describe_ourselves() -> dict[str, Any]:
+    """This process, as `describe_caller` has others."""
+    return {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
 
 
 def read_executable(pid: int) -> str | None:
@@ -11496,6 +12352,7 @@ class Ratchet:
         self.agent: str | None = None  # whose key (hex) counts, once the vault is open
         self.proven: str | None = None
         self.quick = 0
+        self.guards: dict[str, int] | None = None  # that are known, once the vault is open
         self.turning = asyncio.Lock()  # unlock.json is written by one at a time
 
     def prove(self) -> None:
@@ -11550,12 +12407,13 @@ class Ratchet:
             raise Locked("the agent's key was rotated meanwhile", "try again")
         identity, name = content["vault"], content["name"]
         operator = parse_npub(content["operator"])
+        known = read_known(keys, content) if self.guards is None else self.guards
 
         def write() -> dict[str, Any]:
             if recovery:
                 write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
             fresh = {
-                **seal_nsec(keys, identity, operator, name, self.host),
+                **seal_nsec(keys, identity, operator, name, self.host, known),
                 "proven": self.proven,
                 "quick": self.quick,
                 **({"rotated": content["rotated"]} if "rotated" in content else {}),
@@ -11573,6 +12431,13 @@ class Ratchet:
                 "the phone's last answer still opens unlock.json, as no fresh one could be written:"
                 f" {error.message}"
             )
+
+    async def know(self, store: Store) -> None:
+        """Seal what is known of guards too, where it is another than was sealed last."""
+        guards = known_guards(store.vault)
+        if guards != self.guards and self.agent == public_hex(store.keys):
+            self.guards = guards
+            await self.turn(store.keys, self.content)
 
     async def restore(self, keys: Keys) -> None:
         """Write unlock.json anew where it is not what was written last; and say so."""
@@ -11653,6 +12518,7 @@ class Writer:
             warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
         if (store.trouble, store.unsaved.digest, warnings.get("unsaved")) != before:
             self.reporter.report()
+        store.kept_guards.keep(store.vault)
         return store.is_safe()
 
     async def put_back(self, store: Store) -> bool:
@@ -11844,17 +12710,16 @@ class Holding:
         accept_rollback: bool,
     ) -> None:
         """Load the vault, and turn the ratchet also if it cannot be."""
-        self.ratchet.proven = content.get("proven")
+        self.ratchet.proven, self.ratchet.guards = content.get("proven"), read_known(keys, content)
         if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
             self.ratchet.prove()
-        custody = type(custodian).__name__
         self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
-        if isinstance(custodian, KeptKey):
-            custody = f"the custodian {custodian.custodian}"
+        way = f"the custodian {self.custodian}" if self.custodian else type(custodian).__name__
         if isinstance(custodian, Phone):
             self.ratchet.note_quickness(custodian.signer.answered_in, content)
-            custody += f", asked as {shorten_hex(custodian.signer.me)}"
+            way += f", asked as {shorten_hex(custodian.signer.me)}"
         named = {**content, "operator": custodian.operator and content["operator"]}
+        named["guards"] = self.ratchet.guards
         try:
             store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
             if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
@@ -11862,7 +12727,7 @@ class Holding:
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
             leave_logs(self.places)
-            self.begin(store, content, custody, is_new=not own)
+            self.begin(store, content, way, is_new=not own)
             if custodian.proves:
                 store.note_seen()
         finally:
@@ -11912,13 +12777,10 @@ class Holding:
         """
         log = AccessLog(self.places.state, store.keys, is_new)
         custody += ", rollback accepted" if store.rollback else ""
-        log.write(
-            {"op": "unlock", "for": custody},
-            {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None},
-        )
+        log.write({"op": "unlock", "for": custody}, describe_ourselves())
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
-        self.ratchet.agent = store.vault.agent
+        self.ratchet.agent, self.ratchet.guards = store.vault.agent, known_guards(store.vault)
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
@@ -11975,6 +12837,7 @@ class Holding:
             if (store.trouble, store.digest) != before:
                 self.reporter.wrote()
             await self.verify_recovery()
+            await self.ratchet.know(store)
             await self.ratchet.restore(store.keys)
             if self.store is store:
                 self.restore_own_files(store)
@@ -11986,9 +12849,10 @@ class Holding:
         Where the disk has others, it is said, and mended.
         """
         self.contact.restore()
+        if store.kept_guards.restore(store.vault):
+            self.reporter.warn_of_a_change("guards.enc")
         pin = encode_pin(store.vault, store.digest, store.me.seen)
-        is_settled = not store.trouble and not store.writing
-        if is_settled and not has_bytes(self.places.own("pin.json"), pin):
+        if not (store.trouble or store.writing or has_bytes(self.places.own("pin.json"), pin)):
             if not store.warning:  # else it could not be written before
                 self.reporter.warn_of_a_change("pin.json")
             store.pin()
@@ -12222,6 +13086,9 @@ async def agree(holding: Holding, custodian: KeptKey, ticket: str) -> None:
         raise Denied("the operator agrees by phone", "pair it with: avault pair")
     if asks_phones(custodian.kept):
         raise Denied("a phone that is shown the words for an unlock agrees to nothing else")
+    known = {**custodian.kept, "shared": is_shared(custodian.kept)}
+    if known["agreed"] != mark_agreed(store.keys, known):
+        raise Tampered("that custodian is not as it was agreed to")
     keys, _, _ = await holding.obtain(custodian)
     if public_hex(keys) != store.vault.agent:
         raise Tampered("that custodian opens another vault")
@@ -12352,59 +13219,6 @@ async def succeed(holding: Holding) -> None:
         holding.reporter.warnings["successor"] = (
             f"both operators' phones open the vault until the next unlock: {error.message}"
         )
-
-
-# ------------------------------------------------------- daemon/revoking ----
-# What the keyholder does with machines and marks: it shows them, and takes a machine out.
-
-
-def show_machines(store: Store) -> Message:
-    """The machines that the vault is on."""
-    return {"ok": True, "machines": list_machines(store.vault, store.machine)}
-
-
-def show_exposed(store: Store) -> Message:
-    """What was removed or rotated, and the keys that are to be set anew since; no value."""
-    marks = [describe_mark(mark) for mark in read_marks(store.vault)]
-    return {"ok": True, "exposed": find_exposed(store.vault, time.time()), "marks": marks}
-
-
-async def remove_machine(holding: Holding, message: Message) -> None:
-    """Take a machine out of the vault, if the operator agrees; tell what came of it."""
-    store, failed, row = holding.store, None, None
-    try:
-        if not store or not holding.log:
-            raise Denied("only an open vault can be changed", "open it: avault unlock")
-        row = find_machine(store.vault, store.machine, str(message["name"]))
-        shown = row["host"] or row["id"]
-        said = {"op": "machine", "for": f"remove {shown}"}
-        holding.log.write(said, message["caller"], "ok")
-        await ask_operator(holding, store, message, *describe_removal(store.vault, row))
-        await holding.writer.change(store, forget_machine(store, row["id"], shown))
-    except Exception as error:
-        failed = explain_change(error)
-    tell_of_change(holding, message, None if failed else row, failed)
-
-
-def describe_removal(vault: Vault, row: dict[str, Any]) -> tuple[str, str]:
-    """The title and the sentence by which the operator agrees that a machine goes."""
-    key = f", client key {shorten_hex(row['client_key'])}" if row["client_key"] else ""
-    shown, identity = printable(row["host"] or row["id"], HOST_LIMIT), printable(row["id"], 40)
-    return (
-        f"{vault.name} without the machine {shown}",
-        f"avault: take the machine {shown} (id {identity}{key}) out of {vault.name}",
-    )
-
-
-def forget_machine(store: Store, identity: str, shown: str) -> Any:
-    """The change that takes a machine's entry away, and leaves a mark."""
-
-    def change(vault: Vault) -> None:
-        now = int(time.time())
-        vault.state(f"{KIND}/{identity}", None, now, store.machine)
-        add_mark(vault, KIND, identity, shown, now, store.machine)
-
-    return change
 
 
 # ------------------------------------------------------ daemon/unlocking ----
@@ -12662,6 +13476,273 @@ class Unlocking:
             await succeed(holding)
 
 
+# ----------------------------------------------------- daemon/describing ----
+# What the keyholder tells of itself: what `status` shows of a vault, or of the way to one.
+
+
+def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
+    """What `status` shows of an open vault, or of the way to one; no secret."""
+    store, contact, ratchet = holding.store, holding.contact, holding.ratchet
+    signer, is_waiting = contact.signer, unlocking.is_waiting()
+    shown, left = ratchet.content or unlocking.shown, holding.time_left()
+    digests = {}
+    if store:
+        digests = {"avault.enc": store.digest, "nsec.enc": holding.recovery.digest}
+    return {
+        "state": "unlocked" if store else "waiting" if is_waiting else "locked",
+        "listening": bool(signer and not store and not is_waiting),
+        "since": render_time(holding.autolock.since),
+        "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
+        "agent_npub": shown.get("agent"),
+        "signer_npub": shown.get("operator"),
+        "name": shown.get("name"),
+        "identity": shown.get("vault"),
+        "consent": describe_consent(holding),
+        "custodian": holding.custodian,
+        "refused": isinstance(unlocking.refused, Denied),
+        "first_operator": to_npub(store.vault.operator) if store else None,
+        "operators": {
+            name: to_npub(public) for name, public in store.vault.other_operators().items()
+        }
+        if store
+        else None,
+        "code": request_code(shown["sealed"]) if shown and not store else None,
+        "replicas": sorted(store.vault.facts_of("replica")) if store else None,
+        "groups": len(store.vault.groups) if store else None,
+        "secrets": store.vault.count() if store else None,
+        "guards": count_guards(store.vault.facts) if store else None,
+        "proven": bool(ratchet.proven if store else shown.get("proven")),
+        "signer_approves_by_itself": contact.pairing.by_itself if contact.pairing else None,
+        "relays": list(signer.relays.shown.values()) if signer else contact.relays,
+        "waiting": signer.describe() if signer and is_waiting else None,
+        "warnings": list(collect_warnings(holding).values()),
+        "talking": unlocking.talking,
+        "unsaved": "unsaved" in holding.reporter.warnings,
+        "verified": digests,
+    }
+
+
+def describe_consent(holding: Holding) -> str | None:
+    """Who agrees to changes of custodians: the phone, a custodian, or nobody can."""
+    consent, contact = holding.consent, holding.contact
+    if contact.pairing or contact.seen:
+        return "phone"
+    return "custodian" if consent.phoneless else None
+
+
+def collect_warnings(holding: Holding) -> dict[str, str]:
+    """All that the operator should know, by what it is about."""
+    store, contact, recovery = holding.store, holding.contact, holding.recovery
+    warnings = dict(holding.reporter.warnings)
+    if store and isinstance(store.trouble, Locked):
+        warnings["file"] = f"{store.trouble.message}; {store.trouble.hint}"
+    elif store and store.trouble:
+        warnings["file"] = (
+            f"{store.trouble.message}; what was loaded before is served, nothing is written;"
+            " to write it back: avault restore --unsaved"
+        )
+    if store and store.succeeded:
+        warnings["first"] = (
+            f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
+            " a machine with a phone that you trust: avault rotate agent"
+        )
+    if store and store.lacks:
+        warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
+    if store and store.warning:
+        warnings["pin"] = store.warning
+    if recovery.warning:
+        warnings["nsec"] = recovery.warning
+    if store or not contact.signer:
+        warnings.pop("ntp", None)  # of use only while an answer does not come
+    if contact.signer and contact.signer.remarks.clock:
+        warnings["clock"] = contact.signer.remarks.clock
+    if store and store.rollback:
+        warnings["rollback"] = (
+            f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
+            " what was written since is missing"
+        )
+    if contact.pairing and contact.pairing.by_itself:
+        warnings["signer"] = (
+            "the signer approves by itself, as the drill showed: change its setting, then:"
+            " avault drill"
+        )
+    return warnings
+
+
+# ----------------------------------------------------------- daemon/gate ----
+# The one place where guards decide, before anything is made: what goes out, by which way.
+#
+# Whoever makes an answer has a vault that holds no more than what was let out.
+
+
+def way_of(request: Message) -> str:
+    """By which way a request wants values out: `run`, or its own name.
+
+    That a program is `avault run` is its own word: no more is known of a caller than its user.
+    """
+    is_run = request["op"] in ("export", "reveal") and request.get("for") == "run"
+    return "run" if is_run else str(request["op"])
+
+
+class Passage:
+    """What is let out by a `way`: a `vault` with nothing else in it.
+
+    `is_counted` says whether its uses count; `held` are names that were not asked for one by one,
+    and stay in.
+    """
+
+    def __init__(self, vault: Vault, way: str, is_counted: bool, held: list[str]) -> None:
+        self.vault, self.way, self.is_counted, self.held = vault, way, is_counted, held
+
+    def count(self, machine: str) -> Callable[[Vault], None]:
+        """The change that counts these uses; refuses what is guarded otherwise meanwhile."""
+
+        def change(vault: Vault) -> None:
+            guards, now = Guards(vault.facts), int(time.time())
+            counted: set[str] = set()
+            for group, each in self.vault.groups.items():
+                for key in each.keys:
+                    found = guards.of(f"{group}/{key}")
+                    check(guards, f"{group}/{key}", self.way, now)
+                    counted |= {each.identity for each in found if each.rules.times is not None}
+            for identity in sorted(counted):
+                count_use(vault, identity, now, machine)
+
+        return change
+
+
+def check(guards: Guards, name: str, way: str, now: float) -> None:
+    """Raise Denied where what guards a secret does not let it out by a way."""
+    found = guards.of(name)
+    rules = guards.rules_of(found)
+    if found and not rules.lets(way, now):
+        why = [each for each in found if not guards.left(each).lets(way, now)]
+        raise refuse(name, why or found, rules, way)
+
+
+class Gate:
+    """What is known of the guards of the vault that is served."""
+
+    def __init__(self) -> None:
+        self.vault: Vault | None = None
+        self.guards = Guards({})
+
+    def look(self, vault: Vault) -> Guards:
+        """The guards of a vault, which does not change."""
+        if vault is not self.vault:
+            self.vault, self.guards = vault, Guards(vault.facts)
+        return self.guards
+
+    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
+        """What of a request may go out; raises Denied, and what `pick` raises.
+
+        What was named and may not refuses the whole. Of all there is, what may not stays in; and
+        of what is revealed to be looked for or masked, whatever is guarded.
+        """
+        guards = self.look(vault)
+        if not guards.guards:
+            return Passage(vault, way_of(request), False, [])
+        names, is_named = pick(vault, request)
+        way, now = way_of(request), time.time()
+        allowed: list[tuple[str, str]] = []
+        held: list[str] = []
+        is_counted = False
+        for group, key in names:
+            name = f"{group}/{key}"
+            found = guards.of(name)
+            rules = guards.rules_of(found)
+            if not found or (rules.lets(way, now) and (is_named or way != "reveal")):
+                allowed.append((group, key))
+                is_counted = is_counted or rules.times is not None
+            elif is_named:
+                check(guards, name, way, now)
+            else:
+                held.append(name)
+        return Passage(take_out(vault, allowed), way, is_counted, held)
+
+
+def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
+    """A vault that has these keys, and nothing else."""
+    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
+    for group, key in sorted({*names}):
+        there = vault.groups[group]
+        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
+    return seen
+
+
+def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
+    """Why a guarded secret does not go out by a way, and what to do."""
+    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
+    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
+    ways = rules.ways()
+    if not rules.is_known:
+        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
+    if ways is not None and way not in ways:
+        if not ways:
+            return Denied(f"{name} is guarded: nobody may use it", lift)
+        shown = " or ".join(sorted(ways, key=WAYS.index))
+        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
+        if ways <= BROKERED:
+            hint = f"nothing here can be a {shown} yet; {lift}"
+        return Denied(f"{name} is guarded: only {shown} may use it", hint)
+    if rules.times == 0:
+        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
+    return Denied(f"{name} is guarded, and its time is over", lift)
+
+
+# ------------------------------------------------------- daemon/revoking ----
+# What the keyholder does with machines and marks: it shows them, and takes a machine out.
+
+
+def show_machines(store: Store) -> Message:
+    """The machines that the vault is on."""
+    return {"ok": True, "machines": list_machines(store.vault, store.machine)}
+
+
+def show_exposed(store: Store) -> Message:
+    """What was removed or rotated, and the keys that are to be set anew since; no value."""
+    marks = [describe_mark(mark) for mark in read_marks(store.vault)]
+    return {"ok": True, "exposed": find_exposed(store.vault, time.time()), "marks": marks}
+
+
+async def remove_machine(holding: Holding, message: Message) -> None:
+    """Take a machine out of the vault, if the operator agrees; tell what came of it."""
+    store, failed, row = holding.store, None, None
+    try:
+        if not store or not holding.log:
+            raise Denied("only an open vault can be changed", "open it: avault unlock")
+        row = find_machine(store.vault, store.machine, str(message["name"]))
+        shown = row["host"] or row["id"]
+        said = {"op": "machine", "for": f"remove {shown}"}
+        holding.log.write(said, message["caller"], "ok")
+        await ask_operator(holding, store, message, *describe_removal(store.vault, row))
+        await holding.writer.change(store, forget_machine(store, row["id"], shown))
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, None if failed else row, failed)
+
+
+def describe_removal(vault: Vault, row: dict[str, Any]) -> tuple[str, str]:
+    """The title and the sentence by which the operator agrees that a machine goes."""
+    key = f", client key {shorten_hex(row['client_key'])}" if row["client_key"] else ""
+    shown, identity = printable(row["host"] or row["id"], HOST_LIMIT), printable(row["id"], 40)
+    return (
+        f"{vault.name} without the machine {shown}",
+        f"avault: take the machine {shown} (id {identity}{key}) out of {vault.name}",
+    )
+
+
+def forget_machine(store: Store, identity: str, shown: str) -> Any:
+    """The change that takes a machine's entry away, and leaves a mark."""
+
+    def change(vault: Vault) -> None:
+        now = int(time.time())
+        vault.state(f"{KIND}/{identity}", None, now, store.machine)
+        add_mark(vault, KIND, identity, shown, now, store.machine)
+
+    return change
+
+
 # ------------------------------------------------------- daemon/rotating ----
 # A new agent's key: the phone opens an envelope of it before anything is sealed anew.
 #
@@ -12784,7 +13865,12 @@ class Rotating:
         pairing = holding.contact.find(store)
         operator = pairing.operator if pairing else vault.operator
         names = vault.identity, operator, vault.name, holding.host
-        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
+        content = {
+            **seal_nsec(fresh, *names, known_guards(store.vault)),
+            "proven": proven,
+            "quick": 0,
+            **(rotated or {}),
+        }
         return encode_file("unlock", content)
 
     async def entrust(self, fresh: Keys, message: Message, door: socket.socket) -> dict[str, Any]:
@@ -12937,6 +14023,283 @@ def stage_phones(stage: Stage, store: Store) -> None:
                 write_file(Custodians(stage).path_of(name), data)
 
 
+# ------------------------------------------------------- daemon/guarding ----
+# What becomes of guards where less is asked for, and the words by which a person agrees to it.
+
+
+def read_place(request: Message) -> str:
+    """The group or key that a request is about, as GROUP or GROUP/KEY; raises Usage."""
+    group, key = check_group(request.get("group")), request.get("key")
+    return group if key is None else f"{group}/{check_key(key)}"
+
+
+def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
+    """What counts for a place: in words, as fields, and where it comes from."""
+    found = guards.of(place)
+    rules = guards.rules_of(found)
+    by = sorted({each.on for each in found})
+    return {"name": place, "words": str(rules), **rules.to_dict(), "by": by}
+
+
+class GuardChange:
+    """What becomes of the guard on a place where fields of it are given, or all is taken away.
+
+    `marks` are those that are to go, `added` the fields of those that come, and `weakens` whether
+    the operator has to agree to that.
+    """
+
+    def __init__(self, vault: Vault, place: str, given: dict[str, Any] | None) -> None:
+        guards = Guards(vault.facts)
+        own, self.place, self.given = guards.guards.get(place, []), place, given
+        self.marks: dict[str, int] = {}
+        self.added: list[dict[str, Any]] = []
+        if given is None:
+            self.marks, self.weakens = guards.marks_of(place), True
+            return
+        gone = {*given, *(SETS[1:] if "proxy" not in given.get("only", ["proxy"]) else ())}
+        touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
+        rest = [keep_fields(guards.left(each), gone) for each in touched]
+        wanted = guards.rules_of([each for each in own if each not in touched])
+        for fields in (given, *rest):
+            wanted = wanted & Rules(**fields)
+        self.weakens, self.added = not wanted.asks_at_least(guards.rules_of(own)), [given]
+        if self.weakens:
+            self.marks = {each.identity: guards.counts[each.identity] for each in touched}
+            self.added = [fields for fields in (*rest, given) if fields]
+
+    def make(self, machine: str) -> Callable[[Vault], None]:
+        """The change of the vault. What came meanwhile stays."""
+
+        def change(vault: Vault) -> None:
+            now = int(time.time())
+            if self.given is None:
+                take_off(vault, self.place, now, machine)
+            else:
+                remove_marks(vault, self.marks, now, machine)
+            for fields in self.added:
+                add_guard(vault, self.place, fields, now, machine)
+
+        return change
+
+
+def names_any(rules: Rules, fields: set[str]) -> bool:
+    """Whether rules ask something in one of these fields."""
+    return any(getattr(rules, name) not in (None, []) for name in fields)
+
+
+def keep_fields(rules: Rules, gone: set[str]) -> dict[str, Any]:
+    """The fields of a guard, as they are kept, but for some."""
+    fields: dict[str, Any] = {name: getattr(rules, name) for name in NUMBERS}
+    for name in SETS:
+        fields[name] = next((sorted(each) for each in getattr(rules, name)), None)
+    return {name: value for name, value in fields.items() if value is not None and name not in gone}
+
+
+class Plan:
+    """A change of a guard on the vault as it is: what is written, and the words to agree to.
+
+    `said` is "" where nobody has to agree. Raises NotFound, AvaultError where there is nothing to
+    take away, and Usage where it is more than a phone shows.
+    """
+
+    def __init__(
+        self, vault: Vault, machine: str, place: str, given: dict[str, Any] | None
+    ) -> None:
+        self.change = GuardChange(vault, place, given)
+        guards = Guards(vault.facts)
+        if given is None and not guards.guards.get(place):
+            refuse_without(guards, place)
+        after = vault.copy()
+        self.write = self.change.make(machine)
+        self.write(after)
+        self.said = describe_loosening(vault, after, place) if self.change.weakens else ""
+
+    def check(self, agreed: Plan) -> None:
+        """Raise Denied where that is not what was agreed to: something came in between."""
+        if (self.said, self.change.marks) != (agreed.said, agreed.change.marks):
+            raise Denied("the guards have changed meanwhile; nothing was changed", "ask again")
+
+
+def refuse_without(guards: Guards, place: str) -> None:
+    """Raise why nothing can be taken off a place that has no guard of its own.
+
+    What is guarded by a name that it had can be parted from that.
+    """
+    found = guards.of(place)
+    if not found:
+        raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
+    if not guards.neighbours(place):
+        others = sorted({each.on for each in found})
+        raise AvaultError(
+            f"{place} is guarded as {' and '.join(others)} is",
+            f"take that away: avault unguard {others[0]}",
+        )
+
+
+SENTENCE = 1200  # characters that a phone shows
+SHOWN = 4  # names of a secret that are shown, besides those that carry a guard
+
+
+def describe_loosening(before: Vault, after: Vault, place: str) -> str:
+    """The words by which a person agrees: exactly what becomes possible, of what, and what was.
+
+    Raises Usage where that is more than a phone shows.
+    """
+    old, new = Guards(before.facts), Guards(after.facts)
+    names = {f"{group}/{key}" for group, each in before.groups.items() for key in each.keys}
+    steps: dict[tuple[str, str], list[str]] = {}
+    for name in sorted({*names, *old.links, place}):
+        was, to_be = old.rules_of(old.of(name)), new.rules_of(new.of(name))
+        if not to_be.asks_at_least(was):
+            shown = str(to_be) if new.of(name) else "anything, by any program here"
+            steps.setdefault((shown, was.describe(SHOWN)), []).append(name)
+    said = [
+        f"{name_secrets(old, new, place, found, names)} may be used by: {shown} (until now: {was})"
+        for (shown, was), found in steps.items()
+    ]
+    sentence = f"in {before.name}, from now on {'; and '.join(said)}"
+    if len(sentence) > SENTENCE:
+        raise Usage("that is more than a phone shows", "with fewer rules; or take guards off first")
+    return sentence
+
+
+def name_secrets(old: Guards, new: Guards, place: str, found: list[str], there: set[str]) -> str:
+    """Which secrets something becomes possible with: by the names that they have, or had.
+
+    The name that was asked for is first; then all that carry a guard which is lost.
+    """
+    inner = [name for name in found if name.startswith(f"{place}/")]
+    shown = [name for name in found if name not in inner]
+    if place in shown and "/" not in place:
+        count = len([name for name in inner if name in there])
+        shown.remove(place)
+        shown.insert(0, f"all in {place} ({count} now, and later ones)")
+    else:
+        shown = sorted({*shown, *inner}, key=lambda name: (name != place, name))
+    others = [each for name in found for each in old.names_of(name) if each not in found]
+    lost = {on for name in found for on in lost_places(old, new, name)}
+    text = join_names(shown, lost)
+    if others:
+        text += f", which is or was {join_names(sorted({*others}), lost)},"
+    return text
+
+
+def lost_places(old: Guards, new: Guards, name: str) -> set[str]:
+    """The places whose guards count for a name no more."""
+    still = {each.identity for each in new.of(name)}
+    return {each.on for each in old.of(name) if each.identity not in still}
+
+
+def join_names(names: list[str], needed: set[str]) -> str:
+    """Names in words: the first, and those on which, or on whose group, is what is needed.
+
+    Of the others no more than a few, and how many there are.
+    """
+    first = [n for n in names[1:] if n in needed or n.partition("/")[0] in needed]
+    rest = [n for n in names[1:] if n not in first]
+    shown = [*names[:1], *first, *rest[:SHOWN]]
+    if left := len(rest[SHOWN:]):
+        shown.append(f"{left} other name{'s' * (left > 1)} of it")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
+# ----------------------------------------------------- daemon/unguarding ----
+# Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees.
+
+
+class Unguarding:
+    """The one that is under way, which ends when nobody waits for it any more."""
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding, self.ticket = holding, ""
+        self.task: asyncio.Task[None] | None = None
+
+    def weigh(self, message: Message) -> None:
+        """Tell what a person has to agree to, where the operator's phone does not ask it."""
+        said, failed = None, None
+        try:
+            said = {"said": plan(self.need_store(), message).said}
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, said, failed)
+
+    def begin(self, message: Message) -> None:
+        """Take a guard away, or weaken it, if the operator agrees, and tell what came of it."""
+        if self.task and not self.task.done():
+            busy = Denied("another guard waits for the operator", "let that end first")
+            tell_of_change(self.holding, message, None, busy)
+            return
+        self.ticket = str(message["ticket"])
+        self.task = asyncio.get_running_loop().create_task(self.run(message))
+
+    def drop(self, ticket: str) -> None:
+        """Nobody waits for what has this ticket: an approval that comes now is for nothing."""
+        if self.task and ticket == self.ticket:
+            self.task.cancel()
+
+    async def run(self, message: Message) -> None:
+        """Do it, and tell."""
+        row, failed = None, None
+        try:
+            row = await self.loosen(message)
+        except Exception as error:
+            failed = explain_change(error)
+        tell_of_change(self.holding, message, row, failed)
+
+    def need_store(self) -> Store:
+        """The open store; raises Denied."""
+        if not self.holding.store or not self.holding.log:
+            raise Denied("only an open vault can be changed", "open it: avault unlock")
+        return self.holding.store
+
+    async def loosen(self, message: Message) -> dict[str, Any]:
+        """Ask, write, and give what is left of the guard; raises what came in between."""
+        store, holding = self.need_store(), self.holding
+        verb = "unguard" if message.get("rules") is None else "weaken"
+        noted = {"op": verb, "group": message["group"], "key": message.get("key")}
+        try:
+            agreed = plan(store, message)
+            if agreed.said:
+                if message.get("said") not in (None, agreed.said):
+                    raise Denied(
+                        "the guards have changed meanwhile; nothing was changed", "ask again"
+                    )
+                title = f"less guard on {agreed.change.place}"
+                await ask_operator(holding, store, message, title, f"avault: {agreed.said}")
+            self.note(noted, message, "ok")
+
+            def change(vault: Vault) -> None:
+                planned = plan(store, message, vault)
+                planned.check(agreed)
+                planned.write(vault)
+
+            await holding.writer.change(store, change)
+        except asyncio.CancelledError:
+            self.note(noted, message, TimedOut.code)
+            raise
+        except Exception as error:
+            self.note(noted, message, explain_change(error).code)
+            raise
+        guards = Guards(store.vault.facts)
+        await holding.ratchet.know(store)
+        return describe_guard(guards, read_place(message))
+
+    def note(self, what: dict[str, Any], message: Message, outcome: str) -> None:
+        """Put a line into the access log; raises AvaultError where what was agreed to cannot be."""
+        if log := self.holding.log:
+            log.write(what, message["caller"], outcome)
+
+
+def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
+    """What a message asks for, on the vault as it is, or on the draft that is written."""
+    place, given = read_place(message), message.get("rules")
+    if given is not None:
+        given = check_rules(given if isinstance(given, dict) else {}, int(time.time()))
+        if not given:
+            raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+    return Plan(vault or store.vault, store.machine, place, given)
+
+
 # ------------------------------------------------------ daemon/keyholder ----
 # The process that holds the agent's key and the secrets.
 #
@@ -12961,9 +14324,11 @@ class Keyholder:
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
         self.reporter = Reporter(self.control, self.describe)
+        self.gate = Gate()
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
+        self.unguarding = Unguarding(self.holding)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -13013,6 +14378,12 @@ class Keyholder:
             spawn(self.tasks, self.rotating.step(message, fd))
         elif message["do"] == "remove machine":
             spawn(self.tasks, remove_machine(self.holding, message))
+        elif message["do"] == "loosen":
+            self.unguarding.begin(message)
+        elif message["do"] == "weigh":
+            self.unguarding.weigh(message)
+        elif message["do"] == "drop":
+            self.unguarding.drop(message["ticket"])
         elif message["do"] == "proven":
             spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":
@@ -13032,6 +14403,10 @@ class Keyholder:
             self.reporter.report()
         elif message["do"] == "lock":
             self.ended.set()
+
+    def describe(self) -> Message:
+        """What `status` shows."""
+        return describe_keyholder(self.holding, self.unlocking)
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -13064,93 +14439,6 @@ class Keyholder:
         is_busy = unlocking.task or unlocking.talking or unlocking.trying or converse
         if not (self.holding.store or is_busy):
             self.ended.set()
-
-    # -- what status shows
-
-    def describe(self) -> Message:
-        """What `status` shows of an open vault, or of the way to one; no secret."""
-        store, contact, ratchet = self.holding.store, self.holding.contact, self.holding.ratchet
-        signer, is_waiting = contact.signer, self.unlocking.is_waiting()
-        shown, left = ratchet.content or self.unlocking.shown, self.holding.time_left()
-        digests = {}
-        if store:
-            digests = {"avault.enc": store.digest, "nsec.enc": self.holding.recovery.digest}
-        return {
-            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
-            "listening": bool(signer and not store and not is_waiting),
-            "since": render_time(self.holding.autolock.since),
-            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
-            "agent_npub": shown.get("agent"),
-            "signer_npub": shown.get("operator"),
-            "name": shown.get("name"),
-            "identity": shown.get("vault"),
-            "consent": self.describe_consent(),
-            "custodian": self.holding.custodian,
-            "refused": isinstance(self.unlocking.refused, Denied),
-            "first_operator": to_npub(store.vault.operator) if store else None,
-            "operators": {
-                name: to_npub(public) for name, public in store.vault.other_operators().items()
-            }
-            if store
-            else None,
-            "code": request_code(shown["sealed"]) if shown and not store else None,
-            "replicas": sorted(store.vault.facts_of("replica")) if store else None,
-            "groups": len(store.vault.groups) if store else None,
-            "secrets": store.vault.count() if store else None,
-            "proven": bool(ratchet.proven if store else shown.get("proven")),
-            "signer_approves_by_itself": contact.pairing.by_itself if contact.pairing else None,
-            "relays": list(signer.relays.shown.values()) if signer else contact.relays,
-            "waiting": signer.describe() if signer and is_waiting else None,
-            "warnings": list(self.collect_warnings().values()),
-            "talking": self.unlocking.talking,
-            "unsaved": "unsaved" in self.reporter.warnings,
-            "verified": digests,
-        }
-
-    def describe_consent(self) -> str | None:
-        """Who agrees to changes of custodians: the phone, a custodian, or nobody can."""
-        consent, contact = self.holding.consent, self.holding.contact
-        if contact.pairing or contact.seen:
-            return "phone"
-        return "custodian" if consent.phoneless else None
-
-    def collect_warnings(self) -> dict[str, str]:
-        """All that the operator should know, by what it is about."""
-        store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
-        warnings = dict(self.reporter.warnings)
-        if store and isinstance(store.trouble, Locked):
-            warnings["file"] = f"{store.trouble.message}; {store.trouble.hint}"
-        elif store and store.trouble:
-            warnings["file"] = (
-                f"{store.trouble.message}; what was loaded before is served, nothing is written;"
-                " to write it back: avault restore --unsaved"
-            )
-        if store and store.succeeded:
-            warnings["first"] = (
-                f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
-                " a machine with a phone that you trust: avault rotate agent"
-            )
-        if store and store.lacks:
-            warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
-        if store and store.warning:
-            warnings["pin"] = store.warning
-        if recovery.warning:
-            warnings["nsec"] = recovery.warning
-        if store or not contact.signer:
-            warnings.pop("ntp", None)  # of use only while an answer does not come
-        if contact.signer and contact.signer.remarks.clock:
-            warnings["clock"] = contact.signer.remarks.clock
-        if store and store.rollback:
-            warnings["rollback"] = (
-                f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
-                " what was written since is missing"
-            )
-        if contact.pairing and contact.pairing.by_itself:
-            warnings["signer"] = (
-                "the signer approves by itself, as the drill showed: change its setting, then:"
-                " avault drill"
-            )
-        return warnings
 
     # -- requests
 
@@ -13205,7 +14493,9 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        await self.holding.writer.change(self.open_store(), function)
+        store = self.open_store()
+        await self.holding.writer.change(store, function)
+        await self.holding.ratchet.know(store)
         return {"ok": True}
 
     async def put_back(self) -> bool:
@@ -13324,6 +14614,9 @@ async def serve_move(keyholder: Keyholder, session: Session, request: Message) -
         note = vault.group(group).note[0]
         for name, other in moves(vault):
             vault.move((group, name), (to, other), now, store.machine)
+        if key is None:
+            copy_guard(vault, group, to, now, store.machine)
+        refuse_more(vault, [to, *(f"{to}/{other}" for _, other in moves(store.vault))])
         if note and key is None and not vault.groups[to].note[0]:
             vault.annotate(to, note, store.machine)
 
@@ -13449,8 +14742,10 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     }
 
     def change(vault: Vault) -> None:
+        names, now = [f"{group}/{name}" for name in values], int(time.time())
+        adopt_guards(vault, old, names, now, store.machine)
         for name, value in values.items():
-            vault.put(group, name, value, int(time.time()), store.machine)
+            vault.put(group, name, value, now, store.machine)
 
     await write(keyholder, session, request, change)
     return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
@@ -13460,36 +14755,39 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
 # The custodians as `custody list` shows them.
 
 
-async def list_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def list_custodians(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Each custodian, and whether it is there now; and those that came by git and are not used."""
-    found = guard.custody.custodians.read()
+    found = warden.custody.custodians.read()
     names = [name for name in found["order"] if name != PHONE]
 
     async def probe(name: str) -> dict[str, Any]:
         shown: dict[str, Any] = {"name": name, "opened": found["opened"].get(name)}
         try:
-            content = guard.custody.custodians.load(name)
+            content = warden.custody.custodians.load(name)
         except AvaultError as error:
             unknown = dict.fromkeys(("kind", "asks", "shared"))
             return {**shown, **unknown, "outcome": error.code, "said": error.message}
-        answer = await run_errand(guard.places, "probe", content, Reach({}))
+        answer = await run_errand(warden.places, "probe", content, Reach({}))
         outcome = str(answer.get("outcome"))
         said = printable(answer.get("value") or answer.get("detail") or outcome)
         about = {each: content[each] for each in ("kind", "asks", "settings")}
-        about["shared"] = is_own(guard, name)
+        about["shared"] = is_own(warden, name)
         if content["kind"] == PHONE:
             about["operator"] = content["settings"].get("operator")
         return {**shown, **about, "outcome": outcome, "said": said}
 
     probed = dict(zip(names, await asyncio.gather(*map(probe, names)), strict=True))
-    probed[PHONE] = describe_phone(guard)
-    return {"custodians": [probed[name] for name in found["order"]], "offered": list_offered(guard)}
+    probed[PHONE] = describe_phone(warden)
+    return {
+        "custodians": [probed[name] for name in found["order"]],
+        "offered": list_offered(warden),
+    }
 
 
-def describe_phone(guard: Guard) -> dict[str, Any]:
+def describe_phone(warden: Warden) -> dict[str, Any]:
     """This machine's own phone, as the others are described; no relay is asked."""
-    is_paired = guard.custody.has_phone()
-    opened, operator = find_opened(guard) if is_paired else (None, None)
+    is_paired = warden.custody.has_phone()
+    opened, operator = find_opened(warden) if is_paired else (None, None)
     return {
         "name": PHONE,
         "kind": PHONE,
@@ -13503,27 +14801,27 @@ def describe_phone(guard: Guard) -> dict[str, Any]:
     }
 
 
-def find_opened(guard: Guard) -> tuple[str | None, str | None]:
+def find_opened(warden: Warden) -> tuple[str | None, str | None]:
     """When this machine's own phone last opened the vault, and whose it is (an npub)."""
     try:
-        unlock = read_sealed("unlock", guard.places.own("unlock.json"))
+        unlock = read_sealed("unlock", warden.places.own("unlock.json"))
         return unlock["proven"], unlock["operator"]
     except AvaultError:
         return None, None
 
 
-def list_offered(guard: Guard) -> list[dict[str, Any]]:
+def list_offered(warden: Warden) -> list[dict[str, Any]]:
     """The shared custodians that this machine does not use: what came by git, and is nobody's word.
 
     `why` is what speaks against one.
     """
     offered = []
-    for name in Shared(guard.places).names():
-        if name in guard.custody.order() and is_own(guard, name):
+    for name in Shared(warden.places).names():
+        if name in warden.custody.order() and is_own(warden, name):
             continue
         shown: dict[str, Any] = {"name": name, "why": None}
         try:
-            content = guard.custody.find_shared(name, None)
+            content = warden.custody.find_shared(name, None)
             shown |= {each: content[each] for each in ("kind", "asks", "settings")}
         except AvaultError as error:
             shown["why"] = error.message
@@ -13531,10 +14829,10 @@ def list_offered(guard: Guard) -> list[dict[str, Any]]:
     return offered
 
 
-def is_own(guard: Guard, name: str) -> bool:
+def is_own(warden: Warden, name: str) -> bool:
     """Whether what lies in the vault directory under a name is what this machine uses."""
     try:
-        return Shared(guard.places).read(name) == guard.custody.custodians.load(name)
+        return Shared(warden.places).read(name) == warden.custody.custodians.load(name)
     except AvaultError:
         return False
 
@@ -13542,49 +14840,71 @@ def is_own(guard: Guard, name: str) -> bool:
 LIST: dict[str, Manage] = {"list": list_custodians}
 
 
+# ------------------------------------------------------ daemon/loosening ----
+# Guards that are taken away or weakened, as the supervisor has it done.
+
+
+async def loosen(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
+    """Take the guard off a group or a key, or give it weaker rules, if the operator agrees."""
+    need_open(warden)
+    group, key = check_group(request.get("group")), request.get("key")
+    if key is not None:
+        check_key(key)
+    about = {"group": group, "key": key, "rules": request.get("rules")}
+    ticket, wish = secrets.token_hex(16), {"do": "loosen", **about, "caller": caller}
+    if warden.report.get("consent") == "custodian":
+        told = await warden.custody.change(ticket, {"do": "weigh", **about}) or {}
+        if said := wish.setdefault("said", told.get("said")):
+            ticket = await agree_otherwise(warden, Reach(request), str(said), person=True)
+    return await warden.custody.change(ticket, wish) or {}
+
+
+LOOSEN: dict[str, Manage] = {"unguard": loosen}
+
+
 # ------------------------------------------------------- daemon/rotation ----
 # Machines that are removed, and keys that are rotated, as the supervisor has it done.
 
 
-async def remove_machine_of(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def remove_machine_of(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take a machine out of the vault, if the operator agrees."""
-    need_open(guard)
+    need_open(warden)
     name = str(request.get("name"))
     change = f"the machine {printable(name, 70)} is taken out"
-    ticket = await agree_otherwise(guard, Reach(request), change)
+    ticket = await agree_otherwise(warden, Reach(request), change)
     wish = {"do": "remove machine", "name": name, "caller": caller}
-    return await guard.custody.change(ticket, wish) or {}
+    return await warden.custody.change(ticket, wish) or {}
 
 
-async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def rotate_agent(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Give the vault a new agent's key, if the operator agrees.
 
     Until all is sealed with it, and what custodians can be has opened it, nothing has changed.
     """
-    need_open(guard)
-    reach, custody = Reach(request), guard.custody
+    need_open(warden)
+    reach, custody = Reach(request), warden.custody
     names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
-    known, left = load_custodians(guard, names)
+    known, left = load_custodians(warden, names)
     told = [{**content, "shared": is_shared(content)} for content in known]
     offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in told]
-    operators = {"": guard.report["first_operator"], **guard.report["operators"]}
+    operators = {"": warden.report["first_operator"], **warden.report["operators"]}
     openers = describe_openers(operators, offered, place_name())
     change = f"it has a new agent's key; opened then by: {openers}"
-    ticket = await agree_otherwise(guard, reach, change)
+    ticket = await agree_otherwise(warden, reach, change)
     about = {"caller": caller, "custodians": offered, "operators": operators}
     wish = {"do": "rotate", "step": "begin", **about}
     begun = await custody.change(ticket, wish) or {}
     changed = begun.pop("changed", [])
     why = "it is not as it was agreed to"
     left += [{"name": name, "why": why} for name in changed]
-    stage = Stage(guard.places)
+    stage = Stage(warden.places)
     added: list[dict[str, Any]] = []
     try:
         for content in (each for each in known if each["custodian"] not in changed):
             name = content["custodian"]
             try:
                 agent = begun["agent"]
-                added.append(await entrust_anew(guard, stage, content, agent, reach, caller))
+                added.append(await entrust_anew(warden, stage, content, agent, reach, caller))
             except AvaultError as error:
                 if custody.is_final(name, error):
                     raise
@@ -13596,37 +14916,39 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
         old = [each for each in known if each["custodian"] in renewed]
         left += [
             {"name": name, "why": "it is shared, and not used on this machine"}
-            for name in Shared(guard.places).names()
+            for name in Shared(warden.places).names()
             if name not in custody.order()
         ]
     except BaseException:
-        await forget_keys(guard.places, added)
+        await forget_keys(warden.places, added)
         drop(stage.at)
         raise
     # from here on it is no matter whether the client stays
-    done = await asyncio.shield(asyncio.ensure_future(turn_over(guard, begun["agent"], old, added)))
+    done = await asyncio.shield(
+        asyncio.ensure_future(turn_over(warden, begun["agent"], old, added))
+    )
     return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
 
 
 def load_custodians(
-    guard: Guard, names: list[str]
+    warden: Warden, names: list[str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """What these custodians have, before anybody is asked; and which of them cannot be read."""
     known: list[dict[str, Any]] = []
     left: list[dict[str, str]] = []
     for name in names:
         try:
-            known.append(guard.custody.custodians.load(name))
+            known.append(warden.custody.custodians.load(name))
         except AvaultError as error:
             left.append({"name": name, "why": error.message})
     return known, left
 
 
 async def turn_over(
-    guard: Guard, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
+    warden: Warden, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Have the new key count, and custodians forget what no longer does."""
-    places, stage = guard.places, Stage(guard.places)
+    places, stage = warden.places, Stage(warden.places)
     try:
         stage.put(FORGET, encode_forgetting(places, old))
         for content in added:  # as they were written when they had opened the vault
@@ -13636,7 +14958,7 @@ async def turn_over(
             if "signed" in content:
                 stage.put(os.path.basename(Shared(stage).path_of(name)), data)
         wish = {"do": "rotate", "step": "turn over", "agent": agent, "files": stage.files}
-        done = await guard.custody.change(secrets.token_hex(16), wish)
+        done = await warden.custody.change(secrets.token_hex(16), wish)
     except BaseException:
         if not is_committed(places, agent):
             await forget_keys(places, added)
@@ -13647,7 +14969,7 @@ async def turn_over(
 
 
 async def entrust_anew(
-    guard: Guard,
+    warden: Warden,
     stage: Stage,
     content: dict[str, Any],
     agent: str,
@@ -13668,14 +14990,14 @@ async def entrust_anew(
     content |= {"account": name_account(content, shared), "agent": agent, "kept": None}
     ticket = secrets.token_hex(16)
     errand = {"do": "rotate", "step": "entrust", "agent": agent}
-    content = await entrust_to(guard, content, reach, ticket, caller, shared, errand)
+    content = await entrust_to(warden, content, reach, ticket, caller, shared, errand)
     Custodians(stage).save(content)
     try:
-        tried = await try_custodian(guard.places, content, reach, "staged")
+        tried = await try_custodian(warden.places, content, reach, "staged")
         raise_outcome(tried, "it has its key, and does not open the vault: {}")
     except BaseException:
         Custodians(stage).drop(name)
-        await forget_keys(guard.places, [content])
+        await forget_keys(warden.places, [content])
         raise
     return content
 
@@ -13687,39 +15009,39 @@ ROTATE: dict[str, Manage] = {"remove": remove_machine_of, "agent": rotate_agent}
 # What `status` says.
 
 
-def describe_status(places: Places, guard: Guard) -> Message:
+def describe_status(places: Places, warden: Warden) -> Message:
     """Everything that is known of a vault and its daemon, without a secret."""
-    fields = describe_disk(places, guard.state == "unlocked")
-    if guard.child.control:
-        known = {name: value for name, value in guard.report.items() if value is not None}
+    fields = describe_disk(places, warden.state == "unlocked")
+    if warden.child.control:
+        known = {name: value for name, value in warden.report.items() if value is not None}
         fields |= {name: value for name, value in known.items() if name in fields}
     if problem := fields.pop("problem"):
         fields["warnings"] = [*fields["warnings"], problem]
-    if guard.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
+    if warden.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
         kept = (
             "avault.enc could not be used when the vault locked; what was served is kept:"
             " the next unlock serves it"
         )
         fields["warnings"] = [*fields["warnings"], kept]
     fields["warnings"] = [*fields["warnings"], *warn_of_stale(places)]
-    pause, failure = guard.question.pauses.end(), guard.failure
-    is_failed = failure and guard.state == "locked"
+    pause, failure = warden.question.pauses.end(), warden.failure
+    is_failed = failure and warden.state == "locked"
     return {
         "ok": True,
         **fields,
-        "state": guard.current_state(),
+        "state": warden.current_state(),
         "asks_again": None if pause is None else render_time(pause),
-        "hint": next_step(guard, fields),
+        "hint": next_step(warden, fields),
         "error": failure.to_dict()["error"] if failure and is_failed else None,
         "dir": places.dir,
         "vault_id": places.id,
         "socket": places.socket,
         "pid": os.getpid(),
-        "keyholder_pid": guard.child.pid(),
-        "locks_after": guard.child.limits[0],
-        "locks_idle": guard.child.limits[1],
-        "custodians": guard.custody.order(),
-        "asked": guard.phones.describe(),
+        "keyholder_pid": warden.child.pid(),
+        "locks_after": warden.child.limits[0],
+        "locks_idle": warden.child.limits[1],
+        "custodians": warden.custody.order(),
+        "asked": warden.phones.describe(),
         "version": __version__,
     }
 
@@ -13746,6 +15068,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "operators",
         "groups",
         "secrets",
+        "guards",
         "since",
         "until",
         "waiting",
@@ -13766,11 +15089,11 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
     }
 
 
-def next_step(guard: Guard, fields: dict[str, Any]) -> str | None:
+def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     """What the operator might type next."""
-    if guard.state != "unlocked":
-        return guard.locked().hint
-    return guard.pairing_hint() if fields["proven"] is False else None
+    if warden.state != "unlocked":
+        return warden.locked().hint
+    return warden.pairing_hint() if fields["proven"] is False else None
 
 
 # ------------------------------------------------------- daemon/listener ----
@@ -13982,13 +15305,13 @@ class Replicator:
         self.is_unsent = False
         self.planned = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.guard: Guard | None = None
+        self.warden: Warden | None = None
         self.staging, self.keeping = asyncio.Lock(), asyncio.Lock()
 
     def is_on(self) -> bool:
         """Whether relays keep this vault, as far as is known."""
-        if self.guard and self.guard.state == "unlocked":
-            return bool(self.guard.report.get("replicas")) or self.was_on()
+        if self.warden and self.warden.state == "unlocked":
+            return bool(self.warden.report.get("replicas")) or self.was_on()
         return self.was_on()
 
     def was_on(self) -> bool:
@@ -14010,12 +15333,12 @@ class Replicator:
             calm = min(now + self.SEND, self.first + self.EVERY)
             self.plan("send", max(calm, self.sent + self.EVERY))
 
-    async def run(self, guard: Guard) -> None:
+    async def run(self, warden: Warden) -> None:
         """Do what is due, for ever."""
-        self.guard = guard
+        self.warden = warden
         if self.was_on():
             self.plan("send", uptime())  # what was not sent before
-        spawn(self.tasks, self.watch(guard))
+        spawn(self.tasks, self.watch(warden))
         while True:
             self.planned.clear()
             due = [what for what, when in self.due.items() if when <= uptime()]
@@ -14035,11 +15358,11 @@ class Replicator:
             except TimeoutError:
                 pass
 
-    async def watch(self, guard: Guard) -> None:
+    async def watch(self, warden: Warden) -> None:
         """Plan what a change of the vault's state asks for."""
         before: tuple[str, object] = ("", None)
         while True:
-            changed, now = guard.changed, (guard.state, guard.report.get("replicas"))
+            changed, now = warden.changed, (warden.state, warden.report.get("replicas"))
             if now != before and now[0] == "unlocked" and self.is_on():
                 self.plan("take", uptime())
                 self.plan("send", uptime())
@@ -14064,7 +15387,7 @@ class Replicator:
         elif sends:  # it failed, or was ended: what was laid ready is sent another time
             self.is_unsent = True
             self.plan("send", min(self.due["send"], uptime() + self.EVERY))
-        if takes and self.guard and self.guard.state == "unlocked" and self.is_on():
+        if takes and self.warden and self.warden.state == "unlocked" and self.is_on():
             self.plan("take", uptime() + self.LOOK)
         wait = said.get("wait")
         if isinstance(wait, (int, float)):
@@ -14129,13 +15452,13 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.recorder = Recorder(places, lambda: self.guard.report.get("verified", {}))
+        self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
         self.replicator = Replicator(places)
-        self.guard = Guard(places, lock_directory(places.dir), say, self.note_written, limits)
+        self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
         try:
-            self.guard.complete_rotation()
+            self.warden.complete_rotation()
         except AvaultError as error:
             say(error.message)  # told again to who unlocks
         self.stopping = asyncio.Event()
@@ -14183,13 +15506,13 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
-        spawn(self.tasks, self.replicator.run(self.guard))
+        spawn(self.tasks, self.replicator.run(self.warden))
         await self.stopping.wait()
-        await self.guard.child.end()
+        await self.warden.child.end()
         self.replicator.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
-        os.close(self.guard.child.lock_fd)
+        os.close(self.warden.child.lock_fd)
         self.say("stopped")
 
     async def serve(self, sock: socket.socket) -> None:
@@ -14260,29 +15583,29 @@ class Supervisor:
             )
         op = str(request.get("op"))
         if op in VALUES:
-            if self.guard.state != "unlocked":
-                raise self.guard.locked()
+            if self.warden.state != "unlocked":
+                raise self.warden.locked()
         elif op in SESSIONS:
-            await self.guard.start()
+            await self.warden.start()
         elif op in DOOR:
             if request.get("ask_again"):
-                self.guard.ask_again()
+                self.warden.ask_again()
             return await self.answers[op](self, sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.guard.child.control:
-            raise self.guard.locked()
-        self.guard.child.control.send({"do": "connection", "frame": request}, sock.fileno())
+        if not self.warden.child.control:
+            raise self.warden.locked()
+        self.warden.child.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""
         told = ""
         while True:
-            changed, state = self.guard.changed, self.guard.current_state()
+            changed, state = self.warden.changed, self.warden.current_state()
             if state != told:
                 told = state
-                name = self.guard.report.get("name") or ""
+                name = self.warden.report.get("name") or ""
                 variables = {
                     "AVAULT_STATE": state,
                     "AVAULT_NAME": name,
@@ -14301,7 +15624,7 @@ class Supervisor:
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
         try:
-            self.guard.refuse_to_lose({"force": self.warned})
+            self.warden.refuse_to_lose({"force": self.warned})
             self.stopping.set()
         except Denied as error:
             self.warned = True
@@ -14310,10 +15633,10 @@ class Supervisor:
     async def first_unlock(self, caller: Caller, nsec: int | None = None) -> None:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
-            await self.guard.ask(caller, nsec)
+            await self.warden.ask(caller, nsec)
         except AvaultError as error:
             if not isinstance(error, Locked):
-                self.guard.failure = self.guard.failure or error
+                self.warden.failure = self.warden.failure or error
             self.say(error.message)
 
 
@@ -14321,7 +15644,7 @@ class Supervisor:
 # Shared custodians that came by git: taken in here once they have opened the vault.
 
 
-async def take_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def take_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Have this machine use a shared custodian, or what has taken its place: if it opens the vault.
 
     Nobody has to agree: the operator did, to that on every machine, when it was added.
@@ -14329,30 +15652,30 @@ async def take_custodian(guard: Guard, request: Message, caller: dict[str, Any])
     name, reach, custodians = (
         check_custodian(str(request.get("name"))),
         Reach(request),
-        guard.custody.custodians,
+        warden.custody.custodians,
     )
-    content = guard.custody.find_shared(name, None)
+    content = warden.custody.find_shared(name, None)
     if name in custodians.order() and not custodians.load(name).get("signed"):
         raise Usage(
             f"this machine has a custodian {name} of its own", f"avault custody remove {name}"
         )
     custodians.save(content, candidate=True)
     try:
-        raise_outcome(await try_custodian(guard.places, content, reach, "candidate"))
+        raise_outcome(await try_custodian(warden.places, content, reach, "candidate"))
     finally:
         custodians.drop_candidate(name)
-    keep(guard, content)
+    keep(warden, content)
     return {"name": name, "asks": content["asks"]}
 
 
-def keep(guard: Guard, content: dict[str, Any]) -> None:
+def keep(warden: Warden, content: dict[str, Any]) -> None:
     """Use a shared custodian from now on, as it has opened the vault."""
-    name, custodians = content["custodian"], guard.custody.custodians
+    name, custodians = content["custodian"], warden.custody.custodians
     is_new = name not in custodians.order()
     custodians.save(content)
     if is_new:
-        write_order(guard, name, content["asks"])
-    guard.custody.note_opened(name)
+        write_order(warden, name, content["asks"])
+    warden.custody.note_opened(name)
 
 
 SHARE: dict[str, Manage] = {"take": take_custodian}
@@ -14397,11 +15720,11 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
         return await answer_wait(supervisor, sock, {"settled": True})
     telling = asyncio.get_running_loop().create_task(tell(supervisor, sock))
     try:
-        await while_connected(sock, supervisor.guard.ask(caller), caller)
+        await while_connected(sock, supervisor.warden.ask(caller), caller)
     finally:
         telling.cancel()
-    if named and caller.agent and supervisor.guard.report.get("custodian") == named:
-        keep(supervisor.guard, supervisor.guard.custody.find(named, caller.agent))
+    if named and caller.agent and supervisor.warden.report.get("custodian") == named:
+        keep(supervisor.warden, supervisor.warden.custody.find(named, caller.agent))
     if seconds := read_limit(request, "for"):
         await change_limits(supervisor, {"for": seconds})
     return await answer_status(supervisor, sock, request)
@@ -14410,12 +15733,12 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
 async def tell(supervisor: Supervisor, sock: socket.socket) -> None:
     """Send what is being waited for, whenever it changes."""
     while True:
-        if supervisor.guard.state == "waiting":
+        if supervisor.warden.state == "waiting":
             progress = {"progress": "waiting"} | {
-                name: supervisor.guard.report[name] for name in ("waiting", "relays", "code")
+                name: supervisor.warden.report[name] for name in ("waiting", "relays", "code")
             }
             await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
-        await supervisor.guard.changed.wait()
+        await supervisor.warden.changed.wait()
 
 
 async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -14425,15 +15748,15 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
     """
 
     async def wait() -> None:
-        while supervisor.guard.state != "unlocked":
+        while supervisor.warden.state != "unlocked":
             if request.get("settled") and (
-                supervisor.guard.state == "waiting" or not supervisor.guard.question.callers
+                supervisor.warden.state == "waiting" or not supervisor.warden.question.callers
             ):
                 return
-            await supervisor.guard.changed.wait()
+            await supervisor.warden.changed.wait()
 
     try:
-        if supervisor.guard.state != "unlocked":  # else even `timeout` 0 is enough
+        if supervisor.warden.state != "unlocked":  # else even `timeout` 0 is enough
             async with asyncio.timeout(read_limit(request)):
                 await while_connected(sock, wait())
     except TimeoutError:
@@ -14443,11 +15766,11 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
 
 async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Lock the vault."""
-    await supervisor.guard.look()
-    supervisor.guard.refuse_to_lose(request)
-    supervisor.guard.failure = None
+    await supervisor.warden.look()
+    supervisor.warden.refuse_to_lose(request)
+    supervisor.warden.failure = None
     await supervisor.replicator.settle()
-    await supervisor.guard.lock()
+    await supervisor.warden.lock()
     return await answer_status(supervisor, sock, request)
 
 
@@ -14456,7 +15779,7 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
     given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
     changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
     supervisor.options |= changed
-    supervisor.guard.child.limits = (
+    supervisor.warden.child.limits = (
         supervisor.options["lock_after"],
         supervisor.options["lock_idle"],
     )
@@ -14468,18 +15791,18 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
 
 async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
     """Tell the keyholder of an open vault, and wait until it says what that means."""
-    if supervisor.guard.state == "unlocked" and supervisor.guard.child.control:
-        changed = supervisor.guard.changed
-        supervisor.guard.child.control.send({"do": "limit", **limits})
+    if supervisor.warden.state == "unlocked" and supervisor.warden.child.control:
+        changed = supervisor.warden.changed
+        supervisor.warden.child.control.send({"do": "limit", **limits})
         await changed.wait()
 
 
 async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """End the daemon, once it has answered."""
-    await supervisor.guard.look()
-    supervisor.guard.refuse_to_lose(request)
+    await supervisor.warden.look()
+    supervisor.warden.refuse_to_lose(request)
     await supervisor.replicator.settle()
-    await supervisor.guard.child.end()
+    await supervisor.warden.child.end()
     return {"ok": True}
 
 
@@ -14490,9 +15813,9 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
-    """What is to be known or changed of custodians, machines, keys; one change at a time."""
-    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **LIST, **SHARE, **ADMIT}
-    manage = actions.get(str(request.get("action")))
+    """What is to be known or changed of custodians, machines, keys, guards; one at a time."""
+    tables = {"custody": {**MANAGE, **LIST, **SHARE, **ADMIT}, "rotate": ROTATE, "unguard": LOOSEN}
+    manage = tables[request["op"]].get(str(request.get("action", request["op"])))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")
     answer: Message = {}
@@ -14503,8 +15826,8 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
 
     async def work() -> None:
         async with supervisor.managing:
-            supervisor.guard.custody.tell = tell
-            answer.update(await manage(supervisor.guard, request, describe_caller(sock)))
+            supervisor.warden.custody.tell = tell
+            answer.update(await manage(supervisor.warden, request, describe_caller(sock)))
 
     await while_connected(sock, work())
     return {"ok": True, **answer}
@@ -14513,11 +15836,11 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is known, without a secret; or with the format `short` the state, as a line."""
     if request.get("format") == "short":
-        return {"ok": True, "output": f"{supervisor.guard.current_state()}\n"}
-    await supervisor.guard.look()
+        return {"ok": True, "output": f"{supervisor.warden.current_state()}\n"}
+    await supervisor.warden.look()
     replica = supervisor.replicator.said
     fields = {"git": supervisor.recorder.said, "replica": replica}
-    return describe_status(supervisor.places, supervisor.guard) | fields
+    return describe_status(supervisor.places, supervisor.warden) | fields
 
 
 ANSWERS: dict[str, Respond] = {
@@ -14529,8 +15852,59 @@ ANSWERS: dict[str, Respond] = {
     "stop": answer_stop,
     "custody": answer_custody,
     "rotate": answer_custody,
+    "unguard": answer_custody,
     "record": answer_record,
 }
+
+
+# ------------------------------------------------- daemon/guard_requests ----
+# What a client may ask about guards: to see them, to set one, to make one stricter.
+
+
+def serve_guards(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """The guards that are in force: all, or those that count for a group or a key."""
+    guards = keyholder.gate.look(keyholder.open_store().vault)
+    places = guards.places()
+    if request.get("group") is not None:
+        place = read_place(request)
+        inner = [each for each in places if each.startswith(f"{place}/")]
+        places = [place, *inner] if guards.of(place) else inner
+    return {"ok": True, "guards": [describe_guard(guards, each) for each in places]}
+
+
+async def serve_guard(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Put a guard on a group or a key, or make it stricter.
+
+    Where that would let out what the guard there does not, nothing is written, and `weakens` says
+    so: the operator has to agree.
+    """
+    place = read_place(request)
+    given = check_rules(request, int(time.time()))
+    if not given:
+        raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+    store = keyholder.open_store()
+    if GuardChange(store.vault, place, given).weakens:
+        told = describe_guard(keyholder.gate.look(store.vault), place)
+        return {"ok": True, "weakens": True, "guard": told}
+
+    def change(vault: Vault) -> None:
+        planned = GuardChange(vault, place, given)
+        if planned.weakens:
+            raise Denied(f"the guard on {place} is another one meanwhile", "try again")
+        planned.make(store.machine)(vault)
+        keys = [] if key or group not in vault.groups else vault.groups[group].keys
+        refuse_more(vault, [place, *(f"{group}/{name}" for name in keys)])
+
+    group, _, key = place.partition("/")
+    await write(keyholder, session, {**request, "for": None}, change)
+    vault = keyholder.open_store().vault
+    there = group in vault.groups and (not key or key in vault.groups[group].keys)
+    return {
+        "ok": True,
+        "weakens": False,
+        "there": there,
+        "guard": describe_guard(keyholder.gate.look(vault), place),
+    }
 
 
 # -------------------------------------------------------- daemon/pairing ----
@@ -14833,25 +16207,147 @@ async def serve_replica(keyholder: Keyholder, session: Session, request: Message
     return {**await replicate(keyholder, session, request), "ok": True}
 
 
+# -------------------------------------------------------- daemon/showing ----
+# What a client may look at in an open vault: names, times and hashes. Never a value.
+
+
+def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """Whether a group or key is there."""
+    groups = keyholder.open_store().vault.groups
+    group, key = check_group(request.get("group")), request.get("key")
+    return {
+        "ok": True,
+        "has": group in groups and (key is None or check_key(key) in groups[group].keys),
+    }
+
+
+def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """What there is; names, never values."""
+    vault, form, wanted = (
+        keyholder.open_store().vault,
+        request.get("format"),
+        check_names(request, "groups"),
+    )
+    rows = choose_keys(vault, wanted, [])
+    if form == "names":
+        return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
+    groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]
+    if form == "text":
+        return {"ok": True, "output": render_list(groups)}
+    if form == "json":
+        return {
+            "ok": True,
+            "output": json.dumps({"groups": groups}, indent=2, ensure_ascii=False) + "\n",
+        }
+    return {"ok": True, "groups": groups}
+
+
+def serve_verify_log(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """Whether the access log is what was written to it."""
+    return {"ok": True, **(keyholder.holding.log.verify() if keyholder.holding.log else {})}
+
+
+async def serve_verify(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The hashes of the vault's files that this daemon vouches for.
+
+    Or, for a copy of nsec.enc, whether that opens.
+    """
+    store = keyholder.open_store()
+    if (name := request.get("file")) is not None:
+        verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
+        return {"ok": True}
+    await keyholder.holding.verify_recovery()
+    return {
+        "ok": True,
+        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.holding.recovery.digest},
+    }
+
+
+def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """What is in a copy of the vault, of any generation: names and times, never values.
+
+    One of an agent's key before is told only to who asks for `older` ones.
+    """
+    store, data = keyholder.open_store(), read_copy(keyholder, request.get("file"))
+    vault = open_older(store, data) if request.get("older") else store.open_copy(data)
+    groups = describe_vault(vault)
+    for group in groups:
+        for key in group["keys"]:
+            found = vault.groups[group["name"]].keys[key["name"]]
+            key["version"] = ",".join(f"{secret.machine}.{secret.count}" for secret in found)
+    return {"ok": True, "groups": groups, "generation": vault.generation}
+
+
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
 # What gives a value out stands in the access log before it happens; what changes one, also.
 
 
-def released(answer: Callable[[Vault, Message], Message]) -> Serve:
-    """A request that gives values out: its answer is made, noted in the access log, and sent."""
+def released(answer: Callable[[Vault, Message], Message], pick: Pick) -> Serve:
+    """A request that gives values out: let through, its answer made, noted in the log, and sent.
+
+    `pick` says which secrets it is about, and whether they were named.
+    """
 
     def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
         try:
-            found = answer(keyholder.open_store().vault, request)
+            passage = keyholder.gate.admit(keyholder.open_store().vault, request, pick)
+            found = answer(passage.vault, request)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
+        if passage.held:
+            held = {"op": "reveal", "for": request["op"], "only": passage.held}
+            keyholder.release(session, held, Denied.code)
+            found = tell_of_held(found, passage.held)
+        if passage.is_counted:
+            return serve_counted(keyholder, session, request, passage, found)
         keyholder.release(session, request)
         return found
 
     return serve
+
+
+async def serve_counted(
+    keyholder: Keyholder, session: Session, request: Message, passage: Passage, found: Message
+) -> Message:
+    """Give an answer out once its use is counted, on the disk."""
+    try:
+        await keyholder.change(passage.count(keyholder.open_store().machine))
+    except AvaultError as error:
+        keyholder.release(session, request, error.code)
+        raise
+    keyholder.release(session, request)
+    return found
+
+
+def tell_of_held(answer: Message, held: list[str]) -> Message:
+    """An answer that says what it is without, as that is guarded."""
+    if "output" not in answer:
+        return {**answer, "guarded": held}
+    left_out = f"left out, as guarded: {', '.join(held)}"
+    return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
+
+
+def pick_get(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], bool]:
+    """One key, or those of a group."""
+    name, key = request.get("group"), request.get("key")
+    if key is not None:
+        vault.secrets(name, key)
+    return [
+        (str(name), each) for each in ([key] if key is not None else vault.group(name).keys)
+    ], True
+
+
+def pick_export(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], bool]:
+    """Those that are chosen, or all."""
+    groups, only, named = (check_names(request, field) for field in ("groups", "only", "as"))
+    is_named = bool(groups or only or named)
+    chosen = choose_keys(vault, groups, only) if groups or only or not named else []
+    return [(group, key) for group, key, _ in chosen] + [
+        *check_named(vault, named).values()
+    ], is_named
 
 
 def answer_get(vault: Vault, request: Message) -> Message:
@@ -14922,55 +16418,6 @@ def answer_reveal(vault: Vault, request: Message) -> Message:
     return {"ok": True, "secrets": rows}
 
 
-def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """Whether a group or key is there."""
-    groups = keyholder.open_store().vault.groups
-    group, key = check_group(request.get("group")), request.get("key")
-    return {
-        "ok": True,
-        "has": group in groups and (key is None or check_key(key) in groups[group].keys),
-    }
-
-
-def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """What there is; names, never values."""
-    vault, form = keyholder.open_store().vault, request.get("format")
-    wanted = check_names(request, "groups")
-    rows = choose_keys(vault, wanted, [])
-    if form == "names":
-        return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
-    groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]
-    if form == "text":
-        return {"ok": True, "output": render_list(groups)}
-    if form == "json":
-        return {
-            "ok": True,
-            "output": json.dumps({"groups": groups}, indent=2, ensure_ascii=False) + "\n",
-        }
-    return {"ok": True, "groups": groups}
-
-
-def serve_verify_log(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """Whether the access log is what was written to it."""
-    return {"ok": True, **(keyholder.holding.log.verify() if keyholder.holding.log else {})}
-
-
-async def serve_verify(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """The hashes of the vault's files that this daemon vouches for.
-
-    Or, for a copy of nsec.enc, whether that opens.
-    """
-    store = keyholder.open_store()
-    if (name := request.get("file")) is not None:
-        verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
-        return {"ok": True}
-    await keyholder.holding.verify_recovery()
-    return {
-        "ok": True,
-        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.holding.recovery.digest},
-    }
-
-
 async def serve_provide(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Values by GROUP/KEY, in the words of OpenClaw's exec secret provider, protocol version 1."""
     try:
@@ -14988,15 +16435,27 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
             "not a request of OpenClaw's exec secret provider, version 1",
             "see references/openclaw.md",
         ) from None
-    vault, values, errors = keyholder.open_store().vault, {}, {}
+    values: dict[str, str] = {}
+    errors: dict[str, dict[str, str]] = {}
     for each in ids:
         group, _, key = each.partition("/")
+        one = {"op": "provide", "group": group, "key": key}
+        store = keyholder.open_store()
         try:
-            values[each] = vault.secrets(group, key)[0].value
+            passage = keyholder.gate.admit(store.vault, one, pick_get)
+            if passage.is_counted and each not in values:
+                await keyholder.change(passage.count(store.machine))
+            values[each] = passage.vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
-    if errors:
-        keyholder.release(session, {"op": "provide", "only": [*errors]}, NotFound.code)
+        except Denied as error:
+            errors[each] = {"code": "DENIED", "message": error.message}
+        except AvaultError as error:
+            keyholder.release(session, {"op": "provide", "only": [each]}, error.code)
+            raise
+    for code, outcome in (("NOT_FOUND", NotFound.code), ("DENIED", Denied.code)):
+        if names := [each for each, error in errors.items() if error["code"] == code]:
+            keyholder.release(session, {"op": "provide", "only": names}, outcome)
     if values:
         keyholder.release(session, {"op": "provide", "only": [*values]})
     return {
@@ -15005,30 +16464,15 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
     }
 
 
-def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """What is in a copy of the vault, of any generation: names and times, never values.
-
-    One of an agent's key before is told only to who asks for `older` ones.
-    """
-    store, data = keyholder.open_store(), read_copy(keyholder, request.get("file"))
-    vault = open_older(store, data) if request.get("older") else store.open_copy(data)
-    groups = describe_vault(vault)
-    for group in groups:
-        for key in group["keys"]:
-            found = vault.groups[group["name"]].keys[key["name"]]
-            key["version"] = ",".join(f"{secret.machine}.{secret.count}" for secret in found)
-    return {"ok": True, "groups": groups, "generation": vault.generation}
-
-
 def shown(answer: Callable[[Store], Message]) -> Serve:
     """A request that only looks, and gives no value out."""
     return lambda keyholder, session, request: answer(keyholder.open_store())
 
 
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get),
-    "export": released(answer_export),
-    "reveal": released(answer_reveal),
+    "get": released(answer_get, pick_get),
+    "export": released(answer_export, pick_export),
+    "reveal": released(answer_reveal, pick_export),
     "provide": serve_provide,
     "has": serve_has,
     "list": serve_list,
@@ -15044,6 +16488,8 @@ REQUESTS: dict[str, Serve] = {
     "merge": serve_merge,
     "restore": serve_restore,
     "replica": serve_replica,
+    "guard": serve_guard,
+    "guards": serve_guards,
 }
 
 
@@ -15626,6 +17072,8 @@ getting in, looking after
   import        take them from .env, JSON, CSV, ~/.aws/credentials, ~/.netrc, …
   audit         what still stands in clear in shell files, .env and units
   scan          the vault's values in a working tree, or in what is staged
+  guard         how a secret may be used    avault guard openai/API_KEY --only run
+  unguard       take that away; the phone has to agree
   drill         see whether the phone asks you before it opens
   log           who got what, and when
   history       what changed, by commit
@@ -19536,21 +20984,18 @@ SECRET_WORDS = frozenset(
 OPEN_WORDS = frozenset(
     "PUBKEY FILE PATH DIR SOCK SOCKET NAME HOST PORT ID TTL LENGTH SIZE TYPE MODE".split()
 )
+# besides the keys of SERVICES
+OTHER_FORMS = (
+    r"whsec_[A-Za-z0-9]{24,} | (?:AKIA|ASIA)[A-Z0-9]{16} | ya29\.[A-Za-z0-9_-]{20,}",
+    r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
+    r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
+    r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
+)
 TOKEN_FORMS = regex(
-    r"""(?x)(?<![A-Za-z0-9])(?:
-    sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} |
-    whsec_[A-Za-z0-9]{24,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,} |
-    glpat-[A-Za-z0-9_-]{20,} | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,} |
-    (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{35} | ya29\.[A-Za-z0-9_-]{20,} |
-    nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,} |
-    npm_[A-Za-z0-9]{36} | hf_[A-Za-z0-9]{30,} | gsk_[A-Za-z0-9]{40,} | pypi-[A-Za-z0-9_-]{50,} |
-    dop_v1_[a-f0-9]{64} | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,} |
-    shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32} | r8_[A-Za-z0-9]{30,} | pplx-[A-Za-z0-9]{32,} |
-    xai-[A-Za-z0-9]{40,} | tvly-[A-Za-z0-9-]{20,} | lin_api_[A-Za-z0-9]{30,} |
-    ntn_[A-Za-z0-9]{40,} |
-    eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,} | [0-9]{8,10}:[A-Za-z0-9_-]{35} |
-    -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | [a-z][a-z0-9+.-]*://[^\s/:@"'$]*:[^\s/@"'$]+@
-    )""",
+    "(?x)(?<![A-Za-z0-9])(?:"
+    + " | ".join([form for _, _, form in SERVICES.values() if form] + [*OTHER_FORMS])
+    + ")"
 )
 
 
@@ -20152,7 +21597,10 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
     """
     named = [(file, open_named(file)) for file in files]
     harden("avault audit")
-    audit = Audit(Held(terminal.ask("reveal", groups=[], only=[], **{"for": "audit"})["secrets"]))
+    answer = terminal.ask("reveal", groups=[], only=[], **{"for": "audit"})
+    audit = Audit(Held(answer["secrets"]))
+    if guarded := answer.get("guarded"):
+        say(f"not compared, as they are guarded: {', '.join(guarded)}")
     for file, fd in named:
         path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
         data = read_named(fd, file, SCRIPT)
@@ -22235,6 +23683,8 @@ class Injection:
         choice = {"groups": groups, "only": only, "as": named, "prefix": prefix, "allow": allow}
         answer = terminal.ask("export", **choice, **{"for": "run"})
         self.places, self.variables = answer["names"], answer["variables"]
+        if held := answer.get("guarded"):
+            warn(f"left out, as guarded: {', '.join(held)}")
         self.secrets = {place: [self.variables[name]] for name, place in self.places.items()}
 
     def set(self, terminal: Terminal, variables: dict[str, str], allow: list[str]) -> None:
@@ -24590,20 +26040,19 @@ def cmd_scan(terminal: Terminal, paths: tuple[str, ...], staged: bool, hook: boo
             raise Usage("--install-hook takes one directory", "avault scan --install-hook ~/clawd")
         return install_hooks(terminal, paths[0] if paths else ".")
     harden("avault scan")
-    needles = Needles(terminal.ask("reveal", groups=[], only=[], **{"for": "scan"})["secrets"])
+    answer = terminal.ask("reveal", groups=[], only=[], **{"for": "scan"})
+    needles, guarded = Needles(answer["secrets"]), answer.get("guarded", [])
+    left_out = [*needles.left_out, *guarded]
+    if guarded:
+        say(f"not looked for, as they are guarded: {', '.join(guarded)}")
     if short := untold(terminal.places, "scan", needles.left_out):
         say(f"not looked for, as they are under {SHORTEST} bytes: {', '.join(short)}")
     tree, progress = Tree(paths or (".",)), Progress()
     parts = read_staged(paths, needles.overlap) if staged else tree.read(needles.overlap)
     found = without_neighbours(search_all(parts, needles, progress))
     if terminal.want_json:
-        places = [each.to_dict() for each in found]
-        put(
-            json.dumps(
-                {"found": places, "left_out": needles.left_out, "unread": tree.unread}, indent=2
-            )
-            + "\n"
-        )
+        report = {"found": [each.to_dict() for each in found], "left_out": left_out}
+        put(json.dumps({**report, "unread": tree.unread}, indent=2) + "\n")
     else:
         put("".join(f"{each}\n" for each in found))
     files = "1 file" if len(progress.files) == 1 else f"{len(progress.files):,} files"
@@ -28520,7 +29969,7 @@ def describe_command(name: str) -> Words:
                     names, "KEY" if "--allow" in names else takes, is_optional, parameter.multiple
                 )
             )
-    has_key = any("--key" in each.names for each in options)
+    has_key = "GROUP[/KEY]" in usage or any("--key" in each.names for each in options)
     named = (
         [word for form in forms[:1] for word in form if not word.startswith("-")]
         if interspersed
@@ -30547,6 +31996,200 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     return found
 
 
+# ------------------------------------------------------------- cli/guard ----
+# avault guard, unguard: how a secret may be used.
+
+
+@command(
+    "guard",
+    argument("group", required=False),
+    option("--only", multiple=True),
+    option("--host", "hosts", multiple=True),
+    option("--method", "methods", multiple=True),
+    option("--path", "paths", multiple=True),
+    option("--preset"),
+    option("--until"),
+    option("--times"),
+    option("--yes", is_flag=True),
+)
+def cmd_guard(
+    terminal: Terminal,
+    group: str | None,
+    only: tuple[str, ...],
+    hosts: tuple[str, ...],
+    methods: tuple[str, ...],
+    paths: tuple[str, ...],
+    preset: str | None,
+    until: str | None,
+    times: str | None,
+    yes: bool,
+) -> int:
+    """usage: avault guard GROUP[/KEY] [--only run|proxy|ssh|sign]… [--host HOST]…
+                          [--method METHOD]… [--path GLOB]… [--preset SERVICE]
+                          [--until T] [--times N] [--yes] [--json]
+           avault guard [GROUP[/KEY]] [--json]
+           avault guard --preset SERVICE
+
+    Says how a secret may be used, or all of a group, also what comes later. It
+    counts at once, on every machine, whatever becomes of the secret's value and
+    name. What a guard does not let out is refused, with exit code 5. Setting one,
+    or making it stricter, is free; for less, it asks you (--yes does not), and
+    then the phone. Without options: which guards there are, in words.
+
+    --only run lets it out by avault run alone, not by get, export, inject, edit or
+    OpenClaw's provider. That any program can say it is avault run, is so: it is
+    against mistakes, and against tools that read secrets. proxy, ssh and sign are
+    uses by avault itself, without giving it out; there are none yet, and with
+    them alone it is refused everywhere.
+    --host, --method and --path (with * in it) are for the proxy: it alone may use
+    the secret, for requests like that. --preset names a usual service's hosts.
+    --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
+    --times counts in the vault, so locks, restarts and other machines do not
+    begin anew. After either, only the operator has it used again.
+
+      avault guard openai/API_KEY --only run
+      avault guard stripe --preset stripe --method GET
+      avault guard deploy/TOKEN --times 3 --until 8h
+    """
+    rules = read_options(only, hosts, methods, paths, preset, until, times)
+    if group is None:
+        if preset and set(rules) == {"hosts"}:
+            return show_preset(terminal, preset)
+        if rules:
+            raise Usage("which secret?", "avault guard GROUP/KEY --only run")
+        return list_guards(terminal, None, None)
+    name = group
+    group, key = split_name(name, None)
+    if not rules:
+        return list_guards(terminal, group, key)
+    answer = terminal.ask("guard", group=group, key=key, **rules)
+    if answer["weakens"]:
+        now = answer["guard"]["words"]
+        if not yes and not confirm(f"avault: {name} is guarded: {now}. Ask for less?"):
+            raise Denied(
+                f"that is less than the guard on {name}: {now}; nothing was changed",
+                "the operator has to agree, by phone; to ask: the same with --yes",
+            )
+        answer = {"guard": loosen_by_phone(terminal, group, key, rules), "there": True}
+    guard = answer["guard"]
+    if not answer["there"]:
+        warn(f"there is no {name} in the vault yet", "the guard counts when there is")
+    if guard.get("only") is not None and {*guard["only"]} <= BROKERED:
+        warn("nothing here can use it like that yet, so it is refused everywhere")
+    say(f"{name} is guarded: {guard['words']}")
+    return show(terminal, {"ok": True, "guard": guard})
+
+
+@command("unguard", argument("group"), option("--yes", is_flag=True))
+def cmd_unguard(terminal: Terminal, group: str, yes: bool) -> int:
+    """usage: avault unguard GROUP[/KEY] [--yes]
+
+    Takes the guard off a secret, or off a group, and parts a name from those
+    that the secret had. It asks first (--yes does not), then the phone has to
+    agree; it says what becomes possible, and of which names. What changes while
+    it asks is not agreed to: ask again. A guard that another machine has set
+    stays, and so does one that counts by the group: that is named.
+
+      avault unguard openai/API_KEY
+    """
+    name = group
+    group, key = split_name(name, None)
+    if not yes and not confirm(f"avault: the guard on {name} is to go. Take it off?"):
+        raise Denied("not confirmed; nothing was changed", f"avault unguard {name} --yes")
+    guard = loosen_by_phone(terminal, group, key, None)
+    left = f"still guarded, as {' and '.join(guard['by'])} is: {guard['words']}"
+    say(f"{name} is {left if guard['by'] else 'not guarded any more'}")
+    return show(terminal, {"ok": True, "guard": guard if guard["by"] else None})
+
+
+def loosen_by_phone(
+    terminal: Terminal, group: str, key: str | None, rules: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What is left of a guard once the operator has agreed that it is less."""
+    say("asking the operator whether that is meant")
+    fields = {"group": group, "key": key, "rules": rules}
+    with Person() as person:
+        return terminal.ask("unguard", progress=show_code, **person, **fields)
+
+
+def read_options(
+    only: tuple[str, ...],
+    hosts: tuple[str, ...],
+    methods: tuple[str, ...],
+    paths: tuple[str, ...],
+    preset: str | None,
+    until: str | None,
+    times: str | None,
+) -> dict[str, Any]:
+    """The fields of a guard that the options name; raises Usage."""
+    if wrong := next((each for each in only if each not in WAYS), None):
+        raise Usage(f"no way to use a secret: {printable(wrong)}", f"one of: {', '.join(WAYS)}")
+    if preset is not None:
+        hosts = (*find_service(preset)[0], *hosts)
+    rules: dict[str, Any] = {
+        "only": list(only),
+        "hosts": [each.lower() for each in hosts],
+        "methods": [each.upper() for each in methods],
+        "paths": list(paths),
+    }
+    if until is not None:
+        rules["until"] = parse_time(until)
+    if times is not None:
+        if not is_number(times) or int(times) < 1:
+            raise Usage("--times takes a number from 1")
+        rules["times"] = int(times)
+    return {name: value for name, value in rules.items() if value != []}
+
+
+def parse_time(text: str) -> int:
+    """Unix seconds of a duration from now, a date or a time; raises Usage.
+
+    Digits alone are neither: 20300131 is meant as a date, and would be a duration.
+    """
+    wrong = Usage("not a time", "as in 8h, 7d, 2030-01-31 or 2030-01-31T12:00:00Z")
+    if text.isdigit():
+        raise wrong
+    try:
+        return int(time.time() + (parse_duration(text) or 0))
+    except Usage:
+        pass
+    try:
+        found = datetime.datetime.fromisoformat(text)
+        return int((found if found.tzinfo else found.astimezone()).timestamp())
+    except (ValueError, OverflowError):
+        raise wrong from None
+
+
+def list_guards(terminal: Terminal, group: str | None, key: str | None) -> int:
+    """Show the guards, all or those of a name."""
+    guards = terminal.ask("guards", group=group, key=key)["guards"]
+    if terminal.want_json:
+        return show(terminal, {"guards": guards})
+    rows = []
+    for each in guards:
+        others = [name for name in each["by"] if name != each["name"]]
+        because = f" (as {' and '.join(others)} is)" if others else ""
+        rows.append((each["name"], each["words"] + because))
+    if rows:
+        put_table(rows)
+    else:
+        name = group if key is None else f"{group}/{key}"
+        say("nothing is guarded" if group is None else f"{name} is not guarded")
+    return 0
+
+
+def show_preset(terminal: Terminal, name: str) -> int:
+    """Show what the table of services has of one."""
+    hosts, header, form = find_service(name)
+    if terminal.want_json:
+        about = {"preset": name, "hosts": list(hosts), "header": header, "form": form or None}
+        return show(terminal, about)
+    put(f"hosts   {' '.join(hosts)}\nheader  {header}\n")
+    put(f"keys    {' '.join(form.split())}\n" if form else "")
+    say(f"to have it: avault guard GROUP/KEY --preset {name}; all there are: {', '.join(SERVICES)}")
+    return 0
+
+
 # --------------------------------------------------------------- cli/log ----
 # avault log: who got what, and when; and what was refused.
 #
@@ -31656,7 +33299,7 @@ NEVER_OPENED = "this machine has never opened this vault; open it with: avault r
 
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
-    "code", "groups", "secrets",
+    "code", "groups", "secrets", "guards",
     "proven", "phone_opened",
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
@@ -31699,7 +33342,8 @@ def render_status(status: dict[str, Any]) -> str:
     ]
     lines += [f"Other operators: {', '.join(others)}"] if others else []
     if status["secrets"] is not None:
-        lines.append(f"Vault: {status['secrets']} secret(s)")
+        guards = f", {status['guards']} guard(s)" if status["guards"] else ""
+        lines.append(f"Vault: {status['secrets']} secret(s){guards}")
     else:
         lines.append(
             "Vault: locked"

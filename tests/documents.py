@@ -1,7 +1,8 @@
 """What the documents say, in pieces that a test can hold against the program; and the parts of them that it writes.
 
     python tests/documents.py --write            the real help into every  <!-- help: avault export -->…<!-- /help -->,
-                                                 and the rooms of the source into  <!-- rooms -->…<!-- /rooms -->
+                                                 the rooms of the source into  <!-- rooms -->…<!-- /rooms -->,
+                                                 and the services of guards into  <!-- presets -->…<!-- /presets -->
     python tests/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
     python tests/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
     python tests/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
@@ -207,7 +208,7 @@ def messages(text: str) -> list[str]:
 
 # The blocks that are written
 
-BLOCKS = "bench|rooms|custodians|replica"
+BLOCKS = "bench|rooms|custodians|replica|presets"
 BLOCK = re.compile(rf"(<!-- (help: avault ?[a-z ]*|{BLOCKS}) -->\n)(.*?)(<!-- /(?:help|{BLOCKS}) -->)", re.DOTALL)
 
 
@@ -231,6 +232,15 @@ def rooms_block() -> str:
     return "```\n" + "".join(f"{name:{wide}}  {about}\n" for name, about in rooms()) + "```\n"
 
 
+def presets_block() -> str:
+    """The table of services that `avault guard --preset` knows."""
+    rows = [
+        f"| `{name}` | {' '.join(f'`{each}`' for each in hosts)} | `{header}` |\n"
+        for name, (hosts, header, _) in avault.SERVICES.items()
+    ]
+    return "| service | hosts | header |\n|---|---|---|\n" + "".join(rows)
+
+
 def refresh(text: str, bench: str | None = None, custodians: str | None = None, replica: str | None = None) -> str:
     """A document with its blocks as they should be; the benchmarks' only if their table is given."""
     tables = {"bench": bench, "custodians": custodians, "replica": replica}
@@ -241,6 +251,8 @@ def refresh(text: str, bench: str | None = None, custodians: str | None = None, 
             inner = match[3] if table is None else table.strip() + "\n"
         elif match[2] == "rooms":
             inner = rooms_block()
+        elif match[2] == "presets":
+            inner = presets_block()
         else:
             inner = help_block(match[2].removeprefix("help: avault").strip())
         return match[1] + inner + match[4]

@@ -80,9 +80,20 @@ DANGEROUS = [
         "test_store_alone.py::test_a_rollback_is_accepted_under_a_new_name",
     ),
     ("!= (ours.identity, ours.operator):", "is None:", "test_store_alone.py::test_what_cannot_be_taken_is_trouble"),
+    (
+        "if not found or (rules.lets(way, now)",
+        "if found or (rules.lets(way, now)",
+        "test_gate.py::test_what_is_named_and_guarded_refuses_the_whole_and_says_what_to_do",
+    ),
+    (' and (is_named or way != "reveal")', "", "test_gate.py::test_what_is_only_looked_for_is_no_use[mask]"),
+    (
+        " and not lacks_guards(found, ours)",
+        "",
+        "test_guards.py::test_a_later_copy_that_lost_guards_does_not_take_ours",
+    ),
     ("[-1] if flags & socket.MSG_CTRUNC else fds", "fds", "test_wire.py::test_descriptor_that_cannot_be_taken"),
     (
-        'if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore"):',
+        'if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore", "guard"):',
         "if False:",
         "test_wire_alone.py::test_a_write_without_an_answer",
     ),

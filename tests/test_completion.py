@@ -115,7 +115,7 @@ def shell(request: pytest.FixtureRequest, lend: Callable[..., Machine], canary) 
 
 
 LINES = [
-    ("avault g", {"get"}),
+    ("avault g", {"get", "guard"}),
     ("avault daemon sto", {"stop"}),
     ("avault daemon ", {"start", "status", "stop"}),
     ("avault get op", {"openai", "openai/API_KEY", "openai/ORG"}),
@@ -128,7 +128,10 @@ LINES = [
     ("avault get --key ", {"API_KEY", "ORG", "OTHER", "PASSWORD"}),
     ("avault restore HEAD~2 op", {"openai", "openai/API_KEY", "openai/ORG"}),
     ("avault restore HEAD~2 openai --key ", {"API_KEY", "ORG"}),
-    ("avault history op", {"openai"}),
+    ("avault history op", {"openai", "openai/API_KEY", "openai/ORG"}),
+    ("avault guard openai/A", {"openai/API_KEY"}),
+    ("avault guard openai --only ", {"run", "proxy", "ssh", "sign"}),
+    ("avault unguard op", {"openai", "openai/API_KEY", "openai/ORG"}),
     ("avault get --ke", {"--key"}),
     ("avault get --json openai/O", {"openai/ORG"}),
     ("avault export --group ", {"ai", "openai", "data.base-1"}),

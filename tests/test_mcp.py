@@ -102,6 +102,17 @@ async def test_without_run(vault: Machine) -> None:
         assert "nknown tool" in await tools.fail("run", command=["true"], secrets=["openai/API_KEY"])
 
 
+async def test_guards(vault: Machine) -> None:
+    """What is only for `run` it may run with; what is for nothing that there is, it is told the reason of."""
+    vault("guard", "openai", "--only", "run")
+    vault("guard", "db/PASSWORD", "--only", "proxy")
+    async with serve(vault) as tools:
+        assert (await tools("list"))["guarded"] == {"db/PASSWORD": "only proxy", "openai/API_KEY": "only run"}
+        assert (await tools.run("sh", "-c", 'echo "$API_KEY"'))["stdout"] == "<avault:openai/API_KEY>\n"
+        refused = await tools.fail("run", command=["true"], secrets=["db/PASSWORD"])
+        assert "db/PASSWORD is guarded: only proxy may use it" in refused and "do not try again" in refused
+
+
 async def test_names_and_state(vault: Machine) -> None:
     async with serve(vault) as tools:
         assert await tools("list") == {"secrets": ["db/PASSWORD", "openai/API_KEY"]}

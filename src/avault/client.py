@@ -78,7 +78,7 @@ class Connection:
             except OSError:
                 pass
             raise
-        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore"):
+        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore", "guard"):
             raise AvaultError(
                 "the daemon went away; unknown whether it was written", "look with: avault list"
             )

@@ -141,6 +141,8 @@ def fast_door(argv: list[str]) -> int | None:
             return 0 if answer == '{"ok": true, "has": true}' else 4
         if answer[13:24] == '"output": "':
             output, rest = from_json(answer, 24)
+            if "command" in found and rest[:14] == ', "warning": "':
+                write_all(2, f"avault: warning: {from_json(rest, 14)[0]}\n".encode())
             if "command" in found:
                 return become(found["command"], output.split("\0")[:-1])
             try:

@@ -19,11 +19,23 @@ if TYPE_CHECKING:
 
 
 # answered by the supervisor
-DOOR = {"status", "unlock", "lock", "limit", "wait", "stop", "custody", "rotate", "record"}
+DOOR = {
+    "status",
+    "unlock",
+    "lock",
+    "limit",
+    "wait",
+    "stop",
+    "custody",
+    "rotate",
+    "unguard",
+    "record",
+}
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
+    "guard", "guards",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it

@@ -135,13 +135,14 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
             raise ToolError(explain(error)) from None
 
     async def avault_list() -> dict[str, Any]:
-        """List the names of the user's secrets, as GROUP/KEY, for example openai/API_KEY. Names only, never values."""
+        """List the names of the user's secrets, as GROUP/KEY, for example openai/API_KEY. Names only, never values.
+
+        `guarded` says of some how they may be used; what it does not let out is refused.
+        """
         groups = (await in_thread(lambda: terminal.ask("list")))["groups"]
-        return {
-            "secrets": [
-                f"{group['name']}/{key['name']}" for group in groups for key in group["keys"]
-            ]
-        }
+        keys = {f"{group['name']}/{key['name']}": key for group in groups for key in group["keys"]}
+        guarded = {name: key["guard"]["words"] for name, key in keys.items() if key["guard"]}
+        return {"secrets": [*keys], **({"guarded": guarded} if guarded else {})}
 
     async def avault_has(
         name: Annotated[str, Field(description="GROUP/KEY, or GROUP for any key of it")],

@@ -296,7 +296,7 @@ TRAPS = {  # the function, and the commands that come to it
     "Control.readable": ["get a/B"],
     "Supervisor.handle": ["get a/B"],
     "Supervisor.first_frame": ["get a/B"],
-    "Guard.receive": ["set a/B"],
+    "Warden.receive": ["set a/B"],
     "FastConnection.send": ["get a/B", "set a/B"],
     "FastConnection.receive": ["get a/B", "run -- true"],
     "fast_exchange": ["get a/B", "set a/B"],

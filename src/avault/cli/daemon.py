@@ -21,10 +21,10 @@ from avault.terminal.terminal import Terminal
 from avault.terminal.waiting import Waiting
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
-from avault.vault.formats import render_duration
 from avault.vault.machine import read_pin
 from avault.vault.presence import need_vault, read_unlock
 from avault.vault.store import Store
+from avault.vault.times import render_duration
 
 if TYPE_CHECKING:
     from typing import Any

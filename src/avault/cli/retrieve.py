@@ -33,9 +33,9 @@ from avault.terminal.talk import confirm, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
-from avault.vault.formats import render_time
 from avault.vault.own_files import normalise_relay
 from avault.vault.presence import refuse_to_overwrite
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

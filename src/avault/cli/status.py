@@ -112,7 +112,7 @@ NEVER_OPENED = "this machine has never opened this vault; open it with: avault r
 
 STATUS_FIELDS = (
     "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
-    "code", "groups", "secrets",
+    "code", "groups", "secrets", "guards",
     "proven", "phone_opened",
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
@@ -155,7 +155,8 @@ def render_status(status: dict[str, Any]) -> str:
     ]
     lines += [f"Other operators: {', '.join(others)}"] if others else []
     if status["secrets"] is not None:
-        lines.append(f"Vault: {status['secrets']} secret(s)")
+        guards = f", {status['guards']} guard(s)" if status["guards"] else ""
+        lines.append(f"Vault: {status['secrets']} secret(s){guards}")
     else:
         lines.append(
             "Vault: locked"

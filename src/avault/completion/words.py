@@ -89,7 +89,7 @@ def describe_command(name: str) -> Words:
                     names, "KEY" if "--allow" in names else takes, is_optional, parameter.multiple
                 )
             )
-    has_key = any("--key" in each.names for each in options)
+    has_key = "GROUP[/KEY]" in usage or any("--key" in each.names for each in options)
     named = (
         [word for form in forms[:1] for word in form if not word.startswith("-")]
         if interspersed

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from avault.errors import NotFound, Tampered, Usage, printable
 from avault.places import Places
 from avault.vault.files import read_file, write_file
-from avault.vault.formats import render_time
 from avault.vault.names import PHONE, check_operator
 from avault.vault.own_files import decode_file, encode_file
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

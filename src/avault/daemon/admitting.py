@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.daemon.errands import Reach
-from avault.daemon.keeper import Guard
+from avault.daemon.keeper import Warden
 from avault.daemon.managing import agree_otherwise, any_opens, need_open
 from avault.errors import Denied, Usage
 from avault.nostr import parse_npub, to_npub
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 async def change_operator(
-    guard: Guard, name: str, npub: str | None, reach: Reach, caller: dict[str, Any]
+    warden: Warden, name: str, npub: str | None, reach: Reach, caller: dict[str, Any]
 ) -> None:
     """Have an operator added, or with no key taken away, if who is there agrees to it."""
-    need_open(guard)
+    need_open(warden)
     said = f"{name} may approve for this vault" + ("" if npub else " no more")
-    ticket = await agree_otherwise(guard, reach, said)
+    ticket = await agree_otherwise(warden, reach, said)
     wish = {"do": "operator", "name": name, "npub": npub, "caller": caller}
-    await guard.custody.change(ticket, wish)
+    await warden.custody.change(ticket, wish)
 
 
-async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def admit_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Add an operator, who may then approve on every machine that is paired with that phone."""
     succeeds, npub = bool(request.get("succeeds")), request.get("npub")
     name = SUCCESSOR if succeeds else check_operator(request.get("name"))
@@ -38,21 +38,21 @@ async def admit_operator(guard: Guard, request: Message, caller: dict[str, Any])
     if not isinstance(npub, str):
         raise Usage("whose key is it?", "as in: avault operator add npub1… --name alice")
     npub = to_npub(parse_npub(npub))
-    await change_operator(guard, name, npub, Reach(request), caller)
+    await change_operator(warden, name, npub, Reach(request), caller)
     return {"name": name, "npub": npub}
 
 
-async def dismiss_operator(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take an operator away, and from this machine the phone; others do so at their next unlock."""
-    name, custody = check_operator(request.get("name")), guard.custody
+    name, custody = check_operator(request.get("name")), warden.custody
     others, reach = [each for each in custody.order() if each != name], Reach(request)
     is_last = custody.is_phone(name) and not (custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(guard, others, reach):
+    if is_last and not await any_opens(warden, others, reach):
         raise Denied(
             f"the phone of {name} is the last that opens this vault here",
             "add another before: avault custody add, or: avault pair",
         )
-    await change_operator(guard, name, None, reach, caller)
+    await change_operator(warden, name, None, reach, caller)
     had_phone = custody.is_phone(name)
     if had_phone:
         custody.custodians.forget(name)

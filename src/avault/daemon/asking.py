@@ -14,8 +14,8 @@ from avault.errors import AvaultError, Denied, TimedOut, Unavailable
 from avault.places import Places
 from avault.process import uptime
 from avault.vault.files import read_file, write_file
-from avault.vault.formats import render_time
 from avault.vault.own_files import decode_file, encode_file
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

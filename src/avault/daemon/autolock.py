@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.process import uptime
-from avault.vault.formats import render_duration
+from avault.vault.times import render_duration
 
 if TYPE_CHECKING:
     from avault.protocol import Limits, Message

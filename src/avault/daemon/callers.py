@@ -40,6 +40,11 @@ def describe_caller(sock: socket.socket) -> dict[str, Any]:
     return caller
 
 
+def describe_ourselves() -> dict[str, Any]:
+    """This process, as `describe_caller` has others."""
+    return {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
+
+
 def read_executable(pid: int) -> str | None:
     """The path of a process's executable, where the system tells.
 

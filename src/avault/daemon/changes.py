@@ -11,6 +11,7 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
+from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more
 from avault.vault.leftovers import count_ranks, find_left, recall
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
 from avault.vault.older import open_older
@@ -99,6 +100,9 @@ async def serve_move(keyholder: Keyholder, session: Session, request: Message) -
         note = vault.group(group).note[0]
         for name, other in moves(vault):
             vault.move((group, name), (to, other), now, store.machine)
+        if key is None:
+            copy_guard(vault, group, to, now, store.machine)
+        refuse_more(vault, [to, *(f"{to}/{other}" for _, other in moves(store.vault))])
         if note and key is None and not vault.groups[to].note[0]:
             vault.annotate(to, note, store.machine)
 
@@ -224,8 +228,10 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     }
 
     def change(vault: Vault) -> None:
+        names, now = [f"{group}/{name}" for name in values], int(time.time())
+        adopt_guards(vault, old, names, now, store.machine)
         for name, value in values.items():
-            vault.put(group, name, value, int(time.time()), store.machine)
+            vault.put(group, name, value, now, store.machine)
 
     await write(keyholder, session, request, change)
     return {"ok": True, "restored": [f"{group}/{name}" for name in values]}

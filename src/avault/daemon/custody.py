@@ -254,3 +254,5 @@ class Custody:
             return came
         finally:
             del self.changes[ticket]
+            if awaited.cancelled() and self.child.control:  # who wanted it is gone
+                self.child.control.send({"do": "drop", "ticket": ticket})

@@ -11,6 +11,7 @@ from avault.daemon.asking import Caller
 from avault.daemon.callers import describe_caller
 from avault.daemon.errands import Reach
 from avault.daemon.listing import LIST
+from avault.daemon.loosening import LOOSEN
 from avault.daemon.managing import MANAGE
 from avault.daemon.rotation import ROTATE
 from avault.daemon.status import describe_status
@@ -63,11 +64,11 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
         return await answer_wait(supervisor, sock, {"settled": True})
     telling = asyncio.get_running_loop().create_task(tell(supervisor, sock))
     try:
-        await while_connected(sock, supervisor.guard.ask(caller), caller)
+        await while_connected(sock, supervisor.warden.ask(caller), caller)
     finally:
         telling.cancel()
-    if named and caller.agent and supervisor.guard.report.get("custodian") == named:
-        keep(supervisor.guard, supervisor.guard.custody.find(named, caller.agent))
+    if named and caller.agent and supervisor.warden.report.get("custodian") == named:
+        keep(supervisor.warden, supervisor.warden.custody.find(named, caller.agent))
     if seconds := read_limit(request, "for"):
         await change_limits(supervisor, {"for": seconds})
     return await answer_status(supervisor, sock, request)
@@ -76,12 +77,12 @@ async def answer_unlock(supervisor: Supervisor, sock: socket.socket, request: Me
 async def tell(supervisor: Supervisor, sock: socket.socket) -> None:
     """Send what is being waited for, whenever it changes."""
     while True:
-        if supervisor.guard.state == "waiting":
+        if supervisor.warden.state == "waiting":
             progress = {"progress": "waiting"} | {
-                name: supervisor.guard.report[name] for name in ("waiting", "relays", "code")
+                name: supervisor.warden.report[name] for name in ("waiting", "relays", "code")
             }
             await asyncio.get_running_loop().sock_sendall(sock, encode_frame(progress))
-        await supervisor.guard.changed.wait()
+        await supervisor.warden.changed.wait()
 
 
 async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
@@ -91,15 +92,15 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
     """
 
     async def wait() -> None:
-        while supervisor.guard.state != "unlocked":
+        while supervisor.warden.state != "unlocked":
             if request.get("settled") and (
-                supervisor.guard.state == "waiting" or not supervisor.guard.question.callers
+                supervisor.warden.state == "waiting" or not supervisor.warden.question.callers
             ):
                 return
-            await supervisor.guard.changed.wait()
+            await supervisor.warden.changed.wait()
 
     try:
-        if supervisor.guard.state != "unlocked":  # else even `timeout` 0 is enough
+        if supervisor.warden.state != "unlocked":  # else even `timeout` 0 is enough
             async with asyncio.timeout(read_limit(request)):
                 await while_connected(sock, wait())
     except TimeoutError:
@@ -109,11 +110,11 @@ async def answer_wait(supervisor: Supervisor, sock: socket.socket, request: Mess
 
 async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Lock the vault."""
-    await supervisor.guard.look()
-    supervisor.guard.refuse_to_lose(request)
-    supervisor.guard.failure = None
+    await supervisor.warden.look()
+    supervisor.warden.refuse_to_lose(request)
+    supervisor.warden.failure = None
     await supervisor.replicator.settle()
-    await supervisor.guard.lock()
+    await supervisor.warden.lock()
     return await answer_status(supervisor, sock, request)
 
 
@@ -122,7 +123,7 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
     given = {name: read_limit(request, name) for name in ("lock_after", "lock_idle")}
     changed = {name: seconds or None for name, seconds in given.items() if seconds is not None}
     supervisor.options |= changed
-    supervisor.guard.child.limits = (
+    supervisor.warden.child.limits = (
         supervisor.options["lock_after"],
         supervisor.options["lock_idle"],
     )
@@ -134,18 +135,18 @@ async def answer_limit(supervisor: Supervisor, sock: socket.socket, request: Mes
 
 async def change_limits(supervisor: Supervisor, limits: dict[str, Any]) -> None:
     """Tell the keyholder of an open vault, and wait until it says what that means."""
-    if supervisor.guard.state == "unlocked" and supervisor.guard.child.control:
-        changed = supervisor.guard.changed
-        supervisor.guard.child.control.send({"do": "limit", **limits})
+    if supervisor.warden.state == "unlocked" and supervisor.warden.child.control:
+        changed = supervisor.warden.changed
+        supervisor.warden.child.control.send({"do": "limit", **limits})
         await changed.wait()
 
 
 async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """End the daemon, once it has answered."""
-    await supervisor.guard.look()
-    supervisor.guard.refuse_to_lose(request)
+    await supervisor.warden.look()
+    supervisor.warden.refuse_to_lose(request)
     await supervisor.replicator.settle()
-    await supervisor.guard.child.end()
+    await supervisor.warden.child.end()
     return {"ok": True}
 
 
@@ -156,9 +157,9 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
-    """What is to be known or changed of custodians, machines, keys; one change at a time."""
-    actions = ROTATE if request["op"] == "rotate" else {**MANAGE, **LIST, **SHARE, **ADMIT}
-    manage = actions.get(str(request.get("action")))
+    """What is to be known or changed of custodians, machines, keys, guards; one at a time."""
+    tables = {"custody": {**MANAGE, **LIST, **SHARE, **ADMIT}, "rotate": ROTATE, "unguard": LOOSEN}
+    manage = tables[request["op"]].get(str(request.get("action", request["op"])))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")
     answer: Message = {}
@@ -169,8 +170,8 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
 
     async def work() -> None:
         async with supervisor.managing:
-            supervisor.guard.custody.tell = tell
-            answer.update(await manage(supervisor.guard, request, describe_caller(sock)))
+            supervisor.warden.custody.tell = tell
+            answer.update(await manage(supervisor.warden, request, describe_caller(sock)))
 
     await while_connected(sock, work())
     return {"ok": True, **answer}
@@ -179,11 +180,11 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
 async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is known, without a secret; or with the format `short` the state, as a line."""
     if request.get("format") == "short":
-        return {"ok": True, "output": f"{supervisor.guard.current_state()}\n"}
-    await supervisor.guard.look()
+        return {"ok": True, "output": f"{supervisor.warden.current_state()}\n"}
+    await supervisor.warden.look()
     replica = supervisor.replicator.said
     fields = {"git": supervisor.recorder.said, "replica": replica}
-    return describe_status(supervisor.places, supervisor.guard) | fields
+    return describe_status(supervisor.places, supervisor.warden) | fields
 
 
 ANSWERS: dict[str, Respond] = {
@@ -195,5 +196,6 @@ ANSWERS: dict[str, Respond] = {
     "stop": answer_stop,
     "custody": answer_custody,
     "rotate": answer_custody,
+    "unguard": answer_custody,
     "record": answer_record,
 }

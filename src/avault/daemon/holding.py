@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.custody.obtaining import GivenKey, KeptKey, OperatorKey, Phone
 from avault.custody.shared import Unsigned
 from avault.daemon.autolock import AutoLock
+from avault.daemon.callers import describe_ourselves
 from avault.daemon.consent import Consent
 from avault.daemon.contact import Contact
 from avault.daemon.following import leave_logs
@@ -24,6 +25,7 @@ from avault.places import Places
 from avault.process import place_name
 from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
+from avault.vault.kept_guards import known_guards, read_known
 from avault.vault.leftovers import describe_left
 from avault.vault.machine import SET_ASIDE, encode_pin
 from avault.vault.machines import knows_phone
@@ -186,17 +188,16 @@ class Holding:
         accept_rollback: bool,
     ) -> None:
         """Load the vault, and turn the ratchet also if it cannot be."""
-        self.ratchet.proven = content.get("proven")
+        self.ratchet.proven, self.ratchet.guards = content.get("proven"), read_known(keys, content)
         if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
             self.ratchet.prove()
-        custody = type(custodian).__name__
         self.custodian = custodian.custodian if isinstance(custodian, KeptKey) else None
-        if isinstance(custodian, KeptKey):
-            custody = f"the custodian {custodian.custodian}"
+        way = f"the custodian {self.custodian}" if self.custodian else type(custodian).__name__
         if isinstance(custodian, Phone):
             self.ratchet.note_quickness(custodian.signer.answered_in, content)
-            custody += f", asked as {shorten_hex(custodian.signer.me)}"
+            way += f", asked as {shorten_hex(custodian.signer.me)}"
         named = {**content, "operator": custodian.operator and content["operator"]}
+        named["guards"] = self.ratchet.guards
         try:
             store = await asyncio.to_thread(Store.load, self.places, keys, named, accept_rollback)
             if not (custodian.operator or is_of(store.vault, content)):  # another is in that place
@@ -204,7 +205,7 @@ class Holding:
             if isinstance(custodian, KeptKey):
                 custodian.check(store.vault)
             leave_logs(self.places)
-            self.begin(store, content, custody, is_new=not own)
+            self.begin(store, content, way, is_new=not own)
             if custodian.proves:
                 store.note_seen()
         finally:
@@ -254,13 +255,10 @@ class Holding:
         """
         log = AccessLog(self.places.state, store.keys, is_new)
         custody += ", rollback accepted" if store.rollback else ""
-        log.write(
-            {"op": "unlock", "for": custody},
-            {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None},
-        )
+        log.write({"op": "unlock", "for": custody}, describe_ourselves())
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
-        self.ratchet.agent = store.vault.agent
+        self.ratchet.agent, self.ratchet.guards = store.vault.agent, known_guards(store.vault)
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
@@ -317,6 +315,7 @@ class Holding:
             if (store.trouble, store.digest) != before:
                 self.reporter.wrote()
             await self.verify_recovery()
+            await self.ratchet.know(store)
             await self.ratchet.restore(store.keys)
             if self.store is store:
                 self.restore_own_files(store)
@@ -328,9 +327,10 @@ class Holding:
         Where the disk has others, it is said, and mended.
         """
         self.contact.restore()
+        if store.kept_guards.restore(store.vault):
+            self.reporter.warn_of_a_change("guards.enc")
         pin = encode_pin(store.vault, store.digest, store.me.seen)
-        is_settled = not store.trouble and not store.writing
-        if is_settled and not has_bytes(self.places.own("pin.json"), pin):
+        if not (store.trouble or store.writing or has_bytes(self.places.own("pin.json"), pin)):
             if not store.warning:  # else it could not be written before
                 self.reporter.warn_of_a_change("pin.json")
             store.pin()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from avault.protocol import Limits, Message
 
 
-class Guard:
+class Warden:
     """The vault's state, seen from the supervisor, and the question that the keyholder may ask.
 
     `state` is unlocked, waiting or locked; `report` is what the keyholder last said of itself.

@@ -8,28 +8,27 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.callers import describe_caller
+from avault.daemon.describing import describe_keyholder
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
+from avault.daemon.gate import Gate
 from avault.daemon.holding import Holding
 from avault.daemon.operators import change_operators
 from avault.daemon.reporter import Reporter
 from avault.daemon.revoking import remove_machine
 from avault.daemon.rotating import Rotating
+from avault.daemon.unguarding import Unguarding
 from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
-from avault.errors import Denied, Locked, TimedOut, Usage, printable
-from avault.nostr import to_npub
+from avault.errors import Locked, TimedOut, Usage, printable
 from avault.places import Places
 from avault.process import room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
 from avault.signer.pairing import UNPROVEN
 from avault.tasks import spawn
-from avault.vault.formats import render_time
 from avault.vault.records import Vault
-from avault.vault.seal import request_code
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
@@ -63,9 +62,11 @@ class Keyholder:
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
         self.reporter = Reporter(self.control, self.describe)
+        self.gate = Gate()
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
+        self.unguarding = Unguarding(self.holding)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -115,6 +116,12 @@ class Keyholder:
             spawn(self.tasks, self.rotating.step(message, fd))
         elif message["do"] == "remove machine":
             spawn(self.tasks, remove_machine(self.holding, message))
+        elif message["do"] == "loosen":
+            self.unguarding.begin(message)
+        elif message["do"] == "weigh":
+            self.unguarding.weigh(message)
+        elif message["do"] == "drop":
+            self.unguarding.drop(message["ticket"])
         elif message["do"] == "proven":
             spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":
@@ -134,6 +141,10 @@ class Keyholder:
             self.reporter.report()
         elif message["do"] == "lock":
             self.ended.set()
+
+    def describe(self) -> Message:
+        """What `status` shows."""
+        return describe_keyholder(self.holding, self.unlocking)
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -166,93 +177,6 @@ class Keyholder:
         is_busy = unlocking.task or unlocking.talking or unlocking.trying or converse
         if not (self.holding.store or is_busy):
             self.ended.set()
-
-    # -- what status shows
-
-    def describe(self) -> Message:
-        """What `status` shows of an open vault, or of the way to one; no secret."""
-        store, contact, ratchet = self.holding.store, self.holding.contact, self.holding.ratchet
-        signer, is_waiting = contact.signer, self.unlocking.is_waiting()
-        shown, left = ratchet.content or self.unlocking.shown, self.holding.time_left()
-        digests = {}
-        if store:
-            digests = {"avault.enc": store.digest, "nsec.enc": self.holding.recovery.digest}
-        return {
-            "state": "unlocked" if store else "waiting" if is_waiting else "locked",
-            "listening": bool(signer and not store and not is_waiting),
-            "since": render_time(self.holding.autolock.since),
-            "until": None if left == float("inf") else render_time(time.time() + max(left, 0)),
-            "agent_npub": shown.get("agent"),
-            "signer_npub": shown.get("operator"),
-            "name": shown.get("name"),
-            "identity": shown.get("vault"),
-            "consent": self.describe_consent(),
-            "custodian": self.holding.custodian,
-            "refused": isinstance(self.unlocking.refused, Denied),
-            "first_operator": to_npub(store.vault.operator) if store else None,
-            "operators": {
-                name: to_npub(public) for name, public in store.vault.other_operators().items()
-            }
-            if store
-            else None,
-            "code": request_code(shown["sealed"]) if shown and not store else None,
-            "replicas": sorted(store.vault.facts_of("replica")) if store else None,
-            "groups": len(store.vault.groups) if store else None,
-            "secrets": store.vault.count() if store else None,
-            "proven": bool(ratchet.proven if store else shown.get("proven")),
-            "signer_approves_by_itself": contact.pairing.by_itself if contact.pairing else None,
-            "relays": list(signer.relays.shown.values()) if signer else contact.relays,
-            "waiting": signer.describe() if signer and is_waiting else None,
-            "warnings": list(self.collect_warnings().values()),
-            "talking": self.unlocking.talking,
-            "unsaved": "unsaved" in self.reporter.warnings,
-            "verified": digests,
-        }
-
-    def describe_consent(self) -> str | None:
-        """Who agrees to changes of custodians: the phone, a custodian, or nobody can."""
-        consent, contact = self.holding.consent, self.holding.contact
-        if contact.pairing or contact.seen:
-            return "phone"
-        return "custodian" if consent.phoneless else None
-
-    def collect_warnings(self) -> dict[str, str]:
-        """All that the operator should know, by what it is about."""
-        store, contact, recovery = self.holding.store, self.holding.contact, self.holding.recovery
-        warnings = dict(self.reporter.warnings)
-        if store and isinstance(store.trouble, Locked):
-            warnings["file"] = f"{store.trouble.message}; {store.trouble.hint}"
-        elif store and store.trouble:
-            warnings["file"] = (
-                f"{store.trouble.message}; what was loaded before is served, nothing is written;"
-                " to write it back: avault restore --unsaved"
-            )
-        if store and store.succeeded:
-            warnings["first"] = (
-                f"{store.succeeded}: unless you know of that, take its key away from who did it, on"
-                " a machine with a phone that you trust: avault rotate agent"
-            )
-        if store and store.lacks:
-            warnings["lacks"] = f"{store.lacks}: see avault history, and avault restore"
-        if store and store.warning:
-            warnings["pin"] = store.warning
-        if recovery.warning:
-            warnings["nsec"] = recovery.warning
-        if store or not contact.signer:
-            warnings.pop("ntp", None)  # of use only while an answer does not come
-        if contact.signer and contact.signer.remarks.clock:
-            warnings["clock"] = contact.signer.remarks.clock
-        if store and store.rollback:
-            warnings["rollback"] = (
-                f"ROLLED BACK, as --accept-rollback was given: {store.rollback};"
-                " what was written since is missing"
-            )
-        if contact.pairing and contact.pairing.by_itself:
-            warnings["signer"] = (
-                "the signer approves by itself, as the drill showed: change its setting, then:"
-                " avault drill"
-            )
-        return warnings
 
     # -- requests
 
@@ -307,7 +231,9 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        await self.holding.writer.change(self.open_store(), function)
+        store = self.open_store()
+        await self.holding.writer.change(store, function)
+        await self.holding.ratchet.know(store)
         return {"ok": True}
 
     async def put_back(self) -> bool:

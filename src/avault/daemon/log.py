@@ -15,9 +15,9 @@ from avault.daemon.ledger import Ledger
 from avault.errors import AvaultError, printable
 from avault.process import uptime
 from avault.vault.files import read_file, write_file
-from avault.vault.formats import render_time
 from avault.vault.names import is_choice, is_group
 from avault.vault.own_files import decode_file, encode_file
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

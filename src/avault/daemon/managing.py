@@ -11,7 +11,7 @@ from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
 from avault.custody.shared import Shared, is_shared, refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
-from avault.daemon.keeper import Guard
+from avault.daemon.keeper import Warden
 from avault.daemon.sharing import (
     forget_key,
     give_to_all,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from avault.protocol import Message
 
-    Manage = Callable[["Guard", "Message", dict[str, Any]], Awaitable["Message"]]
+    Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
 
 
 def read_settings(request: Message) -> dict[str, str]:
@@ -39,29 +39,29 @@ def read_settings(request: Message) -> dict[str, str]:
     raise Usage("the settings of a custodian are words", "as in: address=https://bao.example:8200")
 
 
-def need_open(guard: Guard) -> None:
+def need_open(warden: Warden) -> None:
     """Raise Locked, Denied where custodians cannot be changed: nobody could agree to it."""
-    if guard.state != "unlocked" or not guard.child.control:
-        raise guard.locked()
-    consent = guard.report.get("consent")
-    if consent is None or (consent == "phone" and not guard.report.get("proven")):
-        raise Denied("nobody has shown yet that the phone opens this vault", guard.pairing_hint())
+    if warden.state != "unlocked" or not warden.child.control:
+        raise warden.locked()
+    consent = warden.report.get("consent")
+    if consent is None or (consent == "phone" and not warden.report.get("proven")):
+        raise Denied("nobody has shown yet that the phone opens this vault", warden.pairing_hint())
 
 
-async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Have a custodian keep an unlock key, and try whether it opens the vault: only then it counts.
 
     What it replaces, if anything, stays as it is until then. One that is `shared` is for all
     machines of the vault.
     """
-    need_open(guard)
+    need_open(warden)
     kind, name = str(request.get("kind")), check_custodian(str(request.get("name")))
     for_all = request.get("shared") is True
     if for_all:
         refuse_local(kind, {})
-        refuse_anothers(guard, name, bool(request.get("replace")))
-    custody, reach = guard.custody, Reach(request)
-    old = find_replaced(guard, name, bool(request.get("replace")))
+        refuse_anothers(warden, name, bool(request.get("replace")))
+    custody, reach = warden.custody, Reach(request)
+    old = find_replaced(warden, name, bool(request.get("replace")))
     content: dict[str, Any] = {
         "custodian": name,
         "kind": kind,
@@ -69,49 +69,49 @@ async def add_custodian(guard: Guard, request: Message, caller: dict[str, Any]) 
         "asks": False,
         "settings": read_settings(request),
         "kept": None,
-        "vault": guard.report["identity"],
-        "name": guard.report["name"],
-        "agent": guard.report["agent_npub"],
+        "vault": warden.report["identity"],
+        "name": warden.report["name"],
+        "agent": warden.report["agent_npub"],
     }
     if old or for_all:
         content["account"] = name_account(content, for_all)
-    content |= await settle_custodian(guard, content, reach)
+    content |= await settle_custodian(warden, content, reach)
     if for_all:
         refuse_local(kind, content["settings"])
     if content["asks"] and not (reach.is_there() or asks_phones(content)):
         raise Usage(f"{kind} asks a person, and there is no terminal", "type it in a terminal")
-    refuse_one_place(guard, content)
+    refuse_one_place(warden, content)
     ticket = str(request.get("ticket") or "") or await agree_otherwise(
-        guard, reach, f"{name} ({kind}) may open this vault{' on every machine' * for_all}"
+        warden, reach, f"{name} ({kind}) may open this vault{' on every machine' * for_all}"
     )
-    await drop_candidate(guard, name)  # of an add that was cut off
-    content = await entrust_to(guard, content, reach, ticket, caller, for_all)
+    await drop_candidate(warden, name)  # of an add that was cut off
+    content = await entrust_to(warden, content, reach, ticket, caller, for_all)
     custody.custodians.save(content, candidate=True)
     try:
-        tried = await try_custodian(guard.places, content, reach, "candidate")
+        tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
     except BaseException:
-        await drop_candidate(guard, name)
+        await drop_candidate(warden, name)
         raise
     custody.custodians.save(content)
     custody.custodians.drop_candidate(name)
     if for_all:
-        give_to_all(guard, content)
+        give_to_all(warden, content)
     if old and for_all:  # what took its place is for all, too
-        await run_errand(guard.places, "delete", old, Reach({}))
+        await run_errand(warden.places, "delete", old, Reach({}))
     elif old:
-        await forget_key(guard, old)
+        await forget_key(warden, old)
     if not old:
-        write_order(guard, name, bool(content["asks"]))
+        write_order(warden, name, bool(content["asks"]))
     custody.note_opened(name)
-    if guard.child.control:
-        guard.child.control.send({"do": "proven"})
+    if warden.child.control:
+        warden.child.control.send({"do": "proven"})
         if asks_phones(content):
-            guard.child.control.send({"do": "renew"})
+            warden.child.control.send({"do": "renew"})
     return {"name": name, "asks": content["asks"], "shared": for_all}
 
 
-def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
+def refuse_one_place(warden: Warden, content: dict[str, Any]) -> None:
     """Raise Usage where another custodian's program keeps its key in the same place.
 
     To add the one would overwrite the other's, and to take one away delete both. Such a program
@@ -126,72 +126,70 @@ def refuse_one_place(guard: Guard, content: dict[str, Any]) -> None:
         }
 
     wanted = places(content["settings"])
-    for name in guard.custody.custodians.names() if wanted else []:
+    for name in warden.custody.custodians.names() if wanted else []:
         with contextlib.suppress(Tampered, NotFound):
-            if wanted & places(guard.custody.custodians.load(name)["settings"]):
+            if wanted & places(warden.custody.custodians.load(name)["settings"]):
                 raise Usage(
                     f"{name} keeps its key in that very place",
                     "give this one another: key=…, or other commands",
                 )
 
 
-async def drop_candidate(guard: Guard, name: str) -> None:
+async def drop_candidate(warden: Warden, name: str) -> None:
     """Have a custodian that does not count forget its key, and take its file away."""
-    custodians = guard.custody.custodians
+    custodians = warden.custody.custodians
     with contextlib.suppress(AvaultError):
         content = custodians.load(name, candidate=True)
-        await forget_key(guard, content)
+        await forget_key(warden, content)
     custodians.drop_candidate(name)
 
 
-def find_replaced(guard: Guard, name: str, is_meant: bool) -> dict[str, Any] | None:
+def find_replaced(warden: Warden, name: str, is_meant: bool) -> dict[str, Any] | None:
     """What a custodian of that name has, which is to be replaced; raises Usage where it is not."""
-    if name not in guard.custody.custodians.order():
+    if name not in warden.custody.custodians.order():
         return None
     if not is_meant:
         raise Usage(
             f"there is a custodian {name} already",
             f"choose another name with --name, or: avault custody remove {name}",
         )
-    return guard.custody.custodians.load(name)
+    return warden.custody.custodians.load(name)
 
 
-async def settle_custodian(guard: Guard, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
+async def settle_custodian(warden: Warden, content: dict[str, Any], reach: Reach) -> dict[str, Any]:
     """The settings as they are kept, and whether a person is asked; raises what is wrong."""
-    said = raise_outcome(await run_errand(guard.places, "settle", content, reach))
+    said = raise_outcome(await run_errand(warden.places, "settle", content, reach))
     settings = said.get("settings") if isinstance(said, dict) else None
     return {"settings": read_settings({"settings": settings}), "asks": said.get("asks") is True}
 
 
-async def agree_otherwise(guard: Guard, reach: Reach, change: str) -> str:
+async def agree_otherwise(warden: Warden, reach: Reach, change: str, person: bool = False) -> str:
     """The ticket of a change. In a vault without a phone, who opens it with a custodian has agreed.
 
-    Where one asks a person, only such a one can agree: another would do it by itself. An operator's
-    phone agrees to nothing: it would be shown the words for an unlock.
+    Where one asks a person, or a `person` it has to be, only such a one can agree: another would do
+    it by itself. No operator's phone: it would be shown the words for an unlock.
     """
     ticket = secrets.token_hex(16)
-    if guard.report.get("consent") != "custodian":
+    if warden.report.get("consent") != "custodian":
         return ticket  # the phone is asked
-    order = [name for name in guard.custody.custodians.order() if name != PHONE]
-    names = [name for name in order if not guard.custody.asks_phones(name)]
-    asking = [name for name in names if guard.custody.asks(name)]
-    failed: AvaultError = Denied(
-        "nobody can agree to that",
-        "with the recovery kit: avault recover --operator-key - --with KIND",
-    )
-    for name in asking or names:
+    order = [name for name in warden.custody.custodians.order() if name != PHONE]
+    names = [name for name in order if not warden.custody.asks_phones(name)]
+    asking = [name for name in names if warden.custody.asks(name)]
+    hint = "with the recovery kit: avault recover --operator-key - --with KIND"
+    failed: AvaultError = Denied("nobody can agree to that", hint)
+    for name in asking or ([] if person else names):
         try:
-            await guard.custody.agree(name, reach, ticket, change)
+            await warden.custody.agree(name, reach, ticket, change)
             return ticket
         except AvaultError as error:
-            if guard.custody.is_final(name, error):
+            if warden.custody.is_final(name, error):
                 raise
             failed = error
     raise failed
 
 
 async def entrust_to(
-    guard: Guard,
+    warden: Warden,
     content: dict[str, Any],
     reach: Reach,
     ticket: str,
@@ -207,13 +205,13 @@ async def entrust_to(
     answer, end = socket.socketpair()
     with answer:
         with end:
-            helper = Helper(guard.places, "set", content, reach, end.fileno())
+            helper = Helper(warden.places, "set", content, reach, end.fileno())
         try:
             about = ("custodian", "kind", "account", "asks", "settings")
             what = {name: content[name] for name in about} | {"shared": for_all}
             do = errand or {"do": "entrust"}
             wish = {**do, **what, "caller": caller, "helper": helper.process.pid}
-            sealed = await guard.custody.change(ticket, wish, helper.door.fileno())
+            sealed = await warden.custody.change(ticket, wish, helper.door.fileno())
             said = await read_end(answer, helper.limit)
         finally:
             helper.end()
@@ -223,119 +221,119 @@ async def entrust_to(
     content = {**content, **sealed, "kept": kept}
     if for_all:
         wish = {"do": "sign", "content": content}
-        content |= await guard.custody.change(secrets.token_hex(16), wish) or {}
+        content |= await warden.custody.change(secrets.token_hex(16), wish) or {}
     return content
 
 
-async def test_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def test_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Open the vault with a custodian, in a process that is thrown away."""
     name, reach = str(request.get("name")), Reach(request)
-    await try_here(guard, guard.custody.find(name), reach)
-    guard.custody.note_opened(name)
+    await try_here(warden, warden.custody.find(name), reach)
+    warden.custody.note_opened(name)
     return {"name": name}
 
 
-async def try_here(guard: Guard, content: dict[str, Any], reach: Reach) -> None:
+async def try_here(warden: Warden, content: dict[str, Any], reach: Reach) -> None:
     """Open the vault with a custodian of this machine, as `try_custodian` does; raises why not.
 
     A phone is asked only where what it has answered is made anew, and not again and again.
     """
     asks = asks_phones(content)
     if asks:
-        need_open(guard)
+        need_open(warden)
         if not reach.is_there():
-            guard.question.pauses.check()
+            warden.question.pauses.check()
     try:
-        raise_outcome(await try_custodian(guard.places, content, reach))
+        raise_outcome(await try_custodian(warden.places, content, reach))
     finally:
-        if asks and guard.child.control:
-            guard.child.control.send({"do": "renew"})
+        if asks and warden.child.control:
+            warden.child.control.send({"do": "renew"})
 
 
-async def remove_custodian(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def remove_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take a custodian away, with what it keeps; never the last that works.
 
     A shared one goes from the vault directory too, and other machines find its key gone, unless
     that is to be `here` only.
     """
-    name, custody, shared = str(request.get("name")), guard.custody, Shared(guard.places)
+    name, custody, shared = str(request.get("name")), warden.custody, Shared(warden.places)
     is_here = request.get("here") is True
     others = [each for each in custody.custodians.order() if each != name]
     if name == PHONE:
-        return await remove_phone(guard, others, Reach(request))
+        return await remove_phone(warden, others, Reach(request))
     is_used = custody.custodians.is_there(name)
     is_last = is_used and not (custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(guard, others, Reach(request)):
+    if is_last and not await any_opens(warden, others, Reach(request)):
         raise Denied(
             f"{name} is the last that opens this vault",
             "add another before: avault custody add, or: avault pair",
         )
-    is_for_all = is_signed(guard, name) if is_used else name in shared.names()
+    is_for_all = is_signed(warden, name) if is_used else name in shared.names()
     if is_here and not (is_for_all and is_used):
         raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
     outcome: dict[str, Any] = {"outcome": "ok"}
     if not is_here:
-        outcome = await forget_secret(guard, name, Reach(request))
+        outcome = await forget_secret(warden, name, Reach(request))
     if is_for_all and not is_here:
         shared.drop(name)
-        guard.wrote()
+        warden.wrote()
     custody.custodians.forget(name)
     return {"name": name, "shared": is_for_all, **outcome}
 
 
-def is_signed(guard: Guard, name: str) -> bool:
+def is_signed(warden: Warden, name: str) -> bool:
     """Whether a custodian that this machine uses is one for all: its own copy says it."""
     try:
-        return is_shared(guard.custody.custodians.load(name))
+        return is_shared(warden.custody.custodians.load(name))
     except AvaultError:
         return False
 
 
-async def forget_secret(guard: Guard, name: str, reach: Reach) -> dict[str, Any]:
+async def forget_secret(warden: Warden, name: str, reach: Reach) -> dict[str, Any]:
     """Have a custodian forget its key: what it said."""
     try:
-        is_there = guard.custody.custodians.is_there(name)
-        content = guard.custody.custodians.load(name) if is_there else None
-        content = content or guard.custody.find_shared(name, None)
+        is_there = warden.custody.custodians.is_there(name)
+        content = warden.custody.custodians.load(name) if is_there else None
+        content = content or warden.custody.find_shared(name, None)
     except NotFound:
         raise
     except AvaultError as error:
         return {"outcome": error.code, "detail": error.message}
-    answer = await run_errand(guard.places, "delete", content, reach)
+    answer = await run_errand(warden.places, "delete", content, reach)
     return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
 
 
-async def any_opens(guard: Guard, names: list[str], reach: Reach) -> bool:
+async def any_opens(warden: Warden, names: list[str], reach: Reach) -> bool:
     """Whether one of these opens the vault now; those that ask a person last, where one is."""
-    for name in sorted((each for each in names if each != PHONE), key=guard.custody.asks):
+    for name in sorted((each for each in names if each != PHONE), key=warden.custody.asks):
         with contextlib.suppress(AvaultError):
-            if guard.custody.is_reached(name, reach):
-                content = guard.custody.custodians.load(name)
-                await try_here(guard, content, reach)
+            if warden.custody.is_reached(name, reach):
+                content = warden.custody.custodians.load(name)
+                await try_here(warden, content, reach)
                 return True
     return False
 
 
-async def remove_phone(guard: Guard, others: list[str], reach: Reach) -> Message:
+async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:
     """Take the phone out of the order, if the operator agrees and another opens the vault."""
-    if PHONE not in guard.custody.custodians.order():
+    if PHONE not in warden.custody.custodians.order():
         raise NotFound("the phone is not in the order", "see: avault custody list")
-    need_open(guard)
-    if not await any_opens(guard, others, reach):
+    need_open(warden)
+    if not await any_opens(warden, others, reach):
         raise Denied(
             "nothing but the phone opens this vault", "add another before: avault custody add"
         )
-    await guard.custody.change(secrets.token_hex(16), {"do": "part"})
-    guard.custody.custodians.write(others)
+    await warden.custody.change(secrets.token_hex(16), {"do": "part"})
+    warden.custody.custodians.write(others)
     return {"name": PHONE, "outcome": "ok"}
 
 
-async def order_custodians(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def order_custodians(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Have the custodians tried in another order."""
-    wanted, order = request.get("order"), guard.custody.custodians.order()
+    wanted, order = request.get("order"), warden.custody.custodians.order()
     if not isinstance(wanted, list) or sorted(map(str, wanted)) != sorted(order):
         raise Usage("that does not name each of them once", f"these are: {' '.join(order)}")
-    guard.custody.custodians.write([str(each) for each in wanted])
+    warden.custody.custodians.write([str(each) for each in wanted])
     return {"order": wanted}
 
 

@@ -16,14 +16,16 @@ from avault.nostr import parse_npub, public_hex, to_npub
 from avault.places import Places
 from avault.signer.question import NOBODY_ASKED, QUICK_IN_A_ROW
 from avault.vault.files import has_bytes, write_file
-from avault.vault.formats import render_time
+from avault.vault.kept_guards import known_guards, read_known
 from avault.vault.own_files import encode_file
 from avault.vault.seal import seal_nsec
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any
 
     from avault.nostr import Keys
+    from avault.vault.store import Store
 
 
 class Ratchet:
@@ -39,6 +41,7 @@ class Ratchet:
         self.agent: str | None = None  # whose key (hex) counts, once the vault is open
         self.proven: str | None = None
         self.quick = 0
+        self.guards: dict[str, int] | None = None  # that are known, once the vault is open
         self.turning = asyncio.Lock()  # unlock.json is written by one at a time
 
     def prove(self) -> None:
@@ -93,12 +96,13 @@ class Ratchet:
             raise Locked("the agent's key was rotated meanwhile", "try again")
         identity, name = content["vault"], content["name"]
         operator = parse_npub(content["operator"])
+        known = read_known(keys, content) if self.guards is None else self.guards
 
         def write() -> dict[str, Any]:
             if recovery:
                 write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
             fresh = {
-                **seal_nsec(keys, identity, operator, name, self.host),
+                **seal_nsec(keys, identity, operator, name, self.host, known),
                 "proven": self.proven,
                 "quick": self.quick,
                 **({"rotated": content["rotated"]} if "rotated" in content else {}),
@@ -116,6 +120,13 @@ class Ratchet:
                 "the phone's last answer still opens unlock.json, as no fresh one could be written:"
                 f" {error.message}"
             )
+
+    async def know(self, store: Store) -> None:
+        """Seal what is known of guards too, where it is another than was sealed last."""
+        guards = known_guards(store.vault)
+        if guards != self.guards and self.agent == public_hex(store.keys):
+            self.guards = guards
+            await self.turn(store.keys, self.content)
 
     async def restore(self, keys: Keys) -> None:
         """Write unlock.json anew where it is not what was written last; and say so."""

@@ -15,7 +15,7 @@ from avault.tasks import spawn
 if TYPE_CHECKING:
     from typing import Any
 
-    from avault.daemon.keeper import Guard
+    from avault.daemon.keeper import Warden
 
 NEVER = 1e18  # uptime that is not reached
 
@@ -40,13 +40,13 @@ class Replicator:
         self.is_unsent = False
         self.planned = asyncio.Event()
         self.tasks: set[asyncio.Task[None]] = set()
-        self.guard: Guard | None = None
+        self.warden: Warden | None = None
         self.staging, self.keeping = asyncio.Lock(), asyncio.Lock()
 
     def is_on(self) -> bool:
         """Whether relays keep this vault, as far as is known."""
-        if self.guard and self.guard.state == "unlocked":
-            return bool(self.guard.report.get("replicas")) or self.was_on()
+        if self.warden and self.warden.state == "unlocked":
+            return bool(self.warden.report.get("replicas")) or self.was_on()
         return self.was_on()
 
     def was_on(self) -> bool:
@@ -68,12 +68,12 @@ class Replicator:
             calm = min(now + self.SEND, self.first + self.EVERY)
             self.plan("send", max(calm, self.sent + self.EVERY))
 
-    async def run(self, guard: Guard) -> None:
+    async def run(self, warden: Warden) -> None:
         """Do what is due, for ever."""
-        self.guard = guard
+        self.warden = warden
         if self.was_on():
             self.plan("send", uptime())  # what was not sent before
-        spawn(self.tasks, self.watch(guard))
+        spawn(self.tasks, self.watch(warden))
         while True:
             self.planned.clear()
             due = [what for what, when in self.due.items() if when <= uptime()]
@@ -93,11 +93,11 @@ class Replicator:
             except TimeoutError:
                 pass
 
-    async def watch(self, guard: Guard) -> None:
+    async def watch(self, warden: Warden) -> None:
         """Plan what a change of the vault's state asks for."""
         before: tuple[str, object] = ("", None)
         while True:
-            changed, now = guard.changed, (guard.state, guard.report.get("replicas"))
+            changed, now = warden.changed, (warden.state, warden.report.get("replicas"))
             if now != before and now[0] == "unlocked" and self.is_on():
                 self.plan("take", uptime())
                 self.plan("send", uptime())
@@ -122,7 +122,7 @@ class Replicator:
         elif sends:  # it failed, or was ended: what was laid ready is sent another time
             self.is_unsent = True
             self.plan("send", min(self.due["send"], uptime() + self.EVERY))
-        if takes and self.guard and self.guard.state == "unlocked" and self.is_on():
+        if takes and self.warden and self.warden.state == "unlocked" and self.is_on():
             self.plan("take", uptime() + self.LOOK)
         wait = said.get("wait")
         if isinstance(wait, (int, float)):

@@ -9,7 +9,6 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.daemon.changes import (
-    read_copy,
     serve_delete,
     serve_import,
     serve_merge,
@@ -17,40 +16,98 @@ from avault.daemon.changes import (
     serve_restore,
     serve_set,
 )
+from avault.daemon.gate import Passage
+from avault.daemon.guard_requests import serve_guard, serve_guards
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
+from avault.daemon.showing import (
+    serve_has,
+    serve_inspect,
+    serve_list,
+    serve_verify,
+    serve_verify_log,
+)
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, NotFound, Usage
-from avault.vault.choosing import check_names, choose, choose_keys
-from avault.vault.formats import describe_vault, render_export, render_list, warn_of_readers
-from avault.vault.names import check_group, check_key
-from avault.vault.older import open_older
+from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.vault.choosing import check_named, check_names, choose, choose_keys
+from avault.vault.formats import render_export, warn_of_readers
 from avault.vault.records import Vault
-from avault.vault.recovery import verify_recovery
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from avault.daemon.gate import Pick
     from avault.daemon.keyholder import Answer, Serve
     from avault.protocol import Message
 
 
-def released(answer: Callable[[Vault, Message], Message]) -> Serve:
-    """A request that gives values out: its answer is made, noted in the access log, and sent."""
+def released(answer: Callable[[Vault, Message], Message], pick: Pick) -> Serve:
+    """A request that gives values out: let through, its answer made, noted in the log, and sent.
+
+    `pick` says which secrets it is about, and whether they were named.
+    """
 
     def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
         try:
-            found = answer(keyholder.open_store().vault, request)
+            passage = keyholder.gate.admit(keyholder.open_store().vault, request, pick)
+            found = answer(passage.vault, request)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
+        if passage.held:
+            held = {"op": "reveal", "for": request["op"], "only": passage.held}
+            keyholder.release(session, held, Denied.code)
+            found = tell_of_held(found, passage.held)
+        if passage.is_counted:
+            return serve_counted(keyholder, session, request, passage, found)
         keyholder.release(session, request)
         return found
 
     return serve
+
+
+async def serve_counted(
+    keyholder: Keyholder, session: Session, request: Message, passage: Passage, found: Message
+) -> Message:
+    """Give an answer out once its use is counted, on the disk."""
+    try:
+        await keyholder.change(passage.count(keyholder.open_store().machine))
+    except AvaultError as error:
+        keyholder.release(session, request, error.code)
+        raise
+    keyholder.release(session, request)
+    return found
+
+
+def tell_of_held(answer: Message, held: list[str]) -> Message:
+    """An answer that says what it is without, as that is guarded."""
+    if "output" not in answer:
+        return {**answer, "guarded": held}
+    left_out = f"left out, as guarded: {', '.join(held)}"
+    return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
+
+
+def pick_get(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], bool]:
+    """One key, or those of a group."""
+    name, key = request.get("group"), request.get("key")
+    if key is not None:
+        vault.secrets(name, key)
+    return [
+        (str(name), each) for each in ([key] if key is not None else vault.group(name).keys)
+    ], True
+
+
+def pick_export(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], bool]:
+    """Those that are chosen, or all."""
+    groups, only, named = (check_names(request, field) for field in ("groups", "only", "as"))
+    is_named = bool(groups or only or named)
+    chosen = choose_keys(vault, groups, only) if groups or only or not named else []
+    return [(group, key) for group, key, _ in chosen] + [
+        *check_named(vault, named).values()
+    ], is_named
 
 
 def answer_get(vault: Vault, request: Message) -> Message:
@@ -121,55 +178,6 @@ def answer_reveal(vault: Vault, request: Message) -> Message:
     return {"ok": True, "secrets": rows}
 
 
-def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """Whether a group or key is there."""
-    groups = keyholder.open_store().vault.groups
-    group, key = check_group(request.get("group")), request.get("key")
-    return {
-        "ok": True,
-        "has": group in groups and (key is None or check_key(key) in groups[group].keys),
-    }
-
-
-def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """What there is; names, never values."""
-    vault, form = keyholder.open_store().vault, request.get("format")
-    wanted = check_names(request, "groups")
-    rows = choose_keys(vault, wanted, [])
-    if form == "names":
-        return {"ok": True, "output": "".join(f"{group}/{key}\n" for group, key, _ in rows)}
-    groups = [group for group in describe_vault(vault) if not wanted or group["name"] in wanted]
-    if form == "text":
-        return {"ok": True, "output": render_list(groups)}
-    if form == "json":
-        return {
-            "ok": True,
-            "output": json.dumps({"groups": groups}, indent=2, ensure_ascii=False) + "\n",
-        }
-    return {"ok": True, "groups": groups}
-
-
-def serve_verify_log(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """Whether the access log is what was written to it."""
-    return {"ok": True, **(keyholder.holding.log.verify() if keyholder.holding.log else {})}
-
-
-async def serve_verify(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """The hashes of the vault's files that this daemon vouches for.
-
-    Or, for a copy of nsec.enc, whether that opens.
-    """
-    store = keyholder.open_store()
-    if (name := request.get("file")) is not None:
-        verify_recovery(read_copy(keyholder, name), store.keys, store.vault)
-        return {"ok": True}
-    await keyholder.holding.verify_recovery()
-    return {
-        "ok": True,
-        "verified": {"avault.enc": store.digest, "nsec.enc": keyholder.holding.recovery.digest},
-    }
-
-
 async def serve_provide(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Values by GROUP/KEY, in the words of OpenClaw's exec secret provider, protocol version 1."""
     try:
@@ -187,15 +195,27 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
             "not a request of OpenClaw's exec secret provider, version 1",
             "see references/openclaw.md",
         ) from None
-    vault, values, errors = keyholder.open_store().vault, {}, {}
+    values: dict[str, str] = {}
+    errors: dict[str, dict[str, str]] = {}
     for each in ids:
         group, _, key = each.partition("/")
+        one = {"op": "provide", "group": group, "key": key}
+        store = keyholder.open_store()
         try:
-            values[each] = vault.secrets(group, key)[0].value
+            passage = keyholder.gate.admit(store.vault, one, pick_get)
+            if passage.is_counted and each not in values:
+                await keyholder.change(passage.count(store.machine))
+            values[each] = passage.vault.secrets(group, key)[0].value
         except (NotFound, Usage):
             errors[each] = {"code": "NOT_FOUND"}
-    if errors:
-        keyholder.release(session, {"op": "provide", "only": [*errors]}, NotFound.code)
+        except Denied as error:
+            errors[each] = {"code": "DENIED", "message": error.message}
+        except AvaultError as error:
+            keyholder.release(session, {"op": "provide", "only": [each]}, error.code)
+            raise
+    for code, outcome in (("NOT_FOUND", NotFound.code), ("DENIED", Denied.code)):
+        if names := [each for each, error in errors.items() if error["code"] == code]:
+            keyholder.release(session, {"op": "provide", "only": names}, outcome)
     if values:
         keyholder.release(session, {"op": "provide", "only": [*values]})
     return {
@@ -204,30 +224,15 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
     }
 
 
-def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> Answer:
-    """What is in a copy of the vault, of any generation: names and times, never values.
-
-    One of an agent's key before is told only to who asks for `older` ones.
-    """
-    store, data = keyholder.open_store(), read_copy(keyholder, request.get("file"))
-    vault = open_older(store, data) if request.get("older") else store.open_copy(data)
-    groups = describe_vault(vault)
-    for group in groups:
-        for key in group["keys"]:
-            found = vault.groups[group["name"]].keys[key["name"]]
-            key["version"] = ",".join(f"{secret.machine}.{secret.count}" for secret in found)
-    return {"ok": True, "groups": groups, "generation": vault.generation}
-
-
 def shown(answer: Callable[[Store], Message]) -> Serve:
     """A request that only looks, and gives no value out."""
     return lambda keyholder, session, request: answer(keyholder.open_store())
 
 
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get),
-    "export": released(answer_export),
-    "reveal": released(answer_reveal),
+    "get": released(answer_get, pick_get),
+    "export": released(answer_export, pick_export),
+    "reveal": released(answer_reveal, pick_export),
     "provide": serve_provide,
     "has": serve_has,
     "list": serve_list,
@@ -243,4 +248,6 @@ REQUESTS: dict[str, Serve] = {
     "merge": serve_merge,
     "restore": serve_restore,
     "replica": serve_replica,
+    "guard": serve_guard,
+    "guards": serve_guards,
 }

@@ -30,7 +30,7 @@ from avault.nostr import make_keys, public_hex, to_npub
 from avault.places import Places
 from avault.process import meet
 from avault.vault.files import read_file, write_file
-from avault.vault.formats import render_time
+from avault.vault.kept_guards import known_guards
 from avault.vault.machine import encode_pin
 from avault.vault.marks import add_mark
 from avault.vault.names import PHONE
@@ -57,6 +57,7 @@ from avault.vault.seal import (
     seal_vault,
 )
 from avault.vault.store import Store
+from avault.vault.times import render_time
 from avault.vault.work_tree import is_amid_git, is_git_at_work
 
 if TYPE_CHECKING:
@@ -184,7 +185,12 @@ class Rotating:
         pairing = holding.contact.find(store)
         operator = pairing.operator if pairing else vault.operator
         names = vault.identity, operator, vault.name, holding.host
-        content = {**seal_nsec(fresh, *names), "proven": proven, "quick": 0, **(rotated or {})}
+        content = {
+            **seal_nsec(fresh, *names, known_guards(store.vault)),
+            "proven": proven,
+            "quick": 0,
+            **(rotated or {}),
+        }
         return encode_file("unlock", content)
 
     async def entrust(self, fresh: Keys, message: Message, door: socket.socket) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from avault.custody.shared import Shared, is_shared
 from avault.daemon.entrusting import AGREED
 from avault.daemon.errands import Reach, try_custodian
 from avault.daemon.forgetting import FORGET, encode_forgetting, forget_keys, forget_left
-from avault.daemon.keeper import Guard
+from avault.daemon.keeper import Warden
 from avault.daemon.managing import agree_otherwise, entrust_to, need_open
 from avault.daemon.sentences import describe_openers
 from avault.daemon.sharing import name_account
@@ -31,45 +31,45 @@ if TYPE_CHECKING:
     from avault.protocol import Message
 
 
-async def remove_machine_of(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def remove_machine_of(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Take a machine out of the vault, if the operator agrees."""
-    need_open(guard)
+    need_open(warden)
     name = str(request.get("name"))
     change = f"the machine {printable(name, 70)} is taken out"
-    ticket = await agree_otherwise(guard, Reach(request), change)
+    ticket = await agree_otherwise(warden, Reach(request), change)
     wish = {"do": "remove machine", "name": name, "caller": caller}
-    return await guard.custody.change(ticket, wish) or {}
+    return await warden.custody.change(ticket, wish) or {}
 
 
-async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -> Message:
+async def rotate_agent(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
     """Give the vault a new agent's key, if the operator agrees.
 
     Until all is sealed with it, and what custodians can be has opened it, nothing has changed.
     """
-    need_open(guard)
-    reach, custody = Reach(request), guard.custody
+    need_open(warden)
+    reach, custody = Reach(request), warden.custody
     names = [each for each in custody.order() if each != PHONE and not custody.is_phone(each)]
-    known, left = load_custodians(guard, names)
+    known, left = load_custodians(warden, names)
     told = [{**content, "shared": is_shared(content)} for content in known]
     offered = [{each: content[each] for each in (*AGREED, "agreed")} for content in told]
-    operators = {"": guard.report["first_operator"], **guard.report["operators"]}
+    operators = {"": warden.report["first_operator"], **warden.report["operators"]}
     openers = describe_openers(operators, offered, place_name())
     change = f"it has a new agent's key; opened then by: {openers}"
-    ticket = await agree_otherwise(guard, reach, change)
+    ticket = await agree_otherwise(warden, reach, change)
     about = {"caller": caller, "custodians": offered, "operators": operators}
     wish = {"do": "rotate", "step": "begin", **about}
     begun = await custody.change(ticket, wish) or {}
     changed = begun.pop("changed", [])
     why = "it is not as it was agreed to"
     left += [{"name": name, "why": why} for name in changed]
-    stage = Stage(guard.places)
+    stage = Stage(warden.places)
     added: list[dict[str, Any]] = []
     try:
         for content in (each for each in known if each["custodian"] not in changed):
             name = content["custodian"]
             try:
                 agent = begun["agent"]
-                added.append(await entrust_anew(guard, stage, content, agent, reach, caller))
+                added.append(await entrust_anew(warden, stage, content, agent, reach, caller))
             except AvaultError as error:
                 if custody.is_final(name, error):
                     raise
@@ -81,37 +81,39 @@ async def rotate_agent(guard: Guard, request: Message, caller: dict[str, Any]) -
         old = [each for each in known if each["custodian"] in renewed]
         left += [
             {"name": name, "why": "it is shared, and not used on this machine"}
-            for name in Shared(guard.places).names()
+            for name in Shared(warden.places).names()
             if name not in custody.order()
         ]
     except BaseException:
-        await forget_keys(guard.places, added)
+        await forget_keys(warden.places, added)
         drop(stage.at)
         raise
     # from here on it is no matter whether the client stays
-    done = await asyncio.shield(asyncio.ensure_future(turn_over(guard, begun["agent"], old, added)))
+    done = await asyncio.shield(
+        asyncio.ensure_future(turn_over(warden, begun["agent"], old, added))
+    )
     return {**begun, **done, "custodians": [each["custodian"] for each in added], "left": left}
 
 
 def load_custodians(
-    guard: Guard, names: list[str]
+    warden: Warden, names: list[str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """What these custodians have, before anybody is asked; and which of them cannot be read."""
     known: list[dict[str, Any]] = []
     left: list[dict[str, str]] = []
     for name in names:
         try:
-            known.append(guard.custody.custodians.load(name))
+            known.append(warden.custody.custodians.load(name))
         except AvaultError as error:
             left.append({"name": name, "why": error.message})
     return known, left
 
 
 async def turn_over(
-    guard: Guard, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
+    warden: Warden, agent: str, old: list[dict[str, Any]], added: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Have the new key count, and custodians forget what no longer does."""
-    places, stage = guard.places, Stage(guard.places)
+    places, stage = warden.places, Stage(warden.places)
     try:
         stage.put(FORGET, encode_forgetting(places, old))
         for content in added:  # as they were written when they had opened the vault
@@ -121,7 +123,7 @@ async def turn_over(
             if "signed" in content:
                 stage.put(os.path.basename(Shared(stage).path_of(name)), data)
         wish = {"do": "rotate", "step": "turn over", "agent": agent, "files": stage.files}
-        done = await guard.custody.change(secrets.token_hex(16), wish)
+        done = await warden.custody.change(secrets.token_hex(16), wish)
     except BaseException:
         if not is_committed(places, agent):
             await forget_keys(places, added)
@@ -132,7 +134,7 @@ async def turn_over(
 
 
 async def entrust_anew(
-    guard: Guard,
+    warden: Warden,
     stage: Stage,
     content: dict[str, Any],
     agent: str,
@@ -153,14 +155,14 @@ async def entrust_anew(
     content |= {"account": name_account(content, shared), "agent": agent, "kept": None}
     ticket = secrets.token_hex(16)
     errand = {"do": "rotate", "step": "entrust", "agent": agent}
-    content = await entrust_to(guard, content, reach, ticket, caller, shared, errand)
+    content = await entrust_to(warden, content, reach, ticket, caller, shared, errand)
     Custodians(stage).save(content)
     try:
-        tried = await try_custodian(guard.places, content, reach, "staged")
+        tried = await try_custodian(warden.places, content, reach, "staged")
         raise_outcome(tried, "it has its key, and does not open the vault: {}")
     except BaseException:
         Custodians(stage).drop(name)
-        await forget_keys(guard.places, [content])
+        await forget_keys(warden.places, [content])
         raise
     return content
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avault.custody.shared import Shared, is_shared
 from avault.daemon.errands import Reach, run_errand
-from avault.daemon.keeper import Guard
+from avault.daemon.keeper import Warden
 from avault.errors import Usage
 from avault.vault.names import PHONE
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def write_order(guard: Guard, name: str, asks: bool) -> None:
+def write_order(warden: Warden, name: str, asks: bool) -> None:
     """Put a new custodian before the phone if it asks nobody, else behind it.
 
     A vault that was made without a phone has none in its order.
     """
-    custodians = guard.custody.custodians
-    is_phoneless = guard.report.get("consent") == "custodian"
+    custodians = warden.custody.custodians
+    is_phoneless = warden.report.get("consent") == "custodian"
     order = [
         each for each in custodians.order() if each != name and not (is_phoneless and each == PHONE)
     ]
@@ -35,25 +35,25 @@ def name_account(content: dict[str, Any], for_all: bool) -> str:
     return f"{content['vault']}:{account}" if for_all else account
 
 
-def refuse_anothers(guard: Guard, name: str, is_replacing: bool) -> None:
+def refuse_anothers(warden: Warden, name: str, is_replacing: bool) -> None:
     """Raise Usage where another machine has given a custodian of that name to all."""
-    is_mine = name in guard.custody.order()
-    if name in Shared(guard.places).names() and not is_mine and not is_replacing:
+    is_mine = name in warden.custody.order()
+    if name in Shared(warden.places).names() and not is_mine and not is_replacing:
         raise Usage(
             f"there is a shared custodian {name} already, from another machine",
             f"use it here: avault custody take {name}; or choose another name: --name NAME",
         )
 
 
-def give_to_all(guard: Guard, content: dict[str, Any]) -> None:
+def give_to_all(warden: Warden, content: dict[str, Any]) -> None:
     """Put the file of a custodian, which the agent has signed, into the vault directory."""
-    shared = Shared(guard.places)
+    shared = Shared(warden.places)
     shared.keep_whole()
     shared.save(content)
-    guard.wrote()
+    warden.wrote()
 
 
-async def forget_key(guard: Guard, content: dict[str, Any]) -> None:
+async def forget_key(warden: Warden, content: dict[str, Any]) -> None:
     """Have a custodian forget a key that is needed no more; not what other machines use."""
     if not is_shared(content):
-        await run_errand(guard.places, "delete", content, Reach({}))
+        await run_errand(warden.places, "delete", content, Reach({}))

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from avault import __version__
 from avault.custody.stale import warn_of_stale
-from avault.daemon.keeper import Guard
+from avault.daemon.keeper import Warden
 from avault.errors import AvaultError
 from avault.places import Places
 from avault.vault.files import read_file
-from avault.vault.formats import render_time
 from avault.vault.own_files import decode_file
 from avault.vault.presence import read_unlock
 from avault.vault.recovery import check_recovery
 from avault.vault.seal import request_code
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from avault.protocol import Message
 
 
-def describe_status(places: Places, guard: Guard) -> Message:
+def describe_status(places: Places, warden: Warden) -> Message:
     """Everything that is known of a vault and its daemon, without a secret."""
-    fields = describe_disk(places, guard.state == "unlocked")
-    if guard.child.control:
-        known = {name: value for name, value in guard.report.items() if value is not None}
+    fields = describe_disk(places, warden.state == "unlocked")
+    if warden.child.control:
+        known = {name: value for name, value in warden.report.items() if value is not None}
         fields |= {name: value for name, value in known.items() if name in fields}
     if problem := fields.pop("problem"):
         fields["warnings"] = [*fields["warnings"], problem]
-    if guard.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
+    if warden.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
         kept = (
             "avault.enc could not be used when the vault locked; what was served is kept:"
             " the next unlock serves it"
         )
         fields["warnings"] = [*fields["warnings"], kept]
     fields["warnings"] = [*fields["warnings"], *warn_of_stale(places)]
-    pause, failure = guard.question.pauses.end(), guard.failure
-    is_failed = failure and guard.state == "locked"
+    pause, failure = warden.question.pauses.end(), warden.failure
+    is_failed = failure and warden.state == "locked"
     return {
         "ok": True,
         **fields,
-        "state": guard.current_state(),
+        "state": warden.current_state(),
         "asks_again": None if pause is None else render_time(pause),
-        "hint": next_step(guard, fields),
+        "hint": next_step(warden, fields),
         "error": failure.to_dict()["error"] if failure and is_failed else None,
         "dir": places.dir,
         "vault_id": places.id,
         "socket": places.socket,
         "pid": os.getpid(),
-        "keyholder_pid": guard.child.pid(),
-        "locks_after": guard.child.limits[0],
-        "locks_idle": guard.child.limits[1],
-        "custodians": guard.custody.order(),
-        "asked": guard.phones.describe(),
+        "keyholder_pid": warden.child.pid(),
+        "locks_after": warden.child.limits[0],
+        "locks_idle": warden.child.limits[1],
+        "custodians": warden.custody.order(),
+        "asked": warden.phones.describe(),
         "version": __version__,
     }
 
@@ -82,6 +82,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "operators",
         "groups",
         "secrets",
+        "guards",
         "since",
         "until",
         "waiting",
@@ -102,8 +103,8 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
     }
 
 
-def next_step(guard: Guard, fields: dict[str, Any]) -> str | None:
+def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     """What the operator might type next."""
-    if guard.state != "unlocked":
-        return guard.locked().hint
-    return guard.pairing_hint() if fields["proven"] is False else None
+    if warden.state != "unlocked":
+        return warden.locked().hint
+    return warden.pairing_hint() if fields["proven"] is False else None

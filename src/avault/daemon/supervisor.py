@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller
-from avault.daemon.keeper import Guard
+from avault.daemon.keeper import Warden
 from avault.daemon.listener import Listener
 from avault.daemon.programs import run_program
 from avault.daemon.recorder import Recorder
@@ -66,13 +66,13 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.recorder = Recorder(places, lambda: self.guard.report.get("verified", {}))
+        self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
         self.replicator = Replicator(places)
-        self.guard = Guard(places, lock_directory(places.dir), say, self.note_written, limits)
+        self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
         try:
-            self.guard.complete_rotation()
+            self.warden.complete_rotation()
         except AvaultError as error:
             say(error.message)  # told again to who unlocks
         self.stopping = asyncio.Event()
@@ -120,13 +120,13 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
-        spawn(self.tasks, self.replicator.run(self.guard))
+        spawn(self.tasks, self.replicator.run(self.warden))
         await self.stopping.wait()
-        await self.guard.child.end()
+        await self.warden.child.end()
         self.replicator.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
-        os.close(self.guard.child.lock_fd)
+        os.close(self.warden.child.lock_fd)
         self.say("stopped")
 
     async def serve(self, sock: socket.socket) -> None:
@@ -197,29 +197,29 @@ class Supervisor:
             )
         op = str(request.get("op"))
         if op in VALUES:
-            if self.guard.state != "unlocked":
-                raise self.guard.locked()
+            if self.warden.state != "unlocked":
+                raise self.warden.locked()
         elif op in SESSIONS:
-            await self.guard.start()
+            await self.warden.start()
         elif op in DOOR:
             if request.get("ask_again"):
-                self.guard.ask_again()
+                self.warden.ask_again()
             return await self.answers[op](self, sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.guard.child.control:
-            raise self.guard.locked()
-        self.guard.child.control.send({"do": "connection", "frame": request}, sock.fileno())
+        if not self.warden.child.control:
+            raise self.warden.locked()
+        self.warden.child.control.send({"do": "connection", "frame": request}, sock.fileno())
         return None
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""
         told = ""
         while True:
-            changed, state = self.guard.changed, self.guard.current_state()
+            changed, state = self.warden.changed, self.warden.current_state()
             if state != told:
                 told = state
-                name = self.guard.report.get("name") or ""
+                name = self.warden.report.get("name") or ""
                 variables = {
                     "AVAULT_STATE": state,
                     "AVAULT_NAME": name,
@@ -238,7 +238,7 @@ class Supervisor:
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
         try:
-            self.guard.refuse_to_lose({"force": self.warned})
+            self.warden.refuse_to_lose({"force": self.warned})
             self.stopping.set()
         except Denied as error:
             self.warned = True
@@ -247,8 +247,8 @@ class Supervisor:
     async def first_unlock(self, caller: Caller, nsec: int | None = None) -> None:
         """What `daemon start` asks for: with no `timeout`, for ever."""
         try:
-            await self.guard.ask(caller, nsec)
+            await self.warden.ask(caller, nsec)
         except AvaultError as error:
             if not isinstance(error, Locked):
-                self.guard.failure = self.guard.failure or error
+                self.warden.failure = self.warden.failure or error
             self.say(error.message)

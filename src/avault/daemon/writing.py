@@ -76,6 +76,7 @@ class Writer:
             warnings["unsaved"] = f"what is served is nowhere on the disk: {error.message}"
         if (store.trouble, store.unsaved.digest, warnings.get("unsaved")) != before:
             self.reporter.report()
+        store.kept_guards.keep(store.vault)
         return store.is_safe()
 
     async def put_back(self, store: Store) -> bool:

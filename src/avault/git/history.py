@@ -18,8 +18,8 @@ from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import put, say
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import split_name
-from avault.vault.formats import render_time
 from avault.vault.presence import need_vault
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

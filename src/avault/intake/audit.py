@@ -242,7 +242,10 @@ def cmd_audit(terminal: Terminal, files: tuple[str, ...]) -> int:
     """
     named = [(file, open_named(file)) for file in files]
     harden("avault audit")
-    audit = Audit(Held(terminal.ask("reveal", groups=[], only=[], **{"for": "audit"})["secrets"]))
+    answer = terminal.ask("reveal", groups=[], only=[], **{"for": "audit"})
+    audit = Audit(Held(answer["secrets"]))
+    if guarded := answer.get("guarded"):
+        say(f"not compared, as they are guarded: {', '.join(guarded)}")
     for file, fd in named:
         path = file if file == "-" else os.path.abspath(os.path.expanduser(file))
         data = read_named(fd, file, SCRIPT)

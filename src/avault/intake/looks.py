@@ -13,6 +13,7 @@ import re
 
 from avault.intake.dotenv import foreign
 from avault.late import regex
+from avault.vault.services import SERVICES
 
 SECRET_WORDS = frozenset(
     """
@@ -24,21 +25,18 @@ SECRET_WORDS = frozenset(
 OPEN_WORDS = frozenset(
     "PUBKEY FILE PATH DIR SOCK SOCKET NAME HOST PORT ID TTL LENGTH SIZE TYPE MODE".split()
 )
+# besides the keys of SERVICES
+OTHER_FORMS = (
+    r"whsec_[A-Za-z0-9]{24,} | (?:AKIA|ASIA)[A-Z0-9]{16} | ya29\.[A-Za-z0-9_-]{20,}",
+    r"nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,}",
+    r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",
+    r"-----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY-----",
+    r"[a-z][a-z0-9+.-]*://[^\s/:@\"'$]*:[^\s/@\"'$]+@",
+)
 TOKEN_FORMS = regex(
-    r"""(?x)(?<![A-Za-z0-9])(?:
-    sk-(?=[A-Za-z_-]*[0-9])[A-Za-z0-9_-]{16,} | [sr]k_(?:live|test)_[A-Za-z0-9]{16,} |
-    whsec_[A-Za-z0-9]{24,} | gh[pousr]_[A-Za-z0-9]{30,} | github_pat_[A-Za-z0-9_]{30,} |
-    glpat-[A-Za-z0-9_-]{20,} | xox[abeoprs]-[A-Za-z0-9-]{10,} | xapp-[A-Za-z0-9-]{20,} |
-    (?:AKIA|ASIA)[A-Z0-9]{16} | AIza[A-Za-z0-9_-]{35} | ya29\.[A-Za-z0-9_-]{20,} |
-    nsec1[02-9ac-hj-np-z]{58} | ncryptsec1[02-9ac-hj-np-z]{50,} | AGE-SECRET-KEY-1[A-Z0-9]{50,} |
-    npm_[A-Za-z0-9]{36} | hf_[A-Za-z0-9]{30,} | gsk_[A-Za-z0-9]{40,} | pypi-[A-Za-z0-9_-]{50,} |
-    dop_v1_[a-f0-9]{64} | SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,} |
-    shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32} | r8_[A-Za-z0-9]{30,} | pplx-[A-Za-z0-9]{32,} |
-    xai-[A-Za-z0-9]{40,} | tvly-[A-Za-z0-9-]{20,} | lin_api_[A-Za-z0-9]{30,} |
-    ntn_[A-Za-z0-9]{40,} |
-    eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,} | [0-9]{8,10}:[A-Za-z0-9_-]{35} |
-    -----BEGIN\ (?:[A-Z]+\ )*PRIVATE\ KEY----- | [a-z][a-z0-9+.-]*://[^\s/:@"'$]*:[^\s/@"'$]+@
-    )""",
+    "(?x)(?<![A-Za-z0-9])(?:"
+    + " | ".join([form for _, _, form in SERVICES.values() if form] + [*OTHER_FORMS])
+    + ")"
 )
 
 

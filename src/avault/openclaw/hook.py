@@ -26,7 +26,7 @@ from avault.terminal.commands import command
 from avault.terminal.talk import put, say, warn
 from avault.terminal.terminal import Terminal
 from avault.vault.files import read_file, write_file
-from avault.vault.formats import render_time
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

@@ -325,20 +325,19 @@ def cmd_scan(terminal: Terminal, paths: tuple[str, ...], staged: bool, hook: boo
             raise Usage("--install-hook takes one directory", "avault scan --install-hook ~/clawd")
         return install_hooks(terminal, paths[0] if paths else ".")
     harden("avault scan")
-    needles = Needles(terminal.ask("reveal", groups=[], only=[], **{"for": "scan"})["secrets"])
+    answer = terminal.ask("reveal", groups=[], only=[], **{"for": "scan"})
+    needles, guarded = Needles(answer["secrets"]), answer.get("guarded", [])
+    left_out = [*needles.left_out, *guarded]
+    if guarded:
+        say(f"not looked for, as they are guarded: {', '.join(guarded)}")
     if short := untold(terminal.places, "scan", needles.left_out):
         say(f"not looked for, as they are under {SHORTEST} bytes: {', '.join(short)}")
     tree, progress = Tree(paths or (".",)), Progress()
     parts = read_staged(paths, needles.overlap) if staged else tree.read(needles.overlap)
     found = without_neighbours(search_all(parts, needles, progress))
     if terminal.want_json:
-        places = [each.to_dict() for each in found]
-        put(
-            json.dumps(
-                {"found": places, "left_out": needles.left_out, "unread": tree.unread}, indent=2
-            )
-            + "\n"
-        )
+        report = {"found": [each.to_dict() for each in found], "left_out": left_out}
+        put(json.dumps({**report, "unread": tree.unread}, indent=2) + "\n")
     else:
         put("".join(f"{each}\n" for each in found))
     files = "1 file" if len(progress.files) == 1 else f"{len(progress.files):,} files"

@@ -18,6 +18,7 @@ from avault.intake.dotenv import EMPTY, read_dotenv, tell_of_lines
 from avault.late import regex
 from avault.plain import MAX_FRAME, MAX_VALUE, write_all
 from avault.running.looking import Secrets
+from avault.terminal.talk import warn
 from avault.terminal.terminal import Terminal
 from avault.vault.choosing import as_name
 from avault.vault.dangerous import is_dangerous
@@ -177,6 +178,8 @@ class Injection:
         choice = {"groups": groups, "only": only, "as": named, "prefix": prefix, "allow": allow}
         answer = terminal.ask("export", **choice, **{"for": "run"})
         self.places, self.variables = answer["names"], answer["variables"]
+        if held := answer.get("guarded"):
+            warn(f"left out, as guarded: {', '.join(held)}")
         self.secrets = {place: [self.variables[name]] for name, place in self.places.items()}
 
     def set(self, terminal: Terminal, variables: dict[str, str], allow: list[str]) -> None:

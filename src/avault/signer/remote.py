@@ -25,7 +25,7 @@ from avault.signer.question import (
 from avault.signer.relays import RPC_KIND, Relays, compose_event, is_to, read_event
 from avault.signer.remarks import Remarks
 from avault.tasks import spawn
-from avault.vault.formats import render_time
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -38,6 +38,8 @@ getting in, looking after
   import        take them from .env, JSON, CSV, ~/.aws/credentials, ~/.netrc, …
   audit         what still stands in clear in shell files, .env and units
   scan          the vault's values in a working tree, or in what is staged
+  guard         how a secret may be used    avault guard openai/API_KEY --only run
+  unguard       take that away; the phone has to agree
   drill         see whether the phone asks you before it opens
   log           who got what, and when
   history       what changed, by commit

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from typing import TYPE_CHECKING
 
 from avault.daily import FORMS
 from avault.errors import AvaultError, Usage, printable
 from avault.vault.choosing import choose_keys
+from avault.vault.guards import Guards
 from avault.vault.names import DIGITS, LETTERS
 from avault.vault.records import Vault
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,20 +184,14 @@ def render_export(form: str, variables: dict[str, str], group: str | None = None
     return "".join(QUOTES[form](name, value) for name, value in variables.items())
 
 
-def render_duration(seconds: float) -> str:
-    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
-    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
-    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
-    return f"{seconds / units[unit]:g} {unit}"
-
-
-def render_time(seconds: float) -> str:
-    """A time as RFC 3339 UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
 def describe_vault(vault: Vault) -> list[dict[str, Any]]:
-    """Groups with key names, notes and times; never values."""
+    """Groups with key names, notes, times and guards; never values."""
+    guards = Guards(vault.facts)
+
+    def describe_guard_of(name: str) -> dict[str, Any] | None:
+        found = guards.rules_of(guards.of(name))
+        return {"words": str(found), **found.to_dict()} if guards.of(name) else None
+
     return [
         {
             "name": name,
@@ -207,6 +202,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
                     "created": render_time(found[0].created),
                     "updated": render_time(found[0].updated),
                     "conflict": len(found) > 1,
+                    "guard": describe_guard_of(f"{name}/{key}"),
                 }
                 for key, found in sorted(group.keys.items())
             ],
@@ -228,5 +224,6 @@ def render_list(groups: list[dict[str, Any]]) -> str:
         width = max(len(key["name"]) for key in group["keys"])
         for key in group["keys"]:
             mark = "  conflict: two machines set it" if key["conflict"] else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}")
+            guard = f"  guarded: {key['guard']['words']}" if key["guard"] else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}")
     return "".join(line + "\n" for line in lines)

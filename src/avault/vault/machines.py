@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from avault.errors import NotFound, Usage, printable
-from avault.vault.formats import render_time
 from avault.vault.records import Vault
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,10 +13,10 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import printable
-from avault.vault.formats import render_time
 from avault.vault.machines import HOST_LIMIT, read_fact
 from avault.vault.records import Vault
 from avault.vault.secret import LATEST, Secret
+from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any

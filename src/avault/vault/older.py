@@ -10,8 +10,8 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Tampered
-from avault.nostr import public_hex, read_keys, to_npub
-from avault.vault.seal import open_vault
+from avault.nostr import public_hex, to_npub
+from avault.vault.seal import old_keys, open_vault
 from avault.vault.statements import make_statement
 from avault.vault.store import Store
 
@@ -25,9 +25,9 @@ def open_older(store: Store, data: bytes) -> Vault:
     try:
         return store.open_copy(data)
     except Tampered:
-        for text in store.vault.facts_of("agent").values():
-            with contextlib.suppress(Tampered, ValueError, TypeError, KeyError, RecursionError):
-                vault = open_vault(data, read_keys(json.loads(text)["nsec"]))
+        for keys in old_keys(store.vault):
+            with contextlib.suppress(Tampered):
+                vault = open_vault(data, keys)
                 if vault.identity == store.vault.identity:
                     return vault
         raise

@@ -209,7 +209,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "replica.json", "replica-outbox.json",
+    "replica.json", "replica-outbox.json", "guards.enc",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 

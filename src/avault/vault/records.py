@@ -6,6 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound
+from avault.vault.guard_changes import note_move
+from avault.vault.guards import check_facts, is_kept, join_facts
 from avault.vault.names import (
     PHONE,
     check_group,
@@ -44,8 +46,7 @@ class Vault:
 
     `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the number of its writes; `sources` are
     the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
-    itself has to know wherever the vault is, by name, as "machine/ID": kept and merged as
-    secrets are, and shown by no command that shows those.
+    itself has to know wherever the vault is, by name, as "machine/ID": no command shows them so.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
@@ -86,9 +87,8 @@ class Vault:
         try:
             return self.group(group).keys[check_key(key)]
         except KeyError:
-            raise NotFound(
-                f"no key {key} in group {group}", "see what there is: avault list"
-            ) from None
+            hint = "see what there is: avault list"
+            raise NotFound(f"no key {key} in group {group}", hint) from None
 
     def put(self, group: str, key: str, value: str, now: int, machine: str) -> None:
         """Set a key; it belongs to the machine's write after this generation."""
@@ -118,6 +118,7 @@ class Vault:
         self.put(*new, found[0].value, now, machine)
         self.groups[new[0]].keys[new[1]][0].created = found[0].created
         self.remove(*old)
+        note_move(self, "/".join(old), "/".join(new), now, machine)
 
     def remove(self, group: str, key: str | None) -> None:
         """Delete a key, or a whole group; a group without keys is gone."""
@@ -243,6 +244,7 @@ class Vault:
             self.groups[name] = Group(keys, (text, machine, count))
         facts = content.get("facts", {})
         self.facts = {name: read_fact_values(found) for name, found in facts.items()}
+        check_facts(self.facts)
 
 
 def attempt(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None:
@@ -272,13 +274,14 @@ def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 
 
 def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
-    """The facts that are left of two copies of the vault."""
-    names = sorted({*ours.facts, *theirs.facts})
+    """The facts that are left of two copies of the vault; of guards, what either has."""
+    names = sorted(name for name in {*ours.facts, *theirs.facts} if not is_kept(name))
     merged = {
         name: merge_secrets(ours, ours.facts.get(name, []), theirs, theirs.facts.get(name, []))
         for name in names
     }
-    return {name: found for name, found in merged.items() if found}
+    merged |= join_facts(ours.facts, theirs.facts)
+    return {name: found for name, found in sorted(merged.items()) if found}
 
 
 def merge_notes(

@@ -5,6 +5,7 @@ NIP-44. What does not encode to itself is refused.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from avault.errors import AvaultError, Tampered
 from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.vault.files import VAULT_LIMIT
+from avault.vault.guards import version_of
 from avault.vault.records import Vault, check_generation
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def split_vault(vault: Vault) -> list[str]:
     def header(index: int, count: int) -> str:
         place = {
             "type": "avault/vault",
-            "version": 1,
+            "version": version_of(vault.facts),
             "vault": vault.identity,
             "generation": vault.generation,
         }
@@ -109,10 +111,11 @@ def seal_keys(
     name: str,
     custodian: str | None = None,
     phoneless: bool = False,
+    known: dict[str, int] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
 
-    For a custodian it also says whether the vault is `phoneless`.
+    For a custodian it also says whether the vault is `phoneless`; and the guards that are `known`.
     """
     unlock = make_keys()
     nsec = {
@@ -122,6 +125,7 @@ def seal_keys(
         "name": name,
         "operator": to_npub(operator),
         **({"custodian": custodian, "phoneless": phoneless} if custodian else {}),
+        **({"guards": known} if known else {}),
     }
     sealed = encrypt(
         unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
@@ -150,12 +154,19 @@ def describe_request(name: str, host: str, sealed: str) -> str:
     return f"{name} on {host}, code {request_code(sealed)}"
 
 
-def seal_nsec(keys: Keys, identity: str, operator: str, name: str, host: str) -> dict[str, Any]:
+def seal_nsec(
+    keys: Keys,
+    identity: str,
+    operator: str,
+    name: str,
+    host: str,
+    known: dict[str, int] | None = None,
+) -> dict[str, Any]:
     """What is in nsec.enc and unlock.json: a fresh unlock key, sealing the nsec, in an envelope.
 
     It is opened again before it is given out: nobody notices a bad one until it is too late.
     """
-    unlock, sealed = seal_keys(keys, identity, operator, name)
+    unlock, sealed = seal_keys(keys, identity, operator, name, known=known)
     what = describe_request(name, host, sealed["sealed"])
     sentence = f"avault: unlock {what}. Approve only if you expect it."
     envelope = make_envelope(keys, operator, f"unlock the vault of {what}", sentence, unlock)
@@ -191,3 +202,12 @@ def unseal(
     raise Tampered(
         "the answer does not open this vault", "is it the operator's own signer? See: avault status"
     )
+
+
+def old_keys(vault: Vault) -> list[Keys]:
+    """The keys that the agent had before, which a vault keeps."""
+    found = []
+    for text in vault.facts_of("agent").values():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            found.append(read_keys(json.loads(text)["nsec"]))
+    return found

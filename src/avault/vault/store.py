@@ -10,6 +10,7 @@ from avault.errors import AvaultError, Locked, NotFound, Tampered
 from avault.nostr import to_npub
 from avault.places import Places, sha256
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
+from avault.vault.kept_guards import KeptGuards, lacks_guards
 from avault.vault.machine import Machine, read_pin
 from avault.vault.presence import is_of, read_vault, refuse_other, refuse_successor
 from avault.vault.records import Vault, attempt
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
 class Store:
     """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
 
-    `vault` is served. `trouble` says why the file cannot be used although the
-    loaded vault can: then reads go on and writes are refused, and what is served
-    is kept, sealed, as unsaved.enc in the state directory. `warning` is what
-    should be known about the pin.
+    `vault` is served. `trouble` says why the file cannot be used although the loaded vault can:
+    then reads go on and writes are refused, and what is served is kept, sealed, as unsaved.enc in
+    the state directory. `warning` is what should be known about the pin.
     """
 
     def __init__(self, places: Places, keys: Keys, vault: Vault, digest: str) -> None:
@@ -40,6 +40,7 @@ class Store:
         self.seen: tuple[int, ...] | None = ()
         self.trouble: AvaultError | None = None
         self.unsaved = Unsaved(places, keys)
+        self.kept_guards = KeptGuards(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
         self.succeeded = ""  # that the first operator is another than this machine has seen last
@@ -55,8 +56,8 @@ class Store:
 
     @property
     def warning(self) -> str:
-        """What should be known about the pin."""
-        return self.me.warning
+        """What should be known about the pin, and what is kept beside it."""
+        return self.me.warning or self.kept_guards.warning
 
     @staticmethod
     def create(places: Places, keys: Keys, vault: Vault) -> Store:
@@ -67,10 +68,7 @@ class Store:
 
     @staticmethod
     def read(places: Places, keys: Keys, content: dict[str, Any]) -> Store:
-        """Open avault.enc.
-
-        Raises Tampered, Denied if it is not that of `content`: unlock.json's or nsec.enc's.
-        """
+        """Open avault.enc; raises Tampered, Denied if it is not that of unlock.json's content."""
         data = read_vault(places)
         vault = open_vault(data, keys)
         refuse_other(vault, content)
@@ -89,14 +87,13 @@ class Store:
         kept = Store.read_kept(places, keys, content, pin)
         try:
             store = Store.read(places, keys, content)
+            draft = store.kept_guards.join(store.vault, content)
             refusal = store.compare(pin) if pin else None
             if kept and not refusal and not store.vault.is_after(kept.vault.generation):
                 refusal = "avault.enc is older than what was served last"
+            hint = "get the latest (git pull), or take this one: avault unlock --accept-rollback"
             if refusal and not accept_rollback:
-                raise Tampered(
-                    refusal,
-                    "get the latest (git pull), or take this one: avault unlock --accept-rollback",
-                )
+                raise Tampered(refusal, hint)
         except Tampered as error:
             if not kept or not is_of(kept.vault, content):
                 raise succeed_known(places, content) or error from None
@@ -113,11 +110,12 @@ class Store:
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
             store.me.rename()  # so that what is missing comes back by a merge
-            draft = vault.copy()
+        if refusal or lacks_guards(vault, draft):
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
         elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
+        store.kept_guards.keep(store.vault)
         store.rollback = refusal or ""
         if not pin:
             store.me.warning = (
@@ -131,11 +129,15 @@ class Store:
     ) -> Store | None:
         """The vault of unsaved.enc; None where there is none that is ours and as new as the pin."""
         vault = Unsaved(places, keys).read(content["vault"])
-        if not vault:
+        if not vault or not pin:
             return None
         store = Store(places, keys, vault, vault.sources[0])
         store.unsaved.digest = store.digest
-        return None if pin and store.compare(pin) else store
+        try:
+            store.vault = store.kept_guards.join(vault, content)
+        except Tampered:
+            return None
+        return None if store.compare(pin) else store
 
     def keep(self) -> None:
         """Write what is served to unsaved.enc; raises AvaultError."""
@@ -148,9 +150,7 @@ class Store:
     def put_back(self) -> bool:
         """Write what is served over an avault.enc that cannot be used, which stays as damaged.enc.
 
-        Whether it was needed.
-
-        Raises AvaultError.
+        Whether it was needed; raises AvaultError.
         """
         self.notice()
         if not self.trouble:
@@ -210,9 +210,8 @@ class Store:
             raise Tampered(
                 "avault.enc was replaced by that of another vault", "take it from git history"
             )
-        if digest != self.written and found.generation.get(self.machine, 0) > ours.generation.get(
-            self.machine, 0
-        ):
+        me = self.machine
+        if digest != self.written and found.generation.get(me, 0) > ours.generation.get(me, 0):
             raise Tampered(
                 "another machine writes under this one's name: is one a clone of the other?",
                 "save what is served: avault export",
@@ -231,7 +230,8 @@ class Store:
                 "git pull, or avault restore --unsaved; "
                 "to take the older one, lock, then: avault unlock --accept-rollback",
             )
-        merged = found if found.is_after(ours.generation) else ours.merge(found)
+        is_whole = found.is_after(ours.generation) and not lacks_guards(found, ours)
+        merged = found if is_whole else ours.merge(found)
         refuse_successor(ours, merged)
         if merged is found:
             self.vault, self.digest = found, digest
@@ -305,9 +305,7 @@ class Store:
     def offer(self, ours: bytes, theirs: bytes) -> tuple[bytes, Vault]:
         """Two copies merged, as the bytes of a new avault.enc for git to put in place.
 
-        Raises Tampered.
-
-        A copy that has all of the other is the merge. Else the merge is counted as git's.
+        A copy that has all of the other is the merge, else it is counted as git's; raises Tampered.
         """
         one, other = self.open_copy(ours), self.open_copy(theirs)
         if one.generation == other.generation and ours != theirs:
@@ -340,6 +338,7 @@ class Store:
     def pin(self) -> None:
         """Remember the generation that is served; nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
+        self.kept_guards.keep(self.vault)
 
     def note_seen(self) -> None:
         """A person has opened the vault, and is told who its first operator is: pin that one."""

@@ -1,0 +1,210 @@
+"""avault guard, unguard: how a secret may be used."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import TYPE_CHECKING
+
+from avault.cli.custody import Person, show, show_code
+from avault.daily import is_number
+from avault.errors import Denied, Usage, printable
+from avault.terminal.commands import argument, command, option
+from avault.terminal.talk import confirm, put, put_table, say, warn
+from avault.terminal.terminal import Terminal
+from avault.terminal.words import parse_duration, split_name
+from avault.vault.rules import BROKERED, WAYS
+from avault.vault.services import SERVICES, find_service
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+@command(
+    "guard",
+    argument("group", required=False),
+    option("--only", multiple=True),
+    option("--host", "hosts", multiple=True),
+    option("--method", "methods", multiple=True),
+    option("--path", "paths", multiple=True),
+    option("--preset"),
+    option("--until"),
+    option("--times"),
+    option("--yes", is_flag=True),
+)
+def cmd_guard(
+    terminal: Terminal,
+    group: str | None,
+    only: tuple[str, ...],
+    hosts: tuple[str, ...],
+    methods: tuple[str, ...],
+    paths: tuple[str, ...],
+    preset: str | None,
+    until: str | None,
+    times: str | None,
+    yes: bool,
+) -> int:
+    """usage: avault guard GROUP[/KEY] [--only run|proxy|ssh|sign]… [--host HOST]…
+                          [--method METHOD]… [--path GLOB]… [--preset SERVICE]
+                          [--until T] [--times N] [--yes] [--json]
+           avault guard [GROUP[/KEY]] [--json]
+           avault guard --preset SERVICE
+
+    Says how a secret may be used, or all of a group, also what comes later. It
+    counts at once, on every machine, whatever becomes of the secret's value and
+    name. What a guard does not let out is refused, with exit code 5. Setting one,
+    or making it stricter, is free; for less, it asks you (--yes does not), and
+    then the phone. Without options: which guards there are, in words.
+
+    --only run lets it out by avault run alone, not by get, export, inject, edit or
+    OpenClaw's provider. That any program can say it is avault run, is so: it is
+    against mistakes, and against tools that read secrets. proxy, ssh and sign are
+    uses by avault itself, without giving it out; there are none yet, and with
+    them alone it is refused everywhere.
+    --host, --method and --path (with * in it) are for the proxy: it alone may use
+    the secret, for requests like that. --preset names a usual service's hosts.
+    --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
+    --times counts in the vault, so locks, restarts and other machines do not
+    begin anew. After either, only the operator has it used again.
+
+      avault guard openai/API_KEY --only run
+      avault guard stripe --preset stripe --method GET
+      avault guard deploy/TOKEN --times 3 --until 8h
+    """
+    rules = read_options(only, hosts, methods, paths, preset, until, times)
+    if group is None:
+        if preset and set(rules) == {"hosts"}:
+            return show_preset(terminal, preset)
+        if rules:
+            raise Usage("which secret?", "avault guard GROUP/KEY --only run")
+        return list_guards(terminal, None, None)
+    name = group
+    group, key = split_name(name, None)
+    if not rules:
+        return list_guards(terminal, group, key)
+    answer = terminal.ask("guard", group=group, key=key, **rules)
+    if answer["weakens"]:
+        now = answer["guard"]["words"]
+        if not yes and not confirm(f"avault: {name} is guarded: {now}. Ask for less?"):
+            raise Denied(
+                f"that is less than the guard on {name}: {now}; nothing was changed",
+                "the operator has to agree, by phone; to ask: the same with --yes",
+            )
+        answer = {"guard": loosen_by_phone(terminal, group, key, rules), "there": True}
+    guard = answer["guard"]
+    if not answer["there"]:
+        warn(f"there is no {name} in the vault yet", "the guard counts when there is")
+    if guard.get("only") is not None and {*guard["only"]} <= BROKERED:
+        warn("nothing here can use it like that yet, so it is refused everywhere")
+    say(f"{name} is guarded: {guard['words']}")
+    return show(terminal, {"ok": True, "guard": guard})
+
+
+@command("unguard", argument("group"), option("--yes", is_flag=True))
+def cmd_unguard(terminal: Terminal, group: str, yes: bool) -> int:
+    """usage: avault unguard GROUP[/KEY] [--yes]
+
+    Takes the guard off a secret, or off a group, and parts a name from those
+    that the secret had. It asks first (--yes does not), then the phone has to
+    agree; it says what becomes possible, and of which names. What changes while
+    it asks is not agreed to: ask again. A guard that another machine has set
+    stays, and so does one that counts by the group: that is named.
+
+      avault unguard openai/API_KEY
+    """
+    name = group
+    group, key = split_name(name, None)
+    if not yes and not confirm(f"avault: the guard on {name} is to go. Take it off?"):
+        raise Denied("not confirmed; nothing was changed", f"avault unguard {name} --yes")
+    guard = loosen_by_phone(terminal, group, key, None)
+    left = f"still guarded, as {' and '.join(guard['by'])} is: {guard['words']}"
+    say(f"{name} is {left if guard['by'] else 'not guarded any more'}")
+    return show(terminal, {"ok": True, "guard": guard if guard["by"] else None})
+
+
+def loosen_by_phone(
+    terminal: Terminal, group: str, key: str | None, rules: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What is left of a guard once the operator has agreed that it is less."""
+    say("asking the operator whether that is meant")
+    fields = {"group": group, "key": key, "rules": rules}
+    with Person() as person:
+        return terminal.ask("unguard", progress=show_code, **person, **fields)
+
+
+def read_options(
+    only: tuple[str, ...],
+    hosts: tuple[str, ...],
+    methods: tuple[str, ...],
+    paths: tuple[str, ...],
+    preset: str | None,
+    until: str | None,
+    times: str | None,
+) -> dict[str, Any]:
+    """The fields of a guard that the options name; raises Usage."""
+    if wrong := next((each for each in only if each not in WAYS), None):
+        raise Usage(f"no way to use a secret: {printable(wrong)}", f"one of: {', '.join(WAYS)}")
+    if preset is not None:
+        hosts = (*find_service(preset)[0], *hosts)
+    rules: dict[str, Any] = {
+        "only": list(only),
+        "hosts": [each.lower() for each in hosts],
+        "methods": [each.upper() for each in methods],
+        "paths": list(paths),
+    }
+    if until is not None:
+        rules["until"] = parse_time(until)
+    if times is not None:
+        if not is_number(times) or int(times) < 1:
+            raise Usage("--times takes a number from 1")
+        rules["times"] = int(times)
+    return {name: value for name, value in rules.items() if value != []}
+
+
+def parse_time(text: str) -> int:
+    """Unix seconds of a duration from now, a date or a time; raises Usage.
+
+    Digits alone are neither: 20300131 is meant as a date, and would be a duration.
+    """
+    wrong = Usage("not a time", "as in 8h, 7d, 2030-01-31 or 2030-01-31T12:00:00Z")
+    if text.isdigit():
+        raise wrong
+    try:
+        return int(time.time() + (parse_duration(text) or 0))
+    except Usage:
+        pass
+    try:
+        found = datetime.datetime.fromisoformat(text)
+        return int((found if found.tzinfo else found.astimezone()).timestamp())
+    except (ValueError, OverflowError):
+        raise wrong from None
+
+
+def list_guards(terminal: Terminal, group: str | None, key: str | None) -> int:
+    """Show the guards, all or those of a name."""
+    guards = terminal.ask("guards", group=group, key=key)["guards"]
+    if terminal.want_json:
+        return show(terminal, {"guards": guards})
+    rows = []
+    for each in guards:
+        others = [name for name in each["by"] if name != each["name"]]
+        because = f" (as {' and '.join(others)} is)" if others else ""
+        rows.append((each["name"], each["words"] + because))
+    if rows:
+        put_table(rows)
+    else:
+        name = group if key is None else f"{group}/{key}"
+        say("nothing is guarded" if group is None else f"{name} is not guarded")
+    return 0
+
+
+def show_preset(terminal: Terminal, name: str) -> int:
+    """Show what the table of services has of one."""
+    hosts, header, form = find_service(name)
+    if terminal.want_json:
+        about = {"preset": name, "hosts": list(hosts), "header": header, "form": form or None}
+        return show(terminal, about)
+    put(f"hosts   {' '.join(hosts)}\nheader  {header}\n")
+    put(f"keys    {' '.join(form.split())}\n" if form else "")
+    say(f"to have it: avault guard GROUP/KEY --preset {name}; all there are: {', '.join(SERVICES)}")
+    return 0

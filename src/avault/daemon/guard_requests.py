@@ -1,0 +1,65 @@
+"""What a client may ask about guards: to see them, to set one, to make one stricter."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.changes import write
+from avault.daemon.guarding import GuardChange, describe_guard, read_place
+from avault.daemon.keyholder import Keyholder
+from avault.daemon.wire import Session
+from avault.errors import Denied, Usage
+from avault.vault.guard_changes import refuse_more
+from avault.vault.records import Vault
+from avault.vault.rules import check_rules
+
+if TYPE_CHECKING:
+    from avault.daemon.keyholder import Answer
+    from avault.protocol import Message
+
+
+def serve_guards(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """The guards that are in force: all, or those that count for a group or a key."""
+    guards = keyholder.gate.look(keyholder.open_store().vault)
+    places = guards.places()
+    if request.get("group") is not None:
+        place = read_place(request)
+        inner = [each for each in places if each.startswith(f"{place}/")]
+        places = [place, *inner] if guards.of(place) else inner
+    return {"ok": True, "guards": [describe_guard(guards, each) for each in places]}
+
+
+async def serve_guard(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Put a guard on a group or a key, or make it stricter.
+
+    Where that would let out what the guard there does not, nothing is written, and `weakens` says
+    so: the operator has to agree.
+    """
+    place = read_place(request)
+    given = check_rules(request, int(time.time()))
+    if not given:
+        raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+    store = keyholder.open_store()
+    if GuardChange(store.vault, place, given).weakens:
+        told = describe_guard(keyholder.gate.look(store.vault), place)
+        return {"ok": True, "weakens": True, "guard": told}
+
+    def change(vault: Vault) -> None:
+        planned = GuardChange(vault, place, given)
+        if planned.weakens:
+            raise Denied(f"the guard on {place} is another one meanwhile", "try again")
+        planned.make(store.machine)(vault)
+        keys = [] if key or group not in vault.groups else vault.groups[group].keys
+        refuse_more(vault, [place, *(f"{group}/{name}" for name in keys)])
+
+    group, _, key = place.partition("/")
+    await write(keyholder, session, {**request, "for": None}, change)
+    vault = keyholder.open_store().vault
+    there = group in vault.groups and (not key or key in vault.groups[group].keys)
+    return {
+        "ok": True,
+        "weakens": False,
+        "there": there,
+        "guard": describe_guard(keyholder.gate.look(vault), place),
+    }

@@ -1,0 +1,226 @@
+"""The guards of a vault: facts that are only added, so that no copy of it has a guard less.
+
+`guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
+`used/ID/MACHINE` how often a machine has used what a guard counts. The machine that has written
+one may say it again, under a higher count. `unguarded/ID` is up to which count the operator took
+one away: what is said later, or elsewhere, stays.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avault.vault.rules import Rules, is_place, join_rules, read_rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Facts = dict[str, list[Any]]
+
+
+IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
+MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
+GUARD_FACTS = ("guard", "moved", "unguarded", "used")
+
+
+def is_kept(name: str) -> bool:
+    """Whether a fact is about guards."""
+    return name.partition("/")[0] in GUARD_FACTS
+
+
+def check_fact(name: str, text: str) -> None:
+    """Raise ValueError unless a fact about guards can be one; of another fact nothing is said."""
+    kind, *rest = name.split("/")
+    if kind not in GUARD_FACTS:
+        return
+    if len(rest) != 1 + (kind == "used") or not all(rest):
+        raise ValueError("a guard without a name")
+    if len(rest[0]) != 16 or set(rest[0]) - IDENTITY:
+        raise ValueError("not the name of a guard")
+    if kind == "guard":
+        read_rules(text)
+    elif kind == "moved":
+        link = json.loads(text)
+        if not all(is_place(link[each]) and "/" in link[each] for each in ("from", "to")):
+            raise ValueError("not a move")
+    elif not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise ValueError("not a number")
+
+
+def check_facts(facts: Facts) -> None:
+    """Raise ValueError unless all facts about guards can be some."""
+    for name, found in facts.items():
+        for each in found:
+            check_fact(name, each.value)
+        if is_kept(name) and len(found) != 1:
+            raise ValueError("a guard that is two")
+
+
+def version_of(facts: Facts) -> int:
+    """The format's version: a vault that has guards is opened by no avault that knows none."""
+    return 2 if any(name.startswith("guard/") for name in facts) else 1
+
+
+def join_facts(ours: Facts, theirs: Facts) -> Facts:
+    """The facts about guards of both; without what the operator took away in either.
+
+    It is the same in whatever order copies are joined, and however often.
+    """
+    joined: Facts = {}
+    for name in sorted(filter(is_kept, {*ours, *theirs})):
+        found = [*ours.get(name, []), *theirs.get(name, [])]
+        is_number = name.startswith(("used/", "unguarded/"))
+        joined[name] = [
+            max(
+                found,
+                key=lambda each: (int(each.value) if is_number else each.count, each.to_list()),
+            )
+        ]
+    return {name: found for name, found in joined.items() if not is_gone(joined, name)}
+
+
+def is_gone(facts: Facts, name: str) -> bool:
+    """Whether the operator took away what a fact says."""
+    kind, _, identity = name.partition("/")
+    mark = facts.get(f"unguarded/{identity}", []) if kind in ("guard", "moved") else []
+    return any(int(each.value) >= facts[name][0].count for each in mark)
+
+
+def own_facts(facts: Facts) -> Facts:
+    """Those that are about guards."""
+    return {name: found for name, found in facts.items() if is_kept(name)}
+
+
+def without_removals(facts: Facts) -> Facts:
+    """Those that can only make a vault's guards stricter."""
+    return {name: each for name, each in own_facts(facts).items() if "unguarded/" not in name}
+
+
+def count_guards(facts: Facts) -> int:
+    """How many guards there are."""
+    return sum(name.startswith("guard/") for name in facts)
+
+
+class Guard:
+    """One that is in force: its id, the place that it is on, and its rules."""
+
+    def __init__(self, identity: str, on: str, rules: Rules) -> None:
+        self.identity, self.on, self.rules = identity, on, rules
+
+
+class Guards:
+    """What the facts of a vault say of guards."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.guards: dict[str, list[Guard]] = {}  # by the place that they are on
+        self.links: dict[str, list[tuple[str, str]]] = {}  # by name: ids, and other names
+        self.used: dict[str, int] = {}
+        self.counts: dict[str, int] = {}  # by id: of its last write
+        self.found: dict[str, list[Guard]] = {}  # what counts for a name, once it was asked for
+        self.asked: dict[frozenset[str], Rules] = {}  # what guards ask together, by their ids
+        for name in sorted(filter(is_kept, facts)):
+            kind, _, rest = name.partition("/")
+            self.add(kind, rest, facts[name][0])
+
+    def add(self, kind: str, rest: str, fact: Any) -> None:
+        """Take one fact."""
+        if kind == "guard":
+            on, rules = read_rules(fact.value)
+            self.guards.setdefault(on, []).append(Guard(rest, on, rules))
+            self.counts[rest] = fact.count
+        elif kind == "moved":
+            link = json.loads(fact.value)
+            self.links.setdefault(link["to"], []).append((rest, link["from"]))
+            self.links.setdefault(link["from"], []).append((rest, link["to"]))
+            self.counts[rest] = fact.count
+        elif kind == "used":
+            identity = rest.partition("/")[0]
+            self.used[identity] = self.used.get(identity, 0) + int(fact.value)
+
+    def names_of(self, name: str) -> list[str]:
+        """The names whose guards count for GROUP/KEY: its own, and all between which it was moved.
+
+        Both ways, as another machine, a restore or an older copy may bring a value back.
+        """
+        found, todo = {name: None}, [name]
+        while todo:
+            for _, other in self.links.get(todo.pop(), ()):
+                if other not in found:
+                    found[other] = None
+                    todo.append(other)
+        return list(found)
+
+    def neighbours(self, name: str) -> list[str]:
+        """The names to or from which GROUP/KEY itself was moved, each once."""
+        return [*dict.fromkeys(other for _, other in self.links.get(name, ()) if other != name)]
+
+    def of(self, name: str) -> list[Guard]:
+        """The guards that count for GROUP/KEY, or of a group those that are on it."""
+        if not self.guards:
+            return []
+        if "/" not in name:
+            return self.guards.get(name, [])
+        if name not in self.found:
+            found: dict[str, Guard] = {}
+            names = self.names_of(name)
+            for each in names:
+                for place in (each.partition("/")[0], each):
+                    found |= {guard.identity: guard for guard in self.guards.get(place, ())}
+            self.found |= {each: list(found.values()) for each in names}
+        return self.found[name]
+
+    def left(self, guard: Guard) -> Rules:
+        """Its rules, with the times that are left."""
+        rules = guard.rules
+        if rules.times is None:
+            return rules
+        left = join_rules([rules])
+        left.times = max(rules.times - self.used.get(guard.identity, 0), 0)
+        return left
+
+    def rules_of(self, guards: Iterable[Guard]) -> Rules:
+        """What all of these ask together."""
+        guards = list(guards)
+        which = frozenset(each.identity for each in guards)
+        if which not in self.asked:
+            self.asked[which] = join_rules([self.left(each) for each in guards])
+        return self.asked[which]
+
+    def places(self) -> list[str]:
+        """Where a guard is on, or comes to by another name."""
+        return sorted({*self.guards, *(each for each in self.links if self.of(each))})
+
+    def marks_of(self, place: str) -> dict[str, int]:
+        """All that the operator takes away to have nothing on this very place: ids, and counts."""
+        found = {guard.identity for guard in self.guards.get(place, ())}
+        found |= {identity for identity, _ in self.links.get(place, ())}
+        return {each: self.counts[each] for each in sorted(found)}
+
+
+def list_known(guards: Guards) -> dict[str, int]:
+    """What a machine knows of guards: how often each has been used, by id; the moves, too.
+
+    Of moves only those that carry a guard; and no more than fit beside the key. None where nothing
+    is guarded.
+    """
+    found = [each for on_it in guards.guards.values() for each in on_it]
+    known = {each.identity: guards.used.get(each.identity, 0) for each in found}
+    for name in guards.links if known else ():
+        if guards.of(name):
+            known |= {identity: 0 for identity, _ in guards.links[name]}
+    return dict(list(known.items())[:MOST_KNOWN])
+
+
+def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
+    """Whether facts are without what was known, and what the operator did not take away."""
+    found = {
+        name.split("/")[1] for name in facts if name.startswith(("guard/", "moved/", "unguarded/"))
+    }
+    used = Guards(facts).used
+    return any(
+        identity not in found
+        or (f"unguarded/{identity}" not in facts and used.get(identity, 0) < count)
+        for identity, count in known.items()
+    )

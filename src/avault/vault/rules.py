@@ -1,0 +1,265 @@
+"""A guard's rules: how a secret may be used. Of two that count, each field has the stricter."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from avault.errors import Usage
+from avault.vault.names import DIGITS, LETTERS, is_group, is_key
+from avault.vault.times import render_time
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+BROKERED = frozenset({"proxy", "ssh", "sign"})  # by a process of avault's own; there is none yet
+SETS = ("only", "hosts", "methods", "paths")
+NUMBERS = ("until", "times")
+MOST = 32  # of one field
+LATEST_UNTIL = 1 << 37  # Unix seconds
+HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
+PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
+
+
+def is_place(text: object) -> bool:
+    """Whether it names a group, or a key of one: GROUP or GROUP/KEY."""
+    group, slash, key = str(text).partition("/")
+    return isinstance(text, str) and is_group(group) and (is_key(key) if slash else True)
+
+
+def is_host(text: str) -> bool:
+    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080."""
+    name, colon, port = text.removeprefix("*.").partition(":")
+    labels = name.split(".")
+    return (
+        0 < len(name) <= 253
+        and name == name.lower()
+        and set(name) <= HOST_CHARACTERS
+        and all(0 < len(each) <= 63 and each[0] != "-" for each in labels)
+        and (not text.startswith("*.") or len(labels) > 1)
+        and (not colon or is_port(port))
+    )
+
+
+def is_port(text: str) -> bool:
+    """Whether it is the number of a port, as it is written."""
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536 and text[0] != "0"
+
+
+def is_method(text: str) -> bool:
+    """Whether it is a method of HTTP, in capitals."""
+    return 0 < len(text) <= 20 and set(text) <= LETTERS | {"-"} and text == text.upper()
+
+
+def is_path(text: str) -> bool:
+    """Whether it is a path, perhaps with * in it: /v1/*."""
+    return text.startswith("/") and len(text) <= 300 and set(text) <= PATH_CHARACTERS
+
+
+MEMBERS = {"only": WAYS.__contains__, "hosts": is_host, "methods": is_method, "paths": is_path}
+EXAMPLES = {
+    "only": f"one of: {', '.join(WAYS)}",
+    "hosts": "as in api.example.com, *.example.com or localhost:8080",
+    "methods": "as in GET or POST",
+    "paths": "as in /v1/charges or /v1/*, without a query",
+}
+
+
+class Rules:
+    """What is asked of each use of a secret; a field that is None asks nothing.
+
+    `only`, `hosts`, `methods` and `paths` are lists of sets: of each set, one member has to fit.
+    `until` is in Unix seconds, `times` how often. Rules of a later avault, which this one does
+    not know, let nobody through: `is_known` is false.
+    """
+
+    __slots__ = (*SETS, *NUMBERS, "is_known")
+
+    def __init__(self, **fields: Any) -> None:
+        def one(name: str) -> list[frozenset[str]]:
+            return [frozenset(fields[name])] if fields.get(name) is not None else []
+
+        self.only, self.hosts = one("only"), one("hosts")
+        self.methods, self.paths = one("methods"), one("paths")
+        self.until: int | None = fields.get("until")
+        self.times: int | None = fields.get("times")
+        self.is_known = True
+
+    def __and__(self, other: Rules) -> Rules:
+        """What both ask."""
+        return join_rules([self, other])
+
+    def ways(self) -> frozenset[str] | None:
+        """The ways that are left; None for all. What is about requests is for the proxy alone."""
+        found = list(self.only)
+        if self.hosts or self.methods or self.paths:
+            found.append(frozenset({"proxy"}))
+        return frozenset.intersection(*found) if found else None
+
+    def lets(self, way: str, now: float) -> bool:
+        """Whether a use by a way goes through; none of those of a broker does by itself."""
+        ways = self.ways()
+        is_way = ways is None or way in ways
+        is_time = self.until is None or now < self.until
+        return self.is_known and is_way and is_time and self.times != 0
+
+    def asks_at_least(self, other: Rules) -> bool:
+        """Whether nothing gets through these that would not through the other's."""
+        ways, others = self.ways(), other.ways()
+        if others is not None and (ways is None or not ways <= others):
+            return False
+        for name in NUMBERS:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if theirs is not None and (mine is None or mine > theirs):
+                return False
+        for name in ("hosts", "methods", "paths"):
+            for wide in getattr(other, name):
+                if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
+                    return False
+        return other.is_known or not self.is_known
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that ask something, for JSON; of sets, which all have to fit, a list of lists.
+
+        But `only`, which is the ways that are left.
+        """
+        ways = self.ways()
+        shown: dict[str, Any] = {} if ways is None else {"only": sorted(ways)}
+        for name in SETS[1:]:
+            if found := getattr(self, name):
+                shown[name] = [sorted(each) for each in found]
+        if self.until is not None:
+            shown["until"] = render_time(self.until)
+        if self.times is not None:
+            shown["times"] = self.times
+        return shown if self.is_known else {**shown, "unknown": True}
+
+    def __str__(self) -> str:
+        """In words."""
+        return self.describe(MOST)
+
+    def describe(self, most: int) -> str:
+        """In words; of a list with more than so many members, how many it has."""
+        if not self.is_known:
+            return "nobody: a later avault has a rule here that this one does not know"
+        words = []
+        ways = self.ways()
+        if ways is not None:
+            words.append(f"only {' or '.join(sorted(ways, key=WAYS.index))}" if ways else "nobody")
+        for name, word in (("hosts", "to"), ("methods", "by"), ("paths", "at")):
+            for each in getattr(self, name):
+                shown = " or ".join(sorted(each))
+                words.append(
+                    f"{word} {shown if len(each) <= most else f'one of {len(each)} {name}'}"
+                )
+        if self.until is not None:
+            words.append(f"until {render_time(self.until)}")
+        if self.times is not None:
+            words.append(f"{self.times} more {'time' if self.times == 1 else 'times'}")
+        return ", ".join(words) or "no rule"
+
+
+def join_rules(rules: list[Rules]) -> Rules:
+    """What all of these ask together."""
+    joined = Rules()
+    for name in SETS:
+        setattr(
+            joined, name, simplify(name, [each for one in rules for each in getattr(one, name)])
+        )
+    for name in NUMBERS:
+        found = [getattr(one, name) for one in rules if getattr(one, name) is not None]
+        setattr(joined, name, min(found, default=None))
+    joined.is_known = all(one.is_known for one in rules)
+    return joined
+
+
+def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
+    """Whether all that fits the one set fits the other, as far as that shows."""
+    patterns = [each for each in wide if "*" in each]
+    return all(
+        each in wide or any(fits(name, each, pattern) for pattern in patterns) for each in narrow
+    )
+
+
+def fits(name: str, text: str, pattern: str) -> bool:
+    """Whether a member, which may be a pattern itself, is among what a pattern stands for."""
+    if text == pattern:
+        return True
+    if name == "hosts":
+        return pattern.startswith("*.") and text.removeprefix("*").endswith(pattern[1:])
+    is_open = pattern.endswith("*") and "*" not in pattern[:-1]
+    return name == "paths" and is_open and text.startswith(pattern[:-1])
+
+
+def simplify(name: str, sets: list[frozenset[str]]) -> list[frozenset[str]]:
+    """The sets without those that another one is within, in one order."""
+    if name == "only":
+        return [frozenset.intersection(*sets)] if sets else []
+    unique = sorted({*sets}, key=sorted)
+    return [
+        each
+        for each in unique
+        if not any(
+            other != each
+            and is_within(name, other, each)
+            and (not is_within(name, each, other) or sorted(other) < sorted(each))
+            for other in unique
+        )
+    ]
+
+
+def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
+    """The fields of a request that ask something, as they are kept; raises Usage."""
+    kept: dict[str, Any] = {}
+    for name, is_member in MEMBERS.items():
+        found = given.get(name)
+        if found in (None, []):
+            continue
+        if not isinstance(found, list) or len(found) > MOST:
+            raise Usage(f"{name} is a list of at most {MOST} words")
+        for each in found:
+            if not isinstance(each, str) or not is_member(each):
+                raise Usage(f"not one of {name}", EXAMPLES[name])
+        kept[name] = sorted({*found})
+    if any(name in kept for name in SETS[1:]):
+        if kept.get("only", ["proxy"]) != ["proxy"]:
+            raise Usage("hosts, methods and paths are for the proxy", "leave --only out")
+        kept["only"] = ["proxy"]
+    for name, least in (("until", now + 1), ("times", 1)):
+        number = given.get(name)
+        if number is None:
+            continue
+        if type(number) is not int or not least <= number <= LATEST_UNTIL:
+            at = "a time to come" if name == "until" else "a number from 1"
+            raise Usage(f"{name} is {at}")
+        kept[name] = number
+    return kept
+
+
+def read_rules(text: str) -> tuple[str, Rules]:
+    """What a fact of a guard says: the place that it is on, and its rules; raises ValueError.
+
+    What it says besides, a later avault has said: nobody gets through.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or not is_place(found.get("on")):
+        raise ValueError("not a guard")
+    on = found.pop("on")
+    rules = Rules()
+    for name in SETS:
+        members = found.pop(name, None)
+        if members is not None:
+            is_list = isinstance(members, list) and all(isinstance(each, str) for each in members)
+            is_sound = is_list and all(map(MEMBERS[name], members))
+            setattr(rules, name, [frozenset(members if is_sound else ())])
+            rules.is_known = rules.is_known and is_sound
+    for name in NUMBERS:
+        number = found.pop(name, None)
+        if number is not None:
+            is_sound = type(number) is int and 0 <= number <= LATEST_UNTIL
+            setattr(rules, name, number if is_sound else 0)
+            rules.is_known = rules.is_known and is_sound
+    rules.is_known = rules.is_known and not found
+    return on, rules
