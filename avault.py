@@ -1414,6 +1414,7 @@ VALUES = {  # answered by the keyholder while it is unlocked
     "guard", "guards",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
+NESTED = 100  # levels of objects and lists in a frame
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
 
 
@@ -1423,15 +1424,29 @@ def encode_frame(message: dict[str, Any]) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def decode_frame(data: bytes | bytearray) -> dict[str, Any]:
-    """The message in a frame's JSON; raises Usage."""
+def decode_frame(data: bytes | bytearray, deepest: int = NESTED) -> dict[str, Any]:
+    """The message in a frame's JSON; raises Usage, also for more than `deepest` levels.
+
+    How deep is not left to the room on a stack: who passes a frame on may have more of it.
+    """
     try:
         message = json.loads(data)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
         raise Usage("not a JSON object")
+    if data.count(b"[") + data.count(b"{") > deepest and is_deeper(message, deepest):
+        raise Usage("nested too deep")
     return message
+
+
+def is_deeper(message: object, limit: int) -> bool:
+    """Whether what JSON gave has more than so many levels of objects and lists."""
+    level = [message]
+    for _ in range(limit):
+        inner = [each for each in level if isinstance(each, dict | list)]
+        level = [part for each in inner for part in (each.values() if type(each) is dict else each)]
+    return any(isinstance(each, dict | list) for each in level)
 
 
 def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:
@@ -10174,7 +10189,7 @@ class Control:
             return
         self.frames.feed(data)
         while (frame := self.frames.next()) is not None:
-            message = decode_frame(frame)
+            message = decode_frame(frame, NESTED + 1)  # what a client has sent may be in it
             fd = self.fds.pop(0) if message.get("fd") else None
             if fd != -1:
                 self.receive(message, fd)

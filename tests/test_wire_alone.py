@@ -43,6 +43,21 @@ def test_the_longest_frame_and_one_byte_more() -> None:
         frames.next()
 
 
+@pytest.mark.parametrize("kind", ['{"x":@}', "[@]"])
+def test_how_deep_a_frame_is_nested_is_not_left_to_the_stack(kind: str) -> None:
+    """The supervisor passes a frame on, and the keyholder has less room for it."""
+
+    def nest(levels: int) -> bytes:
+        text = "0"
+        for _ in range(levels - 1):
+            text = kind.replace("@", text)
+        return b'{"op":"get","also":["{[{["],"x":' + text.encode() + b"}"
+
+    assert avault.decode_frame(nest(avault.NESTED))["op"] == "get"
+    with pytest.raises(avault.Usage, match="nested too deep"):
+        avault.decode_frame(nest(avault.NESTED + 1))
+
+
 @pytest.mark.parametrize("data", [b"", b"x", b"[]", b"1", b"null", b'"x"', b"\xff", b"[" * 100_000, b'{"a": 1} x'])
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(avault.Usage, match="not a JSON object"):

@@ -288,10 +288,9 @@ def get_c(machine: Machine) -> str:
     return str(machine("get", "a/C", secret=True).stdout.removesuffix("\n"))
 
 
-@pytest.mark.starts  # how deep a Python can go hangs on how deep it is
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
 def test_nested_to_the_limit(vault: Machine, canary: Canary, first: bool) -> None:
-    """Around the depth that a Python can still take, each is answered or refused, and the next client gets its own answer."""
+    """Around the depth that is the limit, each is answered or refused, and the next client gets its own answer."""
 
     def ask(depth: int) -> str:
         with Client(vault) as client:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
-from avault.protocol import SESSIONS, Frames, decode_frame, encode_frame
+from avault.protocol import NESTED, SESSIONS, Frames, decode_frame, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -89,7 +89,7 @@ class Control:
             return
         self.frames.feed(data)
         while (frame := self.frames.next()) is not None:
-            message = decode_frame(frame)
+            message = decode_frame(frame, NESTED + 1)  # what a client has sent may be in it
             fd = self.fds.pop(0) if message.get("fd") else None
             if fd != -1:
                 self.receive(message, fd)
