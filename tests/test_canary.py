@@ -112,7 +112,7 @@ def test_git(tmp_path, place):
 
 def run(tmp_path: Path, test: str, *options: str) -> tuple[int, str]:
     """pytest by itself, over a file with one test and copies of what it needs."""
-    for name in ("conftest.py", "canary.py", "figures.py"):
+    for name in ("conftest.py", "canary.py", "figures.py", "order.py"):
         (tmp_path / name).write_bytes((HERE / name).read_bytes())
     (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE.parent / 'scripts'}\n")
     (tmp_path / "test_it.py").write_text(f"import sys\nfrom canary import record\n\n{test}\n")

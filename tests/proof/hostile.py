@@ -15,8 +15,22 @@ from typing import Any
 
 import avault
 
-READS = ["get", "has", "list", "export", "reveal", "provide", "inspect", "verify_log", "verify", "machines", "exposed", "replica"]
-WRITES = ["set", "delete", "move", "import", "merge", "restore"]
+READS = [
+    "get",
+    "has",
+    "list",
+    "export",
+    "reveal",
+    "provide",
+    "inspect",
+    "verify_log",
+    "verify",
+    "machines",
+    "exposed",
+    "replica",
+    "guards",
+]
+WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
 
