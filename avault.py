@@ -5729,10 +5729,10 @@ def verify_recovery(data: bytes, keys: Keys, vault: Vault) -> None:
         raise Tampered("nsec.enc does not open") from None
 
 
-def is_recovery(path: str, keys: Keys, vault: Vault) -> bool:
-    """Whether the file there is a recovery copy of that vault."""
+def is_recovery(data: bytes, keys: Keys, vault: Vault) -> bool:
+    """Whether these bytes are a recovery copy of that vault."""
     try:
-        verify_recovery(read_file(path), keys, vault)
+        verify_recovery(data, keys, vault)
     except AvaultError:
         return False
     return True
@@ -5780,7 +5780,7 @@ class Recovery:
         While git is at work, or the vault is gone too, the file may be on its way: look again.
         """
         path = self.places.file("nsec.enc")
-        seen, problem, over = look_at(path), None, None
+        seen, problem, over, data = look_at(path), None, None, b""
         self.operators = vault.operators()
         try:
             if os.path.islink(path):
@@ -5801,7 +5801,7 @@ class Recovery:
             self.warning, self.was_made = f"{successor.message}; {successor.hint}", False
             return False
         problem = successor or problem
-        if beside and is_recovery(path, keys, beside):  # of operators who came meanwhile
+        if beside and is_recovery(data, keys, beside):  # of operators who came meanwhile
             self.warning, self.was_made = (
                 f"{problem.message}, but is of the avault.enc there",
                 False,

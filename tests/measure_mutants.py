@@ -79,7 +79,11 @@ DANGEROUS = [
         "refusal = None",
         "test_store_alone.py::test_a_rollback_is_accepted_under_a_new_name",
     ),
-    ("!= (ours.identity, ours.operator):", "is None:", "test_store_alone.py::test_what_cannot_be_taken_is_trouble"),
+    (
+        "        if not found.is_of(ours):",
+        "        if found is None:",
+        "test_store_alone.py::test_what_cannot_be_taken_is_trouble",
+    ),
     (
         "if not found or (rules.lets(way, now)",
         "if found or (rules.lets(way, now)",

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,10 @@ class Tools:
         return await self("run", command=list(words), secrets=list(secrets), **more)
 
 
+# asyncio's own word, where its transport has asked after a child just before the thread that waits for it (3.11)
+REAPED = r"(?m)^Unknown child process pid \d+, will report returncode 255\n"
+
+
 @contextlib.asynccontextmanager
 async def serve(machine: Machine, *words: str, mode: str = "auto") -> AsyncIterator[Tools]:
     """The tools of `avault mcp` on that machine. What the server says on stderr is searched too, and is nothing."""
@@ -66,7 +71,7 @@ async def serve(machine: Machine, *words: str, mode: str = "auto") -> AsyncItera
     with said.open("w") as errors:
         async with Client(stdio_client(parameters, errlog=errors), mode=mode) as client:
             yield Tools(client)
-    assert said.read_text() == ""
+    assert not re.sub(REAPED, "", said.read_text())
 
 
 def prepare(machine: Machine, canary: Canary) -> None:

@@ -370,7 +370,7 @@ def model() -> Iterator[Model]:
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_from_plaintext_to_a_gateway_that_asks_the_phone(
     machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary
 ) -> None:
@@ -465,7 +465,7 @@ def install_quietly(machine: Machine, claw: Claw) -> tuple[str, dict[str, Any], 
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_how_the_hook_ends_when_the_vault_stays_locked(
     machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary
 ) -> None:
@@ -513,7 +513,7 @@ def claw(machine: Machine, model: Model) -> Claw:
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_auth_profiles(claw: Claw, machine: Machine, canary: Canary) -> None:
     """The key of a provider moves out of the store that all agents share; several keys of one provider stay there."""
     claw.write()
@@ -542,7 +542,7 @@ def test_auth_profiles(claw: Claw, machine: Machine, canary: Canary) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_plan_that_fails_changes_nothing(claw: Claw, machine: Machine, canary: Canary) -> None:
     """OpenClaw is made to refuse it, by being given another plan. What the vault has is never replaced."""
     claw.write(lab={"apiKey": canary.value}, skills={"entries": {"weather": {"apiKey": canary.new("weather")}}})
@@ -583,7 +583,7 @@ def without_meta(settings: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_undo(claw: Claw, machine: Machine, canary: Canary) -> None:
     """There and back: openclaw.json and an agent's own profiles mean what they meant before, and OpenClaw takes them."""
     claw.write(
@@ -768,7 +768,7 @@ def telegram() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
     machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary, telegram: tuple[str, list[dict[str, Any]]]
 ) -> None:
@@ -805,7 +805,7 @@ def test_the_operator_is_told_in_a_chat_that_works_without_the_vault(
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_variables_run_under_avault(claw: Claw, machine: Machine, npx: Path, canary: Canary) -> None:
     """Where OpenClaw takes no references: listed, moved when asked, used by the server, and put back."""
     server = {"command": str(machine.top / "bin" / "npx"), "args": ["--offline", "-y", str(npx)], "env": {"LOG_LEVEL": "info"}}
@@ -829,7 +829,7 @@ def test_variables_run_under_avault(claw: Claw, machine: Machine, npx: Path, can
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_gateway_under_a_wrapper_fails_closed(claw: Claw, machine: Machine, canary: Canary) -> None:
     """As in references/openclaw.md. Started with a locked vault it waits; without one, OpenClaw is not started at all."""
     text = (SOURCE.parent / "references" / "openclaw.md").read_text()
@@ -848,7 +848,7 @@ def test_a_gateway_under_a_wrapper_fails_closed(claw: Claw, machine: Machine, ca
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_avault_py_itself_is_the_command(claw: Claw, machine: Machine, canary: Canary) -> None:
     """In the old place, scripts/, under a python3 without packages: an open vault takes the standard library alone."""
     old = machine.home / "clawd" / "skills" / "avault" / "scripts"
@@ -908,7 +908,7 @@ def npx(claw: Claw, machine: Machine, package: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machine, npx: Path, canary: Canary) -> None:
     """OpenClaw takes no references in mcp.servers.*.env; avault run gives the server what is named, and nothing else.
 
@@ -926,7 +926,7 @@ def test_an_mcp_server_gets_its_token_from_avault_run(claw: Claw, machine: Machi
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_an_mcp_server_starts_at_the_next_turn_after_an_unlock(
     machine: Machine, relay: Relay, phone: Phone, model: Model, canary: Canary, package: Path
 ) -> None:
