@@ -103,6 +103,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/sharing            Custodians in their order, and those that are given to all machines of a vault
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
+    daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, and what was
     daemon/autolock           When an open vault locks by itself
     daemon/callers            Who is at the other end of a connection
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
@@ -123,7 +124,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
-    daemon/guarding           What becomes of guards where less is asked for, and the words by which a person agrees to it
+    daemon/guarding           What becomes of guards where other ones are asked for
     daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/changes            What changes an open vault. It stands in the access log before it happens
@@ -2625,10 +2626,9 @@ def join_rules(rules: list[Rules]) -> Rules:
 
 def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
     """Whether all that fits the one set fits the other, as far as that shows."""
-    patterns = [each for each in wide if "*" in each]
-    return all(
-        each in wide or any(fits(name, each, pattern) for pattern in patterns) for each in narrow
-    )
+    rest = narrow - wide
+    patterns = [each for each in wide if "*" in each] if rest else []
+    return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
 
 
 def fits(name: str, text: str, pattern: str) -> bool:
@@ -2806,10 +2806,10 @@ def count_guards(facts: Facts) -> int:
 
 
 class Guard:
-    """One that is in force: its id, the place that it is on, and its rules."""
+    """One that is in force: its id, the place that it is on, its rules, and since when."""
 
-    def __init__(self, identity: str, on: str, rules: Rules) -> None:
-        self.identity, self.on, self.rules = identity, on, rules
+    def __init__(self, identity: str, on: str, rules: Rules, since: int) -> None:
+        self.identity, self.on, self.rules, self.since = identity, on, rules, since
 
 
 class Guards:
@@ -2817,9 +2817,11 @@ class Guards:
 
     def __init__(self, facts: Facts) -> None:
         self.guards: dict[str, list[Guard]] = {}  # by the place that they are on
-        self.links: dict[str, list[tuple[str, str]]] = {}  # by name: ids, and other names
+        self.moves: list[tuple[str, str]] = []  # ids, and texts, that `links` has not read yet
+        self.joined: dict[str, list[tuple[str, str]]] = {}
         self.used: dict[str, int] = {}
         self.counts: dict[str, int] = {}  # by id: of its last write
+        self.one: dict[str, list[str]] = {}  # the names that are one with a name, itself among them
         self.found: dict[str, list[Guard]] = {}  # what counts for a name, once it was asked for
         self.asked: dict[frozenset[str], Rules] = {}  # what guards ask together, by their ids
         for name in sorted(filter(is_kept, facts)):
@@ -2830,29 +2832,40 @@ class Guards:
         """Take one fact."""
         if kind == "guard":
             on, rules = read_rules(fact.value)
-            self.guards.setdefault(on, []).append(Guard(rest, on, rules))
+            self.guards.setdefault(on, []).append(Guard(rest, on, rules, fact.created))
             self.counts[rest] = fact.count
         elif kind == "moved":
-            link = json.loads(fact.value)
-            self.links.setdefault(link["to"], []).append((rest, link["from"]))
-            self.links.setdefault(link["from"], []).append((rest, link["to"]))
+            self.moves.append((rest, fact.value))
             self.counts[rest] = fact.count
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
+
+    @property
+    def links(self) -> dict[str, list[tuple[str, str]]]:
+        """By name: ids, and other names. Read once they are asked for: without a guard, never."""
+        for identity, text in self.moves:
+            link = json.loads(text)
+            self.joined.setdefault(link["to"], []).append((identity, link["from"]))
+            self.joined.setdefault(link["from"], []).append((identity, link["to"]))
+        self.moves = []
+        return self.joined
 
     def names_of(self, name: str) -> list[str]:
         """The names whose guards count for GROUP/KEY: its own, and all between which it was moved.
 
         Both ways, as another machine, a restore or an older copy may bring a value back.
         """
-        found, todo = {name: None}, [name]
-        while todo:
-            for _, other in self.links.get(todo.pop(), ()):
-                if other not in found:
-                    found[other] = None
-                    todo.append(other)
-        return list(found)
+        if name not in self.one:
+            found, todo, links = {name: None}, [name], self.links
+            while todo:
+                for _, other in links.get(todo.pop(), ()):
+                    if other not in found:
+                        found[other] = None
+                        todo.append(other)
+            names = list(found)
+            self.one |= dict.fromkeys(names, names)
+        return self.one[name]
 
     def neighbours(self, name: str) -> list[str]:
         """The names to or from which GROUP/KEY itself was moved, each once."""
@@ -2865,12 +2878,10 @@ class Guards:
         if "/" not in name:
             return self.guards.get(name, [])
         if name not in self.found:
-            found: dict[str, Guard] = {}
             names = self.names_of(name)
-            for each in names:
-                for place in (each.partition("/")[0], each):
-                    found |= {guard.identity: guard for guard in self.guards.get(place, ())}
-            self.found |= {each: list(found.values()) for each in names}
+            places = {place for each in names for place in (each, each.partition("/")[0])}
+            found = [guard for place in sorted(places) for guard in self.guards.get(place, ())]
+            self.found |= dict.fromkeys(names, found)
         return self.found[name]
 
     def left(self, guard: Guard) -> Rules:
@@ -2892,7 +2903,8 @@ class Guards:
 
     def places(self) -> list[str]:
         """Where a guard is on, or comes to by another name."""
-        return sorted({*self.guards, *(each for each in self.links if self.of(each))})
+        linked = self.links if self.guards else ()
+        return sorted({*self.guards, *(each for each in linked if self.of(each))})
 
     def marks_of(self, place: str) -> dict[str, int]:
         """All that the operator takes away to have nothing on this very place: ids, and counts."""
@@ -2901,17 +2913,25 @@ class Guards:
         return {each: self.counts[each] for each in sorted(found)}
 
 
+def carrying_moves(guards: Guards) -> list[str]:
+    """The ids of the moves that carry a guard to another name."""
+    if not guards.guards:
+        return []
+    return sorted(
+        {each for name, on_it in guards.links.items() if guards.of(name) for each, _ in on_it}
+    )
+
+
 def list_known(guards: Guards) -> dict[str, int]:
     """What a machine knows of guards: how often each has been used, by id; the moves, too.
 
-    Of moves only those that carry a guard; and no more than fit beside the key. None where nothing
-    is guarded.
+    Of moves only those that carry a guard; and no more than fit beside the key, the guards that are
+    there longest before all others: nobody pushes them out by later ones.
     """
     found = [each for on_it in guards.guards.values() for each in on_it]
+    found.sort(key=lambda each: (each.since, each.identity))
     known = {each.identity: guards.used.get(each.identity, 0) for each in found}
-    for name in guards.links if known else ():
-        if guards.of(name):
-            known |= {identity: 0 for identity, _ in guards.links[name]}
+    known |= dict.fromkeys(carrying_moves(guards), 0)
     return dict(list(known.items())[:MOST_KNOWN])
 
 
@@ -2937,17 +2957,20 @@ IN_ALL = 1_000  # guards, and moves that carry some
 WORDS = 400  # characters that the rules of one name may have: the phone has to show them
 
 
-def say_fact(vault: AnyVault, kind: str, texts: list[str], now: int, machine: str) -> None:
-    """Note the first of these, or say again what this machine has said already, of one of them.
+def say_facts(vault: AnyVault, kind: str, wanted: list[list[str]], now: int, machine: str) -> None:
+    """Of each of these, note the first, or say again what this machine has said already.
 
     As what is said again is later, nobody takes it away who has not heard of that.
     """
-    for name, found in vault.facts.items():
-        is_ours = name.startswith(f"{kind}/") and found[0].machine == machine
-        if is_ours and found[0].value in texts:
-            vault.state(name, found[0].value, now, machine)
-            return
-    vault.state(f"{kind}/{secrets.token_hex(8)}", texts[0], now, machine)
+    said = {
+        found[0].value: name
+        for name, found in vault.facts.items()
+        if name.startswith(f"{kind}/") and found[0].machine == machine
+    }
+    for texts in wanted:
+        text = next((each for each in texts if each in said), texts[0])
+        name = said.setdefault(text, f"{kind}/{secrets.token_hex(8)}")
+        vault.state(name, text, now, machine)
 
 
 def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machine: str) -> None:
@@ -2955,24 +2978,25 @@ def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machin
 
     Each field is a guard by itself: where one is taken away, the others are what they were.
     """
-    for name, value in fields.items():
-        text = json.dumps({"on": on, name: value}, sort_keys=True)
-        say_fact(vault, "guard", [text], now, machine)
+    texts = [json.dumps({"on": on, name: value}, sort_keys=True) for name, value in fields.items()]
+    say_facts(vault, "guard", [[text] for text in texts], now, machine)
 
 
 def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
     """Have a group guarded as another one is."""
-    for name in [each for each in vault.facts if each.startswith("guard/")]:
-        fields = json.loads(vault.fact(name))
-        if fields["on"] == old:
-            text = json.dumps({**fields, "on": new}, sort_keys=True)
-            say_fact(vault, "guard", [text], now, machine)
+    found = [json.loads(text) for text in vault.facts_of("guard").values()]
+    copied = [{**fields, "on": new} for fields in found if fields["on"] == old]
+    texts = [[json.dumps(fields, sort_keys=True)] for fields in copied]
+    say_facts(vault, "guard", texts, now, machine)
 
 
-def note_move(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
+def note_moves(vault: AnyVault, moves: list[tuple[str, str]], now: int, machine: str) -> None:
     """Have the guards on either name count for both, also what another machine sets meanwhile."""
-    texts = [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
-    say_fact(vault, "moved", texts, now, machine)
+    wanted = [
+        [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
+        for old, new in moves
+    ]
+    say_facts(vault, "moved", wanted, now, machine)
 
 
 def remove_marks(vault: AnyVault, marks: dict[str, int], now: int, machine: str) -> None:
@@ -2994,21 +3018,46 @@ def take_off(vault: AnyVault, place: str, now: int, machine: str) -> None:
     guards = Guards(vault.facts)
     others = guards.neighbours(place)
     remove_marks(vault, guards.marks_of(place), now, machine)
-    for one, other in itertools.pairwise(others):
-        note_move(vault, one, other, now, machine)
+    note_moves(vault, list(itertools.pairwise(others)), now, machine)
 
 
 def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, machine: str) -> None:
     """Have what guards these names in a copy of the vault that a value is taken from.
 
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
-    so, but for the names which a value had: it may be the one that was guarded under another.
+    so, but for the names which a value had: it may be the one that was guarded under another. So it
+    is where it equals what is guarded here.
     """
     vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
     here, there = Guards(vault.facts), Guards(copy.facts)
-    for name in names:
-        for other in {*there.names_of(name)} - {*here.names_of(name)}:
-            note_move(vault, name, other, now, machine)
+    guarded = guarded_values(vault, here)
+    moves = [
+        (name, other)
+        for name in names
+        for other in {
+            *there.names_of(name),
+            *(each for value in values_of(copy, name) for each in guarded.get(value, ())),
+        }
+        - {*here.names_of(name)}
+    ]
+    note_moves(vault, moves, now, machine)
+
+
+def values_of(vault: AnyVault, name: str) -> set[str]:
+    """The values that are under a name; none where there is no such name."""
+    group, _, key = name.partition("/")
+    there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
+    return {secret.value for secret in there}
+
+
+def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, list[str]]:
+    """What is guarded: for each value, the names that have it."""
+    found: dict[str, list[str]] = {}
+    for group, each in vault.groups.items() if guards.guards else ():
+        for name in (f"{group}/{key}" for key in each.keys):
+            for value in values_of(vault, name) if guards.of(name) else ():
+                found.setdefault(value, []).append(name)
+    return found
 
 
 def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:
@@ -3018,27 +3067,54 @@ def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:
         vault.state(name, str(int(vault.fact(name) or 0) + 1), now, machine)
 
 
-def refuse_more(vault: AnyVault, names: list[str]) -> None:
-    """Raise AvaultError where too many guards come together for these names."""
-    guards = Guards(vault.facts)
-    for name in names:
-        found = guards.of(name)
-        if len(found) > GUARDS_TOGETHER:
-            raise AvaultError(
-                f"more than {GUARDS_TOGETHER} guards would count for {name}",
-                "see them with: avault guard; and part names with: avault unguard",
-            )
-        if len(str(guards.rules_of(found))) > WORDS:
-            raise Usage(
-                f"the rules for {name} would be more than a phone shows",
-                "name fewer hosts and paths, perhaps with * in them",
-            )
-    carried = {each for name in guards.links if guards.of(name) for each, _ in guards.links[name]}
-    if max(len(carried), sum(map(len, guards.guards.values()))) > IN_ALL:
+def refuse_more(before: Guards, vault: AnyVault, places: list[str]) -> None:
+    """Raise AvaultError where too many guards come together for these, or are there in all.
+
+    Of a group, for all names in it, also those that are not in the vault. What was more before, as
+    by a merge, may stay so.
+    """
+    after = Guards(vault.facts)
+    seen: set[str] = set()
+    for name in names_in(vault, after, places) if after.guards else ():
+        if name not in seen:
+            seen |= {*after.names_of(name)}
+            refuse_more_for(before, after, name)
+    if count_all(after) > IN_ALL and count_all(after) > count_all(before):
         raise AvaultError(
             f"this vault would have more than {IN_ALL} guards, or moves that carry some",
             "see them with: avault guard; and part names with: avault unguard",
         )
+
+
+def names_in(vault: AnyVault, guards: Guards, places: list[str]) -> list[str]:
+    """These places, and what is in those that are groups: keys, and names of them before."""
+    groups = {each for each in places if "/" not in each}
+    keys = [
+        f"{group}/{key}" for group in groups & {*vault.groups} for key in vault.groups[group].keys
+    ]
+    known = [each for each in (*guards.links, *guards.guards) if "/" in each]
+    return [*places, *keys, *(each for each in known if each.partition("/")[0] in groups)]
+
+
+def refuse_more_for(before: Guards, after: Guards, name: str) -> None:
+    """Raise AvaultError where more comes together for a name than may, and than did."""
+    names, found = after.names_of(name), after.of(name)
+    if len(found) > max(GUARDS_TOGETHER, *(len(before.of(each)) for each in names)):
+        raise AvaultError(
+            f"more than {GUARDS_TOGETHER} guards would count for {name}",
+            "see them with: avault guard; and part names with: avault unguard",
+        )
+    length = len(str(after.rules_of(found)))
+    if length > WORDS and length > max(len(str(before.rules_of(before.of(n)))) for n in names):
+        raise Usage(
+            f"the rules for {name} would be more than a phone shows",
+            "name fewer hosts and paths, perhaps with * in them",
+        )
+
+
+def count_all(guards: Guards) -> int:
+    """How many guards there are, or moves that carry some, if these are more."""
+    return max(len(carrying_moves(guards)), sum(map(len, guards.guards.values())))
 
 
 # ---------------------------------------------------------- vault/secret ----
@@ -3196,6 +3272,18 @@ class Vault:
 
     def move(self, old: tuple[str, str], new: tuple[str, str], now: int, machine: str) -> None:
         """Give a key another name, in its group or in another one; raises NotFound, Denied."""
+        self.move_all([(old, new)], now, machine)
+
+    def move_all(
+        self, moves: list[tuple[tuple[str, str], tuple[str, str]]], now: int, machine: str
+    ) -> None:
+        """Give keys other names; raises NotFound, Denied."""
+        for old, new in moves:
+            self.rename(old, new, now, machine)
+        note_moves(self, [("/".join(old), "/".join(new)) for old, new in moves], now, machine)
+
+    def rename(self, old: tuple[str, str], new: tuple[str, str], now: int, machine: str) -> None:
+        """Have a value under a name that is not there yet, and not under the one before."""
         found = self.secrets(*old)
         if len(found) > 1:
             raise Denied(
@@ -3210,7 +3298,6 @@ class Vault:
         self.put(*new, found[0].value, now, machine)
         self.groups[new[0]].keys[new[1]][0].created = found[0].created
         self.remove(*old)
-        note_move(self, "/".join(old), "/".join(new), now, machine)
 
     def remove(self, group: str, key: str | None) -> None:
         """Delete a key, or a whole group; a group without keys is gone."""
@@ -11627,6 +11714,182 @@ async def dismiss_operator(warden: Warden, request: Message, caller: dict[str, A
 ADMIT: dict[str, Manage] = {"admit": admit_operator, "dismiss": dismiss_operator}
 
 
+# ------------------------------------------------------- daemon/agreeing ----
+# The words by which a person agrees to less guard: what becomes possible, of what, and what was.
+
+
+SENTENCE = 1200  # characters that a phone shows
+SHOWN = 4  # names of a secret that are shown, besides those that carry a guard
+ALL = 10_000
+# what is tried, until it is short enough: whether it says what was, whether it says all as one, and
+# how many of the names that carry a guard it says
+SHORTER = (
+    (True, False, ALL), (False, False, ALL), (False, True, ALL), (False, True, 16),
+    (False, True, 4), (False, True, 1),
+)  # fmt: skip
+ANYTHING = "anything, by any program here"
+
+
+class Step:
+    """What becomes of some secrets in the same way.
+
+    `may` is by what they may be used, "" where other guards let no more through than before; `lost`
+    are the places whose guards count less for them, or not at all.
+    """
+
+    def __init__(self, may: str, was: str, lost: tuple[str, ...]) -> None:
+        self.may, self.was, self.lost = may, was, lost
+        self.names: list[str] = []
+        self.rules: set[str] = set()  # the ids of what guarded them
+
+
+class Loosening:
+    """What the guards of a vault let through after a change of those on a place, and not before."""
+
+    def __init__(self, before: Vault, after: Vault, place: str) -> None:
+        self.vault, self.place = before.name, place
+        self.old, self.new = Guards(before.facts), Guards(after.facts)
+        self.there = {
+            f"{group}/{key}" for group, each in before.groups.items() for key in each.keys
+        }
+        self.weaker = {each for each in self.old.guards if self.is_weaker(each)}
+        self.steps: dict[tuple[str, str, tuple[str, ...]], Step] = {}
+        self.compared: dict[tuple[int, int], tuple[str, str]] = {}
+        for name in sorted({*self.there, *self.old.links, place}):
+            self.add(name)
+
+    def is_weaker(self, place: str) -> bool:
+        """Whether what is on a place asks less than before."""
+        old, new = self.old.guards[place], self.new.guards.get(place, [])
+        return not self.new.rules_of(new).asks_at_least(self.old.rules_of(old))
+
+    def add(self, name: str) -> None:
+        """Find what becomes of a name."""
+        old, new = self.old.of(name), self.new.of(name)
+        still = {each.on for each in new} - self.weaker
+        lost = tuple(sorted({each.on for each in old} - still))
+        if not lost:
+            return
+        may, was = self.compare(self.old.rules_of(old), self.new.rules_of(new), bool(new))
+        step = self.steps.setdefault((may, was, () if may else lost), Step(may, was, lost))
+        step.names.append(name)
+        step.rules |= {each.identity for each in old}
+        step.lost = tuple(sorted({*step.lost, *lost}))
+
+    def compare(self, was: Rules, to_be: Rules, is_guarded: bool) -> tuple[str, str]:
+        """What becomes possible and what was, in words; both "" where nothing does.
+
+        Both rules are what is kept of them: those of many names are the same, and compared once.
+        """
+        which = id(was), id(to_be)
+        if which not in self.compared:
+            found = str(to_be) if is_guarded else ANYTHING
+            is_less = not to_be.asks_at_least(was)
+            self.compared[which] = (found, was.describe(SHOWN)) if is_less else ("", "")
+        return self.compared[which]
+
+    def to_list(self) -> list[list[str]]:
+        """All of it, to be compared."""
+        return [[step.may, step.was, *step.lost, *step.names] for step in self.steps.values()]
+
+    def describe(self) -> str:
+        """In words, as exact as a phone has room for; "" where nothing becomes less.
+
+        What is not whole says more than becomes possible, and never less. Raises Usage where even
+        that is too long.
+        """
+        if not self.steps:
+            return ""
+        apart = sorted(self.steps.values(), key=lambda each: self.place not in each.names)
+        for is_whole, is_one, most in SHORTER:
+            steps = [self.join_steps()] if is_one else apart
+            said = "; and ".join(self.describe_step(step, is_whole, most) for step in steps)
+            if len(sentence := f"in {self.vault}, from now on {said}") <= SENTENCE:
+                return sentence
+        raise Usage("that is more than a phone shows", "with fewer rules; or: avault unguard")
+
+    def join_steps(self) -> Step:
+        """All steps as one: what may be is what any of the guards that are left lets through."""
+        lost, joined = list[str](), Step("", "", ())
+        for step in self.steps.values():
+            joined.names += step.names
+            joined.rules |= step.rules
+            lost += step.lost
+        joined.lost = tuple(dict.fromkeys(lost))
+        are_guarded = {bool(self.new.of(name)) for name in joined.names}
+        found = [ANYTHING] if False in are_guarded else []
+        found += ["what the guards that are left on them let"] if True in are_guarded else []
+        if here := self.new.guards.get(self.place):
+            found.append(f"with this one on {self.place}: {self.new.rules_of(here)}")
+        joined.may = ", or ".join(found[:2]) + "".join(f", {each}" for each in found[2:])
+        return joined
+
+    def describe_step(self, step: Step, is_whole: bool, most: int) -> str:
+        """A step in words; what was, and the names that carry a guard, perhaps only in number."""
+        names, is_many = self.name_secrets(step, most)
+        if step.may:
+            count = len(step.rules)
+            was = step.was if is_whole else f"{count} rule{'s' * (count > 1)}"
+            return f"{names} may be used by: {step.may} (until now: {was})"
+        by = {each.on for name in step.names for each in self.new.of(name)}
+        gone, few = not by & {*step.lost}, len(by) <= min(SHOWN, most)
+        return (
+            f"{names} {'are' if is_many else 'is'} {'no more guarded' if gone else 'guarded less'}"
+            f" by what is on {self.join_names(step.lost, most)}"
+            f" (for now as before, by {self.join_names(by, most) if few else f'{len(by)} guards'})"
+        )
+
+    def name_secrets(self, step: Step, most: int) -> tuple[str, bool]:
+        """Which secrets a step is about: by the names that they have, or had; whether several.
+
+        The name that was asked for is first; then those that carry a guard which is lost.
+        """
+        place, found = self.place, {*step.names}
+        inner = {name for name in found if name.startswith(f"{place}/")}
+        head = [place] if place in found else []
+        others = self.names_besides(step.names)
+        if head and "/" not in place:
+            head = [f"all in {place} ({len(inner & self.there)} now, and later ones)"]
+            found -= inner
+        elif len(inner) > SHOWN:
+            head, found = [f"{len(inner)} in {place}"], found - inner
+        found -= {place}
+        text = self.join_names(found, most, head, step.lost)
+        if others:
+            text += f", which is or was {self.join_names(others, most, [], step.lost)},"
+        return text, len(step.names) > 1 or "/" not in step.names[0]
+
+    def names_besides(self, names: list[str]) -> set[str]:
+        """The other names that are, or were, of the same secrets."""
+        found: set[str] = set()
+        for name in names:
+            if name not in found:
+                found |= {*self.old.names_of(name)}
+        return found - {*names}
+
+    def join_names(
+        self, names: Iterable[str], most: int, head: Iterable[str] = (), lost: Iterable[str] = ()
+    ) -> str:
+        """Names in words: first those on which, or on whose group, is what is lost.
+
+        Of these the ones that are guarded for longest, of others those that are in the vault; and
+        how many more there are.
+        """
+        since = {place: min(each.since for each in self.old.guards[place]) for place in lost}
+        ages = {
+            name: min(since[each] for each in (name, name.partition("/")[0]) if each in since)
+            for name in names
+            if name in since or name.partition("/")[0] in since
+        }
+        guarded = sorted(ages, key=lambda name: (ages[name], name not in self.there, name))
+        rest = sorted({*names} - {*ages}, key=lambda name: (name not in self.there, name))
+        shown = [*head, *guarded[:most], *rest[: min(SHOWN, most)]]
+        for left, what in ((len(guarded[most:]), "guarded "), (len(rest[min(SHOWN, most) :]), "")):
+            if left:
+                shown.append(f"{left} other {what}name{'s' * (left > 1)} of it")
+        return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+
+
 # ------------------------------------------------------- daemon/autolock ----
 # When an open vault locks by itself.
 
@@ -13651,8 +13914,9 @@ class Gate:
     def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
         """What of a request may go out; raises Denied, and what `pick` raises.
 
-        What was named and may not refuses the whole. Of all there is, what may not stays in; and
-        of what is revealed to be looked for or masked, whatever is guarded.
+        What was named and may not refuses the whole. Of all there is, what may not stays in, and
+        what is counted: it would be used up by who never needed it; and of what is revealed to be
+        looked for or masked, whatever is guarded.
         """
         guards = self.look(vault)
         if not guards.guards:
@@ -13666,7 +13930,8 @@ class Gate:
             name = f"{group}/{key}"
             found = guards.of(name)
             rules = guards.rules_of(found)
-            if not found or (rules.lets(way, now) and (is_named or way != "reveal")):
+            is_meant = is_named or (way != "reveal" and rules.times is None)
+            if not found or (rules.lets(way, now) and is_meant):
                 allowed.append((group, key))
                 is_counted = is_counted or rules.times is not None
             elif is_named:
@@ -14039,7 +14304,7 @@ def stage_phones(stage: Stage, store: Store) -> None:
 
 
 # ------------------------------------------------------- daemon/guarding ----
-# What becomes of guards where less is asked for, and the words by which a person agrees to it.
+# What becomes of guards where other ones are asked for.
 
 
 def read_place(request: Message) -> str:
@@ -14114,7 +14379,8 @@ class Plan:
     """A change of a guard on the vault as it is: what is written, and the words to agree to.
 
     `said` is "" where nobody has to agree. Raises NotFound, AvaultError where there is nothing to
-    take away, and Usage where it is more than a phone shows.
+    take away, or where more guards would come together than may; and Usage where it is more than a
+    phone shows.
     """
 
     def __init__(
@@ -14127,11 +14393,19 @@ class Plan:
         after = vault.copy()
         self.write = self.change.make(machine)
         self.write(after)
-        self.said = describe_loosening(vault, after, place) if self.change.weakens else ""
+        self.said, self.steps = "", list[list[str]]()
+        if not self.change.weakens:
+            refuse_more(guards, after, [place])
+            return
+        less = Loosening(vault, after, place)
+        if not less.steps:
+            refuse_parting(guards, place)
+        self.said, self.steps = less.describe(), less.to_list()
 
     def check(self, agreed: Plan) -> None:
         """Raise Denied where that is not what was agreed to: something came in between."""
-        if (self.said, self.change.marks) != (agreed.said, agreed.change.marks):
+        ours, theirs = [(each.said, each.steps, each.change.marks) for each in (self, agreed)]
+        if ours != theirs:
             raise Denied("the guards have changed meanwhile; nothing was changed", "ask again")
 
 
@@ -14140,82 +14414,19 @@ def refuse_without(guards: Guards, place: str) -> None:
 
     What is guarded by a name that it had can be parted from that.
     """
-    found = guards.of(place)
-    if not found:
+    if not guards.of(place):
         raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
     if not guards.neighbours(place):
-        others = sorted({each.on for each in found})
-        raise AvaultError(
-            f"{place} is guarded as {' and '.join(others)} is",
-            f"take that away: avault unguard {others[0]}",
-        )
+        refuse_parting(guards, place)
 
 
-SENTENCE = 1200  # characters that a phone shows
-SHOWN = 4  # names of a secret that are shown, besides those that carry a guard
-
-
-def describe_loosening(before: Vault, after: Vault, place: str) -> str:
-    """The words by which a person agrees: exactly what becomes possible, of what, and what was.
-
-    Raises Usage where that is more than a phone shows.
-    """
-    old, new = Guards(before.facts), Guards(after.facts)
-    names = {f"{group}/{key}" for group, each in before.groups.items() for key in each.keys}
-    steps: dict[tuple[str, str], list[str]] = {}
-    for name in sorted({*names, *old.links, place}):
-        was, to_be = old.rules_of(old.of(name)), new.rules_of(new.of(name))
-        if not to_be.asks_at_least(was):
-            shown = str(to_be) if new.of(name) else "anything, by any program here"
-            steps.setdefault((shown, was.describe(SHOWN)), []).append(name)
-    said = [
-        f"{name_secrets(old, new, place, found, names)} may be used by: {shown} (until now: {was})"
-        for (shown, was), found in steps.items()
-    ]
-    sentence = f"in {before.name}, from now on {'; and '.join(said)}"
-    if len(sentence) > SENTENCE:
-        raise Usage("that is more than a phone shows", "with fewer rules; or take guards off first")
-    return sentence
-
-
-def name_secrets(old: Guards, new: Guards, place: str, found: list[str], there: set[str]) -> str:
-    """Which secrets something becomes possible with: by the names that they have, or had.
-
-    The name that was asked for is first; then all that carry a guard which is lost.
-    """
-    inner = [name for name in found if name.startswith(f"{place}/")]
-    shown = [name for name in found if name not in inner]
-    if place in shown and "/" not in place:
-        count = len([name for name in inner if name in there])
-        shown.remove(place)
-        shown.insert(0, f"all in {place} ({count} now, and later ones)")
-    else:
-        shown = sorted({*shown, *inner}, key=lambda name: (name != place, name))
-    others = [each for name in found for each in old.names_of(name) if each not in found]
-    lost = {on for name in found for on in lost_places(old, new, name)}
-    text = join_names(shown, lost)
-    if others:
-        text += f", which is or was {join_names(sorted({*others}), lost)},"
-    return text
-
-
-def lost_places(old: Guards, new: Guards, name: str) -> set[str]:
-    """The places whose guards count for a name no more."""
-    still = {each.identity for each in new.of(name)}
-    return {each.on for each in old.of(name) if each.identity not in still}
-
-
-def join_names(names: list[str], needed: set[str]) -> str:
-    """Names in words: the first, and those on which, or on whose group, is what is needed.
-
-    Of the others no more than a few, and how many there are.
-    """
-    first = [n for n in names[1:] if n in needed or n.partition("/")[0] in needed]
-    rest = [n for n in names[1:] if n not in first]
-    shown = [*names[:1], *first, *rest[:SHOWN]]
-    if left := len(rest[SHOWN:]):
-        shown.append(f"{left} other name{'s' * (left > 1)} of it")
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+def refuse_parting(guards: Guards, place: str) -> None:
+    """Raise AvaultError where nothing would be guarded less by what is asked: nobody is asked."""
+    others = sorted({each.on for each in guards.of(place)})
+    raise AvaultError(
+        f"{place} is guarded as {' and '.join(others)} is",
+        f"take that away: avault unguard {others[0]}",
+    )
 
 
 # ----------------------------------------------------- daemon/unguarding ----
@@ -14626,12 +14837,13 @@ async def serve_move(keyholder: Keyholder, session: Session, request: Message) -
         return [(name, name if to_key is None else check_key(to_key)) for name in names]
 
     def change(vault: Vault) -> None:
-        note = vault.group(group).note[0]
-        for name, other in moves(vault):
-            vault.move((group, name), (to, other), now, store.machine)
+        note, before = vault.group(group).note[0], Guards(vault.facts)
+        found = [((group, name), (to, other)) for name, other in moves(vault)]
+        vault.move_all(found, now, store.machine)
         if key is None:
             copy_guard(vault, group, to, now, store.machine)
-        refuse_more(vault, [to, *(f"{to}/{other}" for _, other in moves(store.vault))])
+        places = ["/".join(new) for _, new in found]
+        refuse_more(before, vault, places if key is not None else [to, *places])
         if note and key is None and not vault.groups[to].note[0]:
             vault.annotate(to, note, store.machine)
 
@@ -15906,9 +16118,9 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
         planned = GuardChange(vault, place, given)
         if planned.weakens:
             raise Denied(f"the guard on {place} is another one meanwhile", "try again")
+        before = Guards(vault.facts)
         planned.make(store.machine)(vault)
-        keys = [] if key or group not in vault.groups else vault.groups[group].keys
-        refuse_more(vault, [place, *(f"{group}/{name}" for name in keys)])
+        refuse_more(before, vault, [place])
 
     group, _, key = place.partition("/")
     await write(keyholder, session, {**request, "for": None}, change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_a_fact_that_can_be_no_guard_is_damage(name: str, text: str) -> None:
 def test_a_vault_with_a_guard_is_of_a_version_that_an_avault_before_does_not_open() -> None:
     vault = new_vault()
     assert '"version": 1' in avault.split_vault(vault)[0]
-    avault.note_move(vault, "g/K", "g/L", 1, "m")
+    avault.note_moves(vault, [("g/K", "g/L")], 1, "m")
     assert '"version": 1' in avault.split_vault(vault)[0]
     avault.add_guard(vault, "g", {"only": ["run"]}, 1, "m")
     assert '"version": 2' in avault.split_vault(vault)[0]
@@ -268,6 +269,16 @@ def test_what_comes_from_a_copy_comes_with_the_guards_and_the_names_that_it_has_
         assert str(rules_of(each, "t/D")) == "only run, 1 more time"
 
 
+def test_what_equals_a_guarded_value_is_guarded_when_it_comes_from_a_copy() -> None:
+    """A version before the guard may have it under a name that no move tells of."""
+    vault = with_key("old/KEY")
+    older = vault.copy()
+    write(vault, "m", lambda draft: draft.put("s", "KEY", "value of old/KEY", 2, "m"), lambda draft: draft.remove("old", "KEY"))
+    guard(vault, "s/KEY", only=["run"])
+    write(vault, "m", lambda draft: avault.adopt_guards(draft, older, ["old/KEY"], 4, "m"))
+    assert str(rules_of(vault, "old/KEY")) == "only run"
+
+
 def test_what_is_counted_keeps_its_count_when_another_field_is_less() -> None:
     here = with_key("g/K")
     guard(here, "g/K", until=9, times=3)
@@ -287,22 +298,84 @@ def test_a_group_that_is_moved_takes_its_guard_along() -> None:
     assert not rules_of(vault, "h/LATER").is_known and len(avault.Guards(vault.facts).of("h")) == 2
 
 
+def refuse_more(vault: avault.Vault, *places: str) -> None:
+    avault.refuse_more(avault.Guards({}), vault, [*places])
+
+
 def test_there_is_an_end_to_what_counts_for_a_name() -> None:
     vault = with_key("g/K")
     for number in range(65):
         guard(vault, "g/K", f"m{number}", times=number + 9)
     with pytest.raises(avault.AvaultError, match="more than 64 guards would count for g/K"):
-        avault.refuse_more(vault, ["g/K"])
+        refuse_more(vault, "g/K")
     wide = with_key("g/K")
     guard(wide, "g/K", hosts=[f"host{number}.example.com" for number in range(30)])
     with pytest.raises(avault.Usage, match="more than a phone shows"):
-        avault.refuse_more(wide, ["g/K"])
+        refuse_more(wide, "g/K")
     many = with_key("g/K")
     guard(many, "hub/K", only=["run"])
-    for number in range(1001):
-        avault.note_move(many, "hub/K", f"old/K{number}", 1, "m")
+    avault.note_moves(many, [("hub/K", f"old/K{number}") for number in range(1001)], 1, "m")
     with pytest.raises(avault.AvaultError, match="more than 1000 guards, or moves"):
-        avault.refuse_more(many, ["g/K"])
+        refuse_more(many, "g/K")
+
+
+def test_what_is_not_in_the_vault_counts_as_well() -> None:
+    """A group that is guarded guards the names in it that a secret had: from there it comes to the others."""
+    vault = with_key("g0/K")
+    for number in range(5):
+        move(vault, f"g{number}/K", f"g{number + 1}/K")
+    for number in range(5):
+        before = avault.Guards(vault.facts)
+        guard(vault, f"g{number}", hosts=[f"{number}x{each}.{'x' * 40}" for each in range(4)])
+        if number < 2:
+            avault.refuse_more(before, vault, [f"g{number}"])
+            continue
+        with pytest.raises(avault.Usage, match="the rules for g2/K would be more than a phone shows"):
+            avault.refuse_more(before, vault, [f"g{number}"])
+        break
+    plan = avault.Plan
+    with pytest.raises(avault.Usage, match="more than a phone shows"):
+        plan(with_key("s/K"), "m", "s/K", {"hosts": [f"{each}.{'x' * 60}" for each in range(9)]})
+
+
+def test_what_is_too_much_by_a_merge_is_refused_only_where_it_becomes_more() -> None:
+    vault = pile_up(70)
+    place, before = min(avault.Guards(vault.facts).guards), avault.Guards(vault.facts)
+    move(vault, place, "new/K")
+    avault.refuse_more(before, vault, ["new/K"])
+    guard(vault, "new/K", only=["run"])
+    with pytest.raises(avault.AvaultError, match="more than 64 guards would count for new/K"):
+        avault.refuse_more(before, vault, ["new/K"])
+    many = with_key("g/K")
+    guard(many, "hub/K", only=["run"])
+    avault.note_moves(many, [("hub/K", f"old/K{number}") for number in range(1001)], 1, "m")
+    before = avault.Guards(many.facts)
+    guard(many, "g/K", only=["run"])
+    avault.refuse_more(before, many, ["g/K"])
+    before = avault.Guards(many.facts)
+    move(many, "g/K", "h/K")
+    with pytest.raises(avault.AvaultError, match="more than 1000 guards, or moves"):
+        avault.refuse_more(before, many, ["h/K"])
+
+
+def test_a_group_of_many_is_moved_without_looking_at_what_was_moved_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(dict[str, Any]):
+        looked = 0
+
+        def items(self) -> Any:
+            Counted.looked += 1
+            return super().items()
+
+    vault = with_key(*(f"g/K{number}" for number in range(20)))
+    vault.facts = Counted(vault.facts)
+    vault.move_all([(("g", f"K{number}"), ("h", f"K{number}")) for number in range(20)], 1, "m")
+    assert Counted.looked == 1 and len(vault.facts) == 20
+    guards = avault.Guards(vault.facts)
+    asked = guards.of("h/K1"), guards.places(), avault.list_known(guards)
+    avault.refuse_more(guards, vault, ["h"])
+    assert asked == ([], [], {}) and len(guards.moves) == 20, "where nothing is guarded no move is read"
+    vault.move_all([(("h", "K1"), ("g", "K1"))], 1, "m")
+    assert len(vault.facts) == 20, "said again"
 
 
 def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
@@ -421,7 +494,116 @@ def test_the_sentence_names_what_a_name_was() -> None:
         said_of(parted, "free/L")
 
 
-def test_the_sentence_is_whole_or_not_at_all() -> None:
+MASKS: dict[str, dict[str, Any]] = {
+    "the same": {"only": ["proxy"], "hosts": ["api.stripe.com"]},
+    "a stricter one": {"only": ["proxy"], "hosts": ["api.stripe.com"], "times": 1, "until": 9},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_parting_is_said_also_where_another_guard_is_there_for_now(mask: str) -> None:
+    """Else it is put there first, freely; then the one goes, which changes nothing, and the other, which names nothing."""
+    vault = with_key("stripe/SECRET")
+    guard(vault, "stripe/SECRET", only=["proxy"], hosts=["api.stripe.com"])
+    move(vault, "stripe/SECRET", "tmp/P")
+    guard(vault, "tmp", **MASKS[mask])
+    said = said_of(vault, "tmp/P")
+    assert (
+        "tmp/P, which is or was stripe/SECRET, is no more guarded by what is on stripe/SECRET (for now as before, by tmp)" in said
+    )
+    unguard(vault, "tmp/P")
+    assert "all in tmp (1 now, and later ones) may be used by: anything" in said_of(vault, "tmp")
+
+
+def test_a_guard_that_is_taken_away_or_weakened_under_another_is_said() -> None:
+    vault = with_key("prod/ROOT", "prod/OTHER")
+    guard(vault, "prod/ROOT", only=["run"], until=20)
+    guard(vault, "prod", only=["run"], until=10)
+    assert said_of(vault, "prod/ROOT") == (
+        "in test, from now on prod/ROOT is no more guarded by what is on prod/ROOT (for now as before, by prod)"
+    )
+    assert said_of(vault, "prod/ROOT", {"until": 30}) == (
+        "in test, from now on prod/ROOT is guarded less by what is on prod/ROOT (for now as before, by prod/ROOT and prod)"
+    )
+    for number in range(9):
+        guard(vault, f"prod/K{number}", only=["run"], until=10)
+        write(vault, "m", lambda draft, number=number: draft.put("prod", f"K{number}", "x", 1, "m"))
+    assert "; and 9 in prod are no more guarded by what is on prod (for now as before, by 9 guards); and" in said_of(
+        vault, "prod"
+    )
+
+
+def test_nobody_is_asked_to_part_names_that_stay_guarded_as_they_are() -> None:
+    vault = with_key("g/K")
+    move(vault, "g/K", "g/L")
+    guard(vault, "g", only=["run"])
+    with pytest.raises(avault.AvaultError, match="g/L is guarded as g is") as refused:
+        said_of(vault, "g/L")
+    assert refused.value.hint == "take that away: avault unguard g"
+
+
+def test_names_that_are_there_come_before_those_that_were() -> None:
+    vault = with_key("s/K", "z/THERE")
+    guard(vault, "s/K", only=["run"])
+    avault.note_moves(vault, [("s/K", "z/THERE"), *(("s/K", f"a/X{number}") for number in range(9))], 1, "m")
+    assert said_of(vault, "s/K").startswith(
+        "in test, from now on s/K, z/THERE, a/X0, a/X1, a/X2 and 6 other names of it may be used"
+    )
+
+
+def pile_up(count: int) -> avault.Vault:
+    """More than any phone shows, as of merges: names of one secret, each with rules of its own, and the longest there are."""
+    vault = new_vault()
+    names = [f"{'g' * 60}{number:04}/{'K' * 120}{number:04}" for number in range(count)]
+    for number, name in enumerate(names):
+        avault.add_guard(
+            vault, name, {"hosts": [f"{number}.{'x' * 60}.{each}" for each in range(9)], "until": 9 + number}, number, "m"
+        )
+    avault.note_moves(vault, [*itertools.pairwise(names)], 1, "m")
+    write(vault, "m", lambda draft: draft.put(*names[0].split("/"), "x", 1, "m"))
+    return vault
+
+
+def test_less_can_always_be_asked_for() -> None:
+    """Whatever was piled up: the name, which of the guards that it loses are the oldest, and how many more there are."""
+    vault = pile_up(70)
+    places = sorted(avault.Guards(vault.facts).guards)
+    for place in (places[0], places[7], places[-1]):
+        said = said_of(vault, place)
+        assert (
+            len(said) <= 1200
+            and place in said
+            and places[0] in said
+            and "other guarded names of it may be used by: anything" in said
+        )
+        assert said.endswith("(until now: 140 rules)")
+        write(vault, "m", avault.GuardChange(vault, place, None).make("m"))
+        vault = pile_up(70)
+    assert "with this one on" in said_of(vault, places[0], {"hosts": ["a.com"]})
+    many = with_key("g/K")
+    guard(many, "g", only=["run"])
+    for number in range(200):
+        write(many, "m", lambda draft, number=number: draft.put("g", f"K{number}", "x", 1, "m"))
+        guard(many, f"g/K{number}", until=number + 9)
+    assert said_of(many, "g") == (
+        "in test, from now on all in g (201 now, and later ones) may be used by: anything, by any program here,"
+        " or what the guards that are left on them let (until now: 201 rules)"
+    )
+
+
+def test_what_is_agreed_to_is_all_of_it_and_not_its_words() -> None:
+    vault = pile_up(70)
+    places = sorted(avault.Guards(vault.facts).guards)
+    agreed = avault.Plan(vault, "m", places[0], None)
+    agreed.check(avault.Plan(vault.copy(), "m", places[0], None))
+    guard(vault, places[9], "n", until=5)
+    [one, _] = avault.Guards(vault.facts).guards[places[8]]
+    avault.remove_marks(vault, {one.identity: 99}, 1, "m")
+    with pytest.raises(avault.Denied, match="changed meanwhile"):
+        avault.Plan(vault, "m", places[0], None).check(agreed)
+
+
+def test_the_sentence_is_whole_or_says_how_much_more_there_is() -> None:
     vault = with_key("g/K")
     guard(vault, "g/K", hosts=[f"{letter * 60}.example.com" for letter in "abcde"])
     guard(vault, "g/K", times=1, until=2_000_000_000)
@@ -431,10 +613,14 @@ def test_the_sentence_is_whole_or_not_at_all() -> None:
     for number in range(30):
         write(vault, "m", lambda draft, number=number: draft.put("g", f"X{number}", "x", 1, "m"))
         guard(vault, f"h{number}/{'Y' * 60}", until=number + 9)
-        avault.note_move(vault, f"g/X{number}", f"h{number}/{'Y' * 60}", 1, "m")
+        avault.note_moves(vault, [(f"g/X{number}", f"h{number}/{'Y' * 60}")], 1, "m")
     guard(vault, "g", only=["run"])
-    with pytest.raises(avault.Usage, match="more than a phone shows"):
-        said_of(vault, "g")
+    assert said_of(vault, "g") == (
+        "in test, from now on all in g (31 now, and later ones), "
+        + ", ".join(f"h{number}/{'Y' * 60}" for number in (0, 1, 10))
+        + f", h11/{'Y' * 60} and 26 other names of it may be used by: anything, by any program here,"
+        " or what the guards that are left on them let (until now: 34 rules)"
+    )
 
 
 # Any machines. The model knows of each value under which names it was, and of each guard who has heard of it, or that it is gone.
@@ -517,7 +703,32 @@ class World:
         ]
         return name.partition("/")[2], vault.generation[me]
 
+    def places_of(self, machine: str, name: str) -> set[str]:
+        """The places whose guards count for a name."""
+        had = self.names_of(machine, name)
+        places = had | {other.partition("/")[0] for other in had}
+        return {place for *_, place, _ in self.live(machine, self.heard[machine]) if place in places}
+
     def unguard(self, machine: str, on: str) -> None:
+        vault, names = self.vaults[machine].copy(), [f"{group}/K" for group in "ghi"]
+        before = {name: self.places_of(machine, name) for name in names}
+        self.take_off(machine, on)
+        lost = {name: before[name] - self.places_of(machine, name) for name in names}
+        self.check_words(vault, self.names[machine], on, lost)
+
+    def check_words(self, vault: avault.Vault, me: str, on: str, lost: dict[str, set[str]]) -> None:
+        """The phone is told of each name that a guard counts for no more, masked or not, and of where that is."""
+        try:
+            plan = avault.Plan(vault, me, on, None)
+        except avault.AvaultError:
+            assert not any(lost.values()), "nobody is asked where nothing is lost"
+            return
+        assert plan.steps and plan.said.startswith("in test, from now on ")
+        for name, places in lost.items():
+            told = [step for step in plan.steps if name in step or (on == name.partition("/")[0] and on in step)]
+            assert not places or (any(places <= {*step} for step in told) and all(place in plan.said for place in places))
+
+    def take_off(self, machine: str, on: str) -> None:
         marks = avault.Guards(self.vaults[machine].facts).marks_of(on)
         heard = {each[0] for each in self.live(machine, self.heard[machine]) if each[2] == on}
         assert heard <= {*marks}
@@ -639,6 +850,15 @@ class Guarding(RuleBasedStateMachine):
     def unguard(self, machine: str, on: str) -> None:
         self.world.unguard(machine, on)
 
+    @rule(machine=machines, old=groups, new=groups, way=st.sampled_from(["run", "proxy"]), is_masked=st.booleans())
+    def part(self, machine: str, old: str, new: str, way: str, is_masked: bool) -> None:
+        """What is guarded is moved, guarded by the group there as it is already, and taken from its names before."""
+        self.world.guard(machine, f"{old}/K", way)
+        self.world.move(machine, (old, "K"), (new, "K"))
+        if is_masked:
+            self.world.guard(machine, new, way)
+        self.world.unguard(machine, f"{new}/K")
+
     @rule(machine=machines, group=groups, key=keys, back=st.integers(0, 20))
     def restore(self, machine: str, group: str, key: str, back: int) -> None:
         self.world.restore(machine, group, key, back)
@@ -756,7 +976,11 @@ def known_by(store: avault.Store) -> dict[str, Any]:
 def test_more_guards_than_fit_are_known_as_far_as_they_do(store: avault.Store) -> None:
     for number in range(3000):
         avault.add_guard(store.vault, "g", {"times": number + 1}, 1, f"m{number}")
-    assert len(known_by(store)["guards"]) == 2500
+    for number in range(3000):
+        avault.add_guard(store.vault, "f", {"times": number + 1}, 2, f"m{number}")
+    known = known_by(store)["guards"]
+    later = [name for name, [each] in store.vault.facts.items() if each.created == 2]
+    assert len(known) == 2500 and not {f"guard/{name}" for name in known} & {*later}, "none is pushed out by later ones"
 
 
 def spoil(path: Path, how: str) -> None:

@@ -12,6 +12,7 @@ from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
 from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more
+from avault.vault.guards import Guards
 from avault.vault.leftovers import count_ranks, find_left, recall
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
 from avault.vault.older import open_older
@@ -97,12 +98,13 @@ async def serve_move(keyholder: Keyholder, session: Session, request: Message) -
         return [(name, name if to_key is None else check_key(to_key)) for name in names]
 
     def change(vault: Vault) -> None:
-        note = vault.group(group).note[0]
-        for name, other in moves(vault):
-            vault.move((group, name), (to, other), now, store.machine)
+        note, before = vault.group(group).note[0], Guards(vault.facts)
+        found = [((group, name), (to, other)) for name, other in moves(vault)]
+        vault.move_all(found, now, store.machine)
         if key is None:
             copy_guard(vault, group, to, now, store.machine)
-        refuse_more(vault, [to, *(f"{to}/{other}" for _, other in moves(store.vault))])
+        places = ["/".join(new) for _, new in found]
+        refuse_more(before, vault, places if key is not None else [to, *places])
         if note and key is None and not vault.groups[to].note[0]:
             vault.annotate(to, note, store.machine)
 

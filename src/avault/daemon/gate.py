@@ -83,8 +83,9 @@ class Gate:
     def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
         """What of a request may go out; raises Denied, and what `pick` raises.
 
-        What was named and may not refuses the whole. Of all there is, what may not stays in; and
-        of what is revealed to be looked for or masked, whatever is guarded.
+        What was named and may not refuses the whole. Of all there is, what may not stays in, and
+        what is counted: it would be used up by who never needed it; and of what is revealed to be
+        looked for or masked, whatever is guarded.
         """
         guards = self.look(vault)
         if not guards.guards:
@@ -98,7 +99,8 @@ class Gate:
             name = f"{group}/{key}"
             found = guards.of(name)
             rules = guards.rules_of(found)
-            if not found or (rules.lets(way, now) and (is_named or way != "reveal")):
+            is_meant = is_named or (way != "reveal" and rules.times is None)
+            if not found or (rules.lets(way, now) and is_meant):
                 allowed.append((group, key))
                 is_counted = is_counted or rules.times is not None
             elif is_named:

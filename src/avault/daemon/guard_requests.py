@@ -11,6 +11,7 @@ from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, Usage
 from avault.vault.guard_changes import refuse_more
+from avault.vault.guards import Guards
 from avault.vault.records import Vault
 from avault.vault.rules import check_rules
 
@@ -49,9 +50,9 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
         planned = GuardChange(vault, place, given)
         if planned.weakens:
             raise Denied(f"the guard on {place} is another one meanwhile", "try again")
+        before = Guards(vault.facts)
         planned.make(store.machine)(vault)
-        keys = [] if key or group not in vault.groups else vault.groups[group].keys
-        refuse_more(vault, [place, *(f"{group}/{name}" for name in keys)])
+        refuse_more(before, vault, [place])
 
     group, _, key = place.partition("/")
     await write(keyholder, session, {**request, "for": None}, change)

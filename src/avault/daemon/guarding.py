@@ -1,12 +1,13 @@
-"""What becomes of guards where less is asked for, and the words by which a person agrees to it."""
+"""What becomes of guards where other ones are asked for."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Denied, NotFound, Usage
-from avault.vault.guard_changes import add_guard, remove_marks, take_off
+from avault.daemon.agreeing import Loosening
+from avault.errors import AvaultError, Denied, NotFound
+from avault.vault.guard_changes import add_guard, refuse_more, remove_marks, take_off
 from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
@@ -91,7 +92,8 @@ class Plan:
     """A change of a guard on the vault as it is: what is written, and the words to agree to.
 
     `said` is "" where nobody has to agree. Raises NotFound, AvaultError where there is nothing to
-    take away, and Usage where it is more than a phone shows.
+    take away, or where more guards would come together than may; and Usage where it is more than a
+    phone shows.
     """
 
     def __init__(
@@ -104,11 +106,19 @@ class Plan:
         after = vault.copy()
         self.write = self.change.make(machine)
         self.write(after)
-        self.said = describe_loosening(vault, after, place) if self.change.weakens else ""
+        self.said, self.steps = "", list[list[str]]()
+        if not self.change.weakens:
+            refuse_more(guards, after, [place])
+            return
+        less = Loosening(vault, after, place)
+        if not less.steps:
+            refuse_parting(guards, place)
+        self.said, self.steps = less.describe(), less.to_list()
 
     def check(self, agreed: Plan) -> None:
         """Raise Denied where that is not what was agreed to: something came in between."""
-        if (self.said, self.change.marks) != (agreed.said, agreed.change.marks):
+        ours, theirs = [(each.said, each.steps, each.change.marks) for each in (self, agreed)]
+        if ours != theirs:
             raise Denied("the guards have changed meanwhile; nothing was changed", "ask again")
 
 
@@ -117,79 +127,16 @@ def refuse_without(guards: Guards, place: str) -> None:
 
     What is guarded by a name that it had can be parted from that.
     """
-    found = guards.of(place)
-    if not found:
+    if not guards.of(place):
         raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
     if not guards.neighbours(place):
-        others = sorted({each.on for each in found})
-        raise AvaultError(
-            f"{place} is guarded as {' and '.join(others)} is",
-            f"take that away: avault unguard {others[0]}",
-        )
+        refuse_parting(guards, place)
 
 
-SENTENCE = 1200  # characters that a phone shows
-SHOWN = 4  # names of a secret that are shown, besides those that carry a guard
-
-
-def describe_loosening(before: Vault, after: Vault, place: str) -> str:
-    """The words by which a person agrees: exactly what becomes possible, of what, and what was.
-
-    Raises Usage where that is more than a phone shows.
-    """
-    old, new = Guards(before.facts), Guards(after.facts)
-    names = {f"{group}/{key}" for group, each in before.groups.items() for key in each.keys}
-    steps: dict[tuple[str, str], list[str]] = {}
-    for name in sorted({*names, *old.links, place}):
-        was, to_be = old.rules_of(old.of(name)), new.rules_of(new.of(name))
-        if not to_be.asks_at_least(was):
-            shown = str(to_be) if new.of(name) else "anything, by any program here"
-            steps.setdefault((shown, was.describe(SHOWN)), []).append(name)
-    said = [
-        f"{name_secrets(old, new, place, found, names)} may be used by: {shown} (until now: {was})"
-        for (shown, was), found in steps.items()
-    ]
-    sentence = f"in {before.name}, from now on {'; and '.join(said)}"
-    if len(sentence) > SENTENCE:
-        raise Usage("that is more than a phone shows", "with fewer rules; or take guards off first")
-    return sentence
-
-
-def name_secrets(old: Guards, new: Guards, place: str, found: list[str], there: set[str]) -> str:
-    """Which secrets something becomes possible with: by the names that they have, or had.
-
-    The name that was asked for is first; then all that carry a guard which is lost.
-    """
-    inner = [name for name in found if name.startswith(f"{place}/")]
-    shown = [name for name in found if name not in inner]
-    if place in shown and "/" not in place:
-        count = len([name for name in inner if name in there])
-        shown.remove(place)
-        shown.insert(0, f"all in {place} ({count} now, and later ones)")
-    else:
-        shown = sorted({*shown, *inner}, key=lambda name: (name != place, name))
-    others = [each for name in found for each in old.names_of(name) if each not in found]
-    lost = {on for name in found for on in lost_places(old, new, name)}
-    text = join_names(shown, lost)
-    if others:
-        text += f", which is or was {join_names(sorted({*others}), lost)},"
-    return text
-
-
-def lost_places(old: Guards, new: Guards, name: str) -> set[str]:
-    """The places whose guards count for a name no more."""
-    still = {each.identity for each in new.of(name)}
-    return {each.on for each in old.of(name) if each.identity not in still}
-
-
-def join_names(names: list[str], needed: set[str]) -> str:
-    """Names in words: the first, and those on which, or on whose group, is what is needed.
-
-    Of the others no more than a few, and how many there are.
-    """
-    first = [n for n in names[1:] if n in needed or n.partition("/")[0] in needed]
-    rest = [n for n in names[1:] if n not in first]
-    shown = [*names[:1], *first, *rest[:SHOWN]]
-    if left := len(rest[SHOWN:]):
-        shown.append(f"{left} other name{'s' * (left > 1)} of it")
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+def refuse_parting(guards: Guards, place: str) -> None:
+    """Raise AvaultError where nothing would be guarded less by what is asked: nobody is asked."""
+    others = sorted({each.on for each in guards.of(place)})
+    raise AvaultError(
+        f"{place} is guarded as {' and '.join(others)} is",
+        f"take that away: avault unguard {others[0]}",
+    )

@@ -8,7 +8,13 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Usage
-from avault.vault.guards import Guards, is_kept, join_facts, without_removals
+from avault.vault.guards import (
+    Guards,
+    carrying_moves,
+    is_kept,
+    join_facts,
+    without_removals,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,17 +26,20 @@ IN_ALL = 1_000  # guards, and moves that carry some
 WORDS = 400  # characters that the rules of one name may have: the phone has to show them
 
 
-def say_fact(vault: AnyVault, kind: str, texts: list[str], now: int, machine: str) -> None:
-    """Note the first of these, or say again what this machine has said already, of one of them.
+def say_facts(vault: AnyVault, kind: str, wanted: list[list[str]], now: int, machine: str) -> None:
+    """Of each of these, note the first, or say again what this machine has said already.
 
     As what is said again is later, nobody takes it away who has not heard of that.
     """
-    for name, found in vault.facts.items():
-        is_ours = name.startswith(f"{kind}/") and found[0].machine == machine
-        if is_ours and found[0].value in texts:
-            vault.state(name, found[0].value, now, machine)
-            return
-    vault.state(f"{kind}/{secrets.token_hex(8)}", texts[0], now, machine)
+    said = {
+        found[0].value: name
+        for name, found in vault.facts.items()
+        if name.startswith(f"{kind}/") and found[0].machine == machine
+    }
+    for texts in wanted:
+        text = next((each for each in texts if each in said), texts[0])
+        name = said.setdefault(text, f"{kind}/{secrets.token_hex(8)}")
+        vault.state(name, text, now, machine)
 
 
 def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machine: str) -> None:
@@ -38,24 +47,25 @@ def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machin
 
     Each field is a guard by itself: where one is taken away, the others are what they were.
     """
-    for name, value in fields.items():
-        text = json.dumps({"on": on, name: value}, sort_keys=True)
-        say_fact(vault, "guard", [text], now, machine)
+    texts = [json.dumps({"on": on, name: value}, sort_keys=True) for name, value in fields.items()]
+    say_facts(vault, "guard", [[text] for text in texts], now, machine)
 
 
 def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
     """Have a group guarded as another one is."""
-    for name in [each for each in vault.facts if each.startswith("guard/")]:
-        fields = json.loads(vault.fact(name))
-        if fields["on"] == old:
-            text = json.dumps({**fields, "on": new}, sort_keys=True)
-            say_fact(vault, "guard", [text], now, machine)
+    found = [json.loads(text) for text in vault.facts_of("guard").values()]
+    copied = [{**fields, "on": new} for fields in found if fields["on"] == old]
+    texts = [[json.dumps(fields, sort_keys=True)] for fields in copied]
+    say_facts(vault, "guard", texts, now, machine)
 
 
-def note_move(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
+def note_moves(vault: AnyVault, moves: list[tuple[str, str]], now: int, machine: str) -> None:
     """Have the guards on either name count for both, also what another machine sets meanwhile."""
-    texts = [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
-    say_fact(vault, "moved", texts, now, machine)
+    wanted = [
+        [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
+        for old, new in moves
+    ]
+    say_facts(vault, "moved", wanted, now, machine)
 
 
 def remove_marks(vault: AnyVault, marks: dict[str, int], now: int, machine: str) -> None:
@@ -77,21 +87,46 @@ def take_off(vault: AnyVault, place: str, now: int, machine: str) -> None:
     guards = Guards(vault.facts)
     others = guards.neighbours(place)
     remove_marks(vault, guards.marks_of(place), now, machine)
-    for one, other in itertools.pairwise(others):
-        note_move(vault, one, other, now, machine)
+    note_moves(vault, list(itertools.pairwise(others)), now, machine)
 
 
 def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, machine: str) -> None:
     """Have what guards these names in a copy of the vault that a value is taken from.
 
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
-    so, but for the names which a value had: it may be the one that was guarded under another.
+    so, but for the names which a value had: it may be the one that was guarded under another. So it
+    is where it equals what is guarded here.
     """
     vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
     here, there = Guards(vault.facts), Guards(copy.facts)
-    for name in names:
-        for other in {*there.names_of(name)} - {*here.names_of(name)}:
-            note_move(vault, name, other, now, machine)
+    guarded = guarded_values(vault, here)
+    moves = [
+        (name, other)
+        for name in names
+        for other in {
+            *there.names_of(name),
+            *(each for value in values_of(copy, name) for each in guarded.get(value, ())),
+        }
+        - {*here.names_of(name)}
+    ]
+    note_moves(vault, moves, now, machine)
+
+
+def values_of(vault: AnyVault, name: str) -> set[str]:
+    """The values that are under a name; none where there is no such name."""
+    group, _, key = name.partition("/")
+    there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
+    return {secret.value for secret in there}
+
+
+def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, list[str]]:
+    """What is guarded: for each value, the names that have it."""
+    found: dict[str, list[str]] = {}
+    for group, each in vault.groups.items() if guards.guards else ():
+        for name in (f"{group}/{key}" for key in each.keys):
+            for value in values_of(vault, name) if guards.of(name) else ():
+                found.setdefault(value, []).append(name)
+    return found
 
 
 def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:
@@ -101,24 +136,51 @@ def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:
         vault.state(name, str(int(vault.fact(name) or 0) + 1), now, machine)
 
 
-def refuse_more(vault: AnyVault, names: list[str]) -> None:
-    """Raise AvaultError where too many guards come together for these names."""
-    guards = Guards(vault.facts)
-    for name in names:
-        found = guards.of(name)
-        if len(found) > GUARDS_TOGETHER:
-            raise AvaultError(
-                f"more than {GUARDS_TOGETHER} guards would count for {name}",
-                "see them with: avault guard; and part names with: avault unguard",
-            )
-        if len(str(guards.rules_of(found))) > WORDS:
-            raise Usage(
-                f"the rules for {name} would be more than a phone shows",
-                "name fewer hosts and paths, perhaps with * in them",
-            )
-    carried = {each for name in guards.links if guards.of(name) for each, _ in guards.links[name]}
-    if max(len(carried), sum(map(len, guards.guards.values()))) > IN_ALL:
+def refuse_more(before: Guards, vault: AnyVault, places: list[str]) -> None:
+    """Raise AvaultError where too many guards come together for these, or are there in all.
+
+    Of a group, for all names in it, also those that are not in the vault. What was more before, as
+    by a merge, may stay so.
+    """
+    after = Guards(vault.facts)
+    seen: set[str] = set()
+    for name in names_in(vault, after, places) if after.guards else ():
+        if name not in seen:
+            seen |= {*after.names_of(name)}
+            refuse_more_for(before, after, name)
+    if count_all(after) > IN_ALL and count_all(after) > count_all(before):
         raise AvaultError(
             f"this vault would have more than {IN_ALL} guards, or moves that carry some",
             "see them with: avault guard; and part names with: avault unguard",
         )
+
+
+def names_in(vault: AnyVault, guards: Guards, places: list[str]) -> list[str]:
+    """These places, and what is in those that are groups: keys, and names of them before."""
+    groups = {each for each in places if "/" not in each}
+    keys = [
+        f"{group}/{key}" for group in groups & {*vault.groups} for key in vault.groups[group].keys
+    ]
+    known = [each for each in (*guards.links, *guards.guards) if "/" in each]
+    return [*places, *keys, *(each for each in known if each.partition("/")[0] in groups)]
+
+
+def refuse_more_for(before: Guards, after: Guards, name: str) -> None:
+    """Raise AvaultError where more comes together for a name than may, and than did."""
+    names, found = after.names_of(name), after.of(name)
+    if len(found) > max(GUARDS_TOGETHER, *(len(before.of(each)) for each in names)):
+        raise AvaultError(
+            f"more than {GUARDS_TOGETHER} guards would count for {name}",
+            "see them with: avault guard; and part names with: avault unguard",
+        )
+    length = len(str(after.rules_of(found)))
+    if length > WORDS and length > max(len(str(before.rules_of(before.of(n)))) for n in names):
+        raise Usage(
+            f"the rules for {name} would be more than a phone shows",
+            "name fewer hosts and paths, perhaps with * in them",
+        )
+
+
+def count_all(guards: Guards) -> int:
+    """How many guards there are, or moves that carry some, if these are more."""
+    return max(len(carrying_moves(guards)), sum(map(len, guards.guards.values())))

@@ -104,10 +104,10 @@ def count_guards(facts: Facts) -> int:
 
 
 class Guard:
-    """One that is in force: its id, the place that it is on, and its rules."""
+    """One that is in force: its id, the place that it is on, its rules, and since when."""
 
-    def __init__(self, identity: str, on: str, rules: Rules) -> None:
-        self.identity, self.on, self.rules = identity, on, rules
+    def __init__(self, identity: str, on: str, rules: Rules, since: int) -> None:
+        self.identity, self.on, self.rules, self.since = identity, on, rules, since
 
 
 class Guards:
@@ -115,9 +115,11 @@ class Guards:
 
     def __init__(self, facts: Facts) -> None:
         self.guards: dict[str, list[Guard]] = {}  # by the place that they are on
-        self.links: dict[str, list[tuple[str, str]]] = {}  # by name: ids, and other names
+        self.moves: list[tuple[str, str]] = []  # ids, and texts, that `links` has not read yet
+        self.joined: dict[str, list[tuple[str, str]]] = {}
         self.used: dict[str, int] = {}
         self.counts: dict[str, int] = {}  # by id: of its last write
+        self.one: dict[str, list[str]] = {}  # the names that are one with a name, itself among them
         self.found: dict[str, list[Guard]] = {}  # what counts for a name, once it was asked for
         self.asked: dict[frozenset[str], Rules] = {}  # what guards ask together, by their ids
         for name in sorted(filter(is_kept, facts)):
@@ -128,29 +130,40 @@ class Guards:
         """Take one fact."""
         if kind == "guard":
             on, rules = read_rules(fact.value)
-            self.guards.setdefault(on, []).append(Guard(rest, on, rules))
+            self.guards.setdefault(on, []).append(Guard(rest, on, rules, fact.created))
             self.counts[rest] = fact.count
         elif kind == "moved":
-            link = json.loads(fact.value)
-            self.links.setdefault(link["to"], []).append((rest, link["from"]))
-            self.links.setdefault(link["from"], []).append((rest, link["to"]))
+            self.moves.append((rest, fact.value))
             self.counts[rest] = fact.count
         elif kind == "used":
             identity = rest.partition("/")[0]
             self.used[identity] = self.used.get(identity, 0) + int(fact.value)
+
+    @property
+    def links(self) -> dict[str, list[tuple[str, str]]]:
+        """By name: ids, and other names. Read once they are asked for: without a guard, never."""
+        for identity, text in self.moves:
+            link = json.loads(text)
+            self.joined.setdefault(link["to"], []).append((identity, link["from"]))
+            self.joined.setdefault(link["from"], []).append((identity, link["to"]))
+        self.moves = []
+        return self.joined
 
     def names_of(self, name: str) -> list[str]:
         """The names whose guards count for GROUP/KEY: its own, and all between which it was moved.
 
         Both ways, as another machine, a restore or an older copy may bring a value back.
         """
-        found, todo = {name: None}, [name]
-        while todo:
-            for _, other in self.links.get(todo.pop(), ()):
-                if other not in found:
-                    found[other] = None
-                    todo.append(other)
-        return list(found)
+        if name not in self.one:
+            found, todo, links = {name: None}, [name], self.links
+            while todo:
+                for _, other in links.get(todo.pop(), ()):
+                    if other not in found:
+                        found[other] = None
+                        todo.append(other)
+            names = list(found)
+            self.one |= dict.fromkeys(names, names)
+        return self.one[name]
 
     def neighbours(self, name: str) -> list[str]:
         """The names to or from which GROUP/KEY itself was moved, each once."""
@@ -163,12 +176,10 @@ class Guards:
         if "/" not in name:
             return self.guards.get(name, [])
         if name not in self.found:
-            found: dict[str, Guard] = {}
             names = self.names_of(name)
-            for each in names:
-                for place in (each.partition("/")[0], each):
-                    found |= {guard.identity: guard for guard in self.guards.get(place, ())}
-            self.found |= {each: list(found.values()) for each in names}
+            places = {place for each in names for place in (each, each.partition("/")[0])}
+            found = [guard for place in sorted(places) for guard in self.guards.get(place, ())]
+            self.found |= dict.fromkeys(names, found)
         return self.found[name]
 
     def left(self, guard: Guard) -> Rules:
@@ -190,7 +201,8 @@ class Guards:
 
     def places(self) -> list[str]:
         """Where a guard is on, or comes to by another name."""
-        return sorted({*self.guards, *(each for each in self.links if self.of(each))})
+        linked = self.links if self.guards else ()
+        return sorted({*self.guards, *(each for each in linked if self.of(each))})
 
     def marks_of(self, place: str) -> dict[str, int]:
         """All that the operator takes away to have nothing on this very place: ids, and counts."""
@@ -199,17 +211,25 @@ class Guards:
         return {each: self.counts[each] for each in sorted(found)}
 
 
+def carrying_moves(guards: Guards) -> list[str]:
+    """The ids of the moves that carry a guard to another name."""
+    if not guards.guards:
+        return []
+    return sorted(
+        {each for name, on_it in guards.links.items() if guards.of(name) for each, _ in on_it}
+    )
+
+
 def list_known(guards: Guards) -> dict[str, int]:
     """What a machine knows of guards: how often each has been used, by id; the moves, too.
 
-    Of moves only those that carry a guard; and no more than fit beside the key. None where nothing
-    is guarded.
+    Of moves only those that carry a guard; and no more than fit beside the key, the guards that are
+    there longest before all others: nobody pushes them out by later ones.
     """
     found = [each for on_it in guards.guards.values() for each in on_it]
+    found.sort(key=lambda each: (each.since, each.identity))
     known = {each.identity: guards.used.get(each.identity, 0) for each in found}
-    for name in guards.links if known else ():
-        if guards.of(name):
-            known |= {identity: 0 for identity, _ in guards.links[name]}
+    known |= dict.fromkeys(carrying_moves(guards), 0)
     return dict(list(known.items())[:MOST_KNOWN])
 
 

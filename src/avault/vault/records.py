@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound
-from avault.vault.guard_changes import note_move
+from avault.vault.guard_changes import note_moves
 from avault.vault.guards import check_facts, is_kept, join_facts
 from avault.vault.names import (
     PHONE,
@@ -104,6 +104,18 @@ class Vault:
 
     def move(self, old: tuple[str, str], new: tuple[str, str], now: int, machine: str) -> None:
         """Give a key another name, in its group or in another one; raises NotFound, Denied."""
+        self.move_all([(old, new)], now, machine)
+
+    def move_all(
+        self, moves: list[tuple[tuple[str, str], tuple[str, str]]], now: int, machine: str
+    ) -> None:
+        """Give keys other names; raises NotFound, Denied."""
+        for old, new in moves:
+            self.rename(old, new, now, machine)
+        note_moves(self, [("/".join(old), "/".join(new)) for old, new in moves], now, machine)
+
+    def rename(self, old: tuple[str, str], new: tuple[str, str], now: int, machine: str) -> None:
+        """Have a value under a name that is not there yet, and not under the one before."""
         found = self.secrets(*old)
         if len(found) > 1:
             raise Denied(
@@ -118,7 +130,6 @@ class Vault:
         self.put(*new, found[0].value, now, machine)
         self.groups[new[0]].keys[new[1]][0].created = found[0].created
         self.remove(*old)
-        note_move(self, "/".join(old), "/".join(new), now, machine)
 
     def remove(self, group: str, key: str | None) -> None:
         """Delete a key, or a whole group; a group without keys is gone."""

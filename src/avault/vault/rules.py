@@ -177,10 +177,9 @@ def join_rules(rules: list[Rules]) -> Rules:
 
 def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
     """Whether all that fits the one set fits the other, as far as that shows."""
-    patterns = [each for each in wide if "*" in each]
-    return all(
-        each in wide or any(fits(name, each, pattern) for pattern in patterns) for each in narrow
-    )
+    rest = narrow - wide
+    patterns = [each for each in wide if "*" in each] if rest else []
+    return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
 
 
 def fits(name: str, text: str, pattern: str) -> bool:
