@@ -105,8 +105,9 @@ def test_times_are_not_begun_anew_by_a_lock_or_a_restart(vault: Machine) -> None
     vault.wait_state("unlocked")
     vault("run", "--only", "db/PASSWORD", "--", "true")
     vault("guard", "db/PASSWORD", "--only", "run")
+    assert "left out, as guarded: db/PASSWORD" in vault("run", "--", "true").stderr, "nobody named it: that uses nothing up"
     assert vault("guard", "db/PASSWORD", "--json").json["guards"][0]["times"] == 1
-    vault("run", "--", "true")
+    vault("run", "--only", "db/PASSWORD", "--", "true")
     assert "has been used as often as it may be" in vault("run", "--only", "db/PASSWORD", "--", "true", code=5).stderr
     assert "left out, as guarded: db/PASSWORD" in vault("run", "--", "true").stderr
 
