@@ -49,14 +49,15 @@ The rooms, in order; each calls only what stands above it:
     vault/records             The vault as data: groups, keys and their names; merging two copies
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
     vault/files               Files as people and disks need them: atomic, durable, checked
-    vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
-    vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
-    vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
     vault/own_files           The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold
-    vault/statements          What an agent's key said of the one that takes its place: signed, so that anybody can see it
     vault/machine             This machine in the vault's generations: its name, its counts, and the highest it has seen
+    vault/statements          What an agent's key said of the one that takes its place: signed, so that anybody can see it
     vault/presence            Which of a vault's files are there, and what they are for whom has not opened it
+    vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
     vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
+    vault/doubts              Writes of this machine that it never made: its disk is from a backup, or there is a clone
+    vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
+    vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
     vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
     vault/older               Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else
@@ -169,6 +170,7 @@ The rooms, in order; each calls only what stands above it:
     git/sync                  avault sync: fetch, merge and push
     replica/progress          What this machine has put on relays, and what it has yet to: in its state directory
     replica/reading           What relays have of the vault: the heads of all, and the parts that a head names, from any
+    replica/roots             What relays have in the places of roots, where a machine without the vault begins
     replica/sending           What is laid ready is put on each relay, and looked at there: it may not keep what it accepts
     replica/staging           What relays are to have is signed by the keyholder, at once after a write, and laid ready
     replica/taking            What other machines have put on relays comes into the vault, as by a `git pull`
@@ -3143,6 +3145,12 @@ class Secret:
             count,
         )
 
+    def hand_over(self, old: str, new: str, count: int, since: int) -> Secret:
+        """The same under another name, if the old machine has written it after that time."""
+        if self.machine != old or self.updated <= since:
+            return self
+        return Secret(self.value, self.created, self.updated, new, count)
+
     def to_list(self) -> list[Any]:
         """The secret as it stands in the vault's JSON."""
         return [self.value, self.created, self.updated, self.machine, self.count]
@@ -3355,6 +3363,25 @@ class Vault:
             made = self.facts[name][0].created if name in self.facts else now
             count = self.generation.get(machine, 0) + 1
             self.facts[name] = [Secret(value, made, now, machine, count)]
+
+    def hand_over(self, old: str, new: str, since: int) -> None:
+        """Have what a machine wrote after that time stand under its next name.
+
+        Another has counted writes under the old one, and of those nothing is known here: the vault
+        claims no more of them than what it has from before.
+        """
+        count, rest = self.generation.get(new, 0) + 1, 0
+        for found in (*(group.keys for group in self.groups.values()), self.facts):
+            for name, secrets in found.items():
+                found[name] = [each.hand_over(old, new, count, since) for each in secrets]
+                mine = [each.count for each in found[name] if each.machine == old]
+                rest = max([rest, *mine])
+        for group in self.groups.values():
+            text, machine, number = group.note
+            if machine == old and number > rest:
+                group.note = (text, new, count)
+        self.generation.pop(old, None)
+        self.generation |= {old: rest} if rest else {}
 
     def is_after(self, other: dict[str, int]) -> bool:
         """Whether this generation has everything that another has: no machine's count is lower."""
@@ -3858,6 +3885,1037 @@ def look_at(path: str) -> tuple[int, ...] | None:
     return (info.st_mtime_ns, info.st_size, info.st_ino, info.st_ctime_ns)
 
 
+# ------------------------------------------------------- vault/own_files ----
+# The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold.
+#
+# Each is JSON with a type, a version and a checksum. With them go the hints that `pair` reads, and
+# what git is told of the vault's files.
+
+
+REPAIRS = {
+    "unlock": "avault unlock, and the phone is asked for nsec.enc",
+    "pairing": "avault pair",
+    "pin": "git pull, avault unlock",
+    "custodians": "avault custody list",
+}
+SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
+FIELDS: dict[str, dict[str, Any]] = {
+    # of each kind of file, with their types
+    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
+    "nsec": {**SEALED, "others": list, "rotated": list},
+    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int, "rotated": list},
+    "pairing": {
+        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
+        "approves_by_itself": (bool, type(None)),
+    },
+    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
+    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str, "since": int},
+    "forget": {"custodians": list},
+    "custody": {
+        "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
+        "kept": (str, type(None)),
+        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
+        "signed": str,
+    },
+    "custodians": {"order": list, "opened": dict},
+    "machine": {"id": str, "host": str},
+    "offered": {"count": int},
+    "log": {"ledgers": dict, "mac": str},
+    "recovery": {"hash": str},
+    "pauses": {"in_vain": int, "refused": bool, "last": int},
+    "replica": {
+        "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
+        "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
+        "latest": dict, "put": list, "judged": str, "late": list, "made": list,
+    },
+}  # fmt: skip
+
+# what a file of a kind has only where there is some
+OPTIONAL = {
+    "nsec": {"others", "rotated"},
+    "unlock": {"rotated"},
+    "pin": {"agent", "operator", "since"},
+    "custody": {"signed"},
+    "replica": {"latest", "put", "judged", "late", "made"},
+}
+
+
+def encode_file(kind: str, content: dict[str, Any]) -> bytes:
+    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
+    body = {"type": f"avault/{kind}", "version": 1, **content}
+    return (
+        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
+    ).encode()
+
+
+def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
+    """Whether a value is of a type, or of one of them.
+
+    To Python a bool is an int too, here it is not.
+    """
+    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+
+def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
+    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
+    fields = FIELDS[kind]
+    try:
+        content = json.loads(data)
+        if content["type"] == f"avault/{kind}" and content["version"] == 1:
+            del content["type"], content["version"], content["checksum"]
+            missing = fields.keys() - content.keys()
+            right = content.keys() <= fields.keys() and missing <= OPTIONAL.get(kind, set())
+            right = right and all(is_of_type(content[name], fields[name]) for name in content)
+            if right and encode_file(kind, content) == data:
+                return dict(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    hint = (
+        f"move it away, then: {REPAIRS[kind]}"
+        if kind in REPAIRS
+        else "take it from git history or from a backup"
+    )
+    raise Tampered(f"{path} is damaged", hint)
+
+
+def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
+    """nip46.json: public hints for `pair` and `recover`, never trusted."""
+    content = {
+        "agent_npub": to_npub(agent),
+        "signer_npub": to_npub(operator),
+        "relay": (relays or [""])[0],
+        "relays": relays,
+    }
+    return encode_file("hints", {**content, "name": name})
+
+
+def read_hints(path: str) -> dict[str, Any]:
+    """The content of nip46.json; raises Tampered if it cannot be read as such."""
+    data = read_file(path)
+    hints = decode_file("hints", data, path)
+    try:
+        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
+        if (
+            encode_hints(
+                agent,
+                operator,
+                [check_relay(url) for url in hints["relays"]],
+                check_name(hints["name"]),
+            )
+            == data
+        ):
+            return hints
+    except Usage:
+        pass
+    raise Tampered(f"{path} is damaged", "take it from git history")
+
+
+def check_relay(url: object) -> str:
+    """`url` if it can be a relay in a pairing URI; raises Usage.
+
+    Amber decodes the whole query of a URI before it splits it: a relay URL
+    with a query of its own would fall apart.
+    """
+    if (
+        isinstance(url, str)
+        and url.isascii()
+        and url.isprintable()
+        and len(url) <= 200
+        and not set(url) & set(" &=?#,+%\"'<>")
+    ):
+        scheme, mark, host = url.partition("://")
+        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
+            return url.rstrip("/")
+    raise Usage(
+        f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query"
+    )
+
+
+def normalise_relay(url: object) -> str:
+    """A relay's URL in one spelling: what is another's is another relay; raises Usage."""
+    scheme, _, rest = check_relay(url).partition("://")
+    host, slash, path = rest.partition("/")
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or not port.isdecimal():
+        name, port = host.lower(), ""
+    usual = "443" if scheme == "wss" else "80"
+    port = port.lstrip("0")
+    shown = f":{port}" if port not in ("", usual) else ""
+    return f"{scheme}://{name.rstrip('.')}{shown}{slash}{path}"
+
+
+NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
+
+
+def check_name(name: str) -> str:
+    """`name` if a signer can show it as a connection's name; raises Usage."""
+    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
+        return name
+    raise Usage(
+        f"not a name for a vault: {printable(name)!r}",
+        "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1",
+    )
+
+
+def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
+    """What nsec.enc's content has for the other operators; raises Tampered."""
+    others: list[Any] = content.get("others", [])
+    for other in others:
+        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
+        if not is_whole or not all(isinstance(each, str) for each in other.values()):
+            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
+    return others
+
+
+def clean_directory(path: str) -> None:
+    """Remove the temporary files that a killed write left behind.
+
+    Only for the holder of the lock.
+    """
+    for name in os.listdir(path):
+        if is_leftover(name) and not os.path.isdir(os.path.join(path, name)):
+            os.unlink(os.path.join(path, name))
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a name is that of a temporary file of ours."""
+    stem, _, middle = name.removesuffix(".tmp").rpartition(".")
+    is_ours = stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-")
+    return is_ours and name.endswith(".tmp") and len(middle) == 16
+
+
+OUR_FILES = (
+    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
+    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
+    "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
+    "replica.json", "replica-outbox.json", "guards.enc",
+    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
+)  # fmt: skip
+
+GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
+avault.enc -text -merge
+nsec.enc -text -merge
+nip46.json -text -merge
+custody-*.json -text -merge
+"""
+
+
+def complete_attributes(path: str) -> bytes:
+    """What is to be in the .gitattributes at `path`; raises AvaultError.
+
+    That is what is there, then those of our lines that are not.
+    """
+    refuse_foreign(path)
+    text = read_file(path) if os.path.lexists(path) else b""
+    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
+    end = b"" if not text or text.endswith(b"\n") else b"\n"
+    return text + end + b"".join(line + b"\n" for line in missing)
+
+
+# --------------------------------------------------------- vault/machine ----
+# This machine in the vault's generations: its name, its counts, and the highest it has seen.
+
+
+# this machine's unlock.json, while `recover` goes over to the key that another has rotated to
+SET_ASIDE = "unlock-before.json"
+
+
+class Machine:
+    """One machine among those that write to a vault; raises Tampered.
+
+    `name` is what it counts its writes under, `warning` what should be known about the pin.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places, self.name, self.warning = places, machine_id(places), ""
+        self.seen = ""  # the first operator (npub) whom a person has seen last, if another is now
+        self.counted = 0  # the last count of a write of ours that anybody may have seen
+        # the count that another has under our name, and when it had: see vault/doubts
+        self.overtaken, self.since = 0, 0
+        # the highest count under which this machine has given a merge to git
+        path = places.own("offered.json")
+        self.offered: int = (
+            decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
+        )
+
+    def rename(self) -> None:
+        """Take another name: it claims to know no more than it does."""
+        self.counted = self.overtaken = self.since = 0
+        os.unlink(self.places.own("machine.json"))
+        self.name = machine_id(self.places)
+
+    def keep_up(self, draft: Vault) -> None:
+        """Let a draft's count be no lower than one that anybody may have seen."""
+        draft.generation[self.name] = max(draft.generation.get(self.name, 0), self.counted)
+
+    def count(self, draft: Vault) -> None:
+        """Make a draft this machine's next generation."""
+        self.counted = max(draft.generation.get(self.name, 0), self.counted) + 1
+        draft.generation[self.name] = self.counted
+        draft.generation = dict(sorted(draft.generation.items()))
+
+    def count_offer(self, merged: Vault) -> None:
+        """Count a merge that git is to put in place, under a name of its own, `<machine>-git`.
+
+        Git merges old commits too, as in a rebase, and what comes of them must not claim to know
+        our later writes.
+        """
+        name = f"{self.name}-git"
+        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
+        path = self.places.own("offered.json")
+        write_file(path, encode_file("offered", {"count": self.offered}))
+        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
+
+    def compare(self, pin: dict[str, Any], vault: Vault, digest: str) -> str | None:
+        """Why a vault on the disk cannot be what follows the pinned one; None if it can."""
+        pinned, found, me = pin["generation"], vault.generation, self.name
+        if self.is_followed(pin, vault):
+            return None
+        if pin.get("agent", to_npub(vault.agent)) != to_npub(vault.agent):
+            return "avault.enc is under another agent's key than this machine has seen"
+        if found == pinned:
+            other = "avault.enc is not what this machine has seen, though of the same generation"
+            return None if pin["hash"] == digest else other
+        if not vault.is_after(pinned):
+            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
+                return "avault.enc is another machine's, without the last writes of this one"
+            return "avault.enc is older than what this machine has seen"
+        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in vault.sources:
+            return "another machine writes under this one's name: is one a clone of the other?"
+        return None
+
+    def is_followed(self, pin: dict[str, Any], vault: Vault) -> bool:
+        """Whether a pin is of a key before this vault's agent: it was rotated, on another machine.
+
+        Or of another key, while `recover` goes over to the one that the operator has named.
+        """
+        before = pin.get("agent")
+        if before in (None, to_npub(vault.agent)):
+            return False
+        return f"agent/{before}" in vault.facts or os.path.lexists(self.places.own(SET_ASIDE))
+
+    def pin(self, vault: Vault, digest: str) -> None:
+        """Remember the highest generation seen; nothing older is accepted again.
+
+        What cannot be pinned is served all the same: the vault itself is written.
+        """
+        overtaken = {self.name: self.overtaken} if self.overtaken else {}
+        content = encode_pin(vault, digest, self.seen, overtaken, self.since)
+        try:
+            write_file(self.places.own("pin.json"), content)
+            self.warning = ""
+        except AvaultError as error:
+            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
+
+
+def encode_pin(
+    vault: Vault,
+    digest: str,
+    seen: str = "",
+    overtaken: dict[str, int] | None = None,
+    since: int = 0,
+) -> bytes:
+    """pin.json for a vault whose avault.enc has this SHA-256 (hex).
+
+    `seen` is the first operator (an npub) whom a person has seen last, where another is now;
+    `overtaken` what another has written under this machine's name, and `since` when.
+    """
+    names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
+    generation = {**vault.generation, **(overtaken or {})}
+    told = {**names, "generation": generation, "hash": digest}
+    return encode_file("pin", {**told, "since": since} if overtaken else told)
+
+
+def read_pin(places: Places) -> dict[str, Any] | None:
+    """The highest generation that this machine has seen, and its hash; None at first.
+
+    Raises Tampered.
+    """
+    path = places.own("pin.json")
+    try:
+        pin = decode_file("pin", read_file(path), path)
+    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
+        return None
+    if any(type(count) is not int for count in pin["generation"].values()):
+        raise Tampered(f"{path} is damaged")
+    return pin
+
+
+def machine_id(places: Places) -> str:
+    """This machine's random name in generations, made when it is first asked for.
+
+    A machine made from the image of another gets a name of its own, if
+    /etc/machine-id tells them apart (machine-id(5)).
+    """
+    path, host = places.own("machine.json"), ""
+    if os.path.exists("/etc/machine-id"):
+        host = sha256(read_file("/etc/machine-id")).hex()
+    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
+    if content.get("host") != host:
+        content = {"id": secrets.token_hex(8), "host": host}
+        write_file(path, encode_file("machine", content))
+    return str(content["id"])
+
+
+# ------------------------------------------------------ vault/statements ----
+# What an agent's key said of the one that takes its place: signed, so that anybody can see it.
+#
+# nsec.enc carries these statements. A machine that still has the old key finds the vault sealed for
+# another one, and learns from them that nobody has put a stranger's there.
+
+
+STATEMENTS = 64  # that nsec.enc carries, and that are read of one
+
+
+def make_statement(keys: Keys, identity: str, agent: str) -> str:
+    """An agent's key says that another (hex) takes its place in a vault."""
+    said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
+    return sign(keys, json.dumps(said))
+
+
+def statements_of(vault: Vault) -> list[str]:
+    """What the vault's agents before have said, the last first; what is none is left out.
+
+    Backwards from the agent that it has: who had a key before can add as many as he likes.
+    """
+    naming: dict[str, list[str]] = {}
+    for text in vault.facts_of("agent").values():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            statement = str(json.loads(text)["statement"])
+            said = json.loads(json.loads(statement)["content"])
+            naming.setdefault(str(said["agent"]), []).append(statement)
+    rest, known = [vault.agent], {vault.agent}
+    found = list[str]()
+    while rest and len(found) < STATEMENTS:
+        for statement in naming.get(rest.pop(0), []):
+            with contextlib.suppress(ValueError):
+                author, _ = read_signed(statement)
+                found.append(statement)
+                rest += {author} - known
+                known.add(author)
+    return found[:STATEMENTS]
+
+
+def follow(next_of: dict[str, set[str]], agent: str) -> str:
+    """Which agent (hex) statements lead to from another.
+
+    Those of one who has named two lead nowhere: one of them is forged, or two have rotated at once.
+    """
+    for _ in range(len(next_of)):
+        named = next_of.get(agent, set())
+        agent = min(named) if len(named) == 1 else agent
+    return agent
+
+
+def descend(next_of: dict[str, set[str]], agent: str) -> set[str]:
+    """All agents (hex) to whom any statement leads from another, which is one of them."""
+    found, rest = {agent}, [agent]
+    while rest:
+        new = next_of.get(rest.pop(), set()) - found
+        found |= new
+        rest += new
+    return found
+
+
+def read_statements(statements: list[object], identity: str) -> dict[str, set[str]]:
+    """By each agent (hex) of a vault who has signed that another takes its place, which ones."""
+    next_of: dict[str, set[str]] = {}
+    for text in statements[:STATEMENTS]:
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            author, said = read_signed(str(text))
+            content = json.loads(said)
+            if content["type"] == "avault/rotated" and content["vault"] == identity:
+                next_of.setdefault(author, set()).add(str(content["agent"]))
+    return next_of
+
+
+def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
+    """`find_successor` of an open vault's agent."""
+    before: list[object] = [*statements_of(vault)]
+    return find_successor(places, vault.identity, vault.agent, before=before)
+
+
+def succeed_known(places: Places, known: dict[str, Any]) -> AvaultError | None:
+    """`find_successor` of the agent of unlock.json's content."""
+    before = known.get("rotated", [])
+    return find_successor(places, known["vault"], known["agent"], before=before)
+
+
+def find_successor(
+    places: Places,
+    identity: str,
+    agent: str,
+    operator: str | None = None,
+    before: list[object] | None = None,
+) -> AvaultError | None:
+    """What is said where nsec.enc is for another agent, to whom this one leads: Locked; else None.
+
+    Tampered where it is another branch: one that was rotated away, whom this agent comes from by
+    what those `before` have said, leads there too. Whoever has that one's key can make this.
+    """
+    try:
+        data = read_file(places.file("nsec.enc"))
+    except AvaultError:
+        return None
+    return explain_successor(data, identity, agent, operator, before)
+
+
+def explain_successor(
+    data: bytes,
+    identity: str,
+    agent: str,
+    operator: str | None,
+    before: list[object] | None = None,
+) -> AvaultError | None:
+    """`find_successor`, by the bytes of an nsec.enc."""
+    try:
+        content = decode_file("nsec", data, "nsec.enc")
+        agent, found = parse_npub(agent), parse_npub(content["agent"])
+        is_there = operator in [each["operator"] for each in (content, *others_of(content))]
+        operator = parse_npub(operator if operator and is_there else content["operator"])
+    except AvaultError:
+        return None
+    if content["vault"] != identity or found == agent:
+        return None
+    said = read_statements(content.get("rotated", []), identity)
+    if follow(said, agent) == found:
+        names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
+        return Locked(
+            "the agent's key of this vault was rotated on another machine",
+            f"if that was you, one approval is enough: avault recover {names}",
+        )
+    known = read_statements(before or [], identity)
+    is_branch = any(
+        agent in descend(known, each) and found in descend(said, each) for each in {agent, *known}
+    )
+    if found in known or not is_branch:  # an old copy, or a stranger's
+        return None
+    return Tampered(
+        "one agent's key of this vault was rotated to two: whoever has a key that was rotated away"
+        " can make this, and it is an attack unless two people rotated at once",
+        "put avault.enc and nsec.enc back (git). Only if two people did, and to go over to the"
+        " other's: save what only this machine has (avault export), compare nsec.enc's agent with"
+        " what `avault status` shows on the other's machine, and type the npub from there: avault"
+        " recover --agent NPUB --signer-npub NPUB",
+    )
+
+
+# -------------------------------------------------------- vault/presence ----
+# Which of a vault's files are there, and what they are for whom has not opened it.
+
+
+def refuse_to_overwrite(places: Places, begun: str = "") -> None:
+    """Raise AvaultError where a vault's files are, or what is left of one.
+
+    `init` makes none over them.
+
+    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew. So
+    does a recovery from relays, which leaves an nsec.enc of the agent that was `begun` with (hex).
+    """
+    names = ("avault.enc",) if begun and is_begun(places, begun) else ("avault.enc", "nsec.enc")
+    for name in names:
+        if is_file_there(places.file(name)):
+            raise AvaultError(
+                f"there is a vault already: {places.file(name)}",
+                "use it, or choose another place with --dir",
+            )
+    refuse_foreign(places.file(".gitattributes"))
+    if os.path.lexists(hints := places.file("nip46.json")):
+        refuse_foreign(hints)
+        decode_file("hints", read_file(hints), hints)
+    if was_here(places):
+        unlock = places.own("unlock.json")
+        raise AvaultError(
+            f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
+        )
+
+
+def is_begun(places: Places, agent: str) -> bool:
+    """Whether nsec.enc is one of that agent (hex)."""
+    try:
+        return parse_npub(read_sealed("nsec", places.file("nsec.enc"))["agent"]) == agent
+    except AvaultError:
+        return False
+
+
+PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
+
+
+def was_here(places: Places) -> bool:
+    """Whether this machine has opened a vault here, be it gone or not."""
+    return all(os.path.lexists(places.own(name)) for name in ("unlock.json", "pin.json"))
+
+
+def no_vault(places: Places) -> NotFound:
+    """What is said where no vault is."""
+    if was_here(places):
+        return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
+    return NotFound(
+        f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
+    )
+
+
+def has_vault(places: Places) -> bool:
+    """Whether there is anything of a vault; raises AvaultError where we may not look."""
+    return any(is_file_there(places.file(name)) for name in ("avault.enc", "nsec.enc"))
+
+
+def is_file_there(path: str) -> bool:
+    """Whether there is a file, or a link.
+
+    Raises AvaultError where we may not look: that is not the same as none.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        closed = os.path.dirname(path)
+        raise AvaultError(
+            f"cannot look into {closed}: {error.strerror}", f"whose is it? ls -ld {closed}"
+        ) from None
+    return True
+
+
+def need_vault(places: Places) -> None:
+    """Raise NotFound where there is nothing of a vault."""
+    if not has_vault(places):
+        raise no_vault(places)
+
+
+def read_vault(places: Places) -> bytes:
+    """The bytes of avault.enc; raises Tampered where it is gone."""
+    try:
+        return read_file(places.file("avault.enc"), VAULT_LIMIT)
+    except NotFound:
+        raise Tampered(
+            f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup"
+        ) from None
+
+
+def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, Any], bool]:
+    """What the phone is to be asked for, and whether it is this machine's own.
+
+    unlock.json, or nsec.enc where there is none, or where it is for another than this `operator`
+    (an npub; None: whoever it is for). Raises NotFound, Tampered, and Locked where the agent's key
+    was rotated on another machine.
+    """
+    own = None
+    if is_file_there(path := places.own("unlock.json")):
+        own = read_sealed("unlock", path)
+        if successor := find_successor(places, own["vault"], own["agent"], own["operator"]):
+            raise successor
+        if operator in (None, own["operator"]) or not is_file_there(places.file("nsec.enc")):
+            return own, True
+        if branch := succeed_known(places, own):
+            raise branch
+    if not is_file_there(places.file("nsec.enc")):
+        raise no_vault(places)
+    whole = read_sealed("nsec", places.file("nsec.enc"))
+    found = as_operator(whole, operator or whole["operator"])
+    if own and not found:
+        return own, True
+    return found or {name: each for name, each in whole.items() if name != "others"}, False
+
+
+def read_sealed(kind: str, path: str) -> dict[str, Any]:
+    """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
+    content = decode_file(kind, read_file(path), path)
+    others = others_of(content)
+    npubs = [content["agent"], content["operator"], *(each["operator"] for each in others)]
+    if (
+        all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
+        and set(content["name"]) <= NAME_CHARACTERS
+    ):
+        return content
+    raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
+
+
+def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None:
+    """What one operator (an npub) opens of nsec.enc's content; None for a stranger."""
+    found = {name: value for name, value in content.items() if name != "others"}
+    if operator == content["operator"]:
+        return found
+    for other in others_of(content):
+        if other["operator"] == operator:
+            return {**found, **other}
+    return None
+
+
+def is_of(vault: Vault, content: dict[str, Any]) -> bool:
+    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's.
+
+    With None for an operator, whoever that is: not all open it by an operator's envelope.
+    """
+    named = (content["vault"], content["name"])
+    operators = [None, *(to_npub(each) for each in vault.operators())]
+    return (vault.identity, vault.name) == named and content["operator"] in operators
+
+
+def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
+    """Raise Tampered, and Denied for who was an operator, where a vault is not that of `content`."""
+    if is_of(vault, content):
+        return
+    if f"operator/{content['operator']}" in vault.facts_of("revoked"):
+        npub = to_npub(vault.operator)
+        raise Denied(
+            f"{content['operator']} approves for this vault no more",
+            f"pair with its operator's phone: avault pair --replace --operator {npub}",
+        )
+    raise Tampered(
+        "avault.enc belongs to another vault or another operator",
+        "take it from git history or from a backup",
+    )
+
+
+def refuse_successor(ours: Vault, found: Vault) -> None:
+    """Raise Locked where what was found has another first operator than the open vault knows."""
+    if ours.operator != found.operator:
+        npub = to_npub(found.operator)
+        raise Locked(
+            f"avault.enc has another first operator, {npub}, than the open vault",
+            "if you know of that: avault lock, then avault unlock; else take it from git history",
+        )
+
+
+def doubt_hints(places: Places, vault: Vault) -> str:
+    """What is wrong with nip46.json beside a vault that is open; "" for nothing."""
+    try:
+        hints = read_hints(places.file("nip46.json"))
+    except AvaultError as error:
+        return error.message
+    operators = [to_npub(each) for each in vault.operators()]
+    named = hints["agent_npub"], hints["name"]
+    if named == (to_npub(vault.agent), vault.name) and hints["signer_npub"] in operators:
+        return ""
+    return (
+        "nip46.json names another agent, operator or name than the vault does; it is not believed"
+    )
+
+
+# ------------------------------------------------------------ vault/seal ----
+# Everything that is encrypted: the vault's parts, the envelope, the sealed key.
+#
+# NIP-44. What does not encode to itself is refused.
+
+
+PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
+# ephemeral and unused, so that no signer takes the envelope for something it knows
+ENVELOPE_KIND = 26_046
+CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is taken for another
+
+
+def split_vault(vault: Vault) -> list[str]:
+    """A vault's parts in clear: a line of JSON that places it, then a slice of the body."""
+
+    def header(index: int, count: int) -> str:
+        place = {
+            "type": "avault/vault",
+            "version": version_of(vault.facts),
+            "vault": vault.identity,
+            "generation": vault.generation,
+        }
+        return (
+            json.dumps({**place, "sources": vault.sources, "index": index, "count": count}) + "\n"
+        )
+
+    body = vault.to_json()
+    room = PART_LIMIT - len(header(VAULT_LIMIT, VAULT_LIMIT))
+    if room < PART_LIMIT // 2:
+        raise AvaultError(
+            "this vault was written by too many machines",
+            "take them out with: avault export --format json, and begin anew",
+        )
+    slices = [body[start : start + room] for start in range(0, len(body), room)]
+    return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
+
+
+def seal_vault(vault: Vault, keys: Keys) -> bytes:
+    """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
+    lines = [encrypt(keys, public_hex(keys), part) for part in split_vault(vault)]
+    data = "".join(line + "\n" for line in lines).encode()
+    if len(data) > VAULT_LIMIT:
+        raise AvaultError(
+            f"the vault would have {len(data):,} bytes; the limit is {VAULT_LIMIT:,}",
+            "delete what is not needed",
+        )
+    return data
+
+
+def open_vault(data: bytes, keys: Keys) -> Vault:
+    """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
+    agent = public_hex(keys)
+    try:
+        text = data.decode("ascii")
+        parts = [decrypt(keys, agent, text.partition("\n")[0])]
+        place = json.loads(parts[0].partition("\n")[0])
+        # before anything is made of lines that may be millions
+        if text.count("\n") != place["count"]:
+            raise ValueError("not the parts of one vault")
+        parts += [decrypt(keys, agent, line) for line in text.removesuffix("\n").split("\n")[1:]]
+        vault = Vault(place["vault"], "", "", "")
+        vault.generation, vault.sources = check_generation(place["generation"]), place["sources"]
+        vault.load_json("".join(part.partition("\n")[2] for part in parts))
+        whole = data.endswith(b"\n") and split_vault(vault) == parts and vault.agent == agent
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        whole = False
+    if not whole:
+        raise Tampered(
+            "avault.enc is damaged, or not this agent's",
+            "take it from git history or from a backup",
+        )
+    return vault
+
+
+def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
+    """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
+
+    Amber prints `content` and `alt` on the approval screen and hides keys that
+    it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
+    """
+    event = {
+        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys),
+        "id": "", "sig": "", "tags": [["alt", alt]], "content": content, "avault": unlock_key,
+    }  # fmt: skip
+    return encrypt(keys, peer, json.dumps(event))
+
+
+def seal_keys(
+    keys: Keys,
+    identity: str,
+    operator: str,
+    name: str,
+    custodian: str | None = None,
+    phoneless: bool = False,
+    known: dict[str, int] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
+
+    For a custodian it also says whether the vault is `phoneless`; and the guards that are `known`.
+    """
+    unlock = make_keys()
+    nsec = {
+        "type": "avault/nsec",
+        "version": 1,
+        "vault": identity,
+        "name": name,
+        "operator": to_npub(operator),
+        **({"custodian": custodian, "phoneless": phoneless} if custodian else {}),
+        **({"guards": known} if known else {}),
+    }
+    sealed = encrypt(
+        unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
+    )
+    names = {
+        "vault": identity,
+        "name": name,
+        "agent": to_npub(public_hex(keys)),
+        "operator": to_npub(operator),
+    }
+    return unlock.secret_key().to_hex(), {**names, "sealed": sealed}
+
+
+def request_code(sealed: str) -> str:
+    """The short code of a request, from the sealed copy: four letters that phone and terminal show.
+
+    It tells the request that is waited for from a card that an earlier one left on
+    the phone. It is no proof: whoever has the disk knows it too.
+    """
+    number = int.from_bytes(sha256(sealed.encode())[:4], "big")
+    return "".join(CODE_LETTERS[number >> shift & 31] for shift in (15, 10, 5, 0))
+
+
+def describe_request(name: str, host: str, sealed: str) -> str:
+    """What the operator is asked for, as phone and terminal both say it."""
+    return f"{name} on {host}, code {request_code(sealed)}"
+
+
+def seal_nsec(
+    keys: Keys,
+    identity: str,
+    operator: str,
+    name: str,
+    host: str,
+    known: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """What is in nsec.enc and unlock.json: a fresh unlock key, sealing the nsec, in an envelope.
+
+    It is opened again before it is given out: nobody notices a bad one until it is too late.
+    """
+    unlock, sealed = seal_keys(keys, identity, operator, name, known=known)
+    what = describe_request(name, host, sealed["sealed"])
+    sentence = f"avault: unlock {what}. Approve only if you expect it."
+    envelope = make_envelope(keys, operator, f"unlock the vault of {what}", sentence, unlock)
+    last = {"envelope": envelope, "sealed": sealed.pop("sealed")}
+    content = {**sealed, **last}
+    open_nsec(content, decrypt(keys, operator, envelope))
+    return content
+
+
+def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None) -> Keys:
+    """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
+
+    What is sealed names vault, name and operator, and the `custodian` if it is for one: whoever
+    writes to the disk cannot have the next copy sealed for somebody else, or with another sentence.
+    """
+    return unseal(content, answer, custodian)[0]
+
+
+def unseal(
+    content: dict[str, Any], answer: str, custodian: str | None = None
+) -> tuple[Keys, dict[str, Any]]:
+    """`open_nsec`, with all that is sealed beside the key."""
+    try:
+        unlock = read_keys(json.loads(answer)["avault"])
+        sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
+        keys = read_keys(sealed["nsec"])
+        pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
+        named = (content["vault"], content["name"], content["operator"], content["agent"])
+        if pinned == named and sealed.get("custodian") == custodian:
+            return keys, sealed
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise Tampered(
+        "the answer does not open this vault", "is it the operator's own signer? See: avault status"
+    )
+
+
+def old_keys(vault: Vault) -> list[Keys]:
+    """The keys that the agent had before, which a vault keeps."""
+    found = []
+    for text in vault.facts_of("agent").values():
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+            found.append(read_keys(json.loads(text)["nsec"]))
+    return found
+
+
+# --------------------------------------------------------- vault/unsaved ----
+# What is served and avault.enc has not: unsaved.enc, in the state directory.
+
+
+class Unsaved:
+    """A sealed copy of the vault, whose one source is the avault.enc that it goes on from.
+
+    `digest` is the hash of that avault.enc, once the copy is kept; "" where there is none.
+    """
+
+    def __init__(self, places: Places, keys: Keys) -> None:
+        self.places, self.keys, self.digest = places, keys, ""
+        self.path = places.own("unsaved.enc")
+
+    def read(self, identity: str) -> Vault | None:
+        """The vault in it; None where there is none that is ours."""
+        if not os.path.lexists(self.path):
+            return None
+        try:
+            vault = open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
+        except AvaultError:
+            return None
+        # with other sources it is an avault.enc that somebody has put here
+        return vault if vault.identity == identity and len(vault.sources) == 1 else None
+
+    def keep(self, vault: Vault, digest: str) -> None:
+        """Write what is served, and goes on from the avault.enc of that hash.
+
+        Raises AvaultError.
+        """
+        twin = vault.copy()
+        twin.sources = [digest]
+
+        def check(written: bytes) -> None:
+            open_vault(written, self.keys)
+
+        write_file(self.path, seal_vault(twin, self.keys), check)
+        self.digest = digest
+
+    def forget(self, vault: Vault) -> None:
+        """Remove it, where `vault`, which avault.enc is, has all that is in it.
+
+        Else it is set aside, as what the agent's key does not open: that may be of the key before.
+        """
+        self.digest = ""
+        if not os.path.lexists(self.path):
+            return
+        try:
+            kept = open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
+            is_all = kept.is_of(vault) and vault.is_after(kept.generation)
+        except AvaultError:
+            is_all = False
+        if is_all:
+            os.unlink(self.path)
+        else:
+            os.rename(self.path, find_free(self.places.own("unsaved-before"), ".enc"))
+
+
+# ---------------------------------------------------------- vault/doubts ----
+# Writes of this machine that it never made: its disk is from a backup, or there is a clone.
+
+
+class Doubter:
+    """What a Store does where another writes under this machine's name."""
+
+    places: Places
+    me: Machine
+    vault: Vault
+    digest: str
+    unsaved: Unsaved
+    trouble: AvaultError | None
+    pin: Callable[[], None]
+    absorb: Callable[[Vault, bytes], None]
+    replace: Callable[[Vault, str], None]
+    doubted: Tampered | None = None  # a trouble that no change of the file ends
+
+    def doubt(
+        self, generation: dict[str, int], since: int, is_made_elsewhere: bool = False
+    ) -> None:
+        """Raise Tampered, and write nothing more, where writes of this machine are not its own.
+
+        A copy, of that time, counts more of them than were made here, or is known not to be made
+        here: the disk was restored from a backup, or cloned. Each write would be taken for one of
+        those. It is pinned, so that a restart does not end it.
+        """
+        count = generation.get(self.me.name, 0)
+        ours = max(self.vault.generation.get(self.me.name, 0), self.me.counted)
+        if self.doubted or not (is_made_elsewhere or count > ours):
+            return
+        self.me.overtaken, self.me.since = max(count, ours + 1), since
+        self.trouble = self.doubted = Tampered(
+            "there are writes of this machine that it never made:"
+            " was it restored from a backup, or is there a clone?",
+            "to go on under another name: avault restore --unsaved; then: avault replica push",
+        )
+        self.pin()
+        raise self.doubted
+
+    def go_on(self) -> bool:
+        """Write what is served under another name, and what was written since the doubt's time."""
+        data = read_vault(self.places)
+        write_file(self.places.own("damaged.enc"), data)
+        draft = self.vault.copy()
+        self.rename(draft, self.me.since)
+        draft.sources = [self.digest]
+        if (found := sha256(data).hex()) != self.digest:
+            self.absorb(draft, data)
+        self.replace(draft, found)
+        self.trouble = self.doubted = None
+        self.unsaved.forget(self.vault)
+        return True
+
+    def rename(self, draft: Vault, since: int | None) -> None:
+        """Take another name, under which a draft has what was written since the doubt's time."""
+        before = self.me.name
+        self.me.rename()
+        if since is not None:
+            draft.hand_over(before, self.me.name, since)
+
+
+def last_write_of(vault: Vault, machine: str) -> int:
+    """When the latest was written of what is there of a machine."""
+    values = [found for group in vault.groups.values() for found in group.keys.values()]
+    mine = [each.updated for found in values for each in found if each.machine == machine]
+    return max(mine, default=0)
+
+
 # --------------------------------------------------------- vault/formats ----
 # What the keyholder renders: shell, dotenv, systemd, JSON and others.
 #
@@ -4071,202 +5129,6 @@ def render_list(groups: list[dict[str, Any]]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-# ------------------------------------------------------------ vault/seal ----
-# Everything that is encrypted: the vault's parts, the envelope, the sealed key.
-#
-# NIP-44. What does not encode to itself is refused.
-
-
-PART_LIMIT = 65_408  # bytes of plaintext that the library encrypts in one NIP-44 payload
-# ephemeral and unused, so that no signer takes the envelope for something it knows
-ENVELOPE_KIND = 26_046
-CODE_LETTERS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: none is taken for another
-
-
-def split_vault(vault: Vault) -> list[str]:
-    """A vault's parts in clear: a line of JSON that places it, then a slice of the body."""
-
-    def header(index: int, count: int) -> str:
-        place = {
-            "type": "avault/vault",
-            "version": version_of(vault.facts),
-            "vault": vault.identity,
-            "generation": vault.generation,
-        }
-        return (
-            json.dumps({**place, "sources": vault.sources, "index": index, "count": count}) + "\n"
-        )
-
-    body = vault.to_json()
-    room = PART_LIMIT - len(header(VAULT_LIMIT, VAULT_LIMIT))
-    if room < PART_LIMIT // 2:
-        raise AvaultError(
-            "this vault was written by too many machines",
-            "take them out with: avault export --format json, and begin anew",
-        )
-    slices = [body[start : start + room] for start in range(0, len(body), room)]
-    return [header(index, len(slices)) + piece for index, piece in enumerate(slices)]
-
-
-def seal_vault(vault: Vault, keys: Keys) -> bytes:
-    """A vault as avault.enc: a line for each part, encrypted from the agent to itself."""
-    lines = [encrypt(keys, public_hex(keys), part) for part in split_vault(vault)]
-    data = "".join(line + "\n" for line in lines).encode()
-    if len(data) > VAULT_LIMIT:
-        raise AvaultError(
-            f"the vault would have {len(data):,} bytes; the limit is {VAULT_LIMIT:,}",
-            "delete what is not needed",
-        )
-    return data
-
-
-def open_vault(data: bytes, keys: Keys) -> Vault:
-    """The vault of avault.enc's bytes, every part in its place; raises Tampered."""
-    agent = public_hex(keys)
-    try:
-        text = data.decode("ascii")
-        parts = [decrypt(keys, agent, text.partition("\n")[0])]
-        place = json.loads(parts[0].partition("\n")[0])
-        # before anything is made of lines that may be millions
-        if text.count("\n") != place["count"]:
-            raise ValueError("not the parts of one vault")
-        parts += [decrypt(keys, agent, line) for line in text.removesuffix("\n").split("\n")[1:]]
-        vault = Vault(place["vault"], "", "", "")
-        vault.generation, vault.sources = check_generation(place["generation"]), place["sources"]
-        vault.load_json("".join(part.partition("\n")[2] for part in parts))
-        whole = data.endswith(b"\n") and split_vault(vault) == parts and vault.agent == agent
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-        whole = False
-    if not whole:
-        raise Tampered(
-            "avault.enc is damaged, or not this agent's",
-            "take it from git history or from a backup",
-        )
-    return vault
-
-
-def make_envelope(keys: Keys, peer: str, alt: str, content: str, unlock_key: str) -> str:
-    """What the phone decrypts: an event as signers show it, with the unlock key where none looks.
-
-    Amber prints `content` and `alt` on the approval screen and hides keys that
-    it does not know. NIP-44 between `keys` and `peer`: only they can have made it.
-    """
-    event = {
-        "kind": ENVELOPE_KIND, "created_at": int(time.time()), "pubkey": public_hex(keys),
-        "id": "", "sig": "", "tags": [["alt", alt]], "content": content, "avault": unlock_key,
-    }  # fmt: skip
-    return encrypt(keys, peer, json.dumps(event))
-
-
-def seal_keys(
-    keys: Keys,
-    identity: str,
-    operator: str,
-    name: str,
-    custodian: str | None = None,
-    phoneless: bool = False,
-    known: dict[str, int] | None = None,
-) -> tuple[str, dict[str, Any]]:
-    """A fresh unlock key (hex), and what it opens: nsec, names of vault, operator, `custodian`.
-
-    For a custodian it also says whether the vault is `phoneless`; and the guards that are `known`.
-    """
-    unlock = make_keys()
-    nsec = {
-        "type": "avault/nsec",
-        "version": 1,
-        "vault": identity,
-        "name": name,
-        "operator": to_npub(operator),
-        **({"custodian": custodian, "phoneless": phoneless} if custodian else {}),
-        **({"guards": known} if known else {}),
-    }
-    sealed = encrypt(
-        unlock, public_hex(unlock), json.dumps({**nsec, "nsec": keys.secret_key().to_bech32()})
-    )
-    names = {
-        "vault": identity,
-        "name": name,
-        "agent": to_npub(public_hex(keys)),
-        "operator": to_npub(operator),
-    }
-    return unlock.secret_key().to_hex(), {**names, "sealed": sealed}
-
-
-def request_code(sealed: str) -> str:
-    """The short code of a request, from the sealed copy: four letters that phone and terminal show.
-
-    It tells the request that is waited for from a card that an earlier one left on
-    the phone. It is no proof: whoever has the disk knows it too.
-    """
-    number = int.from_bytes(sha256(sealed.encode())[:4], "big")
-    return "".join(CODE_LETTERS[number >> shift & 31] for shift in (15, 10, 5, 0))
-
-
-def describe_request(name: str, host: str, sealed: str) -> str:
-    """What the operator is asked for, as phone and terminal both say it."""
-    return f"{name} on {host}, code {request_code(sealed)}"
-
-
-def seal_nsec(
-    keys: Keys,
-    identity: str,
-    operator: str,
-    name: str,
-    host: str,
-    known: dict[str, int] | None = None,
-) -> dict[str, Any]:
-    """What is in nsec.enc and unlock.json: a fresh unlock key, sealing the nsec, in an envelope.
-
-    It is opened again before it is given out: nobody notices a bad one until it is too late.
-    """
-    unlock, sealed = seal_keys(keys, identity, operator, name, known=known)
-    what = describe_request(name, host, sealed["sealed"])
-    sentence = f"avault: unlock {what}. Approve only if you expect it."
-    envelope = make_envelope(keys, operator, f"unlock the vault of {what}", sentence, unlock)
-    last = {"envelope": envelope, "sealed": sealed.pop("sealed")}
-    content = {**sealed, **last}
-    open_nsec(content, decrypt(keys, operator, envelope))
-    return content
-
-
-def open_nsec(content: dict[str, Any], answer: str, custodian: str | None = None) -> Keys:
-    """The agent's keys, from a sealed copy and the phone's answer to its envelope; raises Tampered.
-
-    What is sealed names vault, name and operator, and the `custodian` if it is for one: whoever
-    writes to the disk cannot have the next copy sealed for somebody else, or with another sentence.
-    """
-    return unseal(content, answer, custodian)[0]
-
-
-def unseal(
-    content: dict[str, Any], answer: str, custodian: str | None = None
-) -> tuple[Keys, dict[str, Any]]:
-    """`open_nsec`, with all that is sealed beside the key."""
-    try:
-        unlock = read_keys(json.loads(answer)["avault"])
-        sealed = json.loads(decrypt(unlock, public_hex(unlock), content["sealed"]))
-        keys = read_keys(sealed["nsec"])
-        pinned = (sealed["vault"], sealed["name"], sealed["operator"], to_npub(public_hex(keys)))
-        named = (content["vault"], content["name"], content["operator"], content["agent"])
-        if pinned == named and sealed.get("custodian") == custodian:
-            return keys, sealed
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise Tampered(
-        "the answer does not open this vault", "is it the operator's own signer? See: avault status"
-    )
-
-
-def old_keys(vault: Vault) -> list[Keys]:
-    """The keys that the agent had before, which a vault keeps."""
-    found = []
-    for text in vault.facts_of("agent").values():
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            found.append(read_keys(json.loads(text)["nsec"]))
-    return found
-
-
 # ----------------------------------------------------- vault/kept_guards ----
 # The guards that this machine has seen: guards.enc, in the state directory.
 #
@@ -4378,751 +5240,6 @@ def read_known(keys: Keys, content: dict[str, Any]) -> dict[str, int]:
         return {}
 
 
-# ------------------------------------------------------- vault/own_files ----
-# The vault's own files, beside its ciphertext: of which kinds they are, and what they may hold.
-#
-# Each is JSON with a type, a version and a checksum. With them go the hints that `pair` reads, and
-# what git is told of the vault's files.
-
-
-REPAIRS = {
-    "unlock": "avault unlock, and the phone is asked for nsec.enc",
-    "pairing": "avault pair",
-    "pin": "git pull, avault unlock",
-    "custodians": "avault custody list",
-}
-SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
-FIELDS: dict[str, dict[str, Any]] = {
-    # of each kind of file, with their types
-    "bunker": {"key": str, "secret": str, "clients": dict, "relays": list},
-    "nsec": {**SEALED, "others": list, "rotated": list},
-    "unlock": {**SEALED, "proven": (str, type(None)), "quick": int, "rotated": list},
-    "pairing": {
-        "client_key": str, "signer": str, "agent": str, "operator": str, "relays": list,
-        "approves_by_itself": (bool, type(None)),
-    },
-    "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str},
-    "forget": {"custodians": list},
-    "custody": {
-        "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
-        "kept": (str, type(None)),
-        "vault": str, "name": str, "agent": str, "operator": str, "sealed": str, "agreed": str,
-        "signed": str,
-    },
-    "custodians": {"order": list, "opened": dict},
-    "machine": {"id": str, "host": str},
-    "offered": {"count": int},
-    "log": {"ledgers": dict, "mac": str},
-    "recovery": {"hash": str},
-    "pauses": {"in_vain": int, "refused": bool, "last": int},
-    "replica": {
-        "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
-        "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
-    },
-}  # fmt: skip
-
-# what a file of a kind has only where there is some
-OPTIONAL = {
-    "nsec": {"others", "rotated"},
-    "unlock": {"rotated"},
-    "pin": {"agent", "operator"},
-    "custody": {"signed"},
-}
-
-
-def encode_file(kind: str, content: dict[str, Any]) -> bytes:
-    """A JSON file of ours: its type and version first, a SHA-256 over all of it last."""
-    body = {"type": f"avault/{kind}", "version": 1, **content}
-    return (
-        json.dumps({**body, "checksum": sha256(json.dumps(body).encode()).hex()}, indent=2) + "\n"
-    ).encode()
-
-
-def is_of_type(value: object, wanted: type | tuple[type, ...]) -> bool:
-    """Whether a value is of a type, or of one of them.
-
-    To Python a bool is an int too, here it is not.
-    """
-    return type(value) in (wanted if isinstance(wanted, tuple) else (wanted,))
-
-
-def decode_file(kind: str, data: bytes, path: str) -> dict[str, Any]:
-    """The content of a file made by `encode_file`, each field of its type; raises Tampered."""
-    fields = FIELDS[kind]
-    try:
-        content = json.loads(data)
-        if content["type"] == f"avault/{kind}" and content["version"] == 1:
-            del content["type"], content["version"], content["checksum"]
-            missing = fields.keys() - content.keys()
-            right = content.keys() <= fields.keys() and missing <= OPTIONAL.get(kind, set())
-            right = right and all(is_of_type(content[name], fields[name]) for name in content)
-            if right and encode_file(kind, content) == data:
-                return dict(content)
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    hint = (
-        f"move it away, then: {REPAIRS[kind]}"
-        if kind in REPAIRS
-        else "take it from git history or from a backup"
-    )
-    raise Tampered(f"{path} is damaged", hint)
-
-
-def encode_hints(agent: str, operator: str, relays: list[str], name: str) -> bytes:
-    """nip46.json: public hints for `pair` and `recover`, never trusted."""
-    content = {
-        "agent_npub": to_npub(agent),
-        "signer_npub": to_npub(operator),
-        "relay": (relays or [""])[0],
-        "relays": relays,
-    }
-    return encode_file("hints", {**content, "name": name})
-
-
-def read_hints(path: str) -> dict[str, Any]:
-    """The content of nip46.json; raises Tampered if it cannot be read as such."""
-    data = read_file(path)
-    hints = decode_file("hints", data, path)
-    try:
-        agent, operator = parse_npub(hints["agent_npub"]), parse_npub(hints["signer_npub"])
-        if (
-            encode_hints(
-                agent,
-                operator,
-                [check_relay(url) for url in hints["relays"]],
-                check_name(hints["name"]),
-            )
-            == data
-        ):
-            return hints
-    except Usage:
-        pass
-    raise Tampered(f"{path} is damaged", "take it from git history")
-
-
-def check_relay(url: object) -> str:
-    """`url` if it can be a relay in a pairing URI; raises Usage.
-
-    Amber decodes the whole query of a URI before it splits it: a relay URL
-    with a query of its own would fall apart.
-    """
-    if (
-        isinstance(url, str)
-        and url.isascii()
-        and url.isprintable()
-        and len(url) <= 200
-        and not set(url) & set(" &=?#,+%\"'<>")
-    ):
-        scheme, mark, host = url.partition("://")
-        if scheme in ("wss", "ws") and mark and host.split("/")[0].strip(":"):
-            return url.rstrip("/")
-    raise Usage(
-        f"not a relay URL: {printable(url)}", "wss://HOST or ws://HOST:PORT, without a query"
-    )
-
-
-def normalise_relay(url: object) -> str:
-    """A relay's URL in one spelling: what is another's is another relay; raises Usage."""
-    scheme, _, rest = check_relay(url).partition("://")
-    host, slash, path = rest.partition("/")
-    host = host.lower().removesuffix(":443" if scheme == "wss" else ":80")
-    return f"{scheme}://{host.rstrip('.')}{slash}{path}"
-
-
-NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI
-
-
-def check_name(name: str) -> str:
-    """`name` if a signer can show it as a connection's name; raises Usage."""
-    if 0 < len(name) <= 64 and set(name) <= NAME_CHARACTERS and name == name.strip():
-        return name
-    raise Usage(
-        f"not a name for a vault: {printable(name)!r}",
-        "up to 64 letters, digits, spaces and . _ @ -, as in: --name clawd@db1",
-    )
-
-
-def others_of(content: dict[str, Any]) -> list[dict[str, str]]:
-    """What nsec.enc's content has for the other operators; raises Tampered."""
-    others: list[Any] = content.get("others", [])
-    for other in others:
-        is_whole = isinstance(other, dict) and other.keys() == {"operator", "envelope", "sealed"}
-        if not is_whole or not all(isinstance(each, str) for each in other.values()):
-            raise Tampered("nsec.enc is damaged", "take it from a backup or from git history")
-    return others
-
-
-def clean_directory(path: str) -> None:
-    """Remove the temporary files that a killed write left behind.
-
-    Only for the holder of the lock.
-    """
-    for name in os.listdir(path):
-        if is_leftover(name) and not os.path.isdir(os.path.join(path, name)):
-            os.unlink(os.path.join(path, name))
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a name is that of a temporary file of ours."""
-    stem, _, middle = name.removesuffix(".tmp").rpartition(".")
-    is_ours = stem in {f".{each}" for each in OUR_FILES} or stem.startswith(".custody-")
-    return is_ours and name.endswith(".tmp") and len(middle) == 16
-
-
-OUR_FILES = (
-    "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
-    "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
-    "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "replica.json", "replica-outbox.json", "guards.enc",
-    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
-)  # fmt: skip
-
-GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
-avault.enc -text -merge
-nsec.enc -text -merge
-nip46.json -text -merge
-custody-*.json -text -merge
-"""
-
-
-def complete_attributes(path: str) -> bytes:
-    """What is to be in the .gitattributes at `path`; raises AvaultError.
-
-    That is what is there, then those of our lines that are not.
-    """
-    refuse_foreign(path)
-    text = read_file(path) if os.path.lexists(path) else b""
-    missing = [line for line in GITATTRIBUTES.splitlines() if line not in text.splitlines()]
-    end = b"" if not text or text.endswith(b"\n") else b"\n"
-    return text + end + b"".join(line + b"\n" for line in missing)
-
-
-# ------------------------------------------------------ vault/statements ----
-# What an agent's key said of the one that takes its place: signed, so that anybody can see it.
-#
-# nsec.enc carries these statements. A machine that still has the old key finds the vault sealed for
-# another one, and learns from them that nobody has put a stranger's there.
-
-
-STATEMENTS = 64  # that nsec.enc carries, and that are read of one
-
-
-def make_statement(keys: Keys, identity: str, agent: str) -> str:
-    """An agent's key says that another (hex) takes its place in a vault."""
-    said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
-    return sign(keys, json.dumps(said))
-
-
-def statements_of(vault: Vault) -> list[str]:
-    """What the vault's agents before have said, the last first; what is none is left out.
-
-    Backwards from the agent that it has: who had a key before can add as many as he likes.
-    """
-    naming: dict[str, list[str]] = {}
-    for text in vault.facts_of("agent").values():
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            statement = str(json.loads(text)["statement"])
-            said = json.loads(json.loads(statement)["content"])
-            naming.setdefault(str(said["agent"]), []).append(statement)
-    rest, known = [vault.agent], {vault.agent}
-    found = list[str]()
-    while rest and len(found) < STATEMENTS:
-        for statement in naming.get(rest.pop(0), []):
-            with contextlib.suppress(ValueError):
-                author, _ = read_signed(statement)
-                found.append(statement)
-                rest += {author} - known
-                known.add(author)
-    return found[:STATEMENTS]
-
-
-def follow(next_of: dict[str, set[str]], agent: str) -> str:
-    """Which agent (hex) statements lead to from another.
-
-    Those of one who has named two lead nowhere: one of them is forged, or two have rotated at once.
-    """
-    for _ in range(len(next_of)):
-        named = next_of.get(agent, set())
-        agent = min(named) if len(named) == 1 else agent
-    return agent
-
-
-def descend(next_of: dict[str, set[str]], agent: str) -> set[str]:
-    """All agents (hex) to whom any statement leads from another, which is one of them."""
-    found, rest = {agent}, [agent]
-    while rest:
-        new = next_of.get(rest.pop(), set()) - found
-        found |= new
-        rest += new
-    return found
-
-
-def read_statements(statements: list[object], identity: str) -> dict[str, set[str]]:
-    """By each agent (hex) of a vault who has signed that another takes its place, which ones."""
-    next_of: dict[str, set[str]] = {}
-    for text in statements[:STATEMENTS]:
-        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            author, said = read_signed(str(text))
-            content = json.loads(said)
-            if content["type"] == "avault/rotated" and content["vault"] == identity:
-                next_of.setdefault(author, set()).add(str(content["agent"]))
-    return next_of
-
-
-def succeed_vault(places: Places, vault: Vault) -> AvaultError | None:
-    """`find_successor` of an open vault's agent."""
-    before: list[object] = [*statements_of(vault)]
-    return find_successor(places, vault.identity, vault.agent, before=before)
-
-
-def succeed_known(places: Places, known: dict[str, Any]) -> AvaultError | None:
-    """`find_successor` of the agent of unlock.json's content."""
-    before = known.get("rotated", [])
-    return find_successor(places, known["vault"], known["agent"], before=before)
-
-
-def find_successor(
-    places: Places,
-    identity: str,
-    agent: str,
-    operator: str | None = None,
-    before: list[object] | None = None,
-) -> AvaultError | None:
-    """What is said where nsec.enc is for another agent, to whom this one leads: Locked; else None.
-
-    Tampered where it is another branch: one that was rotated away, whom this agent comes from by
-    what those `before` have said, leads there too. Whoever has that one's key can make this.
-    """
-    try:
-        data = read_file(places.file("nsec.enc"))
-    except AvaultError:
-        return None
-    return explain_successor(data, identity, agent, operator, before)
-
-
-def explain_successor(
-    data: bytes,
-    identity: str,
-    agent: str,
-    operator: str | None,
-    before: list[object] | None = None,
-) -> AvaultError | None:
-    """`find_successor`, by the bytes of an nsec.enc."""
-    try:
-        content = decode_file("nsec", data, "nsec.enc")
-        agent, found = parse_npub(agent), parse_npub(content["agent"])
-        is_there = operator in [each["operator"] for each in (content, *others_of(content))]
-        operator = parse_npub(operator if operator and is_there else content["operator"])
-    except AvaultError:
-        return None
-    if content["vault"] != identity or found == agent:
-        return None
-    said = read_statements(content.get("rotated", []), identity)
-    if follow(said, agent) == found:
-        names = f"--agent {to_npub(found)} --signer-npub {to_npub(operator)} --no-drill"
-        return Locked(
-            "the agent's key of this vault was rotated on another machine",
-            f"if that was you, one approval is enough: avault recover {names}",
-        )
-    known = read_statements(before or [], identity)
-    is_branch = any(
-        agent in descend(known, each) and found in descend(said, each) for each in {agent, *known}
-    )
-    if found in known or not is_branch:  # an old copy, or a stranger's
-        return None
-    return Tampered(
-        "one agent's key of this vault was rotated to two: whoever has a key that was rotated away"
-        " can make this, and it is an attack unless two people rotated at once",
-        "put avault.enc and nsec.enc back (git). Only if two people did, and to go over to the"
-        " other's: save what only this machine has (avault export), compare nsec.enc's agent with"
-        " what `avault status` shows on the other's machine, and type the npub from there: avault"
-        " recover --agent NPUB --signer-npub NPUB",
-    )
-
-
-# --------------------------------------------------------- vault/machine ----
-# This machine in the vault's generations: its name, its counts, and the highest it has seen.
-
-
-# this machine's unlock.json, while `recover` goes over to the key that another has rotated to
-SET_ASIDE = "unlock-before.json"
-
-
-class Machine:
-    """One machine among those that write to a vault; raises Tampered.
-
-    `name` is what it counts its writes under, `warning` what should be known about the pin.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self.places, self.name, self.warning = places, machine_id(places), ""
-        self.seen = ""  # the first operator (npub) whom a person has seen last, if another is now
-        self.counted = 0  # the last count of a write of ours that anybody may have seen
-        # the highest count under which this machine has given a merge to git
-        path = places.own("offered.json")
-        self.offered: int = (
-            decode_file("offered", read_file(path), path)["count"] if os.path.lexists(path) else 0
-        )
-
-    def rename(self) -> None:
-        """Take another name: it claims to know no more than it does."""
-        os.unlink(self.places.own("machine.json"))
-        self.name = machine_id(self.places)
-
-    def keep_up(self, draft: Vault) -> None:
-        """Let a draft's count be no lower than one that anybody may have seen."""
-        draft.generation[self.name] = max(draft.generation.get(self.name, 0), self.counted)
-
-    def count(self, draft: Vault) -> None:
-        """Make a draft this machine's next generation."""
-        self.counted = max(draft.generation.get(self.name, 0), self.counted) + 1
-        draft.generation[self.name] = self.counted
-        draft.generation = dict(sorted(draft.generation.items()))
-
-    def count_offer(self, merged: Vault) -> None:
-        """Count a merge that git is to put in place, under a name of its own, `<machine>-git`.
-
-        Git merges old commits too, as in a rebase, and what comes of them must not claim to know
-        our later writes.
-        """
-        name = f"{self.name}-git"
-        self.offered = max(merged.generation.get(name, 0), self.offered) + 1
-        path = self.places.own("offered.json")
-        write_file(path, encode_file("offered", {"count": self.offered}))
-        merged.generation = dict(sorted({**merged.generation, name: self.offered}.items()))
-
-    def compare(self, pin: dict[str, Any], vault: Vault, digest: str) -> str | None:
-        """Why a vault on the disk cannot be what follows the pinned one; None if it can."""
-        pinned, found, me = pin["generation"], vault.generation, self.name
-        if self.is_followed(pin, vault):
-            return None
-        if pin.get("agent", to_npub(vault.agent)) != to_npub(vault.agent):
-            return "avault.enc is under another agent's key than this machine has seen"
-        if found == pinned:
-            other = "avault.enc is not what this machine has seen, though of the same generation"
-            return None if pin["hash"] == digest else other
-        if not vault.is_after(pinned):
-            if any(count > pinned.get(machine, 0) for machine, count in found.items()):
-                return "avault.enc is another machine's, without the last writes of this one"
-            return "avault.enc is older than what this machine has seen"
-        if found.get(me, 0) > pinned.get(me, 0) and pin["hash"] not in vault.sources:
-            return "another machine writes under this one's name: is one a clone of the other?"
-        return None
-
-    def is_followed(self, pin: dict[str, Any], vault: Vault) -> bool:
-        """Whether a pin is of a key before this vault's agent: it was rotated, on another machine.
-
-        Or of another key, while `recover` goes over to the one that the operator has named.
-        """
-        before = pin.get("agent")
-        if before in (None, to_npub(vault.agent)):
-            return False
-        return f"agent/{before}" in vault.facts or os.path.lexists(self.places.own(SET_ASIDE))
-
-    def pin(self, vault: Vault, digest: str) -> None:
-        """Remember the highest generation seen; nothing older is accepted again.
-
-        What cannot be pinned is served all the same: the vault itself is written.
-        """
-        try:
-            write_file(self.places.own("pin.json"), encode_pin(vault, digest, self.seen))
-            self.warning = ""
-        except AvaultError as error:
-            self.warning = f"an older copy of the vault would not be noticed: {error.message}"
-
-
-def encode_pin(vault: Vault, digest: str, seen: str = "") -> bytes:
-    """pin.json for a vault whose avault.enc has this SHA-256 (hex).
-
-    `seen` is the first operator (an npub) whom a person has seen last, where another is now.
-    """
-    names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
-    return encode_file("pin", {**names, "generation": vault.generation, "hash": digest})
-
-
-def read_pin(places: Places) -> dict[str, Any] | None:
-    """The highest generation that this machine has seen, and its hash; None at first.
-
-    Raises Tampered.
-    """
-    path = places.own("pin.json")
-    try:
-        pin = decode_file("pin", read_file(path), path)
-    except NotFound:  # and nothing else: a disk that fails is not a machine that has seen nothing
-        return None
-    if any(type(count) is not int for count in pin["generation"].values()):
-        raise Tampered(f"{path} is damaged")
-    return pin
-
-
-def machine_id(places: Places) -> str:
-    """This machine's random name in generations, made when it is first asked for.
-
-    A machine made from the image of another gets a name of its own, if
-    /etc/machine-id tells them apart (machine-id(5)).
-    """
-    path, host = places.own("machine.json"), ""
-    if os.path.exists("/etc/machine-id"):
-        host = sha256(read_file("/etc/machine-id")).hex()
-    content = decode_file("machine", read_file(path), path) if os.path.lexists(path) else {}
-    if content.get("host") != host:
-        content = {"id": secrets.token_hex(8), "host": host}
-        write_file(path, encode_file("machine", content))
-    return str(content["id"])
-
-
-# -------------------------------------------------------- vault/presence ----
-# Which of a vault's files are there, and what they are for whom has not opened it.
-
-
-def refuse_to_overwrite(places: Places, begun: str = "") -> None:
-    """Raise AvaultError where a vault's files are, or what is left of one.
-
-    `init` makes none over them.
-
-    An `init` that was cut off leaves hints and an unlock.json, and no pin: it may begin anew. So
-    does a recovery from relays, which leaves an nsec.enc of the agent that was `begun` with (hex).
-    """
-    names = ("avault.enc",) if begun and is_begun(places, begun) else ("avault.enc", "nsec.enc")
-    for name in names:
-        if is_file_there(places.file(name)):
-            raise AvaultError(
-                f"there is a vault already: {places.file(name)}",
-                "use it, or choose another place with --dir",
-            )
-    refuse_foreign(places.file(".gitattributes"))
-    if os.path.lexists(hints := places.file("nip46.json")):
-        refuse_foreign(hints)
-        decode_file("hints", read_file(hints), hints)
-    if was_here(places):
-        unlock = places.own("unlock.json")
-        raise AvaultError(
-            f"a vault was here, and {unlock} may be the last copy of its key", PUT_BACK
-        )
-
-
-def is_begun(places: Places, agent: str) -> bool:
-    """Whether nsec.enc is one of that agent (hex)."""
-    try:
-        return parse_npub(read_sealed("nsec", places.file("nsec.enc"))["agent"]) == agent
-    except AvaultError:
-        return False
-
-
-PUT_BACK = "put that vault back, from git or a backup; or choose another place with --dir"
-
-
-def was_here(places: Places) -> bool:
-    """Whether this machine has opened a vault here, be it gone or not."""
-    return all(os.path.lexists(places.own(name)) for name in ("unlock.json", "pin.json"))
-
-
-def no_vault(places: Places) -> NotFound:
-    """What is said where no vault is."""
-    if was_here(places):
-        return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
-    return NotFound(
-        f"no vault in {places.dir}", "make one with: avault init, or name one with --dir"
-    )
-
-
-def has_vault(places: Places) -> bool:
-    """Whether there is anything of a vault; raises AvaultError where we may not look."""
-    return any(is_file_there(places.file(name)) for name in ("avault.enc", "nsec.enc"))
-
-
-def is_file_there(path: str) -> bool:
-    """Whether there is a file, or a link.
-
-    Raises AvaultError where we may not look: that is not the same as none.
-    """
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        closed = os.path.dirname(path)
-        raise AvaultError(
-            f"cannot look into {closed}: {error.strerror}", f"whose is it? ls -ld {closed}"
-        ) from None
-    return True
-
-
-def need_vault(places: Places) -> None:
-    """Raise NotFound where there is nothing of a vault."""
-    if not has_vault(places):
-        raise no_vault(places)
-
-
-def read_vault(places: Places) -> bytes:
-    """The bytes of avault.enc; raises Tampered where it is gone."""
-    try:
-        return read_file(places.file("avault.enc"), VAULT_LIMIT)
-    except NotFound:
-        raise Tampered(
-            f"{places.file('avault.enc')} is gone", "put it back, from git or from a backup"
-        ) from None
-
-
-def read_unlock(places: Places, operator: str | None = None) -> tuple[dict[str, Any], bool]:
-    """What the phone is to be asked for, and whether it is this machine's own.
-
-    unlock.json, or nsec.enc where there is none, or where it is for another than this `operator`
-    (an npub; None: whoever it is for). Raises NotFound, Tampered, and Locked where the agent's key
-    was rotated on another machine.
-    """
-    own = None
-    if is_file_there(path := places.own("unlock.json")):
-        own = read_sealed("unlock", path)
-        if successor := find_successor(places, own["vault"], own["agent"], own["operator"]):
-            raise successor
-        if operator in (None, own["operator"]) or not is_file_there(places.file("nsec.enc")):
-            return own, True
-        if branch := succeed_known(places, own):
-            raise branch
-    if not is_file_there(places.file("nsec.enc")):
-        raise no_vault(places)
-    whole = read_sealed("nsec", places.file("nsec.enc"))
-    found = as_operator(whole, operator or whole["operator"])
-    if own and not found:
-        return own, True
-    return found or {name: each for name, each in whole.items() if name != "others"}, False
-
-
-def read_sealed(kind: str, path: str) -> dict[str, Any]:
-    """The content of nsec.enc or unlock.json, which people are shown; raises Tampered."""
-    content = decode_file(kind, read_file(path), path)
-    others = others_of(content)
-    npubs = [content["agent"], content["operator"], *(each["operator"] for each in others)]
-    if (
-        all(npub.startswith("npub1") and npub.isalnum() and npub.isascii() for npub in npubs)
-        and set(content["name"]) <= NAME_CHARACTERS
-    ):
-        return content
-    raise Tampered(f"{path} names nobody", "take it from a backup or from git history")
-
-
-def as_operator(content: dict[str, Any], operator: str) -> dict[str, Any] | None:
-    """What one operator (an npub) opens of nsec.enc's content; None for a stranger."""
-    found = {name: value for name, value in content.items() if name != "others"}
-    if operator == content["operator"]:
-        return found
-    for other in others_of(content):
-        if other["operator"] == operator:
-            return {**found, **other}
-    return None
-
-
-def is_of(vault: Vault, content: dict[str, Any]) -> bool:
-    """Whether a vault is that of `content`, which is unlock.json's or nsec.enc's.
-
-    With None for an operator, whoever that is: not all open it by an operator's envelope.
-    """
-    named = (content["vault"], content["name"])
-    operators = [None, *(to_npub(each) for each in vault.operators())]
-    return (vault.identity, vault.name) == named and content["operator"] in operators
-
-
-def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
-    """Raise Tampered, and Denied for who was an operator, where a vault is not that of `content`."""
-    if is_of(vault, content):
-        return
-    if f"operator/{content['operator']}" in vault.facts_of("revoked"):
-        npub = to_npub(vault.operator)
-        raise Denied(
-            f"{content['operator']} approves for this vault no more",
-            f"pair with its operator's phone: avault pair --replace --operator {npub}",
-        )
-    raise Tampered(
-        "avault.enc belongs to another vault or another operator",
-        "take it from git history or from a backup",
-    )
-
-
-def refuse_successor(ours: Vault, found: Vault) -> None:
-    """Raise Locked where what was found has another first operator than the open vault knows."""
-    if ours.operator != found.operator:
-        npub = to_npub(found.operator)
-        raise Locked(
-            f"avault.enc has another first operator, {npub}, than the open vault",
-            "if you know of that: avault lock, then avault unlock; else take it from git history",
-        )
-
-
-def doubt_hints(places: Places, vault: Vault) -> str:
-    """What is wrong with nip46.json beside a vault that is open; "" for nothing."""
-    try:
-        hints = read_hints(places.file("nip46.json"))
-    except AvaultError as error:
-        return error.message
-    operators = [to_npub(each) for each in vault.operators()]
-    named = hints["agent_npub"], hints["name"]
-    if named == (to_npub(vault.agent), vault.name) and hints["signer_npub"] in operators:
-        return ""
-    return (
-        "nip46.json names another agent, operator or name than the vault does; it is not believed"
-    )
-
-
-# --------------------------------------------------------- vault/unsaved ----
-# What is served and avault.enc has not: unsaved.enc, in the state directory.
-
-
-class Unsaved:
-    """A sealed copy of the vault, whose one source is the avault.enc that it goes on from.
-
-    `digest` is the hash of that avault.enc, once the copy is kept; "" where there is none.
-    """
-
-    def __init__(self, places: Places, keys: Keys) -> None:
-        self.places, self.keys, self.digest = places, keys, ""
-        self.path = places.own("unsaved.enc")
-
-    def read(self, identity: str) -> Vault | None:
-        """The vault in it; None where there is none that is ours."""
-        if not os.path.lexists(self.path):
-            return None
-        try:
-            vault = open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
-        except AvaultError:
-            return None
-        # with other sources it is an avault.enc that somebody has put here
-        return vault if vault.identity == identity and len(vault.sources) == 1 else None
-
-    def keep(self, vault: Vault, digest: str) -> None:
-        """Write what is served, and goes on from the avault.enc of that hash.
-
-        Raises AvaultError.
-        """
-        twin = vault.copy()
-        twin.sources = [digest]
-
-        def check(written: bytes) -> None:
-            open_vault(written, self.keys)
-
-        write_file(self.path, seal_vault(twin, self.keys), check)
-        self.digest = digest
-
-    def forget(self, vault: Vault) -> None:
-        """Remove it, where `vault`, which avault.enc is, has all that is in it.
-
-        Else it is set aside, as what the agent's key does not open: that may be of the key before.
-        """
-        self.digest = ""
-        if not os.path.lexists(self.path):
-            return
-        try:
-            kept = open_vault(read_file(self.path, VAULT_LIMIT), self.keys)
-            is_all = kept.is_of(vault) and vault.is_after(kept.generation)
-        except AvaultError:
-            is_all = False
-        if is_all:
-            os.unlink(self.path)
-        else:
-            os.rename(self.path, find_free(self.places.own("unsaved-before"), ".enc"))
-
-
 # ------------------------------------------------------- vault/work_tree ----
 # Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5)).
 
@@ -5167,7 +5284,7 @@ def has_git(directory: str, *names: str) -> bool:
 # The loaded vault and its file: generations, pin, writing, noticing changes.
 
 
-class Store:
+class Store(Doubter):
     """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
 
     `vault` is served. `trouble` says why the file cannot be used although the loaded vault can:
@@ -5250,7 +5367,7 @@ class Store:
             store.me.seen = str(before)
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
-            store.me.rename()  # so that what is missing comes back by a merge
+            store.rename(draft, (pin or {}).get("since"))  # what is missing comes by a merge
         if refusal or lacks_guards(vault, draft):
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
@@ -5296,6 +5413,8 @@ class Store:
         self.notice()
         if not self.trouble:
             return False
+        if self.doubted:
+            return self.go_on()
         if isinstance(self.trouble, Locked):  # the key was rotated: this would undo it
             raise self.trouble
         path, over = self.places.file("avault.enc"), ""
@@ -5328,7 +5447,7 @@ class Store:
 
     def notice(self, is_reading: bool = False) -> None:
         """`refresh`, for the one who is writing."""
-        if (seen := self.look()) == self.seen:
+        if self.doubted or (seen := self.look()) == self.seen:
             self.amid_git = self.amid_git and is_amid_git(self.places.dir)
             return
         self.seen = seen
@@ -5448,6 +5567,8 @@ class Store:
 
         A copy that has all of the other is the merge, else it is counted as git's; raises Tampered.
         """
+        if self.doubted:
+            raise self.doubted
         one, other = self.open_copy(ours), self.open_copy(theirs)
         if one.generation == other.generation and ours != theirs:
             raise Tampered(
@@ -5466,11 +5587,7 @@ class Store:
     def absorb(self, draft: Vault, theirs: bytes) -> None:
         """Merge another copy into a draft of the next generation; raises Tampered."""
         other = self.open_copy(theirs)
-        if other.generation.get(self.machine, 0) > draft.generation.get(self.machine, 0):
-            raise Tampered(
-                "that copy has writes of this machine that this one never made: "
-                "is one a clone of the other?"
-            )
+        self.doubt(other.generation, last_write_of(other, self.machine))
         merged = draft.merge(other)
         refuse_successor(draft, merged)
         draft.take(merged)
@@ -7775,10 +7892,12 @@ class StoringRelay:
         ids: list[str] | None = None,
         names: list[str] | None = None,
         topic: str | None = None,
+        take: Callable[[StoredEvent], None] | None = None,
     ) -> list[StoredEvent]:
         """What it has of an author: by `ids`, by `names` (tag d), or by `topic` (tag t).
 
-        What is not what was asked for is left out. Raises Unavailable.
+        What is not what was asked for is left out. `take` is given what comes at once, be there an
+        end of the answer or not. Raises Unavailable.
         """
         wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(STORED_KIND))
         wanted = wanted.author(nostr_sdk.PublicKey.parse(author))
@@ -7790,24 +7909,35 @@ class StoringRelay:
                 chosen = [nostr_sdk.EventId.parse(each) for each in ids[some : some + AT_ONCE]]
                 found += await self.ask(wanted.ids(chosen), author)
             elif names:
-                found += await self.ask_by_name(wanted, author, names[some : some + AT_ONCE])
+                chosen_names = names[some : some + AT_ONCE]
+                found += await self.ask_by_name(wanted, author, chosen_names, take)
         return found
 
     async def ask_by_name(
-        self, wanted: nostr_sdk.Filter, author: str, names: list[str]
+        self,
+        wanted: nostr_sdk.Filter,
+        author: str,
+        names: list[str],
+        take: Callable[[StoredEvent], None] | None = None,
     ) -> list[StoredEvent]:
         """What it has at these addresses; asked again for each, where it has said only some.
 
         The library's own relay gives one event of several addresses.
         """
-        found = await self.ask(wanted.identifiers(names), author)
+        found = await self.ask(wanted.identifiers(names), author, take)
         missing = {*names} - {each.name for each in found}
         if found and missing:
             for name in sorted(missing):
-                found += await self.ask(wanted.remove_identifiers(names).identifier(name), author)
+                one = wanted.remove_identifiers(names).identifier(name)
+                found += await self.ask(one, author, take)
         return found
 
-    async def ask(self, wanted: nostr_sdk.Filter, author: str) -> list[StoredEvent]:
+    async def ask(
+        self,
+        wanted: nostr_sdk.Filter,
+        author: str,
+        take: Callable[[StoredEvent], None] | None = None,
+    ) -> list[StoredEvent]:
         """What it answers to one filter, if it says that this is all (EOSE); raises Unavailable.
 
         The library's own call takes what came until it ran out of patience for all.
@@ -7823,6 +7953,8 @@ class StoringRelay:
                     with contextlib.suppress(ValueError):
                         if wanted.match_event(event) and len(found) < MOST_EVENTS:
                             found.append(read_stored(json.loads(event.as_json()), author))
+                            if take:
+                                take(found[-1])
                 await self.relay.unsubscribe(name)
         except TimeoutError:
             raise Unavailable(f"{self.url} does not say what it has") from None
@@ -13786,6 +13918,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         else None,
         "code": request_code(shown["sealed"]) if shown and not store else None,
         "replicas": sorted(store.vault.facts_of("replica")) if store else None,
+        "writes": not store.trouble if store else None,
         "groups": len(store.vault.groups) if store else None,
         "secrets": store.vault.count() if store else None,
         "guards": count_guards(store.vault.facts) if store else None,
@@ -15589,7 +15722,8 @@ class Replicator:
         """Plan what a change of the vault's state asks for."""
         before: tuple[str, object] = ("", None)
         while True:
-            changed, now = warden.changed, (warden.state, warden.report.get("replicas"))
+            changed, report = warden.changed, warden.report
+            now = warden.state, (report.get("replicas"), report.get("writes"))
             if now != before and now[0] == "unlocked" and self.is_on():
                 self.plan("take", uptime())
                 self.plan("send", uptime())
@@ -16282,12 +16416,15 @@ async def ask_for_proof(
 
 RELAY_FACT = "replica"  # of the facts: "replica/URL"
 MOST_RELAYS = 20
+AHEAD = 900  # seconds that a head may be later than the write that it was made for
 FARTHEST = 3600  # seconds from now that an event may be signed for
 
 
 async def tell_about(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Which relays there are, and where what they keep is found; and roots of agents before."""
     store = keyholder.open_store()
+    if store.doubted:
+        raise store.doubted
     replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
     return {
         "relays": [*(named := list_relays(store.vault))],
@@ -16360,11 +16497,20 @@ async def sign_copy(keyholder: Keyholder, session: Session, request: Message) ->
 
 
 async def sign_root(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """A new root, with an unlock key of its own; an agent's before says who has its place."""
+    """A new root, with an unlock key of its own; an agent's before says who has its place.
+
+    None if it is to be signed only in place of one for an operator before (`judge`), and the
+    `latest` is not. Raises Denied where that is for an operator whom this vault does not know.
+    """
     store, after, agent = keyholder.open_store(), read_time(request), str(request.get("agent"))
     vault, before = store.vault, find_agents_before(store)
     if agent not in (vault.agent, *before):
         raise Usage("not an agent of this vault")
+    if store.trouble:
+        raise store.trouble
+    is_latest_ours = agent != vault.agent or is_root_ours(store, request.get("latest"))
+    if request.get("judge") and is_latest_ours:
+        return {"event": None}
     keyholder.release(session, {"op": "replica", "for": f"root of {to_npub(agent)[:19]}…"})
     if agent != vault.agent:
         return {"event": compose_farewell(*before[agent], after)}
@@ -16372,18 +16518,62 @@ async def sign_root(keyholder: Keyholder, session: Session, request: Message) ->
     return {"event": compose_root(store.keys, content, after)}
 
 
+def is_root_ours(store: Store, latest: object) -> bool:
+    """Whether a root is for this vault's first operator, or none; not, where for one before.
+
+    Raises Denied where it is for another: this vault may not know yet whom that one succeeds.
+    """
+    try:
+        root, _ = read_root(latest, store.vault.agent)
+    except Tampered:
+        return True
+    marked = [name.partition("/")[2] for name in store.vault.facts_of("revoked")]
+    before = [parse_npub(name) for name in marked if name.startswith("npub1")]
+    for operator in (store.vault.operator, store.vault.made_for, *before):
+        with contextlib.suppress(ValueError):
+            decrypt(store.keys, operator, root["envelope"])
+            return operator == store.vault.operator
+    raise Denied(
+        "relays have a root for another first operator than this vault knows, so none is put there",
+        "take in what other machines have written: git pull, or avault replica push",
+    )
+
+
 async def tell_of_heads(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """What heads say whose copies have what is not in the vault; of those `known`, the ids."""
-    given = (await session.frame()).get("events")
-    store, heads, known = keyholder.open_store(), [], []
+    """What heads say whose copies have what is not in the vault; of those `known`, the ids.
+
+    Raises Tampered where they count writes of this machine that it never made, or are its own and
+    not made here (`strange`, ids).
+    """
+    said = await session.frame()
+    given, strange = said.get("events"), said.get("strange") or []
+    store, known = keyholder.open_store(), list[str]()
+    heads: list[dict[str, Any]] = []
     for event in given[:MOST_HEADS] if isinstance(given, list) else []:
-        with contextlib.suppress(Tampered):
+        try:
             head = read_head(replica_keys(store.keys), event)
-            if store.vault.is_after(head["generation"]):
-                known.append(head["id"])
-            else:
-                heads.append(describe_head(head))
+        except Tampered:
+            continue
+        if head["id"] in strange and head["machine"] == store.machine:
+            doubt_writer(keyholder, store, head, True)
+        if store.vault.is_after(head["generation"]):
+            known.append(head["id"])
+        else:
+            heads.append(describe_head(head))
+    for head in sorted(heads, key=lambda head: int(head["time"])):
+        doubt_writer(keyholder, store, head)
     return {"heads": heads, "known": known}
+
+
+def doubt_writer(
+    keyholder: Keyholder, store: Store, head: dict[str, Any], is_made_elsewhere: bool = False
+) -> None:
+    """Raise Tampered where a head counts writes of this machine that it never made."""
+    try:
+        store.doubt(head["generation"], head["time"] - AHEAD, is_made_elsewhere)
+    except Tampered:
+        keyholder.reporter.report()
+        raise
 
 
 async def join_parts(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -19761,10 +19951,13 @@ OUTBOX_LIMIT = 16 << 20  # bytes
 SEEN = 1000  # heads whose copies are known not to be new
 LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
 MOST_NOTES = 8
+MADE = 400  # heads of ours that are known as such
+SENT = 64  # roots of ours that are known to have been sent
 MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
+FAR = 3600  # seconds from now after which the time of a root is a wrong clock's
 UNKNOWN_RELAY: dict[str, Any] = {  # what is known of a relay at first; `head` and `root` are ids
     "slot": None, "head": "", "hash": "", "time": 0, "trying": None,
-    "checked": 0, "root": "", "farewells": [],
+    "checked": 0, "looked": 0, "root": "", "farewells": [],
     "sent": [], "sent_of": "", "failures": 0, "next": 0, "said": None,
 }  # fmt: skip
 
@@ -19802,7 +19995,10 @@ def try_lock(fd: int) -> bool:
 class ReplicaProgress:
     """replica.json: of each relay, what it keeps of this machine, and what it said.
 
-    `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root.
+    `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root,
+    and `latest` that root; `put` are the roots of ours that were sent, `judged` is the last that
+    the keyholder has looked at. `late` are heads whose parts did not come,
+    `made` the last of our own, ids and times.
     A `slot` is taken from here and never from a relay, which may answer with what it had a moment
     ago. While it is not known whether a relay took a head, that is what it is `trying`.
     """
@@ -19816,11 +20012,12 @@ class ReplicaProgress:
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
             "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
+            "latest": {}, "put": [], "judged": "", "late": [], "made": [],
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
             if os.path.lexists(path):
-                content = decode_file("replica", read_file(path), path)
+                content |= decode_file("replica", read_file(path), path)
         except AvaultError:
             pass  # slots are not known then, and are looked for
         return ReplicaProgress(content)
@@ -19830,7 +20027,7 @@ class ReplicaProgress:
         content = self.content
         if (content["machine"], content["author"]) != (machine, author):
             is_same_key = content["author"] == author
-            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
+            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0, "made": []}
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
     def note(self, said: str) -> None:
@@ -19840,6 +20037,8 @@ class ReplicaProgress:
 
     def move_on(self) -> None:
         """Go to other addresses where what lies at these is of a time that is yet to come."""
+        roots = self.content["roots"]
+        self.content["roots"] = {each: made for each, made in roots.items() if not is_far(made)}
         ahead = self.content["last"] - int(time.time())
         if ahead <= MOST_AHEAD:
             return
@@ -19863,17 +20062,43 @@ class ReplicaProgress:
         self.know_root(agent, after)
 
     def know_root(self, agent: str, time: int) -> None:
-        """Note that an agent (hex) has a root of that time; an older one counts no more."""
-        self.content["roots"][agent] = max(self.content["roots"].get(agent, 0), time)
+        """Note that an agent (hex) has a root of that time; an older one counts no more.
+
+        One that a wrong clock has made counts for the relay alone that has it.
+        """
+        if not is_far(time):
+            self.content["roots"][agent] = max(self.content["roots"].get(agent, 0), time)
+
+    def note_root(self, agent: str, event: dict[str, Any], is_sent: bool) -> None:
+        """Note what an agent's latest root is, as far as is known, and whether we have sent it."""
+        self.know_root(agent, event["created_at"])
+        if self.content["roots"].get(agent) == event["created_at"]:
+            self.content["latest"][agent] = event
+        if is_sent:
+            self.content["put"] = [*({*self.content["put"]} - {event["id"]}), event["id"]][-SENT:]
 
     def relay(self, url: str) -> dict[str, Any]:
         """What is known of a relay."""
         return {**UNKNOWN_RELAY, **self.content["relays"].get(url, {})}
 
+    def note_made(self, head: dict[str, Any]) -> None:
+        """Note that a head was made here."""
+        self.content["made"] = [*self.content["made"], [head["id"], head["created_at"]]][-MADE:]
+
+    def is_strange(self, head: str, time: int) -> bool:
+        """Whether a head of this machine's, of that time, was not made here, as far as is known."""
+        made = dict(self.content["made"])
+        return head not in made and min(made.values(), default=time) < time and not is_far(time)
+
     def see(self, head: str) -> None:
         """Note that a head has nothing new."""
         self.content["seen"] = [*(each for each in self.content["seen"] if each != head), head]
         self.content["seen"] = self.content["seen"][-SEEN:]
+
+
+def is_far(made: int) -> bool:
+    """Whether a time is yet to come, by more than clocks differ."""
+    return made > time.time() + FAR
 
 
 @context
@@ -19929,7 +20154,8 @@ class Outbox:
 # What relays have of the vault: the heads of all, and the parts that a head names, from any.
 
 
-BUDGET_OF_COPY = 60.0  # seconds that a relay is given for the parts of a copy
+GRACE_OF_RELAYS = 10.0  # seconds that others are waited for, when one has answered
+PATIENCE_FOR_PARTS = 60.0  # seconds without another part of a copy
 
 
 class Readers:
@@ -19962,16 +20188,20 @@ class Readers:
     async def ask_all(
         self, ask: Callable[[StoringRelay], Awaitable[list[StoredEvent]]]
     ) -> dict[str, list[StoredEvent]]:
-        """What each relay has; one that does not say counts as silent."""
+        """What each relay has; one that does not say, or long after another, counts as silent."""
         found: dict[str, list[StoredEvent]] = {}
+        now = asyncio.get_running_loop().time
 
         async def ask_one(relay: StoringRelay) -> None:
-            try:
+            with contextlib.suppress(Unavailable):
                 found[relay.url] = await ask(relay)
-            except Unavailable:
-                self.silent.append(relay.url)
+                if limit.when() is None:
+                    limit.reschedule(now() + GRACE_OF_RELAYS)
 
-        await asyncio.gather(*(ask_one(relay) for relay in self.relays))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None) as limit:
+                await asyncio.gather(*(ask_one(relay) for relay in self.relays))
+        self.silent += [relay.url for relay in self.relays if relay.url not in found]
         return found
 
     async def find_roots(self, agent: str, name: str) -> dict[str, list[StoredEvent]]:
@@ -19985,21 +20215,35 @@ class Readers:
     async def find_copy(self, author: str, head: dict[str, Any]) -> list[str] | None:
         """The contents of a head's parts; None where not all of them are to be had.
 
-        A part counts with the head's time, from whatever relay.
+        A part counts with the head's time, from whatever relay, and as it comes. All relays are
+        asked at the same time, each from another part on; the end is that no other part comes.
         """
         parts: dict[str, str] = {}
-        for relay in self.relays:
-            missing = [name for name in head["parts"] if name not in parts]
-            if not missing:
-                break
-            with contextlib.suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(BUDGET_OF_COPY):
-                    for each in await relay.fetch(author, names=missing):
-                        if each.time == head["time"]:
-                            parts[each.name] = each.content
-        if all(name in parts for name in head["parts"]):
-            return [parts[name] for name in head["parts"]]
-        return None
+        names, now = head["parts"], asyncio.get_running_loop().time
+
+        def take(each: StoredEvent) -> None:
+            if each.time == head["time"] and each.name in names and each.name not in parts:
+                parts[each.name] = each.content
+                is_whole = len(parts) == len(names)
+                limit.reschedule(now() + (0.0 if is_whole else PATIENCE_FOR_PARTS))
+
+        async def ask(relay: StoringRelay, first: int) -> None:
+            left = [*names[first:], *names[:first]]
+            while left := [name for name in left if name not in parts]:
+                some, before = left[:AT_ONCE], len(parts)
+                try:
+                    await relay.fetch(author, names=some, take=take)
+                    left = left[len(some) :]  # what it has not given of these it has not
+                except Unavailable:
+                    if len(parts) == before:
+                        return
+
+        begins = [len(names) * number // len(self.relays) for number in range(len(self.relays))]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_FOR_PARTS) as limit:
+                await asyncio.gather(*map(ask, self.relays, begins))
+        is_whole = all(name in parts for name in names)
+        return [parts[name] for name in names] if is_whole else None
 
 
 def merge_found(found: dict[str, list[StoredEvent]]) -> list[StoredEvent]:
@@ -20023,8 +20267,19 @@ def find_latest(events: list[StoredEvent]) -> dict[str, StoredEvent]:
 
 
 def count_hosts(urls: Iterable[str]) -> int:
-    """How many relays are other people's: a host with several paths is one."""
-    return len({url.partition("://")[2].partition("/")[0].rpartition("@")[2] for url in urls})
+    """How many relays are other people's: a host with several paths or ports is one.
+
+    At this machine itself each port is one.
+    """
+    return len({name_host(url) for url in urls})
+
+
+def name_host(url: str) -> str:
+    """The host of a relay's URL, which is in one spelling (see `normalise_relay`)."""
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    is_here = host.startswith(("127.", "localhost", "[::1]"))
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() and not is_here else host
 
 
 def is_after(one: dict[str, int], other: dict[str, int]) -> bool:
@@ -20053,11 +20308,47 @@ def choose_latest(heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+# --------------------------------------------------------- replica/roots ----
+# What relays have in the places of roots, where a machine without the vault begins.
+
+
+async def find_roots(outbox: Outbox) -> dict[str, list[StoredEvent]]:
+    """What all relays have in the places of the roots, by agent: one alone may have lost it."""
+    found: dict[str, list[StoredEvent]] = {}
+    async with Readers(outbox.relays) as readers:
+        for agent, name in outbox.names.items():
+            answers = await readers.find_roots(agent, name)
+            found[agent] = [each for events in answers.values() for each in events]
+    return found
+
+
+def is_in_place(event: StoredEvent, agent: str, is_before: bool) -> bool:
+    """Whether an event is what is to be in a root's place: of an agent before, a farewell."""
+    if is_before:
+        return read_farewell(event.event, agent) is not None
+    try:
+        read_root(event.event, agent)
+    except AvaultError:
+        return False
+    return True
+
+
+def refuse_rotated_root(
+    there: StoredEvent | None, everywhere: list[StoredEvent], agent: str
+) -> None:
+    """Raise Unavailable where an agent's key was rotated, as it has signed itself."""
+    if there and read_farewell(there.event, agent):
+        raise Unavailable("says that the agent's key was rotated")
+    if any(read_farewell(each.event, agent) for each in everywhere):
+        raise Unavailable("gets no root: another relay says that the agent's key was rotated")
+
+
 # ------------------------------------------------------- replica/sending ----
 # What is laid ready is put on each relay, and looked at there: it may not keep what it accepts.
 
 
 WEEK = 7 * 86_400  # seconds after which it is looked whether a relay still keeps what it had
+STALE = WEEK + 86_400  # seconds after which nobody knows that
 BUDGET = 240.0  # seconds that one relay is given at a time
 RELAY_PAUSES = (30, 3600)  # seconds before a relay is tried again: at first, and at most
 REFUSALS_OF_RELAYS = (  # what relays say (NIP-01), and what it comes to
@@ -20093,8 +20384,13 @@ async def send_all(places: Places, insist: bool) -> bool:
     if outbox.machine != progress.content["machine"]:
         return False
     deliveries = [Delivery(places, url, outbox, insist) for url in outbox.relays]
-    await asyncio.gather(*(delivery.run() for delivery in deliveries))
-    return any(delivery.lacks for delivery in deliveries)
+    due = [delivery for delivery in deliveries if delivery.is_due()]
+    if any(delivery.looks() for delivery in due):
+        roots = await find_roots(outbox)
+        for delivery in due:
+            delivery.roots = roots
+    await asyncio.gather(*(delivery.run() for delivery in due))
+    return any(delivery.lacks for delivery in due)
 
 
 def name_of(event: dict[str, Any]) -> str:
@@ -20110,7 +20406,11 @@ class Delivery:
 
     def __init__(self, places: Places, url: str, outbox: Outbox, insist: bool) -> None:
         self.places, self.url, self.outbox, self.insist = places, url, outbox, insist
-        self.about = ReplicaProgress.load(places).relay(url)
+        progress = ReplicaProgress.load(places)
+        self.about, self.seen = progress.relay(url), {*progress.content["seen"]}
+        self.known: dict[str, int] = progress.content["roots"]
+        self.put_before = {*progress.content["put"]}
+        self.roots: dict[str, list[StoredEvent]] = {}  # that all relays have
         self.lacks = False
 
     def is_due(self) -> bool:
@@ -20118,16 +20418,17 @@ class Delivery:
         about, now = self.about, time.time()
         is_whole = about["hash"] == self.outbox.hash and about["root"] and not about["said"]
         waits = now < about["next"] <= now + RELAY_PAUSES[1]
-        return self.insist or not (waits or (bool(is_whole) and self.is_fresh()))
+        is_fresh = is_young(about["checked"]) and is_young(about["looked"])
+        return self.insist or not (waits or (bool(is_whole) and is_fresh))
 
-    def is_fresh(self) -> bool:
-        """Whether it was looked at lately."""
-        return bool(0 <= time.time() - self.about["checked"] < WEEK)
+    def looks(self) -> bool:
+        """Whether it is to be looked which roots it has."""
+        about, before = self.about, {*self.outbox.names} - {self.outbox.agent}
+        is_known = bool(about["root"]) and {*about["farewells"]} >= before
+        return self.insist or not (is_known and is_young(about["looked"])) or self.is_replaced()
 
     async def run(self) -> None:
         """Do it, and note what came of it."""
-        if not self.is_due():
-            return
         if self.about["sent_of"] != self.outbox.hash:
             self.about |= {"sent": [], "sent_of": self.outbox.hash}
         before = len(self.about["sent"])
@@ -20170,6 +20471,8 @@ class Delivery:
         *parts, head = outbox.slots[slot]
         if is_kept:
             about["sent"] = await self.find(relay, [*parts, head])
+        elif about["head"]:
+            await self.refuse_unknown(relay)
         await self.put(relay, parts)
         live = {"slot": slot, "head": head["id"], "hash": outbox.hash, "time": head["created_at"]}
         if not is_kept:
@@ -20186,6 +20489,31 @@ class Delivery:
                 self.about |= trying
             self.about["trying"] = None
             self.note()
+
+    async def refuse_unknown(self, relay: StoringRelay) -> None:
+        """Put no head of ours away that is later, and that we do not know: the state may be older.
+
+        It is from a backup then, and what is there nowhere else. One is known that the keyholder
+        has read. Raises Unavailable.
+        """
+        heads = [events[-1] for events in self.outbox.slots]
+        found = await relay.fetch(self.outbox.author, names=[name_of(heads[0])])
+        live = find_latest(found).get(name_of(heads[0]))
+        ours = {self.about["head"], *(head["id"] for head in heads)}
+        if live and live.time > self.about["time"] and live.id not in ours:
+            if live.id in self.seen:
+                self.refuse_later(live, heads)
+            else:
+                raise Unavailable("has a later copy of this machine")
+
+    def refuse_later(self, live: StoredEvent, heads: list[dict[str, Any]]) -> None:
+        """Raise Unavailable where what is laid ready is not later than that, and have it be."""
+        if live.time < min(head["created_at"] for head in heads):
+            return
+        with change_progress(self.places) as progress:
+            progress.content["last"] = max(progress.content["last"], live.time)
+            progress.content["anew"] = self.lacks = True
+        raise Unavailable("has a later copy of this machine")
 
     async def find_live(self, relay: StoringRelay) -> None:
         """The slot that a head of ours names, where it is not known: the head tells, or its parts.
@@ -20205,11 +20533,7 @@ class Delivery:
             if live.id == head["id"]:
                 about |= {"slot": slot, "head": live.id, "hash": outbox.hash, "time": live.time}
                 return
-        if live.time >= min(head["created_at"] for head in heads):
-            with change_progress(self.places) as progress:
-                progress.content["last"] = max(progress.content["last"], live.time)
-                progress.content["anew"] = self.lacks = True
-            raise Unavailable("has a later copy of this machine")
+        self.refuse_later(live, heads)
         times = [latest[name].time if name in latest else 0 for name in firsts]
         about["slot"] = times.index(live.time) if live.time in times else None
 
@@ -20238,66 +20562,87 @@ class Delivery:
 
     async def send_roots(self, relay: StoringRelay) -> None:
         """See to it that a root is there, no older than any; and of agents before, a farewell."""
-        agents = [self.outbox.agent, *({*self.outbox.names} - {self.outbox.agent})]
-        known = ReplicaProgress.load(self.places).content["roots"]
-        is_known = self.is_fresh() and bool(self.about["root"])
-        if is_known and {*self.about["farewells"]} >= {*agents[1:]} and not self.is_replaced(known):
+        if not self.looks():
             return
+        agents = [self.outbox.agent, *({*self.outbox.names} - {self.outbox.agent})]
         self.about |= {"root": "", "farewells": []}
-        there = {
-            agent: await self.see_to_root(relay, agent, known.get(agent, 0)) for agent in agents
-        }
+        there = {agent: await self.see_to_root(relay, agent) for agent in agents}
         self.about["root"] = there[self.outbox.agent]
         self.about["farewells"] = [agent for agent in agents[1:] if there[agent]]
         if not all(there.values()):
             raise Unavailable("has no root yet")
+        self.about["looked"] = int(time.time())
 
-    def is_replaced(self, known: dict[str, int]) -> bool:
+    def is_replaced(self) -> bool:
         """Whether a root is laid ready that counts, and is not the one that is there."""
         ours = self.outbox.roots.get(self.outbox.agent)
-        if not ours or ours["created_at"] < known.get(self.outbox.agent, 0):
+        if not ours or ours["created_at"] < self.known.get(self.outbox.agent, 0):
             return False
-        return bool(ours["id"] != self.about["root"])
+        return bool(ours["id"] not in {self.about["root"], *self.put_before})
 
-    async def see_to_root(self, relay: StoringRelay, agent: str, known: int) -> str:
+    async def see_to_root(self, relay: StoringRelay, agent: str) -> str:
         """The id of an agent's root that is there, and as late as any; put there, if need be.
 
-        One that a later one has followed is never sent again: the phone may have opened it. Where
-        another is to be signed, it is "".
+        What another relay has is put where it lacks, as it is. One that a later one has followed is
+        never sent again: the phone may have opened it. So one of ours that was sent, and is on no
+        relay, is not either. Where another is to be signed, the id is "".
         """
-        latest = find_latest(await relay.fetch(agent, names=[self.outbox.names[agent]]))
-        there = latest.get(self.outbox.names[agent])
-        said = read_farewell(there.event, agent) if there else None
-        if agent == self.outbox.agent and said:
-            raise Unavailable("says that the agent's key was rotated")
-        if there and there.time >= known and (agent == self.outbox.agent or said):
-            self.know(agent, there)
+        name, is_before = self.outbox.names[agent], agent != self.outbox.agent
+        there = find_latest(await relay.fetch(agent, names=[name])).get(name)
+        everywhere = [*self.roots.get(agent, []), *([there] if there else [])]
+        if not is_before:
+            refuse_rotated_root(there, everywhere, agent)
+        right = [each for each in everywhere if is_in_place(each, agent, is_before)]
+        latest = find_latest([each for each in right if not is_far(each.time)]).get(name)
+        known = max(self.known.get(agent, 0), latest.time if latest else 0)
+        if there and there in right and there.time >= known:
+            self.note_root(agent, there.event)
             return there.id
-        ours, after = self.outbox.roots.get(agent), max(known, there.time if there else 0)
-        if ours and ours["created_at"] >= known and (not there or there.time < ours["created_at"]):
-            await self.put(relay, [ours])
-            return str(ours["id"])
+        chosen = latest.event if latest and latest.time >= known else self.find_ours(agent, known)
+        after = there.time if there and not is_far(there.time) else 0
+        if chosen and chosen["created_at"] > after:
+            await self.put(relay, [chosen])
+            self.note_root(agent, chosen, is_sent=True)
+            return str(chosen["id"])
         with change_progress(self.places) as progress:
-            progress.want_root(agent, after)
+            progress.want_root(agent, max(known, after))
             self.lacks = True
         return ""
 
-    def know(self, agent: str, root: StoredEvent) -> None:
+    def find_ours(self, agent: str, known: int) -> dict[str, Any] | None:
+        """What is laid ready for an agent's place, and may be sent."""
+        ours = self.outbox.roots.get(agent)
+        if not ours or ours["created_at"] < known or is_far(ours["created_at"]):
+            return None
+        is_sent = agent == self.outbox.agent and ours["id"] in self.put_before
+        return None if is_sent else ours
+
+    def note_root(self, agent: str, event: dict[str, Any], is_sent: bool = False) -> None:
         """Note what an agent's latest root is, as far as is known."""
+        is_ours = event["id"] == (self.outbox.roots.get(agent) or {}).get("id")
         with change_progress(self.places) as progress:
-            progress.know_root(agent, root.time)
+            progress.note_root(agent, event, is_sent and is_ours)
+
+
+def is_young(looked: int, most: int = WEEK) -> bool:
+    """Whether it was looked lately; a time that is yet to come was noted by a wrong clock."""
+    return 0 <= time.time() - looked < most
 
 
 def describe_relays(places: Places) -> dict[str, Any]:
     """How the relays are: for each whether it keeps the latest, and when the next try is due."""
     outbox, progress = Outbox.load(places), ReplicaProgress.load(places)
-    rows = []
+    rows, tries = [], []
     for url in outbox.relays:
         about = progress.relay(url)
         is_kept = bool(outbox.hash) and about["hash"] == outbox.hash
-        row = {"url": url, "kept": is_kept and bool(about["root"]), "time": about["time"] or None}
+        is_kept = is_kept and bool(about["root"]) and is_young(about["looked"], STALE)
+        row = {"url": url, "kept": is_kept, "time": about["time"] or None}
         rows.append({**row, "said": about["said"], "checked": about["checked"] or None})
-    tries = [progress.relay(row["url"])["next"] for row in rows if row["said"]]
+        if about["said"]:
+            tries.append(about["next"])
+        elif about["checked"]:
+            tries.append(min(about["checked"], about["looked"]) + WEEK)
     return {"relays": rows, "next": min(tries, default=None)}
 
 
@@ -20305,14 +20650,15 @@ def describe_relays(places: Places) -> dict[str, Any]:
 # What relays are to have is signed by the keyholder, at once after a write, and laid ready.
 
 
-def stage(places: Places) -> dict[str, Any]:
-    """Lay ready what relays are to have of the open vault: what `about` says of it.
+def stage(places: Places) -> tuple[dict[str, Any], AvaultError | None]:
+    """Lay ready what relays are to have of the open vault: what is known of it, and what failed.
 
     For both slots, as which one is next depends on the relay, and may change while this is sent.
-    What a person should know of it is noted. Raises Locked, Denied where the vault is too
-    large, and AvaultError; which relays there are, and the roots, are laid ready even so.
+    What a person should know of it is noted. Where the vault is too large, or the keyholder signs
+    something not for another reason, the rest is laid ready even so. Raises Locked, AvaultError.
     """
-    about, refused = ask_daemon(places, "replica", action="about"), None
+    about = ask_daemon(places, "replica", action="about")
+    refused: AvaultError | None = None
     with change_progress(places) as progress:
         progress.belong(about["machine"], about["author"])
         note_rollback(progress, about)
@@ -20342,9 +20688,7 @@ def stage(places: Places) -> dict[str, Any]:
                     refused = refused or error
         if vars(outbox) != before:
             outbox.save(places)
-    if refused:
-        raise refused
-    return about
+    return about, refused
 
 
 def note_rollback(progress: ReplicaProgress, about: dict[str, Any]) -> None:
@@ -20358,15 +20702,31 @@ def note_rollback(progress: ReplicaProgress, about: dict[str, Any]) -> None:
 def sign_roots(
     places: Places, about: dict[str, Any], progress: ReplicaProgress, outbox: Outbox
 ) -> None:
-    """Have the keyholder sign the roots that are wanted, each later than what is known of."""
-    content = progress.content
+    """Have the keyholder sign the roots that are wanted, each later than what is known of.
+
+    One that another machine has made is judged first: it may be for an operator before.
+    """
+    content, agent = progress.content, outbox.agent
+    latest = content["latest"].get(agent)
+    if latest and latest["id"] not in (*content["put"], content["judged"]):
+        asked = {"after": content["roots"].get(agent, 0), "latest": latest, "judge": True}
+        answer = ask_daemon(places, "replica", action="root", agent=agent, **asked)
+        content["judged"] = latest["id"]
+        if answer["event"]:
+            keep_root(progress, outbox, agent, answer["event"])
     content["wants"] = [agent for agent in content["wants"] if agent in about["roots"]]
     for agent in [*content["wants"]]:
         after = content["roots"].get(agent, 0)
-        answer = ask_daemon(places, "replica", action="root", agent=agent, after=after)
-        outbox.roots = {**outbox.roots, agent: answer["event"]}
-        content["wants"].remove(agent)
-        progress.know_root(agent, answer["event"]["created_at"])
+        fields = {"after": after, "latest": content["latest"].get(agent)}
+        answer = ask_daemon(places, "replica", action="root", agent=agent, **fields)
+        keep_root(progress, outbox, agent, answer["event"])
+
+
+def keep_root(progress: ReplicaProgress, outbox: Outbox, agent: str, event: dict[str, Any]) -> None:
+    """Lay a root ready that the keyholder has signed."""
+    outbox.roots = {**outbox.roots, agent: event}
+    progress.content["wants"] = [each for each in progress.content["wants"] if each != agent]
+    progress.know_root(agent, event["created_at"])
 
 
 def sign_copies(
@@ -20381,6 +20741,7 @@ def sign_copies(
         where = {"slot": slot, "epoch": content["epoch"], "after": content["last"]}
         answer = ask_daemon(places, "replica", action="copy", **where)
         slots.append(answer["events"])
+        progress.note_made(answer["events"][-1])
         digests.add(answer["digest"])
         content["last"] = max(content["last"], answer["events"][-1]["created_at"])
     if len(digests) == 1:  # else it was written meanwhile, and is laid ready again
@@ -20391,46 +20752,71 @@ def sign_copies(
 # What other machines have put on relays comes into the vault, as by a `git pull`.
 
 
-BUDGET_OF_TAKING = 120.0  # seconds
+BUDGET_OF_TAKING = 300.0  # seconds
+BUDGET_OF_COPY = 120.0  # of these, for the parts of one
+MOST_LATE = 100  # heads that are remembered
 
 
-async def take_in(places: Places, about: dict[str, Any]) -> dict[str, Any]:
+async def take_in(places: Places, about: dict[str, Any], told: dict[str, Any]) -> None:
     """Fetch what is new on the vault's relays, and take it in: how many copies, and what is wrong.
 
-    Raises Locked where the vault is.
+    Those whose parts did not come the last time are the last. Raises Locked where the vault is.
     """
-    taken, problems = 0, []
     async with Readers(about["relays"]) as readers:
         found = merge_found(await readers.find_heads(about["author"], about["heads"]))
         events = {each.id: each.event for each in found}
         heads = ask_of_heads(places, [*find_latest(found).values()])
-        heads.sort(key=lambda head: -sum(head["generation"].values()))
+        late = ReplicaProgress.load(places).content["late"]
+        heads.sort(key=lambda head: (head["id"] in late, -sum(head["generation"].values())))
         for head in heads:
             now = ask_daemon(places, "replica", action="about")
             if not is_after(now["generation"], head["generation"]):
-                parts = await readers.find_copy(about["author"], head)
+                parts = await find_parts(readers, about["author"], head)
+                note_late(places, head["id"], parts is None)
                 if parts is None:
-                    problems.append(
+                    told["problems"].append(
                         f"a copy of machine {head['machine']} is not whole on any relay"
                     )
                     continue
                 try:
                     take_copy(places, now, head, join(places, events[head["id"]], parts))
-                    taken += 1
-                except (Tampered, FileChanged) as error:
-                    problems.append(error.message)
+                    told["taken"] += 1
+                except (Tampered, FileChanged, Locked) as error:
+                    ask_daemon(places, "replica", action="about")  # raises what ends it all
+                    told["problems"].append(error.message)
                     continue
             with change_progress(places) as progress:
                 progress.see(head["id"])
-    return {"taken": taken, "problems": problems}
+
+
+async def find_parts(readers: Readers, author: str, head: dict[str, Any]) -> list[str] | None:
+    """The contents of a head's parts, as far as they come in time."""
+    try:
+        async with asyncio.timeout(BUDGET_OF_COPY):
+            return await readers.find_copy(author, head)
+    except TimeoutError:
+        return None
+
+
+def note_late(places: Places, head: str, is_late: bool) -> None:
+    """Note whether a head's parts did not come: next time others have their turn first."""
+    with change_progress(places) as progress:
+        others = [each for each in progress.content["late"] if each != head]
+        progress.content["late"] = [*others, *([head] if is_late else [])][-MOST_LATE:]
 
 
 def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any]]:
     """The heads that may have something new, as the keyholder reads them: some at a time."""
-    seen = {*ReplicaProgress.load(places).content["seen"]}
-    unseen, heads, known = [each for each in found if each.id not in seen], [], []
+    progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
+    unseen = [each for each in found if each.id not in progress.content["seen"]]
+    ours = {slot[-1]["tags"][0][1] for slot in outbox.slots if slot}  # the address
+    mine = [each for each in unseen if each.name in ours]
+    strange = [each.id for each in mine if progress.is_strange(each.id, each.time)]
+    heads: list[dict[str, Any]] = []
+    known: list[str] = []
     for start in range(0, len(unseen), MOST_HEADS):
-        value = {"events": [each.event for each in unseen[start : start + MOST_HEADS]]}
+        some = [each.event for each in unseen[start : start + MOST_HEADS]]
+        value = {"events": some, "strange": strange}
         answer = ask_daemon(places, "replica", action="heads", value=value)
         heads += answer["heads"]
         known += answer["known"]
@@ -20456,9 +20842,8 @@ def take_copy(places: Places, about: dict[str, Any], head: dict[str, Any], data:
     described, ours, me = inspect(places, data), about["generation"], about["machine"]
     if described.generation != head["generation"]:
         raise Tampered(f"a copy of machine {head['machine']} is not what its head says")
-    if described.generation.get(me, 0) > ours.get(me, 0):
-        raise Tampered("relays have writes of this machine that it never made: is there a clone?")
-    if not is_after(described.generation, ours):
+    is_doubtful = described.generation.get(me, 0) > ours.get(me, 0)  # as the keyholder says then
+    if is_doubtful or not is_after(described.generation, ours):
         with copies(places, data) as [name]:
             ask_daemon(places, "merge", theirs=name)
         return
@@ -20470,16 +20855,18 @@ def take_copy(places: Places, about: dict[str, Any], head: dict[str, Any], data:
 
 async def try_to_take(places: Places, about: dict[str, Any]) -> dict[str, Any]:
     """`take_in`, where what fails is told and nothing more; it has an end, as sending waits."""
+    told: dict[str, Any] = {"taken": 0, "problems": []}
     try:
         async with asyncio.timeout(BUDGET_OF_TAKING):
-            return await take_in(places, about)
+            await take_in(places, about, told)
     except TimeoutError:
-        said = f"relays did not give what other machines have in {BUDGET_OF_TAKING:.0f} s"
-        return {"taken": 0, "problems": [said]}
-    except (Locked, Unavailable):
-        return {"taken": 0, "problems": []}
+        said = f"relays did not give all that other machines have in {BUDGET_OF_TAKING:.0f} s"
+        told["problems"].append(said)
+    except (Locked, Unavailable, Tampered):  # which the vault's state is then, and told as such
+        pass
     except AvaultError as error:
-        return {"taken": 0, "problems": [error.message]}
+        told["problems"].append(error.message)
+    return told
 
 
 # ------------------------------------------------------- replica/keeping ----
@@ -20491,10 +20878,12 @@ def bring_replica_level(
 ) -> dict[str, Any]:
     """Lay ready what relays are to have; take in what they have; send: how the relays are then.
 
-    Of a locked vault what was laid ready is sent. What is wrong with the vault itself, as that it
-    is too large, is the `problem`; what is wrong with what relays have is in `problems`.
+    Of a locked vault what was laid ready is sent, and nothing of one whose file or name is
+    another's too. What is wrong with the vault itself is the `problem`; what is
+    wrong with what relays have is in `problems`.
     """
     told: dict[str, Any] = {"problem": None, "asked": None, "taken": 0, "problems": []}
+    told["halts"] = False  # whether nothing is to be sent
     about = stage_quietly(places, told)
     if take or send:
         with hold_lock(places, "replica.sending"):  # one at a time
@@ -20502,10 +20891,11 @@ def bring_replica_level(
                 came = asyncio.run(try_to_take(places, about))
                 told |= {**came, "problems": told["problems"] + came["problems"]}
                 stage_quietly(places, told)
-            if send:
+            if send and not told["halts"]:
                 send_staged(places, told, insist)
         told["asked"] = int(time.time())
     told["problems"] = [*take_notes(places, insist), *told["problems"]]
+    del told["halts"]
     return {**told, **describe_relays(places)}
 
 
@@ -20536,14 +20926,21 @@ def send_staged(places: Places, told: dict[str, Any], insist: bool) -> None:
 
 
 def stage_quietly(places: Places, told: dict[str, Any]) -> dict[str, Any] | None:
-    """What is known of the open vault, once it is laid ready; None of one that is locked."""
+    """What is known of the open vault, once it is laid ready; None of one that is locked.
+
+    Nor of one whose file, or name, is not as it should be.
+    """
     try:
-        return stage(places)
-    except (Locked, Unavailable):
-        return None
+        about, refused = stage(places)
     except AvaultError as error:
-        told["problem"] = error.message
+        about, refused = None, error
+    if isinstance(refused, Locked | Unavailable):
         return None
+    if refused:
+        told["problem"] = f"{refused.message}; {refused.hint}" if refused.hint else refused.message
+    if isinstance(refused, Tampered):
+        told["halts"], about = True, None
+    return about
 
 
 # --------------------------------------------------------- intake/dotenv ----
@@ -33652,12 +34049,13 @@ MEANING_OF_RELAYS = """\
   Relays get the vault's ciphertext, and an envelope that your phone opens. What they get is
   public, and copied for ever: nobody can take it back. They learn, and so does who asks them:
     that this agent's npub has an avault root, when that was made anew, and which npub took its
-    place, if its key is rotated;
-    of another key, which nobody can link to it by what it says: how many machines write, how
-    large the vault is, and when each write was. Whoever sees a public git of the same vault can
-    guess it from sizes and times;
+    place, if its key is rotated. Anybody can list all agents that have one on a relay;
+    of another key: how many machines write, how large the vault is, and when each write was.
+    Times and sizes link that key to the agent, and to a public git of the same vault;
     and, a relay alone: your address, at which both come in unless you hide it, and when machines
     of the vault are unlocked.
+  Whoever may have your key open things unasked (nip44_decrypt, as other apps that you let into
+  your signer) opens the vault with it, from any relay. Use a key made for avault alone.
   Whoever has the envelope, and also what your phone answered to it, has the agent's key. It is
   answered only by: avault recover --from-relays; then a new one takes its place. An old one may
   live on: then only a new agent's key ends it (avault rotate agent). Whoever has a key that was
@@ -33726,6 +34124,19 @@ def is_private(url: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         return host.endswith((".local", ".internal", ".lan")) or "." not in host
+
+
+def take_before_rotation(terminal: Terminal) -> None:
+    """Take in what relays have under the key that goes: nothing comes in under it after that."""
+    if not Outbox.load(terminal.places).relays:
+        return
+    say("asking relays for what other machines have written")
+    try:
+        told = bring_replica_level(terminal.places, take=True)
+    except AvaultError as error:
+        told = {"problems": [error.message]}
+    for problem in told["problems"]:
+        warn(printable(problem), "what is not taken in stays under the old key")
 
 
 def push_after_rotation(terminal: Terminal) -> None:
@@ -33846,7 +34257,9 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
     and is to be added again. Cut off at any point, the old key opens the vault, or
     the new one.
 
-    Other machines say what to do: one approval there. The old key stays in the
+    Other machines say what to do: one approval there. What they have written, and
+    only relays have, is taken in first, as nothing comes from there under the old
+    key after that; see before that they have sent it. The old key stays in the
     vault, for avault history and avault restore. What it has opened stays known:
     avault rotate report.
     """
@@ -33854,6 +34267,7 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
     name_openers(terminal)
     if not yes and not confirm(f"avault: {meaning}. Make a new one?"):
         raise Denied("not confirmed; nothing was changed", "avault rotate agent --yes")
+    take_before_rotation(terminal)
     say("asking the operator, who opens an envelope of the new key")
     with Person() as person:
         answer = terminal.ask("rotate", action="agent", progress=show_code, **person)

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -541,6 +542,43 @@ def test_two_machines_at_once(open_vault: Machine, fickle: Fickle, place: Any) -
         assert (open_vault.vault / "avault.enc").read_bytes() == before == (other.vault / "avault.enc").read_bytes(), (
             "they are level"
         )
+
+
+def stop_when_all_is_sent(machine: Machine) -> None:
+    """No process of the vault's is left then."""
+    begun = int(time.time())
+    lock(machine)
+    wait_until(lambda: ((machine.status()["replica"] or {}).get("asked") or 0) >= begun, what="what a lock sends")
+    stop(machine)
+
+
+def test_a_machine_that_was_restored_from_a_backup(open_vault: Machine, fickle: Fickle, place: Any) -> None:
+    """It writes nothing more once it has seen its own later work, sends nothing, and goes on under another name."""
+    put(open_vault, "a/OLD", "old")
+    add(open_vault, fickle.url)
+    stop_when_all_is_sent(open_vault)
+    there = {"vault": open_vault.vault, "own": open_vault.own}
+    for name, directory in there.items():
+        shutil.copytree(directory, place.top / f"night-{name}")
+    start(open_vault)
+    put(open_vault, "a/TODAY", "today")
+    push(open_vault)
+    stop_when_all_is_sent(open_vault)
+    for name, directory in there.items():
+        shutil.rmtree(directory)
+        shutil.copytree(place.top / f"night-{name}", directory)
+    fickle.ends = False  # away, as it were
+    start(open_vault)
+    put(open_vault, "a/MEANWHILE", "meanwhile")
+    fickle.ends = True
+    assert "never made" in push(open_vault, code=6)[""]["problem"]
+    assert "never made" in str(open_vault.status()["warnings"])
+    assert "restore --unsaved" in open_vault("set", "a/MORE", input="x", code=8).stderr
+    assert kept(fickle.url) == {"old", "today"}
+    open_vault("restore", "--unsaved")
+    push(open_vault)
+    assert (get(open_vault, "a/TODAY"), get(open_vault, "a/MEANWHILE"), get(open_vault, "a/OLD")) == ("today", "meanwhile", "old")
+    assert kept(fickle.url) == {"old", "today", "meanwhile"}
 
 
 def test_git_and_relays_at_once(open_vault: Machine, fickle: Fickle, place: Any) -> None:

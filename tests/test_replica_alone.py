@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,6 +197,37 @@ def test_a_lost_outbox_leaves_what_is_there_whole(sender: Sender, fickle: Fickle
     assert sender.there() == [1]
 
 
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_state_from_a_backup_puts_no_newer_copy_away(sender: Sender, tmp_path: Path, is_read: bool) -> None:
+    """Of what it does not know; what the keyholder has read, it knows."""
+    shutil.copytree(tmp_path / "state", tmp_path / "night")
+    sender.write()
+    sender.send()
+    [head] = [each["id"] for each in sender.relay.events.values() if len(each["tags"]) == 2]
+    shutil.rmtree(tmp_path / "state")
+    shutil.copytree(tmp_path / "night", tmp_path / "state")
+    if is_read:
+        with avault.change_progress(sender.places) as progress:
+            progress.see(head)
+    sender.count = 6
+    for _ in range(2):  # it may have to be signed for a later second
+        sender.write()
+        sender.send()
+    assert sender.there() == [8 if is_read else 2]
+    assert sender.about()["said"] == (None if is_read else "has a later copy of this machine")
+
+
+def test_a_head_that_was_not_made_here(sender: Sender) -> None:
+    """It is later than the first of those that are known as made here; what is older, or a wrong clock's, may be."""
+    progress, now = avault.ReplicaProgress.load(sender.places), int(time.time())
+    assert not progress.is_strange("x", now)
+    for name, made in (("one", now - 10), ("two", now - 5)):
+        progress.note_made({"id": name, "created_at": made})
+    assert progress.is_strange("x", now - 7) and progress.is_strange("x", now)
+    assert not progress.is_strange("two", now - 5)
+    assert not progress.is_strange("x", now - 20) and not progress.is_strange("x", now + 86_400)
+
+
 def test_a_copy_of_ours_from_a_time_to_come(sender: Sender, fickle: Fickle) -> None:
     """The state is lost, and the clock was ahead once: it is seen, so that other addresses are taken."""
     sender.lose_state()
@@ -243,7 +276,7 @@ def test_a_root_that_a_later_one_has_followed_is_never_sent_again(sender: Sender
 def test_a_later_root_of_another_machine_stays(sender: Sender, fickle: Fickle) -> None:
     later = root(int(time.time()) + 100, "later")
     fickle.keep(later)
-    sender.change(checked=0)
+    sender.change(looked=0)
     assert sender.send(insist=False) is False
     assert roots(fickle) == [later["id"]]
     assert avault.ReplicaProgress.load(sender.places).content["roots"][AGENT] == later["created_at"]
@@ -279,6 +312,126 @@ def test_no_root_is_put_over_a_farewell(sender: Sender, fickle: Fickle) -> None:
     sender.send()
     assert sender.about()["said"] == "says that the agent's key was rotated"
     assert roots(fickle) == [said["id"]]
+
+
+def lose_root(relay: Fickle) -> None:
+    relay.events = {key: event for key, event in relay.events.items() if event["pubkey"] != AGENT}
+
+
+def is_kept(sender: Sender) -> bool:
+    [row] = avault.describe_relays(sender.places)["relays"]
+    return bool(row["kept"])
+
+
+def test_a_root_is_looked_at_each_week_however_often_copies_are_sent(
+    sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And as long as nobody has looked, nobody says that it is there."""
+    lose_root(fickle)
+    begun = time.time()
+    monkeypatch.setattr(time, "time", lambda: begun + 6 * 86_400)
+    sender.write()
+    assert sender.send(insist=False) is False
+    assert is_kept(sender)
+    monkeypatch.setattr(time, "time", lambda: begun + 9 * 86_400)
+    assert not is_kept(sender)
+    assert avault.describe_relays(sender.places)["next"] <= begun + 7 * 86_400
+    sender.write()
+    assert sender.send(insist=False) is True
+    assert sender.about()["said"] == "has no root yet"
+
+
+def test_who_insists_has_the_root_looked_at(sender: Sender, fickle: Fickle) -> None:
+    lose_root(fickle)
+    assert sender.send() is True
+    assert not is_kept(sender)
+
+
+def test_a_root_that_another_relay_has_is_put_where_it_lacks(sender: Sender, fickle: Fickle) -> None:
+    """As it is: nothing is signed, and nothing that it has followed is sent."""
+    with Fickle() as other:
+        later = root(int(time.time()) + 5, "later")
+        other.keep(later)
+        lose_root(fickle)
+        outbox = avault.Outbox.load(sender.places)
+        outbox.relays.append(other.url)
+        outbox.save(sender.places)
+        begun = len(fickle.received)
+        assert sender.send() is False
+        assert [event["id"] for event in fickle.received[begun:]] == roots(other) == [later["id"]]
+        other.keep(avault.compose_farewell(KEYS, avault.make_statement(KEYS, "v", "0" * 64), later["created_at"]))
+        lose_root(fickle)
+        sender.send()
+        assert "another relay says that the agent's key was rotated" in sender.about()["said"]
+        assert roots(fickle) == []
+
+
+def sign(sender: Sender, event: Event) -> None:
+    """A root, as the keyholder has signed it."""
+    with avault.change_progress(sender.places) as progress:
+        outbox = avault.Outbox.load(sender.places)
+        avault.keep_root(progress, outbox, AGENT, event)
+        outbox.save(sender.places)
+
+
+def test_a_root_of_a_wrong_clock_counts_where_it_is(sender: Sender, fickle: Fickle) -> None:
+    """It keeps no root from a relay that does not take such a time, then or later."""
+    far = root(int(time.time()) + 365 * 86_400, "far")
+    with Fickle() as other:
+        other.keep(far)
+        lose_root(fickle)
+        outbox = avault.Outbox.load(sender.places)
+        outbox.relays.append(other.url)
+        outbox.save(sender.places)
+        assert sender.send() is True
+        assert roots(fickle) == []
+        sign(sender, fresh := root(0, "fresh"))
+        assert sender.send() is False
+        assert (roots(fickle), roots(other)) == ([fresh["id"]], [far["id"]])
+    with avault.change_progress(sender.places) as progress:
+        progress.content["roots"][AGENT] = far["created_at"]
+        progress.move_on()
+        assert progress.content["roots"] == {}
+
+
+def ask_keyholder(sender: Sender, monkeypatch: pytest.MonkeyPatch, store: Any, others: Event) -> Any:
+    """The keyholder's answer to a stage: of an open vault whose latest root is that."""
+    keyholder = SimpleNamespace(open_store=lambda: store, release=lambda *_: None)
+
+    def ask(_places: object, _op: str, **fields: Any) -> Any:
+        return asyncio.run(avault.sign_root(keyholder, None, fields))
+
+    monkeypatch.setattr(avault, "ask_daemon", ask)
+    with avault.change_progress(sender.places) as progress:
+        progress.note_root(AGENT, others, is_sent=False)
+        outbox = avault.Outbox.load(sender.places)
+        avault.sign_roots(sender.places, {"roots": {AGENT: 1}}, progress, outbox)
+        return outbox.roots[AGENT]
+
+
+def test_no_root_for_an_operator_before_takes_the_place_of_another(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does not know of the new one signs none; one that does puts its own over one of before."""
+    old, new = avault.make_keys(), avault.make_keys()
+    vault = avault.Vault("0" * 32, AGENT, avault.public_hex(old), "bot")
+    store = SimpleNamespace(keys=KEYS, vault=vault, trouble=None)
+    made = int(time.time())
+
+    def root_for(operator: Any, after: int) -> Event:
+        content = avault.seal_root(KEYS, vault.identity, avault.public_hex(operator), vault.name)
+        return avault.compose_root(KEYS, content, after)
+
+    with pytest.raises(avault.Denied, match="another first operator"):
+        ask_keyholder(sender, monkeypatch, store, root_for(new, made))
+    vault.state(avault.SUCCEEDED, avault.public_hex(new), 1, MACHINE)
+    before = avault.Outbox.load(sender.places).roots[AGENT]
+    assert ask_keyholder(sender, monkeypatch, store, root_for(new, made + 1)) == before
+    late = root_for(old, made + 2)
+    fresh = ask_keyholder(sender, monkeypatch, store, late)
+    assert fresh["created_at"] > late["created_at"]
+    avault.decrypt(new, AGENT, json.loads(fresh["content"])["envelope"])
+    store.trouble = avault.Locked("another first operator")
+    with pytest.raises(avault.Locked):
+        ask_keyholder(sender, monkeypatch, store, root_for(old, made + 5))
 
 
 @pytest.mark.parametrize("wrong", ["author", "statement", "type", "agent", "none"])
@@ -335,6 +488,77 @@ def test_a_silent_relay_vouches_for_nothing(fickle: Fickle, monkeypatch: pytest.
             return await readers.find_roots(AGENT, "x"), readers.silent
 
     assert asyncio.run(ask()) == ({}, [fickle.url])
+
+
+async def find(*relays: Fickle) -> tuple[list[str] | None, list[str]]:
+    """The parts of the one copy, and who is silent."""
+    async with avault.Readers([each.url for each in relays]) as readers:
+        [found] = avault.merge_found(await readers.find_heads(AUTHOR, avault.name_event(REPLICA, "heads")))
+        head = avault.read_head(REPLICA, found.event)
+        return await readers.find_copy(AUTHOR, head), readers.silent
+
+
+def test_a_relay_that_never_ends_keeps_nothing_out(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither heads nor parts: it is waited for as long as one is after another has answered, and parts come from both."""
+    monkeypatch.setattr(avault, "GRACE_OF_RELAYS", 0.3)
+    monkeypatch.setattr(avault, "PATIENCE", 5.0)
+    with Fickle() as endless:
+        endless.events = dict(fickle.events)
+        endless.ends = False
+        begun = time.monotonic()
+        parts, silent = asyncio.run(find(endless, fickle))
+        assert parts and len(parts) == 2
+        assert silent == [endless.url]
+        assert time.monotonic() - begun < 4
+
+
+def test_parts_count_as_they_come(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of an answer without its end; where no other comes, it is not whole."""
+    monkeypatch.setattr(avault, "PATIENCE", 0.3)
+    monkeypatch.setattr(avault, "PATIENCE_FOR_PARTS", 0.6)
+    heads = [each for each in fickle.events.values() if len(each["tags"]) == 2]
+    head = avault.read_head(REPLICA, heads[0])
+    fickle.ends = False
+
+    async def fetch() -> list[str] | None:
+        async with avault.Readers([fickle.url]) as readers:
+            return await readers.find_copy(AUTHOR, head)
+
+    assert asyncio.run(fetch())
+    first = head["parts"][0]
+    fickle.answer = lambda events: [each for each in events if ["d", first] not in each["tags"]]
+    assert asyncio.run(fetch()) is None
+
+
+def test_what_one_copy_meets_keeps_no_other_out(sender: Sender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused for its operator, or its parts do not come: the others are taken, and what is wrong is said."""
+    machines = ["a" * 16, "b" * 16, "c" * 16]
+    for machine in machines:
+        for event in avault.compose_copy(REPLICA, machine, {machine: 3}, b"x" * SIZE, 0, 0):
+            if machine != "b" * 16 or len(event["tags"]) == 2:
+                sender.relay.keep(event)
+
+    def ask(_places: object, _op: str, **fields: Any) -> Any:
+        if fields["action"] == "heads":
+            heads = [avault.read_head(REPLICA, event) for event in fields["value"]["events"]]
+            return {"heads": [avault.describe_head(head) for head in heads], "known": []}
+        return {"generation": {MACHINE: 9}, "copy": ""}
+
+    def take(_places: object, _about: object, head: dict[str, Any], _data: bytes) -> None:
+        if head["machine"] == "a" * 16:
+            raise avault.Locked("it has another first operator")
+
+    monkeypatch.setattr(avault, "ask_daemon", ask)
+    monkeypatch.setattr(avault, "take_copy", take)
+    about = {"relays": [sender.relay.url], "author": AUTHOR, "heads": avault.name_event(REPLICA, "heads")}
+    told = asyncio.run(avault.try_to_take(sender.places, about))
+    assert told["taken"] == 1
+    assert sorted(told["problems"]) == [
+        f"a copy of machine {'b' * 16} is not whole on any relay",
+        "it has another first operator",
+    ]
+    progress = avault.ReplicaProgress.load(sender.places).content
+    assert len(progress["late"]) == 1
 
 
 def test_a_slow_relay_has_a_budget(sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,6 +620,10 @@ def test_one_relay_has_many_spellings() -> None:
     assert avault.normalise_relay("wss://relay.example:444") == "wss://relay.example:444"
     assert avault.count_hosts([one, one + "/a", "wss://me@relay.example"]) == 1
     assert avault.count_hosts([one, "wss://other.example"]) == 2
+    assert avault.normalise_relay("wss://relay.example:0443") == one
+    assert avault.normalise_relay("ws://[::1]:0070") == "ws://[::1]:70"
+    assert avault.count_hosts([one, "wss://relay.example:444", "wss://relay.example:445/a"]) == 1
+    assert avault.count_hosts(["ws://127.0.0.1:1", "ws://127.0.0.1:2", "ws://[::1]:3", "ws://[2001:db8::1]"]) == 4
 
 
 @pytest.mark.parametrize(

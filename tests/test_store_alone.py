@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -673,3 +674,112 @@ def test_what_people_are_shown_is_plain(desk, field):
         Path(desk.places.file("nsec.enc")).write_bytes(avault.encode_file("nsec", {**sealed, field: wrong}))
         with pytest.raises(avault.Tampered, match="names nobody"):
             avault.read_unlock(desk.places)
+
+
+# Writes of this machine that it never made: its disk is one from a backup, or there is a clone
+
+
+@pytest.fixture
+def restored(tmp_path: Path) -> tuple[Desk, avault.Store, bytes, bytes]:
+    """A machine as it was last night; what it has written today lies elsewhere, and what another has made of that."""
+    desk = Desk(tmp_path / "vault", tmp_path / "state")
+    store = desk.create()
+    assert store.write([at("base", 50), at("gone", 51)]) == [None, None]
+    for name in ("vault", "state"):
+        shutil.copytree(tmp_path / name, tmp_path / f"night {name}")
+    assert store.write([at("today", 100)]) == [None]
+    assert store.write([lambda vault: vault.remove("g", "gone"), at("today2", 101)]) == [None, None]
+    mine = desk.path.read_bytes()
+    for name in ("vault", "state"):
+        shutil.rmtree(tmp_path / name)
+        shutil.copytree(tmp_path / f"night {name}", tmp_path / name)
+    return desk, desk.load(), mine, elsewhere(store.vault)
+
+
+def at(key: str, when: int) -> Callable[[avault.Vault], None]:
+    """A write of the machine's own at that time."""
+
+    def change(vault: avault.Vault) -> None:
+        machine = next(iter(vault.generation))
+        vault.put("g", key, "x", when, machine)
+
+    return change
+
+
+def absorb(store: avault.Store, theirs: bytes) -> list[avault.AvaultError | None]:
+    return store.write([lambda vault: store.absorb(vault, theirs)])
+
+
+def names(store: avault.Store) -> set[str]:
+    return {*store.vault.groups["g"].keys}
+
+
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_machine_from_a_backup_writes_nothing_more_and_loses_nothing(restored, whose: str, writes: int) -> None:
+    """Nor what it has written before it saw that; under another name it takes in all."""
+    desk, store, mine, theirs = restored
+    for number in range(writes):
+        assert store.write([at(f"after{number}", 200 + number)]) == [None]
+    seen = store.open_copy(mine if whose == "its own" else theirs)
+    before = store.machine
+    if seen.generation[before] <= store.vault.generation[before]:
+        seen.generation[before] += 2  # it has written more than is counted again here
+    with pytest.raises(avault.Tampered, match="restored from a backup"):
+        store.doubt(seen.generation, 150)
+    for _ in range(2):
+        [refused] = store.write([put("more")])
+        assert isinstance(refused, avault.Tampered)
+        os.utime(desk.path)  # no change of the file ends it
+    with pytest.raises(avault.Tampered):
+        store.offer(mine, theirs)
+    with pytest.raises(avault.Tampered):
+        desk.load()
+    assert store.put_back()
+    assert store.machine != before and not store.trouble
+    for copy in (mine, theirs):
+        assert absorb(store, copy) == [None]
+    assert names(store) == {"K", "base", "today", "today2", "E", *(f"after{number}" for number in range(writes))}
+    assert not [found for found in store.vault.groups["g"].keys.values() if len(found) > 1]
+
+
+def test_a_copy_with_such_writes_is_taken_in_from_nowhere(restored) -> None:
+    _, store, mine, _ = restored
+    [refused] = absorb(store, mine)
+    assert isinstance(refused, avault.Tampered) and store.trouble is refused
+
+
+def test_such_a_machine_goes_on_after_a_restart_too(restored) -> None:
+    """By an accepted rollback: what it had written is under its next name then."""
+    desk, store, mine, _ = restored
+    assert store.write([at("after", 200)]) == [None]
+    with pytest.raises(avault.Tampered):
+        store.doubt({store.machine: 9}, 150)
+    again = desk.load(accept_rollback=True)
+    assert again.machine != store.machine
+    assert absorb(again, mine) == [None]
+    assert names(again) == {"K", "base", "today", "today2", "after"}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_copy_of_no_more_writes_that_was_not_made_here(restored, restarts: bool) -> None:
+    """As many, or fewer, were counted here again."""
+    desk, store, mine, _ = restored
+    for number in range(3):
+        assert store.write([at(f"after{number}", 200 + number)]) == [None]
+    with pytest.raises(avault.Tampered):
+        store.doubt(store.open_copy(mine).generation, 150, is_made_elsewhere=True)
+    if restarts:
+        with pytest.raises(avault.Tampered):
+            desk.load()
+        store = desk.load(accept_rollback=True)
+    else:
+        assert store.put_back()
+    assert absorb(store, mine) == [None]
+    assert names(store) == {"K", "base", "today", "today2", "after0", "after1", "after2"}
+
+
+def test_an_ordinary_copy_makes_no_doubt(store) -> None:
+    generation = {**store.vault.generation, "other": 9}
+    store.doubt(generation, 1)
+    assert store.write([put("more")]) == [None]

@@ -24,12 +24,13 @@ MEANING_OF_RELAYS = """\
   Relays get the vault's ciphertext, and an envelope that your phone opens. What they get is
   public, and copied for ever: nobody can take it back. They learn, and so does who asks them:
     that this agent's npub has an avault root, when that was made anew, and which npub took its
-    place, if its key is rotated;
-    of another key, which nobody can link to it by what it says: how many machines write, how
-    large the vault is, and when each write was. Whoever sees a public git of the same vault can
-    guess it from sizes and times;
+    place, if its key is rotated. Anybody can list all agents that have one on a relay;
+    of another key: how many machines write, how large the vault is, and when each write was.
+    Times and sizes link that key to the agent, and to a public git of the same vault;
     and, a relay alone: your address, at which both come in unless you hide it, and when machines
     of the vault are unlocked.
+  Whoever may have your key open things unasked (nip44_decrypt, as other apps that you let into
+  your signer) opens the vault with it, from any relay. Use a key made for avault alone.
   Whoever has the envelope, and also what your phone answered to it, has the agent's key. It is
   answered only by: avault recover --from-relays; then a new one takes its place. An old one may
   live on: then only a new agent's key ends it (avault rotate agent). Whoever has a key that was
@@ -98,6 +99,19 @@ def is_private(url: str) -> bool:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
         return host.endswith((".local", ".internal", ".lan")) or "." not in host
+
+
+def take_before_rotation(terminal: Terminal) -> None:
+    """Take in what relays have under the key that goes: nothing comes in under it after that."""
+    if not Outbox.load(terminal.places).relays:
+        return
+    say("asking relays for what other machines have written")
+    try:
+        told = bring_replica_level(terminal.places, take=True)
+    except AvaultError as error:
+        told = {"problems": [error.message]}
+    for problem in told["problems"]:
+        warn(printable(problem), "what is not taken in stays under the old key")
 
 
 def push_after_rotation(terminal: Terminal) -> None:

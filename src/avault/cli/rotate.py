@@ -5,7 +5,7 @@ from __future__ import annotations
 from avault.cli.ceremony import Ceremony, read_bunker
 from avault.cli.custody import Person, manage, show, show_code
 from avault.cli.pair import PAIRING
-from avault.cli.replica import push_after_rotation
+from avault.cli.replica import push_after_rotation, take_before_rotation
 from avault.errors import AvaultError, Denied, Usage
 from avault.hints import call
 from avault.nostr import parse_npub, to_npub
@@ -27,7 +27,9 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
     and is to be added again. Cut off at any point, the old key opens the vault, or
     the new one.
 
-    Other machines say what to do: one approval there. The old key stays in the
+    Other machines say what to do: one approval there. What they have written, and
+    only relays have, is taken in first, as nothing comes from there under the old
+    key after that; see before that they have sent it. The old key stays in the
     vault, for avault history and avault restore. What it has opened stays known:
     avault rotate report.
     """
@@ -35,6 +37,7 @@ def cmd_rotate_agent(terminal: Terminal, yes: bool) -> int:
     name_openers(terminal)
     if not yes and not confirm(f"avault: {meaning}. Make a new one?"):
         raise Denied("not confirmed; nothing was changed", "avault rotate agent --yes")
+    take_before_rotation(terminal)
     say("asking the operator, who opens an envelope of the new key")
     with Person() as person:
         answer = terminal.ask("rotate", action="agent", progress=show_code, **person)

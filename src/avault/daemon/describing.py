@@ -45,6 +45,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         else None,
         "code": request_code(shown["sealed"]) if shown and not store else None,
         "replicas": sorted(store.vault.facts_of("replica")) if store else None,
+        "writes": not store.trouble if store else None,
         "groups": len(store.vault.groups) if store else None,
         "secrets": store.vault.count() if store else None,
         "guards": count_guards(store.vault.facts) if store else None,

@@ -15,7 +15,7 @@ from avault.daemon.changes import write
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
-from avault.nostr import public_hex, read_keys, to_npub
+from avault.nostr import decrypt, parse_npub, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.signer.replica import (
     MOST_HEADS,
@@ -27,6 +27,7 @@ from avault.signer.replica import (
     name_event,
     name_root,
     read_head,
+    read_root,
     replica_keys,
     seal_root,
 )
@@ -35,6 +36,7 @@ from avault.vault.presence import read_vault
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import Any
 
     from avault.nostr import Keys
     from avault.protocol import Message
@@ -45,12 +47,15 @@ if TYPE_CHECKING:
 
 RELAY_FACT = "replica"  # of the facts: "replica/URL"
 MOST_RELAYS = 20
+AHEAD = 900  # seconds that a head may be later than the write that it was made for
 FARTHEST = 3600  # seconds from now that an event may be signed for
 
 
 async def tell_about(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Which relays there are, and where what they keep is found; and roots of agents before."""
     store = keyholder.open_store()
+    if store.doubted:
+        raise store.doubted
     replica, agents = replica_keys(store.keys), [store.vault.agent, *find_agents_before(store)]
     return {
         "relays": [*(named := list_relays(store.vault))],
@@ -123,11 +128,20 @@ async def sign_copy(keyholder: Keyholder, session: Session, request: Message) ->
 
 
 async def sign_root(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """A new root, with an unlock key of its own; an agent's before says who has its place."""
+    """A new root, with an unlock key of its own; an agent's before says who has its place.
+
+    None if it is to be signed only in place of one for an operator before (`judge`), and the
+    `latest` is not. Raises Denied where that is for an operator whom this vault does not know.
+    """
     store, after, agent = keyholder.open_store(), read_time(request), str(request.get("agent"))
     vault, before = store.vault, find_agents_before(store)
     if agent not in (vault.agent, *before):
         raise Usage("not an agent of this vault")
+    if store.trouble:
+        raise store.trouble
+    is_latest_ours = agent != vault.agent or is_root_ours(store, request.get("latest"))
+    if request.get("judge") and is_latest_ours:
+        return {"event": None}
     keyholder.release(session, {"op": "replica", "for": f"root of {to_npub(agent)[:19]}…"})
     if agent != vault.agent:
         return {"event": compose_farewell(*before[agent], after)}
@@ -135,18 +149,62 @@ async def sign_root(keyholder: Keyholder, session: Session, request: Message) ->
     return {"event": compose_root(store.keys, content, after)}
 
 
+def is_root_ours(store: Store, latest: object) -> bool:
+    """Whether a root is for this vault's first operator, or none; not, where for one before.
+
+    Raises Denied where it is for another: this vault may not know yet whom that one succeeds.
+    """
+    try:
+        root, _ = read_root(latest, store.vault.agent)
+    except Tampered:
+        return True
+    marked = [name.partition("/")[2] for name in store.vault.facts_of("revoked")]
+    before = [parse_npub(name) for name in marked if name.startswith("npub1")]
+    for operator in (store.vault.operator, store.vault.made_for, *before):
+        with contextlib.suppress(ValueError):
+            decrypt(store.keys, operator, root["envelope"])
+            return operator == store.vault.operator
+    raise Denied(
+        "relays have a root for another first operator than this vault knows, so none is put there",
+        "take in what other machines have written: git pull, or avault replica push",
+    )
+
+
 async def tell_of_heads(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """What heads say whose copies have what is not in the vault; of those `known`, the ids."""
-    given = (await session.frame()).get("events")
-    store, heads, known = keyholder.open_store(), [], []
+    """What heads say whose copies have what is not in the vault; of those `known`, the ids.
+
+    Raises Tampered where they count writes of this machine that it never made, or are its own and
+    not made here (`strange`, ids).
+    """
+    said = await session.frame()
+    given, strange = said.get("events"), said.get("strange") or []
+    store, known = keyholder.open_store(), list[str]()
+    heads: list[dict[str, Any]] = []
     for event in given[:MOST_HEADS] if isinstance(given, list) else []:
-        with contextlib.suppress(Tampered):
+        try:
             head = read_head(replica_keys(store.keys), event)
-            if store.vault.is_after(head["generation"]):
-                known.append(head["id"])
-            else:
-                heads.append(describe_head(head))
+        except Tampered:
+            continue
+        if head["id"] in strange and head["machine"] == store.machine:
+            doubt_writer(keyholder, store, head, True)
+        if store.vault.is_after(head["generation"]):
+            known.append(head["id"])
+        else:
+            heads.append(describe_head(head))
+    for head in sorted(heads, key=lambda head: int(head["time"])):
+        doubt_writer(keyholder, store, head)
     return {"heads": heads, "known": known}
+
+
+def doubt_writer(
+    keyholder: Keyholder, store: Store, head: dict[str, Any], is_made_elsewhere: bool = False
+) -> None:
+    """Raise Tampered where a head counts writes of this machine that it never made."""
+    try:
+        store.doubt(head["generation"], head["time"] - AHEAD, is_made_elsewhere)
+    except Tampered:
+        keyholder.reporter.report()
+        raise
 
 
 async def join_parts(keyholder: Keyholder, session: Session, request: Message) -> Message:

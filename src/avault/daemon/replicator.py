@@ -97,7 +97,8 @@ class Replicator:
         """Plan what a change of the vault's state asks for."""
         before: tuple[str, object] = ("", None)
         while True:
-            changed, now = warden.changed, (warden.state, warden.report.get("replicas"))
+            changed, report = warden.changed, warden.report
+            now = warden.state, (report.get("replicas"), report.get("writes"))
             if now != before and now[0] == "unlocked" and self.is_on():
                 self.plan("take", uptime())
                 self.plan("send", uptime())

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Locked, Unavailable
+from avault.errors import AvaultError, Locked, Tampered, Unavailable
 from avault.places import Places
 from avault.replica.progress import change_progress, hold_lock
 from avault.replica.sending import describe_relays, send_all
@@ -22,10 +22,12 @@ def bring_replica_level(
 ) -> dict[str, Any]:
     """Lay ready what relays are to have; take in what they have; send: how the relays are then.
 
-    Of a locked vault what was laid ready is sent. What is wrong with the vault itself, as that it
-    is too large, is the `problem`; what is wrong with what relays have is in `problems`.
+    Of a locked vault what was laid ready is sent, and nothing of one whose file or name is
+    another's too. What is wrong with the vault itself is the `problem`; what is
+    wrong with what relays have is in `problems`.
     """
     told: dict[str, Any] = {"problem": None, "asked": None, "taken": 0, "problems": []}
+    told["halts"] = False  # whether nothing is to be sent
     about = stage_quietly(places, told)
     if take or send:
         with hold_lock(places, "replica.sending"):  # one at a time
@@ -33,10 +35,11 @@ def bring_replica_level(
                 came = asyncio.run(try_to_take(places, about))
                 told |= {**came, "problems": told["problems"] + came["problems"]}
                 stage_quietly(places, told)
-            if send:
+            if send and not told["halts"]:
                 send_staged(places, told, insist)
         told["asked"] = int(time.time())
     told["problems"] = [*take_notes(places, insist), *told["problems"]]
+    del told["halts"]
     return {**told, **describe_relays(places)}
 
 
@@ -67,11 +70,18 @@ def send_staged(places: Places, told: dict[str, Any], insist: bool) -> None:
 
 
 def stage_quietly(places: Places, told: dict[str, Any]) -> dict[str, Any] | None:
-    """What is known of the open vault, once it is laid ready; None of one that is locked."""
+    """What is known of the open vault, once it is laid ready; None of one that is locked.
+
+    Nor of one whose file, or name, is not as it should be.
+    """
     try:
-        return stage(places)
-    except (Locked, Unavailable):
-        return None
+        about, refused = stage(places)
     except AvaultError as error:
-        told["problem"] = error.message
+        about, refused = None, error
+    if isinstance(refused, Locked | Unavailable):
         return None
+    if refused:
+        told["problem"] = f"{refused.message}; {refused.hint}" if refused.hint else refused.message
+    if isinstance(refused, Tampered):
+        told["halts"], about = True, None
+    return about

@@ -23,10 +23,13 @@ OUTBOX_LIMIT = 16 << 20  # bytes
 SEEN = 1000  # heads whose copies are known not to be new
 LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
 MOST_NOTES = 8
+MADE = 400  # heads of ours that are known as such
+SENT = 64  # roots of ours that are known to have been sent
 MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
+FAR = 3600  # seconds from now after which the time of a root is a wrong clock's
 UNKNOWN_RELAY: dict[str, Any] = {  # what is known of a relay at first; `head` and `root` are ids
     "slot": None, "head": "", "hash": "", "time": 0, "trying": None,
-    "checked": 0, "root": "", "farewells": [],
+    "checked": 0, "looked": 0, "root": "", "farewells": [],
     "sent": [], "sent_of": "", "failures": 0, "next": 0, "said": None,
 }  # fmt: skip
 
@@ -64,7 +67,10 @@ def try_lock(fd: int) -> bool:
 class ReplicaProgress:
     """replica.json: of each relay, what it keeps of this machine, and what it said.
 
-    `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root.
+    `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root,
+    and `latest` that root; `put` are the roots of ours that were sent, `judged` is the last that
+    the keyholder has looked at. `late` are heads whose parts did not come,
+    `made` the last of our own, ids and times.
     A `slot` is taken from here and never from a relay, which may answer with what it had a moment
     ago. While it is not known whether a relay took a head, that is what it is `trying`.
     """
@@ -78,11 +84,12 @@ class ReplicaProgress:
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
             "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
+            "latest": {}, "put": [], "judged": "", "late": [], "made": [],
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
             if os.path.lexists(path):
-                content = decode_file("replica", read_file(path), path)
+                content |= decode_file("replica", read_file(path), path)
         except AvaultError:
             pass  # slots are not known then, and are looked for
         return ReplicaProgress(content)
@@ -92,7 +99,7 @@ class ReplicaProgress:
         content = self.content
         if (content["machine"], content["author"]) != (machine, author):
             is_same_key = content["author"] == author
-            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
+            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0, "made": []}
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
     def note(self, said: str) -> None:
@@ -102,6 +109,8 @@ class ReplicaProgress:
 
     def move_on(self) -> None:
         """Go to other addresses where what lies at these is of a time that is yet to come."""
+        roots = self.content["roots"]
+        self.content["roots"] = {each: made for each, made in roots.items() if not is_far(made)}
         ahead = self.content["last"] - int(time.time())
         if ahead <= MOST_AHEAD:
             return
@@ -125,17 +134,43 @@ class ReplicaProgress:
         self.know_root(agent, after)
 
     def know_root(self, agent: str, time: int) -> None:
-        """Note that an agent (hex) has a root of that time; an older one counts no more."""
-        self.content["roots"][agent] = max(self.content["roots"].get(agent, 0), time)
+        """Note that an agent (hex) has a root of that time; an older one counts no more.
+
+        One that a wrong clock has made counts for the relay alone that has it.
+        """
+        if not is_far(time):
+            self.content["roots"][agent] = max(self.content["roots"].get(agent, 0), time)
+
+    def note_root(self, agent: str, event: dict[str, Any], is_sent: bool) -> None:
+        """Note what an agent's latest root is, as far as is known, and whether we have sent it."""
+        self.know_root(agent, event["created_at"])
+        if self.content["roots"].get(agent) == event["created_at"]:
+            self.content["latest"][agent] = event
+        if is_sent:
+            self.content["put"] = [*({*self.content["put"]} - {event["id"]}), event["id"]][-SENT:]
 
     def relay(self, url: str) -> dict[str, Any]:
         """What is known of a relay."""
         return {**UNKNOWN_RELAY, **self.content["relays"].get(url, {})}
 
+    def note_made(self, head: dict[str, Any]) -> None:
+        """Note that a head was made here."""
+        self.content["made"] = [*self.content["made"], [head["id"], head["created_at"]]][-MADE:]
+
+    def is_strange(self, head: str, time: int) -> bool:
+        """Whether a head of this machine's, of that time, was not made here, as far as is known."""
+        made = dict(self.content["made"])
+        return head not in made and min(made.values(), default=time) < time and not is_far(time)
+
     def see(self, head: str) -> None:
         """Note that a head has nothing new."""
         self.content["seen"] = [*(each for each in self.content["seen"] if each != head), head]
         self.content["seen"] = self.content["seen"][-SEEN:]
+
+
+def is_far(made: int) -> bool:
+    """Whether a time is yet to come, by more than clocks differ."""
+    return made > time.time() + FAR
 
 
 @context

@@ -7,14 +7,15 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from avault.errors import Unavailable
-from avault.signer.stored import StoredEvent, StoringRelay
+from avault.signer.stored import AT_ONCE, StoredEvent, StoringRelay
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
     from typing import Any, Self
 
-BUDGET_OF_COPY = 60.0  # seconds that a relay is given for the parts of a copy
+GRACE_OF_RELAYS = 10.0  # seconds that others are waited for, when one has answered
+PATIENCE_FOR_PARTS = 60.0  # seconds without another part of a copy
 
 
 class Readers:
@@ -47,16 +48,20 @@ class Readers:
     async def ask_all(
         self, ask: Callable[[StoringRelay], Awaitable[list[StoredEvent]]]
     ) -> dict[str, list[StoredEvent]]:
-        """What each relay has; one that does not say counts as silent."""
+        """What each relay has; one that does not say, or long after another, counts as silent."""
         found: dict[str, list[StoredEvent]] = {}
+        now = asyncio.get_running_loop().time
 
         async def ask_one(relay: StoringRelay) -> None:
-            try:
+            with contextlib.suppress(Unavailable):
                 found[relay.url] = await ask(relay)
-            except Unavailable:
-                self.silent.append(relay.url)
+                if limit.when() is None:
+                    limit.reschedule(now() + GRACE_OF_RELAYS)
 
-        await asyncio.gather(*(ask_one(relay) for relay in self.relays))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None) as limit:
+                await asyncio.gather(*(ask_one(relay) for relay in self.relays))
+        self.silent += [relay.url for relay in self.relays if relay.url not in found]
         return found
 
     async def find_roots(self, agent: str, name: str) -> dict[str, list[StoredEvent]]:
@@ -70,21 +75,35 @@ class Readers:
     async def find_copy(self, author: str, head: dict[str, Any]) -> list[str] | None:
         """The contents of a head's parts; None where not all of them are to be had.
 
-        A part counts with the head's time, from whatever relay.
+        A part counts with the head's time, from whatever relay, and as it comes. All relays are
+        asked at the same time, each from another part on; the end is that no other part comes.
         """
         parts: dict[str, str] = {}
-        for relay in self.relays:
-            missing = [name for name in head["parts"] if name not in parts]
-            if not missing:
-                break
-            with contextlib.suppress(Unavailable, TimeoutError):
-                async with asyncio.timeout(BUDGET_OF_COPY):
-                    for each in await relay.fetch(author, names=missing):
-                        if each.time == head["time"]:
-                            parts[each.name] = each.content
-        if all(name in parts for name in head["parts"]):
-            return [parts[name] for name in head["parts"]]
-        return None
+        names, now = head["parts"], asyncio.get_running_loop().time
+
+        def take(each: StoredEvent) -> None:
+            if each.time == head["time"] and each.name in names and each.name not in parts:
+                parts[each.name] = each.content
+                is_whole = len(parts) == len(names)
+                limit.reschedule(now() + (0.0 if is_whole else PATIENCE_FOR_PARTS))
+
+        async def ask(relay: StoringRelay, first: int) -> None:
+            left = [*names[first:], *names[:first]]
+            while left := [name for name in left if name not in parts]:
+                some, before = left[:AT_ONCE], len(parts)
+                try:
+                    await relay.fetch(author, names=some, take=take)
+                    left = left[len(some) :]  # what it has not given of these it has not
+                except Unavailable:
+                    if len(parts) == before:
+                        return
+
+        begins = [len(names) * number // len(self.relays) for number in range(len(self.relays))]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_FOR_PARTS) as limit:
+                await asyncio.gather(*map(ask, self.relays, begins))
+        is_whole = all(name in parts for name in names)
+        return [parts[name] for name in names] if is_whole else None
 
 
 def merge_found(found: dict[str, list[StoredEvent]]) -> list[StoredEvent]:
@@ -108,8 +127,19 @@ def find_latest(events: list[StoredEvent]) -> dict[str, StoredEvent]:
 
 
 def count_hosts(urls: Iterable[str]) -> int:
-    """How many relays are other people's: a host with several paths is one."""
-    return len({url.partition("://")[2].partition("/")[0].rpartition("@")[2] for url in urls})
+    """How many relays are other people's: a host with several paths or ports is one.
+
+    At this machine itself each port is one.
+    """
+    return len({name_host(url) for url in urls})
+
+
+def name_host(url: str) -> str:
+    """The host of a relay's URL, which is in one spelling (see `normalise_relay`)."""
+    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    is_here = host.startswith(("127.", "localhost", "[::1]"))
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() and not is_here else host
 
 
 def is_after(one: dict[str, int], other: dict[str, int]) -> bool:

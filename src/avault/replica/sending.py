@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable
 from avault.places import Places
-from avault.replica.progress import Outbox, ReplicaProgress, change_progress, note_relay
+from avault.replica.progress import (
+    Outbox,
+    ReplicaProgress,
+    change_progress,
+    is_far,
+    note_relay,
+)
 from avault.replica.reading import find_latest
-from avault.signer.replica import read_farewell
+from avault.replica.roots import find_roots, is_in_place, refuse_rotated_root
 from avault.signer.stored import StoringRelay
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
     from avault.signer.stored import StoredEvent
 
 WEEK = 7 * 86_400  # seconds after which it is looked whether a relay still keeps what it had
+STALE = WEEK + 86_400  # seconds after which nobody knows that
 BUDGET = 240.0  # seconds that one relay is given at a time
 RELAY_PAUSES = (30, 3600)  # seconds before a relay is tried again: at first, and at most
 REFUSALS_OF_RELAYS = (  # what relays say (NIP-01), and what it comes to
@@ -55,8 +62,13 @@ async def send_all(places: Places, insist: bool) -> bool:
     if outbox.machine != progress.content["machine"]:
         return False
     deliveries = [Delivery(places, url, outbox, insist) for url in outbox.relays]
-    await asyncio.gather(*(delivery.run() for delivery in deliveries))
-    return any(delivery.lacks for delivery in deliveries)
+    due = [delivery for delivery in deliveries if delivery.is_due()]
+    if any(delivery.looks() for delivery in due):
+        roots = await find_roots(outbox)
+        for delivery in due:
+            delivery.roots = roots
+    await asyncio.gather(*(delivery.run() for delivery in due))
+    return any(delivery.lacks for delivery in due)
 
 
 def name_of(event: dict[str, Any]) -> str:
@@ -72,7 +84,11 @@ class Delivery:
 
     def __init__(self, places: Places, url: str, outbox: Outbox, insist: bool) -> None:
         self.places, self.url, self.outbox, self.insist = places, url, outbox, insist
-        self.about = ReplicaProgress.load(places).relay(url)
+        progress = ReplicaProgress.load(places)
+        self.about, self.seen = progress.relay(url), {*progress.content["seen"]}
+        self.known: dict[str, int] = progress.content["roots"]
+        self.put_before = {*progress.content["put"]}
+        self.roots: dict[str, list[StoredEvent]] = {}  # that all relays have
         self.lacks = False
 
     def is_due(self) -> bool:
@@ -80,16 +96,17 @@ class Delivery:
         about, now = self.about, time.time()
         is_whole = about["hash"] == self.outbox.hash and about["root"] and not about["said"]
         waits = now < about["next"] <= now + RELAY_PAUSES[1]
-        return self.insist or not (waits or (bool(is_whole) and self.is_fresh()))
+        is_fresh = is_young(about["checked"]) and is_young(about["looked"])
+        return self.insist or not (waits or (bool(is_whole) and is_fresh))
 
-    def is_fresh(self) -> bool:
-        """Whether it was looked at lately."""
-        return bool(0 <= time.time() - self.about["checked"] < WEEK)
+    def looks(self) -> bool:
+        """Whether it is to be looked which roots it has."""
+        about, before = self.about, {*self.outbox.names} - {self.outbox.agent}
+        is_known = bool(about["root"]) and {*about["farewells"]} >= before
+        return self.insist or not (is_known and is_young(about["looked"])) or self.is_replaced()
 
     async def run(self) -> None:
         """Do it, and note what came of it."""
-        if not self.is_due():
-            return
         if self.about["sent_of"] != self.outbox.hash:
             self.about |= {"sent": [], "sent_of": self.outbox.hash}
         before = len(self.about["sent"])
@@ -132,6 +149,8 @@ class Delivery:
         *parts, head = outbox.slots[slot]
         if is_kept:
             about["sent"] = await self.find(relay, [*parts, head])
+        elif about["head"]:
+            await self.refuse_unknown(relay)
         await self.put(relay, parts)
         live = {"slot": slot, "head": head["id"], "hash": outbox.hash, "time": head["created_at"]}
         if not is_kept:
@@ -148,6 +167,31 @@ class Delivery:
                 self.about |= trying
             self.about["trying"] = None
             self.note()
+
+    async def refuse_unknown(self, relay: StoringRelay) -> None:
+        """Put no head of ours away that is later, and that we do not know: the state may be older.
+
+        It is from a backup then, and what is there nowhere else. One is known that the keyholder
+        has read. Raises Unavailable.
+        """
+        heads = [events[-1] for events in self.outbox.slots]
+        found = await relay.fetch(self.outbox.author, names=[name_of(heads[0])])
+        live = find_latest(found).get(name_of(heads[0]))
+        ours = {self.about["head"], *(head["id"] for head in heads)}
+        if live and live.time > self.about["time"] and live.id not in ours:
+            if live.id in self.seen:
+                self.refuse_later(live, heads)
+            else:
+                raise Unavailable("has a later copy of this machine")
+
+    def refuse_later(self, live: StoredEvent, heads: list[dict[str, Any]]) -> None:
+        """Raise Unavailable where what is laid ready is not later than that, and have it be."""
+        if live.time < min(head["created_at"] for head in heads):
+            return
+        with change_progress(self.places) as progress:
+            progress.content["last"] = max(progress.content["last"], live.time)
+            progress.content["anew"] = self.lacks = True
+        raise Unavailable("has a later copy of this machine")
 
     async def find_live(self, relay: StoringRelay) -> None:
         """The slot that a head of ours names, where it is not known: the head tells, or its parts.
@@ -167,11 +211,7 @@ class Delivery:
             if live.id == head["id"]:
                 about |= {"slot": slot, "head": live.id, "hash": outbox.hash, "time": live.time}
                 return
-        if live.time >= min(head["created_at"] for head in heads):
-            with change_progress(self.places) as progress:
-                progress.content["last"] = max(progress.content["last"], live.time)
-                progress.content["anew"] = self.lacks = True
-            raise Unavailable("has a later copy of this machine")
+        self.refuse_later(live, heads)
         times = [latest[name].time if name in latest else 0 for name in firsts]
         about["slot"] = times.index(live.time) if live.time in times else None
 
@@ -200,64 +240,85 @@ class Delivery:
 
     async def send_roots(self, relay: StoringRelay) -> None:
         """See to it that a root is there, no older than any; and of agents before, a farewell."""
-        agents = [self.outbox.agent, *({*self.outbox.names} - {self.outbox.agent})]
-        known = ReplicaProgress.load(self.places).content["roots"]
-        is_known = self.is_fresh() and bool(self.about["root"])
-        if is_known and {*self.about["farewells"]} >= {*agents[1:]} and not self.is_replaced(known):
+        if not self.looks():
             return
+        agents = [self.outbox.agent, *({*self.outbox.names} - {self.outbox.agent})]
         self.about |= {"root": "", "farewells": []}
-        there = {
-            agent: await self.see_to_root(relay, agent, known.get(agent, 0)) for agent in agents
-        }
+        there = {agent: await self.see_to_root(relay, agent) for agent in agents}
         self.about["root"] = there[self.outbox.agent]
         self.about["farewells"] = [agent for agent in agents[1:] if there[agent]]
         if not all(there.values()):
             raise Unavailable("has no root yet")
+        self.about["looked"] = int(time.time())
 
-    def is_replaced(self, known: dict[str, int]) -> bool:
+    def is_replaced(self) -> bool:
         """Whether a root is laid ready that counts, and is not the one that is there."""
         ours = self.outbox.roots.get(self.outbox.agent)
-        if not ours or ours["created_at"] < known.get(self.outbox.agent, 0):
+        if not ours or ours["created_at"] < self.known.get(self.outbox.agent, 0):
             return False
-        return bool(ours["id"] != self.about["root"])
+        return bool(ours["id"] not in {self.about["root"], *self.put_before})
 
-    async def see_to_root(self, relay: StoringRelay, agent: str, known: int) -> str:
+    async def see_to_root(self, relay: StoringRelay, agent: str) -> str:
         """The id of an agent's root that is there, and as late as any; put there, if need be.
 
-        One that a later one has followed is never sent again: the phone may have opened it. Where
-        another is to be signed, it is "".
+        What another relay has is put where it lacks, as it is. One that a later one has followed is
+        never sent again: the phone may have opened it. So one of ours that was sent, and is on no
+        relay, is not either. Where another is to be signed, the id is "".
         """
-        latest = find_latest(await relay.fetch(agent, names=[self.outbox.names[agent]]))
-        there = latest.get(self.outbox.names[agent])
-        said = read_farewell(there.event, agent) if there else None
-        if agent == self.outbox.agent and said:
-            raise Unavailable("says that the agent's key was rotated")
-        if there and there.time >= known and (agent == self.outbox.agent or said):
-            self.know(agent, there)
+        name, is_before = self.outbox.names[agent], agent != self.outbox.agent
+        there = find_latest(await relay.fetch(agent, names=[name])).get(name)
+        everywhere = [*self.roots.get(agent, []), *([there] if there else [])]
+        if not is_before:
+            refuse_rotated_root(there, everywhere, agent)
+        right = [each for each in everywhere if is_in_place(each, agent, is_before)]
+        latest = find_latest([each for each in right if not is_far(each.time)]).get(name)
+        known = max(self.known.get(agent, 0), latest.time if latest else 0)
+        if there and there in right and there.time >= known:
+            self.note_root(agent, there.event)
             return there.id
-        ours, after = self.outbox.roots.get(agent), max(known, there.time if there else 0)
-        if ours and ours["created_at"] >= known and (not there or there.time < ours["created_at"]):
-            await self.put(relay, [ours])
-            return str(ours["id"])
+        chosen = latest.event if latest and latest.time >= known else self.find_ours(agent, known)
+        after = there.time if there and not is_far(there.time) else 0
+        if chosen and chosen["created_at"] > after:
+            await self.put(relay, [chosen])
+            self.note_root(agent, chosen, is_sent=True)
+            return str(chosen["id"])
         with change_progress(self.places) as progress:
-            progress.want_root(agent, after)
+            progress.want_root(agent, max(known, after))
             self.lacks = True
         return ""
 
-    def know(self, agent: str, root: StoredEvent) -> None:
+    def find_ours(self, agent: str, known: int) -> dict[str, Any] | None:
+        """What is laid ready for an agent's place, and may be sent."""
+        ours = self.outbox.roots.get(agent)
+        if not ours or ours["created_at"] < known or is_far(ours["created_at"]):
+            return None
+        is_sent = agent == self.outbox.agent and ours["id"] in self.put_before
+        return None if is_sent else ours
+
+    def note_root(self, agent: str, event: dict[str, Any], is_sent: bool = False) -> None:
         """Note what an agent's latest root is, as far as is known."""
+        is_ours = event["id"] == (self.outbox.roots.get(agent) or {}).get("id")
         with change_progress(self.places) as progress:
-            progress.know_root(agent, root.time)
+            progress.note_root(agent, event, is_sent and is_ours)
+
+
+def is_young(looked: int, most: int = WEEK) -> bool:
+    """Whether it was looked lately; a time that is yet to come was noted by a wrong clock."""
+    return 0 <= time.time() - looked < most
 
 
 def describe_relays(places: Places) -> dict[str, Any]:
     """How the relays are: for each whether it keeps the latest, and when the next try is due."""
     outbox, progress = Outbox.load(places), ReplicaProgress.load(places)
-    rows = []
+    rows, tries = [], []
     for url in outbox.relays:
         about = progress.relay(url)
         is_kept = bool(outbox.hash) and about["hash"] == outbox.hash
-        row = {"url": url, "kept": is_kept and bool(about["root"]), "time": about["time"] or None}
+        is_kept = is_kept and bool(about["root"]) and is_young(about["looked"], STALE)
+        row = {"url": url, "kept": is_kept, "time": about["time"] or None}
         rows.append({**row, "said": about["said"], "checked": about["checked"] or None})
-    tries = [progress.relay(row["url"])["next"] for row in rows if row["said"]]
+        if about["said"]:
+            tries.append(about["next"])
+        elif about["checked"]:
+            tries.append(min(about["checked"], about["looked"]) + WEEK)
     return {"relays": rows, "next": min(tries, default=None)}

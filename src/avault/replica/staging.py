@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def stage(places: Places) -> dict[str, Any]:
-    """Lay ready what relays are to have of the open vault: what `about` says of it.
+def stage(places: Places) -> tuple[dict[str, Any], AvaultError | None]:
+    """Lay ready what relays are to have of the open vault: what is known of it, and what failed.
 
     For both slots, as which one is next depends on the relay, and may change while this is sent.
-    What a person should know of it is noted. Raises Locked, Denied where the vault is too
-    large, and AvaultError; which relays there are, and the roots, are laid ready even so.
+    What a person should know of it is noted. Where the vault is too large, or the keyholder signs
+    something not for another reason, the rest is laid ready even so. Raises Locked, AvaultError.
     """
-    about, refused = ask_daemon(places, "replica", action="about"), None
+    about = ask_daemon(places, "replica", action="about")
+    refused: AvaultError | None = None
     with change_progress(places) as progress:
         progress.belong(about["machine"], about["author"])
         note_rollback(progress, about)
@@ -50,9 +51,7 @@ def stage(places: Places) -> dict[str, Any]:
                     refused = refused or error
         if vars(outbox) != before:
             outbox.save(places)
-    if refused:
-        raise refused
-    return about
+    return about, refused
 
 
 def note_rollback(progress: ReplicaProgress, about: dict[str, Any]) -> None:
@@ -66,15 +65,31 @@ def note_rollback(progress: ReplicaProgress, about: dict[str, Any]) -> None:
 def sign_roots(
     places: Places, about: dict[str, Any], progress: ReplicaProgress, outbox: Outbox
 ) -> None:
-    """Have the keyholder sign the roots that are wanted, each later than what is known of."""
-    content = progress.content
+    """Have the keyholder sign the roots that are wanted, each later than what is known of.
+
+    One that another machine has made is judged first: it may be for an operator before.
+    """
+    content, agent = progress.content, outbox.agent
+    latest = content["latest"].get(agent)
+    if latest and latest["id"] not in (*content["put"], content["judged"]):
+        asked = {"after": content["roots"].get(agent, 0), "latest": latest, "judge": True}
+        answer = ask_daemon(places, "replica", action="root", agent=agent, **asked)
+        content["judged"] = latest["id"]
+        if answer["event"]:
+            keep_root(progress, outbox, agent, answer["event"])
     content["wants"] = [agent for agent in content["wants"] if agent in about["roots"]]
     for agent in [*content["wants"]]:
         after = content["roots"].get(agent, 0)
-        answer = ask_daemon(places, "replica", action="root", agent=agent, after=after)
-        outbox.roots = {**outbox.roots, agent: answer["event"]}
-        content["wants"].remove(agent)
-        progress.know_root(agent, answer["event"]["created_at"])
+        fields = {"after": after, "latest": content["latest"].get(agent)}
+        answer = ask_daemon(places, "replica", action="root", agent=agent, **fields)
+        keep_root(progress, outbox, agent, answer["event"])
+
+
+def keep_root(progress: ReplicaProgress, outbox: Outbox, agent: str, event: dict[str, Any]) -> None:
+    """Lay a root ready that the keyholder has signed."""
+    outbox.roots = {**outbox.roots, agent: event}
+    progress.content["wants"] = [each for each in progress.content["wants"] if each != agent]
+    progress.know_root(agent, event["created_at"])
 
 
 def sign_copies(
@@ -89,6 +104,7 @@ def sign_copies(
         where = {"slot": slot, "epoch": content["epoch"], "after": content["last"]}
         answer = ask_daemon(places, "replica", action="copy", **where)
         slots.append(answer["events"])
+        progress.note_made(answer["events"][-1])
         digests.add(answer["digest"])
         content["last"] = max(content["last"], answer["events"][-1]["created_at"])
     if len(digests) == 1:  # else it was written meanwhile, and is laid ready again

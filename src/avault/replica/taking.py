@@ -9,7 +9,7 @@ from avault.client import ask_daemon
 from avault.errors import AvaultError, Locked, Tampered, Unavailable
 from avault.git.copies import copies, inspect
 from avault.places import Places
-from avault.replica.progress import ReplicaProgress, change_progress
+from avault.replica.progress import Outbox, ReplicaProgress, change_progress
 from avault.replica.reading import Readers, find_latest, is_after, merge_found
 from avault.signer.replica import MOST_HEADS
 from avault.vault.files import FileChanged, write_file
@@ -20,46 +20,71 @@ if TYPE_CHECKING:
 
     from avault.signer.stored import StoredEvent
 
-BUDGET_OF_TAKING = 120.0  # seconds
+BUDGET_OF_TAKING = 300.0  # seconds
+BUDGET_OF_COPY = 120.0  # of these, for the parts of one
+MOST_LATE = 100  # heads that are remembered
 
 
-async def take_in(places: Places, about: dict[str, Any]) -> dict[str, Any]:
+async def take_in(places: Places, about: dict[str, Any], told: dict[str, Any]) -> None:
     """Fetch what is new on the vault's relays, and take it in: how many copies, and what is wrong.
 
-    Raises Locked where the vault is.
+    Those whose parts did not come the last time are the last. Raises Locked where the vault is.
     """
-    taken, problems = 0, []
     async with Readers(about["relays"]) as readers:
         found = merge_found(await readers.find_heads(about["author"], about["heads"]))
         events = {each.id: each.event for each in found}
         heads = ask_of_heads(places, [*find_latest(found).values()])
-        heads.sort(key=lambda head: -sum(head["generation"].values()))
+        late = ReplicaProgress.load(places).content["late"]
+        heads.sort(key=lambda head: (head["id"] in late, -sum(head["generation"].values())))
         for head in heads:
             now = ask_daemon(places, "replica", action="about")
             if not is_after(now["generation"], head["generation"]):
-                parts = await readers.find_copy(about["author"], head)
+                parts = await find_parts(readers, about["author"], head)
+                note_late(places, head["id"], parts is None)
                 if parts is None:
-                    problems.append(
+                    told["problems"].append(
                         f"a copy of machine {head['machine']} is not whole on any relay"
                     )
                     continue
                 try:
                     take_copy(places, now, head, join(places, events[head["id"]], parts))
-                    taken += 1
-                except (Tampered, FileChanged) as error:
-                    problems.append(error.message)
+                    told["taken"] += 1
+                except (Tampered, FileChanged, Locked) as error:
+                    ask_daemon(places, "replica", action="about")  # raises what ends it all
+                    told["problems"].append(error.message)
                     continue
             with change_progress(places) as progress:
                 progress.see(head["id"])
-    return {"taken": taken, "problems": problems}
+
+
+async def find_parts(readers: Readers, author: str, head: dict[str, Any]) -> list[str] | None:
+    """The contents of a head's parts, as far as they come in time."""
+    try:
+        async with asyncio.timeout(BUDGET_OF_COPY):
+            return await readers.find_copy(author, head)
+    except TimeoutError:
+        return None
+
+
+def note_late(places: Places, head: str, is_late: bool) -> None:
+    """Note whether a head's parts did not come: next time others have their turn first."""
+    with change_progress(places) as progress:
+        others = [each for each in progress.content["late"] if each != head]
+        progress.content["late"] = [*others, *([head] if is_late else [])][-MOST_LATE:]
 
 
 def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any]]:
     """The heads that may have something new, as the keyholder reads them: some at a time."""
-    seen = {*ReplicaProgress.load(places).content["seen"]}
-    unseen, heads, known = [each for each in found if each.id not in seen], [], []
+    progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
+    unseen = [each for each in found if each.id not in progress.content["seen"]]
+    ours = {slot[-1]["tags"][0][1] for slot in outbox.slots if slot}  # the address
+    mine = [each for each in unseen if each.name in ours]
+    strange = [each.id for each in mine if progress.is_strange(each.id, each.time)]
+    heads: list[dict[str, Any]] = []
+    known: list[str] = []
     for start in range(0, len(unseen), MOST_HEADS):
-        value = {"events": [each.event for each in unseen[start : start + MOST_HEADS]]}
+        some = [each.event for each in unseen[start : start + MOST_HEADS]]
+        value = {"events": some, "strange": strange}
         answer = ask_daemon(places, "replica", action="heads", value=value)
         heads += answer["heads"]
         known += answer["known"]
@@ -85,9 +110,8 @@ def take_copy(places: Places, about: dict[str, Any], head: dict[str, Any], data:
     described, ours, me = inspect(places, data), about["generation"], about["machine"]
     if described.generation != head["generation"]:
         raise Tampered(f"a copy of machine {head['machine']} is not what its head says")
-    if described.generation.get(me, 0) > ours.get(me, 0):
-        raise Tampered("relays have writes of this machine that it never made: is there a clone?")
-    if not is_after(described.generation, ours):
+    is_doubtful = described.generation.get(me, 0) > ours.get(me, 0)  # as the keyholder says then
+    if is_doubtful or not is_after(described.generation, ours):
         with copies(places, data) as [name]:
             ask_daemon(places, "merge", theirs=name)
         return
@@ -99,13 +123,15 @@ def take_copy(places: Places, about: dict[str, Any], head: dict[str, Any], data:
 
 async def try_to_take(places: Places, about: dict[str, Any]) -> dict[str, Any]:
     """`take_in`, where what fails is told and nothing more; it has an end, as sending waits."""
+    told: dict[str, Any] = {"taken": 0, "problems": []}
     try:
         async with asyncio.timeout(BUDGET_OF_TAKING):
-            return await take_in(places, about)
+            await take_in(places, about, told)
     except TimeoutError:
-        said = f"relays did not give what other machines have in {BUDGET_OF_TAKING:.0f} s"
-        return {"taken": 0, "problems": [said]}
-    except (Locked, Unavailable):
-        return {"taken": 0, "problems": []}
+        said = f"relays did not give all that other machines have in {BUDGET_OF_TAKING:.0f} s"
+        told["problems"].append(said)
+    except (Locked, Unavailable, Tampered):  # which the vault's state is then, and told as such
+        pass
     except AvaultError as error:
-        return {"taken": 0, "problems": [error.message]}
+        told["problems"].append(error.message)
+    return told

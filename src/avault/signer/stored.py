@@ -19,7 +19,7 @@ from avault.signer.relays import RELAY_QUOTES
 from avault.vault.own_files import normalise_relay
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from typing import Any, Self
 
     from avault.nostr import Keys
@@ -111,10 +111,12 @@ class StoringRelay:
         ids: list[str] | None = None,
         names: list[str] | None = None,
         topic: str | None = None,
+        take: Callable[[StoredEvent], None] | None = None,
     ) -> list[StoredEvent]:
         """What it has of an author: by `ids`, by `names` (tag d), or by `topic` (tag t).
 
-        What is not what was asked for is left out. Raises Unavailable.
+        What is not what was asked for is left out. `take` is given what comes at once, be there an
+        end of the answer or not. Raises Unavailable.
         """
         wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(STORED_KIND))
         wanted = wanted.author(nostr_sdk.PublicKey.parse(author))
@@ -126,24 +128,35 @@ class StoringRelay:
                 chosen = [nostr_sdk.EventId.parse(each) for each in ids[some : some + AT_ONCE]]
                 found += await self.ask(wanted.ids(chosen), author)
             elif names:
-                found += await self.ask_by_name(wanted, author, names[some : some + AT_ONCE])
+                chosen_names = names[some : some + AT_ONCE]
+                found += await self.ask_by_name(wanted, author, chosen_names, take)
         return found
 
     async def ask_by_name(
-        self, wanted: nostr_sdk.Filter, author: str, names: list[str]
+        self,
+        wanted: nostr_sdk.Filter,
+        author: str,
+        names: list[str],
+        take: Callable[[StoredEvent], None] | None = None,
     ) -> list[StoredEvent]:
         """What it has at these addresses; asked again for each, where it has said only some.
 
         The library's own relay gives one event of several addresses.
         """
-        found = await self.ask(wanted.identifiers(names), author)
+        found = await self.ask(wanted.identifiers(names), author, take)
         missing = {*names} - {each.name for each in found}
         if found and missing:
             for name in sorted(missing):
-                found += await self.ask(wanted.remove_identifiers(names).identifier(name), author)
+                one = wanted.remove_identifiers(names).identifier(name)
+                found += await self.ask(one, author, take)
         return found
 
-    async def ask(self, wanted: nostr_sdk.Filter, author: str) -> list[StoredEvent]:
+    async def ask(
+        self,
+        wanted: nostr_sdk.Filter,
+        author: str,
+        take: Callable[[StoredEvent], None] | None = None,
+    ) -> list[StoredEvent]:
         """What it answers to one filter, if it says that this is all (EOSE); raises Unavailable.
 
         The library's own call takes what came until it ran out of patience for all.
@@ -159,6 +172,8 @@ class StoringRelay:
                     with contextlib.suppress(ValueError):
                         if wanted.match_event(event) and len(found) < MOST_EVENTS:
                             found.append(read_stored(json.loads(event.as_json()), author))
+                            if take:
+                                take(found[-1])
                 await self.relay.unsubscribe(name)
         except TimeoutError:
             raise Unavailable(f"{self.url} does not say what it has") from None

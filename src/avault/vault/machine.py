@@ -31,6 +31,8 @@ class Machine:
         self.places, self.name, self.warning = places, machine_id(places), ""
         self.seen = ""  # the first operator (npub) whom a person has seen last, if another is now
         self.counted = 0  # the last count of a write of ours that anybody may have seen
+        # the count that another has under our name, and when it had: see vault/doubts
+        self.overtaken, self.since = 0, 0
         # the highest count under which this machine has given a merge to git
         path = places.own("offered.json")
         self.offered: int = (
@@ -39,6 +41,7 @@ class Machine:
 
     def rename(self) -> None:
         """Take another name: it claims to know no more than it does."""
+        self.counted = self.overtaken = self.since = 0
         os.unlink(self.places.own("machine.json"))
         self.name = machine_id(self.places)
 
@@ -97,20 +100,31 @@ class Machine:
 
         What cannot be pinned is served all the same: the vault itself is written.
         """
+        overtaken = {self.name: self.overtaken} if self.overtaken else {}
+        content = encode_pin(vault, digest, self.seen, overtaken, self.since)
         try:
-            write_file(self.places.own("pin.json"), encode_pin(vault, digest, self.seen))
+            write_file(self.places.own("pin.json"), content)
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
 
-def encode_pin(vault: Vault, digest: str, seen: str = "") -> bytes:
+def encode_pin(
+    vault: Vault,
+    digest: str,
+    seen: str = "",
+    overtaken: dict[str, int] | None = None,
+    since: int = 0,
+) -> bytes:
     """pin.json for a vault whose avault.enc has this SHA-256 (hex).
 
-    `seen` is the first operator (an npub) whom a person has seen last, where another is now.
+    `seen` is the first operator (an npub) whom a person has seen last, where another is now;
+    `overtaken` what another has written under this machine's name, and `since` when.
     """
     names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
-    return encode_file("pin", {**names, "generation": vault.generation, "hash": digest})
+    generation = {**vault.generation, **(overtaken or {})}
+    told = {**names, "generation": generation, "hash": digest}
+    return encode_file("pin", {**told, "since": since} if overtaken else told)
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:

@@ -37,7 +37,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str},
+    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str, "since": int},
     "forget": {"custodians": list},
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
@@ -54,6 +54,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
         "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
+        "latest": dict, "put": list, "judged": str, "late": list, "made": list,
     },
 }  # fmt: skip
 
@@ -61,8 +62,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator"},
+    "pin": {"agent", "operator", "since"},
     "custody": {"signed"},
+    "replica": {"latest", "put", "judged", "late", "made"},
 }
 
 
@@ -161,8 +163,13 @@ def normalise_relay(url: object) -> str:
     """A relay's URL in one spelling: what is another's is another relay; raises Usage."""
     scheme, _, rest = check_relay(url).partition("://")
     host, slash, path = rest.partition("/")
-    host = host.lower().removesuffix(":443" if scheme == "wss" else ":80")
-    return f"{scheme}://{host.rstrip('.')}{slash}{path}"
+    name, colon, port = host.lower().rpartition(":")
+    if not colon or not port.isdecimal():
+        name, port = host.lower(), ""
+    usual = "443" if scheme == "wss" else "80"
+    port = port.lstrip("0")
+    shown = f":{port}" if port not in ("", usual) else ""
+    return f"{scheme}://{name.rstrip('.')}{shown}{slash}{path}"
 
 
 NAME_CHARACTERS = LETTERS | DIGITS | set(" ._@-")  # survive every signer's reading of a URI

@@ -188,6 +188,25 @@ class Vault:
             count = self.generation.get(machine, 0) + 1
             self.facts[name] = [Secret(value, made, now, machine, count)]
 
+    def hand_over(self, old: str, new: str, since: int) -> None:
+        """Have what a machine wrote after that time stand under its next name.
+
+        Another has counted writes under the old one, and of those nothing is known here: the vault
+        claims no more of them than what it has from before.
+        """
+        count, rest = self.generation.get(new, 0) + 1, 0
+        for found in (*(group.keys for group in self.groups.values()), self.facts):
+            for name, secrets in found.items():
+                found[name] = [each.hand_over(old, new, count, since) for each in secrets]
+                mine = [each.count for each in found[name] if each.machine == old]
+                rest = max([rest, *mine])
+        for group in self.groups.values():
+            text, machine, number = group.note
+            if machine == old and number > rest:
+                group.note = (text, new, count)
+        self.generation.pop(old, None)
+        self.generation |= {old: rest} if rest else {}
+
     def is_after(self, other: dict[str, int]) -> bool:
         """Whether this generation has everything that another has: no machine's count is lower."""
         return all(self.generation.get(machine, 0) >= count for machine, count in other.items())

@@ -31,6 +31,12 @@ class Secret:
             count,
         )
 
+    def hand_over(self, old: str, new: str, count: int, since: int) -> Secret:
+        """The same under another name, if the old machine has written it after that time."""
+        if self.machine != old or self.updated <= since:
+            return self
+        return Secret(self.value, self.created, self.updated, new, count)
+
     def to_list(self) -> list[Any]:
         """The secret as it stands in the vault's JSON."""
         return [self.value, self.created, self.updated, self.machine, self.count]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Locked, NotFound, Tampered
 from avault.nostr import to_npub
 from avault.places import Places, sha256
+from avault.vault.doubts import Doubter, last_write_of
 from avault.vault.files import VAULT_LIMIT, FileChanged, look_at, read_file, write_file
 from avault.vault.kept_guards import KeptGuards, lacks_guards
 from avault.vault.machine import Machine, read_pin
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from avault.nostr import Keys
 
 
-class Store:
+class Store(Doubter):
     """The vault as it is loaded, and its file: one writer, and readers that notice a `git pull`.
 
     `vault` is served. `trouble` says why the file cannot be used although the loaded vault can:
@@ -109,7 +110,7 @@ class Store:
             store.me.seen = str(before)
             store.succeeded = f"the first operator is {first} now, and was {before}"
         if refusal:
-            store.me.rename()  # so that what is missing comes back by a merge
+            store.rename(draft, (pin or {}).get("since"))  # what is missing comes by a merge
         if refusal or lacks_guards(vault, draft):
             draft.sources = [store.digest]
             store.replace(draft, store.digest)
@@ -155,6 +156,8 @@ class Store:
         self.notice()
         if not self.trouble:
             return False
+        if self.doubted:
+            return self.go_on()
         if isinstance(self.trouble, Locked):  # the key was rotated: this would undo it
             raise self.trouble
         path, over = self.places.file("avault.enc"), ""
@@ -187,7 +190,7 @@ class Store:
 
     def notice(self, is_reading: bool = False) -> None:
         """`refresh`, for the one who is writing."""
-        if (seen := self.look()) == self.seen:
+        if self.doubted or (seen := self.look()) == self.seen:
             self.amid_git = self.amid_git and is_amid_git(self.places.dir)
             return
         self.seen = seen
@@ -307,6 +310,8 @@ class Store:
 
         A copy that has all of the other is the merge, else it is counted as git's; raises Tampered.
         """
+        if self.doubted:
+            raise self.doubted
         one, other = self.open_copy(ours), self.open_copy(theirs)
         if one.generation == other.generation and ours != theirs:
             raise Tampered(
@@ -325,11 +330,7 @@ class Store:
     def absorb(self, draft: Vault, theirs: bytes) -> None:
         """Merge another copy into a draft of the next generation; raises Tampered."""
         other = self.open_copy(theirs)
-        if other.generation.get(self.machine, 0) > draft.generation.get(self.machine, 0):
-            raise Tampered(
-                "that copy has writes of this machine that this one never made: "
-                "is one a clone of the other?"
-            )
+        self.doubt(other.generation, last_write_of(other, self.machine))
         merged = draft.merge(other)
         refuse_successor(draft, merged)
         draft.take(merged)
