@@ -89,7 +89,11 @@ DANGEROUS = [
         "if found or (rules.lets(way, now)",
         "test_gate.py::test_what_is_named_and_guarded_refuses_the_whole_and_says_what_to_do",
     ),
-    (' or (way != "reveal" and rules.times is None)', " or rules.times is None", "test_gate.py::test_what_is_only_looked_for_is_no_use[mask]"),
+    (
+        ' or (way != "reveal" and rules.times is None)',
+        " or rules.times is None",
+        "test_gate.py::test_what_is_only_looked_for_is_no_use[mask]",
+    ),
     (
         " and not lacks_guards(found, ours)",
         "",
