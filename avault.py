@@ -41,6 +41,7 @@ The rooms, in order; each calls only what stands above it:
     tasks                     Work that runs beside other work, in an event loop
     vault/dangerous           Names of variables that change what other programs do
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
+    vault/generations         Generations: how many writes of each machine a copy of the vault has
     vault/times               Times and durations, as people and the protocol have them
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
     vault/guards              The guards of a vault: facts that are only added, so that no copy of it has a guard less
@@ -2444,6 +2445,36 @@ def is_public_key(text: str) -> bool:
     return x < FIELD and pow(x**3 + 7, (FIELD - 1) // 2, FIELD) == 1
 
 
+# ----------------------------------------------------- vault/generations ----
+# Generations: how many writes of each machine a copy of the vault has.
+
+
+def is_after(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Whether a generation has everything that another has."""
+    return all(one.get(machine, 0) >= count for machine, count in other.items())
+
+
+def maximum(*generations: dict[str, int]) -> dict[str, int]:
+    """The highest count of each machine."""
+    return {
+        machine: max(each.get(machine, 0) for each in generations)
+        for machine in sorted({*itertools.chain(*generations)})
+    }
+
+
+def check_generation(found: dict[str, int]) -> dict[str, int]:
+    """`found` if it can be a vault's generation; raises ValueError."""
+    for machine, count in found.items():
+        check_dot(machine, count)
+    return found
+
+
+def check_dot(machine: object, count: object) -> None:
+    """Raise ValueError unless these are a machine and a count of its writes."""
+    if type(machine) is not str or type(count) is not int or count < 0:
+        raise ValueError("not a dot")
+
+
 # ----------------------------------------------------------- vault/times ----
 # Times and durations, as people and the protocol have them.
 
@@ -3188,12 +3219,6 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
     return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
 
 
-def check_dot(machine: object, count: object) -> None:
-    """Raise ValueError unless these are a machine and a count of its writes."""
-    if type(machine) is not str or type(count) is not int or count < 0:
-        raise ValueError("not a dot")
-
-
 # --------------------------------------------------------- vault/records ----
 # The vault as data: groups, keys and their names; merging two copies.
 
@@ -3385,7 +3410,7 @@ class Vault:
 
     def is_after(self, other: dict[str, int]) -> bool:
         """Whether this generation has everything that another has: no machine's count is lower."""
-        return all(self.generation.get(machine, 0) >= count for machine, count in other.items())
+        return is_after(self.generation, other)
 
     def knows(self, machine: str, count: int) -> bool:
         """Whether a write was seen by this copy of the vault."""
@@ -3462,21 +3487,6 @@ def attempt(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None
         return error
     draft.take(twin)
     return None
-
-
-def check_generation(found: dict[str, int]) -> dict[str, int]:
-    """`found` if it can be a vault's generation; raises ValueError."""
-    for machine, count in found.items():
-        check_dot(machine, count)
-    return found
-
-
-def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    """The higher count of each machine."""
-    return {
-        machine: max(one.get(machine, 0), other.get(machine, 0))
-        for machine in sorted({*one, *other})
-    }
 
 
 def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
@@ -13073,8 +13083,8 @@ class Holding:
     async def renew_own_phones(self) -> None:
         """Make what the other operators' phones open anew, as one of them was asked in a trial."""
         if store := self.store:
-            content, is_phoneless = self.ratchet.content, self.consent.phoneless
-            await self.renewal.renew(store, store.keys, content, is_phoneless)
+            is_phoneless = self.consent.phoneless
+            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
 
     def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
         """What nsec.enc is to have: for all operators.
@@ -14446,6 +14456,18 @@ def read_place(request: Message) -> str:
     return group if key is None else f"{group}/{check_key(key)}"
 
 
+def check_given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a guard that a request names; raises Usage, also for none."""
+    if given := check_rules(fields, int(time.time())):
+        return given
+    raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+
+
+def changed_meanwhile() -> Denied:
+    """What is said where something came between the words and what they are about."""
+    return Denied("the guards have changed meanwhile; nothing was changed", "ask again")
+
+
 def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
     """What counts for a place: in words, as fields, and where it comes from."""
     found = guards.of(place)
@@ -14539,7 +14561,7 @@ class Plan:
         """Raise Denied where that is not what was agreed to: something came in between."""
         ours, theirs = [(each.said, each.steps, each.change.marks) for each in (self, agreed)]
         if ours != theirs:
-            raise Denied("the guards have changed meanwhile; nothing was changed", "ask again")
+            raise changed_meanwhile()
 
 
 def refuse_without(guards: Guards, place: str) -> None:
@@ -14620,9 +14642,7 @@ class Unguarding:
             agreed = plan(store, message)
             if agreed.said:
                 if message.get("said") not in (None, agreed.said):
-                    raise Denied(
-                        "the guards have changed meanwhile; nothing was changed", "ask again"
-                    )
+                    raise changed_meanwhile()
                 title = f"less guard on {agreed.change.place}"
                 await ask_operator(holding, store, message, title, f"avault: {agreed.said}")
             self.note(noted, message, "ok")
@@ -14653,9 +14673,7 @@ def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
     """What a message asks for, on the vault as it is, or on the draft that is written."""
     place, given = read_place(message), message.get("rules")
     if given is not None:
-        given = check_rules(given if isinstance(given, dict) else {}, int(time.time()))
-        if not given:
-            raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+        given = check_given(given if isinstance(given, dict) else {})
     return Plan(vault or store.vault, store.machine, place, given)
 
 
@@ -16240,9 +16258,7 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     so: the operator has to agree.
     """
     place = read_place(request)
-    given = check_rules(request, int(time.time()))
-    if not given:
-        raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+    given = check_given(request)
     store = keyholder.open_store()
     if GuardChange(store.vault, place, given).weakens:
         told = describe_guard(keyholder.gate.look(store.vault), place)
@@ -19972,7 +19988,7 @@ def hold_lock(places: Places, name: str) -> Iterator[None]:
         raise AvaultError(f"cannot write {places.own(name)}: {error.strerror}") from None
     try:
         end = time.monotonic() + LOCK_WAIT
-        while not try_lock(fd):
+        while not take_lock(fd):
             if time.monotonic() > end:
                 raise Unavailable(
                     "another avault is at the relays", "try again: avault replica push"
@@ -19983,13 +19999,9 @@ def hold_lock(places: Places, name: str) -> Iterator[None]:
         os.close(fd)
 
 
-def try_lock(fd: int) -> bool:
-    """Take the lock of an open file, if nobody has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def name_of(event: dict[str, Any]) -> str:
+    """The address of an event of ours."""
+    return str(event["tags"][0][1])
 
 
 class ReplicaProgress:
@@ -20282,19 +20294,6 @@ def name_host(url: str) -> str:
     return name if colon and port.isdecimal() and not is_here else host
 
 
-def is_after(one: dict[str, int], other: dict[str, int]) -> bool:
-    """Whether a generation has everything that another has."""
-    return all(one.get(machine, 0) >= count for machine, count in other.items())
-
-
-def add_up(generations: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The generation of all of these together."""
-    whole: dict[str, int] = {}
-    for each in generations:
-        whole |= {machine: max(count, whole.get(machine, 0)) for machine, count in each.items()}
-    return whole
-
-
 def choose_latest(heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The heads of copies that no other has all of, the latest first."""
     return [
@@ -20391,11 +20390,6 @@ async def send_all(places: Places, insist: bool) -> bool:
             delivery.roots = roots
     await asyncio.gather(*(delivery.run() for delivery in due))
     return any(delivery.lacks for delivery in due)
-
-
-def name_of(event: dict[str, Any]) -> str:
-    """The address of an event of ours."""
-    return str(event["tags"][0][1])
 
 
 class Delivery:
@@ -20809,7 +20803,7 @@ def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any
     """The heads that may have something new, as the keyholder reads them: some at a time."""
     progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
     unseen = [each for each in found if each.id not in progress.content["seen"]]
-    ours = {slot[-1]["tags"][0][1] for slot in outbox.slots if slot}  # the address
+    ours = {name_of(slot[-1]) for slot in outbox.slots if slot}
     mine = [each for each in unseen if each.name in ours]
     strange = [each.id for each in mine if progress.is_strange(each.id, each.time)]
     heads: list[dict[str, Any]] = []
@@ -32636,18 +32630,7 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     option("--times"),
     option("--yes", is_flag=True),
 )
-def cmd_guard(
-    terminal: Terminal,
-    group: str | None,
-    only: tuple[str, ...],
-    hosts: tuple[str, ...],
-    methods: tuple[str, ...],
-    paths: tuple[str, ...],
-    preset: str | None,
-    until: str | None,
-    times: str | None,
-    yes: bool,
-) -> int:
+def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) -> int:
     """usage: avault guard GROUP[/KEY] [--only run|proxy|ssh|sign]… [--host HOST]…
                           [--method METHOD]… [--path GLOB]… [--preset SERVICE]
                           [--until T] [--times N] [--yes] [--json]
@@ -32675,10 +32658,10 @@ def cmd_guard(
       avault guard stripe --preset stripe --method GET
       avault guard deploy/TOKEN --times 3 --until 8h
     """
-    rules = read_options(only, hosts, methods, paths, preset, until, times)
+    rules = read_options(**options)
     if group is None:
-        if preset and set(rules) == {"hosts"}:
-            return show_preset(terminal, preset)
+        if options["preset"] and set(rules) == {"hosts"}:
+            return show_preset(terminal, options["preset"])
         if rules:
             raise Usage("which secret?", "avault guard GROUP/KEY --only run")
         return list_guards(terminal, None, None)
@@ -33526,12 +33509,12 @@ class Retrieval:
 
     def agreeing(self) -> int:
         """How many relays have all that is taken: who has nothing, or less, vouches for nothing."""
-        taken = add_up(head["generation"] for head in self.taken)
+        taken = maximum(*(head["generation"] for head in self.taken))
 
         def has_it(events: list[StoredEvent]) -> bool:
             ids = {each.id for each in events}
             mine = [head["generation"] for head in self.heads if head["id"] in ids]
-            return bool(mine) and is_after(add_up(mine), taken)
+            return bool(mine) and is_after(maximum(*mine), taken)
 
         return count_hosts(url for url, events in self.answered.items() if has_it(events))
 

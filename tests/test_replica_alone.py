@@ -110,6 +110,13 @@ def refuse_after(relay: Fickle, number: int) -> None:
     relay.reset(refuse=dict.fromkeys(range(number, 100), "rate-limited: slow down"))
 
 
+def be_cut_off(sender: Sender, fickle: Fickle) -> None:
+    """Write once more, and send of it one part."""
+    sender.write()
+    refuse_after(fickle, 1)
+    sender.send()
+
+
 # The live slot is never written
 
 
@@ -119,9 +126,7 @@ def test_a_head_that_was_taken_though_its_answer_was_lost(sender: Sender, fickle
     fickle.reset(keep_cut={2})
     sender.send()
     assert sender.there() == [2]
-    sender.write()
-    refuse_after(fickle, 1)
-    sender.send()
+    be_cut_off(sender, fickle)
     assert sender.there() == [2]
     fickle.reset()
     sender.send()
@@ -132,9 +137,7 @@ def test_a_head_that_was_not_taken(sender: Sender, fickle: Fickle) -> None:
     sender.write()
     fickle.reset(drop={2})
     sender.send()
-    sender.write()
-    refuse_after(fickle, 1)
-    sender.send()
+    be_cut_off(sender, fickle)
     assert sender.there() == [1]
 
 
@@ -148,9 +151,7 @@ def test_killed_when_the_head_is_there(sender: Sender, fickle: Fickle, monkeypat
         with pytest.raises(Cut):
             sender.send()
     assert sender.there() == [2]
-    sender.write()
-    refuse_after(fickle, 1)
-    sender.send()
+    be_cut_off(sender, fickle)
     assert sender.there() == [2]
 
 
@@ -168,9 +169,7 @@ def test_a_lost_state_is_found_by_the_head(sender: Sender, fickle: Fickle, write
     sender.send()
     assert len(fickle.received) == begun
     assert sender.about()["slot"] == writes
-    sender.write()
-    refuse_after(fickle, 1)
-    sender.send()
+    be_cut_off(sender, fickle)
     assert sender.there() == [writes + 1]
 
 
@@ -183,9 +182,7 @@ def test_a_lost_state_is_found_by_the_parts(sender: Sender, fickle: Fickle, writ
         sender.send()
     sender.lose_state()
     fickle.answer = lambda events: [*events, *(each for each in old if each["pubkey"] == AUTHOR)]
-    sender.write()
-    refuse_after(fickle, 1)
-    sender.send()
+    be_cut_off(sender, fickle)
     assert max(sender.there()) == writes + 1
 
 

@@ -32,18 +32,7 @@ if TYPE_CHECKING:
     option("--times"),
     option("--yes", is_flag=True),
 )
-def cmd_guard(
-    terminal: Terminal,
-    group: str | None,
-    only: tuple[str, ...],
-    hosts: tuple[str, ...],
-    methods: tuple[str, ...],
-    paths: tuple[str, ...],
-    preset: str | None,
-    until: str | None,
-    times: str | None,
-    yes: bool,
-) -> int:
+def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) -> int:
     """usage: avault guard GROUP[/KEY] [--only run|proxy|ssh|sign]… [--host HOST]…
                           [--method METHOD]… [--path GLOB]… [--preset SERVICE]
                           [--until T] [--times N] [--yes] [--json]
@@ -71,10 +60,10 @@ def cmd_guard(
       avault guard stripe --preset stripe --method GET
       avault guard deploy/TOKEN --times 3 --until 8h
     """
-    rules = read_options(only, hosts, methods, paths, preset, until, times)
+    rules = read_options(**options)
     if group is None:
-        if preset and set(rules) == {"hosts"}:
-            return show_preset(terminal, preset)
+        if options["preset"] and set(rules) == {"hosts"}:
+            return show_preset(terminal, options["preset"])
         if rules:
             raise Usage("which secret?", "avault guard GROUP/KEY --only run")
         return list_guards(terminal, None, None)

@@ -20,10 +20,8 @@ from avault.replica.keeping import bring_replica_level
 from avault.replica.progress import change_progress
 from avault.replica.reading import (
     Readers,
-    add_up,
     choose_latest,
     count_hosts,
-    is_after,
     merge_found,
 )
 from avault.replica.taking import join
@@ -33,6 +31,7 @@ from avault.terminal.talk import confirm, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
+from avault.vault.generations import is_after, maximum
 from avault.vault.own_files import normalise_relay
 from avault.vault.presence import refuse_to_overwrite
 from avault.vault.times import render_time
@@ -155,12 +154,12 @@ class Retrieval:
 
     def agreeing(self) -> int:
         """How many relays have all that is taken: who has nothing, or less, vouches for nothing."""
-        taken = add_up(head["generation"] for head in self.taken)
+        taken = maximum(*(head["generation"] for head in self.taken))
 
         def has_it(events: list[StoredEvent]) -> bool:
             ids = {each.id for each in events}
             mine = [head["generation"] for head in self.heads if head["id"] in ids]
-            return bool(mine) and is_after(add_up(mine), taken)
+            return bool(mine) and is_after(maximum(*mine), taken)
 
         return count_hosts(url for url, events in self.answered.items() if has_it(events))
 

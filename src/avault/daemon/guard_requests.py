@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.changes import write
-from avault.daemon.guarding import GuardChange, describe_guard, read_place
+from avault.daemon.guarding import GuardChange, check_given, describe_guard, read_place
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
-from avault.errors import Denied, Usage
+from avault.errors import Denied
 from avault.vault.guard_changes import refuse_more
 from avault.vault.guards import Guards
 from avault.vault.records import Vault
-from avault.vault.rules import check_rules
 
 if TYPE_CHECKING:
     from avault.daemon.keyholder import Answer
@@ -38,9 +36,7 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     so: the operator has to agree.
     """
     place = read_place(request)
-    given = check_rules(request, int(time.time()))
-    if not given:
-        raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+    given = check_given(request)
     store = keyholder.open_store()
     if GuardChange(store.vault, place, given).weakens:
         told = describe_guard(keyholder.gate.look(store.vault), place)

@@ -6,12 +6,12 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.agreeing import Loosening
-from avault.errors import AvaultError, Denied, NotFound
+from avault.errors import AvaultError, Denied, NotFound, Usage
 from avault.vault.guard_changes import add_guard, refuse_more, remove_marks, take_off
 from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
-from avault.vault.rules import NUMBERS, SETS, Rules
+from avault.vault.rules import NUMBERS, SETS, Rules, check_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,18 @@ def read_place(request: Message) -> str:
     """The group or key that a request is about, as GROUP or GROUP/KEY; raises Usage."""
     group, key = check_group(request.get("group")), request.get("key")
     return group if key is None else f"{group}/{check_key(key)}"
+
+
+def check_given(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a guard that a request names; raises Usage, also for none."""
+    if given := check_rules(fields, int(time.time())):
+        return given
+    raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+
+
+def changed_meanwhile() -> Denied:
+    """What is said where something came between the words and what they are about."""
+    return Denied("the guards have changed meanwhile; nothing was changed", "ask again")
 
 
 def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
@@ -119,7 +131,7 @@ class Plan:
         """Raise Denied where that is not what was agreed to: something came in between."""
         ours, theirs = [(each.said, each.steps, each.change.marks) for each in (self, agreed)]
         if ours != theirs:
-            raise Denied("the guards have changed meanwhile; nothing was changed", "ask again")
+            raise changed_meanwhile()
 
 
 def refuse_without(guards: Guards, place: str) -> None:

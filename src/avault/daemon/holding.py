@@ -141,8 +141,8 @@ class Holding:
     async def renew_own_phones(self) -> None:
         """Make what the other operators' phones open anew, as one of them was asked in a trial."""
         if store := self.store:
-            content, is_phoneless = self.ratchet.content, self.consent.phoneless
-            await self.renewal.renew(store, store.keys, content, is_phoneless)
+            is_phoneless = self.consent.phoneless
+            await self.renewal.renew(store, store.keys, self.ratchet.content, is_phoneless)
 
     def seal_recovery(self, keys: Keys, content: dict[str, Any]) -> dict[str, Any] | None:
         """What nsec.enc is to have: for all operators.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.entrusting import ask_operator, explain_change, tell_of_change
-from avault.daemon.guarding import Plan, describe_guard, read_place
+from avault.daemon.guarding import (
+    Plan,
+    changed_meanwhile,
+    check_given,
+    describe_guard,
+    read_place,
+)
 from avault.daemon.holding import Holding
-from avault.errors import Denied, TimedOut, Usage
+from avault.errors import Denied, TimedOut
 from avault.vault.guards import Guards
 from avault.vault.records import Vault
-from avault.vault.rules import check_rules
 
 if TYPE_CHECKING:
     from typing import Any
@@ -75,9 +79,7 @@ class Unguarding:
             agreed = plan(store, message)
             if agreed.said:
                 if message.get("said") not in (None, agreed.said):
-                    raise Denied(
-                        "the guards have changed meanwhile; nothing was changed", "ask again"
-                    )
+                    raise changed_meanwhile()
                 title = f"less guard on {agreed.change.place}"
                 await ask_operator(holding, store, message, title, f"avault: {agreed.said}")
             self.note(noted, message, "ok")
@@ -108,7 +110,5 @@ def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
     """What a message asks for, on the vault as it is, or on the draft that is written."""
     place, given = read_place(message), message.get("rules")
     if given is not None:
-        given = check_rules(given if isinstance(given, dict) else {}, int(time.time()))
-        if not given:
-            raise Usage("no rule is named", "as in: avault guard openai/API_KEY --only run")
+        given = check_given(given if isinstance(given, dict) else {})
     return Plan(vault or store.vault, store.machine, place, given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Unavailable
 from avault.late import context
 from avault.places import Places
+from avault.process import take_lock
 from avault.vault.files import read_file, write_file
 from avault.vault.own_files import decode_file, encode_file
 
@@ -44,7 +44,7 @@ def hold_lock(places: Places, name: str) -> Iterator[None]:
         raise AvaultError(f"cannot write {places.own(name)}: {error.strerror}") from None
     try:
         end = time.monotonic() + LOCK_WAIT
-        while not try_lock(fd):
+        while not take_lock(fd):
             if time.monotonic() > end:
                 raise Unavailable(
                     "another avault is at the relays", "try again: avault replica push"
@@ -55,13 +55,9 @@ def hold_lock(places: Places, name: str) -> Iterator[None]:
         os.close(fd)
 
 
-def try_lock(fd: int) -> bool:
-    """Take the lock of an open file, if nobody has it."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def name_of(event: dict[str, Any]) -> str:
+    """The address of an event of ours."""
+    return str(event["tags"][0][1])
 
 
 class ReplicaProgress:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import Unavailable
 from avault.signer.stored import AT_ONCE, StoredEvent, StoringRelay
+from avault.vault.generations import is_after
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -140,19 +141,6 @@ def name_host(url: str) -> str:
     is_here = host.startswith(("127.", "localhost", "[::1]"))
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdecimal() and not is_here else host
-
-
-def is_after(one: dict[str, int], other: dict[str, int]) -> bool:
-    """Whether a generation has everything that another has."""
-    return all(one.get(machine, 0) >= count for machine, count in other.items())
-
-
-def add_up(generations: Iterable[dict[str, int]]) -> dict[str, int]:
-    """The generation of all of these together."""
-    whole: dict[str, int] = {}
-    for each in generations:
-        whole |= {machine: max(count, whole.get(machine, 0)) for machine, count in each.items()}
-    return whole
 
 
 def choose_latest(heads: list[dict[str, Any]]) -> list[dict[str, Any]]:

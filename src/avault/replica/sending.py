@@ -14,6 +14,7 @@ from avault.replica.progress import (
     ReplicaProgress,
     change_progress,
     is_far,
+    name_of,
     note_relay,
 )
 from avault.replica.reading import find_latest
@@ -69,11 +70,6 @@ async def send_all(places: Places, insist: bool) -> bool:
             delivery.roots = roots
     await asyncio.gather(*(delivery.run() for delivery in due))
     return any(delivery.lacks for delivery in due)
-
-
-def name_of(event: dict[str, Any]) -> str:
-    """The address of an event of ours."""
-    return str(event["tags"][0][1])
 
 
 class Delivery:

@@ -9,10 +9,11 @@ from avault.client import ask_daemon
 from avault.errors import AvaultError, Locked, Tampered, Unavailable
 from avault.git.copies import copies, inspect
 from avault.places import Places
-from avault.replica.progress import Outbox, ReplicaProgress, change_progress
-from avault.replica.reading import Readers, find_latest, is_after, merge_found
+from avault.replica.progress import Outbox, ReplicaProgress, change_progress, name_of
+from avault.replica.reading import Readers, find_latest, merge_found
 from avault.signer.replica import MOST_HEADS
 from avault.vault.files import FileChanged, write_file
+from avault.vault.generations import is_after
 from avault.vault.work_tree import is_amid_git, is_git_at_work
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any
     """The heads that may have something new, as the keyholder reads them: some at a time."""
     progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
     unseen = [each for each in found if each.id not in progress.content["seen"]]
-    ours = {slot[-1]["tags"][0][1] for slot in outbox.slots if slot}  # the address
+    ours = {name_of(slot[-1]) for slot in outbox.slots if slot}
     mine = [each for each in unseen if each.name in ours]
     strange = [each.id for each in mine if progress.is_strange(each.id, each.time)]
     heads: list[dict[str, Any]] = []

@@ -14,7 +14,7 @@ from avault.errors import Denied, Tampered
 from avault.nostr import decrypt, encrypt, public_hex, read_keys, read_signed, to_npub
 from avault.places import sha256
 from avault.signer.stored import compose_stored, read_stored
-from avault.vault.records import check_generation
+from avault.vault.generations import check_generation
 from avault.vault.seal import make_envelope, open_nsec, request_code, seal_keys
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound
+from avault.vault.generations import check_dot, is_after, maximum
 from avault.vault.guard_changes import note_moves
 from avault.vault.guards import check_facts, is_kept, join_facts
 from avault.vault.names import (
@@ -16,7 +17,7 @@ from avault.vault.names import (
     is_operator,
     is_public_key,
 )
-from avault.vault.secret import Secret, arrange, check_dot, read_fact_values, read_secrets
+from avault.vault.secret import Secret, arrange, read_fact_values, read_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,7 +210,7 @@ class Vault:
 
     def is_after(self, other: dict[str, int]) -> bool:
         """Whether this generation has everything that another has: no machine's count is lower."""
-        return all(self.generation.get(machine, 0) >= count for machine, count in other.items())
+        return is_after(self.generation, other)
 
     def knows(self, machine: str, count: int) -> bool:
         """Whether a write was seen by this copy of the vault."""
@@ -286,21 +287,6 @@ def attempt(change: Callable[[Vault], None], draft: Vault) -> AvaultError | None
         return error
     draft.take(twin)
     return None
-
-
-def check_generation(found: dict[str, int]) -> dict[str, int]:
-    """`found` if it can be a vault's generation; raises ValueError."""
-    for machine, count in found.items():
-        check_dot(machine, count)
-    return found
-
-
-def maximum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    """The higher count of each machine."""
-    return {
-        machine: max(one.get(machine, 0), other.get(machine, 0))
-        for machine in sorted({*one, *other})
-    }
 
 
 def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:

@@ -14,8 +14,9 @@ from avault.errors import AvaultError, Tampered
 from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys, to_npub
 from avault.places import sha256
 from avault.vault.files import VAULT_LIMIT
+from avault.vault.generations import check_generation
 from avault.vault.guards import version_of
-from avault.vault.records import Vault, check_generation
+from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from typing import Any

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from avault.vault.generations import check_dot
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
@@ -72,9 +74,3 @@ def read_fact_values(found: list[Any]) -> list[Secret]:
 def arrange(secrets: Iterable[Secret]) -> list[Secret]:
     """The secrets of one key in their order: the first is served."""
     return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
-
-
-def check_dot(machine: object, count: object) -> None:
-    """Raise ValueError unless these are a machine and a count of its writes."""
-    if type(machine) is not str or type(count) is not int or count < 0:
-        raise ValueError("not a dot")
