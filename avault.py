@@ -15777,7 +15777,8 @@ class Replicator:
         async with self.staging:
             told = await self.ask()
         if "relays" in told:
-            self.said = told | {name: (self.said or told).get(name) for name in ("asked", "taken")}
+            of_look = ("asked", "taken", "problems")
+            self.said = told | {name: (self.said or told).get(name) for name in of_look}
 
     async def ask(self, *words: str) -> dict[str, Any]:
         """What `replica keep` says; one that takes too long is ended, and says nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 from collections.abc import Iterator
@@ -141,3 +142,17 @@ def test_check_notices_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.argv", ["amalgamate.py"])
     assert amalgamate.main() == 0
     assert other.read_text(encoding="utf-8") == amalgamate.render(amalgamate.SOURCE)
+
+
+def test_each_dangerous_fault_still_has_its_place() -> None:
+    """`measure_mutants` puts them into avault.py, in the slow part: that each can be put there shows here at once."""
+    tests = Path(__file__).parent
+    text, names = amalgamate.TARGET.read_text(encoding="utf-8"), list[str]()
+    for node in ast.parse((tests / "measure_mutants.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DANGEROUS":
+            for old, _, test in ast.literal_eval(node.value):
+                assert text.count(old) == 1, old
+                names.append(test)
+    assert names
+    for file, name in {tuple(re.split(r"::|\[", test)[:2]) for test in names}:
+        assert f"def {name}(" in (tests / file).read_text(encoding="utf-8")
