@@ -1,6 +1,7 @@
 """What every test gets: a home of its own, an empty environment, and canaries (see canary.py). Daemons: harness.py."""
 
 import contextlib
+import json
 import os
 import shutil
 import sysconfig
@@ -35,6 +36,7 @@ CLEARED = (
     "XDG_",
 )
 
+SKIPPED = ".pytest_cache/v/avault/skipped"  # where a run keeps the names of what it skipped
 SLOW = "slow or proof"  # the marks of what README's command leaves out
 MARK = pytest.StashKey[str]()
 LEFT_OUT = pytest.StashKey[int]()
@@ -54,6 +56,10 @@ def renew_avault() -> None:
     installed = Path(sysconfig.get_path("purelib"), "avault.py")
     if installed.exists() and installed.read_bytes() != amalgamate.TARGET.read_bytes():
         raise pytest.UsageError("the installed avault is not this one: pip install .")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skipped-in", type=Path, help="only what another checkout's last run skipped")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -99,7 +105,10 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)  # when it is known which are left out
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if checkout := config.option.skipped_in:
+        skipped = json.loads((checkout / SKIPPED).read_text(encoding="utf-8"))
+        items[:] = [item for item in items if item.nodeid.startswith(tuple(skipped))]  # a file may be skipped as a whole
     if os.geteuid() != 0:
         for item in items:
             if item.get_closest_marker("root"):
@@ -173,11 +182,17 @@ class Search:
         self.mark, self.run = config.stash[MARK], config.stash[RUN]
         self.output: list[tuple[str, str]] = []
         self.figures: dict[str, float] = {}
+        self.skipped: list[str] = []
+        self.cache = getattr(config, "cache", None)  # a run may be told to have none
         self.keep = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.keep |= report.failed and "CI" not in os.environ
         self.output += [(report.nodeid, text) for _, text in report.sections]
+        self.skipped += [report.nodeid] if report.skipped else []
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.skipped += [report.nodeid] if report.skipped else []
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -203,6 +218,8 @@ class Search:
             terminalreporter.write_line(f"The tests' directories are kept in {self.run}")
 
     def pytest_unconfigure(self) -> None:
+        if self.cache:
+            self.cache.set("avault/skipped", sorted(self.skipped))
         if not self.keep:
             shutil.rmtree(self.run, ignore_errors=True)
 

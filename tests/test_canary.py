@@ -142,6 +142,7 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("options", [("-n0",), ("-n2",)], ids=" ".join)
+@pytest.mark.slow
 def test_a_clean_run_passes(tmp_path, options):
     code, out = run(tmp_path, CLEAN, *options)
     assert code == 0, out

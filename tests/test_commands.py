@@ -1014,6 +1014,7 @@ def test_python_without_the_dependencies_and_no_vault(machine: Machine, bare: li
     machine.command = [AVAULT]
 
 
+@pytest.mark.slow
 def test_warnings_as_errors(machine: Machine) -> None:
     strict = [sys.executable, "-W", "error", "-X", "dev"]
     machine.command = [*strict, str(SOURCE)]  # which is compiled each time
@@ -1098,6 +1099,7 @@ def test_vault_that_vanishes(vault: Machine) -> None:
     assert vault("status", code=None).stdout.startswith("Daemon: running")
 
 
+@pytest.mark.slow
 def test_no_tracebacks(vault: Machine) -> None:
     """Words in any order: an error of ours, or success; never a traceback or a failure that we did not foresee."""
     words = ["get", "set", "export", "--key", "--json", "--dir", "a/B", "", "=", "--", "-", "--shell", "--generate"]

@@ -143,6 +143,7 @@ def test_one_that_does_not_open_the_vault_does_not_count(owner: Owner) -> None:
 @pytest.mark.parametrize(
     ("mode", "code"), [("denied", 5), ("not_found", 4), ("unavailable", 6), ("error", 1), ("garbage", 1), ("dies", 1)]
 )
+@pytest.mark.slow
 def test_what_is_not_ok_gives_way_to_the_phone(owner: Owner, mode: str, code: int) -> None:
     """Said, and never silently another one; by its name it is the only one that is tried."""
     machine = owner.machine
@@ -216,6 +217,7 @@ def test_a_trial_opens_the_vault_and_leaves_it_locked(owner: Owner) -> None:
 # The order
 
 
+@pytest.mark.slow
 def test_the_order_is_what_was_said(owner: Owner) -> None:
     machine = owner.machine
     owner.add()
@@ -352,6 +354,7 @@ def test_a_locked_or_unproven_vault_gets_no_custodian(owner: Owner) -> None:
 
 
 @pytest.mark.parametrize("swap", ["file", "sealed", "kept", "vault"])
+@pytest.mark.slow
 def test_files_that_were_swapped_open_nothing(owner: Owner, swap: str) -> None:
     """What is sealed names its custodian: one's copy is not opened by another's key, whatever lies where."""
     machine = owner.machine
@@ -531,6 +534,7 @@ def test_a_pairing_that_only_lay_there_is_not_written(owner: Owner) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="pidfd_getfd(2)")
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may take every descriptor")
 @pytest.mark.starts
+@pytest.mark.slow
 def test_what_a_trial_is_started_with_gives_no_key(owner: Owner, canary: Canary, allow: Callable[[Path], Path]) -> None:
     """Its descriptors, copied before it is hardened: the unlock key comes through none of them."""
     machine = owner.machine
@@ -717,6 +721,7 @@ def test_when_the_phone_last_opened_it_is_known(owner: Owner) -> None:
     assert shown() > before
 
 
+@pytest.mark.slow
 def test_a_kit_as_a_sheet(machine: Machine, canary: Canary) -> None:
     """It is written once, where nothing was; and goes again with a vault that is not made."""
     path = machine.top / "kit.html"

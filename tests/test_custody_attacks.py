@@ -68,6 +68,7 @@ def test_an_unlock_key_that_is_played_again(owner: Owner) -> None:
 
 
 @pytest.mark.starts
+@pytest.mark.slow
 def test_a_program_of_that_name_in_the_path(owner: Owner, tmp_path: Path) -> None:
     """What is run was found when it was added, and is not looked for again."""
     machine, seen = owner.machine, tmp_path / "seen"

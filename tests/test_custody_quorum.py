@@ -166,6 +166,7 @@ def test_settings_that_are_refused(settings: dict[str, str], said: str) -> None:
 # Any that are enough
 
 
+@pytest.mark.slow
 def test_any_two_of_three_open_it_and_one_does_not(boxes: dict[str, Box], secret: str) -> None:
     quorum = of_boxes(boxes).set(secret)
     for gone in ((), *itertools.combinations("abc", 1)):

@@ -56,6 +56,7 @@ def test_wait_asks_nobody(proven: Machine, rogue: Rogue) -> None:
 # Locking by itself
 
 
+@pytest.mark.slow
 def test_lock_after(proven: Machine, canary: Canary) -> None:
     proven("daemon", "start", "-b", "--lock-after", "1h")
     status = proven.wait_state("unlocked")
@@ -101,6 +102,7 @@ def test_lock_idle(proven: Machine, canary: Canary) -> None:
     assert proven.status()["keyholder_pid"] is None
 
 
+@pytest.mark.slow
 def test_limits_of_a_running_daemon(proven: Machine) -> None:
     """They are changed without another tap; and --for is for this time only."""
     proven("daemon", "start", "-b", "--lock-after", "8h")

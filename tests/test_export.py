@@ -152,6 +152,7 @@ def test_shells(name, form, flags, locale, globs):
 
 
 @pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.slow
 def test_what_programs_see(name, globs):
     """One by one, as with --only; and exported, so that a program gets it."""
     few = {key: SMALL[key] for key in list(SMALL)[:300]}

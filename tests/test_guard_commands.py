@@ -244,6 +244,7 @@ def test_a_guard_that_counts_by_another_name_is_named(office: Office, canary: Ca
     assert "from now on all in stripe (1 now, and later ones) may be used by: anything" in office.sentences()[-1]
 
 
+@pytest.mark.slow
 def test_where_there_is_no_phone_who_opens_it_agrees(machine: Machine, canary: Canary) -> None:
     init_with_passphrase(machine, canary)
     machine("set", "stripe/KEY", input=canary.value)

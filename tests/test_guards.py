@@ -973,6 +973,7 @@ def known_by(store: avault.Store) -> dict[str, Any]:
     return {**sealed, "guards": avault.read_known(AGENT, sealed)}
 
 
+@pytest.mark.slow
 def test_more_guards_than_fit_are_known_as_far_as_they_do(store: avault.Store) -> None:
     for number in range(3000):
         avault.add_guard(store.vault, "g", {"times": number + 1}, 1, f"m{number}")

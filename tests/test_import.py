@@ -492,6 +492,7 @@ def test_import_of_a_pipe(opened: Machine, canary) -> None:
         ("run --env-file FILE -- printenv API_KEY", "API_KEY=VALUE\n", 0, "VALUE\n"),
     ],
 )
+@pytest.mark.slow
 def test_every_command_that_reads_a_file_takes_a_pipe(
     opened: Machine, canary, words: str, text: str, code: int, shown: str
 ) -> None:
@@ -515,6 +516,7 @@ def test_lines_are_taken_out_of_a_file_only(opened: Machine) -> None:
     assert "--remove" not in opened("migrate", "--file", "-", input="export API_KEY=abcdefgh\n").stderr
 
 
+@pytest.mark.slow
 def test_a_big_import_comes_in_several_requests(opened: Machine, canary) -> None:
     """More values than one request takes, and more bytes than a frame holds; half of it there, the rest is written."""
     many = {f"K{number}": canary.new(str(number)) for number in range(1500)}

@@ -69,6 +69,7 @@ def test_the_rest_stays_as_it_is(vault: Machine, canary: Canary) -> None:
 
 
 @given(st.binary(max_size=60), st.binary(max_size=60), st.text(max_size=20), st.text(max_size=20))
+@pytest.mark.slow
 def test_any_rest_stays(before: bytes, after: bytes, one: str, other: str) -> None:
     """A value is not looked into, even if a reference stands there."""
     template = before + b"avault://a/B " + after + b"avault://c.d-e/_F1"

@@ -453,6 +453,7 @@ def forge_bounds(own: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [take_all, take_log, take_bounds, cut_log, empty_log, forge_bounds])
+@pytest.mark.slow
 def test_what_is_taken_while_the_vault_is_locked(change: Any, machine: Machine, canary, nsec: str) -> None:
     """The next keyholder knows where the log ended, or that it should know."""
     machine.init_unproven(NOSTR_NSEC=nsec)

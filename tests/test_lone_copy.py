@@ -74,6 +74,7 @@ def type_line(machine: Machine, line: str, code: int = 0) -> subprocess.Complete
     return done
 
 
+@pytest.mark.slow
 def test_what_people_type(lone: Machine, rogue: Rogue, canary: Canary, allow) -> None:
     """Word for word, as people do who know the tool from elsewhere."""
     key, url = f"sk-{canary.new('key')}", f"postgres://a:{canary.new('url')}@db/x"

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from canary import Canary, record
 from harness import AVAULT, Machine, wait_until
-from mcp import Client, StdioServerParameters, stdio_client
 from peers import Phone, Relay
 from test_processes import Memory, is_alive, linux
 
@@ -30,7 +29,7 @@ TOOLS = {"avault_list", "avault_has", "avault_status", "avault_request_unlock", 
 class Tools:
     """The tools of a server, as its client calls them; all that comes back is kept for the canary search."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Any) -> None:
         self.client = client
         self.told: list[str] = []  # what came as progress
 
@@ -66,6 +65,8 @@ REAPED = r"(?m)^Unknown child process pid \d+, will report returncode 255\n"
 @contextlib.asynccontextmanager
 async def serve(machine: Machine, *words: str, mode: str = "auto") -> AsyncIterator[Tools]:
     """The tools of `avault mcp` on that machine. What the server says on stderr is searched too, and is nothing."""
+    from mcp import Client, StdioServerParameters, stdio_client  # takes as long as all that other tests import
+
     said = machine.top / "mcp.stderr"
     parameters = StdioServerParameters(command=AVAULT, args=["mcp", *words], env=machine.env, cwd=machine.top)
     with said.open("w") as errors:

@@ -106,6 +106,7 @@ def test_what_no_operator_can_be(office: Office) -> None:
     machine("operator", "list", code=3)
 
 
+@pytest.mark.slow
 def test_each_can_recover(office: Office, canary: Canary, keys: list[nostr_sdk.Keys]) -> None:
     """nsec.enc has an envelope for each; and a machine that one has recovered is that one's."""
     machine = office.machine
@@ -319,6 +320,7 @@ def test_the_disk_does_not_say_for_whom_it_is_made_anew(office: Office) -> None:
     assert not (machine.own / "custody-alice.json").exists(), "it is of nobody whom the vault knows"
 
 
+@pytest.mark.slow
 def test_a_machine_is_paired_with_another_operator(office: Office, allow: Callable[[Path], Path]) -> None:
     machine = office.machine
     office.admit()
@@ -373,6 +375,7 @@ def test_a_quorum_of_phones(office: Office, relay: Relay) -> None:
         assert len(bob.requests("nip44_decrypt")) == asked["bob"] + 1
 
 
+@pytest.mark.slow
 def test_a_new_agents_key_is_for_all_of_them(office: Office, canary: Canary) -> None:
     """One approves the rotation; the other's phone opens the vault with the new key, here and on a new machine."""
     machine = office.machine
@@ -399,6 +402,7 @@ def succeed(office: Office, code: int | None = 0) -> Done:
     return office.machine(*words, input=office.other.uri, code=code)
 
 
+@pytest.mark.slow
 def test_the_old_phone_agrees_and_the_new_one_proves(office: Office, canary: Canary, keys: list[nostr_sdk.Keys]) -> None:
     machine = office.machine
     machine("set", "openai/API_KEY", input=canary.value)
@@ -428,6 +432,7 @@ def test_the_old_phone_agrees_and_the_new_one_proves(office: Office, canary: Can
     assert any("nsec.enc is of another" in each for each in machine.status()["warnings"])
 
 
+@pytest.mark.slow
 def test_another_machine_is_told_whose_phone_it_is_to_pair(office: Office, canary: Canary) -> None:
     machine = office.machine
     status = machine.status()
@@ -447,6 +452,7 @@ def test_another_machine_is_told_whose_phone_it_is_to_pair(office: Office, canar
         assert place("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
 
 
+@pytest.mark.slow
 def test_custodians_of_other_machines_open_it_as_before(office: Office, canary: Canary) -> None:
     """They are of nobody's phone; who agrees there is who is in the operator's place now."""
     machine, box = office.machine, Box(office.machine.top)
@@ -537,6 +543,7 @@ def test_who_can_take_the_place(office: Office) -> None:
     assert machine.status()["operators"] == {} and machine.status()["signer_npub"] == office.npub
 
 
+@pytest.mark.slow
 def test_who_was_removed_is_in_the_report(office: Office, canary: Canary) -> None:
     office.machine("set", "openai/API_KEY", input=canary.value)
     office.admit()
@@ -563,6 +570,7 @@ def ask_and_leave(office: Office, *words: str) -> None:
     assert asked(office.other) > before
 
 
+@pytest.mark.slow
 def test_her_approval_counts_after_another_came_too_late(office: Office) -> None:
     """What lay there when she was asked is what her answer opens."""
     machine = office.machine
@@ -706,6 +714,7 @@ def test_nobody_is_asked_any_more_when_nobody_waits(office: Office) -> None:
     assert machine.status()["state"] == "locked" and asked(office.other) == sent
 
 
+@pytest.mark.slow
 def test_who_was_removed_is_forgotten_on_a_machine_that_was_not_told(office: Office) -> None:
     machine = office.machine
     office.join()

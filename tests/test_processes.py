@@ -208,6 +208,7 @@ def test_no_second_writer_while_an_orphan_lives(vault: Open) -> None:
     vault.machine("daemon", "start", "-b", NOSTR_NSEC=vault.nsec)
 
 
+@pytest.mark.slow
 def test_many_starts_at_once(vault: Open) -> None:
     vault.machine("daemon", "stop", "--force")
     wait_until(lambda: not is_alive(vault.supervisor))
@@ -216,6 +217,7 @@ def test_many_starts_at_once(vault: Open) -> None:
     assert vault.machine.wait_state("unlocked")["keyholder_pid"]
 
 
+@pytest.mark.slow
 def test_sets_at_once(vault: Open) -> None:
     """From 32 processes: every one is there afterwards."""
     sets = [vault.machine.start("set", f"g{number % 4}/K{number}", input=f"v{number}") for number in range(32)]

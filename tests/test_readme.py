@@ -108,6 +108,7 @@ def test_transcript(machine: Machine) -> None:
                 assert line in printed, f"{command}: {line!r} is not in, or not in this place of\n{done.stderr}{done.stdout}"
 
 
+@pytest.mark.slow
 def test_return_on_another_machine(machine: Machine) -> None:
     """The same, of a vault that relays keep, on a machine that has nothing."""
     limit = {"max_reqs": 100, "notes_per_minute": 1000}
@@ -191,6 +192,7 @@ def shown(name: str, screen: str) -> str:
     return str(block[1])
 
 
+@pytest.mark.slow
 def test_demo_at_a_terminal(machine: Machine) -> None:
     """A person answers y, n, y, n when asked."""
     answers = list("ynyn")
@@ -233,6 +235,7 @@ def test_demo_that_is_left(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("lines", "columns", "fits"), [(24, 80, False), (60, 40, False), (60, 80, True)])
+@pytest.mark.slow
 def test_qr_code_and_the_size_of_the_terminal(machine: Machine, relay, lines: int, columns: int, fits: bool) -> None:
     """It is shown where all of it can be seen, and else as soon as it can."""
     block = "▀" * 40

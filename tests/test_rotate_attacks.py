@@ -186,6 +186,7 @@ NO_POINT = "05" * 31 + "01"
         (avault.SUCCEEDED, "zz"), (avault.SUCCEEDED, NO_POINT),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_what_can_be_no_fact_harms_nothing(owner: Owner, canary: Canary, fact: str, text: str) -> None:
     machine, old = owner.machine, owner.agent()
     machine("set", "openai/API_KEY", input=canary.value)
@@ -216,6 +217,7 @@ def test_points_of_the_curve() -> None:
 # The old key, by git
 
 
+@pytest.mark.slow
 def test_sync_does_not_undo_it(owner: Owner, place, canary: Canary) -> None:
     machine, remote = owner.machine, place.top / "remote.git"
     config = "[user]\nname = Ada\nemail = ada@example.com\n[init]\ndefaultBranch = main\n"

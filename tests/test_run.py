@@ -307,6 +307,7 @@ def test_names_of_ones_own(vault: Machine, canary: Canary) -> None:
     assert lines[-1]["keys"] == ["OTHER_KEY=other/API_KEY"]
 
 
+@pytest.mark.slow
 def test_the_file_of_a_project(vault: Machine, canary: Canary, tmp_path: Path) -> None:
     """avault.env chooses where nothing else does, and has no values of its own."""
     (vault.top / "avault.env").write_text("# ours\nDB_PASS=avault://db/PASSWORD\n")
@@ -534,6 +535,7 @@ OPEN = "import os, sys; sys.stdout.write(open(os.environ['PASSWORD_FILE']).read(
 
 @linux
 @pytest.mark.parametrize("mask", [[], ["--no-mask"]])
+@pytest.mark.slow
 def test_as_file(vault: Machine, canary: Canary, mask: list[str]) -> None:
     run = ["run", *mask, "--as-file", "db/PASSWORD", "--"]
     shown = "<avault:db/PASSWORD>" if not mask else canary.new("password")
@@ -550,6 +552,7 @@ def test_as_file(vault: Machine, canary: Canary, mask: list[str]) -> None:
 
 
 @linux
+@pytest.mark.slow
 def test_as_file_names(vault: Machine, canary: Canary) -> None:
     """KEY, GROUP/KEY, a variable of the dotenv file; among what is chosen, or beside it."""
     path = vault.top / "env"
@@ -850,6 +853,7 @@ TOOLS = {
 
 
 @pytest.mark.parametrize("kind", ["value", "token"])
+@pytest.mark.slow
 def test_tools(machine: Machine, canary: Canary, kind: str) -> None:
     """The search for canaries looks at what is left: as it is, in JSON, URL, hex, and base64 at any alignment."""
     machine.init_unproven()

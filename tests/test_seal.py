@@ -132,6 +132,7 @@ def flipped(good: bytes):
 
 @pytest.mark.timeout(3600 if FULL else 120)
 @pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.slow
 def test_every_flipped_bit_is_refused(example, name):
     for bad in flipped(example.path(name).read_bytes()):
         example.is_refused(name, bad)

@@ -143,6 +143,7 @@ def test_the_unit_starts_this_vault_and_asks(vault: Machine) -> None:
 
 @linux
 @pytest.mark.parametrize("name", ["plain", "white space", "per%cent %h", "$HOME ${HOME}", "quo\"te's", "back\\slash", "ünï;#é"])
+@pytest.mark.slow
 def test_odd_directories(place, name: str) -> None:
     with Machine(place.top, vault=place.top / name / ".avault") as machine:
         machine.init_unproven()
@@ -209,6 +210,7 @@ def test_systemd_approves(vault: Machine, scope: list[str], options: list[str]) 
 
 
 @pytest.mark.parametrize("name", ["run/notify", "@avault-test"])
+@pytest.mark.slow
 def test_what_the_unit_runs(machine: Machine, canary, name: str) -> None:
     """Run as systemd would: ready when it listens, asking the phone, and whatever key the manager's environment holds."""
     address = name if name[0] == "@" else str(machine.top / name)

@@ -106,6 +106,7 @@ def test_a_new_machine_opens_the_vault_with_it(fleet: Fleet, canary: Canary, all
     second.wait_state("unlocked")
 
 
+@pytest.mark.slow
 def test_git_talks_no_machine_into_anything(fleet: Fleet) -> None:
     """A machine that knows the vault lists what came, and uses it where a person names it."""
     second = fleet.second
@@ -163,6 +164,7 @@ def respace(path: Path) -> None:
     change(path, signed=signed.replace(",", ", ", 1))
 
 
+@pytest.mark.slow
 def test_what_was_swapped_is_not_even_started(fleet: Fleet) -> None:
     """Neither on a machine that knows the agent, nor on one that was told who it is."""
     fleet.owner.add("--shared")
@@ -188,6 +190,7 @@ def test_what_was_swapped_is_not_even_started(fleet: Fleet) -> None:
         assert not fleet.own(fleet.second).exists(), name
 
 
+@pytest.mark.slow
 def test_what_wraps_something_else_is_given_to_nobody(fleet: Fleet, canary: Canary) -> None:
     """What a custodian keeps goes to a program or a server: it is signed too."""
     machine, second = fleet.machine, fleet.second
@@ -221,6 +224,7 @@ def test_a_swap_after_it_was_taken_in_changes_nothing(fleet: Fleet) -> None:
     assert "not signed" in fleet.shown(second)["offered"][0]["why"]
 
 
+@pytest.mark.slow
 def test_it_is_removed_for_all_and_git_keeps_what_was(fleet: Fleet) -> None:
     machine, second = fleet.machine, fleet.second
     fleet.owner.add("--shared")
@@ -240,6 +244,7 @@ def test_it_is_removed_for_all_and_git_keeps_what_was(fleet: Fleet) -> None:
     assert row["shared"] is False and row["said"] == "the box is empty"
 
 
+@pytest.mark.slow
 def test_one_machine_stops_using_it(fleet: Fleet) -> None:
     second = fleet.second
     fleet.owner.add("--shared")
@@ -255,6 +260,7 @@ def test_one_machine_stops_using_it(fleet: Fleet) -> None:
     fleet.machine("custody", "test", "box")
 
 
+@pytest.mark.slow
 def test_a_new_agents_key_is_shared_anew(fleet: Fleet, canary: Canary) -> None:
     """A machine that follows to the new key has its custodian with it."""
     machine, second = fleet.machine, fleet.second
@@ -287,6 +293,7 @@ def test_a_new_agents_key_is_shared_anew(fleet: Fleet, canary: Canary) -> None:
     assert second("get", "openai/API_KEY", secret=True).stdout == canary.value + "\n"
 
 
+@pytest.mark.slow
 def test_two_machines_files_are_merged(fleet: Fleet) -> None:
     """Of two names both stay; of one name ours, and each machine goes on with its own."""
     machine, second = fleet.machine, fleet.second
@@ -312,6 +319,7 @@ def test_two_machines_files_are_merged(fleet: Fleet) -> None:
     assert [each["name"] for each in fleet.shown(machine)["offered"]] == ["second"]
 
 
+@pytest.mark.slow
 def test_what_is_of_one_machine_is_not_shared(fleet: Fleet) -> None:
     machine = fleet.machine
     for kind in ("keychain", "systemd"):
@@ -329,6 +337,7 @@ def test_what_is_of_one_machine_is_not_shared(fleet: Fleet) -> None:
     fleet.second("custody", "take", "box", "--yes", code=2)
 
 
+@pytest.mark.slow
 def test_its_replacement_is_taken_in_by_a_person(fleet: Fleet) -> None:
     machine, second = fleet.machine, fleet.second
     fleet.owner.add("--shared")
@@ -345,6 +354,7 @@ def test_its_replacement_is_taken_in_by_a_person(fleet: Fleet) -> None:
     machine("custody", "test", "box")
 
 
+@pytest.mark.slow
 def test_git_is_told_of_their_files(fleet: Fleet) -> None:
     machine = fleet.machine
     path = machine.vault / ".gitattributes"

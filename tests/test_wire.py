@@ -257,6 +257,7 @@ def test_bad_fields(vault: Machine, request_: Message) -> None:
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), -1, 0, 0.01])
+@pytest.mark.slow
 def test_timeouts_that_end_at_once(machine: Machine, timeout: float) -> None:
     machine.init_unproven()
     machine("lock", "--force")
