@@ -3919,7 +3919,9 @@ FIELDS: dict[str, dict[str, Any]] = {
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str, "since": int},
+    "pin": {
+        "agent": str, "operator": str, "generation": dict, "hash": str, "since": int, "served": dict,
+    },
     "forget": {"custodians": list},
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
@@ -3936,7 +3938,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
         "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
-        "latest": dict, "put": list, "judged": str, "late": list, "made": list,
+        "latest": dict, "put": list, "judged": str, "late": list,
     },
 }  # fmt: skip
 
@@ -3944,9 +3946,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator", "since"},
+    "pin": {"agent", "operator", "since", "served"},
     "custody": {"signed"},
-    "replica": {"latest", "put", "judged", "late", "made"},
+    "replica": {"latest", "put", "judged", "late"},
 }
 
 
@@ -4126,6 +4128,8 @@ def complete_attributes(path: str) -> bytes:
 # This machine in the vault's generations: its name, its counts, and the highest it has seen.
 
 
+SHORT = 16  # characters of a hash that tell it from others
+MOST_SERVED = 200  # states of the vault that a machine knows as served by itself
 # this machine's unlock.json, while `recover` goes over to the key that another has rotated to
 SET_ASIDE = "unlock-before.json"
 
@@ -4142,6 +4146,7 @@ class Machine:
         self.counted = 0  # the last count of a write of ours that anybody may have seen
         # the count that another has under our name, and when it had: see vault/doubts
         self.overtaken, self.since = 0, 0
+        self.served = read_served(places, self.name)
         # the highest count under which this machine has given a merge to git
         path = places.own("offered.json")
         self.offered: int = (
@@ -4151,8 +4156,18 @@ class Machine:
     def rename(self) -> None:
         """Take another name: it claims to know no more than it does."""
         self.counted = self.overtaken = self.since = 0
+        self.served = []
         os.unlink(self.places.own("machine.json"))
         self.name = machine_id(self.places)
+
+    def is_strange(self, count: int, digest: str) -> bool:
+        """Whether another has served a state of the vault under this name.
+
+        With this count of its writes, and this hash. Of states before the first that is known
+        nobody can tell.
+        """
+        state = count, digest[:SHORT]
+        return bool(self.served) and count > self.served[0][0] and state not in self.served
 
     def keep_up(self, draft: Vault) -> None:
         """Let a draft's count be no lower than one that anybody may have seen."""
@@ -4209,31 +4224,44 @@ class Machine:
 
         What cannot be pinned is served all the same: the vault itself is written.
         """
-        overtaken = {self.name: self.overtaken} if self.overtaken else {}
-        content = encode_pin(vault, digest, self.seen, overtaken, self.since)
+        state = vault.generation.get(self.name, 0), digest[:SHORT]
+        if state not in self.served:
+            self.served = [*self.served, state][-MOST_SERVED:]
         try:
-            write_file(self.places.own("pin.json"), content)
+            write_file(self.places.own("pin.json"), self.encode_pin(vault, digest))
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
+    def encode_pin(self, vault: Vault, digest: str) -> bytes:
+        """pin.json as it is to be beside a vault whose avault.enc has this SHA-256 (hex)."""
+        told = describe_pin(vault, digest)
+        if self.seen:
+            told["operator"] = self.seen
+        if self.overtaken:
+            told["generation"] = {**told["generation"], self.name: self.overtaken}
+            told["since"] = self.since
+        if self.served:
+            told["served"] = {self.name: [f"{count} {digest}" for count, digest in self.served]}
+        return encode_file("pin", told)
 
-def encode_pin(
-    vault: Vault,
-    digest: str,
-    seen: str = "",
-    overtaken: dict[str, int] | None = None,
-    since: int = 0,
-) -> bytes:
-    """pin.json for a vault whose avault.enc has this SHA-256 (hex).
 
-    `seen` is the first operator (an npub) whom a person has seen last, where another is now;
-    `overtaken` what another has written under this machine's name, and `since` when.
+def describe_pin(vault: Vault, digest: str) -> dict[str, Any]:
+    """What pin.json says of a vault whose avault.enc has this SHA-256 (hex)."""
+    names = {"agent": to_npub(vault.agent), "operator": to_npub(vault.operator)}
+    return {**names, "generation": vault.generation, "hash": digest}
+
+
+def read_served(places: Places, name: str) -> list[tuple[int, str]]:
+    """The states that a machine has served: its count of writes, and how the hash begins.
+
+    Of a damaged pin.json whoever asks for the pin is told.
     """
-    names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
-    generation = {**vault.generation, **(overtaken or {})}
-    told = {**names, "generation": generation, "hash": digest}
-    return encode_file("pin", {**told, "since": since} if overtaken else told)
+    try:
+        found = (read_pin(places) or {}).get("served", {}).get(name, [])
+        return [(int(count), digest) for count, digest in (each.split() for each in found)]
+    except (Tampered, ValueError, TypeError, AttributeError):
+        return []
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:
@@ -4875,18 +4903,17 @@ class Doubter:
     replace: Callable[[Vault, str], None]
     doubted: Tampered | None = None  # a trouble that no change of the file ends
 
-    def doubt(
-        self, generation: dict[str, int], since: int, is_made_elsewhere: bool = False
-    ) -> None:
+    def doubt(self, generation: dict[str, int], since: int, served: str = "") -> None:
         """Raise Tampered, and write nothing more, where writes of this machine are not its own.
 
-        A copy, of that time, counts more of them than were made here, or is known not to be made
-        here: the disk was restored from a backup, or cloned. Each write would be taken for one of
-        those. It is pinned, so that a restart does not end it.
+        A copy, of that time, counts more of them than were made here; or it was served under this
+        name (`served`, its hash), and not here: the disk was restored from a backup, or cloned.
+        Each write would be taken for one of those. It is pinned, so that a restart does not end it.
         """
         count = generation.get(self.me.name, 0)
         ours = max(self.vault.generation.get(self.me.name, 0), self.me.counted)
-        if self.doubted or not (is_made_elsewhere or count > ours):
+        is_strange = bool(served) and self.me.is_strange(count, served)
+        if self.doubted or not (is_strange or count > ours):
             return
         self.me.overtaken, self.me.since = max(count, ours + 1), since
         self.trouble = self.doubted = Tampered(
@@ -13271,7 +13298,7 @@ class Holding:
         self.contact.restore()
         if store.kept_guards.restore(store.vault):
             self.reporter.warn_of_a_change("guards.enc")
-        pin = encode_pin(store.vault, store.digest, store.me.seen)
+        pin = store.me.encode_pin(store.vault, store.digest)
         if not (store.trouble or store.writing or has_bytes(self.places.own("pin.json"), pin)):
             if not store.warning:  # else it could not be written before
                 self.reporter.warn_of_a_change("pin.json")
@@ -14381,7 +14408,8 @@ class Rotating:
         seen = {"hash": stage.files["nsec.enc"]}
         stage.put("recovery.json", encode_file("recovery", seen))
         stage.put("unlock.json", self.make_unlock(store, fresh, carry(draft)))
-        stage.put("pin.json", encode_pin(draft, stage.files["avault.enc"]))
+        pin = describe_pin(draft, stage.files["avault.enc"])
+        stage.put("pin.json", encode_file("pin", pin))
         log = AccessLog(stage.at, fresh, is_new=True)  # whose files, empty ones, go again
         stage.put("log.json", log.encode())
         log.close()
@@ -16503,8 +16531,9 @@ def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:
 
 async def sign_copy(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """The vault as it is on the disk, as events for one of the two slots."""
+    await keyholder.holding.writer.finish()
     store, data = keyholder.open_store(), read_vault(keyholder.places)
-    if store.trouble or sha256(data).hex() != store.digest:
+    if store.trouble or store.writing or sha256(data).hex() != store.digest:
         raise store.trouble or AvaultError("avault.enc is being written", "try again")
     slot, epoch = read_count(request, "slot", 1), read_count(request, "epoch", 1 << 20)
     what = (replica_keys(store.keys), store.machine, dict(store.vault.generation), data)
@@ -16559,35 +16588,29 @@ def is_root_ours(store: Store, latest: object) -> bool:
 async def tell_of_heads(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """What heads say whose copies have what is not in the vault; of those `known`, the ids.
 
-    Raises Tampered where they count writes of this machine that it never made, or are its own and
-    not made here (`strange`, ids).
+    Raises Tampered where one has writes of this machine that it never made.
     """
-    said = await session.frame()
-    given, strange = said.get("events"), said.get("strange") or []
-    store, known = keyholder.open_store(), list[str]()
+    given = (await session.frame()).get("events")
+    store = keyholder.open_store()
     heads: list[dict[str, Any]] = []
     for event in given[:MOST_HEADS] if isinstance(given, list) else []:
-        try:
-            head = read_head(replica_keys(store.keys), event)
-        except Tampered:
-            continue
-        if head["id"] in strange and head["machine"] == store.machine:
-            doubt_writer(keyholder, store, head, True)
-        if store.vault.is_after(head["generation"]):
-            known.append(head["id"])
-        else:
-            heads.append(describe_head(head))
+        with contextlib.suppress(Tampered):
+            heads.append(read_head(replica_keys(store.keys), event))
     for head in sorted(heads, key=lambda head: int(head["time"])):
         doubt_writer(keyholder, store, head)
-    return {"heads": heads, "known": known}
+    new = [head for head in heads if not store.vault.is_after(head["generation"])]
+    known = [head["id"] for head in heads if head not in new]
+    return {"heads": [describe_head(head) for head in new], "known": known}
 
 
-def doubt_writer(
-    keyholder: Keyholder, store: Store, head: dict[str, Any], is_made_elsewhere: bool = False
-) -> None:
-    """Raise Tampered where a head counts writes of this machine that it never made."""
+def doubt_writer(keyholder: Keyholder, store: Store, head: dict[str, Any]) -> None:
+    """Raise Tampered where a head has writes of this machine that it never made.
+
+    The keyholder knows which states it has served, and takes nobody's word for it.
+    """
+    served = head["hash"] if head["machine"] == store.machine else ""
     try:
-        store.doubt(head["generation"], head["time"] - AHEAD, is_made_elsewhere)
+        store.doubt(head["generation"], min(head["time"], int(time.time())) - AHEAD, served)
     except Tampered:
         keyholder.reporter.report()
         raise
@@ -19968,7 +19991,6 @@ OUTBOX_LIMIT = 16 << 20  # bytes
 SEEN = 1000  # heads whose copies are known not to be new
 LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
 MOST_NOTES = 8
-MADE = 400  # heads of ours that are known as such
 SENT = 64  # roots of ours that are known to have been sent
 MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
 FAR = 3600  # seconds from now after which the time of a root is a wrong clock's
@@ -20010,8 +20032,7 @@ class ReplicaProgress:
 
     `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root,
     and `latest` that root; `put` are the roots of ours that were sent, `judged` is the last that
-    the keyholder has looked at. `late` are heads whose parts did not come,
-    `made` the last of our own, ids and times.
+    the keyholder has looked at. `late` are heads whose parts did not come.
     A `slot` is taken from here and never from a relay, which may answer with what it had a moment
     ago. While it is not known whether a relay took a head, that is what it is `trying`.
     """
@@ -20025,7 +20046,7 @@ class ReplicaProgress:
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
             "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
-            "latest": {}, "put": [], "judged": "", "late": [], "made": [],
+            "latest": {}, "put": [], "judged": "", "late": [],
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
@@ -20040,7 +20061,7 @@ class ReplicaProgress:
         content = self.content
         if (content["machine"], content["author"]) != (machine, author):
             is_same_key = content["author"] == author
-            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0, "made": []}
+            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
     def note(self, said: str) -> None:
@@ -20093,15 +20114,6 @@ class ReplicaProgress:
     def relay(self, url: str) -> dict[str, Any]:
         """What is known of a relay."""
         return {**UNKNOWN_RELAY, **self.content["relays"].get(url, {})}
-
-    def note_made(self, head: dict[str, Any]) -> None:
-        """Note that a head was made here."""
-        self.content["made"] = [*self.content["made"], [head["id"], head["created_at"]]][-MADE:]
-
-    def is_strange(self, head: str, time: int) -> bool:
-        """Whether a head of this machine's, of that time, was not made here, as far as is known."""
-        made = dict(self.content["made"])
-        return head not in made and min(made.values(), default=time) < time and not is_far(time)
 
     def see(self, head: str) -> None:
         """Note that a head has nothing new."""
@@ -20736,7 +20748,6 @@ def sign_copies(
         where = {"slot": slot, "epoch": content["epoch"], "after": content["last"]}
         answer = ask_daemon(places, "replica", action="copy", **where)
         slots.append(answer["events"])
-        progress.note_made(answer["events"][-1])
         digests.add(answer["digest"])
         content["last"] = max(content["last"], answer["events"][-1]["created_at"])
     if len(digests) == 1:  # else it was written meanwhile, and is laid ready again
@@ -20805,14 +20816,12 @@ def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any
     progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
     unseen = [each for each in found if each.id not in progress.content["seen"]]
     ours = {name_of(slot[-1]) for slot in outbox.slots if slot}
-    mine = [each for each in unseen if each.name in ours]
-    strange = [each.id for each in mine if progress.is_strange(each.id, each.time)]
+    unseen.sort(key=lambda each: (each.name not in ours, each.time))
     heads: list[dict[str, Any]] = []
     known: list[str] = []
     for start in range(0, len(unseen), MOST_HEADS):
         some = [each.event for each in unseen[start : start + MOST_HEADS]]
-        value = {"events": some, "strange": strange}
-        answer = ask_daemon(places, "replica", action="heads", value=value)
+        answer = ask_daemon(places, "replica", action="heads", value={"events": some})
         heads += answer["heads"]
         known += answer["known"]
     if known:

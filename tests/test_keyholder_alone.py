@@ -58,12 +58,16 @@ class Desk:
         self.example.write("pin.json", avault.encode_file("pin", {"generation": {"m": 1}, "hash": digest}))
         self.places = self.example.places
         self.nsec = self.example.agent.secret_key().to_bech32()
+        self.phone = Phone(self.example)
+        self.begin()
+
+    def begin(self) -> None:
+        """Have a keyholder that knows nothing yet."""
         ours, self.theirs = socket.socketpair()
         self.keyholder = avault.Keyholder(self.places, ours, avault.TALKS, avault.REQUESTS, (None, None))
         self.holding, self.unlocking = self.keyholder.holding, self.keyholder.unlocking
         self.told: list[dict[str, Any]] = []
         self.keyholder.control.send = lambda message, fd=None: self.told.append(message)  # type: ignore[method-assign]
-        self.phone = Phone(self.example)
         self.holding.contact.connect = lambda *_: avault.Connected(self.holding.contact, self.phone)  # type: ignore[assignment, method-assign]
         self.session: Any = SimpleNamespace(caller=CALLER, send=lambda message: None)
 

@@ -552,8 +552,14 @@ def stop_when_all_is_sent(machine: Machine) -> None:
     stop(machine)
 
 
-def test_a_machine_that_was_restored_from_a_backup(open_vault: Machine, fickle: Fickle, place: Any) -> None:
-    """It writes nothing more once it has seen its own later work, sends nothing, and goes on under another name."""
+@pytest.mark.parametrize(("finder", "way"), [("push", "restore"), ("daemon", "restore"), ("daemon", "unlock")])
+def test_a_machine_that_was_restored_from_a_backup(
+    open_vault: Machine, fickle: Fickle, place: Any, finder: str, way: str
+) -> None:
+    """It writes nothing more once it, or a person, has found its own later work, sends nothing, and goes on under another name.
+
+    As many writes as it has lost are made again by then, and what it had noted of relays is lost.
+    """
     put(open_vault, "a/OLD", "old")
     add(open_vault, fickle.url)
     stop_when_all_is_sent(open_vault)
@@ -567,15 +573,27 @@ def test_a_machine_that_was_restored_from_a_backup(open_vault: Machine, fickle: 
     for name, directory in there.items():
         shutil.rmtree(directory)
         shutil.copytree(place.top / f"night-{name}", directory)
+    (open_vault.own / "replica.json").unlink()
     fickle.ends = False  # away, as it were
     start(open_vault)
     put(open_vault, "a/MEANWHILE", "meanwhile")
+    if finder == "daemon":
+        stop(open_vault)
     fickle.ends = True
-    assert "never made" in push(open_vault, code=6)[""]["problem"]
-    assert "never made" in str(open_vault.status()["warnings"])
+    if finder == "push":
+        assert "never made" in push(open_vault, code=6)[""]["problem"]
+    else:
+        start(open_vault)
+    wait_until(lambda: "never made" in str(open_vault.status()["warnings"]), what="what is wrong")
     assert "restore --unsaved" in open_vault("set", "a/MORE", input="x", code=8).stderr
     assert kept(fickle.url) == {"old", "today"}
-    open_vault("restore", "--unsaved")
+    if way == "restore":
+        open_vault("restore", "--unsaved")
+    else:
+        stop(open_vault)
+        start(open_vault, code=8)
+        stop(open_vault)
+        open_vault("daemon", "start", "-b", "--accept-rollback", NOSTR_NSEC=NSEC)
     push(open_vault)
     assert (get(open_vault, "a/TODAY"), get(open_vault, "a/MEANWHILE"), get(open_vault, "a/OLD")) == ("today", "meanwhile", "old")
     assert kept(fickle.url) == {"old", "today", "meanwhile"}

@@ -214,17 +214,6 @@ def test_a_state_from_a_backup_puts_no_newer_copy_away(sender: Sender, tmp_path:
     assert sender.about()["said"] == (None if is_read else "has a later copy of this machine")
 
 
-def test_a_head_that_was_not_made_here(sender: Sender) -> None:
-    """It is later than the first of those that are known as made here; what is older, or a wrong clock's, may be."""
-    progress, now = avault.ReplicaProgress.load(sender.places), int(time.time())
-    assert not progress.is_strange("x", now)
-    for name, made in (("one", now - 10), ("two", now - 5)):
-        progress.note_made({"id": name, "created_at": made})
-    assert progress.is_strange("x", now - 7) and progress.is_strange("x", now)
-    assert not progress.is_strange("two", now - 5)
-    assert not progress.is_strange("x", now - 20) and not progress.is_strange("x", now + 86_400)
-
-
 def test_a_copy_of_ours_from_a_time_to_come(sender: Sender, fickle: Fickle) -> None:
     """The state is lost, and the clock was ahead once: it is seen, so that other addresses are taken."""
     sender.lose_state()

@@ -165,6 +165,7 @@ def test_the_first_file(desk, store):
         "operator": desk.content["operator"],
         "generation": {store.machine: 1},
         "hash": avault.sha256(desk.path.read_bytes()).hex(),
+        "served": {store.machine: [f"1 {store.digest[:16]}"]},
     }
     assert value(avault.open_vault(desk.path.read_bytes(), AGENT), "K") == "first"
     loaded = desk.load()
@@ -251,6 +252,7 @@ def test_a_later_file_is_pinned_when_it_is_loaded(desk, store):
         "operator": desk.content["operator"],
         "generation": loaded.vault.generation,
         "hash": loaded.digest,
+        "served": {store.machine: [f"1 {store.digest[:16]}", f"1 {loaded.digest[:16]}"]},
     }
 
 
@@ -296,11 +298,14 @@ def test_changes_are_written_together_and_each_is_answered(desk, store):
     found = avault.open_vault(desk.path.read_bytes(), AGENT)
     assert (value(found, "L"), value(found, "M")) == ("x", "x")
     assert found.generation == {store.machine: 2} and found.sources == [before]
-    assert (
-        desk.pin()
-        == {"agent": NPUB, "operator": desk.content["operator"], "generation": {store.machine: 2}, "hash": store.digest}
-        and store.digest != before
-    )
+    assert store.digest != before
+    assert desk.pin() == {
+        "agent": NPUB,
+        "operator": desk.content["operator"],
+        "generation": {store.machine: 2},
+        "hash": store.digest,
+        "served": {store.machine: [f"1 {before[:16]}", f"2 {store.digest[:16]}"]},
+    }
 
 
 def test_changes_that_are_all_refused_write_nothing(desk, store):
@@ -420,6 +425,7 @@ def test_a_file_that_did_not_change_is_not_read_again(store, monkeypatch):
 
 
 def test_a_later_file_is_served_and_pinned(desk, store):
+    before = store.digest
     desk.path.write_bytes(elsewhere(store.vault))
     store.refresh()
     assert value(store.vault, "E") == "from other" and store.digest == avault.sha256(desk.path.read_bytes()).hex()
@@ -428,6 +434,7 @@ def test_a_later_file_is_served_and_pinned(desk, store):
         "operator": desk.content["operator"],
         "generation": store.vault.generation,
         "hash": store.digest,
+        "served": {store.machine: [f"1 {before[:16]}", f"1 {store.digest[:16]}"]},
     }
 
 
@@ -768,7 +775,7 @@ def test_a_copy_of_no_more_writes_that_was_not_made_here(restored, restarts: boo
     for number in range(3):
         assert store.write([at(f"after{number}", 200 + number)]) == [None]
     with pytest.raises(avault.Tampered):
-        store.doubt(store.open_copy(mine).generation, 150, is_made_elsewhere=True)
+        store.doubt(store.open_copy(mine).generation, 150, avault.sha256(mine).hex())
     if restarts:
         with pytest.raises(avault.Tampered):
             desk.load()

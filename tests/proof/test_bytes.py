@@ -75,7 +75,7 @@ class Disk(Example):
         names = self.identity, self.vault.operator, self.vault.name
         self.unlock_key, sealed = avault.seal_keys(self.agent, *names, "box")
         digest = avault.sha256(self.path("avault.enc").read_bytes()).hex()
-        self.write("pin.json", avault.encode_pin(self.vault, digest))
+        self.write("pin.json", avault.encode_file("pin", avault.describe_pin(self.vault, digest)))
         self.write(CUSTODY, avault.encode_file("custody", box(sealed)))
         self.shared_key, sealed = avault.seal_keys(self.agent, *names, "fleet")
         shared = {**box(sealed), "custodian": "fleet"}
@@ -397,7 +397,10 @@ def test_mixed_parts_open_nothing(disk, monkeypatch):
     latest = own[-1]
     lines = [[line + b"\n" for line in file.splitlines()] for file in [*own, *others]]
     assert all(len(parts) > 2 for parts in lines)
-    disk.write("pin.json", avault.encode_pin(avault.open_vault(latest, disk.agent), avault.sha256(latest).hex()))
+    disk.write(
+        "pin.json",
+        avault.encode_file("pin", avault.describe_pin(avault.open_vault(latest, disk.agent), avault.sha256(latest).hex())),
+    )
     content, pin = avault.read_unlock(disk.places)[0], disk.path("pin.json").read_bytes()
     chance, seen, count = random.Random(figures.FULL), set(), 0
     good = lines[2]
@@ -463,7 +466,7 @@ async def test_mixed_files_never_open_something_else(disk):
             "avault.enc": data,
             "nsec.enc": avault.encode_file("nsec", sealed[0]),
             "unlock.json": avault.encode_file("unlock", {**sealed[1], "proven": None, "quick": 0}),
-            "pin.json": avault.encode_pin(vault, avault.sha256(data).hex()),
+            "pin.json": avault.encode_file("pin", avault.describe_pin(vault, avault.sha256(data).hex())),
             "pairing.json": disk.path("pairing.json").read_bytes(),
             "machine.json": avault.encode_file("machine", {"id": os.urandom(8).hex(), "host": ""}),
             "nip46.json": avault.encode_hints(avault.public_hex(agent), operator, [], "test@machine"),

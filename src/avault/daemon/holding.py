@@ -27,7 +27,7 @@ from avault.signer.pairing import shorten_hex
 from avault.vault.files import has_bytes
 from avault.vault.kept_guards import known_guards, read_known
 from avault.vault.leftovers import describe_left
-from avault.vault.machine import SET_ASIDE, encode_pin
+from avault.vault.machine import SET_ASIDE
 from avault.vault.machines import knows_phone
 from avault.vault.presence import doubt_hints, is_of, read_unlock
 from avault.vault.recovery import Recovery, is_for_several, seal_recovery
@@ -329,7 +329,7 @@ class Holding:
         self.contact.restore()
         if store.kept_guards.restore(store.vault):
             self.reporter.warn_of_a_change("guards.enc")
-        pin = encode_pin(store.vault, store.digest, store.me.seen)
+        pin = store.me.encode_pin(store.vault, store.digest)
         if not (store.trouble or store.writing or has_bytes(self.places.own("pin.json"), pin)):
             if not store.warning:  # else it could not be written before
                 self.reporter.warn_of_a_change("pin.json")

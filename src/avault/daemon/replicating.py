@@ -117,8 +117,9 @@ def find_agents_before(store: Store) -> dict[str, tuple[Keys, str]]:
 
 async def sign_copy(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """The vault as it is on the disk, as events for one of the two slots."""
+    await keyholder.holding.writer.finish()
     store, data = keyholder.open_store(), read_vault(keyholder.places)
-    if store.trouble or sha256(data).hex() != store.digest:
+    if store.trouble or store.writing or sha256(data).hex() != store.digest:
         raise store.trouble or AvaultError("avault.enc is being written", "try again")
     slot, epoch = read_count(request, "slot", 1), read_count(request, "epoch", 1 << 20)
     what = (replica_keys(store.keys), store.machine, dict(store.vault.generation), data)
@@ -173,35 +174,29 @@ def is_root_ours(store: Store, latest: object) -> bool:
 async def tell_of_heads(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """What heads say whose copies have what is not in the vault; of those `known`, the ids.
 
-    Raises Tampered where they count writes of this machine that it never made, or are its own and
-    not made here (`strange`, ids).
+    Raises Tampered where one has writes of this machine that it never made.
     """
-    said = await session.frame()
-    given, strange = said.get("events"), said.get("strange") or []
-    store, known = keyholder.open_store(), list[str]()
+    given = (await session.frame()).get("events")
+    store = keyholder.open_store()
     heads: list[dict[str, Any]] = []
     for event in given[:MOST_HEADS] if isinstance(given, list) else []:
-        try:
-            head = read_head(replica_keys(store.keys), event)
-        except Tampered:
-            continue
-        if head["id"] in strange and head["machine"] == store.machine:
-            doubt_writer(keyholder, store, head, True)
-        if store.vault.is_after(head["generation"]):
-            known.append(head["id"])
-        else:
-            heads.append(describe_head(head))
+        with contextlib.suppress(Tampered):
+            heads.append(read_head(replica_keys(store.keys), event))
     for head in sorted(heads, key=lambda head: int(head["time"])):
         doubt_writer(keyholder, store, head)
-    return {"heads": heads, "known": known}
+    new = [head for head in heads if not store.vault.is_after(head["generation"])]
+    known = [head["id"] for head in heads if head not in new]
+    return {"heads": [describe_head(head) for head in new], "known": known}
 
 
-def doubt_writer(
-    keyholder: Keyholder, store: Store, head: dict[str, Any], is_made_elsewhere: bool = False
-) -> None:
-    """Raise Tampered where a head counts writes of this machine that it never made."""
+def doubt_writer(keyholder: Keyholder, store: Store, head: dict[str, Any]) -> None:
+    """Raise Tampered where a head has writes of this machine that it never made.
+
+    The keyholder knows which states it has served, and takes nobody's word for it.
+    """
+    served = head["hash"] if head["machine"] == store.machine else ""
     try:
-        store.doubt(head["generation"], head["time"] - AHEAD, is_made_elsewhere)
+        store.doubt(head["generation"], min(head["time"], int(time.time())) - AHEAD, served)
     except Tampered:
         keyholder.reporter.report()
         raise

@@ -31,7 +31,7 @@ from avault.places import Places
 from avault.process import meet
 from avault.vault.files import read_file, write_file
 from avault.vault.kept_guards import known_guards
-from avault.vault.machine import encode_pin
+from avault.vault.machine import describe_pin
 from avault.vault.marks import add_mark
 from avault.vault.names import PHONE
 from avault.vault.older import keep_old_key
@@ -278,7 +278,8 @@ class Rotating:
         seen = {"hash": stage.files["nsec.enc"]}
         stage.put("recovery.json", encode_file("recovery", seen))
         stage.put("unlock.json", self.make_unlock(store, fresh, carry(draft)))
-        stage.put("pin.json", encode_pin(draft, stage.files["avault.enc"]))
+        pin = describe_pin(draft, stage.files["avault.enc"])
+        stage.put("pin.json", encode_file("pin", pin))
         log = AccessLog(stage.at, fresh, is_new=True)  # whose files, empty ones, go again
         stage.put("log.json", log.encode())
         log.close()

@@ -23,7 +23,6 @@ OUTBOX_LIMIT = 16 << 20  # bytes
 SEEN = 1000  # heads whose copies are known not to be new
 LOCK_WAIT = 300.0  # seconds that a process waits for another one of ours
 MOST_NOTES = 8
-MADE = 400  # heads of ours that are known as such
 SENT = 64  # roots of ours that are known to have been sent
 MOST_AHEAD = 900  # seconds that an event of ours may be ahead, which many relays allow
 FAR = 3600  # seconds from now after which the time of a root is a wrong clock's
@@ -65,8 +64,7 @@ class ReplicaProgress:
 
     `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root,
     and `latest` that root; `put` are the roots of ours that were sent, `judged` is the last that
-    the keyholder has looked at. `late` are heads whose parts did not come,
-    `made` the last of our own, ids and times.
+    the keyholder has looked at. `late` are heads whose parts did not come.
     A `slot` is taken from here and never from a relay, which may answer with what it had a moment
     ago. While it is not known whether a relay took a head, that is what it is `trying`.
     """
@@ -80,7 +78,7 @@ class ReplicaProgress:
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
             "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
-            "latest": {}, "put": [], "judged": "", "late": [], "made": [],
+            "latest": {}, "put": [], "judged": "", "late": [],
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
@@ -95,7 +93,7 @@ class ReplicaProgress:
         content = self.content
         if (content["machine"], content["author"]) != (machine, author):
             is_same_key = content["author"] == author
-            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0, "made": []}
+            content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
     def note(self, said: str) -> None:
@@ -148,15 +146,6 @@ class ReplicaProgress:
     def relay(self, url: str) -> dict[str, Any]:
         """What is known of a relay."""
         return {**UNKNOWN_RELAY, **self.content["relays"].get(url, {})}
-
-    def note_made(self, head: dict[str, Any]) -> None:
-        """Note that a head was made here."""
-        self.content["made"] = [*self.content["made"], [head["id"], head["created_at"]]][-MADE:]
-
-    def is_strange(self, head: str, time: int) -> bool:
-        """Whether a head of this machine's, of that time, was not made here, as far as is known."""
-        made = dict(self.content["made"])
-        return head not in made and min(made.values(), default=time) < time and not is_far(time)
 
     def see(self, head: str) -> None:
         """Note that a head has nothing new."""

@@ -104,7 +104,6 @@ def sign_copies(
         where = {"slot": slot, "epoch": content["epoch"], "after": content["last"]}
         answer = ask_daemon(places, "replica", action="copy", **where)
         slots.append(answer["events"])
-        progress.note_made(answer["events"][-1])
         digests.add(answer["digest"])
         content["last"] = max(content["last"], answer["events"][-1]["created_at"])
     if len(digests) == 1:  # else it was written meanwhile, and is laid ready again

@@ -79,14 +79,12 @@ def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any
     progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
     unseen = [each for each in found if each.id not in progress.content["seen"]]
     ours = {name_of(slot[-1]) for slot in outbox.slots if slot}
-    mine = [each for each in unseen if each.name in ours]
-    strange = [each.id for each in mine if progress.is_strange(each.id, each.time)]
+    unseen.sort(key=lambda each: (each.name not in ours, each.time))
     heads: list[dict[str, Any]] = []
     known: list[str] = []
     for start in range(0, len(unseen), MOST_HEADS):
         some = [each.event for each in unseen[start : start + MOST_HEADS]]
-        value = {"events": some, "strange": strange}
-        answer = ask_daemon(places, "replica", action="heads", value=value)
+        answer = ask_daemon(places, "replica", action="heads", value={"events": some})
         heads += answer["heads"]
         known += answer["known"]
     if known:

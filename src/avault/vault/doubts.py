@@ -30,18 +30,17 @@ class Doubter:
     replace: Callable[[Vault, str], None]
     doubted: Tampered | None = None  # a trouble that no change of the file ends
 
-    def doubt(
-        self, generation: dict[str, int], since: int, is_made_elsewhere: bool = False
-    ) -> None:
+    def doubt(self, generation: dict[str, int], since: int, served: str = "") -> None:
         """Raise Tampered, and write nothing more, where writes of this machine are not its own.
 
-        A copy, of that time, counts more of them than were made here, or is known not to be made
-        here: the disk was restored from a backup, or cloned. Each write would be taken for one of
-        those. It is pinned, so that a restart does not end it.
+        A copy, of that time, counts more of them than were made here; or it was served under this
+        name (`served`, its hash), and not here: the disk was restored from a backup, or cloned.
+        Each write would be taken for one of those. It is pinned, so that a restart does not end it.
         """
         count = generation.get(self.me.name, 0)
         ours = max(self.vault.generation.get(self.me.name, 0), self.me.counted)
-        if self.doubted or not (is_made_elsewhere or count > ours):
+        is_strange = bool(served) and self.me.is_strange(count, served)
+        if self.doubted or not (is_strange or count > ours):
             return
         self.me.overtaken, self.me.since = max(count, ours + 1), since
         self.trouble = self.doubted = Tampered(

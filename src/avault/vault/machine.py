@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+SHORT = 16  # characters of a hash that tell it from others
+MOST_SERVED = 200  # states of the vault that a machine knows as served by itself
 # this machine's unlock.json, while `recover` goes over to the key that another has rotated to
 SET_ASIDE = "unlock-before.json"
 
@@ -33,6 +35,7 @@ class Machine:
         self.counted = 0  # the last count of a write of ours that anybody may have seen
         # the count that another has under our name, and when it had: see vault/doubts
         self.overtaken, self.since = 0, 0
+        self.served = read_served(places, self.name)
         # the highest count under which this machine has given a merge to git
         path = places.own("offered.json")
         self.offered: int = (
@@ -42,8 +45,18 @@ class Machine:
     def rename(self) -> None:
         """Take another name: it claims to know no more than it does."""
         self.counted = self.overtaken = self.since = 0
+        self.served = []
         os.unlink(self.places.own("machine.json"))
         self.name = machine_id(self.places)
+
+    def is_strange(self, count: int, digest: str) -> bool:
+        """Whether another has served a state of the vault under this name.
+
+        With this count of its writes, and this hash. Of states before the first that is known
+        nobody can tell.
+        """
+        state = count, digest[:SHORT]
+        return bool(self.served) and count > self.served[0][0] and state not in self.served
 
     def keep_up(self, draft: Vault) -> None:
         """Let a draft's count be no lower than one that anybody may have seen."""
@@ -100,31 +113,44 @@ class Machine:
 
         What cannot be pinned is served all the same: the vault itself is written.
         """
-        overtaken = {self.name: self.overtaken} if self.overtaken else {}
-        content = encode_pin(vault, digest, self.seen, overtaken, self.since)
+        state = vault.generation.get(self.name, 0), digest[:SHORT]
+        if state not in self.served:
+            self.served = [*self.served, state][-MOST_SERVED:]
         try:
-            write_file(self.places.own("pin.json"), content)
+            write_file(self.places.own("pin.json"), self.encode_pin(vault, digest))
             self.warning = ""
         except AvaultError as error:
             self.warning = f"an older copy of the vault would not be noticed: {error.message}"
 
+    def encode_pin(self, vault: Vault, digest: str) -> bytes:
+        """pin.json as it is to be beside a vault whose avault.enc has this SHA-256 (hex)."""
+        told = describe_pin(vault, digest)
+        if self.seen:
+            told["operator"] = self.seen
+        if self.overtaken:
+            told["generation"] = {**told["generation"], self.name: self.overtaken}
+            told["since"] = self.since
+        if self.served:
+            told["served"] = {self.name: [f"{count} {digest}" for count, digest in self.served]}
+        return encode_file("pin", told)
 
-def encode_pin(
-    vault: Vault,
-    digest: str,
-    seen: str = "",
-    overtaken: dict[str, int] | None = None,
-    since: int = 0,
-) -> bytes:
-    """pin.json for a vault whose avault.enc has this SHA-256 (hex).
 
-    `seen` is the first operator (an npub) whom a person has seen last, where another is now;
-    `overtaken` what another has written under this machine's name, and `since` when.
+def describe_pin(vault: Vault, digest: str) -> dict[str, Any]:
+    """What pin.json says of a vault whose avault.enc has this SHA-256 (hex)."""
+    names = {"agent": to_npub(vault.agent), "operator": to_npub(vault.operator)}
+    return {**names, "generation": vault.generation, "hash": digest}
+
+
+def read_served(places: Places, name: str) -> list[tuple[int, str]]:
+    """The states that a machine has served: its count of writes, and how the hash begins.
+
+    Of a damaged pin.json whoever asks for the pin is told.
     """
-    names = {"agent": to_npub(vault.agent), "operator": seen or to_npub(vault.operator)}
-    generation = {**vault.generation, **(overtaken or {})}
-    told = {**names, "generation": generation, "hash": digest}
-    return encode_file("pin", {**told, "since": since} if overtaken else told)
+    try:
+        found = (read_pin(places) or {}).get("served", {}).get(name, [])
+        return [(int(count), digest) for count, digest in (each.split() for each in found)]
+    except (Tampered, ValueError, TypeError, AttributeError):
+        return []
 
 
 def read_pin(places: Places) -> dict[str, Any] | None:

@@ -37,7 +37,9 @@ FIELDS: dict[str, dict[str, Any]] = {
         "approves_by_itself": (bool, type(None)),
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
-    "pin": {"agent": str, "operator": str, "generation": dict, "hash": str, "since": int},
+    "pin": {
+        "agent": str, "operator": str, "generation": dict, "hash": str, "since": int, "served": dict,
+    },
     "forget": {"custodians": list},
     "custody": {
         "custodian": str, "kind": str, "account": str, "asks": bool, "settings": dict,
@@ -54,7 +56,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
         "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
-        "latest": dict, "put": list, "judged": str, "late": list, "made": list,
+        "latest": dict, "put": list, "judged": str, "late": list,
     },
 }  # fmt: skip
 
@@ -62,9 +64,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator", "since"},
+    "pin": {"agent", "operator", "since", "served"},
     "custody": {"signed"},
-    "replica": {"latest", "put", "judged", "late", "made"},
+    "replica": {"latest", "put", "judged", "late"},
 }
 
 
