@@ -5338,6 +5338,7 @@ class Store(Doubter):
         self.kept_guards = KeptGuards(places, keys)
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
+        self.accepted = ""  # the hash of what was made of that, each time another
         self.succeeded = ""  # that the first operator is another than this machine has seen last
         self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
@@ -5411,7 +5412,7 @@ class Store(Doubter):
         elif not pin or not {"agent", "operator"} <= {*pin} or pin["hash"] != store.digest:
             store.pin()
         store.kept_guards.keep(store.vault)
-        store.rollback = refusal or ""
+        store.rollback, store.accepted = (refusal, store.digest) if refusal else ("", "")
         if not pin:
             store.me.warning = (
                 "no pin.json: whether this is an older copy of the vault could not be seen"
@@ -16479,7 +16480,7 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "agent": store.vault.agent,
         "operator": store.vault.operator,
         "roots": {agent: name_root(agent) for agent in agents},
-        "rollback": store.rollback,
+        "rollback": store.accepted,
         "machine": store.machine,
         "generation": store.vault.generation,
         "digest": store.digest,

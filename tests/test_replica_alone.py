@@ -233,6 +233,19 @@ def test_a_copy_of_ours_from_a_time_to_come(sender: Sender, fickle: Fickle) -> N
     assert there != avault.name_parts(REPLICA, MACHINE, 0, 1)
 
 
+def test_after_each_accepted_rollback_nothing_comes_in_by_itself(sender: Sender) -> None:
+    """Also after a second one in a row, be it to the same copy: until somebody says so."""
+    for accepted in ("one", "two"):
+        for _ in range(2):
+            with avault.change_progress(sender.places) as progress:
+                avault.note_rollback(progress, {"rollback": accepted})
+            assert not avault.may_take(sender.places, {"problems": []}, insist=False)
+        assert avault.may_take(sender.places, {"problems": []}, insist=True)
+        with avault.change_progress(sender.places) as progress:
+            avault.note_rollback(progress, {"rollback": accepted})
+        assert avault.may_take(sender.places, {"problems": []}, insist=False)
+
+
 # Roots
 
 

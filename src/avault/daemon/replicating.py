@@ -65,7 +65,7 @@ async def tell_about(keyholder: Keyholder, session: Session, request: Message) -
         "agent": store.vault.agent,
         "operator": store.vault.operator,
         "roots": {agent: name_root(agent) for agent in agents},
-        "rollback": store.rollback,
+        "rollback": store.accepted,
         "machine": store.machine,
         "generation": store.vault.generation,
         "digest": store.digest,
