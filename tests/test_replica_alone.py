@@ -638,6 +638,8 @@ def test_one_relay_has_many_spellings() -> None:
     assert avault.normalise_relay("ws://[::1]:0070") == "ws://[::1]:70"
     assert avault.count_hosts([one, "wss://relay.example:444", "wss://relay.example:445/a"]) == 1
     assert avault.count_hosts(["ws://127.0.0.1:1", "ws://127.0.0.1:2", "ws://[::1]:3", "ws://[2001:db8::1]"]) == 4
+    for begin in ("localhost", "127.0.0.1", "127"):
+        assert avault.count_hosts([f"wss://{begin}.evil.example:1", f"wss://{begin}.evil.example:2"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 from typing import TYPE_CHECKING
 
 from avault.errors import Unavailable
@@ -137,10 +138,18 @@ def count_hosts(urls: Iterable[str]) -> int:
 
 def name_host(url: str) -> str:
     """The host of a relay's URL, which is in one spelling (see `normalise_relay`)."""
-    host = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
-    is_here = host.startswith(("127.", "localhost", "[::1]"))
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdecimal() and not is_here else host
+    address = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    name, colon, port = address.rpartition(":")
+    host = name if colon and port.isdecimal() else address
+    return address if is_this_machine(host) else host
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host is this machine itself, by its name or address."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def choose_latest(heads: list[dict[str, Any]]) -> list[dict[str, Any]]:
