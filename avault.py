@@ -15806,8 +15806,10 @@ class Replicator:
         async with self.staging:
             told = await self.ask()
         if "relays" in told:
-            of_look = ("asked", "taken", "problems")
-            self.said = told | {name: (self.said or told).get(name) for name in of_look}
+            look = self.said or told
+            problems = [*dict.fromkeys([*look["problems"], *told["problems"]])]
+            self.said = told | {name: look[name] for name in ("asked", "taken")}
+            self.said["problems"] = problems
 
     async def ask(self, *words: str) -> dict[str, Any]:
         """What `replica keep` says; one that takes too long is ended, and says nothing."""

@@ -609,10 +609,10 @@ def test_one_look_at_a_time_and_each_has_an_end(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_a_look_said_stays_until_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is laid ready afterwards asks no relay, and so has nothing to say of them."""
+    """What is laid ready afterwards asks no relay, and so has nothing to say of them; what it has to say comes to it."""
     replicator = avault.Replicator(avault.Places(str(tmp_path)))
     look = {"relays": [], "asked": 5, "taken": 1, "problems": ["an older copy was taken"], "problem": None}
-    laid = {"relays": [], "asked": None, "taken": 0, "problems": [], "problem": "not as it should be"}
+    laid = {"relays": [], "asked": None, "taken": 0, "problems": ["a clock was ahead"], "problem": "not as it should be"}
 
     async def ask(*words: str) -> dict[str, Any]:
         return look if words else laid
@@ -620,7 +620,8 @@ def test_what_a_look_said_stays_until_the_next(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(replicator, "ask", ask)
     asyncio.run(replicator.keep(True, False))
     asyncio.run(replicator.stage())
-    assert replicator.said == look | {"problem": "not as it should be"}
+    problems = ["an older copy was taken", "a clock was ahead"]
+    assert replicator.said == look | {"problem": "not as it should be", "problems": problems}
 
 
 # What is counted
