@@ -20490,7 +20490,7 @@ class Delivery:
         if is_kept:
             about["sent"] = await self.find(relay, [*parts, head])
         elif about["head"]:
-            await self.refuse_unknown(relay)
+            await self.look_at_live(relay)
         await self.put(relay, parts)
         live = {"slot": slot, "head": head["id"], "hash": outbox.hash, "time": head["created_at"]}
         if not is_kept:
@@ -20508,29 +20508,28 @@ class Delivery:
             self.about["trying"] = None
             self.note()
 
-    async def refuse_unknown(self, relay: StoringRelay) -> None:
-        """Put no head of ours away that is later, and that we do not know: the state may be older.
-
-        It is from a backup then, and what is there nowhere else. One is known that the keyholder
-        has read. Raises Unavailable.
-        """
+    async def look_at_live(self, relay: StoringRelay) -> None:
+        """Look whether the head that is there is still the one that is known; raises Unavailable."""
         heads = [events[-1] for events in self.outbox.slots]
         found = await relay.fetch(self.outbox.author, names=[name_of(heads[0])])
         live = find_latest(found).get(name_of(heads[0]))
         ours = {self.about["head"], *(head["id"] for head in heads)}
         if live and live.time > self.about["time"] and live.id not in ours:
-            if live.id in self.seen:
-                self.refuse_later(live, heads)
-            else:
-                raise Unavailable("has a later copy of this machine")
+            self.refuse_unknown(live, heads)
 
-    def refuse_later(self, live: StoredEvent, heads: list[dict[str, Any]]) -> None:
-        """Raise Unavailable where what is laid ready is not later than that, and have it be."""
-        if live.time < min(head["created_at"] for head in heads):
+    def refuse_unknown(self, live: StoredEvent, heads: list[dict[str, Any]]) -> None:
+        """Put no head of ours away that we do not know, or that is later than what is laid ready.
+
+        The state may be lost, or from a backup, and what is there nowhere else. One is known that
+        the keyholder has read; what is laid ready is made later, then. Raises Unavailable.
+        """
+        is_known = live.id in self.seen
+        if is_known and live.time < min(head["created_at"] for head in heads):
             return
-        with change_progress(self.places) as progress:
-            progress.content["last"] = max(progress.content["last"], live.time)
-            progress.content["anew"] = self.lacks = True
+        if is_known:
+            with change_progress(self.places) as progress:
+                progress.content["last"] = max(progress.content["last"], live.time)
+                progress.content["anew"] = self.lacks = True
         raise Unavailable("has a later copy of this machine")
 
     async def find_live(self, relay: StoringRelay) -> None:
@@ -20551,7 +20550,7 @@ class Delivery:
             if live.id == head["id"]:
                 about |= {"slot": slot, "head": live.id, "hash": outbox.hash, "time": live.time}
                 return
-        self.refuse_later(live, heads)
+        self.refuse_unknown(live, heads)
         times = [latest[name].time if name in latest else 0 for name in firsts]
         about["slot"] = times.index(live.time) if live.time in times else None
 
@@ -20780,9 +20779,9 @@ async def take_in(places: Places, about: dict[str, Any], told: dict[str, Any]) -
     Those whose parts did not come the last time are the last. Raises Locked where the vault is.
     """
     async with Readers(about["relays"]) as readers:
-        found = merge_found(await readers.find_heads(about["author"], about["heads"]))
-        events = {each.id: each.event for each in found}
-        heads = ask_of_heads(places, [*find_latest(found).values()])
+        answers = await readers.find_heads(about["author"], about["heads"])
+        events = {each.id: each.event for found in answers.values() for each in found}
+        heads = ask_of_heads(places, answers)
         late = ReplicaProgress.load(places).content["late"]
         heads.sort(key=lambda head: (head["id"] in late, -sum(head["generation"].values())))
         for head in heads:
@@ -20822,12 +20821,17 @@ def note_late(places: Places, head: str, is_late: bool) -> None:
         progress.content["late"] = [*others, *([head] if is_late else [])][-MOST_LATE:]
 
 
-def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any]]:
-    """The heads that may have something new, as the keyholder reads them: some at a time."""
+def ask_of_heads(places: Places, answers: dict[str, list[StoredEvent]]) -> list[dict[str, Any]]:
+    """The heads that may have something new, as the keyholder reads them: some at a time.
+
+    Of other machines the latest; of this one what each relay has, as nothing unknown is put away.
+    """
     progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
-    unseen = [each for each in found if each.id not in progress.content["seen"]]
     ours = {name_of(slot[-1]) for slot in outbox.slots if slot}
-    unseen.sort(key=lambda each: (each.name not in ours, each.time))
+    live = [each for found in answers.values() for each in find_latest(found).values()]
+    found = {each.id: each for each in live if each.name in ours}
+    found |= {each.id: each for each in find_latest(merge_found(answers)).values()}
+    unseen = [each for each in found.values() if each.id not in progress.content["seen"]]
     heads: list[dict[str, Any]] = []
     known: list[str] = []
     for start in range(0, len(unseen), MOST_HEADS):

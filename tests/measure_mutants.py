@@ -106,6 +106,21 @@ DANGEROUS = [
         "test_wire_alone.py::test_a_write_without_an_answer",
     ),
     ('{type(error).__name__}",\n', '{error}",\n', "test_wire_alone.py::test_an_error_is_an_answer_and_says_nothing"),
+    (
+        " and state not in self.served",
+        "",
+        "test_replica_keyholder.py::test_no_word_of_a_caller_stops_what_is_written",
+    ),
+    (
+        "return bool(self.served) and count >",
+        "return False and count >",
+        "test_replica_keyholder.py::test_a_disk_from_a_backup_is_noticed_without_what_was_noted_of_relays",
+    ),
+    (
+        "is_known = live.id in self.seen",
+        "is_known = True",
+        "test_replica_alone.py::test_a_lost_state_puts_nothing_away_that_was_not_read",
+    ),
 ]
 
 NO_DIFFERENCE = {  # code that does the same, and why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -60,8 +61,14 @@ class Sender:
         """Send it; whether something else is to be signed first."""
         return asyncio.run(avault.send_all(self.places, insist))
 
-    def lose_state(self) -> None:
+    def lose_state(self, is_read: bool = True) -> None:
+        """And know nothing but what the keyholder has read of what the relay has."""
         Path(self.places.own("replica.json")).write_text("damaged")
+        with avault.change_progress(self.places) as progress:
+            progress.belong(MACHINE, AUTHOR)
+            for each in self.relay.events.values():
+                if is_read and len(each["tags"]) == 2:
+                    progress.see(each["id"])
 
     def about(self) -> dict[str, Any]:
         return avault.ReplicaProgress.load(self.places).relay(self.relay.url)
@@ -161,9 +168,8 @@ def test_a_lost_state_is_found_by_the_head(sender: Sender, fickle: Fickle, write
     for _ in range(writes):
         sender.write()
         sender.send()
-    sender.lose_state()
+    sender.lose_state(is_read=False)
     with avault.change_progress(sender.places) as progress:
-        progress.belong(MACHINE, AUTHOR)
         progress.content["last"] = avault.Outbox.load(sender.places).latest()
     begun = len(fickle.received)
     sender.send()
@@ -184,6 +190,37 @@ def test_a_lost_state_is_found_by_the_parts(sender: Sender, fickle: Fickle, writ
     fickle.answer = lambda events: [*events, *(each for each in old if each["pubkey"] == AUTHOR)]
     be_cut_off(sender, fickle)
     assert max(sender.there()) == writes + 1
+
+
+def test_a_lost_state_puts_nothing_away_that_was_not_read(
+    sender: Sender, fickle: Fickle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a backup from before relays kept it. What each relay has of this machine is read, not the latest of all alone."""
+    sender.write()
+    sender.send()
+    with Fickle() as later:
+        later.events = {key: event for key, event in fickle.events.items() if event["pubkey"] == AUTHOR}
+        for event in avault.compose_copy(REPLICA, MACHINE, {MACHINE: 3}, b"a" * SIZE, 0, int(time.time()) + 5):
+            later.keep(event)
+        os.unlink(sender.places.own("replica-outbox.json"))
+        sender.lose_state(is_read=False)
+        sender.count = 0
+        for _ in range(2):
+            sender.write()
+            sender.send()
+            assert (sender.there(), sender.about()["said"]) == ([2], "has a later copy of this machine")
+        about = {"relays": [fickle.url, later.url], "author": AUTHOR, "heads": avault.name_event(REPLICA, "heads")}
+        monkeypatch.setattr(avault, "ask_daemon", know_all)
+        asyncio.run(avault.take_in(sender.places, about, {"taken": 0, "problems": []}))
+    for _ in range(2):  # it may have to be signed for a later second
+        sender.write()
+        sender.send()
+    assert sender.there() == [4]
+
+
+def know_all(_places: object, _op: str, **fields: Any) -> Any:
+    """A keyholder whose vault has what all heads have."""
+    return {"heads": [], "known": [event["id"] for event in fields["value"]["events"]]}
 
 
 def test_a_lost_outbox_leaves_what_is_there_whole(sender: Sender, fickle: Fickle) -> None:
@@ -216,10 +253,10 @@ def test_a_state_from_a_backup_puts_no_newer_copy_away(sender: Sender, tmp_path:
 
 def test_a_copy_of_ours_from_a_time_to_come(sender: Sender, fickle: Fickle) -> None:
     """The state is lost, and the clock was ahead once: it is seen, so that other addresses are taken."""
-    sender.lose_state()
     far = int(time.time()) + 86_400
     for event in avault.compose_copy(REPLICA, MACHINE, {MACHINE: 7}, b"a" * SIZE, 0, far):
         fickle.keep(event)
+    sender.lose_state()
     sender.write()
     assert sender.send() is True
     with avault.change_progress(sender.places) as progress:

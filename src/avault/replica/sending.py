@@ -146,7 +146,7 @@ class Delivery:
         if is_kept:
             about["sent"] = await self.find(relay, [*parts, head])
         elif about["head"]:
-            await self.refuse_unknown(relay)
+            await self.look_at_live(relay)
         await self.put(relay, parts)
         live = {"slot": slot, "head": head["id"], "hash": outbox.hash, "time": head["created_at"]}
         if not is_kept:
@@ -164,29 +164,28 @@ class Delivery:
             self.about["trying"] = None
             self.note()
 
-    async def refuse_unknown(self, relay: StoringRelay) -> None:
-        """Put no head of ours away that is later, and that we do not know: the state may be older.
-
-        It is from a backup then, and what is there nowhere else. One is known that the keyholder
-        has read. Raises Unavailable.
-        """
+    async def look_at_live(self, relay: StoringRelay) -> None:
+        """Look whether the head that is there is still the one that is known; raises Unavailable."""
         heads = [events[-1] for events in self.outbox.slots]
         found = await relay.fetch(self.outbox.author, names=[name_of(heads[0])])
         live = find_latest(found).get(name_of(heads[0]))
         ours = {self.about["head"], *(head["id"] for head in heads)}
         if live and live.time > self.about["time"] and live.id not in ours:
-            if live.id in self.seen:
-                self.refuse_later(live, heads)
-            else:
-                raise Unavailable("has a later copy of this machine")
+            self.refuse_unknown(live, heads)
 
-    def refuse_later(self, live: StoredEvent, heads: list[dict[str, Any]]) -> None:
-        """Raise Unavailable where what is laid ready is not later than that, and have it be."""
-        if live.time < min(head["created_at"] for head in heads):
+    def refuse_unknown(self, live: StoredEvent, heads: list[dict[str, Any]]) -> None:
+        """Put no head of ours away that we do not know, or that is later than what is laid ready.
+
+        The state may be lost, or from a backup, and what is there nowhere else. One is known that
+        the keyholder has read; what is laid ready is made later, then. Raises Unavailable.
+        """
+        is_known = live.id in self.seen
+        if is_known and live.time < min(head["created_at"] for head in heads):
             return
-        with change_progress(self.places) as progress:
-            progress.content["last"] = max(progress.content["last"], live.time)
-            progress.content["anew"] = self.lacks = True
+        if is_known:
+            with change_progress(self.places) as progress:
+                progress.content["last"] = max(progress.content["last"], live.time)
+                progress.content["anew"] = self.lacks = True
         raise Unavailable("has a later copy of this machine")
 
     async def find_live(self, relay: StoringRelay) -> None:
@@ -207,7 +206,7 @@ class Delivery:
             if live.id == head["id"]:
                 about |= {"slot": slot, "head": live.id, "hash": outbox.hash, "time": live.time}
                 return
-        self.refuse_later(live, heads)
+        self.refuse_unknown(live, heads)
         times = [latest[name].time if name in latest else 0 for name in firsts]
         about["slot"] = times.index(live.time) if live.time in times else None
 

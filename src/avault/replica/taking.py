@@ -32,9 +32,9 @@ async def take_in(places: Places, about: dict[str, Any], told: dict[str, Any]) -
     Those whose parts did not come the last time are the last. Raises Locked where the vault is.
     """
     async with Readers(about["relays"]) as readers:
-        found = merge_found(await readers.find_heads(about["author"], about["heads"]))
-        events = {each.id: each.event for each in found}
-        heads = ask_of_heads(places, [*find_latest(found).values()])
+        answers = await readers.find_heads(about["author"], about["heads"])
+        events = {each.id: each.event for found in answers.values() for each in found}
+        heads = ask_of_heads(places, answers)
         late = ReplicaProgress.load(places).content["late"]
         heads.sort(key=lambda head: (head["id"] in late, -sum(head["generation"].values())))
         for head in heads:
@@ -74,12 +74,17 @@ def note_late(places: Places, head: str, is_late: bool) -> None:
         progress.content["late"] = [*others, *([head] if is_late else [])][-MOST_LATE:]
 
 
-def ask_of_heads(places: Places, found: list[StoredEvent]) -> list[dict[str, Any]]:
-    """The heads that may have something new, as the keyholder reads them: some at a time."""
+def ask_of_heads(places: Places, answers: dict[str, list[StoredEvent]]) -> list[dict[str, Any]]:
+    """The heads that may have something new, as the keyholder reads them: some at a time.
+
+    Of other machines the latest; of this one what each relay has, as nothing unknown is put away.
+    """
     progress, outbox = ReplicaProgress.load(places), Outbox.load(places)
-    unseen = [each for each in found if each.id not in progress.content["seen"]]
     ours = {name_of(slot[-1]) for slot in outbox.slots if slot}
-    unseen.sort(key=lambda each: (each.name not in ours, each.time))
+    live = [each for found in answers.values() for each in find_latest(found).values()]
+    found = {each.id: each for each in live if each.name in ours}
+    found |= {each.id: each for each in find_latest(merge_found(answers)).values()}
+    unseen = [each for each in found.values() if each.id not in progress.content["seen"]]
     heads: list[dict[str, Any]] = []
     known: list[str] = []
     for start in range(0, len(unseen), MOST_HEADS):
