@@ -3393,14 +3393,17 @@ class Vault:
         """Have what a machine wrote after that time stand under its next name.
 
         Another has counted writes under the old one, and of those nothing is known here: the vault
-        claims no more of them than what it has from before.
+        claims no more of them than what it has from before. Facts about guards stay as they were
+        said: what the operator took away goes by their counts, and no merge by their dots.
         """
         count, rest = self.generation.get(new, 0) + 1, 0
-        for found in (*(group.keys for group in self.groups.values()), self.facts):
+        facts = {name: found for name, found in self.facts.items() if not is_kept(name)}
+        for found in (*(group.keys for group in self.groups.values()), facts):
             for name, secrets in found.items():
                 found[name] = [each.hand_over(old, new, count, since) for each in secrets]
                 mine = [each.count for each in found[name] if each.machine == old]
                 rest = max([rest, *mine])
+        self.facts |= facts
         for group in self.groups.values():
             text, machine, number = group.note
             if machine == old and number > rest:
@@ -3780,7 +3783,7 @@ def find_free(stem: str, end: str) -> str:
 def has_bytes(path: str, data: bytes) -> bool:
     """Whether a file is there, and holds exactly these bytes."""
     try:
-        return read_file(path) == data
+        return read_file(path, len(data)) == data  # a longer one is another
     except AvaultError:
         return False
 
@@ -5336,6 +5339,7 @@ class Store(Doubter):
         self.trouble: AvaultError | None = None
         self.unsaved = Unsaved(places, keys)
         self.kept_guards = KeptGuards(places, keys)
+        self.know: Callable[[Store], None] = lambda _: None  # seals what is known of guards
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
         self.accepted = ""  # the hash of what was made of that, each time another
@@ -5632,9 +5636,10 @@ class Store(Doubter):
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:
-        """Remember the generation that is served; nothing older is accepted again."""
+        """Remember what is served, before anybody is told: nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
         self.kept_guards.keep(self.vault)
+        self.know(self)
 
     def note_seen(self) -> None:
         """A person has opened the vault, and is told who its first operator is: pin that one."""
@@ -12802,6 +12807,7 @@ class Ratchet:
         self.quick = 0
         self.guards: dict[str, int] | None = None  # that are known, once the vault is open
         self.turning = asyncio.Lock()  # unlock.json is written by one at a time
+        self.sealing = threading.Lock()  # also amid a change of the vault, in whichever thread
 
     def prove(self) -> None:
         """Note that the phone has just opened an envelope of this vault."""
@@ -12853,39 +12859,43 @@ class Ratchet:
         agent = public_hex(keys)
         if self.agent not in (None, agent) or to_npub(agent) != content["agent"]:
             raise Locked("the agent's key was rotated meanwhile", "try again")
-        identity, name = content["vault"], content["name"]
-        operator = parse_npub(content["operator"])
-        known = read_known(keys, content) if self.guards is None else self.guards
+        if await asyncio.to_thread(self.seal, keys, content, recovery) and recovery:
+            self.reporter.wrote()
 
-        def write() -> dict[str, Any]:
-            if recovery:
-                write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+    def seal(
+        self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
+    ) -> bool:
+        """Write it, with what is known of guards by then; whether that could be."""
+        operator = parse_npub(content["operator"])
+        names = content["vault"], operator, content["name"], self.host
+        with self.sealing:
+            known = read_known(keys, content) if self.guards is None else self.guards
             fresh = {
-                **seal_nsec(keys, identity, operator, name, self.host, known),
+                **seal_nsec(keys, *names, known),
                 "proven": self.proven,
                 "quick": self.quick,
                 **({"rotated": content["rotated"]} if "rotated" in content else {}),
             }
-            write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
-            return fresh
-
-        try:
-            self.content = await asyncio.to_thread(write)
-            if recovery:
-                self.reporter.wrote()
+            try:
+                if recovery:
+                    write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+                write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
+            except AvaultError as error:
+                self.reporter.warnings["ratchet"] = (
+                    "the phone's last answer still opens unlock.json, as no fresh one could be"
+                    f" written: {error.message}"
+                )
+                return False
+            self.content = fresh
             self.reporter.warnings.pop("ratchet", None)
-        except AvaultError as error:
-            self.reporter.warnings["ratchet"] = (
-                "the phone's last answer still opens unlock.json, as no fresh one could be written:"
-                f" {error.message}"
-            )
+            return True
 
-    async def know(self, store: Store) -> None:
+    def know(self, store: Store) -> None:
         """Seal what is known of guards too, where it is another than was sealed last."""
         guards = known_guards(store.vault)
         if guards != self.guards and self.agent == public_hex(store.keys):
             self.guards = guards
-            await self.turn(store.keys, self.content)
+            self.seal(store.keys, self.content)
 
     async def restore(self, keys: Keys) -> None:
         """Write unlock.json anew where it is not what was written last; and say so."""
@@ -13229,6 +13239,7 @@ class Holding:
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
         self.ratchet.agent, self.ratchet.guards = store.vault.agent, known_guards(store.vault)
+        store.know = self.ratchet.know
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
@@ -13285,7 +13296,6 @@ class Holding:
             if (store.trouble, store.digest) != before:
                 self.reporter.wrote()
             await self.verify_recovery()
-            await self.ratchet.know(store)
             await self.ratchet.restore(store.keys)
             if self.store is store:
                 self.restore_own_files(store)
@@ -14688,9 +14698,7 @@ class Unguarding:
         except Exception as error:
             self.note(noted, message, explain_change(error).code)
             raise
-        guards = Guards(store.vault.facts)
-        await holding.ratchet.know(store)
-        return describe_guard(guards, read_place(message))
+        return describe_guard(Guards(store.vault.facts), read_place(message))
 
     def note(self, what: dict[str, Any], message: Message, outcome: str) -> None:
         """Put a line into the access log; raises AvaultError where what was agreed to cannot be."""
@@ -14899,9 +14907,7 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        store = self.open_store()
-        await self.holding.writer.change(store, function)
-        await self.holding.ratchet.know(store)
+        await self.holding.writer.change(self.open_store(), function)
         return {"ok": True}
 
     async def put_back(self) -> bool:

@@ -580,6 +580,25 @@ async def test_what_is_known_of_guards_is_sealed_with_the_key(house: House) -> N
     assert house.own("unlock.json") == unlock, "what has nothing to do with guards writes it no more"
 
 
+async def test_a_guard_that_git_brings_is_sealed_before_anything_is_answered(house: House) -> None:
+    """Killed right after, the keyholder is given older files of everything else: they do not open."""
+    store = house.holding.store
+    assert store
+    kept = {name: house.own(name) for name in ("avault.enc", "pin.json")}
+    pulled = store.vault.copy()
+    pulled.generation["other"] = 1
+    avault.add_guard(pulled, "free", {"only": ["proxy"]}, 1, "other")
+    house.example.write("avault.enc", avault.seal_vault(pulled, store.keys))
+    assert await is_refused(house, "free")
+    for name, data in kept.items():
+        house.example.write(name, data)
+    Path(house.places.own("guards.enc")).unlink()
+    content = avault.read_sealed("unlock", house.places.own("unlock.json"))
+    content["guards"] = avault.read_known(store.keys, content)
+    with pytest.raises(avault.Tampered, match="guards that this machine knows"):
+        avault.Store.load(house.places, store.keys, content)
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [

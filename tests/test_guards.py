@@ -226,6 +226,19 @@ def test_what_is_said_again_is_later_than_a_removal_that_has_not_heard_of_it() -
     assert len(avault.Guards(there.facts).of("g/K")) == 1, "said by one machine, it is one"
 
 
+def test_what_was_said_again_stays_also_where_its_machine_takes_another_name() -> None:
+    """It follows no dots: under the next name, with a low count, the removal that it outlived would take it away."""
+    here = with_key("g/K")
+    guard(here, "g/K", only=["run"])
+    there = here.copy()
+    unguard(there, "g/K", "n")
+    write(here, "m", lambda draft: draft.put("g", "K", "later", 2, "m"))
+    guard(here, "g/K", only=["run"])
+    both = here.merge(there)
+    both.hand_over("m", "next", 1)
+    assert both.generation == {"n": 1} and str(rules_of(both.merge(there), "g/K")) == "only run"
+
+
 def test_a_move_is_later_than_a_parting_that_has_not_heard_of_it() -> None:
     here = with_key("s/K")
     guard(here, "s/K", only=["run"])
@@ -952,6 +965,17 @@ def test_what_is_kept_is_this_vaults_and_whole_or_nothing(desk: Desk, store: ava
         path.write_bytes(good)
     key = nostr_sdk.Keys.generate()
     assert avault.KeptGuards(desk.places, key).read(store.vault) == {}, "another agent's"
+
+
+def test_what_is_kept_is_held_against_the_disk_however_long_it_is(desk: Desk, store: avault.Store) -> None:
+    """Else it is written anew at each look, and said to be another's work."""
+    links = [(f"a/{number:0100}", f"b/{number:0100}") for number in range(3000)]
+    avault.note_moves(store.vault, links, 1, "m")
+    store.kept_guards.keep(store.vault)
+    kept = Path(desk.places.own("guards.enc"))
+    assert kept.stat().st_size > 1 << 20 and not store.kept_guards.restore(store.vault)
+    kept.write_bytes(kept.read_bytes() + b"\n")
+    assert store.kept_guards.restore(store.vault)
 
 
 def test_a_disk_that_keeps_no_guards_is_told_of(desk: Desk, store: avault.Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -259,6 +259,7 @@ class Holding:
         log.save()
         self.store, self.ratchet.content, self.log = store, content, log
         self.ratchet.agent, self.ratchet.guards = store.vault.agent, known_guards(store.vault)
+        store.know = self.ratchet.know
         self.reporter.warnings.pop("refused", None)
         self.autolock.start()
         self.reporter.report()
@@ -315,7 +316,6 @@ class Holding:
             if (store.trouble, store.digest) != before:
                 self.reporter.wrote()
             await self.verify_recovery()
-            await self.ratchet.know(store)
             await self.ratchet.restore(store.keys)
             if self.store is store:
                 self.restore_own_files(store)

@@ -231,9 +231,7 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        store = self.open_store()
-        await self.holding.writer.change(store, function)
-        await self.holding.ratchet.know(store)
+        await self.holding.writer.change(self.open_store(), function)
         return {"ok": True}
 
     async def put_back(self) -> bool:

@@ -7,6 +7,7 @@ open nothing that is on the disk today.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class Ratchet:
         self.quick = 0
         self.guards: dict[str, int] | None = None  # that are known, once the vault is open
         self.turning = asyncio.Lock()  # unlock.json is written by one at a time
+        self.sealing = threading.Lock()  # also amid a change of the vault, in whichever thread
 
     def prove(self) -> None:
         """Note that the phone has just opened an envelope of this vault."""
@@ -94,39 +96,43 @@ class Ratchet:
         agent = public_hex(keys)
         if self.agent not in (None, agent) or to_npub(agent) != content["agent"]:
             raise Locked("the agent's key was rotated meanwhile", "try again")
-        identity, name = content["vault"], content["name"]
-        operator = parse_npub(content["operator"])
-        known = read_known(keys, content) if self.guards is None else self.guards
+        if await asyncio.to_thread(self.seal, keys, content, recovery) and recovery:
+            self.reporter.wrote()
 
-        def write() -> dict[str, Any]:
-            if recovery:
-                write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+    def seal(
+        self, keys: Keys, content: dict[str, Any], recovery: dict[str, Any] | None = None
+    ) -> bool:
+        """Write it, with what is known of guards by then; whether that could be."""
+        operator = parse_npub(content["operator"])
+        names = content["vault"], operator, content["name"], self.host
+        with self.sealing:
+            known = read_known(keys, content) if self.guards is None else self.guards
             fresh = {
-                **seal_nsec(keys, identity, operator, name, self.host, known),
+                **seal_nsec(keys, *names, known),
                 "proven": self.proven,
                 "quick": self.quick,
                 **({"rotated": content["rotated"]} if "rotated" in content else {}),
             }
-            write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
-            return fresh
-
-        try:
-            self.content = await asyncio.to_thread(write)
-            if recovery:
-                self.reporter.wrote()
+            try:
+                if recovery:
+                    write_file(self.places.file("nsec.enc"), encode_file("nsec", recovery))
+                write_file(self.places.own("unlock.json"), encode_file("unlock", fresh))
+            except AvaultError as error:
+                self.reporter.warnings["ratchet"] = (
+                    "the phone's last answer still opens unlock.json, as no fresh one could be"
+                    f" written: {error.message}"
+                )
+                return False
+            self.content = fresh
             self.reporter.warnings.pop("ratchet", None)
-        except AvaultError as error:
-            self.reporter.warnings["ratchet"] = (
-                "the phone's last answer still opens unlock.json, as no fresh one could be written:"
-                f" {error.message}"
-            )
+            return True
 
-    async def know(self, store: Store) -> None:
+    def know(self, store: Store) -> None:
         """Seal what is known of guards too, where it is another than was sealed last."""
         guards = known_guards(store.vault)
         if guards != self.guards and self.agent == public_hex(store.keys):
             self.guards = guards
-            await self.turn(store.keys, self.content)
+            self.seal(store.keys, self.content)
 
     async def restore(self, keys: Keys) -> None:
         """Write unlock.json anew where it is not what was written last; and say so."""

@@ -96,9 +96,7 @@ class Unguarding:
         except Exception as error:
             self.note(noted, message, explain_change(error).code)
             raise
-        guards = Guards(store.vault.facts)
-        await holding.ratchet.know(store)
-        return describe_guard(guards, read_place(message))
+        return describe_guard(Guards(store.vault.facts), read_place(message))
 
     def note(self, what: dict[str, Any], message: Message, outcome: str) -> None:
         """Put a line into the access log; raises AvaultError where what was agreed to cannot be."""

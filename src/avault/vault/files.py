@@ -156,7 +156,7 @@ def find_free(stem: str, end: str) -> str:
 def has_bytes(path: str, data: bytes) -> bool:
     """Whether a file is there, and holds exactly these bytes."""
     try:
-        return read_file(path) == data
+        return read_file(path, len(data)) == data  # a longer one is another
     except AvaultError:
         return False
 

@@ -193,14 +193,17 @@ class Vault:
         """Have what a machine wrote after that time stand under its next name.
 
         Another has counted writes under the old one, and of those nothing is known here: the vault
-        claims no more of them than what it has from before.
+        claims no more of them than what it has from before. Facts about guards stay as they were
+        said: what the operator took away goes by their counts, and no merge by their dots.
         """
         count, rest = self.generation.get(new, 0) + 1, 0
-        for found in (*(group.keys for group in self.groups.values()), self.facts):
+        facts = {name: found for name, found in self.facts.items() if not is_kept(name)}
+        for found in (*(group.keys for group in self.groups.values()), facts):
             for name, secrets in found.items():
                 found[name] = [each.hand_over(old, new, count, since) for each in secrets]
                 mine = [each.count for each in found[name] if each.machine == old]
                 rest = max([rest, *mine])
+        self.facts |= facts
         for group in self.groups.values():
             text, machine, number = group.note
             if machine == old and number > rest:

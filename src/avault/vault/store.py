@@ -42,6 +42,7 @@ class Store(Doubter):
         self.trouble: AvaultError | None = None
         self.unsaved = Unsaved(places, keys)
         self.kept_guards = KeptGuards(places, keys)
+        self.know: Callable[[Store], None] = lambda _: None  # seals what is known of guards
         self.written = ""  # the hash of what this process last wrote, or meant to
         self.rollback = ""  # what was accepted, although the pin speaks against it
         self.accepted = ""  # the hash of what was made of that, each time another
@@ -338,9 +339,10 @@ class Store(Doubter):
         draft.sources = sorted({*draft.sources, sha256(theirs).hex()})
 
     def pin(self) -> None:
-        """Remember the generation that is served; nothing older is accepted again."""
+        """Remember what is served, before anybody is told: nothing older is accepted again."""
         self.me.pin(self.vault, self.digest)
         self.kept_guards.keep(self.vault)
+        self.know(self)
 
     def note_seen(self) -> None:
         """A person has opened the vault, and is told who its first operator is: pin that one."""
