@@ -2942,7 +2942,12 @@ class Guards:
     def marks_of(self, place: str) -> dict[str, int]:
         """All that the operator takes away to have nothing on this very place: ids, and counts."""
         found = {guard.identity for guard in self.guards.get(place, ())}
-        found |= {identity for identity, _ in self.links.get(place, ())}
+        own = {each: self.counts[each] for each in sorted(found)}
+        return {**own, **self.marks_of_links([place])}
+
+    def marks_of_links(self, names: list[str]) -> dict[str, int]:
+        """What parts these from the names that they are one with: ids of moves, and counts."""
+        found = {identity for name in names for identity, _ in self.links.get(name, ())}
         return {each: self.counts[each] for each in sorted(found)}
 
 
@@ -2988,12 +2993,22 @@ def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
 GUARDS_TOGETHER = 64  # guards that may count for one name
 IN_ALL = 1_000  # guards, and moves that carry some
 WORDS = 400  # characters that the rules of one name may have: the phone has to show them
+NAMES_TOGETHER = 600  # and those of the names that are one with it
+TELLING = 8  # characters from which on a value is hardly another's by chance
 
 
-def say_facts(vault: AnyVault, kind: str, wanted: list[list[str]], now: int, machine: str) -> None:
+def say_facts(
+    vault: AnyVault,
+    kind: str,
+    wanted: list[list[str]],
+    now: int,
+    machine: str,
+    since: int | None = None,
+) -> None:
     """Of each of these, note the first, or say again what this machine has said already.
 
-    As what is said again is later, nobody takes it away who has not heard of that.
+    As what is said again is later, nobody takes it away who has not heard of that. It is there
+    `since` a time, where it takes the place of what was.
     """
     said = {
         found[0].value: name
@@ -3004,15 +3019,24 @@ def say_facts(vault: AnyVault, kind: str, wanted: list[list[str]], now: int, mac
         text = next((each for each in texts if each in said), texts[0])
         name = said.setdefault(text, f"{kind}/{secrets.token_hex(8)}")
         vault.state(name, text, now, machine)
+        vault.facts[name][0].created = min(vault.facts[name][0].created, since or now)
 
 
-def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machine: str) -> None:
+def add_guard(
+    vault: AnyVault,
+    on: str,
+    fields: dict[str, Any],
+    now: int,
+    machine: str,
+    since: int | None = None,
+) -> None:
     """Put a guard on a group or a key; `fields` are as `check_rules` gives them.
 
-    Each field is a guard by itself: where one is taken away, the others are what they were.
+    Each field is a guard by itself: where one is taken away, the others are what they were. It
+    counts as old as what it takes the place of: `since`.
     """
     texts = [json.dumps({"on": on, name: value}, sort_keys=True) for name, value in fields.items()]
-    say_facts(vault, "guard", [[text] for text in texts], now, machine)
+    say_facts(vault, "guard", [[text] for text in texts], now, machine, since)
 
 
 def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
@@ -3024,7 +3048,18 @@ def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> N
 
 
 def note_moves(vault: AnyVault, moves: list[tuple[str, str]], now: int, machine: str) -> None:
-    """Have the guards on either name count for both, also what another machine sets meanwhile."""
+    """Have the guards on either name count for both, also what another machine sets meanwhile.
+
+    What nothing guards begins anew where it had many names before: else a guard that is to come
+    were for more of them than a phone shows.
+    """
+    guards, marks = Guards(vault.facts), dict[str, int]()
+    for name in dict.fromkeys(itertools.chain(*moves)):
+        names = guards.names_of(name)
+        if len(", ".join(names)) > NAMES_TOGETHER // 2 and not guards.of(name):
+            marks |= guards.marks_of_links(names)
+    if marks:
+        remove_marks(vault, marks, now, machine)
     wanted = [
         [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
         for old, new in moves
@@ -3059,20 +3094,23 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
 
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
-    is where it equals what is guarded here.
+    is where it equals what is guarded here, by what does not count for it yet.
     """
     vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
     here, there = Guards(vault.facts), Guards(copy.facts)
-    guarded = guarded_values(vault, here)
-    moves = [
-        (name, other)
-        for name in names
-        for other in {
-            *there.names_of(name),
-            *(each for value in values_of(copy, name) for each in guarded.get(value, ())),
-        }
-        - {*here.names_of(name)}
-    ]
+    guarded, moves = guarded_values(vault, here), list[tuple[str, str]]()
+    for name in names:
+        one, known = {*here.names_of(name)}, {*here.of(name)}
+        for other in there.names_of(name):
+            if other not in one:
+                moves.append((name, other))
+                one |= {*here.names_of(other)}
+                known |= {*here.of(other)}
+        for value in values_of(copy, name):
+            for by, other in guarded.get(value, {}).items():
+                if not known >= by:
+                    moves.append((name, other))
+                    known |= by
     note_moves(vault, moves, now, machine)
 
 
@@ -3083,13 +3121,15 @@ def values_of(vault: AnyVault, name: str) -> set[str]:
     return {secret.value for secret in there}
 
 
-def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, list[str]]:
-    """What is guarded: for each value, the names that have it."""
-    found: dict[str, list[str]] = {}
+def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, dict[frozenset[Guard], str]]:
+    """What is guarded: for each value that tells of something, by what, and a name that has it."""
+    found: dict[str, dict[frozenset[Guard], str]] = {}
     for group, each in vault.groups.items() if guards.guards else ():
         for name in (f"{group}/{key}" for key in each.keys):
-            for value in values_of(vault, name) if guards.of(name) else ():
-                found.setdefault(value, []).append(name)
+            by = frozenset(guards.of(name))
+            for value in values_of(vault, name) if by else ():
+                if len(value) >= TELLING:
+                    found.setdefault(value, {}).setdefault(by, name)
     return found
 
 
@@ -3136,6 +3176,14 @@ def refuse_more_for(before: Guards, after: Guards, name: str) -> None:
         raise AvaultError(
             f"more than {GUARDS_TOGETHER} guards would count for {name}",
             "see them with: avault guard; and part names with: avault unguard",
+        )
+    many = len(", ".join(names))
+    if found and many > max(
+        NAMES_TOGETHER, *(len(", ".join(before.names_of(each))) for each in names)
+    ):
+        raise Usage(
+            f"{name} would be guarded as one with more names than a phone shows",
+            "part one from the others: avault unguard",
         )
     length = len(str(after.rules_of(found)))
     if length > WORDS and length > max(len(str(before.rules_of(before.of(n)))) for n in names):
@@ -11894,14 +11942,12 @@ ADMIT: dict[str, Manage] = {"admit": admit_operator, "dismiss": dismiss_operator
 
 
 SENTENCE = 1200  # characters that a phone shows
-SHOWN = 4  # names of a secret that are shown, besides those that carry a guard
+SHOWN = 4  # of a list that is not said in full
 ALL = 10_000
 # what is tried, until it is short enough: whether it says what was, whether it says all as one, and
-# how many of the names that carry a guard it says
-SHORTER = (
-    (True, False, ALL), (False, False, ALL), (False, True, ALL), (False, True, 16),
-    (False, True, 4), (False, True, 1),
-)  # fmt: skip
+# how many names it says. Of a key, all: else somebody chooses which are not said
+SHORTER = ((True, False, ALL), (False, False, ALL), (False, True, ALL))
+OF_GROUP = (*SHORTER, (False, True, SHOWN))
 ANYTHING = "anything, by any program here"
 
 
@@ -11971,17 +12017,20 @@ class Loosening:
         """In words, as exact as a phone has room for; "" where nothing becomes less.
 
         What is not whole says more than becomes possible, and never less. Raises Usage where even
-        that is too long.
+        that is too long: what is not named is not asked for.
         """
         if not self.steps:
             return ""
         apart = sorted(self.steps.values(), key=lambda each: self.place not in each.names)
-        for is_whole, is_one, most in SHORTER:
+        for is_whole, is_one, most in SHORTER if "/" in self.place else OF_GROUP:
             steps = [self.join_steps()] if is_one else apart
             said = "; and ".join(self.describe_step(step, is_whole, most) for step in steps)
             if len(sentence := f"in {self.vault}, from now on {said}") <= SENTENCE:
                 return sentence
-        raise Usage("that is more than a phone shows", "with fewer rules; or: avault unguard")
+        raise Usage(
+            "that is more than a phone shows",
+            "with fewer rules; or set the value anew, under a name that nothing guards",
+        )
 
     def join_steps(self) -> Step:
         """All steps as one: what may be is what any of the guards that are left lets through."""
@@ -12000,14 +12049,14 @@ class Loosening:
         return joined
 
     def describe_step(self, step: Step, is_whole: bool, most: int) -> str:
-        """A step in words; what was, and the names that carry a guard, perhaps only in number."""
+        """A step in words; what was, and the names, perhaps only in number."""
         names, is_many = self.name_secrets(step, most)
         if step.may:
             count = len(step.rules)
             was = step.was if is_whole else f"{count} rule{'s' * (count > 1)}"
             return f"{names} may be used by: {step.may} (until now: {was})"
         by = {each.on for name in step.names for each in self.new.of(name)}
-        gone, few = not by & {*step.lost}, len(by) <= min(SHOWN, most)
+        gone, few = not by & {*step.lost}, len(by) <= SHOWN
         return (
             f"{names} {'are' if is_many else 'is'} {'no more guarded' if gone else 'guarded less'}"
             f" by what is on {self.join_names(step.lost, most)}"
@@ -12017,7 +12066,7 @@ class Loosening:
     def name_secrets(self, step: Step, most: int) -> tuple[str, bool]:
         """Which secrets a step is about: by the names that they have, or had; whether several.
 
-        The name that was asked for is first; then those that carry a guard which is lost.
+        The name that was asked for is first.
         """
         place, found = self.place, {*step.names}
         inner = {name for name in found if name.startswith(f"{place}/")}
@@ -12029,9 +12078,9 @@ class Loosening:
         elif len(inner) > SHOWN:
             head, found = [f"{len(inner)} in {place}"], found - inner
         found -= {place}
-        text = self.join_names(found, most, head, step.lost)
+        text = self.join_names(found, most, head)
         if others:
-            text += f", which is or was {self.join_names(others, most, [], step.lost)},"
+            text += f", which is or was {self.join_names(others, most)},"
         return text, len(step.names) > 1 or "/" not in step.names[0]
 
     def names_besides(self, names: list[str]) -> set[str]:
@@ -12042,26 +12091,12 @@ class Loosening:
                 found |= {*self.old.names_of(name)}
         return found - {*names}
 
-    def join_names(
-        self, names: Iterable[str], most: int, head: Iterable[str] = (), lost: Iterable[str] = ()
-    ) -> str:
-        """Names in words: first those on which, or on whose group, is what is lost.
-
-        Of these the ones that are guarded for longest, of others those that are in the vault; and
-        how many more there are.
-        """
-        since = {place: min(each.since for each in self.old.guards[place]) for place in lost}
-        ages = {
-            name: min(since[each] for each in (name, name.partition("/")[0]) if each in since)
-            for name in names
-            if name in since or name.partition("/")[0] in since
-        }
-        guarded = sorted(ages, key=lambda name: (ages[name], name not in self.there, name))
-        rest = sorted({*names} - {*ages}, key=lambda name: (name not in self.there, name))
-        shown = [*head, *guarded[:most], *rest[: min(SHOWN, most)]]
-        for left, what in ((len(guarded[most:]), "guarded "), (len(rest[min(SHOWN, most) :]), "")):
-            if left:
-                shown.append(f"{left} other {what}name{'s' * (left > 1)} of it")
+    def join_names(self, names: Iterable[str], most: int, head: Iterable[str] = ()) -> str:
+        """Names in words, those first that are in the vault; and how many more there are."""
+        found = sorted({*names}, key=lambda name: (name not in self.there, name))
+        shown = [*head, *found[:most]]
+        if left := len(found[most:]):
+            shown.append(f"{left} other name{'s' * (left > 1)} of it")
         return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
@@ -14518,8 +14553,8 @@ def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
 class GuardChange:
     """What becomes of the guard on a place where fields of it are given, or all is taken away.
 
-    `marks` are those that are to go, `added` the fields of those that come, and `weakens` whether
-    the operator has to agree to that.
+    `marks` are those that are to go, `added` the fields of those that come, which are as old as
+    those; and `weakens` says whether the operator has to agree to that.
     """
 
     def __init__(self, vault: Vault, place: str, given: dict[str, Any] | None) -> None:
@@ -14527,6 +14562,7 @@ class GuardChange:
         own, self.place, self.given = guards.guards.get(place, []), place, given
         self.marks: dict[str, int] = {}
         self.added: list[dict[str, Any]] = []
+        self.since: int | None = None
         if given is None:
             self.marks, self.weakens = guards.marks_of(place), True
             return
@@ -14540,6 +14576,7 @@ class GuardChange:
         if self.weakens:
             self.marks = {each.identity: guards.counts[each.identity] for each in touched}
             self.added = [fields for fields in (*rest, given) if fields]
+            self.since = min((each.since for each in touched), default=None)
 
     def make(self, machine: str) -> Callable[[Vault], None]:
         """The change of the vault. What came meanwhile stays."""
@@ -14551,7 +14588,7 @@ class GuardChange:
             else:
                 remove_marks(vault, self.marks, now, machine)
             for fields in self.added:
-                add_guard(vault, self.place, fields, now, machine)
+                add_guard(vault, self.place, fields, now, machine, self.since)
 
         return change
 
@@ -14591,6 +14628,8 @@ class Plan:
         if not self.change.weakens:
             refuse_more(guards, after, [place])
             return
+        if not guards.of(place):
+            return  # it is parted from other names, and nothing counts for it
         less = Loosening(vault, after, place)
         if not less.steps:
             refuse_parting(guards, place)
@@ -14608,9 +14647,9 @@ def refuse_without(guards: Guards, place: str) -> None:
 
     What is guarded by a name that it had can be parted from that.
     """
-    if not guards.of(place):
+    if not guards.of(place) and not guards.neighbours(place):
         raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
-    if not guards.neighbours(place):
+    if guards.of(place) and not guards.neighbours(place):
         refuse_parting(guards, place)
 
 
@@ -15129,7 +15168,9 @@ async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]
     store, taken = keyholder.open_store(), list[str]()
 
     def change(vault: Vault) -> None:
+        before = Guards(vault.facts)
         taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
+        refuse_more(before, vault, taken)
 
     change(store.vault.copy())
     if taken:
@@ -15154,14 +15195,22 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
         for name in ([key] if key else sorted(old.group(group).keys))
     }
 
+    names = [f"{group}/{name}" for name in values]
+
     def change(vault: Vault) -> None:
-        names, now = [f"{group}/{name}" for name in values], int(time.time())
-        adopt_guards(vault, old, names, now, store.machine)
+        now, before = int(time.time()), Guards(vault.facts)
+        news = [
+            f"{group}/{name}"
+            for name, value in values.items()
+            if value not in values_of(vault, f"{group}/{name}")
+        ]
+        adopt_guards(vault, old, news, now, store.machine)
         for name, value in values.items():
             vault.put(group, name, value, now, store.machine)
+        refuse_more(before, vault, names)
 
     await write(keyholder, session, request, change)
-    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
+    return {"ok": True, "restored": names}
 
 
 # -------------------------------------------------------- daemon/listing ----

@@ -476,6 +476,71 @@ async def test_what_a_name_was_is_named_and_a_parting_is_not_undone_by_a_copy(
     assert await is_refused(house, "tmp", "DUMMY"), "it is the guarded value again"
 
 
+async def test_no_decoys_hide_what_a_name_was(house: House) -> None:
+    """Names that are guarded for longer, and long ones, before the secret is moved through all of them."""
+    secret = ("onlyrun", "KEY")
+    decoys = [(f"decoy{number}", "Y" * 100) for number in range(9)]
+    for group, key in decoys:
+        await house.serve("guard", group=group, key=key, only=["run"])
+    for group, key in decoys[:5]:
+        await house.serve("move", group=secret[0], key=secret[1], to_group=group, to_key=key)
+        secret = group, key
+    with pytest.raises(avault.Usage, match="as one with more names than a phone shows"):
+        await house.serve("move", group=secret[0], key=secret[1], to_group=decoys[5][0], to_key=decoys[5][1])
+    store = house.holding.store
+    assert store
+    said = avault.Plan(store.vault, store.machine, "/".join(secret), None).said
+    assert "onlyrun/KEY" in said and all("/".join(each) in said for each in decoys[:5])
+
+
+async def test_equal_values_that_are_guarded_alike_stay_names_by_themselves(house: House) -> None:
+    """A copy of many that are equal would make them one, for ever, and a vault of a link for each two."""
+    store = house.holding.store
+    assert store
+
+    def fill(vault: avault.Vault) -> None:
+        for number in range(40):
+            vault.put("app", f"K{number}", "an-equal-value", 1, store.machine)
+        vault.put("prod", "DEBUG", "true", 1, store.machine)
+        vault.put("web", "DEBUG", "true", 1, store.machine)
+        vault.put("web", "OTHER", "an-equal-value", 1, store.machine)
+
+    await house.keyholder.change(fill)
+    Path(house.places.own("equal.enc")).write_bytes(house.own("avault.enc"))
+    for place in ({"group": "app"}, {"group": "prod", "key": "DEBUG"}):
+        await house.serve("guard", **place, only=["run"])
+    await house.serve("restore", file="equal.enc", group="app")
+    await house.serve("delete", group="app")
+    await house.serve("restore", file="equal.enc", group="app")
+    assert not avault.Guards(store.vault.facts).moves
+    await house.serve("delete", group="web", key="OTHER")
+    await house.serve("set", "other", group="web", key="DEBUG")
+    await house.serve("restore", file="equal.enc", group="web")
+    assert len(avault.Guards(store.vault.facts).moves) == 1
+    assert await is_refused(house, "web", "OTHER") and not await is_refused(house, "web", "DEBUG")
+
+
+async def test_what_comes_from_a_copy_is_no_more_than_may_be_either(house: House) -> None:
+    store = house.holding.store
+    assert store
+    names = [f"{'g' * 50}{number}/{'K' * 100}" for number in range(5)]
+
+    def fill(vault: avault.Vault) -> None:
+        for name in names:
+            vault.put(*name.split("/"), "an-equal-value", 1, store.machine)
+
+    await house.keyholder.change(fill)
+    Path(house.places.own("equal.enc")).write_bytes(house.own("avault.enc"))
+    for name in names[:4]:
+        group, key = name.split("/")
+        await house.serve("guard", group=group, key=key, only=["run"])
+    group, key = names[4].split("/")
+    await house.serve("delete", group=group, key=key)
+    with pytest.raises(avault.Usage, match="more names than a phone shows"):
+        await house.serve("restore", file="equal.enc", group=group)
+    assert group not in store.vault.groups
+
+
 @pytest.mark.parametrize("is_older", [False, True], ids=["the agent's", "the agent's before"])
 async def test_what_is_taken_from_a_copy_has_the_guards_that_it_has_there(house: House, is_older: bool) -> None:
     """Of another machine's, which was not merged yet; and nothing else of it is believed."""

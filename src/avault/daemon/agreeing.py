@@ -15,14 +15,12 @@ if TYPE_CHECKING:
 
 
 SENTENCE = 1200  # characters that a phone shows
-SHOWN = 4  # names of a secret that are shown, besides those that carry a guard
+SHOWN = 4  # of a list that is not said in full
 ALL = 10_000
 # what is tried, until it is short enough: whether it says what was, whether it says all as one, and
-# how many of the names that carry a guard it says
-SHORTER = (
-    (True, False, ALL), (False, False, ALL), (False, True, ALL), (False, True, 16),
-    (False, True, 4), (False, True, 1),
-)  # fmt: skip
+# how many names it says. Of a key, all: else somebody chooses which are not said
+SHORTER = ((True, False, ALL), (False, False, ALL), (False, True, ALL))
+OF_GROUP = (*SHORTER, (False, True, SHOWN))
 ANYTHING = "anything, by any program here"
 
 
@@ -92,17 +90,20 @@ class Loosening:
         """In words, as exact as a phone has room for; "" where nothing becomes less.
 
         What is not whole says more than becomes possible, and never less. Raises Usage where even
-        that is too long.
+        that is too long: what is not named is not asked for.
         """
         if not self.steps:
             return ""
         apart = sorted(self.steps.values(), key=lambda each: self.place not in each.names)
-        for is_whole, is_one, most in SHORTER:
+        for is_whole, is_one, most in SHORTER if "/" in self.place else OF_GROUP:
             steps = [self.join_steps()] if is_one else apart
             said = "; and ".join(self.describe_step(step, is_whole, most) for step in steps)
             if len(sentence := f"in {self.vault}, from now on {said}") <= SENTENCE:
                 return sentence
-        raise Usage("that is more than a phone shows", "with fewer rules; or: avault unguard")
+        raise Usage(
+            "that is more than a phone shows",
+            "with fewer rules; or set the value anew, under a name that nothing guards",
+        )
 
     def join_steps(self) -> Step:
         """All steps as one: what may be is what any of the guards that are left lets through."""
@@ -121,14 +122,14 @@ class Loosening:
         return joined
 
     def describe_step(self, step: Step, is_whole: bool, most: int) -> str:
-        """A step in words; what was, and the names that carry a guard, perhaps only in number."""
+        """A step in words; what was, and the names, perhaps only in number."""
         names, is_many = self.name_secrets(step, most)
         if step.may:
             count = len(step.rules)
             was = step.was if is_whole else f"{count} rule{'s' * (count > 1)}"
             return f"{names} may be used by: {step.may} (until now: {was})"
         by = {each.on for name in step.names for each in self.new.of(name)}
-        gone, few = not by & {*step.lost}, len(by) <= min(SHOWN, most)
+        gone, few = not by & {*step.lost}, len(by) <= SHOWN
         return (
             f"{names} {'are' if is_many else 'is'} {'no more guarded' if gone else 'guarded less'}"
             f" by what is on {self.join_names(step.lost, most)}"
@@ -138,7 +139,7 @@ class Loosening:
     def name_secrets(self, step: Step, most: int) -> tuple[str, bool]:
         """Which secrets a step is about: by the names that they have, or had; whether several.
 
-        The name that was asked for is first; then those that carry a guard which is lost.
+        The name that was asked for is first.
         """
         place, found = self.place, {*step.names}
         inner = {name for name in found if name.startswith(f"{place}/")}
@@ -150,9 +151,9 @@ class Loosening:
         elif len(inner) > SHOWN:
             head, found = [f"{len(inner)} in {place}"], found - inner
         found -= {place}
-        text = self.join_names(found, most, head, step.lost)
+        text = self.join_names(found, most, head)
         if others:
-            text += f", which is or was {self.join_names(others, most, [], step.lost)},"
+            text += f", which is or was {self.join_names(others, most)},"
         return text, len(step.names) > 1 or "/" not in step.names[0]
 
     def names_besides(self, names: list[str]) -> set[str]:
@@ -163,24 +164,10 @@ class Loosening:
                 found |= {*self.old.names_of(name)}
         return found - {*names}
 
-    def join_names(
-        self, names: Iterable[str], most: int, head: Iterable[str] = (), lost: Iterable[str] = ()
-    ) -> str:
-        """Names in words: first those on which, or on whose group, is what is lost.
-
-        Of these the ones that are guarded for longest, of others those that are in the vault; and
-        how many more there are.
-        """
-        since = {place: min(each.since for each in self.old.guards[place]) for place in lost}
-        ages = {
-            name: min(since[each] for each in (name, name.partition("/")[0]) if each in since)
-            for name in names
-            if name in since or name.partition("/")[0] in since
-        }
-        guarded = sorted(ages, key=lambda name: (ages[name], name not in self.there, name))
-        rest = sorted({*names} - {*ages}, key=lambda name: (name not in self.there, name))
-        shown = [*head, *guarded[:most], *rest[: min(SHOWN, most)]]
-        for left, what in ((len(guarded[most:]), "guarded "), (len(rest[min(SHOWN, most) :]), "")):
-            if left:
-                shown.append(f"{left} other {what}name{'s' * (left > 1)} of it")
+    def join_names(self, names: Iterable[str], most: int, head: Iterable[str] = ()) -> str:
+        """Names in words, those first that are in the vault; and how many more there are."""
+        found = sorted({*names}, key=lambda name: (name not in self.there, name))
+        shown = [*head, *found[:most]]
+        if left := len(found[most:]):
+            shown.append(f"{left} other name{'s' * (left > 1)} of it")
         return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

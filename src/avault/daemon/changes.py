@@ -11,7 +11,7 @@ from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
-from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more
+from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more, values_of
 from avault.vault.guards import Guards
 from avault.vault.leftovers import count_ranks, find_left, recall
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
@@ -204,7 +204,9 @@ async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]
     store, taken = keyholder.open_store(), list[str]()
 
     def change(vault: Vault) -> None:
+        before = Guards(vault.facts)
         taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
+        refuse_more(before, vault, taken)
 
     change(store.vault.copy())
     if taken:
@@ -229,11 +231,19 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
         for name in ([key] if key else sorted(old.group(group).keys))
     }
 
+    names = [f"{group}/{name}" for name in values]
+
     def change(vault: Vault) -> None:
-        names, now = [f"{group}/{name}" for name in values], int(time.time())
-        adopt_guards(vault, old, names, now, store.machine)
+        now, before = int(time.time()), Guards(vault.facts)
+        news = [
+            f"{group}/{name}"
+            for name, value in values.items()
+            if value not in values_of(vault, f"{group}/{name}")
+        ]
+        adopt_guards(vault, old, news, now, store.machine)
         for name, value in values.items():
             vault.put(group, name, value, now, store.machine)
+        refuse_more(before, vault, names)
 
     await write(keyholder, session, request, change)
-    return {"ok": True, "restored": [f"{group}/{name}" for name in values]}
+    return {"ok": True, "restored": names}

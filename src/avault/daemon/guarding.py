@@ -49,8 +49,8 @@ def describe_guard(guards: Guards, place: str) -> dict[str, Any]:
 class GuardChange:
     """What becomes of the guard on a place where fields of it are given, or all is taken away.
 
-    `marks` are those that are to go, `added` the fields of those that come, and `weakens` whether
-    the operator has to agree to that.
+    `marks` are those that are to go, `added` the fields of those that come, which are as old as
+    those; and `weakens` says whether the operator has to agree to that.
     """
 
     def __init__(self, vault: Vault, place: str, given: dict[str, Any] | None) -> None:
@@ -58,6 +58,7 @@ class GuardChange:
         own, self.place, self.given = guards.guards.get(place, []), place, given
         self.marks: dict[str, int] = {}
         self.added: list[dict[str, Any]] = []
+        self.since: int | None = None
         if given is None:
             self.marks, self.weakens = guards.marks_of(place), True
             return
@@ -71,6 +72,7 @@ class GuardChange:
         if self.weakens:
             self.marks = {each.identity: guards.counts[each.identity] for each in touched}
             self.added = [fields for fields in (*rest, given) if fields]
+            self.since = min((each.since for each in touched), default=None)
 
     def make(self, machine: str) -> Callable[[Vault], None]:
         """The change of the vault. What came meanwhile stays."""
@@ -82,7 +84,7 @@ class GuardChange:
             else:
                 remove_marks(vault, self.marks, now, machine)
             for fields in self.added:
-                add_guard(vault, self.place, fields, now, machine)
+                add_guard(vault, self.place, fields, now, machine, self.since)
 
         return change
 
@@ -122,6 +124,8 @@ class Plan:
         if not self.change.weakens:
             refuse_more(guards, after, [place])
             return
+        if not guards.of(place):
+            return  # it is parted from other names, and nothing counts for it
         less = Loosening(vault, after, place)
         if not less.steps:
             refuse_parting(guards, place)
@@ -139,9 +143,9 @@ def refuse_without(guards: Guards, place: str) -> None:
 
     What is guarded by a name that it had can be parted from that.
     """
-    if not guards.of(place):
+    if not guards.of(place) and not guards.neighbours(place):
         raise NotFound(f"there is no guard on {place}", "see which there are: avault guard")
-    if not guards.neighbours(place):
+    if guards.of(place) and not guards.neighbours(place):
         refuse_parting(guards, place)
 
 

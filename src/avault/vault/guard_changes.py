@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Usage
 from avault.vault.guards import (
+    Guard,
     Guards,
     carrying_moves,
     is_kept,
@@ -24,12 +25,22 @@ if TYPE_CHECKING:
 GUARDS_TOGETHER = 64  # guards that may count for one name
 IN_ALL = 1_000  # guards, and moves that carry some
 WORDS = 400  # characters that the rules of one name may have: the phone has to show them
+NAMES_TOGETHER = 600  # and those of the names that are one with it
+TELLING = 8  # characters from which on a value is hardly another's by chance
 
 
-def say_facts(vault: AnyVault, kind: str, wanted: list[list[str]], now: int, machine: str) -> None:
+def say_facts(
+    vault: AnyVault,
+    kind: str,
+    wanted: list[list[str]],
+    now: int,
+    machine: str,
+    since: int | None = None,
+) -> None:
     """Of each of these, note the first, or say again what this machine has said already.
 
-    As what is said again is later, nobody takes it away who has not heard of that.
+    As what is said again is later, nobody takes it away who has not heard of that. It is there
+    `since` a time, where it takes the place of what was.
     """
     said = {
         found[0].value: name
@@ -40,15 +51,24 @@ def say_facts(vault: AnyVault, kind: str, wanted: list[list[str]], now: int, mac
         text = next((each for each in texts if each in said), texts[0])
         name = said.setdefault(text, f"{kind}/{secrets.token_hex(8)}")
         vault.state(name, text, now, machine)
+        vault.facts[name][0].created = min(vault.facts[name][0].created, since or now)
 
 
-def add_guard(vault: AnyVault, on: str, fields: dict[str, Any], now: int, machine: str) -> None:
+def add_guard(
+    vault: AnyVault,
+    on: str,
+    fields: dict[str, Any],
+    now: int,
+    machine: str,
+    since: int | None = None,
+) -> None:
     """Put a guard on a group or a key; `fields` are as `check_rules` gives them.
 
-    Each field is a guard by itself: where one is taken away, the others are what they were.
+    Each field is a guard by itself: where one is taken away, the others are what they were. It
+    counts as old as what it takes the place of: `since`.
     """
     texts = [json.dumps({"on": on, name: value}, sort_keys=True) for name, value in fields.items()]
-    say_facts(vault, "guard", [[text] for text in texts], now, machine)
+    say_facts(vault, "guard", [[text] for text in texts], now, machine, since)
 
 
 def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> None:
@@ -60,7 +80,18 @@ def copy_guard(vault: AnyVault, old: str, new: str, now: int, machine: str) -> N
 
 
 def note_moves(vault: AnyVault, moves: list[tuple[str, str]], now: int, machine: str) -> None:
-    """Have the guards on either name count for both, also what another machine sets meanwhile."""
+    """Have the guards on either name count for both, also what another machine sets meanwhile.
+
+    What nothing guards begins anew where it had many names before: else a guard that is to come
+    were for more of them than a phone shows.
+    """
+    guards, marks = Guards(vault.facts), dict[str, int]()
+    for name in dict.fromkeys(itertools.chain(*moves)):
+        names = guards.names_of(name)
+        if len(", ".join(names)) > NAMES_TOGETHER // 2 and not guards.of(name):
+            marks |= guards.marks_of_links(names)
+    if marks:
+        remove_marks(vault, marks, now, machine)
     wanted = [
         [json.dumps({"from": one, "to": other}) for one, other in ((old, new), (new, old))]
         for old, new in moves
@@ -95,20 +126,23 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
 
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
-    is where it equals what is guarded here.
+    is where it equals what is guarded here, by what does not count for it yet.
     """
     vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
     here, there = Guards(vault.facts), Guards(copy.facts)
-    guarded = guarded_values(vault, here)
-    moves = [
-        (name, other)
-        for name in names
-        for other in {
-            *there.names_of(name),
-            *(each for value in values_of(copy, name) for each in guarded.get(value, ())),
-        }
-        - {*here.names_of(name)}
-    ]
+    guarded, moves = guarded_values(vault, here), list[tuple[str, str]]()
+    for name in names:
+        one, known = {*here.names_of(name)}, {*here.of(name)}
+        for other in there.names_of(name):
+            if other not in one:
+                moves.append((name, other))
+                one |= {*here.names_of(other)}
+                known |= {*here.of(other)}
+        for value in values_of(copy, name):
+            for by, other in guarded.get(value, {}).items():
+                if not known >= by:
+                    moves.append((name, other))
+                    known |= by
     note_moves(vault, moves, now, machine)
 
 
@@ -119,13 +153,15 @@ def values_of(vault: AnyVault, name: str) -> set[str]:
     return {secret.value for secret in there}
 
 
-def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, list[str]]:
-    """What is guarded: for each value, the names that have it."""
-    found: dict[str, list[str]] = {}
+def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, dict[frozenset[Guard], str]]:
+    """What is guarded: for each value that tells of something, by what, and a name that has it."""
+    found: dict[str, dict[frozenset[Guard], str]] = {}
     for group, each in vault.groups.items() if guards.guards else ():
         for name in (f"{group}/{key}" for key in each.keys):
-            for value in values_of(vault, name) if guards.of(name) else ():
-                found.setdefault(value, []).append(name)
+            by = frozenset(guards.of(name))
+            for value in values_of(vault, name) if by else ():
+                if len(value) >= TELLING:
+                    found.setdefault(value, {}).setdefault(by, name)
     return found
 
 
@@ -172,6 +208,14 @@ def refuse_more_for(before: Guards, after: Guards, name: str) -> None:
         raise AvaultError(
             f"more than {GUARDS_TOGETHER} guards would count for {name}",
             "see them with: avault guard; and part names with: avault unguard",
+        )
+    many = len(", ".join(names))
+    if found and many > max(
+        NAMES_TOGETHER, *(len(", ".join(before.names_of(each))) for each in names)
+    ):
+        raise Usage(
+            f"{name} would be guarded as one with more names than a phone shows",
+            "part one from the others: avault unguard",
         )
     length = len(str(after.rules_of(found)))
     if length > WORDS and length > max(len(str(before.rules_of(before.of(n)))) for n in names):

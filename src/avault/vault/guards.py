@@ -207,7 +207,12 @@ class Guards:
     def marks_of(self, place: str) -> dict[str, int]:
         """All that the operator takes away to have nothing on this very place: ids, and counts."""
         found = {guard.identity for guard in self.guards.get(place, ())}
-        found |= {identity for identity, _ in self.links.get(place, ())}
+        own = {each: self.counts[each] for each in sorted(found)}
+        return {**own, **self.marks_of_links([place])}
+
+    def marks_of_links(self, names: list[str]) -> dict[str, int]:
+        """What parts these from the names that they are one with: ids of moves, and counts."""
+        found = {identity for name in names for identity, _ in self.links.get(name, ())}
         return {each: self.counts[each] for each in sorted(found)}
 
 
