@@ -8323,8 +8323,8 @@ class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
     What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
-    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's
-    echo back, whoever ends us.
+    systemd.exec(5)). Before the first question stands the `purpose`; None once it was said. `close`
+    puts the terminal's echo back, whoever ends us.
     """
 
     LONGEST = 4096  # bytes of an answer
@@ -8341,6 +8341,7 @@ class Prompt:
 
         `credential` names what may lie among a service's credentials instead.
         """
+        purpose, self.purpose = self.purpose, None  # said once
         directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
         given = os.path.join(directory, credential) if directory and credential else ""
         if self.answers or os.path.isfile(given):
@@ -8350,8 +8351,7 @@ class Prompt:
         silent = [*self.modes[:3], self.modes[3] & ~termios.ECHO, *self.modes[4:]]
         termios.tcsetattr(self.fd, termios.TCSAFLUSH, silent)
         try:
-            if purpose := self.purpose:
-                self.purpose = None  # said once
+            if purpose:
                 self.tell(purpose)
             self.tell(f"{question}: ", "")  # now: what is typed at sight of it is not echoed
             typed = os.read(self.fd, self.LONGEST)
@@ -8429,7 +8429,7 @@ class Errand:
     name it where it is kept with others, for a program and for a person; `title` is the vault's
     name, as phones show it. `directory` is where the one stood who typed it, `limit` the seconds
     that there are, `prompt` the person, if one is there. One that is a part of a `whole` errand
-    keeps what is not made anew after an unlock.
+    keeps what is not made anew after an unlock; one that `agrees` is for a change of the vault.
     """
 
     def __init__(
@@ -8442,7 +8442,7 @@ class Errand:
         self.title = str(request.get("title") or "a vault")
         self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
         self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
-        self.is_waited_for = True
+        self.is_waited_for, self.agrees = True, request.get("agrees") is True
         self.is_old = False  # what comes of it was given long ago, to an earlier question
 
     def is_wanted(self) -> bool:
@@ -9669,7 +9669,11 @@ def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
         if not secret:
             raise AvaultError("nothing came that could be kept")
         return custodian.set(secret)
-    return {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
+    came = {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
+    if errand.agrees and errand.prompt.purpose and asks_person(kind, errand.settings):
+        said = f"the {kind} showed nobody what it is asked for: it agrees to nothing but an unlock"
+        raise Unavailable(said, "with the recovery kit: avault recover --operator-key -")
+    return came
 
 
 def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:
@@ -10109,6 +10113,7 @@ class Helper:
         reach: Reach,
         stdout: int,
         purpose: str = "",
+        agrees: bool = False,
     ) -> None:
         name, agent = content["custodian"], content["agent"]
         account = str(content.get("account") or name)
@@ -10119,6 +10124,7 @@ class Helper:
             "bound": bind(content["vault"], agent, name),
             "account": account if ":" in account else f"{places.id}:{account}",
             "purpose": purpose,
+            "agrees": agrees,
             "title": content["name"],
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
             "limit": person_time if reach.is_there() or asks_phones(content) else self.TIME,
@@ -10923,7 +10929,8 @@ class Custody:
         answer, end = socket.socketpair()
         with answer:
             with end:
-                helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
+                told = purpose, bool(purpose)  # an unlock is for nothing else
+                helper = Helper(self.places, "get", content, reach, end.fileno(), *told)
             number = secrets.token_hex(8)
             tried = self.tried[number] = asyncio.get_running_loop().create_future()
             self.helpers[number] = helper

@@ -440,9 +440,10 @@ def test_the_label_is_text() -> None:
         page = client.ask("GET")[1]
         assert page.count("<script>") == 1
         assert client.asked(page)["label"] == label
+        assert "so that &lt;script&gt; may be used" in page, "who uses the passkey sees what for"
         client.post(error="AbortError", once=client.asked(page)["once"])
 
-    Visit("set", see, secret=SECRET, label=label)
+    Visit("set", see, secret=SECRET, label=label, purpose="so that <script> may be used")
 
 
 def test_who_is_refused() -> None:

@@ -758,6 +758,35 @@ async def test_nobody_but_a_person_agrees_to_less(asks: bool) -> None:
     assert agreed == ["box"]
 
 
+@pytest.mark.parametrize(
+    ("asks", "purpose", "outcome"),
+    [(False, "so that less", "unavailable"), (True, "so that less", "ok"), (False, "", "ok")],
+    ids=["touched alone", "asked", "to unlock"],
+)
+def test_who_is_shown_no_words_agrees_to_nothing_but_an_unlock(
+    monkeypatch: pytest.MonkeyPatch, asks: bool, purpose: str, outcome: str
+) -> None:
+    """A key that blinks is touched for what any program has asked: its terminal is not the person's."""
+
+    class Key:
+        needs_person = True
+
+        def __init__(self, errand: avault.Errand) -> None:
+            self.prompt = errand.prompt
+
+        def get(self) -> str:
+            return self.prompt.ask("PIN") if asks else "touched"
+
+        probe = delete = get
+
+    monkeypatch.setitem(avault.KINDS, "key", Key)
+    prompt = avault.Prompt(None, __file__, purpose)
+    monkeypatch.setattr(avault.Prompt, "LONGEST", 1 << 20)
+    request = {"name": "key", "settings": {}, "bound": "b", "account": "a", "label": "l", "limit": 9, "agrees": True}
+    answer = avault.read_answer(avault.answer_errand("get", "key", avault.Errand(request, prompt), ""))
+    assert answer["outcome"] == outcome, answer
+
+
 async def test_a_custodian_that_was_made_to_ask_agrees_to_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file says whether it asks a person, and is anybody's to write; what was agreed to is under the agent's key."""
     holding, store = house.holding, house.holding.store

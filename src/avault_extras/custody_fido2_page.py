@@ -25,6 +25,7 @@ from avault import AvaultError, Denied, Errand, Unavailable, printable
 
 LONGEST = 8192  # bytes of an answer; a credential's id has at most 1,023
 SLOWEST = 10.0  # seconds for which a client may be silent
+SAID = 2000  # characters of what is asked for
 PORTS = 20  # tries to find a port that is free for both of localhost's addresses
 
 # What a browser may say (WebAuthn, DOMException), and what it means; anything else is an error by its name
@@ -103,6 +104,7 @@ PAGE = """\
 <body data-ask="{ask}">
 <h1>avault</h1>
 <p>{label}</p>
+<p>{purpose}</p>
 <p>{sentence}</p>
 <button autofocus>{button}</button>
 <output></output>
@@ -186,9 +188,10 @@ class Refused(Exception):
 
 
 class Page:
-    """The page, and the answer to it: shown once, answered once."""
+    """The page, and the answer to it: shown once, answered once. It says the `purpose`, if any."""
 
-    def __init__(self, ask: dict[str, Any], label: str) -> None:
+    def __init__(self, ask: dict[str, Any], label: str, purpose: str = "") -> None:
+        self.purpose = purpose
         self.path, self.once = "/" + secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.ask, self.label = {**ask, "label": label, "once": self.once}, label
         self.lock = threading.Lock()
@@ -206,6 +209,7 @@ class Page:
             style=STYLE,
             script=SCRIPT,
             label=html.escape(self.label),
+            purpose=html.escape(self.purpose),
             sentence=sentence,
             button=button,
             ask=html.escape(json.dumps(self.ask)),
@@ -327,7 +331,10 @@ class Passkey:
 
     def serve(self, ask: dict[str, Any]) -> tuple[bytes, bytes]:
         """What the page is answered, within the errand's limit; raises what the browser's error means."""
-        page = Page({**ask, "timeout": int(self.errand.limit * 1000)}, printable(self.errand.label))
+        ask = {**ask, "timeout": int(self.errand.limit * 1000)}
+        prompt = self.errand.prompt
+        purpose, prompt.purpose = prompt.purpose, None
+        page = Page(ask, printable(self.errand.label), printable(purpose or "", SAID))
         own, other = bind(self.port)
         with Server(own, page) as server, other or contextlib.nullcontext():
             port = own.getsockname()[1]

@@ -66,7 +66,7 @@ class Errand:
     name it where it is kept with others, for a program and for a person; `title` is the vault's
     name, as phones show it. `directory` is where the one stood who typed it, `limit` the seconds
     that there are, `prompt` the person, if one is there. One that is a part of a `whole` errand
-    keeps what is not made anew after an unlock.
+    keeps what is not made anew after an unlock; one that `agrees` is for a change of the vault.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Errand:
         self.title = str(request.get("title") or "a vault")
         self.label, self.directory = str(request["label"]), str(request.get("directory") or "/")
         self.limit, self.prompt, self.whole = float(request["limit"]), prompt, whole
-        self.is_waited_for = True
+        self.is_waited_for, self.agrees = True, request.get("agrees") is True
         self.is_old = False  # what comes of it was given long ago, to an earlier question
 
     def is_wanted(self) -> bool:

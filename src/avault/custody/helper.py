@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from avault.custody.custodian import Errand, render_answer
 from avault.custody.kinds import asks_person, find_kind
 from avault.custody.prompt import Prompt
-from avault.errors import AvaultError
+from avault.errors import AvaultError, Unavailable
 from avault.plain import write_all
 from avault.process import harden, introduce_helper
 from avault.protocol import Frames, decode_frame
@@ -62,7 +62,11 @@ def do_errand(action: str, kind: str, errand: Errand, secret: str) -> Any:
         if not secret:
             raise AvaultError("nothing came that could be kept")
         return custodian.set(secret)
-    return {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
+    came = {"probe": custodian.probe, "get": custodian.get, "delete": custodian.delete}[action]()
+    if errand.agrees and errand.prompt.purpose and asks_person(kind, errand.settings):
+        said = f"the {kind} showed nobody what it is asked for: it agrees to nothing but an unlock"
+        raise Unavailable(said, "with the recovery kit: avault recover --operator-key -")
+    return came
 
 
 def answer_errand(action: str, kind: str, errand: Errand, secret: str = "") -> bytes:

@@ -26,8 +26,8 @@ class Prompt:
     """The person at the terminal `path`, as ttyname(3) gives it; or `answers`, a file for scripts.
 
     What a service is asked may also be among its credentials (CREDENTIALS_DIRECTORY,
-    systemd.exec(5)). Before the first question stands the `purpose`. `close` puts the terminal's
-    echo back, whoever ends us.
+    systemd.exec(5)). Before the first question stands the `purpose`; None once it was said. `close`
+    puts the terminal's echo back, whoever ends us.
     """
 
     LONGEST = 4096  # bytes of an answer
@@ -44,6 +44,7 @@ class Prompt:
 
         `credential` names what may lie among a service's credentials instead.
         """
+        purpose, self.purpose = self.purpose, None  # said once
         directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
         given = os.path.join(directory, credential) if directory and credential else ""
         if self.answers or os.path.isfile(given):
@@ -53,8 +54,7 @@ class Prompt:
         silent = [*self.modes[:3], self.modes[3] & ~termios.ECHO, *self.modes[4:]]
         termios.tcsetattr(self.fd, termios.TCSAFLUSH, silent)
         try:
-            if purpose := self.purpose:
-                self.purpose = None  # said once
+            if purpose:
                 self.tell(purpose)
             self.tell(f"{question}: ", "")  # now: what is typed at sight of it is not echoed
             typed = os.read(self.fd, self.LONGEST)

@@ -186,7 +186,8 @@ class Custody:
         answer, end = socket.socketpair()
         with answer:
             with end:
-                helper = Helper(self.places, "get", content, reach, end.fileno(), purpose)
+                told = purpose, bool(purpose)  # an unlock is for nothing else
+                helper = Helper(self.places, "get", content, reach, end.fileno(), *told)
             number = secrets.token_hex(8)
             tried = self.tried[number] = asyncio.get_running_loop().create_future()
             self.helpers[number] = helper

@@ -77,6 +77,7 @@ class Helper:
         reach: Reach,
         stdout: int,
         purpose: str = "",
+        agrees: bool = False,
     ) -> None:
         name, agent = content["custodian"], content["agent"]
         account = str(content.get("account") or name)
@@ -87,6 +88,7 @@ class Helper:
             "bound": bind(content["vault"], agent, name),
             "account": account if ":" in account else f"{places.id}:{account}",
             "purpose": purpose,
+            "agrees": agrees,
             "title": content["name"],
             "label": f"avault: unlock key of {content['name']} ({places.dir})",
             "limit": person_time if reach.is_there() or asks_phones(content) else self.TIME,
