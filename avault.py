@@ -5394,8 +5394,7 @@ class Store(Doubter):
         self.succeeded = ""  # that the first operator is another than this machine has seen last
         self.lacks = ""  # what this machine knew under the key before, and is not in it
         self.writing = False
-        # whether the last write was amid a rebase or the like, whose end may undo it
-        self.amid_git = False
+        self.amid_git = False  # the last write was amid a rebase or the like: its end may undo it
 
     @property
     def machine(self) -> str:
