@@ -769,6 +769,9 @@ class World:
         except avault.AvaultError:
             assert not any(lost.values()), "nobody is asked where nothing is lost"
             return
+        if not plan.said:
+            assert not plan.steps and not any(lost.values()), "nobody is asked where nothing is lost"
+            return
         assert plan.steps and plan.said.startswith("in test, from now on ")
         for name, places in lost.items():
             told = [step for step in plan.steps if name in step or (on == name.partition("/")[0] and on in step)]
