@@ -59,6 +59,7 @@ The rooms, in order; each calls only what stands above it:
     vault/doubts              Writes of this machine that it never made: its disk is from a backup, or there is a clone
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
     vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
+    vault/locks               Secrets that are sealed for themselves: their values, and the locks on them
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
     vault/store               The loaded vault and its file: generations, pin, writing, noticing changes
     vault/older               Copies of the vault that an agent's key before had sealed: to be looked at, and nothing else
@@ -93,10 +94,10 @@ The rooms, in order; each calls only what stands above it:
     custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
-    daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
-    daemon/asking             The question to the operator: who waits for it, and when it may be put again
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
+    daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
+    daemon/asking             The question to the operator: who waits for it, and when it may be put again
     daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
     daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
@@ -106,8 +107,10 @@ The rooms, in order; each calls only what stands above it:
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
     daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, and what was
-    daemon/autolock           When an open vault locks by itself
+    daemon/answers            The answers of those requests that give values out, from a vault that holds what was let out
+    daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
     daemon/callers            Who is at the other end of a connection
+    daemon/autolock           When an open vault locks by itself
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
     daemon/reporter           What the keyholder tells the supervisor: no secret, ever
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
@@ -123,12 +126,15 @@ The rooms, in order; each calls only what stands above it:
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
-    daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
+    daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
+    daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/guarding           What becomes of guards where other ones are asked for
     daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/keyholder          The process that holds the agent's key and the secrets
+    daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
+    daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
     daemon/changes            What changes an open vault. It stands in the access log before it happens
     daemon/listing            The custodians as `custody list` shows them
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
@@ -142,6 +148,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/guard_requests     What a client may ask about guards: to see them, to set one, to make one stricter
+    daemon/opener             The process that asks the phone for a secret, opens it, and ends: `avault.py opener`
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
@@ -357,12 +364,14 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeGuard, TypeVar, dataclass_transform
 
+    Admit = Callable[[], "Passage"]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     AnyVault = Any  # of vault/records, which needs this room
     Event: TypeAlias = nostr_sdk.Event
     Facts = dict[str, list[Any]]
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
+    Lock = dict[str, Any]
     Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
     P = ParamSpec("P")
@@ -373,6 +382,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
+    Who = tuple[Any, ...]
     class Custodian(Protocol):
         """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
 
@@ -1159,15 +1169,30 @@ def fast_exchange(places: Places, request: dict[str, Any], value: str | None) ->
         return None
     try:
         connection.send(to_json({"v": 1, "vault": places.id, **request}))
-        answer = connection.receive() or None
+        answer = receive_answer(connection) or None
         if answer == '{"ok": true, "ready": true}':
             answer = ""
             connection.send(to_json({"value": fast_value() if value is None else value}))
-            answer = connection.receive()
+            answer = receive_answer(connection)
     except OSError:
         pass
     finally:
         connection.socket.close()
+    return answer
+
+
+def receive_answer(connection: FastConnection) -> str:
+    """The next frame that is an answer; that the phone is asked meanwhile is said."""
+    while (answer := connection.receive())[:14] == '{"progress": "':
+        kind, rest = from_json(answer, 14)
+        told = from_json(rest, rest.index(': "') + 3)[0] if ': "' in rest else ""
+        said = {
+            "asking": "asking the phone, code",
+            "page": "the signer wants to be opened at",
+            "warning": "warning:",
+        }
+        if kind in said:
+            write_all(2, f"avault: {said[kind]} {told}\n".encode())
     return answer
 
 
@@ -2498,9 +2523,10 @@ def render_time(seconds: float) -> str:
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
 BROKERED = frozenset({"proxy", "ssh", "sign"})  # by a process of avault's own; there is none yet
 SETS = ("only", "hosts", "methods", "paths")
-NUMBERS = ("until", "times")
+NUMBERS = ("until", "times", "ask")
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
+LONGEST_ASK = 86_400  # seconds for which one approval may do
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 
@@ -2553,7 +2579,8 @@ class Rules:
     """What is asked of each use of a secret; a field that is None asks nothing.
 
     `only`, `hosts`, `methods` and `paths` are lists of sets: of each set, one member has to fit.
-    `until` is in Unix seconds, `times` how often. Rules of a later avault, which this one does
+    `until` is in Unix seconds, `times` how often; `ask` for how many seconds an approval by phone
+    is good for a caller, 0 for one use. Rules of a later avault, which this one does
     not know, let nobody through: `is_known` is false.
     """
 
@@ -2567,6 +2594,7 @@ class Rules:
         self.methods, self.paths = one("methods"), one("paths")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
+        self.ask: int | None = fields.get("ask")
         self.is_known = True
 
     def __and__(self, other: Rules) -> Rules:
@@ -2616,6 +2644,8 @@ class Rules:
             shown["until"] = render_time(self.until)
         if self.times is not None:
             shown["times"] = self.times
+        if self.ask is not None:
+            shown["ask"] = self.ask
         return shown if self.is_known else {**shown, "unknown": True}
 
     def __str__(self) -> str:
@@ -2630,6 +2660,8 @@ class Rules:
         ways = self.ways()
         if ways is not None:
             words.append(f"only {' or '.join(sorted(ways, key=WAYS.index))}" if ways else "nobody")
+        if self.ask is not None:
+            words.append(f"the phone is asked {describe_asking(self.ask)}")
         for name, word in (("hosts", "to"), ("methods", "by"), ("paths", "at")):
             for each in getattr(self, name):
                 shown = " or ".join(sorted(each))
@@ -2641,6 +2673,14 @@ class Rules:
         if self.times is not None:
             words.append(f"{self.times} more {'time' if self.times == 1 else 'times'}")
         return ", ".join(words) or "no rule"
+
+
+def describe_asking(seconds: int) -> str:
+    """How often the phone is asked, in words."""
+    if not seconds:
+        return "for each use"
+    size, unit = next(each for each in ((3600, "h"), (60, "m"), (1, "s")) if not seconds % each[0])
+    return f"once in {seconds // size}{unit} by each caller"
 
 
 def join_rules(rules: list[Rules]) -> Rules:
@@ -2708,13 +2748,16 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
         if kept.get("only", ["proxy"]) != ["proxy"]:
             raise Usage("hosts, methods and paths are for the proxy", "leave --only out")
         kept["only"] = ["proxy"]
-    for name, least in (("until", now + 1), ("times", 1)):
+    for name, least, most, what in (
+        ("until", now + 1, LATEST_UNTIL, "a time to come"),
+        ("times", 1, LATEST_UNTIL, "a number from 1"),
+        ("ask", 0, LONGEST_ASK, "a number of seconds, at most a day"),
+    ):
         number = given.get(name)
         if number is None:
             continue
-        if type(number) is not int or not least <= number <= LATEST_UNTIL:
-            at = "a time to come" if name == "until" else "a number from 1"
-            raise Usage(f"{name} is {at}")
+        if type(number) is not int or not least <= number <= most:
+            raise Usage(f"{name} is {what}")
         kept[name] = number
     return kept
 
@@ -2795,7 +2838,7 @@ def check_facts(facts: Facts) -> None:
 
 def version_of(facts: Facts) -> int:
     """The format's version: a vault that has guards is opened by no avault that knows none."""
-    return 2 if any(name.startswith("guard/") for name in facts) else 1
+    return 2 if any(name.startswith(("guard/", "lock/")) for name in facts) else 1
 
 
 def join_facts(ours: Facts, theirs: Facts) -> Facts:
@@ -3203,6 +3246,7 @@ def count_all(guards: Guards) -> int:
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+SEAL_MARK = "\0"  # begins a value that is sealed for itself: no value that is set has a NUL
 
 
 class Secret:
@@ -3233,6 +3277,11 @@ class Secret:
     def to_list(self) -> list[Any]:
         """The secret as it stands in the vault's JSON."""
         return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+def is_sealed(value: str) -> bool:
+    """Whether a value is sealed for itself: what opens it has the operator's phone alone."""
+    return value.startswith(SEAL_MARK)
 
 
 def read_secrets(found: list[Any]) -> list[Secret]:
@@ -3343,9 +3392,9 @@ class Vault:
         """Set a key; it belongs to the machine's write after this generation."""
         keys = self.groups.setdefault(check_group(group), Group({})).keys
         created = keys[key][0].created if check_key(key) in keys else now
-        keys[key] = [
-            Secret(check_value(value), created, now, machine, self.generation.get(machine, 0) + 1)
-        ]
+        kept = value if is_sealed(value) else check_value(value)
+        count = self.generation.get(machine, 0) + 1
+        keys[key] = [Secret(kept, created, now, machine, count)]
 
     def annotate(self, group: str, note: str, machine: str) -> None:
         """Set the note of a group that exists."""
@@ -3547,6 +3596,9 @@ def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
         name: merge_secrets(ours, ours.facts.get(name, []), theirs, theirs.facts.get(name, []))
         for name in names
     }
+    for name in names:  # what opens a value is kept, whichever side it comes from
+        if name.startswith("lock/") and not merged[name]:
+            merged[name] = arrange([*ours.facts.get(name, []), *theirs.facts.get(name, [])])[:1]
     merged |= join_facts(ours.facts, theirs.facts)
     return {name: found for name, found in sorted(merged.items()) if found}
 
@@ -3985,6 +4037,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
+    "locks": {"locks": dict},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
@@ -4151,6 +4204,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
+    "locks.json",
     "replica.json", "replica-outbox.json", "guards.enc",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
@@ -5190,6 +5244,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
                     "created": render_time(found[0].created),
                     "updated": render_time(found[0].updated),
                     "conflict": len(found) > 1,
+                    "sealed": is_sealed(found[0].value),
                     "guard": describe_guard_of(f"{name}/{key}"),
                 }
                 for key, found in sorted(group.keys.items())
@@ -5213,7 +5268,9 @@ def render_list(groups: list[dict[str, Any]]) -> str:
         for key in group["keys"]:
             mark = "  conflict: two machines set it" if key["conflict"] else ""
             guard = f"  guarded: {key['guard']['words']}" if key["guard"] else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}")
+            asks = "ask" in (key["guard"] or {})
+            sealed = "  sealed: its next use asks the phone" if key["sealed"] and not asks else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}{sealed}")
     return "".join(line + "\n" for line in lines)
 
 
@@ -5326,6 +5383,252 @@ def read_known(keys: Keys, content: dict[str, Any]) -> dict[str, int]:
         return {str(name): int(count) for name, count in known.items()}
     except (Tampered, ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+# ----------------------------------------------------------- vault/locks ----
+# Secrets that are sealed for themselves: their values, and the locks on them.
+#
+# A secret whose guard asks has a key pair of its own. Its value is sealed to the public key, by
+# whoever sets it. The secret key is in the vault too, sealed under an unlock key; and that is in an
+# envelope which only an operator's phone opens, for each operator one. It is from a key that is
+# thrown away: neither the agent's key nor all that lies on a machine opens it. This is the lock.
+#
+# One lock is in the vault, as a fact `lock/ID`; it is opened by a machine that has none of its own.
+# Each machine has its own beside the vault, in locks.json, which is another one after each use, on
+# the same key pair: what the phone answered last opens nothing that is on the disk, nor in git. Of
+# two machines that have turned the vault's, either's opens. A merge takes none away, as a value that
+# it is on may come from either side.
+
+
+PIECE = 16_000  # characters of a value in one NIP-44 payload, which holds 65,408 bytes
+
+
+def name_lock(public: str) -> str:
+    """The fact that has the lock on what is sealed to a public key (hex)."""
+    return f"lock/{public[:32]}"
+
+
+def seal_value(public: str, value: str) -> str:
+    """A value, as only who has the secret key of `public` (hex) reads it."""
+    once = make_keys()
+    pieces = [value[start : start + PIECE] for start in range(0, len(value), PIECE)]
+    parts = [
+        encrypt(once, public, json.dumps([index, len(pieces)]) + piece)
+        for index, piece in enumerate(pieces)
+    ]
+    return SEAL_MARK + json.dumps({"to": public, "from": public_hex(once), "parts": parts})
+
+
+def sealed_to(value: str) -> str:
+    """To which public key (hex) a value is sealed; raises Tampered."""
+    return str(read_payload(value)["to"])
+
+
+def read_payload(value: str) -> dict[str, Any]:
+    """The fields of a sealed value; raises Tampered."""
+    try:
+        found = json.loads(value.removeprefix(SEAL_MARK))
+        texts = [found["to"], found["from"], *found["parts"]]
+        is_whole = is_sealed(value) and found.keys() == {"to", "from", "parts"}
+        if is_whole and all(isinstance(each, str) for each in texts):
+            return dict(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise Tampered("what is sealed for itself is damaged", "take it from git history")
+
+
+def open_value(keys: Keys, value: str) -> str:
+    """What is sealed, with the secret's own key; raises Tampered."""
+    found = read_payload(value)
+    try:
+        parts = [decrypt(keys, found["from"], part) for part in found["parts"]]
+        heads = [json.dumps([index, len(parts)]) for index in range(len(parts))]
+        if parts and all(map(str.startswith, parts, heads)):
+            return "".join(map(str.removeprefix, parts, heads))
+    except ValueError:
+        pass
+    raise Tampered("what is sealed for itself does not open", "take it from git history")
+
+
+def make_secret(place: str) -> dict[str, Any]:
+    """A new key pair for a secret, as `open_lock` gives it."""
+    return {"place": place, "key": make_keys().secret_key().to_hex()}
+
+
+def make_lock(
+    vault: tuple[str, str],
+    place: str,
+    operators: list[str],
+    secret: dict[str, Any],
+    host: str | None = None,
+) -> Lock:
+    """A lock on a secret, which operators' phones open.
+
+    `vault` is its identity and its name, `place` the secret as GROUP/KEY, `secret` is as
+    `open_lock` gives it, `host` the machine whose own lock it is. Only for a process that ends with
+    what it was made for.
+    """
+    identity, name = vault
+    own, first, unlock = read_keys(secret["key"]), secret["place"], make_keys()
+    opens, to = public_hex(unlock), public_hex(own)
+    content = {"type": "avault/lock", "vault": identity, "place": first, "to": to}
+    sealed = encrypt(unlock, opens, json.dumps({**content, "key": own.secret_key().to_hex()}))
+    shown = place if place == first else f"{place}, which is or was {first},"
+    shown += f" of {name} on {host}" if host else f" of {name}"
+    envelopes = {}
+    for operator in operators:
+        peer = make_keys()
+        code = request_code(public_hex(peer))
+        said = f"avault: open {shown} for one use, code {code}."
+        said += " Approve only if you have just agreed to who gets it."
+        title = f"open {shown} for one use, code {code}"
+        envelope = make_envelope(peer, operator, title, said, unlock.secret_key().to_hex())
+        envelopes[operator] = [public_hex(peer), envelope]
+    made = {"place": first, "to": to, "opens": opens, "sealed": sealed, "envelopes": envelopes}
+    open_lock(made, unlock.secret_key().to_hex(), identity)
+    return made
+
+
+def open_lock(lock: Lock, unlock: str, identity: str) -> dict[str, Any]:
+    """The secret's own `key` (hex) and first `place`, by the unlock key (hex); raises Tampered."""
+    try:
+        keys = read_keys(unlock)
+        found = json.loads(decrypt(keys, public_hex(keys), lock["sealed"]))
+        named = found["type"], found["vault"], found["to"], public_hex(read_keys(found["key"]))
+        if named == ("avault/lock", identity, lock["to"], lock["to"]):
+            return dict(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise Tampered("the answer does not open that secret", "see: avault doctor")
+
+
+def read_lock(text: str | None) -> Lock | None:
+    """The lock of a fact; None where there is none, or none that can be used."""
+    try:
+        return check_lock(json.loads(text or "null"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def check_lock(found: Any) -> Lock | None:
+    """`found` if it can be a lock, else None."""
+    try:
+        texts = [found[each] for each in ("place", "to", "opens", "sealed")]
+        for public, (peer, envelope) in found["envelopes"].items():
+            texts += [public, peer, envelope]
+        return dict(found) if all(isinstance(each, str) for each in texts) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def find_lock(vault: Vault, value: str) -> Lock:
+    """The lock on a sealed value; raises Tampered."""
+    to = sealed_to(value)
+    lock = read_lock(vault.fact(name_lock(to)))
+    if not lock or lock["to"] != to:
+        raise Tampered(
+            "what opens that secret is not in the vault", "get the latest, or set it anew"
+        )
+    return lock
+
+
+class Unsealed(Denied):
+    """There are values that a guard wants sealed, and no locks for them yet: `names`."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"not sealed yet: {', '.join(names[:5])}", "try again")
+        self.names = names
+
+
+def find_unsealed(vault: Vault) -> list[str]:
+    """The names of values in clear whose guard asks; not of those that two machines have set."""
+    guards = Guards(vault.facts)
+    if not guards.guards:
+        return []
+    return [
+        f"{group}/{key}"
+        for group, each in vault.groups.items()
+        for key, found in each.keys.items()
+        if len(found) == 1 and not is_sealed(found[0].value) and is_asked(guards, f"{group}/{key}")
+    ]
+
+
+def find_asked(vault: Vault, guards: Guards) -> list[str]:
+    """The names of which the phone is asked: a guard says so, or they are sealed yet."""
+    return [
+        f"{group}/{key}"
+        for group, each in sorted(vault.groups.items())
+        for key, found in sorted(each.keys.items())
+        if is_sealed(found[0].value) or is_asked(guards, f"{group}/{key}")
+    ]
+
+
+def is_asked(guards: Guards, name: str) -> bool:
+    """Whether a guard has the phone asked for uses of GROUP/KEY."""
+    return guards.rules_of(guards.of(name)).ask is not None
+
+
+def seal_loose(vault: Vault, made: dict[str, Lock], names: list[str], machine: str) -> None:
+    """Seal values that are in clear, by locks that were `made` for their names; raises Unsealed.
+
+    Each value has a lock of its own: who has opened the one before opens no later value.
+    """
+    if lacking := [name for name in names if name not in made]:
+        raise Unsealed(lacking)
+    now, count = int(time.time()), vault.generation.get(machine, 0) + 1
+    for name in names:
+        group, _, key = name.partition("/")
+        there = vault.groups[group].keys[key][0]
+        value = seal_value(made[name]["to"], there.value)
+        vault.groups[group].keys[key] = [Secret(value, there.created, now, machine, count)]
+        keep_lock(vault, made[name], now, machine)
+    if names:
+        drop_locks(vault, {*names}, now, machine)
+
+
+def keep_lock(vault: Vault, lock: Lock, now: int, machine: str) -> None:
+    """Have a lock in the vault, in place of the one that was on the same key pair."""
+    text = json.dumps(lock, sort_keys=True)
+    if vault.fact(name_lock(lock["to"])) != text:
+        vault.state(name_lock(lock["to"]), text, now, machine)
+
+
+def drop_locks(vault: Vault, places: set[str], now: int, machine: str) -> None:
+    """Take away the locks that were made for these names, and that no value is sealed with."""
+    used = used_locks(vault)
+    for identity, text in vault.facts_of("lock").items():
+        lock = read_lock(text)
+        if lock and lock["place"] in places and lock["to"] not in used:
+            vault.state(f"lock/{identity}", None, now, machine)
+
+
+def used_locks(vault: Vault) -> dict[str, str]:
+    """The names of the secrets that are sealed, by the public keys (hex) that it is to."""
+    used = {}
+    for group, each in vault.groups.items():
+        for key, found in each.keys.items():
+            for secret in filter(lambda one: is_sealed(one.value), found):
+                with contextlib.suppress(Tampered):  # nothing opens what is damaged
+                    used[sealed_to(secret.value)] = f"{group}/{key}"
+    return used
+
+
+def find_closed(vault: Vault, operators: list[str]) -> list[str]:
+    """The names of sealed secrets that not one of these operators' phones opens."""
+    closed = []
+    for to, name in sorted(used_locks(vault).items(), key=lambda each: each[1]):
+        lock = read_lock(vault.fact(name_lock(to)))
+        if not lock or not {*lock["envelopes"]} & {*operators}:
+            closed.append(name)
+    return closed
+
+
+def adopt_locks(vault: Vault, copy: Vault, values: list[str], now: int, machine: str) -> None:
+    """Have the locks of a copy on values that are taken from it, where there are none."""
+    for name in [name_lock(sealed_to(value)) for value in values if is_sealed(value)]:
+        text = copy.fact(name)
+        if text is not None and vault.fact(name) is None:
+            vault.state(name, text, now, machine)
 
 
 # ------------------------------------------------------- vault/work_tree ----
@@ -5783,10 +6086,10 @@ def count_ranks(old: Vault) -> int:
 def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[str]:
     """Have a draft of the next generation have what an older copy has, and it never had.
 
-    Nothing is deleted by it, no fact is believed but guards, and no count. What was set on both
-    sides is in conflict. A write has one dot for each key, so it takes one value of each: that of a
-    `rank`, the first being 0. The names of the keys are given. Raises Unavailable where such a
-    write sets one of them too.
+    Nothing is deleted by it, no fact is believed but guards and locks, and no count. What was set
+    on both sides is in conflict. A write has one dot for each key, so it takes one value of each:
+    that of a `rank`, the first being 0. The names of the keys are given. Raises Unavailable where
+    such a write sets one of them too.
     """
     taken = []
     found = [
@@ -5815,6 +6118,7 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
         keys[key] = arrange([*keys[key], *others])
         taken.append(f"{group}/{key}")
     adopt_guards(draft, old, taken, now, machine)
+    adopt_locks(draft, old, [secret.value for _, _, secret in found], now, machine)
     return taken
 
 
@@ -7607,6 +7911,8 @@ class RemoteSigner:
         self.is_resting = False  # it listens for an answer, and sends nothing
         # relays that have not said yet what they think of an event of this question
         self.busy: set[str] = set()
+        # is given what answers an earlier question
+        self.overhear: Callable[[str], None] | None = None
         # the answer was given long ago, to an earlier question: who held it back chose the time
         self.is_old = False
         # seconds from the first relay's acceptance to the answer
@@ -7669,6 +7975,8 @@ class RemoteSigner:
         made = event.created_at().as_secs()  # as the signer has signed it
         self.is_old = message.get("id") != request.id and made < time.time() - OLD_ANSWER
         if message.get("id") not in request.ids:
+            if self.overhear and author == self.signer and isinstance(result, str) and not error:
+                self.overhear(result)
             if (
                 request.is_told_by_content
                 and author == self.signer
@@ -10048,6 +10356,351 @@ def main_trial(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
+# ----------------------------------------------------------- daemon/wire ----
+# The connections of the daemon: between its two processes, and of clients to the keyholder.
+
+
+class Control:
+    """The stream between supervisor and keyholder: frames, some with a file descriptor.
+
+    `receive(message, fd)` is called for each frame, `lost()` when the other end
+    is gone. Sending never blocks.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        receive: Callable[[dict[str, Any], int | None], None],
+        lost: Callable[[], None],
+    ) -> None:
+        self.sock, self.receive, self.lost = sock, receive, lost
+        self.frames = Frames()
+        self.fds: list[int] = []
+        self.queue: list[tuple[bytes, int | None]] = []
+        self.loop = asyncio.get_running_loop()
+        sock.setblocking(False)
+        self.loop.add_reader(sock, self.readable)
+
+    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
+        """Send a frame; `fd` is duplicated into the other process.
+
+        Raises Locked if that is gone.
+        """
+        data = encode_frame({**message, "fd": True} if fd is not None else message)
+        if self.sock.fileno() < 0:
+            raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
+        self.queue.append((data, None if fd is None else os.dup(fd)))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the stream takes; go on when it takes more."""
+        while self.queue:
+            data, fd = self.queue[0]
+            try:
+                sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
+            except BlockingIOError:
+                self.loop.add_writer(self.sock, self.flush)
+                return
+            except OSError as error:
+                # descriptors under way are counted too: some are taken soon
+                if error.errno == errno.ETOOMANYREFS:
+                    self.loop.call_later(0.02, self.flush)
+                else:
+                    self.close()
+                return
+            if fd is not None:
+                os.close(fd)
+            self.queue[0] = (data[sent:], None)
+            if sent == len(data):
+                self.queue.pop(0)
+        self.loop.remove_writer(self.sock)
+
+    def readable(self) -> None:
+        """Take what has come."""
+        try:
+            data, fds, flags, _ = socket.recv_fds(self.sock, 1 << 16, 64)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds, flags = b"", [], 0
+        # The kernel gives one descriptor at a time. One that it could not give, as we have too
+        # many, keeps its place:
+        # else the next connection would get the answer to this one's question.
+        self.fds += [-1] if flags & socket.MSG_CTRUNC else fds
+        if not data:
+            self.close()
+            return
+        self.frames.feed(data)
+        while self.sock.fileno() >= 0:
+            try:
+                if (frame := self.frames.next()) is None:
+                    return
+                message = decode_frame(frame, NESTED + 1)  # what a client has sent may be in it
+            except Usage:  # nothing that follows can be read either
+                self.close()
+                return
+            fd = self.fds.pop(0) if message.get("fd") else None
+            if fd != -1:
+                self.receive(message, fd)
+
+    def close(self) -> None:
+        """Close this end and every descriptor that was not handed over, and call `lost`, once."""
+        if self.sock.fileno() < 0:
+            return
+        self.loop.remove_reader(self.sock)
+        self.loop.remove_writer(self.sock)
+        self.sock.close()
+        for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
+            if fd != -1:
+                os.close(fd)
+        self.fds, self.queue = [], []
+        self.lost()
+
+
+class Session:
+    """A client's connection in the keyholder; an asyncio protocol.
+
+    Requests are given to `answer` in order. One that takes time is a coroutine,
+    which may ask for the next frame with `await session.frame()`; `settled` is
+    called when it has ended. `sessions` are the open ones, by their last requests.
+    """
+
+    STALLED = 30.0  # seconds that half a frame may stay half
+
+    def __init__(
+        self,
+        first: dict[str, Any],
+        answer: Callable[
+            [Session, dict[str, Any]], dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+        ],
+        settled: Callable[[], None],
+        sessions: dict[Session, None],
+        since: float,
+    ) -> None:
+        self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
+        self.since = since  # when the connection was accepted, as `uptime` counts
+        self.caller: dict[str, Any] | None = None
+        self.frames = Frames()
+        self.task: asyncio.Task[None] | None = None
+        self.awaited: asyncio.Future[dict[str, Any]] | None = None
+        self.stalled: asyncio.TimerHandle | None = None
+        self.is_conversation = self.is_paused = self.is_last = False
+
+    def connection_made(self, transport: Any) -> None:
+        """The connection was taken over; its first frame came with it."""
+        self.transport = transport
+        transport.set_write_buffer_limits(high=MAX_FRAME)
+        self.handle(self.first)
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from the client."""
+        self.frames.feed(data)
+        if len(self.frames.buffer) > 2 * MAX_FRAME:
+            self.transport.abort()
+        self.advance()
+
+    def advance(self) -> None:
+        """Handle the frames that are there, until one takes time."""
+        try:
+            while not self.is_held() and (data := self.frames.next()) is not None:
+                if self.awaited:
+                    self.awaited.set_result(decode_frame(data))
+                    self.awaited = None
+                else:
+                    self.handle(decode_frame(data))
+        except Usage as error:
+            self.send(error.to_dict())
+            self.transport.close()
+        if (
+            self.is_last
+            and not self.is_paused
+            and (not self.task or self.awaited or self.is_conversation)
+        ):
+            self.transport.close()
+        if self.stalled:
+            self.stalled.cancel()
+        waits = bool(self.frames.buffer) and bool(not self.task or self.awaited)
+        self.stalled = (
+            asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort)
+            if waits
+            else None
+        )
+
+    def handle(self, request: dict[str, Any]) -> None:
+        """Answer one request, now or by a task."""
+        self.sessions.pop(self, None)
+        self.sessions[self] = None
+        try:
+            self.is_conversation = str(request.get("op")) in SESSIONS
+            answer = self.answer(self, request)
+        except Exception as error:
+            answer = complain(error).to_dict()
+        if isinstance(answer, dict):
+            self.send(answer)
+        else:
+            self.task = asyncio.get_running_loop().create_task(self.work(answer))
+
+    async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
+        """Run a request that takes time, then go on with the frames that came meanwhile."""
+        try:
+            if found := await answer:  # else another process has answered
+                self.send(found)
+        except Exception as error:
+            self.send(complain(error).to_dict())
+        finally:
+            self.task = None
+            self.settled()
+        self.advance()
+
+    def is_held(self) -> bool:
+        """Whether the next frame has to wait.
+
+        It does for a request that takes time, and for a client that does not read.
+        """
+        return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
+
+    async def frame(self, **fields: Any) -> dict[str, Any]:
+        """The next frame, after telling the client that it may send it.
+
+        With `fields` it is told what that is about.
+        """
+        awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.awaited = awaited
+        try:
+            self.send({"ok": True, "ready": True, **fields})
+            self.advance()
+            return await awaited
+        finally:
+            if self.awaited is awaited:  # given up: what comes yet is a request like any other
+                self.awaited = None
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send a frame."""
+        if not self.transport.is_closing():
+            self.transport.write(encode_frame(message))
+
+    def pause_writing(self) -> None:
+        """The client does not read: take no more requests from it."""
+        self.is_paused = True
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self.is_paused = False
+        self.transport.resume_reading()
+        self.advance()
+
+    def eof_received(self) -> bool:
+        """The client will send no more; what it asked before is still answered."""
+        self.is_last = True
+        self.advance()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone; so is what it asked for, except a write that is under way."""
+        self.sessions.pop(self, None)
+        if self.stalled:
+            self.stalled.cancel()
+        if self.task:
+            self.task.cancel()
+
+
+# ---------------------------------------------------------- daemon/child ----
+# The keyholder's process, as its parent has it: started, spoken to, ended.
+
+
+class Child:
+    """One keyholder at a time. `control` is the stream to it, None when there is none.
+
+    `receive` is given its messages, `lost` its exit code. It inherits `lock_fd`, the vault's lock.
+    """
+
+    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
+    LOOK_TIME = 1.0  # seconds that it has to look at the disk
+
+    def __init__(
+        self,
+        places: Places,
+        lock_fd: int,
+        limits: Limits,
+        receive: Callable[[Message], None],
+        lost: Callable[[int], None],
+    ) -> None:
+        self.places, self.lock_fd, self.limits = places, lock_fd, limits
+        self.receive, self.lost = receive, lost
+        self.process: asyncio.subprocess.Process | None = None
+        self.control: Control | None = None
+        self.farewell: asyncio.Future[None] | None = None
+        # who waits for the keyholder to have looked at the disk
+        self.lookers: list[asyncio.Future[None]] = []
+
+    async def leave(self) -> None:
+        """Wait until one that is on its way out is gone."""
+        if self.process and not self.control:
+            await self.process.wait()
+
+    async def start(self) -> None:
+        """Start one."""
+        ours, theirs = socket.socketpair()
+        self.control = Control(ours, self.hear, self.say_farewell)
+        with theirs:
+            fd, limits = theirs.fileno(), json.dumps(self.limits)
+            self.process = await asyncio.create_subprocess_exec(
+                *own_command("keyholder", str(fd), self.places.dir, limits),
+                pass_fds=(fd, self.lock_fd),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=clean_environment(),
+                # the terminal's Ctrl-C is for the supervisor, which may refuse it
+                start_new_session=True,
+            )
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A message from the keyholder, which sends no descriptor."""
+        if "looked" not in message:
+            self.receive(message)
+        elif self.lookers:
+            self.lookers.pop(0).cancel()
+
+    def say_farewell(self) -> None:
+        """The control stream ended."""
+        self.control = None
+        while self.lookers:
+            self.lookers.pop().cancel()
+        self.farewell = asyncio.ensure_future(self.bury())
+
+    async def bury(self) -> None:
+        """Tell that it is gone, once it is."""
+        self.lost(await self.process.wait() if self.process else 0)
+
+    async def look(self) -> None:
+        """Have it look at the disk; a busy one is not waited for long."""
+        if self.control:
+            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.lookers.append(looked)
+            self.control.send({"do": "look"})
+            await asyncio.wait([looked], timeout=self.LOOK_TIME)
+
+    async def end(self) -> None:
+        """Have it finish a write that is under way, and exit; one that does not is killed."""
+        process = self.process
+        if not process or process.returncode is not None:
+            return
+        if self.control:
+            self.control.send({"do": "lock"})
+        try:
+            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        if self.farewell:
+            await self.farewell
+
+    def pid(self) -> int | None:
+        """The keyholder's process id, while it lives."""
+        return self.process.pid if self.process and self.process.returncode is None else None
+
+
 # -------------------------------------------------------- daemon/errands ----
 # The helpers of custodians, as the supervisor starts them. It never sees an unlock key.
 
@@ -10087,6 +10740,20 @@ def start_met(command: list[str], stdout: int) -> tuple[subprocess.Popen[bytes],
             start_new_session=True,
         )
     return process, door
+
+
+async def run_opener(child: Child, number: str) -> None:
+    """Start a process that opens a secret, give the keyholder the door to it, and see it end.
+
+    Else it would stay as a zombie.
+    """
+    process, door = start_met(own_command("opener"), subprocess.DEVNULL)
+    with door:
+        if child.control:
+            told = {"do": "opener", "number": number, "pid": process.pid}
+            child.control.send(told, door.fileno())
+    while process.poll() is None:
+        await asyncio.sleep(0.5)
 
 
 def asks_phones(content: dict[str, Any]) -> bool:
@@ -10426,342 +11093,6 @@ class Question:
         """The vault is open."""
         self.begun, self.wanted_until = None, 0.0
         self.pauses.clear()
-
-
-# ----------------------------------------------------------- daemon/wire ----
-# The connections of the daemon: between its two processes, and of clients to the keyholder.
-
-
-class Control:
-    """The stream between supervisor and keyholder: frames, some with a file descriptor.
-
-    `receive(message, fd)` is called for each frame, `lost()` when the other end
-    is gone. Sending never blocks.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        receive: Callable[[dict[str, Any], int | None], None],
-        lost: Callable[[], None],
-    ) -> None:
-        self.sock, self.receive, self.lost = sock, receive, lost
-        self.frames = Frames()
-        self.fds: list[int] = []
-        self.queue: list[tuple[bytes, int | None]] = []
-        self.loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        self.loop.add_reader(sock, self.readable)
-
-    def send(self, message: dict[str, Any], fd: int | None = None) -> None:
-        """Send a frame; `fd` is duplicated into the other process.
-
-        Raises Locked if that is gone.
-        """
-        data = encode_frame({**message, "fd": True} if fd is not None else message)
-        if self.sock.fileno() < 0:
-            raise Locked("the vault was locked meanwhile", "ask the phone with: avault unlock")
-        self.queue.append((data, None if fd is None else os.dup(fd)))
-        self.flush()
-
-    def flush(self) -> None:
-        """Send what the stream takes; go on when it takes more."""
-        while self.queue:
-            data, fd = self.queue[0]
-            try:
-                sent = socket.send_fds(self.sock, [data], [] if fd is None else [fd])
-            except BlockingIOError:
-                self.loop.add_writer(self.sock, self.flush)
-                return
-            except OSError as error:
-                # descriptors under way are counted too: some are taken soon
-                if error.errno == errno.ETOOMANYREFS:
-                    self.loop.call_later(0.02, self.flush)
-                else:
-                    self.close()
-                return
-            if fd is not None:
-                os.close(fd)
-            self.queue[0] = (data[sent:], None)
-            if sent == len(data):
-                self.queue.pop(0)
-        self.loop.remove_writer(self.sock)
-
-    def readable(self) -> None:
-        """Take what has come."""
-        try:
-            data, fds, flags, _ = socket.recv_fds(self.sock, 1 << 16, 64)
-        except BlockingIOError:
-            return
-        except OSError:
-            data, fds, flags = b"", [], 0
-        # The kernel gives one descriptor at a time. One that it could not give, as we have too
-        # many, keeps its place:
-        # else the next connection would get the answer to this one's question.
-        self.fds += [-1] if flags & socket.MSG_CTRUNC else fds
-        if not data:
-            self.close()
-            return
-        self.frames.feed(data)
-        while (frame := self.frames.next()) is not None:
-            message = decode_frame(frame, NESTED + 1)  # what a client has sent may be in it
-            fd = self.fds.pop(0) if message.get("fd") else None
-            if fd != -1:
-                self.receive(message, fd)
-
-    def close(self) -> None:
-        """Close this end and every descriptor that was not handed over, and call `lost`, once."""
-        if self.sock.fileno() < 0:
-            return
-        self.loop.remove_reader(self.sock)
-        self.loop.remove_writer(self.sock)
-        self.sock.close()
-        for fd in self.fds + [fd for _, fd in self.queue if fd is not None]:
-            if fd != -1:
-                os.close(fd)
-        self.fds, self.queue = [], []
-        self.lost()
-
-
-class Session:
-    """A client's connection in the keyholder; an asyncio protocol.
-
-    Requests are given to `answer` in order. One that takes time is a coroutine,
-    which may ask for the next frame with `await session.frame()`; `settled` is
-    called when it has ended. `sessions` are the open ones, by their last requests.
-    """
-
-    STALLED = 30.0  # seconds that half a frame may stay half
-
-    def __init__(
-        self,
-        first: dict[str, Any],
-        answer: Callable[
-            [Session, dict[str, Any]], dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
-        ],
-        settled: Callable[[], None],
-        sessions: dict[Session, None],
-    ) -> None:
-        self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
-        self.caller: dict[str, Any] | None = None  # for the access log
-        self.frames = Frames()
-        self.task: asyncio.Task[None] | None = None
-        self.awaited: asyncio.Future[dict[str, Any]] | None = None
-        self.stalled: asyncio.TimerHandle | None = None
-        self.is_conversation = self.is_paused = self.is_last = False
-
-    def connection_made(self, transport: Any) -> None:
-        """The connection was taken over; its first frame came with it."""
-        self.transport = transport
-        transport.set_write_buffer_limits(high=MAX_FRAME)
-        self.handle(self.first)
-
-    def data_received(self, data: bytes) -> None:
-        """More bytes from the client."""
-        self.frames.feed(data)
-        if len(self.frames.buffer) > 2 * MAX_FRAME:
-            self.transport.abort()
-        self.advance()
-
-    def advance(self) -> None:
-        """Handle the frames that are there, until one takes time."""
-        try:
-            while not self.is_held() and (data := self.frames.next()) is not None:
-                if self.awaited:
-                    self.awaited.set_result(decode_frame(data))
-                    self.awaited = None
-                else:
-                    self.handle(decode_frame(data))
-        except Usage as error:
-            self.send(error.to_dict())
-            self.transport.close()
-        if (
-            self.is_last
-            and not self.is_paused
-            and (not self.task or self.awaited or self.is_conversation)
-        ):
-            self.transport.close()
-        if self.stalled:
-            self.stalled.cancel()
-        waits = bool(self.frames.buffer) and bool(not self.task or self.awaited)
-        self.stalled = (
-            asyncio.get_running_loop().call_later(self.STALLED, self.transport.abort)
-            if waits
-            else None
-        )
-
-    def handle(self, request: dict[str, Any]) -> None:
-        """Answer one request, now or by a task."""
-        self.sessions.pop(self, None)
-        self.sessions[self] = None
-        try:
-            self.is_conversation = str(request.get("op")) in SESSIONS
-            answer = self.answer(self, request)
-        except Exception as error:
-            answer = complain(error).to_dict()
-        if isinstance(answer, dict):
-            self.send(answer)
-        else:
-            self.task = asyncio.get_running_loop().create_task(self.work(answer))
-
-    async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
-        """Run a request that takes time, then go on with the frames that came meanwhile."""
-        try:
-            self.send(await answer)
-        except Exception as error:
-            self.send(complain(error).to_dict())
-        finally:
-            self.task = None
-            self.settled()
-        self.advance()
-
-    def is_held(self) -> bool:
-        """Whether the next frame has to wait.
-
-        It does for a request that takes time, and for a client that does not read.
-        """
-        return bool(self.task and not self.awaited) or self.is_paused or self.transport.is_closing()
-
-    async def frame(self, **fields: Any) -> dict[str, Any]:
-        """The next frame, after telling the client that it may send it.
-
-        With `fields` it is told what that is about.
-        """
-        awaited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.awaited = awaited
-        try:
-            self.send({"ok": True, "ready": True, **fields})
-            self.advance()
-            return await awaited
-        finally:
-            if self.awaited is awaited:  # given up: what comes yet is a request like any other
-                self.awaited = None
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Send a frame."""
-        if not self.transport.is_closing():
-            self.transport.write(encode_frame(message))
-
-    def pause_writing(self) -> None:
-        """The client does not read: take no more requests from it."""
-        self.is_paused = True
-        self.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        self.is_paused = False
-        self.transport.resume_reading()
-        self.advance()
-
-    def eof_received(self) -> bool:
-        """The client will send no more; what it asked before is still answered."""
-        self.is_last = True
-        self.advance()
-        return True
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """The client is gone; so is what it asked for, except a write that is under way."""
-        self.sessions.pop(self, None)
-        if self.stalled:
-            self.stalled.cancel()
-        if self.task:
-            self.task.cancel()
-
-
-# ---------------------------------------------------------- daemon/child ----
-# The keyholder's process, as its parent has it: started, spoken to, ended.
-
-
-class Child:
-    """One keyholder at a time. `control` is the stream to it, None when there is none.
-
-    `receive` is given its messages, `lost` its exit code. It inherits `lock_fd`, the vault's lock.
-    """
-
-    LOCK_TIME = 5.0  # seconds that a keyholder has to exit
-    LOOK_TIME = 1.0  # seconds that it has to look at the disk
-
-    def __init__(
-        self,
-        places: Places,
-        lock_fd: int,
-        limits: Limits,
-        receive: Callable[[Message], None],
-        lost: Callable[[int], None],
-    ) -> None:
-        self.places, self.lock_fd, self.limits = places, lock_fd, limits
-        self.receive, self.lost = receive, lost
-        self.process: asyncio.subprocess.Process | None = None
-        self.control: Control | None = None
-        self.farewell: asyncio.Future[None] | None = None
-        # who waits for the keyholder to have looked at the disk
-        self.lookers: list[asyncio.Future[None]] = []
-
-    async def leave(self) -> None:
-        """Wait until one that is on its way out is gone."""
-        if self.process and not self.control:
-            await self.process.wait()
-
-    async def start(self) -> None:
-        """Start one."""
-        ours, theirs = socket.socketpair()
-        self.control = Control(ours, self.hear, self.say_farewell)
-        with theirs:
-            fd, limits = theirs.fileno(), json.dumps(self.limits)
-            self.process = await asyncio.create_subprocess_exec(
-                *own_command("keyholder", str(fd), self.places.dir, limits),
-                pass_fds=(fd, self.lock_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=clean_environment(),
-                # the terminal's Ctrl-C is for the supervisor, which may refuse it
-                start_new_session=True,
-            )
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """A message from the keyholder, which sends no descriptor."""
-        if "looked" not in message:
-            self.receive(message)
-        elif self.lookers:
-            self.lookers.pop(0).cancel()
-
-    def say_farewell(self) -> None:
-        """The control stream ended."""
-        self.control = None
-        while self.lookers:
-            self.lookers.pop().cancel()
-        self.farewell = asyncio.ensure_future(self.bury())
-
-    async def bury(self) -> None:
-        """Tell that it is gone, once it is."""
-        self.lost(await self.process.wait() if self.process else 0)
-
-    async def look(self) -> None:
-        """Have it look at the disk; a busy one is not waited for long."""
-        if self.control:
-            looked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.lookers.append(looked)
-            self.control.send({"do": "look"})
-            await asyncio.wait([looked], timeout=self.LOOK_TIME)
-
-    async def end(self) -> None:
-        """Have it finish a write that is under way, and exit; one that does not is killed."""
-        process = self.process
-        if not process or process.returncode is not None:
-            return
-        if self.control:
-            self.control.send({"do": "lock"})
-        try:
-            await asyncio.wait_for(asyncio.shield(process.wait()), self.LOCK_TIME)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-        if self.farewell:
-            await self.farewell
-
-    def pid(self) -> int | None:
-        """The keyholder's process id, while it lives."""
-        return self.process.pid if self.process and self.process.returncode is None else None
 
 
 # -------------------------------------------------------- daemon/custody ----
@@ -11342,6 +11673,8 @@ class Warden:
                 self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()
+        elif "opener" in message:
+            spawn(self.tasks, run_opener(self.child, str(message["opener"])))
         elif self.custody.hear(message):
             pass
         elif "failed" in message:
@@ -12106,6 +12439,323 @@ class Loosening:
         return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
+# -------------------------------------------------------- daemon/answers ----
+# The answers of those requests that give values out, from a vault that holds what was let out.
+#
+# Made in the keyholder; or, where the phone was asked, in a process that ends with the answer.
+
+
+def answer_get(vault: Vault, request: Message) -> Message:
+    """One value, or those of a group."""
+    name, key, form = request.get("group"), request.get("key"), request.get("format")
+    if key is not None:
+        found = vault.secrets(name, key)
+        if form == "text":
+            return {"ok": True, "output": found[0].value + "\n"}
+        answer: dict[str, Any] = {"group": name, "key": key, "value": found[0].value}
+        if len(found) > 1:
+            answer["conflicts"] = [secret.value for secret in found[1:]]
+    else:
+        group = vault.group(name)
+        values = {key: found[0].value for key, found in sorted(group.keys.items())}
+        if form == "text":
+            if broken := [key for key, value in values.items() if "\n" in value]:
+                hint = f"avault get {name} --json, or avault get {name}/{broken[0]}"
+                raise Usage(f"{name}/{broken[0]} has more than one line", hint)
+            return {
+                "ok": True,
+                "output": "".join(f"{key}={value}\n" for key, value in values.items()),
+            }
+        answer = {"group": name, "note": group.note[0], "values": values}
+    if form == "json":
+        return {"ok": True, "output": json.dumps(answer, indent=2, ensure_ascii=False) + "\n"}
+    return {"ok": True, **answer}
+
+
+def answer_export(vault: Vault, request: Message) -> Message:
+    """Variables, rendered or as they are."""
+    groups, only, allow, named = (
+        check_names(request, field) for field in ("groups", "only", "allow", "as")
+    )
+    chosen = choose(vault, groups, only, bool(request.get("prefix")), allow, named)
+    variables = {
+        name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()
+    }
+    if (form := request.get("format")) is not None:
+        places = {group for group, _ in chosen.values()}
+        answer: dict[str, Any] = {
+            "ok": True,
+            "output": render_export(
+                str(form), variables, places.pop() if len(places) == 1 else None
+            ),
+        }
+        warning = warn_of_readers(str(form), variables)
+        return {**answer, "warning": warning} if warning else answer
+    return {
+        "ok": True,
+        "variables": variables,
+        "names": {name: "/".join(place) for name, place in chosen.items()},
+    }
+
+
+def answer_reveal(vault: Vault, request: Message) -> Message:
+    """Secrets by their names, with what is in conflict with them."""
+    groups, only = check_names(request, "groups"), check_names(request, "only")
+    rows = [
+        {
+            "group": group,
+            "key": key,
+            "value": found[0].value,
+            "conflicts": [secret.value for secret in found[1:]],
+        }
+        for group, key, found in choose_keys(vault, groups, only)
+    ]
+    return {"ok": True, "secrets": rows}
+
+
+ANSWERED: dict[str, Callable[[Vault, Message], Message]] = {
+    "get": answer_get,
+    "export": answer_export,
+    "reveal": answer_reveal,
+}
+
+
+def tell_of_held(answer: Message, held: list[str]) -> Message:
+    """An answer that says what it is without, as that is guarded."""
+    if not held:
+        return answer
+    if "output" not in answer:
+        return {**answer, "guarded": held}
+    left_out = f"left out, as guarded: {', '.join(held)}"
+    return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
+
+
+# ----------------------------------------------------------- daemon/gate ----
+# The one place where guards decide, before anything is made: what goes out, by which way.
+#
+# Whoever makes an answer has a vault that holds no more than what was let out.
+
+
+def way_of(request: Message) -> str:
+    """By which way a request wants values out: `run`, or its own name.
+
+    That a program is `avault run` is its own word: no more is known of a caller than its user.
+    """
+    is_run = request["op"] in ("export", "reveal") and request.get("for") == "run"
+    return "run" if is_run else str(request["op"])
+
+
+class Passage:
+    """What is let out by a `way`: a `vault` with nothing else in it.
+
+    `is_counted` says whether its uses count; `held` are names that were not asked for one by one,
+    and stay in; `asked` those of which the phone is asked, with the seconds that an approval is
+    good for; `thawed` those of them that are sealed, though no guard wants that any more.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        way: str,
+        is_counted: bool = False,
+        held: list[str] | None = None,
+        asked: dict[str, int] | None = None,
+    ) -> None:
+        self.vault, self.way, self.is_counted = vault, way, is_counted
+        self.held, self.asked = held or [], asked or {}
+        self.thawed: list[str] = []
+
+    def counted(self, guards: Guards) -> set[str]:
+        """Which guards count these uses, as they are now."""
+        return {
+            each.identity
+            for group, found in self.vault.groups.items()
+            for key in found.keys
+            for each in guards.of(f"{group}/{key}")
+            if each.rules.times is not None
+        }
+
+    def count(self, machine: str) -> Callable[[Vault], None]:
+        """The change that counts these uses; refuses what is guarded otherwise meanwhile."""
+
+        def change(vault: Vault) -> None:
+            guards, now = Guards(vault.facts), int(time.time())
+            for group, each in self.vault.groups.items():
+                for key in each.keys:
+                    check(guards, f"{group}/{key}", self.way, now)
+            for identity in sorted(self.counted(guards)):
+                count_use(vault, identity, now, machine)
+
+        return change
+
+
+def check(guards: Guards, name: str, way: str, now: float) -> None:
+    """Raise Denied where what guards a secret does not let it out by a way."""
+    found = guards.of(name)
+    rules = guards.rules_of(found)
+    if found and not rules.lets(way, now):
+        why = [each for each in found if not guards.left(each).lets(way, now)]
+        raise refuse(name, why or found, rules, way)
+
+
+class Gate:
+    """What is known of the guards, and of what is sealed, of the vault that is served."""
+
+    def __init__(self) -> None:
+        self.vault: Vault | None = None
+        self.guards, self.is_free = Guards({}), True
+
+    def look(self, vault: Vault) -> Guards:
+        """The guards of a vault, which does not change."""
+        if vault is not self.vault:
+            self.vault, self.guards = vault, Guards(vault.facts)
+            self.is_free = not self.guards.guards and not vault.facts_of("lock")
+        return self.guards
+
+    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
+        """What of a request may go out; raises Denied, and what `pick` raises.
+
+        What was named and may not refuses the whole. Of all there is, what may not stays in, and
+        what is counted (it would be used up by who never needed it) and what the phone is to be
+        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
+        """
+        guards = self.look(vault)
+        if self.is_free:
+            return Passage(vault, way_of(request))
+        names, is_named = pick(vault, request)
+        passage, now = Passage(vault, way_of(request)), time.time()
+        way = passage.way
+        allowed: list[tuple[str, str]] = []
+        for group, key in names:
+            name = f"{group}/{key}"
+            found = guards.of(name)
+            rules = guards.rules_of(found)
+            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
+            asks = rules.ask is not None or bool(sealed)
+            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
+            if not (found or asks):
+                allowed.append((group, key))
+            elif rules.lets(way, now) and is_meant:
+                allowed.append((group, key))
+                passage.is_counted = passage.is_counted or rules.times is not None
+                if asks:
+                    refuse_without_asking(vault, name, way)
+                    passage.asked[name] = rules.ask or 0
+                    passage.thawed += [name] if rules.ask is None else []
+            elif is_named:
+                check(guards, name, way, now)
+            else:
+                passage.held.append(name)
+        passage.vault = take_out(vault, allowed)
+        return passage
+
+
+SILENT = ("provide",)  # ways on which nobody waits for a phone
+
+
+def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
+    group, _, key = name.partition("/")
+    if way in SILENT:
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use",
+            f"avault get {name}, or avault run",
+        )
+    found = vault.groups[group].keys[key]
+    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} was set by two machines, and the phone is asked of one secret",
+            f"settle it first: avault set {name}",
+        )
+
+
+def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
+    """A vault that has these keys, and nothing else."""
+    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
+    for group, key in sorted({*names}):
+        there = vault.groups[group]
+        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
+    return seen
+
+
+def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
+    """Why a guarded secret does not go out by a way, and what to do."""
+    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
+    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
+    ways = rules.ways()
+    if not rules.is_known:
+        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
+    if ways is not None and way not in ways:
+        if not ways:
+            return Denied(f"{name} is guarded: nobody may use it", lift)
+        shown = " or ".join(sorted(ways, key=WAYS.index))
+        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
+        if ways <= BROKERED:
+            hint = f"nothing here can be a {shown} yet; {lift}"
+        return Denied(f"{name} is guarded: only {shown} may use it", hint)
+    if rules.times == 0:
+        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
+    return Denied(f"{name} is guarded, and its time is over", lift)
+
+
+# -------------------------------------------------------- daemon/callers ----
+# Who is at the other end of a connection.
+
+
+def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str, Any]:
+    """The process at the other end of a connection, as far as the system tells.
+
+    Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
+    after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
+    """
+    if sys.platform == "linux":
+        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    else:
+        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": None, "name": None}
+    exe, (name, fields) = read_executable(pid), read_stat(pid)
+    if not fields or (since is not None and count_seconds(fields[19]) > since):
+        return {**caller, "parent": None}  # it has ended, or there is no /proc
+    parent = int(fields[1])
+    caller |= {"exe": exe, "name": name}
+    return {**caller, "parent": {"pid": parent, "exe": read_executable(parent)}}
+
+
+def read_stat(pid: int) -> tuple[str | None, list[bytes]]:
+    """The name of a process, and what the system tells of it: proc_pid_stat(5), from `state` on.
+
+    None, and nothing, where there is no such process.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            start, _, rest = file.read().rpartition(b")")
+    except OSError:
+        return None, []
+    return printable(start.partition(b"(")[2].decode(errors="replace"), 40), rest.split()
+
+
+def count_seconds(ticks: bytes) -> float:
+    """Ticks since the system was booted, as `uptime` counts."""
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def describe_ourselves() -> dict[str, Any]:
+    """This process, as `describe_caller` has others."""
+    return {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
+
+
+def read_executable(pid: int) -> str | None:
+    """The path of a process's executable, where the system tells.
+
+    Of a long one its end, where the name is.
+    """
+    try:
+        path = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return path if len(path) <= 500 else "…" + path[-499:]
+
+
 # ------------------------------------------------------- daemon/autolock ----
 # When an open vault locks by itself.
 
@@ -12144,54 +12794,6 @@ class AutoLock:
             self.after = round(uptime() - self.opened) + message["for"]
         self.after = message.get("lock_after", self.after)
         self.idle = message.get("lock_idle", self.idle)
-
-
-# -------------------------------------------------------- daemon/callers ----
-# Who is at the other end of a connection.
-
-
-def describe_caller(sock: socket.socket) -> dict[str, Any]:
-    """The process at the other end of a connection, as far as the system tells.
-
-    Its pid, uid, executable, name and parent.
-    """
-    if sys.platform == "linux":
-        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    else:
-        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-    caller: dict[str, Any] = {
-        "pid": pid,
-        "uid": os.getuid(),
-        "exe": read_executable(pid),
-        "name": None,
-        "parent": None,
-    }
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
-        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
-        parent = int(rest.split()[1])
-        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
-    except OSError:
-        pass  # it has ended, or there is no /proc
-    return caller
-
-
-def describe_ourselves() -> dict[str, Any]:
-    """This process, as `describe_caller` has others."""
-    return {"pid": os.getpid(), "uid": os.getuid(), "exe": None, "name": None, "parent": None}
-
-
-def read_executable(pid: int) -> str | None:
-    """The path of a process's executable, where the system tells.
-
-    Of a long one its end, where the name is.
-    """
-    try:
-        path = os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return path if len(path) <= 500 else "…" + path[-499:]
 
 
 # -------------------------------------------------------- daemon/consent ----
@@ -13648,6 +14250,22 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
         raise Usage(f"a vault has at most {OTHERS} other operators", "avault operator remove NAME")
     if public == vault.agent:
         raise Usage("that is the agent's own key", "an operator's is the one in a phone")
+    refuse_loss(vault, None if public else known, public if name == SUCCESSOR else None)
+
+
+def refuse_loss(vault: Vault, removed: str | None, successor: str | None) -> None:
+    """Raise Denied where nobody could open a secret any more that was sealed for who goes."""
+    gone = vault.operator if successor else removed
+    if not gone or gone == successor or (not successor and gone == vault.operator):
+        return
+    left = {*vault.operators(), *filter(None, [successor])} - {gone}
+    if closed := find_closed(vault, [*left]):
+        more = f" and {len(closed) - 5} more" if len(closed) > 5 else ""
+        raise Denied(
+            f"only the phone that goes opens {', '.join(closed[:5])}{more}",
+            "let the other one approve first (avault operator add NPUB --name NAME), use each once"
+            " with the phone that is there, and then try again",
+        )
 
 
 def describe_operator(vault: Vault, name: str, public: str | None) -> tuple[str, str]:
@@ -13703,6 +14321,7 @@ async def succeed(holding: Holding) -> None:
         return
 
     def change(vault: Vault) -> None:
+        refuse_loss(vault, None, successor)
         now, old = int(time.time()), to_npub(vault.operator)
         for name, public in vault.other_operators().items():
             if public == successor:
@@ -14069,127 +14688,485 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
     return warnings
 
 
-# ----------------------------------------------------------- daemon/gate ----
-# The one place where guards decide, before anything is made: what goes out, by which way.
-#
-# Whoever makes an answer has a vault that holds no more than what was let out.
+# -------------------------------------------------------- daemon/openers ----
+# The processes that open secrets, as the keyholder has them; the supervisor starts them.
 
 
-def way_of(request: Message) -> str:
-    """By which way a request wants values out: `run`, or its own name.
-
-    That a program is `avault run` is its own word: no more is known of a caller than its user.
-    """
-    is_run = request["op"] in ("export", "reveal") and request.get("for") == "run"
-    return "run" if is_run else str(request["op"])
+LOCKS_AT_ONCE = 100  # locks in one answer
+SEAL_TIME = 60.0  # seconds for them
+LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
 
 
-class Passage:
-    """What is let out by a `way`: a `vault` with nothing else in it.
+class OpenerLink:
+    """A process that has a job, and what it says; None once it is gone."""
 
-    `is_counted` says whether its uses count; `held` are names that were not asked for one by one,
-    and stay in.
-    """
+    def __init__(
+        self, sock: socket.socket, ended: Callable[[OpenerLink], None], is_asking: bool
+    ) -> None:
+        self.is_asking = is_asking
+        self.questions: list[Message] = []  # whose answers it hears
+        self.said: asyncio.Queue[Message | None] = asyncio.Queue()
+        self.ended, self.is_gone, self.is_staying = ended, False, False
+        self.control = Control(sock, self.hear, self.lose)
 
-    def __init__(self, vault: Vault, way: str, is_counted: bool, held: list[str]) -> None:
-        self.vault, self.way, self.is_counted, self.held = vault, way, is_counted, held
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A word of the process."""
+        self.said.put_nowait(message)
 
-    def count(self, machine: str) -> Callable[[Vault], None]:
-        """The change that counts these uses; refuses what is guarded otherwise meanwhile."""
+    def lose(self) -> None:
+        """It is gone."""
+        self.is_gone = True
+        self.said.put_nowait(None)
+        self.ended(self)
+
+    def send(self, message: Message, fd: int | None = None) -> None:
+        """Tell it something, if it is still there."""
+        if not self.is_gone:
+            self.control.send(message, fd)
+
+    def end(self) -> None:
+        """Have it end at once."""
+        if not self.is_gone:
+            self.control.close()
+
+    async def hear_answer(self, seconds: float) -> Message:
+        """What it says of a job that nobody is asked for; raises what went wrong."""
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self.said.get() or {}
+        except TimeoutError:
+            raise TimedOut("the process that seals does not answer", "try again") from None
+        if "failed" in found:
+            raise AvaultError.from_dict({"error": found["failed"]})
+        if not found:
+            raise Unavailable("the process that seals has ended", "try again")
+        return found
+
+
+class OwnLocks:
+    """This machine's locks: locks.json, in the state directory. It has nothing that opens them."""
+
+    def __init__(self, places: Places) -> None:
+        self.path = places.own("locks.json")
+
+    def read(self) -> dict[str, Lock]:
+        """The locks, by the public key that they are on; where there are none, or what is there is
+        damaged, the vault's are opened. Raises AvaultError where it cannot be read.
+        """
+        try:
+            content = decode_file("locks", read_file(self.path, VAULT_LIMIT), self.path)
+        except (NotFound, Tampered):
+            return {}
+        found = {to: check_lock(each) for to, each in content["locks"].items()}
+        return {to: lock for to, lock in found.items() if lock and lock["to"] == to}
+
+    def keep(self, locks: list[Lock], used: set[str]) -> None:
+        """Write locks in place of those on the same keys, of those that the vault has a lock on.
+
+        Raises AvaultError.
+        """
+        known = {**self.read(), **{lock["to"]: lock for lock in locks}}
+        kept = {to: lock for to, lock in known.items() if to in used}
+        write_file(self.path, encode_file("locks", {"locks": kept}))
+
+
+class Openers:
+    """How the keyholder comes by such processes, and what it has them do without the phone."""
+
+    MOST = 8  # at once that ask the phone, and as many that seal; each takes 40 MB
+    MOST_STAYING = 8  # besides, that have opened something for a time
+    START_TIME = 15.0  # seconds
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding, self.own = holding, OwnLocks(holding.places)
+        self.keeping = asyncio.Lock()  # locks.json is written by one at a time
+        self.settling = asyncio.Lock()
+        self.starting: list[bool] = []  # whether they are to ask
+        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
+        self.assigned: set[OpenerLink] = set()
+        self.looked: Vault | None = None  # that has nothing which is to be sealed, or cannot be
+
+    def take(self, message: Message, fd: int) -> None:
+        """The supervisor has started one: its pid, and the door to it."""
+        door = socket.socket(fileno=fd)
+        wanted = self.wanted.pop(str(message["number"]), None)
+        if wanted and not wanted.done():
+            wanted.set_result((message["pid"], door))
+        else:
+            door.close()
+
+    def is_full(self, is_asking: bool = True) -> bool:
+        """Whether there are as many as may be, of those that ask or of those that seal."""
+        there = [each.is_asking for each in self.assigned if not each.is_staying]
+        return (there + self.starting).count(is_asking) >= self.MOST
+
+    async def start(self, is_asking: bool = True) -> OpenerLink:
+        """One that is hardened; raises AvaultError."""
+        if self.is_full(is_asking):
+            what = "wait for the phone" if is_asking else "values are set at once"
+            raise Unavailable(f"too many {what}", "try again in a while")
+        number = secrets.token_hex(8)
+        self.starting.append(is_asking)
+        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
+        try:
+            self.holding.reporter.control.send({"opener": number})
+            async with asyncio.timeout(self.START_TIME):
+                pid, door = await wanted
+        except TimeoutError:
+            raise Unavailable("no process could be started that opens it", "try again") from None
+        finally:
+            self.wanted.pop(number, None)
+            self.starting.remove(is_asking)
+        with door:
+            own = await meet(door, pid)
+        found = OpenerLink(own, self.assigned.discard, is_asking)
+        self.assigned.add(found)
+        return found
+
+    async def keep_own(self, store: Store, locks: list[Lock]) -> None:
+        """Have these locks of this machine in place of those before; raises AvaultError."""
+        async with self.keeping:
+            used = {
+                lock["to"] for lock in map(read_lock, store.vault.facts_of("lock").values()) if lock
+            }
+            await asyncio.to_thread(self.own.keep, locks, used)
+
+    async def keep_made(self, store: Store, locks: list[Lock]) -> None:
+        """Have these locks of this machine, if that can be: else the vault's are opened."""
+        with contextlib.suppress(AvaultError):
+            await self.keep_own(store, locks)
+
+    def need_pairing(self, store: Store) -> Pairing:
+        """The operator's phone; raises Denied where there is none."""
+        pairing = self.holding.contact.find(store)
+        if not pairing:
+            raise Denied("only a paired vault can ask for each use", "pair it with: avault pair")
+        return pairing
+
+    async def make_locks(
+        self, store: Store, places: list[str]
+    ) -> tuple[dict[str, Lock], list[Lock]]:
+        """New locks for secrets, by name, and this machine's own on the same keys.
+
+        No key of theirs is ever here, and nobody is asked.
+        """
+        pairing = self.holding.contact.find(store)
+        job = {
+            "do": "make",
+            "operator": pairing.operator if pairing else None,
+            **bind_locks(store.vault, self.holding.host),
+        }
+        made: dict[str, Lock] = {}
+        own: list[Lock] = []
+        found = await self.start(is_asking=False)
+        try:
+            for first in range(0, len(places), LOCKS_AT_ONCE):
+                found.send({**job, "places": places[first : first + LOCKS_AT_ONCE]})
+                answer = await found.hear_answer(SEAL_TIME)
+                made |= answer["made"]
+                own += answer["own"]
+        finally:
+            found.end()
+        return made, own
+
+    async def change(
+        self, store: Store, function: Callable[[Vault], None], also: frozenset[str] = frozenset()
+    ) -> None:
+        """Have a change written, with what a guard asks for sealed; raises what refused it.
+
+        Of what was in clear before, only what is named by `also`: the rest is left to `settle`.
+        """
+        made: dict[str, Lock] = {}
+        own: list[Lock] = []
 
         def change(vault: Vault) -> None:
-            guards, now = Guards(vault.facts), int(time.time())
-            counted: set[str] = set()
-            for group, each in self.vault.groups.items():
-                for key in each.keys:
-                    found = guards.of(f"{group}/{key}")
-                    check(guards, f"{group}/{key}", self.way, now)
-                    counted |= {each.identity for each in found if each.rules.times is not None}
-            for identity in sorted(counted):
-                count_use(vault, identity, now, machine)
+            before = {*find_unsealed(vault)} - also
+            function(vault)
+            loose = [name for name in find_unsealed(vault) if name not in before]
+            seal_loose(vault, made, loose, store.machine)
 
-        return change
+        for _ in range(3):
+            try:
+                await self.holding.writer.change(store, change)
+                break
+            except Unsealed as unsealed:
+                more, mine = await self.make_locks(store, unsealed.names)
+                made |= more
+                own += mine
+        else:
+            raise AvaultError("what is to be sealed keeps changing", "try again")
+        if own:
+            await self.keep_made(store, own)
+
+    async def settle(self, store: Store, wanted: Iterable[str] = ()) -> None:
+        """Seal what came in clear: from a merge, or from an avault that does not know of it.
+
+        What another machine has just set is left to that one, but for what is `wanted` here: two
+        that seal one value make two of it.
+        """
+        reporter = self.holding.reporter
+        async with self.settling:
+            if self.looked is store.vault or store.trouble:
+                return
+            before = reporter.warnings.pop("unsealed", None)
+            looked: Vault | None = store.vault
+            loose = find_unsealed(store.vault)
+            names = [each for each in loose if each in wanted or is_left_to(store, each)]
+            try:
+                if names:
+                    await self.change(store, lambda vault: None, frozenset(names))
+            except AvaultError as error:
+                looked = None
+                shown = ", ".join(names[:5])
+                reporter.warnings["unsealed"] = (
+                    f"not sealed, though the guard on it asks: {shown}: {error.message}"
+                )
+            self.looked = looked if len(names) == len(loose) else None  # else it looks again
+            if before != reporter.warnings.get("unsealed"):
+                reporter.report()
 
 
-def check(guards: Guards, name: str, way: str, now: float) -> None:
-    """Raise Denied where what guards a secret does not let it out by a way."""
-    found = guards.of(name)
-    rules = guards.rules_of(found)
-    if found and not rules.lets(way, now):
-        why = [each for each in found if not guards.left(each).lets(way, now)]
-        raise refuse(name, why or found, rules, way)
+def is_left_to(store: Store, name: str) -> bool:
+    """Whether this machine is to seal a value: its own, or one that another has not sealed."""
+    group, _, key = name.partition("/")
+    secret = store.vault.groups[group].keys[key][0]
+    return secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
 
 
-class Gate:
-    """What is known of the guards of the vault that is served."""
+def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
+    """What a lock says: the vault's identity and name, this machine's, and whose phones open it."""
+    said = [vault.identity, vault.name]
+    return {"vault": said, "host": host, "operators": vault.operators()}
+
+
+# ------------------------------------------------------ daemon/restraint ----
+# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
+
+
+ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
+MOST_SHOWN = 20  # pauses in `status`: the longest
+WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
+SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
+FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
+REMEMBERED = 86_400.0  # seconds
+MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
+MOST_WAITING = 4  # uses by one program that wait for their turn
+
+
+def who_asks(caller: dict[str, Any]) -> Who:
+    """A caller, as it is known again: what runs, and in what."""
+    parent = caller.get("parent") or {}
+    return caller["uid"], caller["exe"], parent.get("exe")
+
+
+def which_asks(caller: dict[str, Any]) -> Who | None:
+    """A caller, as one approval is good for it: a program, started by one process, in one session.
+
+    What is started by init, or from outside of a container, stands for itself. As orphans get
+    another parent, which many may have, the kernel's session counts too: nobody can join one. None
+    for who is not known: it is not known again either.
+    """
+    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
+    if not (pid and caller["exe"] and parent is not None):
+        return None
+    starter = parent if parent > 1 else pid
+    try:
+        leader = os.getsid(pid)
+    except OSError:  # it has ended
+        return None
+    return caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+
+
+def name_process(pid: int) -> tuple[int, bytes]:
+    """A process, as no other one is named: its pid, and when it was started."""
+    _, fields = read_stat(pid)
+    return pid, fields[19] if fields else b""
+
+
+def describe_who(caller: dict[str, Any]) -> str:
+    """A caller in words, as the kernel tells."""
+    parent = caller.get("parent") or {}
+    shown = f"{name_program(caller)} (pid {caller['pid']})"
+    if parent.get("exe"):
+        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
+    return shown
+
+
+def name_program(process: dict[str, Any]) -> str:
+    """The name of what a process runs."""
+    if name := process.get("exe") or process.get("name"):
+        return spell(os.path.basename(str(name)))
+    return "a program that is not known"
+
+
+def spell(word: str) -> str:
+    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
+
+
+class Restraint:
+    """How long callers leave the phone alone: who they are, what they asked for, and how many.
+
+    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
+    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
+    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
+    """
 
     def __init__(self) -> None:
-        self.vault: Vault | None = None
-        self.guards = Guards({})
+        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
+        self.latest: list[float] = []  # when the last questions of all were in vain
+        self.approved: dict[tuple[Who, str], float] = {}
 
-    def look(self, vault: Vault) -> Guards:
-        """The guards of a vault, which does not change."""
-        if vault is not self.vault:
-            self.vault, self.guards = vault, Guards(vault.facts)
-        return self.guards
+    def check(self, who: Who, names: list[str]) -> None:
+        """Raise Denied while the pause of a caller lasts."""
+        now = uptime()
+        for name in names:
+            end = self.end(who, name)
+            if not self.is_known(who, [name]):
+                end = max(end, self.end(None, name), self.end_of_flood())
+            if end > now:
+                raise Denied(
+                    f"the phone was asked in vain; for {name} it is not asked again for"
+                    f" {end - now:.0f} s",
+                    "wait, or see who asked: avault log",
+                )
 
-    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
-        """What of a request may go out; raises Denied, and what `pick` raises.
+    def is_known(self, who: Who, names: list[str]) -> bool:
+        """Whether the operator has agreed to a caller before, for all of these."""
+        return all((who, name) in self.approved for name in names)
 
-        What was named and may not refuses the whole. Of all there is, what may not stays in, and
-        what is counted: it would be used up by who never needed it; and of what is revealed to be
-        looked for or masked, whatever is guarded.
+    def end(self, who: Who | None, name: str) -> float:
+        """When the pause of a caller ends, or that of all; 0 where it has none."""
+        count, last = self.in_vain.get((who, name), (0, 0.0))
+        pauses = ASK_PAUSES if who else SECRET_PAUSES
+        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
+
+    def end_of_flood(self) -> float:
+        """When anybody may ask again after too many questions in vain."""
+        return self.latest[0] + FLOOD_TIME if len(self.latest) == FLOOD else 0.0
+
+    def describe(self) -> list[Message]:
+        """The pauses that last: of what, whose, and until when."""
+        now, others = uptime(), "any other program"
+        ends = [(self.end_of_flood(), others, "anything")] + [
+            (self.end(who, name), name_program({"exe": who[1]}) if who else others, name)
+            for who, name in self.in_vain
+        ]
+        return [
+            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
+            for end, program, name in sorted(ends)
+            if end > now
+        ][-MOST_SHOWN:]
+
+    def note(self, who: Who, names: list[str]) -> None:
+        """A question was in vain: refused, or nobody answered."""
+        now = uptime()
+        self.forget(now - REMEMBERED)
+        self.latest = [*self.latest, now][-FLOOD:]
+        for each in [(each, name) for each in (who, None) for name in names]:
+            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
+
+    def forget(self, before: float) -> None:
+        """Forget what is older."""
+        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
+        self.approved = {each: at for each, at in self.approved.items() if at > before}
+
+    def forgive(self, who: Who, names: list[str]) -> None:
+        """The operator has agreed."""
+        for name in names:
+            self.in_vain.pop((who, name), None)
+            self.in_vain.pop((None, name), None)
+            if who[1]:  # else it is any program that is not known
+                self.approved[who, name] = uptime()
+
+
+class Turn:
+    """The only one who asks for some names, for the length of a `with`."""
+
+    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
+        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
+        self.begun = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self.turns.join(self)
+        try:
+            await self.begun.wait()
+        except asyncio.CancelledError:
+            self.turns.leave(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.turns.leave(self)
+
+
+class Turns:
+    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Turn] = []
+        self.begun: list[Turn] = []
+
+    def join(self, turn: Turn) -> None:
+        """Wait for a turn; raises Denied where too many of the same caller do."""
+        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
+            raise Denied(
+                f"{MOST_WAITING} uses by this program wait for the phone already",
+                "try again when some have been answered",
+            )
+        self.waiting.append(turn)
+        self.go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """It has had its turn, or wants none any more."""
+        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the turns of which no name is taken, or is to be by who waits before them."""
+        taken = {name for each in self.begun for name in each.names}
+        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
+            if not taken & turn.names:
+                self.waiting.remove(turn)
+                self.begun.append(turn)
+                turn.begun.set()
+            taken |= turn.names
+
+
+class Askings:
+    """The questions of an open vault: one at a time for each secret.
+
+    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
+    `late` are processes that listen for an answer which is for nobody any more, by the names that
+    they were to open; `staying` those that have opened something for a caller, for a time.
+    """
+
+    def __init__(self) -> None:
+        self.restraint = Restraint()
+        self.turns = Turns()
+        self.questions: dict[Any, Message] = {}
+        self.late: dict[str, Any] = {}
+        self.staying: dict[Who, Any] = {}
+
+    def alone(self, who: Who, names: list[str]) -> Turn:
+        """Be the only one who asks for these, for the length of a `with`."""
+        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def describe(self) -> Message:
+        """What `status` shows of them."""
+        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
+
+    def end_late(self, names: list[str], is_full: bool) -> list[Message]:
+        """Who asks anew for a secret hears the late answers himself; for others there is room.
+
+        The questions whose answers are to be heard by who comes in their place.
         """
-        guards = self.look(vault)
-        if not guards.guards:
-            return Passage(vault, way_of(request), False, [])
-        names, is_named = pick(vault, request)
-        way, now = way_of(request), time.time()
-        allowed: list[tuple[str, str]] = []
-        held: list[str] = []
-        is_counted = False
-        for group, key in names:
-            name = f"{group}/{key}"
-            found = guards.of(name)
-            rules = guards.rules_of(found)
-            is_meant = is_named or (way != "reveal" and rules.times is None)
-            if not found or (rules.lets(way, now) and is_meant):
-                allowed.append((group, key))
-                is_counted = is_counted or rules.times is not None
-            elif is_named:
-                check(guards, name, way, now)
-            else:
-                held.append(name)
-        return Passage(take_out(vault, allowed), way, is_counted, held)
-
-
-def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
-    """A vault that has these keys, and nothing else."""
-    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
-    for group, key in sorted({*names}):
-        there = vault.groups[group]
-        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
-    return seen
-
-
-def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
-    """Why a guarded secret does not go out by a way, and what to do."""
-    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
-    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
-    ways = rules.ways()
-    if not rules.is_known:
-        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
-    if ways is not None and way not in ways:
-        if not ways:
-            return Denied(f"{name} is guarded: nobody may use it", lift)
-        shown = " or ".join(sorted(ways, key=WAYS.index))
-        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= BROKERED:
-            hint = f"nothing here can be a {shown} yet; {lift}"
-        return Denied(f"{name} is guarded: only {shown} may use it", hint)
-    if rules.times == 0:
-        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
-    return Denied(f"{name} is guarded, and its time is over", lift)
+        questions: list[Message] = []
+        for name in [*names, *(list(self.late)[:1] if is_full else [])]:
+            late = self.late.pop(name, None)
+            if late and not late.is_gone:
+                questions += late.questions
+                late.end()
+        return questions[-MOST_OVERHEARD:]
 
 
 # ------------------------------------------------------- daemon/revoking ----
@@ -14675,8 +15652,8 @@ def refuse_parting(guards: Guards, place: str) -> None:
 class Unguarding:
     """The one that is under way, which ends when nobody waits for it any more."""
 
-    def __init__(self, holding: Holding) -> None:
-        self.holding, self.ticket = holding, ""
+    def __init__(self, holding: Holding, openers: Openers) -> None:
+        self.holding, self.openers, self.ticket = holding, openers, ""
         self.task: asyncio.Task[None] | None = None
 
     def weigh(self, message: Message) -> None:
@@ -14724,6 +15701,8 @@ class Unguarding:
         noted = {"op": verb, "group": message["group"], "key": message.get("key")}
         try:
             agreed = plan(store, message)
+            if (agreed.change.given or {}).get("ask") is not None:
+                self.openers.need_pairing(store)
             if agreed.said:
                 if message.get("said") not in (None, agreed.said):
                     raise changed_meanwhile()
@@ -14736,7 +15715,7 @@ class Unguarding:
                 planned.check(agreed)
                 planned.write(vault)
 
-            await holding.writer.change(store, change)
+            await self.openers.change(store, change)
         except asyncio.CancelledError:
             self.note(noted, message, TimedOut.code)
             raise
@@ -14765,6 +15744,9 @@ def plan(store: Store, message: Message, vault: Vault | None = None) -> Plan:
 # It starts no program, and locking is its exit: Python cannot wipe a string, the kernel can.
 
 
+MOST_ASKED = 100  # names in `status` of which the phone is asked
+
+
 class Keyholder:
     """The keyholder process: obtains the key, serves the vault, exits to lock it.
 
@@ -14787,7 +15769,8 @@ class Keyholder:
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
-        self.unguarding = Unguarding(self.holding)
+        self.openers, self.askings = Openers(self.holding), Askings()
+        self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -14810,6 +15793,8 @@ class Keyholder:
                     await holding.save()
                 await holding.verify_recovery()
                 await holding.keep_log()
+                if holding.store:
+                    spawn(self.tasks, self.openers.settle(holding.store))
         if not self.ended.is_set():
             why = holding.autolock.explain()
             self.reporter.fail(Locked(why, "ask the phone with: avault unlock"))
@@ -14822,7 +15807,7 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, message["frame"]))
+            spawn(self.tasks, self.take_over(fd, message["frame"], message["since"]))
         elif message["do"] == "unlock":
             self.unlocking.ask(message, fd)
         elif message["do"] == "try" and fd is not None:
@@ -14843,6 +15828,8 @@ class Keyholder:
             self.unguarding.weigh(message)
         elif message["do"] == "drop":
             self.unguarding.drop(message["ticket"])
+        elif message["do"] == "opener" and fd is not None:
+            self.openers.take(message, fd)
         elif message["do"] == "proven":
             spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":
@@ -14865,7 +15852,11 @@ class Keyholder:
 
     def describe(self) -> Message:
         """What `status` shows."""
-        return describe_keyholder(self.holding, self.unlocking)
+        store, known = self.holding.store, describe_keyholder(self.holding, self.unlocking)
+        if not store:
+            return known
+        asked = find_asked(store.vault, self.gate.look(store.vault))
+        return {**known, "asks": asked[:MOST_ASKED], **self.askings.describe()}
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -14875,8 +15866,8 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
-        """Serve a connection from now on."""
+    async def take_over(self, fd: int, frame: dict[str, Any], since: float) -> None:
+        """Serve a connection from now on; it is there `since` then."""
         sock = socket.socket(fileno=fd)
         if len(self.sessions) >= room():
             idle = next((each for each in self.sessions if not each.task or each.awaited), None)
@@ -14887,7 +15878,7 @@ class Keyholder:
             idle.transport.abort()
 
         def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions)
+            return Session(frame, self.answer, self.settle, self.sessions, since)
 
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -14934,16 +15925,20 @@ class Keyholder:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
         return store
 
+    def identify(self, session: Session) -> dict[str, Any]:
+        """Who is at the other end, as it is at this moment."""
+        sock = session.transport.get_extra_info("socket")
+        session.caller = describe_caller(sock, session.since)
+        return session.caller
+
     def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
         """Note in the access log what is about to be released or changed.
 
         Raises AvaultError if that cannot be.
         """
-        session.caller = session.caller or describe_caller(
-            session.transport.get_extra_info("socket")
-        )
+        caller = session.caller or self.identify(session)
         if self.holding.log:
-            self.holding.log.write(request, session.caller, outcome)
+            self.holding.log.write(request, caller, outcome)
         autolock = self.holding.autolock
         autolock.used = uptime()
         if autolock.idle and autolock.used - self.reporter.reported >= 1:
@@ -14952,7 +15947,7 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        await self.holding.writer.change(self.open_store(), function)
+        await self.openers.change(self.open_store(), function)
         return {"ok": True}
 
     async def put_back(self) -> bool:
@@ -14991,6 +15986,456 @@ class Keyholder:
             self.unlocking.end_talk()
 
 
+# ------------------------------------------------------ daemon/releasing ----
+# Secrets on their way from the process that has opened them to a caller, as seen from here.
+
+
+def describe_answer(request: Message, passage: Passage) -> Message:
+    """What an answer is made of."""
+    return {"request": request, "body": passage.vault.to_json(), "held": passage.held}
+
+
+class Release:
+    """Secrets on their way to a caller; `outcome` is done when that has them, or gets none."""
+
+    def __init__(
+        self,
+        keyholder: Keyholder,
+        session: Session,
+        request: Message,
+        passage: Passage,
+        assignment: OpenerLink,
+    ) -> None:
+        self.keyholder, self.session, self.request = keyholder, session, request
+        self.passage, self.assignment = passage, assignment
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.which = which_asks(session.caller or {})  # one approval is good for it
+        self.opened_at, self.giving = 0.0, asyncio.Lock()
+        spawn(keyholder.tasks, self.attend())
+
+    def fail(self, error: AvaultError) -> None:
+        """The caller gets nothing."""
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+            self.outcome.exception()  # perhaps nobody waits for it
+
+    def note_question(self, code: str) -> None:
+        """The phone is asked: the caller is told, and `status` shows it."""
+        self.session.send({"progress": "asking", "code": code})
+        self.keyholder.askings.questions[self] = {
+            "names": sorted(self.passage.asked),
+            "by": describe_who(self.session.caller or {}),
+            "code": code,
+            "since": render_time(time.time()),
+        }
+        self.keyholder.reporter.report()
+
+    def leave(self) -> None:
+        """The caller has what it gets; who is asked yet is asked no more, and heard."""
+        self.keyholder.askings.questions.pop(self, None)
+        self.keyholder.reporter.report()
+        if not self.outcome.done():
+            self.outcome.cancel()
+            self.assignment.send({"do": "drop"})
+            late = dict.fromkeys(self.passage.asked, self.assignment)
+            self.keyholder.askings.late.update(late)
+
+    async def give_again(self, session: Session, request: Message, passage: Passage) -> bool:
+        """Give another answer, of what is open; whether it was yet. Raises AvaultError."""
+        async with self.giving:
+            keyholder = self.keyholder
+            self.outcome = asyncio.get_running_loop().create_future()
+            if self.assignment.is_gone:
+                return False
+            if passage.counted(keyholder.gate.look(keyholder.open_store().vault)):
+                await keyholder.change(passage.count(keyholder.open_store().machine))
+            keyholder.release(session, request)
+            job = {"do": "again", **describe_answer(request, passage)}
+            self.assignment.send(job, session.transport.get_extra_info("socket").fileno())
+            await asyncio.shield(self.outcome)
+            return True
+
+    async def attend(self) -> None:
+        """Hear what becomes of it, also when nobody waits any more."""
+        try:
+            await self.hear()
+        except Exception as error:
+            self.fail(complain(error))
+            self.assignment.end()
+        self.fail(Unavailable("the process that asked the phone has ended", "try again"))
+        self.forget()
+
+    def forget(self) -> None:
+        """The process is gone."""
+        askings: Any = self.keyholder.askings
+        for known in (askings.late, askings.staying):
+            for each in [name for name, found in known.items() if found in (self, self.assignment)]:
+                del known[each]
+
+    async def hear(self) -> None:
+        """Take what the process says, until it is gone."""
+        late = self.keyholder.askings.late
+        while (told := await self.assignment.said.get()) is not None:
+            if "asking" in told and not self.outcome.done():
+                self.note_question(str(told["asking"]))
+            elif "page" in told and not self.outcome.done():
+                self.session.send({"progress": "page", "url": told["page"]})
+            elif "turned" in told:
+                is_written = await self.turn(told)
+                thawed = self.find_thawed() if is_written else []
+                self.assignment.send({"do": "written", "written": is_written, "thawed": thawed})
+            elif "late" in told:
+                late.update(dict.fromkeys(self.passage.asked, self.assignment))
+                self.fail(TimedOut("nobody approved in time", "is the signer app open?"))
+            elif "failed" in told:
+                self.fail(AvaultError.from_dict({"error": told["failed"]}))
+            elif "sent" in told:
+                if told["stays"] and self.which:
+                    self.stay(self.which)
+                if values := told.get("values"):
+                    await self.thaw(values)
+                if not self.outcome.done():
+                    self.outcome.set_result(None)
+
+    def stay(self, which: Who) -> None:
+        """Be there for the same caller; of too many, the one that is there longest ends."""
+        staying, self.assignment.is_staying = self.keyholder.askings.staying, True
+        staying[which, (*sorted(self.passage.asked),)] = self
+        for each in [*staying.values()][: -Openers.MOST_STAYING]:
+            each.assignment.end()
+
+    def note_quickness(self, seconds: float | None) -> None:
+        """Warn of approvals that came faster than a person reads, here and who waits."""
+        ratchet = self.keyholder.holding.ratchet
+        ratchet.note_quickness(seconds, {"quick": ratchet.quick})
+        if warning := ratchet.reporter.warnings.get("quick"):
+            self.session.send({"progress": "warning", "text": warning})
+
+    async def turn(self, told: Message) -> bool:
+        """Write the locks that come after those that were opened.
+
+        Whether the caller may have it now: the use is counted and in the log then.
+        """
+        keyholder, shared = self.keyholder, told["shared"]
+        store = keyholder.open_store()
+
+        def turn(vault: Vault) -> None:
+            for lock in shared:
+                keep_lock(vault, lock, int(time.time()), store.machine)
+
+        def use(vault: Vault) -> None:
+            self.passage.count(store.machine)(vault)
+            turn(vault)
+
+        if told["approved"]:
+            self.note_quickness(told["answered_in"])
+        is_used, is_turned = told["approved"] and not self.outcome.done(), False
+        refused: Denied | None = None
+        try:
+            try:
+                guards = keyholder.gate.look(store.vault)
+                if is_used and (shared or self.passage.counted(guards)):
+                    await keyholder.change(use)
+                elif is_used:  # it may be guarded otherwise meanwhile
+                    use(store.vault.copy())
+                elif shared:
+                    await keyholder.change(turn)
+            except Denied as error:  # guarded otherwise meanwhile; it was opened all the same
+                refused = error
+                if shared:
+                    await keyholder.change(turn)
+            # this machine's come last: what it has opens it again, where the vault's is not written
+            await keyholder.openers.keep_own(store, told["turned"])
+            is_turned = True
+            if refused:
+                self.fail(refused)
+            elif is_used and not self.outcome.done():
+                keyholder.release(self.session, self.request)
+                self.opened_at = uptime()
+                return True
+        except AvaultError as error:
+            self.fail(error)
+            if not is_turned:
+                self.warn_of_lock(error)
+        return False
+
+    def warn_of_lock(self, error: AvaultError) -> None:
+        """Say that an answer of the phone still opens something."""
+        names = ", ".join(sorted(self.passage.asked))
+        self.keyholder.holding.reporter.warnings["locks"] = (
+            f"what the phone answered last still opens {names}, as no other lock could be written:"
+            f" {error.message}; use it once more when that is mended"
+        )
+
+    def find_thawed(self) -> list[str]:
+        """What no guard wants sealed any more: it was looked at before, and is again."""
+        guards, groups = Guards(self.keyholder.open_store().vault.facts), self.passage.vault.groups
+        names = [(name, name.partition("/")) for name in self.passage.thawed]
+        return [
+            name
+            for name, (group, _, key) in names
+            if len(groups[group].keys[key]) == 1 and not is_asked(guards, name)
+        ]
+
+    async def thaw(self, values: dict[str, str]) -> None:
+        """Keep values in clear that no guard wants sealed any more."""
+
+        def thaw(vault: Vault) -> None:
+            for name, value in values.items():
+                self.put_in_clear(vault, name, value, self.keyholder.open_store().machine)
+
+        with contextlib.suppress(AvaultError):  # else it is sealed until the next use
+            await self.keyholder.change(thaw)
+
+    def put_in_clear(self, vault: Vault, name: str, value: str, machine: str) -> None:
+        """Keep a value, where it is what was opened, and no guard asks again meanwhile."""
+        group, _, key = name.partition("/")
+        there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
+        same = self.passage.vault.groups[group].keys[key]
+        is_same = [each.value for each in there] == [each.value for each in same]
+        if is_same and not is_asked(Guards(vault.facts), name):
+            vault.put(group, key, value, int(time.time()), machine)
+
+
+# ---------------------------------------------------------- daemon/asked ----
+# Secrets of which the phone is asked at each use, in the keyholder: it never has them.
+#
+# Who wants one has to be there until the answer: a caller that dies takes its question with it.
+
+
+ASK_TIME = 300.0  # seconds for which a caller waits, if it does not say less
+SPARE_TIME = 30.0  # seconds that the process has besides
+TAKE_TIME = 45.0  # seconds for a value that a client sends
+LARGEST_BODY = 2 << 20  # bytes of what an answer is made of
+SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
+SHOWN_LENGTH = 800  # characters that their names may have
+PURPOSES = {"get": "to get it", "export": "to export it"}
+
+
+class Sealed:
+    """A value that was sealed before it was here: its `lock`, and this machine's own on the key."""
+
+    def __init__(self, value: str, lock: Lock, own: list[Lock]) -> None:
+        self.value, self.lock, self.own = value, lock, own
+
+
+async def serve_asked(
+    keyholder: Keyholder, session: Session, request: Message, admit: Admit
+) -> Message:
+    """Release secrets that the phone opens. The answer is sent by the process that opened them.
+
+    `admit` is what may go out at the moment: it may be another when it is this one's turn.
+    """
+    names = sorted(admit().asked)
+    keyholder.identify(session)
+    try:
+        await while_there(session, obtain(keyholder, session, request, admit, names))
+    except AvaultError as error:
+        keyholder.release(session, request, error.code)
+        raise
+    except asyncio.CancelledError:
+        keyholder.release(session, request, TimedOut.code)
+        raise
+    except TimeoutError:
+        keyholder.release(session, request, TimedOut.code)
+        raise TimedOut(
+            "others are asked for, and it was not its turn in time", "try again"
+        ) from None
+    return {}
+
+
+async def obtain(
+    keyholder: Keyholder, session: Session, request: Message, admit: Admit, names: list[str]
+) -> None:
+    """Give what is open for this caller yet, or have the phone asked; raises AvaultError.
+
+    Raises TimeoutError where it was not its turn in time.
+    """
+    if await serve_again(keyholder, session, request, admit()):
+        return
+    restraint, who = keyholder.askings.restraint, who_asks(session.caller or {})
+    restraint.check(who, names)
+    limit = min(read_limit(request) or ASK_TIME, ASK_TIME)
+    async with asyncio.timeout(limit) as waiting, keyholder.askings.alone(who, names):
+        await keyholder.openers.settle(keyholder.open_store(), names)
+        who = who_asks(keyholder.identify(session))  # it may have ended while it waited
+        restraint.check(who, names)  # it may have been refused to another one
+        passage = admit()
+        if sorted(passage.asked) != names:
+            raise Denied("the guards have changed meanwhile", "ask again")
+        job = describe_job(keyholder, session, request, passage)
+        is_full = keyholder.openers.is_full()
+        job["overheard"] = keyholder.askings.end_late(names, is_full)
+        try:
+            await release(keyholder, session, request, passage, job, waiting)
+        except asyncio.CancelledError:
+            restraint.note(who, names)
+            raise
+        except (Denied, TimedOut, Tampered):
+            restraint.note(who, names)
+            raise
+        restraint.forgive(who, names)
+
+
+async def release(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    passage: Passage,
+    job: Message,
+    waiting: asyncio.Timeout,
+) -> None:
+    """Have a process ask, open and answer, in the time that is left; raises AvaultError."""
+    found = Release(keyholder, session, request, passage, await keyholder.openers.start())
+    job["limit"] = max((waiting.when() or 0.0) - asyncio.get_running_loop().time(), 0.0)
+    waiting.reschedule(None)  # the process looks at it
+    found.assignment.questions = job["overheard"] + job["questions"]
+    try:
+        found.assignment.send(job, session.transport.get_extra_info("socket").fileno())
+        async with asyncio.timeout(job["limit"] + SPARE_TIME):
+            await asyncio.shield(found.outcome)
+    except TimeoutError:
+        found.assignment.end()
+        raise TimedOut("nobody approved in time", "is the signer app open?") from None
+    finally:
+        found.leave()
+
+
+def describe_job(
+    keyholder: Keyholder, session: Session, request: Message, passage: Passage
+) -> Message:
+    """What a process needs that asks for what was let out, opens it, and gives it to the caller."""
+    store, openers = keyholder.open_store(), keyholder.openers
+    pairing, own = openers.need_pairing(store), openers.own.read()
+    answer = describe_answer(request, passage)
+    if len(answer["body"]) > LARGEST_BODY:
+        raise Denied("that is too much to be asked for at once", "name fewer of them")
+    questions = []
+    for name in sorted(passage.asked):
+        group, _, key = name.partition("/")
+        for value in [each.value for each in passage.vault.groups[group].keys[key]]:
+            if not is_sealed(value):
+                raise Denied(f"{name} could not be sealed yet, so nobody gets it", "avault status")
+            shared = find_lock(store.vault, value)
+            locks = [
+                each
+                for each in (own.get(shared["to"]), shared)
+                if each and pairing.operator in each["envelopes"]
+            ]
+            if not locks:
+                raise Denied(
+                    f"{name} was sealed for other operators than this machine's",
+                    f"one of them has to use it once; or set it anew: avault set {name}",
+                )
+            # the vault's is made anew with its own, where others are to open it
+            is_shared = {*shared["envelopes"]} != {*store.vault.operators()}
+            questions.append({"name": name, "locks": locks, "anew": is_shared})
+    return {
+        "do": "release",
+        **bind_locks(store.vault, keyholder.holding.host),
+        "operator": pairing.operator,
+        "client_key": pairing.keys.secret_key().to_hex(),
+        "signer": pairing.signer,
+        "relays": pairing.relays,
+        "sentence": describe_wish(keyholder, session, request, passage),
+        "questions": questions,
+        "stay": count_again(session, passage),
+        **answer,
+    }
+
+
+def describe_wish(
+    keyholder: Keyholder, session: Session, request: Message, passage: Passage
+) -> str:
+    """Who wants what, and what for, in the words of the phone; raises Denied for too much."""
+    names = sorted(passage.asked)
+    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
+        raise Denied(
+            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
+        )
+    purpose = PURPOSES.get(str(request["op"]), "to show it")
+    if request.get("for"):
+        said = "a command" if passage.way == "run" else spell(str(request["for"]))
+        purpose += f" (as it says, for {said})"
+    wants, seconds = "wants", count_again(session, passage)
+    if seconds:  # this stands where no phone cuts
+        wants += f", and again for {render_duration(seconds)},"
+    shown = [
+        f"{name} (which is sealed no more then)" if name in passage.thawed else name
+        for name in names
+    ]
+    who, host = describe_who(session.caller or {}), keyholder.holding.host
+    name = keyholder.open_store().vault.name
+    return f"{who} on {host} {wants} {', '.join(shown)} of {name}, {purpose}"
+
+
+def count_again(session: Session, passage: Passage) -> int:
+    """For how many seconds an approval is good: for one use, where a caller is not known again."""
+    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
+
+
+async def serve_again(
+    keyholder: Keyholder, session: Session, request: Message, passage: Passage
+) -> bool:
+    """Give a caller what was opened for it a while ago, where its guard allows that."""
+    now, caller = uptime(), which_asks(session.caller or {})
+    for (who, names), found in keyholder.askings.staying.items():
+        is_there = caller and who == caller and {*passage.asked} <= {*names}
+        if is_there and now < found.opened_at + min(passage.asked.values()):
+            return bool(await found.give_again(session, request, passage))
+    return False
+
+
+async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
+    """Do something for a client, for as long as it is there."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=0.5))[0]:
+            if has_left(session.transport.get_extra_info("socket").fileno()):
+                session.transport.abort()
+                raise asyncio.CancelledError
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def has_left(fd: int) -> bool:
+    """Whether the other end of a connection is closed, and has not only said its last."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+
+async def take_sealed(
+    keyholder: Keyholder, session: Session, place: str, size: int | None
+) -> Sealed | None:
+    """A value for a secret whose guard asks, sealed before it is here, and the lock on it.
+
+    The client sends it to a process that ends with that; or it is generated there. None where it
+    is not to be sealed, or where the client has sent it already.
+    """
+    openers, store = keyholder.openers, keyholder.open_store()
+    if not is_asked(keyholder.gate.look(store.vault), place):
+        return None
+    session.transport.pause_reading()
+    try:
+        if session.frames.buffer:  # it is here in clear
+            return None
+        made, own = await openers.make_locks(store, [place])
+        assignment = await openers.start(is_asking=False)
+        try:
+            client = session.transport.get_extra_info("socket").fileno()
+            assignment.send({"do": "take", "to": made[place]["to"], "generate": size}, client)
+            found = await assignment.hear_answer(TAKE_TIME)
+            return Sealed(str(found["sealed"]), made[place], own)
+        finally:
+            assignment.end()
+    finally:
+        if not session.is_paused and not session.transport.is_closing():
+            session.transport.resume_reading()
+
+
 # -------------------------------------------------------- daemon/changes ----
 # What changes an open vault. It stands in the access log before it happens.
 
@@ -15021,15 +16466,18 @@ async def serve_set(keyholder: Keyholder, session: Session, request: Message) ->
     group, key = check_group(request.get("group")), check_key(request.get("key"))
     note, size = check_note(request.get("note")), request.get("generate")
     machine = keyholder.open_store().machine
-    if size is None:
-        value = check_value((await session.frame()).get("value"))
-    elif type(size) is int and 1 <= size <= 4096:
-        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
-    else:
+    if size is not None and not (type(size) is int and 1 <= size <= 4096):
         raise Usage(
             "a generated value has 1 to 4,096 characters",
             f"avault set {group} --key {key} --generate 32",
         )
+    sealed = await take_sealed(keyholder, session, f"{group}/{key}", size)
+    if sealed:
+        value = sealed.value
+    elif size is None:
+        value = check_value((await session.frame()).get("value"))
+    else:
+        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
     is_replaced = False
 
     def change(vault: Vault) -> None:
@@ -15037,10 +16485,15 @@ async def serve_set(keyholder: Keyholder, session: Session, request: Message) ->
         there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
         is_replaced = any(secret.value != value for secret in there)
         vault.put(group, key, value, int(time.time()), machine)
+        if sealed:
+            keep_lock(vault, sealed.lock, int(time.time()), machine)
+            drop_locks(vault, {f"{group}/{key}"}, int(time.time()), machine)
         if note is not None:
             vault.annotate(group, note, machine)
 
     answer = await write(keyholder, session, request, change)
+    if sealed:
+        await keyholder.openers.keep_made(keyholder.open_store(), sealed.own)
     return {**answer, "replaced": True} if is_replaced else answer
 
 
@@ -15113,9 +16566,13 @@ async def serve_import(keyholder: Keyholder, session: Session, request: Message)
             if kind != "same":
                 vault.put(group, key, value, int(time.time()), store.machine)
         if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
+            sealed = {*used_locks(vault).values()} & {*names["replaced"]}
+            how = (
+                "with another value, or sealed and not compared" if sealed else "with another value"
+            )
             listed = ", ".join(names["replaced"][:20])
             raise Denied(
-                f"in the vault with another value: {listed}",
+                f"in the vault {how}: {listed}",
                 "to replace them: --replace; to look: --dry-run",
             )
         for group, note in notes:
@@ -15211,6 +16668,7 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
             if value not in values_of(vault, f"{group}/{name}")
         ]
         adopt_guards(vault, old, news, now, store.machine)
+        adopt_locks(vault, old, [*values.values()], now, store.machine)
         for name, value in values.items():
             vault.put(group, name, value, now, store.machine)
         refuse_more(before, vault, names)
@@ -15483,6 +16941,8 @@ def describe_status(places: Places, warden: Warden) -> Message:
     if warden.child.control:
         known = {name: value for name, value in warden.report.items() if value is not None}
         fields |= {name: value for name, value in known.items() if name in fields}
+        now = render_time(time.time())
+        fields["pauses"] = [each for each in fields["pauses"] or [] if each["until"] > now]
     if problem := fields.pop("problem"):
         fields["warnings"] = [*fields["warnings"], problem]
     if warden.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
@@ -15537,6 +16997,9 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "groups",
         "secrets",
         "guards",
+        "asks",
+        "questions",
+        "pauses",
         "since",
         "until",
         "waiting",
@@ -15989,7 +17452,7 @@ class Supervisor:
 
     async def serve(self, sock: socket.socket) -> None:
         """Read the first frame of a connection, and answer it or hand it on."""
-        request = None
+        request, since = None, uptime()
         try:
             sock.setblocking(False)
             if not is_same_user(sock):
@@ -16000,7 +17463,7 @@ class Supervisor:
             try:
                 async with asyncio.timeout(FIRST_FRAME_TIME):
                     request = await self.first_frame(sock)
-                answer = None if request is None else await self.handle(sock, request)
+                answer = None if request is None else await self.handle(sock, request, since)
             except OSError:
                 # too slow; or out of descriptors: what cannot be handed on is closed, and the
                 # client tries again
@@ -16038,10 +17501,12 @@ class Supervisor:
                     raise Usage("the first frame is too long")
         return decode_frame(data[4:])
 
-    async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
+    async def handle(
+        self, sock: socket.socket, request: dict[str, Any], since: float
+    ) -> dict[str, Any] | None:
         """The answer to a first frame; None if the keyholder has the connection now.
 
-        Raises AvaultError.
+        `since` is when it was accepted. Raises AvaultError.
         """
         if request.get("v") != 1:
             hint = "avault daemon stop, then avault daemon start -b"
@@ -16067,7 +17532,8 @@ class Supervisor:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
         if not self.warden.child.control:
             raise self.warden.locked()
-        self.warden.child.control.send({"do": "connection", "frame": request}, sock.fileno())
+        taken = {"do": "connection", "frame": request, "since": since}
+        self.warden.child.control.send(taken, sock.fileno())
         return None
 
     async def notify(self, command: str) -> None:
@@ -16353,6 +17819,8 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     place = read_place(request)
     given = check_given(request)
     store = keyholder.open_store()
+    if given.get("ask") is not None:
+        keyholder.openers.need_pairing(store)
     if GuardChange(store.vault, place, given).weakens:
         told = describe_guard(keyholder.gate.look(store.vault), place)
         return {"ok": True, "weakens": True, "guard": told}
@@ -16375,6 +17843,327 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
         "there": there,
         "guard": describe_guard(keyholder.gate.look(vault), place),
     }
+
+
+# --------------------------------------------------------- daemon/opener ----
+# The process that asks the phone for a secret, opens it, and ends: `avault.py opener`.
+#
+# The keyholder has what is sealed, and not what opens it. It hands the question to a process of its
+# own, with the caller's connection: that gets the value here, and from nobody else. Its exit is the
+# wipe. The same process makes locks, and seals what a caller sets: the keyholder sees neither.
+#
+# The phone is asked twice. What the first question says is made for it: who wants what, and what
+# for. It opens nothing, as whoever makes an envelope knows what is in it. The second is the envelope
+# that was sealed with the secret; its words are as old as that, and it opens it.
+
+
+LATE = 600.0  # seconds for which an answer is awaited that is for nobody any more
+CLIENT_TIME = 300.0  # seconds that a client has to read a value
+VALUE_TIME = 30.0  # seconds that it has to send one
+
+
+class Opened:
+    """A `secret`, as `open_lock` gives it, its name, and whether the vault's lock is made anew."""
+
+    def __init__(self, secret: dict[str, Any], name: str, is_shared: bool) -> None:
+        self.secret, self.name, self.is_shared = secret, name, is_shared
+
+
+class Opener:
+    """One job, or several of one kind.
+
+    `opened` are the secrets whose envelopes the phone has opened, by their public keys; `thawed`
+    the names of those that no guard wants sealed any more.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.control = Control(sock, self.receive, self.lose)
+        self.opened: dict[str, Opened] = {}
+        self.answered_in: list[float] = []  # seconds, of each approval
+        self.thawed: list[str] = []
+        self.dropped, self.ended = asyncio.Event(), asyncio.Event()
+        self.written: asyncio.Future[bool] | None = None
+        self.is_staying = False
+        self.is_opening = False  # the second question is out, whose answer opens something
+        self.job: Message = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def receive(self, message: Message, fd: int | None) -> None:
+        """A word of the keyholder."""
+        if message["do"] == "written" and self.written:
+            self.thawed = message["thawed"]
+            self.written.set_result(bool(message["written"]))
+        elif message["do"] == "drop":
+            self.dropped.set()
+        else:
+            spawn(self.tasks, self.run(message, fd))
+
+    def lose(self) -> None:
+        """The keyholder is gone: so is what it was for."""
+        os._exit(0)
+
+    async def run(self, job: Message, fd: int | None) -> None:
+        """Do a job, and tell what came of it."""
+        jobs = {"make": self.make, "take": self.take, "release": self.release, "again": self.again}
+        try:
+            told = await jobs[job["do"]](job, fd)
+        except Exception as error:
+            told = {"failed": complain(error).to_dict()["error"]}
+        self.control.send(told)
+        while self.control.queue:
+            await asyncio.sleep(0.01)
+        if not told.get("stays"):
+            self.ended.set()
+
+    async def make(self, job: Message, fd: int | None) -> Message:
+        """Locks for secrets that have none."""
+        vault = job["vault"][0], job["vault"][1]
+        made: dict[str, Any] = {}
+        own: list[dict[str, Any]] = []
+        for place in job["places"]:
+            secret = make_secret(place)
+            made[place] = make_lock(vault, place, job["operators"], secret)
+            if job["operator"]:  # the phone of this machine
+                own.append(make_lock(vault, place, [job["operator"]], secret, job["host"]))
+        return {"made": made, "own": own, "stays": True}
+
+    async def take(self, job: Message, fd: int | None) -> Message:
+        """A value that the client sends, or that is generated: sealed."""
+        if size := job.get("generate"):
+            letters = sorted(LETTERS | DIGITS)
+            return {"sealed": seal_value(job["to"], "".join(map(secrets.choice, [letters] * size)))}
+        with socket.socket(fileno=fd) as client:
+            try:
+                async with asyncio.timeout(VALUE_TIME):
+                    await send_frame(client, {"ok": True, "ready": True})
+                    value = check_value((await read_frame(client)).get("value"))
+            except TimeoutError:
+                raise TimedOut("no value came in time", "try again") from None
+        return {"sealed": seal_value(job["to"], value)}
+
+    # -- releasing
+
+    async def release(self, job: Message, fd: int | None) -> Message:
+        """Ask, open, have the locks turned, and give the answer to the client."""
+        self.job, client = job, socket.socket(fileno=fd)
+        page = ""
+
+        def tell_of_page() -> None:
+            nonlocal page
+            if remote.remarks.auth_url not in (None, page):
+                page = str(remote.remarks.auth_url)
+                self.control.send({"page": printable(page, 500)})
+
+        keys = read_keys(job["client_key"])
+        remote = RemoteSigner(keys, job["relays"], job["signer"], tell_of_page)
+        remote.overhear = self.overhear
+        await remote.open()
+        try:
+            await self.ask(remote)
+        except AvaultError:
+            await self.turn(is_approved=False)
+            raise
+        finally:
+            await remote.close()
+        if not await self.turn(is_approved=True):
+            return {"ended": True}
+        told = await self.answer(job, client)
+        return {**told, "values": self.thaw()} if self.thawed else told
+
+    async def ask(self, remote: RemoteSigner) -> None:
+        """Put the questions, for as long as somebody waits; then only listen.
+
+        Raises Denied, TimedOut.
+        """
+        asking = asyncio.ensure_future(self.put_questions(remote))
+        dropped = asyncio.ensure_future(self.dropped.wait())
+        first = asyncio.FIRST_COMPLETED
+        try:
+            await asyncio.wait([asking, dropped], timeout=self.job["limit"], return_when=first)
+            if not asking.done():
+                self.dropped.set()
+                self.control.send({"late": True})
+                remote.rest()
+                if self.is_opening:
+                    await asyncio.wait([asking], timeout=LATE)
+            if self.dropped.is_set():
+                raise TimedOut("nobody approved in time", "is the signer app open?")
+            try:
+                asking.result()
+            except Denied as error:
+                hint = "if that was a mistake, ask again after a pause: avault status"
+                raise Denied(error.message, hint) from None
+        finally:
+            asking.cancel()
+            dropped.cancel()
+            await asyncio.gather(asking, dropped, return_exceptions=True)
+
+    async def put_questions(self, remote: RemoteSigner) -> None:
+        """Who wants what; then each envelope, of which the answer opens a secret."""
+        job, token, peer = self.job, secrets.token_hex(32), make_keys()
+        follow = [
+            request_code(question["locks"][0]["envelopes"][job["operator"]][0])
+            for question in job["questions"]
+        ]
+        code = f"{request_code(token)}, then {', '.join(follow)}"
+        self.control.send({"asking": code})
+        number = f"question 1 of {1 + len(follow)}, code {code}"
+        said = f"avault: {job['sentence']}; {number}. Approve only if you expect it."
+        envelope = make_envelope(peer, job["operator"], f"{job['sentence']}, {code}", said, token)
+        params = [public_hex(peer), envelope]
+        await remote.request("nip44_decrypt", params, accept_token(token))
+        self.answered_in.append(remote.answered_in or 0.0)
+        for question in job["questions"]:
+            if not await self.open_one(remote, question):
+                return
+
+    async def open_one(self, remote: RemoteSigner, question: Message) -> bool:
+        """Have the phone open a secret, by this machine's lock, or else by the vault's.
+
+        Whether somebody waits for it yet. Raises Denied, Tampered.
+        """
+        *_, last = question["locks"]
+        for lock in question["locks"]:
+            if self.dropped.is_set():
+                return False
+            self.is_opening = True
+            params = lock["envelopes"][self.job["operator"]]
+            self.control.send({"asking": request_code(params[0])})
+            accept = accept_unlock_key(lock["opens"])
+            try:
+                unlock = await remote.request("nip44_decrypt", params, accept)
+                self.answered_in.append(remote.answered_in or 0.0)
+                self.note_opened(question, lock, unlock)
+                break
+            except Tampered:
+                if lock is last:
+                    raise
+        return True
+
+    def note_opened(self, question: Message, lock: Message, unlock: str) -> None:
+        """Have what an answer opens; raises Tampered."""
+        found = open_lock(lock, unlock, self.job["vault"][0])
+        is_shared = lock is question["locks"][-1]  # the vault's, which git keeps
+        before = self.opened.get(lock["to"])
+        is_anew = is_shared or question["anew"] or bool(before and before.is_shared)
+        self.opened[lock["to"]] = Opened(found, question["name"], is_anew)
+
+    def overhear(self, result: str) -> None:
+        """An answer to an earlier question: it releases nothing, and the lock is turned."""
+        for question in self.job["overheard"] + self.job["questions"]:
+            for lock in question["locks"]:
+                with contextlib.suppress(AvaultError):
+                    self.note_opened(question, lock, accept_unlock_key(lock["opens"])(result))
+
+    async def turn(self, is_approved: bool) -> bool:
+        """Have other locks in the place of those that were opened; whether that is written.
+
+        And, where all was approved, whether the caller may have it.
+        """
+        if not self.opened:
+            return False
+        job, opened = self.job, self.opened.values()
+        vault = job["vault"][0], job["vault"][1]
+        operator, host = job["operator"], job["host"]
+        told = {
+            "turned": [
+                make_lock(vault, each.name, [operator], each.secret, host) for each in opened
+            ],
+            "shared": [
+                make_lock(vault, each.name, job["operators"], each.secret)
+                for each in opened
+                if each.is_shared
+            ],
+            "approved": is_approved,
+            # a person reads one of them at least; that the next one comes is known then
+            "answered_in": max(self.answered_in, default=None),
+        }
+        self.written = asyncio.get_running_loop().create_future()
+        self.control.send(told)
+        return await self.written
+
+    def thaw(self) -> dict[str, str]:
+        """The values that are to be sealed no more, by name."""
+        vault = Vault("", "", "", "")
+        vault.load_json(self.job["body"])
+        self.fill(vault)
+        names = [name.partition("/") for name in self.thawed]
+        return {f"{group}/{key}": vault.groups[group].keys[key][0].value for group, _, key in names}
+
+    async def again(self, job: Message, fd: int | None) -> Message:
+        """Give another answer to the caller for whom the phone has opened it."""
+        return await self.answer(job, socket.socket(fileno=fd))
+
+    async def answer(self, job: Message, client: socket.socket) -> Message:
+        """Make the answer of what was let out, and send it."""
+        vault = Vault("", "", "", "")
+        vault.load_json(job["body"])
+        try:
+            self.fill(vault)
+            found = tell_of_held(ANSWERED[job["request"]["op"]](vault, job["request"]), job["held"])
+        except AvaultError as error:
+            found = error.to_dict()
+        with client:
+            async with asyncio.timeout(CLIENT_TIME):
+                await send_frame(client, found)
+        stays = bool(self.job["stay"])
+        if stays and not self.is_staying:
+            self.is_staying = True
+            asyncio.get_running_loop().call_later(self.job["stay"], self.ended.set)
+        return {"sent": True, "stays": stays}
+
+    def fill(self, vault: Vault) -> None:
+        """Put what is sealed for itself there in clear."""
+        keys = {to: read_keys(found.secret["key"]) for to, found in self.opened.items()}
+        for group in vault.groups.values():
+            for name, found in group.keys.items():
+                group.keys[name] = [clear(keys, each) for each in found]
+
+
+def clear(keys: dict[str, Any], secret: Secret) -> Secret:
+    """A secret in clear; raises Tampered."""
+    if not is_sealed(secret.value):
+        return secret
+    to = sealed_to(secret.value)
+    if to not in keys:
+        raise Denied("another value was set meanwhile", "ask again")
+    value = open_value(keys[to], secret.value)
+    return Secret(value, secret.created, secret.updated, secret.machine, secret.count)
+
+
+async def send_frame(client: socket.socket, message: Message) -> None:
+    """Send a client one frame."""
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_sendall(client, encode_frame(message))
+
+
+async def read_frame(client: socket.socket) -> Message:
+    """One frame of a client, and no byte of what follows; raises AvaultError."""
+    data, wanted = b"", 4
+    while len(data) < wanted:
+        piece = await asyncio.get_running_loop().sock_recv(client, wanted - len(data))
+        if not piece:
+            raise AvaultError("the client has left")
+        data += piece
+        if wanted == 4 == len(data):
+            wanted += min(int.from_bytes(data, "big"), MAX_FRAME)
+    return decode_frame(data[4:])
+
+
+async def open_secrets(sock: socket.socket) -> None:
+    """The life of the process; its keyholder is at the other end of the socket."""
+    asyncio.get_running_loop().set_exception_handler(report_quietly)
+    opener = Opener(sock)
+    await opener.ended.wait()
+
+
+def main_opener(argv: list[str]) -> NoReturn:
+    """Do one job, and end by _exit: what it knew goes with it."""
+    try:
+        harden("avault-opener", die_with_parent=True)
+        asyncio.run(open_secrets(introduce_helper(0)))
+    finally:
+        os._exit(0)
 
 
 # -------------------------------------------------------- daemon/pairing ----
@@ -16805,16 +18594,19 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
 # What gives a value out stands in the access log before it happens; what changes one, also.
 
 
-def released(answer: Callable[[Vault, Message], Message], pick: Pick) -> Serve:
+def released(op: str, pick: Pick) -> Serve:
     """A request that gives values out: let through, its answer made, noted in the log, and sent.
 
     `pick` says which secrets it is about, and whether they were named.
     """
 
     def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+        def admit() -> Passage:
+            return keyholder.gate.admit(keyholder.open_store().vault, request, pick)
+
         try:
-            passage = keyholder.gate.admit(keyholder.open_store().vault, request, pick)
-            found = answer(passage.vault, request)
+            passage = admit()
+            found = ANSWERED[op](passage.vault, request)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
@@ -16822,6 +18614,8 @@ def released(answer: Callable[[Vault, Message], Message], pick: Pick) -> Serve:
             held = {"op": "reveal", "for": request["op"], "only": passage.held}
             keyholder.release(session, held, Denied.code)
             found = tell_of_held(found, passage.held)
+        if passage.asked:
+            return serve_asked(keyholder, session, request, admit)
         if passage.is_counted:
             return serve_counted(keyholder, session, request, passage, found)
         keyholder.release(session, request)
@@ -16843,14 +18637,6 @@ async def serve_counted(
     return found
 
 
-def tell_of_held(answer: Message, held: list[str]) -> Message:
-    """An answer that says what it is without, as that is guarded."""
-    if "output" not in answer:
-        return {**answer, "guarded": held}
-    left_out = f"left out, as guarded: {', '.join(held)}"
-    return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
-
-
 def pick_get(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], bool]:
     """One key, or those of a group."""
     name, key = request.get("group"), request.get("key")
@@ -16869,74 +18655,6 @@ def pick_export(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], 
     return [(group, key) for group, key, _ in chosen] + [
         *check_named(vault, named).values()
     ], is_named
-
-
-def answer_get(vault: Vault, request: Message) -> Message:
-    """One value, or those of a group."""
-    name, key, form = request.get("group"), request.get("key"), request.get("format")
-    if key is not None:
-        found = vault.secrets(name, key)
-        if form == "text":
-            return {"ok": True, "output": found[0].value + "\n"}
-        answer: dict[str, Any] = {"group": name, "key": key, "value": found[0].value}
-        if len(found) > 1:
-            answer["conflicts"] = [secret.value for secret in found[1:]]
-    else:
-        group = vault.group(name)
-        values = {key: found[0].value for key, found in sorted(group.keys.items())}
-        if form == "text":
-            if broken := [key for key, value in values.items() if "\n" in value]:
-                hint = f"avault get {name} --json, or avault get {name}/{broken[0]}"
-                raise Usage(f"{name}/{broken[0]} has more than one line", hint)
-            return {
-                "ok": True,
-                "output": "".join(f"{key}={value}\n" for key, value in values.items()),
-            }
-        answer = {"group": name, "note": group.note[0], "values": values}
-    if form == "json":
-        return {"ok": True, "output": json.dumps(answer, indent=2, ensure_ascii=False) + "\n"}
-    return {"ok": True, **answer}
-
-
-def answer_export(vault: Vault, request: Message) -> Message:
-    """Variables, rendered or as they are."""
-    groups, only, allow, named = (
-        check_names(request, field) for field in ("groups", "only", "allow", "as")
-    )
-    chosen = choose(vault, groups, only, bool(request.get("prefix")), allow, named)
-    variables = {
-        name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()
-    }
-    if (form := request.get("format")) is not None:
-        places = {group for group, _ in chosen.values()}
-        answer: dict[str, Any] = {
-            "ok": True,
-            "output": render_export(
-                str(form), variables, places.pop() if len(places) == 1 else None
-            ),
-        }
-        warning = warn_of_readers(str(form), variables)
-        return {**answer, "warning": warning} if warning else answer
-    return {
-        "ok": True,
-        "variables": variables,
-        "names": {name: "/".join(place) for name, place in chosen.items()},
-    }
-
-
-def answer_reveal(vault: Vault, request: Message) -> Message:
-    """Secrets by their names, with what is in conflict with them."""
-    groups, only = check_names(request, "groups"), check_names(request, "only")
-    rows = [
-        {
-            "group": group,
-            "key": key,
-            "value": found[0].value,
-            "conflicts": [secret.value for secret in found[1:]],
-        }
-        for group, key, found in choose_keys(vault, groups, only)
-    ]
-    return {"ok": True, "secrets": rows}
 
 
 async def serve_provide(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -16991,9 +18709,9 @@ def shown(answer: Callable[[Store], Message]) -> Serve:
 
 
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get, pick_get),
-    "export": released(answer_export, pick_export),
-    "reveal": released(answer_reveal, pick_export),
+    "get": released("get", pick_get),
+    "export": released("export", pick_export),
+    "reveal": released("reveal", pick_export),
     "provide": serve_provide,
     "has": serve_has,
     "list": serve_list,
@@ -17855,6 +19573,16 @@ def refuse_elses(places: Places) -> None:
         )
 
 
+def tell_of_asking(step: dict[str, Any]) -> None:
+    """Say that the phone is asked before the answer comes; it shows the same code."""
+    if step["progress"] == "asking":
+        say(f"asking the phone, code {step['code']}")
+    elif step["progress"] == "page":
+        say(f"the signer wants to be opened at {printable(step['url'])}")
+    elif step["progress"] == "warning":
+        say(f"warning: {step['text']}")
+
+
 class Terminal:
     """What every command is given: the places, and whether `--json` was asked for."""
 
@@ -17864,6 +19592,7 @@ class Terminal:
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One request to the daemon; says so where there is no vault at all."""
+        fields.setdefault("progress", tell_of_asking)
         try:
             return ask_daemon(self.places, op, **fields)
         except NoDaemon:
@@ -30125,6 +31854,7 @@ def filesystem_of(path: str, mounts: str = "/proc/self/mountinfo") -> str | None
 
 JSON_KINDS = (
     "unlock", "pairing", "pin", "machine", "offered", "custodians", "recovery", "log",
+    "locks",
 )  # fmt: skip
 STATE_KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
 
@@ -30185,7 +31915,13 @@ def check_own_file(path: str) -> Iterator[Finding]:
             )
         is_custodian = name.startswith("custody-") and name.endswith(".json")
         if kind := "custody" if is_custodian else STATE_KINDS.get(name):
-            decode_file(kind, read_file(path), path)
+            found = decode_file(kind, read_file(path, VAULT_LIMIT), path)
+            if kind == "locks" and not all(map(check_lock, found["locks"].values())):
+                yield Finding(
+                    "bad",
+                    f"{path} has locks that open nothing",
+                    f"rm {shlex.quote(path)}; the vault's own locks are opened then",
+                )
     except (FileNotFoundError, NotFound):
         return
     except AvaultError as error:
@@ -32707,6 +34443,7 @@ def find_settings(places: Places) -> list[dict[str, str]]:
 @command(
     "guard",
     argument("group", required=False),
+    option("--ask", is_flag=False, flag_value="each"),
     option("--only", multiple=True),
     option("--host", "hosts", multiple=True),
     option("--method", "methods", multiple=True),
@@ -32716,10 +34453,12 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     option("--times"),
     option("--yes", is_flag=True),
 )
-def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) -> int:
-    """usage: avault guard GROUP[/KEY] [--only run|proxy|ssh|sign]… [--host HOST]…
-                          [--method METHOD]… [--path GLOB]… [--preset SERVICE]
-                          [--until T] [--times N] [--yes] [--json]
+def cmd_guard(
+    terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
+) -> int:
+    """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
+                          [--host HOST]… [--method METHOD]… [--path GLOB]…
+                          [--preset SERVICE] [--until T] [--times N] [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -32729,6 +34468,9 @@ def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) 
     or making it stricter, is free; for less, it asks you (--yes does not), and
     then the phone. Without options: which guards there are, in words.
 
+    --ask has the phone asked for each use, or once in a time (--ask 15m) by each
+    caller, and says who wants it. Until then it is in nobody's memory: what opens it
+    is in an envelope that only the phone opens. Anybody may set it.
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
@@ -32740,11 +34482,14 @@ def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) 
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.
 
+      avault guard stripe/SECRET_KEY --ask
       avault guard openai/API_KEY --only run
       avault guard stripe --preset stripe --method GET
       avault guard deploy/TOKEN --times 3 --until 8h
     """
-    rules = read_options(**options)
+    if ask is not None and group is None:  # as in: guard --ask GROUP/KEY
+        ask, group = "each", ask
+    rules = read_options(ask, **options)
     if group is None:
         if options["preset"] and set(rules) == {"hosts"}:
             return show_preset(terminal, options["preset"])
@@ -32770,6 +34515,13 @@ def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) 
     if guard.get("only") is not None and {*guard["only"]} <= BROKERED:
         warn("nothing here can use it like that yet, so it is refused everywhere")
     say(f"{name} is guarded: {guard['words']}")
+    if ask is not None and answer["there"]:
+        warn(
+            "what was there before is in memory until the vault is locked, and in older copies",
+            "avault lock; and have the service make a new key",
+        )
+    if ask is not None:
+        say("from now on an operator's phone alone opens it: with that key lost, it is lost too")
     return show(terminal, {"ok": True, "guard": guard})
 
 
@@ -32806,6 +34558,7 @@ def loosen_by_phone(
 
 
 def read_options(
+    ask: str | None,
     only: tuple[str, ...],
     hosts: tuple[str, ...],
     methods: tuple[str, ...],
@@ -32825,6 +34578,8 @@ def read_options(
         "methods": [each.upper() for each in methods],
         "paths": list(paths),
     }
+    if ask is not None:
+        rules["ask"] = 0 if ask == "each" else int(parse_duration(ask) or 0)
     if until is not None:
         rules["until"] = parse_time(until)
     if times is not None:
@@ -33997,8 +35752,29 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "replica",
+    "asked", "asks", "questions", "pauses", "replica",
 )  # fmt: skip
+
+
+SHOWN_ASKED = 5  # names
+
+
+def render_asking(status: dict[str, Any]) -> list[str]:
+    """Of what the phone is asked at each use, is asked now, and is not asked for a while."""
+    names = status["asks"] or []
+    more = f", and others: {call.complete('avault list')}" if len(names) > SHOWN_ASKED else ""
+    shown = f"{', '.join(names[:SHOWN_ASKED])}{more}"
+    lines = [f"Asks the phone: {shown}"] if names else []
+    lines += [
+        f"Asked now: {', '.join(each['names'])}, by {printable(each['by'])},"
+        f" code {each['code']}, since {each['since']}"
+        for each in status["questions"] or []
+    ]
+    lines += [
+        f"Pause: {printable(each['program'])} may ask for {each['name']} again at {each['until']}"
+        for each in status["pauses"] or []
+    ]
+    return lines
 
 
 def render_replica(told: dict[str, Any]) -> list[str]:
@@ -34043,6 +35819,7 @@ def render_status(status: dict[str, Any]) -> str:
             if status["agent_npub"] or status["pid"]
             else "Vault: none that can be opened"
         )
+    lines += render_asking(status)
     lines.append(f"Directory: {status['dir']}")
     words = {
         "waiting": "waiting for the operator's approval",
@@ -35096,6 +36873,8 @@ def main() -> NoReturn:
         main_trial(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
+    if argv[:1] == ["opener"]:
+        main_opener(argv[1:])
     if argv[:1] == ["keyholder"]:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:

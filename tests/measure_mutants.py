@@ -85,14 +85,24 @@ DANGEROUS = [
         "test_store_alone.py::test_what_cannot_be_taken_is_trouble",
     ),
     (
-        "if not found or (rules.lets(way, now)",
-        "if found or (rules.lets(way, now)",
+        "elif rules.lets(way, now) and is_meant:",
+        "elif is_meant:",
         "test_gate.py::test_what_is_named_and_guarded_refuses_the_whole_and_says_what_to_do",
     ),
     (
-        ' or (way != "reveal" and rules.times is None)',
-        " or rules.times is None",
+        'not (asks or way == "reveal" or rules.times is not None)',
+        "not (asks or rules.times is not None)",
         "test_gate.py::test_what_is_only_looked_for_is_no_use[mask]",
+    ),
+    (
+        'await keyholder.openers.keep_own(store, told["turned"])',
+        "pass",
+        "test_asked.py::test_two_approvals_release_it_and_turn_the_lock",
+    ),
+    (
+        '        await remote.request("nip44_decrypt", params, accept_token(token))\n        self',
+        "        self",
+        "test_asked.py::test_two_approvals_release_it_and_turn_the_lock",
     ),
     (
         " and not lacks_guards(found, ours)",

@@ -131,6 +131,7 @@ LINES = [
     ("avault history op", {"openai", "openai/API_KEY", "openai/ORG"}),
     ("avault guard openai/A", {"openai/API_KEY"}),
     ("avault guard openai --only ", {"run", "proxy", "ssh", "sign"}),
+    ("avault guard openai --as", {"--ask"}),
     ("avault unguard op", {"openai", "openai/API_KEY", "openai/ORG"}),
     ("avault get --ke", {"--key"}),
     ("avault get --json openai/O", {"openai/ORG"}),

@@ -29,7 +29,7 @@ GUARDS: dict[str, dict[str, Any]] = {
     "signed": {"only": ["sign", "ssh"]},
     "over": {"until": 1},
     "used": {"times": 0},
-    "later": {"ask": 900},
+    "later": {"operator": "npub1"},
     "nobody": {"only": []},
 }
 VALUES = {name: f"value-of-{name}-{'x' * 20}" for name in (*GUARDS, "free", "soon", "twice")}

@@ -33,6 +33,7 @@ FIELDS = st.fixed_dictionaries(
         "paths": st.lists(st.sampled_from(["/", "/v1/*", "/v1/x", "/*"]), min_size=1, unique=True),
         "until": st.integers(0, 5),
         "times": st.integers(0, 3),
+        "ask": st.integers(0, 3),
     },
 )
 RULES = FIELDS.map(lambda fields: avault.Rules(**fields))
@@ -105,7 +106,10 @@ def test_what_is_about_requests_is_for_the_proxy() -> None:
     assert avault.check_rules({"only": [], "hosts": None}, 0) == {}
 
 
-@pytest.mark.parametrize("more", [{"ask": 900}, {"only": ["magic"]}, {"times": "1"}, {"hosts": "a.com"}, {"until": -1}])
+@pytest.mark.parametrize(
+    "more",
+    [{"operator": "npub1"}, {"ask": -1}, {"ask": True}, {"only": ["magic"]}, {"times": "1"}, {"hosts": "a.com"}, {"until": -1}],
+)
 def test_what_a_later_avault_asks_lets_nobody_through(more: dict[str, Any]) -> None:
     """It is kept and merged as it is; and no rule that this one knows makes it less."""
     on, rules = avault.read_rules(json.dumps({"on": "g", "only": ["run"], **more}))

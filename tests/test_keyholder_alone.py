@@ -59,9 +59,9 @@ class Desk:
         self.places = self.example.places
         self.nsec = self.example.agent.secret_key().to_bech32()
         self.phone = Phone(self.example)
-        self.begin()
+        self.set_up()
 
-    def begin(self) -> None:
+    def set_up(self) -> None:
         """Have a keyholder that knows nothing yet."""
         ours, self.theirs = socket.socketpair()
         self.keyholder = avault.Keyholder(self.places, ours, avault.TALKS, avault.REQUESTS, (None, None))

@@ -13,10 +13,13 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import nostr_sdk
+import peers
 import pytest
 from canary import Canary, record
 from harness import AVAULT, Machine, wait_until
-from peers import Phone, Relay
+from peers import Phone, Relay, misdeeds
+from test_guard_commands import Office
 from test_processes import Memory, is_alive, linux
 
 import avault
@@ -117,6 +120,22 @@ async def test_guards(vault: Machine) -> None:
         assert (await tools.run("sh", "-c", 'echo "$API_KEY"'))["stdout"] == "<avault:openai/API_KEY>\n"
         refused = await tools.fail("run", command=["true"], secrets=["db/PASSWORD"])
         assert "db/PASSWORD is guarded: only proxy may use it" in refused and "do not try again" in refused
+
+
+async def test_a_guard_that_asks(machine: Machine, relay: Relay, canary: Canary) -> None:
+    """The phone says yes, and no: the command runs, or the model is told not to try again."""
+    keys = nostr_sdk.Keys.generate()
+    with peers.rogue([relay.url], nsec=keys.secret_key().to_bech32()) as phone:
+        Office(machine, phone, keys)
+        machine("set", "stripe/KEY", input=canary.value)
+        machine("guard", "stripe", "--ask")
+        async with serve(machine) as tools:
+            assert (await tools("list"))["guarded"] == {"stripe/KEY": "the phone is asked for each use"}
+            done = await tools.run("sh", "-c", 'echo "$KEY"', secrets=("stripe/KEY",), timeout_seconds=300)
+            assert done["stdout"] == "<avault:stripe/KEY>\n" and "avault: asking the phone, code " in done["stderr"]
+            phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"], requests=1)
+            refused = await tools.fail("run", command=["true"], secrets=["stripe/KEY"])
+            assert "do not try again unless the user says so" in refused
 
 
 async def test_names_and_state(vault: Machine) -> None:

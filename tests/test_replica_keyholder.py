@@ -48,7 +48,7 @@ async def show(desk: Desk, *heads: dict[str, Any], **said: Any) -> dict[str, Any
 async def begin_anew(desk: Desk) -> None:
     """It is locked, and opened."""
     desk.close()
-    desk.begin()
+    desk.set_up()
     await desk.open()
 
 

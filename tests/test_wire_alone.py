@@ -262,7 +262,7 @@ class Talk:
     def __init__(self, answer: Callable[..., Any], first: Message | None = None) -> None:
         self.wire, self.settled = Wire(), 0
         self.sessions: dict[avault.Session, None] = {}
-        self.session = avault.Session(first or {"op": "first"}, answer, self.settle, self.sessions)
+        self.session = avault.Session(first or {"op": "first"}, answer, self.settle, self.sessions, 0.0)
         self.session.connection_made(self.wire)
 
     def settle(self) -> None:

@@ -70,15 +70,30 @@ def fast_exchange(places: Places, request: dict[str, Any], value: str | None) ->
         return None
     try:
         connection.send(to_json({"v": 1, "vault": places.id, **request}))
-        answer = connection.receive() or None
+        answer = receive_answer(connection) or None
         if answer == '{"ok": true, "ready": true}':
             answer = ""
             connection.send(to_json({"value": fast_value() if value is None else value}))
-            answer = connection.receive()
+            answer = receive_answer(connection)
     except OSError:
         pass
     finally:
         connection.socket.close()
+    return answer
+
+
+def receive_answer(connection: FastConnection) -> str:
+    """The next frame that is an answer; that the phone is asked meanwhile is said."""
+    while (answer := connection.receive())[:14] == '{"progress": "':
+        kind, rest = from_json(answer, 14)
+        told = from_json(rest, rest.index(': "') + 3)[0] if ': "' in rest else ""
+        said = {
+            "asking": "asking the phone, code",
+            "page": "the signer wants to be opened at",
+            "warning": "warning:",
+        }
+        if kind in said:
+            write_all(2, f"avault: {said[kind]} {told}\n".encode())
     return answer
 
 

@@ -233,7 +233,8 @@ def build_server(terminal: Terminal, with_run: bool) -> Any:
 
         NAME=GROUP/KEY gives a variable another name, as in OPENAI_API_KEY=openai/API_KEY. In a shell it is "$KEY".
         Returns exit_code (or timed_out), stdout and stderr, cut in the middle when they are long. Values in them, of any
-        secret of the vault, appear as <avault:GROUP/KEY>: that is as it should be, do not try to get around it. The
+        secret of the vault, appear as <avault:GROUP/KEY>: that is as it should be, do not try to get around it. Of some the
+        user's phone is asked at each use, as avault_list says under `guarded`: tell the user before, and give 300 seconds. The
         command runs as the user, and can ask the vault for other secrets by itself: run only what the user would. There is
         no stdin, and what it leaves in the background is ended.
         """

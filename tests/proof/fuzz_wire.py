@@ -168,7 +168,7 @@ class Target:
         if found is None:
             found, stream = {"v": 1, "vault": self.places.id, "op": "has", "group": "a"}, frame({}) + stream
         wire = Wire(self.hear)
-        session = avault.Session(found, self.answer, self.keyholder.settle, self.keyholder.sessions)
+        session = avault.Session(found, self.answer, self.keyholder.settle, self.keyholder.sessions, 0.0)
         session.caller = {"pid": 0, "uid": 0, "exe": None, "parent": None}
         session.connection_made(wire)
         rest = stream[4 + int.from_bytes(stream[:4], "big") :]

@@ -28,7 +28,7 @@ from git_helpers import NSEC, by_hand, get, git, make, put, share
 from harness import AVAULT, Machine, wait_until
 from peers import Rogue, misdeeds
 from test_hostile_relay import bunker, message
-from test_ratchet import Attacker, attack, copy_disk
+from test_ratchet import HEX_KEY, PAYLOAD, Attacker, attack, copy_disk
 from test_sessions import Liar
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection
@@ -780,6 +780,68 @@ def test_a_stolen_pairing(machine: Machine, canary: Canary) -> None:
         with pytest.raises(avault.Tampered):
             avault.open_nsec(content, json.dumps({"avault": old}))
         tried("open what is on the disk now with an answer that was heard before")
+
+
+# The whole machine, and the agent's key: all but the phone
+
+
+class Insider(Attacker):
+    """Looks for ciphertexts and public keys in what he has opened, too."""
+
+    def open_everything(self) -> None:
+        known = -1
+        while known < len(self.plaintexts):
+            known = len(self.plaintexts)
+            for text in [*self.plaintexts]:
+                self.payloads |= {*PAYLOAD.findall(text)}
+                self.publics |= {*HEX_KEY.findall(text)}
+            super().open_everything()
+
+
+def test_the_agents_key_and_the_machine(machine: Machine, canary: Canary) -> None:
+    """Of a secret whose guard asks: before the phone has agreed, and after it has."""
+    with (
+        Tries("the agent's key and the machine") as tried,
+        peers.local_relay() as relay,
+        peers.proxy(relay.url) as proxy,
+        peers.rogue([relay.url]) as rogue,
+    ):
+        agent = nostr_sdk.Keys.generate().secret_key().to_bech32()
+        words = ["init", "--name", "test@machine", "--no-drill", "--bunker", "-"]
+        machine(*words, input=bunker(rogue, proxy.url), NOSTR_NSEC=agent)
+        machine("set", "free/K", input=canary.new("free"))
+        machine("guard", "stripe", "--ask")
+        machine("set", "stripe/K", input=canary.value)
+
+        def intrude(disk: Path, results: list[str]) -> Insider:
+            found = Insider(disk)
+            for text in [*results, *found.texts, agent]:
+                found.learn(text)
+            found.open_everything()
+            assert any(canary.new("free") in text for text in found.plaintexts), "he opens the vault"
+            return found
+
+        def has_it(found: Insider) -> bool:
+            return any(canary.value in text for text in found.plaintexts)
+
+        before = copy_disk(machine, "before")
+        assert not has_it(intrude(before, []))
+        tried("open everything on the disk and in the vault, before the phone has agreed")
+
+        proxy.send("frames", clear=True)
+        assert machine("get", "stripe/K", secret=True).stdout == canary.value + "\n"
+        signer = rogue.signer
+        results = Attacker(before).listen([each for each in proxy.send("frames")["frames"] if signer in each["text"]])
+        assert len({each for each in results if "avault" in each}) == 2, "he hears both answers"
+        assert has_it(intrude(before, results)), "the same, where he has the disk of before and the answers"
+        after = copy_disk(machine, "after")
+        assert not has_it(intrude(after, results))
+        tried("open the disk of after a use with what the phone has answered")
+
+        machine("set", "stripe/K", input=canary.new("later"))
+        later = intrude(copy_disk(machine, "later"), [*results, *intrude(before, results).plaintexts])
+        assert not any(canary.new("later") in text for text in later.plaintexts)
+        tried("open a value that was set later with all that was opened before")
 
 
 # A signer that approves by itself

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @command(
     "guard",
     argument("group", required=False),
+    option("--ask", is_flag=False, flag_value="each"),
     option("--only", multiple=True),
     option("--host", "hosts", multiple=True),
     option("--method", "methods", multiple=True),
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     option("--times"),
     option("--yes", is_flag=True),
 )
-def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) -> int:
-    """usage: avault guard GROUP[/KEY] [--only run|proxy|ssh|sign]… [--host HOST]…
-                          [--method METHOD]… [--path GLOB]… [--preset SERVICE]
-                          [--until T] [--times N] [--yes] [--json]
+def cmd_guard(
+    terminal: Terminal, group: str | None, ask: str | None, yes: bool, **options: Any
+) -> int:
+    """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
+                          [--host HOST]… [--method METHOD]… [--path GLOB]…
+                          [--preset SERVICE] [--until T] [--times N] [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -45,6 +48,9 @@ def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) 
     or making it stricter, is free; for less, it asks you (--yes does not), and
     then the phone. Without options: which guards there are, in words.
 
+    --ask has the phone asked for each use, or once in a time (--ask 15m) by each
+    caller, and says who wants it. Until then it is in nobody's memory: what opens it
+    is in an envelope that only the phone opens. Anybody may set it.
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
@@ -56,11 +62,14 @@ def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) 
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.
 
+      avault guard stripe/SECRET_KEY --ask
       avault guard openai/API_KEY --only run
       avault guard stripe --preset stripe --method GET
       avault guard deploy/TOKEN --times 3 --until 8h
     """
-    rules = read_options(**options)
+    if ask is not None and group is None:  # as in: guard --ask GROUP/KEY
+        ask, group = "each", ask
+    rules = read_options(ask, **options)
     if group is None:
         if options["preset"] and set(rules) == {"hosts"}:
             return show_preset(terminal, options["preset"])
@@ -86,6 +95,13 @@ def cmd_guard(terminal: Terminal, group: str | None, yes: bool, **options: Any) 
     if guard.get("only") is not None and {*guard["only"]} <= BROKERED:
         warn("nothing here can use it like that yet, so it is refused everywhere")
     say(f"{name} is guarded: {guard['words']}")
+    if ask is not None and answer["there"]:
+        warn(
+            "what was there before is in memory until the vault is locked, and in older copies",
+            "avault lock; and have the service make a new key",
+        )
+    if ask is not None:
+        say("from now on an operator's phone alone opens it: with that key lost, it is lost too")
     return show(terminal, {"ok": True, "guard": guard})
 
 
@@ -122,6 +138,7 @@ def loosen_by_phone(
 
 
 def read_options(
+    ask: str | None,
     only: tuple[str, ...],
     hosts: tuple[str, ...],
     methods: tuple[str, ...],
@@ -141,6 +158,8 @@ def read_options(
         "methods": [each.upper() for each in methods],
         "paths": list(paths),
     }
+    if ask is not None:
+        rules["ask"] = 0 if ask == "each" else int(parse_duration(ask) or 0)
     if until is not None:
         rules["until"] = parse_time(until)
     if times is not None:

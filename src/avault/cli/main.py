@@ -12,6 +12,7 @@ from avault import __version__
 from avault.cli.secrets import no_argument
 from avault.custody.helper import main_custodian
 from avault.custody.trial import main_trial
+from avault.daemon.opener import main_opener
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.hints import call, say_error
@@ -300,6 +301,8 @@ def main() -> NoReturn:
         main_trial(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
+    if argv[:1] == ["opener"]:
+        main_opener(argv[1:])
     if argv[:1] == ["keyholder"]:
         main_keyholder(argv[1:])
     if argv[:1] == ["supervisor"]:

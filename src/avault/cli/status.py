@@ -117,8 +117,29 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "replica",
+    "asked", "asks", "questions", "pauses", "replica",
 )  # fmt: skip
+
+
+SHOWN_ASKED = 5  # names
+
+
+def render_asking(status: dict[str, Any]) -> list[str]:
+    """Of what the phone is asked at each use, is asked now, and is not asked for a while."""
+    names = status["asks"] or []
+    more = f", and others: {call.complete('avault list')}" if len(names) > SHOWN_ASKED else ""
+    shown = f"{', '.join(names[:SHOWN_ASKED])}{more}"
+    lines = [f"Asks the phone: {shown}"] if names else []
+    lines += [
+        f"Asked now: {', '.join(each['names'])}, by {printable(each['by'])},"
+        f" code {each['code']}, since {each['since']}"
+        for each in status["questions"] or []
+    ]
+    lines += [
+        f"Pause: {printable(each['program'])} may ask for {each['name']} again at {each['until']}"
+        for each in status["pauses"] or []
+    ]
+    return lines
 
 
 def render_replica(told: dict[str, Any]) -> list[str]:
@@ -163,6 +184,7 @@ def render_status(status: dict[str, Any]) -> str:
             if status["agent_npub"] or status["pid"]
             else "Vault: none that can be opened"
         )
+    lines += render_asking(status)
     lines.append(f"Directory: {status['dir']}")
     words = {
         "waiting": "waiting for the operator's approval",

@@ -13,31 +13,41 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def describe_caller(sock: socket.socket) -> dict[str, Any]:
+def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str, Any]:
     """The process at the other end of a connection, as far as the system tells.
 
-    Its pid, uid, executable, name and parent.
+    Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
+    after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
     if sys.platform == "linux":
         pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
     else:
         pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
-    caller: dict[str, Any] = {
-        "pid": pid,
-        "uid": os.getuid(),
-        "exe": read_executable(pid),
-        "name": None,
-        "parent": None,
-    }
+    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": None, "name": None}
+    exe, (name, fields) = read_executable(pid), read_stat(pid)
+    if not fields or (since is not None and count_seconds(fields[19]) > since):
+        return {**caller, "parent": None}  # it has ended, or there is no /proc
+    parent = int(fields[1])
+    caller |= {"exe": exe, "name": name}
+    return {**caller, "parent": {"pid": parent, "exe": read_executable(parent)}}
+
+
+def read_stat(pid: int) -> tuple[str | None, list[bytes]]:
+    """The name of a process, and what the system tells of it: proc_pid_stat(5), from `state` on.
+
+    None, and nothing, where there is no such process.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            start, _, rest = file.read().rpartition(b")")  # proc_pid_stat(5)
-        caller["name"] = printable(start.partition(b"(")[2].decode(errors="replace"), 40)
-        parent = int(rest.split()[1])
-        caller["parent"] = {"pid": parent, "exe": read_executable(parent)}
+            start, _, rest = file.read().rpartition(b")")
     except OSError:
-        pass  # it has ended, or there is no /proc
-    return caller
+        return None, []
+    return printable(start.partition(b"(")[2].decode(errors="replace"), 40), rest.split()
+
+
+def count_seconds(ticks: bytes) -> float:
+    """Ticks since the system was booted, as `uptime` counts."""
+    return int(ticks) / os.sysconf("SC_CLK_TCK")
 
 
 def describe_ourselves() -> dict[str, Any]:

@@ -6,6 +6,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.asked import take_sealed
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
@@ -14,6 +15,7 @@ from avault.vault.formats import conflicts
 from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more, values_of
 from avault.vault.guards import Guards
 from avault.vault.leftovers import count_ranks, find_left, recall
+from avault.vault.locks import adopt_locks, drop_locks, keep_lock, used_locks
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
 from avault.vault.older import open_older
 from avault.vault.records import Vault
@@ -51,15 +53,18 @@ async def serve_set(keyholder: Keyholder, session: Session, request: Message) ->
     group, key = check_group(request.get("group")), check_key(request.get("key"))
     note, size = check_note(request.get("note")), request.get("generate")
     machine = keyholder.open_store().machine
-    if size is None:
-        value = check_value((await session.frame()).get("value"))
-    elif type(size) is int and 1 <= size <= 4096:
-        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
-    else:
+    if size is not None and not (type(size) is int and 1 <= size <= 4096):
         raise Usage(
             "a generated value has 1 to 4,096 characters",
             f"avault set {group} --key {key} --generate 32",
         )
+    sealed = await take_sealed(keyholder, session, f"{group}/{key}", size)
+    if sealed:
+        value = sealed.value
+    elif size is None:
+        value = check_value((await session.frame()).get("value"))
+    else:
+        value = "".join(secrets.choice(sorted(LETTERS | DIGITS)) for _ in range(size))
     is_replaced = False
 
     def change(vault: Vault) -> None:
@@ -67,10 +72,15 @@ async def serve_set(keyholder: Keyholder, session: Session, request: Message) ->
         there = vault.groups[group].keys.get(key, []) if group in vault.groups else []
         is_replaced = any(secret.value != value for secret in there)
         vault.put(group, key, value, int(time.time()), machine)
+        if sealed:
+            keep_lock(vault, sealed.lock, int(time.time()), machine)
+            drop_locks(vault, {f"{group}/{key}"}, int(time.time()), machine)
         if note is not None:
             vault.annotate(group, note, machine)
 
     answer = await write(keyholder, session, request, change)
+    if sealed:
+        await keyholder.openers.keep_made(keyholder.open_store(), sealed.own)
     return {**answer, "replaced": True} if is_replaced else answer
 
 
@@ -143,9 +153,13 @@ async def serve_import(keyholder: Keyholder, session: Session, request: Message)
             if kind != "same":
                 vault.put(group, key, value, int(time.time()), store.machine)
         if names["replaced"] and not request.get("replace") and not request.get("dry_run"):
+            sealed = {*used_locks(vault).values()} & {*names["replaced"]}
+            how = (
+                "with another value, or sealed and not compared" if sealed else "with another value"
+            )
             listed = ", ".join(names["replaced"][:20])
             raise Denied(
-                f"in the vault with another value: {listed}",
+                f"in the vault {how}: {listed}",
                 "to replace them: --replace; to look: --dry-run",
             )
         for group, note in notes:
@@ -241,6 +255,7 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
             if value not in values_of(vault, f"{group}/{name}")
         ]
         adopt_guards(vault, old, news, now, store.machine)
+        adopt_locks(vault, old, [*values.values()], now, store.machine)
         for name, value in values.items():
             vault.put(group, name, value, now, store.machine)
         refuse_more(before, vault, names)

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import bind, is_answer, read_answer, render_answer
+from avault.daemon.child import Child
 from avault.places import Places
 from avault.process import clean_environment, meet, own_command
 from avault.protocol import encode_frame
@@ -52,6 +53,20 @@ def start_met(command: list[str], stdout: int) -> tuple[subprocess.Popen[bytes],
             start_new_session=True,
         )
     return process, door
+
+
+async def run_opener(child: Child, number: str) -> None:
+    """Start a process that opens a secret, give the keyholder the door to it, and see it end.
+
+    Else it would stay as a zombie.
+    """
+    process, door = start_met(own_command("opener"), subprocess.DEVNULL)
+    with door:
+        if child.control:
+            told = {"do": "opener", "number": number, "pid": process.pid}
+            child.control.send(told, door.fileno())
+    while process.poll() is None:
+        await asyncio.sleep(0.5)
 
 
 def asks_phones(content: dict[str, Any]) -> bool:

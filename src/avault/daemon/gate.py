@@ -13,6 +13,7 @@ from avault.vault.guard_changes import count_use
 from avault.vault.guards import Guard, Guards
 from avault.vault.records import Group, Vault
 from avault.vault.rules import BROKERED, WAYS, Rules
+from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,24 +36,41 @@ class Passage:
     """What is let out by a `way`: a `vault` with nothing else in it.
 
     `is_counted` says whether its uses count; `held` are names that were not asked for one by one,
-    and stay in.
+    and stay in; `asked` those of which the phone is asked, with the seconds that an approval is
+    good for; `thawed` those of them that are sealed, though no guard wants that any more.
     """
 
-    def __init__(self, vault: Vault, way: str, is_counted: bool, held: list[str]) -> None:
-        self.vault, self.way, self.is_counted, self.held = vault, way, is_counted, held
+    def __init__(
+        self,
+        vault: Vault,
+        way: str,
+        is_counted: bool = False,
+        held: list[str] | None = None,
+        asked: dict[str, int] | None = None,
+    ) -> None:
+        self.vault, self.way, self.is_counted = vault, way, is_counted
+        self.held, self.asked = held or [], asked or {}
+        self.thawed: list[str] = []
+
+    def counted(self, guards: Guards) -> set[str]:
+        """Which guards count these uses, as they are now."""
+        return {
+            each.identity
+            for group, found in self.vault.groups.items()
+            for key in found.keys
+            for each in guards.of(f"{group}/{key}")
+            if each.rules.times is not None
+        }
 
     def count(self, machine: str) -> Callable[[Vault], None]:
         """The change that counts these uses; refuses what is guarded otherwise meanwhile."""
 
         def change(vault: Vault) -> None:
             guards, now = Guards(vault.facts), int(time.time())
-            counted: set[str] = set()
             for group, each in self.vault.groups.items():
                 for key in each.keys:
-                    found = guards.of(f"{group}/{key}")
                     check(guards, f"{group}/{key}", self.way, now)
-                    counted |= {each.identity for each in found if each.rules.times is not None}
-            for identity in sorted(counted):
+            for identity in sorted(self.counted(guards)):
                 count_use(vault, identity, now, machine)
 
         return change
@@ -68,46 +86,74 @@ def check(guards: Guards, name: str, way: str, now: float) -> None:
 
 
 class Gate:
-    """What is known of the guards of the vault that is served."""
+    """What is known of the guards, and of what is sealed, of the vault that is served."""
 
     def __init__(self) -> None:
         self.vault: Vault | None = None
-        self.guards = Guards({})
+        self.guards, self.is_free = Guards({}), True
 
     def look(self, vault: Vault) -> Guards:
         """The guards of a vault, which does not change."""
         if vault is not self.vault:
             self.vault, self.guards = vault, Guards(vault.facts)
+            self.is_free = not self.guards.guards and not vault.facts_of("lock")
         return self.guards
 
     def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
         """What of a request may go out; raises Denied, and what `pick` raises.
 
         What was named and may not refuses the whole. Of all there is, what may not stays in, and
-        what is counted: it would be used up by who never needed it; and of what is revealed to be
-        looked for or masked, whatever is guarded.
+        what is counted (it would be used up by who never needed it) and what the phone is to be
+        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
         """
         guards = self.look(vault)
-        if not guards.guards:
-            return Passage(vault, way_of(request), False, [])
+        if self.is_free:
+            return Passage(vault, way_of(request))
         names, is_named = pick(vault, request)
-        way, now = way_of(request), time.time()
+        passage, now = Passage(vault, way_of(request)), time.time()
+        way = passage.way
         allowed: list[tuple[str, str]] = []
-        held: list[str] = []
-        is_counted = False
         for group, key in names:
             name = f"{group}/{key}"
             found = guards.of(name)
             rules = guards.rules_of(found)
-            is_meant = is_named or (way != "reveal" and rules.times is None)
-            if not found or (rules.lets(way, now) and is_meant):
+            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
+            asks = rules.ask is not None or bool(sealed)
+            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
+            if not (found or asks):
                 allowed.append((group, key))
-                is_counted = is_counted or rules.times is not None
+            elif rules.lets(way, now) and is_meant:
+                allowed.append((group, key))
+                passage.is_counted = passage.is_counted or rules.times is not None
+                if asks:
+                    refuse_without_asking(vault, name, way)
+                    passage.asked[name] = rules.ask or 0
+                    passage.thawed += [name] if rules.ask is None else []
             elif is_named:
                 check(guards, name, way, now)
             else:
-                held.append(name)
-        return Passage(take_out(vault, allowed), way, is_counted, held)
+                passage.held.append(name)
+        passage.vault = take_out(vault, allowed)
+        return passage
+
+
+SILENT = ("provide",)  # ways on which nobody waits for a phone
+
+
+def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
+    group, _, key = name.partition("/")
+    if way in SILENT:
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use",
+            f"avault get {name}, or avault run",
+        )
+    found = vault.groups[group].keys[key]
+    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} was set by two machines, and the phone is asked of one secret",
+            f"settle it first: avault set {name}",
+        )
 
 
 def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:

@@ -38,6 +38,8 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     place = read_place(request)
     given = check_given(request)
     store = keyholder.open_store()
+    if given.get("ask") is not None:
+        keyholder.openers.need_pairing(store)
     if GuardChange(store.vault, place, given).weakens:
         told = describe_guard(keyholder.gate.look(store.vault), place)
         return {"ok": True, "weakens": True, "guard": told}

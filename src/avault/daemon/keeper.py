@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.asking import Caller, Question
 from avault.daemon.child import Child
 from avault.daemon.custody import Custody
+from avault.daemon.errands import run_opener
 from avault.daemon.following import settle_cut_off
 from avault.daemon.forgetting import forget_left
 from avault.daemon.others import Phones
@@ -148,6 +149,8 @@ class Warden:
                 self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()
+        elif "opener" in message:
+            spawn(self.tasks, run_opener(self.child, str(message["opener"])))
         elif self.custody.hear(message):
             pass
         elif "failed" in message:

@@ -15,8 +15,10 @@ from avault.daemon.describing import describe_keyholder
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.gate import Gate
 from avault.daemon.holding import Holding
+from avault.daemon.openers import Openers
 from avault.daemon.operators import change_operators
 from avault.daemon.reporter import Reporter
+from avault.daemon.restraint import Askings
 from avault.daemon.revoking import remove_machine
 from avault.daemon.rotating import Rotating
 from avault.daemon.unguarding import Unguarding
@@ -28,6 +30,7 @@ from avault.process import room, uptime
 from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
 from avault.signer.pairing import UNPROVEN
 from avault.tasks import spawn
+from avault.vault.locks import find_asked
 from avault.vault.records import Vault
 from avault.vault.store import Store
 
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
 
     Serve = Callable[["Keyholder", "Session", Message], Answer]
+
+
+MOST_ASKED = 100  # names in `status` of which the phone is asked
 
 
 class Keyholder:
@@ -66,7 +72,8 @@ class Keyholder:
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
-        self.unguarding = Unguarding(self.holding)
+        self.openers, self.askings = Openers(self.holding), Askings()
+        self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -89,6 +96,8 @@ class Keyholder:
                     await holding.save()
                 await holding.verify_recovery()
                 await holding.keep_log()
+                if holding.store:
+                    spawn(self.tasks, self.openers.settle(holding.store))
         if not self.ended.is_set():
             why = holding.autolock.explain()
             self.reporter.fail(Locked(why, "ask the phone with: avault unlock"))
@@ -101,7 +110,7 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, message["frame"]))
+            spawn(self.tasks, self.take_over(fd, message["frame"], message["since"]))
         elif message["do"] == "unlock":
             self.unlocking.ask(message, fd)
         elif message["do"] == "try" and fd is not None:
@@ -122,6 +131,8 @@ class Keyholder:
             self.unguarding.weigh(message)
         elif message["do"] == "drop":
             self.unguarding.drop(message["ticket"])
+        elif message["do"] == "opener" and fd is not None:
+            self.openers.take(message, fd)
         elif message["do"] == "proven":
             spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":
@@ -144,7 +155,11 @@ class Keyholder:
 
     def describe(self) -> Message:
         """What `status` shows."""
-        return describe_keyholder(self.holding, self.unlocking)
+        store, known = self.holding.store, describe_keyholder(self.holding, self.unlocking)
+        if not store:
+            return known
+        asked = find_asked(store.vault, self.gate.look(store.vault))
+        return {**known, "asks": asked[:MOST_ASKED], **self.askings.describe()}
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -154,8 +169,8 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def take_over(self, fd: int, frame: dict[str, Any]) -> None:
-        """Serve a connection from now on."""
+    async def take_over(self, fd: int, frame: dict[str, Any], since: float) -> None:
+        """Serve a connection from now on; it is there `since` then."""
         sock = socket.socket(fileno=fd)
         if len(self.sessions) >= room():
             idle = next((each for each in self.sessions if not each.task or each.awaited), None)
@@ -166,7 +181,7 @@ class Keyholder:
             idle.transport.abort()
 
         def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions)
+            return Session(frame, self.answer, self.settle, self.sessions, since)
 
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -213,16 +228,20 @@ class Keyholder:
             raise Locked("the vault is locked", "ask the phone with: avault unlock")
         return store
 
+    def identify(self, session: Session) -> dict[str, Any]:
+        """Who is at the other end, as it is at this moment."""
+        sock = session.transport.get_extra_info("socket")
+        session.caller = describe_caller(sock, session.since)
+        return session.caller
+
     def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
         """Note in the access log what is about to be released or changed.
 
         Raises AvaultError if that cannot be.
         """
-        session.caller = session.caller or describe_caller(
-            session.transport.get_extra_info("socket")
-        )
+        caller = session.caller or self.identify(session)
         if self.holding.log:
-            self.holding.log.write(request, session.caller, outcome)
+            self.holding.log.write(request, caller, outcome)
         autolock = self.holding.autolock
         autolock.used = uptime()
         if autolock.idle and autolock.used - self.reporter.reported >= 1:
@@ -231,7 +250,7 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        await self.holding.writer.change(self.open_store(), function)
+        await self.openers.change(self.open_store(), function)
         return {"ok": True}
 
     async def put_back(self) -> bool:

@@ -10,6 +10,7 @@ from avault.daemon.entrusting import ask_operator, explain_change, tell_of_chang
 from avault.daemon.holding import Holding
 from avault.errors import AvaultError, Denied, NotFound, Usage, printable
 from avault.nostr import parse_npub, to_npub
+from avault.vault.locks import find_closed
 from avault.vault.marks import add_mark
 from avault.vault.names import SUCCESSOR, check_operator
 from avault.vault.records import OTHERS, SUCCEEDED, Vault
@@ -60,6 +61,22 @@ def refuse_wrong(vault: Vault, name: str, public: str | None) -> None:
         raise Usage(f"a vault has at most {OTHERS} other operators", "avault operator remove NAME")
     if public == vault.agent:
         raise Usage("that is the agent's own key", "an operator's is the one in a phone")
+    refuse_loss(vault, None if public else known, public if name == SUCCESSOR else None)
+
+
+def refuse_loss(vault: Vault, removed: str | None, successor: str | None) -> None:
+    """Raise Denied where nobody could open a secret any more that was sealed for who goes."""
+    gone = vault.operator if successor else removed
+    if not gone or gone == successor or (not successor and gone == vault.operator):
+        return
+    left = {*vault.operators(), *filter(None, [successor])} - {gone}
+    if closed := find_closed(vault, [*left]):
+        more = f" and {len(closed) - 5} more" if len(closed) > 5 else ""
+        raise Denied(
+            f"only the phone that goes opens {', '.join(closed[:5])}{more}",
+            "let the other one approve first (avault operator add NPUB --name NAME), use each once"
+            " with the phone that is there, and then try again",
+        )
 
 
 def describe_operator(vault: Vault, name: str, public: str | None) -> tuple[str, str]:
@@ -115,6 +132,7 @@ async def succeed(holding: Holding) -> None:
         return
 
     def change(vault: Vault) -> None:
+        refuse_loss(vault, None, successor)
         now, old = int(time.time()), to_npub(vault.operator)
         for name, public in vault.other_operators().items():
             if public == successor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from avault.daemon.answers import ANSWERED, tell_of_held
+from avault.daemon.asked import serve_asked
 from avault.daemon.changes import (
     serve_delete,
     serve_import,
@@ -30,30 +32,31 @@ from avault.daemon.showing import (
 )
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Usage
-from avault.vault.choosing import check_named, check_names, choose, choose_keys
-from avault.vault.formats import render_export, warn_of_readers
+from avault.vault.choosing import check_named, check_names, choose_keys
 from avault.vault.records import Vault
 from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from avault.daemon.gate import Pick
     from avault.daemon.keyholder import Answer, Serve
     from avault.protocol import Message
 
 
-def released(answer: Callable[[Vault, Message], Message], pick: Pick) -> Serve:
+def released(op: str, pick: Pick) -> Serve:
     """A request that gives values out: let through, its answer made, noted in the log, and sent.
 
     `pick` says which secrets it is about, and whether they were named.
     """
 
     def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+        def admit() -> Passage:
+            return keyholder.gate.admit(keyholder.open_store().vault, request, pick)
+
         try:
-            passage = keyholder.gate.admit(keyholder.open_store().vault, request, pick)
-            found = answer(passage.vault, request)
+            passage = admit()
+            found = ANSWERED[op](passage.vault, request)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
@@ -61,6 +64,8 @@ def released(answer: Callable[[Vault, Message], Message], pick: Pick) -> Serve:
             held = {"op": "reveal", "for": request["op"], "only": passage.held}
             keyholder.release(session, held, Denied.code)
             found = tell_of_held(found, passage.held)
+        if passage.asked:
+            return serve_asked(keyholder, session, request, admit)
         if passage.is_counted:
             return serve_counted(keyholder, session, request, passage, found)
         keyholder.release(session, request)
@@ -82,14 +87,6 @@ async def serve_counted(
     return found
 
 
-def tell_of_held(answer: Message, held: list[str]) -> Message:
-    """An answer that says what it is without, as that is guarded."""
-    if "output" not in answer:
-        return {**answer, "guarded": held}
-    left_out = f"left out, as guarded: {', '.join(held)}"
-    return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
-
-
 def pick_get(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], bool]:
     """One key, or those of a group."""
     name, key = request.get("group"), request.get("key")
@@ -108,74 +105,6 @@ def pick_export(vault: Vault, request: Message) -> tuple[list[tuple[str, str]], 
     return [(group, key) for group, key, _ in chosen] + [
         *check_named(vault, named).values()
     ], is_named
-
-
-def answer_get(vault: Vault, request: Message) -> Message:
-    """One value, or those of a group."""
-    name, key, form = request.get("group"), request.get("key"), request.get("format")
-    if key is not None:
-        found = vault.secrets(name, key)
-        if form == "text":
-            return {"ok": True, "output": found[0].value + "\n"}
-        answer: dict[str, Any] = {"group": name, "key": key, "value": found[0].value}
-        if len(found) > 1:
-            answer["conflicts"] = [secret.value for secret in found[1:]]
-    else:
-        group = vault.group(name)
-        values = {key: found[0].value for key, found in sorted(group.keys.items())}
-        if form == "text":
-            if broken := [key for key, value in values.items() if "\n" in value]:
-                hint = f"avault get {name} --json, or avault get {name}/{broken[0]}"
-                raise Usage(f"{name}/{broken[0]} has more than one line", hint)
-            return {
-                "ok": True,
-                "output": "".join(f"{key}={value}\n" for key, value in values.items()),
-            }
-        answer = {"group": name, "note": group.note[0], "values": values}
-    if form == "json":
-        return {"ok": True, "output": json.dumps(answer, indent=2, ensure_ascii=False) + "\n"}
-    return {"ok": True, **answer}
-
-
-def answer_export(vault: Vault, request: Message) -> Message:
-    """Variables, rendered or as they are."""
-    groups, only, allow, named = (
-        check_names(request, field) for field in ("groups", "only", "allow", "as")
-    )
-    chosen = choose(vault, groups, only, bool(request.get("prefix")), allow, named)
-    variables = {
-        name: vault.groups[group].keys[key][0].value for name, (group, key) in chosen.items()
-    }
-    if (form := request.get("format")) is not None:
-        places = {group for group, _ in chosen.values()}
-        answer: dict[str, Any] = {
-            "ok": True,
-            "output": render_export(
-                str(form), variables, places.pop() if len(places) == 1 else None
-            ),
-        }
-        warning = warn_of_readers(str(form), variables)
-        return {**answer, "warning": warning} if warning else answer
-    return {
-        "ok": True,
-        "variables": variables,
-        "names": {name: "/".join(place) for name, place in chosen.items()},
-    }
-
-
-def answer_reveal(vault: Vault, request: Message) -> Message:
-    """Secrets by their names, with what is in conflict with them."""
-    groups, only = check_names(request, "groups"), check_names(request, "only")
-    rows = [
-        {
-            "group": group,
-            "key": key,
-            "value": found[0].value,
-            "conflicts": [secret.value for secret in found[1:]],
-        }
-        for group, key, found in choose_keys(vault, groups, only)
-    ]
-    return {"ok": True, "secrets": rows}
 
 
 async def serve_provide(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -230,9 +159,9 @@ def shown(answer: Callable[[Store], Message]) -> Serve:
 
 
 REQUESTS: dict[str, Serve] = {
-    "get": released(answer_get, pick_get),
-    "export": released(answer_export, pick_export),
-    "reveal": released(answer_reveal, pick_export),
+    "get": released("get", pick_get),
+    "export": released("export", pick_export),
+    "reveal": released("reveal", pick_export),
     "provide": serve_provide,
     "has": serve_has,
     "list": serve_list,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 from avault import __version__
@@ -29,6 +30,8 @@ def describe_status(places: Places, warden: Warden) -> Message:
     if warden.child.control:
         known = {name: value for name, value in warden.report.items() if value is not None}
         fields |= {name: value for name, value in known.items() if name in fields}
+        now = render_time(time.time())
+        fields["pauses"] = [each for each in fields["pauses"] or [] if each["until"] > now]
     if problem := fields.pop("problem"):
         fields["warnings"] = [*fields["warnings"], problem]
     if warden.state != "unlocked" and os.path.lexists(places.own("unsaved.enc")):
@@ -83,6 +86,9 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "groups",
         "secrets",
         "guards",
+        "asks",
+        "questions",
+        "pauses",
         "since",
         "until",
         "waiting",

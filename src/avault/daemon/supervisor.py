@@ -28,7 +28,7 @@ from avault.errors import (
 )
 from avault.places import Places
 from avault.plain import is_same_user
-from avault.process import lock_directory, report_quietly, room
+from avault.process import lock_directory, report_quietly, room, uptime
 from avault.protocol import (
     DOOR,
     FIRST_FRAME,
@@ -131,7 +131,7 @@ class Supervisor:
 
     async def serve(self, sock: socket.socket) -> None:
         """Read the first frame of a connection, and answer it or hand it on."""
-        request = None
+        request, since = None, uptime()
         try:
             sock.setblocking(False)
             if not is_same_user(sock):
@@ -142,7 +142,7 @@ class Supervisor:
             try:
                 async with asyncio.timeout(FIRST_FRAME_TIME):
                     request = await self.first_frame(sock)
-                answer = None if request is None else await self.handle(sock, request)
+                answer = None if request is None else await self.handle(sock, request, since)
             except OSError:
                 # too slow; or out of descriptors: what cannot be handed on is closed, and the
                 # client tries again
@@ -180,10 +180,12 @@ class Supervisor:
                     raise Usage("the first frame is too long")
         return decode_frame(data[4:])
 
-    async def handle(self, sock: socket.socket, request: dict[str, Any]) -> dict[str, Any] | None:
+    async def handle(
+        self, sock: socket.socket, request: dict[str, Any], since: float
+    ) -> dict[str, Any] | None:
         """The answer to a first frame; None if the keyholder has the connection now.
 
-        Raises AvaultError.
+        `since` is when it was accepted. Raises AvaultError.
         """
         if request.get("v") != 1:
             hint = "avault daemon stop, then avault daemon start -b"
@@ -209,7 +211,8 @@ class Supervisor:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
         if not self.warden.child.control:
             raise self.warden.locked()
-        self.warden.child.control.send({"do": "connection", "frame": request}, sock.fileno())
+        taken = {"do": "connection", "frame": request, "since": since}
+        self.warden.child.control.send(taken, sock.fileno())
         return None
 
     async def notify(self, command: str) -> None:

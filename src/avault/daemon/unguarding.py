@@ -14,6 +14,7 @@ from avault.daemon.guarding import (
     read_place,
 )
 from avault.daemon.holding import Holding
+from avault.daemon.openers import Openers
 from avault.errors import Denied, TimedOut
 from avault.vault.guards import Guards
 from avault.vault.records import Vault
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 class Unguarding:
     """The one that is under way, which ends when nobody waits for it any more."""
 
-    def __init__(self, holding: Holding) -> None:
-        self.holding, self.ticket = holding, ""
+    def __init__(self, holding: Holding, openers: Openers) -> None:
+        self.holding, self.openers, self.ticket = holding, openers, ""
         self.task: asyncio.Task[None] | None = None
 
     def weigh(self, message: Message) -> None:
@@ -77,6 +78,8 @@ class Unguarding:
         noted = {"op": verb, "group": message["group"], "key": message.get("key")}
         try:
             agreed = plan(store, message)
+            if (agreed.change.given or {}).get("ask") is not None:
+                self.openers.need_pairing(store)
             if agreed.said:
                 if message.get("said") not in (None, agreed.said):
                     raise changed_meanwhile()
@@ -89,7 +92,7 @@ class Unguarding:
                 planned.check(agreed)
                 planned.write(vault)
 
-            await holding.writer.change(store, change)
+            await self.openers.change(store, change)
         except asyncio.CancelledError:
             self.note(noted, message, TimedOut.code)
             raise

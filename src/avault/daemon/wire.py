@@ -88,8 +88,14 @@ class Control:
             self.close()
             return
         self.frames.feed(data)
-        while (frame := self.frames.next()) is not None:
-            message = decode_frame(frame, NESTED + 1)  # what a client has sent may be in it
+        while self.sock.fileno() >= 0:
+            try:
+                if (frame := self.frames.next()) is None:
+                    return
+                message = decode_frame(frame, NESTED + 1)  # what a client has sent may be in it
+            except Usage:  # nothing that follows can be read either
+                self.close()
+                return
             fd = self.fds.pop(0) if message.get("fd") else None
             if fd != -1:
                 self.receive(message, fd)
@@ -126,9 +132,11 @@ class Session:
         ],
         settled: Callable[[], None],
         sessions: dict[Session, None],
+        since: float,
     ) -> None:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
-        self.caller: dict[str, Any] | None = None  # for the access log
+        self.since = since  # when the connection was accepted, as `uptime` counts
+        self.caller: dict[str, Any] | None = None
         self.frames = Frames()
         self.task: asyncio.Task[None] | None = None
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
@@ -192,7 +200,8 @@ class Session:
     async def work(self, answer: Coroutine[Any, Any, dict[str, Any]]) -> None:
         """Run a request that takes time, then go on with the frames that came meanwhile."""
         try:
-            self.send(await answer)
+            if found := await answer:  # else another process has answered
+                self.send(found)
         except Exception as error:
             self.send(complain(error).to_dict())
         finally:

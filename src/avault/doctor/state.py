@@ -15,7 +15,8 @@ from avault.places import state_home, vault_id
 from avault.process import lock_directory
 from avault.service.state import is_listening
 from avault.systemd import NoDaemon
-from avault.vault.files import read_file, sync_directory
+from avault.vault.files import VAULT_LIMIT, read_file, sync_directory
+from avault.vault.locks import check_lock
 from avault.vault.own_files import FIELDS, clean_directory, decode_file, is_leftover
 from avault.vault.presence import read_sealed
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 JSON_KINDS = (
     "unlock", "pairing", "pin", "machine", "offered", "custodians", "recovery", "log",
+    "locks",
 )  # fmt: skip
 STATE_KINDS = {f"{kind}.json": kind for kind in JSON_KINDS if kind in FIELDS}
 
@@ -85,7 +87,13 @@ def check_own_file(path: str) -> Iterator[Finding]:
             )
         is_custodian = name.startswith("custody-") and name.endswith(".json")
         if kind := "custody" if is_custodian else STATE_KINDS.get(name):
-            decode_file(kind, read_file(path), path)
+            found = decode_file(kind, read_file(path, VAULT_LIMIT), path)
+            if kind == "locks" and not all(map(check_lock, found["locks"].values())):
+                yield Finding(
+                    "bad",
+                    f"{path} has locks that open nothing",
+                    f"rm {shlex.quote(path)}; the vault's own locks are opened then",
+                )
     except (FileNotFoundError, NotFound):
         return
     except AvaultError as error:

@@ -61,6 +61,8 @@ class RemoteSigner:
         self.is_resting = False  # it listens for an answer, and sends nothing
         # relays that have not said yet what they think of an event of this question
         self.busy: set[str] = set()
+        # is given what answers an earlier question
+        self.overhear: Callable[[str], None] | None = None
         # the answer was given long ago, to an earlier question: who held it back chose the time
         self.is_old = False
         # seconds from the first relay's acceptance to the answer
@@ -123,6 +125,8 @@ class RemoteSigner:
         made = event.created_at().as_secs()  # as the signer has signed it
         self.is_old = message.get("id") != request.id and made < time.time() - OLD_ANSWER
         if message.get("id") not in request.ids:
+            if self.overhear and author == self.signer and isinstance(result, str) and not error:
+                self.overhear(result)
             if (
                 request.is_told_by_content
                 and author == self.signer

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from avault.client import ask_daemon
 from avault.daemon.start import start_daemon
-from avault.errors import AvaultError, Denied, Unavailable
+from avault.errors import AvaultError, Denied, Unavailable, printable
 from avault.places import Places
 from avault.plain import FastConnection
 from avault.systemd import NoDaemon, explain_absence, hasten_service
+from avault.terminal.talk import say
 from avault.vault.files import owner_of
 from avault.vault.presence import need_vault
 
@@ -53,6 +54,16 @@ def refuse_elses(places: Places) -> None:
         )
 
 
+def tell_of_asking(step: dict[str, Any]) -> None:
+    """Say that the phone is asked before the answer comes; it shows the same code."""
+    if step["progress"] == "asking":
+        say(f"asking the phone, code {step['code']}")
+    elif step["progress"] == "page":
+        say(f"the signer wants to be opened at {printable(step['url'])}")
+    elif step["progress"] == "warning":
+        say(f"warning: {step['text']}")
+
+
 class Terminal:
     """What every command is given: the places, and whether `--json` was asked for."""
 
@@ -62,6 +73,7 @@ class Terminal:
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One request to the daemon; says so where there is no vault at all."""
+        fields.setdefault("progress", tell_of_asking)
         try:
             return ask_daemon(self.places, op, **fields)
         except NoDaemon:

@@ -16,6 +16,7 @@ from avault.vault.choosing import choose_keys
 from avault.vault.guards import Guards
 from avault.vault.names import DIGITS, LETTERS
 from avault.vault.records import Vault
+from avault.vault.secret import is_sealed
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
                     "created": render_time(found[0].created),
                     "updated": render_time(found[0].updated),
                     "conflict": len(found) > 1,
+                    "sealed": is_sealed(found[0].value),
                     "guard": describe_guard_of(f"{name}/{key}"),
                 }
                 for key, found in sorted(group.keys.items())
@@ -225,5 +227,7 @@ def render_list(groups: list[dict[str, Any]]) -> str:
         for key in group["keys"]:
             mark = "  conflict: two machines set it" if key["conflict"] else ""
             guard = f"  guarded: {key['guard']['words']}" if key["guard"] else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}")
+            asks = "ask" in (key["guard"] or {})
+            sealed = "  sealed: its next use asks the phone" if key["sealed"] and not asks else ""
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}{sealed}")
     return "".join(line + "\n" for line in lines)

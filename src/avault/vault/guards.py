@@ -60,7 +60,7 @@ def check_facts(facts: Facts) -> None:
 
 def version_of(facts: Facts) -> int:
     """The format's version: a vault that has guards is opened by no avault that knows none."""
-    return 2 if any(name.startswith("guard/") for name in facts) else 1
+    return 2 if any(name.startswith(("guard/", "lock/")) for name in facts) else 1
 
 
 def join_facts(ours: Facts, theirs: Facts) -> Facts:

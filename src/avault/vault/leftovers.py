@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Unavailable, printable
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.guard_changes import adopt_guards
+from avault.vault.locks import adopt_locks
 from avault.vault.older import open_older
 from avault.vault.records import Vault
 from avault.vault.secret import arrange
@@ -72,10 +73,10 @@ def count_ranks(old: Vault) -> int:
 def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[str]:
     """Have a draft of the next generation have what an older copy has, and it never had.
 
-    Nothing is deleted by it, no fact is believed but guards, and no count. What was set on both
-    sides is in conflict. A write has one dot for each key, so it takes one value of each: that of a
-    `rank`, the first being 0. The names of the keys are given. Raises Unavailable where such a
-    write sets one of them too.
+    Nothing is deleted by it, no fact is believed but guards and locks, and no count. What was set
+    on both sides is in conflict. A write has one dot for each key, so it takes one value of each:
+    that of a `rank`, the first being 0. The names of the keys are given. Raises Unavailable where
+    such a write sets one of them too.
     """
     taken = []
     found = [
@@ -104,4 +105,5 @@ def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[
         keys[key] = arrange([*keys[key], *others])
         taken.append(f"{group}/{key}")
     adopt_guards(draft, old, taken, now, machine)
+    adopt_locks(draft, old, [secret.value for _, _, secret in found], now, machine)
     return taken

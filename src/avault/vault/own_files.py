@@ -52,6 +52,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "offered": {"count": int},
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
+    "locks": {"locks": dict},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
@@ -218,6 +219,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
+    "locks.json",
     "replica.json", "replica-outbox.json", "guards.enc",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip

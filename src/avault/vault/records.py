@@ -17,7 +17,7 @@ from avault.vault.names import (
     is_operator,
     is_public_key,
 )
-from avault.vault.secret import Secret, arrange, read_fact_values, read_secrets
+from avault.vault.secret import Secret, arrange, is_sealed, read_fact_values, read_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,9 +95,9 @@ class Vault:
         """Set a key; it belongs to the machine's write after this generation."""
         keys = self.groups.setdefault(check_group(group), Group({})).keys
         created = keys[key][0].created if check_key(key) in keys else now
-        keys[key] = [
-            Secret(check_value(value), created, now, machine, self.generation.get(machine, 0) + 1)
-        ]
+        kept = value if is_sealed(value) else check_value(value)
+        count = self.generation.get(machine, 0) + 1
+        keys[key] = [Secret(kept, created, now, machine, count)]
 
     def annotate(self, group: str, note: str, machine: str) -> None:
         """Set the note of a group that exists."""
@@ -299,6 +299,9 @@ def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
         name: merge_secrets(ours, ours.facts.get(name, []), theirs, theirs.facts.get(name, []))
         for name in names
     }
+    for name in names:  # what opens a value is kept, whichever side it comes from
+        if name.startswith("lock/") and not merged[name]:
+            merged[name] = arrange([*ours.facts.get(name, []), *theirs.facts.get(name, [])])[:1]
     merged |= join_facts(ours.facts, theirs.facts)
     return {name: found for name, found in sorted(merged.items()) if found}
 

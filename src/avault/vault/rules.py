@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
 BROKERED = frozenset({"proxy", "ssh", "sign"})  # by a process of avault's own; there is none yet
 SETS = ("only", "hosts", "methods", "paths")
-NUMBERS = ("until", "times")
+NUMBERS = ("until", "times", "ask")
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
+LONGEST_ASK = 86_400  # seconds for which one approval may do
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 
@@ -71,7 +72,8 @@ class Rules:
     """What is asked of each use of a secret; a field that is None asks nothing.
 
     `only`, `hosts`, `methods` and `paths` are lists of sets: of each set, one member has to fit.
-    `until` is in Unix seconds, `times` how often. Rules of a later avault, which this one does
+    `until` is in Unix seconds, `times` how often; `ask` for how many seconds an approval by phone
+    is good for a caller, 0 for one use. Rules of a later avault, which this one does
     not know, let nobody through: `is_known` is false.
     """
 
@@ -85,6 +87,7 @@ class Rules:
         self.methods, self.paths = one("methods"), one("paths")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
+        self.ask: int | None = fields.get("ask")
         self.is_known = True
 
     def __and__(self, other: Rules) -> Rules:
@@ -134,6 +137,8 @@ class Rules:
             shown["until"] = render_time(self.until)
         if self.times is not None:
             shown["times"] = self.times
+        if self.ask is not None:
+            shown["ask"] = self.ask
         return shown if self.is_known else {**shown, "unknown": True}
 
     def __str__(self) -> str:
@@ -148,6 +153,8 @@ class Rules:
         ways = self.ways()
         if ways is not None:
             words.append(f"only {' or '.join(sorted(ways, key=WAYS.index))}" if ways else "nobody")
+        if self.ask is not None:
+            words.append(f"the phone is asked {describe_asking(self.ask)}")
         for name, word in (("hosts", "to"), ("methods", "by"), ("paths", "at")):
             for each in getattr(self, name):
                 shown = " or ".join(sorted(each))
@@ -159,6 +166,14 @@ class Rules:
         if self.times is not None:
             words.append(f"{self.times} more {'time' if self.times == 1 else 'times'}")
         return ", ".join(words) or "no rule"
+
+
+def describe_asking(seconds: int) -> str:
+    """How often the phone is asked, in words."""
+    if not seconds:
+        return "for each use"
+    size, unit = next(each for each in ((3600, "h"), (60, "m"), (1, "s")) if not seconds % each[0])
+    return f"once in {seconds // size}{unit} by each caller"
 
 
 def join_rules(rules: list[Rules]) -> Rules:
@@ -226,13 +241,16 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
         if kept.get("only", ["proxy"]) != ["proxy"]:
             raise Usage("hosts, methods and paths are for the proxy", "leave --only out")
         kept["only"] = ["proxy"]
-    for name, least in (("until", now + 1), ("times", 1)):
+    for name, least, most, what in (
+        ("until", now + 1, LATEST_UNTIL, "a time to come"),
+        ("times", 1, LATEST_UNTIL, "a number from 1"),
+        ("ask", 0, LONGEST_ASK, "a number of seconds, at most a day"),
+    ):
         number = given.get(name)
         if number is None:
             continue
-        if type(number) is not int or not least <= number <= LATEST_UNTIL:
-            at = "a time to come" if name == "until" else "a number from 1"
-            raise Usage(f"{name} is {at}")
+        if type(number) is not int or not least <= number <= most:
+            raise Usage(f"{name} is {what}")
         kept[name] = number
     return kept
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 
 LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+SEAL_MARK = "\0"  # begins a value that is sealed for itself: no value that is set has a NUL
 
 
 class Secret:
@@ -42,6 +43,11 @@ class Secret:
     def to_list(self) -> list[Any]:
         """The secret as it stands in the vault's JSON."""
         return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+def is_sealed(value: str) -> bool:
+    """Whether a value is sealed for itself: what opens it has the operator's phone alone."""
+    return value.startswith(SEAL_MARK)
 
 
 def read_secrets(found: list[Any]) -> list[Secret]:

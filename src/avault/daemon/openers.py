@@ -1,0 +1,276 @@
+"""The processes that open secrets, as the keyholder has them; the supervisor starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.holding import Holding
+from avault.daemon.wire import Control
+from avault.errors import AvaultError, Denied, NotFound, Tampered, TimedOut, Unavailable
+from avault.places import Places
+from avault.process import meet
+from avault.vault.files import VAULT_LIMIT, read_file, write_file
+from avault.vault.locks import Unsealed, check_lock, find_unsealed, read_lock, seal_loose
+from avault.vault.own_files import decode_file, encode_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from avault.protocol import Message
+    from avault.signer.pairing import Pairing
+    from avault.vault.locks import Lock
+    from avault.vault.records import Vault
+    from avault.vault.store import Store
+
+
+LOCKS_AT_ONCE = 100  # locks in one answer
+SEAL_TIME = 60.0  # seconds for them
+LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
+
+
+class OpenerLink:
+    """A process that has a job, and what it says; None once it is gone."""
+
+    def __init__(
+        self, sock: socket.socket, ended: Callable[[OpenerLink], None], is_asking: bool
+    ) -> None:
+        self.is_asking = is_asking
+        self.questions: list[Message] = []  # whose answers it hears
+        self.said: asyncio.Queue[Message | None] = asyncio.Queue()
+        self.ended, self.is_gone, self.is_staying = ended, False, False
+        self.control = Control(sock, self.hear, self.lose)
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """A word of the process."""
+        self.said.put_nowait(message)
+
+    def lose(self) -> None:
+        """It is gone."""
+        self.is_gone = True
+        self.said.put_nowait(None)
+        self.ended(self)
+
+    def send(self, message: Message, fd: int | None = None) -> None:
+        """Tell it something, if it is still there."""
+        if not self.is_gone:
+            self.control.send(message, fd)
+
+    def end(self) -> None:
+        """Have it end at once."""
+        if not self.is_gone:
+            self.control.close()
+
+    async def hear_answer(self, seconds: float) -> Message:
+        """What it says of a job that nobody is asked for; raises what went wrong."""
+        try:
+            async with asyncio.timeout(seconds):
+                found = await self.said.get() or {}
+        except TimeoutError:
+            raise TimedOut("the process that seals does not answer", "try again") from None
+        if "failed" in found:
+            raise AvaultError.from_dict({"error": found["failed"]})
+        if not found:
+            raise Unavailable("the process that seals has ended", "try again")
+        return found
+
+
+class OwnLocks:
+    """This machine's locks: locks.json, in the state directory. It has nothing that opens them."""
+
+    def __init__(self, places: Places) -> None:
+        self.path = places.own("locks.json")
+
+    def read(self) -> dict[str, Lock]:
+        """The locks, by the public key that they are on; where there are none, or what is there is
+        damaged, the vault's are opened. Raises AvaultError where it cannot be read.
+        """
+        try:
+            content = decode_file("locks", read_file(self.path, VAULT_LIMIT), self.path)
+        except (NotFound, Tampered):
+            return {}
+        found = {to: check_lock(each) for to, each in content["locks"].items()}
+        return {to: lock for to, lock in found.items() if lock and lock["to"] == to}
+
+    def keep(self, locks: list[Lock], used: set[str]) -> None:
+        """Write locks in place of those on the same keys, of those that the vault has a lock on.
+
+        Raises AvaultError.
+        """
+        known = {**self.read(), **{lock["to"]: lock for lock in locks}}
+        kept = {to: lock for to, lock in known.items() if to in used}
+        write_file(self.path, encode_file("locks", {"locks": kept}))
+
+
+class Openers:
+    """How the keyholder comes by such processes, and what it has them do without the phone."""
+
+    MOST = 8  # at once that ask the phone, and as many that seal; each takes 40 MB
+    MOST_STAYING = 8  # besides, that have opened something for a time
+    START_TIME = 15.0  # seconds
+
+    def __init__(self, holding: Holding) -> None:
+        self.holding, self.own = holding, OwnLocks(holding.places)
+        self.keeping = asyncio.Lock()  # locks.json is written by one at a time
+        self.settling = asyncio.Lock()
+        self.starting: list[bool] = []  # whether they are to ask
+        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
+        self.assigned: set[OpenerLink] = set()
+        self.looked: Vault | None = None  # that has nothing which is to be sealed, or cannot be
+
+    def take(self, message: Message, fd: int) -> None:
+        """The supervisor has started one: its pid, and the door to it."""
+        door = socket.socket(fileno=fd)
+        wanted = self.wanted.pop(str(message["number"]), None)
+        if wanted and not wanted.done():
+            wanted.set_result((message["pid"], door))
+        else:
+            door.close()
+
+    def is_full(self, is_asking: bool = True) -> bool:
+        """Whether there are as many as may be, of those that ask or of those that seal."""
+        there = [each.is_asking for each in self.assigned if not each.is_staying]
+        return (there + self.starting).count(is_asking) >= self.MOST
+
+    async def start(self, is_asking: bool = True) -> OpenerLink:
+        """One that is hardened; raises AvaultError."""
+        if self.is_full(is_asking):
+            what = "wait for the phone" if is_asking else "values are set at once"
+            raise Unavailable(f"too many {what}", "try again in a while")
+        number = secrets.token_hex(8)
+        self.starting.append(is_asking)
+        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
+        try:
+            self.holding.reporter.control.send({"opener": number})
+            async with asyncio.timeout(self.START_TIME):
+                pid, door = await wanted
+        except TimeoutError:
+            raise Unavailable("no process could be started that opens it", "try again") from None
+        finally:
+            self.wanted.pop(number, None)
+            self.starting.remove(is_asking)
+        with door:
+            own = await meet(door, pid)
+        found = OpenerLink(own, self.assigned.discard, is_asking)
+        self.assigned.add(found)
+        return found
+
+    async def keep_own(self, store: Store, locks: list[Lock]) -> None:
+        """Have these locks of this machine in place of those before; raises AvaultError."""
+        async with self.keeping:
+            used = {
+                lock["to"] for lock in map(read_lock, store.vault.facts_of("lock").values()) if lock
+            }
+            await asyncio.to_thread(self.own.keep, locks, used)
+
+    async def keep_made(self, store: Store, locks: list[Lock]) -> None:
+        """Have these locks of this machine, if that can be: else the vault's are opened."""
+        with contextlib.suppress(AvaultError):
+            await self.keep_own(store, locks)
+
+    def need_pairing(self, store: Store) -> Pairing:
+        """The operator's phone; raises Denied where there is none."""
+        pairing = self.holding.contact.find(store)
+        if not pairing:
+            raise Denied("only a paired vault can ask for each use", "pair it with: avault pair")
+        return pairing
+
+    async def make_locks(
+        self, store: Store, places: list[str]
+    ) -> tuple[dict[str, Lock], list[Lock]]:
+        """New locks for secrets, by name, and this machine's own on the same keys.
+
+        No key of theirs is ever here, and nobody is asked.
+        """
+        pairing = self.holding.contact.find(store)
+        job = {
+            "do": "make",
+            "operator": pairing.operator if pairing else None,
+            **bind_locks(store.vault, self.holding.host),
+        }
+        made: dict[str, Lock] = {}
+        own: list[Lock] = []
+        found = await self.start(is_asking=False)
+        try:
+            for first in range(0, len(places), LOCKS_AT_ONCE):
+                found.send({**job, "places": places[first : first + LOCKS_AT_ONCE]})
+                answer = await found.hear_answer(SEAL_TIME)
+                made |= answer["made"]
+                own += answer["own"]
+        finally:
+            found.end()
+        return made, own
+
+    async def change(
+        self, store: Store, function: Callable[[Vault], None], also: frozenset[str] = frozenset()
+    ) -> None:
+        """Have a change written, with what a guard asks for sealed; raises what refused it.
+
+        Of what was in clear before, only what is named by `also`: the rest is left to `settle`.
+        """
+        made: dict[str, Lock] = {}
+        own: list[Lock] = []
+
+        def change(vault: Vault) -> None:
+            before = {*find_unsealed(vault)} - also
+            function(vault)
+            loose = [name for name in find_unsealed(vault) if name not in before]
+            seal_loose(vault, made, loose, store.machine)
+
+        for _ in range(3):
+            try:
+                await self.holding.writer.change(store, change)
+                break
+            except Unsealed as unsealed:
+                more, mine = await self.make_locks(store, unsealed.names)
+                made |= more
+                own += mine
+        else:
+            raise AvaultError("what is to be sealed keeps changing", "try again")
+        if own:
+            await self.keep_made(store, own)
+
+    async def settle(self, store: Store, wanted: Iterable[str] = ()) -> None:
+        """Seal what came in clear: from a merge, or from an avault that does not know of it.
+
+        What another machine has just set is left to that one, but for what is `wanted` here: two
+        that seal one value make two of it.
+        """
+        reporter = self.holding.reporter
+        async with self.settling:
+            if self.looked is store.vault or store.trouble:
+                return
+            before = reporter.warnings.pop("unsealed", None)
+            looked: Vault | None = store.vault
+            loose = find_unsealed(store.vault)
+            names = [each for each in loose if each in wanted or is_left_to(store, each)]
+            try:
+                if names:
+                    await self.change(store, lambda vault: None, frozenset(names))
+            except AvaultError as error:
+                looked = None
+                shown = ", ".join(names[:5])
+                reporter.warnings["unsealed"] = (
+                    f"not sealed, though the guard on it asks: {shown}: {error.message}"
+                )
+            self.looked = looked if len(names) == len(loose) else None  # else it looks again
+            if before != reporter.warnings.get("unsealed"):
+                reporter.report()
+
+
+def is_left_to(store: Store, name: str) -> bool:
+    """Whether this machine is to seal a value: its own, or one that another has not sealed."""
+    group, _, key = name.partition("/")
+    secret = store.vault.groups[group].keys[key][0]
+    return secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
+
+
+def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
+    """What a lock says: the vault's identity and name, this machine's, and whose phones open it."""
+    said = [vault.identity, vault.name]
+    return {"vault": said, "host": host, "operators": vault.operators()}

@@ -1,0 +1,247 @@
+"""Programs that ask too often: after a question in vain they leave the phone alone, ever longer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.callers import read_stat
+from avault.errors import Denied
+from avault.process import uptime
+from avault.vault.names import DIGITS, LETTERS
+from avault.vault.times import render_time
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.protocol import Message
+
+    Who = tuple[Any, ...]
+
+
+ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
+MOST_SHOWN = 20  # pauses in `status`: the longest
+WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
+SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
+FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
+REMEMBERED = 86_400.0  # seconds
+MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
+MOST_WAITING = 4  # uses by one program that wait for their turn
+
+
+def who_asks(caller: dict[str, Any]) -> Who:
+    """A caller, as it is known again: what runs, and in what."""
+    parent = caller.get("parent") or {}
+    return caller["uid"], caller["exe"], parent.get("exe")
+
+
+def which_asks(caller: dict[str, Any]) -> Who | None:
+    """A caller, as one approval is good for it: a program, started by one process, in one session.
+
+    What is started by init, or from outside of a container, stands for itself. As orphans get
+    another parent, which many may have, the kernel's session counts too: nobody can join one. None
+    for who is not known: it is not known again either.
+    """
+    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
+    if not (pid and caller["exe"] and parent is not None):
+        return None
+    starter = parent if parent > 1 else pid
+    try:
+        leader = os.getsid(pid)
+    except OSError:  # it has ended
+        return None
+    return caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+
+
+def name_process(pid: int) -> tuple[int, bytes]:
+    """A process, as no other one is named: its pid, and when it was started."""
+    _, fields = read_stat(pid)
+    return pid, fields[19] if fields else b""
+
+
+def describe_who(caller: dict[str, Any]) -> str:
+    """A caller in words, as the kernel tells."""
+    parent = caller.get("parent") or {}
+    shown = f"{name_program(caller)} (pid {caller['pid']})"
+    if parent.get("exe"):
+        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
+    return shown
+
+
+def name_program(process: dict[str, Any]) -> str:
+    """The name of what a process runs."""
+    if name := process.get("exe") or process.get("name"):
+        return spell(os.path.basename(str(name)))
+    return "a program that is not known"
+
+
+def spell(word: str) -> str:
+    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
+
+
+class Restraint:
+    """How long callers leave the phone alone: who they are, what they asked for, and how many.
+
+    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
+    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
+    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
+    """
+
+    def __init__(self) -> None:
+        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
+        self.latest: list[float] = []  # when the last questions of all were in vain
+        self.approved: dict[tuple[Who, str], float] = {}
+
+    def check(self, who: Who, names: list[str]) -> None:
+        """Raise Denied while the pause of a caller lasts."""
+        now = uptime()
+        for name in names:
+            end = self.end(who, name)
+            if not self.is_known(who, [name]):
+                end = max(end, self.end(None, name), self.end_of_flood())
+            if end > now:
+                raise Denied(
+                    f"the phone was asked in vain; for {name} it is not asked again for"
+                    f" {end - now:.0f} s",
+                    "wait, or see who asked: avault log",
+                )
+
+    def is_known(self, who: Who, names: list[str]) -> bool:
+        """Whether the operator has agreed to a caller before, for all of these."""
+        return all((who, name) in self.approved for name in names)
+
+    def end(self, who: Who | None, name: str) -> float:
+        """When the pause of a caller ends, or that of all; 0 where it has none."""
+        count, last = self.in_vain.get((who, name), (0, 0.0))
+        pauses = ASK_PAUSES if who else SECRET_PAUSES
+        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
+
+    def end_of_flood(self) -> float:
+        """When anybody may ask again after too many questions in vain."""
+        return self.latest[0] + FLOOD_TIME if len(self.latest) == FLOOD else 0.0
+
+    def describe(self) -> list[Message]:
+        """The pauses that last: of what, whose, and until when."""
+        now, others = uptime(), "any other program"
+        ends = [(self.end_of_flood(), others, "anything")] + [
+            (self.end(who, name), name_program({"exe": who[1]}) if who else others, name)
+            for who, name in self.in_vain
+        ]
+        return [
+            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
+            for end, program, name in sorted(ends)
+            if end > now
+        ][-MOST_SHOWN:]
+
+    def note(self, who: Who, names: list[str]) -> None:
+        """A question was in vain: refused, or nobody answered."""
+        now = uptime()
+        self.forget(now - REMEMBERED)
+        self.latest = [*self.latest, now][-FLOOD:]
+        for each in [(each, name) for each in (who, None) for name in names]:
+            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
+
+    def forget(self, before: float) -> None:
+        """Forget what is older."""
+        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
+        self.approved = {each: at for each, at in self.approved.items() if at > before}
+
+    def forgive(self, who: Who, names: list[str]) -> None:
+        """The operator has agreed."""
+        for name in names:
+            self.in_vain.pop((who, name), None)
+            self.in_vain.pop((None, name), None)
+            if who[1]:  # else it is any program that is not known
+                self.approved[who, name] = uptime()
+
+
+class Turn:
+    """The only one who asks for some names, for the length of a `with`."""
+
+    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
+        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
+        self.begun = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self.turns.join(self)
+        try:
+            await self.begun.wait()
+        except asyncio.CancelledError:
+            self.turns.leave(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.turns.leave(self)
+
+
+class Turns:
+    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Turn] = []
+        self.begun: list[Turn] = []
+
+    def join(self, turn: Turn) -> None:
+        """Wait for a turn; raises Denied where too many of the same caller do."""
+        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
+            raise Denied(
+                f"{MOST_WAITING} uses by this program wait for the phone already",
+                "try again when some have been answered",
+            )
+        self.waiting.append(turn)
+        self.go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """It has had its turn, or wants none any more."""
+        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the turns of which no name is taken, or is to be by who waits before them."""
+        taken = {name for each in self.begun for name in each.names}
+        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
+            if not taken & turn.names:
+                self.waiting.remove(turn)
+                self.begun.append(turn)
+                turn.begun.set()
+            taken |= turn.names
+
+
+class Askings:
+    """The questions of an open vault: one at a time for each secret.
+
+    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
+    `late` are processes that listen for an answer which is for nobody any more, by the names that
+    they were to open; `staying` those that have opened something for a caller, for a time.
+    """
+
+    def __init__(self) -> None:
+        self.restraint = Restraint()
+        self.turns = Turns()
+        self.questions: dict[Any, Message] = {}
+        self.late: dict[str, Any] = {}
+        self.staying: dict[Who, Any] = {}
+
+    def alone(self, who: Who, names: list[str]) -> Turn:
+        """Be the only one who asks for these, for the length of a `with`."""
+        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def describe(self) -> Message:
+        """What `status` shows of them."""
+        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
+
+    def end_late(self, names: list[str], is_full: bool) -> list[Message]:
+        """Who asks anew for a secret hears the late answers himself; for others there is room.
+
+        The questions whose answers are to be heard by who comes in their place.
+        """
+        questions: list[Message] = []
+        for name in [*names, *(list(self.late)[:1] if is_full else [])]:
+            late = self.late.pop(name, None)
+            if late and not late.is_gone:
+                questions += late.questions
+                late.end()
+        return questions[-MOST_OVERHEARD:]

@@ -1,0 +1,265 @@
+"""Secrets that are sealed for themselves: their values, and the locks on them.
+
+A secret whose guard asks has a key pair of its own. Its value is sealed to the public key, by
+whoever sets it. The secret key is in the vault too, sealed under an unlock key; and that is in an
+envelope which only an operator's phone opens, for each operator one. It is from a key that is
+thrown away: neither the agent's key nor all that lies on a machine opens it. This is the lock.
+
+One lock is in the vault, as a fact `lock/ID`; it is opened by a machine that has none of its own.
+Each machine has its own beside the vault, in locks.json, which is another one after each use, on
+the same key pair: what the phone answered last opens nothing that is on the disk, nor in git. Of
+two machines that have turned the vault's, either's opens. A merge takes none away, as a value that
+it is on may come from either side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+from avault.errors import Denied, Tampered
+from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys
+from avault.vault.guards import Guards
+from avault.vault.seal import make_envelope, request_code
+from avault.vault.secret import SEAL_MARK, Secret, is_sealed
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.nostr import Keys
+    from avault.vault.records import Vault
+
+    Lock = dict[str, Any]
+
+
+PIECE = 16_000  # characters of a value in one NIP-44 payload, which holds 65,408 bytes
+
+
+def name_lock(public: str) -> str:
+    """The fact that has the lock on what is sealed to a public key (hex)."""
+    return f"lock/{public[:32]}"
+
+
+def seal_value(public: str, value: str) -> str:
+    """A value, as only who has the secret key of `public` (hex) reads it."""
+    once = make_keys()
+    pieces = [value[start : start + PIECE] for start in range(0, len(value), PIECE)]
+    parts = [
+        encrypt(once, public, json.dumps([index, len(pieces)]) + piece)
+        for index, piece in enumerate(pieces)
+    ]
+    return SEAL_MARK + json.dumps({"to": public, "from": public_hex(once), "parts": parts})
+
+
+def sealed_to(value: str) -> str:
+    """To which public key (hex) a value is sealed; raises Tampered."""
+    return str(read_payload(value)["to"])
+
+
+def read_payload(value: str) -> dict[str, Any]:
+    """The fields of a sealed value; raises Tampered."""
+    try:
+        found = json.loads(value.removeprefix(SEAL_MARK))
+        texts = [found["to"], found["from"], *found["parts"]]
+        is_whole = is_sealed(value) and found.keys() == {"to", "from", "parts"}
+        if is_whole and all(isinstance(each, str) for each in texts):
+            return dict(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise Tampered("what is sealed for itself is damaged", "take it from git history")
+
+
+def open_value(keys: Keys, value: str) -> str:
+    """What is sealed, with the secret's own key; raises Tampered."""
+    found = read_payload(value)
+    try:
+        parts = [decrypt(keys, found["from"], part) for part in found["parts"]]
+        heads = [json.dumps([index, len(parts)]) for index in range(len(parts))]
+        if parts and all(map(str.startswith, parts, heads)):
+            return "".join(map(str.removeprefix, parts, heads))
+    except ValueError:
+        pass
+    raise Tampered("what is sealed for itself does not open", "take it from git history")
+
+
+def make_secret(place: str) -> dict[str, Any]:
+    """A new key pair for a secret, as `open_lock` gives it."""
+    return {"place": place, "key": make_keys().secret_key().to_hex()}
+
+
+def make_lock(
+    vault: tuple[str, str],
+    place: str,
+    operators: list[str],
+    secret: dict[str, Any],
+    host: str | None = None,
+) -> Lock:
+    """A lock on a secret, which operators' phones open.
+
+    `vault` is its identity and its name, `place` the secret as GROUP/KEY, `secret` is as
+    `open_lock` gives it, `host` the machine whose own lock it is. Only for a process that ends with
+    what it was made for.
+    """
+    identity, name = vault
+    own, first, unlock = read_keys(secret["key"]), secret["place"], make_keys()
+    opens, to = public_hex(unlock), public_hex(own)
+    content = {"type": "avault/lock", "vault": identity, "place": first, "to": to}
+    sealed = encrypt(unlock, opens, json.dumps({**content, "key": own.secret_key().to_hex()}))
+    shown = place if place == first else f"{place}, which is or was {first},"
+    shown += f" of {name} on {host}" if host else f" of {name}"
+    envelopes = {}
+    for operator in operators:
+        peer = make_keys()
+        code = request_code(public_hex(peer))
+        said = f"avault: open {shown} for one use, code {code}."
+        said += " Approve only if you have just agreed to who gets it."
+        title = f"open {shown} for one use, code {code}"
+        envelope = make_envelope(peer, operator, title, said, unlock.secret_key().to_hex())
+        envelopes[operator] = [public_hex(peer), envelope]
+    made = {"place": first, "to": to, "opens": opens, "sealed": sealed, "envelopes": envelopes}
+    open_lock(made, unlock.secret_key().to_hex(), identity)
+    return made
+
+
+def open_lock(lock: Lock, unlock: str, identity: str) -> dict[str, Any]:
+    """The secret's own `key` (hex) and first `place`, by the unlock key (hex); raises Tampered."""
+    try:
+        keys = read_keys(unlock)
+        found = json.loads(decrypt(keys, public_hex(keys), lock["sealed"]))
+        named = found["type"], found["vault"], found["to"], public_hex(read_keys(found["key"]))
+        if named == ("avault/lock", identity, lock["to"], lock["to"]):
+            return dict(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise Tampered("the answer does not open that secret", "see: avault doctor")
+
+
+def read_lock(text: str | None) -> Lock | None:
+    """The lock of a fact; None where there is none, or none that can be used."""
+    try:
+        return check_lock(json.loads(text or "null"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def check_lock(found: Any) -> Lock | None:
+    """`found` if it can be a lock, else None."""
+    try:
+        texts = [found[each] for each in ("place", "to", "opens", "sealed")]
+        for public, (peer, envelope) in found["envelopes"].items():
+            texts += [public, peer, envelope]
+        return dict(found) if all(isinstance(each, str) for each in texts) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def find_lock(vault: Vault, value: str) -> Lock:
+    """The lock on a sealed value; raises Tampered."""
+    to = sealed_to(value)
+    lock = read_lock(vault.fact(name_lock(to)))
+    if not lock or lock["to"] != to:
+        raise Tampered(
+            "what opens that secret is not in the vault", "get the latest, or set it anew"
+        )
+    return lock
+
+
+class Unsealed(Denied):
+    """There are values that a guard wants sealed, and no locks for them yet: `names`."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"not sealed yet: {', '.join(names[:5])}", "try again")
+        self.names = names
+
+
+def find_unsealed(vault: Vault) -> list[str]:
+    """The names of values in clear whose guard asks; not of those that two machines have set."""
+    guards = Guards(vault.facts)
+    if not guards.guards:
+        return []
+    return [
+        f"{group}/{key}"
+        for group, each in vault.groups.items()
+        for key, found in each.keys.items()
+        if len(found) == 1 and not is_sealed(found[0].value) and is_asked(guards, f"{group}/{key}")
+    ]
+
+
+def find_asked(vault: Vault, guards: Guards) -> list[str]:
+    """The names of which the phone is asked: a guard says so, or they are sealed yet."""
+    return [
+        f"{group}/{key}"
+        for group, each in sorted(vault.groups.items())
+        for key, found in sorted(each.keys.items())
+        if is_sealed(found[0].value) or is_asked(guards, f"{group}/{key}")
+    ]
+
+
+def is_asked(guards: Guards, name: str) -> bool:
+    """Whether a guard has the phone asked for uses of GROUP/KEY."""
+    return guards.rules_of(guards.of(name)).ask is not None
+
+
+def seal_loose(vault: Vault, made: dict[str, Lock], names: list[str], machine: str) -> None:
+    """Seal values that are in clear, by locks that were `made` for their names; raises Unsealed.
+
+    Each value has a lock of its own: who has opened the one before opens no later value.
+    """
+    if lacking := [name for name in names if name not in made]:
+        raise Unsealed(lacking)
+    now, count = int(time.time()), vault.generation.get(machine, 0) + 1
+    for name in names:
+        group, _, key = name.partition("/")
+        there = vault.groups[group].keys[key][0]
+        value = seal_value(made[name]["to"], there.value)
+        vault.groups[group].keys[key] = [Secret(value, there.created, now, machine, count)]
+        keep_lock(vault, made[name], now, machine)
+    if names:
+        drop_locks(vault, {*names}, now, machine)
+
+
+def keep_lock(vault: Vault, lock: Lock, now: int, machine: str) -> None:
+    """Have a lock in the vault, in place of the one that was on the same key pair."""
+    text = json.dumps(lock, sort_keys=True)
+    if vault.fact(name_lock(lock["to"])) != text:
+        vault.state(name_lock(lock["to"]), text, now, machine)
+
+
+def drop_locks(vault: Vault, places: set[str], now: int, machine: str) -> None:
+    """Take away the locks that were made for these names, and that no value is sealed with."""
+    used = used_locks(vault)
+    for identity, text in vault.facts_of("lock").items():
+        lock = read_lock(text)
+        if lock and lock["place"] in places and lock["to"] not in used:
+            vault.state(f"lock/{identity}", None, now, machine)
+
+
+def used_locks(vault: Vault) -> dict[str, str]:
+    """The names of the secrets that are sealed, by the public keys (hex) that it is to."""
+    used = {}
+    for group, each in vault.groups.items():
+        for key, found in each.keys.items():
+            for secret in filter(lambda one: is_sealed(one.value), found):
+                with contextlib.suppress(Tampered):  # nothing opens what is damaged
+                    used[sealed_to(secret.value)] = f"{group}/{key}"
+    return used
+
+
+def find_closed(vault: Vault, operators: list[str]) -> list[str]:
+    """The names of sealed secrets that not one of these operators' phones opens."""
+    closed = []
+    for to, name in sorted(used_locks(vault).items(), key=lambda each: each[1]):
+        lock = read_lock(vault.fact(name_lock(to)))
+        if not lock or not {*lock["envelopes"]} & {*operators}:
+            closed.append(name)
+    return closed
+
+
+def adopt_locks(vault: Vault, copy: Vault, values: list[str], now: int, machine: str) -> None:
+    """Have the locks of a copy on values that are taken from it, where there are none."""
+    for name in [name_lock(sealed_to(value)) for value in values if is_sealed(value)]:
+        text = copy.fact(name)
+        if text is not None and vault.fact(name) is None:
+            vault.state(name, text, now, machine)
