@@ -44,9 +44,9 @@ The rooms, in order; each calls only what stands above it:
     vault/generations         Generations: how many writes of each machine a copy of the vault has
     vault/times               Times and durations, as people and the protocol have them
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
+    vault/secret              A value of a key as data: its times, its dot, and which of several is served
     vault/guards              The guards of a vault: facts that are only added, so that no copy of it has a guard less
     vault/guard_changes       What changes the guards of a vault. None of it is undone by a copy that has not heard of it
-    vault/secret              A value of a key as data: its times, its dot, and which of several is served
     vault/records             The vault as data: groups, keys and their names; merging two copies
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
     vault/files               Files as people and disks need them: atomic, durable, checked
@@ -2789,6 +2789,81 @@ def read_rules(text: str) -> tuple[str, Rules]:
     return on, rules
 
 
+# ---------------------------------------------------------- vault/secret ----
+# A value of a key as data: its times, its dot, and which of several is served.
+
+
+LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
+SEAL_MARK = "\0"  # begins a value that is sealed for itself: no value that is set has a NUL
+
+
+class Secret:
+    """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
+
+    The dot is the machine that wrote it and the count of that machine's writes:
+    with the vault's generation it tells, without clocks, whether another copy
+    of the vault knew this value and changed it, or never saw it.
+    """
+
+    __slots__ = ("count", "created", "machine", "updated", "value")
+
+    def __init__(self, value: str, created: int, updated: int, machine: str, count: int) -> None:
+        self.value, self.created, self.updated, self.machine, self.count = (
+            value,
+            created,
+            updated,
+            machine,
+            count,
+        )
+
+    def hand_over(self, old: str, new: str, count: int, since: int) -> Secret:
+        """The same under another name, if the old machine has written it after that time."""
+        if self.machine != old or self.updated <= since:
+            return self
+        return Secret(self.value, self.created, self.updated, new, count)
+
+    def to_list(self) -> list[Any]:
+        """The secret as it stands in the vault's JSON."""
+        return [self.value, self.created, self.updated, self.machine, self.count]
+
+
+def is_sealed(value: str) -> bool:
+    """Whether a value is sealed for itself: what opens it has the operator's phone alone."""
+    return value.startswith(SEAL_MARK)
+
+
+def read_secrets(found: list[Any]) -> list[Secret]:
+    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
+
+    Who can write a vault can write anything into it: what is compared and sorted later is of the
+    right type.
+    """
+    secrets = [Secret(*each) for each in found]
+    for each in secrets:
+        check_dot(each.machine, each.count)
+        times = (each.created, each.updated)
+        if type(each.value) is not str or any(type(time) is not int for time in times):
+            raise ValueError("not a secret")
+        if any(abs(time) > LATEST for time in times):
+            raise ValueError("not a time")
+    if not secrets or len({(each.machine, each.count) for each in secrets}) < len(secrets):
+        raise ValueError("not the secrets of a key")
+    return secrets
+
+
+def read_fact_values(found: list[Any]) -> list[Secret]:
+    """The same of a fact: which one counts is which one counts after a merge."""
+    secrets = read_secrets(found)
+    if arrange(secrets) != secrets:
+        raise ValueError("not in order")
+    return secrets
+
+
+def arrange(secrets: Iterable[Secret]) -> list[Secret]:
+    """The secrets of one key in their order: the first is served."""
+    return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
+
+
 # ---------------------------------------------------------- vault/guards ----
 # The guards of a vault: facts that are only added, so that no copy of it has a guard less.
 #
@@ -2874,6 +2949,33 @@ def own_facts(facts: Facts) -> Facts:
 def without_removals(facts: Facts) -> Facts:
     """Those that can only make a vault's guards stricter."""
     return {name: each for name, each in own_facts(facts).items() if "unguarded/" not in name}
+
+
+def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
+    """What facts that a rotated-away key has sealed add to ours, which are no less by it.
+
+    Who got that key says anything under each name, of any count and time. So what ours do not say
+    in the same words is named by its own, as said once and just now: it takes the place of nothing.
+    What the operator took away stays so; of uses, the higher number counts.
+    """
+    added: Facts = {}
+    names: dict[str, str] = {}  # of guards, by what theirs call them
+    for name, [fact] in sorted(own_facts(theirs).items()):
+        kind, identity, *machine = name.split("/")
+        is_gone_here = f"unguarded/{identity}" in ours
+        if kind == "unguarded" or is_gone_here or len(added) >= MOST_KNOWN:
+            continue
+        if kind == "used":
+            if identity in names:
+                added["/".join([kind, names[identity], *machine])] = [fact]
+            continue
+        is_ours = name in ours and ours[name][0].value == fact.value
+        own = identity if is_ours else sha256(f"{name} {fact.value}".encode()).hex()[:16]
+        if kind == "guard":
+            names[identity] = own
+        if f"{kind}/{own}" not in ours:
+            added[f"{kind}/{own}"] = [Secret(fact.value, now, now, fact.machine, 1)]
+    return added
 
 
 def count_guards(facts: Facts) -> int:
@@ -3139,7 +3241,10 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
     so, but for the names which a value had: it may be the one that was guarded under another. So it
     is where it equals what is guarded here, by what does not count for it yet.
     """
-    vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
+    is_sure = copy.agent == vault.agent
+    found = without_removals(copy.facts)
+    theirs = found if is_sure else only_additions(vault.facts, found, now)
+    vault.facts |= join_facts(vault.facts, theirs)
     here, there = Guards(vault.facts), Guards(copy.facts)
     guarded, moves = guarded_values(vault, here), list[tuple[str, str]]()
     for name in names:
@@ -3239,81 +3344,6 @@ def refuse_more_for(before: Guards, after: Guards, name: str) -> None:
 def count_all(guards: Guards) -> int:
     """How many guards there are, or moves that carry some, if these are more."""
     return max(len(carrying_moves(guards)), sum(map(len, guards.guards.values())))
-
-
-# ---------------------------------------------------------- vault/secret ----
-# A value of a key as data: its times, its dot, and which of several is served.
-
-
-LATEST = 1 << 37  # Unix seconds; later ones are no times that people are shown
-SEAL_MARK = "\0"  # begins a value that is sealed for itself: no value that is set has a NUL
-
-
-class Secret:
-    """One value of a key: the value, when it was made and changed (Unix seconds), and its dot.
-
-    The dot is the machine that wrote it and the count of that machine's writes:
-    with the vault's generation it tells, without clocks, whether another copy
-    of the vault knew this value and changed it, or never saw it.
-    """
-
-    __slots__ = ("count", "created", "machine", "updated", "value")
-
-    def __init__(self, value: str, created: int, updated: int, machine: str, count: int) -> None:
-        self.value, self.created, self.updated, self.machine, self.count = (
-            value,
-            created,
-            updated,
-            machine,
-            count,
-        )
-
-    def hand_over(self, old: str, new: str, count: int, since: int) -> Secret:
-        """The same under another name, if the old machine has written it after that time."""
-        if self.machine != old or self.updated <= since:
-            return self
-        return Secret(self.value, self.created, self.updated, new, count)
-
-    def to_list(self) -> list[Any]:
-        """The secret as it stands in the vault's JSON."""
-        return [self.value, self.created, self.updated, self.machine, self.count]
-
-
-def is_sealed(value: str) -> bool:
-    """Whether a value is sealed for itself: what opens it has the operator's phone alone."""
-    return value.startswith(SEAL_MARK)
-
-
-def read_secrets(found: list[Any]) -> list[Secret]:
-    """The secrets of one key, out of the vault's JSON; raises ValueError, TypeError.
-
-    Who can write a vault can write anything into it: what is compared and sorted later is of the
-    right type.
-    """
-    secrets = [Secret(*each) for each in found]
-    for each in secrets:
-        check_dot(each.machine, each.count)
-        times = (each.created, each.updated)
-        if type(each.value) is not str or any(type(time) is not int for time in times):
-            raise ValueError("not a secret")
-        if any(abs(time) > LATEST for time in times):
-            raise ValueError("not a time")
-    if not secrets or len({(each.machine, each.count) for each in secrets}) < len(secrets):
-        raise ValueError("not the secrets of a key")
-    return secrets
-
-
-def read_fact_values(found: list[Any]) -> list[Secret]:
-    """The same of a fact: which one counts is which one counts after a merge."""
-    secrets = read_secrets(found)
-    if arrange(secrets) != secrets:
-        raise ValueError("not in order")
-    return secrets
-
-
-def arrange(secrets: Iterable[Secret]) -> list[Secret]:
-    """The secrets of one key in their order: the first is served."""
-    return sorted(secrets, key=lambda secret: (-secret.updated, secret.machine, secret.count))
 
 
 # --------------------------------------------------------- vault/records ----
@@ -5295,7 +5325,7 @@ class KeptGuards:
     def read(self, vault: Vault) -> dict[str, Any]:
         """The facts in it; none where it is not this vault's, or of none of its agents.
 
-        Of what an agent's key before had sealed, removals are not taken.
+        Of what an agent's key before had sealed, what it adds is taken: see `only_additions`.
         """
         if not os.path.lexists(self.path):
             return {}
@@ -5304,8 +5334,9 @@ class KeptGuards:
                 self.data = read_file(self.path, VAULT_LIMIT)
                 found = open_vault(self.data, keys)
                 if found.identity == vault.identity:
-                    facts = own_facts(found.facts)
-                    return facts if keys is self.keys else without_removals(facts)
+                    facts, now = own_facts(found.facts), int(time.time())
+                    is_sure = keys is self.keys
+                    return facts if is_sure else only_additions(vault.facts, facts, now)
         self.damage = "guards.enc was damaged, and is made anew from what the vault has"
         return {}
 

@@ -565,6 +565,25 @@ async def test_what_is_taken_from_a_copy_has_the_guards_that_it_has_there(house:
     assert again == ["fresh/KEY"] and str(guards.rules_of(guards.of("fresh/KEY"))) == "only run"
 
 
+@pytest.mark.parametrize("left", ["copy-of-old.enc", "unsaved-before-7.enc"], ids=["restored from", "left here"])
+async def test_who_has_a_key_before_takes_no_guard_off_by_saying_it_otherwise(house: House, left: str) -> None:
+    """Each guard under its id, and a higher count, of another place: the ids are in each copy that such a key opens."""
+    store, old = house.holding.store, nostr_sdk.Keys.generate()
+    assert store
+    await house.keyholder.change(lambda vault: avault.keep_old_key(vault, old, 1, store.machine))
+    twin = avault.Vault(store.vault.identity, avault.public_hex(old), store.vault.made_for, "x")
+    for name in avault.own_facts(store.vault.facts):
+        twin.facts[name] = [avault.Secret('{"on": "nobody/CARES", "only": ["run"]}', 1, 1, "m", 10**9)]
+    twin.put("junk", "KEY", "x", 1, "zz")
+    twin.generation = {"zz": 1}
+    Path(house.places.own(left)).write_bytes(avault.seal_vault(twin, old))
+    asked = {"unsaved": True} if left.startswith("unsaved") else {"file": left, "group": "junk", "key": "KEY"}
+    assert (await house.serve("restore", **asked))["restored"] == ["junk/KEY"]
+    for name in GUARDS:
+        assert await is_refused(house, name)
+    assert len(avault.Guards(store.vault.facts).guards["nobody/CARES"]) >= len(GUARDS), "what it adds counts, too"
+
+
 async def test_a_stricter_guard_that_was_confirmed_holds_for_a_use_that_is_to_be_counted(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

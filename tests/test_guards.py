@@ -1146,3 +1146,89 @@ def test_guards_that_a_key_before_has_sealed_still_count(desk: Desk, store: avau
     again = desk.load()
     assert str(rules_of(again.vault, "g/K")) == "only run" and str(rules_of(again.vault, "h/X")) == "only ssh"
     assert again.warning == "" and avault.open_vault(path.read_bytes(), AGENT)
+
+
+def say_otherwise(vault: avault.Vault, keys: Any) -> avault.Vault:
+    """A copy by who has a key that was rotated away: each fact about guards is said again, later, and means another thing."""
+    twin = avault.Vault(vault.identity, avault.public_hex(keys), vault.made_for, "x")
+    texts = {
+        "guard": json.dumps({"on": "nobody/CARES", "only": ["run"]}),
+        "moved": json.dumps({"from": "nobody/CARES", "to": "nobody/ELSE"}),
+        "used": "0",
+        "unguarded": "9",
+    }
+    for name in avault.own_facts(vault.facts):
+        kind, identity, *_ = name.split("/")
+        twin.facts[name] = [avault.Secret(texts[kind], 0, 1 << 36, "m", 10**9)]
+        twin.facts[f"unguarded/{identity}"] = [avault.Secret(str(10**10), 0, 1 << 36, "m", 10**9)]
+    return twin
+
+
+def test_a_key_before_says_no_guard_otherwise_under_whatever_count(desk: Desk, store: avault.Store) -> None:
+    old = nostr_sdk.Keys.generate()
+    store.write([put_guard(), put_guard("t/K", times=3), lambda vault: avault.keep_old_key(vault, old, 1, "m")])
+    store.write([lambda vault: vault.move(("g", "K"), ("h", "L"), 1, "m")])
+    [counted] = avault.Guards(store.vault.facts).of("t/K")
+    store.write([lambda vault: avault.count_use(vault, counted.identity, 1, "m")])
+    before, path = avault.own_facts(store.vault.facts), Path(desk.places.own("guards.enc"))
+    forged = avault.seal_vault(say_otherwise(store.vault, old), old)
+    path.write_bytes(forged)
+    once = desk.load().vault
+    assert avault.list_facts({name: once.facts[name] for name in before}) == avault.list_facts(before)
+    assert str(rules_of(once, "h/L")) == "only run" and str(rules_of(once, "t/K")) == "2 more times"
+    assert rules_of(once, "nobody/ELSE").only, "what it adds counts, too"
+    path.write_bytes(forged)
+    assert desk.load().vault.facts.keys() == once.facts.keys(), "and once"
+    genuine = put_guard("g/K", only=["ssh"])
+    genuine(twin := store.vault.copy())
+    assert str(rules_of(once.merge(twin), "g/K")) == str(rules_of(twin.merge(once), "g/K")) == "nobody"
+
+
+def test_guards_that_are_known_are_not_had_from_a_key_before(desk: Desk, store: avault.Store) -> None:
+    """Its ids are in each copy that it has sealed; what it says under them is anything."""
+    old = nostr_sdk.Keys.generate()
+    store.write([lambda vault: avault.keep_old_key(vault, old, 1, "m")])
+    before = desk.path.read_bytes()
+    store.write([put_guard()])
+    desk.content = known_by(store)
+    desk.path.write_bytes(before)
+    Path(desk.places.own("guards.enc")).write_bytes(avault.seal_vault(say_otherwise(store.vault, old), old))
+    with pytest.raises(avault.Tampered, match="guards that this machine knows"):
+        desk.load(accept_rollback=True)
+
+
+IDS = [f"{each:016x}" for each in range(3)]
+PLACES = st.sampled_from(["g/K", "h/K", "g"])
+TEXTS = {
+    "guard": st.builds(
+        lambda on, ways: json.dumps({"on": on, "only": sorted(ways)}), PLACES, st.sets(st.sampled_from(avault.WAYS))
+    ),
+    "moved": st.builds(
+        lambda *ends: json.dumps(dict(zip(("from", "to"), ends, strict=True))), *[st.sampled_from(["g/K", "h/K", "i/K"])] * 2
+    ),
+    "unguarded": st.integers(0, 9).map(str),
+}
+
+
+@given(st.data())
+def test_what_a_key_before_has_sealed_lessens_nothing_in_whatever_order(data: Any) -> None:
+    def draw() -> dict[str, list[Any]]:
+        names = data.draw(st.lists(st.tuples(st.sampled_from(sorted(TEXTS)), st.sampled_from(IDS)), unique=True, max_size=6))
+        drawn = {
+            f"{kind}/{each}": [avault.Secret(data.draw(TEXTS[kind]), 1, 1, "m", data.draw(st.integers(1, 9)))]
+            for kind, each in names
+        }
+        return avault.join_facts(drawn, {})
+
+    def rules(facts: dict[str, list[Any]], name: str) -> avault.Rules:
+        guards = avault.Guards(facts)
+        return guards.rules_of(guards.of(name))
+
+    ours, theirs, later = draw(), draw(), draw()
+    more = avault.join_facts(ours, avault.only_additions(ours, theirs, 7))
+    for name in ("g/K", "h/K", "i/K"):
+        assert rules(more, name).asks_at_least(rules(ours, name))
+        with_it, without = avault.join_facts(more, later), avault.join_facts(ours, later)
+        assert rules(with_it, name).asks_at_least(rules(without, name)), "nor does it what is merged later"
+    again = avault.join_facts(more, avault.only_additions(more, theirs, 8))
+    assert avault.list_facts(again) == avault.list_facts(more)

@@ -14,6 +14,7 @@ from avault.vault.guards import (
     carrying_moves,
     is_kept,
     join_facts,
+    only_additions,
     without_removals,
 )
 
@@ -128,7 +129,10 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
     so, but for the names which a value had: it may be the one that was guarded under another. So it
     is where it equals what is guarded here, by what does not count for it yet.
     """
-    vault.facts |= join_facts(vault.facts, without_removals(copy.facts))
+    is_sure = copy.agent == vault.agent
+    found = without_removals(copy.facts)
+    theirs = found if is_sure else only_additions(vault.facts, found, now)
+    vault.facts |= join_facts(vault.facts, theirs)
     here, there = Guards(vault.facts), Guards(copy.facts)
     guarded, moves = guarded_values(vault, here), list[tuple[str, str]]()
     for name in names:

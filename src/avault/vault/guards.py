@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from avault.places import sha256
 from avault.vault.rules import Rules, is_place, join_rules, read_rules
+from avault.vault.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,6 +98,33 @@ def own_facts(facts: Facts) -> Facts:
 def without_removals(facts: Facts) -> Facts:
     """Those that can only make a vault's guards stricter."""
     return {name: each for name, each in own_facts(facts).items() if "unguarded/" not in name}
+
+
+def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
+    """What facts that a rotated-away key has sealed add to ours, which are no less by it.
+
+    Who got that key says anything under each name, of any count and time. So what ours do not say
+    in the same words is named by its own, as said once and just now: it takes the place of nothing.
+    What the operator took away stays so; of uses, the higher number counts.
+    """
+    added: Facts = {}
+    names: dict[str, str] = {}  # of guards, by what theirs call them
+    for name, [fact] in sorted(own_facts(theirs).items()):
+        kind, identity, *machine = name.split("/")
+        is_gone_here = f"unguarded/{identity}" in ours
+        if kind == "unguarded" or is_gone_here or len(added) >= MOST_KNOWN:
+            continue
+        if kind == "used":
+            if identity in names:
+                added["/".join([kind, names[identity], *machine])] = [fact]
+            continue
+        is_ours = name in ours and ours[name][0].value == fact.value
+        own = identity if is_ours else sha256(f"{name} {fact.value}".encode()).hex()[:16]
+        if kind == "guard":
+            names[identity] = own
+        if f"{kind}/{own}" not in ours:
+            added[f"{kind}/{own}"] = [Secret(fact.value, now, now, fact.machine, 1)]
+    return added
 
 
 def count_guards(facts: Facts) -> int:

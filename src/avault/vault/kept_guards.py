@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Tampered
@@ -18,8 +19,8 @@ from avault.vault.guards import (
     join_facts,
     lacks_known,
     list_known,
+    only_additions,
     own_facts,
-    without_removals,
 )
 from avault.vault.records import Vault
 from avault.vault.seal import old_keys, open_vault, seal_vault, unseal
@@ -45,7 +46,7 @@ class KeptGuards:
     def read(self, vault: Vault) -> dict[str, Any]:
         """The facts in it; none where it is not this vault's, or of none of its agents.
 
-        Of what an agent's key before had sealed, removals are not taken.
+        Of what an agent's key before had sealed, what it adds is taken: see `only_additions`.
         """
         if not os.path.lexists(self.path):
             return {}
@@ -54,8 +55,9 @@ class KeptGuards:
                 self.data = read_file(self.path, VAULT_LIMIT)
                 found = open_vault(self.data, keys)
                 if found.identity == vault.identity:
-                    facts = own_facts(found.facts)
-                    return facts if keys is self.keys else without_removals(facts)
+                    facts, now = own_facts(found.facts), int(time.time())
+                    is_sure = keys is self.keys
+                    return facts if is_sure else only_additions(vault.facts, facts, now)
         self.damage = "guards.enc was damaged, and is made anew from what the vault has"
         return {}
 
