@@ -6066,6 +6066,7 @@ def keep_old_key(draft: Vault, keys: Keys, now: int, machine: str) -> None:
 # in them is told, and taken over only where a person says so.
 
 
+RANKS = 16  # values of one key that are taken from a copy: no more machines set it at once
 BEGINNINGS = ("unsaved-before", "replaced")  # how their names begin
 
 
@@ -6090,13 +6091,7 @@ def describe_left(store: Store) -> str:
         return f"what else lies in {store.places.state} cannot be read: {error.strerror}"
     if not copies:
         return ""
-    names = [
-        name
-        for copy in copies.values()
-        if copy
-        for rank in range(count_ranks(copy))
-        for name in recall(store.vault.copy(), copy, rank, 0, store.machine)
-    ]
+    names = [name for copy in copies.values() if copy for name in find_missing(store.vault, copy)]
     said = []
     if names:
         shown = printable(", ".join(dict.fromkeys(names)), 200)
@@ -6109,9 +6104,28 @@ def describe_left(store: Store) -> str:
     return "; ".join(said)
 
 
+def find_missing(vault: Vault, old: Vault) -> list[str]:
+    """The keys of which an older copy has a value that the vault never had."""
+    return [
+        f"{name}/{key}"
+        for name, its in sorted(old.groups.items())
+        for key, each in sorted(its.keys.items())
+        if lacks_any(vault, each, values_of(vault, f"{name}/{key}"))
+    ]
+
+
+def lacks_any(vault: Vault, found: list[Secret], values: set[str]) -> bool:
+    """Whether the vault never had one of these, and has not what it says under that name either."""
+    return any(not vault.knows(e.machine, e.count) and e.value not in values for e in found)
+
+
 def count_ranks(old: Vault) -> int:
-    """How many values a key of a copy has, at most: more than one where it is in conflict."""
-    return max((len(each) for its in old.groups.values() for each in its.keys.values()), default=0)
+    """How many values of a key are taken from a copy: more than one where it is in conflict.
+
+    There is an end to them, as who has a key that was rotated away makes as many as he likes.
+    """
+    found = (len(each) for its in old.groups.values() for each in its.keys.values())
+    return min(max(found, default=0), RANKS)
 
 
 def recall(draft: Vault, old: Vault, rank: int, now: int, machine: str) -> list[str]:

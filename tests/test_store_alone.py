@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nostr_sdk
 import pytest
@@ -91,6 +92,25 @@ def test_what_only_unsaved_enc_has_is_set_aside_and_offered(desk, store):
     assert "not in the vault: g/L; if that was you" in avault.describe_left(store)
     [copy] = avault.find_left(store).values()
     assert copy and value(copy, "L") == "later"
+
+
+def test_what_lies_here_is_told_of_in_one_look_however_many_values_a_key_has(desk, store, monkeypatch: pytest.MonkeyPatch):
+    """Who has a key before may write any copy of some megabytes: an unlock waits for what is said of it."""
+
+    class Counted(dict[str, Any]):
+        looked = 0
+
+        def items(self) -> Any:
+            Counted.looked += 1
+            return super().items()
+
+    old = store.vault.copy()
+    old.agent, values = "cd" * 32, [avault.Secret(f"value {number}", 1, 1, f"m{number}", 1) for number in range(99)]
+    known = avault.Secret("first", 1, 1, "another", 1)
+    old.groups = Counted({"g": avault.Group({"K": [known], "L": [known, *values]}), "h": avault.Group({"M": [known]})})
+    monkeypatch.setattr(avault, "find_left", lambda _: {"replaced.enc": old})
+    assert "not in the vault: g/L, h/M; if that was you" in avault.describe_left(store)
+    assert Counted.looked == 1 and avault.count_ranks(old) == 16
 
 
 @pytest.mark.parametrize("way", ["a pull", "a merge", "a restart"])
