@@ -141,6 +141,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
+    daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, a person before programs
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/recorder           Having git told of what was written
     daemon/replicator         Having relays given what was written, and other machines' work fetched from them
@@ -383,6 +384,7 @@ if TYPE_CHECKING:
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
     Who = tuple[Any, ...]
+    Work = Callable[[], Awaitable[Message]]
     class Custodian(Protocol):
         """One kind of custodian. Each method raises NotFound, Denied, Unavailable or AvaultError.
 
@@ -11018,15 +11020,12 @@ class Pauses:
         end = float(found["last"] + steps[min(found["in_vain"], len(steps)) - 1])
         return end if end > now else None
 
-    def check(self) -> None:
+    def check(self, hint: str = "if the operator agreed, at once: avault unlock --again") -> None:
         """Raise Denied after a refusal, TimedOut where nobody answered, while the pause lasts."""
         if (end := self.end()) is None:
             return
         found = self.read()
-        when = (
-            f"programs may ask again at {render_time(end)}; "
-            "if the operator agreed, at once: avault unlock --again"
-        )
+        when = f"programs may ask again at {render_time(end)}; {hint}"
         if found["refused"]:
             raise Denied(
                 f"the operator refused at {render_time(found['last'])}, "
@@ -17171,6 +17170,70 @@ class Listener:
                 os.unlink(path)
 
 
+# ----------------------------------------------------- daemon/precedence ----
+# Whose turn it is to change custodians, keys and guards: one at a time, a person before programs.
+
+
+class Precedence:
+    """One change at a time; and of less guard, a program's wish gives way to one from a terminal.
+
+    What the phone was asked for a program, in vain, makes programs pause, as for an unlock.
+    """
+
+    def __init__(self, pauses: Pauses) -> None:
+        self.pauses, self.lock = pauses, asyncio.Lock()
+        self.persons = 0  # who want less guard, and wait in a terminal
+        self.program: asyncio.Future[Message] | None = None  # the wish of one that is under way
+        self.is_asked = False  # whether the phone was asked for that
+
+    async def take(self, work: Work) -> Message:
+        """Do something when its turn has come."""
+        async with self.lock:
+            return await work()
+
+    async def loosen(self, work: Work, person: bool) -> Message:
+        """Ask for less guard; raises Denied, TimedOut where a program is to leave the phone alone."""
+        if not person:
+            return await self.loosen_for_program(work)
+        self.persons += 1
+        self.pauses.clear()
+        if self.program:
+            self.program.cancel()
+        try:
+            return await self.take(work)
+        finally:
+            self.persons -= 1
+
+    async def loosen_for_program(self, work: Work) -> Message:
+        """`loosen`, if no person waits, also when its turn has come."""
+        self.check()
+        async with self.lock:
+            self.check()
+            refused, self.is_asked = False, False
+            self.program = wish = asyncio.ensure_future(work())
+            try:
+                answer = await wish
+                self.is_asked = False
+                return answer
+            except asyncio.CancelledError:
+                if wish.cancelled() and self.persons:
+                    self.check()
+                raise
+            except Denied:
+                refused = True
+                raise
+            finally:
+                self.program = None
+                if self.is_asked and not self.persons:  # also where nobody waited for the answer
+                    self.pauses.note(refused)
+
+    def check(self) -> None:
+        """Raise Denied, TimedOut where a program is to leave the phone alone."""
+        if self.persons:
+            raise Denied("a person asks for less guard in a terminal", "let that end first")
+        self.pauses.check("in a terminal, at once: avault unguard")
+
+
 # ------------------------------------------------------- daemon/programs ----
 # The programs that the supervisor runs: each prints a JSON object.
 
@@ -17442,7 +17505,7 @@ class Supervisor:
         except AvaultError as error:
             say(error.message)  # told again to who unlocks
         self.stopping = asyncio.Event()
-        self.managing = asyncio.Lock()  # of custodians: one change at a time
+        self.precedence = Precedence(self.warden.question.pauses)
         self.tasks: set[asyncio.Task[None]] = set()
         # who has not been answered or handed on, the oldest first
         self.clients: list[socket.socket] = []
@@ -17804,15 +17867,20 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
     answer: Message = {}
 
     def tell(code: str) -> None:
+        supervisor.precedence.is_asked = True
         frame = encode_frame({"progress": "asking", "code": code})
         spawn(supervisor.tasks, asyncio.get_running_loop().sock_sendall(sock, frame))
 
-    async def work() -> None:
-        async with supervisor.managing:
-            supervisor.warden.custody.tell = tell
-            answer.update(await manage(supervisor.warden, request, describe_caller(sock)))
+    async def work() -> Message:
+        supervisor.warden.custody.tell = tell
+        return await manage(supervisor.warden, request, describe_caller(sock))
 
-    await while_connected(sock, work())
+    async def take_turn() -> None:
+        turns, is_less = supervisor.precedence, request["op"] == "unguard"
+        person = Reach(request).is_there()
+        answer.update(await (turns.loosen(work, person) if is_less else turns.take(work)))
+
+    await while_connected(sock, take_turn())
     return {"ok": True, **answer}
 
 
@@ -34578,7 +34646,8 @@ def cmd_unguard(terminal: Terminal, group: str, yes: bool) -> int:
     that the secret had. It asks first (--yes does not), then the phone has to
     agree; it says what becomes possible, and of which names. What changes while
     it asks is not agreed to: ask again. A guard that another machine has set
-    stays, and so does one that counts by the group: that is named.
+    stays, and so does one that counts by the group: that is named. A program, which
+    has no terminal, pauses after it asked in vain.
 
       avault unguard openai/API_KEY
     """

@@ -202,15 +202,19 @@ def test_a_guard_is_taken_off_if_the_operator_agrees(office: Office, canary: Can
     office.phone.behave("nip44_decrypt", REFUSED, requests=1)
     machine("unguard", "stripe/KEY", "--yes", code=5)
     assert "only run may use it" in machine("get", "stripe/KEY", code=5).stderr
-    done = machine("unguard", "stripe/KEY", "--yes")
-    assert "stripe/KEY is not guarded any more" in done.stderr
+    asked = len(office.sentences())
+    assert "in a terminal, at once: avault unguard" in machine("unguard", "stripe/KEY", "--yes", code=5).stderr
+    assert len(office.sentences()) == asked, "a program leaves the phone alone after that"
+    with Screen(machine, AVAULT, "unguard", "stripe/KEY", "--yes", columns=200) as screen:
+        done = screen.wait().decode()
+    assert "stripe/KEY is not guarded any more" in done
     sentence = office.sentences()[-1]
     assert sentence.startswith(
         "avault: in test@machine, from now on stripe/KEY may be used by:"
         " anything, by any program here (until now: only run), code "
     )
     code = sentence.partition("code ")[2][:4]
-    assert f"the phone is asked, code {code}" in done.stderr and sentence.endswith("Approve only if you want that.")
+    assert f"the phone is asked, code {code}" in done and sentence.endswith("Approve only if you want that.")
     assert machine("get", "stripe/KEY", secret=True).stdout == canary.value + "\n"
     assert "unguard" in machine("log").stdout
     machine("unguard", "stripe/KEY", "--yes", code=4)
@@ -224,7 +228,8 @@ def test_a_guard_is_weakened_if_the_operator_agrees(office: Office) -> None:
     less = ("guard", "stripe/KEY", "--only", "run", "--only", "ssh")
     assert "that is less than the guard on stripe/KEY: only run" in machine(*less, code=5).stderr
     office.phone.behave("nip44_decrypt", REFUSED, requests=1)
-    machine(*less, "--yes", code=5)
+    with Screen(machine, AVAULT, *less, "--yes") as screen:
+        screen.wait(5)
     assert "stripe/KEY  only run\n" in machine("guard").stdout
     assert machine(*less, "--yes", "--json").json["guard"]["words"] == "only run or ssh"
     assert "from now on stripe/KEY may be used by: only run or ssh (until now: only run), code " in office.sentences()[-1]

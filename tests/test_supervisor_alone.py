@@ -126,3 +126,81 @@ async def test_a_path_that_is_gone_is_bound_again(desk: Desk) -> None:
 async def test_stop_answers_and_then_ends(desk: Desk) -> None:
     assert await desk.ask("stop") == {"ok": True}
     assert desk.supervisor.stopping.is_set()
+
+
+class Less:
+    """What is asked for in place of less guard: the phone is, until somebody answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answer: asyncio.Future[dict[str, Any]] | None = None
+
+    async def ask(self, warden: Any, request: dict[str, Any], caller: dict[str, Any]) -> dict[str, Any]:
+        if request["group"] == "nothing":
+            raise avault.Denied("nobody is asked for that")
+        warden.custody.tell("7K3F")
+        self.asked.append(request["group"])
+        self.answer = asyncio.get_running_loop().create_future()
+        return await self.answer
+
+    async def come(self, count: int) -> None:
+        """Until so many have come so far that the phone is asked."""
+        async with asyncio.timeout(9):
+            while len(self.asked) < count:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def less(monkeypatch: pytest.MonkeyPatch) -> Less:
+    less = Less()
+    monkeypatch.setitem(avault.LOOSEN, "unguard", less.ask)
+    return less
+
+
+async def want_less(desk: Desk, group: str, person: bool = False) -> dict[str, Any]:
+    """What comes of asking for it, but for the code."""
+    async with Client(desk.places) as client:
+        answer = await client.ask("unguard", group=group, **({"terminal": "/dev/pts/9"} if person else {}))
+        return await client.hear() if answer.get("progress") else answer
+
+
+async def test_of_less_guard_a_person_is_served_before_programs(desk: Desk, less: Less) -> None:
+    """One that asks in a loop keeps nobody out."""
+    programs = [asyncio.create_task(want_less(desk, f"p{number}")) for number in range(3)]
+    await less.come(1)
+    person = asyncio.create_task(want_less(desk, "mine", person=True))
+    await less.come(2)
+    for each in programs:
+        assert "a person asks for less guard" in (await each)["error"]["message"]
+    assert "a person asks" in (await want_less(desk, "p4"))["error"]["message"]
+    assert less.asked[1] == "mine" and less.answer
+    less.answer.set_result({"guard": None})
+    assert (await person)["ok"] and len(less.asked) == 2
+
+
+@pytest.mark.parametrize("how", ["refused", "unanswered", "left"])
+async def test_programs_that_ask_for_less_guard_in_vain_leave_the_phone_alone(desk: Desk, less: Less, how: str) -> None:
+    assert "nobody is asked" in (await want_less(desk, "nothing"))["error"]["message"]
+    async with Client(desk.places) as client:
+        assert (await client.ask("unguard", group="g"))["progress"] == "asking", "that was no question in vain"
+        await less.come(1)
+        answer = less.answer
+        assert answer
+        if how != "left":
+            answer.set_exception(avault.Denied("no") if how == "refused" else avault.TimedOut("late"))
+            assert "error" in await client.hear()
+    async with asyncio.timeout(9):
+        while not answer.done():
+            await asyncio.sleep(0.01)
+    again = (await want_less(desk, "g"))["error"]
+    assert again["code"] == ("denied" if how == "refused" else "timed_out") and "the phone is left alone" in again["message"]
+    assert "in a terminal, at once: avault unguard" in again["hint"] and len(less.asked) == 1
+    person = asyncio.create_task(want_less(desk, "g", person=True))
+    await less.come(2)
+    assert less.answer
+    less.answer.set_exception(avault.Denied("no"))
+    assert (await person)["error"]["message"] == "no"
+    program = asyncio.create_task(want_less(desk, "g"))
+    await less.come(3)
+    less.answer.set_result({})
+    assert (await program)["ok"], "a person ends the pause, and makes none"

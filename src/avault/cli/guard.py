@@ -113,7 +113,8 @@ def cmd_unguard(terminal: Terminal, group: str, yes: bool) -> int:
     that the secret had. It asks first (--yes does not), then the phone has to
     agree; it says what becomes possible, and of which names. What changes while
     it asks is not agreed to: ask again. A guard that another machine has set
-    stays, and so does one that counts by the group: that is named.
+    stays, and so does one that counts by the group: that is named. A program, which
+    has no terminal, pauses after it asked in vain.
 
       avault unguard openai/API_KEY
     """

@@ -104,15 +104,12 @@ class Pauses:
         end = float(found["last"] + steps[min(found["in_vain"], len(steps)) - 1])
         return end if end > now else None
 
-    def check(self) -> None:
+    def check(self, hint: str = "if the operator agreed, at once: avault unlock --again") -> None:
         """Raise Denied after a refusal, TimedOut where nobody answered, while the pause lasts."""
         if (end := self.end()) is None:
             return
         found = self.read()
-        when = (
-            f"programs may ask again at {render_time(end)}; "
-            "if the operator agreed, at once: avault unlock --again"
-        )
+        when = f"programs may ask again at {render_time(end)}; {hint}"
         if found["refused"]:
             raise Denied(
                 f"the operator refused at {render_time(found['last'])}, "

@@ -165,15 +165,20 @@ async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: M
     answer: Message = {}
 
     def tell(code: str) -> None:
+        supervisor.precedence.is_asked = True
         frame = encode_frame({"progress": "asking", "code": code})
         spawn(supervisor.tasks, asyncio.get_running_loop().sock_sendall(sock, frame))
 
-    async def work() -> None:
-        async with supervisor.managing:
-            supervisor.warden.custody.tell = tell
-            answer.update(await manage(supervisor.warden, request, describe_caller(sock)))
+    async def work() -> Message:
+        supervisor.warden.custody.tell = tell
+        return await manage(supervisor.warden, request, describe_caller(sock))
 
-    await while_connected(sock, work())
+    async def take_turn() -> None:
+        turns, is_less = supervisor.precedence, request["op"] == "unguard"
+        person = Reach(request).is_there()
+        answer.update(await (turns.loosen(work, person) if is_less else turns.take(work)))
+
+    await while_connected(sock, take_turn())
     return {"ok": True, **answer}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from avault.daemon.asking import Caller
 from avault.daemon.keeper import Warden
 from avault.daemon.listener import Listener
+from avault.daemon.precedence import Precedence
 from avault.daemon.programs import run_program
 from avault.daemon.recorder import Recorder
 from avault.daemon.replicator import Replicator
@@ -76,7 +77,7 @@ class Supervisor:
         except AvaultError as error:
             say(error.message)  # told again to who unlocks
         self.stopping = asyncio.Event()
-        self.managing = asyncio.Lock()  # of custodians: one change at a time
+        self.precedence = Precedence(self.warden.question.pauses)
         self.tasks: set[asyncio.Task[None]] = set()
         # who has not been answered or handed on, the oldest first
         self.clients: list[socket.socket] = []
