@@ -141,7 +141,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
-    daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, a person before programs
+    daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, persons first
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/recorder           Having git told of what was written
     daemon/replicator         Having relays given what was written, and other machines' work fetched from them
@@ -2953,7 +2953,7 @@ def without_removals(facts: Facts) -> Facts:
     return {name: each for name, each in own_facts(facts).items() if "unguarded/" not in name}
 
 
-def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
+def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     """What facts that a rotated-away key has sealed add to ours, which are no less by it.
 
     Who got that key says anything under each name, of any count and time. So what ours do not say
@@ -2961,6 +2961,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
     What the operator took away stays so; of uses, the higher number counts.
     """
     added: Facts = {}
+    said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
@@ -2976,7 +2977,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
         if kind == "guard":
             names[identity] = own
         if f"{kind}/{own}" not in ours:
-            added[f"{kind}/{own}"] = [Secret(fact.value, now, now, fact.machine, 1)]
+            added[f"{kind}/{own}"] = [Secret(fact.value, said, said, fact.machine, 1)]
     return added
 
 
@@ -5336,9 +5337,8 @@ class KeptGuards:
                 self.data = read_file(self.path, VAULT_LIMIT)
                 found = open_vault(self.data, keys)
                 if found.identity == vault.identity:
-                    facts, now = own_facts(found.facts), int(time.time())
-                    is_sure = keys is self.keys
-                    return facts if is_sure else only_additions(vault.facts, facts, now)
+                    facts = own_facts(found.facts)
+                    return facts if keys is self.keys else only_additions(vault.facts, facts)
         self.damage = "guards.enc was damaged, and is made anew from what the vault has"
         return {}
 
@@ -17171,7 +17171,7 @@ class Listener:
 
 
 # ----------------------------------------------------- daemon/precedence ----
-# Whose turn it is to change custodians, keys and guards: one at a time, a person before programs.
+# Whose turn it is to change custodians, keys and guards: one at a time, persons first.
 
 
 class Precedence:
@@ -17192,7 +17192,7 @@ class Precedence:
             return await work()
 
     async def loosen(self, work: Work, person: bool) -> Message:
-        """Ask for less guard; raises Denied, TimedOut where a program is to leave the phone alone."""
+        """Ask for less guard; raises Denied, TimedOut where a program is to wait."""
         if not person:
             return await self.loosen_for_program(work)
         self.persons += 1

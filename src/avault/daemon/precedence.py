@@ -1,4 +1,4 @@
-"""Whose turn it is to change custodians, keys and guards: one at a time, a person before programs."""
+"""Whose turn it is to change custodians, keys and guards: one at a time, persons first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Precedence:
             return await work()
 
     async def loosen(self, work: Work, person: bool) -> Message:
-        """Ask for less guard; raises Denied, TimedOut where a program is to leave the phone alone."""
+        """Ask for less guard; raises Denied, TimedOut where a program is to wait."""
         if not person:
             return await self.loosen_for_program(work)
         self.persons += 1

@@ -9,6 +9,7 @@ one away: what is said later, or elsewhere, stays.
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from avault.places import sha256
@@ -100,7 +101,7 @@ def without_removals(facts: Facts) -> Facts:
     return {name: each for name, each in own_facts(facts).items() if "unguarded/" not in name}
 
 
-def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
+def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     """What facts that a rotated-away key has sealed add to ours, which are no less by it.
 
     Who got that key says anything under each name, of any count and time. So what ours do not say
@@ -108,6 +109,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
     What the operator took away stays so; of uses, the higher number counts.
     """
     added: Facts = {}
+    said = now or int(time.time())
     names: dict[str, str] = {}  # of guards, by what theirs call them
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
@@ -123,7 +125,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int) -> Facts:
         if kind == "guard":
             names[identity] = own
         if f"{kind}/{own}" not in ours:
-            added[f"{kind}/{own}"] = [Secret(fact.value, now, now, fact.machine, 1)]
+            added[f"{kind}/{own}"] = [Secret(fact.value, said, said, fact.machine, 1)]
     return added
 
 

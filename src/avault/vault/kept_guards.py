@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Tampered
@@ -55,9 +54,8 @@ class KeptGuards:
                 self.data = read_file(self.path, VAULT_LIMIT)
                 found = open_vault(self.data, keys)
                 if found.identity == vault.identity:
-                    facts, now = own_facts(found.facts), int(time.time())
-                    is_sure = keys is self.keys
-                    return facts if is_sure else only_additions(vault.facts, facts, now)
+                    facts = own_facts(found.facts)
+                    return facts if keys is self.keys else only_additions(vault.facts, facts)
         self.damage = "guards.enc was damaged, and is made anew from what the vault has"
         return {}
 
