@@ -38,10 +38,12 @@ The rooms, in order; each calls only what stands above it:
     late                      What is made when it is first used: patterns, dataclasses, contexts, properties
     nostr                     What avault takes of nostr-sdk that is not about relays: keys, and NIP-44
     process                   How our processes start: a clean environment, hardened, the vault's lock
+    ssh_wire                  The data types of SSH (RFC 4251, section 5): read strictly, and written
     tasks                     Work that runs beside other work, in an event loop
     vault/dangerous           Names of variables that change what other programs do
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/generations         Generations: how many writes of each machine a copy of the vault has
+    vault/ssh_rules           What a guard says of signing for SSH: to which servers, as which users, for which files
     vault/times               Times and durations, as people and the protocol have them
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
     vault/secret              A value of a key as data: its times, its dot, and which of several is served
@@ -57,6 +59,7 @@ The rooms, in order; each calls only what stands above it:
     vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
     vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
     vault/doubts              Writes of this machine that it never made: its disk is from a backup, or there is a clone
+    vault/signing_keys        What a key that signs is in the vault: which kind, and its public half. No secret is needed
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
     vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
     vault/locks               Secrets that are sealed for themselves: their values, and the locks on them
@@ -94,6 +97,9 @@ The rooms, in order; each calls only what stands above it:
     custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
+    signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
+    signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
+    signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
@@ -102,6 +108,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
+    daemon/signing_start      The process that signs, as the supervisor starts it; that never sees a key
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
     daemon/sharing            Custodians in their order, and those that are given to all machines of a vault
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
@@ -130,6 +137,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
+    daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
     daemon/guarding           What becomes of guards where other ones are asked for
     daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/keyholder          The process that holds the agent's key and the secrets
@@ -140,6 +148,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
+    daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
     daemon/listener           The daemon's socket, and its path in the file system
     daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, persons first
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
@@ -149,14 +158,20 @@ The rooms, in order; each calls only what stands above it:
     daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
     daemon/guard_requests     What a client may ask about guards: to see them, to set one, to make one stricter
+    daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/opener             The process that asks the phone for a secret, opens it, and ends: `avault.py opener`
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
+    daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
+    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
+    fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
+    fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
+    fronts/ssh_front          The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key
     terminal/commands         The table of commands, from which click is told when one is run
     terminal/help             The page of help
     terminal/talk             What is said to a person, on stderr, and what is given out, on stdout
@@ -259,7 +274,9 @@ The rooms, in order; each calls only what stands above it:
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
+    cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
     cli/guard                 avault guard, unguard: how a secret may be used
+    cli/key                   avault key: keys that sign, made or taken in
     cli/log                   avault log: who got what, and when; and what was refused
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
@@ -272,6 +289,7 @@ The rooms, in order; each calls only what stands above it:
     cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
+    cli/ssh                   avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault
     cli/main                  From a command line to a command, by way of click; and where the program starts
 """
 
@@ -328,7 +346,9 @@ if TYPE_CHECKING:
     import errno
     import fcntl
     import functools
+    import getpass
     import glob
+    import hashlib
     import hmac
     import html
     import importlib.metadata
@@ -382,6 +402,7 @@ if TYPE_CHECKING:
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
+    Verify = Callable[[bytes, bytes, bytes], bool]
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
     Who = tuple[Any, ...]
     Work = Callable[[], Awaitable[Message]]
@@ -428,7 +449,9 @@ else:
     errno = Lazy("errno")
     fcntl = Lazy("fcntl")
     functools = Lazy("functools")
+    getpass = Lazy("getpass")
     glob = Lazy("glob")
+    hashlib = Lazy("hashlib")
     hmac = Lazy("hmac")
     html = Lazy("html")
     importlib = Lazy("importlib.metadata", "importlib.util")
@@ -1056,8 +1079,8 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
     audit daemon delete doctor drill edit export forget get git guard has history import init inject
-    custody keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
-    pair recover replica restore rotate run scan service set status sync unguard unlock wait
+    custody key keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
+    pair recover replica restore rotate run scan service set ssh status sync unguard unlock wait
     """.split()
 )
 
@@ -1437,12 +1460,13 @@ DOOR = {
     "rotate",
     "unguard",
     "record",
+    "ssh",
 }
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-    "guard", "guards",
+    "guard", "guards", "key", "keys", "sign",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 NESTED = 100  # levels of objects and lists in a frame
@@ -1694,6 +1718,9 @@ def hasten_service(places: Places) -> bool:
 # A client's connection to the daemon.
 
 
+WRITES_AT_ONCE = ("delete", "move", "restore", "guard", "key")  # without a value from the client
+
+
 class Connection:
     """A client's connection to the daemon.
 
@@ -1756,7 +1783,7 @@ class Connection:
             except OSError:
                 pass
             raise
-        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore", "guard"):
+        if (sent_value and op not in SESSIONS) or op in WRITES_AT_ONCE:
             raise AvaultError(
                 "the daemon went away; unknown whether it was written", "look with: avault list"
             )
@@ -2235,6 +2262,81 @@ def report_quietly(loop: object, context: dict[str, Any]) -> None:
     )
 
 
+# -------------------------------------------------------------- ssh_wire ----
+# The data types of SSH (RFC 4251, section 5): read strictly, and written.
+
+
+class SshReader:
+    """Reads what SSH wrote; each method raises ValueError where that is not there."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, size: int) -> bytes:
+        """So many bytes."""
+        piece = self.data[self.at : self.at + size]
+        if len(piece) != size:
+            raise ValueError("cut off")
+        self.at += size
+        return piece
+
+    def byte(self) -> int:
+        """A byte."""
+        return self.take(1)[0]
+
+    def flag(self) -> bool:
+        """A boolean, as it is written: 0 or 1."""
+        found = self.byte()
+        if found > 1:
+            raise ValueError("not a boolean")
+        return bool(found)
+
+    def number(self) -> int:
+        """An uint32."""
+        return int.from_bytes(self.take(4), "big")
+
+    def string(self) -> bytes:
+        """A string."""
+        return self.take(self.number())
+
+    def text(self) -> str:
+        """A string that is printable ASCII, as names and users are."""
+        found = self.string()
+        if not all(0x20 < each < 0x7F for each in found):
+            raise ValueError("not a name")
+        return found.decode("ascii")
+
+    def end(self) -> None:
+        """Nothing more."""
+        if self.at != len(self.data):
+            raise ValueError("more than there should be")
+
+
+def ssh_string(data: bytes) -> bytes:
+    """A string of SSH."""
+    return len(data).to_bytes(4, "big") + data
+
+
+def fingerprint_of(blob: bytes) -> str:
+    """A public key's fingerprint, as ssh-keygen -l has it: SHA256 and base64 without padding."""
+    return "SHA256:" + binascii.b2a_base64(sha256(blob), newline=False).decode().rstrip("=")
+
+
+def encode_base64(data: bytes) -> str:
+    """Bytes as base64."""
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
+def decode_base64(text: object, most: int) -> bytes:
+    """The bytes of base64, at most so many; raises ValueError for anything else."""
+    if not isinstance(text, str) or len(text) > most * 4 // 3 + 4:
+        raise ValueError("not base64, or too long")
+    found = binascii.a2b_base64(text, strict_mode=True)
+    if encode_base64(found) != text:
+        raise ValueError("not the base64 of this")
+    return found
+
+
 # ----------------------------------------------------------------- tasks ----
 # Work that runs beside other work, in an event loop.
 
@@ -2502,6 +2604,127 @@ def check_dot(machine: object, count: object) -> None:
         raise ValueError("not a dot")
 
 
+# ------------------------------------------------------- vault/ssh_rules ----
+# What a guard says of signing for SSH: to which servers, as which users, for which files.
+#
+# Each is a list of which one has to fit. What a key is guarded by when it is made names no server
+# and no namespace, so it signs nothing: whatever is to be signed has to be named.
+
+
+ANY_SERVER, UNPROVEN_SERVER, FORWARDED_TOO = "any", "unproven", "forwarded"
+WORDS_FOR_SERVERS = {  # what stands for no one server, in words
+    ANY_SERVER: "any server",
+    UNPROVEN_SERVER: "a server that is not proven",
+    FORWARDED_TOO: "one behind a forwarded agent",
+}
+BASE64 = LETTERS | DIGITS | set("+/")
+VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
+SERVER_CHARACTERS = LETTERS | DIGITS | set(".-_:[]")
+
+
+def is_server(text: str) -> bool:
+    """Whether it is NAME=SHA256:…, a server with its host key's fingerprint; or one of the words.
+
+    `any` is each server that proves who it is, `unproven` a client that has none prove it,
+    `forwarded` one behind another server.
+    """
+    name, equals, found = text.partition("=")
+    if not equals:
+        return text in WORDS_FOR_SERVERS
+    digest = found.removeprefix("SHA256:")
+    return (
+        0 < len(name) <= 255
+        and set(name) <= SERVER_CHARACTERS
+        and name not in WORDS_FOR_SERVERS
+        and found != digest
+        and len(digest) == 43
+        and set(digest) <= BASE64
+    )
+
+
+def describe_servers(members: frozenset[str]) -> str:
+    """Servers in words: each name once, and how the fingerprints of its keys begin (96 bits)."""
+    names: dict[str, list[str]] = {}
+    for each in sorted(members):
+        name, _, found = each.partition("=")
+        names.setdefault(name, []).append(f"{found[:23]}…")
+    shown = [WORDS_FOR_SERVERS.get(name) or f"{name} ({', '.join(names[name])})" for name in names]
+    return " or ".join(shown) or "no server"
+
+
+def is_user(text: str) -> bool:
+    """Whether it can be a user's name on a server."""
+    return 0 < len(text) <= 64 and set(text) <= VISIBLE
+
+
+def is_namespace(text: str) -> bool:
+    """Whether it can be the namespace of a signature (PROTOCOL.sshsig): git, file, a@b."""
+    return 0 < len(text) <= 64 and set(text) <= VISIBLE
+
+
+def is_server_within(narrow: str, wide: frozenset[str]) -> bool:
+    """Whether a member of `servers` is among what others stand for."""
+    return narrow in wide or (ANY_SERVER in wide and "=" in narrow)
+
+
+def server_name(use: dict[str, Any], servers: list[frozenset[str]]) -> str | None:
+    """What the rules call the server of a use, by its host key; None where they do not name it."""
+    found = [
+        name
+        for each in servers
+        for name, _, known in (member.partition("=") for member in sorted(each))
+        if known == use.get("server")
+    ]
+    return found[0] if found else None
+
+
+def find_ssh_fault(
+    use: dict[str, Any],
+    servers: list[frozenset[str]],
+    users: list[frozenset[str]],
+    namespaces: list[frozenset[str]],
+) -> str | None:
+    """Why rules do not let a use of a key through, in words; None where they do.
+
+    `use` is what was decoded: see signing/ssh_uses.
+    """
+    if use["as"] == "sshsig":
+        if not namespaces or any(use["namespace"] not in each for each in namespaces):
+            return f"sign for the namespace {use['namespace']}"
+        return None
+    if not servers or not all(fits_server(use, each) for each in servers):
+        if use["server"] is None:
+            return "sign in to a server that has not proven which it is"
+        where = server_name(use, servers) or f"the server with the key {use['server']}"
+        hops = " through a forwarded agent" if use["hops"] > 1 else ""
+        return f"sign in to {where}{hops}"
+    if any(use["user"] not in each for each in users):
+        return f"sign in as {use['user']}"
+    return None
+
+
+def fits_server(use: dict[str, Any], servers: frozenset[str]) -> bool:
+    """Whether the server of a use, and the way to it, is among these."""
+    if use["hops"] > 1 and FORWARDED_TOO not in servers:
+        return False
+    if use["server"] is None:
+        return UNPROVEN_SERVER in servers
+    return ANY_SERVER in servers or any(each.endswith(f"={use['server']}") for each in servers)
+
+
+def may_offer(
+    server: str | None, hops: int, servers: list[frozenset[str]], namespaces: list[frozenset[str]]
+) -> bool:
+    """Whether a key is shown to who asks which there are: some use of it may fit.
+
+    A server takes no more than a few keys before it ends the connection.
+    """
+    use = {"server": server, "hops": hops}
+    if server is None and hops < 2 and namespaces and all(namespaces):
+        return True
+    return bool(servers) and all(fits_server(use, each) for each in servers)
+
+
 # ----------------------------------------------------------- vault/times ----
 # Times and durations, as people and the protocol have them.
 
@@ -2523,8 +2746,10 @@ def render_time(seconds: float) -> str:
 
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
-BROKERED = frozenset({"proxy", "ssh", "sign"})  # by a process of avault's own; there is none yet
-SETS = ("only", "hosts", "methods", "paths")
+TO_COME = frozenset({"proxy", "sign"})  # by a process of avault's own; there is none yet
+PROXY_SETS = ("hosts", "methods", "paths")
+SSH_SETS = ("servers", "users", "namespaces")
+SETS = ("only", *PROXY_SETS, *SSH_SETS)
 NUMBERS = ("until", "times", "ask")
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
@@ -2568,19 +2793,38 @@ def is_path(text: str) -> bool:
     return text.startswith("/") and len(text) <= 300 and set(text) <= PATH_CHARACTERS
 
 
-MEMBERS = {"only": WAYS.__contains__, "hosts": is_host, "methods": is_method, "paths": is_path}
+MEMBERS = {
+    "only": WAYS.__contains__,
+    "hosts": is_host,
+    "methods": is_method,
+    "paths": is_path,
+    "servers": is_server,
+    "users": is_user,
+    "namespaces": is_namespace,
+}
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
     "hosts": "as in api.example.com, *.example.com or localhost:8080",
     "methods": "as in GET or POST",
     "paths": "as in /v1/charges or /v1/*, without a query",
+    "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
+    "users": "as in git",
+    "namespaces": "as in git or file",
+}
+SAID = {  # the word before what a set has
+    "hosts": "to",
+    "methods": "by",
+    "paths": "at",
+    "servers": "to",
+    "users": "as the user",
+    "namespaces": "signing for",
 }
 
 
 class Rules:
     """What is asked of each use of a secret; a field that is None asks nothing.
 
-    `only`, `hosts`, `methods` and `paths` are lists of sets: of each set, one member has to fit.
+    Those of SETS are lists of sets: of each set, one member has to fit.
     `until` is in Unix seconds, `times` how often; `ask` for how many seconds an approval by phone
     is good for a caller, 0 for one use. Rules of a later avault, which this one does
     not know, let nobody through: `is_known` is false.
@@ -2594,6 +2838,8 @@ class Rules:
 
         self.only, self.hosts = one("only"), one("hosts")
         self.methods, self.paths = one("methods"), one("paths")
+        self.servers, self.users = one("servers"), one("users")
+        self.namespaces = one("namespaces")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -2604,10 +2850,15 @@ class Rules:
         return join_rules([self, other])
 
     def ways(self) -> frozenset[str] | None:
-        """The ways that are left; None for all. What is about requests is for the proxy alone."""
+        """The ways that are left; None for all.
+
+        What is about requests is for the proxy alone, what is about servers for SSH.
+        """
         found = list(self.only)
         if self.hosts or self.methods or self.paths:
             found.append(frozenset({"proxy"}))
+        if self.servers or self.users or self.namespaces:
+            found.append(frozenset({"ssh"}))
         return frozenset.intersection(*found) if found else None
 
     def lets(self, way: str, now: float) -> bool:
@@ -2626,7 +2877,7 @@ class Rules:
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and (mine is None or mine > theirs):
                 return False
-        for name in ("hosts", "methods", "paths"):
+        for name in SETS[1:]:
             for wide in getattr(other, name):
                 if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
                     return False
@@ -2664,12 +2915,11 @@ class Rules:
             words.append(f"only {' or '.join(sorted(ways, key=WAYS.index))}" if ways else "nobody")
         if self.ask is not None:
             words.append(f"the phone is asked {describe_asking(self.ask)}")
-        for name, word in (("hosts", "to"), ("methods", "by"), ("paths", "at")):
+        for name, word in SAID.items():
             for each in getattr(self, name):
-                shown = " or ".join(sorted(each))
-                words.append(
-                    f"{word} {shown if len(each) <= most else f'one of {len(each)} {name}'}"
-                )
+                shown = describe_servers(each) if name == "servers" else " or ".join(sorted(each))
+                many = f"one of {len(each)} {name}"
+                words.append(f"{word} {shown or 'none' if len(each) <= most else many}")
         if self.until is not None:
             words.append(f"until {render_time(self.until)}")
         if self.times is not None:
@@ -2701,6 +2951,8 @@ def join_rules(rules: list[Rules]) -> Rules:
 
 def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
     """Whether all that fits the one set fits the other, as far as that shows."""
+    if name == "servers":
+        return all(is_server_within(each, wide) for each in narrow)
     rest = narrow - wide
     patterns = [each for each in wide if "*" in each] if rest else []
     return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
@@ -2746,10 +2998,13 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
             if not isinstance(each, str) or not is_member(each):
                 raise Usage(f"not one of {name}", EXAMPLES[name])
         kept[name] = sorted({*found})
-    if any(name in kept for name in SETS[1:]):
-        if kept.get("only", ["proxy"]) != ["proxy"]:
-            raise Usage("hosts, methods and paths are for the proxy", "leave --only out")
-        kept["only"] = ["proxy"]
+    for way, names in (("proxy", PROXY_SETS), ("ssh", SSH_SETS)):
+        if any(name in kept for name in names):
+            if kept.get("only", [way]) != [way]:
+                *first, last = names
+                about = "the proxy" if way == "proxy" else "keys that sign for SSH"
+                raise Usage(f"{', '.join(first)} and {last} are for {about}", "leave --only out")
+            kept["only"] = [way]
     for name, least, most, what in (
         ("until", now + 1, LATEST_UNTIL, "a time to come"),
         ("times", 1, LATEST_UNTIL, "a number from 1"),
@@ -5091,6 +5346,110 @@ def last_write_of(vault: Vault, machine: str) -> int:
     return max(mine, default=0)
 
 
+# ---------------------------------------------------- vault/signing_keys ----
+# What a key that signs is in the vault: which kind, and its public half. No secret is needed.
+#
+# It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
+# passphrase, whose public half stands in it in the clear. So it moves, merges and comes back with it.
+
+
+KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
+    "ssh-ed25519": "ed25519",
+    "ecdsa-sha2-nistp256": "ecdsa-p256",
+    "ecdsa-sha2-nistp384": "ecdsa-p384",
+    "ecdsa-sha2-nistp521": "ecdsa-p521",
+    "ssh-rsa": "rsa",
+}
+KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa")  # what `key generate` makes
+OPENSSH = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+OPENSSH_MAGIC = b"openssh-key-v1\0"  # PROTOCOL.key of OpenSSH
+
+
+class SigningKey:
+    """The public half of one: its `kind`, OpenSSH's name of that, and the public key as bytes."""
+
+    __slots__ = ("blob", "kind", "named")
+
+    def __init__(self, named: str, blob: bytes) -> None:
+        self.kind, self.named, self.blob = KIND_OF[named], named, blob
+
+    def to_line(self) -> str:
+        """As it stands in an authorized_keys, without a comment."""
+        return f"{self.named} {encode_base64(self.blob)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: its kind, its public half, and the fingerprint of that."""
+        shown = {"kind": self.kind, "public": self.to_line()}
+        return {**shown, "fingerprint": fingerprint_of(self.blob)}
+
+
+def read_signing_key(value: str) -> SigningKey | None:
+    """What a secret's value is, as a key that signs; None for all that is none."""
+    begin, end = OPENSSH
+    text = value.strip()
+    if not (text.startswith(begin) and text.endswith(end)):
+        return None
+    try:
+        data = binascii.a2b_base64(text[len(begin) : -len(end)])
+        reader = SshReader(data)
+        if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
+            return None
+        cipher, derivation, _, count = (
+            reader.text(),
+            reader.text(),
+            reader.string(),
+            reader.number(),
+        )
+        if (cipher, derivation, count) != ("none", "none", 1):
+            return None
+        blob = reader.string()
+        named = SshReader(blob).text()
+    except ValueError:
+        return None
+    return SigningKey(named, blob) if named in KIND_OF else None
+
+
+def describe_signing_key(value: str) -> dict[str, Any] | None:
+    """What `list` shows of a secret that is a key that signs; None for another one."""
+    known = read_signing_key(value)
+    return known.to_dict() if known else None
+
+
+def list_signing_keys(vault: Vault) -> dict[str, SigningKey]:
+    """The keys that sign, by GROUP/KEY: where two machines set one, the one that is served."""
+    found = {
+        f"{group}/{key}": read_signing_key(secrets[0].value)
+        for group, each in sorted(vault.groups.items())
+        for key, secrets in sorted(each.keys.items())
+    }
+    return {name: key for name, key in found.items() if key}
+
+
+class SigningKeys:
+    """The keys that sign of the vault that is served: looked for once in each."""
+
+    def __init__(self) -> None:
+        self.vault: Vault | None = None
+        self.keys: dict[str, SigningKey] = {}
+
+    def look(self, vault: Vault) -> dict[str, SigningKey]:
+        """Those of a vault, which does not change, by GROUP/KEY."""
+        if vault is not self.vault:
+            self.vault, self.keys = vault, list_signing_keys(vault)
+        return self.keys
+
+    def find(self, vault: Vault, blob: bytes, way: str, guards: Guards) -> str:
+        """The name of the key with this public half that a guard lets sign; raises NotFound.
+
+        Where the same one is there twice, the first that may sign this way.
+        """
+        names = [name for name, key in self.look(vault).items() if key.blob == blob]
+        if not names:
+            raise NotFound("no such key in the vault", "see which there are: avault list")
+        may = [name for name in names if way in (guards.rules_of(guards.of(name)).ways() or ())]
+        return (may or names)[0]
+
+
 # --------------------------------------------------------- vault/formats ----
 # What the keyholder renders: shell, dotenv, systemd, JSON and others.
 #
@@ -5279,6 +5638,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
                     "conflict": len(found) > 1,
                     "sealed": is_sealed(found[0].value),
                     "guard": describe_guard_of(f"{name}/{key}"),
+                    "signs": describe_signing_key(found[0].value),
                 }
                 for key, found in sorted(group.keys.items())
             ],
@@ -5303,7 +5663,10 @@ def render_list(groups: list[dict[str, Any]]) -> str:
             guard = f"  guarded: {key['guard']['words']}" if key["guard"] else ""
             asks = "ask" in (key["guard"] or {})
             sealed = "  sealed: its next use asks the phone" if key["sealed"] and not asks else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}{sealed}")
+            signs = (
+                f"  {key['signs']['kind']} {key['signs']['fingerprint']}" if key["signs"] else ""
+            )
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{signs}{guard}{sealed}")
     return "".join(line + "\n" for line in lines)
 
 
@@ -10403,6 +10766,305 @@ def main_trial(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
+# ------------------------------------------------------ signing/ssh_uses ----
+# What is to be signed for SSH, decoded strictly and whole: what is not understood is refused.
+#
+# A use is a dictionary: `as`, and what is proven. Of `ssh` the `user`, the `server` (its host key's
+# fingerprint, None where nothing proves it) and `hops`, which are 2 and more through a forwarded
+# agent. Of `sshsig` the `namespace`, and the `digest` (hex) of the file, by a `hash`.
+
+
+SSHSIG_MAGIC = b"SSHSIG"
+DIGESTS = {"sha256": 32, "sha512": 64}
+USERAUTH_REQUEST = 50  # RFC 4252, section 6
+HOSTBOUND = "publickey-hostbound-v00@openssh.com"  # PROTOCOL of OpenSSH, section 2.6
+MOST_BINDS = 16
+LONGEST_BIND = 16_384  # bytes
+LONGEST_SSH = 24_576  # bytes of what is to be signed: a request's first frame has it
+
+
+class Bind:
+    """What session-bind@openssh.com tells of a connection (PROTOCOL.agent of OpenSSH, section 1).
+
+    Raises ValueError where it is not one.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        reader = SshReader(data)
+        self.host_key, self.session = reader.string(), reader.string()
+        self.signature, self.is_forwarding = reader.string(), reader.flag()
+        reader.end()
+        if not self.host_key or not 16 <= len(self.session) <= 128:
+            raise ValueError("not a host key, or not a session")
+
+
+def check_next_bind(binds: list[Bind], bind: Bind) -> None:
+    """Raise ValueError where a connection cannot be bound to one more session.
+
+    A session is bound once. Behind one that signs in, and does not forward, there is none.
+    """
+    if len(binds) >= MOST_BINDS:
+        raise ValueError("too many")
+    if any(each.session == bind.session for each in binds):
+        raise ValueError("this session is bound already")
+    if any(not each.is_forwarding for each in binds):
+        raise ValueError("it does not forward")
+
+
+def read_binds(found: object, verify: Verify | None) -> list[Bind]:
+    """The sessions that a connection is bound to, each proven by its server; raises Denied.
+
+    Where nothing verifies, none is.
+    """
+    binds: list[Bind] = []
+    try:
+        if not isinstance(found, list) or len(found) > MOST_BINDS:
+            raise ValueError("not a list of them")
+        for each in found:
+            bind = Bind(decode_base64(each, LONGEST_BIND))
+            check_next_bind(binds, bind)
+            if not verify or not verify(bind.host_key, bind.signature, bind.session):
+                raise ValueError("the server did not sign this")
+            binds.append(bind)
+    except ValueError as error:
+        raise Denied(f"what is said of the server is not proven: {error}") from None
+    return binds
+
+
+def describe_binds(binds: list[Bind]) -> dict[str, Any]:
+    """The server that a connection is bound to, and how many there are on the way."""
+    server = fingerprint_of(binds[-1].host_key) if binds else None
+    return {"server": server, "hops": len(binds)}
+
+
+def decode_login(payload: bytes, key: bytes, binds: list[Bind]) -> dict[str, Any]:
+    """What is signed to sign in to a server, with the public key that it is for.
+
+    Raises Usage for what is nothing of the kind, and Denied where it is for another session than
+    the one that was proven.
+    """
+    try:
+        reader = SshReader(payload)
+        session = reader.string()
+        if not 16 <= len(session) <= 128 or reader.byte() != USERAUTH_REQUEST:
+            raise ValueError("no request to sign in")
+        user, service, method = reader.text(), reader.text(), reader.text()
+        if service != "ssh-connection" or method not in ("publickey", HOSTBOUND):
+            raise ValueError("another service, or another method")
+        if not reader.flag():
+            raise ValueError("it wants no signature")
+        algorithm, signed = reader.text(), reader.string()
+        host_key = reader.string() if method == HOSTBOUND else None
+        reader.end()
+        if signed != key or not fits_key(algorithm, key):
+            raise ValueError("it is for another key")
+        if not user:
+            raise ValueError("no user")
+    except ValueError as error:
+        raise Usage(f"not understood, so not signed: {error}") from None
+    if binds and session != binds[-1].session:
+        raise Denied("that is for another session than the one that the server has proven")
+    if host_key is not None and (not binds or host_key != binds[-1].host_key):
+        raise Denied("that is for another server than the one that is proven")
+    return {"as": "ssh", "user": user, **describe_binds(binds)}
+
+
+def fits_key(algorithm: str, key: bytes) -> bool:
+    """Whether a signature's algorithm is one for this public key; SHA-1 is none."""
+    named = SshReader(key).text()
+    return algorithm in (("rsa-sha2-256", "rsa-sha2-512") if named == "ssh-rsa" else (named,))
+
+
+def decode_sshsig(payload: bytes) -> dict[str, Any]:
+    """What is signed of a file or a commit (PROTOCOL.sshsig of OpenSSH); raises Usage."""
+    try:
+        reader = SshReader(payload)
+        if reader.take(len(SSHSIG_MAGIC)) != SSHSIG_MAGIC:
+            raise ValueError("no signature of a file")
+        namespace, reserved = reader.text(), reader.string()
+        algorithm, digest = reader.text(), reader.string()
+        reader.end()
+        if not namespace or reserved or len(digest) != DIGESTS.get(algorithm):
+            raise ValueError("no namespace, or no digest")
+    except ValueError as error:
+        raise Usage(f"not understood, so not signed: {error}") from None
+    return {"as": "sshsig", "namespace": namespace, "hash": algorithm, "digest": digest.hex()}
+
+
+def decode_use(request: dict[str, Any], verify: Verify | None) -> dict[str, Any]:
+    """What a request wants signed; raises Usage, Denied.
+
+    It has `as`, `payload`, `public` (the key's, as bytes in base64) and `binds`.
+    """
+    try:
+        payload = decode_base64(request.get("payload"), LONGEST_SSH)
+        key = decode_base64(request.get("public"), LONGEST_BIND)
+    except ValueError as error:
+        raise Usage(f"not understood, so not signed: {error}") from None
+    binds = read_binds(request.get("binds", []), verify)
+    if request.get("as") == "sshsig":
+        return decode_sshsig(payload)
+    if request.get("as") == "ssh":
+        return decode_login(payload, key, binds)
+    raise Usage("as is ssh or sshsig", "what is not understood is not signed")
+
+
+def pack_signature(algorithm: str, signature: bytes) -> bytes:
+    """A signature as SSH has it (RFC 4253, section 6.6)."""
+    return ssh_string(algorithm.encode()) + ssh_string(signature)
+
+
+# ----------------------------------------------- signing/signing_process ----
+# The process that decodes and signs: `avault.py signing`. It ends with who gives it keys.
+#
+# Stdin is a socket, by which it is met once it is hardened (see `introduce_helper`). Then frames:
+# {"id", "do", …} from the keyholder, and for each one answer with that id. It has no key until the
+# keyholder gives it one, with the first thing to sign, and it decodes what it signs itself.
+
+
+class NeedsPassphrase(Exception):
+    """A key's file is encrypted, and no passphrase came with it."""
+
+
+class KeySigner:
+    """Does what the keyholder says, with keys that it gives. `made` is avault_extras/signing."""
+
+    def __init__(self, made: Any) -> None:
+        self.made, self.keys = made, made.Keys()
+
+    def do(self, message: Message) -> Message:
+        """The answer to one message; raises AvaultError."""
+        what = message.get("do")
+        if what == "decode":
+            return {"use": decode_use(message, self.made.verify)}
+        if what == "binds":
+            return describe_binds(read_binds(message.get("binds", []), self.made.verify))
+        if what == "sign":
+            return {"signature": self.sign(message)}
+        if what == "make":
+            return {"value": self.made.make_key(str(message.get("kind")))}
+        if what == "take":
+            data = str(message.get("file")).encode()
+            try:
+                return {"value": self.made.take_key(data, message.get("passphrase"))}
+            except NeedsPassphrase:
+                return {"needs_passphrase": True}
+        raise Usage("no such thing to do")
+
+    def sign(self, message: Message) -> str:
+        """A signature of what is understood; raises Usage, Denied."""
+        decode_use(message, self.made.verify)
+        public = decode_base64(message["public"], LONGEST_SSH)
+        if message.get("key"):
+            self.keys.take(message["key"])
+        flags = message.get("flags")
+        payload = decode_base64(message["payload"], LONGEST_SSH)
+        found = self.keys.sign(public, payload, flags if type(flags) is int else 0)
+        return encode_base64(found)
+
+
+def answer_signing(signer: KeySigner | AvaultError, message: Message) -> Message:
+    """The answer to one message, whatever comes of it."""
+    try:
+        if isinstance(signer, AvaultError):
+            raise signer
+        answer: Message = {"ok": True, **signer.do(message)}
+    except Exception as error:  # its text may carry what it was about
+        answer = complain(error).to_dict()
+    return {"id": message.get("id"), **answer}
+
+
+def open_key_signer() -> KeySigner | AvaultError:
+    """Who does the work, or why nobody can: the package is not installed.
+
+    Nothing besides comes along: cryptography would take bcrypt, where it is there.
+    """
+    sys.modules.setdefault("bcrypt", None)  # type: ignore[arg-type]
+    try:
+        return KeySigner(load_extra("signing", "sign"))
+    except AvaultError as error:
+        return error
+
+
+def serve_signing(sock: socket.socket, signer: KeySigner | AvaultError) -> None:
+    """Answer what comes, until nothing does any more."""
+    frames = Frames()
+    while piece := sock.recv(1 << 16):
+        frames.feed(piece)
+        while (frame := frames.next()) is not None:
+            sock.sendall(encode_frame(answer_signing(signer, decode_frame(frame))))
+
+
+def main_signing(argv: list[str]) -> NoReturn:
+    """Serve, and end by _exit: the keys go with it."""
+    try:
+        harden("avault-signing", die_with_parent=True)
+        with introduce_helper(0) as own:
+            serve_signing(own, open_key_signer())
+    finally:
+        os._exit(0)
+
+
+# ----------------------------------------------------- signing/ssh_words ----
+# What is signed for SSH, in words: what is proven first, what the caller claims after "says".
+
+
+LONGEST_CONTENT = 16_384  # bytes of a commit that are looked at
+
+
+def describe_use(
+    use: dict[str, Any], name: str, servers: list[frozenset[str]], said: dict[str, Any]
+) -> str:
+    """A use of a key, in words. `said` has what the caller claims, and the `content` of a file.
+
+    That is proven where it is what the signature is about, and else it is not spoken of.
+    """
+    if use["as"] == "sshsig":
+        done = f"sign {describe_content(use, said.get('content'))} with {name}"
+    else:
+        where = server_name(use, servers)
+        if use["server"] is None:
+            where = "a server that is NOT PROVEN"
+        elif where is None:
+            where = f"an UNKNOWN server (key {use['server']})"
+        hops = f" through {use['hops'] - 1} forwarded agents" if use["hops"] > 1 else ""
+        done = f"sign in to {where}{hops} as {printable(use['user'], 64)} with {name}"
+    claims = said.get("claims")
+    claimed = claims if isinstance(claims, dict) else {}
+    program, does = (printable(str(claimed.get(each) or ""), 60) for each in ("program", "does"))
+    if does:
+        return f"{done}; {program or 'a program'} says: {does}"
+    return f"{done}; {program}" if program else done
+
+
+def describe_content(use: dict[str, Any], content: object) -> str:
+    """What is signed of a file, or of git: with its words, where the content is proven."""
+    if use["namespace"] != "git":
+        return f"a file for {use['namespace']}"
+    try:
+        data = decode_base64(content, LONGEST_CONTENT)
+    except ValueError:
+        data = b""
+    if hashlib.new(use["hash"], data).hexdigest() != use["digest"]:
+        return "a commit that cannot be shown"
+    return describe_commit(data.decode(errors="replace"))
+
+
+def describe_commit(text: str) -> str:
+    """A commit or a tag of git (gitformat-pack's objects, as git signs them), in words."""
+    head, _, message = text.partition("\n\n")
+    fields = dict(line.partition(" ")[::2] for line in reversed(head.splitlines()))
+    who = fields.get("author") or fields.get("tagger") or ""
+    author = quote_words(who.rpartition(">")[0] + ">", 60) if ">" in who else "nobody"
+    what = f"tag {quote_words(fields['tag'], 40)}" if "tag" in fields else "commit"
+    return f'the {what} "{quote_words(message.partition(chr(10))[0], 60)}" by {author}'
+
+
+def quote_words(text: str, most: int) -> str:
+    """A text in quotes, so that it does not end them."""
+    return printable(text.replace('"', "'").replace(";", ","), most)
+
+
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -11592,6 +12254,42 @@ class Phones:
         return shown
 
 
+# -------------------------------------------------- daemon/signing_start ----
+# The process that signs, as the supervisor starts it; that never sees a key.
+
+
+async def start_signing(child: Child) -> None:
+    """Start one, and give the keyholder a socket to it; or tell that why there is none.
+
+    The socket is made by the process once it is hardened: see `meet`. It ends when the keyholder
+    does, which has the other end of that.
+    """
+    door, end = socket.socketpair()
+    with door:
+        try:
+            if sys.platform == "linux":  # who meets it is to know who speaks
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with end:
+                process = await asyncio.create_subprocess_exec(
+                    *own_command("signing"),
+                    stdin=end.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env=clean_environment(),
+                    start_new_session=True,
+                )
+            door.setblocking(False)
+            with await meet(door, process.pid) as own:
+                if child.control:
+                    child.control.send({"do": "signing"}, own.fileno())
+        except Locked:
+            pass  # the keyholder is gone, and nobody waits
+        except (AvaultError, OSError) as error:
+            if child.control:
+                child.control.send({"do": "signing", "failed": complain(error).to_dict()["error"]})
+
+
 # --------------------------------------------------------- daemon/keeper ----
 # The vault's state as the supervisor sees it, and the question to the operator.
 
@@ -11719,6 +12417,8 @@ class Warden:
             self.wrote()
         elif "opener" in message:
             spawn(self.tasks, run_opener(self.child, str(message["opener"])))
+        elif "need" in message:
+            spawn(self.tasks, start_signing(self.child))
         elif self.custody.hear(message):
             pass
         elif "failed" in message:
@@ -12734,8 +13434,10 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
             return Denied(f"{name} is guarded: nobody may use it", lift)
         shown = " or ".join(sorted(ways, key=WAYS.index))
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= BROKERED:
+        if ways <= TO_COME:
             hint = f"nothing here can be a {shown} yet; {lift}"
+        elif "ssh" in ways and "run" not in ways:
+            hint = f"to sign with it: avault ssh -- CMD; {lift}"
         return Denied(f"{name} is guarded: only {shown} may use it", hint)
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
@@ -12746,16 +13448,20 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
 # Who is at the other end of a connection.
 
 
+def peer_pid(sock: socket.socket) -> int:
+    """The pid of the process at the other end of a connection, as the kernel has it."""
+    if sys.platform == "linux":
+        return int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    return int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+
+
 def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str, Any]:
     """The process at the other end of a connection, as far as the system tells.
 
     Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
     after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
-    if sys.platform == "linux":
-        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    else:
-        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    pid = peer_pid(sock)
     caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": None, "name": None}
     exe, (name, fields) = read_executable(pid), read_stat(pid)
     if not fields or (since is not None and count_seconds(fields[19]) > since):
@@ -13264,6 +13970,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
+        **{name: printable(request[name], 300) for name in ("signed", "why") if request.get(name)},
     }
 
 
@@ -15547,6 +16254,92 @@ def stage_phones(stage: Stage, store: Store) -> None:
                 write_file(Custodians(stage).path_of(name), data)
 
 
+# --------------------------------------------------- daemon/signing_link ----
+# The process that signs, as the keyholder has it: what it is asked, and which keys it has.
+
+
+class SigningLink:
+    """The process that signs, which the supervisor starts when there is something for it to do.
+
+    `control` is the stream to the supervisor, `keys` what is known of the vault's.
+    """
+
+    START_TIME = 15.0  # seconds
+    ANSWER_TIME = 60.0  # an RSA key takes some to be made
+
+    def __init__(self, control: Control) -> None:
+        self.control, self.keys = control, SigningKeys()
+        self.link: Control | None = None
+        self.coming: asyncio.Future[Control] | None = None
+        self.answers: dict[int, asyncio.Future[Message]] = {}
+        self.given: set[str] = set()  # the public halves of the keys that it has
+        self.last = 0
+
+    def take(self, message: Message, fd: int | None) -> None:
+        """What the supervisor has: a socket to that process, or why there is none."""
+        coming, self.coming = self.coming, None
+        if fd is None:
+            if coming and not coming.done():
+                coming.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
+            return
+        link = self.link = Control(socket.socket(fileno=fd), self.hear, self.lose)
+        if coming and not coming.done():
+            coming.set_result(link)
+
+    def hear(self, answer: Message, fd: int | None) -> None:
+        """An answer of that process, which sends no descriptor."""
+        waiting = self.answers.pop(int(answer.get("id", 0)), None)
+        if waiting and not waiting.done():
+            waiting.set_result(answer)
+
+    def lose(self) -> None:
+        """It is gone, and what it was asked is not answered; the next is started anew."""
+        self.link, waiting = None, [*self.answers.values()]
+        self.given.clear()
+        self.answers.clear()
+        for each in waiting:
+            if not each.done():
+                each.set_exception(Unavailable("the process that signs has ended", "try again"))
+
+    async def ask(self, **message: object) -> Message:
+        """The process's answer; raises what it says, and Unavailable."""
+        try:
+            async with asyncio.timeout(self.ANSWER_TIME):
+                link = self.link or await self.reach()
+                self.last += 1
+                waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+                self.answers[self.last] = waiting
+                link.send({"id": self.last, **message})
+                answer = await waiting
+        except TimeoutError:
+            raise Unavailable("the process that signs does not answer", "try again") from None
+        if not answer.get("ok"):
+            raise AvaultError.from_dict(answer)
+        return answer
+
+    async def sign(self, public: str, key: str, **message: object) -> str:
+        """A signature; the key goes to the process once."""
+        if public not in self.given:
+            message["key"] = key
+        answer = await self.ask(do="sign", public=public, **message)
+        self.given.add(public)
+        return str(answer["signature"])
+
+    async def reach(self) -> Control:
+        """The stream to the process, which is started unless it is on its way."""
+        if not self.coming:
+            self.coming = asyncio.get_running_loop().create_future()
+            self.control.send({"need": "signing"})
+        coming = self.coming
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                return await asyncio.shield(coming)
+        except TimeoutError:
+            if self.coming is coming:
+                self.coming = None  # who asks next has another one started
+            raise
+
+
 # ------------------------------------------------------- daemon/guarding ----
 # What becomes of guards where other ones are asked for.
 
@@ -15593,7 +16386,9 @@ class GuardChange:
         if given is None:
             self.marks, self.weakens = guards.marks_of(place), True
             return
-        gone = {*given, *(SETS[1:] if "proxy" not in given.get("only", ["proxy"]) else ())}
+        ways = given.get("only", ["proxy", "ssh"])
+        of_ways = (("proxy", PROXY_SETS), ("ssh", SSH_SETS))
+        gone = {*given, *(name for way, names in of_ways if way not in ways for name in names)}
         touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
         rest = [keep_fields(guards.left(each), gone) for each in touched]
         wanted = guards.rules_of([each for each in own if each not in touched])
@@ -15809,7 +16604,7 @@ class Keyholder:
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
         self.reporter = Reporter(self.control, self.describe)
-        self.gate = Gate()
+        self.gate, self.signing = Gate(), SigningLink(self.control)
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
@@ -15858,6 +16653,8 @@ class Keyholder:
             spawn(self.tasks, self.unlocking.try_custodian(message, fd))
         elif message["do"] == "entrust" and fd is not None:
             spawn(self.tasks, entrust(self.holding, fd, message))
+        elif message["do"] == "signing":
+            self.signing.take(message, fd)
         elif message["do"] == "sign":
             sign_shared(self.holding, message)
         elif message["do"] == "part":
@@ -17071,6 +17868,69 @@ def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     return warden.pairing_hint() if fields["proven"] is False else None
 
 
+# -------------------------------------------------- daemon/front_process ----
+# The processes of front ends, as the supervisor has them. They hold no key.
+
+
+class Fronts:
+    """The front end for SSH, one for all who ask."""
+
+    START_TIME = 15.0  # seconds
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.process: asyncio.subprocess.Process | None = None
+        self.starting = asyncio.Lock()
+
+    def ssh_path(self) -> str:
+        """Where its socket is: beside the daemon's own."""
+        return self.places.socket.removesuffix(".sock") + "-ssh.sock"
+
+    async def ssh(self) -> str:
+        """The path of a socket that an SSH agent listens at; raises what kept it from that."""
+        path = self.ssh_path()
+        async with self.starting:
+            if not self.process or self.process.returncode is not None or not os.path.exists(path):
+                self.end()
+                await self.start(path)
+        return path
+
+    async def start(self, path: str) -> None:
+        """Start it, and wait until it listens."""
+        self.process = await asyncio.create_subprocess_exec(
+            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        said = b""
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                if self.process.stdout:
+                    said = await self.process.stdout.read(1 << 16)
+        except TimeoutError:
+            pass
+        answer = decode_frame(said[4:]) if said else {}
+        if not answer.get("ok"):
+            self.end()
+            if answer:
+                raise AvaultError.from_dict(answer)
+            raise Unavailable("the SSH agent did not start", "try again")
+
+    def end(self) -> None:
+        """Have it end, and its socket gone."""
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+        self.process = None
+        try:
+            os.unlink(self.ssh_path())
+        except OSError:
+            pass
+
+
 # ------------------------------------------------------- daemon/listener ----
 # The daemon's socket, and its path in the file system.
 
@@ -17496,7 +18356,7 @@ class Supervisor:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
         self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
-        self.replicator = Replicator(places)
+        self.replicator, self.fronts = Replicator(places), Fronts(places)
         self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
@@ -17553,6 +18413,7 @@ class Supervisor:
         await self.stopping.wait()
         await self.warden.child.end()
         self.replicator.leave()
+        self.fronts.end()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
@@ -17894,6 +18755,12 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     return describe_status(supervisor.places, supervisor.warden) | fields
 
 
+async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
+    path = await supervisor.fronts.ssh()
+    return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
+
+
 ANSWERS: dict[str, Respond] = {
     "status": answer_status,
     "unlock": answer_unlock,
@@ -17905,6 +18772,7 @@ ANSWERS: dict[str, Respond] = {
     "rotate": answer_custody,
     "unguard": answer_custody,
     "record": answer_record,
+    "ssh": answer_ssh,
 }
 
 
@@ -17956,6 +18824,63 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
         "there": there,
         "guard": describe_guard(keyholder.gate.look(vault), place),
     }
+
+
+# --------------------------------------------------- daemon/key_requests ----
+# Keys that sign, as a client has them made or taken in: guarded from the first.
+
+
+async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Make a key that signs, or take the one in the next frame; its public half.
+
+    It is guarded by the same write: it signs for SSH what is named, and leaves in no other way.
+    Where its file has a passphrase that did not come along, nothing is written, and
+    `needs_passphrase` says so.
+    """
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    name, action = f"{group}/{key}", request.get("action")
+    given = name_uses(request)
+    refuse_existing(keyholder.open_store().vault, group, key)
+    if action == "generate":
+        made = await keyholder.signing.ask(do="make", kind=request.get("kind"))
+    elif action == "import":
+        found = await session.frame()
+        passphrase = found.get("passphrase") or None
+        made = await keyholder.signing.ask(do="take", file=found.get("file"), passphrase=passphrase)
+        if made.get("needs_passphrase"):
+            return {"ok": True, "needs_passphrase": True}
+    else:
+        raise Usage("no such action", "generate, or import")
+    value, machine = check_value(made["value"]), keyholder.open_store().machine
+    known = read_signing_key(value)
+    if not known:
+        raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
+
+    def change(vault: Vault) -> None:
+        now = int(time.time())
+        refuse_existing(vault, group, key)
+        before = Guards(vault.facts)
+        vault.put(group, key, value, now, machine)
+        add_guard(vault, name, given, now, machine)
+        refuse_more(before, vault, [name])
+
+    await write(keyholder, session, {**request, "for": action}, change)
+    guard = describe_guard(Guards(keyholder.open_store().vault.facts), name)
+    return {"ok": True, "name": name, **known.to_dict(), "guard": guard}
+
+
+def name_uses(request: Message) -> dict[str, Any]:
+    """The guard of a new key: what is not named, it does not sign; raises Usage."""
+    named = {name: request.get(name) for name in SSH_SETS}
+    kept = check_rules(named, int(time.time()))
+    return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+
+
+def refuse_existing(vault: Vault, group: str, key: str) -> None:
+    """Raise Denied where there is a secret of that name: a key is not written over."""
+    if group in vault.groups and key in vault.groups[group].keys:
+        name = f"{group}/{key}"
+        raise Denied(f"there is a {name} already", f"take it away first: avault delete {name}")
 
 
 # --------------------------------------------------------- daemon/opener ----
@@ -18701,6 +19626,142 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
+# -------------------------------------------------------- daemon/signing ----
+# The one request behind all that signs: decode, rule, count, sign, log; or refuse.
+#
+# Whoever asks, a front end or a program, gets a signature and never a key.
+
+
+WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way that a guard names
+
+
+async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Sign what a guard lets be signed: decode, rule, count, sign, log.
+
+    A caller that leaves takes the request along: this task is cancelled with its connection.
+    """
+    way = WAYS_TO_SIGN.get(str(request.get("as")))
+    noted: Message = {"op": "sign", "for": request.get("as") if way else "?"}
+    try:
+        if not way:
+            raise Usage("as is ssh or sshsig", "what is not understood is not signed")
+        name, public = choose_signing_key(keyholder, request, way)
+        group, _, key = name.partition("/")
+        noted |= {"group": group, "key": key}
+        said = {each: request.get(each) for each in ("as", "payload", "binds", "flags")}
+        said["binds"] = said["binds"] or []
+        use = await decode(keyholder, {"public": public, **said})
+        guards = keyholder.gate.look(keyholder.open_store().vault)
+        sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
+        noted["signed"] = sentence
+        passage = admit_use(keyholder, name, public, way, use)
+        if passage.is_counted:
+            await keyholder.change(passage.count(keyholder.open_store().machine))
+        value = passage.vault.groups[group].keys[key][0].value
+        signature = await keyholder.signing.sign(public, value, **said)
+        admit_use(keyholder, name, public, way, use, True)  # what has changed meanwhile counts
+        keyholder.release(session, noted)
+    except asyncio.CancelledError:
+        keyholder.release(session, noted, TimedOut.code)
+        raise
+    except AvaultError as error:
+        keyholder.release(session, {**noted, "why": error.message}, error.code)
+        raise
+    return {"ok": True, "signature": signature, "name": name, "said": sentence}
+
+
+async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
+    """What is to be signed; raises Usage, Denied. Servers are proven by the process that signs."""
+    if said["binds"]:
+        return dict((await keyholder.signing.ask(do="decode", **said))["use"])
+    return decode_use(said, None)
+
+
+def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+    """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
+
+    Raises Usage, NotFound.
+    """
+    vault = keyholder.open_store().vault
+    if request.get("public") is not None:
+        try:
+            blob = decode_base64(request["public"], LONGEST_BIND)
+        except ValueError:
+            raise Usage("public is a public key in base64") from None
+        guards = keyholder.gate.look(vault)
+        return keyholder.signing.keys.find(vault, blob, way, guards), str(request["public"])
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    vault.secrets(group, key)
+    return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
+
+
+def encode_public(keyholder: Keyholder, name: str) -> str:
+    """The public half of a key that signs, in base64; raises Usage."""
+    known = keyholder.signing.keys.look(keyholder.open_store().vault).get(name)
+    if not known:
+        raise Usage("that is no key that signs", "see which there are: avault list")
+    return encode_base64(known.blob)
+
+
+def admit_use(
+    keyholder: Keyholder,
+    name: str,
+    public: str,
+    way: str,
+    use: dict[str, Any],
+    is_reserved: bool = False,
+) -> Passage:
+    """What of the vault may be used so: the key alone; raises Denied, NotFound.
+
+    A key signs only where a guard names the way. One whose use `is_reserved` may have no more left.
+    """
+    vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    group, _, key = name.partition("/")
+    vault.secrets(group, key)
+    if encode_public(keyholder, name) != public:
+        raise Denied(f"{name} is another key meanwhile", "ask again")
+    found = guards.of(name)
+    rules = guards.rules_of(found)
+    if rules.ways() is None:
+        raise Denied(
+            f"{name} is guarded by nothing that lets it sign", f"avault guard {name} --only {way}"
+        )
+    if is_reserved:
+        rules = join_rules([rules])
+        rules.times = None
+    if not rules.lets(way, time.time()):
+        check(guards, name, way, time.time())
+    if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
+        raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
+    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None, [])
+
+
+async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The public halves of the keys that may sign by a way; for SSH those that fit the server.
+
+    It is what an agent lists: a server ends the connection after a few keys that are not its.
+    """
+    way = WAYS_TO_SIGN.get(str(request.get("as")))
+    bound: dict[str, Any] = {"server": None, "hops": 0}
+    if not way:
+        raise Usage("as is ssh or sshsig")
+    vault = keyholder.open_store().vault
+    keys = keyholder.signing.keys.look(vault)
+    if keys and request.get("binds"):
+        bound = await keyholder.signing.ask(do="binds", binds=request["binds"])
+    guards, now = keyholder.gate.look(vault), time.time()
+    fits = {name: guards.rules_of(guards.of(name)) for name in keys}
+    may = [
+        {"name": name, **keys[name].to_dict()}
+        for name, rules in fits.items()
+        if rules.ways() is not None
+        and rules.lets(way, now)
+        and may_offer(bound["server"], bound["hops"], rules.servers, rules.namespaces)
+    ]
+    return {"ok": True, "keys": may}
+
+
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
@@ -18842,6 +19903,9 @@ REQUESTS: dict[str, Serve] = {
     "replica": serve_replica,
     "guard": serve_guard,
     "guards": serve_guards,
+    "key": serve_key,
+    "keys": serve_signing_keys,
+    "sign": serve_sign,
 }
 
 
@@ -19351,6 +20415,400 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         raise AvaultError.from_dict(result)
 
 
+# ----------------------------------------------------- fronts/ssh_claims ----
+# What the client of an SSH agent is, by what the system says of its process: a claim, no proof.
+#
+# Its arguments are its own to choose, and a pid is used again. No more of them is repeated than what
+# git asks ssh for: whole command lines hold secrets.
+
+
+BETWEEN = frozenset(  # what asks an agent for somebody else
+    {"ssh", "ssh-keygen", "scp", "sftp", "rsync", "git", "sh", "bash", "dash", "zsh", "fish", "env"}
+)
+HIGHEST = 8  # parents that are looked at
+GIT_COMMAND = regex(
+    r"git[- ](upload-pack|receive-pack|upload-archive) '?([A-Za-z0-9._/~-]{1,100})'?"
+)
+GIT_WORDS = {
+    "upload-pack": "git fetch",
+    "receive-pack": "git push",
+    "upload-archive": "git archive",
+}
+
+
+def claim_of(sock: socket.socket) -> dict[str, Any]:
+    """The `program` behind a connection, and what it says that it `does`; less, where not told."""
+    pid = peer_pid(sock)
+    began = look_at_process(pid)
+    claim = {"program": find_program(pid, began), "does": find_git_errand(pid)}
+    # another process may have come in its place meanwhile
+    if not began or look_at_process(pid)[1:] != began[1:]:
+        return {}
+    return {name: found for name, found in claim.items() if found}
+
+
+def look_at_process(pid: int) -> list[str]:
+    """A process's name, parent and start time; "1" where it is what a terminal was opened for.
+
+    Nothing where it is not told.
+    """
+    name, words = read_stat(pid)
+    if len(words) < 20:
+        return []
+    leads = words[3] == str(pid).encode() and words[4] != b"0"
+    return [name or "", words[1].decode(), words[19].decode(), "1" if leads else ""]
+
+
+def find_program(pid: int, found: list[str]) -> str:
+    """The program on whose behalf ssh, git and shells are at work; else git, or the nearest.
+
+    `found` is what is read of the first. A shell that a person has in a terminal is nobody else's.
+    """
+    nearest = ""
+    for _ in range(HIGHEST):
+        if not found:
+            break
+        name, parent, _, is_in_terminal = found
+        nearest = name if name == "git" else nearest or name
+        if name not in BETWEEN:
+            return name
+        pid = int(parent)
+        if is_in_terminal or pid <= 1:
+            break
+        found = look_at_process(pid)
+    return nearest
+
+
+def read_words(pid: int, program: bytes) -> list[bytes]:
+    """The arguments of a process, where it says that it is this program; else none."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(1 << 16).rstrip(b"\0").split(b"\0")
+    except OSError:
+        return []
+    return words if os.path.basename(words[0]) == program else []
+
+
+def read_signed_file(sock: socket.socket) -> bytes:
+    """What ssh-keygen signs, from the file that it names last; b"" where that cannot be read.
+
+    Whether it is that, who signs finds out by its digest.
+    """
+    pid = peer_pid(sock)
+    words = read_words(pid, b"ssh-keygen")
+    if not words:
+        return b""
+    place = b"/proc/%d/%s" % (pid, b"root" if words[-1][:1] == b"/" else b"cwd/")
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        fd = os.open(place + words[-1], flags)
+        try:
+            found = os.fstat(fd)
+            is_fit = stat.S_ISREG(found.st_mode) and found.st_size <= LONGEST_CONTENT
+            return os.read(fd, LONGEST_CONTENT) if is_fit else b""
+        finally:
+            os.close(fd)
+    except OSError:
+        return b""
+
+
+def find_git_errand(pid: int) -> str:
+    """What ssh says that it does for git, from its last argument; "" for all else."""
+    words = read_words(pid, b"ssh")
+    if not words:
+        return ""
+    said = re.fullmatch(GIT_COMMAND.pattern, words[-1].decode(errors="replace"))
+    return f"{GIT_WORDS[said[1]]} {said[2]}" if said else ""
+
+
+# ----------------------------------------------------- fronts/vault_link ----
+# How a front end reaches the vault: requests on connections that are kept for the next.
+
+
+class VaultEnd:
+    """A connection to the daemon, with one request at a time; asyncio's protocol."""
+
+    def __init__(self) -> None:
+        self.frames = Frames()
+        self.awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        """It is there."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer, or of what is told before it; nobody sends more than that."""
+        try:
+            self.frames.feed(data)
+            while (frame := self.frames.next()) is not None:
+                message = decode_frame(frame)
+                if "progress" not in message:
+                    self.awaited.set_result(message)
+        except (Usage, asyncio.InvalidStateError):
+            self.transport.abort()
+
+    def eof_received(self) -> bool:
+        """The daemon is gone, or has locked."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """So is the answer."""
+        if not self.awaited.done():
+            self.awaited.set_exception(
+                Unavailable("the daemon went away before it answered", "see: avault status")
+            )
+            self.awaited.exception()  # perhaps nobody waits for it
+
+    async def ask(self, message: Message) -> Message:
+        """The answer to a request; raises Unavailable."""
+        self.awaited = asyncio.get_running_loop().create_future()
+        if self.transport.is_closing():
+            raise Unavailable("the daemon went away", "see: avault status")
+        self.transport.write(encode_frame(message))
+        return await self.awaited
+
+
+class VaultLink:
+    """Connections to the daemon. A request that is cancelled takes its connection along.
+
+    So the vault knows that nobody waits any more, and signs nothing.
+    """
+
+    KEPT = 4  # connections that wait for the next request
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.idle: list[VaultEnd] = []
+
+    async def ask(self, op: str, **fields: object) -> Message:
+        """The answer to a request; raises what the daemon says, and Unavailable."""
+        end = await self.take()
+        try:
+            answer = await end.ask({"v": 1, "vault": self.places.id, "op": op, **fields})
+        except BaseException:
+            end.transport.abort()
+            raise
+        if not answer.get("ok"):
+            end.transport.close()  # what refuses a locked vault's first request answers no second
+            raise AvaultError.from_dict(answer)
+        self.keep(end)
+        return answer
+
+    async def take(self) -> VaultEnd:
+        """A connection: one that waits, and that the other end has not left, or a new one."""
+        while self.idle:
+            end = self.idle.pop()
+            if not end.transport.is_closing():
+                return end
+        try:
+            fast = FastConnection(self.places)
+            sock = socket.socket(fileno=fast.socket.detach())
+            sock.setblocking(False)
+
+            def make() -> Any:  # a protocol, though not derived from asyncio's
+                return VaultEnd()
+
+            _, end = await asyncio.get_running_loop().create_unix_connection(make, sock=sock)
+        except OSError:
+            raise Unavailable("no daemon listens", "start it: avault daemon start") from None
+        found: VaultEnd = end
+        return found
+
+    def keep(self, end: VaultEnd) -> None:
+        """Have a connection wait for the next request."""
+        if len(self.idle) < self.KEPT:
+            self.idle.append(end)
+        else:
+            end.transport.close()
+
+
+# ------------------------------------------------------ fronts/ssh_agent ----
+# An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key.
+#
+# Keys are listed and sign; they are neither added nor taken away here. A client is answered in order,
+# one request at a time. Of why something is not signed the protocol has no word: the log says it.
+
+
+LONGEST_MESSAGE = 256 << 10  # bytes, as OpenSSH's own agent has it
+FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
+REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
+SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
+EXTENSION = 27
+SESSION_BIND = "session-bind@openssh.com"
+ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
+
+
+class AgentClient:
+    """One client: what its connection is bound to, and its requests; asyncio's protocol."""
+
+    def __init__(self, vault: VaultLink, clients: set[AgentClient]) -> None:
+        self.vault, self.clients = vault, clients
+        self.buffer = bytearray()
+        self.binds: list[Bind] = []
+        self.told: list[str] = []  # the same, as the vault is told of them
+        self.task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        self.transport = transport
+        self.clients.add(self)
+        if not is_same_user(transport.get_extra_info("socket")):
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from it."""
+        self.buffer += data
+        self.advance()
+
+    def advance(self) -> None:
+        """Begin the next request, if it is whole and none is under way."""
+        while not self.task and len(self.buffer) >= 4:
+            size = int.from_bytes(self.buffer[:4], "big")
+            if not 0 < size <= LONGEST_MESSAGE:
+                self.transport.abort()
+                return
+            if len(self.buffer) < 4 + size:
+                return
+            message = bytes(self.buffer[4 : 4 + size])
+            del self.buffer[: 4 + size]
+            self.task = asyncio.get_running_loop().create_task(self.work(message))
+        if len(self.buffer) > 2 * LONGEST_MESSAGE:
+            self.transport.abort()
+
+    async def work(self, message: bytes) -> None:
+        """Answer a request, then go on."""
+        try:
+            async with asyncio.timeout(ANSWER_TIME):
+                answer = await self.answer(message)
+        except (AvaultError, ValueError, OSError):  # a TimeoutError is one, too
+            answer = FAILURE
+        self.task = None
+        if not self.transport.is_closing():
+            self.transport.write(ssh_string(answer))
+        self.advance()
+
+    def eof_received(self) -> bool:
+        """It wants nothing more: what is under way is for nobody."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, and so is what it asked for."""
+        self.clients.discard(self)
+        if self.task:
+            self.task.cancel()
+
+    async def answer(self, message: bytes) -> bytes:
+        """The answer to a request; raises AvaultError, ValueError for what is a failure."""
+        reader = SshReader(message)
+        kind = reader.byte()
+        if kind == REQUEST_IDENTITIES:
+            reader.end()
+            return await self.list_keys()
+        if kind == SIGN_REQUEST:
+            key, data, flags = reader.string(), reader.string(), reader.number()
+            reader.end()
+            return await self.sign(key, data, flags)
+        if kind == EXTENSION:
+            name = reader.text()
+            if name == "query":
+                return SUCCESS + ssh_string(b"query") + ssh_string(SESSION_BIND.encode())
+            return self.bind(reader) if name == SESSION_BIND else EXTENSION_FAILURE
+        return FAILURE
+
+    def bind(self, reader: SshReader) -> bytes:
+        """Take what a server says of itself; who signs has it proven. Raises ValueError."""
+        data = reader.data[reader.at :]
+        if len(data) > LONGEST_BIND:
+            raise ValueError("too long")
+        bind = Bind(data)
+        check_next_bind(self.binds, bind)
+        self.binds.append(bind)
+        self.told.append(encode_base64(data))
+        return SUCCESS
+
+    async def list_keys(self) -> bytes:
+        """The keys that fit; none where the vault is locked, or not there."""
+        try:
+            found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
+        except AvaultError:
+            found = []
+        listed = b""
+        for each in found:
+            blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
+            listed += ssh_string(blob) + ssh_string(each["name"].encode())
+        return IDENTITIES_ANSWER + len(found).to_bytes(4, "big") + listed
+
+    async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
+        """A signature, if the vault gives one."""
+        client, is_file = self.transport.get_extra_info("socket"), data.startswith(SSHSIG_MAGIC)
+        is_commit = is_file and data[len(SSHSIG_MAGIC) :].startswith(ssh_string(b"git"))
+        answer = await self.vault.ask(
+            "sign",
+            **{
+                "as": "sshsig" if is_file else "ssh",
+                "public": encode_base64(key),
+                "payload": encode_base64(data),
+                "flags": flags,
+                "binds": self.told,
+                "claims": claim_of(client),
+                "content": encode_base64(read_signed_file(client)) if is_commit else None,
+            },
+        )
+        return SIGN_RESPONSE + ssh_string(decode_base64(answer["signature"], LONGEST_BIND))
+
+
+# ------------------------------------------------------ fronts/ssh_front ----
+# The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key.
+#
+# It outlives the lock, and lists nothing then. Stdout tells that it listens, or why it does not.
+
+
+def bind_front(path: str) -> socket.socket:
+    """A socket at a path, in place of one that was left there; raises AvaultError."""
+    if os.path.lexists(path):
+        if os.lstat(path).st_mode & 0o170000 != 0o140000:
+            raise AvaultError(f"{path} is there, and is no socket", "take it away")
+        os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)  # 0700 by our umask
+    except OSError as error:
+        raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
+    sock.listen(128)
+    sock.setblocking(False)
+    return sock
+
+
+async def serve_agent(places: Places, sock: socket.socket) -> None:
+    """Answer the agent's clients, as long as the daemon is there."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_quietly)
+    vault, clients = VaultLink(places), set[AgentClient]()
+
+    def make() -> Any:  # a protocol, though not derived from asyncio's
+        return AgentClient(vault, clients)
+
+    server = await loop.create_unix_server(make, sock=sock)
+    await server.serve_forever()
+
+
+def main_ssh_agent(argv: list[str]) -> NoReturn:
+    """Listen, say so, and serve until the daemon ends."""
+    try:
+        harden("avault-ssh", die_with_parent=True)
+        directory, where, path = argv
+        places = Places(directory)
+        places.socket = where
+        sock = bind_front(path)
+        write_all(1, encode_frame({"ok": True}))
+        os.close(1)
+        asyncio.run(serve_agent(places, sock))
+    except Exception as error:
+        write_all(1, encode_frame(complain(error).to_dict()))
+    finally:
+        os._exit(0)
+
+
 # ----------------------------------------------------- terminal/commands ----
 # The table of commands, from which click is told when one is run.
 
@@ -19426,6 +20884,8 @@ getting in, looking after
   scan          the vault's values in a working tree, or in what is staged
   guard         how a secret may be used    avault guard openai/API_KEY --only run
   unguard       take that away; the phone has to agree
+  key generate|import                  keys that sign, and never leave the vault
+  ssh           an SSH agent with them      avault ssh -- git push
   drill         see whether the phone asks you before it opens
   log           who got what, and when
   history       what changed, by commit
@@ -34549,6 +36009,66 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     return found
 
 
+# ----------------------------------------------------------- cli/servers ----
+# What a key may sign for SSH, as a command line names it: servers by name, kept by their keys.
+
+
+def name_uses_of(
+    servers: tuple[str, ...], users: tuple[str, ...], namespaces: tuple[str, ...]
+) -> dict[str, Any]:
+    """The fields of a request that say what a key may sign; raises Usage."""
+    found = {"servers": name_servers(servers), "users": [*users], "namespaces": [*namespaces]}
+    return {name: value for name, value in found.items() if value}
+
+
+def name_servers(given: tuple[str, ...]) -> list[str]:
+    """What a guard keeps of servers; of one that is named alone, its keys in known_hosts.
+
+    Raises Usage. The keys are shown: who can write known_hosts could have put others there.
+    """
+    found: list[str] = []
+    for each in given:
+        if is_server(each):
+            found.append(each)
+        elif "=" in each:
+            raise Usage("not a server", "as in: --server github.com=SHA256:…")
+        else:
+            found += find_known(each)
+    return found
+
+
+def find_known(name: str) -> list[str]:
+    """A server's keys in known_hosts, as a guard keeps them; raises Usage where there are none."""
+    lines = []
+    if name[:1] != "-":
+        try:
+            asked = subprocess.run(
+                ["ssh-keygen", "-F", name],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+            lines = [line.split() for line in asked.stdout.splitlines() if line[:1] not in "#@"]
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+    members = []
+    for words in lines:
+        try:
+            fingerprint = fingerprint_of(binascii.a2b_base64(words[2]))
+        except (IndexError, ValueError):
+            continue
+        members.append(f"{name}={fingerprint}")
+        say(f"{name} has the key {fingerprint} ({printable(words[1], 40)}) in known_hosts")
+    if not members or not all(map(is_server, members)):
+        words_for = ", ".join(WORDS_FOR_SERVERS)
+        raise Usage(
+            f"no key of {printable(name, 80)} in known_hosts",
+            f"name it: --server NAME=SHA256:…; or one of: {words_for}",
+        )
+    return members
+
+
 # ------------------------------------------------------------- cli/guard ----
 # avault guard, unguard: how a secret may be used.
 
@@ -34561,6 +36081,9 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     option("--host", "hosts", multiple=True),
     option("--method", "methods", multiple=True),
     option("--path", "paths", multiple=True),
+    option("--server", "servers", multiple=True),
+    option("--user", "users", multiple=True),
+    option("--namespace", "namespaces", multiple=True),
     option("--preset"),
     option("--until"),
     option("--times"),
@@ -34571,7 +36094,8 @@ def cmd_guard(
 ) -> int:
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
                           [--host HOST]… [--method METHOD]… [--path GLOB]…
-                          [--preset SERVICE] [--until T] [--times N] [--yes] [--json]
+                          [--preset SERVICE] [--server SERVER]… [--user USER]…
+                          [--namespace NS]… [--until T] [--times N] [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -34587,10 +36111,12 @@ def cmd_guard(
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
-    uses by avault itself, without giving it out; there are none yet, and with
-    them alone it is refused everywhere.
+    uses by avault itself, without giving it out; of proxy and sign there are none
+    yet, and with them alone it is refused everywhere.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
+    --server, --user and --namespace are for keys that sign:
+    see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.
@@ -34625,7 +36151,7 @@ def cmd_guard(
     guard = answer["guard"]
     if not answer["there"]:
         warn(f"there is no {name} in the vault yet", "the guard counts when there is")
-    if guard.get("only") is not None and {*guard["only"]} <= BROKERED:
+    if guard.get("only") is not None and {*guard["only"]} <= TO_COME:
         warn("nothing here can use it like that yet, so it is refused everywhere")
     say(f"{name} is guarded: {guard['words']}")
     if ask is not None and answer["there"]:
@@ -34680,6 +36206,7 @@ def read_options(
     preset: str | None,
     until: str | None,
     times: str | None,
+    **uses: tuple[str, ...],
 ) -> dict[str, Any]:
     """The fields of a guard that the options name; raises Usage."""
     if wrong := next((each for each in only if each not in WAYS), None):
@@ -34700,7 +36227,7 @@ def read_options(
         if not is_number(times) or int(times) < 1:
             raise Usage("--times takes a number from 1")
         rules["times"] = int(times)
-    return {name: value for name, value in rules.items() if value != []}
+    return {name: value for name, value in rules.items() if value != []} | name_uses_of(**uses)
 
 
 def parse_time(text: str) -> int:
@@ -34749,6 +36276,151 @@ def show_preset(terminal: Terminal, name: str) -> int:
     put(f"hosts   {' '.join(hosts)}\nheader  {header}\n")
     put(f"keys    {' '.join(form.split())}\n" if form else "")
     say(f"to have it: avault guard GROUP/KEY --preset {name}; all there are: {', '.join(SERVICES)}")
+    return 0
+
+
+# --------------------------------------------------------------- cli/key ----
+# avault key: keys that sign, made or taken in.
+
+
+LONGEST_KEY_FILE = 65_536
+USES = (
+    option("--server", "servers", multiple=True),
+    option("--user", "users", multiple=True),
+    option("--namespace", "namespaces", multiple=True),
+)
+
+
+@command("key generate", argument("kind"), argument("group"), *USES)
+def cmd_key_generate(
+    terminal: Terminal,
+    kind: str,
+    group: str,
+    servers: tuple[str, ...],
+    users: tuple[str, ...],
+    namespaces: tuple[str, ...],
+) -> int:
+    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
+                          [--namespace NS]… [--json]
+
+    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
+    prints its public half. Nobody ever sees the private one: it is guarded from the
+    first, and leaves the vault in no other way than by signing (avault ssh). It
+    signs in to the servers that --server names, as any user or those of --user, and
+    signs files and commits for the namespaces of --namespace (git, file). What is
+    not named, it does not sign: to let it sign more later, the phone has to agree
+    (avault guard).
+
+    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
+    whose keys are looked up in known_hosts, and shown. Or one of: any (every
+    server that proves which it is), unproven (also for clients that have no server
+    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
+
+      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
+    """
+    if kind not in KINDS_MADE:
+        raise Usage(
+            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
+        )
+    fields = {"action": "generate", "kind": kind, **name_key(group)}
+    return show_key(
+        terminal, terminal.ask("key", **fields, **name_uses_of(servers, users, namespaces))
+    )
+
+
+@command("key import", argument("file"), argument("group"), *USES)
+def cmd_key_import(
+    terminal: Terminal,
+    file: str,
+    group: str,
+    servers: tuple[str, ...],
+    users: tuple[str, ...],
+    namespaces: tuple[str, ...],
+) -> int:
+    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
+                        [--namespace NS]… [--json]
+
+    Takes a private key from a file, as ssh-keygen or openssl writes one, and
+    prints its public half. A passphrase is asked for once, and not kept: the
+    vault's protection is in its place. One of OpenSSH's own form has to go first,
+    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
+    here: see avault key generate --help. The file stays: delete it when the key has
+    signed.
+
+      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
+    """
+    text = read_key_file(file)
+    fields = {"action": "import", **name_key(group), **name_uses_of(servers, users, namespaces)}
+
+    def send(passphrase: str) -> dict[str, Any]:
+        try:
+            connection = Connection(terminal.places)
+        except NoDaemon:
+            raise terminal.no_daemon() from None
+        try:
+            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
+        finally:
+            connection.close()
+
+    answer = send("")
+    if answer.get("needs_passphrase"):
+        answer = send(ask_passphrase())
+    code = show_key(terminal, answer)
+    if file != "-":
+        say(f"{printable(file)} has the key still: once it signs from here, delete it")
+    return code
+
+
+def name_key(name: str) -> dict[str, Any]:
+    """GROUP and KEY of a name; raises Usage."""
+    group, key = split_name(name, None)
+    if key is None:
+        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
+    return {"group": group, "key": key}
+
+
+def read_key_file(path: str) -> str:
+    """The text of a key's file, or of stdin; raises NotFound, Usage."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
+        else:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as opened:
+                data = opened.read(LONGEST_KEY_FILE + 1)
+        if len(data) > LONGEST_KEY_FILE:
+            raise ValueError
+        return data.decode()
+    except (ValueError, IsADirectoryError):
+        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
+
+
+def ask_passphrase() -> str:
+    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise Usage(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "take it off a copy: ssh-keygen -p -f COPY",
+        ) from None
+    return getpass.getpass("avault: the key's passphrase: ")
+
+
+def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
+    """Print a key's public half, and say what it signs."""
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(f"{answer['public']} {answer['name']}\n")
+    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
+    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
+    found = answer["guard"]
+    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
+        again = f"avault guard {answer['name']} --server NAME"
+        warn("it signs nothing yet: no --server and no --namespace is named", again)
     return 0
 
 
@@ -34873,9 +36545,11 @@ def render_line(line: bytes) -> str:
     try:
         entry = json.loads(text)
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
-        words = [entry["time"], about, names(entry), callers(entry)]
+        what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
+        words = [entry["time"], *what, callers(entry)]
+        why = f", as {entry['why']}" if entry.get("why") else ""
         besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
-        text = " ".join(word for word in words if word) + f": {entry['outcome']}{besides}"
+        text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"
     except (ValueError, TypeError, KeyError, RecursionError):
         text = f"not a line of the log: {text}"
     return printable(text, LINE_WIDTH)
@@ -34898,14 +36572,17 @@ def callers(entry: dict[str, Any]) -> str:
 
     Or that alone, where the program is avault itself.
     """
+    if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
+        return f"by {program(entry)}"
     if entry["parent"] and str(entry["name"]).startswith("avault"):
         return f"by {program(entry['parent'])}"
     return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
 
 
 def program(process: dict[str, Any]) -> str:
-    """A process, by the name of its executable and its pid."""
-    return f"{os.path.basename(process['exe'] or '?')} ({process['pid']})"
+    """A process, by the name of its executable, or its own where that is not told, and its pid."""
+    shown = os.path.basename(process["exe"] or "") or process.get("name") or "?"
+    return f"{shown} ({process['pid']})"
 
 
 @command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))
@@ -36712,6 +38389,45 @@ def write_operator(path: str | None, passphrase_file: str | None) -> int:
     return 0
 
 
+# --------------------------------------------------------------- cli/ssh ----
+# avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault.
+
+
+@command(
+    "ssh",
+    option("--print-env", is_flag=True),
+    lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
+    interspersed=False,
+)
+def cmd_ssh(terminal: Terminal, print_env: bool, words: tuple[str, ...]) -> int:
+    """usage: avault ssh [--print-env | [--] CMD…]
+
+    Runs a command with an SSH agent whose keys are in the vault, for ssh, git,
+    rsync and all that asks an agent: it gets signatures, and never a key. Which
+    keys, for which servers, is said when they are made: avault key generate.
+    A server proves which it is to the agent, if the client is OpenSSH 8.9 or
+    later; only the keys that fit it are offered.
+
+    The agent listens as long as the daemon runs. While the vault is locked, it
+    has no keys. Why something was not signed, ssh is not told: see avault log.
+    --print-env prints the variable for a shell, in which it is then for all.
+
+      avault ssh -- git push
+      eval "$(avault ssh --print-env)"
+    """
+    if print_env == bool(words):
+        raise Usage("no command is named", "avault ssh -- git push; or: avault ssh --print-env")
+    terminal.need_daemon()
+    found = terminal.ask("ssh")
+    path = str(found["path"])
+    if found["state"] != "unlocked":
+        warn("the vault is locked: until it is open, the agent has no keys", "avault unlock")
+    if words:
+        become_command(list(words), {**os.environb, b"SSH_AUTH_SOCK": os.fsencode(path)})
+    put(quote_sh("SSH_AUTH_SOCK", path))
+    return 0
+
+
 # -------------------------------------------------------------- cli/main ----
 # From a command line to a command, by way of click; and where the program starts.
 
@@ -36985,6 +38701,10 @@ def main() -> NoReturn:
         main_custodian(argv[1:])
     if argv[:1] == ["trial"]:
         main_trial(argv[1:])
+    if argv[:1] == ["signing"]:
+        main_signing(argv[1:])
+    if argv[:1] == ["ssh-agent"]:
+        main_ssh_agent(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["opener"]:

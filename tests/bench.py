@@ -1,6 +1,6 @@
 """How fast avault is: each row's two sides run alternately in the same run, and the table gives medians.
 
-    python tests/bench.py [--quick] [--rounds N] [--here]
+    python tests/bench.py [--quick] [--rounds N] [--signatures] [--here]
 
 It installs avault in a fresh venv (--here: takes the one beside this interpreter), builds vaults of 10, 1,000 and 10,000
 secrets with avault's own Store, serves each from a machine of its own, and prints a Markdown table.
@@ -9,10 +9,12 @@ secrets with avault's own Store, serves each from a machine of its own, and prin
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import os
 import random
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +35,7 @@ import peers  # noqa: E402
 import avault  # noqa: E402
 
 SIZES = (10, 1_000, 10_000)
+BOUND_OF_SIGNATURES = {"ed25519": "2", "ecdsa-p256": "3", "rsa": "2"}  # OpenSSH takes 0.4 ms for ECDSA
 
 
 class Vault:
@@ -367,13 +370,68 @@ def with_keyring(top: Path) -> Iterator[Callable[[], object] | None]:
 # The table
 
 
+# Signatures
+
+
+def ssh_string(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def signature_of(path: str, public: bytes) -> Callable[[], object]:
+    """A side that has an SSH agent sign a file's digest, over a connection of its own, as ssh and git do."""
+    request = b"\x0d" + ssh_string(public)
+
+    def run() -> None:
+        digest = ssh_string(b"sha512") + ssh_string(os.urandom(64))
+        payload = b"SSHSIG" + ssh_string(b"file") + ssh_string(b"") + digest
+        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as answers:
+            sock.connect(path)
+            sock.sendall(ssh_string(request + ssh_string(payload) + bytes([0, 0, 0, 2])))
+            assert answers.read(int.from_bytes(answers.read(4), "big"))[:1] == b"\x0e"
+
+    return run
+
+
+def signatures(top: Path, command: Path, rounds: int) -> list[tuple[str, str, str, str]]:
+    """The rows of signatures: by `avault ssh`, against OpenSSH's own agent; each kind, and a file by ssh-keygen."""
+    rows = []
+    vault, theirs = Vault(top / "signing", 10, command), str(top / "agent.sock")
+    with contextlib.ExitStack() as stack:
+        stack.callback(vault.stop)
+        vault.start()
+        agent = stack.enter_context(subprocess.Popen(["ssh-agent", "-D", "-a", theirs], stdout=subprocess.DEVNULL))
+        stack.callback(agent.kill)
+        ours = vault.run("ssh", "--print-env").stdout.split("'")[1]
+        while not os.path.exists(theirs):
+            time.sleep(0.01)
+        with_theirs, with_ours = ({**vault.env, "SSH_AUTH_SOCK": path} for path in (theirs, ours))
+        for kind, form, size in (("ed25519", "ed25519", "256"), ("ecdsa-p256", "ecdsa", "256"), ("rsa", "rsa", "3072")):
+            file = top / form
+            subprocess.run(["ssh-keygen", "-q", "-t", form, "-b", size, "-N", "", "-f", file], check=True)
+            subprocess.run(["ssh-add", "-q", file], env=with_theirs, check=True)
+            vault.run("key", "import", str(file), f"keys/{form}", "--namespace", "file")
+            public = base64.b64decode(Path(f"{file}.pub").read_text().split()[1])
+            took = alternate(rounds * 10, ours=signature_of(ours, public), theirs=signature_of(theirs, public))
+            figure = f"{took['ours'] / took['theirs']:.2f} ({milliseconds(took['ours'])} / {milliseconds(took['theirs'])})"
+            rows.append(
+                (f"a signature by `avault ssh`, {kind}, against OpenSSH's agent", figure, BOUND_OF_SIGNATURES[kind], "1.0")
+            )
+            file.unlink()  # so that the agent is asked
+        words = ("ssh-keygen", "-q", "-Y", "sign", "-U", "-n", "file", "-f", f"{top}/ed25519.pub")
+        sides = {"ours": process(with_ours, *words, input=b"x"), "theirs": process(with_theirs, *words, input=b"x")}
+        took = alternate(rounds, **sides)
+        figure = f"{took['ours'] / took['theirs']:.2f} ({milliseconds(took['ours'])} / {milliseconds(took['theirs'])})"
+        rows.append(("`ssh-keygen -Y sign` with the same, ed25519", figure, "2", "1.0"))
+    return rows
+
+
 def install(top: Path) -> Path:
     """avault in a fresh venv, as pip installs it; the command."""
     venv = top / "venv"
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
     source = top / "source"
     shutil.copytree(REPOSITORY, source, ignore=shutil.ignore_patterns(".git", "tests", "__pycache__", "*.egg-info", "build"))
-    subprocess.run([venv / "bin/pip", "install", "-q", "--disable-pip-version-check", source], check=True)
+    subprocess.run([venv / "bin/pip", "install", "-q", "--disable-pip-version-check", f"{source}[sign]"], check=True)
     return venv / "bin" / "avault"
 
 
@@ -451,6 +509,7 @@ def measure(top: Path, command: Path, rounds: int, quick: bool) -> list[tuple[st
         if rss:
             shared = f" (PSS {pss:.0f} MB)" if pss else ""
             rows.append(("resident memory, supervisor + keyholder, 1,000 secrets", f"{rss:.0f} MB{shared}", "70 MB", "45 MB"))
+        rows += signatures(top, command, rounds)
         for name in others:
             rows.append(
                 (
@@ -470,12 +529,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--rounds", type=int, help="of the commands (40; quick: 10)")
+    parser.add_argument("--signatures", action="store_true", help="nothing but these")
     parser.add_argument("--here", action="store_true", help="measure the avault beside this interpreter")
     options = parser.parse_args()
     top = Path(tempfile.mkdtemp(prefix="avb", dir="/tmp"))
     try:
         command = Path(sys.executable).parent / "avault" if options.here else install(top)
-        rows = measure(top, command, options.rounds or (10 if options.quick else 40), options.quick)
+        rounds = options.rounds or (10 if options.quick else 40)
+        rows = signatures(top, command, rounds) if options.signatures else measure(top, command, rounds, options.quick)
     finally:
         shutil.rmtree(top, ignore_errors=True)
     machine = f"Python {sys.version.split()[0]}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"

@@ -111,7 +111,7 @@ DANGEROUS = [
     ),
     ("[-1] if flags & socket.MSG_CTRUNC else fds", "fds", "test_wire.py::test_descriptor_that_cannot_be_taken"),
     (
-        'if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore", "guard"):',
+        "if (sent_value and op not in SESSIONS) or op in WRITES_AT_ONCE:",
         "if False:",
         "test_wire_alone.py::test_a_write_without_an_answer",
     ),

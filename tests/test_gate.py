@@ -17,6 +17,7 @@ from typing import Any
 
 import nostr_sdk
 import pytest
+from signing_thread import signing_for
 from test_keyholder_alone import CALLER, Desk
 from test_seal import Example
 
@@ -86,6 +87,9 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
             {"action": action, "relays": [], "slot": 0, "epoch": 0, "after": 0, "agent": "00" * 32} for action in avault.REPLICATE
         ],
         "delete": [key],
+        "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
+        "keys": [{"as": "ssh"}, {}],
+        "sign": [{**key, "as": what, "payload": "AAAA"} for what in ("ssh", "sshsig", "raw")],
     }
     return found[op]
 
@@ -142,8 +146,9 @@ class House(Desk):
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path)
-    await house.fill()
-    yield house
+    with signing_for(house.keyholder):
+        await house.fill()
+        yield house
     house.keyholder.control.close()
     house.theirs.close()
     log = house.holding.log

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+WRITES_AT_ONCE = ("delete", "move", "restore", "guard", "key")  # without a value from the client
+
+
 class Connection:
     """A client's connection to the daemon.
 
@@ -78,7 +81,7 @@ class Connection:
             except OSError:
                 pass
             raise
-        if (sent_value and op not in SESSIONS) or op in ("delete", "move", "restore", "guard"):
+        if (sent_value and op not in SESSIONS) or op in WRITES_AT_ONCE:
             raise AvaultError(
                 "the daemon went away; unknown whether it was written", "look with: avault list"
             )

@@ -29,8 +29,10 @@ READS = [
     "exposed",
     "replica",
     "guards",
+    "keys",
+    "sign",
 ]
-WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard"]
+WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
 
@@ -64,7 +66,7 @@ FIELDS = [
     "group", "key", "format", "note", "generate", "groups", "only", "prefix", "allow", "for", "value", "secrets", "notes",
     "replace", "dry_run", "file", "ours", "theirs", "timeout", "private", "relays", "name", "signer_npub", "agent", "operator",
     "accept_rollback", "settled", "detach", "nsec", "bunker", "action", "fd", "do", "frame", "ok", "ready", "progress",
-    "slot", "after", "epoch", "events", "parts",
+    "slot", "after", "epoch", "events", "parts", "public", "payload", "binds", "flags", "claims", "kind", "passphrase", "servers",
     "as", "to_group", "to_key", "unsaved", "ask_again", "confirm", "person", "force", "v", "vault", "op",
 ]  # fmt: skip
 

@@ -139,9 +139,11 @@ def render_line(line: bytes) -> str:
     try:
         entry = json.loads(text)
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
-        words = [entry["time"], about, names(entry), callers(entry)]
+        what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
+        words = [entry["time"], *what, callers(entry)]
+        why = f", as {entry['why']}" if entry.get("why") else ""
         besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
-        text = " ".join(word for word in words if word) + f": {entry['outcome']}{besides}"
+        text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"
     except (ValueError, TypeError, KeyError, RecursionError):
         text = f"not a line of the log: {text}"
     return printable(text, LINE_WIDTH)
@@ -164,14 +166,17 @@ def callers(entry: dict[str, Any]) -> str:
 
     Or that alone, where the program is avault itself.
     """
+    if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
+        return f"by {program(entry)}"
     if entry["parent"] and str(entry["name"]).startswith("avault"):
         return f"by {program(entry['parent'])}"
     return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
 
 
 def program(process: dict[str, Any]) -> str:
-    """A process, by the name of its executable and its pid."""
-    return f"{os.path.basename(process['exe'] or '?')} ({process['pid']})"
+    """A process, by the name of its executable, or its own where that is not told, and its pid."""
+    shown = os.path.basename(process["exe"] or "") or process.get("name") or "?"
+    return f"{shown} ({process['pid']})"
 
 
 @command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))

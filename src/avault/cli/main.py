@@ -15,10 +15,12 @@ from avault.custody.trial import main_trial
 from avault.daemon.opener import main_opener
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
+from avault.fronts.ssh_front import main_ssh_agent
 from avault.hints import call, say_error
 from avault.places import NoPlace, Places, read_record
 from avault.plain import write_all
 from avault.running.runner import main_runner
+from avault.signing.signing_process import main_signing
 from avault.terminal.commands import COMMANDS, argument, command, option
 from avault.terminal.help import HELP
 from avault.terminal.talk import _has_put, put, say
@@ -299,6 +301,10 @@ def main() -> NoReturn:
         main_custodian(argv[1:])
     if argv[:1] == ["trial"]:
         main_trial(argv[1:])
+    if argv[:1] == ["signing"]:
+        main_signing(argv[1:])
+    if argv[:1] == ["ssh-agent"]:
+        main_ssh_agent(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["opener"]:

@@ -13,16 +13,20 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def peer_pid(sock: socket.socket) -> int:
+    """The pid of the process at the other end of a connection, as the kernel has it."""
+    if sys.platform == "linux":
+        return int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
+    return int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+
+
 def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str, Any]:
     """The process at the other end of a connection, as far as the system tells.
 
     Its pid, uid, executable, name and parent. A pid is given again: of a process that was started
     after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
-    if sys.platform == "linux":
-        pid = int.from_bytes(sock.getsockopt(1, 17, 12)[:4], sys.byteorder)  # SO_PEERCRED
-    else:
-        pid = int.from_bytes(sock.getsockopt(0, 2, 4), sys.byteorder)  # LOCAL_PEERPID
+    pid = peer_pid(sock)
     caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": None, "name": None}
     exe, (name, fields) = read_executable(pid), read_stat(pid)
     if not fields or (since is not None and count_seconds(fields[19]) > since):

@@ -192,6 +192,12 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     return describe_status(supervisor.places, supervisor.warden) | fields
 
 
+async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
+    path = await supervisor.fronts.ssh()
+    return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
+
+
 ANSWERS: dict[str, Respond] = {
     "status": answer_status,
     "unlock": answer_unlock,
@@ -203,4 +209,5 @@ ANSWERS: dict[str, Respond] = {
     "rotate": answer_custody,
     "unguard": answer_custody,
     "record": answer_record,
+    "ssh": answer_ssh,
 }

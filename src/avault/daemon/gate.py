@@ -12,7 +12,7 @@ from avault.errors import Denied
 from avault.vault.guard_changes import count_use
 from avault.vault.guards import Guard, Guards
 from avault.vault.records import Group, Vault
-from avault.vault.rules import BROKERED, WAYS, Rules
+from avault.vault.rules import TO_COME, WAYS, Rules
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
@@ -177,8 +177,10 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
             return Denied(f"{name} is guarded: nobody may use it", lift)
         shown = " or ".join(sorted(ways, key=WAYS.index))
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= BROKERED:
+        if ways <= TO_COME:
             hint = f"nothing here can be a {shown} yet; {lift}"
+        elif "ssh" in ways and "run" not in ways:
+            hint = f"to sign with it: avault ssh -- CMD; {lift}"
         return Denied(f"{name} is guarded: only {shown} may use it", hint)
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)

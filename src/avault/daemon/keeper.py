@@ -13,6 +13,7 @@ from avault.daemon.errands import run_opener
 from avault.daemon.following import settle_cut_off
 from avault.daemon.forgetting import forget_left
 from avault.daemon.others import Phones
+from avault.daemon.signing_start import start_signing
 from avault.errors import AvaultError, Denied, Locked, TimedOut
 from avault.places import Places
 from avault.process import uptime
@@ -151,6 +152,8 @@ class Warden:
             self.wrote()
         elif "opener" in message:
             spawn(self.tasks, run_opener(self.child, str(message["opener"])))
+        elif "need" in message:
+            spawn(self.tasks, start_signing(self.child))
         elif self.custody.hear(message):
             pass
         elif "failed" in message:

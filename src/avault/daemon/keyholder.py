@@ -21,6 +21,7 @@ from avault.daemon.reporter import Reporter
 from avault.daemon.restraint import Askings
 from avault.daemon.revoking import remove_machine
 from avault.daemon.rotating import Rotating
+from avault.daemon.signing_link import SigningLink
 from avault.daemon.unguarding import Unguarding
 from avault.daemon.unlocking import Unlocking
 from avault.daemon.wire import Control, Session
@@ -68,7 +69,7 @@ class Keyholder:
         self.ended = asyncio.Event()
         self.control = Control(control, self.receive, self.ended.set)
         self.reporter = Reporter(self.control, self.describe)
-        self.gate = Gate()
+        self.gate, self.signing = Gate(), SigningLink(self.control)
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
@@ -117,6 +118,8 @@ class Keyholder:
             spawn(self.tasks, self.unlocking.try_custodian(message, fd))
         elif message["do"] == "entrust" and fd is not None:
             spawn(self.tasks, entrust(self.holding, fd, message))
+        elif message["do"] == "signing":
+            self.signing.take(message, fd)
         elif message["do"] == "sign":
             sign_shared(self.holding, message)
         elif message["do"] == "part":

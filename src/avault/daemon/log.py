@@ -53,6 +53,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
+        **{name: printable(request[name], 300) for name in ("signed", "why") if request.get(name)},
     }
 
 

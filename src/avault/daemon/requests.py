@@ -20,6 +20,7 @@ from avault.daemon.changes import (
 )
 from avault.daemon.gate import Passage
 from avault.daemon.guard_requests import serve_guard, serve_guards
+from avault.daemon.key_requests import serve_key
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
@@ -30,6 +31,7 @@ from avault.daemon.showing import (
     serve_verify,
     serve_verify_log,
 )
+from avault.daemon.signing import serve_sign, serve_signing_keys
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Usage
 from avault.vault.choosing import check_named, check_names, choose_keys
@@ -179,4 +181,7 @@ REQUESTS: dict[str, Serve] = {
     "replica": serve_replica,
     "guard": serve_guard,
     "guards": serve_guards,
+    "key": serve_key,
+    "keys": serve_signing_keys,
+    "sign": serve_sign,
 }

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller
+from avault.daemon.front_process import Fronts
 from avault.daemon.keeper import Warden
 from avault.daemon.listener import Listener
 from avault.daemon.precedence import Precedence
@@ -68,7 +69,7 @@ class Supervisor:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
         self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
-        self.replicator = Replicator(places)
+        self.replicator, self.fronts = Replicator(places), Fronts(places)
         self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
@@ -125,6 +126,7 @@ class Supervisor:
         await self.stopping.wait()
         await self.warden.child.end()
         self.replicator.leave()
+        self.fronts.end()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)

@@ -17,6 +17,7 @@ from avault.vault.guards import Guards
 from avault.vault.names import DIGITS, LETTERS
 from avault.vault.records import Vault
 from avault.vault.secret import is_sealed
+from avault.vault.signing_keys import describe_signing_key
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def describe_vault(vault: Vault) -> list[dict[str, Any]]:
                     "conflict": len(found) > 1,
                     "sealed": is_sealed(found[0].value),
                     "guard": describe_guard_of(f"{name}/{key}"),
+                    "signs": describe_signing_key(found[0].value),
                 }
                 for key, found in sorted(group.keys.items())
             ],
@@ -229,5 +231,8 @@ def render_list(groups: list[dict[str, Any]]) -> str:
             guard = f"  guarded: {key['guard']['words']}" if key["guard"] else ""
             asks = "ask" in (key["guard"] or {})
             sealed = "  sealed: its next use asks the phone" if key["sealed"] and not asks else ""
-            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{guard}{sealed}")
+            signs = (
+                f"  {key['signs']['kind']} {key['signs']['fingerprint']}" if key["signs"] else ""
+            )
+            lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{signs}{guard}{sealed}")
     return "".join(line + "\n" for line in lines)

@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING
 
 from avault.errors import Usage
 from avault.vault.names import DIGITS, LETTERS, is_group, is_key
+from avault.vault.ssh_rules import (
+    WORDS_FOR_SERVERS,
+    describe_servers,
+    is_namespace,
+    is_server,
+    is_server_within,
+    is_user,
+)
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
@@ -14,8 +22,10 @@ if TYPE_CHECKING:
 
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
-BROKERED = frozenset({"proxy", "ssh", "sign"})  # by a process of avault's own; there is none yet
-SETS = ("only", "hosts", "methods", "paths")
+TO_COME = frozenset({"proxy", "sign"})  # by a process of avault's own; there is none yet
+PROXY_SETS = ("hosts", "methods", "paths")
+SSH_SETS = ("servers", "users", "namespaces")
+SETS = ("only", *PROXY_SETS, *SSH_SETS)
 NUMBERS = ("until", "times", "ask")
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
@@ -59,19 +69,38 @@ def is_path(text: str) -> bool:
     return text.startswith("/") and len(text) <= 300 and set(text) <= PATH_CHARACTERS
 
 
-MEMBERS = {"only": WAYS.__contains__, "hosts": is_host, "methods": is_method, "paths": is_path}
+MEMBERS = {
+    "only": WAYS.__contains__,
+    "hosts": is_host,
+    "methods": is_method,
+    "paths": is_path,
+    "servers": is_server,
+    "users": is_user,
+    "namespaces": is_namespace,
+}
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
     "hosts": "as in api.example.com, *.example.com or localhost:8080",
     "methods": "as in GET or POST",
     "paths": "as in /v1/charges or /v1/*, without a query",
+    "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
+    "users": "as in git",
+    "namespaces": "as in git or file",
+}
+SAID = {  # the word before what a set has
+    "hosts": "to",
+    "methods": "by",
+    "paths": "at",
+    "servers": "to",
+    "users": "as the user",
+    "namespaces": "signing for",
 }
 
 
 class Rules:
     """What is asked of each use of a secret; a field that is None asks nothing.
 
-    `only`, `hosts`, `methods` and `paths` are lists of sets: of each set, one member has to fit.
+    Those of SETS are lists of sets: of each set, one member has to fit.
     `until` is in Unix seconds, `times` how often; `ask` for how many seconds an approval by phone
     is good for a caller, 0 for one use. Rules of a later avault, which this one does
     not know, let nobody through: `is_known` is false.
@@ -85,6 +114,8 @@ class Rules:
 
         self.only, self.hosts = one("only"), one("hosts")
         self.methods, self.paths = one("methods"), one("paths")
+        self.servers, self.users = one("servers"), one("users")
+        self.namespaces = one("namespaces")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -95,10 +126,15 @@ class Rules:
         return join_rules([self, other])
 
     def ways(self) -> frozenset[str] | None:
-        """The ways that are left; None for all. What is about requests is for the proxy alone."""
+        """The ways that are left; None for all.
+
+        What is about requests is for the proxy alone, what is about servers for SSH.
+        """
         found = list(self.only)
         if self.hosts or self.methods or self.paths:
             found.append(frozenset({"proxy"}))
+        if self.servers or self.users or self.namespaces:
+            found.append(frozenset({"ssh"}))
         return frozenset.intersection(*found) if found else None
 
     def lets(self, way: str, now: float) -> bool:
@@ -117,7 +153,7 @@ class Rules:
             mine, theirs = getattr(self, name), getattr(other, name)
             if theirs is not None and (mine is None or mine > theirs):
                 return False
-        for name in ("hosts", "methods", "paths"):
+        for name in SETS[1:]:
             for wide in getattr(other, name):
                 if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
                     return False
@@ -155,12 +191,11 @@ class Rules:
             words.append(f"only {' or '.join(sorted(ways, key=WAYS.index))}" if ways else "nobody")
         if self.ask is not None:
             words.append(f"the phone is asked {describe_asking(self.ask)}")
-        for name, word in (("hosts", "to"), ("methods", "by"), ("paths", "at")):
+        for name, word in SAID.items():
             for each in getattr(self, name):
-                shown = " or ".join(sorted(each))
-                words.append(
-                    f"{word} {shown if len(each) <= most else f'one of {len(each)} {name}'}"
-                )
+                shown = describe_servers(each) if name == "servers" else " or ".join(sorted(each))
+                many = f"one of {len(each)} {name}"
+                words.append(f"{word} {shown or 'none' if len(each) <= most else many}")
         if self.until is not None:
             words.append(f"until {render_time(self.until)}")
         if self.times is not None:
@@ -192,6 +227,8 @@ def join_rules(rules: list[Rules]) -> Rules:
 
 def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
     """Whether all that fits the one set fits the other, as far as that shows."""
+    if name == "servers":
+        return all(is_server_within(each, wide) for each in narrow)
     rest = narrow - wide
     patterns = [each for each in wide if "*" in each] if rest else []
     return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
@@ -237,10 +274,13 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
             if not isinstance(each, str) or not is_member(each):
                 raise Usage(f"not one of {name}", EXAMPLES[name])
         kept[name] = sorted({*found})
-    if any(name in kept for name in SETS[1:]):
-        if kept.get("only", ["proxy"]) != ["proxy"]:
-            raise Usage("hosts, methods and paths are for the proxy", "leave --only out")
-        kept["only"] = ["proxy"]
+    for way, names in (("proxy", PROXY_SETS), ("ssh", SSH_SETS)):
+        if any(name in kept for name in names):
+            if kept.get("only", [way]) != [way]:
+                *first, last = names
+                about = "the proxy" if way == "proxy" else "keys that sign for SSH"
+                raise Usage(f"{', '.join(first)} and {last} are for {about}", "leave --only out")
+            kept["only"] = [way]
     for name, least, most, what in (
         ("until", now + 1, LATEST_UNTIL, "a time to come"),
         ("times", 1, LATEST_UNTIL, "a number from 1"),

@@ -1,0 +1,163 @@
+"""avault key: keys that sign, made or taken in."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from avault.cli.custody import show
+from avault.cli.servers import name_uses_of
+from avault.client import Connection
+from avault.errors import NotFound, Usage, printable
+from avault.systemd import NoDaemon
+from avault.terminal.commands import argument, command, option
+from avault.terminal.talk import put, say, warn
+from avault.terminal.terminal import Terminal
+from avault.terminal.words import split_name
+from avault.vault.signing_keys import KINDS_MADE
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+LONGEST_KEY_FILE = 65_536
+USES = (
+    option("--server", "servers", multiple=True),
+    option("--user", "users", multiple=True),
+    option("--namespace", "namespaces", multiple=True),
+)
+
+
+@command("key generate", argument("kind"), argument("group"), *USES)
+def cmd_key_generate(
+    terminal: Terminal,
+    kind: str,
+    group: str,
+    servers: tuple[str, ...],
+    users: tuple[str, ...],
+    namespaces: tuple[str, ...],
+) -> int:
+    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
+                          [--namespace NS]… [--json]
+
+    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
+    prints its public half. Nobody ever sees the private one: it is guarded from the
+    first, and leaves the vault in no other way than by signing (avault ssh). It
+    signs in to the servers that --server names, as any user or those of --user, and
+    signs files and commits for the namespaces of --namespace (git, file). What is
+    not named, it does not sign: to let it sign more later, the phone has to agree
+    (avault guard).
+
+    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
+    whose keys are looked up in known_hosts, and shown. Or one of: any (every
+    server that proves which it is), unproven (also for clients that have no server
+    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
+
+      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
+    """
+    if kind not in KINDS_MADE:
+        raise Usage(
+            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
+        )
+    fields = {"action": "generate", "kind": kind, **name_key(group)}
+    return show_key(
+        terminal, terminal.ask("key", **fields, **name_uses_of(servers, users, namespaces))
+    )
+
+
+@command("key import", argument("file"), argument("group"), *USES)
+def cmd_key_import(
+    terminal: Terminal,
+    file: str,
+    group: str,
+    servers: tuple[str, ...],
+    users: tuple[str, ...],
+    namespaces: tuple[str, ...],
+) -> int:
+    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
+                        [--namespace NS]… [--json]
+
+    Takes a private key from a file, as ssh-keygen or openssl writes one, and
+    prints its public half. A passphrase is asked for once, and not kept: the
+    vault's protection is in its place. One of OpenSSH's own form has to go first,
+    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
+    here: see avault key generate --help. The file stays: delete it when the key has
+    signed.
+
+      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
+    """
+    text = read_key_file(file)
+    fields = {"action": "import", **name_key(group), **name_uses_of(servers, users, namespaces)}
+
+    def send(passphrase: str) -> dict[str, Any]:
+        try:
+            connection = Connection(terminal.places)
+        except NoDaemon:
+            raise terminal.no_daemon() from None
+        try:
+            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
+        finally:
+            connection.close()
+
+    answer = send("")
+    if answer.get("needs_passphrase"):
+        answer = send(ask_passphrase())
+    code = show_key(terminal, answer)
+    if file != "-":
+        say(f"{printable(file)} has the key still: once it signs from here, delete it")
+    return code
+
+
+def name_key(name: str) -> dict[str, Any]:
+    """GROUP and KEY of a name; raises Usage."""
+    group, key = split_name(name, None)
+    if key is None:
+        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
+    return {"group": group, "key": key}
+
+
+def read_key_file(path: str) -> str:
+    """The text of a key's file, or of stdin; raises NotFound, Usage."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
+        else:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as opened:
+                data = opened.read(LONGEST_KEY_FILE + 1)
+        if len(data) > LONGEST_KEY_FILE:
+            raise ValueError
+        return data.decode()
+    except (ValueError, IsADirectoryError):
+        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
+
+
+def ask_passphrase() -> str:
+    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise Usage(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "take it off a copy: ssh-keygen -p -f COPY",
+        ) from None
+    return getpass.getpass("avault: the key's passphrase: ")
+
+
+def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
+    """Print a key's public half, and say what it signs."""
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(f"{answer['public']} {answer['name']}\n")
+    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
+    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
+    found = answer["guard"]
+    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
+        again = f"avault guard {answer['name']} --server NAME"
+        warn("it signs nothing yet: no --server and no --namespace is named", again)
+    return 0

@@ -1,0 +1,76 @@
+"""Keys that sign, as a client has them made or taken in: guarded from the first."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.changes import write
+from avault.daemon.guarding import describe_guard
+from avault.daemon.keyholder import Keyholder
+from avault.daemon.wire import Session
+from avault.errors import Denied, Usage
+from avault.vault.guard_changes import add_guard, refuse_more
+from avault.vault.guards import Guards
+from avault.vault.names import check_group, check_key, check_value
+from avault.vault.records import Vault
+from avault.vault.rules import SSH_SETS, check_rules
+from avault.vault.signing_keys import read_signing_key
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.protocol import Message
+
+
+async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Make a key that signs, or take the one in the next frame; its public half.
+
+    It is guarded by the same write: it signs for SSH what is named, and leaves in no other way.
+    Where its file has a passphrase that did not come along, nothing is written, and
+    `needs_passphrase` says so.
+    """
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    name, action = f"{group}/{key}", request.get("action")
+    given = name_uses(request)
+    refuse_existing(keyholder.open_store().vault, group, key)
+    if action == "generate":
+        made = await keyholder.signing.ask(do="make", kind=request.get("kind"))
+    elif action == "import":
+        found = await session.frame()
+        passphrase = found.get("passphrase") or None
+        made = await keyholder.signing.ask(do="take", file=found.get("file"), passphrase=passphrase)
+        if made.get("needs_passphrase"):
+            return {"ok": True, "needs_passphrase": True}
+    else:
+        raise Usage("no such action", "generate, or import")
+    value, machine = check_value(made["value"]), keyholder.open_store().machine
+    known = read_signing_key(value)
+    if not known:
+        raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
+
+    def change(vault: Vault) -> None:
+        now = int(time.time())
+        refuse_existing(vault, group, key)
+        before = Guards(vault.facts)
+        vault.put(group, key, value, now, machine)
+        add_guard(vault, name, given, now, machine)
+        refuse_more(before, vault, [name])
+
+    await write(keyholder, session, {**request, "for": action}, change)
+    guard = describe_guard(Guards(keyholder.open_store().vault.facts), name)
+    return {"ok": True, "name": name, **known.to_dict(), "guard": guard}
+
+
+def name_uses(request: Message) -> dict[str, Any]:
+    """The guard of a new key: what is not named, it does not sign; raises Usage."""
+    named = {name: request.get(name) for name in SSH_SETS}
+    kept = check_rules(named, int(time.time()))
+    return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+
+
+def refuse_existing(vault: Vault, group: str, key: str) -> None:
+    """Raise Denied where there is a secret of that name: a key is not written over."""
+    if group in vault.groups and key in vault.groups[group].keys:
+        name = f"{group}/{key}"
+        raise Denied(f"there is a {name} already", f"take it away first: avault delete {name}")

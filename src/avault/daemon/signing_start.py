@@ -1,0 +1,44 @@
+"""The process that signs, as the supervisor starts it; that never sees a key."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import sys
+
+from avault.daemon.child import Child
+from avault.errors import AvaultError, Locked, complain
+from avault.process import clean_environment, meet, own_command
+
+
+async def start_signing(child: Child) -> None:
+    """Start one, and give the keyholder a socket to it; or tell that why there is none.
+
+    The socket is made by the process once it is hardened: see `meet`. It ends when the keyholder
+    does, which has the other end of that.
+    """
+    door, end = socket.socketpair()
+    with door:
+        try:
+            if sys.platform == "linux":  # who meets it is to know who speaks
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with end:
+                process = await asyncio.create_subprocess_exec(
+                    *own_command("signing"),
+                    stdin=end.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env=clean_environment(),
+                    start_new_session=True,
+                )
+            door.setblocking(False)
+            with await meet(door, process.pid) as own:
+                if child.control:
+                    child.control.send({"do": "signing"}, own.fileno())
+        except Locked:
+            pass  # the keyholder is gone, and nobody waits
+        except (AvaultError, OSError) as error:
+            if child.control:
+                child.control.send({"do": "signing", "failed": complain(error).to_dict()["error"]})

@@ -1,0 +1,148 @@
+"""An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key.
+
+Keys are listed and sign; they are neither added nor taken away here. A client is answered in order,
+one request at a time. Of why something is not signed the protocol has no word: the log says it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from avault.errors import AvaultError
+from avault.fronts.ssh_claims import claim_of, read_signed_file
+from avault.fronts.vault_link import VaultLink
+from avault.plain import is_same_user
+from avault.signing.ssh_uses import LONGEST_BIND, SSHSIG_MAGIC, Bind, check_next_bind
+from avault.ssh_wire import SshReader, decode_base64, encode_base64, ssh_string
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+LONGEST_MESSAGE = 256 << 10  # bytes, as OpenSSH's own agent has it
+FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
+REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
+SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
+EXTENSION = 27
+SESSION_BIND = "session-bind@openssh.com"
+ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
+
+
+class AgentClient:
+    """One client: what its connection is bound to, and its requests; asyncio's protocol."""
+
+    def __init__(self, vault: VaultLink, clients: set[AgentClient]) -> None:
+        self.vault, self.clients = vault, clients
+        self.buffer = bytearray()
+        self.binds: list[Bind] = []
+        self.told: list[str] = []  # the same, as the vault is told of them
+        self.task: asyncio.Task[None] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        self.transport = transport
+        self.clients.add(self)
+        if not is_same_user(transport.get_extra_info("socket")):
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """More bytes from it."""
+        self.buffer += data
+        self.advance()
+
+    def advance(self) -> None:
+        """Begin the next request, if it is whole and none is under way."""
+        while not self.task and len(self.buffer) >= 4:
+            size = int.from_bytes(self.buffer[:4], "big")
+            if not 0 < size <= LONGEST_MESSAGE:
+                self.transport.abort()
+                return
+            if len(self.buffer) < 4 + size:
+                return
+            message = bytes(self.buffer[4 : 4 + size])
+            del self.buffer[: 4 + size]
+            self.task = asyncio.get_running_loop().create_task(self.work(message))
+        if len(self.buffer) > 2 * LONGEST_MESSAGE:
+            self.transport.abort()
+
+    async def work(self, message: bytes) -> None:
+        """Answer a request, then go on."""
+        try:
+            async with asyncio.timeout(ANSWER_TIME):
+                answer = await self.answer(message)
+        except (AvaultError, ValueError, OSError):  # a TimeoutError is one, too
+            answer = FAILURE
+        self.task = None
+        if not self.transport.is_closing():
+            self.transport.write(ssh_string(answer))
+        self.advance()
+
+    def eof_received(self) -> bool:
+        """It wants nothing more: what is under way is for nobody."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, and so is what it asked for."""
+        self.clients.discard(self)
+        if self.task:
+            self.task.cancel()
+
+    async def answer(self, message: bytes) -> bytes:
+        """The answer to a request; raises AvaultError, ValueError for what is a failure."""
+        reader = SshReader(message)
+        kind = reader.byte()
+        if kind == REQUEST_IDENTITIES:
+            reader.end()
+            return await self.list_keys()
+        if kind == SIGN_REQUEST:
+            key, data, flags = reader.string(), reader.string(), reader.number()
+            reader.end()
+            return await self.sign(key, data, flags)
+        if kind == EXTENSION:
+            name = reader.text()
+            if name == "query":
+                return SUCCESS + ssh_string(b"query") + ssh_string(SESSION_BIND.encode())
+            return self.bind(reader) if name == SESSION_BIND else EXTENSION_FAILURE
+        return FAILURE
+
+    def bind(self, reader: SshReader) -> bytes:
+        """Take what a server says of itself; who signs has it proven. Raises ValueError."""
+        data = reader.data[reader.at :]
+        if len(data) > LONGEST_BIND:
+            raise ValueError("too long")
+        bind = Bind(data)
+        check_next_bind(self.binds, bind)
+        self.binds.append(bind)
+        self.told.append(encode_base64(data))
+        return SUCCESS
+
+    async def list_keys(self) -> bytes:
+        """The keys that fit; none where the vault is locked, or not there."""
+        try:
+            found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
+        except AvaultError:
+            found = []
+        listed = b""
+        for each in found:
+            blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
+            listed += ssh_string(blob) + ssh_string(each["name"].encode())
+        return IDENTITIES_ANSWER + len(found).to_bytes(4, "big") + listed
+
+    async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
+        """A signature, if the vault gives one."""
+        client, is_file = self.transport.get_extra_info("socket"), data.startswith(SSHSIG_MAGIC)
+        is_commit = is_file and data[len(SSHSIG_MAGIC) :].startswith(ssh_string(b"git"))
+        answer = await self.vault.ask(
+            "sign",
+            **{
+                "as": "sshsig" if is_file else "ssh",
+                "public": encode_base64(key),
+                "payload": encode_base64(data),
+                "flags": flags,
+                "binds": self.told,
+                "claims": claim_of(client),
+                "content": encode_base64(read_signed_file(client)) if is_commit else None,
+            },
+        )
+        return SIGN_RESPONSE + ssh_string(decode_base64(answer["signature"], LONGEST_BIND))

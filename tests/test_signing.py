@@ -1,0 +1,514 @@
+"""Signing without the key: the one request behind every front end, by a keyholder that is alone with what signs for it.
+
+Each row of the dangers is a test: what a hostile client sends, and that nothing is signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from signing_thread import signing_for
+from test_gate import asks
+from test_keyholder_alone import Desk
+
+import avault
+
+pytest.importorskip("cryptography", reason="needs cryptography (extra `sign`)")
+
+from ssh_data import Server, login, new_session, sshsig, string
+
+made = avault.load_extra("signing", "sign")
+GITHUB = Server()
+FINGERPRINT = avault.fingerprint_of(GITHUB.blob)
+
+
+def encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+class Office(Desk):
+    """A keyholder with what signs for it; `key` is one that may sign in to github.com as git, and sign commits."""
+
+    async def fill(self) -> None:
+        await self.open()
+        self.public = await self.generate(
+            "ops", "GITHUB", servers=[f"github.com={FINGERPRINT}"], users=["git"], namespaces=["git"]
+        )
+
+    async def generate(self, group: str, key: str, kind: str = "ed25519", **uses: Any) -> bytes:
+        answer = await self.serve("key", action="generate", kind=kind, group=group, key=key, **uses)
+        return base64.b64decode(answer["public"].split()[1])
+
+    async def sign(self, payload: bytes, what: str = "ssh", binds: list[bytes] | None = None, **fields: Any) -> bytes:
+        given = {"as": what, "payload": encode(payload), "binds": [*map(encode, binds or [])]}
+        named = {} if "group" in fields else {"public": encode(self.public)}
+        answer = await self.serve("sign", **given, **{**named, **fields})
+        return base64.b64decode(answer["signature"])
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in Path(self.places.own(name)).read_text().splitlines()]
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    office = Office(tmp_path)
+    with signing_for(office.keyholder):
+        await office.fill()
+        yield office
+    office.close()
+
+
+# keys
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [("ed25519", "ssh-ed25519"), ("ecdsa-p256", "ecdsa-sha2-nistp256"), ("rsa", "ssh-rsa")]
+)
+def test_a_key_that_is_made_is_what_ssh_keygen_says_that_it_is(tmp_path: Path, kind: str, named: str) -> None:
+    value = made.make_key(kind)
+    known = avault.read_signing_key(value)
+    assert known and known.kind == kind and known.to_line().startswith(f"{named} ")
+    if not shutil.which("ssh-keygen"):
+        pytest.skip("no ssh-keygen here")
+    file = tmp_path / "key"
+    file.write_text(value)
+    file.chmod(0o600)
+    assert subprocess.check_output(["ssh-keygen", "-y", "-f", file], text=True).strip() == known.to_line()
+    assert known.to_dict()["fingerprint"] in subprocess.check_output(["ssh-keygen", "-l", "-f", file], text=True)
+
+
+FORMS = [
+    ("-t", "ed25519"),
+    ("-t", "ecdsa", "-b", "384"),
+    ("-t", "rsa", "-b", "2048"),
+    ("-t", "rsa", "-b", "2048", "-m", "PEM"),
+    ("-t", "rsa", "-b", "2048", "-m", "PKCS8"),
+    ("-t", "ecdsa", "-b", "521", "-m", "PEM"),
+    ("-t", "ecdsa", "-b", "256", "-m", "PKCS8"),
+]
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="no ssh-keygen here")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(form[1::2]))
+@pytest.mark.parametrize("passphrase", ["", "open, sesame"])
+def test_a_key_of_ssh_keygens_is_taken(tmp_path: Path, form: tuple[str, ...], passphrase: str) -> None:
+    file = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-f", file, "-N", passphrase, *form], check=True)
+    text = file.read_bytes()
+    if passphrase and b"OPENSSH" in text:
+        for said in (None, passphrase):
+            with pytest.raises(avault.Usage, match="is not opened here") as refused:
+                made.take_key(text, said)
+            assert "ssh-keygen -p" in refused.value.hint
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", passphrase, "-N", "", "-f", file], check=True)
+        text, passphrase = file.read_bytes(), ""
+    if passphrase:
+        with pytest.raises(avault.NeedsPassphrase):
+            made.take_key(text, None)
+        with pytest.raises(avault.Denied, match="the passphrase is not the key's"):
+            made.take_key(text, "wrong")
+    known = avault.read_signing_key(made.take_key(text, passphrase or None))
+    assert known and Path(f"{file}.pub").read_text().startswith(known.to_line())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("PuTTY-User-Key-File-3: ssh-ed25519\n", "a key of PuTTY's"),
+        ("ssh-ed25519 AAAA a@b\n", "a public key"),
+        ("sk-ssh-ed25519@openssh.com AAAA a@b\n", "a security key"),
+        ("-----BEGIN DSA PRIVATE KEY-----\nAAAA\n-----END DSA PRIVATE KEY-----\n", "a DSA key"),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", "no private key"),
+        ("", "no private key"),
+        ("x" * 70_000, "no key"),
+    ],
+)
+def test_what_is_no_key_is_refused_with_what_to_do(text: str, says: str) -> None:
+    with pytest.raises(avault.Usage, match=says) as refused:
+        made.take_key(text.encode(), None)
+    assert refused.value.hint
+
+
+def test_what_signs_imports_nothing_but_cryptography(tmp_path: Path) -> None:
+    """Nor what that would take along, where it is there."""
+    (tmp_path / "bcrypt.py").write_text("raise SystemExit('bcrypt was imported')")
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import avault; before = {*sys.modules};"
+        "desk = avault.open_key_signer(); value = desk.do({'do': 'make', 'kind': 'ed25519'})['value'];"
+        "desk.keys.take(value); names = {each.partition('.')[0] for each in {*sys.modules} - before};"
+        "print(*sorted(names - {*sys.stdlib_module_names}), sys.modules['bcrypt'])"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path), str(Path(avault.__file__).parent)]
+    found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+    own = {"avault", "avault_extras", "bcrypt", "None", "_cffi_backend", "_openssl"}  # the last are cryptography's
+    assert {*found} - own == {"cryptography"}
+
+
+def test_a_short_rsa_key_is_refused() -> None:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    with pytest.raises(avault.Usage, match="1024 bits"):
+        made.keep(rsa.generate_private_key(65537, 1024))
+
+
+async def test_list_shows_the_kind_and_the_public_half(office: Office) -> None:
+    (key,) = next(each["keys"] for each in (await office.serve("list"))["groups"] if each["name"] == "ops")
+    assert key["signs"]["kind"] == "ed25519" and key["signs"]["public"].split()[1] == encode(office.public)
+    assert key["guard"]["only"] == ["ssh"]
+    assert key["signs"]["fingerprint"] in (await office.serve("list", format="text"))["output"]
+
+
+async def test_a_key_is_not_written_over(office: Office) -> None:
+    with pytest.raises(avault.Denied, match="there is a ops/GITHUB already"):
+        await office.generate("ops", "GITHUB")
+
+
+@pytest.mark.parametrize("op", sorted(avault.VALUES))
+async def test_a_key_leaves_in_no_other_way_than_by_signing(office: Office, op: str) -> None:
+    """Every request that there is, in every form: none has the private half, in whole or in part, in its answer."""
+    store = office.holding.store
+    assert store
+    value = store.vault.groups["ops"].keys["GITHUB"][0].value
+    body = "".join(value.splitlines()[1:-1])
+    private = value.splitlines()[3]
+    Path(office.places.own("copy.enc")).write_bytes(office.own("avault.enc"))
+
+    async def hear(**fields: Any) -> str:
+        second = fields.pop("value", None)
+        try:
+            return json.dumps(await office.serve(op, second, **fields))
+        except avault.AvaultError as error:
+            return json.dumps(error.to_dict())
+
+    for fields in asks(op, "free"):
+        renamed = json.loads(
+            json.dumps(fields).replace('"KEY"', '"GITHUB"').replace("free", "ops").replace("ops/KEY", "ops/GITHUB")
+        )
+        if op == "import":
+            continue  # what it is given stands in its second frame
+        answer = await hear(**renamed)
+        assert private not in answer and body[-60:] not in answer and value not in answer
+
+
+# what is signed
+
+
+async def test_a_login_that_is_proven_is_signed(office: Office) -> None:
+    session = new_session()
+    payload = login(session, office.public, host_key=GITHUB.blob)
+    signature = await office.sign(payload, binds=[GITHUB.bind(session)])
+    assert made.verify(office.public, signature, payload)
+    line = office.lines("access.log")[-1]
+    assert line["op"] == "sign" and line["for"] == "ssh" and line["outcome"] == "ok"
+    assert line["signed"] == "sign in to github.com as git with ops/GITHUB"
+
+
+async def test_a_commit_is_signed(office: Office) -> None:
+    payload = sshsig(b"git")
+    assert made.verify(office.public, await office.sign(payload, "sshsig"), payload)
+    assert office.lines("access.log")[-1]["signed"] == "sign a commit that cannot be shown with ops/GITHUB"
+
+
+COMMIT = b"tree 1\nparent 2\nauthor n <a@b> 1767225600 +0000\ncommitter c <c@d> 1767225600 +0000\n\nfix the door\n\nmore"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (COMMIT, 'sign the commit "fix the door" by n <a@b> with ops/GITHUB'),
+        (COMMIT[:-1], "sign a commit that cannot be shown with ops/GITHUB"),
+        (
+            b"object 1\ntype commit\ntag v1\ntagger n <a@b> 1 +0000\n\nit is out",
+            'sign the tag v1 "it is out" by n <a@b> with ops/GITHUB',
+        ),
+        (
+            b'tree 1\nauthor x" by Eve <a@b> 1\n\nfix" with ops/OTHER; node says: \x1b[2J' + b"x" * 90,
+            "sign the commit \"fix' with ops/OTHER, node says: \\x1b[2J" + "x" * 23 + "…\" by x' by Eve <a@b> with ops/GITHUB",
+        ),
+        (b"", 'sign the commit "" by nobody with ops/GITHUB'),
+    ],
+)
+async def test_a_commit_is_shown_where_it_is_what_is_signed(office: Office, content: bytes, words: str) -> None:
+    """Its digest stands in what is signed: the caller cannot show another one."""
+    signed = COMMIT if content == COMMIT[:-1] else content
+    await office.sign(sshsig(b"git", signed), "sshsig", content=encode(content))
+    assert office.lines("access.log")[-1]["signed"] == words
+
+
+async def test_what_was_refused_says_why(office: Office) -> None:
+    with pytest.raises(avault.Denied):
+        await office.sign(sshsig(b"file"), "sshsig", claims={"program": "node"})
+    line = office.lines("refused.log")[-1]
+    assert line["signed"] == "sign a file for file with ops/GITHUB; node"
+    assert line["why"] == "ops/GITHUB may not sign for the namespace file"
+    shown = avault.render_line(json.dumps(line).encode())
+    assert shown.endswith(": denied, as ops/GITHUB may not sign for the namespace file")
+
+
+async def test_claims_stand_behind_what_is_proven(office: Office) -> None:
+    claims = {"program": "node\x1b[2J", "does": "git push acme/app.git", "pid": 7}
+    await office.sign(sshsig(b"git"), "sshsig", claims=claims)
+    said = office.lines("access.log")[-1]["signed"]
+    assert said == "sign a commit that cannot be shown with ops/GITHUB; node\\x1b[2J says: git push acme/app.git"
+
+
+EVIL = Server()
+SESSION = new_session()
+
+
+def damaged(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+ATTACKS: dict[str, tuple[Any, str]] = {
+    "another server": (lambda key: (login(SESSION, key), [EVIL.bind(SESSION)]), "may not sign in to the server with the key"),
+    "no server": (lambda key: (login(SESSION, key), []), "not proven which it is"),
+    "another user": (lambda key: (login(SESSION, key, b"root"), [GITHUB.bind(SESSION)]), "may not sign in as root"),
+    "another session than the proven one": (lambda key: (login(new_session(), key), [GITHUB.bind(SESSION)]), "another session"),
+    "another server's session, and this one's name": (
+        lambda key: (login(SESSION, key), [string(GITHUB.blob) + EVIL.bind(SESSION)[len(string(EVIL.blob)) :]]),
+        "the server did not sign this",
+    ),
+    "hostbound to another server": (
+        lambda key: (login(SESSION, key, host_key=EVIL.blob), [GITHUB.bind(SESSION)]),
+        "another server than the one",
+    ),
+    "a damaged proof": (lambda key: (login(SESSION, key), [damaged(GITHUB.bind(SESSION), -3)]), "not sign this|not proven"),
+    "forwarded": (
+        lambda key: ((s := new_session()), (login(s, key), [EVIL.bind(SESSION, True), GITHUB.bind(s)]))[1],
+        "through a forwarded agent",
+    ),
+    "bound twice": (
+        lambda key: ((s := new_session()), (login(s, key), [EVIL.bind(SESSION), GITHUB.bind(s)]))[1],
+        "does not forward",
+    ),
+    "a session bound again": (
+        lambda key: (login(SESSION, key), [EVIL.bind(SESSION, True), GITHUB.bind(SESSION)]),
+        "bound already",
+    ),
+    "more than there should be": (lambda key: (login(SESSION, key) + b"x", [GITHUB.bind(SESSION)]), "not understood"),
+    "cut off": (lambda key: (login(SESSION, key)[:-1], [GITHUB.bind(SESSION)]), "not understood"),
+    "for another key": (lambda key: (login(SESSION, EVIL.blob), [GITHUB.bind(SESSION)]), "another key"),
+    "by SHA-1": (lambda key: (login(SESSION, key, algorithm=b"ssh-rsa"), [GITHUB.bind(SESSION)]), "another key"),
+    "a user that drives a terminal": (lambda key: (login(SESSION, key, b"\x1b[2J"), [GITHUB.bind(SESSION)]), "not a name"),
+    "no user": (lambda key: (login(SESSION, key, b""), [GITHUB.bind(SESSION)]), "no user"),
+    "anything": (lambda key: (b"pay 6 USDC to Bob", [GITHUB.bind(SESSION)]), "not understood"),
+    "nothing": (lambda key: (b"", [GITHUB.bind(SESSION)]), "not understood"),
+    "a file as a login": (lambda key: (sshsig(b"git"), [GITHUB.bind(SESSION)]), "not understood"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_refused(office: Office, attack: str) -> None:
+    make, says = ATTACKS[attack]
+    payload, binds = make(office.public)
+    signed = len([line for line in office.lines("access.log") if line["op"] == "sign"])
+    with pytest.raises(avault.AvaultError, match=says) as refused:
+        await office.sign(payload, binds=binds)
+    assert refused.value.code in ("denied", "usage")
+    assert len([line for line in office.lines("access.log") if line["op"] == "sign"]) == signed
+    last = office.lines("refused.log")[-1]
+    assert last["op"] == "sign" and last["outcome"] == refused.value.code
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        sshsig(b"file"),
+        sshsig(b""),
+        sshsig(b"git") + b"x",
+        sshsig(b"git")[:-1],
+        sshsig(b"git", reserved=b"x"),
+        sshsig(b"git", algorithm=b"sha1"),
+        b"SSHSIG",
+    ],
+)
+async def test_a_file_that_is_not_named_or_not_understood_is_not_signed(office: Office, payload: bytes) -> None:
+    with pytest.raises((avault.Denied, avault.Usage), match=r"may not sign for the namespace file|not understood"):
+        await office.sign(payload, "sshsig")
+
+
+@pytest.mark.parametrize("what", ["raw", "digest", "text", "", None, "SSH"])
+async def test_there_is_no_raw(office: Office, what: Any) -> None:
+    with pytest.raises(avault.Usage, match="as is ssh or sshsig"):
+        await office.sign(sshsig(), what)
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256", "rsa"])
+@pytest.mark.parametrize("flags", [0, 2, 4])
+async def test_each_kind_signs_and_never_by_sha1(office: Office, kind: str, flags: int) -> None:
+    office.public = await office.generate("keys", kind.replace("-", "_"), kind, namespaces=["file"])
+    signature = await office.sign(sshsig(b"file"), "sshsig", flags=flags)
+    assert made.verify(office.public, signature, sshsig(b"file")) and not made.verify(office.public, signature, sshsig(b"git"))
+    algorithm = avault.SshReader(signature).text()
+    assert algorithm == (
+        {0: "rsa-sha2-256", 2: "rsa-sha2-256", 4: "rsa-sha2-512"}[flags]
+        if kind == "rsa"
+        else avault.SshReader(office.public).text()
+    )
+
+
+async def test_a_key_for_which_nothing_is_named_signs_nothing(office: Office) -> None:
+    office.public = await office.generate("ops", "NEW")
+    with pytest.raises(avault.Denied):
+        await office.sign(login(SESSION, office.public), binds=[GITHUB.bind(SESSION)])
+    with pytest.raises(avault.Denied):
+        await office.sign(sshsig(), "sshsig")
+
+
+async def test_more_than_a_key_may_is_less_of_a_guard_and_needs_the_operator(office: Office) -> None:
+    evil = f"evil.example={avault.fingerprint_of(EVIL.blob)}"
+    for less in ({"servers": [evil]}, {"servers": ["any"]}, {"namespaces": ["file"]}, {"users": ["root"]}, {"only": ["run"]}):
+        answer = await office.serve("guard", group="ops", key="GITHUB", **less)
+        assert answer["weakens"], less
+    assert not (await office.serve("guard", group="ops", key="GITHUB", until=int(time.time()) + 60))["weakens"]
+    with pytest.raises(avault.Denied):
+        await office.sign(login(SESSION, office.public), binds=[EVIL.bind(SESSION)])
+
+
+async def test_a_secret_that_no_guard_lets_sign_does_not(office: Office) -> None:
+    """Also where it is a key, as somebody has set it."""
+    await office.serve("set", made.make_key("ed25519"), group="ops", key="PLAIN")
+    with pytest.raises(avault.Denied, match="nothing that lets it sign"):
+        await office.sign(sshsig(), "sshsig", group="ops", key="PLAIN")
+    await office.serve("set", "no key", group="ops", key="WORD")
+    with pytest.raises(avault.Usage, match="no key that signs"):
+        await office.sign(sshsig(), "sshsig", group="ops", key="WORD")
+    with pytest.raises(avault.NotFound):
+        await office.sign(sshsig(), "sshsig", public=encode(EVIL.blob))
+
+
+async def test_uses_are_counted_before_they_are_signed(office: Office) -> None:
+    await office.serve("guard", group="ops", key="GITHUB", times=3)
+    found = await asyncio.gather(*(office.sign(sshsig(), "sshsig") for _ in range(8)), return_exceptions=True)
+    assert sum(isinstance(each, bytes) for each in found) == 3
+    assert {type(each) for each in found} == {bytes, avault.Denied}
+
+
+async def test_a_caller_that_leaves_gets_nothing_signed(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def decode(*_: Any) -> dict[str, Any]:
+        asked.set()
+        await never.wait()
+        return {}
+
+    monkeypatch.setattr(avault, "decode", decode)
+    task = asyncio.ensure_future(office.sign(sshsig(), "sshsig"))
+    await asked.wait()
+    task.cancel()  # as the session does, when its connection is gone
+    await asyncio.gather(task, return_exceptions=True)
+    assert not [line for line in office.lines("access.log") if line["op"] == "sign"]
+    assert office.lines("refused.log")[-1]["outcome"] == "timed_out"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_what_changes_while_it_is_signed_counts(office: Office, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """A guard, a lock, another key in its place: the signature that was made for it leaves nobody."""
+    ask = office.keyholder.signing.ask
+
+    async def sign_meanwhile(**message: Any) -> dict[str, Any]:
+        if when == "before":
+            assert not (await office.serve("guard", group="ops", only=["run"]))["weakens"]
+        answer = await ask(**message)
+        if when == "after":
+            await office.serve("delete", group="ops", key="GITHUB")
+        return answer
+
+    monkeypatch.setattr(office.keyholder.signing, "ask", sign_meanwhile)
+    with pytest.raises((avault.Denied, avault.NotFound)):
+        await office.sign(sshsig(), "sshsig")
+    assert not [line for line in office.lines("access.log") if line["op"] == "sign"]
+
+
+async def test_keys_are_listed_by_the_server(office: Office) -> None:
+    other = avault.fingerprint_of(EVIL.blob)
+    await office.generate("ops", "OTHER", servers=[f"other={other}"])
+    await office.generate("ops", "NONE")
+    await office.generate("ops", "ANY", servers=["any"])
+    await office.generate("ops", "OLD", servers=["unproven"])
+
+    async def listed(*binds: bytes) -> list[str]:
+        return [each["name"] for each in (await office.serve("keys", binds=[*map(encode, binds)], **{"as": "ssh"}))["keys"]]
+
+    assert await listed(GITHUB.bind(SESSION)) == ["ops/ANY", "ops/GITHUB"]
+    assert await listed(EVIL.bind(SESSION)) == ["ops/ANY", "ops/OTHER"]
+    assert await listed() == ["ops/GITHUB", "ops/OLD"]  # the first signs commits, too
+    assert await listed(EVIL.bind(SESSION, True), GITHUB.bind(new_session())) == []
+
+
+async def test_a_process_that_does_not_come_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    office = Office(tmp_path)
+    await office.open()
+    monkeypatch.setattr(office.keyholder.signing, "START_TIME", 0.05)
+    for number in (1, 2):
+        with pytest.raises(avault.Unavailable, match="does not answer"):
+            await office.generate("ops", "KEY")
+        assert office.told.count({"need": "signing"}) == number
+    office.keyholder.signing.coming = None
+    waiting = asyncio.ensure_future(office.generate("ops", "KEY"))
+    await asyncio.sleep(0)
+    office.keyholder.receive({"do": "signing", "failed": {"code": "unavailable", "message": "it did not start"}}, None)
+    with pytest.raises(avault.Unavailable, match="it did not start"):
+        await waiting
+    office.close()
+
+
+async def test_the_process_ends_and_comes_again(office: Office) -> None:
+    link = office.keyholder.signing.link
+    assert link
+    await office.sign(sshsig(), "sshsig")
+    link.close()
+    asyncio.get_running_loop().call_soon(lambda: office.keyholder.signing.take({}, None))
+    with signing_for(office.keyholder):
+        assert await office.sign(sshsig(), "sshsig")
+
+
+# the parsers
+
+
+@given(st.binary(max_size=300))
+def test_bytes_are_no_use(data: bytes) -> None:
+    for read in (avault.decode_sshsig, lambda each: avault.decode_login(each, EVIL.blob, [])):
+        with pytest.raises(avault.Usage):
+            read(data)
+    with pytest.raises(ValueError):
+        avault.Bind(data)
+
+
+@given(st.integers(0, 10_000), st.binary(max_size=4))
+def test_a_changed_login_is_that_or_is_refused(at: int, put: bytes) -> None:
+    """What is decoded stands for all bytes of it: two payloads that say the same are the same."""
+    payload = login(SESSION, EVIL.blob)
+    at %= len(payload)
+    changed = payload[:at] + put + payload[at + len(put) :]
+    try:
+        use = avault.decode_login(changed, EVIL.blob, [])
+    except avault.Usage:
+        return
+    rebuilt = login(avault.SshReader(changed).string(), EVIL.blob, use["user"].encode())
+    assert changed == rebuilt
+
+
+@given(st.binary(max_size=200), st.binary(max_size=100), st.binary(max_size=60))
+def test_a_signature_that_is_none_proves_nothing(public: bytes, signature: bytes, data: bytes) -> None:
+    assert made.verify(public, signature, data) is False
+    assert made.verify(EVIL.blob, signature, data) is False
+
+
+@given(st.text(max_size=400))
+def test_a_value_that_is_no_key_is_none(text: str) -> None:
+    assert avault.read_signing_key(text) is None
+    assert avault.read_signing_key(f"{avault.OPENSSH[0]}\n{text}\n{avault.OPENSSH[1]}") is None
