@@ -59,6 +59,7 @@ The rooms, in order; each calls only what stands above it:
     vault/seal                Everything that is encrypted: the vault's parts, the envelope, the sealed key
     vault/unsaved             What is served and avault.enc has not: unsaved.enc, in the state directory
     vault/doubts              Writes of this machine that it never made: its disk is from a backup, or there is a clone
+    vault/openssh_key         OpenSSH's form of a private key, without a passphrase (PROTOCOL.key): read strictly and whole
     vault/signing_keys        What a key that signs is in the vault: which kind, and its public half. No secret is needed
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
     vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
@@ -97,6 +98,7 @@ The rooms, in order; each calls only what stands above it:
     custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
+    signing/key_files         What a private key's file would have the process that signs do: looked at before any of it
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
     signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
@@ -143,6 +145,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/keyholder          The process that holds the agent's key and the secrets
     daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
     daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
+    daemon/recalling          What copies under a key before have, and the open vault never had: it is taken over
     daemon/changes            What changes an open vault. It stands in the access log before it happens
     daemon/listing            The custodians as `custody list` shows them
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
@@ -1504,6 +1507,15 @@ def is_deeper(message: object, limit: int) -> bool:
     return any(isinstance(each, dict | list) for each in level)
 
 
+def refuse_unknown(request: Message, known: frozenset[str]) -> None:
+    """Raise Usage for a field that a request does not have: it may have been meant to ask for less.
+
+    Which vault, which version and which request is told with every one.
+    """
+    if unknown := sorted({*request} - known - {"v", "vault", "op"}):
+        raise Usage(f"no such field: {printable(unknown[0], 40)}", "see references/protocol.md")
+
+
 def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:
     """The `timeout` of a request, or another limit, in seconds; None for none."""
     limit = request.get(field)
@@ -2299,6 +2311,14 @@ class SshReader:
         """A string."""
         return self.take(self.number())
 
+    def mpint(self) -> int:
+        """A number that is not negative, in its one form."""
+        found = self.string()
+        number = int.from_bytes(found, "big", signed=True)
+        if number < 0 or found != pack_number(number):
+            raise ValueError("not a number")
+        return number
+
     def text(self) -> str:
         """A string that is printable ASCII, as names and users are."""
         found = self.string()
@@ -2315,6 +2335,11 @@ class SshReader:
 def ssh_string(data: bytes) -> bytes:
     """A string of SSH."""
     return len(data).to_bytes(4, "big") + data
+
+
+def pack_number(number: int) -> bytes:
+    """What an mpint has, of a number that is not negative."""
+    return number.to_bytes(number.bit_length() // 8 + 1, "big") if number else b""
 
 
 def fingerprint_of(blob: bytes) -> str:
@@ -2688,6 +2713,8 @@ def find_ssh_fault(
 
     `use` is what was decoded: see signing/ssh_uses.
     """
+    if use["through"] and not lets_forward(servers):
+        return "sign through a forwarded agent"
     if use["as"] == "sshsig":
         if not namespaces or any(use["namespace"] not in each for each in namespaces):
             return f"sign for the namespace {use['namespace']}"
@@ -2696,31 +2723,34 @@ def find_ssh_fault(
         if use["server"] is None:
             return "sign in to a server that has not proven which it is"
         where = server_name(use, servers) or f"the server with the key {use['server']}"
-        hops = " through a forwarded agent" if use["hops"] > 1 else ""
-        return f"sign in to {where}{hops}"
+        return f"sign in to {where}"
     if any(use["user"] not in each for each in users):
         return f"sign in as {use['user']}"
     return None
 
 
+def lets_forward(servers: list[frozenset[str]]) -> bool:
+    """Whether a use may come through a forwarded agent: whoever is root there may ask for it."""
+    return bool(servers) and all(FORWARDED_TOO in each for each in servers)
+
+
 def fits_server(use: dict[str, Any], servers: frozenset[str]) -> bool:
-    """Whether the server of a use, and the way to it, is among these."""
-    if use["hops"] > 1 and FORWARDED_TOO not in servers:
-        return False
+    """Whether the server of a use is among these."""
     if use["server"] is None:
         return UNPROVEN_SERVER in servers
     return ANY_SERVER in servers or any(each.endswith(f"={use['server']}") for each in servers)
 
 
 def may_offer(
-    server: str | None, hops: int, servers: list[frozenset[str]], namespaces: list[frozenset[str]]
+    use: dict[str, Any], servers: list[frozenset[str]], namespaces: list[frozenset[str]]
 ) -> bool:
     """Whether a key is shown to who asks which there are: some use of it may fit.
 
     A server takes no more than a few keys before it ends the connection.
     """
-    use = {"server": server, "hops": hops}
-    if server is None and hops < 2 and namespaces and all(namespaces):
+    if use["through"] and not lets_forward(servers):
+        return False
+    if use["server"] is None and namespaces and all(namespaces):
         return True
     return bool(servers) and all(fits_server(use, each) for each in servers)
 
@@ -5346,6 +5376,86 @@ def last_write_of(vault: Vault, machine: str) -> int:
     return max(mine, default=0)
 
 
+# ----------------------------------------------------- vault/openssh_key ----
+# OpenSSH's form of a private key, without a passphrase (PROTOCOL.key): read strictly and whole.
+#
+# What is another size than a key's is none: no program has to do the arithmetic to find that out.
+
+
+OPENSSH = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
+OPENSSH_MAGIC = b"openssh-key-v1\0"
+LONGEST_KEY = 16_384  # characters; RSA of 8192 bits takes half of that
+LEAST_RSA, MOST_RSA = 2048, 8192  # bits
+POINTS = {"nistp256": 65, "nistp384": 97, "nistp521": 133}  # bytes of one, not compressed
+
+
+def read_public_half(value: str) -> bytes:
+    """The public key that a private one says is its own; raises ValueError where it is no key.
+
+    That it is, shows where the private half is used.
+    """
+    text, (begin, end) = value.strip(), OPENSSH
+    if len(text) > LONGEST_KEY or not (text.startswith(begin) and text.endswith(end)):
+        raise ValueError("not OpenSSH's form")
+    reader = SshReader(decode_base64("".join(text[len(begin) : -len(end)].split()), LONGEST_KEY))
+    if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
+        raise ValueError("not OpenSSH's form")
+    cipher, derivation, options = reader.text(), reader.text(), reader.string()
+    if (cipher, derivation, options, reader.number()) != ("none", "none", b"", 1):
+        raise ValueError("it has a passphrase, or is more than one")
+    public, private = reader.string(), reader.string()
+    reader.end()
+    check_public_key(public)
+    check_private_half(SshReader(private), public)
+    return public
+
+
+def check_public_key(public: bytes) -> None:
+    """Raise ValueError where it is no public key of a kind that signs (RFC 4253, 5656, 8709)."""
+    reader = SshReader(public)
+    named = reader.text()
+    kind, _, curve = named.rpartition("-")
+    if named == "ssh-ed25519":
+        is_sound = len(reader.string()) == 32
+    elif named == "ssh-rsa":
+        exponent, modulus = reader.mpint(), reader.mpint()
+        is_sound = LEAST_RSA <= modulus.bit_length() <= MOST_RSA and exponent.bit_length() <= 64
+    elif kind == "ecdsa-sha2" and curve in POINTS:
+        is_named = reader.text() == curve
+        point = reader.string()
+        is_sound = is_named and len(point) == POINTS[curve] and point[0] == 4
+    else:
+        is_sound = False
+    reader.end()
+    if not is_sound:
+        raise ValueError("not a key that signs")
+
+
+def check_private_half(reader: SshReader, public: bytes) -> None:
+    """Raise ValueError where it is not one of the same kind, size and public half."""
+    of = SshReader(public)
+    if reader.number() != reader.number() or reader.string() != of.string():
+        raise ValueError("not a key that signs")
+    named = SshReader(public).text()
+    if named == "ssh-rsa":
+        exponent, modulus = of.mpint(), of.mpint()
+        is_same = (reader.mpint(), reader.mpint()) == (modulus, exponent)
+        is_sound = all(reader.mpint() < modulus for _ in range(4))  # d, iqmp, p, q
+    elif named == "ssh-ed25519":
+        point = of.string()
+        is_same = reader.string() == point
+        seed = reader.string()
+        is_sound = len(seed) == 64 and seed[32:] == point
+    else:
+        curve, point = of.string(), of.string()
+        is_same = (reader.string(), reader.string()) == (curve, point)
+        is_sound = reader.mpint().bit_length() <= 8 * len(point) // 2
+    reader.string()  # a comment
+    rest = reader.data[reader.at :]
+    if not (is_same and is_sound and rest == bytes(range(1, len(rest) + 1))):
+        raise ValueError("its halves are not of one key")
+
+
 # ---------------------------------------------------- vault/signing_keys ----
 # What a key that signs is in the vault: which kind, and its public half. No secret is needed.
 #
@@ -5361,17 +5471,19 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "ssh-rsa": "rsa",
 }
 KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa")  # what `key generate` makes
-OPENSSH = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
-OPENSSH_MAGIC = b"openssh-key-v1\0"  # PROTOCOL.key of OpenSSH
 
 
 class SigningKey:
-    """The public half of one: its `kind`, OpenSSH's name of that, and the public key as bytes."""
+    """The public half of one: its `kind`, OpenSSH's name of that, and the public key as bytes.
 
-    __slots__ = ("blob", "kind", "named")
+    `identity` names the private one: see `identify_key`.
+    """
 
-    def __init__(self, named: str, blob: bytes) -> None:
+    __slots__ = ("blob", "identity", "kind", "named")
+
+    def __init__(self, named: str, blob: bytes, identity: str) -> None:
         self.kind, self.named, self.blob = KIND_OF[named], named, blob
+        self.identity = identity
 
     def to_line(self) -> str:
         """As it stands in an authorized_keys, without a comment."""
@@ -5383,30 +5495,18 @@ class SigningKey:
         return {**shown, "fingerprint": fingerprint_of(self.blob)}
 
 
+def identify_key(value: str) -> str:
+    """What names a key where it signs: its private value and no other has it, and tells nothing."""
+    return sha256(value.encode()).hex()
+
+
 def read_signing_key(value: str) -> SigningKey | None:
     """What a secret's value is, as a key that signs; None for all that is none."""
-    begin, end = OPENSSH
-    text = value.strip()
-    if not (text.startswith(begin) and text.endswith(end)):
-        return None
     try:
-        data = binascii.a2b_base64(text[len(begin) : -len(end)])
-        reader = SshReader(data)
-        if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
-            return None
-        cipher, derivation, _, count = (
-            reader.text(),
-            reader.text(),
-            reader.string(),
-            reader.number(),
-        )
-        if (cipher, derivation, count) != ("none", "none", 1):
-            return None
-        blob = reader.string()
-        named = SshReader(blob).text()
+        blob = read_public_half(value)
     except ValueError:
         return None
-    return SigningKey(named, blob) if named in KIND_OF else None
+    return SigningKey(SshReader(blob).text(), blob, identify_key(value))
 
 
 def describe_signing_key(value: str) -> dict[str, Any] | None:
@@ -5425,6 +5525,22 @@ def list_signing_keys(vault: Vault) -> dict[str, SigningKey]:
     return {name: key for name, key in found.items() if key}
 
 
+def refuse_over_keys(vault: Vault, changed: Vault) -> None:
+    """Raise Denied where a key that signs has got another value: nobody has it any more then.
+
+    To take one away is said by itself: delete. What another machine has done is done.
+    """
+    for name in list_signing_keys(vault):
+        group, _, key = name.partition("/")
+        there = changed.groups[group].keys.get(key, []) if group in changed.groups else []
+        had = {secret.value for secret in vault.groups[group].keys[key]}
+        if not {secret.value for secret in there} <= had:
+            raise Denied(
+                f"{name} is a key that signs, and is not written over",
+                f"take it away first, for good: avault delete {name}",
+            )
+
+
 class SigningKeys:
     """The keys that sign of the vault that is served: looked for once in each."""
 
@@ -5438,16 +5554,21 @@ class SigningKeys:
             self.vault, self.keys = vault, list_signing_keys(vault)
         return self.keys
 
-    def find(self, vault: Vault, blob: bytes, way: str, guards: Guards) -> str:
-        """The name of the key with this public half that a guard lets sign; raises NotFound.
+    def identities(self, vault: Vault) -> set[str]:
+        """What names the keys of a vault where they sign."""
+        return {key.identity for key in self.look(vault).values()}
 
-        Where the same one is there twice, the first that may sign this way.
+    def find(self, vault: Vault, blob: bytes, way: str, guards: Guards) -> list[str]:
+        """The names of the keys that say this public half of themselves; raises NotFound.
+
+        Those that a guard lets sign this way come first.
         """
         names = [name for name, key in self.look(vault).items() if key.blob == blob]
         if not names:
             raise NotFound("no such key in the vault", "see which there are: avault list")
-        may = [name for name in names if way in (guards.rules_of(guards.of(name)).ways() or ())]
-        return (may or names)[0]
+        return sorted(
+            names, key=lambda name: way not in (guards.rules_of(guards.of(name)).ways() or ())
+        )
 
 
 # --------------------------------------------------------- vault/formats ----
@@ -10766,12 +10887,86 @@ def main_trial(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
+# ----------------------------------------------------- signing/key_files ----
+# What a private key's file would have the process that signs do: looked at before any of it.
+#
+# Who writes a file chooses how often its passphrase is hashed, and how long its numbers are.
+
+
+LONGEST_FILE = 16_384  # bytes; RSA of 8192 bits takes half of that
+LONGEST_PASSPHRASE = 1_024  # characters
+MOST_ROUNDS = 2_000_000  # of PBKDF2: seconds
+MOST_SCRYPT = 1 << 20  # N * r * p of RFC 7914: as much memory in units of 128 bytes
+SCRYPT = b"\x06\x09\x2b\x06\x01\x04\x01\xda\x47\x04\x0b"  # its name in DER, RFC 7914, section 7
+INTEGER, OCTET_STRING, IS_CONSTRUCTED = 0x02, 0x04, 0x20  # tags of X.690, section 8
+PEM_BLOCK = regex(rb"(?s)-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END")
+
+
+def check_key_file(data: bytes) -> None:
+    """Raise Usage where a file wants more work than a key is worth."""
+    if len(data) > LONGEST_FILE:
+        raise Usage("that is no key", "name the file of a private key")
+    for label, body in PEM_BLOCK.findall(data):
+        is_encrypted = label.startswith(b"ENCRYPTED")
+        try:
+            der = binascii.a2b_base64(body)
+            numbers = [*find_numbers(der)]
+        except (ValueError, RecursionError):
+            if is_encrypted:  # how often its passphrase is hashed would be its secret
+                raise Usage("that is no private key", "as openssl writes one") from None
+            continue
+        if any(number.bit_length() > MOST_RSA for number in numbers):
+            raise Usage("a key with longer numbers than a key has", f"at most {MOST_RSA} bits")
+        if is_encrypted:
+            check_rounds(der, numbers)
+
+
+def check_rounds(der: bytes, numbers: list[int]) -> None:
+    """Raise Usage where a passphrase is hashed too often (RFC 8018, RFC 7914)."""
+    work, most = max(numbers, default=0), MOST_ROUNDS
+    if SCRYPT in der:
+        work, most = 1, MOST_SCRYPT
+        for number in numbers[:3]:
+            work *= number
+    if work > most:
+        raise Usage(
+            "a key whose passphrase takes too long to try",
+            "write a copy with fewer rounds: openssl pkcs8 -topk8 -iter 100000",
+        )
+
+
+def find_numbers(der: bytes) -> Iterator[int]:
+    """The numbers in DER, also in what is wrapped in it; raises ValueError where it is none."""
+    at = 0
+    while at < len(der):
+        if at + 2 > len(der):
+            raise ValueError("cut off")
+        tag, size = der[at], der[at + 1]
+        at += 2
+        if size >= 0x80:
+            count = size & 0x7F
+            size, at = int.from_bytes(der[at : at + count], "big"), at + count
+        content, at = der[at : at + size], at + size
+        if len(content) != size:
+            raise ValueError("cut off")
+        if tag == INTEGER:
+            yield int.from_bytes(content, "big", signed=True)
+        elif tag & IS_CONSTRUCTED:
+            yield from find_numbers(content)
+        elif tag == OCTET_STRING:
+            try:
+                yield from [*find_numbers(content)]
+            except ValueError:
+                pass  # bytes of another kind
+
+
 # ------------------------------------------------------ signing/ssh_uses ----
 # What is to be signed for SSH, decoded strictly and whole: what is not understood is refused.
 #
-# A use is a dictionary: `as`, and what is proven. Of `ssh` the `user`, the `server` (its host key's
-# fingerprint, None where nothing proves it) and `hops`, which are 2 and more through a forwarded
-# agent. Of `sshsig` the `namespace`, and the `digest` (hex) of the file, by a `hash`.
+# A use is a dictionary: `as`, and what is proven. `through` are the host keys (fingerprints) of the
+# servers that it comes through, by a forwarded agent. Of `ssh` the `user`, and the `server` (its host
+# key, None where nothing proves it). Of `sshsig` the `namespace`, and the `digest` (hex) of the file,
+# by a `hash`.
 
 
 SSHSIG_MAGIC = b"SSHSIG"
@@ -10832,9 +11027,11 @@ def read_binds(found: object, verify: Verify | None) -> list[Bind]:
 
 
 def describe_binds(binds: list[Bind]) -> dict[str, Any]:
-    """The server that a connection is bound to, and how many there are on the way."""
-    server = fingerprint_of(binds[-1].host_key) if binds else None
-    return {"server": server, "hops": len(binds)}
+    """The server that a connection signs in to, and those that it comes through."""
+    hosts = [(fingerprint_of(each.host_key), each.is_forwarding) for each in binds]
+    ends = [host for host, is_forwarding in hosts if not is_forwarding]
+    through = [host for host, is_forwarding in hosts if is_forwarding]
+    return {"server": ends[-1] if ends else None, "through": through}
 
 
 def decode_login(payload: bytes, key: bytes, binds: list[Bind]) -> dict[str, Any]:
@@ -10862,7 +11059,7 @@ def decode_login(payload: bytes, key: bytes, binds: list[Bind]) -> dict[str, Any
             raise ValueError("no user")
     except ValueError as error:
         raise Usage(f"not understood, so not signed: {error}") from None
-    if binds and session != binds[-1].session:
+    if binds and (session != binds[-1].session or binds[-1].is_forwarding):
         raise Denied("that is for another session than the one that the server has proven")
     if host_key is not None and (not binds or host_key != binds[-1].host_key):
         raise Denied("that is for another server than the one that is proven")
@@ -10875,7 +11072,7 @@ def fits_key(algorithm: str, key: bytes) -> bool:
     return algorithm in (("rsa-sha2-256", "rsa-sha2-512") if named == "ssh-rsa" else (named,))
 
 
-def decode_sshsig(payload: bytes) -> dict[str, Any]:
+def decode_sshsig(payload: bytes, binds: list[Bind]) -> dict[str, Any]:
     """What is signed of a file or a commit (PROTOCOL.sshsig of OpenSSH); raises Usage."""
     try:
         reader = SshReader(payload)
@@ -10888,7 +11085,8 @@ def decode_sshsig(payload: bytes) -> dict[str, Any]:
             raise ValueError("no namespace, or no digest")
     except ValueError as error:
         raise Usage(f"not understood, so not signed: {error}") from None
-    return {"as": "sshsig", "namespace": namespace, "hash": algorithm, "digest": digest.hex()}
+    said = {"as": "sshsig", "namespace": namespace, "hash": algorithm, "digest": digest.hex()}
+    return {**said, "through": describe_binds(binds)["through"]}
 
 
 def decode_use(request: dict[str, Any], verify: Verify | None) -> dict[str, Any]:
@@ -10903,7 +11101,7 @@ def decode_use(request: dict[str, Any], verify: Verify | None) -> dict[str, Any]
         raise Usage(f"not understood, so not signed: {error}") from None
     binds = read_binds(request.get("binds", []), verify)
     if request.get("as") == "sshsig":
-        return decode_sshsig(payload)
+        return decode_sshsig(payload, binds)
     if request.get("as") == "ssh":
         return decode_login(payload, key, binds)
     raise Usage("as is ssh or sshsig", "what is not understood is not signed")
@@ -10920,6 +11118,9 @@ def pack_signature(algorithm: str, signature: bytes) -> bytes:
 # Stdin is a socket, by which it is met once it is hardened (see `introduce_helper`). Then frames:
 # {"id", "do", …} from the keyholder, and for each one answer with that id. It has no key until the
 # keyholder gives it one, with the first thing to sign, and it decodes what it signs itself.
+
+
+MOST_TIME = 20.0  # seconds of a processor for one answer: to make an RSA key takes a few
 
 
 class NeedsPassphrase(Exception):
@@ -10941,6 +11142,11 @@ class KeySigner:
             return describe_binds(read_binds(message.get("binds", []), self.made.verify))
         if what == "sign":
             return {"signature": self.sign(message)}
+        if what == "prove":
+            return {"public": encode_base64(self.public(message))}
+        if what == "forget":
+            self.keys.forget(message.get("keys", []))
+            return {}
         if what == "make":
             return {"value": self.made.make_key(str(message.get("kind")))}
         if what == "take":
@@ -10954,13 +11160,16 @@ class KeySigner:
     def sign(self, message: Message) -> str:
         """A signature of what is understood; raises Usage, Denied."""
         decode_use(message, self.made.verify)
-        public = decode_base64(message["public"], LONGEST_SSH)
-        if message.get("key"):
-            self.keys.take(message["key"])
-        flags = message.get("flags")
+        if encode_base64(self.public(message)) != message["public"]:
+            raise Denied("that is for another key")
         payload = decode_base64(message["payload"], LONGEST_SSH)
-        found = self.keys.sign(public, payload, flags if type(flags) is int else 0)
-        return encode_base64(found)
+        return encode_base64(self.keys.sign(message["key"], payload, message["flags"]))
+
+    def public(self, message: Message) -> bytes:
+        """The public half of the key that a message is about, and may bring; raises Usage."""
+        if "value" in message:
+            self.keys.take(message["value"])
+        return bytes(self.keys.public(message["key"]))
 
 
 def answer_signing(signer: KeySigner | AvaultError, message: Message) -> Message:
@@ -10986,13 +11195,19 @@ def open_key_signer() -> KeySigner | AvaultError:
         return error
 
 
-def serve_signing(sock: socket.socket, signer: KeySigner | AvaultError) -> None:
-    """Answer what comes, until nothing does any more."""
+def serve_signing(sock: socket.socket, signer: KeySigner | AvaultError, most: float = 0.0) -> None:
+    """Answer what comes, until nothing does any more.
+
+    What takes `most` seconds of a processor ends this process, whatever it is at (SIGPROF).
+    """
     frames = Frames()
     while piece := sock.recv(1 << 16):
         frames.feed(piece)
         while (frame := frames.next()) is not None:
-            sock.sendall(encode_frame(answer_signing(signer, decode_frame(frame))))
+            signal.setitimer(signal.ITIMER_PROF, most)
+            answer = answer_signing(signer, decode_frame(frame))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            sock.sendall(encode_frame(answer))
 
 
 def main_signing(argv: list[str]) -> NoReturn:
@@ -11000,7 +11215,8 @@ def main_signing(argv: list[str]) -> NoReturn:
     try:
         harden("avault-signing", die_with_parent=True)
         with introduce_helper(0) as own:
-            serve_signing(own, open_key_signer())
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            serve_signing(own, open_key_signer(), MOST_TIME)
     finally:
         os._exit(0)
 
@@ -11010,6 +11226,17 @@ def main_signing(argv: list[str]) -> NoReturn:
 
 
 LONGEST_CONTENT = 16_384  # bytes of a commit that are looked at
+# how git writes what it signs, with the lines in this order: parse_commit_buffer, parse_tag_buffer
+# and generate_push_cert in its source
+GIT_COMMIT = regex(
+    rb"tree (?:[0-9a-f]{40}|[0-9a-f]{64})\n(?:parent (?:[0-9a-f]{40}|[0-9a-f]{64})\n)*"
+    rb"author ([^\n\0]*)\ncommitter [^\n\0]*\n"
+)
+GIT_TAG = regex(
+    rb"object (?:[0-9a-f]{40}|[0-9a-f]{64})\ntype ([a-z]{1,10})\n"
+    rb"tag ([^\n\0]*)\ntagger ([^\n\0]*)\n"
+)
+GIT_PUSH = regex(rb"certificate version 0\.1\npusher [^\n\0]*\n(?:pushee ([^\n\0]*)\n)?[^\0]*?\n\n")
 
 
 def describe_use(
@@ -11027,8 +11254,11 @@ def describe_use(
             where = "a server that is NOT PROVEN"
         elif where is None:
             where = f"an UNKNOWN server (key {use['server']})"
-        hops = f" through {use['hops'] - 1} forwarded agents" if use["hops"] > 1 else ""
-        done = f"sign in to {where}{hops} as {printable(use['user'], 64)} with {name}"
+        user = printable(use["user"], 64)
+        done = f"sign in to {printable(where, 64)} as {user} with {name}"
+    if through := use["through"]:
+        many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
+        done += f", through {many} (the last on the host with the key {through[-1][:23]}…)"
     claims = said.get("claims")
     claimed = claims if isinstance(claims, dict) else {}
     program, does = (printable(str(claimed.get(each) or ""), 60) for each in ("program", "does"))
@@ -11047,22 +11277,35 @@ def describe_content(use: dict[str, Any], content: object) -> str:
         data = b""
     if hashlib.new(use["hash"], data).hexdigest() != use["digest"]:
         return "a commit that cannot be shown"
-    return describe_commit(data.decode(errors="replace"))
+    return describe_git(data)
 
 
-def describe_commit(text: str) -> str:
-    """A commit or a tag of git (gitformat-pack's objects, as git signs them), in words."""
-    head, _, message = text.partition("\n\n")
-    fields = dict(line.partition(" ")[::2] for line in reversed(head.splitlines()))
-    who = fields.get("author") or fields.get("tagger") or ""
-    author = quote_words(who.rpartition(">")[0] + ">", 60) if ">" in who else "nobody"
-    what = f"tag {quote_words(fields['tag'], 40)}" if "tag" in fields else "commit"
-    return f'the {what} "{quote_words(message.partition(chr(10))[0], 60)}" by {author}'
+def describe_git(data: bytes) -> str:
+    """What git signs, by how it begins: the order in which git writes it, and reads it again."""
+    _, _, message = data.partition(b"\n\n")
+    subject = quote_words(message.lstrip(b"\n").partition(b"\n")[0], 60)
+    if found := GIT_COMMIT.match(data):
+        return f"the commit {subject} that says it is by {quote_words(strip_time(found[1]), 60)}"
+    if found := GIT_TAG.match(data):
+        what = f"the tag {quote_words(found[2], 40)} of a {found[1].decode()}"
+        return f"{what}, {subject}, that says it is by {quote_words(strip_time(found[3]), 60)}"
+    if found := GIT_PUSH.match(data):
+        refs = [line.rpartition(b" ")[2] for line in message.strip().split(b"\n")]
+        more = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
+        where = f" to {quote_words(found[1], 60)}" if found[1] else ""
+        return f"a push of {quote_words(refs[0], 60)}{more}{where}"
+    return "content for git that is no commit, tag or push"
 
 
-def quote_words(text: str, most: int) -> str:
-    """A text in quotes, so that it does not end them."""
-    return printable(text.replace('"', "'").replace(";", ","), most)
+def strip_time(line: bytes) -> bytes:
+    """Who somebody is, without the time: NAME <ADDRESS>."""
+    return line.rpartition(b">")[0] + b">" if b">" in line else line
+
+
+def quote_words(text: bytes, most: int) -> str:
+    """What others wrote, in quotes that it cannot end."""
+    shown = text.decode(errors="replace").replace('"', "'").replace(";", ",")
+    return f'"{printable(shown, most)}"'
 
 
 # ----------------------------------------------------------- daemon/wire ----
@@ -11339,6 +11582,7 @@ class Child:
         self.receive, self.lost = receive, lost
         self.process: asyncio.subprocess.Process | None = None
         self.control: Control | None = None
+        self.helper: asyncio.subprocess.Process | None = None  # what signs for the keyholder
         self.farewell: asyncio.Future[None] | None = None
         # who waits for the keyholder to have looked at the disk
         self.lookers: list[asyncio.Future[None]] = []
@@ -11379,7 +11623,8 @@ class Child:
         self.farewell = asyncio.ensure_future(self.bury())
 
     async def bury(self) -> None:
-        """Tell that it is gone, once it is."""
+        """Tell that it is gone, once it is, with what has keys that it gave."""
+        await self.end_helper()
         self.lost(await self.process.wait() if self.process else 0)
 
     async def look(self) -> None:
@@ -11404,6 +11649,13 @@ class Child:
             await process.wait()
         if self.farewell:
             await self.farewell
+
+    async def end_helper(self) -> None:
+        """End what signs for it, also where that is stopped, or at work."""
+        helper, self.helper = self.helper, None
+        if helper and helper.returncode is None:
+            helper.kill()
+            await helper.wait()
 
     def pid(self) -> int | None:
         """The keyholder's process id, while it lives."""
@@ -12261,16 +12513,18 @@ class Phones:
 async def start_signing(child: Child) -> None:
     """Start one, and give the keyholder a socket to it; or tell that why there is none.
 
-    The socket is made by the process once it is hardened: see `meet`. It ends when the keyholder
-    does, which has the other end of that.
+    The socket is made by the process once it is hardened: see `meet`. There is one at a time: what
+    came before hangs, or nobody has its other end. It ends with the keyholder: see `Child.bury`.
     """
+    control = child.control
+    await child.end_helper()
     door, end = socket.socketpair()
     with door:
         try:
             if sys.platform == "linux":  # who meets it is to know who speaks
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with end:
-                process = await asyncio.create_subprocess_exec(
+                process = child.helper = await asyncio.create_subprocess_exec(
                     *own_command("signing"),
                     stdin=end.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -12281,13 +12535,13 @@ async def start_signing(child: Child) -> None:
                 )
             door.setblocking(False)
             with await meet(door, process.pid) as own:
-                if child.control:
-                    child.control.send({"do": "signing"}, own.fileno())
+                if control and control is child.control:
+                    control.send({"do": "signing"}, own.fileno())
         except Locked:
             pass  # the keyholder is gone, and nobody waits
         except (AvaultError, OSError) as error:
-            if child.control:
-                child.control.send({"do": "signing", "failed": complain(error).to_dict()["error"]})
+            if control and control is child.control:
+                control.send({"do": "signing", "failed": complain(error).to_dict()["error"]})
 
 
 # --------------------------------------------------------- daemon/keeper ----
@@ -16272,7 +16526,7 @@ class SigningLink:
         self.link: Control | None = None
         self.coming: asyncio.Future[Control] | None = None
         self.answers: dict[int, asyncio.Future[Message]] = {}
-        self.given: set[str] = set()  # the public halves of the keys that it has
+        self.given: set[str] = set()  # which keys it has: see `identify_key`
         self.last = 0
 
     def take(self, message: Message, fd: int | None) -> None:
@@ -16282,48 +16536,78 @@ class SigningLink:
             if coming and not coming.done():
                 coming.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
             return
-        link = self.link = Control(socket.socket(fileno=fd), self.hear, self.lose)
+        if self.link:
+            self.link.close()
+        link = Control(socket.socket(fileno=fd), self.hear, lambda: self.lose(link))
+        self.link = link
         if coming and not coming.done():
             coming.set_result(link)
 
     def hear(self, answer: Message, fd: int | None) -> None:
         """An answer of that process, which sends no descriptor."""
-        waiting = self.answers.pop(int(answer.get("id", 0)), None)
+        waiting = self.answers.get(int(answer.get("id", 0)))
         if waiting and not waiting.done():
             waiting.set_result(answer)
 
-    def lose(self) -> None:
+    def lose(self, link: Control) -> None:
         """It is gone, and what it was asked is not answered; the next is started anew."""
-        self.link, waiting = None, [*self.answers.values()]
+        if self.link is not link:
+            return
+        self.link = None
         self.given.clear()
-        self.answers.clear()
-        for each in waiting:
+        for each in self.answers.values():
             if not each.done():
                 each.set_exception(Unavailable("the process that signs has ended", "try again"))
 
     async def ask(self, **message: object) -> Message:
-        """The process's answer; raises what it says, and Unavailable."""
+        """The process's answer; raises what it says, and Unavailable.
+
+        One that does not answer is asked nothing more: the supervisor ends it for the next.
+        """
+        self.last += 1
+        number = self.last
+        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.ANSWER_TIME):
                 link = self.link or await self.reach()
-                self.last += 1
-                waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-                self.answers[self.last] = waiting
-                link.send({"id": self.last, **message})
+                self.answers[number] = waiting
+                link.send({"id": number, **message})
                 answer = await waiting
         except TimeoutError:
+            if self.link:
+                self.link.close()
             raise Unavailable("the process that signs does not answer", "try again") from None
+        finally:
+            self.answers.pop(number, None)
         if not answer.get("ok"):
             raise AvaultError.from_dict(answer)
         return answer
 
-    async def sign(self, public: str, key: str, **message: object) -> str:
-        """A signature; the key goes to the process once."""
-        if public not in self.given:
-            message["key"] = key
-        answer = await self.ask(do="sign", public=public, **message)
-        self.given.add(public)
-        return str(answer["signature"])
+    async def use(self, do: str, value: str, **message: object) -> Message:
+        """The answer to what is to be done with a key, which goes to the process once.
+
+        It is named by its private value, so that no other one is used in its place.
+        """
+        identity = identify_key(value)
+        if identity not in self.given:
+            message["value"] = value
+        answer = await self.ask(do=do, key=identity, **message)
+        self.given.add(identity)
+        return answer
+
+    async def owns(self, value: str, public: str) -> bool:
+        """Whether the public half that a value says of itself, in base64, is its own."""
+        try:
+            return bool((await self.use("prove", value))["public"] == public)
+        except Usage:
+            return False
+
+    def tidy(self, vault: Vault) -> None:
+        """Have the process drop the keys that a vault has no more."""
+        gone = self.given - self.keys.identities(vault) if self.given else set()
+        if gone and self.link:
+            self.given -= gone
+            self.link.send({"id": 0, "do": "forget", "keys": sorted(gone)})
 
     async def reach(self) -> Control:
         """The stream to the process, which is started unless it is on its way."""
@@ -16749,6 +17033,7 @@ class Keyholder:
         # those are about copies, and git is at work beside
         if op != "inspect" and not request.get("ours"):
             store.refresh()
+            self.signing.tidy(store.vault)
         if (store.trouble, store.digest) != before:
             self.reporter.report()
             # perhaps by us: what a git pull has brought is merged
@@ -16788,7 +17073,9 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        await self.openers.change(self.open_store(), function)
+        store = self.open_store()
+        await self.openers.change(store, function)
+        self.signing.tidy(store.vault)
         return {"ok": True}
 
     async def put_back(self) -> bool:
@@ -17277,6 +17564,37 @@ async def take_sealed(
             session.transport.resume_reading()
 
 
+# ------------------------------------------------------ daemon/recalling ----
+# What copies under a key before have, and the open vault never had: it is taken over.
+
+
+async def take_left(keyholder: Keyholder) -> list[str]:
+    """Take over what copies under a key before have; the names. Each goes when that is written."""
+    store, taken = keyholder.open_store(), list[str]()
+    for name, copy in find_left(store).items():
+        if copy:
+            for rank in range(count_ranks(copy)):
+                taken += await recall_rank(keyholder, copy, rank)
+            drop(store.places.own(name))
+    await keyholder.holding.note_left()
+    return [*dict.fromkeys(taken)]
+
+
+async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]:
+    """Write what a copy has of a rank, and the vault never had; the names."""
+    store, taken = keyholder.open_store(), list[str]()
+
+    def change(vault: Vault) -> None:
+        before = Guards(vault.facts)
+        taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
+        refuse_more(before, vault, taken)
+
+    change(store.vault.copy())
+    if taken:
+        await keyholder.change(change)
+    return taken
+
+
 # -------------------------------------------------------- daemon/changes ----
 # What changes an open vault. It stands in the access log before it happens.
 
@@ -17294,7 +17612,11 @@ async def write(
     happen.
     """
     try:
-        change(keyholder.open_store().vault.copy())
+        vault = keyholder.open_store().vault
+        changed = vault.copy()
+        change(changed)
+        if request["op"] != "merge":
+            refuse_over_keys(vault, changed)
         keyholder.release(session, request)
         return {"ok": True} if only_try else await keyholder.change(change)
     except AvaultError as error:
@@ -17453,33 +17775,6 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: Message) 
     # not beside another: each takes a count
     data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)
     return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
-
-
-async def take_left(keyholder: Keyholder) -> list[str]:
-    """Take over what copies under a key before have; the names. Each goes when that is written."""
-    store, taken = keyholder.open_store(), list[str]()
-    for name, copy in find_left(store).items():
-        if copy:
-            for rank in range(count_ranks(copy)):
-                taken += await recall_rank(keyholder, copy, rank)
-            drop(store.places.own(name))
-    await keyholder.holding.note_left()
-    return [*dict.fromkeys(taken)]
-
-
-async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]:
-    """Write what a copy has of a rank, and the vault never had; the names."""
-    store, taken = keyholder.open_store(), list[str]()
-
-    def change(vault: Vault) -> None:
-        before = Guards(vault.facts)
-        taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
-        refuse_more(before, vault, taken)
-
-    change(store.vault.copy())
-    if taken:
-        await keyholder.change(change)
-    return taken
 
 
 async def serve_restore(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -18830,6 +19125,9 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
 # Keys that sign, as a client has them made or taken in: guarded from the first.
 
 
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS})
+
+
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Make a key that signs, or take the one in the next frame; its public half.
 
@@ -18839,14 +19137,16 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     """
     group, key = check_group(request.get("group")), check_key(request.get("key"))
     name, action = f"{group}/{key}", request.get("action")
+    refuse_unknown(request, KEY_FIELDS)
     given = name_uses(request)
     refuse_existing(keyholder.open_store().vault, group, key)
     if action == "generate":
-        made = await keyholder.signing.ask(do="make", kind=request.get("kind"))
+        if request.get("kind") not in KINDS_MADE:
+            raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
+        made = await keyholder.signing.ask(do="make", kind=request["kind"])
     elif action == "import":
-        found = await session.frame()
-        passphrase = found.get("passphrase") or None
-        made = await keyholder.signing.ask(do="take", file=found.get("file"), passphrase=passphrase)
+        file, passphrase = read_key_frame(await session.frame())
+        made = await keyholder.signing.ask(do="take", file=file, passphrase=passphrase)
         if made.get("needs_passphrase"):
             return {"ok": True, "needs_passphrase": True}
     else:
@@ -18871,9 +19171,24 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
 
 def name_uses(request: Message) -> dict[str, Any]:
     """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    named = {name: request.get(name) for name in SSH_SETS}
+    named = {name: request[name] for name in SSH_SETS if request.get(name) is not None}
+    for name, members in named.items():
+        if members == []:  # of users, none would be any
+            raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
     kept = check_rules(named, int(time.time()))
     return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+
+
+def read_key_frame(frame: Message) -> tuple[str, str | None]:
+    """The text of a key's file, and its passphrase; raises Usage."""
+    file, passphrase = frame.get("file"), frame.get("passphrase") or None
+    if not isinstance(file, str) or not isinstance(passphrase, str | None):
+        raise Usage("file and passphrase are texts")
+    if len(file) > LONGEST_FILE:
+        raise Usage("that is no key", "name the file of a private key")
+    if passphrase and len(passphrase) > LONGEST_PASSPHRASE:
+        raise Usage(f"a passphrase has at most {LONGEST_PASSPHRASE} characters")
+    return file, passphrase
 
 
 def refuse_existing(vault: Vault, group: str, key: str) -> None:
@@ -19640,17 +19955,16 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
 
     A caller that leaves takes the request along: this task is cancelled with its connection.
     """
-    way = WAYS_TO_SIGN.get(str(request.get("as")))
-    noted: Message = {"op": "sign", "for": request.get("as") if way else "?"}
+    what = str(request.get("as"))
+    noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
     try:
-        if not way:
-            raise Usage("as is ssh or sshsig", "what is not understood is not signed")
-        name, public = choose_signing_key(keyholder, request, way)
+        said = read_wish(request)
+        way = WAYS_TO_SIGN[said["as"]]
+        name, public = await choose_signing_key(keyholder, request, way)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
-        said = {each: request.get(each) for each in ("as", "payload", "binds", "flags")}
-        said["binds"] = said["binds"] or []
-        use = await decode(keyholder, {"public": public, **said})
+        said["public"] = public
+        use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
         sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
         noted["signed"] = sentence
@@ -19658,16 +19972,54 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         if passage.is_counted:
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
-        signature = await keyholder.signing.sign(public, value, **said)
-        admit_use(keyholder, name, public, way, use, True)  # what has changed meanwhile counts
+        answer = await keyholder.signing.use("sign", value, **said)
+        admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
         keyholder.release(session, noted)
     except asyncio.CancelledError:
         keyholder.release(session, noted, TimedOut.code)
         raise
-    except AvaultError as error:
-        keyholder.release(session, {**noted, "why": error.message}, error.code)
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
         raise
-    return {"ok": True, "signature": signature, "name": name, "said": sentence}
+    return {"ok": True, "signature": str(answer["signature"]), "name": name, "said": sentence}
+
+
+SIGN_FIELDS = frozenset(
+    {"as", "payload", "binds", "flags", "public", "group", "key", "claims", "content"}
+)
+
+
+def read_wish(request: Message) -> Message:
+    """What a request wants signed, each field of the form and size that it has; raises Usage.
+
+    No more than this goes on to the process that signs.
+    """
+    refuse_unknown(request, SIGN_FIELDS)
+    if str(request.get("as")) not in WAYS_TO_SIGN:
+        raise Usage("as is ssh or sshsig", "what is not understood is not signed")
+    flags = request.get("flags", 0)
+    if type(flags) is not int or not 0 <= flags < 1 << 32:
+        raise Usage("flags is a number of 32 bits")
+    payload = check_base64(request.get("payload"), "payload", LONGEST_SSH)
+    binds = read_told_binds(request)
+    return {"as": request["as"], "payload": payload, "binds": binds, "flags": flags}
+
+
+def read_told_binds(request: Message) -> list[str]:
+    """What servers are said to have signed, each in base64; raises Usage."""
+    binds = request.get("binds") or []
+    if not isinstance(binds, list) or len(binds) > MOST_BINDS:
+        raise Usage(f"binds is a list of at most {MOST_BINDS}")
+    return [check_base64(each, "binds", LONGEST_BIND) for each in binds]
+
+
+def check_base64(text: object, name: str, most: int) -> str:
+    """A text that is the base64 of at most so many bytes; raises Usage."""
+    try:
+        return encode_base64(decode_base64(text, most))
+    except ValueError as error:
+        raise Usage(f"{name} is not understood, so not signed: {error}") from None
 
 
 async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
@@ -19677,22 +20029,39 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     return decode_use(said, None)
 
 
-def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
     """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
 
+    Where several say that this public half is theirs, it is one of those of which it is.
     Raises Usage, NotFound.
     """
     vault = keyholder.open_store().vault
     if request.get("public") is not None:
-        try:
-            blob = decode_base64(request["public"], LONGEST_BIND)
-        except ValueError:
-            raise Usage("public is a public key in base64") from None
-        guards = keyholder.gate.look(vault)
-        return keyholder.signing.keys.find(vault, blob, way, guards), str(request["public"])
+        public = check_base64(request["public"], "public", LONGEST_BIND)
+        guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
+        names = keyholder.signing.keys.find(vault, blob, way, guards)
+        values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
+        for name in names:
+            if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
+                return name, public
+        raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    vault.secrets(group, key)
+    refuse_asked(vault, keyholder.gate.look(vault), f"{group}/{key}")
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
+
+
+def refuse_asked(vault: Vault, guards: Guards, name: str) -> None:
+    """Raise Denied for a key that asks the phone for each use, NotFound where there is none.
+
+    Its value is sealed: what opens it answers a caller with values, and signs nothing.
+    """
+    group, _, key = name.partition("/")
+    found, rules = vault.secrets(group, key), guards.rules_of(guards.of(name))
+    if rules.ask is not None or any(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use, and no key signs like that",
+            f"only the operator can lift it, by phone: avault unguard {name}",
+        )
 
 
 def encode_public(keyholder: Keyholder, name: str) -> str:
@@ -19709,16 +20078,16 @@ def admit_use(
     public: str,
     way: str,
     use: dict[str, Any],
-    is_reserved: bool = False,
+    reserved: Passage | None = None,
 ) -> Passage:
     """What of the vault may be used so: the key alone; raises Denied, NotFound.
 
-    A key signs only where a guard names the way. One whose use `is_reserved` may have no more left.
+    A key signs only where a guard names the way. One whose use is `reserved` may have none left.
     """
     vault = keyholder.open_store().vault
     guards = keyholder.gate.look(vault)
     group, _, key = name.partition("/")
-    vault.secrets(group, key)
+    refuse_asked(vault, guards, name)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
     found = guards.of(name)
@@ -19727,14 +20096,14 @@ def admit_use(
         raise Denied(
             f"{name} is guarded by nothing that lets it sign", f"avault guard {name} --only {way}"
         )
-    if is_reserved:
+    if reserved and reserved.is_counted:
         rules = join_rules([rules])
         rules.times = None
     if not rules.lets(way, time.time()):
         check(guards, name, way, time.time())
     if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
         raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
-    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None, [])
+    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
 
 
 async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -19742,14 +20111,17 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
 
     It is what an agent lists: a server ends the connection after a few keys that are not its.
     """
-    way = WAYS_TO_SIGN.get(str(request.get("as")))
-    bound: dict[str, Any] = {"server": None, "hops": 0}
+    refuse_unknown(request, frozenset({"as", "binds"}))
+    way, binds = WAYS_TO_SIGN.get(str(request.get("as"))), read_told_binds(request)
+    bound: dict[str, Any] = {"server": None, "through": []}
     if not way:
         raise Usage("as is ssh or sshsig")
     vault = keyholder.open_store().vault
     keys = keyholder.signing.keys.look(vault)
-    if keys and request.get("binds"):
-        bound = await keyholder.signing.ask(do="binds", binds=request["binds"])
+    if keys and binds:
+        bound = await keyholder.signing.ask(do="binds", binds=binds)
+        vault = keyholder.open_store().vault
+        keys = keyholder.signing.keys.look(vault)
     guards, now = keyholder.gate.look(vault), time.time()
     fits = {name: guards.rules_of(guards.of(name)) for name in keys}
     may = [
@@ -19757,7 +20129,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         for name, rules in fits.items()
         if rules.ways() is not None
         and rules.lets(way, now)
-        and may_offer(bound["server"], bound["hops"], rules.servers, rules.namespaces)
+        and may_offer(bound, rules.servers, rules.namespaces)
     ]
     return {"ok": True, "keys": may}
 

@@ -11,14 +11,16 @@ import avault
 
 
 @contextmanager
-def signing_for(keyholder: avault.Keyholder) -> Iterator[None]:
+def signing_for(keyholder: avault.Keyholder) -> Iterator[avault.KeySigner]:
     """Give a keyholder one that signs; it ends with the block."""
+    signer = avault.open_key_signer()
+    assert isinstance(signer, avault.KeySigner)
     ours, theirs = socket.socketpair()
-    thread = threading.Thread(target=serve, args=(theirs,), daemon=True)
+    thread = threading.Thread(target=serve, args=(theirs, signer), daemon=True)
     thread.start()
     keyholder.signing.take({"do": "signing"}, ours.detach())
     try:
-        yield
+        yield signer
     finally:
         if keyholder.signing.link:
             keyholder.signing.link.close()
@@ -26,6 +28,6 @@ def signing_for(keyholder: avault.Keyholder) -> Iterator[None]:
         assert not thread.is_alive()
 
 
-def serve(sock: socket.socket) -> None:
+def serve(sock: socket.socket, signer: avault.KeySigner) -> None:
     with sock:
-        avault.serve_signing(sock, avault.open_key_signer())
+        avault.serve_signing(sock, signer)

@@ -97,9 +97,11 @@ class Desk:
         while not self.phone.asked:
             await asyncio.sleep(0)
 
-    async def serve(self, op: str, value: str | None = None, **fields: Any) -> dict[str, Any]:
+    async def serve(self, op: str, value: str | dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+        """The answer to a request, whose second frame is or has the value."""
+
         async def frame() -> dict[str, Any]:
-            return {"value": value}
+            return value if isinstance(value, dict) else {"value": value}
 
         self.session.frame = frame
         found = self.keyholder.answer(self.session, {"v": 1, "vault": self.places.id, "op": op, **fields})

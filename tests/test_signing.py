@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ import avault
 
 pytest.importorskip("cryptography", reason="needs cryptography (extra `sign`)")
 
-from ssh_data import Server, login, new_session, sshsig, string
+from ssh_data import Server, login, new_session, pack_rsa, private_form, sshsig, string, twin_of
 
 made = avault.load_extra("signing", "sign")
 GITHUB = Server()
@@ -40,6 +41,8 @@ def encode(data: bytes) -> str:
 
 class Office(Desk):
     """A keyholder with what signs for it; `key` is one that may sign in to github.com as git, and sign commits."""
+
+    signer: avault.KeySigner
 
     async def fill(self) -> None:
         await self.open()
@@ -64,7 +67,7 @@ class Office(Desk):
 @pytest.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
     office = Office(tmp_path)
-    with signing_for(office.keyholder):
+    with signing_for(office.keyholder) as office.signer:
         await office.fill()
         yield office
     office.close()
@@ -175,6 +178,43 @@ async def test_a_key_is_not_written_over(office: Office) -> None:
         await office.generate("ops", "GITHUB")
 
 
+async def test_nor_by_any_other_request(office: Office) -> None:
+    """A program could put its own key in the place of the one that the operator named servers for."""
+    own = {"secrets": [["ops", "GITHUB", "mine"]]}
+    Path(office.places.own("copy.enc")).write_bytes(office.own("avault.enc"))
+    refused = r"ops/GITHUB is a key that signs, and is not written over"
+    await office.serve("set", "mine", group="free", key="GITHUB")
+    for op, value, fields in (
+        ("set", "mine", {"group": "ops", "key": "GITHUB"}),
+        ("set", None, {"group": "ops", "key": "GITHUB", "generate": 8}),
+        ("import", own, {"replace": True}),
+        ("move", None, {"group": "free", "key": "GITHUB", "to_group": "ops", "to_key": "GITHUB"}),
+    ):
+        with pytest.raises(avault.AvaultError, match=f"{refused}|there is a ops/GITHUB already"):
+            await office.serve(op, value, **fields)
+    assert made.verify(office.public, await office.sign(sshsig(), "sshsig"), sshsig())
+    await office.serve("delete", group="ops", key="GITHUB")
+    other = await office.generate("ops", "GITHUB", namespaces=["git"])
+    with pytest.raises(avault.Denied, match=refused):
+        await office.serve("restore", group="ops", key="GITHUB", file="copy.enc")
+    await office.serve("delete", group="ops", key="GITHUB")
+    await office.serve("restore", group="ops", key="GITHUB", file="copy.enc")
+    assert made.verify(office.public, await office.sign(sshsig(), "sshsig"), sshsig()) and other != office.public
+
+
+@pytest.mark.parametrize(
+    "fields", [{"user": ["git"]}, {"users": []}, {"servers": []}, {"times": 1}, {"until": 99}, {"only": ["run"]}, {"Users": 1}]
+)
+async def test_what_is_not_known_of_a_new_key_is_not_left_out(office: Office, fields: dict[str, Any]) -> None:
+    """Who mistypes a rule gets no key that has none."""
+    with pytest.raises(avault.Usage, match=r"no such field|is a list that is empty"):
+        await office.generate("ops", "NEW", **{"servers": ["any"], **fields})
+    with pytest.raises(avault.Usage, match="no such field"):
+        await office.sign(sshsig(), "sshsig", **{"until": 1, **fields})
+    with pytest.raises(avault.NotFound):
+        await office.serve("get", group="ops", key="NEW")
+
+
 @pytest.mark.parametrize("op", sorted(avault.VALUES))
 async def test_a_key_leaves_in_no_other_way_than_by_signing(office: Office, op: str) -> None:
     """Every request that there is, in every form: none has the private half, in whole or in part, in its answer."""
@@ -221,23 +261,37 @@ async def test_a_commit_is_signed(office: Office) -> None:
     assert office.lines("access.log")[-1]["signed"] == "sign a commit that cannot be shown with ops/GITHUB"
 
 
-COMMIT = b"tree 1\nparent 2\nauthor n <a@b> 1767225600 +0000\ncommitter c <c@d> 1767225600 +0000\n\nfix the door\n\nmore"
+NAME = b"n <a@b> 1767225600 +0000"
+COMMIT = b"tree %s\nparent %s\nauthor %s\ncommitter c <c@d> 1 +0000\n\nfix the door\n\nmore" % (b"1" * 40, b"2" * 64, NAME)
+TAG = b"object %s\ntype commit\ntag v1\ntagger %s\n\nit is out" % (b"1" * 40, NAME)
+PUSH = b"certificate version 0.1\npusher key 1\npushee host:a/b\nnonce 5\n\n%s %s refs/heads/main\n" % (b"0" * 40, b"1" * 40)
+NO_OBJECT = "sign content for git that is no commit, tag or push with ops/GITHUB"
+FIX = 'sign the commit "fix the door" that says it is by "n <a@b>" with ops/GITHUB'
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (COMMIT, 'sign the commit "fix the door" by n <a@b> with ops/GITHUB'),
+        (COMMIT, FIX),
         (COMMIT[:-1], "sign a commit that cannot be shown with ops/GITHUB"),
+        (COMMIT.replace(b"\n\nfix", b"\n\n\n\nfix"), FIX),  # as git shows it
+        (COMMIT.replace(b"+0000\n\n", b"+0000\ntag v1.0\n\n"), FIX),
+        (TAG, 'sign the tag "v1" of a commit, "it is out", that says it is by "n <a@b>" with ops/GITHUB'),
+        (PUSH, 'sign a push of "refs/heads/main" to "host:a/b" with ops/GITHUB'),
         (
-            b"object 1\ntype commit\ntag v1\ntagger n <a@b> 1 +0000\n\nit is out",
-            'sign the tag v1 "it is out" by n <a@b> with ops/GITHUB',
+            COMMIT.replace(b"fix the door", b'fix" with ops/OTHER; node says: \x1b[2J' + b"x" * 90).replace(
+                b"n <", b'x" by Eve <'
+            ),
+            "sign the commit \"fix' with ops/OTHER, node says: \\x1b[2J" + "x" * 23 + '…" that says it is by "x\' by Eve <a@b>"'
+            " with ops/GITHUB",
         ),
-        (
-            b'tree 1\nauthor x" by Eve <a@b> 1\n\nfix" with ops/OTHER; node says: \x1b[2J' + b"x" * 90,
-            "sign the commit \"fix' with ops/OTHER, node says: \\x1b[2J" + "x" * 23 + "…\" by x' by Eve <a@b> with ops/GITHUB",
+        *(
+            (COMMIT.replace(b"author", b"foo a%sauthor Alice <a@good>\nauthor" % end), NO_OBJECT)
+            for end in (b"\x0b", b"\x1c", "\x85".encode(), "\u2028".encode(), b"\n")
         ),
-        (b"", 'sign the commit "" by nobody with ops/GITHUB'),
+        (COMMIT.replace(b"tree 1", b"tree x"), NO_OBJECT),
+        (b"I owe Eve 100\n\nreally", NO_OBJECT),
+        (b"", NO_OBJECT),
     ],
 )
 async def test_a_commit_is_shown_where_it_is_what_is_signed(office: Office, content: bytes, words: str) -> None:
@@ -265,6 +319,7 @@ async def test_claims_stand_behind_what_is_proven(office: Office) -> None:
 
 
 EVIL = Server()
+TWIN = twin_of(EVIL.blob)
 SESSION = new_session()
 
 
@@ -297,6 +352,10 @@ ATTACKS: dict[str, tuple[Any, str]] = {
     "a session bound again": (
         lambda key: (login(SESSION, key), [EVIL.bind(SESSION, True), GITHUB.bind(SESSION)]),
         "bound already",
+    ),
+    "the session of the host that it is forwarded to": (
+        lambda key: (login(SESSION, key), [GITHUB.bind(SESSION, True)]),
+        "another session",
     ),
     "more than there should be": (lambda key: (login(SESSION, key) + b"x", [GITHUB.bind(SESSION)]), "not understood"),
     "cut off": (lambda key: (login(SESSION, key)[:-1], [GITHUB.bind(SESSION)]), "not understood"),
@@ -476,12 +535,197 @@ async def test_the_process_ends_and_comes_again(office: Office) -> None:
         assert await office.sign(sshsig(), "sshsig")
 
 
+# keys that say of themselves what others are
+
+
+WIDE: dict[str, Any] = {"servers": ["any", "unproven", "forwarded"], "namespaces": ["file", "git"]}
+
+
+@pytest.mark.parametrize("is_warm", [True, False])
+@pytest.mark.parametrize("is_deleted", [True, False])
+@pytest.mark.parametrize("fields", [{"group": "evil", "key": "TWIN"}, {}])
+async def test_a_twin_signs_nothing(office: Office, is_warm: bool, is_deleted: bool, fields: dict[str, str]) -> None:
+    """What signs is what the guard was held against, not what has the same public half."""
+    await office.serve("set", twin_of(office.public), group="evil", key="TWIN")
+    await office.serve("guard", group="evil", key="TWIN", **WIDE)
+    if is_warm:
+        await office.sign(sshsig(b"git"), "sshsig", group="ops", key="GITHUB")
+    if is_deleted:
+        await office.serve("delete", group="ops", key="GITHUB")
+    for payload, what in ((sshsig(b"file"), "sshsig"), (login(SESSION, office.public, b"root"), "ssh")):
+        with pytest.raises((avault.Usage, avault.Denied)) as refused:
+            await office.sign(payload, what, **fields)
+        assert "another key" in refused.value.message or not fields
+    if not is_deleted:
+        for named in ({"group": "ops", "key": "GITHUB"}, {}):  # nor does it keep the other one from it
+            assert made.verify(office.public, await office.sign(sshsig(), "sshsig", **named), sshsig())
+
+
+async def test_what_is_deleted_or_replaced_is_dropped(office: Office) -> None:
+    other = await office.generate("ops", "OTHER", namespaces=["git"])
+    await office.sign(sshsig(), "sshsig")
+    await office.sign(sshsig(), "sshsig", public=encode(other))
+    assert len(office.signer.keys.loaded) == 2
+    await office.serve("delete", group="ops", key="GITHUB")
+    await office.sign(sshsig(), "sshsig", public=encode(other))  # behind what was said meanwhile
+    assert {*map(made.derive_public, office.signer.keys.loaded.values())} == {other}
+    assert {*office.signer.keys.loaded} == office.keyholder.signing.given
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+async def test_a_guard_that_asks_the_phone_lets_no_key_sign(office: Office, is_sealed: bool) -> None:
+    """Who is to be asked is not left out."""
+    store, now = office.keyholder.open_store(), int(time.time())
+
+    def change(vault: avault.Vault) -> None:
+        if is_sealed:
+            vault.put("ops", "GITHUB", f"{avault.SEAL_MARK}x", now, store.machine)
+        else:
+            avault.add_guard(vault, "ops/GITHUB", {"ask": 0}, now, store.machine)
+
+    await office.holding.writer.change(store, change)
+    with pytest.raises(avault.Denied, match="the phone is asked for each use, and no key signs like that"):
+        await office.sign(sshsig(), "sshsig", group="ops", key="GITHUB")
+    with pytest.raises((avault.Denied, avault.NotFound)):
+        await office.sign(sshsig(), "sshsig")
+    assert not [line for line in office.lines("access.log") if line["op"] == "sign"]
+
+
+HUGE = 65_536
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pack_rsa(1024),
+        pack_rsa(HUGE),
+        private_form(string(b"ssh-ed25519") + bytes(16_400), b"x"),
+        private_form(string(b"ssh-ed25519") + string(bytes(33)), b"x"),
+        private_form(EVIL.blob + b"x", EVIL.blob + string(bytes(32) + EVIL.blob[-32:])),
+        private_form(EVIL.blob, GITHUB.blob + string(bytes(32) + GITHUB.blob[-32:])),
+        twin_of(EVIL.blob).replace("\n-----END", "AAAA\n-----END"),
+        "x" * 200_000,
+    ],
+    ids=range(8),
+)
+async def test_a_value_that_is_no_key_of_a_size_that_there_is_signs_nothing(office: Office, value: str) -> None:
+    """And takes no time: it is not loaded to find that out."""
+    await office.serve("set", value, group="evil", key="BIG")
+    await office.serve("guard", group="evil", key="BIG", **WIDE)
+    began = time.process_time()
+    assert avault.read_signing_key(value) is None
+    with pytest.raises(avault.Usage, match="no key that signs"):
+        await office.sign(sshsig(b"file"), "sshsig", group="evil", key="BIG")
+    assert time.process_time() - began < 2
+    assert [each["name"] for each in (await office.serve("keys", **{"as": "ssh"}))["keys"]] == ["ops/GITHUB"]
+
+
+def der(tag: int, *parts: bytes) -> bytes:
+    data = b"".join(parts)
+    size = len(data).to_bytes(2, "big")
+    return bytes([tag, 0x82]) + size + data
+
+
+def pem(label: str, data: bytes) -> str:
+    return f"-----BEGIN {label}-----\n{base64.encodebytes(data).decode()}-----END {label}-----\n"
+
+
+def encrypted(*numbers: int, oid: str = "2a864886f70d01050c") -> str:
+    """A PKCS#8 file whose passphrase is hashed like this (RFC 8018; RFC 7914)."""
+    asked = [der(2, each.to_bytes(each.bit_length() // 8 + 1, "big")) for each in numbers]
+    hashing = der(0x30, b"\x06" + bytes([len(oid) // 2]) + bytes.fromhex(oid), der(0x30, der(4, b"salt" * 4), *asked))
+    scheme = der(0x30, b"\x06\x09" + bytes.fromhex("2a864886f70d01050d"), der(0x30, hashing))
+    return pem("ENCRYPTED PRIVATE KEY", der(0x30, scheme, der(4, bytes(64))))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (encrypted(0x7FFFFFFF), "takes too long"),
+        (encrypted(1 << 80), "takes too long"),
+        (encrypted(1 << 20, 8, 1, oid="2b06010401da47040b"), "takes too long"),
+        (encrypted(2048, oid="2a864886f70d01050c") + encrypted(0x7FFFFFFF), "takes too long"),
+        (encrypted(0x7FFFFFFF).replace("-----\nM", "-----\nX-Y: z-z\n\nM", 1), "no private key"),
+        (pack_rsa(1024), "no private key|1024 bits"),
+        (pack_rsa(16_384), "no private key|16384 bits"),
+        (pem("RSA PRIVATE KEY", der(0x30, der(2, b"\0"), *[der(2, b"\x7f" * 1100)] * 8)), "longer numbers"),
+        (pem("PRIVATE KEY", der(0x30, der(4, der(0x30, der(2, b"\x7f" * 1100))))), "longer numbers"),
+        (twin_of(EVIL.blob), "another key's"),
+    ],
+)
+def test_a_file_is_looked_at_before_there_is_work_to_do(text: str, says: str) -> None:
+    began = time.process_time()
+    with pytest.raises(avault.Usage, match=says) as refused:
+        made.take_key(text.encode(), "a passphrase")
+    assert time.process_time() - began < 2 and refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("file", 7), ("file", "x" * 70_000), ("passphrase", 7), ("passphrase", "x" * 2_000)]
+)
+async def test_what_comes_along_with_an_import_has_a_form(office: Office, field: str, value: Any) -> None:
+    given = {"file": encrypted(2048), "passphrase": "", field: value}
+    with pytest.raises(avault.Usage):
+        await office.serve("key", given, action="import", group="ops", key="NEW")
+
+
+JSON_LIKE = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.text(max_size=30) | st.just("é" * 200_000),
+    lambda each: st.lists(each, max_size=20) | st.dictionaries(st.text(max_size=5), each, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(st.sampled_from(["as", "payload", "binds", "flags", "public", "group", "key", "claims", "content", "x"]), JSON_LIKE)
+def test_what_goes_to_the_process_that_signs_has_a_size(field: str, value: Any) -> None:
+    """Whatever a program asks for: a frame too long for it would end it, with others' requests."""
+    request = {"op": "sign", "as": "ssh", "payload": encode(b"x"), "binds": [], "flags": 0, field: value}
+    try:
+        wish = avault.read_wish(request)
+    except avault.Usage:
+        return
+    assert len(avault.encode_frame(wish)) < 1 << 20
+    assert {*wish} == {"as", "payload", "binds", "flags"}
+
+
+async def test_a_process_that_does_not_answer_is_left(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, asleep = office.keyholder.signing, asyncio.Event()
+    assert link.link
+    monkeypatch.setattr(link, "ANSWER_TIME", 0.05)
+    monkeypatch.setattr(link.link, "send", lambda message: asleep.set())
+    with pytest.raises(avault.Unavailable, match="does not answer"):
+        await office.sign(sshsig(), "sshsig")
+    assert asleep.is_set() and not link.link and not link.answers and not link.given
+
+
+def test_what_takes_too_long_ends_the_process() -> None:
+    """Also where it is at work in C, which no exception reaches."""
+    code = (
+        "import hashlib, os, socket, sys; sys.path.insert(0, sys.argv[1]); import avault\n"
+        "class Busy:\n    def do(self, message): hashlib.pbkdf2_hmac('sha256', b'', b'', (1 << 31) - 1)\n"
+        "ours, theirs = socket.socketpair(); theirs.sendall(avault.encode_frame({'id': 1}))\n"
+        "avault.serve_signing(ours, Busy(), 0.2)"
+    )
+    words = [sys.executable, "-c", code, str(Path(avault.__file__).parent)]
+    assert subprocess.run(words, timeout=60, check=False).returncode == -signal.SIGPROF
+
+
+async def test_what_nobody_expected_stands_in_the_log(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise IndexError
+
+    monkeypatch.setattr(avault, "describe_use", fail)
+    with pytest.raises(IndexError):
+        await office.sign(sshsig(), "sshsig")
+    assert office.lines("refused.log")[-1]["outcome"] == "error"
+
+
 # the parsers
 
 
 @given(st.binary(max_size=300))
 def test_bytes_are_no_use(data: bytes) -> None:
-    for read in (avault.decode_sshsig, lambda each: avault.decode_login(each, EVIL.blob, [])):
+    for read in (lambda each: avault.decode_sshsig(each, []), lambda each: avault.decode_login(each, EVIL.blob, [])):
         with pytest.raises(avault.Usage):
             read(data)
     with pytest.raises(ValueError):
@@ -512,3 +756,14 @@ def test_a_signature_that_is_none_proves_nothing(public: bytes, signature: bytes
 def test_a_value_that_is_no_key_is_none(text: str) -> None:
     assert avault.read_signing_key(text) is None
     assert avault.read_signing_key(f"{avault.OPENSSH[0]}\n{text}\n{avault.OPENSSH[1]}") is None
+
+
+@given(st.integers(0, 10_000), st.binary(max_size=3))
+def test_a_changed_key_is_one_of_the_same_public_half_or_none(at: int, put: bytes) -> None:
+    """What is said of it in the clear is what its own copy says; nothing stands behind it."""
+    begin, end = avault.OPENSSH
+    data = base64.b64decode(TWIN[len(begin) : -len(end) - 1])
+    at %= len(data)
+    changed = f"{begin}\n{encode(data[:at] + put + data[at + 1 :])}\n{end}\n"
+    known = avault.read_signing_key(changed)
+    assert known is None or known.blob == EVIL.blob

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from avault.errors import Usage
+from avault.errors import Usage, printable
 from avault.plain import MAX_FRAME
 
 if TYPE_CHECKING:
@@ -72,6 +72,15 @@ def is_deeper(message: object, limit: int) -> bool:
         inner = [each for each in level if isinstance(each, dict | list)]
         level = [part for each in inner for part in (each.values() if type(each) is dict else each)]
     return any(isinstance(each, dict | list) for each in level)
+
+
+def refuse_unknown(request: Message, known: frozenset[str]) -> None:
+    """Raise Usage for a field that a request does not have: it may have been meant to ask for less.
+
+    Which vault, which version and which request is told with every one.
+    """
+    if unknown := sorted({*request} - known - {"v", "vault", "op"}):
+        raise Usage(f"no such field: {printable(unknown[0], 40)}", "see references/protocol.md")
 
 
 def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:

@@ -40,6 +40,14 @@ class SshReader:
         """A string."""
         return self.take(self.number())
 
+    def mpint(self) -> int:
+        """A number that is not negative, in its one form."""
+        found = self.string()
+        number = int.from_bytes(found, "big", signed=True)
+        if number < 0 or found != pack_number(number):
+            raise ValueError("not a number")
+        return number
+
     def text(self) -> str:
         """A string that is printable ASCII, as names and users are."""
         found = self.string()
@@ -56,6 +64,11 @@ class SshReader:
 def ssh_string(data: bytes) -> bytes:
     """A string of SSH."""
     return len(data).to_bytes(4, "big") + data
+
+
+def pack_number(number: int) -> bytes:
+    """What an mpint has, of a number that is not negative."""
+    return number.to_bytes(number.bit_length() // 8 + 1, "big") if number else b""
 
 
 def fingerprint_of(blob: bytes) -> str:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 )
 
 import avault
-from avault import SshReader, Usage, pack_signature, ssh_string
+from avault import LEAST_RSA, MOST_RSA, SshReader, Usage, pack_signature, ssh_string
 
 CURVES: dict[str, tuple[ec.EllipticCurve, hashes.HashAlgorithm]] = {
     "nistp256": (ec.SECP256R1(), hashes.SHA256()),
@@ -29,8 +29,7 @@ RSA_HASHES: dict[str, hashes.HashAlgorithm] = {
     "rsa-sha2-256": hashes.SHA256(),
     "rsa-sha2-512": hashes.SHA512(),
 }
-LEAST_RSA, MOST_RSA, MADE_RSA = 2048, 8192, 3072  # bits
-LONGEST_FILE = 65_536
+MADE_RSA = 3072  # bits
 SHA2_512 = 4  # SSH_AGENT_RSA_SHA2_512 of the agent protocol
 
 INSTEAD = {  # what a file begins with that is not taken, and what to do
@@ -78,8 +77,7 @@ def keep(key: Any) -> str:
 
 def take_key(data: bytes, passphrase: str | None) -> str:
     """The key in a file, as it is kept. Raises Usage; NeedsPassphrase where it is asked for one."""
-    if len(data) > LONGEST_FILE:
-        raise Usage("that is no key", "name the file of a private key")
+    avault.check_key_file(data)
     for begins, (what, instead) in INSTEAD.items():
         if data.lstrip().startswith(begins):
             raise Usage(f"that is {what}", instead)
@@ -89,7 +87,11 @@ def take_key(data: bytes, passphrase: str | None) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return keep(load(data, secret))
+            # numbers of whatever length are held against each other only once they are short
+            key = load(data, secret, unsafe_skip_rsa_key_validation=True)
+            value = keep(key)
+            if isinstance(key, rsa.RSAPrivateKey):
+                key.private_numbers().private_key()
     except TypeError:  # that is how cryptography says so
         if is_openssh:  # it would need bcrypt, and with that another package here
             raise Usage(
@@ -111,28 +113,54 @@ def take_key(data: bytes, passphrase: str | None) -> str:
         ):
             raise avault.Denied("the passphrase is not the key's", "try again") from None
         raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
+    if is_openssh:
+        check_halves(data.decode(errors="replace"), key)
+    return value
+
+
+def check_halves(text: str, key: Any) -> None:
+    """Raise Usage where the public half that a file says is not that of the key in it."""
+    begin, end = avault.OPENSSH
+    known = avault.read_signing_key(text[text.find(begin) : text.rfind(end) + len(end)])
+    if not known:
+        raise Usage("that is no private key", "as ssh-keygen or openssl writes one")
+    if derive_public(key) != known.blob:
+        raise Usage("its public half is another key's", "make a new one: avault key generate")
 
 
 class Keys:
-    """The keys that this process was given, loaded: by their public halves."""
+    """The keys that this process was given, loaded: each by what its private value is named."""
 
     def __init__(self) -> None:
-        self.loaded: dict[bytes, Any] = {}
+        self.loaded: dict[str, Any] = {}
 
     def take(self, value: str) -> None:
-        """Have one, as it is kept; raises Usage."""
+        """Have one, as it is kept; raises Usage, also where its public half is not its own."""
         known = avault.read_signing_key(value)
         try:
-            key = serialization.load_ssh_private_key(value.encode(), None)
+            key = serialization.load_ssh_private_key(value.encode(), None) if known else None
         except (ValueError, TypeError, UnsupportedAlgorithm):
             key = None
         if not known or not key:
             raise Usage("that is no key that signs", "see which there are: avault list")
-        self.loaded[known.blob] = key
+        if derive_public(key) != known.blob:
+            raise Usage("that has the public half of another key", "so it signs nothing: delete it")
+        self.loaded[known.identity] = key
 
-    def sign(self, public: bytes, payload: bytes, flags: int) -> bytes:
+    def forget(self, identities: list[str]) -> None:
+        """Have these no more."""
+        for each in identities:
+            self.loaded.pop(each, None)
+
+    def public(self, identity: str) -> bytes:
+        """The public half of one, by its private one; raises Usage."""
+        if identity not in self.loaded:
+            raise Usage("there is no such key here", "try again")
+        return derive_public(self.loaded[identity])
+
+    def sign(self, identity: str, payload: bytes, flags: int) -> bytes:
         """A signature by one of them, as SSH has it; never by SHA-1."""
-        key, named = self.loaded[public], SshReader(public).text()
+        key, named = self.loaded[identity], SshReader(self.public(identity)).text()
         if isinstance(key, ed25519.Ed25519PrivateKey):
             return bytes(pack_signature(named, key.sign(payload)))
         if isinstance(key, rsa.RSAPrivateKey):
@@ -140,13 +168,15 @@ class Keys:
             made = key.sign(payload, padding.PKCS1v15(), RSA_HASHES[algorithm])
             return bytes(pack_signature(algorithm, made))
         _, digest = CURVES[named.removeprefix("ecdsa-sha2-")]
-        r, s = decode_dss_signature(key.sign(payload, ec.ECDSA(digest)))
-        return bytes(pack_signature(named, pack_number(r) + pack_number(s)))
+        r, s = map(avault.pack_number, decode_dss_signature(key.sign(payload, ec.ECDSA(digest))))
+        return bytes(pack_signature(named, ssh_string(r) + ssh_string(s)))
 
 
-def pack_number(number: int) -> bytes:
-    """An mpint of SSH."""
-    return bytes(ssh_string(number.to_bytes(number.bit_length() // 8 + 1, "big")))
+def derive_public(key: Any) -> bytes:
+    """The public half of a private key, as SSH has it."""
+    form = serialization.PublicFormat.OpenSSH
+    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, form)
+    return bytes(avault.decode_base64(line.split()[1].decode(), avault.LONGEST_BIND))
 
 
 def verify(public: bytes, signature: bytes, data: bytes) -> bool:

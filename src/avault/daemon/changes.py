@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.asked import take_sealed
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.recalling import take_left
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, Usage
 from avault.vault.files import VAULT_LIMIT, read_file
 from avault.vault.formats import conflicts
 from avault.vault.guard_changes import adopt_guards, copy_guard, refuse_more, values_of
 from avault.vault.guards import Guards
-from avault.vault.leftovers import count_ranks, find_left, recall
 from avault.vault.locks import adopt_locks, drop_locks, keep_lock, used_locks
 from avault.vault.names import DIGITS, LETTERS, check_group, check_key, check_note, check_value
 from avault.vault.older import open_older
 from avault.vault.records import Vault
-from avault.vault.rotation import drop
+from avault.vault.signing_keys import refuse_over_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,11 @@ async def write(
     happen.
     """
     try:
-        change(keyholder.open_store().vault.copy())
+        vault = keyholder.open_store().vault
+        changed = vault.copy()
+        change(changed)
+        if request["op"] != "merge":
+            refuse_over_keys(vault, changed)
         keyholder.release(session, request)
         return {"ok": True} if only_try else await keyholder.change(change)
     except AvaultError as error:
@@ -199,33 +203,6 @@ async def serve_merge(keyholder: Keyholder, session: Session, request: Message) 
     # not beside another: each takes a count
     data, merged = store.offer(read_copy(keyholder, request["ours"]), theirs)
     return {"ok": True, "merged": data.decode(), "conflicts": conflicts(merged)}
-
-
-async def take_left(keyholder: Keyholder) -> list[str]:
-    """Take over what copies under a key before have; the names. Each goes when that is written."""
-    store, taken = keyholder.open_store(), list[str]()
-    for name, copy in find_left(store).items():
-        if copy:
-            for rank in range(count_ranks(copy)):
-                taken += await recall_rank(keyholder, copy, rank)
-            drop(store.places.own(name))
-    await keyholder.holding.note_left()
-    return [*dict.fromkeys(taken)]
-
-
-async def recall_rank(keyholder: Keyholder, copy: Vault, rank: int) -> list[str]:
-    """Write what a copy has of a rank, and the vault never had; the names."""
-    store, taken = keyholder.open_store(), list[str]()
-
-    def change(vault: Vault) -> None:
-        before = Guards(vault.facts)
-        taken[:] = recall(vault, copy, rank, int(time.time()), store.machine)
-        refuse_more(before, vault, taken)
-
-    change(store.vault.copy())
-    if taken:
-        await keyholder.change(change)
-    return taken
 
 
 async def serve_restore(keyholder: Keyholder, session: Session, request: Message) -> Message:

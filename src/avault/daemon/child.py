@@ -39,6 +39,7 @@ class Child:
         self.receive, self.lost = receive, lost
         self.process: asyncio.subprocess.Process | None = None
         self.control: Control | None = None
+        self.helper: asyncio.subprocess.Process | None = None  # what signs for the keyholder
         self.farewell: asyncio.Future[None] | None = None
         # who waits for the keyholder to have looked at the disk
         self.lookers: list[asyncio.Future[None]] = []
@@ -79,7 +80,8 @@ class Child:
         self.farewell = asyncio.ensure_future(self.bury())
 
     async def bury(self) -> None:
-        """Tell that it is gone, once it is."""
+        """Tell that it is gone, once it is, with what has keys that it gave."""
+        await self.end_helper()
         self.lost(await self.process.wait() if self.process else 0)
 
     async def look(self) -> None:
@@ -104,6 +106,13 @@ class Child:
             await process.wait()
         if self.farewell:
             await self.farewell
+
+    async def end_helper(self) -> None:
+        """End what signs for it, also where that is stopped, or at work."""
+        helper, self.helper = self.helper, None
+        if helper and helper.returncode is None:
+            helper.kill()
+            await helper.wait()
 
     def pid(self) -> int | None:
         """The keyholder's process id, while it lives."""

@@ -10,17 +10,22 @@ from avault.daemon.guarding import describe_guard
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
 from avault.errors import Denied, Usage
+from avault.protocol import refuse_unknown
+from avault.signing.key_files import LONGEST_FILE, LONGEST_PASSPHRASE
 from avault.vault.guard_changes import add_guard, refuse_more
 from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key, check_value
 from avault.vault.records import Vault
 from avault.vault.rules import SSH_SETS, check_rules
-from avault.vault.signing_keys import read_signing_key
+from avault.vault.signing_keys import KINDS_MADE, read_signing_key
 
 if TYPE_CHECKING:
     from typing import Any
 
     from avault.protocol import Message
+
+
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS})
 
 
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -32,14 +37,16 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     """
     group, key = check_group(request.get("group")), check_key(request.get("key"))
     name, action = f"{group}/{key}", request.get("action")
+    refuse_unknown(request, KEY_FIELDS)
     given = name_uses(request)
     refuse_existing(keyholder.open_store().vault, group, key)
     if action == "generate":
-        made = await keyholder.signing.ask(do="make", kind=request.get("kind"))
+        if request.get("kind") not in KINDS_MADE:
+            raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
+        made = await keyholder.signing.ask(do="make", kind=request["kind"])
     elif action == "import":
-        found = await session.frame()
-        passphrase = found.get("passphrase") or None
-        made = await keyholder.signing.ask(do="take", file=found.get("file"), passphrase=passphrase)
+        file, passphrase = read_key_frame(await session.frame())
+        made = await keyholder.signing.ask(do="take", file=file, passphrase=passphrase)
         if made.get("needs_passphrase"):
             return {"ok": True, "needs_passphrase": True}
     else:
@@ -64,9 +71,24 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
 
 def name_uses(request: Message) -> dict[str, Any]:
     """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    named = {name: request.get(name) for name in SSH_SETS}
+    named = {name: request[name] for name in SSH_SETS if request.get(name) is not None}
+    for name, members in named.items():
+        if members == []:  # of users, none would be any
+            raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
     kept = check_rules(named, int(time.time()))
     return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+
+
+def read_key_frame(frame: Message) -> tuple[str, str | None]:
+    """The text of a key's file, and its passphrase; raises Usage."""
+    file, passphrase = frame.get("file"), frame.get("passphrase") or None
+    if not isinstance(file, str) or not isinstance(passphrase, str | None):
+        raise Usage("file and passphrase are texts")
+    if len(file) > LONGEST_FILE:
+        raise Usage("that is no key", "name the file of a private key")
+    if passphrase and len(passphrase) > LONGEST_PASSPHRASE:
+        raise Usage(f"a passphrase has at most {LONGEST_PASSPHRASE} characters")
+    return file, passphrase
 
 
 def refuse_existing(vault: Vault, group: str, key: str) -> None:

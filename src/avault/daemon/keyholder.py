@@ -214,6 +214,7 @@ class Keyholder:
         # those are about copies, and git is at work beside
         if op != "inspect" and not request.get("ours"):
             store.refresh()
+            self.signing.tidy(store.vault)
         if (store.trouble, store.digest) != before:
             self.reporter.report()
             # perhaps by us: what a git pull has brought is merged
@@ -253,7 +254,9 @@ class Keyholder:
     async def change(self, function: Callable[[Vault], None]) -> Message:
         """Have a change written, with those that wait meanwhile; raises what refused it."""
         # it may have been locked while the value was awaited
-        await self.openers.change(self.open_store(), function)
+        store = self.open_store()
+        await self.openers.change(store, function)
+        self.signing.tidy(store.vault)
         return {"ok": True}
 
     async def put_back(self) -> bool:

@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 from avault.daemon.gate import Passage, check, take_out
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
-from avault.errors import AvaultError, Denied, TimedOut, Usage
-from avault.signing.ssh_uses import LONGEST_BIND, decode_use
+from avault.errors import Denied, NotFound, TimedOut, Usage, complain
+from avault.protocol import refuse_unknown
+from avault.signing.ssh_uses import LONGEST_BIND, LONGEST_SSH, MOST_BINDS, decode_use
 from avault.signing.ssh_words import describe_use
 from avault.ssh_wire import decode_base64, encode_base64
+from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
+from avault.vault.records import Vault
 from avault.vault.rules import join_rules
+from avault.vault.secret import is_sealed
 from avault.vault.ssh_rules import find_ssh_fault, may_offer
 
 if TYPE_CHECKING:
@@ -34,17 +38,16 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
 
     A caller that leaves takes the request along: this task is cancelled with its connection.
     """
-    way = WAYS_TO_SIGN.get(str(request.get("as")))
-    noted: Message = {"op": "sign", "for": request.get("as") if way else "?"}
+    what = str(request.get("as"))
+    noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
     try:
-        if not way:
-            raise Usage("as is ssh or sshsig", "what is not understood is not signed")
-        name, public = choose_signing_key(keyholder, request, way)
+        said = read_wish(request)
+        way = WAYS_TO_SIGN[said["as"]]
+        name, public = await choose_signing_key(keyholder, request, way)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
-        said = {each: request.get(each) for each in ("as", "payload", "binds", "flags")}
-        said["binds"] = said["binds"] or []
-        use = await decode(keyholder, {"public": public, **said})
+        said["public"] = public
+        use = await decode(keyholder, said)
         guards = keyholder.gate.look(keyholder.open_store().vault)
         sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
         noted["signed"] = sentence
@@ -52,16 +55,54 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         if passage.is_counted:
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
-        signature = await keyholder.signing.sign(public, value, **said)
-        admit_use(keyholder, name, public, way, use, True)  # what has changed meanwhile counts
+        answer = await keyholder.signing.use("sign", value, **said)
+        admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
         keyholder.release(session, noted)
     except asyncio.CancelledError:
         keyholder.release(session, noted, TimedOut.code)
         raise
-    except AvaultError as error:
-        keyholder.release(session, {**noted, "why": error.message}, error.code)
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
         raise
-    return {"ok": True, "signature": signature, "name": name, "said": sentence}
+    return {"ok": True, "signature": str(answer["signature"]), "name": name, "said": sentence}
+
+
+SIGN_FIELDS = frozenset(
+    {"as", "payload", "binds", "flags", "public", "group", "key", "claims", "content"}
+)
+
+
+def read_wish(request: Message) -> Message:
+    """What a request wants signed, each field of the form and size that it has; raises Usage.
+
+    No more than this goes on to the process that signs.
+    """
+    refuse_unknown(request, SIGN_FIELDS)
+    if str(request.get("as")) not in WAYS_TO_SIGN:
+        raise Usage("as is ssh or sshsig", "what is not understood is not signed")
+    flags = request.get("flags", 0)
+    if type(flags) is not int or not 0 <= flags < 1 << 32:
+        raise Usage("flags is a number of 32 bits")
+    payload = check_base64(request.get("payload"), "payload", LONGEST_SSH)
+    binds = read_told_binds(request)
+    return {"as": request["as"], "payload": payload, "binds": binds, "flags": flags}
+
+
+def read_told_binds(request: Message) -> list[str]:
+    """What servers are said to have signed, each in base64; raises Usage."""
+    binds = request.get("binds") or []
+    if not isinstance(binds, list) or len(binds) > MOST_BINDS:
+        raise Usage(f"binds is a list of at most {MOST_BINDS}")
+    return [check_base64(each, "binds", LONGEST_BIND) for each in binds]
+
+
+def check_base64(text: object, name: str, most: int) -> str:
+    """A text that is the base64 of at most so many bytes; raises Usage."""
+    try:
+        return encode_base64(decode_base64(text, most))
+    except ValueError as error:
+        raise Usage(f"{name} is not understood, so not signed: {error}") from None
 
 
 async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
@@ -71,22 +112,39 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     return decode_use(said, None)
 
 
-def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
     """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
 
+    Where several say that this public half is theirs, it is one of those of which it is.
     Raises Usage, NotFound.
     """
     vault = keyholder.open_store().vault
     if request.get("public") is not None:
-        try:
-            blob = decode_base64(request["public"], LONGEST_BIND)
-        except ValueError:
-            raise Usage("public is a public key in base64") from None
-        guards = keyholder.gate.look(vault)
-        return keyholder.signing.keys.find(vault, blob, way, guards), str(request["public"])
+        public = check_base64(request["public"], "public", LONGEST_BIND)
+        guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
+        names = keyholder.signing.keys.find(vault, blob, way, guards)
+        values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
+        for name in names:
+            if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
+                return name, public
+        raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    vault.secrets(group, key)
+    refuse_asked(vault, keyholder.gate.look(vault), f"{group}/{key}")
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
+
+
+def refuse_asked(vault: Vault, guards: Guards, name: str) -> None:
+    """Raise Denied for a key that asks the phone for each use, NotFound where there is none.
+
+    Its value is sealed: what opens it answers a caller with values, and signs nothing.
+    """
+    group, _, key = name.partition("/")
+    found, rules = vault.secrets(group, key), guards.rules_of(guards.of(name))
+    if rules.ask is not None or any(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use, and no key signs like that",
+            f"only the operator can lift it, by phone: avault unguard {name}",
+        )
 
 
 def encode_public(keyholder: Keyholder, name: str) -> str:
@@ -103,16 +161,16 @@ def admit_use(
     public: str,
     way: str,
     use: dict[str, Any],
-    is_reserved: bool = False,
+    reserved: Passage | None = None,
 ) -> Passage:
     """What of the vault may be used so: the key alone; raises Denied, NotFound.
 
-    A key signs only where a guard names the way. One whose use `is_reserved` may have no more left.
+    A key signs only where a guard names the way. One whose use is `reserved` may have none left.
     """
     vault = keyholder.open_store().vault
     guards = keyholder.gate.look(vault)
     group, _, key = name.partition("/")
-    vault.secrets(group, key)
+    refuse_asked(vault, guards, name)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
     found = guards.of(name)
@@ -121,14 +179,14 @@ def admit_use(
         raise Denied(
             f"{name} is guarded by nothing that lets it sign", f"avault guard {name} --only {way}"
         )
-    if is_reserved:
+    if reserved and reserved.is_counted:
         rules = join_rules([rules])
         rules.times = None
     if not rules.lets(way, time.time()):
         check(guards, name, way, time.time())
     if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
         raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
-    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None, [])
+    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
 
 
 async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -136,14 +194,17 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
 
     It is what an agent lists: a server ends the connection after a few keys that are not its.
     """
-    way = WAYS_TO_SIGN.get(str(request.get("as")))
-    bound: dict[str, Any] = {"server": None, "hops": 0}
+    refuse_unknown(request, frozenset({"as", "binds"}))
+    way, binds = WAYS_TO_SIGN.get(str(request.get("as"))), read_told_binds(request)
+    bound: dict[str, Any] = {"server": None, "through": []}
     if not way:
         raise Usage("as is ssh or sshsig")
     vault = keyholder.open_store().vault
     keys = keyholder.signing.keys.look(vault)
-    if keys and request.get("binds"):
-        bound = await keyholder.signing.ask(do="binds", binds=request["binds"])
+    if keys and binds:
+        bound = await keyholder.signing.ask(do="binds", binds=binds)
+        vault = keyholder.open_store().vault
+        keys = keyholder.signing.keys.look(vault)
     guards, now = keyholder.gate.look(vault), time.time()
     fits = {name: guards.rules_of(guards.of(name)) for name in keys}
     may = [
@@ -151,6 +212,6 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         for name, rules in fits.items()
         if rules.ways() is not None
         and rules.lets(way, now)
-        and may_offer(bound["server"], bound["hops"], rules.servers, rules.namespaces)
+        and may_offer(bound, rules.servers, rules.namespaces)
     ]
     return {"ok": True, "keys": may}

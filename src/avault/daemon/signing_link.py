@@ -7,8 +7,9 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.daemon.wire import Control
-from avault.errors import AvaultError, Unavailable
-from avault.vault.signing_keys import SigningKeys
+from avault.errors import AvaultError, Unavailable, Usage
+from avault.vault.records import Vault
+from avault.vault.signing_keys import SigningKeys, identify_key
 
 if TYPE_CHECKING:
     from avault.protocol import Message
@@ -28,7 +29,7 @@ class SigningLink:
         self.link: Control | None = None
         self.coming: asyncio.Future[Control] | None = None
         self.answers: dict[int, asyncio.Future[Message]] = {}
-        self.given: set[str] = set()  # the public halves of the keys that it has
+        self.given: set[str] = set()  # which keys it has: see `identify_key`
         self.last = 0
 
     def take(self, message: Message, fd: int | None) -> None:
@@ -38,48 +39,78 @@ class SigningLink:
             if coming and not coming.done():
                 coming.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
             return
-        link = self.link = Control(socket.socket(fileno=fd), self.hear, self.lose)
+        if self.link:
+            self.link.close()
+        link = Control(socket.socket(fileno=fd), self.hear, lambda: self.lose(link))
+        self.link = link
         if coming and not coming.done():
             coming.set_result(link)
 
     def hear(self, answer: Message, fd: int | None) -> None:
         """An answer of that process, which sends no descriptor."""
-        waiting = self.answers.pop(int(answer.get("id", 0)), None)
+        waiting = self.answers.get(int(answer.get("id", 0)))
         if waiting and not waiting.done():
             waiting.set_result(answer)
 
-    def lose(self) -> None:
+    def lose(self, link: Control) -> None:
         """It is gone, and what it was asked is not answered; the next is started anew."""
-        self.link, waiting = None, [*self.answers.values()]
+        if self.link is not link:
+            return
+        self.link = None
         self.given.clear()
-        self.answers.clear()
-        for each in waiting:
+        for each in self.answers.values():
             if not each.done():
                 each.set_exception(Unavailable("the process that signs has ended", "try again"))
 
     async def ask(self, **message: object) -> Message:
-        """The process's answer; raises what it says, and Unavailable."""
+        """The process's answer; raises what it says, and Unavailable.
+
+        One that does not answer is asked nothing more: the supervisor ends it for the next.
+        """
+        self.last += 1
+        number = self.last
+        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(self.ANSWER_TIME):
                 link = self.link or await self.reach()
-                self.last += 1
-                waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-                self.answers[self.last] = waiting
-                link.send({"id": self.last, **message})
+                self.answers[number] = waiting
+                link.send({"id": number, **message})
                 answer = await waiting
         except TimeoutError:
+            if self.link:
+                self.link.close()
             raise Unavailable("the process that signs does not answer", "try again") from None
+        finally:
+            self.answers.pop(number, None)
         if not answer.get("ok"):
             raise AvaultError.from_dict(answer)
         return answer
 
-    async def sign(self, public: str, key: str, **message: object) -> str:
-        """A signature; the key goes to the process once."""
-        if public not in self.given:
-            message["key"] = key
-        answer = await self.ask(do="sign", public=public, **message)
-        self.given.add(public)
-        return str(answer["signature"])
+    async def use(self, do: str, value: str, **message: object) -> Message:
+        """The answer to what is to be done with a key, which goes to the process once.
+
+        It is named by its private value, so that no other one is used in its place.
+        """
+        identity = identify_key(value)
+        if identity not in self.given:
+            message["value"] = value
+        answer = await self.ask(do=do, key=identity, **message)
+        self.given.add(identity)
+        return answer
+
+    async def owns(self, value: str, public: str) -> bool:
+        """Whether the public half that a value says of itself, in base64, is its own."""
+        try:
+            return bool((await self.use("prove", value))["public"] == public)
+        except Usage:
+            return False
+
+    def tidy(self, vault: Vault) -> None:
+        """Have the process drop the keys that a vault has no more."""
+        gone = self.given - self.keys.identities(vault) if self.given else set()
+        if gone and self.link:
+            self.given -= gone
+            self.link.send({"id": 0, "do": "forget", "keys": sorted(gone)})
 
     async def reach(self) -> Control:
         """The stream to the process, which is started unless it is on its way."""

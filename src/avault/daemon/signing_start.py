@@ -15,16 +15,18 @@ from avault.process import clean_environment, meet, own_command
 async def start_signing(child: Child) -> None:
     """Start one, and give the keyholder a socket to it; or tell that why there is none.
 
-    The socket is made by the process once it is hardened: see `meet`. It ends when the keyholder
-    does, which has the other end of that.
+    The socket is made by the process once it is hardened: see `meet`. There is one at a time: what
+    came before hangs, or nobody has its other end. It ends with the keyholder: see `Child.bury`.
     """
+    control = child.control
+    await child.end_helper()
     door, end = socket.socketpair()
     with door:
         try:
             if sys.platform == "linux":  # who meets it is to know who speaks
                 door.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             with end:
-                process = await asyncio.create_subprocess_exec(
+                process = child.helper = await asyncio.create_subprocess_exec(
                     *own_command("signing"),
                     stdin=end.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -35,10 +37,10 @@ async def start_signing(child: Child) -> None:
                 )
             door.setblocking(False)
             with await meet(door, process.pid) as own:
-                if child.control:
-                    child.control.send({"do": "signing"}, own.fileno())
+                if control and control is child.control:
+                    control.send({"do": "signing"}, own.fileno())
         except Locked:
             pass  # the keyholder is gone, and nobody waits
         except (AvaultError, OSError) as error:
-            if child.control:
-                child.control.send({"do": "signing", "failed": complain(error).to_dict()["error"]})
+            if control and control is child.control:
+                control.send({"do": "signing", "failed": complain(error).to_dict()["error"]})

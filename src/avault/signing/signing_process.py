@@ -8,11 +8,12 @@ keyholder gives it one, with the first thing to sign, and it decodes what it sig
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Usage, complain
+from avault.errors import AvaultError, Denied, Usage, complain
 from avault.extras import load_extra
 from avault.process import harden, introduce_helper
 from avault.protocol import Frames, decode_frame, encode_frame
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from avault.protocol import Message
+
+
+MOST_TIME = 20.0  # seconds of a processor for one answer: to make an RSA key takes a few
 
 
 class NeedsPassphrase(Exception):
@@ -44,6 +48,11 @@ class KeySigner:
             return describe_binds(read_binds(message.get("binds", []), self.made.verify))
         if what == "sign":
             return {"signature": self.sign(message)}
+        if what == "prove":
+            return {"public": encode_base64(self.public(message))}
+        if what == "forget":
+            self.keys.forget(message.get("keys", []))
+            return {}
         if what == "make":
             return {"value": self.made.make_key(str(message.get("kind")))}
         if what == "take":
@@ -57,13 +66,16 @@ class KeySigner:
     def sign(self, message: Message) -> str:
         """A signature of what is understood; raises Usage, Denied."""
         decode_use(message, self.made.verify)
-        public = decode_base64(message["public"], LONGEST_SSH)
-        if message.get("key"):
-            self.keys.take(message["key"])
-        flags = message.get("flags")
+        if encode_base64(self.public(message)) != message["public"]:
+            raise Denied("that is for another key")
         payload = decode_base64(message["payload"], LONGEST_SSH)
-        found = self.keys.sign(public, payload, flags if type(flags) is int else 0)
-        return encode_base64(found)
+        return encode_base64(self.keys.sign(message["key"], payload, message["flags"]))
+
+    def public(self, message: Message) -> bytes:
+        """The public half of the key that a message is about, and may bring; raises Usage."""
+        if "value" in message:
+            self.keys.take(message["value"])
+        return bytes(self.keys.public(message["key"]))
 
 
 def answer_signing(signer: KeySigner | AvaultError, message: Message) -> Message:
@@ -89,13 +101,19 @@ def open_key_signer() -> KeySigner | AvaultError:
         return error
 
 
-def serve_signing(sock: socket.socket, signer: KeySigner | AvaultError) -> None:
-    """Answer what comes, until nothing does any more."""
+def serve_signing(sock: socket.socket, signer: KeySigner | AvaultError, most: float = 0.0) -> None:
+    """Answer what comes, until nothing does any more.
+
+    What takes `most` seconds of a processor ends this process, whatever it is at (SIGPROF).
+    """
     frames = Frames()
     while piece := sock.recv(1 << 16):
         frames.feed(piece)
         while (frame := frames.next()) is not None:
-            sock.sendall(encode_frame(answer_signing(signer, decode_frame(frame))))
+            signal.setitimer(signal.ITIMER_PROF, most)
+            answer = answer_signing(signer, decode_frame(frame))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            sock.sendall(encode_frame(answer))
 
 
 def main_signing(argv: list[str]) -> NoReturn:
@@ -103,6 +121,7 @@ def main_signing(argv: list[str]) -> NoReturn:
     try:
         harden("avault-signing", die_with_parent=True)
         with introduce_helper(0) as own:
-            serve_signing(own, open_key_signer())
+            signal.signal(signal.SIGPROF, signal.SIG_DFL)
+            serve_signing(own, open_key_signer(), MOST_TIME)
     finally:
         os._exit(0)

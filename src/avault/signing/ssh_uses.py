@@ -1,8 +1,9 @@
 """What is to be signed for SSH, decoded strictly and whole: what is not understood is refused.
 
-A use is a dictionary: `as`, and what is proven. Of `ssh` the `user`, the `server` (its host key's
-fingerprint, None where nothing proves it) and `hops`, which are 2 and more through a forwarded
-agent. Of `sshsig` the `namespace`, and the `digest` (hex) of the file, by a `hash`.
+A use is a dictionary: `as`, and what is proven. `through` are the host keys (fingerprints) of the
+servers that it comes through, by a forwarded agent. Of `ssh` the `user`, and the `server` (its host
+key, None where nothing proves it). Of `sshsig` the `namespace`, and the `digest` (hex) of the file,
+by a `hash`.
 """
 
 from __future__ import annotations
@@ -78,9 +79,11 @@ def read_binds(found: object, verify: Verify | None) -> list[Bind]:
 
 
 def describe_binds(binds: list[Bind]) -> dict[str, Any]:
-    """The server that a connection is bound to, and how many there are on the way."""
-    server = fingerprint_of(binds[-1].host_key) if binds else None
-    return {"server": server, "hops": len(binds)}
+    """The server that a connection signs in to, and those that it comes through."""
+    hosts = [(fingerprint_of(each.host_key), each.is_forwarding) for each in binds]
+    ends = [host for host, is_forwarding in hosts if not is_forwarding]
+    through = [host for host, is_forwarding in hosts if is_forwarding]
+    return {"server": ends[-1] if ends else None, "through": through}
 
 
 def decode_login(payload: bytes, key: bytes, binds: list[Bind]) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def decode_login(payload: bytes, key: bytes, binds: list[Bind]) -> dict[str, Any
             raise ValueError("no user")
     except ValueError as error:
         raise Usage(f"not understood, so not signed: {error}") from None
-    if binds and session != binds[-1].session:
+    if binds and (session != binds[-1].session or binds[-1].is_forwarding):
         raise Denied("that is for another session than the one that the server has proven")
     if host_key is not None and (not binds or host_key != binds[-1].host_key):
         raise Denied("that is for another server than the one that is proven")
@@ -121,7 +124,7 @@ def fits_key(algorithm: str, key: bytes) -> bool:
     return algorithm in (("rsa-sha2-256", "rsa-sha2-512") if named == "ssh-rsa" else (named,))
 
 
-def decode_sshsig(payload: bytes) -> dict[str, Any]:
+def decode_sshsig(payload: bytes, binds: list[Bind]) -> dict[str, Any]:
     """What is signed of a file or a commit (PROTOCOL.sshsig of OpenSSH); raises Usage."""
     try:
         reader = SshReader(payload)
@@ -134,7 +137,8 @@ def decode_sshsig(payload: bytes) -> dict[str, Any]:
             raise ValueError("no namespace, or no digest")
     except ValueError as error:
         raise Usage(f"not understood, so not signed: {error}") from None
-    return {"as": "sshsig", "namespace": namespace, "hash": algorithm, "digest": digest.hex()}
+    said = {"as": "sshsig", "namespace": namespace, "hash": algorithm, "digest": digest.hex()}
+    return {**said, "through": describe_binds(binds)["through"]}
 
 
 def decode_use(request: dict[str, Any], verify: Verify | None) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def decode_use(request: dict[str, Any], verify: Verify | None) -> dict[str, Any]
         raise Usage(f"not understood, so not signed: {error}") from None
     binds = read_binds(request.get("binds", []), verify)
     if request.get("as") == "sshsig":
-        return decode_sshsig(payload)
+        return decode_sshsig(payload, binds)
     if request.get("as") == "ssh":
         return decode_login(payload, key, binds)
     raise Usage("as is ssh or sshsig", "what is not understood is not signed")

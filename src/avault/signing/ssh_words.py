@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from avault.errors import printable
+from avault.late import regex
 from avault.ssh_wire import decode_base64
 from avault.vault.ssh_rules import server_name
 
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 
 
 LONGEST_CONTENT = 16_384  # bytes of a commit that are looked at
+# how git writes what it signs, with the lines in this order: parse_commit_buffer, parse_tag_buffer
+# and generate_push_cert in its source
+GIT_COMMIT = regex(
+    rb"tree (?:[0-9a-f]{40}|[0-9a-f]{64})\n(?:parent (?:[0-9a-f]{40}|[0-9a-f]{64})\n)*"
+    rb"author ([^\n\0]*)\ncommitter [^\n\0]*\n"
+)
+GIT_TAG = regex(
+    rb"object (?:[0-9a-f]{40}|[0-9a-f]{64})\ntype ([a-z]{1,10})\n"
+    rb"tag ([^\n\0]*)\ntagger ([^\n\0]*)\n"
+)
+GIT_PUSH = regex(rb"certificate version 0\.1\npusher [^\n\0]*\n(?:pushee ([^\n\0]*)\n)?[^\0]*?\n\n")
 
 
 def describe_use(
@@ -31,8 +43,11 @@ def describe_use(
             where = "a server that is NOT PROVEN"
         elif where is None:
             where = f"an UNKNOWN server (key {use['server']})"
-        hops = f" through {use['hops'] - 1} forwarded agents" if use["hops"] > 1 else ""
-        done = f"sign in to {where}{hops} as {printable(use['user'], 64)} with {name}"
+        user = printable(use["user"], 64)
+        done = f"sign in to {printable(where, 64)} as {user} with {name}"
+    if through := use["through"]:
+        many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
+        done += f", through {many} (the last on the host with the key {through[-1][:23]}…)"
     claims = said.get("claims")
     claimed = claims if isinstance(claims, dict) else {}
     program, does = (printable(str(claimed.get(each) or ""), 60) for each in ("program", "does"))
@@ -51,19 +66,32 @@ def describe_content(use: dict[str, Any], content: object) -> str:
         data = b""
     if hashlib.new(use["hash"], data).hexdigest() != use["digest"]:
         return "a commit that cannot be shown"
-    return describe_commit(data.decode(errors="replace"))
+    return describe_git(data)
 
 
-def describe_commit(text: str) -> str:
-    """A commit or a tag of git (gitformat-pack's objects, as git signs them), in words."""
-    head, _, message = text.partition("\n\n")
-    fields = dict(line.partition(" ")[::2] for line in reversed(head.splitlines()))
-    who = fields.get("author") or fields.get("tagger") or ""
-    author = quote_words(who.rpartition(">")[0] + ">", 60) if ">" in who else "nobody"
-    what = f"tag {quote_words(fields['tag'], 40)}" if "tag" in fields else "commit"
-    return f'the {what} "{quote_words(message.partition(chr(10))[0], 60)}" by {author}'
+def describe_git(data: bytes) -> str:
+    """What git signs, by how it begins: the order in which git writes it, and reads it again."""
+    _, _, message = data.partition(b"\n\n")
+    subject = quote_words(message.lstrip(b"\n").partition(b"\n")[0], 60)
+    if found := GIT_COMMIT.match(data):
+        return f"the commit {subject} that says it is by {quote_words(strip_time(found[1]), 60)}"
+    if found := GIT_TAG.match(data):
+        what = f"the tag {quote_words(found[2], 40)} of a {found[1].decode()}"
+        return f"{what}, {subject}, that says it is by {quote_words(strip_time(found[3]), 60)}"
+    if found := GIT_PUSH.match(data):
+        refs = [line.rpartition(b" ")[2] for line in message.strip().split(b"\n")]
+        more = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
+        where = f" to {quote_words(found[1], 60)}" if found[1] else ""
+        return f"a push of {quote_words(refs[0], 60)}{more}{where}"
+    return "content for git that is no commit, tag or push"
 
 
-def quote_words(text: str, most: int) -> str:
-    """A text in quotes, so that it does not end them."""
-    return printable(text.replace('"', "'").replace(";", ","), most)
+def strip_time(line: bytes) -> bytes:
+    """Who somebody is, without the time: NAME <ADDRESS>."""
+    return line.rpartition(b">")[0] + b">" if b">" in line else line
+
+
+def quote_words(text: bytes, most: int) -> str:
+    """What others wrote, in quotes that it cannot end."""
+    shown = text.decode(errors="replace").replace('"', "'").replace(";", ",")
+    return f'"{printable(shown, most)}"'

@@ -6,12 +6,13 @@ passphrase, whose public half stands in it in the clear. So it moves, merges and
 
 from __future__ import annotations
 
-import binascii
 from typing import TYPE_CHECKING
 
-from avault.errors import NotFound
+from avault.errors import Denied, NotFound
+from avault.places import sha256
 from avault.ssh_wire import SshReader, encode_base64, fingerprint_of
 from avault.vault.guards import Guards
+from avault.vault.openssh_key import read_public_half
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
@@ -26,17 +27,19 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "ssh-rsa": "rsa",
 }
 KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa")  # what `key generate` makes
-OPENSSH = "-----BEGIN OPENSSH PRIVATE KEY-----", "-----END OPENSSH PRIVATE KEY-----"
-OPENSSH_MAGIC = b"openssh-key-v1\0"  # PROTOCOL.key of OpenSSH
 
 
 class SigningKey:
-    """The public half of one: its `kind`, OpenSSH's name of that, and the public key as bytes."""
+    """The public half of one: its `kind`, OpenSSH's name of that, and the public key as bytes.
 
-    __slots__ = ("blob", "kind", "named")
+    `identity` names the private one: see `identify_key`.
+    """
 
-    def __init__(self, named: str, blob: bytes) -> None:
+    __slots__ = ("blob", "identity", "kind", "named")
+
+    def __init__(self, named: str, blob: bytes, identity: str) -> None:
         self.kind, self.named, self.blob = KIND_OF[named], named, blob
+        self.identity = identity
 
     def to_line(self) -> str:
         """As it stands in an authorized_keys, without a comment."""
@@ -48,30 +51,18 @@ class SigningKey:
         return {**shown, "fingerprint": fingerprint_of(self.blob)}
 
 
+def identify_key(value: str) -> str:
+    """What names a key where it signs: its private value and no other has it, and tells nothing."""
+    return sha256(value.encode()).hex()
+
+
 def read_signing_key(value: str) -> SigningKey | None:
     """What a secret's value is, as a key that signs; None for all that is none."""
-    begin, end = OPENSSH
-    text = value.strip()
-    if not (text.startswith(begin) and text.endswith(end)):
-        return None
     try:
-        data = binascii.a2b_base64(text[len(begin) : -len(end)])
-        reader = SshReader(data)
-        if reader.take(len(OPENSSH_MAGIC)) != OPENSSH_MAGIC:
-            return None
-        cipher, derivation, _, count = (
-            reader.text(),
-            reader.text(),
-            reader.string(),
-            reader.number(),
-        )
-        if (cipher, derivation, count) != ("none", "none", 1):
-            return None
-        blob = reader.string()
-        named = SshReader(blob).text()
+        blob = read_public_half(value)
     except ValueError:
         return None
-    return SigningKey(named, blob) if named in KIND_OF else None
+    return SigningKey(SshReader(blob).text(), blob, identify_key(value))
 
 
 def describe_signing_key(value: str) -> dict[str, Any] | None:
@@ -90,6 +81,22 @@ def list_signing_keys(vault: Vault) -> dict[str, SigningKey]:
     return {name: key for name, key in found.items() if key}
 
 
+def refuse_over_keys(vault: Vault, changed: Vault) -> None:
+    """Raise Denied where a key that signs has got another value: nobody has it any more then.
+
+    To take one away is said by itself: delete. What another machine has done is done.
+    """
+    for name in list_signing_keys(vault):
+        group, _, key = name.partition("/")
+        there = changed.groups[group].keys.get(key, []) if group in changed.groups else []
+        had = {secret.value for secret in vault.groups[group].keys[key]}
+        if not {secret.value for secret in there} <= had:
+            raise Denied(
+                f"{name} is a key that signs, and is not written over",
+                f"take it away first, for good: avault delete {name}",
+            )
+
+
 class SigningKeys:
     """The keys that sign of the vault that is served: looked for once in each."""
 
@@ -103,13 +110,18 @@ class SigningKeys:
             self.vault, self.keys = vault, list_signing_keys(vault)
         return self.keys
 
-    def find(self, vault: Vault, blob: bytes, way: str, guards: Guards) -> str:
-        """The name of the key with this public half that a guard lets sign; raises NotFound.
+    def identities(self, vault: Vault) -> set[str]:
+        """What names the keys of a vault where they sign."""
+        return {key.identity for key in self.look(vault).values()}
 
-        Where the same one is there twice, the first that may sign this way.
+    def find(self, vault: Vault, blob: bytes, way: str, guards: Guards) -> list[str]:
+        """The names of the keys that say this public half of themselves; raises NotFound.
+
+        Those that a guard lets sign this way come first.
         """
         names = [name for name, key in self.look(vault).items() if key.blob == blob]
         if not names:
             raise NotFound("no such key in the vault", "see which there are: avault list")
-        may = [name for name in names if way in (guards.rules_of(guards.of(name)).ways() or ())]
-        return (may or names)[0]
+        return sorted(
+            names, key=lambda name: way not in (guards.rules_of(guards.of(name)).ways() or ())
+        )

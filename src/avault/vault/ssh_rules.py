@@ -91,6 +91,8 @@ def find_ssh_fault(
 
     `use` is what was decoded: see signing/ssh_uses.
     """
+    if use["through"] and not lets_forward(servers):
+        return "sign through a forwarded agent"
     if use["as"] == "sshsig":
         if not namespaces or any(use["namespace"] not in each for each in namespaces):
             return f"sign for the namespace {use['namespace']}"
@@ -99,30 +101,33 @@ def find_ssh_fault(
         if use["server"] is None:
             return "sign in to a server that has not proven which it is"
         where = server_name(use, servers) or f"the server with the key {use['server']}"
-        hops = " through a forwarded agent" if use["hops"] > 1 else ""
-        return f"sign in to {where}{hops}"
+        return f"sign in to {where}"
     if any(use["user"] not in each for each in users):
         return f"sign in as {use['user']}"
     return None
 
 
+def lets_forward(servers: list[frozenset[str]]) -> bool:
+    """Whether a use may come through a forwarded agent: whoever is root there may ask for it."""
+    return bool(servers) and all(FORWARDED_TOO in each for each in servers)
+
+
 def fits_server(use: dict[str, Any], servers: frozenset[str]) -> bool:
-    """Whether the server of a use, and the way to it, is among these."""
-    if use["hops"] > 1 and FORWARDED_TOO not in servers:
-        return False
+    """Whether the server of a use is among these."""
     if use["server"] is None:
         return UNPROVEN_SERVER in servers
     return ANY_SERVER in servers or any(each.endswith(f"={use['server']}") for each in servers)
 
 
 def may_offer(
-    server: str | None, hops: int, servers: list[frozenset[str]], namespaces: list[frozenset[str]]
+    use: dict[str, Any], servers: list[frozenset[str]], namespaces: list[frozenset[str]]
 ) -> bool:
     """Whether a key is shown to who asks which there are: some use of it may fit.
 
     A server takes no more than a few keys before it ends the connection.
     """
-    use = {"server": server, "hops": hops}
-    if server is None and hops < 2 and namespaces and all(namespaces):
+    if use["through"] and not lets_forward(servers):
+        return False
+    if use["server"] is None and namespaces and all(namespaces):
         return True
     return bool(servers) and all(fits_server(use, each) for each in servers)
