@@ -131,6 +131,26 @@ DANGEROUS = [
         "is_known = True",
         "test_replica_alone.py::test_a_lost_state_puts_nothing_away_that_was_not_read",
     ),
+    (
+        'if use["through"] and not lets_forward(servers):\n        return "sign',
+        'if False:\n        return "sign',
+        "test_ssh_agent.py::test_through_a_forwarded_agent_no_file_is_signed[last0]",
+    ),
+    (
+        "if self.is_doubtful:",
+        "if False:",
+        "test_ssh_agent.py::test_a_bind_that_is_refused_ends_what_the_connection_can[too long]",
+    ),
+    (
+        "if not {secret.value for secret in there} <= had:",
+        "if False:",
+        "test_signing.py::test_nor_by_any_other_request",
+    ),
+    (
+        "session != binds[-1].session or ",
+        "",
+        "test_signing.py::test_refused[another session than the proven one]",
+    ),
 ]
 
 NO_DIFFERENCE = {  # code that does the same, and why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -162,7 +163,7 @@ def test_git_signs_commits(vault: Machine) -> None:
     with_agent(vault, "git", "init", "-q", "work")
     with_agent(vault, *git, "commit", "-q", "--allow-empty", "-m", "fix the door")
     assert 'Good "git" signature for a@b' in with_agent(vault, *git, "log", "--show-signature")
-    assert 'sign the commit "fix the door" by n <a@b> with ops/GIT; ' in vault("log").stdout
+    assert 'sign the commit "fix the door" that says it is by "n <a@b>" with ops/GIT; ' in vault("log").stdout
     vault("lock", "--force")
     said = with_agent(vault, *git, "commit", "-q", "--allow-empty", "-m", "again", code=128)
     assert "No private key found" in said or "agent" in said
@@ -190,6 +191,10 @@ def test_a_server_is_kept_by_the_key_that_known_hosts_had(vault: Machine, host: 
     done = vault("key", "generate", "ed25519", "ops/HOST", "--server", "host.example", PATH=path)
     assert f"host.example has the key {host.server().partition('=')[2]} (ssh-ed25519) in known_hosts" in done.stderr
     host.allowed.write_text(done.stdout)
+    revoked = Path(f"{host.key}.pub").read_text()
+    known.write_text(f"host.example {revoked}@revoked * {revoked}")
+    refused = vault("key", "generate", "ed25519", "ops/OTHER", "--server", "host.example", PATH=path, code=2)
+    assert "no key of host.example in known_hosts" in refused.stderr
     known.write_text("host.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ+V1k0bxqUjHqUsVdVd3sDSbgrG7n5jYF3Xp6Zt8qYh\n")
     assert "it is in" in with_agent(vault, *host.ssh(), "127.0.0.1", "echo it is in")
 
@@ -310,6 +315,26 @@ def test_it_outlives_the_lock_and_ends_with_the_daemon(vault: Machine) -> None:
     vault("unlock", NOSTR_NSEC=NSEC, code=None)
     vault("daemon", "stop", "--force")
     wait_until(lambda: not path.exists(), 10, "the agent's socket is gone")
+
+
+@linux
+@pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGCONT])
+def test_what_signs_is_gone_when_it_is_locked(vault: Machine, how: int) -> None:
+    """Also one that is stopped, and reads no end of anything."""
+    make(vault, "ops/KEY", "--namespace", "file")
+    names = {Path(f"/proc/{pid}/comm").read_text().strip(): int(pid) for pid in children_of(vault.status()["pid"])}
+    os.kill(names["avault-signing"], how)
+    vault("lock", "--force")
+    assert not Path(f"/proc/{names['avault-signing']}").exists()
+
+
+def test_where_others_could_put_a_socket_there_is_no_agent(vault: Machine) -> None:
+    place = Path(vault("ssh", "--print-env").stdout.split("'")[1]).parent
+    place.chmod(0o777)
+    try:
+        assert "others can write to" in vault("ssh", "--print-env", code=5).stderr
+    finally:
+        place.chmod(0o700)
 
 
 def test_a_command_gets_the_agent_and_its_exit_code_counts(vault: Machine) -> None:

@@ -24,7 +24,7 @@ pytest.importorskip("cryptography", reason="needs cryptography (extra `sign`)")
 
 from signing_thread import signing_for
 from ssh_data import Server, login, new_session, sshsig, string
-from test_signing import EVIL, GITHUB, Office
+from test_signing import EVIL, GITHUB, SESSION, Office
 
 FAILURE, SUCCESS, EXTENSION_FAILURE = b"\x05", b"\x06", b"\x1c"
 needs_openssh = pytest.mark.skipif(not shutil.which("ssh-add"), reason="no ssh-add here")
@@ -34,7 +34,7 @@ class Agency(Office):
     """A keyholder, and an agent at a socket that asks it."""
 
     async def listen(self, path: Path) -> None:
-        self.path, self.clients, self.is_locked = path, set[avault.AgentClient](), False
+        self.path, self.clients, self.is_locked = path, dict[avault.AgentClient, None](), False
         loop = asyncio.get_running_loop()
         self.server = await loop.create_unix_server(lambda: avault.AgentClient(self, self.clients), path)  # type: ignore[arg-type, type-var]
 
@@ -146,8 +146,6 @@ async def test_a_bound_connection_signs_in_to_that_server(agency: Agency) -> Non
     session = new_session()
     async with Client(agency) as client:
         assert await client.bind(GITHUB, session) == SUCCESS
-        assert await client.bind(GITHUB, session) == FAILURE, "twice"
-        assert await client.bind(EVIL, new_session()) == FAILURE, "behind one that does not forward"
         assert await client.list() == 1
         assert (await client.sign(login(session, agency.public)))[:1] == b"\x0e"
         assert await client.sign(login(new_session(), agency.public)) == FAILURE
@@ -166,6 +164,78 @@ async def test_forwarding_is_off(agency: Agency) -> None:
         assert await client.bind(GITHUB, session) == SUCCESS
         assert await client.list() == 0
         assert await client.sign(login(session, agency.public)) == FAILURE
+
+
+@pytest.mark.parametrize("last", [[], [EVIL]])
+async def test_through_a_forwarded_agent_no_file_is_signed(agency: Agency, last: list[Server]) -> None:
+    """Whoever is root on the host that it is forwarded to can ask."""
+    async with Client(agency) as client:
+        assert await client.bind(EVIL, new_session(), forwarding=True) == SUCCESS
+        for server in last:
+            assert await client.bind(server, new_session()) == SUCCESS
+        assert await client.list() == 0 and await client.sign(sshsig()) == FAILURE
+    assert agency.lines("refused.log")[-1]["why"] == "ops/GITHUB may not sign through a forwarded agent"
+
+
+LONG = string(EVIL.blob + bytes(20_000)) + string(SESSION) + string(b"x") + b"\1"
+REFUSED_BINDS = {
+    "too long": [LONG],
+    "no bind": [b"x"],
+    "nothing": [b""],
+    "twice": [GITHUB.bind(SESSION), GITHUB.bind(SESSION)],
+    "behind one that does not forward": [GITHUB.bind(SESSION), EVIL.bind(new_session())],
+}
+
+
+@pytest.mark.parametrize("binds", REFUSED_BINDS)
+async def test_a_bind_that_is_refused_ends_what_the_connection_can(agency: Agency, binds: str) -> None:
+    """It is not taken for one without a server, which can do more than one through another host."""
+    async with Client(agency) as client:
+        for bind in REFUSED_BINDS[binds]:
+            answer = await client.ask(b"\x1b" + string(b"session-bind@openssh.com") + bind)
+        assert answer == FAILURE
+        for what in (sshsig(), login(SESSION, agency.public)):
+            assert await client.sign(what) == FAILURE
+        assert await client.ask(b"\x0b") == FAILURE
+        assert await client.bind(GITHUB, new_session()) == FAILURE
+
+
+async def test_beyond_what_there_is_room_for_the_quietest_goes(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "room", lambda: 3)
+    async with Client(agency) as first, Client(agency) as second, Client(agency) as third:
+        for client in (first, second, third, first):
+            assert await client.list() == 1
+        async with Client(agency) as fourth:
+            assert await fourth.list() == 1 and await first.list() == 1
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await second.list()
+
+
+async def test_half_a_message_ends(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "STALLED", 0.05)
+    async with Client(agency) as client:
+        client.writer.write(b"\0\0\0\x09x")
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(client.hear(), 10)
+
+
+async def test_whatever_goes_wrong_is_a_failure(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise IndexError
+
+    async with Client(agency) as client:
+        with monkeypatch.context() as broken:
+            broken.setattr(avault, "claim_of", fail)
+            assert await client.sign(sshsig()) == FAILURE
+        assert await client.list() == 1
+
+
+async def test_more_keys_than_an_answer_has_room_for(agency: Agency, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "LONGEST_MESSAGE", 200)
+    for number in range(4):
+        await agency.generate("ops", f"KEY{number}", namespaces=["file"])
+    async with Client(agency) as client:
+        assert 0 < await client.list() < 5
 
 
 async def test_of_other_requests_none_is_taken(agency: Agency) -> None:
@@ -201,7 +271,7 @@ def test_no_message_stops_it(tmp_path_factory: pytest.TempPathFactory, messages:
             raise avault.Denied("no")
 
     async def work() -> None:
-        client = avault.AgentClient(Nobody(), set())  # type: ignore[arg-type]
+        client = avault.AgentClient(Nobody(), {})  # type: ignore[arg-type]
         for message in messages:
             try:
                 answer = await client.answer(kind + message)

@@ -51,14 +51,17 @@ def find_known(name: str) -> list[str]:
                 text=True,
                 timeout=10,
             )
-            lines = [line.split() for line in asked.stdout.splitlines() if line[:1] not in "#@"]
+            lines = [line.split() for line in asked.stdout.splitlines() if line[:1] != "#"]
         except (OSError, subprocess.TimeoutExpired):
             pass
     members = []
+    revoked = {words[3] for words in lines if words[0] == "@revoked" and len(words) > 3}
     for words in lines:
         try:
             fingerprint = fingerprint_of(binascii.a2b_base64(words[2]))
         except (IndexError, ValueError):
+            continue
+        if words[0][:1] == "@" or words[2] in revoked:
             continue
         members.append(f"{name}={fingerprint}")
         say(f"{name} has the key {fingerprint} ({printable(words[1], 40)}) in known_hosts")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from avault.errors import Usage
+from avault.errors import Denied, Usage
 from avault.running.process import become_command
 from avault.terminal.commands import command, option
 from avault.terminal.talk import put, warn
@@ -15,6 +15,16 @@ from avault.vault.formats import quote_sh
 
 if TYPE_CHECKING:
     from avault.terminal.terminal import Terminal
+
+
+def check_own_place(directory: str) -> None:
+    """Raise Denied where another user could put a socket in place of ours, which ssh would take."""
+    found = os.stat(directory)
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise Denied(
+            f"others can write to {directory}, where the agent's socket is",
+            "have AVAULT_SOCKET in a directory of your own",
+        )
 
 
 @command(
@@ -44,6 +54,7 @@ def cmd_ssh(terminal: Terminal, print_env: bool, words: tuple[str, ...]) -> int:
     terminal.need_daemon()
     found = terminal.ask("ssh")
     path = str(found["path"])
+    check_own_place(os.path.dirname(path))
     if found["state"] != "unlocked":
         warn("the vault is locked: until it is open, the agent has no keys", "avault unlock")
     if words:

@@ -13,6 +13,7 @@ from avault.errors import AvaultError
 from avault.fronts.ssh_claims import claim_of, read_signed_file
 from avault.fronts.vault_link import VaultLink
 from avault.plain import is_same_user
+from avault.process import room
 from avault.signing.ssh_uses import LONGEST_BIND, SSHSIG_MAGIC, Bind, check_next_bind
 from avault.ssh_wire import SshReader, decode_base64, encode_base64, ssh_string
 
@@ -26,54 +27,71 @@ REQUEST_IDENTITIES, IDENTITIES_ANSWER = 11, b"\x0c"
 SIGN_REQUEST, SIGN_RESPONSE = 13, b"\x0e"
 EXTENSION = 27
 SESSION_BIND = "session-bind@openssh.com"
+STALLED = 30.0  # seconds that half a message may stay half
 ANSWER_TIME = 100.0  # seconds: a server ends a login after 120
 
 
 class AgentClient:
     """One client: what its connection is bound to, and its requests; asyncio's protocol."""
 
-    def __init__(self, vault: VaultLink, clients: set[AgentClient]) -> None:
+    def __init__(self, vault: VaultLink, clients: dict[AgentClient, None]) -> None:
         self.vault, self.clients = vault, clients
         self.buffer = bytearray()
         self.binds: list[Bind] = []
         self.told: list[str] = []  # the same, as the vault is told of them
+        self.is_doubtful = False  # whether a bind was refused: nobody knows who is at the other end
         self.task: asyncio.Task[None] | None = None
+        self.stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
         self.transport = transport
-        self.clients.add(self)
         if not is_same_user(transport.get_extra_info("socket")):
             transport.abort()
+            return
+        if len(self.clients) >= room():
+            idle = next((each for each in self.clients if not each.task), None)
+            (idle or self).transport.abort()
+            if idle:
+                del self.clients[idle]
+        self.clients[self] = None
 
     def data_received(self, data: bytes) -> None:
         """More bytes from it."""
         self.buffer += data
+        if self in self.clients:  # behind those that have been quiet longer
+            del self.clients[self]
+            self.clients[self] = None
         self.advance()
 
     def advance(self) -> None:
         """Begin the next request, if it is whole and none is under way."""
-        while not self.task and len(self.buffer) >= 4:
+        if not self.task and len(self.buffer) >= 4:
             size = int.from_bytes(self.buffer[:4], "big")
             if not 0 < size <= LONGEST_MESSAGE:
                 self.transport.abort()
                 return
-            if len(self.buffer) < 4 + size:
-                return
-            message = bytes(self.buffer[4 : 4 + size])
-            del self.buffer[: 4 + size]
-            self.task = asyncio.get_running_loop().create_task(self.work(message))
+            if len(self.buffer) >= 4 + size:
+                message = bytes(self.buffer[4 : 4 + size])
+                del self.buffer[: 4 + size]
+                self.task = asyncio.get_running_loop().create_task(self.work(message))
         if len(self.buffer) > 2 * LONGEST_MESSAGE:
             self.transport.abort()
+        if self.stalled:
+            self.stalled.cancel()
+        waits = bool(self.buffer) and not self.task
+        loop = asyncio.get_running_loop()
+        self.stalled = loop.call_later(STALLED, self.transport.abort) if waits else None
 
     async def work(self, message: bytes) -> None:
         """Answer a request, then go on."""
         try:
             async with asyncio.timeout(ANSWER_TIME):
                 answer = await self.answer(message)
-        except (AvaultError, ValueError, OSError):  # a TimeoutError is one, too
+        except Exception:  # whatever it is: the protocol has one word for it
             answer = FAILURE
-        self.task = None
+        finally:
+            self.task = None
         if not self.transport.is_closing():
             self.transport.write(ssh_string(answer))
         self.advance()
@@ -84,12 +102,16 @@ class AgentClient:
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, and so is what it asked for."""
-        self.clients.discard(self)
+        self.clients.pop(self, None)
+        if self.stalled:
+            self.stalled.cancel()
         if self.task:
             self.task.cancel()
 
     async def answer(self, message: bytes) -> bytes:
         """The answer to a request; raises AvaultError, ValueError for what is a failure."""
+        if self.is_doubtful:
+            return FAILURE
         reader = SshReader(message)
         kind = reader.byte()
         if kind == REQUEST_IDENTITIES:
@@ -107,12 +129,17 @@ class AgentClient:
         return FAILURE
 
     def bind(self, reader: SshReader) -> bytes:
-        """Take what a server says of itself; who signs has it proven. Raises ValueError."""
-        data = reader.data[reader.at :]
+        """Take what a server says of itself; who signs has it proven.
+
+        Raises ValueError where that cannot be. A connection without a server may do what one that
+        came through another host may not, so this one does nothing any more.
+        """
+        data, self.is_doubtful = reader.data[reader.at :], True
         if len(data) > LONGEST_BIND:
             raise ValueError("too long")
         bind = Bind(data)
         check_next_bind(self.binds, bind)
+        self.is_doubtful = False
         self.binds.append(bind)
         self.told.append(encode_base64(data))
         return SUCCESS
@@ -123,11 +150,14 @@ class AgentClient:
             found = (await self.vault.ask("keys", **{"as": "ssh", "binds": self.told}))["keys"]
         except AvaultError:
             found = []
-        listed = b""
+        listed, count = b"", 0
         for each in found:
             blob = decode_base64(each["public"].partition(" ")[2], LONGEST_BIND)
-            listed += ssh_string(blob) + ssh_string(each["name"].encode())
-        return IDENTITIES_ANSWER + len(found).to_bytes(4, "big") + listed
+            one = ssh_string(blob) + ssh_string(each["name"].encode())
+            if len(listed) + len(one) > LONGEST_MESSAGE - 5:
+                break
+            listed, count = listed + one, count + 1
+        return IDENTITIES_ANSWER + count.to_bytes(4, "big") + listed
 
     async def sign(self, key: bytes, data: bytes, flags: int) -> bytes:
         """A signature, if the vault gives one."""

@@ -42,7 +42,7 @@ async def serve_agent(places: Places, sock: socket.socket) -> None:
     """Answer the agent's clients, as long as the daemon is there."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(report_quietly)
-    vault, clients = VaultLink(places), set[AgentClient]()
+    vault, clients = VaultLink(places), dict[AgentClient, None]()
 
     def make() -> Any:  # a protocol, though not derived from asyncio's
         return AgentClient(vault, clients)
