@@ -88,7 +88,11 @@ def test_the_document_lists_the_fields_that_there_are(machine: Machine):
     vault.state("operator/alice", "v", 1, "m")
     header, _, body = avault.split_vault(vault)[0].partition("\n")
     content = json.loads(body)
-    assert fields("avault.enc") == [*json.loads(header), *content, *content["groups"]["g"]]
+    place, agent = "g/K", avault.public_hex(agent)
+    lock = avault.make_lock(("00" * 16, "n"), place, [agent], avault.make_secret(place))
+    locked = ["place", "to", "envelopes", "opens", "sealed"]
+    assert lock.keys() == {*locked}
+    assert fields("avault.enc") == [*json.loads(header), *content, *locked, *content["groups"]["g"]]
     state = re.split(r"(?m)^## ", FORMAT.read_text())
     [text] = [part for part in state if part.startswith("The state directory\n")]
     for name in ("unlock", "pin", "machine"):

@@ -56,11 +56,11 @@ class Agency(Office):
 
 
 @pytest.fixture
-async def agency(tmp_path: Path) -> AsyncIterator[Agency]:
+async def agency(tmp_path: Path, place: Any) -> AsyncIterator[Agency]:
     agency = Agency(tmp_path)
     with signing_for(agency.keyholder):
         await agency.fill()
-        await agency.listen(tmp_path / "agent.sock")
+        await agency.listen(place.top / "agent.sock")  # whose path is short
         yield agency
         agency.server.close()
     agency.close()
@@ -290,18 +290,21 @@ CALLER = "import socket, sys; sock = socket.socket(socket.AF_UNIX); sock.connect
 @pytest.mark.parametrize(
     ("name", "content"), [("file", b"what is signed"), ("link", b""), ("pipe", b""), ("long", b""), ("none", b""), (".", b"")]
 )
-def test_what_ssh_keygen_signs_is_read(tmp_path: Path, name: str, content: bytes, argv0: str) -> None:
+def test_what_ssh_keygen_signs_is_read(tmp_path: Path, place: Any, name: str, content: bytes, argv0: str) -> None:
     """A file as it is, and nothing that is another thing or keeps who reads it."""
     (tmp_path / "file").write_bytes(b"what is signed")
     (tmp_path / "link").symlink_to("file")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "long").write_bytes(b"x" * (avault.LONGEST_CONTENT + 1))
+    path_of_socket = str(place.top / "sock")
+    home = {"PYTHONHOME": sys.base_prefix}  # else a Python looks for its library where its name is, as a program
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tmp_path / "sock"))
+        listening.settimeout(30)
+        listening.bind(path_of_socket)
         listening.listen()
         for path in (name, str(tmp_path / name)):
-            words = [argv0, "-c", CALLER, str(tmp_path / "sock"), path]
-            with subprocess.Popen(words, executable=sys.executable, cwd=tmp_path, stdin=subprocess.DEVNULL):
+            words = [argv0, "-c", CALLER, path_of_socket, path]
+            with subprocess.Popen(words, executable=sys.executable, env=home, cwd=tmp_path, stdin=subprocess.DEVNULL):
                 client, _ = listening.accept()
                 with client:
                     assert avault.read_signed_file(client) == (content if argv0 == "ssh-keygen" else b"")
