@@ -661,6 +661,27 @@ def test_what_a_look_said_stays_until_the_next(tmp_path: Path, monkeypatch: pyte
     assert replicator.said == look | {"problem": "not as it should be", "problems": problems}
 
 
+async def test_a_lock_waits_for_what_is_being_laid_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was begun before the lock, and would find the vault locked."""
+    replicator = avault.Replicator(avault.Places(str(tmp_path)))
+    may, told = asyncio.Event(), list[str]()
+
+    async def ask(*words: str) -> dict[str, Any]:
+        await may.wait()
+        told.append("laid ready")
+        return {}
+
+    monkeypatch.setattr(replicator, "ask", ask)
+    begun = asyncio.ensure_future(replicator.stage())
+    await asyncio.sleep(0)
+    settled = asyncio.ensure_future(replicator.settle())
+    await asyncio.sleep(0)
+    assert not settled.done()
+    may.set()
+    await asyncio.gather(begun, settled)
+    assert told
+
+
 # What is counted
 
 

@@ -155,8 +155,11 @@ class Replicator:
         return ["--dir", self.places.dir]
 
     async def settle(self) -> None:
-        """Before the vault locks: have laid ready what was written just now."""
-        if self.due["stage"] < NEVER:
+        """Before the vault locks: have laid ready what was written just now.
+
+        What is at it already may not be ready before the vault is locked: it is waited for.
+        """
+        if self.due["stage"] < NEVER or self.staging.locked() or self.keeping.locked():
             self.due["stage"] = NEVER
             try:
                 async with asyncio.timeout(self.PATIENCE):
