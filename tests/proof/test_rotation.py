@@ -61,6 +61,9 @@ class Turned(Stage):
         return [match[1] for match in found if match]
 
 
+STORING = {"write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "link", "linkat"}
+
+
 @pytest.fixture
 def turned(machine: Machine, rogue: Rogue) -> Turned:
     return Turned(machine, rogue)
@@ -120,6 +123,8 @@ def test_where_a_call_fails_nothing_that_was_confirmed_is_lost(turned: Turned, c
     code, calls = turned.rotate()
     assert code == 0
     failed, written, agents = 0, 0, set()
+    if not figures.FULL:  # a few of those that put something on the disk
+        calls = [(name, count) for name, count in calls if name in STORING]
     for name, count in calls[:: 1 if figures.FULL else max(1, len(calls) // 8)]:
         turned.put_back()
         with turned.traced("-e", f"inject={name}:error=ENOSPC:when={count}"):
