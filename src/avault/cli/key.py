@@ -31,14 +31,7 @@ USES = (
 
 
 @command("key generate", argument("kind"), argument("group"), *USES)
-def cmd_key_generate(
-    terminal: Terminal,
-    kind: str,
-    group: str,
-    servers: tuple[str, ...],
-    users: tuple[str, ...],
-    namespaces: tuple[str, ...],
-) -> int:
+def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: tuple[str, ...]) -> int:
     """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--json]
 
@@ -62,20 +55,11 @@ def cmd_key_generate(
             f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
         )
     fields = {"action": "generate", "kind": kind, **name_key(group)}
-    return show_key(
-        terminal, terminal.ask("key", **fields, **name_uses_of(servers, users, namespaces))
-    )
+    return show_key(terminal, terminal.ask("key", **fields, **name_uses_of(**uses)))
 
 
 @command("key import", argument("file"), argument("group"), *USES)
-def cmd_key_import(
-    terminal: Terminal,
-    file: str,
-    group: str,
-    servers: tuple[str, ...],
-    users: tuple[str, ...],
-    namespaces: tuple[str, ...],
-) -> int:
+def cmd_key_import(terminal: Terminal, file: str, group: str, **uses: tuple[str, ...]) -> int:
     """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
                         [--namespace NS]… [--json]
 
@@ -89,7 +73,7 @@ def cmd_key_import(
       avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
     """
     text = read_key_file(file)
-    fields = {"action": "import", **name_key(group), **name_uses_of(servers, users, namespaces)}
+    fields = {"action": "import", **name_key(group), **name_uses_of(**uses)}
 
     def send(passphrase: str) -> dict[str, Any]:
         try:
