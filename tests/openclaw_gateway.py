@@ -128,7 +128,7 @@ class Claw:
     """OpenClaw on a machine.
 
     Where its settings are is answered for it, as a start of OpenClaw takes seconds and avault asks with each command;
-    `itself` has it asked.
+    with `itself` it answers, until `quicken`.
     """
 
     def __init__(self, machine: Machine, model: Model, itself: bool = False) -> None:
@@ -139,15 +139,22 @@ class Claw:
         self.command = machine.top / "bin" / "openclaw"
         self.command.parent.mkdir()
         program = [*peers.node(), str(installed() / "openclaw.mjs")]
-        told = "" if itself else f'[ "$*" != "config file" ] || {{ echo {self.config}; exit; }}\n'
-        self.command.write_text(f'#!/bin/sh\n{told}exec {shlex.join(program)} "$@"\n')
+        self.command.write_text(f'#!/bin/sh\nexec {shlex.join(program)} "$@"\n')
         self.command.chmod(0o755)
+        if not itself:
+            self.quicken()
         machine.env |= {
             "PATH": f"{self.command.parent}:{machine.env['PATH']}",
             "NODE_COMPILE_CACHE": str(peers.CACHE / "openclaw-compiled"),
+            "OPENCLAW_NO_RESPAWN": "1",  # else each command starts node twice
             "OPENCLAW_SKIP_CHANNELS": "1",
             "OPENCLAW_SKIP_CRON": "1",
         }
+
+    def quicken(self) -> None:
+        """From now on it is answered for it where its settings are."""
+        told = f'[ "$*" != "config file" ] || {{ echo {self.config}; exit; }}\n'
+        self.command.write_text(self.command.read_text().replace("exec ", f"{told}exec ", 1))
 
     def write(self, **more: Any) -> None:
         """Write openclaw.json: the model, and what else is wanted; with a comment, as people have them."""

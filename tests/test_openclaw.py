@@ -389,6 +389,7 @@ def test_from_plaintext_to_a_gateway_that_asks_the_phone(
     assert "avault: left gateway.auth.token: the gateway's own" in done.stderr
     assert claw.config.read_bytes() == before
     assert machine("list", "--names").stdout == ""
+    claw.quicken()
 
     # values into the vault, references into openclaw.json
     done = machine("openclaw", "plan", "--apply", "--json")
@@ -535,7 +536,6 @@ def test_auth_profiles(claw: Claw, machine: Machine, canary: Canary) -> None:
     machine("openclaw", "plan", "--undo", "--yes")
     assert shared_profiles(claw) == profiles
     assert without_meta(claw.read()) == without_meta(before)
-    assert "missing_credential" not in claw("doctor", "--non-interactive").stdout
     for path in claw.state.glob("openclaw.json.*"):
         path.unlink()
     shutil.rmtree(claw.state)  # it has the others
