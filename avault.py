@@ -115,7 +115,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/sharing            Custodians in their order, and those that are given to all machines of a vault
     daemon/managing           Changes of the custodians, as the supervisor makes them: each is tried before it counts
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
-    daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, and what was
+    daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, what was
     daemon/answers            The answers of those requests that give values out, from a vault that holds what was let out
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
     daemon/callers            Who is at the other end of a connection
@@ -437,6 +437,7 @@ if TYPE_CHECKING:
 
         def delete(self) -> None:
             """Forget the secret, where the custodian keeps it itself."""
+    import socket
 else:
     asyncio = Lazy("asyncio")
     base64 = Lazy("base64")
@@ -1523,6 +1524,24 @@ def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:
     return float(min(max(0.0, limit), 1e9)) if isinstance(limit, (int, float)) else None
 
 
+async def receive_frame(sock: socket.socket, limit: int) -> bytes | None:
+    """The JSON of exactly one frame, and no byte of what follows; None where the other end left.
+
+    Raises Usage for a frame of more than `limit` bytes.
+    """
+    data, wanted = b"", 4
+    while len(data) < wanted:
+        piece = await asyncio.get_running_loop().sock_recv(sock, wanted - len(data))
+        if not piece:
+            return None
+        data += piece
+        if wanted == 4 == len(data):
+            wanted += int.from_bytes(data, "big")
+            if wanted > 4 + limit:
+                raise Usage(f"a frame of {wanted - 4:,} bytes; the limit is {limit:,}")
+    return data[4:]
+
+
 class Frames:
     """Cuts a stream of bytes into frames; raises Usage for one that is too long."""
 
@@ -1851,7 +1870,7 @@ def env(group: str) -> dict[str, str]:
 
 
 def load_extra(name: str, extra: str = "") -> Any:
-    """A module of avault_extras; raises Unavailable where it, or a package of its `extra`, is not."""
+    """A module of avault_extras; raises Unavailable without it, or a package of its `extra`."""
     hint = f"in avault's folder: pip install '.[{extra or name}]'"
     here = os.path.dirname(os.path.realpath(__file__))
     paths = [
@@ -3660,9 +3679,10 @@ class Group:
 class Vault:
     """All secrets, and what binds them to one vault, one agent and one operator.
 
-    `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the number of its writes; `sources` are
-    the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
-    itself has to know wherever the vault is, by name, as "machine/ID": no command shows them so.
+    `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the
+    number of its writes; `sources` are the SHA-256 hashes of the ciphertexts that this one was made
+    from. `facts` are what avault itself has to know wherever the vault is, by name, as
+    "machine/ID": no command shows them so.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
@@ -3770,7 +3790,7 @@ class Vault:
 
     @property
     def operator(self) -> str:
-        """The first operator's public key (hex): whom it was made for, or who came in that place."""
+        """The first operator's public key (hex): whom it was made for, or who took that place."""
         found = self.fact(SUCCEEDED)
         return found if found and is_public_key(found) else self.made_for
 
@@ -4341,7 +4361,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
-        "agent": str, "operator": str, "generation": dict, "hash": str, "since": int, "served": dict,
+        "agent": str, "operator": str, "generation": dict, "hash": str,
+        "since": int, "served": dict,
     },
     "forget": {"custodians": list},
     "custody": {
@@ -5014,7 +5035,7 @@ def is_of(vault: Vault, content: dict[str, Any]) -> bool:
 
 
 def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
-    """Raise Tampered, and Denied for who was an operator, where a vault is not that of `content`."""
+    """Raise Tampered, and Denied for who was an operator, where a vault is not of `content`."""
     if is_of(vault, content):
         return
     if f"operator/{content['operator']}" in vault.facts_of("revoked"):
@@ -7094,7 +7115,7 @@ def settled_path(places: Places, name: str) -> str:
 
 
 def is_at(path: str, digest: str) -> bool:
-    """Whether the file that has this SHA-256 is there; raises AvaultError where that is not known."""
+    """Whether the file with this SHA-256 is there; raises AvaultError where that is not known."""
     try:
         return hash_file(path) == digest
     except Tampered:  # a directory, or the like
@@ -9799,7 +9820,8 @@ KEYCHAIN_ERRORS = {
 def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
     """What the Secret Service (gnome-keyring, KWallet, KeePassXC) keeps once `action` is done.
 
-    By secretstorage, on which keyring stands: keyring's label tells nobody anything, and its prompt has no end.
+    By secretstorage, on which keyring stands: keyring's label tells nobody anything, and its
+    prompt has no end.
     """
     import secretstorage
 
@@ -9823,7 +9845,8 @@ def secret_service(action: str, account: str, label: str, secret: str | None) ->
         return [unlocked(item) for item in secretstorage.search_items(bus, attributes)]
 
     attributes = {"service": "avault", "username": account}  # as keyring calls them
-    # Only `set` makes a default collection. It is unlocked first: not every service shows what is in a locked one.
+    # Only `set` makes a default collection. It is unlocked first: not every service shows what is
+    # in a locked one.
     collection = unlocked(
         (secretstorage.get_default_collection if action == "set" else secretstorage.Collection)(bus)
     )
@@ -9839,7 +9862,10 @@ def secret_service(action: str, account: str, label: str, secret: str | None) ->
 
 
 def macos_keychain(action: str, account: str, label: str, secret: str | None) -> list[str]:
-    """What the macOS Keychain keeps once `action` is done; by keyring's bindings, as its class sets no label."""
+    """What the macOS Keychain keeps once `action` is done.
+
+    By keyring's bindings, as its class sets no label.
+    """
     from keyring.backends.macOS import api
 
     entry = {
@@ -11770,7 +11796,7 @@ class Helper:
             pass  # it has ended
 
     def end(self) -> None:
-        """Let it go; where it is still at work, it is stopped, and leaves the terminal as it was."""
+        """Let it go; where it still works, it is stopped, and leaves the terminal as it was."""
         self.door.close()
         if self.process.poll() is None:
             self.process.terminate()
@@ -13275,7 +13301,7 @@ ADMIT: dict[str, Manage] = {"admit": admit_operator, "dismiss": dismiss_operator
 
 
 # ------------------------------------------------------- daemon/agreeing ----
-# The words by which a person agrees to less guard: what becomes possible, of what, and what was.
+# The words by which a person agrees to less guard: what becomes possible, of what, what was.
 
 
 SENTENCE = 1200  # characters that a phone shows
@@ -18755,18 +18781,8 @@ class Supervisor:
 
         Raises Usage.
         """
-        loop = asyncio.get_running_loop()
-        data, wanted = b"", 4
-        while len(data) < wanted:
-            piece = await loop.sock_recv(sock, wanted - len(data))
-            if not piece:
-                return None
-            data += piece
-            if wanted == 4 == len(data):
-                wanted += int.from_bytes(data, "big")
-                if wanted > FIRST_FRAME:
-                    raise Usage("the first frame is too long")
-        return decode_frame(data[4:])
+        data = await receive_frame(sock, FIRST_FRAME - 4)  # with its length
+        return None if data is None else decode_frame(data)
 
     async def handle(
         self, sock: socket.socket, request: dict[str, Any], since: float
@@ -19495,15 +19511,10 @@ async def send_frame(client: socket.socket, message: Message) -> None:
 
 async def read_frame(client: socket.socket) -> Message:
     """One frame of a client, and no byte of what follows; raises AvaultError."""
-    data, wanted = b"", 4
-    while len(data) < wanted:
-        piece = await asyncio.get_running_loop().sock_recv(client, wanted - len(data))
-        if not piece:
-            raise AvaultError("the client has left")
-        data += piece
-        if wanted == 4 == len(data):
-            wanted += min(int.from_bytes(data, "big"), MAX_FRAME)
-    return decode_frame(data[4:])
+    data = await receive_frame(client, MAX_FRAME)
+    if data is None:
+        raise AvaultError("the client has left")
+    return decode_frame(data)
 
 
 async def open_secrets(sock: socket.socket) -> None:
@@ -21426,7 +21437,8 @@ def save_qr(text: str, path: str) -> None:
 STYLE = """
 @page { margin: 12mm }
 * { box-sizing: border-box }
-body { font: 10.5pt/1.4 sans-serif; color: #000; background: #fff; max-width: 180mm; margin: 0 auto }
+body { font: 10.5pt/1.4 sans-serif; color: #000; background: #fff; max-width: 180mm;
+     margin: 0 auto }
 h1 { font-size: 18pt; line-height: 1.2; margin: 0 0 4mm }
 p { margin: 0 0 2mm }
 code { font: bold 1em monospace; overflow-wrap: anywhere }
@@ -24276,7 +24288,7 @@ class Delivery:
             self.note()
 
     async def look_at_live(self, relay: StoringRelay) -> None:
-        """Look whether the head that is there is still the one that is known; raises Unavailable."""
+        """Look whether the head that is there is still the one known; raises Unavailable."""
         heads = [events[-1] for events in self.outbox.slots]
         found = await relay.fetch(self.outbox.author, names=[name_of(heads[0])])
         live = find_latest(found).get(name_of(heads[0]))
@@ -30355,7 +30367,8 @@ HOOKS = {
 """,
     "commit-msg": """\
 #!/bin/sh
-# avault: no message of a commit carries a value of the vault; what `git commit -v` shows below the scissors is no part of it
+# avault: no message of a commit carries a value of the vault;
+# what `git commit -v` shows below the scissors is no part of it
 sed '/^.* -\\{{8,\\}} >8 -\\{{8,\\}}$/,$d' "$1" | {command} scan - || {{
     echo 'avault: nothing was committed; the message is kept in' "$1" >&2
     exit 1
@@ -31779,7 +31792,8 @@ def old_copies(config: str, values: list[str]) -> list[str]:
 
 LAUNCHER = """\
 #!/bin/sh
-# Written by `avault openclaw install`, so that OpenClaw finds a file that is yours. `avault openclaw uninstall` removes it.
+# Written by `avault openclaw install`, so that OpenClaw finds a file that is yours.
+# `avault openclaw uninstall` removes it.
 exec {python} -P {program} "$@"
 """
 
@@ -35140,8 +35154,8 @@ def cmd_completion(terminal: Terminal, shell: str) -> int:
 # ----------------------------------------------------------- cli/custody ----
 # avault custody: the other ways to open the vault than the phone.
 #
-# The commands ask the daemon; no key passes through them, and no passphrase: a custodian's helper asks
-# at this terminal itself.
+# The commands ask the daemon; no key passes through them, and no passphrase: a custodian's helper
+# asks at this terminal itself.
 
 
 class Person:
@@ -36125,7 +36139,8 @@ def is_in_memory(directory: str) -> bool:
 SERVICE = "avault"
 KEYCHAIN = "keychain"
 MEANING = """\
-the keychain of your login session is to open this vault, so that a reboot needs no phone. Whoever has
+the keychain of your login session is to open this vault, so that a reboot needs no phone. \
+Whoever has
 that session, or this disk and the session's password, then opens the vault without you"""
 
 
@@ -36184,7 +36199,8 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
     if answer.get("outcome") != "not_found":
         raise_outcome(
             answer,
-            "the phone is asked from now on, but the keychain still has its entry, which opens nothing any more: {}",
+            "the phone is asked from now on, but the keychain still has its entry, "
+            "which opens nothing any more: {}",
             f"try again when it is unlocked, or: {removal(terminal.places)}",
         )
     say("disabled: the phone is asked")
@@ -36218,9 +36234,8 @@ def cmd_keychain_status(terminal: Terminal) -> int:
         "opens this vault without the phone" if is_enabled else "off; the phone opens this vault"
     )
     said = "it is there" if fields["outcome"] == "ok" else detail
-    put(
-        f"Keychain: {opens}\nEntry: service {SERVICE}, account {fields['account']}{f'; {said}' if said else ''}\n"
-    )
+    said = f"; {said}" if said else ""
+    put(f"Keychain: {opens}\nEntry: service {SERVICE}, account {fields['account']}{said}\n")
     return 0
 
 
@@ -37321,7 +37336,7 @@ def cmd_init(
 
 
 def add_first(terminal: Terminal, kind: str, settings: dict[str, str], ticket: str | None) -> int:
-    """Let a first custodian open a vault that has no phone; `ticket` says that we are the operator."""
+    """Let a first custodian open a vault that has no phone; `ticket` says we are the operator."""
     while True:
         try:
             answer = manage(
@@ -38981,14 +38996,14 @@ def build_commands(words: Iterable[str]) -> click.Group:
                 values = value if isinstance(value, tuple) else [str(value)]
                 call.options[name] = f" {name} ".join(map(shlex.quote, values))
 
-    def run(function: Callable[..., int]) -> Callable[..., int]:
+    def run(name: str, function: Callable[..., int]) -> Callable[..., int]:
         def run_it(**settings: Any) -> int:
             context = click.get_current_context()
             parent = context.find_root().params
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
             remember(context, directory)
-            creating = function.__name__ == "cmd_init" or bool(settings.get("from_relays"))
+            creating = name == "init" or bool(settings.get("from_relays"))
             code = function(Terminal(directory, want_json, creating), **settings)
             if want_json and code == 0 and not _has_put:
                 put('{"ok": true}\n')
@@ -39014,7 +39029,7 @@ def build_commands(words: Iterable[str]) -> click.Group:
         made = [make() for make in (*parameters, *everywhere)]
         settings = {"allow_interspersed_args": interspersed}
         group.add_command(
-            HandWritten(second or first, settings, run(function), made, help=function.__doc__)
+            HandWritten(second or first, settings, run(name, function), made, help=function.__doc__)
         )
     return root
 

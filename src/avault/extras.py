@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def load_extra(name: str, extra: str = "") -> Any:
-    """A module of avault_extras; raises Unavailable where it, or a package of its `extra`, is not."""
+    """A module of avault_extras; raises Unavailable without it, or a package of its `extra`."""
     hint = f"in avault's folder: pip install '.[{extra or name}]'"
     here = os.path.dirname(os.path.realpath(__file__))
     paths = [

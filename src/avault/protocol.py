@@ -5,6 +5,7 @@ Four bytes of length, big-endian, then JSON. references/protocol.md lists every 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from avault.errors import Usage, printable
 from avault.plain import MAX_FRAME
 
 if TYPE_CHECKING:
+    import socket
     from typing import Any
 
     Limits = tuple[float | None, float | None]
@@ -88,6 +90,24 @@ def read_limit(request: dict[str, Any], field: str = "timeout") -> float | None:
     limit = request.get(field)
     # NaN is not above 0
     return float(min(max(0.0, limit), 1e9)) if isinstance(limit, (int, float)) else None
+
+
+async def receive_frame(sock: socket.socket, limit: int) -> bytes | None:
+    """The JSON of exactly one frame, and no byte of what follows; None where the other end left.
+
+    Raises Usage for a frame of more than `limit` bytes.
+    """
+    data, wanted = b"", 4
+    while len(data) < wanted:
+        piece = await asyncio.get_running_loop().sock_recv(sock, wanted - len(data))
+        if not piece:
+            return None
+        data += piece
+        if wanted == 4 == len(data):
+            wanted += int.from_bytes(data, "big")
+            if wanted > 4 + limit:
+                raise Usage(f"a frame of {wanted - 4:,} bytes; the limit is {limit:,}")
+    return data[4:]
 
 
 class Frames:

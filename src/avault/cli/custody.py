@@ -1,7 +1,7 @@
 """avault custody: the other ways to open the vault than the phone.
 
-The commands ask the daemon; no key passes through them, and no passphrase: a custodian's helper asks
-at this terminal itself.
+The commands ask the daemon; no key passes through them, and no passphrase: a custodian's helper
+asks at this terminal itself.
 """
 
 from __future__ import annotations

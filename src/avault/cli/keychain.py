@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 SERVICE = "avault"
 KEYCHAIN = "keychain"
 MEANING = """\
-the keychain of your login session is to open this vault, so that a reboot needs no phone. Whoever has
+the keychain of your login session is to open this vault, so that a reboot needs no phone. \
+Whoever has
 that session, or this disk and the session's password, then opens the vault without you"""
 
 
@@ -81,7 +82,8 @@ def cmd_keychain_disable(terminal: Terminal) -> int:
     if answer.get("outcome") != "not_found":
         raise_outcome(
             answer,
-            "the phone is asked from now on, but the keychain still has its entry, which opens nothing any more: {}",
+            "the phone is asked from now on, but the keychain still has its entry, "
+            "which opens nothing any more: {}",
             f"try again when it is unlocked, or: {removal(terminal.places)}",
         )
     say("disabled: the phone is asked")
@@ -115,7 +117,6 @@ def cmd_keychain_status(terminal: Terminal) -> int:
         "opens this vault without the phone" if is_enabled else "off; the phone opens this vault"
     )
     said = "it is there" if fields["outcome"] == "ok" else detail
-    put(
-        f"Keychain: {opens}\nEntry: service {SERVICE}, account {fields['account']}{f'; {said}' if said else ''}\n"
-    )
+    said = f"; {said}" if said else ""
+    put(f"Keychain: {opens}\nEntry: service {SERVICE}, account {fields['account']}{said}\n")
     return 0

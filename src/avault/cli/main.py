@@ -179,14 +179,14 @@ def build_commands(words: Iterable[str]) -> click.Group:
                 values = value if isinstance(value, tuple) else [str(value)]
                 call.options[name] = f" {name} ".join(map(shlex.quote, values))
 
-    def run(function: Callable[..., int]) -> Callable[..., int]:
+    def run(name: str, function: Callable[..., int]) -> Callable[..., int]:
         def run_it(**settings: Any) -> int:
             context = click.get_current_context()
             parent = context.find_root().params
             directory = settings.pop("dir") or parent["dir"]
             want_json = settings.pop("json") or parent["json"]
             remember(context, directory)
-            creating = function.__name__ == "cmd_init" or bool(settings.get("from_relays"))
+            creating = name == "init" or bool(settings.get("from_relays"))
             code = function(Terminal(directory, want_json, creating), **settings)
             if want_json and code == 0 and not _has_put:
                 put('{"ok": true}\n')
@@ -212,7 +212,7 @@ def build_commands(words: Iterable[str]) -> click.Group:
         made = [make() for make in (*parameters, *everywhere)]
         settings = {"allow_interspersed_args": interspersed}
         group.add_command(
-            HandWritten(second or first, settings, run(function), made, help=function.__doc__)
+            HandWritten(second or first, settings, run(name, function), made, help=function.__doc__)
         )
     return root
 

@@ -164,7 +164,7 @@ def cmd_init(
 
 
 def add_first(terminal: Terminal, kind: str, settings: dict[str, str], ticket: str | None) -> int:
-    """Let a first custodian open a vault that has no phone; `ticket` says that we are the operator."""
+    """Let a first custodian open a vault that has no phone; `ticket` says we are the operator."""
     while True:
         try:
             answer = manage(

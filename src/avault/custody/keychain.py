@@ -33,7 +33,8 @@ KEYCHAIN_ERRORS = {
 def secret_service(action: str, account: str, label: str, secret: str | None) -> list[str]:
     """What the Secret Service (gnome-keyring, KWallet, KeePassXC) keeps once `action` is done.
 
-    By secretstorage, on which keyring stands: keyring's label tells nobody anything, and its prompt has no end.
+    By secretstorage, on which keyring stands: keyring's label tells nobody anything, and its
+    prompt has no end.
     """
     import secretstorage
 
@@ -57,7 +58,8 @@ def secret_service(action: str, account: str, label: str, secret: str | None) ->
         return [unlocked(item) for item in secretstorage.search_items(bus, attributes)]
 
     attributes = {"service": "avault", "username": account}  # as keyring calls them
-    # Only `set` makes a default collection. It is unlocked first: not every service shows what is in a locked one.
+    # Only `set` makes a default collection. It is unlocked first: not every service shows what is
+    # in a locked one.
     collection = unlocked(
         (secretstorage.get_default_collection if action == "set" else secretstorage.Collection)(bus)
     )
@@ -73,7 +75,10 @@ def secret_service(action: str, account: str, label: str, secret: str | None) ->
 
 
 def macos_keychain(action: str, account: str, label: str, secret: str | None) -> list[str]:
-    """What the macOS Keychain keeps once `action` is done; by keyring's bindings, as its class sets no label."""
+    """What the macOS Keychain keeps once `action` is done.
+
+    By keyring's bindings, as its class sets no label.
+    """
     from keyring.backends.macOS import api
 
     entry = {

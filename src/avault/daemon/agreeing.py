@@ -1,4 +1,4 @@
-"""The words by which a person agrees to less guard: what becomes possible, of what, and what was."""
+"""The words by which a person agrees to less guard: what becomes possible, of what, what was."""
 
 from __future__ import annotations
 

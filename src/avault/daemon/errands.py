@@ -122,7 +122,7 @@ class Helper:
             pass  # it has ended
 
     def end(self) -> None:
-        """Let it go; where it is still at work, it is stopped, and leaves the terminal as it was."""
+        """Let it go; where it still works, it is stopped, and leaves the terminal as it was."""
         self.door.close()
         if self.process.poll() is None:
             self.process.terminate()

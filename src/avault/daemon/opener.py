@@ -25,7 +25,7 @@ from avault.errors import AvaultError, Denied, Tampered, TimedOut, complain, pri
 from avault.nostr import make_keys, public_hex, read_keys
 from avault.plain import MAX_FRAME
 from avault.process import harden, introduce_helper, report_quietly
-from avault.protocol import decode_frame, encode_frame
+from avault.protocol import decode_frame, encode_frame, receive_frame
 from avault.signer.question import accept_token
 from avault.signer.remote import RemoteSigner
 from avault.tasks import spawn
@@ -323,15 +323,10 @@ async def send_frame(client: socket.socket, message: Message) -> None:
 
 async def read_frame(client: socket.socket) -> Message:
     """One frame of a client, and no byte of what follows; raises AvaultError."""
-    data, wanted = b"", 4
-    while len(data) < wanted:
-        piece = await asyncio.get_running_loop().sock_recv(client, wanted - len(data))
-        if not piece:
-            raise AvaultError("the client has left")
-        data += piece
-        if wanted == 4 == len(data):
-            wanted += min(int.from_bytes(data, "big"), MAX_FRAME)
-    return decode_frame(data[4:])
+    data = await receive_frame(client, MAX_FRAME)
+    if data is None:
+        raise AvaultError("the client has left")
+    return decode_frame(data)
 
 
 async def open_secrets(sock: socket.socket) -> None:

@@ -39,6 +39,7 @@ from avault.protocol import (
     VALUES,
     decode_frame,
     encode_frame,
+    receive_frame,
 )
 from avault.tasks import spawn
 from avault.vault.files import write_file
@@ -170,18 +171,8 @@ class Supervisor:
 
         Raises Usage.
         """
-        loop = asyncio.get_running_loop()
-        data, wanted = b"", 4
-        while len(data) < wanted:
-            piece = await loop.sock_recv(sock, wanted - len(data))
-            if not piece:
-                return None
-            data += piece
-            if wanted == 4 == len(data):
-                wanted += int.from_bytes(data, "big")
-                if wanted > FIRST_FRAME:
-                    raise Usage("the first frame is too long")
-        return decode_frame(data[4:])
+        data = await receive_frame(sock, FIRST_FRAME - 4)  # with its length
+        return None if data is None else decode_frame(data)
 
     async def handle(
         self, sock: socket.socket, request: dict[str, Any], since: float

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LAUNCHER = """\
 #!/bin/sh
-# Written by `avault openclaw install`, so that OpenClaw finds a file that is yours. `avault openclaw uninstall` removes it.
+# Written by `avault openclaw install`, so that OpenClaw finds a file that is yours.
+# `avault openclaw uninstall` removes it.
 exec {python} -P {program} "$@"
 """
 

@@ -165,7 +165,7 @@ class Delivery:
             self.note()
 
     async def look_at_live(self, relay: StoringRelay) -> None:
-        """Look whether the head that is there is still the one that is known; raises Unavailable."""
+        """Look whether the head that is there is still the one known; raises Unavailable."""
         heads = [events[-1] for events in self.outbox.slots]
         found = await relay.fetch(self.outbox.author, names=[name_of(heads[0])])
         live = find_latest(found).get(name_of(heads[0]))

@@ -230,7 +230,8 @@ HOOKS = {
 """,
     "commit-msg": """\
 #!/bin/sh
-# avault: no message of a commit carries a value of the vault; what `git commit -v` shows below the scissors is no part of it
+# avault: no message of a commit carries a value of the vault;
+# what `git commit -v` shows below the scissors is no part of it
 sed '/^.* -\\{{8,\\}} >8 -\\{{8,\\}}$/,$d' "$1" | {command} scan - || {{
     echo 'avault: nothing was committed; the message is kept in' "$1" >&2
     exit 1

@@ -13,7 +13,8 @@ import re
 STYLE = """
 @page { margin: 12mm }
 * { box-sizing: border-box }
-body { font: 10.5pt/1.4 sans-serif; color: #000; background: #fff; max-width: 180mm; margin: 0 auto }
+body { font: 10.5pt/1.4 sans-serif; color: #000; background: #fff; max-width: 180mm;
+     margin: 0 auto }
 h1 { font-size: 18pt; line-height: 1.2; margin: 0 0 4mm }
 p { margin: 0 0 2mm }
 code { font: bold 1em monospace; overflow-wrap: anywhere }

@@ -38,7 +38,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
-        "agent": str, "operator": str, "generation": dict, "hash": str, "since": int, "served": dict,
+        "agent": str, "operator": str, "generation": dict, "hash": str,
+        "since": int, "served": dict,
     },
     "forget": {"custodians": list},
     "custody": {

@@ -166,7 +166,7 @@ def is_of(vault: Vault, content: dict[str, Any]) -> bool:
 
 
 def refuse_other(vault: Vault, content: dict[str, Any]) -> None:
-    """Raise Tampered, and Denied for who was an operator, where a vault is not that of `content`."""
+    """Raise Tampered, and Denied for who was an operator, where a vault is not of `content`."""
     if is_of(vault, content):
         return
     if f"operator/{content['operator']}" in vault.facts_of("revoked"):

@@ -45,9 +45,10 @@ class Group:
 class Vault:
     """All secrets, and what binds them to one vault, one agent and one operator.
 
-    `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the number of its writes; `sources` are
-    the SHA-256 hashes of the ciphertexts that this one was made from. `facts` are what avault
-    itself has to know wherever the vault is, by name, as "machine/ID": no command shows them so.
+    `made_for` is the operator (hex) whom it was made for. `generation` maps a machine id to the
+    number of its writes; `sources` are the SHA-256 hashes of the ciphertexts that this one was made
+    from. `facts` are what avault itself has to know wherever the vault is, by name, as
+    "machine/ID": no command shows them so.
     """
 
     def __init__(self, identity: str, agent: str, operator: str, name: str) -> None:
@@ -155,7 +156,7 @@ class Vault:
 
     @property
     def operator(self) -> str:
-        """The first operator's public key (hex): whom it was made for, or who came in that place."""
+        """The first operator's public key (hex): whom it was made for, or who took that place."""
         found = self.fact(SUCCEEDED)
         return found if found and is_public_key(found) else self.made_for
 

@@ -127,7 +127,7 @@ def settled_path(places: Places, name: str) -> str:
 
 
 def is_at(path: str, digest: str) -> bool:
-    """Whether the file that has this SHA-256 is there; raises AvaultError where that is not known."""
+    """Whether the file with this SHA-256 is there; raises AvaultError where that is not known."""
     try:
         return hash_file(path) == digest
     except Tampered:  # a directory, or the like
