@@ -238,10 +238,14 @@ def name_cgroup(place: Path) -> Path:
 
 
 def install_for_root(top: Path) -> Path:
-    """This avault and its packages in a place where nobody but root can change them, as root's own; the command."""
+    """This avault and its packages in a place where nobody but root can change them, as root's own; the command.
+
+    Compiled, as pip leaves it: who may not write there would compile all of it at each start of a process.
+    """
     subprocess.run([f"{sys.base_prefix}/bin/python3", "-m", "venv", "--without-pip", top / "venv"], check=True)
     (site,) = (top / "venv").glob("lib/python3*/site-packages")
     shutil.copy(ROOT / "avault.py", site)
+    subprocess.run([top / "venv/bin/python3", "-m", "compileall", "-q", site], check=True)
     for package in ("click", "nostr_sdk", "qrcode", "PIL"):
         here = Path(importlib.import_module(package).__file__ or "").parent
         for path in (here, *here.parent.glob("pillow.libs")):

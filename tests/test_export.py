@@ -144,7 +144,7 @@ def chunks(values: dict[str, str], size: int) -> Iterable[list[tuple[str, str]]]
         pytest.param("eval $(cat $file)", "", "C.UTF-8", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("name", SHELLS)
+@pytest.mark.parametrize("name", [pytest.param(each, marks=[pytest.mark.slow] if "," in each else []) for each in SHELLS])
 def test_shells(name, form, flags, locale, globs):
     files = batches(VALUES, globs.parent / "statements")
     script = f"{flags}for file in {files}; do {form}; done\n"
