@@ -136,6 +136,7 @@ def test_return_on_another_machine(machine: Machine) -> None:
                 assert new(*command.split()[1:], secret=True).stdout.splitlines() == lines
 
 
+@pytest.mark.long
 def test_demo_with_yes(machine: Machine) -> None:
     done = machine("demo", "--yes", timeout=120)
     for step in ("1. A vault", "2. Secrets", "3. Lock", "4. Unlock", "5. A shell", "6. A refusal", "Done"):
