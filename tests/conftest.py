@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,9 @@ import amalgamate
 import pytest
 from canary import Book, Canary, new_mark, search
 from order import begin_with_long
+
+# Tests take from those of another folder what is of one subject, and no two have one name.
+sys.path += [str(path) for path in Path(__file__).parent.iterdir() if path.is_dir() and str(path) not in sys.path]
 
 # What the developer's session may know and a test must not: real vaults, real keychains, real keys, taste.
 CLEARED = (

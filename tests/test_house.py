@@ -192,11 +192,23 @@ def test_check_notices_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert other.read_text(encoding="utf-8") == amalgamate.render(amalgamate.SOURCE)
 
 
+def test_tests_are_sorted_like_the_source() -> None:
+    """What several of them use is in tools/, and what is no room of ours has a folder that says so."""
+    tests = Path(__file__).parent
+    files = [path.relative_to(tests) for path in tests.rglob("*.py") if path.name != "__init__.py"]
+    names = [path.name for path in files]
+    assert len({*names}) == len(names), "all of them are found by their name alone"
+    folders = {path.parts[0] for path in files if len(path.parts) > 1}
+    assert folders <= {*amalgamate.FOLDERS, "extras", "proof", "references", "tools"}
+    shared = [path for path in files if path.parts[0] not in ("tools", "proof") and not path.name.startswith("test_")]
+    assert shared == [Path("conftest.py")]
+
+
 def test_each_dangerous_fault_still_has_its_place() -> None:
     """`measure_mutants` puts them into avault.py, in the slow part: that each can be put there shows here at once."""
     tests = Path(__file__).parent
     text, names = amalgamate.TARGET.read_text(encoding="utf-8"), list[str]()
-    for node in ast.parse((tests / "measure_mutants.py").read_text(encoding="utf-8")).body:
+    for node in ast.parse((tests / "tools" / "measure_mutants.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DANGEROUS":
             for old, _, test in ast.literal_eval(node.value):
                 assert text.count(old) == 1, old

@@ -173,7 +173,7 @@ class Crowds:
         return [*self.own, *self.shared * 4, *CLONE]
 
     def __enter__(self) -> Self:
-        paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+        paths = [str(Path(__file__).parent), *(str(Path(__file__).parents[1] / each) for each in ("daemon", "tools"))]
         env = self.machine.env | {"PYTHONPATH": ":".join(paths)}
         for number in range(PROCESSES):
             job = {

@@ -157,7 +157,7 @@ def test_fuzzed_wire(machine: Machine, canary: Canary, tmp_path: Path) -> None:
         "-seed=1",
         f"-artifact_prefix={tmp_path}/",
     ]
-    env = {**machine.env, "PYTHONPATH": f"{HERE}:{HERE.parent}"}
+    env = {**machine.env, "PYTHONPATH": f"{HERE}:{HERE.parent / 'tools'}"}
     done = subprocess.run([*argv, *size, str(corpus)], input=nsec, env=env, cwd=tmp_path, capture_output=True, text=True)
     record("fuzzer", done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

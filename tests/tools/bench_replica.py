@@ -1,7 +1,7 @@
 """How large a vault is on relays, and how long it takes to put it there and to fetch it.
 
-    python tests/bench_replica.py            prints a Markdown table
-    python tests/bench_replica.py --write    writes it into references/replica.md
+    python tests/tools/bench_replica.py            prints a Markdown table
+    python tests/tools/bench_replica.py --write    writes it into references/replica.md
 
 Each relay alone, on the loopback: what is measured is avault's and the relay's work, without a network between them. Of three
 rounds the median. `put there`: `avault replica push` after a write, in this process; `fetched`: heads and parts, joined and

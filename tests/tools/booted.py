@@ -23,7 +23,7 @@ from typing import Self
 import pytest
 from harness import AVAULT, Done, Machine, wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = next((path for path in ("/lib/systemd/systemd", "/usr/lib/systemd/systemd") if os.access(path, os.X_OK)), None)
 ALICE = 4242  # an account that there is only in there
 

@@ -87,7 +87,7 @@ def read(kept: str, name: str) -> bytes:
 
 def test_the_document_says_what_is_said() -> None:
     """Each message of this file, in the row of its outcome."""
-    text = (Path(__file__).parent.parent / "references" / "custody.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "references" / "custody.md").read_text(encoding="utf-8")
     section = text.split("\n## fido2\n")[1].split("\n## ")[0]
     said = {
         "denied": [WRONG_PIN, LOCKED, POWER, NOT_SEEN, REFUSED, LATE, NOT_ALLOWED, UNANSWERED.format(120)],

@@ -1,6 +1,6 @@
 """Who reads what of a .env file, and how: the readers themselves, and the table of references/dotenv.md.
 
-    python tests/dotenv_readers.py --write      writes the table; test_dotenv.py holds each column to its reader
+    python tests/tools/dotenv_readers.py --write      writes the table; test_dotenv.py holds each column to its reader
 
 docker's is its own command, which is asked to make a container while we play the daemon. systemd's is its library, and,
 where there is none, the state machine of its env-file.c.
@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "references" / "dotenv.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "references" / "dotenv.md"
 LINES = (
     "A=b", " A = b ", "export A=b", "export A=1 B=2", "A", "A=", "A=b c", "A='b c'", 'A="b c"', "A=`b c`",
     "A=b # c", "A=b#c", "A='b' # c", "A=#b", "A=it's", "A=C:\\new", "A='b\\nc'", 'A="b\\nc"', "A='it\\'s'", 'A="b\\"c"',

@@ -218,7 +218,7 @@ def test_nothing_is_deleted_from_the_token(token: Token) -> None:
 
 def test_the_document_says_what_is_said() -> None:
     """Each message of this file, in the row of its outcome."""
-    text = (Path(__file__).parent.parent / "references" / "custody.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "references" / "custody.md").read_text(encoding="utf-8")
     section = text.split("\n## pkcs11\n")[1].split("\n## ")[0]
     said = {
         "denied": [WRONG_PIN, LOCKED, NOT_OURS.format("/opt/hsm/lib.so"), LOOSE, UNANSWERED.format(120)],

@@ -1,11 +1,11 @@
 """What the documents say, in pieces that a test can hold against the program; and the parts of them that it writes.
 
-    python tests/documents.py --write            the real help into every  <!-- help: avault export -->…<!-- /help -->,
+    python tests/tools/documents.py --write            the real help into every  <!-- help: avault export -->…<!-- /help -->,
                                                  the rooms of the source into  <!-- rooms -->…<!-- /rooms -->,
                                                  and the services of guards into  <!-- presets -->…<!-- /presets -->
-    python tests/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
-    python tests/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
-    python tests/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
+    python tests/tools/documents.py --write --bench    and the benchmark's table into  <!-- bench -->…<!-- /bench -->
+    python tests/tools/bench_custody.py --write        the table of custodians into  <!-- custodians -->…<!-- /custodians -->
+    python tests/tools/bench_replica.py --write        the table of relays into  <!-- replica -->…<!-- /replica -->
 
 Without --write it says which blocks are stale, and ends with 1 if any is.
 """
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "avault.py"
 if __name__ == "__main__":  # in a test, what is installed is imported
     sys.path.insert(0, str(ROOT))
@@ -266,7 +266,9 @@ def main(argv: list[str]) -> int:
         return 2
     bench = None
     if "--bench" in argv:
-        bench = subprocess.run([sys.executable, str(ROOT / "tests/bench.py")], check=True, capture_output=True, text=True).stdout
+        bench = subprocess.run(
+            [sys.executable, str(ROOT / "tests/tools/bench.py")], check=True, capture_output=True, text=True
+        ).stdout
     stale = 0
     for document in documents():
         text = read(document)

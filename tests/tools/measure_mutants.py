@@ -1,9 +1,9 @@
 """Whether the tests notice when avault.py is wrong: small faults are put in, one at a time, and the tests must fail.
 
-    .venv/bin/python tests/measure_mutants.py             300 of them, drawn from the rooms of records, seal, store and wire,
-                                                          the same ones as long as these do not change
-    .venv/bin/python tests/measure_mutants.py 50 seal     50 of one of these
-    .venv/bin/python tests/measure_mutants.py dangerous   those below that would lose or leak a secret; takes seconds
+    .venv/bin/python tests/tools/measure_mutants.py             300 of them, drawn from the rooms of records, seal, store and
+                                                                wire, the same ones as long as these do not change
+    .venv/bin/python tests/tools/measure_mutants.py 50 seal     50 of one of these
+    .venv/bin/python tests/tools/measure_mutants.py dangerous   those below that would lose or leak a secret; takes seconds
 
 Why not mutmut: tried once, it wrote all mutants into one module of 11 MB, and a Hypothesis test failed before the first of
 them was put in. Here all is loaded and the tests are collected once; each mutant is a class or function that is compiled
@@ -35,12 +35,12 @@ from measure_coverage import SOURCE, rooms
 
 import avault
 
-TESTS = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 FILES = {  # the tests of a subject, those first that fail first
-    "records": ("test_records.py", "test_store_alone.py", "test_seal.py"),
-    "seal": ("test_store_alone.py", "test_seal.py", "test_nip44_vectors.py"),
-    "store": ("test_store_alone.py", "test_seal.py"),
-    "wire": ("test_wire_alone.py", "test_wire.py"),
+    "records": ("vault/test_records.py", "vault/test_store_alone.py", "vault/test_seal.py"),
+    "seal": ("vault/test_store_alone.py", "vault/test_seal.py", "vault/test_nip44_vectors.py"),
+    "store": ("vault/test_store_alone.py", "vault/test_seal.py"),
+    "wire": ("daemon/test_wire_alone.py", "daemon/test_wire.py"),
 }
 ROOMS = {  # of src/avault/
     "records": ("vault/records",),
@@ -53,103 +53,103 @@ MEMORY = 4 << 30  # bytes that one may take
 
 # What would lose or leak a secret, or take what must be refused: the code, what is put in its place, and who notices.
 DANGEROUS = [
-    ("if size > self.limit:", "if size < 0:", "test_wire_alone.py::test_the_longest_frame_and_one_byte_more"),
-    (" and split_vault(vault) == parts", "", "test_seal.py::test_parts_of_other_vaults_generations_and_agents"),
-    (" and vault.agent == agent", "", "test_seal.py::test_the_agent_named_inside_must_be_the_one_that_opens_it"),
-    ("if pinned == named and", "if pinned and", "test_seal.py::test_a_forged_field_is_refused[unlock.json]"),
+    ("if size > self.limit:", "if size < 0:", "daemon/test_wire_alone.py::test_the_longest_frame_and_one_byte_more"),
+    (" and split_vault(vault) == parts", "", "vault/test_seal.py::test_parts_of_other_vaults_generations_and_agents"),
+    (" and vault.agent == agent", "", "vault/test_seal.py::test_the_agent_named_inside_must_be_the_one_that_opens_it"),
+    ("if pinned == named and", "if pinned and", "vault/test_seal.py::test_a_forged_field_is_refused[unlock.json]"),
     (
         ' and sealed.get("custodian") == custodian',
         "",
-        "test_signer_alone.py::test_a_custodian_opens_its_own_vault_only[vault]",
+        "signer/test_signer_alone.py::test_a_custodian_opens_its_own_vault_only[vault]",
     ),
-    ("return all(one.get(machine", "return any(one.get(machine", "test_store_alone.py::test_what_may_follow_the_pin"),
-    (" in dots[1] or not theirs.knows(*dot)", " in dots[1]", "test_records.py::test_what_the_other_never_saw_stays"),
-    ("Group(dict(group.keys), group.note)", "Group(group.keys, group.note)", "test_records.py::test_a_copy_is_its_own"),
-    ("        if check:\n", "        if not check:\n", "test_seal.py::test_a_failing_check_leaves_the_old_file"),
-    ("os.fsync(fd)\n            file", "file", "test_seal.py::test_a_failing_disk_leaves_the_old_file"),
+    ("return all(one.get(machine", "return any(one.get(machine", "vault/test_store_alone.py::test_what_may_follow_the_pin"),
+    (" in dots[1] or not theirs.knows(*dot)", " in dots[1]", "vault/test_records.py::test_what_the_other_never_saw_stays"),
+    ("Group(dict(group.keys), group.note)", "Group(group.keys, group.note)", "vault/test_records.py::test_a_copy_is_its_own"),
+    ("        if check:\n", "        if not check:\n", "vault/test_seal.py::test_a_failing_check_leaves_the_old_file"),
+    ("os.fsync(fd)\n            file", "file", "vault/test_seal.py::test_a_failing_disk_leaves_the_old_file"),
     (
         "os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600\n",
         "os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644\n",
-        "test_seal.py::test_a_write_is_whole_private_and_checked",
+        "vault/test_seal.py::test_a_write_is_whole_private_and_checked",
     ),
-    ("if not is_at(path):", "if False:", "test_store_alone.py::test_a_vault_is_made_over_no_other"),
-    ("if os.path.lexists(new) and not is_at(new):", "if False:", "test_seal.py::test_what_comes_at_the_last_moment_stays"),
+    ("if not is_at(path):", "if False:", "vault/test_store_alone.py::test_a_vault_is_made_over_no_other"),
+    ("if os.path.lexists(new) and not is_at(new):", "if False:", "vault/test_seal.py::test_what_comes_at_the_last_moment_stays"),
     (
         "refusal = store.compare(pin) if pin else None",
         "refusal = None",
-        "test_store_alone.py::test_a_rollback_is_accepted_under_a_new_name",
+        "vault/test_store_alone.py::test_a_rollback_is_accepted_under_a_new_name",
     ),
     (
         "        if not found.is_of(ours):",
         "        if found is None:",
-        "test_store_alone.py::test_what_cannot_be_taken_is_trouble",
+        "vault/test_store_alone.py::test_what_cannot_be_taken_is_trouble",
     ),
     (
         "elif rules.lets(way, now) and is_meant:",
         "elif is_meant:",
-        "test_gate.py::test_what_is_named_and_guarded_refuses_the_whole_and_says_what_to_do",
+        "daemon/test_gate.py::test_what_is_named_and_guarded_refuses_the_whole_and_says_what_to_do",
     ),
     (
         'not (asks or way == "reveal" or rules.times is not None)',
         "not (asks or rules.times is not None)",
-        "test_gate.py::test_what_is_only_looked_for_is_no_use[mask]",
+        "daemon/test_gate.py::test_what_is_only_looked_for_is_no_use[mask]",
     ),
     (
         'await keyholder.openers.keep_own(store, told["turned"])',
         "pass",
-        "test_asked.py::test_two_approvals_release_it_and_turn_the_lock",
+        "daemon/test_asked.py::test_two_approvals_release_it_and_turn_the_lock",
     ),
     (
         '        await remote.request("nip44_decrypt", params, accept_token(token))\n        self',
         "        self",
-        "test_asked.py::test_two_approvals_release_it_and_turn_the_lock",
+        "daemon/test_asked.py::test_two_approvals_release_it_and_turn_the_lock",
     ),
     (
         " and not lacks_guards(found, ours)",
         "",
-        "test_guards.py::test_a_later_copy_that_lost_guards_does_not_take_ours",
+        "vault/test_guards.py::test_a_later_copy_that_lost_guards_does_not_take_ours",
     ),
-    ("[-1] if flags & socket.MSG_CTRUNC else fds", "fds", "test_wire.py::test_descriptor_that_cannot_be_taken"),
+    ("[-1] if flags & socket.MSG_CTRUNC else fds", "fds", "daemon/test_wire.py::test_descriptor_that_cannot_be_taken"),
     (
         "if (sent_value and op not in SESSIONS) or op in WRITES_AT_ONCE:",
         "if False:",
-        "test_wire_alone.py::test_a_write_without_an_answer",
+        "daemon/test_wire_alone.py::test_a_write_without_an_answer",
     ),
-    ('{type(error).__name__}",\n', '{error}",\n', "test_wire_alone.py::test_an_error_is_an_answer_and_says_nothing"),
+    ('{type(error).__name__}",\n', '{error}",\n', "daemon/test_wire_alone.py::test_an_error_is_an_answer_and_says_nothing"),
     (
         " and state not in self.served",
         "",
-        "test_replica_keyholder.py::test_no_word_of_a_caller_stops_what_is_written",
+        "replica/test_replica_keyholder.py::test_no_word_of_a_caller_stops_what_is_written",
     ),
     (
         "return bool(self.served) and count >",
         "return False and count >",
-        "test_replica_keyholder.py::test_a_disk_from_a_backup_is_noticed_without_what_was_noted_of_relays",
+        "replica/test_replica_keyholder.py::test_a_disk_from_a_backup_is_noticed_without_what_was_noted_of_relays",
     ),
     (
         "is_known = live.id in self.seen",
         "is_known = True",
-        "test_replica_alone.py::test_a_lost_state_puts_nothing_away_that_was_not_read",
+        "replica/test_replica_alone.py::test_a_lost_state_puts_nothing_away_that_was_not_read",
     ),
     (
         'if use["through"] and not lets_forward(servers):\n        return "sign',
         'if False:\n        return "sign',
-        "test_ssh_agent.py::test_through_a_forwarded_agent_no_file_is_signed[last0]",
+        "fronts/test_ssh_agent.py::test_through_a_forwarded_agent_no_file_is_signed[last0]",
     ),
     (
         "if self.is_doubtful:",
         "if False:",
-        "test_ssh_agent.py::test_a_bind_that_is_refused_ends_what_the_connection_can[too long]",
+        "fronts/test_ssh_agent.py::test_a_bind_that_is_refused_ends_what_the_connection_can[too long]",
     ),
     (
         "if not {secret.value for secret in there} <= had:",
         "if False:",
-        "test_signing.py::test_nor_by_any_other_request",
+        "signing/test_signing.py::test_nor_by_any_other_request",
     ),
     (
         "session != binds[-1].session or ",
         "",
-        "test_signing.py::test_refused[another session than the proven one]",
+        "signing/test_signing.py::test_refused[another session than the proven one]",
     ),
 ]
 

@@ -306,7 +306,7 @@ def test_what_export_prints_is_what_run_reads(opened: Machine, canary: Canary, a
 
 @pytest.mark.parametrize("name", dotenv_readers.READERS)
 def test_each_column_of_the_table_is_what_its_reader_reads(name: str) -> None:
-    """Stale: python tests/dotenv_readers.py --write."""
+    """Stale: python tests/tools/dotenv_readers.py --write."""
     read, column = dotenv_readers.READERS[name], dotenv_readers.columns()
     assert column["line"] == [dotenv_readers.shown(line) for line in dotenv_readers.LINES]
     if name == "sh" and not os.path.realpath("/bin/sh").endswith("dash"):

@@ -157,7 +157,7 @@ def test_help_blocks_are_the_real_help(document: str) -> None:
     for match in d.BLOCK.finditer(text):
         if match[2].startswith("help"):
             words = match[2].removeprefix("help: avault").strip()
-            assert match[3] == d.help_block(words), "stale: python tests/documents.py --write"
+            assert match[3] == d.help_block(words), "stale: python tests/tools/documents.py --write"
     kinds = rf"(help|{d.BLOCKS})\b"
     opened, closed = re.findall(f"<!-- {kinds}", text), re.findall(f"<!-- /{kinds}", text)
     assert opened == closed and len(opened) == len(list(d.BLOCK.finditer(text))), "a block that does not end, or is not known"
@@ -174,7 +174,7 @@ def test_map_of_the_rooms() -> None:
     """It has the rooms that there are, and the ways that it describes go through them."""
     text, rooms = d.read("references/architecture.md"), {name for name, _ in d.rooms()}
     [block] = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "rooms"]
-    assert block == d.rooms_block(), "stale: python tests/documents.py --write"
+    assert block == d.rooms_block(), "stale: python tests/tools/documents.py --write"
     source = d.ROOT / "src" / "avault"
     files = {path.relative_to(source).with_suffix("").as_posix() for path in source.rglob("*.py")} - {"__init__"}
     assert {name for name in rooms if not name.endswith(".py")} == files
@@ -185,7 +185,7 @@ def test_map_of_the_rooms() -> None:
 def test_bench_block_is_a_table() -> None:
     text = d.read("references/performance.md")
     blocks = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "bench"]
-    assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/documents.py --write --bench"
+    assert len(blocks) == 1 and blocks[0].count("\n|") > 8, "python tests/tools/documents.py --write --bench"
 
 
 def test_tables_of_custodians() -> None:
@@ -198,7 +198,7 @@ def test_tables_of_custodians() -> None:
     [block] = [match[3] for match in d.BLOCK.finditer(text) if match[2] == "custodians"]
     measured = set(re.findall(r"^\| `([a-z0-9-]+)`, .* ms ", block, re.MULTILINE))
     _, _, missing = block.partition("\nNot measured: ")
-    assert measured | set(re.findall("`([a-z0-9-]+)`, ", missing)) == kinds, "python tests/bench_custody.py --write"
+    assert measured | set(re.findall("`([a-z0-9-]+)`, ", missing)) == kinds, "python tests/tools/bench_custody.py --write"
 
 
 # Exit codes
@@ -323,7 +323,7 @@ def test_no_installer_is_told_avault() -> None:
 
 
 TEXTS = ("*.md", "*.py", "*.toml", "scripts/a*", "scripts/*.py", "references/*.*", "hooks/*/*.*", "tests/*.py", "tests/*/*.py",
-         ".ci/run", ".github/*/*.yml")  # fmt: skip
+         "tests/*/*/*.py", ".ci/run", ".github/*/*.yml")  # fmt: skip
 
 
 def test_version() -> None:

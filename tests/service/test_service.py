@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 import avault
 
 pytestmark = pytest.mark.usefixtures("forks")
-REFERENCE = Path(__file__).resolve().parent.parent / "references" / "service.md"
+REFERENCE = Path(__file__).resolve().parents[2] / "references" / "service.md"
 booted = pytest.mark.skipif(os.path.isdir("/run/systemd/system"), reason="would change this machine's own systemd")
 needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="systemd is for Linux")

@@ -113,8 +113,8 @@ def test_git(tmp_path, place):
 def run(tmp_path: Path, test: str, *options: str) -> tuple[int, str]:
     """pytest by itself, over a file with one test and copies of what it needs."""
     for name in ("conftest.py", "canary.py", "figures.py", "order.py"):
-        (tmp_path / name).write_bytes((HERE / name).read_bytes())
-    (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE.parent / 'scripts'}\n")
+        (tmp_path / name).write_bytes(next(path for path in (HERE / name, HERE.parent / name) if path.exists()).read_bytes())
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\npythonpath = {HERE.parents[1] / 'scripts'}\n")
     (tmp_path / "test_it.py").write_text(f"import sys\nfrom canary import record\n\n{test}\n")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/base"]

@@ -38,7 +38,7 @@ from peers import Phone, Signer
 import avault
 
 AVAULT = str(Path(sys.executable).parent / "avault")
-SOURCE = Path(__file__).resolve().parent.parent / "avault.py"
+SOURCE = Path(__file__).resolve().parents[2] / "avault.py"
 
 
 def wait_until(condition: Callable[[], Any], timeout: float = 60, what: str = "", every: float = 0.02) -> Any:

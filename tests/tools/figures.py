@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FULL = bool(os.environ.get("AVAULT_TEST_FULL"))
-DOCUMENT = Path(__file__).resolve().parent.parent / "references" / "proofs.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "references" / "proofs.md"
 book: Any = None  # of the run; conftest.py sets it
 
 

@@ -1,4 +1,4 @@
-"""The operator's key and the vault directory are enough, without avault: tests/peers/recover.mjs follows references/format.md."""
+"""The operator's key and the vault directory are enough, without avault: peers/recover.mjs follows references/format.md."""
 
 import json
 import re

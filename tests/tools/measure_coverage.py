@@ -1,6 +1,6 @@
 """How much of avault.py the tests reach.
 
-    .venv/bin/python tests/measure_coverage.py [PYTEST'S WORDS]   the whole suite, with every process that it starts
+    .venv/bin/python tests/tools/measure_coverage.py [PYTEST'S WORDS]   the whole suite, with every process that it starts
 
 Prints, for each room of src/avault/, the share of lines and branches that were reached, and those that were not.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import coverage
 import coverage.exceptions
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "avault.py"
 INSTALLED = Path(sysconfig.get_path("purelib"))
 KEYS = (  # they touch keys

@@ -22,7 +22,7 @@ from harness import AVAULT, Machine, wait_until
 
 import avault
 
-PROTOCOL = Path(__file__).resolve().parent.parent / "references" / "protocol.md"
+PROTOCOL = Path(__file__).resolve().parents[2] / "references" / "protocol.md"
 Message = dict[str, Any]
 
 

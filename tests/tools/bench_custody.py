@@ -1,6 +1,6 @@
 """How long each custodian takes to keep an unlock key and to give it back: the table of references/custody.md.
 
-    python tests/bench_custody.py [--rounds N] [--write]
+    python tests/tools/bench_custody.py [--rounds N] [--write]
 
 The class of each kind is called in this very process, against the real part that its tests have, on this machine. The last
 column is the whole errand, as the daemon sends it: a process that starts, gets the key, and ends. What a person
@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY), *(str(path) for path in (REPOSITORY / "tests").iterdir() if path.is_dir())]
 
 import canary  # noqa: E402
 import documents  # noqa: E402

@@ -1,6 +1,6 @@
 """How fast avault is: each row's two sides run alternately in the same run, and the table gives medians.
 
-    python tests/bench.py [--quick] [--rounds N] [--signatures] [--here]
+    python tests/tools/bench.py [--quick] [--rounds N] [--signatures] [--here]
 
 It installs avault in a fresh venv (--here: takes the one beside this interpreter), builds vaults of 10, 1,000 and 10,000
 secrets with avault's own Store, serves each from a machine of its own, and prints a Markdown table.
@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(REPOSITORY), *(str(path) for path in (REPOSITORY / "tests").iterdir() if path.is_dir())]
 
 import nostr_sdk  # noqa: E402
 import peers  # noqa: E402
