@@ -70,6 +70,7 @@ The rooms, in order; each calls only what stands above it:
     vault/leftovers           Copies of the vault that lie here under a key before the agent's: what only they have
     vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
     vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
+    vault/messages            Which messages this machine sends and takes: messages.json, in its state directory
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
@@ -153,8 +154,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/status             What `status` says
     daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
     daemon/listener           The daemon's socket, and its path in the file system
-    daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, persons first
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
+    daemon/messenger          Messages to and from the operator, as the supervisor has them sent and heard
+    daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, persons first
     daemon/recorder           Having git told of what was written
     daemon/replicator         Having relays given what was written, and other machines' work fetched from them
     daemon/supervisor         The process that owns the socket. It never holds a secret
@@ -167,6 +169,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
     daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
+    daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
@@ -202,6 +205,9 @@ The rooms, in order; each calls only what stands above it:
     replica/staging           What relays are to have is signed by the keyholder, at once after a write, and laid ready
     replica/taking            What other machines have put on relays comes into the vault, as by a `git pull`
     replica/keeping           The vault and its relays, brought level: what happens by itself, and by `avault replica push`
+    messages/delivery         Private messages delivered: put on the relays by which somebody takes them (NIP-17)
+    messages/listening        The process that hears the one word that is obeyed: `avault message listen`. It holds no key
+    messages/notice           The notice to the operator that a vault waits for the phone: one in an asking, and no link in it
     intake/dotenv             The one reader of .env files: `import`, `audit` and `run --env-file` read a file alike
     intake/shell_words        The words of a shell's command, and what each becomes: quotes, escapes, expansions
     intake/lines              fish, systemd's units, pam_env: files of which a line sets a variable
@@ -283,6 +289,7 @@ The rooms, in order; each calls only what stands above it:
     cli/log                   avault log: who got what, and when; and what was refused
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
+    cli/message               avault message: what the operator is told by private message, and the one word that is obeyed
     cli/operator              avault operator: who may approve for a vault, besides the one that it was made for
     cli/pair                  avault init, pair, drill: by which a vault, a machine and the operator's phone meet
     cli/retrieve              A vault brought back where nothing of it is, by npub, relays and phone: avault recover
@@ -1082,9 +1089,10 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-    audit daemon delete doctor drill edit export forget get git guard has history import init inject
-    custody key keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
-    pair recover replica restore rotate run scan service set ssh status sync unguard unlock wait
+    audit daemon delete doctor drill edit export forget get git guard has history import init
+    inject custody key keychain list lock log machine mcp message migrate mv openclaw openclaw-
+    provider operator pair recover replica restore rotate run scan service set ssh status sync
+    unguard unlock wait
     """.split()
 )
 
@@ -1465,12 +1473,13 @@ DOOR = {
     "unguard",
     "record",
     "ssh",
+    "message",
 }
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-    "guard", "guards", "key", "keys", "sign",
+    "guard", "guards", "key", "keys", "sign", "word",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 NESTED = 100  # levels of objects and lists in a frame
@@ -2106,6 +2115,39 @@ def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
         return str(encrypted.decrypt(passphrase).to_hex())
     except nostr_sdk.NostrSdkError:
         return None
+
+
+MESSAGE_KIND = 14  # a private message (NIP-17); it travels in two wraps (NIP-59)
+INBOX_KIND = 10_050  # by which relays somebody takes such messages (NIP-17)
+
+
+def wrap_message(keys: Keys, receiver: str, text: str) -> str:
+    """A private message (NIP-17) to a public key (hex), as the JSON of the event to be sent."""
+    public = nostr_sdk.PublicKey.parse(receiver)
+    return str(nostr_sdk.nip17_make_private_msg(keys, public, text).as_json())
+
+
+def open_message(keys: Keys, event: str) -> tuple[str, int, str]:
+    """Who wrote a private message (hex), when (seconds), and what; raises ValueError.
+
+    The author is whose key signed the seal, and the time is the message's own: that of the
+    wraps is chosen at random (NIP-59).
+    """
+    try:
+        gift = nostr_sdk.UnwrappedGift.from_gift_wrap(keys, nostr_sdk.Event.from_json(event))
+        message, author = gift.rumor(), gift.sender()
+        if message.kind().as_u16() == MESSAGE_KIND and message.author() == author:
+            return str(author.to_hex()), int(message.created_at().as_secs()), str(message.content())
+    except nostr_sdk.NostrSdkError:
+        pass
+    raise ValueError("no private message to these keys")
+
+
+def sign_inbox(keys: Keys, urls: list[str]) -> str:
+    """The event that says by which relays a key takes private messages (NIP-17), as JSON."""
+    tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(INBOX_KIND), "").tags(tags)
+    return str(builder.finalize(keys).as_json())
 
 
 # --------------------------------------------------------------- process ----
@@ -4348,6 +4390,7 @@ REPAIRS = {
     "pairing": "avault pair",
     "pin": "git pull, avault unlock",
     "custodians": "avault custody list",
+    "messages": "avault message on",
 }
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -4377,6 +4420,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
     "locks": {"locks": dict},
+    "messages": {"lock": bool, "notice": bool, "relays": list, "obeyed": int},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
@@ -4543,7 +4587,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "locks.json",
+    "locks.json", "messages.json",
     "replica.json", "replica-outbox.json", "guards.enc",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
@@ -6846,6 +6890,46 @@ def describe_mark(mark: dict[str, Any]) -> str:
     return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
 
 
+# -------------------------------------------------------- vault/messages ----
+# Which messages this machine sends and takes: messages.json, in its state directory.
+
+
+MESSAGES = "messages.json"
+
+
+class MessageSettings:
+    """Whether the word `lock` is taken, at which relays, and whether a `notice` is sent.
+
+    `obeyed` is when the last word was written that was obeyed (seconds): none before it counts.
+    """
+
+    def __init__(
+        self, lock: bool = False, notice: bool = False, relays: list[str] | None = None
+    ) -> None:
+        self.lock, self.notice, self.relays = lock, notice, relays or []
+        self.obeyed = 0
+
+    @staticmethod
+    def load(places: Places) -> MessageSettings:
+        """This machine's; nothing is on where nobody has said so. Raises Tampered."""
+        path, settings = places.own(MESSAGES), MessageSettings()
+        if os.path.lexists(path):
+            content = decode_file("messages", read_file(path), path)
+            try:
+                settings.relays = [normalise_relay(url) for url in content["relays"]]
+            except Usage:
+                raise Tampered(f"{path} is damaged", "write it anew: avault message on") from None
+            settings.lock, settings.notice = content["lock"], content["notice"]
+            settings.obeyed = content["obeyed"]
+        return settings
+
+    def save(self, places: Places) -> None:
+        """Write messages.json."""
+        content = {"lock": self.lock, "notice": self.notice, "relays": self.relays}
+        data = encode_file("messages", {**content, "obeyed": self.obeyed})
+        write_file(places.own(MESSAGES), data)
+
+
 # -------------------------------------------------------- vault/recovery ----
 # The recovery copy, nsec.enc, beside an open vault: verified, and made anew.
 #
@@ -7615,6 +7699,7 @@ def old_form() -> AvaultError:
 
 
 RPC_KIND = 24_133
+WRAP_KIND = 1059  # a gift wrap (NIP-59)
 RELAY_QUOTES = "'\""  # which the library puts around what a relay says
 
 
@@ -7622,7 +7707,7 @@ class Relays:
     """Relays that are connected under one key: `await open()`, and `await close()` at the end.
 
     `hear` is given each event that they send, `changed` is called when `shown`, which is what
-    `status` shows of them, says something new.
+    `status` shows of them, says something new. `wanted` are events of NIP-46 to the key, or others.
     """
 
     def __init__(
@@ -7631,8 +7716,10 @@ class Relays:
         urls: list[str],
         hear: Callable[[Event], None],
         changed: Callable[[], None],
+        wanted: nostr_sdk.Filter | None = None,
     ) -> None:
         self.keys, self.hear, self.changed = keys, hear, changed
+        self.wanted = wanted or wanted_answers(keys)
         self.shown: dict[str, dict[str, Any]] = {
             url: {"url": url, "connected": False, "said": None} for url in urls
         }
@@ -7676,13 +7763,9 @@ class Relays:
             spawn(self.tasks, self.listen(client, stream))
 
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
-        """Ask a relay for our events.
-
-        Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
-        """
+        """Ask a relay for the events that are wanted."""
         await asyncio.sleep(after)
-        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
-        await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+        await client.subscribe(nostr_sdk.ReqTarget.auto([self.wanted]), id="avault")
 
     async def close(self) -> None:
         """Disconnect."""
@@ -7771,6 +7854,21 @@ class Relays:
         return "accepted"
 
 
+def wanted_answers(keys: Keys) -> nostr_sdk.Filter:
+    """The events of NIP-46 to a key.
+
+    Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
+    """
+    return nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
+
+
+def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
+    """The private messages (NIP-17) to a public key (hex), as they travel, from a time on."""
+    wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(WRAP_KIND))
+    wanted = wanted.pubkey(nostr_sdk.PublicKey.parse(public))
+    return wanted.since(nostr_sdk.Timestamp.from_secs(since))
+
+
 def network() -> tuple[object, ...]:
     """What is another when the machine has moved to another network, or slept.
 
@@ -7855,8 +7953,7 @@ async def probe(url: str, seconds: float) -> tuple[str | None, float]:
             stream = client.notifications()
             await relay.try_connect(timeout=limit)
             stage = "takes no subscription"
-            mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
-            await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+            await client.subscribe(nostr_sdk.ReqTarget.auto([wanted_answers(keys)]), id="avault")
             await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
             stage = "takes no message"
             event = compose_event(keys, public_hex(keys), secrets.token_hex(300))
@@ -8893,6 +8990,41 @@ class StoringRelay:
         The library's own call takes what came until it ran out of patience for all.
         """
         found: list[StoredEvent] = []
+
+        def note(event: nostr_sdk.Event) -> None:
+            if len(found) < MOST_EVENTS:
+                found.append(read_stored(json.loads(event.as_json()), author))
+                if take:
+                    take(found[-1])
+
+        await self.collect(wanted, note)
+        return found
+
+    async def fetch_inbox(self, author: str) -> tuple[int, list[str]]:
+        """By which relays an author (hex) takes private messages (NIP-17), and since when.
+
+        None of them, since 0, where the relay does not know; raises Unavailable.
+        """
+        wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(INBOX_KIND))
+        wanted = wanted.author(nostr_sdk.PublicKey.parse(author))
+        found: tuple[int, list[str]] = 0, []
+
+        def note(event: nostr_sdk.Event) -> None:
+            nonlocal found
+            if event.verify() and event.created_at().as_secs() > found[0]:
+                urls = [str(url) for url in nostr_sdk.nip17_extract_relay_list(event)]
+                found = event.created_at().as_secs(), urls
+
+        await self.collect(wanted, note)
+        return found
+
+    async def collect(
+        self, wanted: nostr_sdk.Filter, take: Callable[[nostr_sdk.Event], None]
+    ) -> None:
+        """Give `take` what it answers to one filter, to the end; raises Unavailable.
+
+        What `take` raises ValueError for is left out.
+        """
         name = secrets.token_hex(8)
         try:
             async with asyncio.timeout(PATIENCE) as limit:
@@ -8901,17 +9033,14 @@ class StoringRelay:
                 async for event in self.hear(name):
                     limit.reschedule(min(asyncio.get_running_loop().time() + PATIENCE, end))
                     with contextlib.suppress(ValueError):
-                        if wanted.match_event(event) and len(found) < MOST_EVENTS:
-                            found.append(read_stored(json.loads(event.as_json()), author))
-                            if take:
-                                take(found[-1])
+                        if wanted.match_event(event):
+                            take(event)
                 await self.relay.unsubscribe(name)
         except TimeoutError:
             raise Unavailable(f"{self.url} does not say what it has") from None
         except nostr_sdk.NostrSdkError as error:
             said = printable(str(error).strip(RELAY_QUOTES))
             raise Unavailable(f"{self.url} does not say what it has: {said}") from None
-        return found
 
     async def hear(self, name: str) -> AsyncIterator[nostr_sdk.Event]:
         """What comes of a subscription, to the end of what is stored; raises Unavailable."""
@@ -18351,6 +18480,172 @@ class Listener:
                 os.unlink(path)
 
 
+# ------------------------------------------------------- daemon/programs ----
+# The programs that the supervisor runs: each prints a JSON object.
+
+
+def start_program(
+    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a clean environment, with these variables besides.
+
+    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
+    git is not to be killed because the daemon stops.
+    """
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        command,
+        stdin=quiet if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=quiet,
+        cwd="/",
+        env=clean_environment() | (variables or {}),
+        start_new_session=True,
+    )
+
+
+async def run_program(
+    command: list[str], variables: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a program: the JSON object that it prints."""
+    return await hear_program(start_program(command, variables=variables))
+
+
+async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The JSON object that a program prints, when it has ended."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    output = await reader.read()
+    try:
+        return decode_frame(output)
+    except Usage:
+        while process.poll() is None:  # it may have closed its stdout, and go on
+            await asyncio.sleep(0.05)
+        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+
+# ------------------------------------------------------ daemon/messenger ----
+# Messages to and from the operator, as the supervisor has them sent and heard.
+#
+# The programs that do it hold no secret of the vault: the one that sends a notice reads the key by
+# which this machine asks the phone, as every unlock does.
+
+
+class Messenger:
+    """Has one program hear the word `lock` while the vault is open, and another send a notice.
+
+    A notice is sent once in an asking, when that has lasted five minutes.
+    """
+
+    WAIT = 300.0  # seconds
+    ENDING = 30.0  # seconds that the answer to a word may take, once the vault is locked
+    AGAIN = 60.0  # seconds until a program that ended by itself is started again
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.relays: list[Any] = []  # as the program that hears has them
+        self.noticed: float | None = None  # the asking of which the operator was told
+        self.notice: dict[str, Any] | None = None  # what came of that
+        self.is_hearing = False
+        self.process: asyncio.subprocess.Process | None = None
+        self.planned = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def settings(self) -> MessageSettings:
+        """What is on; nothing where that cannot be read."""
+        try:
+            return MessageSettings.load(self.places)
+        except Tampered:
+            return MessageSettings()
+
+    def describe(self) -> dict[str, Any] | None:
+        """What `status` shows; None where nothing is on."""
+        settings = self.settings()
+        if not (settings.lock or settings.notice):
+            return None
+        shown = {"lock": settings.lock, "notice": settings.notice, "relays": self.relays}
+        return {**shown, "last_notice": self.notice}
+
+    async def run(self, warden: Warden) -> None:
+        """Follow the vault's state, for ever."""
+        while True:
+            self.planned.clear()
+            changed, wait = warden.changed, self.follow(warden)
+            events = (changed.wait(), self.planned.wait())
+            waiting = [asyncio.ensure_future(each) for each in events]
+            await asyncio.wait(waiting, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for each in waiting:
+                each.cancel()
+
+    def follow(self, warden: Warden) -> float | None:
+        """Do what the state asks for; in how many seconds to look again, None if not by itself."""
+        settings, asked = self.settings(), warden.question.begun
+        if warden.state == "unlocked" and settings.lock:
+            if not self.is_hearing:
+                self.is_hearing = True
+                spawn(self.tasks, self.hear(str(warden.report["agent_npub"])))
+        else:
+            self.end_hearing()
+        if warden.state != "waiting" or not settings.notice or asked in (None, self.noticed):
+            return None
+        left = asked + self.WAIT - uptime()
+        if left <= 0:
+            self.noticed = asked
+            spawn(self.tasks, self.tell(dict(warden.report)))
+            return None
+        return min(left, 60.0)  # the loop's clock stands still while the machine sleeps
+
+    def look(self) -> None:
+        """What is on has changed."""
+        self.end_hearing()
+        self.planned.set()
+
+    def end_hearing(self) -> None:
+        """Tell the program that hears to end, which may answer a word before; and see to it."""
+        process, self.process = self.process, None
+        if process and process.stdin and process.returncode is None:
+            process.stdin.close()
+            asyncio.get_running_loop().call_later(self.ENDING, end_process, process)
+
+    async def hear(self, agent: str) -> None:
+        """Run the program that hears, and take what it says of relays, until it ends."""
+        process = self.process = await asyncio.create_subprocess_exec(
+            *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        while process.stdout and (line := await process.stdout.readline()):
+            try:
+                self.relays = decode_frame(line)["relays"]
+            except (Usage, KeyError):
+                pass  # no word of ours
+        await process.wait()
+        self.relays = []
+        if self.process is process:  # by itself
+            self.process = None
+            await asyncio.sleep(self.AGAIN)
+        self.is_hearing = False
+        self.planned.set()
+
+    async def tell(self, report: dict[str, Any]) -> None:
+        """Have the notice sent."""
+        said = ["--name", report["name"], "--since", report["waiting"]["since"]]
+        said += ["--code", report["code"], "--dir", self.places.dir]
+        self.notice = await run_program(own_command("message", "notice", *said))
+
+
+def end_process(process: asyncio.subprocess.Process) -> None:
+    """Kill a program that has not ended in time."""
+    if process.returncode is None:
+        process.kill()
+
+
 # ----------------------------------------------------- daemon/precedence ----
 # Whose turn it is to change custodians, keys and guards: one at a time, persons first.
 
@@ -18413,52 +18708,6 @@ class Precedence:
         if self.persons:
             raise Denied("a person asks for less guard in a terminal", "let that end first")
         self.pauses.check("in a terminal, at once: avault unguard")
-
-
-# ------------------------------------------------------- daemon/programs ----
-# The programs that the supervisor runs: each prints a JSON object.
-
-
-def start_program(
-    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a program in a clean environment, with these variables besides.
-
-    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
-    git is not to be killed because the daemon stops.
-    """
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        command,
-        stdin=quiet if stdin is None else stdin,
-        stdout=subprocess.PIPE,
-        stderr=quiet,
-        cwd="/",
-        env=clean_environment() | (variables or {}),
-        start_new_session=True,
-    )
-
-
-async def run_program(
-    command: list[str], variables: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Run a program: the JSON object that it prints."""
-    return await hear_program(start_program(command, variables=variables))
-
-
-async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The JSON object that a program prints, when it has ended."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
-    )
-    output = await reader.read()
-    try:
-        return decode_frame(output)
-    except Usage:
-        while process.poll() is None:  # it may have closed its stdout, and go on
-            await asyncio.sleep(0.05)
-        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
 
 
 # ------------------------------------------------------- daemon/recorder ----
@@ -18681,6 +18930,7 @@ class Supervisor:
         limits = options["lock_after"], options["lock_idle"]
         self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
         self.replicator, self.fronts = Replicator(places), Fronts(places)
+        self.messenger = Messenger(places)
         self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
@@ -18734,6 +18984,7 @@ class Supervisor:
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
         spawn(self.tasks, self.replicator.run(self.warden))
+        spawn(self.tasks, self.messenger.run(self.warden))
         await self.stopping.wait()
         await self.warden.child.end()
         self.replicator.leave()
@@ -19066,6 +19317,7 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     await supervisor.warden.look()
     replica = supervisor.replicator.said
     fields = {"git": supervisor.recorder.said, "replica": replica}
+    fields["messages"] = supervisor.messenger.describe()
     return describe_status(supervisor.places, supervisor.warden) | fields
 
 
@@ -19073,6 +19325,12 @@ async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Messa
     """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
     path = await supervisor.fronts.ssh()
     return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
+
+
+async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Look at which messages are on again; what `status` shows of them."""
+    supervisor.messenger.look()
+    return {"ok": True, "messages": supervisor.messenger.describe()}
 
 
 ANSWERS: dict[str, Respond] = {
@@ -19087,6 +19345,7 @@ ANSWERS: dict[str, Respond] = {
     "unguard": answer_custody,
     "record": answer_record,
     "ssh": answer_ssh,
+    "message": answer_message,
 }
 
 
@@ -20148,6 +20407,73 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     return {"ok": True, "keys": may}
 
 
+# ---------------------------------------------------------- daemon/words ----
+# The one word that an operator may send to an agent: lock, as a private message (NIP-17).
+#
+# Nothing else that a message says is obeyed. Locking is harmless to repeat; whatever else would make
+# of a chat app what only the signer is.
+
+
+WORD_OBEYED = "lock"
+LONGEST_WORD = 4096  # characters of an event; one with this word has 1,701
+FRESH = 600  # seconds that a word may be old, or ahead
+SKEW = 120  # seconds by which the phone's clock may be behind, when it is sent after an unlock
+MOST_INBOXES = 10  # relays
+
+
+async def serve_word(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Whether an event is the word of an operator; or by which relays the agent takes messages.
+
+    Of what does not count nothing is told: who asks could be anybody who has read an event.
+    """
+    refuse_unknown(request, frozenset({"action", "event", "after", "relays"}))
+    if request.get("action") == "inbox":
+        return announce_inbox(keyholder, session, request)
+    if request.get("action") != "read":
+        raise Usage("no such action", "inbox, or read")
+    event, after = request.get("event"), request.get("after", 0)
+    if not isinstance(event, dict) or len(text := json.dumps(event)) > LONGEST_WORD:
+        raise Usage(f"event is an object of at most {LONGEST_WORD} characters")
+    if type(after) is not int:
+        raise Usage("after is a number of seconds")
+    store, unlocked = keyholder.open_store(), keyholder.holding.autolock.since
+    try:
+        sender, written, said = await asyncio.to_thread(open_message, store.keys, text)
+    except ValueError:
+        return {"ok": True, "word": None}
+    is_fresh = abs(time.time() - written) <= FRESH and written > max(unlocked - SKEW, after)
+    is_obeyed = sender in store.vault.operators() and said.strip().lower() == WORD_OBEYED
+    if not is_obeyed or not is_fresh:
+        return {"ok": True, "word": None}
+    keyholder.release(session, {"op": "word", "for": WORD_OBEYED})
+    replies = describe_outcomes(store.vault.name, time.time())
+    events = {
+        outcome: json.loads(await asyncio.to_thread(wrap_message, store.keys, sender, reply))
+        for outcome, reply in replies.items()
+    }
+    return {"ok": True, "word": WORD_OBEYED, "written": written, "to": sender, "replies": events}
+
+
+def announce_inbox(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The event that says by which relays the agent takes messages; with none, by none."""
+    given = request.get("relays")
+    if not isinstance(given, list) or len(given) > MOST_INBOXES:
+        raise Usage(f"relays is a list of at most {MOST_INBOXES}")
+    urls, store = [normalise_relay(url) for url in given], keyholder.open_store()
+    keyholder.release(session, {"op": "word", "for": f"inbox {' '.join(urls)}".strip()})
+    event = json.loads(sign_inbox(store.keys, urls))
+    return {"ok": True, "event": event, "agent": public_hex(store.keys)}
+
+
+def describe_outcomes(name: str, now: float) -> dict[str, str]:
+    """What the operator is answered: made before the key is gone, sent when it is known which."""
+    at = time.strftime("%H:%M UTC", time.gmtime(now))
+    return {
+        "locked": f"avault: {name} is locked, {at}",
+        "refused": f"avault: {name} is NOT locked, {at}: see avault status there",
+    }
+
+
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
@@ -20292,6 +20618,7 @@ REQUESTS: dict[str, Serve] = {
     "key": serve_key,
     "keys": serve_signing_keys,
     "sign": serve_sign,
+    "word": serve_word,
 }
 
 
@@ -21307,6 +21634,7 @@ getting in, looking after
   restore       a secret as it was in a commit
   sync          fetch, merge and push the vault's repository
   replica add|remove|status|push       relays that keep the ciphertext
+  message on|off|status                a notice that it waits; the word lock
   doctor        what is wrong, and the command that mends it
 
 this machine
@@ -24739,6 +25067,190 @@ def stage_quietly(places: Places, told: dict[str, Any]) -> dict[str, Any] | None
     if isinstance(refused, Tampered):
         told["halts"], about = True, None
     return about
+
+
+# ----------------------------------------------------- messages/delivery ----
+# Private messages delivered: put on the relays by which somebody takes them (NIP-17).
+
+
+MOST_ADDRESSES = 10  # relays that a message is put on
+
+
+async def find_inbox(public: str, urls: list[str]) -> list[str]:
+    """The relays by which somebody (hex) takes private messages, as these relays know it.
+
+    The latest word counts; none where nobody knows.
+    """
+
+    async def ask(url: str) -> tuple[int, list[str]]:
+        try:
+            async with StoringRelay(url) as relay:
+                return await relay.fetch_inbox(public)
+        except Unavailable:
+            return 0, []
+
+    answers = await asyncio.gather(*(ask(url) for url in dict.fromkeys(urls)))
+    found: dict[str, None] = {}
+    for url in max(answers, default=(0, []), key=lambda answer: answer[0])[1]:
+        with contextlib.suppress(Usage):
+            found[normalise_relay(url)] = None
+    return [*found][:MOST_ADDRESSES]
+
+
+async def put_event(event: dict[str, Any], urls: list[str]) -> dict[str, str]:
+    """Put an event on relays: what each says, "accepted" if it took it."""
+
+    async def put_on(url: str) -> str:
+        try:
+            async with StoringRelay(url) as relay:
+                return await relay.send(event)
+        except Unavailable as error:
+            return error.message
+
+    urls = [*dict.fromkeys(urls)]
+    return dict(zip(urls, await asyncio.gather(*map(put_on, urls)), strict=True))
+
+
+# ---------------------------------------------------- messages/listening ----
+# The process that hears the one word that is obeyed: `avault message listen`. It holds no key.
+#
+# What is too large, too much or not signed goes no further. Of the rest the keyholder says whether
+# it is an operator's word; then this asks for the lock, as anybody may, and sends the answer.
+
+
+BACK = 49 * 3600  # seconds: what wraps a message is up to two days older than it (NIP-59)
+PACE = 0.2  # seconds between two that the keyholder is given
+MOST_UNREAD = 100  # what came before these is not read
+MOST_HEARD = 10_000  # events that are not looked at twice
+
+
+class Ear:
+    """What relays send, as far as it may be the word; the latest is taken first."""
+
+    def __init__(self) -> None:
+        self.unread: collections.deque[dict[str, Any]] = collections.deque(maxlen=MOST_UNREAD)
+        self.known: dict[str, None] = {}
+        self.came = asyncio.Event()
+
+    def hear(self, event: Event) -> None:
+        """Take an event that is small, signed and new."""
+        text, identity = event.as_json(), event.id().to_hex()
+        if len(text) > LONGEST_WORD or identity in self.known or not event.verify():
+            return
+        self.known[identity] = None
+        if len(self.known) > MOST_HEARD:
+            del self.known[next(iter(self.known))]
+        self.unread.append(json.loads(text))
+        self.came.set()
+
+    async def next(self) -> dict[str, Any]:
+        """The latest that was not read yet."""
+        while not self.unread:
+            self.came.clear()
+            await self.came.wait()
+        return self.unread.pop()
+
+
+class Listening:
+    """Hears a word, and has the vault locked. `is_answering` is set from then to the end."""
+
+    def __init__(self, places: Places, agent: str) -> None:
+        self.places, self.settings = places, MessageSettings.load(places)
+        self.vault, self.ear, self.is_answering = VaultLink(places), Ear(), False
+        wanted = wanted_messages(agent, int(time.time()) - BACK)
+        heard = self.settings.relays, self.ear.hear, self.report
+        self.relays = Relays(make_keys(), *heard, wanted)
+
+    def report(self) -> None:
+        """Tell the daemon how the relays are: a line of JSON."""
+        put(json.dumps({"relays": [*self.relays.shown.values()]}) + "\n")
+
+    async def watch(self) -> None:
+        """Notice what changes with the relays, for ever."""
+        while True:
+            self.relays.look()
+            self.relays.move()
+            await asyncio.sleep(1.0)
+
+    async def obey(self) -> None:
+        """Wait for the word, and do it; raises what the vault says, as Locked."""
+        watching: set[asyncio.Task[None]] = set()
+        self.report()
+        await self.relays.open()
+        spawn(watching, self.watch())
+        try:
+            while True:
+                event, after = await self.ear.next(), self.settings.obeyed
+                said = await self.vault.ask("word", action="read", event=event, after=after)
+                if said["word"]:
+                    return await self.lock(said)
+                await asyncio.sleep(PACE)
+        finally:
+            for task in watching:
+                task.cancel()
+            await self.relays.close()
+
+    async def lock(self, said: Message) -> None:
+        """Lock the vault, and tell who wanted it what came of that."""
+        self.is_answering = True
+        self.settings.obeyed = int(said["written"])
+        self.settings.save(self.places)  # before: the same word does not lock the next time
+        outcome = "locked"
+        try:
+            await VaultLink(self.places).ask("lock")  # which is not for the keyholder
+        except Denied:
+            outcome = "refused"
+        urls = self.settings.relays
+        known = await find_inbox(str(said["to"]), urls)
+        await put_event(said["replies"][outcome], [*known, *urls])
+
+
+async def listen_for_word(places: Places, agent: str) -> None:
+    """Hear and obey until the vault is locked, which the end of stdin says."""
+    listening = Listening(places, parse_npub(agent))
+    loop = asyncio.get_running_loop()
+    stdin = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin.buffer)
+    obeying, ended = loop.create_task(listening.obey()), loop.create_task(stdin.read())
+    await asyncio.wait([obeying, ended], return_when=asyncio.FIRST_COMPLETED)
+    if not listening.is_answering:
+        obeying.cancel()
+    try:
+        await obeying
+    except (asyncio.CancelledError, Locked, Unavailable):
+        pass  # nobody is there to obey
+    finally:
+        ended.cancel()
+
+
+# ------------------------------------------------------- messages/notice ----
+# The notice to the operator that a vault waits for the phone: one in an asking, and no link in it.
+#
+# It is signed by the key that asks the phone, as the agent's own is away then. Anybody can write such
+# a text: it opens nothing, and approved is only what appears in the signer.
+
+
+def compose_notice(name: str, since: str, code: str) -> str:
+    """What the operator reads: since when (RFC 3339), and the code of the phone's sentence."""
+    at = f"{since[11:16]} UTC"
+    return f"avault: {name} has waited since {at}, code {code}. Approve only in your signer app."
+
+
+async def send_notice(places: Places, name: str, since: str, code: str) -> dict[str, Any]:
+    """Send it, and say what relays `said`; raises Unavailable where it can go nowhere."""
+    pairing, settings = Pairing.load(places), MessageSettings.load(places)
+    if not pairing:
+        raise Unavailable("this machine is not paired with a signer", "avault pair")
+    known = await find_inbox(pairing.operator, [*settings.relays, *pairing.relays])
+    urls = known or settings.relays
+    if not urls:
+        raise Unavailable(
+            "no relay says where the operator takes private messages (kind 10050)",
+            "name one where they are read: avault message on --notice --relay wss://…",
+        )
+    event = wrap_message(pairing.keys, pairing.operator, compose_notice(name, since, code))
+    said = await put_event(json.loads(event), urls)
+    return {"ok": "accepted" in said.values(), "said": said}
 
 
 # --------------------------------------------------------- intake/dotenv ----
@@ -37129,6 +37641,173 @@ def cmd_mcp(terminal: Terminal, no_run: bool) -> int:
     return 0
 
 
+# ----------------------------------------------------------- cli/message ----
+# avault message: what the operator is told by private message, and the one word that is obeyed.
+
+
+MEANING_OF_WORD = """\
+  The word is `lock`, alone in a private message (NIP-17) to the agent's npub, from the key of an
+  operator. It locks, and is answered. No other word is obeyed, and none opens anything.
+  Relays keep, for all to read, that this agent's npub takes messages, and where.
+  It is no safety net: nothing promises that a message arrives before its time is over (10
+  minutes). The answer is the proof. What is sure: avault lock, over SSH.
+"""
+
+
+@command(
+    "message on",
+    option("--lock", is_flag=True),
+    option("--notice", is_flag=True),
+    option("--relay", multiple=True),
+    option("--yes", is_flag=True),
+)
+def cmd_message_on(
+    terminal: Terminal, lock: bool, notice: bool, relay: tuple[str, ...], yes: bool
+) -> int:
+    """usage: avault message on [--lock] [--notice] [--relay URL]… [--yes]
+
+    --notice: where an unlock has waited for five minutes, the operator gets a
+    private message (Nostr, NIP-17), one in an asking, with the vault's name and
+    the code, and no link. It comes from the key by which this machine asks the
+    phone: an app may show it as a request until it is accepted once.
+
+    --lock: the operator writes the word lock to the agent's npub, from any app
+    with private messages, and this machine locks, and answers. Nothing else is
+    obeyed. It says what that makes public, and asks; --yes does not.
+
+    --relay is where messages are taken and sent, if nobody has said yet where
+    that is. What is not named here is off.
+
+      avault message on --notice
+      avault message on --lock --notice --relay wss://relay.example.com
+    """
+    if not (lock or notice):
+        raise Usage("what is to be on?", "avault message on --notice, or --lock, or both")
+    before = MessageSettings.load(terminal.places)
+    settings = MessageSettings(lock, notice, [normalise_relay(url) for url in relay])
+    settings.obeyed = before.obeyed
+    pairing = Pairing.load(terminal.places)
+    if notice and not pairing:
+        raise NotFound("this machine is not paired with a signer", "avault pair")
+    if lock:
+        settings.relays = announce(terminal, settings.relays, pairing, yes)
+    settings.save(terminal.places)
+    return tell_daemon(terminal, settings)
+
+
+def announce(
+    terminal: Terminal, urls: list[str], pairing: Pairing | None, is_sure: bool
+) -> list[str]:
+    """Have relays say where the agent takes messages, and at which it does; raises AvaultError.
+
+    Where the agent's key is in use elsewhere, and takes messages there, it stays so.
+    """
+    agent = parse_npub(str(terminal.ask("status")["agent_npub"]))
+    usual = pairing.relays if pairing else []
+    known = [] if urls else asyncio.run(find_inbox(agent, usual))
+    if not urls and not known:
+        raise Usage(
+            "no relay says where the agent takes private messages",
+            "name one that takes them (kind 1059) without login: --relay wss://…",
+        )
+    for line in MEANING_OF_WORD.splitlines():
+        say(line)
+    where = ", ".join(urls or known)
+    if not is_sure and not confirm(f"avault: take messages for {to_npub(agent)} at {where}?"):
+        raise Denied("not confirmed; nothing was published", "avault message on --lock --yes")
+    if known:
+        return known
+    event = terminal.ask("word", action="inbox", relays=urls)["event"]
+    said = asyncio.run(put_event(event, [*urls, *usual]))
+    refused = {url: why for url, why in said.items() if why != "accepted"}
+    if not set(urls) - {*refused}:
+        why = "; ".join(f"{url}: {refused[url]}" for url in urls)
+        raise Unavailable(f"no relay takes it: {why}", "name another: --relay wss://…")
+    for url, why in refused.items():
+        warn(f"{url} did not take where the agent is found: {why}")
+    return urls
+
+
+def tell_daemon(terminal: Terminal, settings: MessageSettings) -> int:
+    """Have the daemon go by it, and say what is on."""
+    if terminal.is_running():
+        terminal.ask("message")
+    return show_settings(terminal, settings)
+
+
+def show_settings(terminal: Terminal, settings: MessageSettings) -> int:
+    """Say what is on."""
+    if terminal.want_json:
+        shown = {"lock": settings.lock, "notice": settings.notice, "relays": settings.relays}
+        put(json.dumps({"ok": True, **shown}) + "\n")
+        return 0
+    at = f", at {', '.join(settings.relays)}" if settings.relays else ""
+    put(f"the word lock: {'obeyed' + at if settings.lock else 'off'}\n")
+    put(f"notice after five minutes: {'on' if settings.notice else 'off'}\n")
+    return 0
+
+
+@command("message off")
+def cmd_message_off(terminal: Terminal) -> int:
+    """usage: avault message off
+
+    Sends and obeys no messages any more. Where relays say that the agent takes
+    messages, they may say so for ever; if the vault is open, they are told that
+    it does not.
+    """
+    before = MessageSettings.load(terminal.places)
+    if before.lock and terminal.is_running():
+        try:
+            event = terminal.ask("word", action="inbox", relays=[])["event"]
+            asyncio.run(put_event(event, before.relays))
+        except AvaultError as error:
+            warn(f"relays still say where the agent takes messages: {error.message}")
+    settings = MessageSettings()
+    settings.obeyed = before.obeyed
+    settings.save(terminal.places)
+    return tell_daemon(terminal, settings)
+
+
+@command("message status")
+def cmd_message_status(terminal: Terminal) -> int:
+    """usage: avault message status [--json]
+
+    Whether a notice is sent, whether the word lock is obeyed, and where. Whether
+    it is heard at this moment: avault status.
+    """
+    return show_settings(terminal, MessageSettings.load(terminal.places))
+
+
+@command("message listen", option("--agent", required=True))
+def cmd_message_listen(terminal: Terminal, agent: str) -> int:
+    """usage: avault message listen --agent NPUB
+
+    Hears the word lock, and has the vault locked. The daemon runs this.
+    """
+    asyncio.run(listen_for_word(terminal.places, agent))
+    return 0
+
+
+@command(
+    "message notice",
+    option("--name", required=True),
+    option("--since", required=True),
+    option("--code", required=True),
+)
+def cmd_message_notice(terminal: Terminal, name: str, since: str, code: str) -> int:
+    """usage: avault message notice --name NAME --since T --code CODE
+
+    Tells the operator by private message that the vault waits. The daemon runs
+    this.
+    """
+    try:
+        told = asyncio.run(send_notice(terminal.places, name, since, code))
+    except AvaultError as error:
+        told = {"ok": False, "said": {}, "problem": error.message}
+    put(json.dumps(told) + "\n")
+    return 0
+
+
 # ---------------------------------------------------------- cli/operator ----
 # avault operator: who may approve for a vault, besides the one that it was made for.
 
@@ -37949,7 +38628,7 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "asks", "questions", "pauses", "replica",
+    "asked", "asks", "questions", "pauses", "replica", "messages",
 )  # fmt: skip
 
 
@@ -37986,6 +38665,18 @@ def render_replica(told: dict[str, Any]) -> list[str]:
     lines += [f"{row['url']}: {printable(row['said'])}" for row in rows if row["said"]]
     wrong = [told["problem"]] if told.get("problem") else []
     return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
+
+
+def render_messages(told: dict[str, Any] | None) -> list[str]:
+    """Whether the word lock is heard, and what came of the last notice."""
+    lines = []
+    if told and told["lock"]:
+        heard = [relay["url"] for relay in told["relays"] if relay["connected"]]
+        lines.append(f"Word: lock is heard at {', '.join(heard) or 'no relay now'}")
+    if told and (last := told["last_notice"]):
+        sent = [url for url, said in (last.get("said") or {}).items() if said == "accepted"]
+        lines.append(f"Notice: {'sent to ' + ', '.join(sent) if sent else 'not sent'}")
+    return lines
 
 
 def render_age(seconds: float) -> str:
@@ -38040,6 +38731,7 @@ def render_status(status: dict[str, Any]) -> str:
         )
     if replica := status.get("replica"):
         lines += [f"Replica: {line}" for line in render_replica(replica)]
+    lines += render_messages(status.get("messages"))
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:

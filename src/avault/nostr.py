@@ -126,3 +126,36 @@ def decrypt_key(ncryptsec: str, passphrase: str) -> str | None:
         return str(encrypted.decrypt(passphrase).to_hex())
     except nostr_sdk.NostrSdkError:
         return None
+
+
+MESSAGE_KIND = 14  # a private message (NIP-17); it travels in two wraps (NIP-59)
+INBOX_KIND = 10_050  # by which relays somebody takes such messages (NIP-17)
+
+
+def wrap_message(keys: Keys, receiver: str, text: str) -> str:
+    """A private message (NIP-17) to a public key (hex), as the JSON of the event to be sent."""
+    public = nostr_sdk.PublicKey.parse(receiver)
+    return str(nostr_sdk.nip17_make_private_msg(keys, public, text).as_json())
+
+
+def open_message(keys: Keys, event: str) -> tuple[str, int, str]:
+    """Who wrote a private message (hex), when (seconds), and what; raises ValueError.
+
+    The author is whose key signed the seal, and the time is the message's own: that of the
+    wraps is chosen at random (NIP-59).
+    """
+    try:
+        gift = nostr_sdk.UnwrappedGift.from_gift_wrap(keys, nostr_sdk.Event.from_json(event))
+        message, author = gift.rumor(), gift.sender()
+        if message.kind().as_u16() == MESSAGE_KIND and message.author() == author:
+            return str(author.to_hex()), int(message.created_at().as_secs()), str(message.content())
+    except nostr_sdk.NostrSdkError:
+        pass
+    raise ValueError("no private message to these keys")
+
+
+def sign_inbox(keys: Keys, urls: list[str]) -> str:
+    """The event that says by which relays a key takes private messages (NIP-17), as JSON."""
+    tags = [nostr_sdk.Tag.parse(["relay", url]) for url in urls]
+    builder = nostr_sdk.EventBuilder(nostr_sdk.Kind(INBOX_KIND), "").tags(tags)
+    return str(builder.finalize(keys).as_json())

@@ -33,12 +33,13 @@ DOOR = {
     "unguard",
     "record",
     "ssh",
+    "message",
 }
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-    "guard", "guards", "key", "keys", "sign",
+    "guard", "guards", "key", "keys", "sign", "word",
 }  # fmt: skip
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 NESTED = 100  # levels of objects and lists in a frame

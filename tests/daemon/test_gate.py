@@ -89,6 +89,7 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "delete": [key],
         "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
         "keys": [{"as": "ssh"}, {}],
+        "word": [{"action": "read", "event": {}}, {"action": "inbox", "relays": ["wss://relay.example"]}],
         "sign": [{**key, "as": what, "payload": "AAAA"} for what in ("ssh", "sshsig", "raw")],
     }
     return found[op]

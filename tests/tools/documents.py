@@ -77,7 +77,8 @@ def links(text: str) -> list[str]:
 
 
 INTERNAL = {  # run by avault itself, or by git: nothing to type
-    "git record", "git merge", "git diff", "replica keep", "keychain get", "keychain set", "keychain delete", "keychain look",
+    "git record", "git merge", "git diff", "replica keep", "message listen", "message notice",
+    "keychain get", "keychain set", "keychain delete", "keychain look",
 }  # fmt: skip
 
 

@@ -117,7 +117,7 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "asks", "questions", "pauses", "replica",
+    "asked", "asks", "questions", "pauses", "replica", "messages",
 )  # fmt: skip
 
 
@@ -154,6 +154,18 @@ def render_replica(told: dict[str, Any]) -> list[str]:
     lines += [f"{row['url']}: {printable(row['said'])}" for row in rows if row["said"]]
     wrong = [told["problem"]] if told.get("problem") else []
     return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
+
+
+def render_messages(told: dict[str, Any] | None) -> list[str]:
+    """Whether the word lock is heard, and what came of the last notice."""
+    lines = []
+    if told and told["lock"]:
+        heard = [relay["url"] for relay in told["relays"] if relay["connected"]]
+        lines.append(f"Word: lock is heard at {', '.join(heard) or 'no relay now'}")
+    if told and (last := told["last_notice"]):
+        sent = [url for url, said in (last.get("said") or {}).items() if said == "accepted"]
+        lines.append(f"Notice: {'sent to ' + ', '.join(sent) if sent else 'not sent'}")
+    return lines
 
 
 def render_age(seconds: float) -> str:
@@ -208,6 +220,7 @@ def render_status(status: dict[str, Any]) -> str:
         )
     if replica := status.get("replica"):
         lines += [f"Replica: {line}" for line in render_replica(replica)]
+    lines += render_messages(status.get("messages"))
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:

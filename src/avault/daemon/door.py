@@ -189,6 +189,7 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     await supervisor.warden.look()
     replica = supervisor.replicator.said
     fields = {"git": supervisor.recorder.said, "replica": replica}
+    fields["messages"] = supervisor.messenger.describe()
     return describe_status(supervisor.places, supervisor.warden) | fields
 
 
@@ -196,6 +197,12 @@ async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Messa
     """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
     path = await supervisor.fronts.ssh()
     return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
+
+
+async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """Look at which messages are on again; what `status` shows of them."""
+    supervisor.messenger.look()
+    return {"ok": True, "messages": supervisor.messenger.describe()}
 
 
 ANSWERS: dict[str, Respond] = {
@@ -210,4 +217,5 @@ ANSWERS: dict[str, Respond] = {
     "unguard": answer_custody,
     "record": answer_record,
     "ssh": answer_ssh,
+    "message": answer_message,
 }

@@ -33,6 +33,7 @@ from avault.daemon.showing import (
 )
 from avault.daemon.signing import serve_sign, serve_signing_keys
 from avault.daemon.wire import Session
+from avault.daemon.words import serve_word
 from avault.errors import AvaultError, Denied, NotFound, Usage
 from avault.vault.choosing import check_named, check_names, choose_keys
 from avault.vault.records import Vault
@@ -184,4 +185,5 @@ REQUESTS: dict[str, Serve] = {
     "key": serve_key,
     "keys": serve_signing_keys,
     "sign": serve_sign,
+    "word": serve_word,
 }

@@ -15,6 +15,7 @@ from avault.daemon.asking import Caller
 from avault.daemon.front_process import Fronts
 from avault.daemon.keeper import Warden
 from avault.daemon.listener import Listener
+from avault.daemon.messenger import Messenger
 from avault.daemon.precedence import Precedence
 from avault.daemon.programs import run_program
 from avault.daemon.recorder import Recorder
@@ -71,6 +72,7 @@ class Supervisor:
         limits = options["lock_after"], options["lock_idle"]
         self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
         self.replicator, self.fronts = Replicator(places), Fronts(places)
+        self.messenger = Messenger(places)
         self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
@@ -124,6 +126,7 @@ class Supervisor:
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
         spawn(self.tasks, self.replicator.run(self.warden))
+        spawn(self.tasks, self.messenger.run(self.warden))
         await self.stopping.wait()
         await self.warden.child.end()
         self.replicator.leave()

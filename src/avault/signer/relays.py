@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 RPC_KIND = 24_133
+WRAP_KIND = 1059  # a gift wrap (NIP-59)
 RELAY_QUOTES = "'\""  # which the library puts around what a relay says
 
 
@@ -31,7 +32,7 @@ class Relays:
     """Relays that are connected under one key: `await open()`, and `await close()` at the end.
 
     `hear` is given each event that they send, `changed` is called when `shown`, which is what
-    `status` shows of them, says something new.
+    `status` shows of them, says something new. `wanted` are events of NIP-46 to the key, or others.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Relays:
         urls: list[str],
         hear: Callable[[Event], None],
         changed: Callable[[], None],
+        wanted: nostr_sdk.Filter | None = None,
     ) -> None:
         self.keys, self.hear, self.changed = keys, hear, changed
+        self.wanted = wanted or wanted_answers(keys)
         self.shown: dict[str, dict[str, Any]] = {
             url: {"url": url, "connected": False, "said": None} for url in urls
         }
@@ -85,13 +88,9 @@ class Relays:
             spawn(self.tasks, self.listen(client, stream))
 
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
-        """Ask a relay for our events.
-
-        Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
-        """
+        """Ask a relay for the events that are wanted."""
         await asyncio.sleep(after)
-        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(self.keys.public_key())
-        await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+        await client.subscribe(nostr_sdk.ReqTarget.auto([self.wanted]), id="avault")
 
     async def close(self) -> None:
         """Disconnect."""
@@ -180,6 +179,21 @@ class Relays:
         return "accepted"
 
 
+def wanted_answers(keys: Keys) -> nostr_sdk.Filter:
+    """The events of NIP-46 to a key.
+
+    Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
+    """
+    return nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
+
+
+def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
+    """The private messages (NIP-17) to a public key (hex), as they travel, from a time on."""
+    wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(WRAP_KIND))
+    wanted = wanted.pubkey(nostr_sdk.PublicKey.parse(public))
+    return wanted.since(nostr_sdk.Timestamp.from_secs(since))
+
+
 def network() -> tuple[object, ...]:
     """What is another when the machine has moved to another network, or slept.
 
@@ -264,8 +278,7 @@ async def probe(url: str, seconds: float) -> tuple[str | None, float]:
             stream = client.notifications()
             await relay.try_connect(timeout=limit)
             stage = "takes no subscription"
-            mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
-            await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+            await client.subscribe(nostr_sdk.ReqTarget.auto([wanted_answers(keys)]), id="avault")
             await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
             stage = "takes no message"
             event = compose_event(keys, public_hex(keys), secrets.token_hex(300))

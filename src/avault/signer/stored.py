@@ -15,6 +15,7 @@ import nostr_sdk
 
 from avault.errors import Unavailable, Usage, printable
 from avault.late import Fields
+from avault.nostr import INBOX_KIND
 from avault.signer.relays import RELAY_QUOTES
 from avault.vault.own_files import normalise_relay
 
@@ -162,6 +163,41 @@ class StoringRelay:
         The library's own call takes what came until it ran out of patience for all.
         """
         found: list[StoredEvent] = []
+
+        def note(event: nostr_sdk.Event) -> None:
+            if len(found) < MOST_EVENTS:
+                found.append(read_stored(json.loads(event.as_json()), author))
+                if take:
+                    take(found[-1])
+
+        await self.collect(wanted, note)
+        return found
+
+    async def fetch_inbox(self, author: str) -> tuple[int, list[str]]:
+        """By which relays an author (hex) takes private messages (NIP-17), and since when.
+
+        None of them, since 0, where the relay does not know; raises Unavailable.
+        """
+        wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(INBOX_KIND))
+        wanted = wanted.author(nostr_sdk.PublicKey.parse(author))
+        found: tuple[int, list[str]] = 0, []
+
+        def note(event: nostr_sdk.Event) -> None:
+            nonlocal found
+            if event.verify() and event.created_at().as_secs() > found[0]:
+                urls = [str(url) for url in nostr_sdk.nip17_extract_relay_list(event)]
+                found = event.created_at().as_secs(), urls
+
+        await self.collect(wanted, note)
+        return found
+
+    async def collect(
+        self, wanted: nostr_sdk.Filter, take: Callable[[nostr_sdk.Event], None]
+    ) -> None:
+        """Give `take` what it answers to one filter, to the end; raises Unavailable.
+
+        What `take` raises ValueError for is left out.
+        """
         name = secrets.token_hex(8)
         try:
             async with asyncio.timeout(PATIENCE) as limit:
@@ -170,17 +206,14 @@ class StoringRelay:
                 async for event in self.hear(name):
                     limit.reschedule(min(asyncio.get_running_loop().time() + PATIENCE, end))
                     with contextlib.suppress(ValueError):
-                        if wanted.match_event(event) and len(found) < MOST_EVENTS:
-                            found.append(read_stored(json.loads(event.as_json()), author))
-                            if take:
-                                take(found[-1])
+                        if wanted.match_event(event):
+                            take(event)
                 await self.relay.unsubscribe(name)
         except TimeoutError:
             raise Unavailable(f"{self.url} does not say what it has") from None
         except nostr_sdk.NostrSdkError as error:
             said = printable(str(error).strip(RELAY_QUOTES))
             raise Unavailable(f"{self.url} does not say what it has: {said}") from None
-        return found
 
     async def hear(self, name: str) -> AsyncIterator[nostr_sdk.Event]:
         """What comes of a subscription, to the end of what is stored; raises Unavailable."""

@@ -48,6 +48,7 @@ getting in, looking after
   restore       a secret as it was in a commit
   sync          fetch, merge and push the vault's repository
   replica add|remove|status|push       relays that keep the ciphertext
+  message on|off|status                a notice that it waits; the word lock
   doctor        what is wrong, and the command that mends it
 
 this machine

@@ -25,6 +25,7 @@ REPAIRS = {
     "pairing": "avault pair",
     "pin": "git pull, avault unlock",
     "custodians": "avault custody list",
+    "messages": "avault message on",
 }
 SEALED = {"vault": str, "name": str, "agent": str, "operator": str, "envelope": str, "sealed": str}
 FIELDS: dict[str, dict[str, Any]] = {
@@ -54,6 +55,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "log": {"ledgers": dict, "mac": str},
     "recovery": {"hash": str},
     "locks": {"locks": dict},
+    "messages": {"lock": bool, "notice": bool, "relays": list, "obeyed": int},
     "pauses": {"in_vain": int, "refused": bool, "last": int},
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
@@ -220,7 +222,7 @@ OUR_FILES = (
     "avault.enc", "nsec.enc", "nip46.json", ".gitattributes",
     "unlock.json", "pairing.json", "pairing-unproven.json", "pin.json", "machine.json",
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
-    "locks.json",
+    "locks.json", "messages.json",
     "replica.json", "replica-outbox.json", "guards.enc",
     "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip

@@ -293,6 +293,11 @@ def applesauce(relays: Sequence[str], **config: Any) -> Phone:
     return Phone(_node("applesauce"), relays=list(relays), **config)
 
 
+def writer(library: str, key: str) -> Signer:
+    """A person's app for private messages, out of "nostr-tools", "ndk" or "applesauce"; `key` is theirs, in hex."""
+    return Signer(_node("writer"), library=library, key=key)
+
+
 def rogue(relays: Sequence[str], **config: Any) -> Rogue:
     """A signer that misbehaves; see rogue.py and misdeeds.py."""
     return Rogue(_python("rogue"), relays=list(relays), **config)
