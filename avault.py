@@ -148,17 +148,18 @@ The rooms, in order; each calls only what stands above it:
     daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
     daemon/recalling          What copies under a key before have, and the open vault never had: it is taken over
     daemon/changes            What changes an open vault. It stands in the access log before it happens
+    daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
+    daemon/programs           The programs that the supervisor runs: each prints a JSON object
+    daemon/messenger          Messages to and from the operator, as the supervisor has them sent and heard
+    daemon/recorder           Having git told of what was written
+    daemon/replicator         Having relays given what was written, and other machines' work fetched from them
+    daemon/companions         The programs that run beside the daemon, as the supervisor has them. None is given a secret
     daemon/listing            The custodians as `custody list` shows them
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
-    daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
     daemon/listener           The daemon's socket, and its path in the file system
-    daemon/programs           The programs that the supervisor runs: each prints a JSON object
-    daemon/messenger          Messages to and from the operator, as the supervisor has them sent and heard
     daemon/precedence         Whose turn it is to change custodians, keys and guards: one at a time, persons first
-    daemon/recorder           Having git told of what was written
-    daemon/replicator         Having relays given what was written, and other machines' work fetched from them
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
@@ -1090,9 +1091,9 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
     audit daemon delete doctor drill edit export forget get git guard has history import init
-    inject custody key keychain list lock log machine mcp message migrate mv openclaw openclaw-
-    provider operator pair recover replica restore rotate run scan service set ssh status sync
-    unguard unlock wait
+    inject custody key keychain list lock log machine mcp message migrate mv openclaw
+    openclaw-provider operator pair recover replica restore rotate run scan service set ssh
+    status sync unguard unlock wait
     """.split()
 )
 
@@ -17968,6 +17969,467 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     return {"ok": True, "restored": names}
 
 
+# -------------------------------------------------- daemon/front_process ----
+# The processes of front ends, as the supervisor has them. They hold no key.
+
+
+class Fronts:
+    """The front end for SSH, one for all who ask."""
+
+    START_TIME = 15.0  # seconds
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.process: asyncio.subprocess.Process | None = None
+        self.starting = asyncio.Lock()
+
+    def ssh_path(self) -> str:
+        """Where its socket is: beside the daemon's own."""
+        return self.places.socket.removesuffix(".sock") + "-ssh.sock"
+
+    async def ssh(self) -> str:
+        """The path of a socket that an SSH agent listens at; raises what kept it from that."""
+        path = self.ssh_path()
+        async with self.starting:
+            if not self.process or self.process.returncode is not None or not os.path.exists(path):
+                self.end()
+                await self.start(path)
+        return path
+
+    async def start(self, path: str) -> None:
+        """Start it, and wait until it listens."""
+        self.process = await asyncio.create_subprocess_exec(
+            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        said = b""
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                if self.process.stdout:
+                    said = await self.process.stdout.read(1 << 16)
+        except TimeoutError:
+            pass
+        answer = decode_frame(said[4:]) if said else {}
+        if not answer.get("ok"):
+            self.end()
+            if answer:
+                raise AvaultError.from_dict(answer)
+            raise Unavailable("the SSH agent did not start", "try again")
+
+    def end(self) -> None:
+        """Have it end, and its socket gone."""
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+        self.process = None
+        try:
+            os.unlink(self.ssh_path())
+        except OSError:
+            pass
+
+
+# ------------------------------------------------------- daemon/programs ----
+# The programs that the supervisor runs: each prints a JSON object.
+
+
+def start_program(
+    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program in a clean environment, with these variables besides.
+
+    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
+    git is not to be killed because the daemon stops.
+    """
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        command,
+        stdin=quiet if stdin is None else stdin,
+        stdout=subprocess.PIPE,
+        stderr=quiet,
+        cwd="/",
+        env=clean_environment() | (variables or {}),
+        start_new_session=True,
+    )
+
+
+async def run_program(
+    command: list[str], variables: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """Run a program: the JSON object that it prints."""
+    return await hear_program(start_program(command, variables=variables))
+
+
+async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The JSON object that a program prints, when it has ended."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
+    )
+    output = await reader.read()
+    try:
+        return decode_frame(output)
+    except Usage:
+        while process.poll() is None:  # it may have closed its stdout, and go on
+            await asyncio.sleep(0.05)
+        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
+
+
+# ------------------------------------------------------ daemon/messenger ----
+# Messages to and from the operator, as the supervisor has them sent and heard.
+#
+# The programs that do it hold no secret of the vault: the one that sends a notice reads the key by
+# which this machine asks the phone, as every unlock does.
+
+
+class Messenger:
+    """Has one program hear the word `lock` while the vault is open, and another send a notice.
+
+    A notice is sent once in an asking, when that has lasted five minutes.
+    """
+
+    WAIT = 300.0  # seconds
+    ENDING = 30.0  # seconds that the answer to a word may take, once the vault is locked
+    AGAIN = 60.0  # seconds until a program that ended by itself is started again
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.relays: list[Any] = []  # as the program that hears has them
+        self.noticed: float | None = None  # the asking of which the operator was told
+        self.notice: dict[str, Any] | None = None  # what came of that
+        self.is_hearing = False
+        self.process: asyncio.subprocess.Process | None = None
+        self.planned = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def settings(self) -> MessageSettings:
+        """What is on; nothing where that cannot be read."""
+        try:
+            return MessageSettings.load(self.places)
+        except Tampered:
+            return MessageSettings()
+
+    def describe(self) -> dict[str, Any] | None:
+        """What `status` shows; None where nothing is on."""
+        settings = self.settings()
+        if not (settings.lock or settings.notice):
+            return None
+        shown = {"lock": settings.lock, "notice": settings.notice, "relays": self.relays}
+        return {**shown, "last_notice": self.notice}
+
+    async def run(self, warden: Warden) -> None:
+        """Follow the vault's state, for ever."""
+        while True:
+            self.planned.clear()
+            changed, wait = warden.changed, self.follow(warden)
+            events = (changed.wait(), self.planned.wait())
+            waiting = [asyncio.ensure_future(each) for each in events]
+            await asyncio.wait(waiting, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for each in waiting:
+                each.cancel()
+
+    def follow(self, warden: Warden) -> float | None:
+        """Do what the state asks for; in how many seconds to look again, None if not by itself."""
+        settings, asked = self.settings(), warden.question.begun
+        if warden.state == "unlocked" and settings.lock:
+            if not self.is_hearing:
+                self.is_hearing = True
+                spawn(self.tasks, self.hear(str(warden.report["agent_npub"])))
+        else:
+            self.end_hearing()
+        if warden.state != "waiting" or not settings.notice or asked in (None, self.noticed):
+            return None
+        left = asked + self.WAIT - uptime()
+        if left <= 0:
+            self.noticed = asked
+            spawn(self.tasks, self.tell(dict(warden.report)))
+            return None
+        return min(left, 60.0)  # the loop's clock stands still while the machine sleeps
+
+    def look(self) -> None:
+        """What is on has changed."""
+        self.end_hearing()
+        self.planned.set()
+
+    def end_hearing(self) -> None:
+        """Tell the program that hears to end, which may answer a word before; and see to it."""
+        process, self.process = self.process, None
+        if process and process.stdin and process.returncode is None:
+            process.stdin.close()
+            asyncio.get_running_loop().call_later(self.ENDING, end_process, process)
+
+    async def hear(self, agent: str) -> None:
+        """Run the program that hears, and take what it says of relays, until it ends."""
+        process = self.process = await asyncio.create_subprocess_exec(
+            *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        while process.stdout and (line := await process.stdout.readline()):
+            try:
+                self.relays = decode_frame(line)["relays"]
+            except (Usage, KeyError):
+                pass  # no word of ours
+        await process.wait()
+        self.relays = []
+        if self.process is process:  # by itself
+            self.process = None
+            await asyncio.sleep(self.AGAIN)
+        self.is_hearing = False
+        self.planned.set()
+
+    async def tell(self, report: dict[str, Any]) -> None:
+        """Have the notice sent."""
+        said = ["--name", report["name"], "--since", report["waiting"]["since"]]
+        said += ["--code", report["code"], "--dir", self.places.dir]
+        self.notice = await run_program(own_command("message", "notice", *said))
+
+
+def end_process(process: asyncio.subprocess.Process) -> None:
+    """Kill a program that has not ended in time."""
+    if process.returncode is None:
+        process.kill()
+
+
+# ------------------------------------------------------- daemon/recorder ----
+# Having git told of what was written.
+
+
+class Recorder:
+    """Runs `avault git record`, one at a time. `said` is what it said last.
+
+    `verified` gives the hashes of the files that the keyholder vouches for.
+    """
+
+    def __init__(self, places: Places, verified: Callable[[], dict[str, Any]]) -> None:
+        self.places, self.verified = places, verified
+        self.said: dict[str, Any] | None = None
+        self.is_recording = self.is_due = False
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def record(self) -> None:
+        """Have git told of what was written; nobody waits for it."""
+        self.is_due = True
+        if not self.is_recording:
+            self.is_recording = True
+            spawn(self.tasks, self.run())
+
+    async def run(self) -> None:
+        """Run it, once more if something was written meanwhile."""
+        try:
+            while self.is_due:
+                self.is_due = False
+                if find_git(os.path.realpath(self.places.dir)):
+                    # hashes; git outlives us, and a lock
+                    verified = json.dumps(self.verified())
+                    words = ("git", "record", "--dir", self.places.dir, "--verified", verified)
+                    self.said = await run_program(own_command(*words))
+        finally:
+            self.is_recording = False
+
+
+# ----------------------------------------------------- daemon/replicator ----
+# Having relays given what was written, and other machines' work fetched from them.
+
+
+NEVER = 1e18  # uptime that is not reached
+
+
+class Replicator:
+    """Runs `replica keep`, which is given no key. `said` is its last word.
+
+    What was written is laid ready after a second, and sent 30 s after the last write, at most every
+    5 minutes; when the vault locks, at once. What others have sent is looked for at each unlock,
+    and every 15 minutes.
+    """
+
+    STAGE, SEND, EVERY, LOOK = 1.0, 30.0, 300.0, 900.0  # seconds
+    PATIENCE = 3.0  # seconds that a lock waits for what was written to be laid ready
+    LONGEST = 900.0  # seconds that one look at the relays may take
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.said: dict[str, Any] | None = None
+        self.due = dict.fromkeys(("stage", "take", "send"), NEVER)
+        self.sent = self.first = -NEVER  # when it was last sent, and first written since
+        self.is_unsent = False
+        self.planned = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.warden: Warden | None = None
+        self.staging, self.keeping = asyncio.Lock(), asyncio.Lock()
+
+    def is_on(self) -> bool:
+        """Whether relays keep this vault, as far as is known."""
+        if self.warden and self.warden.state == "unlocked":
+            return bool(self.warden.report.get("replicas")) or self.was_on()
+        return self.was_on()
+
+    def was_on(self) -> bool:
+        """Whether something was laid ready for relays."""
+        return os.path.lexists(self.places.own("replica-outbox.json"))
+
+    def plan(self, what: str, when: float) -> None:
+        """Do something at that time (see `uptime`), if nothing has it done before."""
+        self.due[what] = when
+        self.planned.set()
+
+    def note(self) -> None:
+        """Something was written."""
+        if self.is_on():
+            now, self.is_unsent = uptime(), True
+            if self.due["send"] == NEVER:
+                self.first = now
+            self.plan("stage", min(self.due["stage"], now + self.STAGE))
+            calm = min(now + self.SEND, self.first + self.EVERY)
+            self.plan("send", max(calm, self.sent + self.EVERY))
+
+    async def run(self, warden: Warden) -> None:
+        """Do what is due, for ever."""
+        self.warden = warden
+        if self.was_on():
+            self.plan("send", uptime())  # what was not sent before
+        spawn(self.tasks, self.watch(warden))
+        while True:
+            self.planned.clear()
+            due = [what for what, when in self.due.items() if when <= uptime()]
+            self.due |= dict.fromkeys(due, NEVER)
+            if self.keeping.locked() and {"take", "send"} & {*due}:
+                soon = uptime() + self.STAGE  # one is at it
+                self.due |= {what: soon for what in due if what != "stage"}
+                due = [what for what in due if what == "stage"]
+            if "take" in due or "send" in due:
+                spawn(self.tasks, self.keep("take" in due, "send" in due))
+            elif due:
+                spawn(self.tasks, self.stage())
+            wait = min(self.due.values()) - uptime()
+            try:  # the loop's clock stands still while the machine sleeps
+                async with asyncio.timeout(min(max(wait, 0.0), 60.0)):
+                    await self.planned.wait()
+            except TimeoutError:
+                pass
+
+    async def watch(self, warden: Warden) -> None:
+        """Plan what a change of the vault's state asks for."""
+        before: tuple[str, object] = ("", None)
+        while True:
+            changed, report = warden.changed, warden.report
+            now = warden.state, (report.get("replicas"), report.get("writes"))
+            if now != before and now[0] == "unlocked" and self.is_on():
+                self.plan("take", uptime())
+                self.plan("send", uptime())
+            elif now[0] != "unlocked" and before[0] == "unlocked" and self.due["send"] < NEVER:
+                self.plan("send", uptime())
+            before = now if now[0] == "unlocked" else (now[0], before[1])
+            await changed.wait()
+
+    async def keep(self, takes: bool, sends: bool) -> None:
+        """Bring vault and relays level; one process at a time, which has an end."""
+        async with self.keeping:
+            words = [*(["--take"] if takes else []), *(["--send"] if sends else [])]
+            self.sent = uptime() if sends else self.sent
+            unsent, self.is_unsent = self.is_unsent, self.is_unsent and not sends
+            try:
+                said = await self.ask(*words)
+            except asyncio.CancelledError:
+                self.is_unsent = unsent
+                raise
+        if "relays" in said:
+            self.said = said
+        elif sends:  # it failed, or was ended: what was laid ready is sent another time
+            self.is_unsent = True
+            self.plan("send", min(self.due["send"], uptime() + self.EVERY))
+        if takes and self.warden and self.warden.state == "unlocked" and self.is_on():
+            self.plan("take", uptime() + self.LOOK)
+        wait = said.get("wait")
+        if isinstance(wait, (int, float)):
+            self.plan("send", min(self.due["send"], uptime() + max(wait, self.SEND)))
+
+    async def stage(self) -> None:
+        """Have what was written laid ready."""
+        async with self.staging:
+            told = await self.ask()
+        if "relays" in told:
+            look = self.said or told
+            problems = [*dict.fromkeys([*look["problems"], *told["problems"]])]
+            self.said = told | {name: look[name] for name in ("asked", "taken")}
+            self.said["problems"] = problems
+
+    async def ask(self, *words: str) -> dict[str, Any]:
+        """What `replica keep` says; one that takes too long is ended, and says nothing."""
+        process = start_program(own_command("replica", "keep", *words, *self.where()))
+        try:
+            async with asyncio.timeout(self.LONGEST):
+                return await hear_program(process)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.to_thread(process.wait)
+            return {}
+
+    def where(self) -> list[str]:
+        """Which vault is meant."""
+        return ["--dir", self.places.dir]
+
+    async def settle(self) -> None:
+        """Before the vault locks: have laid ready what was written just now.
+
+        What is at it already may not be ready before the vault is locked: it is waited for.
+        """
+        if self.due["stage"] < NEVER or self.staging.locked() or self.keeping.locked():
+            self.due["stage"] = NEVER
+            try:
+                async with asyncio.timeout(self.PATIENCE):
+                    await self.stage()
+            except TimeoutError:
+                pass
+
+    def leave(self) -> None:
+        """The daemon ends: what is laid ready is sent by a process that outlives it."""
+        if self.is_unsent:
+            start_program(own_command("replica", "keep", "--send", *self.where()))
+
+
+# ----------------------------------------------------- daemon/companions ----
+# The programs that run beside the daemon, as the supervisor has them. None is given a secret.
+
+
+class Companions:
+    """Git is told, relays are given, the operator is written to, and front ends are served.
+
+    `verified` gives the digests of the files that the open vault has looked at.
+    """
+
+    def __init__(self, places: Places, verified: Callable[[], dict[str, str]]) -> None:
+        self.recorder, self.replicator = Recorder(places, verified), Replicator(places)
+        self.messenger, self.fronts = Messenger(places), Fronts(places)
+
+    def note_written(self) -> None:
+        """Have git told, and relays given, what was written."""
+        self.recorder.record()
+        self.replicator.note()
+
+    def begin(self, tasks: set[asyncio.Task[None]], warden: Warden) -> None:
+        """Have them follow the vault's state."""
+        spawn(tasks, self.replicator.run(warden))
+        spawn(tasks, self.messenger.run(warden))
+
+    def describe(self) -> dict[str, Any]:
+        """What `status` shows of them."""
+        shown = {"git": self.recorder.said, "replica": self.replicator.said}
+        return {**shown, "messages": self.messenger.describe()}
+
+    def leave(self) -> None:
+        """The daemon ends."""
+        self.replicator.leave()
+        self.fronts.end()
+
+
 # -------------------------------------------------------- daemon/listing ----
 # The custodians as `custody list` shows them.
 
@@ -18318,69 +18780,6 @@ def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     return warden.pairing_hint() if fields["proven"] is False else None
 
 
-# -------------------------------------------------- daemon/front_process ----
-# The processes of front ends, as the supervisor has them. They hold no key.
-
-
-class Fronts:
-    """The front end for SSH, one for all who ask."""
-
-    START_TIME = 15.0  # seconds
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.process: asyncio.subprocess.Process | None = None
-        self.starting = asyncio.Lock()
-
-    def ssh_path(self) -> str:
-        """Where its socket is: beside the daemon's own."""
-        return self.places.socket.removesuffix(".sock") + "-ssh.sock"
-
-    async def ssh(self) -> str:
-        """The path of a socket that an SSH agent listens at; raises what kept it from that."""
-        path = self.ssh_path()
-        async with self.starting:
-            if not self.process or self.process.returncode is not None or not os.path.exists(path):
-                self.end()
-                await self.start(path)
-        return path
-
-    async def start(self, path: str) -> None:
-        """Start it, and wait until it listens."""
-        self.process = await asyncio.create_subprocess_exec(
-            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
-        said = b""
-        try:
-            async with asyncio.timeout(self.START_TIME):
-                if self.process.stdout:
-                    said = await self.process.stdout.read(1 << 16)
-        except TimeoutError:
-            pass
-        answer = decode_frame(said[4:]) if said else {}
-        if not answer.get("ok"):
-            self.end()
-            if answer:
-                raise AvaultError.from_dict(answer)
-            raise Unavailable("the SSH agent did not start", "try again")
-
-    def end(self) -> None:
-        """Have it end, and its socket gone."""
-        if self.process and self.process.returncode is None:
-            self.process.kill()
-        self.process = None
-        try:
-            os.unlink(self.ssh_path())
-        except OSError:
-            pass
-
-
 # ------------------------------------------------------- daemon/listener ----
 # The daemon's socket, and its path in the file system.
 
@@ -18480,172 +18879,6 @@ class Listener:
                 os.unlink(path)
 
 
-# ------------------------------------------------------- daemon/programs ----
-# The programs that the supervisor runs: each prints a JSON object.
-
-
-def start_program(
-    command: list[str], stdin: int | None = None, variables: dict[str, str] | None = None
-) -> subprocess.Popen[bytes]:
-    """Start a program in a clean environment, with these variables besides.
-
-    What it prints is for `hear_program`. It outlives us, which asyncio's own subprocesses do not:
-    git is not to be killed because the daemon stops.
-    """
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        command,
-        stdin=quiet if stdin is None else stdin,
-        stdout=subprocess.PIPE,
-        stderr=quiet,
-        cwd="/",
-        env=clean_environment() | (variables or {}),
-        start_new_session=True,
-    )
-
-
-async def run_program(
-    command: list[str], variables: dict[str, str] | None = None
-) -> dict[str, Any]:
-    """Run a program: the JSON object that it prints."""
-    return await hear_program(start_program(command, variables=variables))
-
-
-async def hear_program(process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The JSON object that a program prints, when it has ended."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), process.stdout
-    )
-    output = await reader.read()
-    try:
-        return decode_frame(output)
-    except Usage:
-        while process.poll() is None:  # it may have closed its stdout, and go on
-            await asyncio.sleep(0.05)
-        return {"state": "failed", "reason": f"it ended with exit code {process.returncode}"}
-
-
-# ------------------------------------------------------ daemon/messenger ----
-# Messages to and from the operator, as the supervisor has them sent and heard.
-#
-# The programs that do it hold no secret of the vault: the one that sends a notice reads the key by
-# which this machine asks the phone, as every unlock does.
-
-
-class Messenger:
-    """Has one program hear the word `lock` while the vault is open, and another send a notice.
-
-    A notice is sent once in an asking, when that has lasted five minutes.
-    """
-
-    WAIT = 300.0  # seconds
-    ENDING = 30.0  # seconds that the answer to a word may take, once the vault is locked
-    AGAIN = 60.0  # seconds until a program that ended by itself is started again
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.relays: list[Any] = []  # as the program that hears has them
-        self.noticed: float | None = None  # the asking of which the operator was told
-        self.notice: dict[str, Any] | None = None  # what came of that
-        self.is_hearing = False
-        self.process: asyncio.subprocess.Process | None = None
-        self.planned = asyncio.Event()
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def settings(self) -> MessageSettings:
-        """What is on; nothing where that cannot be read."""
-        try:
-            return MessageSettings.load(self.places)
-        except Tampered:
-            return MessageSettings()
-
-    def describe(self) -> dict[str, Any] | None:
-        """What `status` shows; None where nothing is on."""
-        settings = self.settings()
-        if not (settings.lock or settings.notice):
-            return None
-        shown = {"lock": settings.lock, "notice": settings.notice, "relays": self.relays}
-        return {**shown, "last_notice": self.notice}
-
-    async def run(self, warden: Warden) -> None:
-        """Follow the vault's state, for ever."""
-        while True:
-            self.planned.clear()
-            changed, wait = warden.changed, self.follow(warden)
-            events = (changed.wait(), self.planned.wait())
-            waiting = [asyncio.ensure_future(each) for each in events]
-            await asyncio.wait(waiting, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            for each in waiting:
-                each.cancel()
-
-    def follow(self, warden: Warden) -> float | None:
-        """Do what the state asks for; in how many seconds to look again, None if not by itself."""
-        settings, asked = self.settings(), warden.question.begun
-        if warden.state == "unlocked" and settings.lock:
-            if not self.is_hearing:
-                self.is_hearing = True
-                spawn(self.tasks, self.hear(str(warden.report["agent_npub"])))
-        else:
-            self.end_hearing()
-        if warden.state != "waiting" or not settings.notice or asked in (None, self.noticed):
-            return None
-        left = asked + self.WAIT - uptime()
-        if left <= 0:
-            self.noticed = asked
-            spawn(self.tasks, self.tell(dict(warden.report)))
-            return None
-        return min(left, 60.0)  # the loop's clock stands still while the machine sleeps
-
-    def look(self) -> None:
-        """What is on has changed."""
-        self.end_hearing()
-        self.planned.set()
-
-    def end_hearing(self) -> None:
-        """Tell the program that hears to end, which may answer a word before; and see to it."""
-        process, self.process = self.process, None
-        if process and process.stdin and process.returncode is None:
-            process.stdin.close()
-            asyncio.get_running_loop().call_later(self.ENDING, end_process, process)
-
-    async def hear(self, agent: str) -> None:
-        """Run the program that hears, and take what it says of relays, until it ends."""
-        process = self.process = await asyncio.create_subprocess_exec(
-            *own_command("message", "listen", "--agent", agent, "--dir", self.places.dir),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
-        while process.stdout and (line := await process.stdout.readline()):
-            try:
-                self.relays = decode_frame(line)["relays"]
-            except (Usage, KeyError):
-                pass  # no word of ours
-        await process.wait()
-        self.relays = []
-        if self.process is process:  # by itself
-            self.process = None
-            await asyncio.sleep(self.AGAIN)
-        self.is_hearing = False
-        self.planned.set()
-
-    async def tell(self, report: dict[str, Any]) -> None:
-        """Have the notice sent."""
-        said = ["--name", report["name"], "--since", report["waiting"]["since"]]
-        said += ["--code", report["code"], "--dir", self.places.dir]
-        self.notice = await run_program(own_command("message", "notice", *said))
-
-
-def end_process(process: asyncio.subprocess.Process) -> None:
-    """Kill a program that has not ended in time."""
-    if process.returncode is None:
-        process.kill()
-
-
 # ----------------------------------------------------- daemon/precedence ----
 # Whose turn it is to change custodians, keys and guards: one at a time, persons first.
 
@@ -18710,203 +18943,6 @@ class Precedence:
         self.pauses.check("in a terminal, at once: avault unguard")
 
 
-# ------------------------------------------------------- daemon/recorder ----
-# Having git told of what was written.
-
-
-class Recorder:
-    """Runs `avault git record`, one at a time. `said` is what it said last.
-
-    `verified` gives the hashes of the files that the keyholder vouches for.
-    """
-
-    def __init__(self, places: Places, verified: Callable[[], dict[str, Any]]) -> None:
-        self.places, self.verified = places, verified
-        self.said: dict[str, Any] | None = None
-        self.is_recording = self.is_due = False
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def record(self) -> None:
-        """Have git told of what was written; nobody waits for it."""
-        self.is_due = True
-        if not self.is_recording:
-            self.is_recording = True
-            spawn(self.tasks, self.run())
-
-    async def run(self) -> None:
-        """Run it, once more if something was written meanwhile."""
-        try:
-            while self.is_due:
-                self.is_due = False
-                if find_git(os.path.realpath(self.places.dir)):
-                    # hashes; git outlives us, and a lock
-                    verified = json.dumps(self.verified())
-                    words = ("git", "record", "--dir", self.places.dir, "--verified", verified)
-                    self.said = await run_program(own_command(*words))
-        finally:
-            self.is_recording = False
-
-
-# ----------------------------------------------------- daemon/replicator ----
-# Having relays given what was written, and other machines' work fetched from them.
-
-
-NEVER = 1e18  # uptime that is not reached
-
-
-class Replicator:
-    """Runs `replica keep`, which is given no key. `said` is its last word.
-
-    What was written is laid ready after a second, and sent 30 s after the last write, at most every
-    5 minutes; when the vault locks, at once. What others have sent is looked for at each unlock,
-    and every 15 minutes.
-    """
-
-    STAGE, SEND, EVERY, LOOK = 1.0, 30.0, 300.0, 900.0  # seconds
-    PATIENCE = 3.0  # seconds that a lock waits for what was written to be laid ready
-    LONGEST = 900.0  # seconds that one look at the relays may take
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.said: dict[str, Any] | None = None
-        self.due = dict.fromkeys(("stage", "take", "send"), NEVER)
-        self.sent = self.first = -NEVER  # when it was last sent, and first written since
-        self.is_unsent = False
-        self.planned = asyncio.Event()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.warden: Warden | None = None
-        self.staging, self.keeping = asyncio.Lock(), asyncio.Lock()
-
-    def is_on(self) -> bool:
-        """Whether relays keep this vault, as far as is known."""
-        if self.warden and self.warden.state == "unlocked":
-            return bool(self.warden.report.get("replicas")) or self.was_on()
-        return self.was_on()
-
-    def was_on(self) -> bool:
-        """Whether something was laid ready for relays."""
-        return os.path.lexists(self.places.own("replica-outbox.json"))
-
-    def plan(self, what: str, when: float) -> None:
-        """Do something at that time (see `uptime`), if nothing has it done before."""
-        self.due[what] = when
-        self.planned.set()
-
-    def note(self) -> None:
-        """Something was written."""
-        if self.is_on():
-            now, self.is_unsent = uptime(), True
-            if self.due["send"] == NEVER:
-                self.first = now
-            self.plan("stage", min(self.due["stage"], now + self.STAGE))
-            calm = min(now + self.SEND, self.first + self.EVERY)
-            self.plan("send", max(calm, self.sent + self.EVERY))
-
-    async def run(self, warden: Warden) -> None:
-        """Do what is due, for ever."""
-        self.warden = warden
-        if self.was_on():
-            self.plan("send", uptime())  # what was not sent before
-        spawn(self.tasks, self.watch(warden))
-        while True:
-            self.planned.clear()
-            due = [what for what, when in self.due.items() if when <= uptime()]
-            self.due |= dict.fromkeys(due, NEVER)
-            if self.keeping.locked() and {"take", "send"} & {*due}:
-                soon = uptime() + self.STAGE  # one is at it
-                self.due |= {what: soon for what in due if what != "stage"}
-                due = [what for what in due if what == "stage"]
-            if "take" in due or "send" in due:
-                spawn(self.tasks, self.keep("take" in due, "send" in due))
-            elif due:
-                spawn(self.tasks, self.stage())
-            wait = min(self.due.values()) - uptime()
-            try:  # the loop's clock stands still while the machine sleeps
-                async with asyncio.timeout(min(max(wait, 0.0), 60.0)):
-                    await self.planned.wait()
-            except TimeoutError:
-                pass
-
-    async def watch(self, warden: Warden) -> None:
-        """Plan what a change of the vault's state asks for."""
-        before: tuple[str, object] = ("", None)
-        while True:
-            changed, report = warden.changed, warden.report
-            now = warden.state, (report.get("replicas"), report.get("writes"))
-            if now != before and now[0] == "unlocked" and self.is_on():
-                self.plan("take", uptime())
-                self.plan("send", uptime())
-            elif now[0] != "unlocked" and before[0] == "unlocked" and self.due["send"] < NEVER:
-                self.plan("send", uptime())
-            before = now if now[0] == "unlocked" else (now[0], before[1])
-            await changed.wait()
-
-    async def keep(self, takes: bool, sends: bool) -> None:
-        """Bring vault and relays level; one process at a time, which has an end."""
-        async with self.keeping:
-            words = [*(["--take"] if takes else []), *(["--send"] if sends else [])]
-            self.sent = uptime() if sends else self.sent
-            unsent, self.is_unsent = self.is_unsent, self.is_unsent and not sends
-            try:
-                said = await self.ask(*words)
-            except asyncio.CancelledError:
-                self.is_unsent = unsent
-                raise
-        if "relays" in said:
-            self.said = said
-        elif sends:  # it failed, or was ended: what was laid ready is sent another time
-            self.is_unsent = True
-            self.plan("send", min(self.due["send"], uptime() + self.EVERY))
-        if takes and self.warden and self.warden.state == "unlocked" and self.is_on():
-            self.plan("take", uptime() + self.LOOK)
-        wait = said.get("wait")
-        if isinstance(wait, (int, float)):
-            self.plan("send", min(self.due["send"], uptime() + max(wait, self.SEND)))
-
-    async def stage(self) -> None:
-        """Have what was written laid ready."""
-        async with self.staging:
-            told = await self.ask()
-        if "relays" in told:
-            look = self.said or told
-            problems = [*dict.fromkeys([*look["problems"], *told["problems"]])]
-            self.said = told | {name: look[name] for name in ("asked", "taken")}
-            self.said["problems"] = problems
-
-    async def ask(self, *words: str) -> dict[str, Any]:
-        """What `replica keep` says; one that takes too long is ended, and says nothing."""
-        process = start_program(own_command("replica", "keep", *words, *self.where()))
-        try:
-            async with asyncio.timeout(self.LONGEST):
-                return await hear_program(process)
-        except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.to_thread(process.wait)
-            return {}
-
-    def where(self) -> list[str]:
-        """Which vault is meant."""
-        return ["--dir", self.places.dir]
-
-    async def settle(self) -> None:
-        """Before the vault locks: have laid ready what was written just now.
-
-        What is at it already may not be ready before the vault is locked: it is waited for.
-        """
-        if self.due["stage"] < NEVER or self.staging.locked() or self.keeping.locked():
-            self.due["stage"] = NEVER
-            try:
-                async with asyncio.timeout(self.PATIENCE):
-                    await self.stage()
-            except TimeoutError:
-                pass
-
-    def leave(self) -> None:
-        """The daemon ends: what is laid ready is sent by a process that outlives it."""
-        if self.is_unsent:
-            start_program(own_command("replica", "keep", "--send", *self.where()))
-
-
 # ----------------------------------------------------- daemon/supervisor ----
 # The process that owns the socket. It never holds a secret.
 #
@@ -18928,10 +18964,9 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
-        self.replicator, self.fronts = Replicator(places), Fronts(places)
-        self.messenger = Messenger(places)
-        self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
+        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}))
+        wrote = self.companions.note_written
+        self.warden = Warden(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
         try:
@@ -18945,11 +18980,6 @@ class Supervisor:
         self.clients: list[socket.socket] = []
         self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
         self.warned = False
-
-    def note_written(self) -> None:
-        """Have git told, and relays given, what was written."""
-        self.recorder.record()
-        self.replicator.note()
 
     # -- the socket
 
@@ -18983,12 +19013,10 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
-        spawn(self.tasks, self.replicator.run(self.warden))
-        spawn(self.tasks, self.messenger.run(self.warden))
+        self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
-        self.replicator.leave()
-        self.fronts.end()
+        self.companions.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
@@ -19241,7 +19269,7 @@ async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Mess
     await supervisor.warden.look()
     supervisor.warden.refuse_to_lose(request)
     supervisor.warden.failure = None
-    await supervisor.replicator.settle()
+    await supervisor.companions.replicator.settle()
     await supervisor.warden.lock()
     return await answer_status(supervisor, sock, request)
 
@@ -19273,14 +19301,14 @@ async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Mess
     """End the daemon, once it has answered."""
     await supervisor.warden.look()
     supervisor.warden.refuse_to_lose(request)
-    await supervisor.replicator.settle()
+    await supervisor.companions.replicator.settle()
     await supervisor.warden.child.end()
     return {"ok": True}
 
 
 async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Look at the repository again, as a command of git's has changed it."""
-    supervisor.recorder.record()
+    supervisor.companions.recorder.record()
     return {"ok": True}
 
 
@@ -19315,22 +19343,20 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     if request.get("format") == "short":
         return {"ok": True, "output": f"{supervisor.warden.current_state()}\n"}
     await supervisor.warden.look()
-    replica = supervisor.replicator.said
-    fields = {"git": supervisor.recorder.said, "replica": replica}
-    fields["messages"] = supervisor.messenger.describe()
-    return describe_status(supervisor.places, supervisor.warden) | fields
+    shown = describe_status(supervisor.places, supervisor.warden)
+    return shown | supervisor.companions.describe()
 
 
 async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
-    path = await supervisor.fronts.ssh()
+    path = await supervisor.companions.fronts.ssh()
     return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
 
 
 async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Look at which messages are on again; what `status` shows of them."""
-    supervisor.messenger.look()
-    return {"ok": True, "messages": supervisor.messenger.describe()}
+    supervisor.companions.messenger.look()
+    return {"ok": True, "messages": supervisor.companions.messenger.describe()}
 
 
 ANSWERS: dict[str, Respond] = {

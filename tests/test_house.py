@@ -28,7 +28,6 @@ MORE = {  # those that still have more: a number here may only become smaller
     "Request": 18,
     "Session": 14,
     "Store": 17,
-    "Supervisor": 14,
     "Unlocking": 17,
     "Warden": 13,
 }

@@ -174,7 +174,7 @@ def waiting(desk: Desk, relay: Relay) -> Desk:  # noqa: F811
     pairing.relays = [relay.url]
     pairing.save(desk.places)
     avault.MessageSettings(notice=True).save(desk.places)
-    desk.supervisor.messenger.WAIT = 0.0  # type: ignore[misc]
+    desk.supervisor.companions.messenger.WAIT = 0.0  # type: ignore[misc]
     return desk
 
 
@@ -186,7 +186,7 @@ def wait_for_the_phone(desk: Desk, begun: float) -> None:  # noqa: F811
 
 
 async def test_who_lets_the_vault_wait_gets_one_notice_in_an_asking(waiting: Desk, relay: Relay) -> None:
-    operator, messenger = waiting.example.operator, waiting.supervisor.messenger
+    operator, messenger = waiting.example.operator, waiting.supervisor.companions.messenger
     await asyncio.to_thread(announce_inbox, relay, operator, relay.url)
     wait_for_the_phone(waiting, 1.0)
     async with asyncio.timeout(60):
@@ -211,7 +211,7 @@ async def test_who_lets_the_vault_wait_gets_one_notice_in_an_asking(waiting: Des
 
 
 async def test_a_notice_that_can_go_nowhere_is_said(waiting: Desk) -> None:
-    messenger = waiting.supervisor.messenger
+    messenger = waiting.supervisor.companions.messenger
     wait_for_the_phone(waiting, 1.0)
     async with asyncio.timeout(60):
         while not messenger.notice:

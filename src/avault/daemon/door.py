@@ -113,7 +113,7 @@ async def answer_lock(supervisor: Supervisor, sock: socket.socket, request: Mess
     await supervisor.warden.look()
     supervisor.warden.refuse_to_lose(request)
     supervisor.warden.failure = None
-    await supervisor.replicator.settle()
+    await supervisor.companions.replicator.settle()
     await supervisor.warden.lock()
     return await answer_status(supervisor, sock, request)
 
@@ -145,14 +145,14 @@ async def answer_stop(supervisor: Supervisor, sock: socket.socket, request: Mess
     """End the daemon, once it has answered."""
     await supervisor.warden.look()
     supervisor.warden.refuse_to_lose(request)
-    await supervisor.replicator.settle()
+    await supervisor.companions.replicator.settle()
     await supervisor.warden.child.end()
     return {"ok": True}
 
 
 async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Look at the repository again, as a command of git's has changed it."""
-    supervisor.recorder.record()
+    supervisor.companions.recorder.record()
     return {"ok": True}
 
 
@@ -187,22 +187,20 @@ async def answer_status(supervisor: Supervisor, sock: socket.socket, request: Me
     if request.get("format") == "short":
         return {"ok": True, "output": f"{supervisor.warden.current_state()}\n"}
     await supervisor.warden.look()
-    replica = supervisor.replicator.said
-    fields = {"git": supervisor.recorder.said, "replica": replica}
-    fields["messages"] = supervisor.messenger.describe()
-    return describe_status(supervisor.places, supervisor.warden) | fields
+    shown = describe_status(supervisor.places, supervisor.warden)
+    return shown | supervisor.companions.describe()
 
 
 async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """The path of the SSH agent's socket, which listens from then on; and the vault's `state`."""
-    path = await supervisor.fronts.ssh()
+    path = await supervisor.companions.fronts.ssh()
     return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
 
 
 async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Look at which messages are on again; what `status` shows of them."""
-    supervisor.messenger.look()
-    return {"ok": True, "messages": supervisor.messenger.describe()}
+    supervisor.companions.messenger.look()
+    return {"ok": True, "messages": supervisor.companions.messenger.describe()}
 
 
 ANSWERS: dict[str, Respond] = {

@@ -12,14 +12,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller
-from avault.daemon.front_process import Fronts
+from avault.daemon.companions import Companions
 from avault.daemon.keeper import Warden
 from avault.daemon.listener import Listener
-from avault.daemon.messenger import Messenger
 from avault.daemon.precedence import Precedence
 from avault.daemon.programs import run_program
-from avault.daemon.recorder import Recorder
-from avault.daemon.replicator import Replicator
 from avault.errors import (
     AvaultError,
     Denied,
@@ -70,10 +67,9 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.recorder = Recorder(places, lambda: self.warden.report.get("verified", {}))
-        self.replicator, self.fronts = Replicator(places), Fronts(places)
-        self.messenger = Messenger(places)
-        self.warden = Warden(places, lock_directory(places.dir), say, self.note_written, limits)
+        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}))
+        wrote = self.companions.note_written
+        self.warden = Warden(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
         clean_directory(places.state)
         try:
@@ -87,11 +83,6 @@ class Supervisor:
         self.clients: list[socket.socket] = []
         self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
         self.warned = False
-
-    def note_written(self) -> None:
-        """Have git told, and relays given, what was written."""
-        self.recorder.record()
-        self.replicator.note()
 
     # -- the socket
 
@@ -125,12 +116,10 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
-        spawn(self.tasks, self.replicator.run(self.warden))
-        spawn(self.tasks, self.messenger.run(self.warden))
+        self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
-        self.replicator.leave()
-        self.fronts.end()
+        self.companions.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)

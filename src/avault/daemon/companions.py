@@ -1,0 +1,50 @@
+"""The programs that run beside the daemon, as the supervisor has them. None is given a secret."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from avault.daemon.front_process import Fronts
+from avault.daemon.messenger import Messenger
+from avault.daemon.recorder import Recorder
+from avault.daemon.replicator import Replicator
+from avault.places import Places
+from avault.tasks import spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from avault.daemon.keeper import Warden
+
+
+class Companions:
+    """Git is told, relays are given, the operator is written to, and front ends are served.
+
+    `verified` gives the digests of the files that the open vault has looked at.
+    """
+
+    def __init__(self, places: Places, verified: Callable[[], dict[str, str]]) -> None:
+        self.recorder, self.replicator = Recorder(places, verified), Replicator(places)
+        self.messenger, self.fronts = Messenger(places), Fronts(places)
+
+    def note_written(self) -> None:
+        """Have git told, and relays given, what was written."""
+        self.recorder.record()
+        self.replicator.note()
+
+    def begin(self, tasks: set[asyncio.Task[None]], warden: Warden) -> None:
+        """Have them follow the vault's state."""
+        spawn(tasks, self.replicator.run(warden))
+        spawn(tasks, self.messenger.run(warden))
+
+    def describe(self) -> dict[str, Any]:
+        """What `status` shows of them."""
+        shown = {"git": self.recorder.said, "replica": self.replicator.said}
+        return {**shown, "messages": self.messenger.describe()}
+
+    def leave(self) -> None:
+        """The daemon ends."""
+        self.replicator.leave()
+        self.fronts.end()
