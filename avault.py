@@ -71,6 +71,7 @@ The rooms, in order; each calls only what stands above it:
     vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
     vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
     vault/messages            Which messages this machine sends and takes: messages.json, in its state directory
+    vault/own_locks           This machine's own locks on what is sealed for itself: locks.json, beside the vault
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
@@ -136,6 +137,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
+    daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
@@ -144,7 +146,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/guarding           What becomes of guards where other ones are asked for
     daemon/unguarding         Guards that are taken away or weakened, in the keyholder: one at a time, if a person agrees
     daemon/keyholder          The process that holds the agent's key and the secrets
+    daemon/leaving            Work for a client, which ends when that leaves
     daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
+    daemon/wishing            What somebody wants who has the phone asked, in the words that it shows
     daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
     daemon/recalling          What copies under a key before have, and the open vault never had: it is taken over
     daemon/changes            What changes an open vault. It stands in the access log before it happens
@@ -445,6 +449,7 @@ if TYPE_CHECKING:
 
         def delete(self) -> None:
             """Forget the secret, where the custodian keeps it itself."""
+    import socket
     import socket
 else:
     asyncio = Lazy("asyncio")
@@ -6929,6 +6934,37 @@ class MessageSettings:
         content = {"lock": self.lock, "notice": self.notice, "relays": self.relays}
         data = encode_file("messages", {**content, "obeyed": self.obeyed})
         write_file(places.own(MESSAGES), data)
+
+
+# ------------------------------------------------------- vault/own_locks ----
+# This machine's own locks on what is sealed for itself: locks.json, beside the vault.
+
+
+class OwnLocks:
+    """This machine's locks: locks.json, in the state directory. It has nothing that opens them."""
+
+    def __init__(self, places: Places) -> None:
+        self.path = places.own("locks.json")
+
+    def read(self) -> dict[str, Lock]:
+        """The locks, by the public key that they are on; where there are none, or what is there is
+        damaged, the vault's are opened. Raises AvaultError where it cannot be read.
+        """
+        try:
+            content = decode_file("locks", read_file(self.path, VAULT_LIMIT), self.path)
+        except (NotFound, Tampered):
+            return {}
+        found = {to: check_lock(each) for to, each in content["locks"].items()}
+        return {to: lock for to, lock in found.items() if lock and lock["to"] == to}
+
+    def keep(self, locks: list[Lock], used: set[str]) -> None:
+        """Write locks in place of those on the same keys, of those that the vault has a lock on.
+
+        Raises AvaultError.
+        """
+        known = {**self.read(), **{lock["to"]: lock for lock in locks}}
+        kept = {to: lock for to, lock in known.items() if to in used}
+        write_file(self.path, encode_file("locks", {"locks": kept}))
 
 
 # -------------------------------------------------------- vault/recovery ----
@@ -15849,13 +15885,8 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
     return warnings
 
 
-# -------------------------------------------------------- daemon/openers ----
-# The processes that open secrets, as the keyholder has them; the supervisor starts them.
-
-
-LOCKS_AT_ONCE = 100  # locks in one answer
-SEAL_TIME = 60.0  # seconds for them
-LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
+# ---------------------------------------------------- daemon/opener_link ----
+# A process that opens secrets, or seals them, as the keyholder hears it.
 
 
 class OpenerLink:
@@ -15904,31 +15935,13 @@ class OpenerLink:
         return found
 
 
-class OwnLocks:
-    """This machine's locks: locks.json, in the state directory. It has nothing that opens them."""
+# -------------------------------------------------------- daemon/openers ----
+# The processes that open secrets, as the keyholder has them; the supervisor starts them.
 
-    def __init__(self, places: Places) -> None:
-        self.path = places.own("locks.json")
 
-    def read(self) -> dict[str, Lock]:
-        """The locks, by the public key that they are on; where there are none, or what is there is
-        damaged, the vault's are opened. Raises AvaultError where it cannot be read.
-        """
-        try:
-            content = decode_file("locks", read_file(self.path, VAULT_LIMIT), self.path)
-        except (NotFound, Tampered):
-            return {}
-        found = {to: check_lock(each) for to, each in content["locks"].items()}
-        return {to: lock for to, lock in found.items() if lock and lock["to"] == to}
-
-    def keep(self, locks: list[Lock], used: set[str]) -> None:
-        """Write locks in place of those on the same keys, of those that the vault has a lock on.
-
-        Raises AvaultError.
-        """
-        known = {**self.read(), **{lock["to"]: lock for lock in locks}}
-        kept = {to: lock for to, lock in known.items() if to in used}
-        write_file(self.path, encode_file("locks", {"locks": kept}))
+LOCKS_AT_ONCE = 100  # locks in one answer
+SEAL_TIME = 60.0  # seconds for them
+LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
 
 
 class Openers:
@@ -17270,6 +17283,31 @@ class Keyholder:
             self.unlocking.end_talk()
 
 
+# -------------------------------------------------------- daemon/leaving ----
+# Work for a client, which ends when that leaves.
+
+
+async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
+    """Do something for a client, for as long as it is there."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=0.5))[0]:
+            if has_left(session.transport.get_extra_info("socket").fileno()):
+                session.transport.abort()
+                raise asyncio.CancelledError
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def has_left(fd: int) -> bool:
+    """Whether the other end of a connection is closed, and has not only said its last."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
+
+
 # ------------------------------------------------------ daemon/releasing ----
 # Secrets on their way from the process that has opened them to a caller, as seen from here.
 
@@ -17481,6 +17519,44 @@ class Release:
             vault.put(group, key, value, int(time.time()), machine)
 
 
+# -------------------------------------------------------- daemon/wishing ----
+# What somebody wants who has the phone asked, in the words that it shows.
+
+
+SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
+SHOWN_LENGTH = 800  # characters that their names may have
+PURPOSES = {"get": "to get it", "export": "to export it"}
+
+
+def describe_wish(
+    vault: str, host: str, session: Session, request: Message, passage: Passage
+) -> str:
+    """Who wants what of a vault, and what for, as the phone shows it; raises Denied for too much."""
+    names = sorted(passage.asked)
+    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
+        raise Denied(
+            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
+        )
+    purpose = PURPOSES.get(str(request["op"]), "to show it")
+    if request.get("for"):
+        said = "a command" if passage.way == "run" else spell(str(request["for"]))
+        purpose += f" (as it says, for {said})"
+    wants, seconds = "wants", count_again(session, passage)
+    if seconds:  # this stands where no phone cuts
+        wants += f", and again for {render_duration(seconds)},"
+    shown = [
+        f"{name} (which is sealed no more then)" if name in passage.thawed else name
+        for name in names
+    ]
+    who = describe_who(session.caller or {})
+    return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def count_again(session: Session, passage: Passage) -> int:
+    """For how many seconds an approval is good: for one use, where a caller is not known again."""
+    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
+
+
 # ---------------------------------------------------------- daemon/asked ----
 # Secrets of which the phone is asked at each use, in the keyholder: it never has them.
 #
@@ -17491,9 +17567,6 @@ ASK_TIME = 300.0  # seconds for which a caller waits, if it does not say less
 SPARE_TIME = 30.0  # seconds that the process has besides
 TAKE_TIME = 45.0  # seconds for a value that a client sends
 LARGEST_BODY = 2 << 20  # bytes of what an answer is made of
-SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
-SHOWN_LENGTH = 800  # characters that their names may have
-PURPOSES = {"get": "to get it", "export": "to export it"}
 
 
 class Sealed:
@@ -17621,41 +17694,13 @@ def describe_job(
         "client_key": pairing.keys.secret_key().to_hex(),
         "signer": pairing.signer,
         "relays": pairing.relays,
-        "sentence": describe_wish(keyholder, session, request, passage),
+        "sentence": describe_wish(
+            store.vault.name, openers.holding.host, session, request, passage
+        ),
         "questions": questions,
         "stay": count_again(session, passage),
         **answer,
     }
-
-
-def describe_wish(
-    keyholder: Keyholder, session: Session, request: Message, passage: Passage
-) -> str:
-    """Who wants what, and what for, in the words of the phone; raises Denied for too much."""
-    names = sorted(passage.asked)
-    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
-        raise Denied(
-            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
-        )
-    purpose = PURPOSES.get(str(request["op"]), "to show it")
-    if request.get("for"):
-        said = "a command" if passage.way == "run" else spell(str(request["for"]))
-        purpose += f" (as it says, for {said})"
-    wants, seconds = "wants", count_again(session, passage)
-    if seconds:  # this stands where no phone cuts
-        wants += f", and again for {render_duration(seconds)},"
-    shown = [
-        f"{name} (which is sealed no more then)" if name in passage.thawed else name
-        for name in names
-    ]
-    who, host = describe_who(session.caller or {}), keyholder.holding.host
-    name = keyholder.open_store().vault.name
-    return f"{who} on {host} {wants} {', '.join(shown)} of {name}, {purpose}"
-
-
-def count_again(session: Session, passage: Passage) -> int:
-    """For how many seconds an approval is good: for one use, where a caller is not known again."""
-    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
 
 
 async def serve_again(
@@ -17668,27 +17713,6 @@ async def serve_again(
         if is_there and now < found.opened_at + min(passage.asked.values()):
             return bool(await found.give_again(session, request, passage))
     return False
-
-
-async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
-    """Do something for a client, for as long as it is there."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=0.5))[0]:
-            if has_left(session.transport.get_extra_info("socket").fileno()):
-                session.transport.abort()
-                raise asyncio.CancelledError
-        await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def has_left(fd: int) -> bool:
-    """Whether the other end of a connection is closed, and has not only said its last."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 async def take_sealed(

@@ -165,6 +165,82 @@ def test_locks_that_no_operator_opens_any_more_are_found(secrets: Secrets) -> No
     assert avault.find_closed(secrets.vault, [stranger]) == []
 
 
+def test_of_two_locks_the_one_for_more_operators_counts(secrets: Secrets) -> None:
+    """Another machine may use one later, that has not heard of who came: nobody is shut out by that."""
+    secrets.ask()
+    both = avault.find_lock(secrets.vault, secrets.sealed())
+    found = avault.open_lock(both, json.loads(secrets.unlock())["avault"], secrets.vault.identity)
+    secrets.operators.pop()
+    alone, stranger = secrets.make(old=found), avault.public_hex(avault.make_keys())
+    secrets.operators.append(stranger)
+    strange = secrets.make(old=found)
+    name, text = avault.name_lock(both["to"]), json.dumps(both, sort_keys=True)
+    for other in (alone, strange):
+        said = json.dumps(other, sort_keys=True)
+        for first, last in ((text, said), (said, text)):
+            secrets.vault.facts[name] = [avault.Secret(first, NOW, NOW + 9, "a", 1), avault.Secret(last, NOW, NOW, "b", 1)]
+            assert avault.find_lock(secrets.vault, secrets.sealed()) == both
+    secrets.vault.state("operator/other", None, NOW, "m")
+    said = json.dumps(alone, sort_keys=True)
+    secrets.vault.facts[name] = [avault.Secret(text, NOW, NOW + 9, "a", 1), avault.Secret(said, NOW, NOW, "b", 1)]
+    assert avault.find_lock(secrets.vault, secrets.sealed()) == alone, "and of as many, the one for nobody else"
+    assert avault.find_closed(secrets.vault, [secrets.operators[0]]) == []
+
+
+def test_a_lock_for_fewer_operators_takes_the_place_of_none_for_more(secrets: Secrets) -> None:
+    """A question may be out for minutes: who became an operator meanwhile stays one."""
+    secrets.ask()
+    both = avault.find_lock(secrets.vault, secrets.sealed())
+    found = avault.open_lock(both, json.loads(secrets.unlock())["avault"], secrets.vault.identity)
+    secrets.operators.pop()
+    avault.keep_lock(secrets.vault, secrets.make(old=found), NOW, "m")
+    assert avault.find_lock(secrets.vault, secrets.sealed()) == both
+
+
+def test_a_merge_keeps_all_locks_on_what_either_side_has(secrets: Secrets) -> None:
+    secrets.ask()
+    name = avault.name_lock(avault.sealed_to(secrets.sealed()))
+    both = secrets.vault.facts[name][0].value
+    found = avault.open_lock(json.loads(both), json.loads(secrets.unlock())["avault"], secrets.vault.identity)
+    one, other = secrets.vault.copy(), secrets.vault.copy()
+    secrets.operators.pop()
+    alone = json.dumps(secrets.make(old=found), sort_keys=True)
+    one.facts[name] = [avault.Secret(alone, NOW, NOW + 9, "a", 1)]
+    other.facts[name] = [avault.Secret(both, NOW, NOW, "b", 1)]
+    for each in (one, other):  # each has seen the other's, and has its own all the same
+        each.generation = {"a": 1, "b": 1}
+    merged = one.merge(other)
+    assert merged.to_json() == other.merge(one).to_json()
+    assert json.dumps(avault.find_lock(merged, secrets.sealed()), sort_keys=True) == both
+
+
+@pytest.mark.parametrize("agent", ["the same", "one before"])
+def test_a_lock_of_a_copy_is_taken_where_it_is_better_and_the_copy_is_sure(secrets: Secrets, agent: str) -> None:
+    secrets.ask()
+    name, value = avault.name_lock(avault.sealed_to(secrets.sealed())), secrets.sealed()
+    copy, both = secrets.vault.copy(), secrets.vault.facts[name][0].value
+    found = avault.open_lock(json.loads(both), json.loads(secrets.unlock())["avault"], secrets.vault.identity)
+    if agent != "the same":
+        copy.agent = avault.public_hex(avault.make_keys())
+    secrets.operators.pop()
+    alone = json.dumps(secrets.make(old=found), sort_keys=True)
+    secrets.vault.state(name, alone, NOW, "m")
+    avault.adopt_locks(secrets.vault, copy, [value], NOW, "m")
+    assert secrets.vault.fact(name) == (both if agent == "the same" else alone)
+    secrets.vault.state(name, None, NOW, "m")
+    avault.adopt_locks(secrets.vault, copy, [value], NOW, "m")
+    assert secrets.vault.fact(name) == both, "where there is none, any is better"
+    secrets.vault.state(name, both, NOW, "m")
+    copy.state(name, alone, NOW, "m")
+    avault.adopt_locks(secrets.vault, copy, [value], NOW, "m")
+    assert secrets.vault.fact(name) == both
+    for wrong in ("{}", both.replace(avault.sealed_to(value), "00" * 32)):
+        secrets.vault.state(name, None, NOW, "m")
+        copy.state(name, wrong, NOW, "m")
+        avault.adopt_locks(secrets.vault, copy, [value], NOW, "m")
+        assert secrets.vault.fact(name) is None
+
+
 def test_what_is_set_for_other_operators_has_another_lock(secrets: Secrets) -> None:
     secrets.ask()
     before = avault.sealed_to(secrets.sealed())

@@ -6,25 +6,24 @@ Who wants one has to be there until the answer: a caller that dies takes its que
 from __future__ import annotations
 
 import asyncio
-import select
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.leaving import while_there
 from avault.daemon.openers import bind_locks
 from avault.daemon.releasing import Release, describe_answer
-from avault.daemon.restraint import describe_who, spell, which_asks, who_asks
+from avault.daemon.restraint import which_asks, who_asks
 from avault.daemon.wire import Session
+from avault.daemon.wishing import count_again, describe_wish
 from avault.errors import AvaultError, Denied, Tampered, TimedOut
 from avault.process import uptime
 from avault.protocol import read_limit
 from avault.vault.locks import find_lock, is_asked
 from avault.vault.secret import is_sealed
-from avault.vault.times import render_duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
-    from typing import Any
+    from collections.abc import Callable
 
     from avault.protocol import Message
     from avault.vault.locks import Lock
@@ -36,9 +35,6 @@ ASK_TIME = 300.0  # seconds for which a caller waits, if it does not say less
 SPARE_TIME = 30.0  # seconds that the process has besides
 TAKE_TIME = 45.0  # seconds for a value that a client sends
 LARGEST_BODY = 2 << 20  # bytes of what an answer is made of
-SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
-SHOWN_LENGTH = 800  # characters that their names may have
-PURPOSES = {"get": "to get it", "export": "to export it"}
 
 
 class Sealed:
@@ -166,41 +162,13 @@ def describe_job(
         "client_key": pairing.keys.secret_key().to_hex(),
         "signer": pairing.signer,
         "relays": pairing.relays,
-        "sentence": describe_wish(keyholder, session, request, passage),
+        "sentence": describe_wish(
+            store.vault.name, openers.holding.host, session, request, passage
+        ),
         "questions": questions,
         "stay": count_again(session, passage),
         **answer,
     }
-
-
-def describe_wish(
-    keyholder: Keyholder, session: Session, request: Message, passage: Passage
-) -> str:
-    """Who wants what, and what for, in the words of the phone; raises Denied for too much."""
-    names = sorted(passage.asked)
-    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
-        raise Denied(
-            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
-        )
-    purpose = PURPOSES.get(str(request["op"]), "to show it")
-    if request.get("for"):
-        said = "a command" if passage.way == "run" else spell(str(request["for"]))
-        purpose += f" (as it says, for {said})"
-    wants, seconds = "wants", count_again(session, passage)
-    if seconds:  # this stands where no phone cuts
-        wants += f", and again for {render_duration(seconds)},"
-    shown = [
-        f"{name} (which is sealed no more then)" if name in passage.thawed else name
-        for name in names
-    ]
-    who, host = describe_who(session.caller or {}), keyholder.holding.host
-    name = keyholder.open_store().vault.name
-    return f"{who} on {host} {wants} {', '.join(shown)} of {name}, {purpose}"
-
-
-def count_again(session: Session, passage: Passage) -> int:
-    """For how many seconds an approval is good: for one use, where a caller is not known again."""
-    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
 
 
 async def serve_again(
@@ -213,27 +181,6 @@ async def serve_again(
         if is_there and now < found.opened_at + min(passage.asked.values()):
             return bool(await found.give_again(session, request, passage))
     return False
-
-
-async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
-    """Do something for a client, for as long as it is there."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait([task], timeout=0.5))[0]:
-            if has_left(session.transport.get_extra_info("socket").fileno()):
-                session.transport.abort()
-                raise asyncio.CancelledError
-        await task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def has_left(fd: int) -> bool:
-    """Whether the other end of a connection is closed, and has not only said its last."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
 
 async def take_sealed(

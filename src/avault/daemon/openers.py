@@ -10,13 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.holding import Holding
-from avault.daemon.wire import Control
-from avault.errors import AvaultError, Denied, NotFound, Tampered, TimedOut, Unavailable
-from avault.places import Places
+from avault.daemon.opener_link import OpenerLink
+from avault.errors import AvaultError, Denied, Unavailable
 from avault.process import meet
-from avault.vault.files import VAULT_LIMIT, read_file, write_file
-from avault.vault.locks import Unsealed, check_lock, find_unsealed, read_lock, seal_loose
-from avault.vault.own_files import decode_file, encode_file
+from avault.vault.locks import Unsealed, find_unsealed, read_lock, seal_loose
+from avault.vault.own_locks import OwnLocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -32,79 +30,6 @@ if TYPE_CHECKING:
 LOCKS_AT_ONCE = 100  # locks in one answer
 SEAL_TIME = 60.0  # seconds for them
 LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
-
-
-class OpenerLink:
-    """A process that has a job, and what it says; None once it is gone."""
-
-    def __init__(
-        self, sock: socket.socket, ended: Callable[[OpenerLink], None], is_asking: bool
-    ) -> None:
-        self.is_asking = is_asking
-        self.questions: list[Message] = []  # whose answers it hears
-        self.said: asyncio.Queue[Message | None] = asyncio.Queue()
-        self.ended, self.is_gone, self.is_staying = ended, False, False
-        self.control = Control(sock, self.hear, self.lose)
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """A word of the process."""
-        self.said.put_nowait(message)
-
-    def lose(self) -> None:
-        """It is gone."""
-        self.is_gone = True
-        self.said.put_nowait(None)
-        self.ended(self)
-
-    def send(self, message: Message, fd: int | None = None) -> None:
-        """Tell it something, if it is still there."""
-        if not self.is_gone:
-            self.control.send(message, fd)
-
-    def end(self) -> None:
-        """Have it end at once."""
-        if not self.is_gone:
-            self.control.close()
-
-    async def hear_answer(self, seconds: float) -> Message:
-        """What it says of a job that nobody is asked for; raises what went wrong."""
-        try:
-            async with asyncio.timeout(seconds):
-                found = await self.said.get() or {}
-        except TimeoutError:
-            raise TimedOut("the process that seals does not answer", "try again") from None
-        if "failed" in found:
-            raise AvaultError.from_dict({"error": found["failed"]})
-        if not found:
-            raise Unavailable("the process that seals has ended", "try again")
-        return found
-
-
-class OwnLocks:
-    """This machine's locks: locks.json, in the state directory. It has nothing that opens them."""
-
-    def __init__(self, places: Places) -> None:
-        self.path = places.own("locks.json")
-
-    def read(self) -> dict[str, Lock]:
-        """The locks, by the public key that they are on; where there are none, or what is there is
-        damaged, the vault's are opened. Raises AvaultError where it cannot be read.
-        """
-        try:
-            content = decode_file("locks", read_file(self.path, VAULT_LIMIT), self.path)
-        except (NotFound, Tampered):
-            return {}
-        found = {to: check_lock(each) for to, each in content["locks"].items()}
-        return {to: lock for to, lock in found.items() if lock and lock["to"] == to}
-
-    def keep(self, locks: list[Lock], used: set[str]) -> None:
-        """Write locks in place of those on the same keys, of those that the vault has a lock on.
-
-        Raises AvaultError.
-        """
-        known = {**self.read(), **{lock["to"]: lock for lock in locks}}
-        kept = {to: lock for to, lock in known.items() if to in used}
-        write_file(self.path, encode_file("locks", {"locks": kept}))
 
 
 class Openers:

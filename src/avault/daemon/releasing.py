@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
-from avault.daemon.openers import OpenerLink, Openers
+from avault.daemon.opener_link import OpenerLink
+from avault.daemon.openers import Openers
 from avault.daemon.restraint import describe_who, which_asks
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable, complain

@@ -1,0 +1,34 @@
+"""Work for a client, which ends when that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING
+
+from avault.daemon.wire import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
+
+async def while_there(session: Session, work: Coroutine[Any, Any, None]) -> None:
+    """Do something for a client, for as long as it is there."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=0.5))[0]:
+            if has_left(session.transport.get_extra_info("socket").fileno()):
+                session.transport.abort()
+                raise asyncio.CancelledError
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def has_left(fd: int) -> bool:
+    """Whether the other end of a connection is closed, and has not only said its last."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))

@@ -1,0 +1,48 @@
+"""What somebody wants who has the phone asked, in the words that it shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from avault.daemon.gate import Passage
+from avault.daemon.restraint import describe_who, spell, which_asks
+from avault.daemon.wire import Session
+from avault.errors import Denied
+from avault.vault.times import render_duration
+
+if TYPE_CHECKING:
+    from avault.protocol import Message
+
+
+SHOWN_NAMES = 8  # secrets that are asked for together, and named on the phone
+SHOWN_LENGTH = 800  # characters that their names may have
+PURPOSES = {"get": "to get it", "export": "to export it"}
+
+
+def describe_wish(
+    vault: str, host: str, session: Session, request: Message, passage: Passage
+) -> str:
+    """Who wants what of a vault, and what for, as the phone shows it; raises Denied for too much."""
+    names = sorted(passage.asked)
+    if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
+        raise Denied(
+            f"the phone is asked for at most {SHOWN_NAMES} secrets at once", "name fewer of them"
+        )
+    purpose = PURPOSES.get(str(request["op"]), "to show it")
+    if request.get("for"):
+        said = "a command" if passage.way == "run" else spell(str(request["for"]))
+        purpose += f" (as it says, for {said})"
+    wants, seconds = "wants", count_again(session, passage)
+    if seconds:  # this stands where no phone cuts
+        wants += f", and again for {render_duration(seconds)},"
+    shown = [
+        f"{name} (which is sealed no more then)" if name in passage.thawed else name
+        for name in names
+    ]
+    who = describe_who(session.caller or {})
+    return f"{who} on {host} {wants} {', '.join(shown)} of {vault}, {purpose}"
+
+
+def count_again(session: Session, passage: Passage) -> int:
+    """For how many seconds an approval is good: for one use, where a caller is not known again."""
+    return min(passage.asked.values()) if which_asks(session.caller or {}) else 0
