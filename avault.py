@@ -48,6 +48,7 @@ The rooms, in order; each calls only what stands above it:
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
     vault/secret              A value of a key as data: its times, its dot, and which of several is served
     vault/guards              The guards of a vault: facts that are only added, so that no copy of it has a guard less
+    vault/had                 Values that a secret had in clear before it was sealed, as they are known again
     vault/guard_changes       What changes the guards of a vault. None of it is undone by a copy that has not heard of it
     vault/records             The vault as data: groups, keys and their names; merging two copies
     vault/choosing            Which secrets are meant, and as which variables: by group, by key and by name
@@ -3222,14 +3223,15 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 # The guards of a vault: facts that are only added, so that no copy of it has a guard less.
 #
 # `guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
-# `used/ID/MACHINE` how often a machine has used what a guard counts. The machine that has written
+# `used/ID/MACHINE` how often a machine has used what a guard counts, `had/ID` a value that a name had
+# before it was sealed (see vault/had). The machine that has written
 # one may say it again, under a higher count. `unguarded/ID` is up to which count the operator took
 # one away: what is said later, or elsewhere, stays.
 
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
 MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
-GUARD_FACTS = ("guard", "moved", "unguarded", "used")
+GUARD_FACTS = ("guard", "had", "moved", "unguarded", "used")
 
 
 def is_kept(name: str) -> bool:
@@ -3252,6 +3254,10 @@ def check_fact(name: str, text: str) -> None:
         link = json.loads(text)
         if not all(is_place(link[each]) and "/" in link[each] for each in ("from", "to")):
             raise ValueError("not a move")
+    elif kind == "had":
+        had = json.loads(text)
+        if not (is_place(had["on"]) and "/" in had["on"] and type(had["is"]) is str):
+            raise ValueError("not a value that was there")
     elif not (text.isascii() and text.isdigit() and len(text) < 16):
         raise ValueError("not a number")
 
@@ -3291,7 +3297,7 @@ def join_facts(ours: Facts, theirs: Facts) -> Facts:
 def is_gone(facts: Facts, name: str) -> bool:
     """Whether the operator took away what a fact says."""
     kind, _, identity = name.partition("/")
-    mark = facts.get(f"unguarded/{identity}", []) if kind in ("guard", "moved") else []
+    mark = facts.get(f"unguarded/{identity}", []) if kind in ("guard", "had", "moved") else []
     return any(int(each.value) >= facts[name][0].count for each in mark)
 
 
@@ -3318,7 +3324,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
         is_gone_here = f"unguarded/{identity}" in ours
-        if kind == "unguarded" or is_gone_here or len(added) >= MOST_KNOWN:
+        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
         if kind == "used":
             if identity in names:
@@ -3486,6 +3492,61 @@ def lacks_known(facts: Facts, known: dict[str, int]) -> bool:
     )
 
 
+# ------------------------------------------------------------- vault/had ----
+# Values that a secret had in clear before it was sealed, as they are known again.
+#
+# `had/ID` says which name had one, by a fingerprint under the vault's identity: who has not opened
+# the vault reads none. Who has could guess a short value by it; but only one that was in the vault in
+# clear. What is sealed before the keyholder sees it leaves none.
+
+
+TELLING = 8  # characters from which on a value is hardly another's by chance
+MOST_HAD = 16  # of one name: the first, which nobody pushes out by later ones
+
+
+def print_value(vault: AnyVault, value: str) -> str:
+    """The fingerprint of a value in a vault."""
+    return hmac.new(bytes.fromhex(vault.identity), value.encode(), "sha256").hexdigest()[:32]
+
+
+def read_had(vault: AnyVault) -> dict[str, list[str]]:
+    """The names that had a value, by its fingerprint."""
+    found: dict[str, list[str]] = {}
+    for text in sorted(vault.facts_of("had").values()):
+        had = json.loads(text)
+        found.setdefault(had["is"], []).append(had["on"])
+    return found
+
+
+def find_had(vault: AnyVault, value: str) -> list[str]:
+    """The names that are known to have had a value."""
+    return read_had(vault).get(print_value(vault, value), [])
+
+
+def note_had(vault: AnyVault, name: str, value: str, now: int, machine: str) -> None:
+    """Note that GROUP/KEY has a value in clear, which is about to be sealed."""
+    if len(value) < TELLING:
+        return
+    text = json.dumps({"on": name, "is": print_value(vault, value)}, sort_keys=True)
+    known = [each for each in vault.facts_of("had").values() if json.loads(each)["on"] == name]
+    if text not in known and len(known) < MOST_HAD:
+        vault.state(f"had/{secrets.token_hex(8)}", text, now, machine)
+
+
+def mark_had(vault: AnyVault) -> dict[str, int]:
+    """What is known of values of which the phone is asked no more: ids, and counts."""
+    guards, marks = Guards(vault.facts), dict[str, int]()
+    for identity, text in vault.facts_of("had").items():
+        if not is_asked(guards, json.loads(text)["on"]):
+            marks[identity] = vault.facts[f"had/{identity}"][0].count
+    return marks
+
+
+def is_asked(guards: Guards, name: str) -> bool:
+    """Whether the phone is asked for uses of GROUP/KEY."""
+    return guards.rules_of(guards.of(name)).ask is not None
+
+
 # --------------------------------------------------- vault/guard_changes ----
 # What changes the guards of a vault. None of it is undone by a copy that has not heard of it.
 
@@ -3494,7 +3555,6 @@ GUARDS_TOGETHER = 64  # guards that may count for one name
 IN_ALL = 1_000  # guards, and moves that carry some
 WORDS = 400  # characters that the rules of one name may have: the phone has to show them
 NAMES_TOGETHER = 600  # and those of the names that are one with it
-TELLING = 8  # characters from which on a value is hardly another's by chance
 
 
 def say_facts(
@@ -3586,6 +3646,8 @@ def take_off(vault: AnyVault, place: str, now: int, machine: str) -> None:
     guards = Guards(vault.facts)
     others = guards.neighbours(place)
     remove_marks(vault, guards.marks_of(place), now, machine)
+    if marks := mark_had(vault):
+        remove_marks(vault, marks, now, machine)
     note_moves(vault, list(itertools.pairwise(others)), now, machine)
 
 
@@ -3594,14 +3656,16 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
 
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
-    is where it equals what is guarded here, by what does not count for it yet.
+    is where it equals what is guarded here, or what the phone is asked of and had that value in
+    clear, as far as is known here or seen in the copy; by what does not count for it yet.
     """
     is_sure = copy.agent == vault.agent
     found = without_removals(copy.facts)
     theirs = found if is_sure else only_additions(vault.facts, found, now)
     vault.facts |= join_facts(vault.facts, theirs)
     here, there = Guards(vault.facts), Guards(copy.facts)
-    guarded, moves = guarded_values(vault, here), list[tuple[str, str]]()
+    guarded, moves = guarded_values(vault, here, copy), list[tuple[str, str]]()
+    had = read_had(vault)
     for name in names:
         one, known = {*here.names_of(name)}, {*here.of(name)}
         for other in there.names_of(name):
@@ -3610,7 +3674,9 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
                 one |= {*here.names_of(other)}
                 known |= {*here.of(other)}
         for value in values_of(copy, name):
-            for by, other in guarded.get(value, {}).items():
+            known_as = had.get(print_value(vault, value), [])
+            told = [(frozenset(here.of(other)), other) for other in known_as]
+            for by, other in (*guarded.get(value, {}).items(), *told):
                 if not known >= by:
                     moves.append((name, other))
                     known |= by
@@ -3624,16 +3690,49 @@ def values_of(vault: AnyVault, name: str) -> set[str]:
     return {secret.value for secret in there}
 
 
-def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, dict[frozenset[Guard], str]]:
-    """What is guarded: for each value that tells of something, by what, and a name that has it."""
+def guarded_values(
+    vault: AnyVault, guards: Guards, copy: AnyVault
+) -> dict[str, dict[frozenset[Guard], str]]:
+    """What is guarded: for each value that tells of something, by what, and a name that has it.
+
+    And of what the phone is asked of, what it was in a copy.
+    """
     found: dict[str, dict[frozenset[Guard], str]] = {}
-    for group, each in vault.groups.items() if guards.guards else ():
-        for name in (f"{group}/{key}" for key in each.keys):
-            by = frozenset(guards.of(name))
-            for value in values_of(vault, name) if by else ():
-                if len(value) >= TELLING:
-                    found.setdefault(value, {}).setdefault(by, name)
+    for one in (vault, copy):
+        for group, each in one.groups.items() if guards.guards else ():
+            for name in (f"{group}/{key}" for key in each.keys):
+                by = frozenset(guards.of(name))
+                counts = by and (one is vault or is_asked(guards, name))
+                for value in values_of(one, name) if counts else ():
+                    if len(value) >= TELLING:
+                        found.setdefault(value, {}).setdefault(by, name)
     return found
+
+
+def link_known(vault: AnyVault, *sides: AnyVault) -> None:
+    """Have values in clear guarded as those which the phone is asked of and had them before.
+
+    Of a vault that was merged of two sides, what one of them brings, and the same whichever is
+    which. What the operator has parted stays so.
+    """
+    had, guards = read_had(vault), Guards(vault.facts)
+    links: dict[str, list[Any]] = {}
+    for group, each in vault.groups.items() if had else ():
+        for key, found in each.keys.items():
+            name = f"{group}/{key}"
+            for secret in found:
+                is_there = sides and all(secret.value in values_of(side, name) for side in sides)
+                if is_sealed(secret.value) or is_there:
+                    continue
+                for other in had.get(print_value(vault, secret.value), []):
+                    if not {*guards.of(name)} >= {*guards.of(other)}:
+                        text = json.dumps({"from": other, "to": name})
+                        identity = sha256(f"{vault.identity} {text}".encode()).hex()[:16]
+                        dot = secret.updated, secret.updated, secret.machine, secret.count
+                        links[f"moved/{identity}"] = [Secret(text, *dot)]
+    if links:
+        others = {name: found for name, found in vault.facts.items() if not is_kept(name)}
+        vault.facts = dict(sorted({**others, **join_facts(vault.facts, links)}.items()))
 
 
 def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:
@@ -3921,6 +4020,7 @@ class Vault:
             if keys:
                 merged.groups[name] = Group(keys, merge_notes(self, ours.note, other, theirs.note))
         merged.facts = merge_facts(self, other)
+        link_known(merged, self, other)
         return merged
 
     def to_json(self) -> str:
@@ -3984,7 +4084,7 @@ def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
     }
     for name in names:  # what opens a value is kept, whichever side it comes from
         if name.startswith("lock/") and not merged[name]:
-            merged[name] = arrange([*ours.facts.get(name, []), *theirs.facts.get(name, [])])[:1]
+            merged[name] = arrange([*ours.facts.get(name, []), *theirs.facts.get(name, [])])
     merged |= join_facts(ours.facts, theirs.facts)
     return {name: found for name, found in sorted(merged.items()) if found}
 
@@ -5907,6 +6007,8 @@ class KeptGuards:
         self.kept = list_facts(seen)
         draft = vault.copy()
         draft.facts = dict(sorted({**other_facts(vault), **join_facts(vault.facts, seen)}.items()))
+        if list_facts(own_facts(draft.facts)) != list_facts(own_facts(vault.facts)):
+            link_known(draft)
         if lacks_known(draft.facts, content.get("guards", {})):
             raise Tampered(
                 "guards that this machine knows are neither in avault.enc nor in guards.enc",
@@ -6111,13 +6213,25 @@ def check_lock(found: Any) -> Lock | None:
 
 def find_lock(vault: Vault, value: str) -> Lock:
     """The lock on a sealed value; raises Tampered."""
-    to = sealed_to(value)
-    lock = read_lock(vault.fact(name_lock(to)))
-    if not lock or lock["to"] != to:
-        raise Tampered(
-            "what opens that secret is not in the vault", "get the latest, or set it anew"
-        )
-    return lock
+    if found := find_locks(vault, sealed_to(value), vault.operators()):
+        return found[0]
+    raise Tampered("what opens that secret is not in the vault", "get the latest, or set it anew")
+
+
+def find_locks(vault: Vault, to: str, operators: list[str]) -> list[Lock]:
+    """The locks on what is sealed to a public key (hex): first the one that counts.
+
+    Two machines may each have made one. Of these it is the one that most of the operators open, so
+    that nobody is shut out by who has not heard of him; then the one for nobody else; the later.
+    """
+    read = [read_lock(each.value) for each in vault.facts.get(name_lock(to), [])]
+    found = [lock for lock in read if lock and lock["to"] == to]
+    return sorted(found, key=lambda lock: (-count_open(lock, operators), len(lock["envelopes"])))
+
+
+def count_open(lock: Lock, operators: list[str]) -> int:
+    """How many of these operators' phones open a lock."""
+    return len({*lock["envelopes"]} & {*operators})
 
 
 class Unsealed(Denied):
@@ -6129,7 +6243,7 @@ class Unsealed(Denied):
 
 
 def find_unsealed(vault: Vault) -> list[str]:
-    """The names of values in clear whose guard asks; not of those that two machines have set."""
+    """The names of those whose guard asks, and that have a value in clear."""
     guards = Guards(vault.facts)
     if not guards.guards:
         return []
@@ -6137,8 +6251,13 @@ def find_unsealed(vault: Vault) -> list[str]:
         f"{group}/{key}"
         for group, each in vault.groups.items()
         for key, found in each.keys.items()
-        if len(found) == 1 and not is_sealed(found[0].value) and is_asked(guards, f"{group}/{key}")
+        if find_clear(found) and is_asked(guards, f"{group}/{key}")
     ]
+
+
+def find_clear(found: list[Secret]) -> Secret | None:
+    """The value of a key that is in clear: of several the latest."""
+    return next((each for each in found if not is_sealed(each.value)), None)
 
 
 def find_asked(vault: Vault, guards: Guards) -> list[str]:
@@ -6147,37 +6266,45 @@ def find_asked(vault: Vault, guards: Guards) -> list[str]:
         f"{group}/{key}"
         for group, each in sorted(vault.groups.items())
         for key, found in sorted(each.keys.items())
-        if is_sealed(found[0].value) or is_asked(guards, f"{group}/{key}")
+        if any(is_sealed(each.value) for each in found) or is_asked(guards, f"{group}/{key}")
     ]
-
-
-def is_asked(guards: Guards, name: str) -> bool:
-    """Whether a guard has the phone asked for uses of GROUP/KEY."""
-    return guards.rules_of(guards.of(name)).ask is not None
 
 
 def seal_loose(vault: Vault, made: dict[str, Lock], names: list[str], machine: str) -> None:
     """Seal values that are in clear, by locks that were `made` for their names; raises Unsealed.
 
-    Each value has a lock of its own: who has opened the one before opens no later value.
+    Each value has a lock of its own: who has opened the one before opens no later value. Of what
+    two machines have set, one is sealed by each write, as that has one dot for a key. Which of
+    them is the later one stays as it is.
     """
     if lacking := [name for name in names if name not in made]:
         raise Unsealed(lacking)
     now, count = int(time.time()), vault.generation.get(machine, 0) + 1
     for name in names:
         group, _, key = name.partition("/")
-        there = vault.groups[group].keys[key][0]
-        value = seal_value(made[name]["to"], there.value)
-        vault.groups[group].keys[key] = [Secret(value, there.created, now, machine, count)]
-        keep_lock(vault, made[name], now, machine)
+        found = vault.groups[group].keys[key]
+        mine = [each for each in found if (each.machine, each.count) == (machine, count)]
+        there = find_clear(mine or found)
+        if there:
+            value = seal_value(made[name]["to"], there.value)
+            sealed = Secret(value, there.created, there.updated, machine, count)
+            others = [each for each in found if each is not there]
+            vault.groups[group].keys[key] = arrange([sealed, *others])
+            note_had(vault, name, there.value, now, machine)
+            keep_lock(vault, made[name], now, machine)
     if names:
         drop_locks(vault, {*names}, now, machine)
 
 
 def keep_lock(vault: Vault, lock: Lock, now: int, machine: str) -> None:
-    """Have a lock in the vault, in place of the one that was on the same key pair."""
-    text = json.dumps(lock, sort_keys=True)
-    if vault.fact(name_lock(lock["to"])) != text:
+    """Have a lock in the vault, in place of the one that was on the same key pair.
+
+    Not of one that more operators open: they have become some while the phone was asked.
+    """
+    text, operators = json.dumps(lock, sort_keys=True), vault.operators()
+    opened = [count_open(each, operators) for each in find_locks(vault, lock["to"], operators)]
+    is_better = max(opened, default=0) > count_open(lock, operators)
+    if not is_better and vault.fact(name_lock(lock["to"])) != text:
         vault.state(name_lock(lock["to"]), text, now, machine)
 
 
@@ -6205,18 +6332,25 @@ def find_closed(vault: Vault, operators: list[str]) -> list[str]:
     """The names of sealed secrets that not one of these operators' phones opens."""
     closed = []
     for to, name in sorted(used_locks(vault).items(), key=lambda each: each[1]):
-        lock = read_lock(vault.fact(name_lock(to)))
-        if not lock or not {*lock["envelopes"]} & {*operators}:
+        if not any(count_open(lock, operators) for lock in find_locks(vault, to, operators)):
             closed.append(name)
     return closed
 
 
 def adopt_locks(vault: Vault, copy: Vault, values: list[str], now: int, machine: str) -> None:
-    """Have the locks of a copy on values that are taken from it, where there are none."""
-    for name in [name_lock(sealed_to(value)) for value in values if is_sealed(value)]:
-        text = copy.fact(name)
-        if text is not None and vault.fact(name) is None:
-            vault.state(name, text, now, machine)
+    """Have the locks of a copy on values that are taken from it, where there are none that open.
+
+    Or where those of the copy are for more of the operators, if it is of the same agent: of one
+    before, whoever got that key could have made it.
+    """
+    operators = vault.operators()
+    for to in dict.fromkeys(sealed_to(value) for value in values if is_sealed(value)):
+        ours, theirs = find_locks(vault, to, operators), find_locks(copy, to, operators)
+        known = count_open(ours[0], operators) if ours else -1
+        is_sure = copy.agent == vault.agent or not ours
+        if theirs and is_sure and count_open(theirs[0], operators) > known:
+            text = json.dumps(theirs[0], sort_keys=True)
+            vault.state(name_lock(to), text, now, machine)
 
 
 # ------------------------------------------------------- vault/work_tree ----
@@ -13829,7 +13963,7 @@ class Gate:
                 allowed.append((group, key))
                 passage.is_counted = passage.is_counted or rules.times is not None
                 if asks:
-                    refuse_without_asking(vault, name, way)
+                    refuse_without_asking(name, way)
                     passage.asked[name] = rules.ask or 0
                     passage.thawed += [name] if rules.ask is None else []
             elif is_named:
@@ -13843,19 +13977,12 @@ class Gate:
 SILENT = ("provide",)  # ways on which nobody waits for a phone
 
 
-def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
-    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
-    group, _, key = name.partition("/")
+def refuse_without_asking(name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret by this way."""
     if way in SILENT:
         raise Denied(
             f"{name} is guarded: the phone is asked for each use",
             f"avault get {name}, or avault run",
-        )
-    found = vault.groups[group].keys[key]
-    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} was set by two machines, and the phone is asked of one secret",
-            f"settle it first: avault set {name}",
         )
 
 
@@ -15941,6 +16068,7 @@ class OpenerLink:
 
 LOCKS_AT_ONCE = 100  # locks in one answer
 SEAL_TIME = 60.0  # seconds for them
+ROUNDS = 16  # values of one key that are sealed one after the other: so many machines have set it
 LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
 
 
@@ -16083,19 +16211,20 @@ class Openers:
             if self.looked is store.vault or store.trouble:
                 return
             before = reporter.warnings.pop("unsealed", None)
-            looked: Vault | None = store.vault
-            loose = find_unsealed(store.vault)
-            names = [each for each in loose if each in wanted or is_left_to(store, each)]
-            try:
-                if names:
+            for _ in range(ROUNDS):
+                looked, loose = store.vault, find_unsealed(store.vault)
+                self.looked = None if loose else looked  # else it looks again
+                names = [each for each in loose if each in wanted or is_left_to(store, each)]
+                if not names:
+                    break
+                try:
                     await self.change(store, lambda vault: None, frozenset(names))
-            except AvaultError as error:
-                looked = None
-                shown = ", ".join(names[:5])
-                reporter.warnings["unsealed"] = (
-                    f"not sealed, though the guard on it asks: {shown}: {error.message}"
-                )
-            self.looked = looked if len(names) == len(loose) else None  # else it looks again
+                except AvaultError as error:
+                    shown = ", ".join(names[:5])
+                    reporter.warnings["unsealed"] = (
+                        f"not sealed, though the guard on it asks: {shown}: {error.message}"
+                    )
+                    break
             if before != reporter.warnings.get("unsealed"):
                 reporter.report()
 
@@ -16103,8 +16232,8 @@ class Openers:
 def is_left_to(store: Store, name: str) -> bool:
     """Whether this machine is to seal a value: its own, or one that another has not sealed."""
     group, _, key = name.partition("/")
-    secret = store.vault.groups[group].keys[key][0]
-    return secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
+    secret = find_clear(store.vault.groups[group].keys[key])
+    return not secret or secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
 
 
 def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
@@ -16189,15 +16318,16 @@ class Restraint:
     def __init__(self) -> None:
         self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
         self.latest: list[float] = []  # when the last questions of all were in vain
+        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
         self.approved: dict[tuple[Who, str], float] = {}
 
     def check(self, who: Who, names: list[str]) -> None:
         """Raise Denied while the pause of a caller lasts."""
         now = uptime()
         for name in names:
-            end = self.end(who, name)
+            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
             if not self.is_known(who, [name]):
-                end = max(end, self.end(None, name), self.end_of_flood())
+                end = max(end, self.end(None, name), end_of_flood(self.latest))
             if end > now:
                 raise Denied(
                     f"the phone was asked in vain; for {name} it is not asked again for"
@@ -16215,17 +16345,16 @@ class Restraint:
         pauses = ASK_PAUSES if who else SECRET_PAUSES
         return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
 
-    def end_of_flood(self) -> float:
-        """When anybody may ask again after too many questions in vain."""
-        return self.latest[0] + FLOOD_TIME if len(self.latest) == FLOOD else 0.0
-
     def describe(self) -> list[Message]:
         """The pauses that last: of what, whose, and until when."""
         now, others = uptime(), "any other program"
-        ends = [(self.end_of_flood(), others, "anything")] + [
-            (self.end(who, name), name_program({"exe": who[1]}) if who else others, name)
-            for who, name in self.in_vain
-        ]
+        ends = [(end_of_flood(self.latest), others, "anything")]
+        for who, latest in self.latest_of.items():
+            ends.append((end_of_flood(latest), name_program({"exe": who[1]}), "anything"))
+        for one, name in self.in_vain:
+            ends.append(
+                (self.end(one, name), name_program({"exe": one[1]}) if one else others, name)
+            )
         return [
             {"name": name, "program": program, "until": render_time(time.time() + end - now)}
             for end, program, name in sorted(ends)
@@ -16237,6 +16366,7 @@ class Restraint:
         now = uptime()
         self.forget(now - REMEMBERED)
         self.latest = [*self.latest, now][-FLOOD:]
+        self.latest_of[who] = [*self.latest_of.get(who, []), now][-FLOOD:]
         for each in [(each, name) for each in (who, None) for name in names]:
             self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
 
@@ -16244,6 +16374,7 @@ class Restraint:
         """Forget what is older."""
         self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
         self.approved = {each: at for each, at in self.approved.items() if at > before}
+        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
 
     def forgive(self, who: Who, names: list[str]) -> None:
         """The operator has agreed."""
@@ -16252,6 +16383,11 @@ class Restraint:
             self.in_vain.pop((None, name), None)
             if who[1]:  # else it is any program that is not known
                 self.approved[who, name] = uptime()
+
+
+def end_of_flood(latest: list[float]) -> float:
+    """When one may ask again after too many questions in vain, of which these are the last."""
+    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
 
 
 class Turn:
@@ -16324,6 +16460,13 @@ class Askings:
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
         return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def end_stale(self, vault: Vault) -> None:
+        """End what has opened values that are others by now, in the vault that is served."""
+        for each, found in [*self.staying.items()]:
+            if found.is_stale(vault):
+                found.assignment.end()
+                self.staying.pop(each, None)
 
     def describe(self) -> Message:
         """What `status` shows of them."""
@@ -17086,6 +17229,7 @@ class Keyholder:
                 await holding.verify_recovery()
                 await holding.keep_log()
                 if holding.store:
+                    self.askings.end_stale(holding.store.vault)
                     spawn(self.tasks, self.openers.settle(holding.store))
         if not self.ended.is_set():
             why = holding.autolock.explain()
@@ -17245,6 +17389,7 @@ class Keyholder:
         store = self.open_store()
         await self.openers.change(store, function)
         self.signing.tidy(store.vault)
+        self.askings.end_stale(store.vault)
         return {"ok": True}
 
     async def put_back(self) -> bool:
@@ -17333,6 +17478,7 @@ class Release:
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.which = which_asks(session.caller or {})  # one approval is good for it
         self.opened_at, self.giving = 0.0, asyncio.Lock()
+        self.is_asked = self.is_in_vain = self.is_noted = False
         spawn(keyholder.tasks, self.attend())
 
     def fail(self, error: AvaultError) -> None:
@@ -17352,8 +17498,22 @@ class Release:
         }
         self.keyholder.reporter.report()
 
+    def note_in_vain(self) -> None:
+        """Where the phone was asked, and the caller has nothing for whatever reason: it pauses."""
+        if self.is_asked and self.is_in_vain and not self.is_noted:
+            self.is_noted, who = True, who_asks(self.session.caller or {})
+            self.keyholder.askings.restraint.note(who, sorted(self.passage.asked))
+
+    def is_stale(self, vault: Vault) -> bool:
+        """Whether what it has opened is another value by now, in the vault that is served."""
+        there = self.passage.vault
+        return any(values_of(vault, each) != values_of(there, each) for each in self.passage.asked)
+
     def leave(self) -> None:
         """The caller has what it gets; who is asked yet is asked no more, and heard."""
+        done = self.outcome.done() and not self.outcome.cancelled()
+        self.is_in_vain = not (done and self.outcome.exception() is None)
+        self.note_in_vain()
         self.keyholder.askings.questions.pop(self, None)
         self.keyholder.reporter.report()
         if not self.outcome.done():
@@ -17398,8 +17558,11 @@ class Release:
         """Take what the process says, until it is gone."""
         late = self.keyholder.askings.late
         while (told := await self.assignment.said.get()) is not None:
-            if "asking" in told and not self.outcome.done():
-                self.note_question(str(told["asking"]))
+            if "asking" in told:
+                self.is_asked = True
+                self.note_in_vain()  # who has left when it was asked
+                if not self.outcome.done():
+                    self.note_question(str(told["asking"]))
             elif "page" in told and not self.outcome.done():
                 self.session.send({"progress": "page", "url": told["page"]})
             elif "turned" in told:
@@ -17623,14 +17786,7 @@ async def obtain(
         job = describe_job(keyholder, session, request, passage)
         is_full = keyholder.openers.is_full()
         job["overheard"] = keyholder.askings.end_late(names, is_full)
-        try:
-            await release(keyholder, session, request, passage, job, waiting)
-        except asyncio.CancelledError:
-            restraint.note(who, names)
-            raise
-        except (Denied, TimedOut, Tampered):
-            restraint.note(who, names)
-            raise
+        await release(keyholder, session, request, passage, job, waiting)
         restraint.forgive(who, names)
 
 
@@ -17708,6 +17864,7 @@ async def serve_again(
 ) -> bool:
     """Give a caller what was opened for it a while ago, where its guard allows that."""
     now, caller = uptime(), which_asks(session.caller or {})
+    keyholder.askings.end_stale(keyholder.open_store().vault)
     for (who, names), found in keyholder.askings.staying.items():
         is_there = caller and who == caller and {*passage.asked} <= {*names}
         if is_there and now < found.opened_at + min(passage.asked.values()):
@@ -19403,6 +19560,9 @@ ANSWERS: dict[str, Respond] = {
 # What a client may ask about guards: to see them, to set one, to make one stricter.
 
 
+MOST_QUIETLY = 25  # secrets that ask, from which on it is said what opening all of them takes
+
+
 def serve_guards(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """The guards that are in force: all, or those that count for a group or a key."""
     guards = keyholder.gate.look(keyholder.open_store().vault)
@@ -19440,13 +19600,27 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     group, _, key = place.partition("/")
     await write(keyholder, session, {**request, "for": None}, change)
     vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    warning = warn_of_many(find_asked(vault, guards), place) if given.get("ask") is not None else ""
     there = group in vault.groups and (not key or key in vault.groups[group].keys)
     return {
         "ok": True,
         "weakens": False,
         "there": there,
-        "guard": describe_guard(keyholder.gate.look(vault), place),
+        "guard": describe_guard(guards, place),
+        **({"warning": warning} if warning else {}),
     }
+
+
+def warn_of_many(names: list[str], place: str) -> str:
+    """What is to be known of a place where the phone is asked for many secrets; "" for few."""
+    many = len([each for each in names if each == place or each.startswith(f"{place}/")])
+    if many <= MOST_QUIETLY:
+        return ""
+    return (
+        f"that asks for {many} secrets, each by itself: opening all takes {many} approvals, and one"
+        f" more for every {SHOWN_NAMES} of them"
+    )
 
 
 # --------------------------------------------------- daemon/key_requests ----
@@ -37143,6 +37317,8 @@ def cmd_guard(
             "what was there before is in memory until the vault is locked, and in older copies",
             "avault lock; and have the service make a new key",
         )
+    if warning := answer.get("warning"):
+        warn(warning, "guard only those that matter most")
     if ask is not None:
         say("from now on an operator's phone alone opens it: with that key lost, it is lost too")
     return show(terminal, {"ok": True, "guard": guard})

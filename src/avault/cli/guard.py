@@ -107,6 +107,8 @@ def cmd_guard(
             "what was there before is in memory until the vault is locked, and in older copies",
             "avault lock; and have the service make a new key",
         )
+    if warning := answer.get("warning"):
+        warn(warning, "guard only those that matter most")
     if ask is not None:
         say("from now on an operator's phone alone opens it: with that key lost, it is lost too")
     return show(terminal, {"ok": True, "guard": guard})

@@ -16,10 +16,11 @@ from avault.daemon.releasing import Release, describe_answer
 from avault.daemon.restraint import which_asks, who_asks
 from avault.daemon.wire import Session
 from avault.daemon.wishing import count_again, describe_wish
-from avault.errors import AvaultError, Denied, Tampered, TimedOut
+from avault.errors import AvaultError, Denied, TimedOut
 from avault.process import uptime
 from avault.protocol import read_limit
-from avault.vault.locks import find_lock, is_asked
+from avault.vault.had import is_asked
+from avault.vault.locks import find_lock
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
@@ -91,14 +92,7 @@ async def obtain(
         job = describe_job(keyholder, session, request, passage)
         is_full = keyholder.openers.is_full()
         job["overheard"] = keyholder.askings.end_late(names, is_full)
-        try:
-            await release(keyholder, session, request, passage, job, waiting)
-        except asyncio.CancelledError:
-            restraint.note(who, names)
-            raise
-        except (Denied, TimedOut, Tampered):
-            restraint.note(who, names)
-            raise
+        await release(keyholder, session, request, passage, job, waiting)
         restraint.forgive(who, names)
 
 
@@ -176,6 +170,7 @@ async def serve_again(
 ) -> bool:
     """Give a caller what was opened for it a while ago, where its guard allows that."""
     now, caller = uptime(), which_asks(session.caller or {})
+    keyholder.askings.end_stale(keyholder.open_store().vault)
     for (who, names), found in keyholder.askings.staying.items():
         is_there = caller and who == caller and {*passage.asked} <= {*names}
         if is_there and now < found.opened_at + min(passage.asked.values()):

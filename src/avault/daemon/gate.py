@@ -126,7 +126,7 @@ class Gate:
                 allowed.append((group, key))
                 passage.is_counted = passage.is_counted or rules.times is not None
                 if asks:
-                    refuse_without_asking(vault, name, way)
+                    refuse_without_asking(name, way)
                     passage.asked[name] = rules.ask or 0
                     passage.thawed += [name] if rules.ask is None else []
             elif is_named:
@@ -140,19 +140,12 @@ class Gate:
 SILENT = ("provide",)  # ways on which nobody waits for a phone
 
 
-def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
-    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
-    group, _, key = name.partition("/")
+def refuse_without_asking(name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret by this way."""
     if way in SILENT:
         raise Denied(
             f"{name} is guarded: the phone is asked for each use",
             f"avault get {name}, or avault run",
-        )
-    found = vault.groups[group].keys[key]
-    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} was set by two machines, and the phone is asked of one secret",
-            f"settle it first: avault set {name}",
         )
 
 

@@ -8,14 +8,19 @@ from avault.daemon.changes import write
 from avault.daemon.guarding import GuardChange, check_given, describe_guard, read_place
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.wire import Session
+from avault.daemon.wishing import SHOWN_NAMES
 from avault.errors import Denied
 from avault.vault.guard_changes import refuse_more
 from avault.vault.guards import Guards
+from avault.vault.locks import find_asked
 from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from avault.daemon.keyholder import Answer
     from avault.protocol import Message
+
+
+MOST_QUIETLY = 25  # secrets that ask, from which on it is said what opening all of them takes
 
 
 def serve_guards(keyholder: Keyholder, session: Session, request: Message) -> Answer:
@@ -55,10 +60,24 @@ async def serve_guard(keyholder: Keyholder, session: Session, request: Message) 
     group, _, key = place.partition("/")
     await write(keyholder, session, {**request, "for": None}, change)
     vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    warning = warn_of_many(find_asked(vault, guards), place) if given.get("ask") is not None else ""
     there = group in vault.groups and (not key or key in vault.groups[group].keys)
     return {
         "ok": True,
         "weakens": False,
         "there": there,
-        "guard": describe_guard(keyholder.gate.look(vault), place),
+        "guard": describe_guard(guards, place),
+        **({"warning": warning} if warning else {}),
     }
+
+
+def warn_of_many(names: list[str], place: str) -> str:
+    """What is to be known of a place where the phone is asked for many secrets; "" for few."""
+    many = len([each for each in names if each == place or each.startswith(f"{place}/")])
+    if many <= MOST_QUIETLY:
+        return ""
+    return (
+        f"that asks for {many} secrets, each by itself: opening all takes {many} approvals, and one"
+        f" more for every {SHOWN_NAMES} of them"
+    )

@@ -98,6 +98,7 @@ class Keyholder:
                 await holding.verify_recovery()
                 await holding.keep_log()
                 if holding.store:
+                    self.askings.end_stale(holding.store.vault)
                     spawn(self.tasks, self.openers.settle(holding.store))
         if not self.ended.is_set():
             why = holding.autolock.explain()
@@ -257,6 +258,7 @@ class Keyholder:
         store = self.open_store()
         await self.openers.change(store, function)
         self.signing.tidy(store.vault)
+        self.askings.end_stale(store.vault)
         return {"ok": True}
 
     async def put_back(self) -> bool:

@@ -13,7 +13,7 @@ from avault.daemon.holding import Holding
 from avault.daemon.opener_link import OpenerLink
 from avault.errors import AvaultError, Denied, Unavailable
 from avault.process import meet
-from avault.vault.locks import Unsealed, find_unsealed, read_lock, seal_loose
+from avault.vault.locks import Unsealed, find_clear, find_unsealed, read_lock, seal_loose
 from avault.vault.own_locks import OwnLocks
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOCKS_AT_ONCE = 100  # locks in one answer
 SEAL_TIME = 60.0  # seconds for them
+ROUNDS = 16  # values of one key that are sealed one after the other: so many machines have set it
 LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
 
 
@@ -171,19 +172,20 @@ class Openers:
             if self.looked is store.vault or store.trouble:
                 return
             before = reporter.warnings.pop("unsealed", None)
-            looked: Vault | None = store.vault
-            loose = find_unsealed(store.vault)
-            names = [each for each in loose if each in wanted or is_left_to(store, each)]
-            try:
-                if names:
+            for _ in range(ROUNDS):
+                looked, loose = store.vault, find_unsealed(store.vault)
+                self.looked = None if loose else looked  # else it looks again
+                names = [each for each in loose if each in wanted or is_left_to(store, each)]
+                if not names:
+                    break
+                try:
                     await self.change(store, lambda vault: None, frozenset(names))
-            except AvaultError as error:
-                looked = None
-                shown = ", ".join(names[:5])
-                reporter.warnings["unsealed"] = (
-                    f"not sealed, though the guard on it asks: {shown}: {error.message}"
-                )
-            self.looked = looked if len(names) == len(loose) else None  # else it looks again
+                except AvaultError as error:
+                    shown = ", ".join(names[:5])
+                    reporter.warnings["unsealed"] = (
+                        f"not sealed, though the guard on it asks: {shown}: {error.message}"
+                    )
+                    break
             if before != reporter.warnings.get("unsealed"):
                 reporter.report()
 
@@ -191,8 +193,8 @@ class Openers:
 def is_left_to(store: Store, name: str) -> bool:
     """Whether this machine is to seal a value: its own, or one that another has not sealed."""
     group, _, key = name.partition("/")
-    secret = store.vault.groups[group].keys[key][0]
-    return secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
+    secret = find_clear(store.vault.groups[group].keys[key])
+    return not secret or secret.machine == store.machine or secret.updated < time.time() - LEFT_TIME
 
 
 def bind_locks(vault: Vault, host: str) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from avault.daemon.gate import Passage
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.opener_link import OpenerLink
 from avault.daemon.openers import Openers
-from avault.daemon.restraint import describe_who, which_asks
+from avault.daemon.restraint import describe_who, which_asks, who_asks
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, TimedOut, Unavailable, complain
 from avault.process import uptime
 from avault.tasks import spawn
+from avault.vault.guard_changes import values_of
 from avault.vault.guards import Guards
-from avault.vault.locks import is_asked, keep_lock
+from avault.vault.had import is_asked
+from avault.vault.locks import keep_lock
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Release:
         self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.which = which_asks(session.caller or {})  # one approval is good for it
         self.opened_at, self.giving = 0.0, asyncio.Lock()
+        self.is_asked = self.is_in_vain = self.is_noted = False
         spawn(keyholder.tasks, self.attend())
 
     def fail(self, error: AvaultError) -> None:
@@ -68,8 +71,22 @@ class Release:
         }
         self.keyholder.reporter.report()
 
+    def note_in_vain(self) -> None:
+        """Where the phone was asked, and the caller has nothing for whatever reason: it pauses."""
+        if self.is_asked and self.is_in_vain and not self.is_noted:
+            self.is_noted, who = True, who_asks(self.session.caller or {})
+            self.keyholder.askings.restraint.note(who, sorted(self.passage.asked))
+
+    def is_stale(self, vault: Vault) -> bool:
+        """Whether what it has opened is another value by now, in the vault that is served."""
+        there = self.passage.vault
+        return any(values_of(vault, each) != values_of(there, each) for each in self.passage.asked)
+
     def leave(self) -> None:
         """The caller has what it gets; who is asked yet is asked no more, and heard."""
+        done = self.outcome.done() and not self.outcome.cancelled()
+        self.is_in_vain = not (done and self.outcome.exception() is None)
+        self.note_in_vain()
         self.keyholder.askings.questions.pop(self, None)
         self.keyholder.reporter.report()
         if not self.outcome.done():
@@ -114,8 +131,11 @@ class Release:
         """Take what the process says, until it is gone."""
         late = self.keyholder.askings.late
         while (told := await self.assignment.said.get()) is not None:
-            if "asking" in told and not self.outcome.done():
-                self.note_question(str(told["asking"]))
+            if "asking" in told:
+                self.is_asked = True
+                self.note_in_vain()  # who has left when it was asked
+                if not self.outcome.done():
+                    self.note_question(str(told["asking"]))
             elif "page" in told and not self.outcome.done():
                 self.session.send({"progress": "page", "url": told["page"]})
             elif "turned" in told:

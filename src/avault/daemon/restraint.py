@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from avault.protocol import Message
+    from avault.vault.records import Vault
 
     Who = tuple[Any, ...]
 
@@ -93,15 +94,16 @@ class Restraint:
     def __init__(self) -> None:
         self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
         self.latest: list[float] = []  # when the last questions of all were in vain
+        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
         self.approved: dict[tuple[Who, str], float] = {}
 
     def check(self, who: Who, names: list[str]) -> None:
         """Raise Denied while the pause of a caller lasts."""
         now = uptime()
         for name in names:
-            end = self.end(who, name)
+            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
             if not self.is_known(who, [name]):
-                end = max(end, self.end(None, name), self.end_of_flood())
+                end = max(end, self.end(None, name), end_of_flood(self.latest))
             if end > now:
                 raise Denied(
                     f"the phone was asked in vain; for {name} it is not asked again for"
@@ -119,17 +121,16 @@ class Restraint:
         pauses = ASK_PAUSES if who else SECRET_PAUSES
         return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
 
-    def end_of_flood(self) -> float:
-        """When anybody may ask again after too many questions in vain."""
-        return self.latest[0] + FLOOD_TIME if len(self.latest) == FLOOD else 0.0
-
     def describe(self) -> list[Message]:
         """The pauses that last: of what, whose, and until when."""
         now, others = uptime(), "any other program"
-        ends = [(self.end_of_flood(), others, "anything")] + [
-            (self.end(who, name), name_program({"exe": who[1]}) if who else others, name)
-            for who, name in self.in_vain
-        ]
+        ends = [(end_of_flood(self.latest), others, "anything")]
+        for who, latest in self.latest_of.items():
+            ends.append((end_of_flood(latest), name_program({"exe": who[1]}), "anything"))
+        for one, name in self.in_vain:
+            ends.append(
+                (self.end(one, name), name_program({"exe": one[1]}) if one else others, name)
+            )
         return [
             {"name": name, "program": program, "until": render_time(time.time() + end - now)}
             for end, program, name in sorted(ends)
@@ -141,6 +142,7 @@ class Restraint:
         now = uptime()
         self.forget(now - REMEMBERED)
         self.latest = [*self.latest, now][-FLOOD:]
+        self.latest_of[who] = [*self.latest_of.get(who, []), now][-FLOOD:]
         for each in [(each, name) for each in (who, None) for name in names]:
             self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
 
@@ -148,6 +150,7 @@ class Restraint:
         """Forget what is older."""
         self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
         self.approved = {each: at for each, at in self.approved.items() if at > before}
+        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
 
     def forgive(self, who: Who, names: list[str]) -> None:
         """The operator has agreed."""
@@ -156,6 +159,11 @@ class Restraint:
             self.in_vain.pop((None, name), None)
             if who[1]:  # else it is any program that is not known
                 self.approved[who, name] = uptime()
+
+
+def end_of_flood(latest: list[float]) -> float:
+    """When one may ask again after too many questions in vain, of which these are the last."""
+    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
 
 
 class Turn:
@@ -228,6 +236,13 @@ class Askings:
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
         return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def end_stale(self, vault: Vault) -> None:
+        """End what has opened values that are others by now, in the vault that is served."""
+        for each, found in [*self.staying.items()]:
+            if found.is_stale(vault):
+                found.assignment.end()
+                self.staying.pop(each, None)
 
     def describe(self) -> Message:
         """What `status` shows of them."""

@@ -8,6 +8,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Usage
+from avault.places import sha256
 from avault.vault.guards import (
     Guard,
     Guards,
@@ -17,17 +18,18 @@ from avault.vault.guards import (
     only_additions,
     without_removals,
 )
+from avault.vault.had import TELLING, is_asked, mark_had, print_value, read_had
+from avault.vault.secret import Secret, is_sealed
 
 if TYPE_CHECKING:
     from typing import Any
 
-    AnyVault = Any  # of vault/records, which needs this room
+    from avault.vault.had import AnyVault
 
 GUARDS_TOGETHER = 64  # guards that may count for one name
 IN_ALL = 1_000  # guards, and moves that carry some
 WORDS = 400  # characters that the rules of one name may have: the phone has to show them
 NAMES_TOGETHER = 600  # and those of the names that are one with it
-TELLING = 8  # characters from which on a value is hardly another's by chance
 
 
 def say_facts(
@@ -119,6 +121,8 @@ def take_off(vault: AnyVault, place: str, now: int, machine: str) -> None:
     guards = Guards(vault.facts)
     others = guards.neighbours(place)
     remove_marks(vault, guards.marks_of(place), now, machine)
+    if marks := mark_had(vault):
+        remove_marks(vault, marks, now, machine)
     note_moves(vault, list(itertools.pairwise(others)), now, machine)
 
 
@@ -127,14 +131,16 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
 
     Its removals are not taken: what it knew to be gone may be back. What was taken away here stays
     so, but for the names which a value had: it may be the one that was guarded under another. So it
-    is where it equals what is guarded here, by what does not count for it yet.
+    is where it equals what is guarded here, or what the phone is asked of and had that value in
+    clear, as far as is known here or seen in the copy; by what does not count for it yet.
     """
     is_sure = copy.agent == vault.agent
     found = without_removals(copy.facts)
     theirs = found if is_sure else only_additions(vault.facts, found, now)
     vault.facts |= join_facts(vault.facts, theirs)
     here, there = Guards(vault.facts), Guards(copy.facts)
-    guarded, moves = guarded_values(vault, here), list[tuple[str, str]]()
+    guarded, moves = guarded_values(vault, here, copy), list[tuple[str, str]]()
+    had = read_had(vault)
     for name in names:
         one, known = {*here.names_of(name)}, {*here.of(name)}
         for other in there.names_of(name):
@@ -143,7 +149,9 @@ def adopt_guards(vault: AnyVault, copy: AnyVault, names: list[str], now: int, ma
                 one |= {*here.names_of(other)}
                 known |= {*here.of(other)}
         for value in values_of(copy, name):
-            for by, other in guarded.get(value, {}).items():
+            known_as = had.get(print_value(vault, value), [])
+            told = [(frozenset(here.of(other)), other) for other in known_as]
+            for by, other in (*guarded.get(value, {}).items(), *told):
                 if not known >= by:
                     moves.append((name, other))
                     known |= by
@@ -157,16 +165,49 @@ def values_of(vault: AnyVault, name: str) -> set[str]:
     return {secret.value for secret in there}
 
 
-def guarded_values(vault: AnyVault, guards: Guards) -> dict[str, dict[frozenset[Guard], str]]:
-    """What is guarded: for each value that tells of something, by what, and a name that has it."""
+def guarded_values(
+    vault: AnyVault, guards: Guards, copy: AnyVault
+) -> dict[str, dict[frozenset[Guard], str]]:
+    """What is guarded: for each value that tells of something, by what, and a name that has it.
+
+    And of what the phone is asked of, what it was in a copy.
+    """
     found: dict[str, dict[frozenset[Guard], str]] = {}
-    for group, each in vault.groups.items() if guards.guards else ():
-        for name in (f"{group}/{key}" for key in each.keys):
-            by = frozenset(guards.of(name))
-            for value in values_of(vault, name) if by else ():
-                if len(value) >= TELLING:
-                    found.setdefault(value, {}).setdefault(by, name)
+    for one in (vault, copy):
+        for group, each in one.groups.items() if guards.guards else ():
+            for name in (f"{group}/{key}" for key in each.keys):
+                by = frozenset(guards.of(name))
+                counts = by and (one is vault or is_asked(guards, name))
+                for value in values_of(one, name) if counts else ():
+                    if len(value) >= TELLING:
+                        found.setdefault(value, {}).setdefault(by, name)
     return found
+
+
+def link_known(vault: AnyVault, *sides: AnyVault) -> None:
+    """Have values in clear guarded as those which the phone is asked of and had them before.
+
+    Of a vault that was merged of two sides, what one of them brings, and the same whichever is
+    which. What the operator has parted stays so.
+    """
+    had, guards = read_had(vault), Guards(vault.facts)
+    links: dict[str, list[Any]] = {}
+    for group, each in vault.groups.items() if had else ():
+        for key, found in each.keys.items():
+            name = f"{group}/{key}"
+            for secret in found:
+                is_there = sides and all(secret.value in values_of(side, name) for side in sides)
+                if is_sealed(secret.value) or is_there:
+                    continue
+                for other in had.get(print_value(vault, secret.value), []):
+                    if not {*guards.of(name)} >= {*guards.of(other)}:
+                        text = json.dumps({"from": other, "to": name})
+                        identity = sha256(f"{vault.identity} {text}".encode()).hex()[:16]
+                        dot = secret.updated, secret.updated, secret.machine, secret.count
+                        links[f"moved/{identity}"] = [Secret(text, *dot)]
+    if links:
+        others = {name: found for name, found in vault.facts.items() if not is_kept(name)}
+        vault.facts = dict(sorted({**others, **join_facts(vault.facts, links)}.items()))
 
 
 def count_use(vault: AnyVault, identity: str, now: int, machine: str) -> None:

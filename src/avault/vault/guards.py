@@ -1,7 +1,8 @@
 """The guards of a vault: facts that are only added, so that no copy of it has a guard less.
 
 `guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
-`used/ID/MACHINE` how often a machine has used what a guard counts. The machine that has written
+`used/ID/MACHINE` how often a machine has used what a guard counts, `had/ID` a value that a name had
+before it was sealed (see vault/had). The machine that has written
 one may say it again, under a higher count. `unguarded/ID` is up to which count the operator took
 one away: what is said later, or elsewhere, stays.
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
 MOST_KNOWN = 2_500  # guards and moves that are sealed beside the key
-GUARD_FACTS = ("guard", "moved", "unguarded", "used")
+GUARD_FACTS = ("guard", "had", "moved", "unguarded", "used")
 
 
 def is_kept(name: str) -> bool:
@@ -48,6 +49,10 @@ def check_fact(name: str, text: str) -> None:
         link = json.loads(text)
         if not all(is_place(link[each]) and "/" in link[each] for each in ("from", "to")):
             raise ValueError("not a move")
+    elif kind == "had":
+        had = json.loads(text)
+        if not (is_place(had["on"]) and "/" in had["on"] and type(had["is"]) is str):
+            raise ValueError("not a value that was there")
     elif not (text.isascii() and text.isdigit() and len(text) < 16):
         raise ValueError("not a number")
 
@@ -87,7 +92,7 @@ def join_facts(ours: Facts, theirs: Facts) -> Facts:
 def is_gone(facts: Facts, name: str) -> bool:
     """Whether the operator took away what a fact says."""
     kind, _, identity = name.partition("/")
-    mark = facts.get(f"unguarded/{identity}", []) if kind in ("guard", "moved") else []
+    mark = facts.get(f"unguarded/{identity}", []) if kind in ("guard", "had", "moved") else []
     return any(int(each.value) >= facts[name][0].count for each in mark)
 
 
@@ -114,7 +119,7 @@ def only_additions(ours: Facts, theirs: Facts, now: int | None = None) -> Facts:
     for name, [fact] in sorted(own_facts(theirs).items()):
         kind, identity, *machine = name.split("/")
         is_gone_here = f"unguarded/{identity}" in ours
-        if kind == "unguarded" or is_gone_here or len(added) >= MOST_KNOWN:
+        if kind in ("had", "unguarded") or is_gone_here or len(added) >= MOST_KNOWN:
             continue
         if kind == "used":
             if identity in names:

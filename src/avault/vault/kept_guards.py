@@ -13,6 +13,7 @@ from avault.errors import AvaultError, Tampered
 from avault.nostr import decrypt, parse_npub
 from avault.places import Places
 from avault.vault.files import VAULT_LIMIT, has_bytes, read_file, write_file
+from avault.vault.guard_changes import link_known
 from avault.vault.guards import (
     Guards,
     join_facts,
@@ -69,6 +70,8 @@ class KeptGuards:
         self.kept = list_facts(seen)
         draft = vault.copy()
         draft.facts = dict(sorted({**other_facts(vault), **join_facts(vault.facts, seen)}.items()))
+        if list_facts(own_facts(draft.facts)) != list_facts(own_facts(vault.facts)):
+            link_known(draft)
         if lacks_known(draft.facts, content.get("guards", {})):
             raise Tampered(
                 "guards that this machine knows are neither in avault.enc nor in guards.enc",

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from avault.errors import Denied, Tampered
 from avault.nostr import decrypt, encrypt, make_keys, public_hex, read_keys
 from avault.vault.guards import Guards
+from avault.vault.had import is_asked, note_had
 from avault.vault.seal import make_envelope, request_code
-from avault.vault.secret import SEAL_MARK, Secret, is_sealed
+from avault.vault.secret import SEAL_MARK, Secret, arrange, is_sealed
 
 if TYPE_CHECKING:
     from typing import Any
@@ -157,13 +158,25 @@ def check_lock(found: Any) -> Lock | None:
 
 def find_lock(vault: Vault, value: str) -> Lock:
     """The lock on a sealed value; raises Tampered."""
-    to = sealed_to(value)
-    lock = read_lock(vault.fact(name_lock(to)))
-    if not lock or lock["to"] != to:
-        raise Tampered(
-            "what opens that secret is not in the vault", "get the latest, or set it anew"
-        )
-    return lock
+    if found := find_locks(vault, sealed_to(value), vault.operators()):
+        return found[0]
+    raise Tampered("what opens that secret is not in the vault", "get the latest, or set it anew")
+
+
+def find_locks(vault: Vault, to: str, operators: list[str]) -> list[Lock]:
+    """The locks on what is sealed to a public key (hex): first the one that counts.
+
+    Two machines may each have made one. Of these it is the one that most of the operators open, so
+    that nobody is shut out by who has not heard of him; then the one for nobody else; the later.
+    """
+    read = [read_lock(each.value) for each in vault.facts.get(name_lock(to), [])]
+    found = [lock for lock in read if lock and lock["to"] == to]
+    return sorted(found, key=lambda lock: (-count_open(lock, operators), len(lock["envelopes"])))
+
+
+def count_open(lock: Lock, operators: list[str]) -> int:
+    """How many of these operators' phones open a lock."""
+    return len({*lock["envelopes"]} & {*operators})
 
 
 class Unsealed(Denied):
@@ -175,7 +188,7 @@ class Unsealed(Denied):
 
 
 def find_unsealed(vault: Vault) -> list[str]:
-    """The names of values in clear whose guard asks; not of those that two machines have set."""
+    """The names of those whose guard asks, and that have a value in clear."""
     guards = Guards(vault.facts)
     if not guards.guards:
         return []
@@ -183,8 +196,13 @@ def find_unsealed(vault: Vault) -> list[str]:
         f"{group}/{key}"
         for group, each in vault.groups.items()
         for key, found in each.keys.items()
-        if len(found) == 1 and not is_sealed(found[0].value) and is_asked(guards, f"{group}/{key}")
+        if find_clear(found) and is_asked(guards, f"{group}/{key}")
     ]
+
+
+def find_clear(found: list[Secret]) -> Secret | None:
+    """The value of a key that is in clear: of several the latest."""
+    return next((each for each in found if not is_sealed(each.value)), None)
 
 
 def find_asked(vault: Vault, guards: Guards) -> list[str]:
@@ -193,37 +211,45 @@ def find_asked(vault: Vault, guards: Guards) -> list[str]:
         f"{group}/{key}"
         for group, each in sorted(vault.groups.items())
         for key, found in sorted(each.keys.items())
-        if is_sealed(found[0].value) or is_asked(guards, f"{group}/{key}")
+        if any(is_sealed(each.value) for each in found) or is_asked(guards, f"{group}/{key}")
     ]
-
-
-def is_asked(guards: Guards, name: str) -> bool:
-    """Whether a guard has the phone asked for uses of GROUP/KEY."""
-    return guards.rules_of(guards.of(name)).ask is not None
 
 
 def seal_loose(vault: Vault, made: dict[str, Lock], names: list[str], machine: str) -> None:
     """Seal values that are in clear, by locks that were `made` for their names; raises Unsealed.
 
-    Each value has a lock of its own: who has opened the one before opens no later value.
+    Each value has a lock of its own: who has opened the one before opens no later value. Of what
+    two machines have set, one is sealed by each write, as that has one dot for a key. Which of
+    them is the later one stays as it is.
     """
     if lacking := [name for name in names if name not in made]:
         raise Unsealed(lacking)
     now, count = int(time.time()), vault.generation.get(machine, 0) + 1
     for name in names:
         group, _, key = name.partition("/")
-        there = vault.groups[group].keys[key][0]
-        value = seal_value(made[name]["to"], there.value)
-        vault.groups[group].keys[key] = [Secret(value, there.created, now, machine, count)]
-        keep_lock(vault, made[name], now, machine)
+        found = vault.groups[group].keys[key]
+        mine = [each for each in found if (each.machine, each.count) == (machine, count)]
+        there = find_clear(mine or found)
+        if there:
+            value = seal_value(made[name]["to"], there.value)
+            sealed = Secret(value, there.created, there.updated, machine, count)
+            others = [each for each in found if each is not there]
+            vault.groups[group].keys[key] = arrange([sealed, *others])
+            note_had(vault, name, there.value, now, machine)
+            keep_lock(vault, made[name], now, machine)
     if names:
         drop_locks(vault, {*names}, now, machine)
 
 
 def keep_lock(vault: Vault, lock: Lock, now: int, machine: str) -> None:
-    """Have a lock in the vault, in place of the one that was on the same key pair."""
-    text = json.dumps(lock, sort_keys=True)
-    if vault.fact(name_lock(lock["to"])) != text:
+    """Have a lock in the vault, in place of the one that was on the same key pair.
+
+    Not of one that more operators open: they have become some while the phone was asked.
+    """
+    text, operators = json.dumps(lock, sort_keys=True), vault.operators()
+    opened = [count_open(each, operators) for each in find_locks(vault, lock["to"], operators)]
+    is_better = max(opened, default=0) > count_open(lock, operators)
+    if not is_better and vault.fact(name_lock(lock["to"])) != text:
         vault.state(name_lock(lock["to"]), text, now, machine)
 
 
@@ -251,15 +277,22 @@ def find_closed(vault: Vault, operators: list[str]) -> list[str]:
     """The names of sealed secrets that not one of these operators' phones opens."""
     closed = []
     for to, name in sorted(used_locks(vault).items(), key=lambda each: each[1]):
-        lock = read_lock(vault.fact(name_lock(to)))
-        if not lock or not {*lock["envelopes"]} & {*operators}:
+        if not any(count_open(lock, operators) for lock in find_locks(vault, to, operators)):
             closed.append(name)
     return closed
 
 
 def adopt_locks(vault: Vault, copy: Vault, values: list[str], now: int, machine: str) -> None:
-    """Have the locks of a copy on values that are taken from it, where there are none."""
-    for name in [name_lock(sealed_to(value)) for value in values if is_sealed(value)]:
-        text = copy.fact(name)
-        if text is not None and vault.fact(name) is None:
-            vault.state(name, text, now, machine)
+    """Have the locks of a copy on values that are taken from it, where there are none that open.
+
+    Or where those of the copy are for more of the operators, if it is of the same agent: of one
+    before, whoever got that key could have made it.
+    """
+    operators = vault.operators()
+    for to in dict.fromkeys(sealed_to(value) for value in values if is_sealed(value)):
+        ours, theirs = find_locks(vault, to, operators), find_locks(copy, to, operators)
+        known = count_open(ours[0], operators) if ours else -1
+        is_sure = copy.agent == vault.agent or not ours
+        if theirs and is_sure and count_open(theirs[0], operators) > known:
+            text = json.dumps(theirs[0], sort_keys=True)
+            vault.state(name_lock(to), text, now, machine)

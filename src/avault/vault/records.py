@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound
 from avault.vault.generations import check_dot, is_after, maximum
-from avault.vault.guard_changes import note_moves
+from avault.vault.guard_changes import link_known, note_moves
 from avault.vault.guards import check_facts, is_kept, join_facts
 from avault.vault.names import (
     PHONE,
@@ -239,6 +239,7 @@ class Vault:
             if keys:
                 merged.groups[name] = Group(keys, merge_notes(self, ours.note, other, theirs.note))
         merged.facts = merge_facts(self, other)
+        link_known(merged, self, other)
         return merged
 
     def to_json(self) -> str:
@@ -302,7 +303,7 @@ def merge_facts(ours: Vault, theirs: Vault) -> dict[str, list[Secret]]:
     }
     for name in names:  # what opens a value is kept, whichever side it comes from
         if name.startswith("lock/") and not merged[name]:
-            merged[name] = arrange([*ours.facts.get(name, []), *theirs.facts.get(name, [])])[:1]
+            merged[name] = arrange([*ours.facts.get(name, []), *theirs.facts.get(name, [])])
     merged |= join_facts(ours.facts, theirs.facts)
     return {name: found for name, found in sorted(merged.items()) if found}
 
