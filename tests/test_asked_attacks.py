@@ -251,6 +251,40 @@ async def test_a_merge_that_brings_a_known_value_under_another_name_has_it_guard
     assert await is_asked_for(house, "tmp/KEY")
 
 
+async def test_what_the_operator_has_parted_stays_so_by_a_merge(house: House) -> None:
+    """Also where the other machine has it sealed yet: else it were guarded anew without end."""
+    await set_clear(house, "both/KEY", OLD)
+    store = house.holding.store
+    assert store
+    assert (await house.ask("guard", group="both", ask=0))["ok"]
+    assert (await house.ask("move", group="both", key="KEY", to_group="tmp", to_key="KEY"))["ok"]
+    theirs = store.vault.copy()
+    theirs.put("else", "KEY", "elsewhere", 1, "other")
+    theirs.generation["other"] = theirs.generation.get("other", 0) + 1
+    ours = store.vault.copy()
+    avault.take_off(ours, "tmp/KEY", 1, store.machine)
+    ours.put("tmp", "KEY", OLD, 1, store.machine)
+    ours.generation[store.machine] += 1
+    for merged in (ours.merge(theirs), theirs.merge(ours), ours.merge(theirs).merge(theirs.merge(ours))):
+        assert merged.secrets("tmp", "KEY")[0].value == OLD
+        assert not avault.Guards(merged.facts).of("tmp/KEY") and avault.Guards(merged.facts).of("both/KEY")
+
+
+async def test_an_older_vault_that_was_accepted_has_known_values_guarded(house: House) -> None:
+    """What guards.enc knows of the value counts for the name that it had then."""
+    await set_clear(house, "old/KEY", OLD)
+    before = house.own("avault.enc")
+    assert (await house.ask("delete", group="old", key="KEY"))["ok"]
+    await set_clear(house, "new/KEY", OLD)
+    assert (await house.ask("guard", group="new", ask=0))["ok"]
+    store = house.holding.store
+    assert store
+    older = avault.open_vault(before, store.keys)
+    assert not avault.Guards(older.facts).of("old/KEY")
+    joined = avault.KeptGuards(house.places, store.keys).join(older, {})
+    assert avault.Guards(joined.facts).of("old/KEY") and joined.secrets("old", "KEY")[0].value == OLD
+
+
 # -- words
 
 
