@@ -3224,9 +3224,9 @@ def arrange(secrets: Iterable[Secret]) -> list[Secret]:
 #
 # `guard/ID` is a guard on a group or a key, `moved/ID` that a key was given another name,
 # `used/ID/MACHINE` how often a machine has used what a guard counts, `had/ID` a value that a name had
-# before it was sealed (see vault/had). The machine that has written
-# one may say it again, under a higher count. `unguarded/ID` is up to which count the operator took
-# one away: what is said later, or elsewhere, stays.
+# before it was sealed (see vault/had). The machine that has written one may say it again, under a
+# higher count. `unguarded/ID` is up to which count the operator took one away: what is said later, or
+# elsewhere, stays.
 
 
 IDENTITY = frozenset("0123456789abcdef")  # of 16 of these is the name of a guard
