@@ -17704,7 +17704,7 @@ PURPOSES = {"get": "to get it", "export": "to export it"}
 def describe_wish(
     vault: str, host: str, session: Session, request: Message, passage: Passage
 ) -> str:
-    """Who wants what of a vault, and what for, as the phone shows it; raises Denied for too much."""
+    """Who wants what of a vault, and what for, in the phone's words; raises Denied for too much."""
     names = sorted(passage.asked)
     if len(names) > SHOWN_NAMES or len(", ".join(names)) > SHOWN_LENGTH:
         raise Denied(

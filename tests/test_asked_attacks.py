@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -97,9 +98,12 @@ async def test_what_is_remembered_of_a_name_has_an_end(house: House) -> None:
     assert (await house.ask("guard", group="new", ask=0))["ok"]
     store = house.holding.store
     assert store
+
+    def put(value: str) -> Callable[[avault.Vault], None]:
+        return lambda vault: vault.put("new", "KEY", value, 1, store.machine)
+
     for number in range(avault.MOST_HAD + 3):
-        value = f"value-number-{number}"
-        await house.keyholder.change(lambda vault, value=value: vault.put("new", "KEY", value, 1, store.machine))  # type: ignore[misc]
+        await house.keyholder.change(put(f"value-number-{number}"))
     assert len(store.vault.facts_of("had")) == avault.MOST_HAD
     assert avault.find_had(store.vault, "value-number-0") == ["new/KEY"], "the first are kept: nobody pushes them out"
 
