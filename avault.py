@@ -3644,10 +3644,8 @@ def take_off(vault: AnyVault, place: str, now: int, machine: str) -> None:
     Those stay one with each other.
     """
     guards = Guards(vault.facts)
-    others, had = guards.neighbours(place), {each for on in read_had(vault).values() for each in on}
-    parted = had & {*guards.names_of(place)} - {place}
-    links = {name_link(vault, place, each): 1 for each in sorted(parted)}
-    remove_marks(vault, {**links, **guards.marks_of(place)}, now, machine)
+    others = guards.neighbours(place)
+    remove_marks(vault, guards.marks_of(place), now, machine)
     if marks := mark_had(vault):
         remove_marks(vault, marks, now, machine)
     note_moves(vault, list(itertools.pairwise(others)), now, machine)
@@ -3711,33 +3709,31 @@ def guarded_values(
     return found
 
 
-def name_link(vault: AnyVault, one: str, other: str) -> str:
-    """The id of the move between two names that a merge notes: each machine's is the same."""
-    return sha256(" ".join([vault.identity, *sorted([one, other])]).encode()).hex()[:16]
-
-
 def link_known(vault: AnyVault, *sides: AnyVault) -> None:
     """Have values in clear guarded as those which the phone is asked of and had them before.
 
-    Of a vault that was merged of two sides, what one of them brings, and the same whichever is
-    which. What the operator has parted stays so.
+    Of a vault that was merged of two sides, what is new to who knows of that value; the same
+    whichever is which. What such a side has in clear under that name stays so: the operator has
+    parted it, or somebody has set it who knew it.
     """
     if not (had := read_had(vault)):
         return
+    knowing = [(side, read_had(side)) for side in sides]
     guards = Guards(vault.facts)
     links: dict[str, list[Any]] = {}
     for group, each in vault.groups.items():
         for key, found in each.keys.items():
             name = f"{group}/{key}"
             for secret in found:
-                is_there = sides and all(secret.value in values_of(side, name) for side in sides)
-                if is_sealed(secret.value) or is_there:
+                printed, value = print_value(vault, secret.value), secret.value
+                if any(
+                    printed in known and value in values_of(side, name) for side, known in knowing
+                ):
                     continue
-                for other in had.get(print_value(vault, secret.value), []):
-                    identity = name_link(vault, name, other)
-                    is_parted = f"unguarded/{identity}" in vault.facts
-                    if not is_parted and not {*guards.of(name)} >= {*guards.of(other)}:
+                for other in had.get(printed, []):
+                    if not {*guards.of(name)} >= {*guards.of(other)}:
                         text = json.dumps({"from": other, "to": name})
+                        identity = sha256(f"{vault.identity} {text}".encode()).hex()[:16]
                         dot = secret.updated, secret.updated, secret.machine, secret.count
                         links[f"moved/{identity}"] = [Secret(text, *dot)]
     if links:

@@ -256,7 +256,7 @@ async def test_a_merge_that_brings_a_known_value_under_another_name_has_it_guard
 
 
 async def test_what_the_operator_has_parted_stays_so_by_a_merge(house: House) -> None:
-    """Also where the other machine has it sealed yet: else it were guarded anew without end."""
+    """The other machine has it sealed yet; and what was set here by who knew it stays in clear, too."""
     await set_clear(house, "both/KEY", OLD)
     store = house.holding.store
     assert store
