@@ -97,8 +97,8 @@ The rooms, in order; each calls only what stands above it:
     custody/systemd_creds     systemd as a custodian: what systemd-creds(1) seals to this machine, or a unit's credential
     custody/kinds             The kinds of custodians: those of the tool itself, and those that need another package
     custody/helper            The process that does a custodian's errand: `avault.py custodian ACTION KIND`
-    custody/obtaining         The ways to get the agent's key, as the keyholder has them
     custody/shared            Custodians for all machines of a vault: their files lie in the vault directory, signed
+    custody/obtaining         The ways to get the agent's key, as the keyholder has them
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     signing/key_files         What a private key's file would have the process that signs do: looked at before any of it
@@ -141,6 +141,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
+    daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
@@ -161,6 +162,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/companions         The programs that run beside the daemon, as the supervisor has them. None is given a secret
     daemon/listing            The custodians as `custody list` shows them
     daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
+    daemon/removing           Custodians that are taken away, as the supervisor does it: never the last that works
     daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
     daemon/status             What `status` says
     daemon/listener           The daemon's socket, and its path in the file system
@@ -177,7 +179,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
     daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
     daemon/requests           What a client may ask of an open vault
-    daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it
+    daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
     fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
@@ -4516,8 +4518,13 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
+<<<<<<< HEAD
         "agent": str, "operator": str, "generation": dict, "hash": str,
         "since": int, "served": dict,
+=======
+        "agent": str, "operator": str, "generation": dict, "hash": str, "since": int, "served": dict,
+        "retired": list,
+>>>>>>> 249b720 (What was shared is taken away by the operator alone, and stays away; relays tell of a rotation, and a machine follows by them)
     },
     "forget": {"custodians": list},
     "custody": {
@@ -4537,7 +4544,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
         "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
-        "latest": dict, "put": list, "judged": str, "late": list,
+        "latest": dict, "put": list, "judged": str, "late": list, "rotated": list,
     },
 }  # fmt: skip
 
@@ -4545,9 +4552,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator", "since", "served"},
+    "pin": {"agent", "operator", "since", "served", "retired"},
     "custody": {"signed"},
-    "replica": {"latest", "put", "judged", "late"},
+    "replica": {"latest", "put", "judged", "late", "rotated"},
 }
 
 
@@ -4730,6 +4737,7 @@ def complete_attributes(path: str) -> bytes:
 
 SHORT = 16  # characters of a hash that tell it from others
 MOST_SERVED = 200  # states of the vault that a machine knows as served by itself
+RETIRED = "retired"  # facts: "retired/DIGEST", of shared custodians that are used no more
 # this machine's unlock.json, while `recover` goes over to the key that another has rotated to
 SET_ASIDE = "unlock-before.json"
 
@@ -4838,6 +4846,8 @@ class Machine:
         told = describe_pin(vault, digest)
         if self.seen:
             told["operator"] = self.seen
+        if retired := sorted(vault.facts_of(RETIRED)):
+            told["retired"] = retired
         if self.overtaken:
             told["generation"] = {**told["generation"], self.name: self.overtaken}
             told["since"] = self.since
@@ -4877,6 +4887,15 @@ def read_pin(places: Places) -> dict[str, Any] | None:
     if any(type(count) is not int for count in pin["generation"].values()):
         raise Tampered(f"{path} is damaged")
     return pin
+
+
+def read_retired(places: Places) -> dict[str, str]:
+    """The digests of shared custodians that are used no more, as the pinned vault knew them.
+
+    What became of each is not told. Raises Tampered.
+    """
+    found = (read_pin(places) or {}).get(RETIRED, [])
+    return {str(digest): "" for digest in found}
 
 
 def machine_id(places: Places) -> str:
@@ -10890,121 +10909,6 @@ def main_custodian(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-# ----------------------------------------------------- custody/obtaining ----
-# The ways to get the agent's key, as the keyholder has them.
-#
-# Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
-# with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
-# envelope it opens, an npub; None where it opens none.
-
-
-class GivenKey:
-    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
-
-    proves = False
-    operator: str | None = None
-
-    def __init__(self, nsec: str) -> None:
-        self.keys = parse_keys(nsec)
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if it is this vault's agent; raises Tampered."""
-        if to_npub(public_hex(self.keys)) != content["agent"]:
-            raise Tampered(
-                "NOSTR_NSEC is not the key of this vault's agent",
-                f"the agent is {content['agent']}",
-            )
-        return self.keys
-
-
-class OperatorKey:
-    """The agent's key by the operator's own, from the recovery kit of a vault without a phone."""
-
-    proves = True
-
-    def __init__(self, nsec: str) -> None:
-        self.keys = parse_keys(nsec)
-        self.operator = to_npub(public_hex(self.keys))
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, out of the envelope that is for this operator; raises Tampered."""
-        try:
-            answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
-        except ValueError:
-            raise Tampered(
-                "that is not the key of this vault's operator",
-                f"the operator is {content['operator']}",
-            ) from None
-        return open_nsec(content, answer)
-
-
-class Phone:
-    """The agent's key by the operator's approval, over NIP-46."""
-
-    proves = True
-
-    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
-        self.pairing, self.signer = pairing, signer
-        self.operator = to_npub(pairing.operator)
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """Ask for the envelope until it is opened; raises Denied, Tampered."""
-        pairing = self.pairing
-        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
-            content["agent"],
-            content["operator"],
-        ):
-            raise Tampered(
-                "the vault's files are not those that this machine was paired for",
-                "put the right directory back, or: avault pair --replace",
-            )
-        params = [pairing.agent, content["envelope"]]
-        accept = lambda result: open_nsec(content, result)  # noqa: E731
-        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
-
-
-class KeptKey:
-    """The agent's key by an unlock key of its own, from what a custodian's helper answered."""
-
-    proves = False
-    operator: str | None = None
-
-    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
-        self.custodian, self.kept, self.answer = custodian, kept, answer
-        self.phoneless = False  # whether it was entrusted in a vault that has no phone
-
-    def check(self, vault: Vault) -> None:
-        """Raise Denied where it is the phone of who is no operator of the vault any more."""
-        known = vault.other_operators().get(self.custodian)
-        whose = str(self.kept["settings"].get("operator"))
-        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
-            raise Denied(
-                f"{self.custodian} is no operator of this vault",
-                f"avault custody remove {self.custodian}",
-            )
-
-    async def obtain(self, content: dict[str, Any]) -> Keys:
-        """The key, if the custodian is this vault's and had what opens it.
-
-        Raises what its outcome means (see `raise_outcome`), and Tampered.
-        """
-        kept = self.kept
-        if kept["vault"] == content["vault"] and kept["agent"] != content["agent"]:
-            raise Tampered(
-                f"the custodian {self.custodian} opens the agent's key before the rotation",
-                f"add it again: avault custody add KIND --name {self.custodian} --replace",
-            )
-        if not all(kept[name] == content[name] for name in ("vault", "name", "agent")):
-            raise Tampered(
-                f"the custodian {self.custodian} is of another vault",
-                f"avault custody remove {self.custodian}",
-            )
-        unlock = raise_outcome(read_answer(self.answer))
-        keys, sealed = unseal(kept, json.dumps({"avault": unlock}), self.custodian)
-        self.phoneless = sealed.get("phoneless") is True
-        return keys
-
-
 # -------------------------------------------------------- custody/shared ----
 # Custodians for all machines of a vault: their files lie in the vault directory, signed.
 #
@@ -11018,6 +10922,7 @@ STATED = (
     "vault", "name", "agent", "operator", "custodian", "kind", "account", "asks", "settings",
     "sealed", "agreed", "kept",
 )  # fmt: skip
+REMOVED, REPLACED = "removed", "replaced"  # what became of one that is used no more
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
     "keychain": "a keychain is of one machine",
@@ -11029,6 +10934,30 @@ def state_custodian(content: dict[str, Any]) -> str:
     """What the agent signs of a custodian."""
     said = {"type": "avault/shared", "version": 1}
     return json.dumps({**said, **{name: content[name] for name in STATED}})
+
+
+def digest_shared(content: dict[str, Any]) -> str:
+    """What tells a shared custodian from others: the SHA-256 (hex) of what the agent signs."""
+    return sha256(state_custodian(content).encode()).hex()
+
+
+def list_retired(vault: Vault) -> dict[str, str]:
+    """The digests of shared custodians that are used no more, as a vault knows them, and why."""
+    return vault.facts_of(RETIRED)
+
+
+def refuse_retired(content: dict[str, Any], retired: Collection[str]) -> None:
+    """Raise Tampered for one that was taken away or replaced, by the digests of those that were.
+
+    The vault knows them: whoever brings such a file back has the agent's signature, and nothing
+    else.
+    """
+    if content.get("signed") and digest_shared(content) in retired:
+        name = content["custodian"]
+        raise Tampered(
+            f"the shared custodian {name} was taken away or replaced, and its old file is back",
+            f"who has put it back? git log custody-{name}.json; then: avault custody remove {name}",
+        )
 
 
 def is_shared(content: dict[str, Any]) -> bool:
@@ -11138,6 +11067,122 @@ class Shared:
             sync_directory(os.path.dirname(path))
 
 
+# ----------------------------------------------------- custody/obtaining ----
+# The ways to get the agent's key, as the keyholder has them.
+#
+# Each is a class with `async def obtain(content)`, where `content` is what `read_unlock` gives, and
+# with `proves`: whether it shows that the operator's phone opens this vault. `operator` is whose
+# envelope it opens, an npub; None where it opens none.
+
+
+class GivenKey:
+    """The agent's key from NOSTR_NSEC, for tests and for machines without a phone."""
+
+    proves = False
+    operator: str | None = None
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, if it is this vault's agent; raises Tampered."""
+        if to_npub(public_hex(self.keys)) != content["agent"]:
+            raise Tampered(
+                "NOSTR_NSEC is not the key of this vault's agent",
+                f"the agent is {content['agent']}",
+            )
+        return self.keys
+
+
+class OperatorKey:
+    """The agent's key by the operator's own, from the recovery kit of a vault without a phone."""
+
+    proves = True
+
+    def __init__(self, nsec: str) -> None:
+        self.keys = parse_keys(nsec)
+        self.operator = to_npub(public_hex(self.keys))
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, out of the envelope that is for this operator; raises Tampered."""
+        try:
+            answer = decrypt(self.keys, parse_npub(content["agent"]), content["envelope"])
+        except ValueError:
+            raise Tampered(
+                "that is not the key of this vault's operator",
+                f"the operator is {content['operator']}",
+            ) from None
+        return open_nsec(content, answer)
+
+
+class Phone:
+    """The agent's key by the operator's approval, over NIP-46."""
+
+    proves = True
+
+    def __init__(self, pairing: Pairing, signer: RemoteSigner) -> None:
+        self.pairing, self.signer = pairing, signer
+        self.operator = to_npub(pairing.operator)
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """Ask for the envelope until it is opened; raises Denied, Tampered."""
+        pairing = self.pairing
+        if (to_npub(pairing.agent), to_npub(pairing.operator)) != (
+            content["agent"],
+            content["operator"],
+        ):
+            raise Tampered(
+                "the vault's files are not those that this machine was paired for",
+                "put the right directory back, or: avault pair --replace",
+            )
+        params = [pairing.agent, content["envelope"]]
+        accept = lambda result: open_nsec(content, result)  # noqa: E731
+        return await self.signer.request("nip44_decrypt", params, accept, is_told_by_content=True)
+
+
+class KeptKey:
+    """The agent's key by an unlock key that a helper answered; `offered` is not taken in yet."""
+
+    proves = False
+    operator: str | None = None
+
+    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes, offered: bool) -> None:
+        self.custodian, self.kept, self.answer, self.offered = custodian, kept, answer, offered
+        self.phoneless = False  # whether it was entrusted in a vault that has no phone
+
+    def check(self, vault: Vault) -> None:
+        """Raise Denied for the phone of who is no operator now, Tampered for what is retired."""
+        refuse_retired(self.kept, list_retired(vault) if self.offered else ())
+        known = vault.other_operators().get(self.custodian)
+        whose = str(self.kept["settings"].get("operator"))
+        if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):
+            raise Denied(
+                f"{self.custodian} is no operator of this vault",
+                f"avault custody remove {self.custodian}",
+            )
+
+    async def obtain(self, content: dict[str, Any]) -> Keys:
+        """The key, if the custodian is this vault's and had what opens it.
+
+        Raises what its outcome means (see `raise_outcome`), and Tampered.
+        """
+        kept = self.kept
+        if kept["vault"] == content["vault"] and kept["agent"] != content["agent"]:
+            raise Tampered(
+                f"the custodian {self.custodian} opens the agent's key before the rotation",
+                f"add it again: avault custody add KIND --name {self.custodian} --replace",
+            )
+        if not all(kept[name] == content[name] for name in ("vault", "name", "agent")):
+            raise Tampered(
+                f"the custodian {self.custodian} is of another vault",
+                f"avault custody remove {self.custodian}",
+            )
+        unlock = raise_outcome(read_answer(self.answer))
+        keys, sealed = unseal(kept, json.dumps({"avault": unlock}), self.custodian)
+        self.phoneless = sealed.get("phoneless") is True
+        return keys
+
+
 # --------------------------------------------------------- custody/stale ----
 # Files of custodians that open nothing: of another agent's key, of another vault, or of nobody.
 
@@ -11195,9 +11240,12 @@ def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None
     if which == "staged":
         places = Stage(places)
     content, _ = read_unlock(places)
-    custodian = KeptKey(name, Custodians(places).load(name, which == "candidate"), answer)
+    is_new = which == "candidate"
+    custodian = KeptKey(name, Custodians(places).load(name, is_new), answer, is_new)
     keys = asyncio.run(custodian.obtain(content))
-    if not is_of(open_vault(read_vault(places), keys), {**content, "operator": None}):
+    vault = open_vault(read_vault(places), keys)
+    custodian.check(vault)
+    if not is_of(vault, {**content, "operator": None}):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
 
 
@@ -12403,6 +12451,8 @@ class Custody:
         self.tried: dict[str, asyncio.Future[Any]] = {}  # by the number of the trial
         self.helpers: dict[str, Helper] = {}  # at work, by that number
         self.trying = asyncio.Lock()  # one caller's custodians at a time
+        # what the keyholder last said of itself
+        self.report: Callable[[], dict[str, Any]] = dict
         # is told the code of what the phone is asked for a change
         self.tell: Callable[[str], None] = lambda code: None
 
@@ -12489,7 +12539,32 @@ class Custody:
         content, _ = read_unlock(self.places)
         if agent not in (None, content["agent"]):
             raise Tampered("that is not this vault's agent", "compare: avault recover")
-        return Shared(self.places).load(name, content["agent"])
+        found = Shared(self.places).load(name, content["agent"])
+        refuse_retired(found, self.retired())
+        return found
+
+    def retired(self) -> dict[str, str]:
+        """The digests of shared custodians that are used no more, and what became of each.
+
+        An open vault knows; of another, pin.json says which it knew. Raises Tampered.
+        """
+        known: dict[str, str] | None = self.report().get(RETIRED)
+        return read_retired(self.places) if known is None else known
+
+    def leave_retired(self) -> list[str]:
+        """Use no more what another machine has taken away for all, but for the last way in."""
+        left = []
+        for name in self.order():
+            others = [each for each in self.order() if each != name]
+            is_last = not others or (others == [PHONE] and not self.has_phone())
+            if name == PHONE or is_last:
+                continue
+            with contextlib.suppress(AvaultError):
+                content = self.custodians.load(name)
+                if content.get("signed") and self.retired().get(digest_shared(content)) == REMOVED:
+                    self.custodians.forget(name)
+                    left.append(name)
+        return left
 
     def follow(self, agent: str) -> None:
         """After a rotation on another machine, use what that has shared under the new key."""
@@ -12525,6 +12600,7 @@ class Custody:
     async def open(self, name: str, caller: Caller) -> None:
         """Have a custodian open the vault; raises what it, or the vault, said."""
         wish = {"accept_rollback": caller.accept_rollback}
+        wish["offered"] = bool(caller.agent) or name not in self.order()
         await self.hand_over(self.find(name, caller.agent), caller.reach, wish)
         self.note_opened(name)
 
@@ -12630,14 +12706,19 @@ class Following:
     """Sets aside what this machine has of the old key, for the length of a `with`.
 
     Its pairing asks for the new one. Unless the vault `is_open` at the end, all is as it was.
+    `agent` (hex) is where relays lead it; "" where nsec.enc does.
     """
 
-    def __init__(self, places: Places, is_open: Callable[[], bool]) -> None:
+    def __init__(self, places: Places, is_open: Callable[[], bool], agent: str = "") -> None:
+        self.agent = agent
         self.own, self.aside = places.own("unlock.json"), places.own(SET_ASIDE)
         self.places, self.is_open = places, is_open
 
     def __enter__(self) -> None:
         if not os.path.lexists(self.own):
+            return
+        if self.agent:
+            os.rename(self.own, self.aside)
             return
         known = read_sealed("unlock", self.own)
         if not succeed_known(self.places, known):
@@ -12650,6 +12731,20 @@ class Following:
 
     def __exit__(self, *_: object) -> None:
         settle_following(self.places, self.is_open())
+
+
+def know_before(places: Places, farewells: object, agent: str) -> dict[str, Any] | None:
+    """unlock.json's content, if its agent's farewells (events) lead to another agent (hex).
+
+    One after another, each signed by the agent whose place the next one takes.
+    """
+    if not isinstance(farewells, list) or not os.path.lexists(places.own("unlock.json")):
+        return None
+    known = read_sealed("unlock", places.own("unlock.json"))
+    at = parse_npub(known["agent"])
+    for event in farewells[:STATEMENTS]:
+        at = read_farewell(event, at) or ""
+    return known if farewells and at == agent else None
 
 
 def settle_following(places: Places, has_opened: bool) -> None:
@@ -12902,6 +12997,7 @@ class Warden:
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
         self.custody = Custody(places, self.child)
+        self.custody.report = lambda: self.report
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -12998,6 +13094,8 @@ class Warden:
             )
             if has_opened:
                 self.tidy_phones()
+                for name in self.custody.leave_retired():
+                    self.say(f"another machine has taken {name} away, for all: it is left here too")
                 self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()
@@ -13234,6 +13332,39 @@ def give_to_all(warden: Warden, content: dict[str, Any]) -> None:
     warden.wrote()
 
 
+def find_stated(warden: Warden, name: str) -> list[dict[str, Any]]:
+    """What the vault's agent has signed under a name, and nobody has taken away yet.
+
+    What this machine uses, and what lies in the vault directory: that may be another's.
+    """
+    custody = warden.custody
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(AvaultError):
+        content = custody.find_shared(name, None)
+        found[digest_shared(content)] = content
+    with contextlib.suppress(AvaultError):
+        content = custody.custodians.load(name)
+        check_custodian_of(content, read_unlock(warden.places)[0]["agent"])
+        refuse_retired(content, custody.retired())
+        found[digest_shared(content)] = content
+    return [*found.values()]
+
+
+async def retire(
+    warden: Warden,
+    stated: list[dict[str, Any]],
+    ticket: str,
+    caller: dict[str, Any],
+    replaced: bool = False,
+) -> None:
+    """Have the vault know that these shared custodians are used no more, if the operator agrees."""
+    if stated:
+        about = {name: stated[-1][name] for name in ("custodian", "kind", "settings")}
+        digests = [digest_shared(content) for content in stated]
+        wish = {"do": "retire", **about, "digests": digests, "replaced": replaced}
+        await warden.custody.change(ticket, {**wish, "caller": caller})
+
+
 async def forget_key(warden: Warden, content: dict[str, Any]) -> None:
     """Have a custodian forget a key that is needed no more; not what other machines use."""
     if not is_shared(content):
@@ -13303,6 +13434,8 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+        if for_all:
+            await retire(warden, find_stated(warden, name), secrets.token_hex(16), caller, True)
     except BaseException:
         await drop_candidate(warden, name)
         raise
@@ -13463,59 +13596,6 @@ async def try_here(warden: Warden, content: dict[str, Any], reach: Reach) -> Non
             warden.child.control.send({"do": "renew"})
 
 
-async def remove_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
-    """Take a custodian away, with what it keeps; never the last that works.
-
-    A shared one goes from the vault directory too, and other machines find its key gone, unless
-    that is to be `here` only.
-    """
-    name, custody, shared = str(request.get("name")), warden.custody, Shared(warden.places)
-    is_here = request.get("here") is True
-    others = [each for each in custody.custodians.order() if each != name]
-    if name == PHONE:
-        return await remove_phone(warden, others, Reach(request))
-    is_used = custody.custodians.is_there(name)
-    is_last = is_used and not (custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(warden, others, Reach(request)):
-        raise Denied(
-            f"{name} is the last that opens this vault",
-            "add another before: avault custody add, or: avault pair",
-        )
-    is_for_all = is_signed(warden, name) if is_used else name in shared.names()
-    if is_here and not (is_for_all and is_used):
-        raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
-    outcome: dict[str, Any] = {"outcome": "ok"}
-    if not is_here:
-        outcome = await forget_secret(warden, name, Reach(request))
-    if is_for_all and not is_here:
-        shared.drop(name)
-        warden.wrote()
-    custody.custodians.forget(name)
-    return {"name": name, "shared": is_for_all, **outcome}
-
-
-def is_signed(warden: Warden, name: str) -> bool:
-    """Whether a custodian that this machine uses is one for all: its own copy says it."""
-    try:
-        return is_shared(warden.custody.custodians.load(name))
-    except AvaultError:
-        return False
-
-
-async def forget_secret(warden: Warden, name: str, reach: Reach) -> dict[str, Any]:
-    """Have a custodian forget its key: what it said."""
-    try:
-        is_there = warden.custody.custodians.is_there(name)
-        content = warden.custody.custodians.load(name) if is_there else None
-        content = content or warden.custody.find_shared(name, None)
-    except NotFound:
-        raise
-    except AvaultError as error:
-        return {"outcome": error.code, "detail": error.message}
-    answer = await run_errand(warden.places, "delete", content, reach)
-    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
-
-
 async def any_opens(warden: Warden, names: list[str], reach: Reach) -> bool:
     """Whether one of these opens the vault now; those that ask a person last, where one is."""
     for name in sorted((each for each in names if each != PHONE), key=warden.custody.asks):
@@ -13525,20 +13605,6 @@ async def any_opens(warden: Warden, names: list[str], reach: Reach) -> bool:
                 await try_here(warden, content, reach)
                 return True
     return False
-
-
-async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:
-    """Take the phone out of the order, if the operator agrees and another opens the vault."""
-    if PHONE not in warden.custody.custodians.order():
-        raise NotFound("the phone is not in the order", "see: avault custody list")
-    need_open(warden)
-    if not await any_opens(warden, others, reach):
-        raise Denied(
-            "nothing but the phone opens this vault", "add another before: avault custody add"
-        )
-    await warden.custody.change(secrets.token_hex(16), {"do": "part"})
-    warden.custody.custodians.write(others)
-    return {"name": PHONE, "outcome": "ok"}
 
 
 async def order_custodians(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
@@ -13553,7 +13619,6 @@ async def order_custodians(warden: Warden, request: Message, caller: dict[str, A
 MANAGE: dict[str, Manage] = {
     "add": add_custodian,
     "test": test_custodian,
-    "remove": remove_custodian,
     "order": order_custodians,
 }
 
@@ -15140,7 +15205,7 @@ class Holding:
         own: bool,
         accept_rollback: bool,
     ) -> None:
-        """Load the vault, and turn the ratchet also if it cannot be."""
+        """Load the vault; turn the ratchet even if it cannot be, but where all has to stay."""
         self.ratchet.proven, self.ratchet.guards = content.get("proven"), read_known(keys, content)
         if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
             self.ratchet.prove()
@@ -15162,8 +15227,8 @@ class Holding:
             if custodian.proves:
                 store.note_seen()
         finally:
-            # what this machine had stays where another agent's key has not opened the vault
-            if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
+            is_left = os.path.lexists(self.places.own(SET_ASIDE)) or not (own or custodian.operator)
+            if self.store or not is_left:
                 await self.use(custodian, keys, content, own)
         await self.note_left()
         if not own and not isinstance(custodian, KeptKey):
@@ -15309,7 +15374,7 @@ class Holding:
 
 # of a custodian's settings, what says where it is
 WHERE = (
-    "endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "operator", "of",
+    "endpoint", "address", "path", "module", "key", "wrap", "unwrap", "operator", "of",
 )  # fmt: skip
 FIRST = "first operator"  # as the one is called who has no other name
 
@@ -15320,6 +15385,12 @@ def rank_place(setting: str) -> tuple[bool, int]:
     return bool(member), WHERE.index(name)
 
 
+def says_where(settings: dict[str, str], setting: str) -> bool:
+    """Whether a setting says where a custodian is; a `key` does only for KMS, in its region."""
+    member, dot, name = setting.rpartition(".")
+    return name in WHERE and (name != "key" or f"{member}{dot}region" in settings)
+
+
 def describe_custodian(message: Message, width: int = 200) -> str:
     """A custodian as the operator is told of it: its name, its kind, and where it is.
 
@@ -15327,7 +15398,7 @@ def describe_custodian(message: Message, width: int = 200) -> str:
     """
     custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    named = [each for each in settings if settings[each] and each.rpartition(".")[2] in WHERE]
+    named = [each for each in settings if settings[each] and says_where(settings, each)]
     place = ", ".join(settings[each] for each in sorted(named, key=rank_place))
     return printable(f"{who} at {place}" if place else who, width + len(who))
 
@@ -15350,6 +15421,12 @@ def describe_openers(
     named = [f"{name or FIRST} ({npub[:19]}…)" for name, npub in operators.items() if npub != asked]
     named += [f"{describe_custodian(each, 300)} {describe_way(each, host)}" for each in custodians]
     return "; ".join(named)
+
+
+def describe_retiring(name: str, message: Message) -> tuple[str, str]:
+    """The title and the sentence by which one that is shared is taken away, for all machines."""
+    said = f"avault: {describe_custodian(message)} opens {name} NO MORE, on EVERY machine"
+    return f"{name} without {message['custodian']}", said
 
 
 def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:
@@ -15866,7 +15943,7 @@ class Unlocking:
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
             # what lay there when it was asked counts
-            custodian = KeptKey(name, message["content"], answer)
+            custodian = KeptKey(name, message["content"], answer, message.get("offered") is True)
             if ticket := message.get("ticket"):
                 await agree(holding, custodian, str(ticket))
             elif not holding.store:
@@ -15956,6 +16033,7 @@ def describe_keyholder(holding: Holding, unlocking: Unlocking) -> Message:
         else None,
         "code": request_code(shown["sealed"]) if shown and not store else None,
         "replicas": sorted(store.vault.facts_of("replica")) if store else None,
+        "retired": list_retired(store.vault) if store else None,
         "writes": not store.trouble if store else None,
         "groups": len(store.vault.groups) if store else None,
         "secrets": store.vault.count() if store else None,
@@ -16490,6 +16568,41 @@ class Askings:
                 questions += late.questions
                 late.end()
         return questions[-MOST_OVERHEARD:]
+
+
+# ------------------------------------------------------- daemon/retiring ----
+# Shared custodians that are used no more: the vault knows, so no copy brings one back.
+
+
+async def retire_shared(holding: Holding, message: Message) -> None:
+    """If the operator agrees, have the vault know what is used no more; tell what came of it.
+
+    Of what is `replaced` nobody is asked: the operator has agreed to what takes its place.
+    """
+    failed = None
+    try:
+        store, became = holding.store, REPLACED if message["replaced"] else REMOVED
+        if not store or not holding.log:
+            raise Denied("only an open vault can do without one", "open it: avault unlock")
+        if not all(re.fullmatch("[0-9a-f]{64}", each) for each in message["digests"]):
+            raise Usage("those are no digests")
+        if became == REMOVED:
+            said = {"op": "custody", "for": f"remove {message['custodian']}, for all machines"}
+            holding.log.write(said, message["caller"], "ok")
+            question = describe_retiring(store.vault.name, message)
+            await ask_operator(holding, store, message, *question)
+        machine = store.machine
+
+        def change(vault: Vault) -> None:
+            for digest in message["digests"]:
+                vault.state(f"{RETIRED}/{digest}", became, int(time.time()), machine)
+
+        await holding.writer.change(store, change)
+        holding.reporter.wrote()
+        holding.reporter.report()
+    except Exception as error:
+        failed = explain_change(error)
+    tell_of_change(holding, message, None, failed)
 
 
 # ------------------------------------------------------- daemon/revoking ----
@@ -17260,6 +17373,8 @@ class Keyholder:
             self.signing.take(message, fd)
         elif message["do"] == "sign":
             sign_shared(self.holding, message)
+        elif message["do"] == "retire":
+            spawn(self.tasks, retire_shared(self.holding, message))
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
         elif message["do"] == "rotate":
@@ -18728,6 +18843,98 @@ async def loosen(warden: Warden, request: Message, caller: dict[str, Any]) -> Me
 LOOSEN: dict[str, Manage] = {"unguard": loosen}
 
 
+# ------------------------------------------------------- daemon/removing ----
+# Custodians that are taken away, as the supervisor does it: never the last that works.
+
+
+async def remove_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
+    """Take a custodian away, with what it keeps; never the last that works.
+
+    A shared one goes from the vault directory too, and other machines use it no more, unless that
+    is to be `here` only: so the operator has to agree, as to what is added for all.
+    """
+    name, custody, shared = str(request.get("name")), warden.custody, Shared(warden.places)
+    is_here = request.get("here") is True
+    others = [each for each in custody.custodians.order() if each != name]
+    if name == PHONE:
+        return await remove_phone(warden, others, Reach(request))
+    is_used = custody.custodians.is_there(name)
+    is_last = is_used and not (custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(warden, others, Reach(request)):
+        raise Denied(
+            f"{name} is the last that opens this vault",
+            "add another before: avault custody add, or: avault pair",
+        )
+    is_for_all = is_signed(warden, name) if is_used else name in shared.names()
+    if is_here and not (is_for_all and is_used):
+        raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
+    outcome: dict[str, Any] = {"outcome": "ok"}
+    if not is_here:
+        kept = find_kept(warden, name)  # of what is taken away nobody is told any more
+        await retire_for_all(warden, name, Reach(request), caller)
+        outcome = await forget_secret(warden, kept, Reach(request))
+    if is_for_all and not is_here:
+        shared.drop(name)
+        warden.wrote()
+    custody.custodians.forget(name)
+    return {"name": name, "shared": is_for_all, **outcome}
+
+
+def is_signed(warden: Warden, name: str) -> bool:
+    """Whether a custodian that this machine uses is one for all: its own copy says it."""
+    try:
+        return is_shared(warden.custody.custodians.load(name))
+    except AvaultError:
+        return False
+
+
+def find_kept(warden: Warden, name: str) -> dict[str, Any] | AvaultError:
+    """What a custodian needs to forget its key, or why nobody knows; raises NotFound."""
+    try:
+        is_there = warden.custody.custodians.is_there(name)
+        content = warden.custody.custodians.load(name) if is_there else None
+        return content or warden.custody.find_shared(name, None)
+    except NotFound:
+        raise
+    except AvaultError as error:
+        return error
+
+
+async def forget_secret(
+    warden: Warden, kept: dict[str, Any] | AvaultError, reach: Reach
+) -> dict[str, Any]:
+    """Have a custodian forget its key: what it said."""
+    if isinstance(kept, AvaultError):
+        return {"outcome": kept.code, "detail": kept.message}
+    answer = await run_errand(warden.places, "delete", kept, reach)
+    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
+
+
+async def retire_for_all(warden: Warden, name: str, reach: Reach, caller: dict[str, Any]) -> None:
+    """Have the vault know that a shared custodian is taken away, if there is one of that name."""
+    if stated := find_stated(warden, name):
+        need_open(warden)
+        said = f"{name} opens this vault no more, on every machine"
+        await retire(warden, stated, await agree_otherwise(warden, reach, said), caller)
+
+
+async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:
+    """Take the phone out of the order, if the operator agrees and another opens the vault."""
+    if PHONE not in warden.custody.custodians.order():
+        raise NotFound("the phone is not in the order", "see: avault custody list")
+    need_open(warden)
+    if not await any_opens(warden, others, reach):
+        raise Denied(
+            "nothing but the phone opens this vault", "add another before: avault custody add"
+        )
+    await warden.custody.change(secrets.token_hex(16), {"do": "part"})
+    warden.custody.custodians.write(others)
+    return {"name": PHONE, "outcome": "ok"}
+
+
+REMOVE: dict[str, Manage] = {"remove": remove_custodian}
+
+
 # ------------------------------------------------------- daemon/rotation ----
 # Machines that are removed, and keys that are rotated, as the supervisor has it done.
 
@@ -19501,7 +19708,11 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is to be known or changed of custodians, machines, keys, guards; one at a time."""
-    tables = {"custody": {**MANAGE, **LIST, **SHARE, **ADMIT}, "rotate": ROTATE, "unguard": LOOSEN}
+    tables = {
+        "custody": {**MANAGE, **REMOVE, **LIST, **SHARE, **ADMIT},
+        "rotate": ROTATE,
+        "unguard": LOOSEN,
+    }
     manage = tables[request["op"]].get(str(request.get("action", request["op"])))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")
@@ -20853,7 +21064,7 @@ REQUESTS: dict[str, Serve] = {
 
 
 # ----------------------------------------------------- daemon/retrieving ----
-# A vault that relays keep, opened on a machine that has nothing of it.
+# A vault that relays keep, opened on a machine that has nothing of it, or the key before.
 #
 # The client fetches: this process reads what it is given, and asks the phone once.
 
@@ -20865,22 +21076,50 @@ async def retrieve(
 
     Whoever answers the pairing code is the operator if the root opens: no other key does that.
     """
-    places, holding = keyholder.places, keyholder.holding
     agent = parse_npub(str(request.get("agent")))
-    refuse_to_overwrite(places, agent)
+    known = know_before(keyholder.places, private.get("farewells"), agent)
+    if not known:
+        refuse_to_overwrite(keyholder.places, agent)
+        return await take_from_relays(keyholder, session, request, private, agent)
+    with Following(keyholder.places, lambda: bool(keyholder.holding.store), agent):
+        return await take_from_relays(keyholder, session, request, private, agent, known)
+
+
+async def take_from_relays(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    private: Message,
+    agent: str,
+    known: dict[str, Any] | None = None,
+) -> Message:
+    """`retrieve`, once it is clear that nothing is lost.
+
+    What is `known` of the vault under the key before is set aside, and the same phone is asked.
+    """
+    places, holding = keyholder.places, keyholder.holding
     root, made = read_root(private["root"], agent)
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     operator = parse_npub(str(request["operator"])) if request.get("operator") else None
     bunker = private.get("bunker")
-    pairing = await shake_hands(keyholder, session, relays, "avault", bunker, operator, agent)
+    paired = Pairing.load(places) if known and not bunker else None
+    if paired:
+        keyholder.unlocking.pause()
+        pairing = paired.of_agent(agent)
+    else:
+        pairing = await shake_hands(keyholder, session, relays, "avault", bunker, operator, agent)
     session.send({"progress": "operator", "npub": to_npub(pairing.operator)})
     sentence = describe_return("a vault", root["sealed"])
     session.send({"progress": "approve", "sentence": sentence})
     async with holding.contact.connect(pairing, pairing.signer, session) as signer:
         keys, content = await ask_for_root(signer, root, agent, pairing.operator)
+        if known and content["vault"] != known["vault"]:
+            raise Tampered("relays lead to another vault than this machine knows", "avault status")
         is_replaced = await replace_root(session, keys, pairing.operator, content, made)
         data, vault = await receive_vault(keyholder, session, keys, content)
         hints = encode_hints(agent, pairing.operator, pairing.relays, content["name"])
+        if known:  # what only this machine has is looked for in it
+            write_file(find_free(places.own("replaced"), ".enc"), read_vault(places))
         attributes = places.file(".gitattributes")
         for name, written in (  # the vault last: cut off before it, all may be done again
             (attributes, complete_attributes(attributes)),
@@ -24372,7 +24611,8 @@ class ReplicaProgress:
 
     `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root,
     and `latest` that root; `put` are the roots of ours that were sent, `judged` is the last that
-    the keyholder has looked at. `late` are heads whose parts did not come.
+    the keyholder has looked at. `late` are heads whose parts did not come. `rotated` are the agents
+    (npubs) that take this one's place, as it has signed: another machine has rotated its key.
     A `slot` is taken from here and never from a relay, which may answer with what it had a moment
     ago. While it is not known whether a relay took a head, that is what it is `trying`.
     """
@@ -24386,7 +24626,7 @@ class ReplicaProgress:
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
             "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
-            "latest": {}, "put": [], "judged": "", "late": [],
+            "latest": {}, "put": [], "judged": "", "late": [], "rotated": [],
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
@@ -24402,6 +24642,7 @@ class ReplicaProgress:
         if (content["machine"], content["author"]) != (machine, author):
             is_same_key = content["author"] == author
             content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
+            content["rotated"] = content["rotated"] if is_same_key else []
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
     def note(self, said: str) -> None:
@@ -24680,6 +24921,39 @@ async def find_roots(outbox: Outbox) -> dict[str, list[StoredEvent]]:
             answers = await readers.find_roots(agent, name)
             found[agent] = [each for events in answers.values() for each in events]
     return found
+
+
+async def note_rotated(places: Places) -> None:
+    """Note who takes this vault's agent's place, as any relay has it signed by that agent.
+
+    What was once seen stays: whoever has the old key can have a relay put it away.
+    """
+    outbox = Outbox.load(places)
+    async with Readers(outbox.relays) as readers:
+        answers = await readers.find_roots(outbox.agent, outbox.names.get(outbox.agent, ""))
+    events = [each.event for found in answers.values() for each in found]
+    named = {read_farewell(event, outbox.agent) for event in events} - {None}
+    if named:
+        with change_progress(places) as progress:
+            before = progress.content["rotated"]
+            progress.content["rotated"] = sorted({*before, *(to_npub(str(each)) for each in named)})
+
+
+def explain_rotated(places: Places) -> list[str]:
+    """What a person is told of that, and what to do."""
+    named = ReplicaProgress.load(places).content["rotated"]
+    if not named:
+        return []
+    said = (
+        "another machine has rotated the agent's key, as relays have it signed; if that was you:"
+        f" avault lock; avault recover --from-relays {named[0]}"
+    )
+    if len(named) > 1:
+        said = (
+            "relays have it signed that the agent's key was rotated to several keys, which whoever"
+            " has a key that was rotated away can make: go by the npub that rotate agent has shown"
+        )
+    return [said]
 
 
 def is_in_place(event: StoredEvent, agent: str, is_before: bool) -> bool:
@@ -25214,6 +25488,7 @@ async def try_to_take(places: Places, about: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"taken": 0, "problems": []}
     try:
         async with asyncio.timeout(BUDGET_OF_TAKING):
+            await note_rotated(places)
             await take_in(places, about, told)
     except TimeoutError:
         said = f"relays did not give all that other machines have in {BUDGET_OF_TAKING:.0f} s"
@@ -25250,7 +25525,8 @@ def bring_replica_level(
             if send and not told["halts"]:
                 send_staged(places, told, insist)
         told["asked"] = int(time.time())
-    told["problems"] = [*take_notes(places, insist), *told["problems"]]
+    notes = [*take_notes(places, insist), *explain_rotated(places)]
+    told["problems"] = [*notes, *told["problems"]]
     del told["halts"]
     return {**told, **describe_relays(places)}
 
@@ -33955,6 +34231,13 @@ def check_custody(patient: Patient) -> Iterator[Finding]:
             yield Finding("warn", text, f"if that is not meant: avault custody remove {name}")
         elif name != PHONE:
             yield Finding("ok", f"{name} opens the vault, and asks a person")
+    for each in answer.get("offered", []):
+        if each["name"] in order and not each["why"]:
+            name = printable(each["name"])
+            text = (
+                f"another machine has put another {name} in the place of the one that is used here"
+            )
+            yield Finding("warn", text, f"avault custody take {name}")
 
 
 def check_git(patient: Patient) -> Iterator[Finding]:
@@ -34466,7 +34749,7 @@ def check_custodians(patient: Patient) -> Iterator[Finding]:
         agent = ""
     for name in shared.names() if agent else []:
         try:
-            shared.load(name, agent)
+            refuse_retired(shared.load(name, agent), read_retired(places))
         except AvaultError as error:
             yield bad(error)
     count = len(Custodians(places).names())
@@ -35999,7 +36282,7 @@ def cmd_custody_add(
       avault custody add keychain
       avault custody add passphrase
       avault custody add openbao address=https://bao.example:8200 key=avault
-      avault custody add aws-kms key-id=alias/fleet --shared
+      avault custody add aws-kms key=alias/fleet --shared
       avault custody add quorum --need 2 --of openbao,keychain,passphrase
     """
     given = {"need": need, "of": of}
@@ -36126,9 +36409,10 @@ def cmd_custody_remove(terminal: Terminal, name: str, here: bool, yes: bool) -> 
 
     Takes away a custodian's key, and what that opens. The last one that opens
     the vault stays. To take the phone out, the phone has to agree, and another
-    custodian has to open the vault. A shared one goes for all machines, as far as
-    that can be: git history keeps what was in the vault directory. --here has
-    only this machine use it no more.
+    custodian has to open the vault. A shared one goes for all machines, if the
+    phone agrees: the vault knows it then, and others leave it at their next unlock.
+    git history keeps what was in the vault directory. --here has only this machine
+    use it no more, and asks nobody.
     """
     if not yes and not confirm(f"avault: {name} is to open this vault no more. Remove it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody remove {name} --yes")
@@ -38378,6 +38662,34 @@ class Retrieval:
         say(f"root: of {render_time(root.time)}, on {having} of {count_relays(len(self.urls))}")
         return root
 
+    async def find_farewells(self, agent: str) -> list[dict[str, Any]]:
+        """What agents have signed of who takes their place, from one (hex) on to this vault's.
+
+        None where that is not known. Raises Tampered where one has named two.
+        """
+        found: list[dict[str, Any]] = []
+        async with Readers(self.urls) as readers:
+            while agent != self.agent and len(found) < STATEMENTS:
+                answers = await readers.find_roots(agent, name_root(agent))
+                said = {
+                    read_farewell(each.event, agent): each.event
+                    for events in answers.values()
+                    for each in events
+                }
+                said.pop(None, None)
+                if len(said) > 1:
+                    raise Tampered(
+                        f"relays have it signed that {to_npub(agent)} was rotated to two",
+                        "whoever has a key that was rotated away can make this; go by git, or begin"
+                        " anew: avault forget, then this again",
+                    )
+                if not said:
+                    return []
+                (named, event), *_ = said.items()
+                agent = str(named)
+                found.append(event)
+        return found
+
     def replace_root(self, event: dict[str, Any]) -> dict[str, Any]:
         """Put another root in the place of the one that the phone has opened, on all relays."""
 
@@ -38532,13 +38844,18 @@ def recover_from_relays(
     if source == "-":
         source = read_source(bunker)
     agent, urls = parse_profile(source)
-    refuse_to_overwrite(places, agent)
+    before = find_before(places)
+    if not before:
+        refuse_to_overwrite(places, agent)
     given = [normalise_relay(url) for url in relays]
-    urls = list(dict.fromkeys([*urls, *given]))
+    urls = list(dict.fromkeys([*urls, *given, *(Outbox.load(places).relays if before else [])]))
     if not urls:
         raise Usage("an npub names no relay", "say where to look: --relay URL, or an nprofile1…")
     say(f"agent: {to_npub(agent)}")
     retrieval = Retrieval(terminal, agent, urls, accept_rollback)
+    farewells = asyncio.run(retrieval.find_farewells(before)) if before else []
+    if not farewells:
+        refuse_to_overwrite(places, agent)
     root = asyncio.run(retrieval.find_root())
     new = [path for path in (places.dir, places.state) for path in missing(path)]
     talk = Ceremony(terminal, qr)
@@ -38554,7 +38871,7 @@ def recover_from_relays(
         "operator": to_npub(parse_npub(signer_npub)) if signer_npub else None,
         "timeout": parse_duration(timeout),
     }
-    private = {"bunker": read_bunker(bunker), "root": root.event}
+    private = {"bunker": read_bunker(bunker), "root": root.event, "farewells": farewells}
     try:
         make_private_directory(places.dir)
         terminal.need_daemon()
@@ -38568,6 +38885,12 @@ def recover_from_relays(
         raise
     bring_relays_level(terminal, agent, retrieval.fresh)
     return 0 if no_drill else talk.drill()
+
+
+def find_before(places: Places) -> str:
+    """The agent (hex) under whose key this machine knows the vault; "" where it knows none."""
+    path = places.own("unlock.json")
+    return parse_npub(read_sealed("unlock", path)["agent"]) if os.path.lexists(path) else ""
 
 
 def read_source(bunker: str | None) -> str:
@@ -38653,7 +38976,8 @@ def cmd_recover(
     shows whose it is and how new, and has the phone open it. The signer is met on
     the relays of --relay too. Where one relay alone has the newest copy it asks
     whether to take that; --accept-rollback takes it, and an older copy where the
-    newest is not whole.
+    newest is not whole. Where another machine has rotated the agent's key, and relays have that
+    signed, this one goes over to the new key so too, by the pairing that it has.
 
       git clone … ~/clawd && avault recover
       avault recover --from-relays nprofile1…

@@ -384,3 +384,16 @@ def test_kms_opens_a_vault(key: str, moto: str, machine: Machine, relay: Relay, 
         assert len(phone.requests("nip44_decrypt")) == asked + 1
         assert NO_CREDENTIALS in machine("custody", "test", "aws-kms", code=6).stderr
         machine("custody", "remove", "aws-kms", "--yes")
+
+
+def test_the_operator_is_told_which_key() -> None:
+    """By its name in KMS. A key of another kind says nothing of where it is."""
+    about = {"custodian": "aws-kms", "kind": "aws-kms", "settings": {"key": "alias/fleet", "region": REGION}}
+    assert avault.describe_custodian(about) == "aws-kms at alias/fleet"
+    about = {
+        "custodian": "two",
+        "kind": "quorum",
+        "settings": {"of": "aws-kms,systemd", "aws-kms.key": ARN, "aws-kms.region": REGION},
+    }
+    assert avault.describe_custodian(about) == f"two (quorum) at aws-kms,systemd, {ARN}"
+    assert avault.describe_custodian({"custodian": "systemd", "kind": "systemd", "settings": {"key": "host"}}) == "systemd"

@@ -125,6 +125,59 @@ def test_age_with_a_wrong_key(age, place) -> None:
     assert get(person, keep(person)) == failed("denied", "age failed, with exit code 1"), "it may have been a person's no"
 
 
+PLUGIN = """
+import base64
+def say(kind, body=b""):
+    text = base64.b64encode(body).decode().rstrip("=")
+    sys.stdout.write(f"-> {kind}\\n{text}\\n")
+    sys.stdout.flush()
+def hear():
+    kind = sys.stdin.readline().split()[1:]
+    text = sys.stdin.readline().strip()
+    return kind, base64.b64decode(text + "=" * (-len(text) % 4))
+hide = lambda key: bytes(each ^ 0x5A for each in key)
+heard = []
+while not heard or heard[-1][0] != ["done"]:
+    heard.append(hear())
+for kind, body in heard:
+    if kind[0] == "wrap-file-key":
+        say("recipient-stanza 0 test", hide(body))
+        assert hear()[0] == ["ok"]
+    elif kind[0] == "recipient-stanza" and kind[2] == "test":
+        say("file-key 0", hide(body))
+        assert hear()[0] == ["ok"]
+say("done")
+"""
+
+
+def bech32(prefix: str, data: bytes) -> str:
+    """As age has its recipients and identities (BIP-173)."""
+    bits = "".join(f"{each:08b}" for each in data)
+    words = [int(bits[start : start + 5].ljust(5, "0"), 2) for start in range(0, len(bits), 5)]
+    check = 1
+    for word in [*(ord(each) >> 5 for each in prefix), 0, *(ord(each) & 31 for each in prefix), *words, *[0] * 6]:
+        top, check = check >> 25, (check & 0x1FFFFFF) << 5 ^ word
+        for number, part in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
+            check ^= part if top >> number & 1 else 0
+    check ^= 1
+    words += [check >> 5 * (5 - number) & 31 for number in range(6)]
+    return prefix + "1" + "".join("qpzry9x8gf2tvdw0s3jn54khce6mua7l"[word] for word in words)
+
+
+def test_age_finds_its_plugins(age, place, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those for YubiKeys and TPMs: programs that age looks for in PATH, where others cannot write."""
+    script(programs / "age-plugin-test", PLUGIN)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    identity = place.tmp / "identity"
+    identity.write_text(bech32("age-plugin-test-", b"\x01" * 20).upper() + "\n")
+    told = {"recipe": "age", "recipient": bech32("age1test", b"\x01" * 20), "identity": str(identity)}
+    settings = settle(told)
+    kept = keep(settings)
+    check_round(settings, kept)
+    programs.chmod(0o777)
+    assert get(settings, kept)["outcome"] == "error", "what others could put there is not run"
+
+
 def test_gpg(place, monkeypatch: pytest.MonkeyPatch) -> None:
     need("gpg", "gpgconf")
     home = place.top / "g"

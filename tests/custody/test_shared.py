@@ -15,7 +15,7 @@ from box import Box
 from canary import Canary
 from git_helpers import git, share
 from harness import Machine, wait_until
-from peers import Relay
+from peers import Relay, misdeeds
 from test_custody import PHRASE, Owner, init_with_passphrase
 
 import avault
@@ -349,6 +349,7 @@ def test_its_replacement_is_taken_in_by_a_person(fleet: Fleet) -> None:
     second("sync")
     [row, _], [offered] = fleet.shown(second)["custodians"], fleet.shown(second)["offered"]
     assert row["said"] == "the box is empty" and not row["shared"] and offered["name"] == "box"
+    assert "avault custody take box" in second("doctor", code=None).stdout
     second("custody", "take", "box", "--yes")
     assert fleet.shown(second)["offered"] == [] and fleet.own(second).read_bytes() == fleet.file().read_bytes()
     machine("custody", "test", "box")
@@ -414,3 +415,92 @@ def test_where_another_machine_has_a_phone_no_custodian_agrees() -> None:
     assert not avault.knows_phone(vault)
     vault.state("machine/two", avault.render_machine("ada@two", "cd" * 32), 1, "m")
     assert avault.knows_phone(vault)
+
+
+@pytest.mark.slow
+def test_it_is_taken_away_for_all_if_the_operator_agrees(fleet: Fleet) -> None:
+    """As it was added for all. Other machines leave it at their next unlock, and no old file brings it back."""
+    machine, second, owner = fleet.machine, fleet.second, fleet.owner
+    owner.add("--shared")
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    second("custody", "take", "box", "--yes")
+    second("lock")
+    asked, before = owner.asked(), fleet.file().read_bytes()
+    machine("lock")
+    assert "locked" in machine("custody", "remove", "box", "--yes", code=3).stderr
+    machine("unlock")
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    machine("custody", "remove", "box", "--yes", code=5)
+    assert "opens test@machine NO MORE, on EVERY machine" in owner.sentence()
+    assert fleet.file().read_bytes() == before == fleet.own(machine).read_bytes()
+    owner.phone.behave("nip44_decrypt", misdeeds.HONEST)
+    machine("custody", "remove", "box", "--yes")
+    assert owner.asked() == asked + 2 and not fleet.file().exists()
+    fleet.publish()
+    second("unlock", "--with", "phone")
+    second("sync")
+    second("lock")
+    second("unlock", "--with", "phone")
+    assert second.status()["custodians"] == ["phone"] and not fleet.own(second).exists()
+
+
+@pytest.mark.slow
+def test_an_old_file_that_is_pushed_back_opens_nothing(fleet: Fleet) -> None:
+    """Neither one that was replaced, nor one that was removed: not offered, not taken, not on a new machine."""
+    machine, second, place = fleet.machine, fleet.second, fleet.owner.machine.top
+    settings = ["wrap=cat", "unwrap=cat"]  # what is deleted there may still open
+    words = ("custody", "add", "command", *settings, "--name", "box", "--shared", "--yes")
+    machine(*words)
+    old = fleet.file().read_bytes()
+    machine(*words, "--replace")
+    new = fleet.file().read_bytes()
+    machine("custody", "remove", "box", "--yes")
+    assert json.loads((machine.own / "pin.json").read_text())["retired"] == sorted(map(digest_of, (old, new)))
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    for content in (old, new):
+        for each in (machine, second):
+            fleet.file(each).write_bytes(content)
+            for state in ("open", "locked"):
+                [offered] = fleet.shown(each)["offered"]
+                assert "its old file is back" in offered["why"], state
+                assert "its old file is back" in each("custody", "take", "box", "--yes", code=8).stderr
+                assert "its old file is back" in each("doctor", code=None).stdout
+                if state == "open":
+                    each("lock")
+            assert "its old file is back" in each("unlock", "--with", "box", code=8).stderr
+            fleet.file(each).unlink()
+            each("unlock")
+    with Machine(place / "third") as third:
+        shutil.copytree(machine.vault, third.vault, dirs_exist_ok=True)
+        fleet.file(third).write_bytes(old)
+        done = third("recover", *fleet.names(), "--with", "box", code=8)
+        assert "its old file is back" in done.stderr and third.status()["state"] != "unlocked"
+        third("recover", *fleet.names(), "--no-drill", "--bunker", "-", input=fleet.owner.phone.uri)
+
+
+def digest_of(data: bytes) -> str:
+    return avault.digest_shared(avault.decode_file("custody", data, ""))
+
+
+@pytest.mark.slow
+def test_where_the_vault_on_the_disk_knows_more_than_the_pin(fleet: Fleet) -> None:
+    """Git has brought both while it was locked: what the vault says, once it is open, counts."""
+    machine, second = fleet.machine, fleet.second
+    words = ("custody", "add", "command", "wrap=cat", "unwrap=cat", "--name", "box", "--shared", "--yes")
+    machine(*words)
+    fleet.publish()
+    fleet.clone()
+    fleet.pair_second()
+    old = fleet.file().read_bytes()
+    second("daemon", "stop")
+    machine("custody", "remove", "box", "--yes")
+    fleet.publish()
+    git(second, "pull", "-q", "--ff-only")
+    fleet.file(second).write_bytes(old)
+    for words in (("unlock", "--with", "box"), ("custody", "take", "box", "--yes")):
+        assert "its old file is back" in second(*words, code=8).stderr
+        assert second.status()["state"] == "locked" and not fleet.own(second).exists()

@@ -825,10 +825,10 @@ async def test_a_custodian_that_was_made_to_ask_agrees_to_nothing(house: House, 
     monkeypatch.setattr(holding, "obtain", obtain)
     kept: dict[str, Any] = {"custodian": "box", "kind": "program", "asks": False, "settings": {}, "agent": "npub1x"}
     kept["agreed"] = avault.mark_agreed(store.keys, {**kept, "shared": False})
-    await avault.agree(holding, avault.KeptKey("box", kept, b""), "t")
+    await avault.agree(holding, avault.KeptKey("box", kept, b"", False), "t")
     assert holding.consent.take("t")
     with pytest.raises(avault.Tampered, match="not as it was agreed to"):
-        await avault.agree(holding, avault.KeptKey("box", {**kept, "asks": True}, b""), "t")
+        await avault.agree(holding, avault.KeptKey("box", {**kept, "asks": True}, b"", False), "t")
     assert not holding.consent.take("t")
 
 

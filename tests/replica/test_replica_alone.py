@@ -340,6 +340,32 @@ def test_farewells(sender: Sender, fickle: Fickle) -> None:
         assert sender.send() is True
 
 
+def test_a_rotation_is_noted_and_stays_noted(sender: Sender, fickle: Fickle) -> None:
+    """Whoever has the old key can have the statement put away, or make another: then nobody is named."""
+    sender.write()
+
+    def note(event: dict[str, Any] | None) -> list[str]:
+        fickle.events.clear()
+        if event:
+            fickle.keep(event)
+        asyncio.run(avault.note_rotated(sender.places))
+        return avault.explain_rotated(sender.places)
+
+    def say(by: Any, named: str) -> dict[str, Any]:
+        return avault.compose_farewell(by, avault.make_statement(by, "v", named), int(time.time()))
+
+    one, two = (avault.public_hex(avault.make_keys()) for _ in range(2))
+    assert note(root(0)) == note(None) == note(say(avault.make_keys(), one)) == []
+    [told] = note(say(KEYS, one))
+    assert told.endswith(f"avault lock; avault recover --from-relays {avault.to_npub(one)}") and len(told) < 200
+    assert note(None) == note(root(0)) == [told]
+    [told] = note(say(KEYS, two))
+    assert "several keys" in told and "npub1" not in told and len(told) < 200
+    with avault.change_progress(sender.places) as progress:
+        progress.belong(MACHINE, "another key")
+    assert avault.explain_rotated(sender.places) == []
+
+
 def test_no_root_is_put_over_a_farewell(sender: Sender, fickle: Fickle) -> None:
     """Another machine has rotated the key that this one still has."""
     said = avault.compose_farewell(KEYS, avault.make_statement(KEYS, "v", "0" * 64), int(time.time()) + 5)

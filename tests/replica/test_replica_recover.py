@@ -422,3 +422,100 @@ def test_cut_off_anywhere_it_begins_anew(old: Machine, new: Machine, operator: R
             if not (cut.vault / "avault.enc").exists():
                 recover(cut, operator, *shelves)
                 assert get(cut, "openai/API_KEY") == "old"
+
+
+# Another machine has rotated the key, and relays are all that both know
+
+
+@pytest.fixture
+def both(owner: Owner, shelves: tuple[Fickle, Fickle]) -> Iterator[tuple[Machine, Machine]]:
+    """Two machines of one vault, which relays keep; both are paired with the operator's phone, and open."""
+    machine = owner.machine
+    put(machine, "openai/API_KEY", "old")
+    add(machine, *(each.url for each in shelves))
+    with Machine(machine.top / "second") as second:
+        second.may_fork = False
+        urls = [word for each in shelves for word in ("--relay", each.url)]
+        words = ("recover", "--from-relays", owner.agent(), *urls, "--no-drill", "--bunker", "-")
+        second(*words, input=owner.phone.uri)
+        push(machine)
+        yield machine, second
+
+
+def test_a_rotation_is_learnt_by_relay(owner: Owner, both: tuple[Machine, Machine]) -> None:
+    """It says what to do: one approval, by the pairing that it has. What only it had written can be taken over."""
+    machine, second = both
+    before = owner.agent()
+    machine("rotate", "agent", "--yes")
+    after = owner.agent()
+    push(machine)
+    put(second, "only/HERE", "mine")
+    words = f"avault recover --from-relays {after}"
+    second("lock")
+    second("unlock")  # when it looks by itself
+    wait_until(lambda: words in second("status").stdout, what="that it is said")
+    for done in (second("replica", "status", code=None), second("doctor", code=None)):
+        assert words in done.stdout + done.stderr
+    assert words in second("replica", "push", code=None).stderr
+    assert second.status()["agent_npub"] == before
+    assert "the vault is open" in second("recover", "--from-relays", after, "--no-drill", code=5).stderr
+    second("lock")
+    asked = owner.asked()
+    done = second("recover", "--from-relays", after, "--no-drill")
+    assert "connect" not in done.stderr and owner.asked() == asked + 1, "one tap"
+    assert second.status()["agent_npub"] == after
+    assert get(second, "openai/API_KEY") == "old"
+    assert "only/HERE" in str(second.status()["warnings"])
+    second("restore", "--unsaved", "--yes")
+    assert get(second, "only/HERE") == "mine"
+    push(second)
+    push(machine)
+    assert get(machine, "only/HERE") == "mine"
+    assert "--from-relays" not in second("replica", "status", code=None).stdout
+    second("lock")
+    second("unlock")
+
+
+def test_a_rotation_that_is_refused_changes_nothing(owner: Owner, both: tuple[Machine, Machine]) -> None:
+    machine, second = both
+    machine("rotate", "agent", "--yes")
+    after = owner.agent()
+    push(machine)
+    second("lock")
+    files = {path: path.read_bytes() for path in (second.own / "unlock.json", second.vault / "avault.enc")}
+    owner.phone.behave("nip44_decrypt", misdeeds.REFUSALS["amber, clave"])
+    second("recover", "--from-relays", after, "--no-drill", code=5)
+    assert {path: path.read_bytes() for path in files} == files
+    owner.phone.behave("nip44_decrypt", misdeeds.HONEST)
+    second("unlock")
+    assert get(second, "openai/API_KEY") == "old"
+
+
+def test_no_stranger_leads_a_machine_away(owner: Owner, both: tuple[Machine, Machine]) -> None:
+    """Nobody has signed that: another vault is not taken for this one."""
+    _, second = both
+    other = avault.to_npub(avault.public_hex(avault.make_keys()))
+    second("lock")
+    assert "there is a vault already" in second("recover", "--from-relays", other, "--no-drill", code=1).stderr
+
+
+def test_who_leads_a_machine_to_another_key(old: Machine) -> None:
+    """Its own agent, and who takes its place, one after another. The daemon takes no client's word for it."""
+    places = avault.Places(str(old.vault))
+    places.state = str(old.own)
+    agent, one, two = avault.parse_keys(NSEC), avault.make_keys(), avault.make_keys()
+
+    def say(by: nostr_sdk.Keys, named: nostr_sdk.Keys) -> Event:
+        statement = avault.make_statement(by, "00" * 16, avault.public_hex(named))
+        return dict(avault.compose_farewell(by, statement, int(time.time())))
+
+    def leads(events: object, to: nostr_sdk.Keys) -> bool:
+        return avault.know_before(places, events, avault.public_hex(to)) is not None
+
+    assert leads([say(agent, one)], one) and leads([say(agent, one), say(one, two)], two)
+    assert not leads([say(agent, one)], two)
+    assert not leads([say(one, two)], two), "a stranger's word"
+    assert not leads([say(one, two), say(agent, one)], two)
+    assert not leads([], agent) and not leads(None, agent) and not leads(["?"], one)
+    forged = {**say(one, two), "pubkey": avault.public_hex(agent)}
+    assert not leads([forged], two)

@@ -67,7 +67,7 @@ async def test_a_custodian_opens_its_own_vault_only(name: str) -> None:
     unlock, sealed = avault.seal_keys(agent, "00" * 16, operator, "test", "box")
 
     def box(called: str = "box", **answer: Any) -> avault.KeptKey:
-        return avault.KeptKey(called, sealed, json.dumps(answer).encode())
+        return avault.KeptKey(called, sealed, json.dumps(answer).encode(), False)
 
     assert avault.public_hex(await box(outcome="ok", value=unlock).obtain(sealed)) == avault.public_hex(agent)
     said = "before the rotation" if name == "agent" else "of another vault"
@@ -85,7 +85,7 @@ async def test_a_custodian_opens_its_own_vault_only(name: str) -> None:
             await box(outcome=outcome, detail="a reason").obtain(sealed)
     for broken in (b"", b"[", b"null", b"[]"):
         with pytest.raises(avault.AvaultError, match="without an answer"):
-            await avault.KeptKey("box", sealed, broken).obtain(sealed)
+            await avault.KeptKey("box", sealed, broken, False).obtain(sealed)
 
 
 # What is sent, when, and what an answer is taken for: with a clock of our own

@@ -123,7 +123,7 @@ def cmd_custody_add(
       avault custody add keychain
       avault custody add passphrase
       avault custody add openbao address=https://bao.example:8200 key=avault
-      avault custody add aws-kms key-id=alias/fleet --shared
+      avault custody add aws-kms key=alias/fleet --shared
       avault custody add quorum --need 2 --of openbao,keychain,passphrase
     """
     given = {"need": need, "of": of}
@@ -250,9 +250,10 @@ def cmd_custody_remove(terminal: Terminal, name: str, here: bool, yes: bool) -> 
 
     Takes away a custodian's key, and what that opens. The last one that opens
     the vault stays. To take the phone out, the phone has to agree, and another
-    custodian has to open the vault. A shared one goes for all machines, as far as
-    that can be: git history keeps what was in the vault directory. --here has
-    only this machine use it no more.
+    custodian has to open the vault. A shared one goes for all machines, if the
+    phone agrees: the vault knows it then, and others leave it at their next unlock.
+    git history keeps what was in the vault directory. --here has only this machine
+    use it no more, and asks nobody.
     """
     if not yes and not confirm(f"avault: {name} is to open this vault no more. Remove it?"):
         raise Denied("not confirmed; nothing was changed", f"avault custody remove {name} --yes")

@@ -78,7 +78,8 @@ def cmd_recover(
     shows whose it is and how new, and has the phone open it. The signer is met on
     the relays of --relay too. Where one relay alone has the newest copy it asks
     whether to take that; --accept-rollback takes it, and an older copy where the
-    newest is not whole.
+    newest is not whole. Where another machine has rotated the agent's key, and relays have that
+    signed, this one goes over to the new key so too, by the pairing that it has.
 
       git clone … ~/clawd && avault recover
       avault recover --from-relays nprofile1…

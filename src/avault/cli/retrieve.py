@@ -16,8 +16,9 @@ from avault.client import ask_daemon
 from avault.errors import AvaultError, NotFound, Tampered, Unavailable, Usage, printable
 from avault.git.copies import copies
 from avault.nostr import parse_npub, to_npub
+from avault.places import Places
 from avault.replica.keeping import bring_replica_level
-from avault.replica.progress import change_progress
+from avault.replica.progress import Outbox, change_progress
 from avault.replica.reading import (
     Readers,
     choose_latest,
@@ -33,7 +34,8 @@ from avault.terminal.words import parse_duration
 from avault.vault.files import make_private_directory
 from avault.vault.generations import is_after, maximum
 from avault.vault.own_files import normalise_relay
-from avault.vault.presence import refuse_to_overwrite
+from avault.vault.presence import read_sealed, refuse_to_overwrite
+from avault.vault.statements import STATEMENTS
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
@@ -73,6 +75,34 @@ class Retrieval:
         having = sum(any(each.id == root.id for each in events) for events in found.values())
         say(f"root: of {render_time(root.time)}, on {having} of {count_relays(len(self.urls))}")
         return root
+
+    async def find_farewells(self, agent: str) -> list[dict[str, Any]]:
+        """What agents have signed of who takes their place, from one (hex) on to this vault's.
+
+        None where that is not known. Raises Tampered where one has named two.
+        """
+        found: list[dict[str, Any]] = []
+        async with Readers(self.urls) as readers:
+            while agent != self.agent and len(found) < STATEMENTS:
+                answers = await readers.find_roots(agent, name_root(agent))
+                said = {
+                    read_farewell(each.event, agent): each.event
+                    for events in answers.values()
+                    for each in events
+                }
+                said.pop(None, None)
+                if len(said) > 1:
+                    raise Tampered(
+                        f"relays have it signed that {to_npub(agent)} was rotated to two",
+                        "whoever has a key that was rotated away can make this; go by git, or begin"
+                        " anew: avault forget, then this again",
+                    )
+                if not said:
+                    return []
+                (named, event), *_ = said.items()
+                agent = str(named)
+                found.append(event)
+        return found
 
     def replace_root(self, event: dict[str, Any]) -> dict[str, Any]:
         """Put another root in the place of the one that the phone has opened, on all relays."""
@@ -228,13 +258,18 @@ def recover_from_relays(
     if source == "-":
         source = read_source(bunker)
     agent, urls = parse_profile(source)
-    refuse_to_overwrite(places, agent)
+    before = find_before(places)
+    if not before:
+        refuse_to_overwrite(places, agent)
     given = [normalise_relay(url) for url in relays]
-    urls = list(dict.fromkeys([*urls, *given]))
+    urls = list(dict.fromkeys([*urls, *given, *(Outbox.load(places).relays if before else [])]))
     if not urls:
         raise Usage("an npub names no relay", "say where to look: --relay URL, or an nprofile1…")
     say(f"agent: {to_npub(agent)}")
     retrieval = Retrieval(terminal, agent, urls, accept_rollback)
+    farewells = asyncio.run(retrieval.find_farewells(before)) if before else []
+    if not farewells:
+        refuse_to_overwrite(places, agent)
     root = asyncio.run(retrieval.find_root())
     new = [path for path in (places.dir, places.state) for path in missing(path)]
     talk = Ceremony(terminal, qr)
@@ -250,7 +285,7 @@ def recover_from_relays(
         "operator": to_npub(parse_npub(signer_npub)) if signer_npub else None,
         "timeout": parse_duration(timeout),
     }
-    private = {"bunker": read_bunker(bunker), "root": root.event}
+    private = {"bunker": read_bunker(bunker), "root": root.event, "farewells": farewells}
     try:
         make_private_directory(places.dir)
         terminal.need_daemon()
@@ -264,6 +299,12 @@ def recover_from_relays(
         raise
     bring_relays_level(terminal, agent, retrieval.fresh)
     return 0 if no_drill else talk.drill()
+
+
+def find_before(places: Places) -> str:
+    """The agent (hex) under whose key this machine knows the vault; "" where it knows none."""
+    path = places.own("unlock.json")
+    return parse_npub(read_sealed("unlock", path)["agent"]) if os.path.lexists(path) else ""
 
 
 def read_source(bunker: str | None) -> str:

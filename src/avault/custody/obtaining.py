@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome, read_answer
+from avault.custody.shared import list_retired, refuse_retired
 from avault.errors import Denied, Tampered
 from avault.nostr import decrypt, parse_keys, parse_npub, public_hex, to_npub
 from avault.signer.pairing import Pairing
@@ -90,17 +91,18 @@ class Phone:
 
 
 class KeptKey:
-    """The agent's key by an unlock key of its own, from what a custodian's helper answered."""
+    """The agent's key by an unlock key that a helper answered; `offered` is not taken in yet."""
 
     proves = False
     operator: str | None = None
 
-    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes) -> None:
-        self.custodian, self.kept, self.answer = custodian, kept, answer
+    def __init__(self, custodian: str, kept: dict[str, Any], answer: bytes, offered: bool) -> None:
+        self.custodian, self.kept, self.answer, self.offered = custodian, kept, answer, offered
         self.phoneless = False  # whether it was entrusted in a vault that has no phone
 
     def check(self, vault: Vault) -> None:
-        """Raise Denied where it is the phone of who is no operator of the vault any more."""
+        """Raise Denied for the phone of who is no operator now, Tampered for what is retired."""
+        refuse_retired(self.kept, list_retired(vault) if self.offered else ())
         known = vault.other_operators().get(self.custodian)
         whose = str(self.kept["settings"].get("operator"))
         if self.kept["kind"] == "phone" and (not known or to_npub(known) != whose):

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
 from avault.nostr import parse_npub, read_signed, sign
-from avault.places import Places
+from avault.places import Places, sha256
 from avault.vault.files import read_file, sync_directory, write_file
+from avault.vault.machine import RETIRED
 from avault.vault.own_files import complete_attributes, decode_file, encode_file
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import Any
 
     from avault.nostr import Keys
+    from avault.vault.records import Vault
 
 
 FILE_NAME = r"custody-([a-z0-9][a-z0-9-]{0,31})\.json"
@@ -29,6 +32,7 @@ STATED = (
     "vault", "name", "agent", "operator", "custodian", "kind", "account", "asks", "settings",
     "sealed", "agreed", "kept",
 )  # fmt: skip
+REMOVED, REPLACED = "removed", "replaced"  # what became of one that is used no more
 LOCAL_KINDS = {
     "phone": "each machine pairs with a phone itself",
     "keychain": "a keychain is of one machine",
@@ -40,6 +44,30 @@ def state_custodian(content: dict[str, Any]) -> str:
     """What the agent signs of a custodian."""
     said = {"type": "avault/shared", "version": 1}
     return json.dumps({**said, **{name: content[name] for name in STATED}})
+
+
+def digest_shared(content: dict[str, Any]) -> str:
+    """What tells a shared custodian from others: the SHA-256 (hex) of what the agent signs."""
+    return sha256(state_custodian(content).encode()).hex()
+
+
+def list_retired(vault: Vault) -> dict[str, str]:
+    """The digests of shared custodians that are used no more, as a vault knows them, and why."""
+    return vault.facts_of(RETIRED)
+
+
+def refuse_retired(content: dict[str, Any], retired: Collection[str]) -> None:
+    """Raise Tampered for one that was taken away or replaced, by the digests of those that were.
+
+    The vault knows them: whoever brings such a file back has the agent's signature, and nothing
+    else.
+    """
+    if content.get("signed") and digest_shared(content) in retired:
+        name = content["custodian"]
+        raise Tampered(
+            f"the shared custodian {name} was taken away or replaced, and its old file is back",
+            f"who has put it back? git log custody-{name}.json; then: avault custody remove {name}",
+        )
 
 
 def is_shared(content: dict[str, Any]) -> bool:

@@ -33,9 +33,12 @@ def open_for_trial(places: Places, name: str, answer: bytes, which: str) -> None
     if which == "staged":
         places = Stage(places)
     content, _ = read_unlock(places)
-    custodian = KeptKey(name, Custodians(places).load(name, which == "candidate"), answer)
+    is_new = which == "candidate"
+    custodian = KeptKey(name, Custodians(places).load(name, is_new), answer, is_new)
     keys = asyncio.run(custodian.obtain(content))
-    if not is_of(open_vault(read_vault(places), keys), {**content, "operator": None}):
+    vault = open_vault(read_vault(places), keys)
+    custodian.check(vault)
+    if not is_of(vault, {**content, "operator": None}):
         raise Tampered("avault.enc is another vault's", "take it from git history or from a backup")
 
 

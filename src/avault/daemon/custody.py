@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import socket
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.shared import Shared
+from avault.custody.shared import REMOVED, Shared, digest_shared, refuse_retired
 from avault.daemon.asking import Caller
 from avault.daemon.child import Child
 from avault.daemon.errands import SLACK, Helper, asks_phones
 from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered, printable
 from avault.places import Places
+from avault.vault.machine import RETIRED, read_retired
 from avault.vault.names import PHONE
 from avault.vault.presence import read_unlock
 
@@ -40,6 +42,8 @@ class Custody:
         self.tried: dict[str, asyncio.Future[Any]] = {}  # by the number of the trial
         self.helpers: dict[str, Helper] = {}  # at work, by that number
         self.trying = asyncio.Lock()  # one caller's custodians at a time
+        # what the keyholder last said of itself
+        self.report: Callable[[], dict[str, Any]] = dict
         # is told the code of what the phone is asked for a change
         self.tell: Callable[[str], None] = lambda code: None
 
@@ -126,7 +130,32 @@ class Custody:
         content, _ = read_unlock(self.places)
         if agent not in (None, content["agent"]):
             raise Tampered("that is not this vault's agent", "compare: avault recover")
-        return Shared(self.places).load(name, content["agent"])
+        found = Shared(self.places).load(name, content["agent"])
+        refuse_retired(found, self.retired())
+        return found
+
+    def retired(self) -> dict[str, str]:
+        """The digests of shared custodians that are used no more, and what became of each.
+
+        An open vault knows; of another, pin.json says which it knew. Raises Tampered.
+        """
+        known: dict[str, str] | None = self.report().get(RETIRED)
+        return read_retired(self.places) if known is None else known
+
+    def leave_retired(self) -> list[str]:
+        """Use no more what another machine has taken away for all, but for the last way in."""
+        left = []
+        for name in self.order():
+            others = [each for each in self.order() if each != name]
+            is_last = not others or (others == [PHONE] and not self.has_phone())
+            if name == PHONE or is_last:
+                continue
+            with contextlib.suppress(AvaultError):
+                content = self.custodians.load(name)
+                if content.get("signed") and self.retired().get(digest_shared(content)) == REMOVED:
+                    self.custodians.forget(name)
+                    left.append(name)
+        return left
 
     def follow(self, agent: str) -> None:
         """After a rotation on another machine, use what that has shared under the new key."""
@@ -162,6 +191,7 @@ class Custody:
     async def open(self, name: str, caller: Caller) -> None:
         """Have a custodian open the vault; raises what it, or the vault, said."""
         wish = {"accept_rollback": caller.accept_rollback}
+        wish["offered"] = bool(caller.agent) or name not in self.order()
         await self.hand_over(self.find(name, caller.agent), caller.reach, wish)
         self.note_opened(name)
 

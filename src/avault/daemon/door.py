@@ -13,6 +13,7 @@ from avault.daemon.errands import Reach
 from avault.daemon.listing import LIST
 from avault.daemon.loosening import LOOSEN
 from avault.daemon.managing import MANAGE
+from avault.daemon.removing import REMOVE
 from avault.daemon.rotation import ROTATE
 from avault.daemon.status import describe_status
 from avault.daemon.supervisor import Supervisor
@@ -158,7 +159,11 @@ async def answer_record(supervisor: Supervisor, sock: socket.socket, request: Me
 
 async def answer_custody(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """What is to be known or changed of custodians, machines, keys, guards; one at a time."""
-    tables = {"custody": {**MANAGE, **LIST, **SHARE, **ADMIT}, "rotate": ROTATE, "unguard": LOOSEN}
+    tables = {
+        "custody": {**MANAGE, **REMOVE, **LIST, **SHARE, **ADMIT},
+        "rotate": ROTATE,
+        "unguard": LOOSEN,
+    }
     manage = tables[request["op"]].get(str(request.get("action", request["op"])))
     if not manage:
         raise Usage("no such action", "see references/protocol.md")

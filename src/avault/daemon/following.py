@@ -9,28 +9,35 @@ from avault.errors import AvaultError, Locked
 from avault.nostr import parse_npub, to_npub
 from avault.places import Places
 from avault.signer.pairing import UNPROVEN, Pairing
+from avault.signer.replica import read_farewell
 from avault.vault.files import find_free
 from avault.vault.machine import SET_ASIDE, read_pin
 from avault.vault.presence import as_operator, read_sealed
 from avault.vault.rotation import set_logs_aside
-from avault.vault.statements import find_successor, succeed_known
+from avault.vault.statements import STATEMENTS, find_successor, succeed_known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
 class Following:
     """Sets aside what this machine has of the old key, for the length of a `with`.
 
     Its pairing asks for the new one. Unless the vault `is_open` at the end, all is as it was.
+    `agent` (hex) is where relays lead it; "" where nsec.enc does.
     """
 
-    def __init__(self, places: Places, is_open: Callable[[], bool]) -> None:
+    def __init__(self, places: Places, is_open: Callable[[], bool], agent: str = "") -> None:
+        self.agent = agent
         self.own, self.aside = places.own("unlock.json"), places.own(SET_ASIDE)
         self.places, self.is_open = places, is_open
 
     def __enter__(self) -> None:
         if not os.path.lexists(self.own):
+            return
+        if self.agent:
+            os.rename(self.own, self.aside)
             return
         known = read_sealed("unlock", self.own)
         if not succeed_known(self.places, known):
@@ -43,6 +50,20 @@ class Following:
 
     def __exit__(self, *_: object) -> None:
         settle_following(self.places, self.is_open())
+
+
+def know_before(places: Places, farewells: object, agent: str) -> dict[str, Any] | None:
+    """unlock.json's content, if its agent's farewells (events) lead to another agent (hex).
+
+    One after another, each signed by the agent whose place the next one takes.
+    """
+    if not isinstance(farewells, list) or not os.path.lexists(places.own("unlock.json")):
+        return None
+    known = read_sealed("unlock", places.own("unlock.json"))
+    at = parse_npub(known["agent"])
+    for event in farewells[:STATEMENTS]:
+        at = read_farewell(event, at) or ""
+    return known if farewells and at == agent else None
 
 
 def settle_following(places: Places, has_opened: bool) -> None:

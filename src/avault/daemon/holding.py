@@ -187,7 +187,7 @@ class Holding:
         own: bool,
         accept_rollback: bool,
     ) -> None:
-        """Load the vault, and turn the ratchet also if it cannot be."""
+        """Load the vault; turn the ratchet even if it cannot be, but where all has to stay."""
         self.ratchet.proven, self.ratchet.guards = content.get("proven"), read_known(keys, content)
         if custodian.proves or (isinstance(custodian, KeptKey) and not own):  # see `Shared`
             self.ratchet.prove()
@@ -209,8 +209,8 @@ class Holding:
             if custodian.proves:
                 store.note_seen()
         finally:
-            # what this machine had stays where another agent's key has not opened the vault
-            if self.store or not os.path.lexists(self.places.own(SET_ASIDE)):
+            is_left = os.path.lexists(self.places.own(SET_ASIDE)) or not (own or custodian.operator)
+            if self.store or not is_left:
                 await self.use(custodian, keys, content, own)
         await self.note_left()
         if not own and not isinstance(custodian, KeptKey):

@@ -51,6 +51,7 @@ class Warden:
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
         self.custody = Custody(places, self.child)
+        self.custody.report = lambda: self.report
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -147,6 +148,8 @@ class Warden:
             )
             if has_opened:
                 self.tidy_phones()
+                for name in self.custody.leave_retired():
+                    self.say(f"another machine has taken {name} away, for all: it is left here too")
                 self.custody.follow(str(self.report["agent_npub"]))
         elif "wrote" in message:
             self.wrote()

@@ -19,6 +19,7 @@ from avault.daemon.openers import Openers
 from avault.daemon.operators import change_operators
 from avault.daemon.reporter import Reporter
 from avault.daemon.restraint import Askings
+from avault.daemon.retiring import retire_shared
 from avault.daemon.revoking import remove_machine
 from avault.daemon.rotating import Rotating
 from avault.daemon.signing_link import SigningLink
@@ -123,6 +124,8 @@ class Keyholder:
             self.signing.take(message, fd)
         elif message["do"] == "sign":
             sign_shared(self.holding, message)
+        elif message["do"] == "retire":
+            spawn(self.tasks, retire_shared(self.holding, message))
         elif message["do"] == "part":
             spawn(self.tasks, part_with_phone(self.holding, message))
         elif message["do"] == "rotate":

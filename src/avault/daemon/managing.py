@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodian import raise_outcome
 from avault.custody.custodians import check_custodian
-from avault.custody.shared import Shared, is_shared, refuse_local
+from avault.custody.shared import refuse_local
 from avault.daemon.errands import Helper, Reach, asks_phones, read_end, run_errand, try_custodian
 from avault.daemon.keeper import Warden
 from avault.daemon.sharing import (
+    find_stated,
     forget_key,
     give_to_all,
     name_account,
     refuse_anothers,
+    retire,
     write_order,
 )
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage
@@ -90,6 +92,8 @@ async def add_custodian(warden: Warden, request: Message, caller: dict[str, Any]
     try:
         tried = await try_custodian(warden.places, content, reach, "candidate")
         raise_outcome(tried, "the custodian has its key, and does not open the vault: {}")
+        if for_all:
+            await retire(warden, find_stated(warden, name), secrets.token_hex(16), caller, True)
     except BaseException:
         await drop_candidate(warden, name)
         raise
@@ -250,59 +254,6 @@ async def try_here(warden: Warden, content: dict[str, Any], reach: Reach) -> Non
             warden.child.control.send({"do": "renew"})
 
 
-async def remove_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
-    """Take a custodian away, with what it keeps; never the last that works.
-
-    A shared one goes from the vault directory too, and other machines find its key gone, unless
-    that is to be `here` only.
-    """
-    name, custody, shared = str(request.get("name")), warden.custody, Shared(warden.places)
-    is_here = request.get("here") is True
-    others = [each for each in custody.custodians.order() if each != name]
-    if name == PHONE:
-        return await remove_phone(warden, others, Reach(request))
-    is_used = custody.custodians.is_there(name)
-    is_last = is_used and not (custody.has_phone() and PHONE in others)
-    if is_last and not await any_opens(warden, others, Reach(request)):
-        raise Denied(
-            f"{name} is the last that opens this vault",
-            "add another before: avault custody add, or: avault pair",
-        )
-    is_for_all = is_signed(warden, name) if is_used else name in shared.names()
-    if is_here and not (is_for_all and is_used):
-        raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
-    outcome: dict[str, Any] = {"outcome": "ok"}
-    if not is_here:
-        outcome = await forget_secret(warden, name, Reach(request))
-    if is_for_all and not is_here:
-        shared.drop(name)
-        warden.wrote()
-    custody.custodians.forget(name)
-    return {"name": name, "shared": is_for_all, **outcome}
-
-
-def is_signed(warden: Warden, name: str) -> bool:
-    """Whether a custodian that this machine uses is one for all: its own copy says it."""
-    try:
-        return is_shared(warden.custody.custodians.load(name))
-    except AvaultError:
-        return False
-
-
-async def forget_secret(warden: Warden, name: str, reach: Reach) -> dict[str, Any]:
-    """Have a custodian forget its key: what it said."""
-    try:
-        is_there = warden.custody.custodians.is_there(name)
-        content = warden.custody.custodians.load(name) if is_there else None
-        content = content or warden.custody.find_shared(name, None)
-    except NotFound:
-        raise
-    except AvaultError as error:
-        return {"outcome": error.code, "detail": error.message}
-    answer = await run_errand(warden.places, "delete", content, reach)
-    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
-
-
 async def any_opens(warden: Warden, names: list[str], reach: Reach) -> bool:
     """Whether one of these opens the vault now; those that ask a person last, where one is."""
     for name in sorted((each for each in names if each != PHONE), key=warden.custody.asks):
@@ -312,20 +263,6 @@ async def any_opens(warden: Warden, names: list[str], reach: Reach) -> bool:
                 await try_here(warden, content, reach)
                 return True
     return False
-
-
-async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:
-    """Take the phone out of the order, if the operator agrees and another opens the vault."""
-    if PHONE not in warden.custody.custodians.order():
-        raise NotFound("the phone is not in the order", "see: avault custody list")
-    need_open(warden)
-    if not await any_opens(warden, others, reach):
-        raise Denied(
-            "nothing but the phone opens this vault", "add another before: avault custody add"
-        )
-    await warden.custody.change(secrets.token_hex(16), {"do": "part"})
-    warden.custody.custodians.write(others)
-    return {"name": PHONE, "outcome": "ok"}
 
 
 async def order_custodians(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
@@ -340,6 +277,5 @@ async def order_custodians(warden: Warden, request: Message, caller: dict[str, A
 MANAGE: dict[str, Manage] = {
     "add": add_custodian,
     "test": test_custodian,
-    "remove": remove_custodian,
     "order": order_custodians,
 }

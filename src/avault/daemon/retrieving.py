@@ -1,4 +1,4 @@
-"""A vault that relays keep, opened on a machine that has nothing of it.
+"""A vault that relays keep, opened on a machine that has nothing of it, or the key before.
 
 The client fetches: this process reads what it is given, and asks the phone once.
 """
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
 from avault.custody.obtaining import Phone
+from avault.daemon.following import Following, know_before
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.pairing import shake_hands
 from avault.daemon.wire import Session
 from avault.errors import Denied, Tampered
 from avault.nostr import parse_npub, public_hex, to_npub
-from avault.signer.pairing import DEFAULT_RELAYS
+from avault.signer.pairing import DEFAULT_RELAYS, Pairing
 from avault.signer.replica import (
     MOST_HEADS,
     compose_root,
@@ -29,10 +30,10 @@ from avault.signer.replica import (
     replica_keys,
     seal_root,
 )
-from avault.vault.files import write_file
+from avault.vault.files import find_free, write_file
 from avault.vault.machines import KIND, read_machine
 from avault.vault.own_files import check_relay, complete_attributes, encode_file, encode_hints
-from avault.vault.presence import is_of, refuse_to_overwrite
+from avault.vault.presence import is_of, read_vault, refuse_to_overwrite
 from avault.vault.recovery import seal_recovery
 from avault.vault.seal import open_vault
 
@@ -52,22 +53,50 @@ async def retrieve(
 
     Whoever answers the pairing code is the operator if the root opens: no other key does that.
     """
-    places, holding = keyholder.places, keyholder.holding
     agent = parse_npub(str(request.get("agent")))
-    refuse_to_overwrite(places, agent)
+    known = know_before(keyholder.places, private.get("farewells"), agent)
+    if not known:
+        refuse_to_overwrite(keyholder.places, agent)
+        return await take_from_relays(keyholder, session, request, private, agent)
+    with Following(keyholder.places, lambda: bool(keyholder.holding.store), agent):
+        return await take_from_relays(keyholder, session, request, private, agent, known)
+
+
+async def take_from_relays(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    private: Message,
+    agent: str,
+    known: dict[str, Any] | None = None,
+) -> Message:
+    """`retrieve`, once it is clear that nothing is lost.
+
+    What is `known` of the vault under the key before is set aside, and the same phone is asked.
+    """
+    places, holding = keyholder.places, keyholder.holding
     root, made = read_root(private["root"], agent)
     relays = [check_relay(url) for url in request.get("relays") or []] or DEFAULT_RELAYS
     operator = parse_npub(str(request["operator"])) if request.get("operator") else None
     bunker = private.get("bunker")
-    pairing = await shake_hands(keyholder, session, relays, "avault", bunker, operator, agent)
+    paired = Pairing.load(places) if known and not bunker else None
+    if paired:
+        keyholder.unlocking.pause()
+        pairing = paired.of_agent(agent)
+    else:
+        pairing = await shake_hands(keyholder, session, relays, "avault", bunker, operator, agent)
     session.send({"progress": "operator", "npub": to_npub(pairing.operator)})
     sentence = describe_return("a vault", root["sealed"])
     session.send({"progress": "approve", "sentence": sentence})
     async with holding.contact.connect(pairing, pairing.signer, session) as signer:
         keys, content = await ask_for_root(signer, root, agent, pairing.operator)
+        if known and content["vault"] != known["vault"]:
+            raise Tampered("relays lead to another vault than this machine knows", "avault status")
         is_replaced = await replace_root(session, keys, pairing.operator, content, made)
         data, vault = await receive_vault(keyholder, session, keys, content)
         hints = encode_hints(agent, pairing.operator, pairing.relays, content["name"])
+        if known:  # what only this machine has is looked for in it
+            write_file(find_free(places.own("replaced"), ".enc"), read_vault(places))
         attributes = places.file(".gitattributes")
         for name, written in (  # the vault last: cut off before it, all may be done again
             (attributes, complete_attributes(attributes)),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # of a custodian's settings, what says where it is
 WHERE = (
-    "endpoint", "address", "path", "module", "key-id", "wrap", "unwrap", "operator", "of",
+    "endpoint", "address", "path", "module", "key", "wrap", "unwrap", "operator", "of",
 )  # fmt: skip
 FIRST = "first operator"  # as the one is called who has no other name
 
@@ -23,6 +23,12 @@ def rank_place(setting: str) -> tuple[bool, int]:
     return bool(member), WHERE.index(name)
 
 
+def says_where(settings: dict[str, str], setting: str) -> bool:
+    """Whether a setting says where a custodian is; a `key` does only for KMS, in its region."""
+    member, dot, name = setting.rpartition(".")
+    return name in WHERE and (name != "key" or f"{member}{dot}region" in settings)
+
+
 def describe_custodian(message: Message, width: int = 200) -> str:
     """A custodian as the operator is told of it: its name, its kind, and where it is.
 
@@ -30,7 +36,7 @@ def describe_custodian(message: Message, width: int = 200) -> str:
     """
     custodian, kind, settings = message["custodian"], message["kind"], message["settings"]
     who = kind if custodian == kind else f"{custodian} ({kind})"
-    named = [each for each in settings if settings[each] and each.rpartition(".")[2] in WHERE]
+    named = [each for each in settings if settings[each] and says_where(settings, each)]
     place = ", ".join(settings[each] for each in sorted(named, key=rank_place))
     return printable(f"{who} at {place}" if place else who, width + len(who))
 
@@ -53,6 +59,12 @@ def describe_openers(
     named = [f"{name or FIRST} ({npub[:19]}…)" for name, npub in operators.items() if npub != asked]
     named += [f"{describe_custodian(each, 300)} {describe_way(each, host)}" for each in custodians]
     return "; ".join(named)
+
+
+def describe_retiring(name: str, message: Message) -> tuple[str, str]:
+    """The title and the sentence by which one that is shared is taken away, for all machines."""
+    said = f"avault: {describe_custodian(message)} opens {name} NO MORE, on EVERY machine"
+    return f"{name} without {message['custodian']}", said
 
 
 def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, str]:

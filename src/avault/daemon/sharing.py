@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING
 
-from avault.custody.shared import Shared, is_shared
+from avault.custody.shared import (
+    Shared,
+    check_custodian_of,
+    digest_shared,
+    is_shared,
+    refuse_retired,
+)
 from avault.daemon.errands import Reach, run_errand
 from avault.daemon.keeper import Warden
-from avault.errors import Usage
+from avault.errors import AvaultError, Usage
 from avault.vault.names import PHONE
+from avault.vault.presence import read_unlock
 
 if TYPE_CHECKING:
     from typing import Any
@@ -51,6 +59,39 @@ def give_to_all(warden: Warden, content: dict[str, Any]) -> None:
     shared.keep_whole()
     shared.save(content)
     warden.wrote()
+
+
+def find_stated(warden: Warden, name: str) -> list[dict[str, Any]]:
+    """What the vault's agent has signed under a name, and nobody has taken away yet.
+
+    What this machine uses, and what lies in the vault directory: that may be another's.
+    """
+    custody = warden.custody
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(AvaultError):
+        content = custody.find_shared(name, None)
+        found[digest_shared(content)] = content
+    with contextlib.suppress(AvaultError):
+        content = custody.custodians.load(name)
+        check_custodian_of(content, read_unlock(warden.places)[0]["agent"])
+        refuse_retired(content, custody.retired())
+        found[digest_shared(content)] = content
+    return [*found.values()]
+
+
+async def retire(
+    warden: Warden,
+    stated: list[dict[str, Any]],
+    ticket: str,
+    caller: dict[str, Any],
+    replaced: bool = False,
+) -> None:
+    """Have the vault know that these shared custodians are used no more, if the operator agrees."""
+    if stated:
+        about = {name: stated[-1][name] for name in ("custodian", "kind", "settings")}
+        digests = [digest_shared(content) for content in stated]
+        wish = {"do": "retire", **about, "digests": digests, "replaced": replaced}
+        await warden.custody.change(ticket, {**wish, "caller": caller})
 
 
 async def forget_key(warden: Warden, content: dict[str, Any]) -> None:

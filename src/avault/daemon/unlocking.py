@@ -222,7 +222,7 @@ class Unlocking:
             with socket.socket(fileno=fd) as end:
                 answer = await read_whole(end, float(message["limit"]))
             # what lay there when it was asked counts
-            custodian = KeptKey(name, message["content"], answer)
+            custodian = KeptKey(name, message["content"], answer, message.get("offered") is True)
             if ticket := message.get("ticket"):
                 await agree(holding, custodian, str(ticket))
             elif not holding.store:

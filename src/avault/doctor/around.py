@@ -54,6 +54,13 @@ def check_custody(patient: Patient) -> Iterator[Finding]:
             yield Finding("warn", text, f"if that is not meant: avault custody remove {name}")
         elif name != PHONE:
             yield Finding("ok", f"{name} opens the vault, and asks a person")
+    for each in answer.get("offered", []):
+        if each["name"] in order and not each["why"]:
+            name = printable(each["name"])
+            text = (
+                f"another machine has put another {name} in the place of the one that is used here"
+            )
+            yield Finding("warn", text, f"avault custody take {name}")
 
 
 def check_git(patient: Patient) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from avault.custody.custodians import Custodians
-from avault.custody.shared import Shared
+from avault.custody.shared import Shared, refuse_retired
 from avault.custody.stale import find_stale
 from avault.doctor.patient import Finding, Patient, bad
 from avault.doctor.phone import load_pairing
@@ -18,6 +18,7 @@ from avault.process import lock_directory
 from avault.signer.pairing import shorten_key
 from avault.systemd import NoDaemon
 from avault.vault.leftovers import BEGINNINGS
+from avault.vault.machine import read_retired
 from avault.vault.names import PHONE
 from avault.vault.rotation import DONE, READY, REFUSED, STAGED, drop
 
@@ -86,7 +87,7 @@ def check_custodians(patient: Patient) -> Iterator[Finding]:
         agent = ""
     for name in shared.names() if agent else []:
         try:
-            shared.load(name, agent)
+            refuse_retired(shared.load(name, agent), read_retired(places))
         except AvaultError as error:
             yield bad(error)
     count = len(Custodians(places).names())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from avault.errors import AvaultError, Locked, Tampered, Unavailable
 from avault.places import Places
 from avault.replica.progress import change_progress, hold_lock
+from avault.replica.roots import explain_rotated
 from avault.replica.sending import describe_relays, send_all
 from avault.replica.staging import stage
 from avault.replica.taking import try_to_take
@@ -38,7 +39,8 @@ def bring_replica_level(
             if send and not told["halts"]:
                 send_staged(places, told, insist)
         told["asked"] = int(time.time())
-    told["problems"] = [*take_notes(places, insist), *told["problems"]]
+    notes = [*take_notes(places, insist), *explain_rotated(places)]
+    told["problems"] = [*notes, *told["problems"]]
     del told["halts"]
     return {**told, **describe_relays(places)}
 

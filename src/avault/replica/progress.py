@@ -64,7 +64,8 @@ class ReplicaProgress:
 
     `last` is the latest time that a copy of ours has, `roots` has the latest of each agent's root,
     and `latest` that root; `put` are the roots of ours that were sent, `judged` is the last that
-    the keyholder has looked at. `late` are heads whose parts did not come.
+    the keyholder has looked at. `late` are heads whose parts did not come. `rotated` are the agents
+    (npubs) that take this one's place, as it has signed: another machine has rotated its key.
     A `slot` is taken from here and never from a relay, which may answer with what it had a moment
     ago. While it is not known whether a relay took a head, that is what it is `trying`.
     """
@@ -78,7 +79,7 @@ class ReplicaProgress:
         content: dict[str, Any] = {
             "machine": "", "author": "", "last": 0, "epoch": 0, "anew": False, "roots": {},
             "wants": [], "rollback": "", "holds": False, "notes": [], "seen": [], "relays": {},
-            "latest": {}, "put": [], "judged": "", "late": [],
+            "latest": {}, "put": [], "judged": "", "late": [], "rotated": [],
         }  # fmt: skip
         path = places.own(PROGRESS)
         try:
@@ -94,6 +95,7 @@ class ReplicaProgress:
         if (content["machine"], content["author"]) != (machine, author):
             is_same_key = content["author"] == author
             content |= {"machine": machine, "author": author, "seen": [], "epoch": 0}
+            content["rotated"] = content["rotated"] if is_same_key else []
             self.forget_copies(("root", "farewells") if is_same_key else ())
 
     def note(self, said: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable
-from avault.replica.progress import Outbox
+from avault.nostr import to_npub
+from avault.places import Places
+from avault.replica.progress import Outbox, ReplicaProgress, change_progress
 from avault.replica.reading import Readers
 from avault.signer.replica import read_farewell, read_root
 
@@ -21,6 +23,39 @@ async def find_roots(outbox: Outbox) -> dict[str, list[StoredEvent]]:
             answers = await readers.find_roots(agent, name)
             found[agent] = [each for events in answers.values() for each in events]
     return found
+
+
+async def note_rotated(places: Places) -> None:
+    """Note who takes this vault's agent's place, as any relay has it signed by that agent.
+
+    What was once seen stays: whoever has the old key can have a relay put it away.
+    """
+    outbox = Outbox.load(places)
+    async with Readers(outbox.relays) as readers:
+        answers = await readers.find_roots(outbox.agent, outbox.names.get(outbox.agent, ""))
+    events = [each.event for found in answers.values() for each in found]
+    named = {read_farewell(event, outbox.agent) for event in events} - {None}
+    if named:
+        with change_progress(places) as progress:
+            before = progress.content["rotated"]
+            progress.content["rotated"] = sorted({*before, *(to_npub(str(each)) for each in named)})
+
+
+def explain_rotated(places: Places) -> list[str]:
+    """What a person is told of that, and what to do."""
+    named = ReplicaProgress.load(places).content["rotated"]
+    if not named:
+        return []
+    said = (
+        "another machine has rotated the agent's key, as relays have it signed; if that was you:"
+        f" avault lock; avault recover --from-relays {named[0]}"
+    )
+    if len(named) > 1:
+        said = (
+            "relays have it signed that the agent's key was rotated to several keys, which whoever"
+            " has a key that was rotated away can make: go by the npub that rotate agent has shown"
+        )
+    return [said]
 
 
 def is_in_place(event: StoredEvent, agent: str, is_before: bool) -> bool:

@@ -11,6 +11,7 @@ from avault.git.copies import copies, inspect
 from avault.places import Places
 from avault.replica.progress import Outbox, ReplicaProgress, change_progress, name_of
 from avault.replica.reading import Readers, find_latest, merge_found
+from avault.replica.roots import note_rotated
 from avault.signer.replica import MOST_HEADS
 from avault.vault.files import FileChanged, write_file
 from avault.vault.generations import is_after
@@ -130,6 +131,7 @@ async def try_to_take(places: Places, about: dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"taken": 0, "problems": []}
     try:
         async with asyncio.timeout(BUDGET_OF_TAKING):
+            await note_rotated(places)
             await take_in(places, about, told)
     except TimeoutError:
         said = f"relays did not give all that other machines have in {BUDGET_OF_TAKING:.0f} s"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHORT = 16  # characters of a hash that tell it from others
 MOST_SERVED = 200  # states of the vault that a machine knows as served by itself
+RETIRED = "retired"  # facts: "retired/DIGEST", of shared custodians that are used no more
 # this machine's unlock.json, while `recover` goes over to the key that another has rotated to
 SET_ASIDE = "unlock-before.json"
 
@@ -127,6 +128,8 @@ class Machine:
         told = describe_pin(vault, digest)
         if self.seen:
             told["operator"] = self.seen
+        if retired := sorted(vault.facts_of(RETIRED)):
+            told["retired"] = retired
         if self.overtaken:
             told["generation"] = {**told["generation"], self.name: self.overtaken}
             told["since"] = self.since
@@ -166,6 +169,15 @@ def read_pin(places: Places) -> dict[str, Any] | None:
     if any(type(count) is not int for count in pin["generation"].values()):
         raise Tampered(f"{path} is damaged")
     return pin
+
+
+def read_retired(places: Places) -> dict[str, str]:
+    """The digests of shared custodians that are used no more, as the pinned vault knew them.
+
+    What became of each is not told. Raises Tampered.
+    """
+    found = (read_pin(places) or {}).get(RETIRED, [])
+    return {str(digest): "" for digest in found}
 
 
 def machine_id(places: Places) -> str:

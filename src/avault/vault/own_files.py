@@ -40,7 +40,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
         "agent": str, "operator": str, "generation": dict, "hash": str,
-        "since": int, "served": dict,
+        "since": int, "served": dict, "retired": list,
     },
     "forget": {"custodians": list},
     "custody": {
@@ -60,7 +60,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "replica": {
         "machine": str, "author": str, "last": int, "epoch": int, "anew": bool, "roots": dict,
         "wants": list, "rollback": str, "holds": bool, "notes": list, "seen": list, "relays": dict,
-        "latest": dict, "put": list, "judged": str, "late": list,
+        "latest": dict, "put": list, "judged": str, "late": list, "rotated": list,
     },
 }  # fmt: skip
 
@@ -68,9 +68,9 @@ FIELDS: dict[str, dict[str, Any]] = {
 OPTIONAL = {
     "nsec": {"others", "rotated"},
     "unlock": {"rotated"},
-    "pin": {"agent", "operator", "since", "served"},
+    "pin": {"agent", "operator", "since", "served", "retired"},
     "custody": {"signed"},
-    "replica": {"latest", "put", "judged", "late"},
+    "replica": {"latest", "put", "judged", "late", "rotated"},
 }
 
 

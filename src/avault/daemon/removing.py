@@ -1,0 +1,108 @@
+"""Custodians that are taken away, as the supervisor does it: never the last that works."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from avault.custody.shared import Shared, is_shared
+from avault.daemon.errands import Reach, run_errand
+from avault.daemon.keeper import Warden
+from avault.daemon.managing import agree_otherwise, any_opens, need_open
+from avault.daemon.sharing import find_stated, retire
+from avault.errors import AvaultError, Denied, NotFound, Usage
+from avault.vault.names import PHONE
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.daemon.managing import Manage
+    from avault.protocol import Message
+
+
+async def remove_custodian(warden: Warden, request: Message, caller: dict[str, Any]) -> Message:
+    """Take a custodian away, with what it keeps; never the last that works.
+
+    A shared one goes from the vault directory too, and other machines use it no more, unless that
+    is to be `here` only: so the operator has to agree, as to what is added for all.
+    """
+    name, custody, shared = str(request.get("name")), warden.custody, Shared(warden.places)
+    is_here = request.get("here") is True
+    others = [each for each in custody.custodians.order() if each != name]
+    if name == PHONE:
+        return await remove_phone(warden, others, Reach(request))
+    is_used = custody.custodians.is_there(name)
+    is_last = is_used and not (custody.has_phone() and PHONE in others)
+    if is_last and not await any_opens(warden, others, Reach(request)):
+        raise Denied(
+            f"{name} is the last that opens this vault",
+            "add another before: avault custody add, or: avault pair",
+        )
+    is_for_all = is_signed(warden, name) if is_used else name in shared.names()
+    if is_here and not (is_for_all and is_used):
+        raise Usage(f"{name} is no shared custodian that is used here", "see: avault custody list")
+    outcome: dict[str, Any] = {"outcome": "ok"}
+    if not is_here:
+        kept = find_kept(warden, name)  # of what is taken away nobody is told any more
+        await retire_for_all(warden, name, Reach(request), caller)
+        outcome = await forget_secret(warden, kept, Reach(request))
+    if is_for_all and not is_here:
+        shared.drop(name)
+        warden.wrote()
+    custody.custodians.forget(name)
+    return {"name": name, "shared": is_for_all, **outcome}
+
+
+def is_signed(warden: Warden, name: str) -> bool:
+    """Whether a custodian that this machine uses is one for all: its own copy says it."""
+    try:
+        return is_shared(warden.custody.custodians.load(name))
+    except AvaultError:
+        return False
+
+
+def find_kept(warden: Warden, name: str) -> dict[str, Any] | AvaultError:
+    """What a custodian needs to forget its key, or why nobody knows; raises NotFound."""
+    try:
+        is_there = warden.custody.custodians.is_there(name)
+        content = warden.custody.custodians.load(name) if is_there else None
+        return content or warden.custody.find_shared(name, None)
+    except NotFound:
+        raise
+    except AvaultError as error:
+        return error
+
+
+async def forget_secret(
+    warden: Warden, kept: dict[str, Any] | AvaultError, reach: Reach
+) -> dict[str, Any]:
+    """Have a custodian forget its key: what it said."""
+    if isinstance(kept, AvaultError):
+        return {"outcome": kept.code, "detail": kept.message}
+    answer = await run_errand(warden.places, "delete", kept, reach)
+    return {"outcome": answer.get("outcome"), "detail": answer.get("detail")}
+
+
+async def retire_for_all(warden: Warden, name: str, reach: Reach, caller: dict[str, Any]) -> None:
+    """Have the vault know that a shared custodian is taken away, if there is one of that name."""
+    if stated := find_stated(warden, name):
+        need_open(warden)
+        said = f"{name} opens this vault no more, on every machine"
+        await retire(warden, stated, await agree_otherwise(warden, reach, said), caller)
+
+
+async def remove_phone(warden: Warden, others: list[str], reach: Reach) -> Message:
+    """Take the phone out of the order, if the operator agrees and another opens the vault."""
+    if PHONE not in warden.custody.custodians.order():
+        raise NotFound("the phone is not in the order", "see: avault custody list")
+    need_open(warden)
+    if not await any_opens(warden, others, reach):
+        raise Denied(
+            "nothing but the phone opens this vault", "add another before: avault custody add"
+        )
+    await warden.custody.change(secrets.token_hex(16), {"do": "part"})
+    warden.custody.custodians.write(others)
+    return {"name": PHONE, "outcome": "ok"}
+
+
+REMOVE: dict[str, Manage] = {"remove": remove_custodian}
