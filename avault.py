@@ -4518,13 +4518,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "hints": {"agent_npub": str, "signer_npub": str, "relay": str, "relays": list, "name": str},
     "pin": {
-<<<<<<< HEAD
         "agent": str, "operator": str, "generation": dict, "hash": str,
-        "since": int, "served": dict,
-=======
-        "agent": str, "operator": str, "generation": dict, "hash": str, "since": int, "served": dict,
-        "retired": list,
->>>>>>> 249b720 (What was shared is taken away by the operator alone, and stays away; relays tell of a rotation, and a machine follows by them)
+        "since": int, "served": dict, "retired": list,
     },
     "forget": {"custodians": list},
     "custody": {
