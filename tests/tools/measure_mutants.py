@@ -107,27 +107,27 @@ DANGEROUS = [
     (
         "if self.is_asked and self.is_in_vain and not self.is_noted:",
         "if False:",
-        "test_asked_attacks.py::test_who_has_the_process_killed_that_asks_pauses",
+        "daemon/test_asked_attacks.py::test_who_has_the_process_killed_that_asks_pauses",
     ),
     (
         "note_had(vault, name, there.value, now, machine)",
         "pass",
-        "test_asked_attacks.py::test_an_older_value_comes_back_under_another_name_and_is_asked_for[deleted]",
+        "daemon/test_asked_attacks.py::test_an_older_value_comes_back_under_another_name_and_is_asked_for[deleted]",
     ),
     (
         "if found.is_stale(vault):",
         "if False:",
-        "test_asked_attacks.py::test_a_value_that_is_set_ends_what_has_the_one_before",
+        "daemon/test_asked_attacks.py::test_a_value_that_is_set_ends_what_has_the_one_before",
     ),
     (
         "(-count_open(lock, operators), len(",
         "(len(",
-        "test_locks.py::test_of_two_locks_the_one_for_more_operators_counts",
+        "vault/test_locks.py::test_of_two_locks_the_one_for_more_operators_counts",
     ),
     (
         "if not is_better and vault.fact(",
         "if vault.fact(",
-        "test_locks.py::test_a_lock_for_fewer_operators_takes_the_place_of_none_for_more",
+        "vault/test_locks.py::test_a_lock_for_fewer_operators_takes_the_place_of_none_for_more",
     ),
     (
         " and not lacks_guards(found, ours)",
