@@ -105,6 +105,7 @@ The rooms, in order; each calls only what stands above it:
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
     signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
+    daemon/grant              A grant's rules: what one caller may have of an open vault, how, how often, and until when
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
@@ -112,6 +113,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/custody            The custodians, as the supervisor has them: which are tried, and what came of it
     daemon/following          This machine goes over to the agent's key that another machine has rotated to
     daemon/forgetting         What custodians keep of an agent's key that counts no more: they are told to forget it
+    daemon/grant_sockets      The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it
     daemon/others             The other operators' phones, asked together with this machine's own: the first approval opens
     daemon/signing_start      The process that signs, as the supervisor starts it; that never sees a key
     daemon/keeper             The vault's state as the supervisor sees it, and the question to the operator
@@ -120,9 +122,8 @@ The rooms, in order; each calls only what stands above it:
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
     daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, what was
     daemon/answers            The answers of those requests that give values out, from a vault that holds what was let out
-    daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
-    daemon/callers            Who is at the other end of a connection
     daemon/autolock           When an open vault locks by itself
+    daemon/callers            Who is at the other end of a connection
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
     daemon/reporter           What the keyholder tells the supervisor: no secret, ever
     daemon/contact            The operator's signer, as the keyholder reaches it: the pairing, and a connection
@@ -135,13 +136,20 @@ The rooms, in order; each calls only what stands above it:
     daemon/holding            What the keyholder holds: an open vault, and this machine's own files of it
     daemon/sentences          The sentences by which the operator agrees to a change of the ways into the vault
     daemon/entrusting         Giving a custodian an unlock key of its own, if the operator agrees
+    daemon/grants             The grants there are, in the keyholder: in its memory alone, and gone with it
+    daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
+    daemon/approving          The operator's word for the first use of a grant that wants it
+    daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
+<<<<<<< HEAD
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
+=======
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
@@ -170,6 +178,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/supervisor         The process that owns the socket. It never holds a secret
     daemon/taking             Shared custodians that came by git: taken in here once they have opened the vault
     daemon/door               What the supervisor itself answers, locked or not: status, unlock, lock and the like
+    daemon/grant_requests     What a client may ask about grants: to make one, to see them, to end them. Never through one
     daemon/guard_requests     What a client may ask about guards: to see them, to set one, to make one stricter
     daemon/key_requests       Keys that sign, as a client has them made or taken in: guarded from the first
     daemon/opener             The process that asks the phone for a secret, opens it, and ends: `avault.py opener`
@@ -232,6 +241,8 @@ The rooms, in order; each calls only what stands above it:
     intake/keeping            Asking the daemon to keep many secrets
     intake/importing          avault import
     intake/migrate            avault migrate: takes the secrets out of ~/.profile
+    running/process           What a command's process starts with: signals, core files, and its place
+    running/child             A command as our child, with our terminal and descriptors: we are there until it has ended
     running/forms             All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds
     running/strings           The search for many strings at once
     running/views             A text less its noise, and where in the text each byte of it stands
@@ -240,7 +251,6 @@ The rooms, in order; each calls only what stands above it:
     running/templates         What a template is written in, and where in it a reference stands
     running/writing           A value, as it must stand in a place of a template
     running/inject            avault inject: values into a template, written as the form around them wants it
-    running/process           What a command's process starts with: signals, core files, and its place
     running/keeper            The command's parent, so that somebody is there when we are killed (SIGKILL)
     running/masks             Masks for the values in a stream, also where a read ends in the middle of one
     running/output            What a command writes: read where it comes out, masked, and written to where it belongs
@@ -291,6 +301,7 @@ The rooms, in order; each calls only what stands above it:
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
+    cli/grant                 avault grant, grants, revoke: a socket of its own for one caller, with what it may get
     cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
     cli/guard                 avault guard, unguard: how a secret may be used
     cli/key                   avault key: keys that sign, made or taken in
@@ -419,6 +430,7 @@ if TYPE_CHECKING:
     Respond = Callable[["Supervisor", socket.socket, Message], Awaitable[Message]]
     Serve = Callable[["Keyholder", "Session", Message], Answer]
     T = TypeVar("T")
+    Take = Callable[[socket.socket, "GrantSocket"], None]
     Talk = Callable[["Keyholder", "Session", Message, Message], Awaitable[Message]]
     Verify = Callable[[bytes, bytes, bytes], bool]
     Way: TypeAlias = "GivenKey | KeptKey | OperatorKey | Phone"
@@ -672,6 +684,9 @@ def read_record(path: str) -> str:
         os.close(fd)
 
 
+GRANT = "grant.sock"  # what a grant's socket is called: who is led to it is led to nothing else
+
+
 class Places:
     """The places of one vault: `dir`, `id`, `state`, `socket`, `pid_file`."""
 
@@ -705,9 +720,15 @@ class Places:
         """The path of this vault's unit, if `avault service install` has written one."""
         return os.path.join(unit_directory(system), f"avault-{self.id}.service")
 
+    def is_grant(self) -> bool:
+        """Whether the socket is a grant's: not all of the vault, and perhaps another user's."""
+        return os.path.basename(self.socket) == GRANT
+
     def sockets(self) -> Iterator[str]:
         """Where the daemon may listen: the usual path, then the one that it recorded."""
         yield self.socket
+        if self.is_grant():
+            return
         if recorded := read_record(self.own("socket")):
             yield recorded
 
@@ -912,14 +933,53 @@ def from_json(text: str, start: int) -> tuple[str, str]:
     return found, text[end:]
 
 
-def is_same_user(connection: Any) -> bool:
-    """Whether the peer of a Unix socket runs under our uid (SO_PEERCRED, LOCAL_PEERCRED)."""
+def peer_uid(connection: Any) -> int:
+    """The uid of who has connected a Unix socket, or listens (SO_PEERCRED, LOCAL_PEERCRED)."""
     if sys.platform == "linux":
         peer = connection.getsockopt(1, 17, 12)  # SOL_SOCKET, SO_PEERCRED: pid, uid, gid
     else:
         # SOL_LOCAL, LOCAL_PEERCRED: struct xucred: version, uid
         peer = connection.getsockopt(0, 1, 76)
-    return int.from_bytes(peer[4:8], sys.byteorder) == os.getuid()
+    return int.from_bytes(peer[4:8], sys.byteorder)
+
+
+def is_same_user(connection: Any) -> bool:
+    """Whether the peer of a Unix socket runs under our uid."""
+    return peer_uid(connection) == os.getuid()
+
+
+def is_own_socket(path: str, uid: int) -> bool:
+    """Whether a socket is another user's own, and nobody else could have put it at its path.
+
+    Each directory that leads there, also behind links, is that user's, root's or ours, and others
+    cannot write to it, or not to what is others' (as in /tmp).
+    """
+    whose = {uid, os.getuid(), 0}
+    try:
+        if os.lstat(path).st_uid != uid:
+            return False
+        for place in (path, os.path.realpath(path)):
+            while place != (place := os.path.dirname(place)):
+                info = os.lstat(place)
+                is_closed = info.st_mode & 0o170000 == 0o120000 or (
+                    not info.st_mode & 0o022 or info.st_mode & 0o1000
+                )
+                if info.st_uid not in whose or not is_closed:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+ASK_FOR_GRANT = "ask whoever made it, who sees it by: avault grants"
+
+
+def explain_grant(path: str) -> str:
+    """Why nobody answers where a grant is to be, as far as that can be told."""
+    return (
+        f"no grant answers at {path}: it has ended (with a lock, its time, a revoke), is not for"
+        " this user, or others can write to where it is"
+    )
 
 
 def may_be_socket(path: str) -> bool:
@@ -951,7 +1011,8 @@ class FastConnection:
             self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 self.socket.connect(path)
-                if is_same_user(self.socket):
+                uid = peer_uid(self.socket)
+                if uid == os.getuid() or (places.is_grant() and is_own_socket(path, uid)):
                     return
                 error = PermissionError(path)
             except PermissionError:
@@ -1098,10 +1159,17 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
+<<<<<<< HEAD
     audit daemon delete doctor drill edit export forget get git guard has history import init
     inject custody key keychain list lock log machine mcp message migrate mv openclaw
     openclaw-provider operator pair recover replica restore rotate run scan service set ssh
     status sync unguard unlock wait
+=======
+    audit daemon delete doctor drill edit export forget get git grant grants guard has history import
+    init inject custody key keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
+    pair recover replica restore revoke rotate run scan service set ssh status sync unguard unlock
+    wait
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
     """.split()
 )
 
@@ -1278,6 +1346,10 @@ def fast_door(argv: list[str]) -> int | None:
         and os.path.exists(places.file("avault.enc"))
     ):
         answer = '{"ok": true, "output": "stopped\\n"}'
+    if not answer and places.is_grant() and request["op"] != "provide":
+        return say_error(
+            "unavailable", explain_grant(places.socket), ASK_FOR_GRANT, "--json" in found
+        )
     if answer is None or (not answer and request["op"] == "provide"):
         return None
     if not answer:
@@ -1488,8 +1560,16 @@ SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyho
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
+<<<<<<< HEAD
     "guard", "guards", "key", "keys", "sign", "word",
+=======
+    "guard", "guards", "key", "keys", "sign", "grant", "grants", "revoke",
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 }  # fmt: skip
+GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
+    "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
+}  # fmt: skip
+RELEASING = GRANTED - {"has", "list", "keys"}  # what gives something out, or uses it
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 NESTED = 100  # levels of objects and lists in a frame
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it
@@ -1783,12 +1863,14 @@ class Connection:
         try:
             self.fast = FastConnection(places)
         except PermissionError as error:
+            if places.is_grant():
+                raise EndedGrant(places) from None
             raise Unavailable(
                 f"the daemon at {error} is another user's, and answers nobody else",
                 "as that user: avault status",
             ) from None
         except OSError:
-            raise NoDaemon(places) from None
+            raise EndedGrant(places) if places.is_grant() else NoDaemon(places) from None
 
     def request(
         self,
@@ -1836,11 +1918,20 @@ class Connection:
             raise AvaultError(
                 "the daemon went away; unknown whether it was written", "look with: avault list"
             )
+        if self.places.is_grant():
+            raise EndedGrant(self.places)
         raise Interrupted("the daemon went away before it answered", "see: avault status")
 
     def close(self) -> None:
         """End the connection."""
         self.fast.socket.close()
+
+
+class EndedGrant(Unavailable):
+    """Nobody listens where a grant was, or who does answers others."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__(explain_grant(places.socket), ASK_FOR_GRANT)
 
 
 class Interrupted(Unavailable):
@@ -11683,6 +11774,159 @@ def quote_words(text: bytes, most: int) -> str:
     return f'"{printable(shown, most)}"'
 
 
+# ---------------------------------------------------------- daemon/grant ----
+# A grant's rules: what one caller may have of an open vault, how, how often, and until when.
+#
+# They touch no value: what of the vault a grant has is taken out in `daemon/gate`.
+
+
+GRANT_USES = ("get", "run", "proxy", "sign")  # what a grant can be for
+NEEDED = {  # by which way values go out, or are used: what a grant has to be for
+    "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run", "sign": "sign",
+}  # fmt: skip
+GRANT_FIELDS = frozenset({"name", "groups", "only", "can", "lasts", "times", "uids", "ask", "stay"})
+MOST_NAMED = 1000  # groups and keys of one
+MOST_UIDS = 64
+LONGEST_GRANT_NAME = 32  # characters
+MOST_TIMES = 1_000_000
+ASK_MAKER = "ask whoever made the grant"
+
+
+class Grant:
+    """What a caller may have: all of `groups`, and `only` (GROUP/KEY), for the uses that it `can`.
+
+    `until` is as `uptime` counts (None: until the lock), `times` how many uses are left (None:
+    any number), `uids` whose processes may connect. `asks` says whether the phone is still to be
+    asked before the first use.
+    """
+
+    def __init__(self, name: str, groups: list[str], only: list[str], can: list[str]) -> None:
+        self.name, self.identity = name, secrets.token_hex(16)
+        self.groups, self.only, self.can = frozenset(groups), frozenset(only), frozenset(can)
+        self.uids: frozenset[int] = frozenset()
+        self.until: float | None = None
+        self.times: int | None = None
+        self.asks = self.is_ended = False
+        self.used: float | None = None  # Unix seconds of the last use
+        self.path = ""
+        self.seen: tuple[Vault, Vault] | None = None  # a vault, and what it has of it
+        self.asking = asyncio.Lock()
+        self.in_vain, self.rests_until = 0, 0.0  # questions that nobody answered; until when
+
+    def has(self, group: str, key: str) -> bool:
+        """Whether a secret of that name is in it."""
+        return group in self.groups or f"{group}/{key}" in self.only
+
+    def is_over(self) -> bool:
+        """Whether it was revoked, or its time is over."""
+        return self.is_ended or (self.until is not None and uptime() >= self.until)
+
+    def check_request(self, op: str, note: Callable[[str], None] | None = None) -> None:
+        """Raise Denied for a request that may not be made through a grant; `note` is told of it."""
+        if self.is_over():
+            raise Denied(f"the grant {self.name} has ended", ASK_MAKER)
+        if op not in GRANTED:
+            if note:  # what is no request is not repeated: it may be anything
+                note(op if op in VALUES | SESSIONS | DOOR else "?")
+            raise Denied("through a grant that may not be asked", "with the vault's own socket")
+
+    def check_way(self, way: str) -> None:
+        """Raise Denied where it is not for that way, or has no uses left: whatever is asked for."""
+        self.check_request("get")
+        if NEEDED.get(way) not in self.can:
+            shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
+            hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
+            raise Denied(f"the grant {self.name} is only to {shown}", hint)
+        if self.times == 0:
+            raise Denied(f"the grant {self.name} has been used as often as it may be", ASK_MAKER)
+
+    def is_mask(self, request: Message) -> bool:
+        """Whether a request wants all values so that `run` can mask them, which is no use.
+
+        Where they may not be had for nothing, it gets none; what it was given itself is masked.
+        """
+        wants = request["op"] == "reveal" and request.get("for") == "mask"
+        is_all = not (request.get("groups") or request.get("only"))
+        is_free = self.times is None and "get" in self.can
+        return wants and is_all and "run" in self.can and not is_free
+
+    def use(self, way: str) -> None:
+        """Count a use, before anything is given out; raises Denied where none is left."""
+        self.check_way(way)
+        if self.times is not None:
+            self.times -= 1
+        self.used = time.time()
+
+    def describe(self) -> Message:
+        """What `grants` shows of it."""
+        left = None if self.until is None else time.time() + self.until - uptime()
+        return {
+            "name": self.name,
+            "groups": sorted(self.groups),
+            "only": sorted(self.only),
+            "can": sorted(self.can, key=GRANT_USES.index),
+            "until": None if left is None else render_time(left),
+            "times": self.times,
+            "uids": sorted(self.uids),
+            "ask": self.asks,
+            "used": None if self.used is None else render_time(self.used),
+            "path": self.path,
+        }
+
+
+def is_grant_name(name: object) -> bool:
+    """Whether a grant can have that name: [A-Za-z0-9][A-Za-z0-9._-]{0,31}."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= LONGEST_GRANT_NAME
+        and name[0] in LETTERS | DIGITS
+        and set(name) <= GROUP_CHARACTERS
+    )
+
+
+def check_grant_name(name: object) -> str:
+    """`name`, if a grant can have it; raises Usage. What is none is not repeated."""
+    if not is_grant_name(name):
+        hint = "a letter or digit, then up to 31 of A-Z a-z 0-9 . _ -, as in: avault grant web"
+        raise Usage("not a name for a grant", hint)
+    return str(name)
+
+
+def read_grant(request: Message, own_uid: int) -> Grant:
+    """The grant that a request is for; raises Usage."""
+    refuse_unknown(request, GRANT_FIELDS)
+    name, can = check_grant_name(request.get("name")), check_names(request, "can")
+    groups, only = check_names(request, "groups"), check_names(request, "only")
+    if len(groups) + len(only) > MOST_NAMED:
+        raise Usage(f"at most {MOST_NAMED:,} groups and keys in one grant")
+    for each in groups:
+        check_group(each)
+    for each in only:
+        group, _, key = each.partition("/")
+        check_group(group)
+        check_key(key)
+    if not groups and not only:
+        raise Usage("a grant of nothing", "name what: --group GROUP, or --only GROUP/KEY")
+    if {*can} - {*GRANT_USES}:
+        raise Usage("no such use", f"--can is of: {', '.join(GRANT_USES)}")
+    grant = Grant(name, groups, only, can or ["get", "run"])
+    if request.get("lasts") is not None:
+        if not (lasts := read_limit(request, "lasts")):
+            raise Usage("lasts is a number of seconds, above 0", "--for 8h")
+        grant.until = uptime() + lasts
+    if (times := request.get("times")) is not None:
+        if type(times) is not int or not 0 < times <= MOST_TIMES:
+            raise Usage(f"times is a number from 1 to {MOST_TIMES:,}", "--times 3")
+        grant.times = times
+    uids = request.get("uids") or [own_uid]
+    if not isinstance(uids, list) or len(uids) > MOST_UIDS:
+        raise Usage(f"uids is a list of at most {MOST_UIDS} numbers")
+    if any(type(each) is not int or not 0 <= each < 2**32 - 1 for each in uids):
+        raise Usage("a uid is a number of 32 bits", "--uid web, or --uid 1001")
+    grant.uids, grant.asks = frozenset(uids), bool(request.get("ask"))
+    return grant
+
+
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -11803,6 +12047,7 @@ class Session:
         settled: Callable[[], None],
         sessions: dict[Session, None],
         since: float,
+        grant: Grant | None = None,
     ) -> None:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
         self.since = since  # when the connection was accepted, as `uptime` counts
@@ -11812,11 +12057,16 @@ class Session:
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
         self.stalled: asyncio.TimerHandle | None = None
         self.is_conversation = self.is_paused = self.is_last = False
+        self.grant = grant  # through whose socket it came
+        self.ended: Callable[[], None] | None = None  # called once, when the client is gone
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
         self.transport = transport
         transport.set_write_buffer_limits(high=MAX_FRAME)
+        if self.grant and self.grant.is_over():  # it has ended on the way to here
+            transport.abort()
+            return
         self.handle(self.first)
 
     def data_received(self, data: bytes) -> None:
@@ -11861,7 +12111,7 @@ class Session:
             self.is_conversation = str(request.get("op")) in SESSIONS
             answer = self.answer(self, request)
         except Exception as error:
-            answer = complain(error).to_dict()
+            answer = self.explain(error)
         if isinstance(answer, dict):
             self.send(answer)
         else:
@@ -11873,11 +12123,29 @@ class Session:
             if found := await answer:  # else another process has answered
                 self.send(found)
         except Exception as error:
-            self.send(complain(error).to_dict())
+            self.send(self.explain(error))
         finally:
             self.task = None
             self.settled()
         self.advance()
+
+    def explain(self, error: Exception) -> dict[str, Any]:
+        """What is answered where something went wrong.
+
+        Through a grant no hint leads to names that it does not have, as guards are on.
+        """
+        known = complain(error)
+        if self.grant and "unguard" in (known.hint or ""):
+            known.hint = ASK_MAKER
+        return known.to_dict()
+
+    def cut(self) -> None:
+        """End it at once: nothing more is sent on it, by nobody else who has it either."""
+        with contextlib.suppress(OSError):
+            self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self.transport.abort()
+        if self.task:
+            self.task.cancel()
 
     def is_held(self) -> bool:
         """Whether the next frame has to wait.
@@ -11930,6 +12198,8 @@ class Session:
             self.stalled.cancel()
         if self.task:
             self.task.cancel()
+        if self.ended:
+            self.ended()
 
 
 # ---------------------------------------------------------- daemon/child ----
@@ -12846,6 +13116,196 @@ async def forget_left(places: Places) -> None:
         os.unlink(path)
 
 
+# -------------------------------------------------- daemon/grant_sockets ----
+# The sockets of grants, in the supervisor: made and closed as the keyholder says, gone with it.
+#
+# Who connects is looked at by uid, as the kernel tells it, and handed on with the grant's identity:
+# what a grant is for, only the keyholder knows.
+
+
+MOST_FIRST = 100  # connections of one grant whose first frame has not come yet
+
+
+class GrantSocket:
+    """A grant's socket, for processes of `uids`; `waiting` have not sent their first frame yet.
+
+    `take` is given each connection. Raises AvaultError where it cannot listen.
+    """
+
+    def __init__(self, identity: str, uids: frozenset[int], path: str, take: Take) -> None:
+        self.identity, self.uids, self.path, self.take = identity, uids, path, take
+        self.waiting: list[socket.socket] = []
+        self.is_closed = False
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self.socket.bind(path)  # 0700 by our umask
+            if uids - {os.getuid()}:
+                os.chmod(path, 0o666)  # noqa: S103  whose they are, the kernel says
+            self.socket.listen(128)
+        except OSError as error:
+            self.socket.close()
+            raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
+        self.socket.setblocking(False)
+        info = os.lstat(path)
+        self.bound = (info.st_dev, info.st_ino)
+        self.listen()
+
+    def listen(self) -> None:
+        """Take connections from now on, unless it was closed meanwhile."""
+        if not self.is_closed:
+            asyncio.get_running_loop().add_reader(self.socket, self.accept)
+
+    def accept(self) -> None:
+        """Take a connection of those it is for; of others it is closed without a word."""
+        try:
+            sock, _ = self.socket.accept()
+        except BlockingIOError:
+            return
+        except OSError:  # out of descriptors
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self.socket)
+            loop.call_later(0.1, self.listen)
+            return
+        if peer_uid(sock) not in self.uids:
+            sock.close()
+            return
+        self.waiting.append(sock)
+        if len(self.waiting) > MOST_FIRST:
+            with contextlib.suppress(OSError):
+                self.waiting.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
+        self.take(sock, self)
+
+    def leave(self, sock: socket.socket) -> None:
+        """It was answered, handed on, or has left."""
+        if sock in self.waiting:
+            self.waiting.remove(sock)
+
+    def close(self) -> None:
+        """Listen no more; who waits is cut off, and the path goes, if it is still ours."""
+        self.is_closed = True
+        asyncio.get_running_loop().remove_reader(self.socket)
+        self.socket.close()
+        for sock in self.waiting:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            info = os.lstat(self.path)
+            if (info.st_dev, info.st_ino) == self.bound:
+                os.unlink(self.path)
+
+
+class GrantSockets:
+    """Those there are, by the identity of their grants. `take` is given each connection.
+
+    They are beside the daemon's own socket, each in a directory of its grant's name: that can be
+    mounted into a container, and stays until the daemon ends, so that a grant of the same name is
+    found there again.
+    """
+
+    def __init__(self, places: Places, child: Child) -> None:
+        self.places, self.child = places, child
+        self.take: Take = lambda sock, _: sock.close()
+        self.open: dict[str, GrantSocket] = {}
+        self.made: set[str] = set()  # directories
+
+    def top(self) -> str:
+        """The directory that they are in."""
+        return self.places.socket.removesuffix(".sock") + "-grants"
+
+    def hear(self, message: Message) -> bool:
+        """Take a message of the keyholder that is about grants: whether it is."""
+        if "grant" not in message:
+            return False
+        identity = str(message["identity"])
+        answer: Message = {"do": "grant", "identity": identity, "path": None, "failed": None}
+        if message["grant"] == "close":
+            self.close(identity)
+        else:
+            try:
+                uids = frozenset(message["uids"])
+                answer["path"] = self.listen(identity, str(message["name"]), uids)
+            except AvaultError as error:
+                answer["failed"] = error.to_dict()["error"]
+        if self.child.control:
+            self.child.control.send(answer)
+        return True
+
+    def listen(self, identity: str, name: str, uids: frozenset[int]) -> str:
+        """Make a socket: its path. Raises AvaultError."""
+        is_shared = bool(uids - {os.getuid()})
+        place = os.path.join(self.top(), name)
+        path = os.path.join(place, GRANT)
+        if len(os.fsencode(path)) > (107 if sys.platform == "linux" else 103):
+            raise AvaultError(f"the socket's path is too long: {path}", "choose a shorter name")
+        is_any_shared = is_shared or any(each.uids - {os.getuid()} for each in self.open.values())
+        make_directory(self.top(), is_any_shared)
+        make_directory(place, is_shared)
+        self.made.add(place)
+        remove_socket(path)
+        self.open[identity] = GrantSocket(identity, uids, path, self.take)
+        return path
+
+    def close(self, identity: str) -> None:
+        """Close one, if it is there."""
+        if made := self.open.pop(identity, None):
+            made.close()
+
+    def end(self) -> None:
+        """The keyholder is gone, and every grant with it."""
+        for identity in [*self.open]:
+            self.close(identity)
+
+    def leave(self) -> None:
+        """The daemon ends: nothing of them is left."""
+        self.end()
+        for place in (*self.made, self.top()):
+            with contextlib.suppress(OSError):  # what others have put there stays
+                os.rmdir(place)
+
+    def clean(self) -> None:
+        """Take away what a daemon has left that was killed."""
+        with contextlib.suppress(OSError, AvaultError):
+            check_directory(self.top())
+            for name in os.listdir(self.top()):
+                place = os.path.join(self.top(), name)
+                check_directory(place)
+                self.made.add(place)
+                remove_socket(os.path.join(place, GRANT))
+
+
+def check_directory(path: str) -> None:
+    """Raise AvaultError unless it is a directory of ours, no link, which only we can write to."""
+    info = os.lstat(path)
+    if info.st_mode & 0o170022 != 0o040000 or info.st_uid != os.getuid():
+        raise AvaultError(f"{path} is not a directory that only we can write to", "take it away")
+
+
+def make_directory(path: str, is_shared: bool) -> None:
+    """Have a directory of ours; others may go through it where they are to, and never list it.
+
+    Raises AvaultError.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        check_directory(path)
+        os.chmod(path, 0o711 if is_shared else 0o700)
+    except OSError as error:
+        raise AvaultError(f"cannot make {path}: {error.strerror or error}") from None
+
+
+def remove_socket(path: str) -> None:
+    """Take away a socket that was left; raises AvaultError for anything else that is there."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise AvaultError(f"{path} is there, and is no socket", "take it away")
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise AvaultError(f"cannot listen at {path}: {error.strerror or error}") from None
+
+
 # --------------------------------------------------------- daemon/others ----
 # The other operators' phones, asked together with this machine's own: the first approval opens.
 
@@ -12991,8 +13451,12 @@ class Warden:
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
+<<<<<<< HEAD
         self.custody = Custody(places, self.child)
         self.custody.report = lambda: self.report
+=======
+        self.custody, self.grants = Custody(places, self.child), GrantSockets(places, self.child)
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -13098,7 +13562,7 @@ class Warden:
             spawn(self.tasks, run_opener(self.child, str(message["opener"])))
         elif "need" in message:
             spawn(self.tasks, start_signing(self.child))
-        elif self.custody.hear(message):
+        elif self.custody.hear(message) or self.grants.hear(message):
             pass
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
@@ -13119,6 +13583,7 @@ class Warden:
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
         self.custody.lose()
+        self.grants.end()
         if code and not self.failure:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self.failure = AvaultError(f"the keyholder ended by {how}")
@@ -13920,62 +14385,39 @@ def tell_of_held(answer: Message, held: list[str]) -> Message:
     return {**answer, "warning": "; ".join(filter(None, [answer.get("warning"), left_out]))}
 
 
-# ----------------------------------------------------------- daemon/gate ----
-# The one place where guards decide, before anything is made: what goes out, by which way.
-#
-# Whoever makes an answer has a vault that holds no more than what was let out.
+# ------------------------------------------------------- daemon/autolock ----
+# When an open vault locks by itself.
 
 
-def way_of(request: Message) -> str:
-    """By which way a request wants values out: `run`, or its own name.
+class AutoLock:
+    """The limits of an open vault: seconds `after` it was opened, and that it may be `idle`.
 
-    That a program is `avault run` is its own word: no more is known of a caller than its user.
-    """
-    is_run = request["op"] in ("export", "reveal") and request.get("for") == "run"
-    return "run" if is_run else str(request["op"])
-
-
-class Passage:
-    """What is let out by a `way`: a `vault` with nothing else in it.
-
-    `is_counted` says whether its uses count; `held` are names that were not asked for one by one,
-    and stay in; `asked` those of which the phone is asked, with the seconds that an approval is
-    good for; `thawed` those of them that are sealed, though no guard wants that any more.
+    None is no limit. `since` is when it was opened, by the clock that people read; a clock that
+    nobody can set tells the rest.
     """
 
-    def __init__(
-        self,
-        vault: Vault,
-        way: str,
-        is_counted: bool = False,
-        held: list[str] | None = None,
-        asked: dict[str, int] | None = None,
-    ) -> None:
-        self.vault, self.way, self.is_counted = vault, way, is_counted
-        self.held, self.asked = held or [], asked or {}
-        self.thawed: list[str] = []
+    def __init__(self, limits: Limits) -> None:
+        self.after, self.idle = limits
+        self.start()
 
-    def counted(self, guards: Guards) -> set[str]:
-        """Which guards count these uses, as they are now."""
-        return {
-            each.identity
-            for group, found in self.vault.groups.items()
-            for key in found.keys
-            for each in guards.of(f"{group}/{key}")
-            if each.rules.times is not None
-        }
+    def start(self) -> None:
+        """Count from now."""
+        self.since = time.time()
+        self.opened = self.used = uptime()
 
-    def count(self, machine: str) -> Callable[[Vault], None]:
-        """The change that counts these uses; refuses what is guarded otherwise meanwhile."""
+    def time_left(self) -> float:
+        """Seconds until the first of the limits; infinite without one."""
+        ends = [self.opened + self.after] if self.after else []
+        ends += [self.used + self.idle] if self.idle else []
+        return min(ends) - uptime() if ends else float("inf")
 
-        def change(vault: Vault) -> None:
-            guards, now = Guards(vault.facts), int(time.time())
-            for group, each in self.vault.groups.items():
-                for key in each.keys:
-                    check(guards, f"{group}/{key}", self.way, now)
-            for identity in sorted(self.counted(guards)):
-                count_use(vault, identity, now, machine)
+    def explain(self) -> str:
+        """Which limit it was, and how long."""
+        if self.after and self.opened + self.after <= uptime():
+            return f"it locked by itself after {render_duration(self.after)}"
+        return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
+<<<<<<< HEAD
         return change
 
 
@@ -14081,6 +14523,14 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
     return Denied(f"{name} is guarded, and its time is over", lift)
+=======
+    def change(self, message: Message) -> None:
+        """Take other limits; one that is not named stays as it is, and `for` counts from now."""
+        if "for" in message:
+            self.after = round(uptime() - self.opened) + message["for"]
+        self.after = message.get("lock_after", self.after)
+        self.idle = message.get("lock_idle", self.idle)
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -14101,7 +14551,7 @@ def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str
     after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
     pid = peer_pid(sock)
-    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": None, "name": None}
+    caller: dict[str, Any] = {"pid": pid, "uid": peer_uid(sock), "exe": None, "name": None}
     exe, (name, fields) = read_executable(pid), read_stat(pid)
     if not fields or (since is not None and count_seconds(fields[19]) > since):
         return {**caller, "parent": None}  # it has ended, or there is no /proc
@@ -14143,46 +14593,6 @@ def read_executable(pid: int) -> str | None:
     except OSError:
         return None
     return path if len(path) <= 500 else "…" + path[-499:]
-
-
-# ------------------------------------------------------- daemon/autolock ----
-# When an open vault locks by itself.
-
-
-class AutoLock:
-    """The limits of an open vault: seconds `after` it was opened, and that it may be `idle`.
-
-    None is no limit. `since` is when it was opened, by the clock that people read; a clock that
-    nobody can set tells the rest.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.after, self.idle = limits
-        self.start()
-
-    def start(self) -> None:
-        """Count from now."""
-        self.since = time.time()
-        self.opened = self.used = uptime()
-
-    def time_left(self) -> float:
-        """Seconds until the first of the limits; infinite without one."""
-        ends = [self.opened + self.after] if self.after else []
-        ends += [self.used + self.idle] if self.idle else []
-        return min(ends) - uptime() if ends else float("inf")
-
-    def explain(self) -> str:
-        """Which limit it was, and how long."""
-        if self.after and self.opened + self.after <= uptime():
-            return f"it locked by itself after {render_duration(self.after)}"
-        return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
-
-    def change(self, message: Message) -> None:
-        """Take other limits; one that is not named stays as it is, and `for` counts from now."""
-        if "for" in message:
-            self.after = round(uptime() - self.opened) + message["for"]
-        self.after = message.get("lock_after", self.after)
-        self.idle = message.get("lock_idle", self.idle)
 
 
 # -------------------------------------------------------- daemon/consent ----
@@ -14587,7 +14997,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
     At most so many names, none wider, and how many there were besides.
     """
     # each op with the fields that it looks at
-    many = request["op"] in ("export", "reveal", "provide", "import", "move")
+    many = request["op"] in ("export", "reveal", "provide", "import", "move", "grant")
     groups, keys = (
         (request.get(field) for field in ("groups", "only"))
         if many
@@ -15437,13 +15847,19 @@ def describe_entrusting(name: str, host: str, message: Message) -> tuple[str, st
 
 
 async def ask_operator(
-    holding: Holding, store: Store, message: Message, title: str, sentence: str
+    holding: Holding,
+    store: Store,
+    message: Message,
+    title: str,
+    sentence: str,
+    tell: Callable[[str], None] | None = None,
 ) -> None:
     """Have the operator of the open vault agree to a change, by phone.
 
     Phone and terminal both show a code, which is nobody else's: another change that waits for an
     approval at the same time has another. Raises Denied, TimedOut, and Tampered where the pairing
-    is another's. Where the vault was made without a phone, see `Consent`.
+    is another's. Where the vault was made without a phone, see `Consent`. `tell` is given the code,
+    where it is not the supervisor who shows it.
     """
     pairing, vault = holding.contact.find(store), store.vault
     if not pairing:
@@ -15454,7 +15870,10 @@ async def ask_operator(
         )
     token = secrets.token_hex(32)
     code = request_code(token)
-    holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
+    if tell:
+        tell(code)
+    else:
+        holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
     said = f"{sentence}, code {code}. Approve only if you want that."
     envelope = make_envelope(store.keys, pairing.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)
@@ -15606,6 +16025,623 @@ async def note_proof(holding: Holding) -> None:
         content = holding.ratchet.content
         await holding.ratchet.turn(holding.store.keys, content)
         holding.reporter.report()
+
+
+# --------------------------------------------------------- daemon/grants ----
+# The grants there are, in the keyholder: in its memory alone, and gone with it.
+#
+# Their sockets the supervisor has, which hands on what connects there.
+
+
+MOST_GRANTS = 100
+MOST_SESSIONS = 100  # connections of one grant: else it could have those of all others
+
+
+class Grants:
+    """Those there are, by their names. `sessions` are the open connections of all.
+
+    `changed` is called when there are others.
+    """
+
+    ANSWER_TIME = 10.0  # seconds that the supervisor has to make a socket, or to close it
+
+    def __init__(
+        self, control: Control, sessions: dict[Session, None], changed: Callable[[], None]
+    ) -> None:
+        self.control, self.sessions, self.changed = control, sessions, changed
+        self.known: dict[str, Grant] = {}
+        self.awaited: dict[str, asyncio.Future[Message]] = {}
+
+    def find(self, identity: str, sock: socket.socket) -> Grant | None:
+        """The grant of a connection that has come; None where it is to be closed.
+
+        Of too many connections of one grant, the one that is quiet for longest has to go.
+        """
+        grant = next((each for each in self.known.values() if each.identity == identity), None)
+        if not grant or grant.is_over() or peer_uid(sock) not in grant.uids:
+            return None
+        own = [each for each in self.sessions if each.grant is grant]
+        if len(own) >= MOST_SESSIONS:
+            idle = next((each for each in own if not each.task or each.awaited), None)
+            if not idle:
+                return None
+            self.cut(idle)
+        return grant
+
+    def cut(self, session: Session) -> None:
+        """End a connection: nothing more is sent on it."""
+        self.sessions.pop(session, None)
+        session.cut()
+
+    async def make(self, grant: Grant) -> None:
+        """Have a socket made for a grant, which counts from then on; raises AvaultError."""
+        if grant.name in self.known:
+            raise Denied(
+                f"there is a grant {grant.name} already", f"avault revoke {grant.name}, then again"
+            )
+        if len(self.known) >= MOST_GRANTS:
+            raise Denied(f"there are {MOST_GRANTS} grants", "avault revoke those that nobody needs")
+        self.known[grant.name] = grant
+        try:
+            wish = {"name": grant.name, "uids": sorted(grant.uids)}
+            grant.path = str((await self.order(grant, "listen", **wish))["path"])
+        except BaseException:
+            self.end([grant])
+            raise
+        if (
+            grant.until is not None
+        ):  # a loop's clock stands still while the machine sleeps: see `run`
+            later = max(grant.until - uptime(), 0.0) + 0.01
+            asyncio.get_running_loop().call_later(later, self.end_over)
+        self.changed()
+
+    async def order(self, grant: Grant, what: str, **about: Any) -> Message:
+        """What the supervisor answers when it was told to make, or to close, a grant's socket."""
+        awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.awaited[grant.identity] = awaited
+        self.control.send({"grant": what, "identity": grant.identity, **about})
+        try:
+            async with asyncio.timeout(self.ANSWER_TIME):
+                answer = await awaited
+        except TimeoutError:
+            raise Unavailable("the daemon's other process does not answer", "try again") from None
+        finally:
+            if self.awaited.get(grant.identity) is awaited:
+                del self.awaited[grant.identity]
+        if answer.get("failed"):
+            raise AvaultError.from_dict({"error": answer["failed"]})
+        return answer
+
+    def hear(self, message: Message) -> None:
+        """The supervisor's answer."""
+        awaited = self.awaited.get(str(message["identity"]))
+        if awaited and not awaited.done():
+            awaited.set_result(message)
+
+    def end(self, grants: list[Grant]) -> None:
+        """End some: from here on nothing is answered on any of their connections."""
+        for grant in grants:
+            grant.is_ended, grant.seen = True, None
+            if self.known.get(grant.name) is grant:
+                del self.known[grant.name]
+            self.control.send({"grant": "close", "identity": grant.identity})
+        for session in [each for each in self.sessions if each.grant in grants]:
+            self.cut(session)
+        self.changed()
+
+    async def revoke(self, name: str | None) -> list[str]:
+        """End the grant of a name, or all: the names of those that ended. Raises NotFound.
+
+        Their sockets are gone then.
+        """
+        if name is not None and name not in self.known:
+            raise NotFound(f"no grant {name}", "see which there are: avault grants")
+        ended = [each for each in self.known.values() if name in (None, each.name)]
+        self.end(ended)
+        for grant in ended:
+            await self.order(grant, "close")
+        return [each.name for each in ended]
+
+    def end_over(self) -> None:
+        """End those whose time is over."""
+        if over := [each for each in self.known.values() if each.is_over()]:
+            self.end(over)
+
+
+# ------------------------------------------------------ daemon/restraint ----
+# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
+
+
+ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
+MOST_SHOWN = 20  # pauses in `status`: the longest
+WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
+SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
+FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
+REMEMBERED = 86_400.0  # seconds
+MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
+MOST_WAITING = 4  # uses by one program that wait for their turn
+
+
+def who_asks(caller: dict[str, Any]) -> Who:
+    """A caller, as it is known again: what runs, and in what."""
+    parent = caller.get("parent") or {}
+    return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
+
+
+def which_asks(caller: dict[str, Any]) -> Who | None:
+    """A caller, as one approval is good for it: a program, started by one process, in one session.
+
+    What is started by init, or from outside of a container, stands for itself. As orphans get
+    another parent, which many may have, the kernel's session counts too: nobody can join one. None
+    for who is not known: it is not known again either.
+    """
+    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
+    if not (pid and caller["exe"] and parent is not None):
+        return None
+    starter = parent if parent > 1 else pid
+    try:
+        leader = os.getsid(pid)
+    except OSError:  # it has ended
+        return None
+    who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+    return *who, caller.get("grant")
+
+
+def name_process(pid: int) -> tuple[int, bytes]:
+    """A process, as no other one is named: its pid, and when it was started."""
+    _, fields = read_stat(pid)
+    return pid, fields[19] if fields else b""
+
+
+def describe_who(caller: dict[str, Any]) -> str:
+    """A caller in words, as the kernel tells."""
+    parent = caller.get("parent") or {}
+    shown = f"{name_program(caller)} (pid {caller['pid']})"
+    if parent.get("exe"):
+        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
+    return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
+
+
+def name_program(process: dict[str, Any]) -> str:
+    """The name of what a process runs."""
+    if name := process.get("exe") or process.get("name"):
+        return spell(os.path.basename(str(name)))
+    return "a program that is not known"
+
+
+def spell(word: str) -> str:
+    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
+    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
+
+
+class Restraint:
+    """How long callers leave the phone alone: who they are, what they asked for, and how many.
+
+    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
+    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
+    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
+    """
+
+    def __init__(self) -> None:
+        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
+        self.latest: list[float] = []  # when the last questions of all were in vain
+        self.approved: dict[tuple[Who, str], float] = {}
+
+    def check(self, who: Who, names: list[str]) -> None:
+        """Raise Denied while the pause of a caller lasts."""
+        now = uptime()
+        for name in names:
+            end = self.end(who, name)
+            if not self.is_known(who, [name]):
+                end = max(end, self.end(None, name), self.end_of_flood())
+            if end > now:
+                raise Denied(
+                    f"the phone was asked in vain; for {name} it is not asked again for"
+                    f" {end - now:.0f} s",
+                    "wait, or see who asked: avault log",
+                )
+
+    def is_known(self, who: Who, names: list[str]) -> bool:
+        """Whether the operator has agreed to a caller before, for all of these."""
+        return all((who, name) in self.approved for name in names)
+
+    def end(self, who: Who | None, name: str) -> float:
+        """When the pause of a caller ends, or that of all; 0 where it has none."""
+        count, last = self.in_vain.get((who, name), (0, 0.0))
+        pauses = ASK_PAUSES if who else SECRET_PAUSES
+        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
+
+    def end_of_flood(self) -> float:
+        """When anybody may ask again after too many questions in vain."""
+        return self.latest[0] + FLOOD_TIME if len(self.latest) == FLOOD else 0.0
+
+    def describe(self) -> list[Message]:
+        """The pauses that last: of what, whose, and until when."""
+        now, others = uptime(), "any other program"
+        ends = [(self.end_of_flood(), others, "anything")] + [
+            (self.end(who, name), name_program({"exe": who[1]}) if who else others, name)
+            for who, name in self.in_vain
+        ]
+        return [
+            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
+            for end, program, name in sorted(ends)
+            if end > now
+        ][-MOST_SHOWN:]
+
+    def note(self, who: Who, names: list[str]) -> None:
+        """A question was in vain: refused, or nobody answered."""
+        now = uptime()
+        self.forget(now - REMEMBERED)
+        self.latest = [*self.latest, now][-FLOOD:]
+        for each in [(each, name) for each in (who, None) for name in names]:
+            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
+
+    def forget(self, before: float) -> None:
+        """Forget what is older."""
+        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
+        self.approved = {each: at for each, at in self.approved.items() if at > before}
+
+    def forgive(self, who: Who, names: list[str]) -> None:
+        """The operator has agreed."""
+        for name in names:
+            self.in_vain.pop((who, name), None)
+            self.in_vain.pop((None, name), None)
+            if who[1]:  # else it is any program that is not known
+                self.approved[who, name] = uptime()
+
+
+class Turn:
+    """The only one who asks for some names, for the length of a `with`."""
+
+    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
+        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
+        self.begun = asyncio.Event()
+
+    async def __aenter__(self) -> None:
+        self.turns.join(self)
+        try:
+            await self.begun.wait()
+        except asyncio.CancelledError:
+            self.turns.leave(self)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.turns.leave(self)
+
+
+class Turns:
+    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Turn] = []
+        self.begun: list[Turn] = []
+
+    def join(self, turn: Turn) -> None:
+        """Wait for a turn; raises Denied where too many of the same caller do."""
+        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
+            raise Denied(
+                f"{MOST_WAITING} uses by this program wait for the phone already",
+                "try again when some have been answered",
+            )
+        self.waiting.append(turn)
+        self.go_on()
+
+    def leave(self, turn: Turn) -> None:
+        """It has had its turn, or wants none any more."""
+        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the turns of which no name is taken, or is to be by who waits before them."""
+        taken = {name for each in self.begun for name in each.names}
+        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
+            if not taken & turn.names:
+                self.waiting.remove(turn)
+                self.begun.append(turn)
+                turn.begun.set()
+            taken |= turn.names
+
+
+class Askings:
+    """The questions of an open vault: one at a time for each secret.
+
+    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
+    `late` are processes that listen for an answer which is for nobody any more, by the names that
+    they were to open; `staying` those that have opened something for a caller, for a time.
+    """
+
+    def __init__(self) -> None:
+        self.restraint = Restraint()
+        self.turns = Turns()
+        self.questions: dict[Any, Message] = {}
+        self.late: dict[str, Any] = {}
+        self.staying: dict[Who, Any] = {}
+
+    def alone(self, who: Who, names: list[str]) -> Turn:
+        """Be the only one who asks for these, for the length of a `with`."""
+        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def describe(self) -> Message:
+        """What `status` shows of them."""
+        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
+
+    def end_late(self, names: list[str], is_full: bool) -> list[Message]:
+        """Who asks anew for a secret hears the late answers himself; for others there is room.
+
+        The questions whose answers are to be heard by who comes in their place.
+        """
+        questions: list[Message] = []
+        for name in [*names, *(list(self.late)[:1] if is_full else [])]:
+            late = self.late.pop(name, None)
+            if late and not late.is_gone:
+                questions += late.questions
+                late.end()
+        return questions[-MOST_OVERHEARD:]
+
+
+# ------------------------------------------------------ daemon/approving ----
+# The operator's word for the first use of a grant that wants it.
+
+
+SHOWN_IN_GRANT = 8  # names that the phone is shown
+APPROVAL_TITLE = "the first use of a grant"
+
+
+def describe_grant(grant: Grant) -> str:
+    """What a grant is for, in the words of the phone."""
+    names = [f"all of {each}" for each in sorted(grant.groups)] + sorted(grant.only)
+    shown = ", ".join(names[:SHOWN_IN_GRANT])
+    more = len(names) - SHOWN_IN_GRANT
+    return shown + (f" and {more} more" if more > 0 else "")
+
+
+async def approve_grant(
+    holding: Holding,
+    grants: Grants,
+    session: Session,
+    grant: Grant,
+    note: Callable[[str], None],
+) -> None:
+    """Have the operator agree to the first use, unless that was done; raises AvaultError.
+
+    What keeps the caller from it is noted, by its code. What a person refuses stays refused: the
+    grant ends.
+    """
+    try:
+        await ask_for_grant(holding, session, grant, session.caller or {})
+    except BaseException as error:
+        note(error.code if isinstance(error, AvaultError) else TimedOut.code)
+        if grant.is_ended:
+            grants.end([grant])
+        raise
+
+
+async def ask_for_grant(
+    holding: Holding, session: Session, grant: Grant, caller: dict[str, Any]
+) -> None:
+    """One question at a time; after one that nobody answered the phone is left alone, ever longer.
+
+    A grant that is refused has ended. Raises AvaultError.
+    """
+    async with grant.asking:
+        grant.check_request("get")
+        if not grant.asks:
+            return
+        if (left := grant.rests_until - uptime()) > 0:
+            raise Denied(f"the phone was asked in vain; it is asked again in {left:.0f} s", "wait")
+        store = holding.store
+        if not store or not holding.contact.find(store):
+            raise Locked("the phone cannot be asked", ASK_MAKER)
+        grant.in_vain += 1
+        grant.rests_until = uptime() + ASK_PAUSES[min(grant.in_vain, len(ASK_PAUSES)) - 1]
+        sentence = (
+            f"avault: {describe_who(caller)} on {holding.host} wants to begin using the grant"
+            f" {grant.name} of {store.vault.name}, for {describe_grant(grant)}"
+        )
+
+        def tell(code: str) -> None:
+            session.send({"progress": "asking", "code": code})
+
+        try:
+            await ask_operator(holding, store, {}, APPROVAL_TITLE, sentence, tell)
+        except Denied:
+            grant.is_ended = True
+            raise
+        except TimeoutError:
+            raise TimedOut("nobody approved in time", "is the signer app open?") from None
+        grant.check_request("get")
+        grant.asks, grant.in_vain, grant.rests_until = False, 0, 0.0
+
+
+# ----------------------------------------------------------- daemon/gate ----
+# The one place where guards decide, before anything is made: what goes out, by which way.
+#
+# Whoever makes an answer has a vault that holds no more than what was let out.
+
+
+def way_of(request: Message) -> str:
+    """By which way a request wants values out: `run`, or its own name.
+
+    That a program is `avault run` is its own word: no more is known of a caller than its user.
+    """
+    is_run = request["op"] in ("export", "reveal") and request.get("for") == "run"
+    return "run" if is_run else str(request["op"])
+
+
+class Passage:
+    """What is let out by a `way`: a `vault` with nothing else in it.
+
+    `is_counted` says whether its uses count; `held` are names that were not asked for one by one,
+    and stay in; `asked` those of which the phone is asked, with the seconds that an approval is
+    good for; `thawed` those of them that are sealed, though no guard wants that any more.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        way: str,
+        is_counted: bool = False,
+        held: list[str] | None = None,
+        asked: dict[str, int] | None = None,
+    ) -> None:
+        self.vault, self.way, self.is_counted = vault, way, is_counted
+        self.held, self.asked = held or [], asked or {}
+        self.thawed: list[str] = []
+
+    def counted(self, guards: Guards) -> set[str]:
+        """Which guards count these uses, as they are now."""
+        return {
+            each.identity
+            for group, found in self.vault.groups.items()
+            for key in found.keys
+            for each in guards.of(f"{group}/{key}")
+            if each.rules.times is not None
+        }
+
+    def count(self, machine: str) -> Callable[[Vault], None]:
+        """The change that counts these uses; refuses what is guarded otherwise meanwhile."""
+
+        def change(vault: Vault) -> None:
+            guards, now = Guards(vault.facts), int(time.time())
+            for group, each in self.vault.groups.items():
+                for key in each.keys:
+                    check(guards, f"{group}/{key}", self.way, now)
+            for identity in sorted(self.counted(guards)):
+                count_use(vault, identity, now, machine)
+
+        return change
+
+
+def check(guards: Guards, name: str, way: str, now: float) -> None:
+    """Raise Denied where what guards a secret does not let it out by a way."""
+    found = guards.of(name)
+    rules = guards.rules_of(found)
+    if found and not rules.lets(way, now):
+        why = [each for each in found if not guards.left(each).lets(way, now)]
+        raise refuse(name, why or found, rules, way)
+
+
+class Gate:
+    """What is known of the guards, and of what is sealed, of the vault that is served."""
+
+    def __init__(self) -> None:
+        self.vault: Vault | None = None
+        self.guards, self.is_free = Guards({}), True
+
+    def look(self, vault: Vault) -> Guards:
+        """The guards of a vault, which does not change."""
+        if vault is not self.vault:
+            self.vault, self.guards = vault, Guards(vault.facts)
+            self.is_free = not self.guards.guards and not vault.facts_of("lock")
+        return self.guards
+
+    def see(self, vault: Vault, grant: Grant | None) -> Vault:
+        """What a caller may know of a vault: all, or no more than its grant has.
+
+        What is not granted is not there for it: it is refused by the same steps.
+        """
+        if not grant:
+            return vault
+        if not grant.seen or grant.seen[0] is not vault:
+            names = [(name, key) for name, each in vault.groups.items() for key in each.keys]
+            seen = take_out(vault, [each for each in names if grant.has(*each)])
+            for name in {*seen.groups} - grant.groups:  # a note is about the whole
+                seen.groups[name].note = Group({}).note
+            grant.seen = vault, seen
+        return grant.seen[1]
+
+    def admit(
+        self, vault: Vault, request: Message, pick: Pick, grant: Grant | None = None
+    ) -> Passage:
+        """What of a request may go out; raises Denied, and what `pick` raises.
+
+        What was named and may not refuses the whole. Of all there is, what may not stays in, and
+        what is counted (it would be used up by who never needed it) and what the phone is to be
+        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
+        """
+        guards, way, now = self.look(vault), way_of(request), time.time()
+        vault = self.see(vault, grant)
+        if grant and grant.is_mask(request):
+            vault = take_out(vault, [])
+        elif grant:
+            grant.check_way(way)
+        if self.is_free:
+            return Passage(vault, way)
+        names, is_named = pick(vault, request)
+        passage = Passage(vault, way)
+        allowed: list[tuple[str, str]] = []
+        for group, key in names:
+            name = f"{group}/{key}"
+            found = guards.of(name)
+            rules = guards.rules_of(found)
+            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
+            asks = rules.ask is not None or bool(sealed)
+            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
+            if not (found or asks):
+                allowed.append((group, key))
+            elif rules.lets(way, now) and is_meant:
+                allowed.append((group, key))
+                passage.is_counted = passage.is_counted or rules.times is not None
+                if asks:
+                    refuse_without_asking(vault, name, way)
+                    passage.asked[name] = rules.ask or 0
+                    passage.thawed += [name] if rules.ask is None else []
+            elif is_named:
+                check(guards, name, way, now)
+            else:
+                passage.held.append(name)
+        passage.vault = take_out(vault, allowed)
+        return passage
+
+
+SILENT = ("provide",)  # ways on which nobody waits for a phone
+
+
+def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
+    group, _, key = name.partition("/")
+    if way in SILENT:
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use",
+            f"avault get {name}, or avault run",
+        )
+    found = vault.groups[group].keys[key]
+    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} was set by two machines, and the phone is asked of one secret",
+            f"settle it first: avault set {name}",
+        )
+
+
+def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
+    """A vault that has these keys, and nothing else."""
+    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
+    for group, key in sorted({*names}):
+        there = vault.groups[group]
+        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
+    return seen
+
+
+def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
+    """Why a guarded secret does not go out by a way, and what to do."""
+    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
+    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
+    ways = rules.ways()
+    if not rules.is_known:
+        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
+    if ways is not None and way not in ways:
+        if not ways:
+            return Denied(f"{name} is guarded: nobody may use it", lift)
+        shown = " or ".join(sorted(ways, key=WAYS.index))
+        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
+        if ways <= TO_COME:
+            hint = f"nothing here can be a {shown} yet; {lift}"
+        elif "ssh" in ways and "run" not in ways:
+            hint = f"to sign with it: avault ssh -- CMD; {lift}"
+        return Denied(f"{name} is guarded: only {shown} may use it", hint)
+    if rules.times == 0:
+        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
+    return Denied(f"{name} is guarded, and its time is over", lift)
 
 
 # ------------------------------------------------------ daemon/operators ----
@@ -16321,6 +17357,7 @@ def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
     return {"vault": said, "host": host, "operators": vault.operators()}
 
 
+<<<<<<< HEAD
 # ------------------------------------------------------ daemon/restraint ----
 # Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
 
@@ -16600,6 +17637,8 @@ async def retire_shared(holding: Holding, message: Message) -> None:
     tell_of_change(holding, message, None, failed)
 
 
+=======
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 # ------------------------------------------------------- daemon/revoking ----
 # What the keyholder does with machines and marks: it shows them, and takes a machine out.
 
@@ -17321,6 +18360,7 @@ class Keyholder:
         self.openers, self.askings = Openers(self.holding), Askings()
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
+        self.grants = Grants(self.control, self.sessions, self.reporter.report)
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
@@ -17338,6 +18378,7 @@ class Keyholder:
                 async with asyncio.timeout(min(max(left, 0.1), 5.0)):
                     await self.ended.wait()
             except TimeoutError:
+                self.grants.end_over()
                 if holding.store and holding.store.trouble:
                     await holding.save()
                 await holding.verify_recovery()
@@ -17357,7 +18398,9 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, message["frame"], message["since"]))
+            spawn(self.tasks, self.take_over(fd, **message["taken"]))
+        elif message["do"] == "grant":
+            self.grants.hear(message)
         elif message["do"] == "unlock":
             self.unlocking.ask(message, fd)
         elif message["do"] == "try" and fd is not None:
@@ -17410,7 +18453,8 @@ class Keyholder:
         if not store:
             return known
         asked = find_asked(store.vault, self.gate.look(store.vault))
-        return {**known, "asks": asked[:MOST_ASKED], **self.askings.describe()}
+        grants = [*self.grants.known]
+        return {**known, "asks": asked[:MOST_ASKED], "grants": grants, **self.askings.describe()}
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -17420,9 +18464,15 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def take_over(self, fd: int, frame: dict[str, Any], since: float) -> None:
-        """Serve a connection from now on; it is there `since` then."""
+    async def take_over(
+        self, fd: int, frame: dict[str, Any], since: float, identity: str | None = None
+    ) -> None:
+        """Serve a connection from now on; it is there `since` then, perhaps by a grant's socket."""
         sock = socket.socket(fileno=fd)
+        grant = self.grants.find(identity, sock) if identity is not None else None
+        if identity is not None and not grant:
+            sock.close()
+            return
         if len(self.sessions) >= room():
             idle = next((each for each in self.sessions if not each.task or each.awaited), None)
             if not idle:
@@ -17432,7 +18482,7 @@ class Keyholder:
             idle.transport.abort()
 
         def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions, since)
+            return Session(frame, self.answer, self.settle, self.sessions, since, grant)
 
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -17448,8 +18498,10 @@ class Keyholder:
 
     def answer(self, session: Session, request: Message) -> Answer:
         """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op = str(request.get("op"))
-        if request.get("v") != 1 or request.get("vault") != self.places.id:
+        op, grant = str(request.get("op")), session.grant
+        if grant:
+            grant.check_request(op, lambda known: self.release(session, {"op": known}, "denied"))
+        if request.get("v") != 1 or (request.get("vault") != self.places.id and not grant):
             raise Usage(
                 "that is for another vault, or another version of avault", "see: avault status"
             )
@@ -17468,7 +18520,24 @@ class Keyholder:
             # perhaps by us: what a git pull has brought is merged
             self.reporter.wrote()
             spawn(self.tasks, self.holding.save())
+        if grant and grant.asks and op in RELEASING:
+            return self.ask_first(session, grant, request)
         return self.requests[op](self, session, request)
+
+    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
+        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
+        self.identify(session)
+
+        def note(outcome: str) -> None:
+            self.release(session, request, outcome)
+
+        await approve_grant(self.holding, self.grants, session, grant, note)
+        answer = self.requests[str(request["op"])](self, session, request)
+        return answer if isinstance(answer, dict) else await answer
+
+    def see(self, session: Session) -> Vault:
+        """What a caller may know of the open vault; raises Locked."""
+        return self.gate.see(self.open_store().vault, session.grant)
 
     def open_store(self) -> Store:
         """The store of an open vault; raises Locked.
@@ -17484,6 +18553,8 @@ class Keyholder:
         """Who is at the other end, as it is at this moment."""
         sock = session.transport.get_extra_info("socket")
         session.caller = describe_caller(sock, session.since)
+        if session.grant:
+            session.caller["grant"] = session.grant.name
         return session.caller
 
     def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
@@ -17494,6 +18565,8 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
+        if session.grant and outcome != "ok":
+            return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock
         autolock.used = uptime()
         if autolock.idle and autolock.used - self.reporter.reported >= 1:
@@ -19142,6 +20215,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "asks",
         "questions",
         "pauses",
+        "grants",
         "since",
         "until",
         "waiting",
@@ -19185,6 +20259,8 @@ class Listener:
     def open(self) -> None:
         """Bind the socket (0600) in a directory of ours; raises Unavailable, AvaultError."""
         path = self.places.socket
+        if self.places.is_grant():
+            raise AvaultError("AVAULT_SOCKET names a grant's socket", "unset AVAULT_SOCKET")
         directory = os.path.dirname(path)
         if directory == self.places.state:
             make_private_directory(directory)
@@ -19368,6 +20444,7 @@ class Supervisor:
         # who has not been answered or handed on, the oldest first
         self.clients: list[socket.socket] = []
         self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
+        self.warden.grants.take = lambda sock, grant: spawn(self.tasks, self.serve(sock, grant))
         self.warned = False
 
     # -- the socket
@@ -19386,6 +20463,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
         self.listener.open()
+        self.warden.grants.clean()
         write_file(self.places.own("python"), os.fsencode(sys.executable))
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
@@ -19405,25 +20483,39 @@ class Supervisor:
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
+<<<<<<< HEAD
         self.companions.leave()
+=======
+        self.warden.grants.leave()
+        self.replicator.leave()
+        self.fronts.end()
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
         self.say("stopped")
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Read the first frame of a connection, and answer it or hand it on."""
+    async def serve(self, sock: socket.socket, grant: GrantSocket | None = None) -> None:
+        """Read the first frame of a connection, and answer it or hand it on.
+
+        One through a `grant` is only handed on.
+        """
         request, since = None, uptime()
         try:
             sock.setblocking(False)
-            if not is_same_user(sock):
-                return
-            self.clients.append(sock)
+            if not grant:
+                if not is_same_user(sock):
+                    return
+                self.clients.append(sock)
             if len(self.clients) > room():
                 self.clients.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
             try:
                 async with asyncio.timeout(FIRST_FRAME_TIME):
                     request = await self.first_frame(sock)
+                if grant:
+                    if request is not None and not grant.is_closed:
+                        self.hand_on(sock, request, since, grant.identity)
+                    return
                 answer = None if request is None else await self.handle(sock, request, since)
             except OSError:
                 # too slow; or out of descriptors: what cannot be handed on is closed, and the
@@ -19442,6 +20534,8 @@ class Supervisor:
         finally:
             if sock in self.clients:
                 self.clients.remove(sock)
+            if grant:
+                grant.leave(sock)
             sock.close()
 
     async def first_frame(self, sock: socket.socket) -> dict[str, Any] | None:
@@ -19481,11 +20575,25 @@ class Supervisor:
             return await self.answers[op](self, sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.warden.child.control:
-            raise self.warden.locked()
-        taken = {"do": "connection", "frame": request, "since": since}
-        self.warden.child.control.send(taken, sock.fileno())
+        self.hand_on(sock, request, since)
         return None
+
+    def hand_on(
+        self,
+        sock: socket.socket,
+        request: dict[str, Any],
+        since: float,
+        identity: str | None = None,
+    ) -> None:
+        """Give a connection to the keyholder, with the identity of the grant that it came through.
+
+        Raises AvaultError.
+        """
+        control = self.warden.child.control
+        if not control:
+            raise self.warden.locked()
+        taken = {"frame": request, "since": since, "identity": identity}
+        control.send({"do": "connection", "taken": taken}, sock.fileno())
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""
@@ -19766,6 +20874,69 @@ ANSWERS: dict[str, Respond] = {
     "ssh": answer_ssh,
     "message": answer_message,
 }
+
+
+# ------------------------------------------------- daemon/grant_requests ----
+# What a client may ask about grants: to make one, to see them, to end them. Never through one.
+
+
+def find_not_there(vault: Vault, grant: Grant) -> list[str]:
+    """What a grant names that is not in the vault, or not yet."""
+    only = [each.partition("/") for each in sorted(grant.only)]
+    return [each for each in sorted(grant.groups) if each not in vault.groups] + [
+        f"{group}/{key}"
+        for group, _, key in only
+        if group not in vault.groups or key not in vault.groups[group].keys
+    ]
+
+
+def summarize_grant(grant: Grant) -> Message:
+    """What the access log says of one."""
+    named = {"groups": sorted(grant.groups), "only": sorted(grant.only)}
+    return {"op": "grant", "for": grant.name, **named}
+
+
+async def serve_grant(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Make a grant; or one that ends with the connection that it was made on (`stay`)."""
+    grant = read_grant(request, os.getuid())
+    if grant.asks:
+        keyholder.openers.need_pairing(keyholder.open_store())
+    keyholder.release(session, summarize_grant(grant))
+    await keyholder.grants.make(grant)
+    if request.get("stay"):
+
+        def end() -> None:
+            if not grant.is_ended and not keyholder.ended.is_set():
+                keyholder.grants.end([grant])
+
+        session.ended = end
+        if session.transport.is_closing():
+            end()
+    missing = find_not_there(keyholder.open_store().vault, grant)
+    return {"ok": True, "grant": grant.describe(), "missing": missing}
+
+
+def serve_grants(keyholder: Keyholder, session: Session, request: Message) -> Answer:
+    """The grants there are; with the format `names` their names, a line each."""
+    refuse_unknown(request, frozenset({"format"}))
+    keyholder.open_store()
+    keyholder.grants.end_over()
+    known = sorted(keyholder.grants.known.values(), key=lambda each: each.name)
+    if request.get("format") == "names":
+        return {"ok": True, "output": "".join(f"{each.name}\n" for each in known)}
+    return {"ok": True, "grants": [each.describe() for each in known]}
+
+
+async def serve_revoke(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """End a grant, or all (no `name`). From the answer on nobody gets anything through it."""
+    refuse_unknown(request, frozenset({"name"}))
+    keyholder.open_store()
+    name = request.get("name")
+    if name is not None:
+        check_grant_name(name)
+    keyholder.release(session, {"op": "revoke", "for": name or "all"})
+    ended = await keyholder.grants.revoke(name)
+    return {"ok": True, "revoked": ended}
 
 
 # ------------------------------------------------- daemon/guard_requests ----
@@ -20585,7 +21756,7 @@ async def serve_replica(keyholder: Keyholder, session: Session, request: Message
 
 def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """Whether a group or key is there."""
-    groups = keyholder.open_store().vault.groups
+    groups = keyholder.see(session).groups
     group, key = check_group(request.get("group")), request.get("key")
     return {
         "ok": True,
@@ -20596,7 +21767,7 @@ def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answe
 def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What there is; names, never values."""
     vault, form, wanted = (
-        keyholder.open_store().vault,
+        keyholder.see(session),
         request.get("format"),
         check_names(request, "groups"),
     )
@@ -20667,9 +21838,11 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     what = str(request.get("as"))
     noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
     try:
-        said = read_wish(request)
+        said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
-        name, public = await choose_signing_key(keyholder, request, way)
+        if grant:
+            grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, way)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said["public"] = public
@@ -20678,6 +21851,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
         noted["signed"] = sentence
         passage = admit_use(keyholder, name, public, way, use)
+        if grant:
+            grant.use("sign")
         if passage.is_counted:
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
@@ -20738,7 +21913,9 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     return decode_use(said, None)
 
 
-async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+async def choose_signing_key(
+    keyholder: Keyholder, session: Session, request: Message, way: str
+) -> tuple[str, str]:
     """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
 
     Where several say that this public half is theirs, it is one of those of which it is.
@@ -20748,14 +21925,18 @@ async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -
     if request.get("public") is not None:
         public = check_base64(request["public"], "public", LONGEST_BIND)
         guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
-        names = keyholder.signing.keys.find(vault, blob, way, guards)
+        names = [
+            name
+            for name in keyholder.signing.keys.find(vault, blob, way, guards)
+            if not session.grant or session.grant.has(*name.split("/"))
+        ]
         values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
         for name in names:
             if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
                 return name, public
         raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    refuse_asked(vault, keyholder.gate.look(vault), f"{group}/{key}")
+    refuse_asked(keyholder.see(session), keyholder.gate.look(vault), f"{group}/{key}")
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
 
 
@@ -20825,6 +22006,8 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     bound: dict[str, Any] = {"server": None, "through": []}
     if not way:
         raise Usage("as is ssh or sshsig")
+    if session.grant:
+        session.grant.check_way("sign")
     vault = keyholder.open_store().vault
     keys = keyholder.signing.keys.look(vault)
     if keys and binds:
@@ -20837,6 +22020,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         {"name": name, **keys[name].to_dict()}
         for name, rules in fits.items()
         if rules.ways() is not None
+        and (not session.grant or session.grant.has(*name.split("/")))
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)
     ]
@@ -20924,11 +22108,14 @@ def released(op: str, pick: Pick) -> Serve:
 
     def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
         def admit() -> Passage:
-            return keyholder.gate.admit(keyholder.open_store().vault, request, pick)
+            vault = keyholder.open_store().vault
+            return keyholder.gate.admit(vault, request, pick, session.grant)
 
         try:
             passage = admit()
             found = ANSWERED[op](passage.vault, request)
+            if session.grant and not session.grant.is_mask(request):
+                session.grant.use(passage.way)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
@@ -21003,7 +22190,9 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
         one = {"op": "provide", "group": group, "key": key}
         store = keyholder.open_store()
         try:
-            passage = keyholder.gate.admit(store.vault, one, pick_get)
+            passage = keyholder.gate.admit(store.vault, one, pick_get, session.grant)
+            if session.grant and each not in values:
+                session.grant.use(passage.way)
             if passage.is_counted and each not in values:
                 await keyholder.change(passage.count(store.machine))
             values[each] = passage.vault.secrets(group, key)[0].value
@@ -21054,7 +22243,13 @@ REQUESTS: dict[str, Serve] = {
     "key": serve_key,
     "keys": serve_signing_keys,
     "sign": serve_sign,
+<<<<<<< HEAD
     "word": serve_word,
+=======
+    "grant": serve_grant,
+    "grants": serve_grants,
+    "revoke": serve_revoke,
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 }
 
 
@@ -22090,6 +23285,9 @@ getting in, looking after
   scan          the vault's values in a working tree, or in what is staged
   guard         how a secret may be used    avault guard openai/API_KEY --only run
   unguard       take that away; the phone has to agree
+  grant         a socket for one caller     avault grant web --group stripe --for 8h
+  grants        which there are, and when each was last used
+  revoke        end one at once, or --all
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
   drill         see whether the phone asks you before it opens
@@ -22399,6 +23597,10 @@ class Terminal:
 
     def need_daemon(self) -> None:
         """Start a daemon that asks nobody, unless one runs or systemd is about to start its own."""
+        if self.places.is_grant():
+            if not self.is_running():
+                raise EndedGrant(self.places)
+            return
         try:
             if not self.is_running() and not hasten_service(self.places):
                 start_daemon(self.places, background=True)
@@ -28336,6 +29538,127 @@ def repository_of(path: str) -> str | None:
     return None
 
 
+# ------------------------------------------------------- running/process ----
+# What a command's process starts with: signals, core files, and its place.
+
+
+GRACE = 2.0  # seconds that a command has to end when we were killed
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+
+
+def passed_signals() -> list[int]:
+    """Those that go on to the command.
+
+    Not what cannot be caught, what only a fault of ours sends, and what our own writing does.
+    """
+    ours = {
+        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS,
+        signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
+    }  # fmt: skip
+    return sorted(signal.valid_signals() - ours)
+
+
+def typed_signals() -> set[int]:
+    """Those that keys send to all of the terminal's foreground."""
+    return {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
+
+
+def terminal_signals() -> set[int]:
+    """Those that the kernel sends to all of a process group in the background."""
+    return {signal.SIGTTIN, signal.SIGTTOU}
+
+
+class CannotRun(AvaultError):
+    """The command could not be started: 127 where it is not there, else 126, as a shell has it."""
+
+    def __init__(self, command: list[str], number: int) -> None:
+        hint = {
+            errno.ENOENT: "is it installed, and in PATH?",
+            errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",
+            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, "
+            "and that program has to be there",
+            errno.E2BIG: "too much for an environment; choose with --only, "
+            "or give the largest with --as-file KEY",
+        }.get(number)
+        super().__init__(f"cannot run {printable(command[0])}: {os.strerror(number)}", hint)
+        self.exit_code = 127 if number == errno.ENOENT else 126
+
+
+def become_command(command: list[str], environment: dict[bytes, bytes]) -> NoReturn:
+    """Execute the command in our place; raises CannotRun."""
+    # which Python ignores, and what is ignored is inherited
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    raise CannotRun(command, execute(command, environment))
+
+
+_cores: tuple[int, int] | None = None  # the limit that we were started with, once it is another
+
+
+def forbid_cores() -> None:
+    """Leave no core file if we crash: we have all the values.
+
+    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program
+    (core(5): piped).
+    """
+    global _cores
+    _cores = _cores or resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (1 if _cores[1] else 0, _cores[1]))
+
+
+def allow_cores() -> None:
+    """As we were started, for the command: its cores are its own affair."""
+    if _cores:
+        resource.setrlimit(resource.RLIMIT_CORE, _cores)
+
+
+def wake_up(number: int, frame: object) -> None:
+    """Handle a signal by nothing but its number in the pipe of signal.set_wakeup_fd."""
+
+
+# --------------------------------------------------------- running/child ----
+# A command as our child, with our terminal and descriptors: we are there until it has ended.
+
+
+def run_child(command: list[str], environment: dict[bytes, bytes]) -> int:
+    """Run a command: its exit code, or 128 + n where signal n ended it. Raises CannotRun.
+
+    What keys send goes to the whole group: it is for the command, as system(3) has it. What is
+    sent to us alone to end goes on to it.
+    """
+    told, failed = os.pipe()
+    if (child := os.fork()) == 0:
+        become_child(command, environment, failed)
+    os.close(failed)
+
+    def pass_on(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for each in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(each, signal.SIG_IGN)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, pass_on)
+    with open(told, "rb") as pipe:
+        reason = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if reason:
+        raise CannotRun(command, int(reason))
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def become_child(command: list[str], environment: dict[bytes, bytes], failed: int) -> NoReturn:
+    """Execute the command; where that cannot be, say why on a pipe that closes with it."""
+    try:
+        # which Python ignores, and what is ignored is inherited
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        os.write(failed, str(execute(command, environment)).encode())
+    finally:
+        os._exit(127)
+
+
 # --------------------------------------------------------- running/forms ----
 # All forms of a value that avault knows: what `run` and `mcp` mask is what `scan` finds.
 #
@@ -29738,84 +31061,6 @@ def put_bytes(data: bytes) -> None:
         sys.exit(141)  # as `put` does
     except OSError as error:
         raise AvaultError(f"cannot write the output: {error.strerror}") from None
-
-
-# ------------------------------------------------------- running/process ----
-# What a command's process starts with: signals, core files, and its place.
-
-
-GRACE = 2.0  # seconds that a command has to end when we were killed
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
-
-
-def passed_signals() -> list[int]:
-    """Those that go on to the command.
-
-    Not what cannot be caught, what only a fault of ours sends, and what our own writing does.
-    """
-    ours = {
-        signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGSEGV, signal.SIGBUS,
-        signal.SIGFPE, signal.SIGILL, signal.SIGPIPE, signal.SIGXFSZ,
-    }  # fmt: skip
-    return sorted(signal.valid_signals() - ours)
-
-
-def typed_signals() -> set[int]:
-    """Those that keys send to all of the terminal's foreground."""
-    return {signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP}
-
-
-def terminal_signals() -> set[int]:
-    """Those that the kernel sends to all of a process group in the background."""
-    return {signal.SIGTTIN, signal.SIGTTOU}
-
-
-class CannotRun(AvaultError):
-    """The command could not be started: 127 where it is not there, else 126, as a shell has it."""
-
-    def __init__(self, command: list[str], number: int) -> None:
-        hint = {
-            errno.ENOENT: "is it installed, and in PATH?",
-            errno.EACCES: f"make it executable: chmod +x {printable(command[0])}",
-            errno.ENOEXEC: "a script begins with a line like #!/bin/sh, "
-            "and that program has to be there",
-            errno.E2BIG: "too much for an environment; choose with --only, "
-            "or give the largest with --as-file KEY",
-        }.get(number)
-        super().__init__(f"cannot run {printable(command[0])}: {os.strerror(number)}", hint)
-        self.exit_code = 127 if number == errno.ENOENT else 126
-
-
-def become_command(command: list[str], environment: dict[bytes, bytes]) -> NoReturn:
-    """Execute the command in our place; raises CannotRun."""
-    # which Python ignores, and what is ignored is inherited
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    raise CannotRun(command, execute(command, environment))
-
-
-_cores: tuple[int, int] | None = None  # the limit that we were started with, once it is another
-
-
-def forbid_cores() -> None:
-    """Leave no core file if we crash: we have all the values.
-
-    The limit is 1 byte and not 0: that alone also keeps the kernel from handing a core to a program
-    (core(5): piped).
-    """
-    global _cores
-    _cores = _cores or resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (1 if _cores[1] else 0, _cores[1]))
-
-
-def allow_cores() -> None:
-    """As we were started, for the command: its cores are its own affair."""
-    if _cores:
-        resource.setrlimit(resource.RLIMIT_CORE, _cores)
-
-
-def wake_up(number: int, frame: object) -> None:
-    """Handle a signal by nothing but its number in the pipe of signal.set_wakeup_fd."""
 
 
 # -------------------------------------------------------- running/keeper ----
@@ -35446,8 +36691,8 @@ def choices(takes: str) -> list[str]:
 
 
 def takes_name(takes: str) -> bool:
-    """Whether it is a name in the vault."""
-    return takes in ("GROUP/KEY", "GROUP", "G", "KEY", "KEY,")
+    """Whether it is a name in the vault, or of a grant."""
+    return takes in ("GROUP/KEY", "GROUP", "G", "KEY", "KEY,", "GRANT")
 
 
 def is_file(takes: str) -> bool:
@@ -35504,6 +36749,7 @@ _avault_offer() {  # completes what a usage line calls $1
             last=${each%%/*}
         done
         ;;
+    GRANT) found=($(command avault ${directory:+"--dir=$directory"} grants --names 2>/dev/null)) ;;
     F | FILE* | PATH | TEMPLATE)
         compopt -o default 2>/dev/null || found=($(compgen -f -- "$word"))
         ;;
@@ -35655,11 +36901,15 @@ function __avault_names --description 'GROUP/KEY, a line each; none while the va
     if set -l at (contains -i -- --dir $words)
         set place $words[(math $at + 1)]
     end
-    command avault (string replace -r -- '^' '--dir=' $place) list --names 2>/dev/null
+    command avault (string replace -r -- '^' '--dir=' $place) $argv --names 2>/dev/null
 end
 
 function __avault_offer --description 'completes what a usage line calls so'
-    set -l names (__avault_names)
+    if test $argv[1] = GRANT
+        __avault_names grants
+        return
+    end
+    set -l names (__avault_names list)
     set -l keys (string replace -r '.*/' '' -- $names)
     switch $argv[1]
         case GROUP/KEY
@@ -35776,8 +37026,13 @@ _avault_names() {  # completes what a usage line calls $1
     local -a names found expl place
     directory=${opt_args[--dir]:-$directory}
     [[ -n $directory ]] && place=(--dir=${(Q)directory})
-    names=(${(f)"$(command avault $place list --names 2>/dev/null)"})
+    if [[ $1 == GRANT ]]; then
+        names=(${(f)"$(command avault $place grants --names 2>/dev/null)"})
+    else
+        names=(${(f)"$(command avault $place list --names 2>/dev/null)"})
+    fi
     case $1 in
+    GRANT) found=($names) ;;
     GROUP/KEY) found=(${(u)names%%/*} $names) ;;
     G*) found=(${(u)names%%/*}) ;;
     KEY)
@@ -37449,6 +38704,220 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     return found
 
 
+# ------------------------------------------------------------- cli/grant ----
+# avault grant, grants, revoke: a socket of its own for one caller, with what it may get.
+
+
+@command(
+    "grant",
+    argument("name"),
+    option("--group", "groups", multiple=True),
+    option("--only", multiple=True),
+    option("--can", multiple=True),
+    option("--for", "lasts"),
+    option("--times"),
+    option("--uid", "users", multiple=True),
+    option("--ask", is_flag=True),
+    lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
+)
+def cmd_grant(terminal: Terminal, name: str, words: tuple[str, ...], **options: Any) -> int:
+    """usage: avault grant NAME [--group G]… [--only GROUP/KEY]… [--can get|run|proxy|sign]…
+                    [--for D] [--times N] [--uid USER]… [--ask] [--json] [-- CMD…]
+
+    Makes a socket of its own for one caller, and prints its path. Who connects there
+    gets what the grant names and no more, and is named so in the access log. With
+    AVAULT_SOCKET set to it, `avault get` needs nothing but Python and avault.py.
+    It is in the daemon's memory alone, and ends with the lock. Nothing is changed
+    through it, and no other grant made.
+
+    --group is all of a group, also what comes later; --only names secrets. Those,
+    and what --can names, may have commas between them.
+    --can says for what: get is the value; run only for `avault run`, which any
+    program can say that it is; sign is to sign with keys, without the value; proxy
+    is kept, but there is none yet. Without it: get and run.
+    --for D ends it after that time (90, 90s, 5m, 8h, 7d), --times N after so many
+    uses. --uid names who may connect, where that is not you: a user, or a number,
+    as of a container, which gets the socket's directory mounted. --ask has the
+    phone asked before the first use.
+    -- CMD runs a command that has it, and ends it with the command.
+
+      avault grant web --group stripe --only openai/API_KEY --for 8h --uid www-data
+      avault grant child --only openai/API_KEY --times 3 -- python3 agent.py
+    """
+    fields = {"name": name, **read_grant_options(**options)}
+    if words and "--" not in sys.argv:  # a word too many must not be run
+        raise Usage("unexpected extra argument", "a command comes after --")
+    if words:
+        return run_granted(terminal, fields, list(words))
+    answer = terminal.ask("grant", **fields)
+    tell_of_grant(answer)
+    if terminal.want_json:
+        return show(terminal, {"ok": True, "grant": answer["grant"], "missing": answer["missing"]})
+    put(f"{answer['grant']['path']}\n")
+    return 0
+
+
+@command("grants", option("--names", is_flag=True))
+def cmd_grants(terminal: Terminal, names: bool) -> int:
+    """usage: avault grants [--names] [--json]
+
+    Which grants there are: what for, until when, how often yet, for whom, when each
+    was last used, and where its socket is. --names is their names alone.
+
+      avault grants
+    """
+    if names and not terminal.want_json:
+        put(terminal.ask("grants", format="names")["output"])
+        return 0
+    grants = terminal.ask("grants")["grants"]
+    if terminal.want_json:
+        return show(terminal, {"grants": grants})
+    if grants:
+        put_table([(each["name"], describe_shown(each), each["path"]) for each in grants])
+    else:
+        say("there are no grants")
+    return 0
+
+
+@command("revoke", argument("grant", required=False), option("--all", "everything", is_flag=True))
+def cmd_revoke(terminal: Terminal, grant: str | None, everything: bool) -> int:
+    """usage: avault revoke GRANT
+           avault revoke --all
+
+    Ends a grant, or all, at once: also connections that are under way. When it
+    returns, nothing more is answered on them, and the socket is gone.
+
+      avault revoke web
+    """
+    if bool(grant) == everything:
+        raise Usage("which grant?", "avault revoke NAME, or --all; see: avault grants")
+    ended = terminal.ask("revoke", name=grant)["revoked"]
+    say(f"ended: {', '.join(ended)}" if ended else "there are no grants")
+    return show(terminal, {"ok": True, "revoked": ended}) if terminal.want_json else 0
+
+
+def read_grant_options(
+    groups: tuple[str, ...],
+    only: tuple[str, ...],
+    can: tuple[str, ...],
+    lasts: str | None,
+    times: str | None,
+    users: tuple[str, ...],
+    ask: bool,
+) -> dict[str, Any]:
+    """The fields of a grant that the options name; raises Usage."""
+    uses = [each for word in can for each in word.split(",")]
+    if wrong := next((each for each in uses if each not in GRANT_USES), None):
+        raise Usage(f"nothing that a grant can: {printable(wrong)}", f"of: {', '.join(GRANT_USES)}")
+    if times is not None and (not is_number(times) or int(times) < 1):
+        raise Usage("--times takes a number from 1")
+    return {
+        "groups": list(groups),
+        "only": [each for word in only for each in word.split(",")],
+        "can": uses,
+        "lasts": parse_duration(lasts),
+        "times": None if times is None else int(times),
+        "uids": [find_uid(each) for each in users],
+        "ask": ask,
+    }
+
+
+def find_uid(user: str) -> int:
+    """The uid of a user, or of a number; raises Usage.
+
+    Who runs in a namespace of users that ours does not know appears as one uid, whoever it is: that
+    is none to give anything to.
+    """
+    try:
+        is_uid = user.isascii() and user.isdigit() and len(user) <= 10
+        uid = int(user) if is_uid else pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise Usage(f"no user {printable(user)}", "--uid USER, or a number") from None
+    if uid == read_overflow_uid():
+        raise Usage(
+            f"uid {uid} is that of everybody whom this machine's users do not have",
+            "give the container's user a uid of its own",
+        )
+    return uid
+
+
+def read_overflow_uid() -> int | None:
+    """The uid by which all appear whom our namespace does not know (user_namespaces(7)).
+
+    None where it knows all there are.
+    """
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            if file.read().split() == [b"0", b"0", b"4294967295"]:
+                return None
+        with open("/proc/sys/kernel/overflowuid", "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None
+
+
+def describe_shown(grant: dict[str, Any]) -> str:
+    """A grant in words."""
+    names = [f"all of {each}" for each in grant["groups"]] + grant["only"]
+    parts = [f"{', '.join(grant['can'])}: {', '.join(names)}"]
+    if grant["until"]:
+        parts.append(f"until {grant['until']}")
+    if grant["times"] is not None:
+        parts.append(f"{grant['times']} use(s) left")
+    if grant["uids"] != [os.getuid()]:
+        parts.append(f"for uid {', '.join(map(str, grant['uids']))}")
+    if grant["ask"]:
+        parts.append("the phone is asked first")
+    parts.append(f"last used {grant['used']}" if grant["used"] else "not used yet")
+    return "; ".join(parts)
+
+
+def tell_of_grant(answer: dict[str, Any]) -> None:
+    """Say of a new grant what may not be meant."""
+    grant = answer["grant"]
+    if missing := answer["missing"]:
+        warn(f"not in the vault yet: {', '.join(missing)}", "the grant has it when it is there")
+    if "proxy" in grant["can"]:
+        warn("nothing here can be a proxy yet, so that use is refused")
+    if closed := find_barrier(grant):
+        warn(
+            f"others cannot enter {closed}, so uid {', '.join(map(str, grant['uids']))} cannot"
+            " reach the socket",
+            f"mount {os.path.dirname(grant['path'])} where they are, or have the daemon's"
+            " AVAULT_SOCKET in a directory that they may enter",
+        )
+
+
+def find_barrier(grant: dict[str, Any]) -> str | None:
+    """The first directory on the way to a grant's socket that others may not enter.
+
+    None where all can be entered, or nobody else is to.
+    """
+    if set(grant["uids"]) <= {os.getuid(), 0}:
+        return None
+    found, place = None, grant["path"]
+    while place != (place := os.path.dirname(place)):
+        if not os.stat(place).st_mode & 0o001:
+            found = place
+    return found
+
+
+def run_granted(terminal: Terminal, fields: dict[str, Any], words: list[str]) -> int:
+    """Run a command that has a grant, which ends with it; its exit code.
+
+    The connection on which the grant was made ends it, so it is kept from the command.
+    """
+    terminal.need_daemon()
+    connection = Connection(terminal.places)
+    try:
+        answer = connection.request("grant", progress=tell_of_asking, stay=True, **fields)
+        tell_of_grant(answer)
+        path = os.fsencode(answer["grant"]["path"])
+        return run_child(words, {**os.environb, b"AVAULT_SOCKET": path})
+    finally:
+        connection.close()
+
+
 # ----------------------------------------------------------- cli/servers ----
 # What a key may sign for SSH, as a command line names it: servers by name, kept by their keys.
 
@@ -37999,8 +39468,10 @@ def names(entry: dict[str, Any]) -> str:
 def callers(entry: dict[str, Any]) -> str:
     """Who asked: the program and what started it.
 
-    Or that alone, where the program is avault itself.
+    Or that alone, where the program is avault itself; or through which grant.
     """
+    if entry.get("grant"):
+        return f"by {program(entry)} through the grant {entry['grant']}"
     if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
         return f"by {program(entry)}"
     if entry["parent"] and str(entry["name"]).startswith("avault"):
@@ -39179,7 +40650,11 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
+<<<<<<< HEAD
     "asked", "asks", "questions", "pauses", "replica", "messages",
+=======
+    "asked", "asks", "questions", "pauses", "replica", "grants",
+>>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 )  # fmt: skip
 
 
@@ -39258,6 +40733,9 @@ def render_status(status: dict[str, Any]) -> str:
             if status["agent_npub"] or status["pid"]
             else "Vault: none that can be opened"
         )
+    if status.get("grants"):
+        see = call.complete("avault grants")
+        lines.append(f"Grants: {', '.join(status['grants'])}; see: {see}")
     lines += render_asking(status)
     lines.append(f"Directory: {status['dir']}")
     words = {
@@ -40324,12 +41802,16 @@ def run_command(argv: list[str]) -> int:
 
 
 def own_words(argv: list[str]) -> list[str]:
-    """The words of a command line that are avault's; after `run` they are another command's."""
+    """The words of a command line that are avault's; after `run` they are another command's.
+
+    So they are after the `--` of `grant`.
+    """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-            return (
-                argv if word != "run" else argv[: argv.index("--") if "--" in argv else index + 1]
-            )
+            if word not in ("run", "grant"):
+                return argv
+            end = index + 1 if word == "run" else len(argv)
+            return argv[: argv.index("--") if "--" in argv else end]
     return argv
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Unavailable
 from avault.places import Places
-from avault.plain import FastConnection
+from avault.plain import ASK_FOR_GRANT, FastConnection, explain_grant
 from avault.protocol import SESSIONS, decode_frame
 from avault.systemd import NoDaemon
 
@@ -32,12 +32,14 @@ class Connection:
         try:
             self.fast = FastConnection(places)
         except PermissionError as error:
+            if places.is_grant():
+                raise EndedGrant(places) from None
             raise Unavailable(
                 f"the daemon at {error} is another user's, and answers nobody else",
                 "as that user: avault status",
             ) from None
         except OSError:
-            raise NoDaemon(places) from None
+            raise EndedGrant(places) if places.is_grant() else NoDaemon(places) from None
 
     def request(
         self,
@@ -85,11 +87,20 @@ class Connection:
             raise AvaultError(
                 "the daemon went away; unknown whether it was written", "look with: avault list"
             )
+        if self.places.is_grant():
+            raise EndedGrant(self.places)
         raise Interrupted("the daemon went away before it answered", "see: avault status")
 
     def close(self) -> None:
         """End the connection."""
         self.fast.socket.close()
+
+
+class EndedGrant(Unavailable):
+    """Nobody listens where a grant was, or who does answers others."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__(explain_grant(places.socket), ASK_FOR_GRANT)
 
 
 class Interrupted(Unavailable):

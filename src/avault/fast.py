@@ -15,7 +15,16 @@ from avault.daily import fast_request, parse_fast
 from avault.execute import become
 from avault.hints import call, say_error
 from avault.places import NoPlace, Places, own_name
-from avault.plain import MAX_VALUE, FastConnection, from_json, read_stdin, to_json, write_all
+from avault.plain import (
+    ASK_FOR_GRANT,
+    MAX_VALUE,
+    FastConnection,
+    explain_grant,
+    from_json,
+    read_stdin,
+    to_json,
+    write_all,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -133,6 +142,10 @@ def fast_door(argv: list[str]) -> int | None:
         and os.path.exists(places.file("avault.enc"))
     ):
         answer = '{"ok": true, "output": "stopped\\n"}'
+    if not answer and places.is_grant() and request["op"] != "provide":
+        return say_error(
+            "unavailable", explain_grant(places.socket), ASK_FOR_GRANT, "--json" in found
+        )
     if answer is None or (not answer and request["op"] == "provide"):
         return None
     if not answer:

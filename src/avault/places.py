@@ -175,6 +175,9 @@ def read_record(path: str) -> str:
         os.close(fd)
 
 
+GRANT = "grant.sock"  # what a grant's socket is called: who is led to it is led to nothing else
+
+
 class Places:
     """The places of one vault: `dir`, `id`, `state`, `socket`, `pid_file`."""
 
@@ -208,8 +211,14 @@ class Places:
         """The path of this vault's unit, if `avault service install` has written one."""
         return os.path.join(unit_directory(system), f"avault-{self.id}.service")
 
+    def is_grant(self) -> bool:
+        """Whether the socket is a grant's: not all of the vault, and perhaps another user's."""
+        return os.path.basename(self.socket) == GRANT
+
     def sockets(self) -> Iterator[str]:
         """Where the daemon may listen: the usual path, then the one that it recorded."""
         yield self.socket
+        if self.is_grant():
+            return
         if recorded := read_record(self.own("socket")):
             yield recorded

@@ -74,14 +74,53 @@ def from_json(text: str, start: int) -> tuple[str, str]:
     return found, text[end:]
 
 
-def is_same_user(connection: Any) -> bool:
-    """Whether the peer of a Unix socket runs under our uid (SO_PEERCRED, LOCAL_PEERCRED)."""
+def peer_uid(connection: Any) -> int:
+    """The uid of who has connected a Unix socket, or listens (SO_PEERCRED, LOCAL_PEERCRED)."""
     if sys.platform == "linux":
         peer = connection.getsockopt(1, 17, 12)  # SOL_SOCKET, SO_PEERCRED: pid, uid, gid
     else:
         # SOL_LOCAL, LOCAL_PEERCRED: struct xucred: version, uid
         peer = connection.getsockopt(0, 1, 76)
-    return int.from_bytes(peer[4:8], sys.byteorder) == os.getuid()
+    return int.from_bytes(peer[4:8], sys.byteorder)
+
+
+def is_same_user(connection: Any) -> bool:
+    """Whether the peer of a Unix socket runs under our uid."""
+    return peer_uid(connection) == os.getuid()
+
+
+def is_own_socket(path: str, uid: int) -> bool:
+    """Whether a socket is another user's own, and nobody else could have put it at its path.
+
+    Each directory that leads there, also behind links, is that user's, root's or ours, and others
+    cannot write to it, or not to what is others' (as in /tmp).
+    """
+    whose = {uid, os.getuid(), 0}
+    try:
+        if os.lstat(path).st_uid != uid:
+            return False
+        for place in (path, os.path.realpath(path)):
+            while place != (place := os.path.dirname(place)):
+                info = os.lstat(place)
+                is_closed = info.st_mode & 0o170000 == 0o120000 or (
+                    not info.st_mode & 0o022 or info.st_mode & 0o1000
+                )
+                if info.st_uid not in whose or not is_closed:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+ASK_FOR_GRANT = "ask whoever made it, who sees it by: avault grants"
+
+
+def explain_grant(path: str) -> str:
+    """Why nobody answers where a grant is to be, as far as that can be told."""
+    return (
+        f"no grant answers at {path}: it has ended (with a lock, its time, a revoke), is not for"
+        " this user, or others can write to where it is"
+    )
 
 
 def may_be_socket(path: str) -> bool:
@@ -113,7 +152,8 @@ class FastConnection:
             self.socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             try:
                 self.socket.connect(path)
-                if is_same_user(self.socket):
+                uid = peer_uid(self.socket)
+                if uid == os.getuid() or (places.is_grant() and is_own_socket(path, uid)):
                     return
                 error = PermissionError(path)
             except PermissionError:

@@ -39,8 +39,12 @@ SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyho
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-    "guard", "guards", "key", "keys", "sign", "word",
+    "guard", "guards", "key", "keys", "sign", "word", "grant", "grants", "revoke",
 }  # fmt: skip
+GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
+    "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
+}  # fmt: skip
+RELEASING = GRANTED - {"has", "list", "keys"}  # what gives something out, or uses it
 FIRST_FRAME = 1 << 16  # bytes; the first frame of a connection never carries a value
 NESTED = 100  # levels of objects and lists in a frame
 FIRST_FRAME_TIME = 10.0  # seconds that a client has for it

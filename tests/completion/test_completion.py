@@ -107,6 +107,8 @@ def prepare(machine: Machine, canary) -> None:
     machine.init_unproven()
     for name in ("openai/API_KEY", "openai/ORG", "data.base-1/PASSWORD", "ai/OTHER"):
         machine("set", name, input=canary.value)
+    for name in ("web", "worker", "other"):
+        machine("grant", name, "--group", "ai")
 
 
 @pytest.fixture(params=["bash", "zsh", "fish"])
@@ -115,7 +117,10 @@ def shell(request: pytest.FixtureRequest, lend: Callable[..., Machine], canary) 
 
 
 LINES = [
-    ("avault g", {"get", "guard"}),
+    ("avault g", {"get", "guard", "grant", "grants"}),
+    ("avault revoke w", {"web", "worker"}),
+    ("avault grant web --can ", {"get", "run", "proxy", "sign"}),
+    ("avault grant web --only openai/A", {"openai/API_KEY"}),
     ("avault daemon sto", {"stop"}),
     ("avault daemon ", {"start", "status", "stop"}),
     ("avault get op", {"openai", "openai/API_KEY", "openai/ORG"}),

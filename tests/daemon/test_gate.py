@@ -86,6 +86,9 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "replica": [
             {"action": action, "relays": [], "slot": 0, "epoch": 0, "after": 0, "agent": "00" * 32} for action in avault.REPLICATE
         ],
+        "grant": [{"name": name, "groups": [name]}, {"name": f"{name}2", "only": [place], "can": ["run"]}],
+        "grants": [{}, {"format": "names"}],
+        "revoke": [{"name": name}, {}],
         "delete": [key],
         "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
         "keys": [{"as": "ssh"}, {}],

@@ -67,9 +67,16 @@ class Desk:
         self.keyholder = avault.Keyholder(self.places, ours, avault.TALKS, avault.REQUESTS, (None, None))
         self.holding, self.unlocking = self.keyholder.holding, self.keyholder.unlocking
         self.told: list[dict[str, Any]] = []
-        self.keyholder.control.send = lambda message, fd=None: self.told.append(message)  # type: ignore[method-assign]
+        self.keyholder.control.send = self.take  # type: ignore[method-assign]
         self.holding.contact.connect = lambda *_: avault.Connected(self.holding.contact, self.phone)  # type: ignore[assignment, method-assign]
-        self.session: Any = SimpleNamespace(caller=CALLER, send=lambda message: None)
+        self.session: Any = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=None)
+
+    def take(self, message: dict[str, Any], fd: int | None = None) -> None:
+        """What the keyholder tells; a grant's socket is made and closed at once."""
+        self.told.append(message)
+        if "grant" in message:
+            answer = {"do": "grant", "identity": message["identity"], "path": "/grant.sock", "failed": None}
+            asyncio.get_running_loop().call_soon(self.keyholder.receive, answer, None)
 
     def state(self) -> str:
         return str(next(each["report"]["state"] for each in reversed(self.told) if "report" in each))

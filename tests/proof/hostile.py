@@ -32,8 +32,9 @@ READS = [
     "keys",
     "sign",
     "word",
+    "grants",
 ]
-WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key"]
+WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key", "grant", "revoke"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
 

@@ -164,8 +164,10 @@ def names(entry: dict[str, Any]) -> str:
 def callers(entry: dict[str, Any]) -> str:
     """Who asked: the program and what started it.
 
-    Or that alone, where the program is avault itself.
+    Or that alone, where the program is avault itself; or through which grant.
     """
+    if entry.get("grant"):
+        return f"by {program(entry)} through the grant {entry['grant']}"
     if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
         return f"by {program(entry)}"
     if entry["parent"] and str(entry["name"]).startswith("avault"):

@@ -264,12 +264,16 @@ def run_command(argv: list[str]) -> int:
 
 
 def own_words(argv: list[str]) -> list[str]:
-    """The words of a command line that are avault's; after `run` they are another command's."""
+    """The words of a command line that are avault's; after `run` they are another command's.
+
+    So they are after the `--` of `grant`.
+    """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-            return (
-                argv if word != "run" else argv[: argv.index("--") if "--" in argv else index + 1]
-            )
+            if word not in ("run", "grant"):
+                return argv
+            end = index + 1 if word == "run" else len(argv)
+            return argv[: argv.index("--") if "--" in argv else end]
     return argv
 
 

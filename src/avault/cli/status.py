@@ -117,7 +117,7 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "asks", "questions", "pauses", "replica", "messages",
+    "asked", "asks", "questions", "pauses", "replica", "messages", "grants",
 )  # fmt: skip
 
 
@@ -196,6 +196,9 @@ def render_status(status: dict[str, Any]) -> str:
             if status["agent_npub"] or status["pid"]
             else "Vault: none that can be opened"
         )
+    if status.get("grants"):
+        see = call.complete("avault grants")
+        lines.append(f"Grants: {', '.join(status['grants'])}; see: {see}")
     lines += render_asking(status)
     lines.append(f"Directory: {status['dir']}")
     words = {

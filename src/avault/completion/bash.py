@@ -39,6 +39,7 @@ _avault_offer() {  # completes what a usage line calls $1
             last=${each%%/*}
         done
         ;;
+    GRANT) found=($(command avault ${directory:+"--dir=$directory"} grants --names 2>/dev/null)) ;;
     F | FILE* | PATH | TEMPLATE)
         compopt -o default 2>/dev/null || found=($(compgen -f -- "$word"))
         ;;

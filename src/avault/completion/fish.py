@@ -51,11 +51,15 @@ function __avault_names --description 'GROUP/KEY, a line each; none while the va
     if set -l at (contains -i -- --dir $words)
         set place $words[(math $at + 1)]
     end
-    command avault (string replace -r -- '^' '--dir=' $place) list --names 2>/dev/null
+    command avault (string replace -r -- '^' '--dir=' $place) $argv --names 2>/dev/null
 end
 
 function __avault_offer --description 'completes what a usage line calls so'
-    set -l names (__avault_names)
+    if test $argv[1] = GRANT
+        __avault_names grants
+        return
+    end
+    set -l names (__avault_names list)
     set -l keys (string replace -r '.*/' '' -- $names)
     switch $argv[1]
         case GROUP/KEY

@@ -115,8 +115,8 @@ def choices(takes: str) -> list[str]:
 
 
 def takes_name(takes: str) -> bool:
-    """Whether it is a name in the vault."""
-    return takes in ("GROUP/KEY", "GROUP", "G", "KEY", "KEY,")
+    """Whether it is a name in the vault, or of a grant."""
+    return takes in ("GROUP/KEY", "GROUP", "G", "KEY", "KEY,", "GRANT")
 
 
 def is_file(takes: str) -> bool:

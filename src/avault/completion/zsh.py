@@ -19,8 +19,13 @@ _avault_names() {  # completes what a usage line calls $1
     local -a names found expl place
     directory=${opt_args[--dir]:-$directory}
     [[ -n $directory ]] && place=(--dir=${(Q)directory})
-    names=(${(f)"$(command avault $place list --names 2>/dev/null)"})
+    if [[ $1 == GRANT ]]; then
+        names=(${(f)"$(command avault $place grants --names 2>/dev/null)"})
+    else
+        names=(${(f)"$(command avault $place list --names 2>/dev/null)"})
+    fi
     case $1 in
+    GRANT) found=($names) ;;
     GROUP/KEY) found=(${(u)names%%/*} $names) ;;
     G*) found=(${(u)names%%/*}) ;;
     KEY)

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.errors import printable
+from avault.plain import peer_uid
 
 if TYPE_CHECKING:
     from typing import Any
@@ -27,7 +28,7 @@ def describe_caller(sock: socket.socket, since: float | None = None) -> dict[str
     after the connection was there (`since`, as `uptime` counts) nothing is told but the pid.
     """
     pid = peer_pid(sock)
-    caller: dict[str, Any] = {"pid": pid, "uid": os.getuid(), "exe": None, "name": None}
+    caller: dict[str, Any] = {"pid": pid, "uid": peer_uid(sock), "exe": None, "name": None}
     exe, (name, fields) = read_executable(pid), read_stat(pid)
     if not fields or (since is not None and count_seconds(fields[19]) > since):
         return {**caller, "parent": None}  # it has ended, or there is no /proc

@@ -27,6 +27,7 @@ from avault.signer.question import accept_token
 from avault.vault.seal import make_envelope, request_code, seal_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from avault.custody.obtaining import KeptKey
@@ -37,13 +38,19 @@ if TYPE_CHECKING:
 
 
 async def ask_operator(
-    holding: Holding, store: Store, message: Message, title: str, sentence: str
+    holding: Holding,
+    store: Store,
+    message: Message,
+    title: str,
+    sentence: str,
+    tell: Callable[[str], None] | None = None,
 ) -> None:
     """Have the operator of the open vault agree to a change, by phone.
 
     Phone and terminal both show a code, which is nobody else's: another change that waits for an
     approval at the same time has another. Raises Denied, TimedOut, and Tampered where the pairing
-    is another's. Where the vault was made without a phone, see `Consent`.
+    is another's. Where the vault was made without a phone, see `Consent`. `tell` is given the code,
+    where it is not the supervisor who shows it.
     """
     pairing, vault = holding.contact.find(store), store.vault
     if not pairing:
@@ -54,7 +61,10 @@ async def ask_operator(
         )
     token = secrets.token_hex(32)
     code = request_code(token)
-    holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
+    if tell:
+        tell(code)
+    else:
+        holding.reporter.control.send({"asking": code, "ticket": message["ticket"]})
     said = f"{sentence}, code {code}. Approve only if you want that."
     envelope = make_envelope(store.keys, pairing.operator, title, said, token)
     connected = holding.contact.connect(pairing, pairing.signer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from avault.daemon.grant import Grant
 from avault.errors import Denied
 from avault.vault.guard_changes import count_use
 from avault.vault.guards import Guard, Guards
@@ -99,19 +100,40 @@ class Gate:
             self.is_free = not self.guards.guards and not vault.facts_of("lock")
         return self.guards
 
-    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
+    def see(self, vault: Vault, grant: Grant | None) -> Vault:
+        """What a caller may know of a vault: all, or no more than its grant has.
+
+        What is not granted is not there for it: it is refused by the same steps.
+        """
+        if not grant:
+            return vault
+        if not grant.seen or grant.seen[0] is not vault:
+            names = [(name, key) for name, each in vault.groups.items() for key in each.keys]
+            seen = take_out(vault, [each for each in names if grant.has(*each)])
+            for name in {*seen.groups} - grant.groups:  # a note is about the whole
+                seen.groups[name].note = Group({}).note
+            grant.seen = vault, seen
+        return grant.seen[1]
+
+    def admit(
+        self, vault: Vault, request: Message, pick: Pick, grant: Grant | None = None
+    ) -> Passage:
         """What of a request may go out; raises Denied, and what `pick` raises.
 
         What was named and may not refuses the whole. Of all there is, what may not stays in, and
         what is counted (it would be used up by who never needed it) and what the phone is to be
         asked of; and of what is revealed to be looked for or masked, whatever is guarded.
         """
-        guards = self.look(vault)
+        guards, way, now = self.look(vault), way_of(request), time.time()
+        vault = self.see(vault, grant)
+        if grant and grant.is_mask(request):
+            vault = take_out(vault, [])
+        elif grant:
+            grant.check_way(way)
         if self.is_free:
-            return Passage(vault, way_of(request))
+            return Passage(vault, way)
         names, is_named = pick(vault, request)
-        passage, now = Passage(vault, way_of(request)), time.time()
-        way = passage.way
+        passage = Passage(vault, way)
         allowed: list[tuple[str, str]] = []
         for group, key in names:
             name = f"{group}/{key}"

@@ -12,6 +12,7 @@ from avault.daemon.custody import Custody
 from avault.daemon.errands import run_opener
 from avault.daemon.following import settle_cut_off
 from avault.daemon.forgetting import forget_left
+from avault.daemon.grant_sockets import GrantSockets
 from avault.daemon.others import Phones
 from avault.daemon.signing_start import start_signing
 from avault.errors import AvaultError, Denied, Locked, TimedOut
@@ -50,7 +51,7 @@ class Warden:
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
-        self.custody = Custody(places, self.child)
+        self.custody, self.grants = Custody(places, self.child), GrantSockets(places, self.child)
         self.custody.report = lambda: self.report
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
@@ -157,7 +158,7 @@ class Warden:
             spawn(self.tasks, run_opener(self.child, str(message["opener"])))
         elif "need" in message:
             spawn(self.tasks, start_signing(self.child))
-        elif self.custody.hear(message):
+        elif self.custody.hear(message) or self.grants.hear(message):
             pass
         elif "failed" in message:
             self.failure = AvaultError.from_dict({"error": message["failed"]})
@@ -178,6 +179,7 @@ class Warden:
     def lost(self, code: int) -> None:
         """The keyholder is gone: locked, with the reason."""
         self.custody.lose()
+        self.grants.end()
         if code and not self.failure:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self.failure = AvaultError(f"the keyholder ended by {how}")

@@ -10,10 +10,12 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.approving import approve_grant
 from avault.daemon.callers import describe_caller
 from avault.daemon.describing import describe_keyholder
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.gate import Gate
+from avault.daemon.grants import Grants
 from avault.daemon.holding import Holding
 from avault.daemon.openers import Openers
 from avault.daemon.operators import change_operators
@@ -29,7 +31,7 @@ from avault.daemon.wire import Control, Session
 from avault.errors import Locked, TimedOut, Usage, printable
 from avault.places import Places
 from avault.process import room, uptime
-from avault.protocol import FIRST_FRAME_TIME, SESSIONS, VALUES, read_limit
+from avault.protocol import FIRST_FRAME_TIME, RELEASING, SESSIONS, VALUES, read_limit
 from avault.signer.pairing import UNPROVEN
 from avault.tasks import spawn
 from avault.vault.locks import find_asked
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
+    from avault.daemon.grant import Grant
     from avault.protocol import Limits, Message
 
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
@@ -77,6 +80,7 @@ class Keyholder:
         self.openers, self.askings = Openers(self.holding), Askings()
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
+        self.grants = Grants(self.control, self.sessions, self.reporter.report)
         self.tasks: set[asyncio.Task[None]] = set()
 
     # -- the supervisor's side
@@ -94,6 +98,7 @@ class Keyholder:
                 async with asyncio.timeout(min(max(left, 0.1), 5.0)):
                     await self.ended.wait()
             except TimeoutError:
+                self.grants.end_over()
                 if holding.store and holding.store.trouble:
                     await holding.save()
                 await holding.verify_recovery()
@@ -113,7 +118,9 @@ class Keyholder:
     def receive(self, message: Message, fd: int | None) -> None:
         """A message from the supervisor."""
         if message["do"] == "connection" and fd is not None:
-            spawn(self.tasks, self.take_over(fd, message["frame"], message["since"]))
+            spawn(self.tasks, self.take_over(fd, **message["taken"]))
+        elif message["do"] == "grant":
+            self.grants.hear(message)
         elif message["do"] == "unlock":
             self.unlocking.ask(message, fd)
         elif message["do"] == "try" and fd is not None:
@@ -166,7 +173,8 @@ class Keyholder:
         if not store:
             return known
         asked = find_asked(store.vault, self.gate.look(store.vault))
-        return {**known, "asks": asked[:MOST_ASKED], **self.askings.describe()}
+        grants = [*self.grants.known]
+        return {**known, "asks": asked[:MOST_ASKED], "grants": grants, **self.askings.describe()}
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -176,9 +184,15 @@ class Keyholder:
             if not self.ended.is_set():
                 self.control.send({"looked": True})
 
-    async def take_over(self, fd: int, frame: dict[str, Any], since: float) -> None:
-        """Serve a connection from now on; it is there `since` then."""
+    async def take_over(
+        self, fd: int, frame: dict[str, Any], since: float, identity: str | None = None
+    ) -> None:
+        """Serve a connection from now on; it is there `since` then, perhaps by a grant's socket."""
         sock = socket.socket(fileno=fd)
+        grant = self.grants.find(identity, sock) if identity is not None else None
+        if identity is not None and not grant:
+            sock.close()
+            return
         if len(self.sessions) >= room():
             idle = next((each for each in self.sessions if not each.task or each.awaited), None)
             if not idle:
@@ -188,7 +202,7 @@ class Keyholder:
             idle.transport.abort()
 
         def make() -> Any:  # a protocol, though not derived from asyncio's
-            return Session(frame, self.answer, self.settle, self.sessions, since)
+            return Session(frame, self.answer, self.settle, self.sessions, since, grant)
 
         await asyncio.get_running_loop().connect_accepted_socket(make, sock)
 
@@ -204,8 +218,10 @@ class Keyholder:
 
     def answer(self, session: Session, request: Message) -> Answer:
         """The answer to a request, or the work that leads to it; raises AvaultError."""
-        op = str(request.get("op"))
-        if request.get("v") != 1 or request.get("vault") != self.places.id:
+        op, grant = str(request.get("op")), session.grant
+        if grant:
+            grant.check_request(op, lambda known: self.release(session, {"op": known}, "denied"))
+        if request.get("v") != 1 or (request.get("vault") != self.places.id and not grant):
             raise Usage(
                 "that is for another vault, or another version of avault", "see: avault status"
             )
@@ -224,7 +240,24 @@ class Keyholder:
             # perhaps by us: what a git pull has brought is merged
             self.reporter.wrote()
             spawn(self.tasks, self.holding.save())
+        if grant and grant.asks and op in RELEASING:
+            return self.ask_first(session, grant, request)
         return self.requests[op](self, session, request)
+
+    async def ask_first(self, session: Session, grant: Grant, request: Message) -> Message:
+        """Have the operator agree to the first use of a grant, then answer; raises AvaultError."""
+        self.identify(session)
+
+        def note(outcome: str) -> None:
+            self.release(session, request, outcome)
+
+        await approve_grant(self.holding, self.grants, session, grant, note)
+        answer = self.requests[str(request["op"])](self, session, request)
+        return answer if isinstance(answer, dict) else await answer
+
+    def see(self, session: Session) -> Vault:
+        """What a caller may know of the open vault; raises Locked."""
+        return self.gate.see(self.open_store().vault, session.grant)
 
     def open_store(self) -> Store:
         """The store of an open vault; raises Locked.
@@ -240,6 +273,8 @@ class Keyholder:
         """Who is at the other end, as it is at this moment."""
         sock = session.transport.get_extra_info("socket")
         session.caller = describe_caller(sock, session.since)
+        if session.grant:
+            session.caller["grant"] = session.grant.name
         return session.caller
 
     def release(self, session: Session, request: Message, outcome: str = "ok") -> None:
@@ -250,6 +285,8 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
+        if session.grant and outcome != "ok":
+            return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock
         autolock.used = uptime()
         if autolock.idle and autolock.used - self.reporter.reported >= 1:

@@ -29,6 +29,8 @@ class Listener:
     def open(self) -> None:
         """Bind the socket (0600) in a directory of ours; raises Unavailable, AvaultError."""
         path = self.places.socket
+        if self.places.is_grant():
+            raise AvaultError("AVAULT_SOCKET names a grant's socket", "unset AVAULT_SOCKET")
         directory = os.path.dirname(path)
         if directory == self.places.state:
             make_private_directory(directory)

@@ -19,6 +19,7 @@ from avault.daemon.changes import (
     serve_set,
 )
 from avault.daemon.gate import Passage
+from avault.daemon.grant_requests import serve_grant, serve_grants, serve_revoke
 from avault.daemon.guard_requests import serve_guard, serve_guards
 from avault.daemon.key_requests import serve_key
 from avault.daemon.keyholder import Keyholder
@@ -55,11 +56,14 @@ def released(op: str, pick: Pick) -> Serve:
 
     def serve(keyholder: Keyholder, session: Session, request: Message) -> Answer:
         def admit() -> Passage:
-            return keyholder.gate.admit(keyholder.open_store().vault, request, pick)
+            vault = keyholder.open_store().vault
+            return keyholder.gate.admit(vault, request, pick, session.grant)
 
         try:
             passage = admit()
             found = ANSWERED[op](passage.vault, request)
+            if session.grant and not session.grant.is_mask(request):
+                session.grant.use(passage.way)
         except AvaultError as error:
             keyholder.release(session, request, error.code)
             raise
@@ -134,7 +138,9 @@ async def serve_provide(keyholder: Keyholder, session: Session, request: Message
         one = {"op": "provide", "group": group, "key": key}
         store = keyholder.open_store()
         try:
-            passage = keyholder.gate.admit(store.vault, one, pick_get)
+            passage = keyholder.gate.admit(store.vault, one, pick_get, session.grant)
+            if session.grant and each not in values:
+                session.grant.use(passage.way)
             if passage.is_counted and each not in values:
                 await keyholder.change(passage.count(store.machine))
             values[each] = passage.vault.secrets(group, key)[0].value
@@ -186,4 +192,7 @@ REQUESTS: dict[str, Serve] = {
     "keys": serve_signing_keys,
     "sign": serve_sign,
     "word": serve_word,
+    "grant": serve_grant,
+    "grants": serve_grants,
+    "revoke": serve_revoke,
 }

@@ -35,7 +35,7 @@ MOST_WAITING = 4  # uses by one program that wait for their turn
 def who_asks(caller: dict[str, Any]) -> Who:
     """A caller, as it is known again: what runs, and in what."""
     parent = caller.get("parent") or {}
-    return caller["uid"], caller["exe"], parent.get("exe")
+    return caller["uid"], caller["exe"], parent.get("exe"), caller.get("grant")
 
 
 def which_asks(caller: dict[str, Any]) -> Who | None:
@@ -53,7 +53,8 @@ def which_asks(caller: dict[str, Any]) -> Who | None:
         leader = os.getsid(pid)
     except OSError:  # it has ended
         return None
-    return caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+    who = caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
+    return *who, caller.get("grant")
 
 
 def name_process(pid: int) -> tuple[int, bytes]:
@@ -68,7 +69,7 @@ def describe_who(caller: dict[str, Any]) -> str:
     shown = f"{name_program(caller)} (pid {caller['pid']})"
     if parent.get("exe"):
         shown += f", started by {name_program(parent)} (pid {parent['pid']})"
-    return shown
+    return f"{shown}, by the grant {caller['grant']}," if caller.get("grant") else shown
 
 
 def name_program(process: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """Whether a group or key is there."""
-    groups = keyholder.open_store().vault.groups
+    groups = keyholder.see(session).groups
     group, key = check_group(request.get("group")), request.get("key")
     return {
         "ok": True,
@@ -32,7 +32,7 @@ def serve_has(keyholder: Keyholder, session: Session, request: Message) -> Answe
 def serve_list(keyholder: Keyholder, session: Session, request: Message) -> Answer:
     """What there is; names, never values."""
     vault, form, wanted = (
-        keyholder.open_store().vault,
+        keyholder.see(session),
         request.get("format"),
         check_names(request, "groups"),
     )

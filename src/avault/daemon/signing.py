@@ -41,9 +41,11 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     what = str(request.get("as"))
     noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
     try:
-        said = read_wish(request)
+        said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
-        name, public = await choose_signing_key(keyholder, request, way)
+        if grant:
+            grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, way)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said["public"] = public
@@ -52,6 +54,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
         noted["signed"] = sentence
         passage = admit_use(keyholder, name, public, way, use)
+        if grant:
+            grant.use("sign")
         if passage.is_counted:
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
@@ -112,7 +116,9 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     return decode_use(said, None)
 
 
-async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+async def choose_signing_key(
+    keyholder: Keyholder, session: Session, request: Message, way: str
+) -> tuple[str, str]:
     """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
 
     Where several say that this public half is theirs, it is one of those of which it is.
@@ -122,14 +128,18 @@ async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -
     if request.get("public") is not None:
         public = check_base64(request["public"], "public", LONGEST_BIND)
         guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
-        names = keyholder.signing.keys.find(vault, blob, way, guards)
+        names = [
+            name
+            for name in keyholder.signing.keys.find(vault, blob, way, guards)
+            if not session.grant or session.grant.has(*name.split("/"))
+        ]
         values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
         for name in names:
             if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
                 return name, public
         raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    refuse_asked(vault, keyholder.gate.look(vault), f"{group}/{key}")
+    refuse_asked(keyholder.see(session), keyholder.gate.look(vault), f"{group}/{key}")
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
 
 
@@ -199,6 +209,8 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     bound: dict[str, Any] = {"server": None, "through": []}
     if not way:
         raise Usage("as is ssh or sshsig")
+    if session.grant:
+        session.grant.check_way("sign")
     vault = keyholder.open_store().vault
     keys = keyholder.signing.keys.look(vault)
     if keys and binds:
@@ -211,6 +223,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         {"name": name, **keys[name].to_dict()}
         for name, rules in fits.items()
         if rules.ways() is not None
+        and (not session.grant or session.grant.has(*name.split("/")))
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)
     ]

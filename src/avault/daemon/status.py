@@ -89,6 +89,7 @@ def describe_disk(places: Places, is_open: bool) -> dict[str, Any]:
         "asks",
         "questions",
         "pauses",
+        "grants",
         "since",
         "until",
         "waiting",

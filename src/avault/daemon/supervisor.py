@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller
 from avault.daemon.companions import Companions
+from avault.daemon.grant_sockets import GrantSocket
 from avault.daemon.keeper import Warden
 from avault.daemon.listener import Listener
 from avault.daemon.precedence import Precedence
@@ -82,6 +83,7 @@ class Supervisor:
         # who has not been answered or handed on, the oldest first
         self.clients: list[socket.socket] = []
         self.listener = Listener(places, say, lambda sock: spawn(self.tasks, self.serve(sock)))
+        self.warden.grants.take = lambda sock, grant: spawn(self.tasks, self.serve(sock, grant))
         self.warned = False
 
     # -- the socket
@@ -100,6 +102,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
         self.listener.open()
+        self.warden.grants.clean()
         write_file(self.places.own("python"), os.fsencode(sys.executable))
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
@@ -119,25 +122,34 @@ class Supervisor:
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
+        self.warden.grants.leave()
         self.companions.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
         self.say("stopped")
 
-    async def serve(self, sock: socket.socket) -> None:
-        """Read the first frame of a connection, and answer it or hand it on."""
+    async def serve(self, sock: socket.socket, grant: GrantSocket | None = None) -> None:
+        """Read the first frame of a connection, and answer it or hand it on.
+
+        One through a `grant` is only handed on.
+        """
         request, since = None, uptime()
         try:
             sock.setblocking(False)
-            if not is_same_user(sock):
-                return
-            self.clients.append(sock)
+            if not grant:
+                if not is_same_user(sock):
+                    return
+                self.clients.append(sock)
             if len(self.clients) > room():
                 self.clients.pop(0).shutdown(socket.SHUT_RDWR)  # as if it had left
             try:
                 async with asyncio.timeout(FIRST_FRAME_TIME):
                     request = await self.first_frame(sock)
+                if grant:
+                    if request is not None and not grant.is_closed:
+                        self.hand_on(sock, request, since, grant.identity)
+                    return
                 answer = None if request is None else await self.handle(sock, request, since)
             except OSError:
                 # too slow; or out of descriptors: what cannot be handed on is closed, and the
@@ -156,6 +168,8 @@ class Supervisor:
         finally:
             if sock in self.clients:
                 self.clients.remove(sock)
+            if grant:
+                grant.leave(sock)
             sock.close()
 
     async def first_frame(self, sock: socket.socket) -> dict[str, Any] | None:
@@ -195,11 +209,25 @@ class Supervisor:
             return await self.answers[op](self, sock, request)
         else:
             raise Usage(f"no such request: {printable(op)}", "see references/protocol.md")
-        if not self.warden.child.control:
-            raise self.warden.locked()
-        taken = {"do": "connection", "frame": request, "since": since}
-        self.warden.child.control.send(taken, sock.fileno())
+        self.hand_on(sock, request, since)
         return None
+
+    def hand_on(
+        self,
+        sock: socket.socket,
+        request: dict[str, Any],
+        since: float,
+        identity: str | None = None,
+    ) -> None:
+        """Give a connection to the keyholder, with the identity of the grant that it came through.
+
+        Raises AvaultError.
+        """
+        control = self.warden.child.control
+        if not control:
+            raise self.warden.locked()
+        taken = {"frame": request, "since": since, "identity": identity}
+        control.send({"do": "connection", "taken": taken}, sock.fileno())
 
     async def notify(self, command: str) -> None:
         """Run the operator's command whenever the state is another one."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 from typing import TYPE_CHECKING
 
+from avault.daemon.grant import ASK_MAKER, Grant
 from avault.errors import Locked, Usage, complain
 from avault.plain import MAX_FRAME
 from avault.protocol import NESTED, SESSIONS, Frames, decode_frame, encode_frame
@@ -133,6 +135,7 @@ class Session:
         settled: Callable[[], None],
         sessions: dict[Session, None],
         since: float,
+        grant: Grant | None = None,
     ) -> None:
         self.first, self.answer, self.settled, self.sessions = first, answer, settled, sessions
         self.since = since  # when the connection was accepted, as `uptime` counts
@@ -142,11 +145,16 @@ class Session:
         self.awaited: asyncio.Future[dict[str, Any]] | None = None
         self.stalled: asyncio.TimerHandle | None = None
         self.is_conversation = self.is_paused = self.is_last = False
+        self.grant = grant  # through whose socket it came
+        self.ended: Callable[[], None] | None = None  # called once, when the client is gone
 
     def connection_made(self, transport: Any) -> None:
         """The connection was taken over; its first frame came with it."""
         self.transport = transport
         transport.set_write_buffer_limits(high=MAX_FRAME)
+        if self.grant and self.grant.is_over():  # it has ended on the way to here
+            transport.abort()
+            return
         self.handle(self.first)
 
     def data_received(self, data: bytes) -> None:
@@ -191,7 +199,7 @@ class Session:
             self.is_conversation = str(request.get("op")) in SESSIONS
             answer = self.answer(self, request)
         except Exception as error:
-            answer = complain(error).to_dict()
+            answer = self.explain(error)
         if isinstance(answer, dict):
             self.send(answer)
         else:
@@ -203,11 +211,29 @@ class Session:
             if found := await answer:  # else another process has answered
                 self.send(found)
         except Exception as error:
-            self.send(complain(error).to_dict())
+            self.send(self.explain(error))
         finally:
             self.task = None
             self.settled()
         self.advance()
+
+    def explain(self, error: Exception) -> dict[str, Any]:
+        """What is answered where something went wrong.
+
+        Through a grant no hint leads to names that it does not have, as guards are on.
+        """
+        known = complain(error)
+        if self.grant and "unguard" in (known.hint or ""):
+            known.hint = ASK_MAKER
+        return known.to_dict()
+
+    def cut(self) -> None:
+        """End it at once: nothing more is sent on it, by nobody else who has it either."""
+        with contextlib.suppress(OSError):
+            self.transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        self.transport.abort()
+        if self.task:
+            self.task.cancel()
 
     def is_held(self) -> bool:
         """Whether the next frame has to wait.
@@ -260,3 +286,5 @@ class Session:
             self.stalled.cancel()
         if self.task:
             self.task.cancel()
+        if self.ended:
+            self.ended()

@@ -40,6 +40,9 @@ getting in, looking after
   scan          the vault's values in a working tree, or in what is staged
   guard         how a secret may be used    avault guard openai/API_KEY --only run
   unguard       take that away; the phone has to agree
+  grant         a socket for one caller     avault grant web --group stripe --for 8h
+  grants        which there are, and when each was last used
+  revoke        end one at once, or --all
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
   drill         see whether the phone asks you before it opens

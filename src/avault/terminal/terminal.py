@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from avault.client import ask_daemon
+from avault.client import EndedGrant, ask_daemon
 from avault.daemon.start import start_daemon
 from avault.errors import AvaultError, Denied, Unavailable, printable
 from avault.places import Places
@@ -99,6 +99,10 @@ class Terminal:
 
     def need_daemon(self) -> None:
         """Start a daemon that asks nobody, unless one runs or systemd is about to start its own."""
+        if self.places.is_grant():
+            if not self.is_running():
+                raise EndedGrant(self.places)
+            return
         try:
             if not self.is_running() and not hasten_service(self.places):
                 start_daemon(self.places, background=True)

@@ -1,0 +1,171 @@
+"""A grant's rules: what one caller may have of an open vault, how, how often, and until when.
+
+They touch no value: what of the vault a grant has is taken out in `daemon/gate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from avault.errors import Denied, Usage
+from avault.process import uptime
+from avault.protocol import DOOR, GRANTED, SESSIONS, VALUES, read_limit, refuse_unknown
+from avault.vault.choosing import check_names
+from avault.vault.names import DIGITS, GROUP_CHARACTERS, LETTERS, check_group, check_key
+from avault.vault.times import render_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from avault.protocol import Message
+    from avault.vault.records import Vault
+
+
+GRANT_USES = ("get", "run", "proxy", "sign")  # what a grant can be for
+NEEDED = {  # by which way values go out, or are used: what a grant has to be for
+    "get": "get", "export": "get", "reveal": "get", "provide": "get", "run": "run", "sign": "sign",
+}  # fmt: skip
+GRANT_FIELDS = frozenset({"name", "groups", "only", "can", "lasts", "times", "uids", "ask", "stay"})
+MOST_NAMED = 1000  # groups and keys of one
+MOST_UIDS = 64
+LONGEST_GRANT_NAME = 32  # characters
+MOST_TIMES = 1_000_000
+ASK_MAKER = "ask whoever made the grant"
+
+
+class Grant:
+    """What a caller may have: all of `groups`, and `only` (GROUP/KEY), for the uses that it `can`.
+
+    `until` is as `uptime` counts (None: until the lock), `times` how many uses are left (None:
+    any number), `uids` whose processes may connect. `asks` says whether the phone is still to be
+    asked before the first use.
+    """
+
+    def __init__(self, name: str, groups: list[str], only: list[str], can: list[str]) -> None:
+        self.name, self.identity = name, secrets.token_hex(16)
+        self.groups, self.only, self.can = frozenset(groups), frozenset(only), frozenset(can)
+        self.uids: frozenset[int] = frozenset()
+        self.until: float | None = None
+        self.times: int | None = None
+        self.asks = self.is_ended = False
+        self.used: float | None = None  # Unix seconds of the last use
+        self.path = ""
+        self.seen: tuple[Vault, Vault] | None = None  # a vault, and what it has of it
+        self.asking = asyncio.Lock()
+        self.in_vain, self.rests_until = 0, 0.0  # questions that nobody answered; until when
+
+    def has(self, group: str, key: str) -> bool:
+        """Whether a secret of that name is in it."""
+        return group in self.groups or f"{group}/{key}" in self.only
+
+    def is_over(self) -> bool:
+        """Whether it was revoked, or its time is over."""
+        return self.is_ended or (self.until is not None and uptime() >= self.until)
+
+    def check_request(self, op: str, note: Callable[[str], None] | None = None) -> None:
+        """Raise Denied for a request that may not be made through a grant; `note` is told of it."""
+        if self.is_over():
+            raise Denied(f"the grant {self.name} has ended", ASK_MAKER)
+        if op not in GRANTED:
+            if note:  # what is no request is not repeated: it may be anything
+                note(op if op in VALUES | SESSIONS | DOOR else "?")
+            raise Denied("through a grant that may not be asked", "with the vault's own socket")
+
+    def check_way(self, way: str) -> None:
+        """Raise Denied where it is not for that way, or has no uses left: whatever is asked for."""
+        self.check_request("get")
+        if NEEDED.get(way) not in self.can:
+            shown = " or ".join(sorted(self.can, key=GRANT_USES.index))
+            hint = "avault run -- CMD" if self.can & {"run"} else ASK_MAKER
+            raise Denied(f"the grant {self.name} is only to {shown}", hint)
+        if self.times == 0:
+            raise Denied(f"the grant {self.name} has been used as often as it may be", ASK_MAKER)
+
+    def is_mask(self, request: Message) -> bool:
+        """Whether a request wants all values so that `run` can mask them, which is no use.
+
+        Where they may not be had for nothing, it gets none; what it was given itself is masked.
+        """
+        wants = request["op"] == "reveal" and request.get("for") == "mask"
+        is_all = not (request.get("groups") or request.get("only"))
+        is_free = self.times is None and "get" in self.can
+        return wants and is_all and "run" in self.can and not is_free
+
+    def use(self, way: str) -> None:
+        """Count a use, before anything is given out; raises Denied where none is left."""
+        self.check_way(way)
+        if self.times is not None:
+            self.times -= 1
+        self.used = time.time()
+
+    def describe(self) -> Message:
+        """What `grants` shows of it."""
+        left = None if self.until is None else time.time() + self.until - uptime()
+        return {
+            "name": self.name,
+            "groups": sorted(self.groups),
+            "only": sorted(self.only),
+            "can": sorted(self.can, key=GRANT_USES.index),
+            "until": None if left is None else render_time(left),
+            "times": self.times,
+            "uids": sorted(self.uids),
+            "ask": self.asks,
+            "used": None if self.used is None else render_time(self.used),
+            "path": self.path,
+        }
+
+
+def is_grant_name(name: object) -> bool:
+    """Whether a grant can have that name: [A-Za-z0-9][A-Za-z0-9._-]{0,31}."""
+    return (
+        isinstance(name, str)
+        and 0 < len(name) <= LONGEST_GRANT_NAME
+        and name[0] in LETTERS | DIGITS
+        and set(name) <= GROUP_CHARACTERS
+    )
+
+
+def check_grant_name(name: object) -> str:
+    """`name`, if a grant can have it; raises Usage. What is none is not repeated."""
+    if not is_grant_name(name):
+        hint = "a letter or digit, then up to 31 of A-Z a-z 0-9 . _ -, as in: avault grant web"
+        raise Usage("not a name for a grant", hint)
+    return str(name)
+
+
+def read_grant(request: Message, own_uid: int) -> Grant:
+    """The grant that a request is for; raises Usage."""
+    refuse_unknown(request, GRANT_FIELDS)
+    name, can = check_grant_name(request.get("name")), check_names(request, "can")
+    groups, only = check_names(request, "groups"), check_names(request, "only")
+    if len(groups) + len(only) > MOST_NAMED:
+        raise Usage(f"at most {MOST_NAMED:,} groups and keys in one grant")
+    for each in groups:
+        check_group(each)
+    for each in only:
+        group, _, key = each.partition("/")
+        check_group(group)
+        check_key(key)
+    if not groups and not only:
+        raise Usage("a grant of nothing", "name what: --group GROUP, or --only GROUP/KEY")
+    if {*can} - {*GRANT_USES}:
+        raise Usage("no such use", f"--can is of: {', '.join(GRANT_USES)}")
+    grant = Grant(name, groups, only, can or ["get", "run"])
+    if request.get("lasts") is not None:
+        if not (lasts := read_limit(request, "lasts")):
+            raise Usage("lasts is a number of seconds, above 0", "--for 8h")
+        grant.until = uptime() + lasts
+    if (times := request.get("times")) is not None:
+        if type(times) is not int or not 0 < times <= MOST_TIMES:
+            raise Usage(f"times is a number from 1 to {MOST_TIMES:,}", "--times 3")
+        grant.times = times
+    uids = request.get("uids") or [own_uid]
+    if not isinstance(uids, list) or len(uids) > MOST_UIDS:
+        raise Usage(f"uids is a list of at most {MOST_UIDS} numbers")
+    if any(type(each) is not int or not 0 <= each < 2**32 - 1 for each in uids):
+        raise Usage("a uid is a number of 32 bits", "--uid web, or --uid 1001")
+    grant.uids, grant.asks = frozenset(uids), bool(request.get("ask"))
+    return grant
