@@ -145,11 +145,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
-<<<<<<< HEAD
-    daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
-=======
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
     daemon/rotating           A new agent's key: the phone opens an envelope of it before anything is sealed anew
     daemon/signing_link       The process that signs, as the keyholder has it: what it is asked, and which keys it has
@@ -1159,17 +1155,10 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-<<<<<<< HEAD
-    audit daemon delete doctor drill edit export forget get git guard has history import init
-    inject custody key keychain list lock log machine mcp message migrate mv openclaw
-    openclaw-provider operator pair recover replica restore rotate run scan service set ssh
-    status sync unguard unlock wait
-=======
-    audit daemon delete doctor drill edit export forget get git grant grants guard has history import
-    init inject custody key keychain list lock log machine mcp migrate mv openclaw openclaw-provider operator
-    pair recover replica restore revoke rotate run scan service set ssh status sync unguard unlock
-    wait
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
+    audit custody daemon delete doctor drill edit export forget get git grant grants guard has
+    history import init inject key keychain list lock log machine mcp message migrate mv
+    openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
+    service set ssh status sync unguard unlock wait
     """.split()
 )
 
@@ -1560,11 +1549,7 @@ SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyho
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-<<<<<<< HEAD
-    "guard", "guards", "key", "keys", "sign", "word",
-=======
-    "guard", "guards", "key", "keys", "sign", "grant", "grants", "revoke",
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
+    "guard", "guards", "key", "keys", "sign", "word", "grant", "grants", "revoke",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
@@ -13451,12 +13436,8 @@ class Warden:
         self.report: dict[str, Any] = {}
         # why the vault is locked, if it was not for being asked to
         self.failure: AvaultError | None = None
-<<<<<<< HEAD
-        self.custody = Custody(places, self.child)
-        self.custody.report = lambda: self.report
-=======
         self.custody, self.grants = Custody(places, self.child), GrantSockets(places, self.child)
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
+        self.custody.report = lambda: self.report
         self.changed = asyncio.Event()  # replaced at every change of state
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
@@ -14417,120 +14398,12 @@ class AutoLock:
             return f"it locked by itself after {render_duration(self.after)}"
         return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
-<<<<<<< HEAD
-        return change
-
-
-def check(guards: Guards, name: str, way: str, now: float) -> None:
-    """Raise Denied where what guards a secret does not let it out by a way."""
-    found = guards.of(name)
-    rules = guards.rules_of(found)
-    if found and not rules.lets(way, now):
-        why = [each for each in found if not guards.left(each).lets(way, now)]
-        raise refuse(name, why or found, rules, way)
-
-
-class Gate:
-    """What is known of the guards, and of what is sealed, of the vault that is served."""
-
-    def __init__(self) -> None:
-        self.vault: Vault | None = None
-        self.guards, self.is_free = Guards({}), True
-
-    def look(self, vault: Vault) -> Guards:
-        """The guards of a vault, which does not change."""
-        if vault is not self.vault:
-            self.vault, self.guards = vault, Guards(vault.facts)
-            self.is_free = not self.guards.guards and not vault.facts_of("lock")
-        return self.guards
-
-    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
-        """What of a request may go out; raises Denied, and what `pick` raises.
-
-        What was named and may not refuses the whole. Of all there is, what may not stays in, and
-        what is counted (it would be used up by who never needed it) and what the phone is to be
-        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
-        """
-        guards = self.look(vault)
-        if self.is_free:
-            return Passage(vault, way_of(request))
-        names, is_named = pick(vault, request)
-        passage, now = Passage(vault, way_of(request)), time.time()
-        way = passage.way
-        allowed: list[tuple[str, str]] = []
-        for group, key in names:
-            name = f"{group}/{key}"
-            found = guards.of(name)
-            rules = guards.rules_of(found)
-            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
-            asks = rules.ask is not None or bool(sealed)
-            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
-            if not (found or asks):
-                allowed.append((group, key))
-            elif rules.lets(way, now) and is_meant:
-                allowed.append((group, key))
-                passage.is_counted = passage.is_counted or rules.times is not None
-                if asks:
-                    refuse_without_asking(name, way)
-                    passage.asked[name] = rules.ask or 0
-                    passage.thawed += [name] if rules.ask is None else []
-            elif is_named:
-                check(guards, name, way, now)
-            else:
-                passage.held.append(name)
-        passage.vault = take_out(vault, allowed)
-        return passage
-
-
-SILENT = ("provide",)  # ways on which nobody waits for a phone
-
-
-def refuse_without_asking(name: str, way: str) -> None:
-    """Raise Denied where the phone cannot be asked of a secret by this way."""
-    if way in SILENT:
-        raise Denied(
-            f"{name} is guarded: the phone is asked for each use",
-            f"avault get {name}, or avault run",
-        )
-
-
-def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
-    """A vault that has these keys, and nothing else."""
-    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
-    for group, key in sorted({*names}):
-        there = vault.groups[group]
-        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
-    return seen
-
-
-def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
-    """Why a guarded secret does not go out by a way, and what to do."""
-    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
-    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
-    ways = rules.ways()
-    if not rules.is_known:
-        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
-    if ways is not None and way not in ways:
-        if not ways:
-            return Denied(f"{name} is guarded: nobody may use it", lift)
-        shown = " or ".join(sorted(ways, key=WAYS.index))
-        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= TO_COME:
-            hint = f"nothing here can be a {shown} yet; {lift}"
-        elif "ssh" in ways and "run" not in ways:
-            hint = f"to sign with it: avault ssh -- CMD; {lift}"
-        return Denied(f"{name} is guarded: only {shown} may use it", hint)
-    if rules.times == 0:
-        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
-    return Denied(f"{name} is guarded, and its time is over", lift)
-=======
     def change(self, message: Message) -> None:
         """Take other limits; one that is not named stays as it is, and `for` counts from now."""
         if "for" in message:
             self.after = round(uptime() - self.opened) + message["for"]
         self.after = message.get("lock_after", self.after)
         self.idle = message.get("lock_idle", self.idle)
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -16225,15 +16098,16 @@ class Restraint:
     def __init__(self) -> None:
         self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
         self.latest: list[float] = []  # when the last questions of all were in vain
+        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
         self.approved: dict[tuple[Who, str], float] = {}
 
     def check(self, who: Who, names: list[str]) -> None:
         """Raise Denied while the pause of a caller lasts."""
         now = uptime()
         for name in names:
-            end = self.end(who, name)
+            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
             if not self.is_known(who, [name]):
-                end = max(end, self.end(None, name), self.end_of_flood())
+                end = max(end, self.end(None, name), end_of_flood(self.latest))
             if end > now:
                 raise Denied(
                     f"the phone was asked in vain; for {name} it is not asked again for"
@@ -16251,17 +16125,16 @@ class Restraint:
         pauses = ASK_PAUSES if who else SECRET_PAUSES
         return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
 
-    def end_of_flood(self) -> float:
-        """When anybody may ask again after too many questions in vain."""
-        return self.latest[0] + FLOOD_TIME if len(self.latest) == FLOOD else 0.0
-
     def describe(self) -> list[Message]:
         """The pauses that last: of what, whose, and until when."""
         now, others = uptime(), "any other program"
-        ends = [(self.end_of_flood(), others, "anything")] + [
-            (self.end(who, name), name_program({"exe": who[1]}) if who else others, name)
-            for who, name in self.in_vain
-        ]
+        ends = [(end_of_flood(self.latest), others, "anything")]
+        for who, latest in self.latest_of.items():
+            ends.append((end_of_flood(latest), name_program({"exe": who[1]}), "anything"))
+        for one, name in self.in_vain:
+            ends.append(
+                (self.end(one, name), name_program({"exe": one[1]}) if one else others, name)
+            )
         return [
             {"name": name, "program": program, "until": render_time(time.time() + end - now)}
             for end, program, name in sorted(ends)
@@ -16273,6 +16146,7 @@ class Restraint:
         now = uptime()
         self.forget(now - REMEMBERED)
         self.latest = [*self.latest, now][-FLOOD:]
+        self.latest_of[who] = [*self.latest_of.get(who, []), now][-FLOOD:]
         for each in [(each, name) for each in (who, None) for name in names]:
             self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
 
@@ -16280,6 +16154,7 @@ class Restraint:
         """Forget what is older."""
         self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
         self.approved = {each: at for each, at in self.approved.items() if at > before}
+        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
 
     def forgive(self, who: Who, names: list[str]) -> None:
         """The operator has agreed."""
@@ -16288,6 +16163,11 @@ class Restraint:
             self.in_vain.pop((None, name), None)
             if who[1]:  # else it is any program that is not known
                 self.approved[who, name] = uptime()
+
+
+def end_of_flood(latest: list[float]) -> float:
+    """When one may ask again after too many questions in vain, of which these are the last."""
+    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
 
 
 class Turn:
@@ -16360,6 +16240,13 @@ class Askings:
     def alone(self, who: Who, names: list[str]) -> Turn:
         """Be the only one who asks for these, for the length of a `with`."""
         return Turn(self.turns, who, names, self.restraint.is_known(who, names))
+
+    def end_stale(self, vault: Vault) -> None:
+        """End what has opened values that are others by now, in the vault that is served."""
+        for each, found in [*self.staying.items()]:
+            if found.is_stale(vault):
+                found.assignment.end()
+                self.staying.pop(each, None)
 
     def describe(self) -> Message:
         """What `status` shows of them."""
@@ -16583,7 +16470,7 @@ class Gate:
                 allowed.append((group, key))
                 passage.is_counted = passage.is_counted or rules.times is not None
                 if asks:
-                    refuse_without_asking(vault, name, way)
+                    refuse_without_asking(name, way)
                     passage.asked[name] = rules.ask or 0
                     passage.thawed += [name] if rules.ask is None else []
             elif is_named:
@@ -16597,19 +16484,12 @@ class Gate:
 SILENT = ("provide",)  # ways on which nobody waits for a phone
 
 
-def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
-    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
-    group, _, key = name.partition("/")
+def refuse_without_asking(name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret by this way."""
     if way in SILENT:
         raise Denied(
             f"{name} is guarded: the phone is asked for each use",
             f"avault get {name}, or avault run",
-        )
-    found = vault.groups[group].keys[key]
-    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} was set by two machines, and the phone is asked of one secret",
-            f"settle it first: avault set {name}",
         )
 
 
@@ -17357,251 +17237,6 @@ def bind_locks(vault: Vault, host: str) -> dict[str, Any]:
     return {"vault": said, "host": host, "operators": vault.operators()}
 
 
-<<<<<<< HEAD
-# ------------------------------------------------------ daemon/restraint ----
-# Programs that ask too often: after a question in vain they leave the phone alone, ever longer.
-
-
-ASK_PAUSES = (30.0, 120.0, 600.0, 3600.0)  # seconds after one question in vain, two, …
-MOST_SHOWN = 20  # pauses in `status`: the longest
-WORD_CHARACTERS = LETTERS | DIGITS | set("._+-")
-SECRET_PAUSES = (10.0, 30.0, 120.0)  # the same for a secret, whoever asked
-FLOOD, FLOOD_TIME = 6, 300.0  # so many in vain, of the whole vault, in so many seconds
-REMEMBERED = 86_400.0  # seconds
-MOST_OVERHEARD = 40  # questions to which one process hears answers for nobody
-MOST_WAITING = 4  # uses by one program that wait for their turn
-
-
-def who_asks(caller: dict[str, Any]) -> Who:
-    """A caller, as it is known again: what runs, and in what."""
-    parent = caller.get("parent") or {}
-    return caller["uid"], caller["exe"], parent.get("exe")
-
-
-def which_asks(caller: dict[str, Any]) -> Who | None:
-    """A caller, as one approval is good for it: a program, started by one process, in one session.
-
-    What is started by init, or from outside of a container, stands for itself. As orphans get
-    another parent, which many may have, the kernel's session counts too: nobody can join one. None
-    for who is not known: it is not known again either.
-    """
-    pid, parent = caller["pid"], (caller.get("parent") or {}).get("pid")
-    if not (pid and caller["exe"] and parent is not None):
-        return None
-    starter = parent if parent > 1 else pid
-    try:
-        leader = os.getsid(pid)
-    except OSError:  # it has ended
-        return None
-    return caller["uid"], caller["exe"], *name_process(starter), *name_process(leader)
-
-
-def name_process(pid: int) -> tuple[int, bytes]:
-    """A process, as no other one is named: its pid, and when it was started."""
-    _, fields = read_stat(pid)
-    return pid, fields[19] if fields else b""
-
-
-def describe_who(caller: dict[str, Any]) -> str:
-    """A caller in words, as the kernel tells."""
-    parent = caller.get("parent") or {}
-    shown = f"{name_program(caller)} (pid {caller['pid']})"
-    if parent.get("exe"):
-        shown += f", started by {name_program(parent)} (pid {parent['pid']})"
-    return shown
-
-
-def name_program(process: dict[str, Any]) -> str:
-    """The name of what a process runs."""
-    if name := process.get("exe") or process.get("name"):
-        return spell(os.path.basename(str(name)))
-    return "a program that is not known"
-
-
-def spell(word: str) -> str:
-    """A word that others have chosen, as it cannot be taken for a part of the sentence."""
-    return "".join(each if each in WORD_CHARACTERS else "?" for each in word[:24])
-
-
-class Restraint:
-    """How long callers leave the phone alone: who they are, what they asked for, and how many.
-
-    `in_vain` has how many questions in a row were, and when the last; those of a secret by whoever
-    asked (None) too, as who copies a program is another one. Who was approved before, for a secret,
-    has its own pauses alone, so that others cannot keep it out. All is forgotten after a day.
-    """
-
-    def __init__(self) -> None:
-        self.in_vain: dict[tuple[Who | None, str], tuple[int, float]] = {}
-        self.latest: list[float] = []  # when the last questions of all were in vain
-        self.latest_of: dict[Who, list[float]] = {}  # and of each caller
-        self.approved: dict[tuple[Who, str], float] = {}
-
-    def check(self, who: Who, names: list[str]) -> None:
-        """Raise Denied while the pause of a caller lasts."""
-        now = uptime()
-        for name in names:
-            end = max(self.end(who, name), end_of_flood(self.latest_of.get(who, [])))
-            if not self.is_known(who, [name]):
-                end = max(end, self.end(None, name), end_of_flood(self.latest))
-            if end > now:
-                raise Denied(
-                    f"the phone was asked in vain; for {name} it is not asked again for"
-                    f" {end - now:.0f} s",
-                    "wait, or see who asked: avault log",
-                )
-
-    def is_known(self, who: Who, names: list[str]) -> bool:
-        """Whether the operator has agreed to a caller before, for all of these."""
-        return all((who, name) in self.approved for name in names)
-
-    def end(self, who: Who | None, name: str) -> float:
-        """When the pause of a caller ends, or that of all; 0 where it has none."""
-        count, last = self.in_vain.get((who, name), (0, 0.0))
-        pauses = ASK_PAUSES if who else SECRET_PAUSES
-        return last + pauses[min(count, len(pauses)) - 1] if count else 0.0
-
-    def describe(self) -> list[Message]:
-        """The pauses that last: of what, whose, and until when."""
-        now, others = uptime(), "any other program"
-        ends = [(end_of_flood(self.latest), others, "anything")]
-        for who, latest in self.latest_of.items():
-            ends.append((end_of_flood(latest), name_program({"exe": who[1]}), "anything"))
-        for one, name in self.in_vain:
-            ends.append(
-                (self.end(one, name), name_program({"exe": one[1]}) if one else others, name)
-            )
-        return [
-            {"name": name, "program": program, "until": render_time(time.time() + end - now)}
-            for end, program, name in sorted(ends)
-            if end > now
-        ][-MOST_SHOWN:]
-
-    def note(self, who: Who, names: list[str]) -> None:
-        """A question was in vain: refused, or nobody answered."""
-        now = uptime()
-        self.forget(now - REMEMBERED)
-        self.latest = [*self.latest, now][-FLOOD:]
-        self.latest_of[who] = [*self.latest_of.get(who, []), now][-FLOOD:]
-        for each in [(each, name) for each in (who, None) for name in names]:
-            self.in_vain[each] = (self.in_vain.get(each, (0, 0.0))[0] + 1, now)
-
-    def forget(self, before: float) -> None:
-        """Forget what is older."""
-        self.in_vain = {each: found for each, found in self.in_vain.items() if found[1] > before}
-        self.approved = {each: at for each, at in self.approved.items() if at > before}
-        self.latest_of = {who: at for who, at in self.latest_of.items() if at[-1] > before}
-
-    def forgive(self, who: Who, names: list[str]) -> None:
-        """The operator has agreed."""
-        for name in names:
-            self.in_vain.pop((who, name), None)
-            self.in_vain.pop((None, name), None)
-            if who[1]:  # else it is any program that is not known
-                self.approved[who, name] = uptime()
-
-
-def end_of_flood(latest: list[float]) -> float:
-    """When one may ask again after too many questions in vain, of which these are the last."""
-    return latest[0] + FLOOD_TIME if len(latest) == FLOOD else 0.0
-
-
-class Turn:
-    """The only one who asks for some names, for the length of a `with`."""
-
-    def __init__(self, turns: Turns, who: Who, names: list[str], is_first: bool) -> None:
-        self.turns, self.who, self.names, self.is_first = turns, who, {*names}, is_first
-        self.begun = asyncio.Event()
-
-    async def __aenter__(self) -> None:
-        self.turns.join(self)
-        try:
-            await self.begun.wait()
-        except asyncio.CancelledError:
-            self.turns.leave(self)
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self.turns.leave(self)
-
-
-class Turns:
-    """Whose turn it is to ask: one at a time for each secret, and first who is to be first."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Turn] = []
-        self.begun: list[Turn] = []
-
-    def join(self, turn: Turn) -> None:
-        """Wait for a turn; raises Denied where too many of the same caller do."""
-        if sum(each.who == turn.who for each in self.waiting) >= MOST_WAITING:
-            raise Denied(
-                f"{MOST_WAITING} uses by this program wait for the phone already",
-                "try again when some have been answered",
-            )
-        self.waiting.append(turn)
-        self.go_on()
-
-    def leave(self, turn: Turn) -> None:
-        """It has had its turn, or wants none any more."""
-        (self.begun if turn.begun.is_set() else self.waiting).remove(turn)
-        self.go_on()
-
-    def go_on(self) -> None:
-        """Begin the turns of which no name is taken, or is to be by who waits before them."""
-        taken = {name for each in self.begun for name in each.names}
-        for turn in sorted(self.waiting, key=lambda each: not each.is_first):
-            if not taken & turn.names:
-                self.waiting.remove(turn)
-                self.begun.append(turn)
-                turn.begun.set()
-            taken |= turn.names
-
-
-class Askings:
-    """The questions of an open vault: one at a time for each secret.
-
-    `questions` are those that the phone has now, as `status` shows them, by what becomes of them;
-    `late` are processes that listen for an answer which is for nobody any more, by the names that
-    they were to open; `staying` those that have opened something for a caller, for a time.
-    """
-
-    def __init__(self) -> None:
-        self.restraint = Restraint()
-        self.turns = Turns()
-        self.questions: dict[Any, Message] = {}
-        self.late: dict[str, Any] = {}
-        self.staying: dict[Who, Any] = {}
-
-    def alone(self, who: Who, names: list[str]) -> Turn:
-        """Be the only one who asks for these, for the length of a `with`."""
-        return Turn(self.turns, who, names, self.restraint.is_known(who, names))
-
-    def end_stale(self, vault: Vault) -> None:
-        """End what has opened values that are others by now, in the vault that is served."""
-        for each, found in [*self.staying.items()]:
-            if found.is_stale(vault):
-                found.assignment.end()
-                self.staying.pop(each, None)
-
-    def describe(self) -> Message:
-        """What `status` shows of them."""
-        return {"questions": [*self.questions.values()], "pauses": self.restraint.describe()}
-
-    def end_late(self, names: list[str], is_full: bool) -> list[Message]:
-        """Who asks anew for a secret hears the late answers himself; for others there is room.
-
-        The questions whose answers are to be heard by who comes in their place.
-        """
-        questions: list[Message] = []
-        for name in [*names, *(list(self.late)[:1] if is_full else [])]:
-            late = self.late.pop(name, None)
-            if late and not late.is_gone:
-                questions += late.questions
-                late.end()
-        return questions[-MOST_OVERHEARD:]
-
-
 # ------------------------------------------------------- daemon/retiring ----
 # Shared custodians that are used no more: the vault knows, so no copy brings one back.
 
@@ -17637,8 +17272,6 @@ async def retire_shared(holding: Holding, message: Message) -> None:
     tell_of_change(holding, message, None, failed)
 
 
-=======
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 # ------------------------------------------------------- daemon/revoking ----
 # What the keyholder does with machines and marks: it shows them, and takes a machine out.
 
@@ -20483,13 +20116,8 @@ class Supervisor:
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
-<<<<<<< HEAD
-        self.companions.leave()
-=======
         self.warden.grants.leave()
-        self.replicator.leave()
-        self.fronts.end()
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
+        self.companions.leave()
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
@@ -22243,13 +21871,10 @@ REQUESTS: dict[str, Serve] = {
     "key": serve_key,
     "keys": serve_signing_keys,
     "sign": serve_sign,
-<<<<<<< HEAD
     "word": serve_word,
-=======
     "grant": serve_grant,
     "grants": serve_grants,
     "revoke": serve_revoke,
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
 }
 
 
@@ -40650,11 +40275,7 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-<<<<<<< HEAD
-    "asked", "asks", "questions", "pauses", "replica", "messages",
-=======
-    "asked", "asks", "questions", "pauses", "replica", "grants",
->>>>>>> bc08383 (Grants: a socket of its own for one caller, with what it may get)
+    "asked", "asks", "questions", "pauses", "replica", "messages", "grants",
 )  # fmt: skip
 
 
