@@ -253,6 +253,10 @@ The rooms, in order; each calls only what stands above it:
     running/terminals         Terminals: the one that a command gets, and the one that we are in
     running/job               A command on pipes: its output, its signals, its end
     running/terminal_job      A command on a terminal of its own: keys, size, job control
+    running/inside            The process in front of a command in a sandbox: its parent there, and its way to the proxy
+    running/proxy_variables   The environment of a command whose HTTPS goes through a proxy of ours
+    running/sight             What a command in a sandbox sees of this machine's files, as mounts for bubblewrap (bwrap(1))
+    running/sandbox           A command in a sandbox (Linux, bubblewrap): no network, and neither the vault nor us in sight
     running/run               avault run: secrets for one command, without holding them
     running/runner            A command whose secrets the process that wants its output never has: for `avault mcp`
     running/search            Looking for the vault's own values in files
@@ -517,6 +521,9 @@ else:
 #
 # Only modules that every interpreter has loaded or built in: the next room answers a `get` in the
 # time that Python itself needs to start.
+
+
+SANDBOX = "/run/avault-sandbox"  # in there, where what is ours is; outside, there is none
 
 
 def sha256(data: bytes) -> bytes:
@@ -5175,7 +5182,12 @@ def was_here(places: Places) -> bool:
 
 
 def no_vault(places: Places) -> NotFound:
-    """What is said where no vault is."""
+    """What is said where no vault is, or where it is out of sight."""
+    if os.path.isdir(SANDBOX):
+        return NotFound(
+            "this is a sandbox of avault's, and no vault is in its reach",
+            "what was chosen for the command is in its environment; who started it can give more",
+        )
     if was_here(places):
         return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
     return NotFound(
@@ -30125,9 +30137,13 @@ class Injection:
 
         Makes the files.
         """
-        given = {name: value.encode() for name, value in self.variables.items()}
-        given |= {name: make_file(value).encode() for name, value in self.files.items()}
-        return {**os.environb, **{name.encode(): value for name, value in given.items()}}
+        return {**os.environb, **self.given(lambda name, value: make_file(value))}
+
+    def given(self, keep: Callable[[str, str], str]) -> dict[bytes, bytes]:
+        """The chosen variables; `keep` makes a file for one of that name, and gives its path."""
+        given = {**self.variables}
+        given |= {name: keep(name, value) for name, value in self.files.items()}
+        return {name.encode(): value.encode() for name, value in given.items()}
 
 
 def refuse_dangerous(names: Iterable[str], allow: list[str]) -> None:
@@ -31306,9 +31322,11 @@ class Job:
         self.catch(signal.SIGCHLD, action=reap)
         self.catch(*passed_signals(), action=self.forward)
         self.catch(signal.SIGWINCH, action=wake_up)
-        self.start_keeper(
-            Keeper(self.keeper_end, self.command, self.environment), stdout, stderr, True
-        )
+        self.start_keeper(self.make_keeper(), stdout, stderr, True)
+
+    def make_keeper(self) -> Keeper:
+        """What the forked process is to be, which starts the command."""
+        return Keeper(self.keeper_end, self.command, self.environment)
 
     def start_keeper(self, keeper: Keeper, stdout: int, stderr: int, foreground: bool) -> None:
         """Fork the process that starts the command, and hear whether it could; raises CannotRun."""
@@ -31513,11 +31531,12 @@ class TerminalJob(Job):
         self.catch(signal.SIGWINCH, action=wake_up)
         self.catch(signal.SIGCONT, action=self.note_continued)
         foreground = self.terminal is None or is_foreground(self.terminal)
-        self.start_keeper(
-            Leader(self.keeper_end, self.command, self.environment), stdout, stderr, foreground
-        )
+        self.start_keeper(self.make_keeper(), stdout, stderr, foreground)
         if foreground and self.wanted:
             self.take_keys()
+
+    def make_keeper(self) -> Keeper:
+        return Leader(self.keeper_end, self.command, self.environment)
 
     # -- signals and jobs
 
@@ -31715,6 +31734,722 @@ class Leader(Keeper):
             os.tcsetpgrp(self.terminal, group)
 
 
+# -------------------------------------------------------- running/inside ----
+# The process in front of a command in a sandbox: its parent there, and its way to the proxy.
+#
+# Started by bubblewrap with this file and Python's standard library, and nothing else of ours. The
+# command runs as the same user beside it, and may end it or take it over: it has no more than the
+# command has.
+
+
+PROXY_PORT = (
+    61080  # of the proxy in there, where no other port is taken; above what kernels give out
+)
+PROXY_URL = f"http://127.0.0.1:{PROXY_PORT}"
+TYPED = 192  # added to a signal that keys have sent
+SESSION = f"{SANDBOX}/session"
+COPIED_AT_ONCE = 1 << 16  # bytes copied at once
+
+
+class GroupKeeper(Keeper):
+    """The parent of a command on pipes: it has a process group, as in another session no key does.
+
+    What keys have sent goes to all of it, and so does that it is to go on.
+    """
+
+    def enter(self, foreground: bool) -> None:
+        os.setpgid(0, 0)
+
+    def obey(self, order: int) -> None:
+        if self.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                if order > TYPED or order == signal.SIGCONT:
+                    os.killpg(self.pid, order % TYPED)
+                else:
+                    os.kill(self.pid, order)
+
+
+class ScreenKeeper(Leader):
+    """The leader of the command's session, which is in the sandbox with it."""
+
+    def close(self, stdout: int, stderr: int) -> None:
+        super().close(stdout, stderr)
+        let_go_of(0)
+
+
+def let_go_of(*descriptors: int) -> None:
+    """Put nothing in the place of descriptors that others are to see the end of."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in descriptors:
+        os.dup2(null, fd)
+    os.close(null)
+
+
+def main_inside(argv: list[str]) -> NoReturn:
+    """Start a command and obey: the descriptor of orders, four flags, and the command.
+
+    The flags: whether it has a terminal (t), is in its foreground (f), and has a proxy (p).
+    """
+    orders, flags, *command = argv
+    own = socket.socket(fileno=int(orders))
+    own.set_inheritable(False)
+    if "p" in flags:
+        start_forwarder(own)
+    out, errors = os.dup(1), os.dup(2)
+    if "t" in flags and os.isatty(2) and os.fstat(1).st_rdev == os.fstat(2).st_rdev:
+        os.close(errors)
+        errors = out
+    let_go_of(1, 2)
+    kind = ScreenKeeper if "t" in flags else GroupKeeper
+    kind(own, command, dict(os.environb)).lead(out, errors, "f" in flags)
+
+
+def start_forwarder(orders: socket.socket) -> None:
+    """Listen where clients look for the proxy, and fork the process that passes them on."""
+    listener = socket.create_server(("127.0.0.1", PROXY_PORT), backlog=256)
+    parent = os.getpid()
+    if os.fork():
+        listener.close()
+        return
+    try:
+        orders.close()
+        let_go_of(0, 1, 2)
+        os.setpgid(0, 0)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        while os.getppid() == parent:
+            with contextlib.suppress(OSError):  # of one client, or for want of descriptors
+                client, _ = listener.accept()
+                threading.Thread(target=pass_on, args=(client,), daemon=True).start()
+    finally:
+        os._exit(0)
+
+
+def pass_on(client: socket.socket) -> None:
+    """Copy bytes between a client and the proxy, each way to its end.
+
+    Where nobody listens, the client is sent away: the proxy may be there for the next one.
+    """
+    with client, socket.socket(socket.AF_UNIX) as proxy:
+        try:
+            proxy.connect(f"{SESSION}/proxy.sock")
+        except OSError:
+            return
+        back = threading.Thread(target=copy_bytes, args=(proxy, client), daemon=True)
+        back.start()
+        copy_bytes(client, proxy)
+        back.join()
+
+
+def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
+    """Copy until the source ends, and say so; where the sink has gone, so has all of it."""
+    try:
+        while data := source.recv(COPIED_AT_ONCE):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+def inside_command(orders: int, flags: str, command: list[str]) -> list[str]:
+    """The command line by which the sandbox starts with `main_inside`."""
+    program = f"import sys; sys.path.insert(0, {SANDBOX!r}); import avault; "
+    program += "del sys.path[0]; avault.main_inside(sys.argv[1:])"
+    python = os.path.realpath(sys.executable)
+    return [python, "-I", "-S", "-c", program, str(orders), flags, *command]
+
+
+# ----------------------------------------------- running/proxy_variables ----
+# The environment of a command whose HTTPS goes through a proxy of ours.
+
+
+PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")  # each in lower case too
+BUNDLES = (  # where clients look for the authorities that they trust; most replace their own
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "AWS_CA_BUNDLE",
+    "CARGO_HTTP_CAINFO",
+    "DENO_CERT",
+    "npm_config_cafile",
+    "CODEX_CA_CERTIFICATE",
+)
+NEAR = ("localhost", "127.0.0.1", "::1")  # what no client asks a proxy for
+REMOVED = frozenset(  # of these, none is inherited
+    {
+        *PROXIES,
+        *map(str.lower, PROXIES),
+        *BUNDLES,
+        *map(str.upper, BUNDLES),
+        "NO_PROXY",
+        "no_proxy",
+        "NODE_USE_ENV_PROXY",
+        "OPENCLAW_PROXY_URL",
+        "SSL_CERT_DIR",
+        "NODE_TLS_REJECT_UNAUTHORIZED",
+        "GIT_SSL_NO_VERIFY",
+        "GIT_SSL_CAPATH",
+        "GIT_PROXY_SSL_CAINFO",
+        "PYTHONHTTPSVERIFY",
+        "npm_config_proxy",
+        "npm_config_https_proxy",
+        "npm_config_noproxy",
+        "npm_config_strict_ssl",
+        "CODEX_PROXY_CERT",
+        "SSLKEYLOGFILE",  # clients write the keys of their connections there
+    }
+)
+
+
+def proxy_variables(url: str, bundle: str) -> dict[str, str]:
+    """What makes clients use a proxy at an http:// URL, and trust what is in the file `bundle`.
+
+    Of NO_PROXY only what is near stays: what the caller had there would go around.
+    """
+    near = ",".join(NEAR)
+    return {
+        **{name: url for each in PROXIES for name in (each, each.lower())},
+        "NO_PROXY": near,
+        "no_proxy": near,
+        "NODE_USE_ENV_PROXY": "1",
+        "OPENCLAW_PROXY_URL": url,
+        **dict.fromkeys(BUNDLES, bundle),
+    }
+
+
+# --------------------------------------------------------- running/sight ----
+# What a command in a sandbox sees of this machine's files, as mounts for bubblewrap (bwrap(1)).
+#
+# Nothing is seen that is not bound: what programs are made of can be read, the current directory and
+# what the caller names can be written too. Where that would show the vault, its state or its sockets,
+# an empty directory stands in their place; where it would let the command change what runs outside
+# later, unasked (avault, its Python, the git around the vault), it can only be read. What can be
+# neither is refused.
+
+
+SYSTEM = ("/usr", "/etc")  # what every program may need: read only
+ROOTS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # mostly links into /usr
+FRESH = ("/tmp", "/run", "/var/tmp")  # there, private, and gone with the sandbox  # noqa: S108
+IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
+MASK = ("--tmpfs", "--remount-ro")
+
+
+def is_below(path: str, top: str) -> bool:
+    """Whether a path is `top`, or in it; both absolute and resolved."""
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+class Mount:
+    """A mount as the kernel tells of it: which file system, which part of it, and where."""
+
+    def __init__(self, line: bytes) -> None:
+        """Of a line of /proc/PID/mountinfo (proc(5)), whose blanks are \\040 and the like."""
+        _, _, device, *words = line.split(b" ")[:5]
+        unescaped = (
+            re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), word)
+            for word in words
+        )
+        self.root, self.point = map(os.fsdecode, unescaped)
+        self.device = device
+
+
+def other_ways(path: str, mounts: list[Mount]) -> set[str]:
+    """All paths by which mounts show what is at a path, that one among them."""
+    holders = [mount for mount in mounts if is_below(path, mount.point)]
+    if not holders:
+        return {path}
+    holder = max(enumerate(holders), key=lambda pair: (len(pair[1].point), pair[0]))[1]
+    inner = os.path.normpath(os.path.join(holder.root, os.path.relpath(path, holder.point)))
+    return {path} | {
+        os.path.normpath(os.path.join(mount.point, os.path.relpath(inner, mount.root)))
+        for mount in mounts
+        if mount.device == holder.device and is_below(inner, mount.root)
+    }
+
+
+def read_mounts() -> list[Mount]:
+    """What is mounted, in the order in which it was."""
+    lines = read_file("/proc/self/mountinfo", only_regular=False).splitlines()
+    return [Mount(line) for line in lines]
+
+
+def hidden_directories(places: Places) -> set[str]:
+    """The directories of which a sandbox shows nothing: of this vault, and what all vaults share.
+
+    The vault, the state of all vaults, and where sockets of a session are.
+    """
+    found = {places.dir, usual_directory(), state_home(), f"/run/user/{os.getuid()}"}
+    found |= {os.environ.get("XDG_RUNTIME_DIR") or places.dir}
+    return {os.path.realpath(each) for each in found}
+
+
+def program_directory() -> str:
+    """Where avault.py is, which Python looks into first when that is run as a script."""
+    return os.path.dirname(os.path.realpath(__file__))
+
+
+def is_imported(path: str, top: str) -> bool:
+    """Whether Python may import what is at a path in `top`, or the path is `top` itself."""
+    first = os.path.relpath(path, top).partition(os.sep)[0]
+    return first in {".", "__pycache__", *IMPORTED, *sys.stdlib_module_names}
+
+
+def protected_paths(places: Places) -> set[str]:
+    """What the command must not change, as it runs outside later: avault, Python, the vault's git.
+
+    A repository's settings name programs, and say whether avault pushes.
+    """
+    found = {program_directory(), sys.prefix, sys.base_prefix}
+    found |= {os.path.dirname(os.path.realpath(sys.executable))}
+    if os.path.isfile(PROJECT_FILE):  # it chooses the secrets of the next run
+        found.add(os.path.abspath(PROJECT_FILE))
+    if git := find_git(os.path.realpath(places.dir)):
+        found.add(git)
+        common = os.path.join(git, "commondir")
+        if os.path.isfile(common):  # of a worktree of its own (gitrepository-layout(5))
+            found.add(os.path.join(git, os.fsdecode(read_file(common)).rstrip("\n")))
+    around = os.path.dirname(os.path.realpath(places.dir))
+    while around != os.path.dirname(around):
+        if os.path.isfile(found_file := os.path.join(around, ".git")):
+            found.add(found_file)
+        around = os.path.dirname(around)
+    return {os.path.realpath(each) for each in found}
+
+
+class Sight:
+    """The mounts of one sandbox. `held` are empty directories that keep places free, until `end`.
+
+    `writable` and `readable` are paths besides the current directory, that a person names.
+    Raises Denied for what would show the vault, or let the command change what guards it;
+    NotFound.
+    """
+
+    def __init__(self, places: Places, writable: Iterable[str], readable: Iterable[str]) -> None:
+        self.here = os.getcwd()
+        self.places = places
+        self.named = [os.path.abspath(os.path.expanduser(each)) for each in (*writable, *readable)]
+        self.writes: dict[str, bool] = {self.here: True}
+        for path in writable:
+            self.writes[resolve_path(path)] = True
+        for path in readable:
+            self.writes[resolve_path(path)] = False
+        mounts = read_mounts()
+        self.hidden = {
+            way for place in hidden_directories(places) for way in other_ways(place, mounts)
+        }
+        self.protected = protected_paths(places)
+        self.sockets = {os.path.realpath(path) for path in (*places.sockets(), places.pid_file)}
+        self.held: dict[str, int] = {}
+        for path, writes in self.writes.items():
+            self.check(path, writes)
+
+    def check(self, path: str, writes: bool) -> None:
+        """Raise Denied where what is named must not be in a sandbox."""
+        told = printable(path)
+        if any(is_below(path, each) for each in self.hidden):
+            raise Denied(
+                f"{told} is the vault's, or of its state or sockets: no sandbox shows it",
+                "go to another directory, or leave it out",
+            )
+        if any(os.path.dirname(each) == path or each == path for each in self.sockets):
+            raise Denied(
+                f"the vault's socket is in {told}: no sandbox shows it",
+                "go to another directory, or have the socket elsewhere: AVAULT_SOCKET=PATH",
+            )
+        if path == "/" or any(is_below(path, each) for each in ("/proc", "/sys", "/dev")):
+            raise Denied(f"{told} is the kernel's, and a sandbox has its own", "leave it out")
+        if not writes:
+            return
+        home = os.path.realpath(os.path.expanduser("~"))
+        if is_below(home, path) or any(is_below(each, path) for each in ("/run", *SYSTEM)):
+            raise Denied(
+                f"{told} holds what starts by itself outside: a sandbox cannot write there",
+                "go to a project's own directory: cd DIR",
+            )
+        if os.stat(path).st_mode & stat.S_IWOTH and os.path.isdir(path):
+            raise Denied(
+                f"others can write to {told}, and have sockets there", "cd to a directory of yours"
+            )
+        for each in self.protected - set(SYSTEM):
+            if is_below(path, each) and (each != program_directory() or is_imported(path, each)):
+                raise Denied(
+                    f"{told} is of avault's program, or of the git around the vault",
+                    "run it from another directory, or: pipx install avault-nostr",
+                )
+
+    # -- what bubblewrap is told
+
+    def arguments(self) -> list[str]:
+        """The options of bwrap(1) for it, in the order in which they count."""
+        found = [word for path in FRESH for word in ("--tmpfs", path)]
+        found += ["--proc", "/proc", "--dev", "/dev"]
+        found += ["--dir", os.path.expanduser("~")]
+        for path in SYSTEM:
+            found += ["--ro-bind", path, path]
+        for path in filter(os.path.lexists, ROOTS):
+            found += (
+                ["--symlink", os.readlink(path), path]
+                if os.path.islink(path)
+                else ["--ro-bind", path, path]
+            )
+        for path, writes in sorted((self.interpreter() | self.writes).items()):
+            found += ["--bind" if writes else "--ro-bind", path, path]
+        for path in self.named:  # one that is a link leads there in the sandbox too
+            real = os.path.realpath(path)
+            if real != path and not any(is_below(path, each) for each in self.roots()):
+                found += ["--symlink", real, path]
+        for path in sorted(self.protected):
+            if any(is_below(path, top) for top in self.tops()) and path not in self.writes:
+                found += [*self.pins(path), "--ro-bind", path, path]
+        found += self.bar_git()
+        for path in sorted(self.masks()):
+            found += [*self.pins(path), *(word for each in MASK for word in (each, path))]
+        return found
+
+    def interpreter(self) -> dict[str, bool]:
+        """Where Python is that runs avault, and what is installed for it, unless in /usr."""
+        found = {sys.prefix, sys.base_prefix}
+        found |= {os.path.realpath(each) for each in found}
+        return {path: False for path in found if not any(is_below(path, each) for each in SYSTEM)}
+
+    def roots(self) -> list[str]:
+        """All that is bound."""
+        return [*SYSTEM, *self.interpreter(), *self.writes]
+
+    def tops(self) -> list[str]:
+        """All that can be written."""
+        return [path for path, writes in self.writes.items() if writes]
+
+    def masks(self) -> set[str]:
+        """What is bound, and not to be seen."""
+        wanted = self.hidden | {os.path.dirname(each) for each in self.sockets}
+        return {
+            path
+            for path in wanted
+            if os.path.isdir(path) and any(is_below(path, top) for top in self.roots())
+        }
+
+    def pins(self, path: str) -> Iterator[str]:
+        """Bind each directory on the way there to itself: what is a mount cannot be renamed.
+
+        Else the way could be moved aside, and another one made, with other things at its end.
+        """
+        for top in self.tops():
+            way = os.path.dirname(path)
+            steps = []
+            while is_below(way, top) and way != top:
+                steps.append(way)
+                way = os.path.dirname(way)
+            if is_below(path, top):
+                for step in reversed(steps):
+                    yield from ("--bind", step, step)
+
+    def bar_git(self) -> list[str]:
+        """Keep the command from making a git around the vault, where none is: we would run it.
+
+        An empty directory in its place is no repository to git, which looks further up.
+        """
+        found: list[str] = []
+        vault = os.path.realpath(self.places.dir)
+        way = os.path.dirname(vault)
+        while any(is_below(way, top) for top in self.tops()) and os.path.isdir(vault):
+            path = os.path.join(way, ".git")
+            if not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path)):
+                self.held[path] = hold_place(path)
+                found += [*self.pins(path), *(word for each in MASK for word in (each, path))]
+            if way == os.path.dirname(way):
+                break
+            way = os.path.dirname(way)
+        return found
+
+    def end(self) -> None:
+        """Give places back that no other sandbox holds: what is removed there is masked no more."""
+        for path, fd in self.held.items():
+            if take_lock(fd):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+            os.close(fd)
+        self.held.clear()
+
+
+def hold_place(path: str) -> int:
+    """Make an empty directory, if it is not there, and share a lock on it (flock(2))."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            if os.path.isdir(path) and os.path.samestat(os.stat(path), os.fstat(fd)):
+                return fd
+            os.close(fd)
+
+
+def resolve_path(path: str) -> str:
+    """Where a path leads that a person names; raises NotFound."""
+    found = os.path.realpath(os.path.expanduser(path))
+    if not os.path.exists(found):
+        raise NotFound(f"there is no {printable(path)} to bind", "check its name")
+    return found
+
+
+# ------------------------------------------------------- running/sandbox ----
+# A command in a sandbox (Linux, bubblewrap): no network, and neither the vault nor us in sight.
+#
+#     avault run -- outside -- bwrap -- (its process 1) -- inside -- the command
+#        |                                                   |
+#        '--------------------- orders ----------------------'
+#
+# What starts and obeys is in the sandbox with the command (`inside`), so that keys, jobs and exit
+# codes are as without one. `outside` only waits: it gives the command its time when we are killed.
+
+
+PROGRAMS = "/usr/bin:/bin:/usr/local/bin:/run/current-system/sw/bin"  # where bwrap may be
+FILES = f"{SANDBOX}/files"
+# root keeps capabilities in its own namespace, and could unmount what hides the vault
+ISOLATED = ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
+LEFT_BEHIND = (  # variables that lead to what is outside
+    "AVAULT_", "DBUS_", "SSH_A", "GPG_AGENT", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_",
+    "CREDENTIALS_DIRECTORY", "NOSTR_NSEC", "XDG_RUNTIME_DIR", "SESSION_MANAGER", "DISPLAY",
+    "WAYLAND_", "XAUTHORITY", "TMUX", "STY", "DOCKER_HOST", "CONTAINER_HOST", "VSCODE_IPC",
+    "VSCODE_GIT", "KITTY_LISTEN", "SWAYSOCK", "I3SOCK", "PULSE_", "PIPEWIRE_", "TMPDIR",
+)  # fmt: skip
+REMEDIES = {  # what bubblewrap says, and what helps
+    "Unknown option": "it is too old: bubblewrap 0.5 or newer",
+    "Can't mount proc": "in a container: it hides parts of /proc; run avault outside of it,"
+    " or let the container have all of /proc",
+    "namespace": "user namespaces are off: sysctl user.max_user_namespaces; a container has to"
+    " allow them (Docker: its seccomp profile)",
+}
+APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+
+
+def find_bubblewrap() -> str:
+    """The path of bwrap(1), where the system has it; raises Unavailable."""
+    if sys.platform != "linux":
+        raise Unavailable("--sandbox needs Linux", "without it: avault run, in a container")
+    if found := shutil.which("bwrap", path=PROGRAMS):
+        return found
+    raise Unavailable("--sandbox needs bubblewrap, which is not here", "apt install bubblewrap")
+
+
+def own_environment(variables: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Of the caller's variables, those that lead to nothing outside the sandbox."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if not os.fsdecode(name).startswith(LEFT_BEHIND)
+    }
+
+
+class Sandbox:
+    """What one command is put into; `session` is a directory with proxy.sock and bundle.pem.
+
+    Raises Denied, NotFound, Unavailable.
+    """
+
+    def __init__(
+        self,
+        places: Places,
+        writable: Iterable[str] = (),
+        readable: Iterable[str] = (),
+        session: str | None = None,
+    ) -> None:
+        self.program = find_bubblewrap()
+        self.sight = Sight(places, writable, readable)
+        self.session = session
+        self.files: dict[str, int] = {}  # what is in memory: a name, and where to read it
+        self.argv: list[str] = []  # how bubblewrap is called
+        self.gone, self.lasting = os.pipe()  # its end is seen when all in there has ended
+
+    def environment(self, given: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """The command's variables: the caller's as far as they go, the proxy's, and those given."""
+        found = own_environment(os.environb)
+        if self.session:
+            found = {name: found[name] for name in found if os.fsdecode(name) not in REMOVED}
+            proxy = proxy_variables(PROXY_URL, f"{SESSION}/bundle.pem")
+            found |= {name.encode(): value.encode() for name, value in proxy.items()}
+        return {**found, **given}
+
+    def add_file(self, name: str, value: str) -> str:
+        """Have a value as a file in there, in memory, for the command alone; its path."""
+        fd = os.memfd_create("avault")
+        write_all(fd, value.encode())
+        self.files[name] = fd
+        return f"{FILES}/{name}"
+
+    def arguments(self) -> list[str]:
+        """The options of bwrap(1)."""
+        found = [self.program, *ISOLATED, *self.sight.arguments()]
+        source = os.path.realpath(__file__)
+        compiled = importlib.util.cache_from_source(source)
+        found += ["--ro-bind", source, f"{SANDBOX}/avault.py"]
+        if os.path.exists(compiled):  # else each start takes a second longer
+            name = os.path.basename(compiled)
+            found += ["--ro-bind", compiled, f"{SANDBOX}/__pycache__/{name}"]
+        for name, fd in self.files.items():
+            os.lseek(fd, 0, os.SEEK_SET)
+            found += ["--perms", "0400", "--file", str(fd), f"{FILES}/{name}"]
+        if self.session:
+            found += ["--ro-bind", self.session, SESSION]
+        found += ["--sync-fd", str(self.lasting), "--chdir", self.sight.here]
+        return found
+
+    def kept(self) -> list[int]:
+        """Descriptors that bubblewrap reads or holds."""
+        return [self.lasting, *self.files.values()]
+
+    def explain(self) -> Unavailable:
+        """Why there is no sandbox: what bubblewrap says when it is to do nothing in one."""
+        done = subprocess.run(
+            [*self.argv, "--", "/usr/bin/env", "true"],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            pass_fds=self.kept(),
+            timeout=60,
+        )
+        said = printable(done.stderr.decode(errors="replace").strip().removeprefix("bwrap: "), 300)
+        hint = next((hint for part, hint in REMEDIES.items() if part in said), None)
+        with contextlib.suppress(OSError), open(APPARMOR, encoding="ascii") as file:
+            if file.read().strip() == "1":
+                hint = "AppArmor keeps bwrap from it: references/sandbox.md has a profile"
+        return Unavailable(
+            f"no sandbox here: {said or 'it ended at once'}",
+            hint or "a command is never run without one where --sandbox is given",
+        )
+
+    def end(self) -> None:
+        """Wait until all in there has ended; what bubblewrap had to make outside is removed."""
+        os.close(self.lasting)
+        select.select([self.gone], [], [], 2 * GRACE)
+        self.sight.end()
+
+    def job(self, command: list[str], environment: dict[bytes, bytes], patterns: Patterns) -> Job:
+        """The command in it, on a terminal of its own where stdout is one."""
+        kind = SandboxedTerminalJob if os.isatty(1) else SandboxedJob
+        self.argv = self.arguments()
+        found = kind(command, environment, patterns)
+        found.sandbox = self
+        return found
+
+
+class Outside(Keeper):
+    """The process that starts bubblewrap, and waits for its end; when we are killed, not for long.
+
+    It is in a session of its own, so that nothing in there has our terminal.
+    """
+
+    sandbox: Sandbox
+    has_terminal = False
+
+    def lead(self, stdout: int, stderr: int, foreground: bool) -> NoReturn:
+        try:
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            for number in (*passed_signals(), signal.SIGCHLD):
+                if number == signal.SIGCHLD or signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
+            watched = {signal.SIGCHLD, signal.SIGTERM}
+            signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            pid = os.fork()
+            if pid == 0:
+                self.become_sandbox(stdout, stderr, foreground, watched)
+            self.orders.close()
+            for fd in self.sandbox.kept():
+                os.close(fd)
+            self.close(stdout, stderr)
+            while signal.sigwait(watched) == signal.SIGCHLD:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    os._exit(0)
+            # Its own parent in there sees that nobody gives orders any more, and ends it.
+            end = time.monotonic() + 2 * GRACE + 1
+            while not os.waitpid(pid, os.WNOHANG)[0] and time.monotonic() < end:
+                signal.sigtimedwait({signal.SIGCHLD}, 1)
+        finally:
+            os._exit(0)
+
+    def become_sandbox(
+        self, stdout: int, stderr: int, foreground: bool, blocked: set[signal.Signals]
+    ) -> NoReturn:
+        """Execute bubblewrap in our place, with nothing open that it need not have."""
+        try:
+            if self.has_terminal and os.isatty(0):
+                os.dup2(stdout, 0)  # so that our own terminal is nowhere in there
+            os.dup2(stdout, 1)
+            os.dup2(stderr, 2)
+            flags = "t" * self.has_terminal + "f" * foreground + "p" * bool(self.sandbox.session)
+            words = inside_command(self.orders.fileno(), flags, self.command)
+            argv = [*self.sandbox.argv, "--", *words]
+            kept = sorted({self.orders.fileno(), *self.sandbox.kept()})
+            for begin, end in zip([2, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
+                os.closerange(begin + 1, end)
+            for fd in kept:
+                os.set_inheritable(fd, True)
+            allow_cores()
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+            os.execve(argv[0], argv, self.environment)  # noqa: S606
+        finally:
+            os._exit(127)
+
+
+class InSandbox(Job):
+    """What is different for a job whose command is in a sandbox."""
+
+    sandbox: Sandbox
+
+    def make_keeper(self) -> Keeper:
+        keeper = Outside(self.keeper_end, self.command, self.environment)
+        keeper.sandbox = self.sandbox
+        keeper.has_terminal = isinstance(self, TerminalJob)
+        return keeper
+
+    def start_keeper(self, keeper: Keeper, stdout: int, stderr: int, foreground: bool) -> None:
+        try:
+            super().start_keeper(keeper, stdout, stderr, foreground)
+        except CannotRun as error:
+            if error.exit_code == 127:
+                error.hint = "is it in the sandbox? What lies elsewhere: --bind-ro DIR"
+            raise
+        except AvaultError:
+            raise self.sandbox.explain() from None
+
+    def forward(self, number: int, frame: object) -> None:
+        """Pass a signal on: no key has sent it to the command, which is in another session."""
+        if number in terminal_signals():
+            super().forward(number, frame)
+        elif is_typed(number) and not isinstance(self, TerminalJob):
+            self.order(TYPED + number)
+        else:
+            self.order(number)
+
+    def run(self) -> int:
+        """As always; but the sandbox ends with the command, and all that it has started there."""
+        try:
+            return super().run()
+        finally:
+            self.orders.close()
+            self.sandbox.end()
+
+    def leave_behind(self) -> None:
+        """Nothing is left that could still write."""
+
+
+class SandboxedJob(InSandbox, Job):
+    """A command in a sandbox, on pipes."""
+
+
+class SandboxedTerminalJob(InSandbox, TerminalJob):
+    """A command in a sandbox, on a terminal of its own."""
+
+
 # ----------------------------------------------------------- running/run ----
 # avault run: secrets for one command, without holding them.
 
@@ -31753,6 +32488,9 @@ def optional_duration(name: str) -> click.Option:
     option("--no-mask", is_flag=True),
     option("--allow", multiple=True),
     option("--as-file", "files", multiple=True),
+    option("--sandbox", is_flag=True),
+    option("--bind", "writable", multiple=True),
+    option("--bind-ro", "readable", multiple=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -31768,11 +32506,14 @@ def cmd_run(
     no_mask: bool,
     allow: tuple[str, ...],
     files: tuple[str, ...],
+    sandbox: bool,
+    writable: tuple[str, ...],
+    readable: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
-                  [--as-file KEY]… [--] CMD…
+                  [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…] [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -31794,17 +32535,27 @@ def cmd_run(
     --as-file KEY puts the path of a file in memory into KEY_FILE, and KEY not
     into the environment. It can be read as long as the command runs (Linux).
 
+    --sandbox runs it without a network, and with neither the vault, nor its
+    state, nor its sockets, nor other processes in sight (Linux, bubblewrap).
+    It can write to this directory and below, and read /usr and /etc; more of
+    your files it gets by --bind PATH, only to read them by --bind-ro PATH. What
+    it starts ends with it. Where no sandbox can be had, the command is not run.
+
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
 
       avault run -- my-agent --port 80
       avault run --as OPENAI_API_KEY=openai/API_KEY --wait 5m -- python3 agent.py
       avault run --env-file .env -- docker compose up
+      avault run --sandbox --bind ~/.cache/tool -- tool --offline
       avault run --as-file tls/CERT -- sh -c 'openssl x509 -in "$CERT_FILE" -subject'
     """
     if not words:
         raise Usage("no command is named", "avault run -- my-agent")
+    if (writable or readable) and not sandbox:
+        raise Usage("--bind and --bind-ro are for a sandbox", "avault run --sandbox --bind PATH …")
     timeout = parse_duration(wait or None)
+    room = Sandbox(terminal.places, writable, readable) if sandbox else None
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
@@ -31826,10 +32577,15 @@ def cmd_run(
         injection.set(terminal, variables, list(allow))
     for word in files:
         injection.move_to_file(terminal, word, prefix, list(allow))
-    environment = injection.environment()
+    if room:
+        environment = room.environment(injection.given(room.add_file))
+    else:
+        environment = injection.environment()
     patterns = None if no_mask else Patterns.of(reveal_for_masks(terminal, injection.secrets))
     if not no_mask:
         warn_of_short(terminal, injection.secrets)
+    if room:
+        return room.job(list(words), environment, patterns or Patterns({})).run()
     if patterns is None:
         allow_cores()
         become_command(list(words), environment)

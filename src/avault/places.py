@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+SANDBOX = "/run/avault-sandbox"  # in there, where what is ours is; outside, there is none
+
+
 def sha256(data: bytes) -> bytes:
     """The SHA-256 digest of `data` (32 bytes), without loading OpenSSL."""
     if sys.version_info >= (3, 12):

@@ -104,9 +104,11 @@ class Job:
         self.catch(signal.SIGCHLD, action=reap)
         self.catch(*passed_signals(), action=self.forward)
         self.catch(signal.SIGWINCH, action=wake_up)
-        self.start_keeper(
-            Keeper(self.keeper_end, self.command, self.environment), stdout, stderr, True
-        )
+        self.start_keeper(self.make_keeper(), stdout, stderr, True)
+
+    def make_keeper(self) -> Keeper:
+        """What the forked process is to be, which starts the command."""
+        return Keeper(self.keeper_end, self.command, self.environment)
 
     def start_keeper(self, keeper: Keeper, stdout: int, stderr: int, foreground: bool) -> None:
         """Fork the process that starts the command, and hear whether it could; raises CannotRun."""

@@ -15,6 +15,7 @@ from avault.running.job import Job
 from avault.running.looking import Secrets, untold
 from avault.running.masks import Patterns
 from avault.running.process import allow_cores, become_command, forbid_cores
+from avault.running.sandbox import Sandbox
 from avault.running.secrets import Injection, read_env_file, read_project_file, reveal_for_masks
 from avault.running.terminal_job import TerminalJob
 from avault.terminal.commands import command, option
@@ -61,6 +62,9 @@ def optional_duration(name: str) -> click.Option:
     option("--no-mask", is_flag=True),
     option("--allow", multiple=True),
     option("--as-file", "files", multiple=True),
+    option("--sandbox", is_flag=True),
+    option("--bind", "writable", multiple=True),
+    option("--bind-ro", "readable", multiple=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -76,11 +80,14 @@ def cmd_run(
     no_mask: bool,
     allow: tuple[str, ...],
     files: tuple[str, ...],
+    sandbox: bool,
+    writable: tuple[str, ...],
+    readable: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
-                  [--as-file KEY]… [--] CMD…
+                  [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…] [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -102,17 +109,27 @@ def cmd_run(
     --as-file KEY puts the path of a file in memory into KEY_FILE, and KEY not
     into the environment. It can be read as long as the command runs (Linux).
 
+    --sandbox runs it without a network, and with neither the vault, nor its
+    state, nor its sockets, nor other processes in sight (Linux, bubblewrap).
+    It can write to this directory and below, and read /usr and /etc; more of
+    your files it gets by --bind PATH, only to read them by --bind-ro PATH. What
+    it starts ends with it. Where no sandbox can be had, the command is not run.
+
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
 
       avault run -- my-agent --port 80
       avault run --as OPENAI_API_KEY=openai/API_KEY --wait 5m -- python3 agent.py
       avault run --env-file .env -- docker compose up
+      avault run --sandbox --bind ~/.cache/tool -- tool --offline
       avault run --as-file tls/CERT -- sh -c 'openssl x509 -in "$CERT_FILE" -subject'
     """
     if not words:
         raise Usage("no command is named", "avault run -- my-agent")
+    if (writable or readable) and not sandbox:
+        raise Usage("--bind and --bind-ro are for a sandbox", "avault run --sandbox --bind PATH …")
     timeout = parse_duration(wait or None)
+    room = Sandbox(terminal.places, writable, readable) if sandbox else None
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
@@ -134,10 +151,15 @@ def cmd_run(
         injection.set(terminal, variables, list(allow))
     for word in files:
         injection.move_to_file(terminal, word, prefix, list(allow))
-    environment = injection.environment()
+    if room:
+        environment = room.environment(injection.given(room.add_file))
+    else:
+        environment = injection.environment()
     patterns = None if no_mask else Patterns.of(reveal_for_masks(terminal, injection.secrets))
     if not no_mask:
         warn_of_short(terminal, injection.secrets)
+    if room:
+        return room.job(list(words), environment, patterns or Patterns({})).run()
     if patterns is None:
         allow_cores()
         become_command(list(words), environment)

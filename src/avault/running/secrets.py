@@ -25,7 +25,7 @@ from avault.vault.dangerous import is_dangerous
 from avault.vault.files import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 REFERENCE = regex(rb"avault://(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}/[A-Za-z_][A-Za-z0-9_]{0,127}))?")
@@ -237,9 +237,13 @@ class Injection:
 
         Makes the files.
         """
-        given = {name: value.encode() for name, value in self.variables.items()}
-        given |= {name: make_file(value).encode() for name, value in self.files.items()}
-        return {**os.environb, **{name.encode(): value for name, value in given.items()}}
+        return {**os.environb, **self.given(lambda name, value: make_file(value))}
+
+    def given(self, keep: Callable[[str, str], str]) -> dict[bytes, bytes]:
+        """The chosen variables; `keep` makes a file for one of that name, and gives its path."""
+        given = {**self.variables}
+        given |= {name: keep(name, value) for name, value in self.files.items()}
+        return {name.encode(): value.encode() for name, value in given.items()}
 
 
 def refuse_dangerous(names: Iterable[str], allow: list[str]) -> None:

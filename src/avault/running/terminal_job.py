@@ -71,11 +71,12 @@ class TerminalJob(Job):
         self.catch(signal.SIGWINCH, action=wake_up)
         self.catch(signal.SIGCONT, action=self.note_continued)
         foreground = self.terminal is None or is_foreground(self.terminal)
-        self.start_keeper(
-            Leader(self.keeper_end, self.command, self.environment), stdout, stderr, foreground
-        )
+        self.start_keeper(self.make_keeper(), stdout, stderr, foreground)
         if foreground and self.wanted:
             self.take_keys()
+
+    def make_keeper(self) -> Keeper:
+        return Leader(self.keeper_end, self.command, self.environment)
 
     # -- signals and jobs
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, Locked, NotFound, Tampered
 from avault.nostr import parse_npub, to_npub
-from avault.places import Places
+from avault.places import SANDBOX, Places
 from avault.vault.files import VAULT_LIMIT, read_file, refuse_foreign
 from avault.vault.own_files import NAME_CHARACTERS, decode_file, others_of, read_hints
 from avault.vault.records import Vault
@@ -60,7 +60,12 @@ def was_here(places: Places) -> bool:
 
 
 def no_vault(places: Places) -> NotFound:
-    """What is said where no vault is."""
+    """What is said where no vault is, or where it is out of sight."""
+    if os.path.isdir(SANDBOX):
+        return NotFound(
+            "this is a sandbox of avault's, and no vault is in its reach",
+            "what was chosen for the command is in its environment; who started it can give more",
+        )
     if was_here(places):
         return NotFound(f"no vault in {places.dir}, where one was", PUT_BACK)
     return NotFound(

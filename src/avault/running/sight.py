@@ -1,0 +1,295 @@
+"""What a command in a sandbox sees of this machine's files, as mounts for bubblewrap (bwrap(1)).
+
+Nothing is seen that is not bound: what programs are made of can be read, the current directory and
+what the caller names can be written too. Where that would show the vault, its state or its sockets,
+an empty directory stands in their place; where it would let the command change what runs outside
+later, unasked (avault, its Python, the git around the vault), it can only be read. What can be
+neither is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import sys
+from typing import TYPE_CHECKING
+
+from avault.daily import PROJECT_FILE
+from avault.errors import Denied, NotFound, printable
+from avault.places import state_home, usual_directory
+from avault.process import take_lock
+from avault.vault.files import read_file
+from avault.vault.work_tree import find_git
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from avault.places import Places
+
+SYSTEM = ("/usr", "/etc")  # what every program may need: read only
+ROOTS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # mostly links into /usr
+FRESH = ("/tmp", "/run", "/var/tmp")  # there, private, and gone with the sandbox  # noqa: S108
+IMPORTED = ("avault", "avault_extras", "click", "keyring", "nostr_sdk", "PIL", "qrcode")
+MASK = ("--tmpfs", "--remount-ro")
+
+
+def is_below(path: str, top: str) -> bool:
+    """Whether a path is `top`, or in it; both absolute and resolved."""
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+class Mount:
+    """A mount as the kernel tells of it: which file system, which part of it, and where."""
+
+    def __init__(self, line: bytes) -> None:
+        """Of a line of /proc/PID/mountinfo (proc(5)), whose blanks are \\040 and the like."""
+        _, _, device, *words = line.split(b" ")[:5]
+        unescaped = (
+            re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), word)
+            for word in words
+        )
+        self.root, self.point = map(os.fsdecode, unescaped)
+        self.device = device
+
+
+def other_ways(path: str, mounts: list[Mount]) -> set[str]:
+    """All paths by which mounts show what is at a path, that one among them."""
+    holders = [mount for mount in mounts if is_below(path, mount.point)]
+    if not holders:
+        return {path}
+    holder = max(enumerate(holders), key=lambda pair: (len(pair[1].point), pair[0]))[1]
+    inner = os.path.normpath(os.path.join(holder.root, os.path.relpath(path, holder.point)))
+    return {path} | {
+        os.path.normpath(os.path.join(mount.point, os.path.relpath(inner, mount.root)))
+        for mount in mounts
+        if mount.device == holder.device and is_below(inner, mount.root)
+    }
+
+
+def read_mounts() -> list[Mount]:
+    """What is mounted, in the order in which it was."""
+    lines = read_file("/proc/self/mountinfo", only_regular=False).splitlines()
+    return [Mount(line) for line in lines]
+
+
+def hidden_directories(places: Places) -> set[str]:
+    """The directories of which a sandbox shows nothing: of this vault, and what all vaults share.
+
+    The vault, the state of all vaults, and where sockets of a session are.
+    """
+    found = {places.dir, usual_directory(), state_home(), f"/run/user/{os.getuid()}"}
+    found |= {os.environ.get("XDG_RUNTIME_DIR") or places.dir}
+    return {os.path.realpath(each) for each in found}
+
+
+def program_directory() -> str:
+    """Where avault.py is, which Python looks into first when that is run as a script."""
+    return os.path.dirname(os.path.realpath(__file__))
+
+
+def is_imported(path: str, top: str) -> bool:
+    """Whether Python may import what is at a path in `top`, or the path is `top` itself."""
+    first = os.path.relpath(path, top).partition(os.sep)[0]
+    return first in {".", "__pycache__", *IMPORTED, *sys.stdlib_module_names}
+
+
+def protected_paths(places: Places) -> set[str]:
+    """What the command must not change, as it runs outside later: avault, Python, the vault's git.
+
+    A repository's settings name programs, and say whether avault pushes.
+    """
+    found = {program_directory(), sys.prefix, sys.base_prefix}
+    found |= {os.path.dirname(os.path.realpath(sys.executable))}
+    if os.path.isfile(PROJECT_FILE):  # it chooses the secrets of the next run
+        found.add(os.path.abspath(PROJECT_FILE))
+    if git := find_git(os.path.realpath(places.dir)):
+        found.add(git)
+        common = os.path.join(git, "commondir")
+        if os.path.isfile(common):  # of a worktree of its own (gitrepository-layout(5))
+            found.add(os.path.join(git, os.fsdecode(read_file(common)).rstrip("\n")))
+    around = os.path.dirname(os.path.realpath(places.dir))
+    while around != os.path.dirname(around):
+        if os.path.isfile(found_file := os.path.join(around, ".git")):
+            found.add(found_file)
+        around = os.path.dirname(around)
+    return {os.path.realpath(each) for each in found}
+
+
+class Sight:
+    """The mounts of one sandbox. `held` are empty directories that keep places free, until `end`.
+
+    `writable` and `readable` are paths besides the current directory, that a person names.
+    Raises Denied for what would show the vault, or let the command change what guards it;
+    NotFound.
+    """
+
+    def __init__(self, places: Places, writable: Iterable[str], readable: Iterable[str]) -> None:
+        self.here = os.getcwd()
+        self.places = places
+        self.named = [os.path.abspath(os.path.expanduser(each)) for each in (*writable, *readable)]
+        self.writes: dict[str, bool] = {self.here: True}
+        for path in writable:
+            self.writes[resolve_path(path)] = True
+        for path in readable:
+            self.writes[resolve_path(path)] = False
+        mounts = read_mounts()
+        self.hidden = {
+            way for place in hidden_directories(places) for way in other_ways(place, mounts)
+        }
+        self.protected = protected_paths(places)
+        self.sockets = {os.path.realpath(path) for path in (*places.sockets(), places.pid_file)}
+        self.held: dict[str, int] = {}
+        for path, writes in self.writes.items():
+            self.check(path, writes)
+
+    def check(self, path: str, writes: bool) -> None:
+        """Raise Denied where what is named must not be in a sandbox."""
+        told = printable(path)
+        if any(is_below(path, each) for each in self.hidden):
+            raise Denied(
+                f"{told} is the vault's, or of its state or sockets: no sandbox shows it",
+                "go to another directory, or leave it out",
+            )
+        if any(os.path.dirname(each) == path or each == path for each in self.sockets):
+            raise Denied(
+                f"the vault's socket is in {told}: no sandbox shows it",
+                "go to another directory, or have the socket elsewhere: AVAULT_SOCKET=PATH",
+            )
+        if path == "/" or any(is_below(path, each) for each in ("/proc", "/sys", "/dev")):
+            raise Denied(f"{told} is the kernel's, and a sandbox has its own", "leave it out")
+        if not writes:
+            return
+        home = os.path.realpath(os.path.expanduser("~"))
+        if is_below(home, path) or any(is_below(each, path) for each in ("/run", *SYSTEM)):
+            raise Denied(
+                f"{told} holds what starts by itself outside: a sandbox cannot write there",
+                "go to a project's own directory: cd DIR",
+            )
+        if os.stat(path).st_mode & stat.S_IWOTH and os.path.isdir(path):
+            raise Denied(
+                f"others can write to {told}, and have sockets there", "cd to a directory of yours"
+            )
+        for each in self.protected - set(SYSTEM):
+            if is_below(path, each) and (each != program_directory() or is_imported(path, each)):
+                raise Denied(
+                    f"{told} is of avault's program, or of the git around the vault",
+                    "run it from another directory, or: pipx install avault-nostr",
+                )
+
+    # -- what bubblewrap is told
+
+    def arguments(self) -> list[str]:
+        """The options of bwrap(1) for it, in the order in which they count."""
+        found = [word for path in FRESH for word in ("--tmpfs", path)]
+        found += ["--proc", "/proc", "--dev", "/dev"]
+        found += ["--dir", os.path.expanduser("~")]
+        for path in SYSTEM:
+            found += ["--ro-bind", path, path]
+        for path in filter(os.path.lexists, ROOTS):
+            found += (
+                ["--symlink", os.readlink(path), path]
+                if os.path.islink(path)
+                else ["--ro-bind", path, path]
+            )
+        for path, writes in sorted((self.interpreter() | self.writes).items()):
+            found += ["--bind" if writes else "--ro-bind", path, path]
+        for path in self.named:  # one that is a link leads there in the sandbox too
+            real = os.path.realpath(path)
+            if real != path and not any(is_below(path, each) for each in self.roots()):
+                found += ["--symlink", real, path]
+        for path in sorted(self.protected):
+            if any(is_below(path, top) for top in self.tops()) and path not in self.writes:
+                found += [*self.pins(path), "--ro-bind", path, path]
+        found += self.bar_git()
+        for path in sorted(self.masks()):
+            found += [*self.pins(path), *(word for each in MASK for word in (each, path))]
+        return found
+
+    def interpreter(self) -> dict[str, bool]:
+        """Where Python is that runs avault, and what is installed for it, unless in /usr."""
+        found = {sys.prefix, sys.base_prefix}
+        found |= {os.path.realpath(each) for each in found}
+        return {path: False for path in found if not any(is_below(path, each) for each in SYSTEM)}
+
+    def roots(self) -> list[str]:
+        """All that is bound."""
+        return [*SYSTEM, *self.interpreter(), *self.writes]
+
+    def tops(self) -> list[str]:
+        """All that can be written."""
+        return [path for path, writes in self.writes.items() if writes]
+
+    def masks(self) -> set[str]:
+        """What is bound, and not to be seen."""
+        wanted = self.hidden | {os.path.dirname(each) for each in self.sockets}
+        return {
+            path
+            for path in wanted
+            if os.path.isdir(path) and any(is_below(path, top) for top in self.roots())
+        }
+
+    def pins(self, path: str) -> Iterator[str]:
+        """Bind each directory on the way there to itself: what is a mount cannot be renamed.
+
+        Else the way could be moved aside, and another one made, with other things at its end.
+        """
+        for top in self.tops():
+            way = os.path.dirname(path)
+            steps = []
+            while is_below(way, top) and way != top:
+                steps.append(way)
+                way = os.path.dirname(way)
+            if is_below(path, top):
+                for step in reversed(steps):
+                    yield from ("--bind", step, step)
+
+    def bar_git(self) -> list[str]:
+        """Keep the command from making a git around the vault, where none is: we would run it.
+
+        An empty directory in its place is no repository to git, which looks further up.
+        """
+        found: list[str] = []
+        vault = os.path.realpath(self.places.dir)
+        way = os.path.dirname(vault)
+        while any(is_below(way, top) for top in self.tops()) and os.path.isdir(vault):
+            path = os.path.join(way, ".git")
+            if not os.path.lexists(path) or (os.path.isdir(path) and not os.listdir(path)):
+                self.held[path] = hold_place(path)
+                found += [*self.pins(path), *(word for each in MASK for word in (each, path))]
+            if way == os.path.dirname(way):
+                break
+            way = os.path.dirname(way)
+        return found
+
+    def end(self) -> None:
+        """Give places back that no other sandbox holds: what is removed there is masked no more."""
+        for path, fd in self.held.items():
+            if take_lock(fd):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+            os.close(fd)
+        self.held.clear()
+
+
+def hold_place(path: str) -> int:
+    """Make an empty directory, if it is not there, and share a lock on it (flock(2))."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            if os.path.isdir(path) and os.path.samestat(os.stat(path), os.fstat(fd)):
+                return fd
+            os.close(fd)
+
+
+def resolve_path(path: str) -> str:
+    """Where a path leads that a person names; raises NotFound."""
+    found = os.path.realpath(os.path.expanduser(path))
+    if not os.path.exists(found):
+        raise NotFound(f"there is no {printable(path)} to bind", "check its name")
+    return found
