@@ -17,7 +17,7 @@ BUNDLES = (  # where clients look for the authorities that they trust; most repl
     "CODEX_CA_CERTIFICATE",
 )
 NEAR = ("localhost", "127.0.0.1", "::1")  # what no client asks a proxy for
-REMOVED = frozenset(  # of these, none is inherited
+INHERITED = frozenset(  # of these, none is inherited
     {
         *PROXIES,
         *map(str.lower, PROXIES),

@@ -35,7 +35,7 @@ from avault.running.process import (
     passed_signals,
     terminal_signals,
 )
-from avault.running.proxy_variables import REMOVED, proxy_variables
+from avault.running.proxy_variables import INHERITED, proxy_variables
 from avault.running.sight import Sight
 from avault.running.terminal_job import TerminalJob
 from avault.running.terminals import is_typed
@@ -109,7 +109,7 @@ class Sandbox:
         """The command's variables: the caller's as far as they go, the proxy's, and those given."""
         found = own_environment(os.environb)
         if self.session:
-            found = {name: found[name] for name in found if os.fsdecode(name) not in REMOVED}
+            found = {name: found[name] for name in found if os.fsdecode(name) not in INHERITED}
             proxy = proxy_variables(PROXY_URL, f"{SESSION}/bundle.pem")
             found |= {name.encode(): value.encode() for name, value in proxy.items()}
         return {**found, **given}
