@@ -21676,7 +21676,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
 
 WORD_OBEYED = "lock"
 LONGEST_WORD = 4096  # characters of an event; one with this word has 1,701
-FRESH = 600  # seconds that a word may be old, or ahead
+FRESH_WORD = 600  # seconds that a word may be old, or ahead
 SKEW = 120  # seconds by which the phone's clock may be behind, when it is sent after an unlock
 MOST_INBOXES = 10  # relays
 
@@ -21701,7 +21701,7 @@ async def serve_word(keyholder: Keyholder, session: Session, request: Message) -
         sender, written, said = await asyncio.to_thread(open_message, store.keys, text)
     except ValueError:
         return {"ok": True, "word": None}
-    is_fresh = abs(time.time() - written) <= FRESH and written > max(unlocked - SKEW, after)
+    is_fresh = abs(time.time() - written) <= FRESH_WORD and written > max(unlocked - SKEW, after)
     is_obeyed = sender in store.vault.operators() and said.strip().lower() == WORD_OBEYED
     if not is_obeyed or not is_fresh:
         return {"ok": True, "word": None}
@@ -31879,7 +31879,7 @@ BUNDLES = (  # where clients look for the authorities that they trust; most repl
     "CODEX_CA_CERTIFICATE",
 )
 NEAR = ("localhost", "127.0.0.1", "::1")  # what no client asks a proxy for
-REMOVED = frozenset(  # of these, none is inherited
+INHERITED = frozenset(  # of these, none is inherited
     {
         *PROXIES,
         *map(str.lower, PROXIES),
@@ -32270,7 +32270,7 @@ class Sandbox:
         """The command's variables: the caller's as far as they go, the proxy's, and those given."""
         found = own_environment(os.environb)
         if self.session:
-            found = {name: found[name] for name in found if os.fsdecode(name) not in REMOVED}
+            found = {name: found[name] for name in found if os.fsdecode(name) not in INHERITED}
             proxy = proxy_variables(PROXY_URL, f"{SESSION}/bundle.pem")
             found |= {name.encode(): value.encode() for name, value in proxy.items()}
         return {**found, **given}

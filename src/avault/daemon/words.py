@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WORD_OBEYED = "lock"
 LONGEST_WORD = 4096  # characters of an event; one with this word has 1,701
-FRESH = 600  # seconds that a word may be old, or ahead
+FRESH_WORD = 600  # seconds that a word may be old, or ahead
 SKEW = 120  # seconds by which the phone's clock may be behind, when it is sent after an unlock
 MOST_INBOXES = 10  # relays
 
@@ -49,7 +49,7 @@ async def serve_word(keyholder: Keyholder, session: Session, request: Message) -
         sender, written, said = await asyncio.to_thread(open_message, store.keys, text)
     except ValueError:
         return {"ok": True, "word": None}
-    is_fresh = abs(time.time() - written) <= FRESH and written > max(unlocked - SKEW, after)
+    is_fresh = abs(time.time() - written) <= FRESH_WORD and written > max(unlocked - SKEW, after)
     is_obeyed = sender in store.vault.operators() and said.strip().lower() == WORD_OBEYED
     if not is_obeyed or not is_fresh:
         return {"ok": True, "word": None}
