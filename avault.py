@@ -43,7 +43,9 @@ The rooms, in order; each calls only what stands above it:
     vault/dangerous           Names of variables that change what other programs do
     vault/names               What can be kept in a vault: the names of groups and keys, values and notes
     vault/generations         Generations: how many writes of each machine a copy of the vault has
+    vault/nostr_rules         What a guard says of signing for Nostr: events of which kinds, and texts for or from whom
     vault/ssh_rules           What a guard says of signing for SSH: to which servers, as which users, for which files
+    vault/rule_members        What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said
     vault/times               Times and durations, as people and the protocol have them
     vault/rules               A guard's rules: how a secret may be used. Of two that count, each field has the stricter
     vault/secret              A value of a key as data: its times, its dot, and which of several is served
@@ -63,6 +65,7 @@ The rooms, in order; each calls only what stands above it:
     vault/openssh_key         OpenSSH's form of a private key, without a passphrase (PROTOCOL.key): read strictly and whole
     vault/signing_keys        What a key that signs is in the vault: which kind, and its public half. No secret is needed
     vault/formats             What the keyholder renders: shell, dotenv, systemd, JSON and others
+    vault/invitations         Who was invited to have a key sign for Nostr: facts of the vault, each with rules of its own
     vault/kept_guards         The guards that this machine has seen: guards.enc, in the state directory
     vault/locks               Secrets that are sealed for themselves: their values, and the locks on them
     vault/work_tree           Whether git is at work around the vault: it takes no lock of ours (gitrepository-layout(5))
@@ -102,10 +105,16 @@ The rooms, in order; each calls only what stands above it:
     custody/stale             Files of custodians that open nothing: of another agent's key, of another vault, or of nobody
     custody/trial             The process that tries a custodian: `avault.py trial DIR NAME`. It opens the vault and ends
     signing/key_files         What a private key's file would have the process that signs do: looked at before any of it
+    signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
+    signing/nostr_uses        What is to be signed for Nostr, decoded strictly and whole, and in words
+    signing/nostr_keys        Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
+<<<<<<< HEAD
     signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
     daemon/grant              A grant's rules: what one caller may have of an open vault, how, how often, and until when
+=======
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
@@ -143,7 +152,11 @@ The rooms, in order; each calls only what stands above it:
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
+<<<<<<< HEAD
     daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
+=======
+    daemon/guests             What is known of who was invited while the vault is open: what was asked, when, how often
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
     daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
@@ -156,8 +169,19 @@ The rooms, in order; each calls only what stands above it:
     daemon/releasing          Secrets on their way from the process that has opened them to a caller, as seen from here
     daemon/wishing            What somebody wants who has the phone asked, in the words that it shows
     daemon/asked              Secrets of which the phone is asked at each use, in the keyholder: it never has them
+    daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
+    daemon/nostr_signing      The one request behind all that signs, for Nostr: events, and texts that are encrypted
+    daemon/bunker             What clients ask by their invitations (NIP-46): who asks, when, how often, and what for
     daemon/recalling          What copies under a key before have, and the open vault never had: it is taken over
     daemon/changes            What changes an open vault. It stands in the access log before it happens
+<<<<<<< HEAD
+=======
+    daemon/bunker_requests    What a client may ask about invitations: to invite, to see who is invited, to take one back
+    daemon/listing            The custodians as `custody list` shows them
+    daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
+    daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
+    daemon/status             What `status` says
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/messenger          Messages to and from the operator, as the supervisor has them sent and heard
@@ -181,14 +205,18 @@ The rooms, in order; each calls only what stands above it:
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
+<<<<<<< HEAD
     daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
     daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
+=======
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
-    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
     fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
+    fronts/nostr_front        The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key
+    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
     fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
     fronts/ssh_front          The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key
     terminal/commands         The table of commands, from which click is told when one is run
@@ -292,19 +320,25 @@ The rooms, in order; each calls only what stands above it:
     completion/bash           The completion script for bash, 3.2 (macOS) or later
     completion/fish           The completion script for fish, 3.0 or later
     completion/zsh            The completion script for zsh
+    cli/custody               avault custody: the other ways to open the vault than the phone
+    cli/nostr_words           What is said of Nostr on a command line: kinds of events, ciphers, peers
+    cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
+    cli/key                   avault key: keys that sign, made or taken in
+    cli/bunker                avault bunker: who is invited to have a key sign for Nostr, a child agent or an app
     cli/kit                   The recovery kit of a vault without a phone, as a sheet to print
     cli/ceremony              The talk with the operator while a signer is paired: what is said, shown and asked
     cli/completion            avault completion: what a shell needs to complete avault's commands, options and names
-    cli/custody               avault custody: the other ways to open the vault than the phone
     cli/daemon                avault daemon start, daemon stop, unlock, lock, version
     cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone of its own
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
+<<<<<<< HEAD
     cli/grant                 avault grant, grants, revoke: a socket of its own for one caller, with what it may get
     cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
+=======
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     cli/guard                 avault guard, unguard: how a secret may be used
-    cli/key                   avault key: keys that sign, made or taken in
     cli/log                   avault log: who got what, and when; and what was refused
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
@@ -317,6 +351,7 @@ The rooms, in order; each calls only what stands above it:
     cli/replica               avault replica: relays that keep the vault's ciphertext
     cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
     cli/secrets               set, get, has, list, mv, delete, export, wait
+    cli/sign                  avault sign: what a key signs of stdin, by the same rules as for everybody
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/ssh                   avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault
     cli/main                  From a command line to a command, by way of click; and where the program starts
@@ -414,6 +449,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, AnyStr, ClassVar, IO, Literal, NoReturn, ParamSpec, Protocol, Self, TypeAlias, TypeGuard, TypeVar, dataclass_transform
 
+    Act = Callable[["Keyholder", "Session", "Message"], Awaitable["Message"]]
     Admit = Callable[[], "Passage"]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     AnyVault = Any  # of vault/records, which needs this room
@@ -424,6 +460,7 @@ if TYPE_CHECKING:
     Lock = dict[str, Any]
     Manage = Callable[["Warden", "Message", dict[str, Any]], Awaitable["Message"]]
     Message = dict[str, Any]
+    Narrow = Callable[[dict[str, Any]], None]
     P = ParamSpec("P")
     Pick = Callable[["Vault", Message], tuple[list[tuple[str, str]], bool]]
     Replicate = Callable[["Keyholder", "Session", Message], Awaitable[Message]]
@@ -1162,10 +1199,17 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
+<<<<<<< HEAD
     audit custody daemon delete doctor drill edit export forget get git grant grants guard has
     history import init inject key keychain list lock log machine mcp message migrate mv
     openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
     service set ssh status sync unguard unlock wait
+=======
+    audit bunker custody daemon delete doctor drill edit export forget get git guard has history
+    import init inject key keychain list lock log machine mcp migrate mv openclaw
+    openclaw-provider operator pair recover replica restore rotate run scan service set sign ssh
+    status sync unguard unlock wait
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     """.split()
 )
 
@@ -1550,13 +1594,21 @@ DOOR = {
     "unguard",
     "record",
     "ssh",
+<<<<<<< HEAD
     "message",
+=======
+    "nostr",
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
+<<<<<<< HEAD
     "guard", "guards", "key", "keys", "sign", "word", "grant", "grants", "revoke",
+=======
+    "guard", "guards", "key", "keys", "sign", "bunker",
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
@@ -1963,6 +2015,21 @@ def env(group: str) -> dict[str, str]:
     return dict(ask_daemon(Places(), "get", group=group)["values"])
 
 
+def sign(group: str, key: str, form: str, payload: bytes, **fields: Any) -> str:
+    """What a key of the usual vault signs, for programs, as far as its guard lets it.
+
+    `avault.sign("nostr", "CHILD", "nostr-event", json.dumps(event).encode())` gives the event with
+    its signature; "nip44-encrypt" and its like take `peer` (hex); "sshsig" and "ssh" give a
+    signature in base64. `form` and the fields are those of `sign` in references/protocol.md. Raises
+    Denied, Usage, NotFound, Locked, Unavailable, as everything here an AvaultError.
+    """
+    import binascii
+
+    encoded = binascii.b2a_base64(payload, newline=False).decode()
+    asked = {"as": form, "group": group, "key": key, "payload": encoded, **fields}
+    return str(ask_daemon(Places(), "sign", **asked)["signature"])
+
+
 # ---------------------------------------------------------------- extras ----
 # What needs packages that avault does without: src/avault_extras/, installed as avault_extras.
 #
@@ -2156,7 +2223,7 @@ def decrypt(keys: Keys, peer: str, payload: str) -> str:
 STATEMENT_KIND = 26_047  # ephemeral and unused: no relay keeps it, no app knows it
 
 
-def sign(keys: Keys, text: str) -> str:
+def sign_text(keys: Keys, text: str) -> str:
     """A text that a key has signed, as the JSON of a Nostr event (NIP-01)."""
     return str(
         nostr_sdk.EventBuilder(nostr_sdk.Kind(STATEMENT_KIND), text).finalize(keys).as_json()
@@ -2782,6 +2849,89 @@ def check_dot(machine: object, count: object) -> None:
         raise ValueError("not a dot")
 
 
+# ----------------------------------------------------- vault/nostr_rules ----
+# What a guard says of signing for Nostr: events of which kinds, and texts for or from whom.
+#
+# What a key is guarded by when it is made names no kind and no cipher, so it signs nothing.
+
+
+HEX = frozenset("0123456789abcdef")
+ANY_PEER = "any"
+HIGHEST_KIND = 65_535  # NIP-01
+CIPHERS = ("nip44_encrypt", "nip44_decrypt", "nip04_encrypt", "nip04_decrypt")
+NOSTR_USES = (  # of a request's `as`
+    "nostr-event",
+    "nip44-encrypt",
+    "nip44-decrypt",
+    "nip04-encrypt",
+    "nip04-decrypt",
+)
+TELLING_KINDS = {  # kinds that do more than publish, and what
+    0: "its profile",
+    3: "whom it follows",
+    5: "deletions",
+    13: "seals of private messages",
+    10_002: "its relays",
+    22_242: "who it is, to relays",
+    24_133: "requests to remote signers",
+    27_235: "who it is, to web servers",
+}
+
+
+def is_hex_key(text: object) -> bool:
+    """Whether it is a public key as Nostr writes it: 64 lower-case hex digits."""
+    return isinstance(text, str) and len(text) == 64 and set(text) <= HEX
+
+
+def is_kind(text: str) -> bool:
+    """Whether it is an event's kind, as a number is written: 0 to 65535."""
+    is_number = text.isascii() and text.isdigit() and len(text) < 6 and text == str(int(text))
+    return is_number and int(text) <= HIGHEST_KIND
+
+
+def is_peer(text: str) -> bool:
+    """Whether it is a public key in hex, or `any`."""
+    return text == ANY_PEER or is_hex_key(text)
+
+
+def is_peer_within(narrow: str, wide: frozenset[str]) -> bool:
+    """Whether a peer is among those that others stand for."""
+    return narrow in wide or ANY_PEER in wide
+
+
+def shorten_npub(public: str) -> str:
+    """The beginning of an npub: 120 bits of the key, which nobody finds another one for."""
+    return f"{to_npub(public)[:29]}…"
+
+
+def describe_peers(members: frozenset[str]) -> str:
+    """Peers in words."""
+    shown = [shorten_npub(each) for each in sorted(members - {ANY_PEER})]
+    return " or ".join(["anybody"] if ANY_PEER in members else shown) or "nobody"
+
+
+def find_nostr_fault(
+    use: dict[str, Any],
+    kinds: list[frozenset[str]],
+    ciphers: list[frozenset[str]],
+    peers: list[frozenset[str]],
+) -> str | None:
+    """Why rules do not let a use of a key through, in words; None where they do.
+
+    `use` is what was decoded: see signing/nostr_uses.
+    """
+    if use["as"] == "nostr-event":
+        kind = str(use["kind"])
+        if not kinds or any(kind not in each for each in kinds):
+            return f"sign an event of kind {kind}"
+        return None
+    if not ciphers or any(use["cipher"] not in each for each in ciphers):
+        return f"do {use['cipher']}"
+    if not peers or any(not is_peer_within(use["peer"], each) for each in peers):
+        return f"do {use['cipher']} with {shorten_npub(use['peer'])}"
+    return None
+
+
 # ------------------------------------------------------- vault/ssh_rules ----
 # What a guard says of signing for SSH: to which servers, as which users, for which files.
 #
@@ -2908,43 +3058,19 @@ def may_offer(
     return bool(servers) and all(fits_server(use, each) for each in servers)
 
 
-# ----------------------------------------------------------- vault/times ----
-# Times and durations, as people and the protocol have them.
-
-
-def render_duration(seconds: float) -> str:
-    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
-    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
-    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
-    return f"{seconds / units[unit]:g} {unit}"
-
-
-def render_time(seconds: float) -> str:
-    """A time as RFC 3339 UTC, to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-# ----------------------------------------------------------- vault/rules ----
-# A guard's rules: how a secret may be used. Of two that count, each field has the stricter.
+# ---------------------------------------------------- vault/rule_members ----
+# What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said.
 
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
-TO_COME = frozenset({"proxy", "sign"})  # by a process of avault's own; there is none yet
+TO_COME = frozenset({"proxy"})  # by a process of avault's own; there is none yet
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
-SETS = ("only", *PROXY_SETS, *SSH_SETS)
-NUMBERS = ("until", "times", "ask")
-MOST = 32  # of one field
-LATEST_UNTIL = 1 << 37  # Unix seconds
-LONGEST_ASK = 86_400  # seconds for which one approval may do
+NOSTR_SETS = ("kinds", "ciphers", "peers")
+SETS_OF = {"proxy": PROXY_SETS, "ssh": SSH_SETS, "sign": NOSTR_SETS}  # of a way, what is about it
+SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS)
 HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
 PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
-
-
-def is_place(text: object) -> bool:
-    """Whether it names a group, or a key of one: GROUP or GROUP/KEY."""
-    group, slash, key = str(text).partition("/")
-    return isinstance(text, str) and is_group(group) and (is_key(key) if slash else True)
 
 
 def is_host(text: str) -> bool:
@@ -2984,6 +3110,9 @@ MEMBERS = {
     "servers": is_server,
     "users": is_user,
     "namespaces": is_namespace,
+    "kinds": is_kind,
+    "ciphers": CIPHERS.__contains__,
+    "peers": is_peer,
 }
 EXAMPLES = {
     "only": f"one of: {', '.join(WAYS)}",
@@ -2993,6 +3122,9 @@ EXAMPLES = {
     "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
     "users": "as in git",
     "namespaces": "as in git or file",
+    "kinds": "a number, as in 1 or 30023",
+    "ciphers": f"one of: {', '.join(CIPHERS)}",
+    "peers": f"64 hex digits of a public key, or {ANY_PEER}",
 }
 SAID = {  # the word before what a set has
     "hosts": "to",
@@ -3001,7 +3133,63 @@ SAID = {  # the word before what a set has
     "servers": "to",
     "users": "as the user",
     "namespaces": "signing for",
+    "kinds": "signing events of kind",
+    "ciphers": "for",
+    "peers": "with",
 }
+USERS_OF = {  # of a way, for whom what is about it is
+    "proxy": "the proxy",
+    "ssh": "keys that sign for SSH",
+    "sign": "keys that sign for Nostr",
+}
+
+
+def describe_members(name: str, members: frozenset[str]) -> str:
+    """Members of a set, in words."""
+    if name == "servers":
+        return describe_servers(members)
+    if name == "peers":
+        return describe_peers(members)
+    return " or ".join(sorted(members, key=int if name == "kinds" else None))
+
+
+# ----------------------------------------------------------- vault/times ----
+# Times and durations, as people and the protocol have them.
+
+
+def render_duration(seconds: float) -> str:
+    """A duration as people say it: 90 s, 5 min, 8 h, 7 d."""
+    units = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+    unit = next((name for name, size in units.items() if seconds % size == 0), "s")
+    return f"{seconds / units[unit]:g} {unit}"
+
+
+def render_time(seconds: float) -> str:
+    """A time as RFC 3339 UTC, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def parse_rendered(text: str) -> int:
+    """Unix seconds of a time that `render_time` has written; raises ValueError."""
+    import calendar
+
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+
+
+# ----------------------------------------------------------- vault/rules ----
+# A guard's rules: how a secret may be used. Of two that count, each field has the stricter.
+
+
+NUMBERS = ("until", "times", "ask")
+MOST = 32  # of one field
+LATEST_UNTIL = 1 << 37  # Unix seconds
+LONGEST_ASK = 86_400  # seconds for which one approval may do
+
+
+def is_place(text: object) -> bool:
+    """Whether it names a group, or a key of one: GROUP or GROUP/KEY."""
+    group, slash, key = str(text).partition("/")
+    return isinstance(text, str) and is_group(group) and (is_key(key) if slash else True)
 
 
 class Rules:
@@ -3023,6 +3211,7 @@ class Rules:
         self.methods, self.paths = one("methods"), one("paths")
         self.servers, self.users = one("servers"), one("users")
         self.namespaces = one("namespaces")
+        self.kinds, self.ciphers, self.peers = one("kinds"), one("ciphers"), one("peers")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -3035,13 +3224,13 @@ class Rules:
     def ways(self) -> frozenset[str] | None:
         """The ways that are left; None for all.
 
-        What is about requests is for the proxy alone, what is about servers for SSH.
+        What is about requests is for the proxy alone, what is about servers for SSH, what is about
+        events for Nostr.
         """
         found = list(self.only)
-        if self.hosts or self.methods or self.paths:
-            found.append(frozenset({"proxy"}))
-        if self.servers or self.users or self.namespaces:
-            found.append(frozenset({"ssh"}))
+        for way, names in SETS_OF.items():
+            if any(getattr(self, name) for name in names):
+                found.append(frozenset({way}))
         return frozenset.intersection(*found) if found else None
 
     def lets(self, way: str, now: float) -> bool:
@@ -3100,7 +3289,7 @@ class Rules:
             words.append(f"the phone is asked {describe_asking(self.ask)}")
         for name, word in SAID.items():
             for each in getattr(self, name):
-                shown = describe_servers(each) if name == "servers" else " or ".join(sorted(each))
+                shown = describe_members(name, each)
                 many = f"one of {len(each)} {name}"
                 words.append(f"{word} {shown or 'none' if len(each) <= most else many}")
         if self.until is not None:
@@ -3136,6 +3325,8 @@ def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
     """Whether all that fits the one set fits the other, as far as that shows."""
     if name == "servers":
         return all(is_server_within(each, wide) for each in narrow)
+    if name == "peers":
+        return all(is_peer_within(each, wide) for each in narrow)
     rest = narrow - wide
     patterns = [each for each in wide if "*" in each] if rest else []
     return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
@@ -3181,12 +3372,12 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
             if not isinstance(each, str) or not is_member(each):
                 raise Usage(f"not one of {name}", EXAMPLES[name])
         kept[name] = sorted({*found})
-    for way, names in (("proxy", PROXY_SETS), ("ssh", SSH_SETS)):
+    for way, names in SETS_OF.items():
         if any(name in kept for name in names):
             if kept.get("only", [way]) != [way]:
                 *first, last = names
-                about = "the proxy" if way == "proxy" else "keys that sign for SSH"
-                raise Usage(f"{', '.join(first)} and {last} are for {about}", "leave --only out")
+                about = f"{', '.join(first)} and {last} are for {USERS_OF[way]}"
+                raise Usage(about, "leave --only out")
             kept["only"] = [way]
     for name, least, most, what in (
         ("until", now + 1, LATEST_UNTIL, "a time to come"),
@@ -5005,7 +5196,7 @@ STATEMENTS = 64  # that nsec.enc carries, and that are read of one
 def make_statement(keys: Keys, identity: str, agent: str) -> str:
     """An agent's key says that another (hex) takes its place in a vault."""
     said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
-    return sign(keys, json.dumps(said))
+    return sign_text(keys, json.dumps(said))
 
 
 def statements_of(vault: Vault) -> list[str]:
@@ -5739,7 +5930,8 @@ def check_private_half(reader: SshReader, public: bytes) -> None:
 # What a key that signs is in the vault: which kind, and its public half. No secret is needed.
 #
 # It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
-# passphrase, whose public half stands in it in the clear. So it moves, merges and comes back with it.
+# passphrase, whose public half stands in it in the clear; of a key for Nostr nostr-key:PUBLIC:PRIVATE
+# in hex. So it moves, merges and comes back with it.
 
 
 KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
@@ -5748,8 +5940,10 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "ecdsa-sha2-nistp384": "ecdsa-p384",
     "ecdsa-sha2-nistp521": "ecdsa-p521",
     "ssh-rsa": "rsa",
+    "nostr": "nostr",
 }
-KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa")  # what `key generate` makes
+NOSTR_KEY = "nostr-key:"
+KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr")  # what `key generate` makes
 
 
 class SigningKey:
@@ -5765,13 +5959,39 @@ class SigningKey:
         self.identity = identity
 
     def to_line(self) -> str:
-        """As it stands in an authorized_keys, without a comment."""
+        """As it stands in an authorized_keys, without a comment; for Nostr an npub."""
+        if self.kind == "nostr":
+            return to_npub(self.blob.hex())
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: its kind, its public half, and the fingerprint of that."""
-        shown = {"kind": self.kind, "public": self.to_line()}
-        return {**shown, "fingerprint": fingerprint_of(self.blob)}
+        """For JSON: its kind, its public half, and the fingerprint of that; of an npub itself."""
+        line, is_nostr = self.to_line(), self.kind == "nostr"
+        fingerprint = line if is_nostr else fingerprint_of(self.blob)
+        return {"kind": self.kind, "public": line, "fingerprint": fingerprint}
+
+
+def is_nostr_key(value: object) -> bool:
+    """Whether a value is a key for Nostr, by its form."""
+    return (
+        isinstance(value, str)
+        and value.startswith(NOSTR_KEY)
+        and len(value) == len(NOSTR_KEY) + 129
+        and all(map(is_hex_key, value.removeprefix(NOSTR_KEY).split(":", 1)))
+    )
+
+
+def pack_nostr_key(public: str, secret: str) -> str:
+    """A key for Nostr as it is kept, of its halves in hex."""
+    return f"{NOSTR_KEY}{public}:{secret}"
+
+
+def split_nostr_key(value: str) -> tuple[str, str]:
+    """The public and the private half (hex) of a key for Nostr; raises ValueError."""
+    if not is_nostr_key(value):
+        raise ValueError("not a key for Nostr")
+    public, _, secret = value.removeprefix(NOSTR_KEY).partition(":")
+    return public, secret
 
 
 def identify_key(value: str) -> str:
@@ -5781,6 +6001,9 @@ def identify_key(value: str) -> str:
 
 def read_signing_key(value: str) -> SigningKey | None:
     """What a secret's value is, as a key that signs; None for all that is none."""
+    if is_nostr_key(value):
+        blob = bytes.fromhex(split_nostr_key(value)[0])
+        return SigningKey("nostr", blob, identify_key(value))
     try:
         blob = read_public_half(value)
     except ValueError:
@@ -6068,6 +6291,178 @@ def render_list(groups: list[dict[str, Any]]) -> str:
             )
             lines.append(f"  {key['name']:<{width}}  {key['updated']}{mark}{signs}{guard}{sealed}")
     return "".join(line + "\n" for line in lines)
+
+
+# ----------------------------------------------------- vault/invitations ----
+# Who was invited to have a key sign for Nostr: facts of the vault, each with rules of its own.
+#
+# `bunker/ID` is an invitation, which is never changed, only taken away: so no merge brings it back.
+# `bunker-client/ID` is the public key of who came. An invitation has a key of its own, under which
+# it is asked and answers (NIP-46), and of its secret a hash.
+
+
+INVITED, CAME = "bunker", "bunker-client"
+MOST_INVITED = 32
+MOST_RATE = 600  # requests a minute
+SIGN_EVENT = "sign_event"
+METHODS = (SIGN_EVENT, *CIPHERS)  # what an invitation can name; to ask for the public key is free
+FIELDS_INVITED = frozenset(
+    {
+        "name",
+        "key",
+        "public",
+        "kinds",
+        "methods",
+        "peers",
+        "until",
+        "rate",
+        "secret",
+        "transport",
+        "relays",
+    }
+)
+
+
+class Invitation:
+    """One: what its client may ask of which key, until when (Unix seconds), how often a minute.
+
+    `transport` is its own key, as it is kept; `machine` the one that made it, and serves it.
+    Raises ValueError, TypeError, KeyError for what is none.
+    """
+
+    def __init__(self, identity: str, machine: str, fields: dict[str, Any], client: str) -> None:
+        if {*fields} != FIELDS_INVITED:
+            raise ValueError("not an invitation")
+        self.identity, self.machine, self.fields = identity, machine, fields
+        self.name, self.key, self.public = fields["name"], fields["key"], fields["public"]
+        self.until, self.rate = int(fields["until"]), int(fields["rate"])
+        self.transport, self.relays = fields["transport"], [*map(str, fields["relays"])]
+        self.kinds, self.peers = frozenset(fields["kinds"]), frozenset(fields["peers"])
+        self.methods = frozenset(fields["methods"])
+        self.client = client if is_hex_key(client) else None
+        sound = is_group(self.name) and is_hex_key(self.public) and is_nostr_key(self.transport)
+        members = all(map(is_kind, self.kinds)) and all(map(is_peer, self.peers))
+        if not (sound and members and self.methods <= {*METHODS}):
+            raise ValueError("not an invitation")
+        self.address = split_nostr_key(self.transport)[0]  # under which it is asked (hex)
+
+    def fits(self, secret: object) -> bool:
+        """Whether it is this one's secret."""
+        found = sha256(secret.encode()).hex() if isinstance(secret, str) else ""
+        return hmac.compare_digest(found, str(self.fields["secret"]))
+
+    def refuse(self, use: dict[str, Any]) -> None:
+        """Raise Denied for what it does not let through."""
+        ciphers = self.methods - {SIGN_EVENT}
+        kinds = self.kinds if SIGN_EVENT in self.methods else frozenset[str]()
+        if fault := find_nostr_fault(use, [kinds], [ciphers], [self.peers]):
+            raise Denied(f"{self.name} may not {fault}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, without its secret and its key."""
+        return {
+            "name": self.name,
+            "key": self.key,
+            "public": to_npub(self.public),
+            "kinds": sorted(map(int, self.kinds)),
+            "methods": sorted(self.methods, key=METHODS.index),
+            "peers": [each if each == "any" else to_npub(each) for each in sorted(self.peers)],
+            "until": render_time(self.until),
+            "rate": self.rate,
+            "relays": self.relays,
+            "client": to_npub(self.client) if self.client else None,
+            "machine": self.machine,
+        }
+
+
+def list_invitations(vault: Vault) -> list[Invitation]:
+    """All that can be read, by name; of two with a name, both."""
+    found = []
+    for fact, said in vault.facts.items():
+        kind, _, identity = fact.partition("/")
+        if kind == INVITED:
+            try:
+                fields, client = json.loads(said[0].value), vault.fact(f"{CAME}/{identity}") or ""
+                found.append(Invitation(identity, said[0].machine, fields, client))
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                continue
+    return sorted(found, key=lambda each: (each.name, each.identity))
+
+
+def find_invitation(vault: Vault, name: object) -> list[Invitation]:
+    """Those of a name; raises NotFound."""
+    found = [each for each in list_invitations(vault) if each.name == name]
+    if not found:
+        shown = printable(name, 40) if isinstance(name, str) else "?"
+        raise NotFound(f"nobody is invited as {shown}", "see who is: avault bunker list")
+    return found
+
+
+def add_invitation(vault: Vault, fields: dict[str, Any], now: int, machine: str) -> None:
+    """Invite; raises Denied where there is one of that name, Usage where there are too many."""
+    there = list_invitations(vault)
+    if any(each.name == fields["name"] for each in there):
+        name = fields["name"]
+        raise Denied(
+            f"{name} is invited already", f"take it back first: avault bunker revoke {name}"
+        )
+    if len(there) >= MOST_INVITED:
+        raise Usage(f"at most {MOST_INVITED} are invited at once", "avault bunker revoke NAME")
+    identity = secrets.token_hex(8)
+    Invitation(identity, machine, fields, "")
+    vault.state(f"{INVITED}/{identity}", json.dumps(fields, sort_keys=True), now, machine)
+
+
+def admit_client(vault: Vault, identity: str, client: str, now: int, machine: str) -> None:
+    """Have a client be who came by an invitation; raises Denied where that is gone, or used."""
+    if f"{INVITED}/{identity}" not in vault.facts or f"{CAME}/{identity}" in vault.facts:
+        raise Denied("invalid secret")
+    vault.state(f"{CAME}/{identity}", client, now, machine)
+
+
+def remove_invitation(vault: Vault, name: object, now: int, machine: str) -> None:
+    """Take an invitation back; raises NotFound."""
+    for each in find_invitation(vault, name):
+        vault.state(f"{INVITED}/{each.identity}", None, now, machine)
+        vault.state(f"{CAME}/{each.identity}", None, now, machine)
+
+
+class Invitations:
+    """Those of the vault that is served: looked for once in each."""
+
+    def __init__(self) -> None:
+        self.vault: Vault | None = None
+        self.found: list[Invitation] = []
+
+    def look(self, vault: Vault) -> list[Invitation]:
+        """Those of a vault, which does not change."""
+        if vault is not self.vault:
+            self.vault, self.found = vault, list_invitations(vault)
+        return self.found
+
+
+def own_keys(vault: Vault) -> set[str]:
+    """The public keys (hex) that open the vault, or did: of the agent and of the operators.
+
+    None of them signs here, and nothing is encrypted to one, or decrypted from it.
+    """
+    before = {parse_npub(each) for each in vault.facts_of("agent")}
+    return {vault.agent, vault.made_for, *vault.operators(), *before}
+
+
+def refuse_own_keys(vault: Vault, public: str, use: dict[str, Any] | None = None) -> None:
+    """Raise Denied for a key (hex) that opens the vault, and for a use with one."""
+    own = own_keys(vault)
+    if public in own:
+        raise Denied(
+            "that key opens the vault, or did: it signs nothing for others",
+            "make a key of its own: avault key generate nostr GROUP/KEY",
+        )
+    if use and use.get("peer") in own:
+        raise Denied(
+            "nothing is encrypted to the agent or an operator, or decrypted from them: "
+            "it would be as good as the vault's own"
+        )
 
 
 # ----------------------------------------------------- vault/kept_guards ----
@@ -7460,7 +7855,7 @@ def commit(stage: Stage, keys: Keys, vault: Vault, over: str) -> None:
             raise Tampered(f"{stage.own(name)} is not what was staged", "nothing has changed")
     what = {"type": "avault/rotation", "version": 1, "vault": vault.identity, "over": over}
     what |= {"agent": to_npub(vault.agent), "files": dict(sorted(stage.files.items()))}
-    write_file(stage.own(MANIFEST), sign(keys, json.dumps(what)).encode())
+    write_file(stage.own(MANIFEST), sign_text(keys, json.dumps(what)).encode())
     ready = os.path.join(stage.state, READY)
     try:
         os.rename(stage.at, ready)
@@ -7986,7 +8381,12 @@ class Relays:
     """Relays that are connected under one key: `await open()`, and `await close()` at the end.
 
     `hear` is given each event that they send, `changed` is called when `shown`, which is what
+<<<<<<< HEAD
     `status` shows of them, says something new. `wanted` are events of NIP-46 to the key, or others.
+=======
+    `status` shows of them, says something new. What is asked for is what is for `address` (hex),
+    a public key; without one, for the key's own.
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     """
 
     def __init__(
@@ -7995,8 +8395,13 @@ class Relays:
         urls: list[str],
         hear: Callable[[Event], None],
         changed: Callable[[], None],
+<<<<<<< HEAD
         wanted: nostr_sdk.Filter | None = None,
+=======
+        address: str = "",
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     ) -> None:
+        self.address = address or public_hex(keys)
         self.keys, self.hear, self.changed = keys, hear, changed
         self.wanted = wanted or wanted_answers(keys)
         self.shown: dict[str, dict[str, Any]] = {
@@ -8044,7 +8449,13 @@ class Relays:
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
         """Ask a relay for the events that are wanted."""
         await asyncio.sleep(after)
+<<<<<<< HEAD
         await client.subscribe(nostr_sdk.ReqTarget.auto([self.wanted]), id="avault")
+=======
+        public = nostr_sdk.PublicKey.parse(self.address)
+        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(public)
+        await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -8131,6 +8542,11 @@ class Relays:
             # it has the event already (NIP-01)
             return "accepted" if text.startswith("duplicate:") else text
         return "accepted"
+
+    async def publish(self, text: str) -> None:
+        """Send an event, as JSON, to all of them."""
+        event = nostr_sdk.Event.from_json(text)
+        await asyncio.gather(*(self.send(url, event) for url in self.pool))
 
 
 def wanted_answers(keys: Keys) -> nostr_sdk.Filter:
@@ -8270,6 +8686,34 @@ async def start_relay() -> tuple[nostr_sdk.LocalRelay, str]:
     relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
     await relay.run()
     return relay, str(await relay.url())
+
+
+async def start_narrow_relay(port: int, most: int) -> nostr_sdk.LocalRelay:
+    """A relay of our own on the loopback that carries nothing but NIP-46, and keeps none of it.
+
+    It has at most so many connections, and lives as long as it is held. Raises Unavailable.
+    """
+
+    class OnlyRequests(nostr_sdk.WritePolicy):  # type: ignore[misc]
+        async def admit_event(
+            self, event: nostr_sdk.Event, socket_addr: str
+        ) -> nostr_sdk.WritePolicyResult:
+            if event.kind().as_u16() == RPC_KIND:
+                return nostr_sdk.WritePolicyResult.ACCEPT()
+            return nostr_sdk.WritePolicyResult.REJECT("only kind 24133 is carried here")
+
+    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+    limit = nostr_sdk.RateLimit(max_reqs=500, notes_per_minute=6_000)
+    builder = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(port)
+    relay = builder.rate_limit(limit).max_connections(most).write_policy(OnlyRequests()).build()
+    try:
+        await relay.run()
+    except nostr_sdk.NostrSdkError as error:
+        raise Unavailable(
+            f"the relay for who is invited cannot listen at port {port}: {printable(str(error))}",
+            "end what has it; or revoke all, and invite anew",
+        ) from None
+    return relay
 
 
 # --------------------------------------------------------- signer/bunker ----
@@ -11068,7 +11512,7 @@ class Unsigned:
         keys, self.keys = self.keys, None
         if not keys or any(content[name] != known for name, known in self.agreed.items()):
             raise Denied("that is not the custodian that was agreed to")
-        return {"signed": sign(keys, state_custodian(content))}
+        return {"signed": sign_text(keys, state_custodian(content))}
 
 
 def check_custodian_of(content: dict[str, Any], agent: str) -> None:
@@ -11423,6 +11867,341 @@ def find_numbers(der: bytes) -> Iterator[int]:
                 pass  # bytes of another kind
 
 
+# ----------------------------------------------------- signing/ssh_words ----
+# What is signed for SSH, in words: what is proven first, what the caller claims after "says".
+
+
+LONGEST_CONTENT = 16_384  # bytes of a commit that are looked at
+# how git writes what it signs, with the lines in this order: parse_commit_buffer, parse_tag_buffer
+# and generate_push_cert in its source
+GIT_COMMIT = regex(
+    rb"tree (?:[0-9a-f]{40}|[0-9a-f]{64})\n(?:parent (?:[0-9a-f]{40}|[0-9a-f]{64})\n)*"
+    rb"author ([^\n\0]*)\ncommitter [^\n\0]*\n"
+)
+GIT_TAG = regex(
+    rb"object (?:[0-9a-f]{40}|[0-9a-f]{64})\ntype ([a-z]{1,10})\n"
+    rb"tag ([^\n\0]*)\ntagger ([^\n\0]*)\n"
+)
+GIT_PUSH = regex(rb"certificate version 0\.1\npusher [^\n\0]*\n(?:pushee ([^\n\0]*)\n)?[^\0]*?\n\n")
+
+
+def describe_use(
+    use: dict[str, Any], name: str, servers: list[frozenset[str]], said: dict[str, Any]
+) -> str:
+    """A use of a key, in words. `said` has what the caller claims, and the `content` of a file.
+
+    That is proven where it is what the signature is about, and else it is not spoken of.
+    """
+    if use["as"] == "sshsig":
+        done = f"sign {describe_content(use, said.get('content'))} with {name}"
+    else:
+        where = server_name(use, servers)
+        if use["server"] is None:
+            where = "a server that is NOT PROVEN"
+        elif where is None:
+            where = f"an UNKNOWN server (key {use['server']})"
+        user = printable(use["user"], 64)
+        done = f"sign in to {printable(where, 64)} as {user} with {name}"
+    if through := use["through"]:
+        many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
+        done += f", through {many} (the last on the host with the key {through[-1][:23]}…)"
+    claims = said.get("claims")
+    claimed = claims if isinstance(claims, dict) else {}
+    program, does = (printable(str(claimed.get(each) or ""), 60) for each in ("program", "does"))
+    if does:
+        return f"{done}; {program or 'a program'} says: {does}"
+    return f"{done}; {program}" if program else done
+
+
+def describe_content(use: dict[str, Any], content: object) -> str:
+    """What is signed of a file, or of git: with its words, where the content is proven."""
+    if use["namespace"] != "git":
+        return f"a file for {use['namespace']}"
+    try:
+        data = decode_base64(content, LONGEST_CONTENT)
+    except ValueError:
+        data = b""
+    if hashlib.new(use["hash"], data).hexdigest() != use["digest"]:
+        return "a commit that cannot be shown"
+    return describe_git(data)
+
+
+def describe_git(data: bytes) -> str:
+    """What git signs, by how it begins: the order in which git writes it, and reads it again."""
+    _, _, message = data.partition(b"\n\n")
+    subject = quote_words(message.lstrip(b"\n").partition(b"\n")[0], 60)
+    if found := GIT_COMMIT.match(data):
+        return f"the commit {subject} that says it is by {quote_words(strip_time(found[1]), 60)}"
+    if found := GIT_TAG.match(data):
+        what = f"the tag {quote_words(found[2], 40)} of a {found[1].decode()}"
+        return f"{what}, {subject}, that says it is by {quote_words(strip_time(found[3]), 60)}"
+    if found := GIT_PUSH.match(data):
+        refs = [line.rpartition(b" ")[2] for line in message.strip().split(b"\n")]
+        more = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
+        where = f" to {quote_words(found[1], 60)}" if found[1] else ""
+        return f"a push of {quote_words(refs[0], 60)}{more}{where}"
+    return "content for git that is no commit, tag or push"
+
+
+def strip_time(line: bytes) -> bytes:
+    """Who somebody is, without the time: NAME <ADDRESS>."""
+    return line.rpartition(b">")[0] + b">" if b">" in line else line
+
+
+def quote_words(text: bytes, most: int) -> str:
+    """What others wrote, in quotes that it cannot end."""
+    shown = text.decode(errors="replace").replace('"', "'").replace(";", ",")
+    return f'"{printable(shown, most)}"'
+
+
+# ---------------------------------------------------- signing/nostr_uses ----
+# What is to be signed for Nostr, decoded strictly and whole, and in words.
+#
+# A use is a dictionary with `as`. Of an event `kind`, `created_at`, `tags`, `content`, and the `id`
+# that NIP-01 gives it. Of a text the `cipher` (NIP-44, NIP-04), the `peer` (hex) that it is for or
+# from, and the `text`.
+
+
+LONGEST_NOSTR = 40_000  # bytes of an event or a text: a request's first frame has it, in base64
+MOST_TAGS = 2_000
+LATEST_TIME = 1 << 33  # of an event, in Unix seconds
+LATER, EARLIER = (
+    900,
+    3 * 86_400,
+)  # seconds: an event is not dated later, or earlier; NIP-59 needs 2d
+EVENT_FIELDS = frozenset({"kind", "content", "tags", "created_at"})
+IGNORED_FIELDS = frozenset({"pubkey", "id", "sig"})  # which we make; but `pubkey` has to fit
+KIND_WORDS = {
+    0: "its profile",
+    1: "a note",
+    3: "whom it follows",
+    4: "a private message",
+    5: "a deletion",
+    6: "a repost",
+    7: "a reaction",
+    13: "a sealed private message",
+    1_984: "a report",
+    9_734: "a zap request",
+    10_002: "its relays",
+    22_242: "a proof to a relay of who it is",
+    24_133: "a request to a remote signer",
+    27_235: "a proof to a web server of who it is",
+    30_023: "an article",
+}
+
+
+def decode_nostr(request: dict[str, Any]) -> dict[str, Any]:
+    """What a request wants signed, encrypted or decrypted; raises Usage.
+
+    It has `as`, `payload` (UTF-8 in base64), `public` (the key's 32 bytes, in base64), and of a
+    text `peer`.
+    """
+    try:
+        public = decode_base64(request.get("public"), 32).hex()
+        text = decode_base64(request.get("payload"), LONGEST_NOSTR).decode()
+        if request.get("as") == "nostr-event":
+            return decode_event(text, public)
+    except (ValueError, RecursionError) as error:
+        raise Usage(f"not understood, so not signed: {error}") from None
+    if request.get("as") not in NOSTR_USES:
+        raise Usage(f"as is one of: {', '.join(NOSTR_USES)}", "what is not understood stays so")
+    peer = request.get("peer")
+    if not isinstance(peer, str) or not is_hex_key(peer.lower()):
+        raise Usage("peer is no public key", "64 hex digits")
+    cipher = str(request["as"]).replace("-", "_")
+    return {"as": request["as"], "cipher": cipher, "peer": peer.lower(), "text": text}
+
+
+def decode_event(text: str, public: str) -> dict[str, Any]:
+    """An event without its signature (NIP-01), to be signed by this key (hex).
+
+    Raises ValueError; Denied for one that says it is another key's, or by delegation (NIP-26).
+    """
+    event = json.loads(text)
+    if not isinstance(event, dict) or not {*event} >= EVENT_FIELDS:
+        raise ValueError(f"an event has {', '.join(sorted(EVENT_FIELDS))}")
+    if unknown := sorted({*event} - EVENT_FIELDS - IGNORED_FIELDS):
+        raise ValueError(f"an event has no {printable(unknown[0], 40)}")
+    kind, made, tags = event["kind"], event["created_at"], event["tags"]
+    if type(kind) is not int or not 0 <= kind <= HIGHEST_KIND:
+        raise ValueError("kind is a number to 65535")
+    if type(made) is not int or not 0 <= made <= LATEST_TIME:
+        raise ValueError("created_at is a time in Unix seconds")
+    if not isinstance(event["content"], str):
+        raise ValueError("content is a text")
+    if not isinstance(tags, list) or len(tags) > MOST_TAGS or not all(map(is_tag, tags)):
+        raise ValueError(f"tags are at most {MOST_TAGS} lists of texts")
+    if event.get("pubkey") not in (None, "", public):
+        raise Denied("that is an event of another key's")
+    if any(tag[0] == "delegation" for tag in tags):
+        raise Denied("an event in the name of another key is not signed (NIP-26)")
+    row = [0, public, made, kind, tags, event["content"]]
+    whole = json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode()
+    found = {"kind": kind, "created_at": made, "tags": tags, "content": event["content"]}
+    return {"as": "nostr-event", "id": hashlib.sha256(whole).hexdigest(), **found}
+
+
+def is_tag(tag: object) -> bool:
+    """Whether it can be an event's tag."""
+    return isinstance(tag, list) and bool(tag) and all(isinstance(each, str) for each in tag)
+
+
+def check_event_time(use: dict[str, Any], now: float) -> None:
+    """Raise Denied for an event that is dated long ago, or in the time to come.
+
+    It would be a signature for when the key may sign no more.
+    """
+    if use["as"] == "nostr-event" and not now - EARLIER <= use["created_at"] <= now + LATER:
+        raise Denied("the event's created_at is not about now", "is the clock right?")
+
+
+def describe_nostr(use: dict[str, Any], name: str, child: str = "") -> str:
+    """A use of a key, in words; `child` is who asks by an invitation."""
+    who = f"{child}: " if child else ""
+    if use["as"] != "nostr-event":
+        peer, form = shorten_npub(use["peer"]), use["cipher"].partition("_")[0].upper()
+        is_out = use["cipher"].endswith("_encrypt")
+        done = f"encrypt {len(use['text'])} characters for" if is_out else "read a text of"
+        return f"{who}{done} {peer} ({form}) with {name}"
+    kind = use["kind"]
+    what = KIND_WORDS.get(kind, "an event")
+    done = f"{who}sign {what} (kind {kind}) with {name}"
+    if kind == 27_235:
+        told = [tag[1] for tag in use["tags"] if tag[0] in ("method", "u") and len(tag) > 1]
+        return f"{done}, for {quote_words(' '.join(told).encode(), 80)}"
+    if kind == 5:
+        return f"{done}, of {sum(tag[0] in ('e', 'a') for tag in use['tags'])}"
+    return f"{done}: {quote_words(use['content'].encode(), 60)}" if use["content"] else done
+
+
+# ---------------------------------------------------- signing/nostr_keys ----
+# Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own.
+#
+# Of nostr-sdk it takes single calls: of a key nothing goes out but what was made with it.
+
+
+LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
+
+
+def keep_nostr_key(keys: Keys) -> str:
+    """A key pair as it is kept."""
+    return pack_nostr_key(public_hex(keys), str(keys.secret_key().to_hex()))
+
+
+def make_nostr_key() -> str:
+    """A new key, as it is kept."""
+    return keep_nostr_key(make_keys())
+
+
+def take_nostr_key(text: str, passphrase: str | None) -> str | None:
+    """The key in a file, an nsec, its hex, or an ncryptsec (NIP-49), as it is kept; raises Usage.
+
+    None where it is encrypted, and no passphrase is there; Denied for a wrong one.
+    """
+    text = text.strip()
+    if text.startswith("npub1"):
+        raise Usage("that is a public key", "the private one begins with nsec1")
+    if len(text.split()) >= 12:
+        raise Usage(
+            "words are a whole tree of keys, and not kept here",
+            "take the one key from them (NIP-06), and import its nsec",
+        )
+    if not text.startswith("ncryptsec1"):
+        return keep_nostr_key(parse_keys(text))
+    if not passphrase:
+        return None
+    try:
+        found = decrypt_key(text, passphrase)
+    except ValueError as error:
+        raise Usage(f"that is {error}", "as another program writes it: ncryptsec1…") from None
+    if not found:
+        raise Denied("the passphrase is not the key's, or it needs more than log_n 18", "try again")
+    return keep_nostr_key(read_keys(found))
+
+
+class NostrKeys:
+    """The keys that this process was given, each by what its private value is named."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Keys] = {}
+
+    def take(self, value: str) -> None:
+        """Have one, as it is kept; raises Usage where its public half is not its own."""
+        known = read_signing_key(value)
+        public, secret = split_nostr_key(value)
+        keys = read_keys(secret)
+        if not known or public_hex(keys) != public:
+            raise Usage("that has the public half of another key", "so it signs nothing: delete it")
+        self.loaded[known.identity] = keys
+
+    def find(self, identity: str) -> Keys:
+        """One of them; raises Usage."""
+        if identity not in self.loaded:
+            raise Usage("there is no such key here", "try again")
+        return self.loaded[identity]
+
+    def sign(self, identity: str, use: dict[str, Any]) -> str:
+        """The JSON of an event that is signed, or what becomes of a text; raises Usage, Denied."""
+        keys = self.find(identity)
+        if use["as"] == "nostr-event":
+            return sign_event(keys, use)
+        name, out = use["cipher"].split("_")
+        try:
+            if name == "nip44":
+                made = (encrypt if out == "encrypt" else decrypt)(keys, use["peer"], use["text"])
+            else:
+                change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
+                peer = nostr_sdk.PublicKey.parse(use["peer"])
+                made = str(change(keys.secret_key(), peer, use["text"]))
+        except (ValueError, nostr_sdk.NostrSdkError):
+            raise Usage(f"{use['cipher']} does not work with this key, peer and text") from None
+        if len(made.encode()) > LONGEST_NOSTR:
+            raise Usage("that is too long", f"at most {LONGEST_NOSTR} bytes come of it")
+        return made
+
+    def open(self, identity: str, text: object) -> dict[str, Any]:
+        """What an event of NIP-46 to one of these says, and who it is by (hex); raises Usage.
+
+        It is signed by that one: the id of the event, author, time and content are what was signed.
+        """
+        keys = self.find(identity)
+        try:
+            if not isinstance(text, str) or len(text.encode()) > LONGEST_FROM_CLIENT:
+                raise ValueError
+            event = nostr_sdk.Event.from_json(text)
+            if event.kind().as_u16() != RPC_KIND or not is_to(keys, event):
+                raise ValueError
+            said, _ = read_event(keys, event)
+        except (ValueError, RecursionError, nostr_sdk.NostrSdkError):
+            raise Usage("no request for this key, or not its author's") from None
+        return {
+            "event": str(event.id().to_hex()),
+            "author": str(event.author().to_hex()),
+            "created_at": int(event.created_at().as_secs()),
+            "said": said,
+        }
+
+    def seal(self, identity: str, peer: str, text: str) -> str:
+        """The JSON of an event of NIP-46 with a text for a client; raises Usage for a long one."""
+        try:
+            return str(compose_event(self.find(identity), peer, text).as_json())
+        except nostr_sdk.NostrSdkError:
+            raise Usage("that is too long for an answer") from None
+
+
+def sign_event(keys: Keys, use: dict[str, Any]) -> str:
+    """The JSON of an event that is signed: what was decoded, and nothing else."""
+    fields = {each: use[each] for each in ("kind", "created_at", "tags", "content")}
+    wanted = json.dumps({"pubkey": public_hex(keys), **fields})
+    try:
+        made = nostr_sdk.UnsignedEvent.from_json(wanted).sign(keys)
+    except nostr_sdk.NostrSdkError:
+        raise Usage("not understood, so not signed") from None
+    if made.id().to_hex() != use["id"]:
+        raise Usage("not understood, so not signed: it would be another event")
+    return str(made.as_json())
+
+
 # ------------------------------------------------------ signing/ssh_uses ----
 # What is to be signed for SSH, decoded strictly and whole: what is not understood is refused.
 #
@@ -11591,10 +12370,21 @@ class NeedsPassphrase(Exception):
 
 
 class KeySigner:
-    """Does what the keyholder says, with keys that it gives. `made` is avault_extras/signing."""
+    """Does what the keyholder says, with keys that it gives.
+
+    `made` is avault_extras/signing, or why it is not there: for Nostr nothing of it is needed.
+    """
 
     def __init__(self, made: Any) -> None:
-        self.made, self.keys = made, made.Keys()
+        self.extra, self.nostr = made, NostrKeys()
+        self.keys = None if isinstance(made, AvaultError) else made.Keys()
+
+    @property
+    def made(self) -> Any:
+        """What signs for SSH; raises Unavailable where its package is not installed."""
+        if isinstance(self.extra, AvaultError):
+            raise self.extra
+        return self.extra
 
     def do(self, message: Message) -> Message:
         """The answer to one message; raises AvaultError."""
@@ -11608,46 +12398,76 @@ class KeySigner:
         if what == "prove":
             return {"public": encode_base64(self.public(message))}
         if what == "forget":
-            self.keys.forget(message.get("keys", []))
-            return {}
+            return self.forget(message.get("keys", []))
         if what == "make":
-            return {"value": self.made.make_key(str(message.get("kind")))}
+            kind = str(message.get("kind"))
+            return {"value": make_nostr_key() if kind == "nostr" else self.made.make_key(kind)}
         if what == "take":
-            data = str(message.get("file")).encode()
-            try:
-                return {"value": self.made.take_key(data, message.get("passphrase"))}
-            except NeedsPassphrase:
-                return {"needs_passphrase": True}
+            return self.take(message)
+        if what == "open":
+            self.public(message)
+            return self.nostr.open(message["key"], message.get("event"))
+        if what == "seal":
+            self.public(message)
+            return {"event": self.nostr.seal(message["key"], message["peer"], message["text"])}
         raise Usage("no such thing to do")
+
+    def take(self, message: Message) -> Message:
+        """The key in a file, as it is kept; or that it wants a passphrase."""
+        passphrase, value = message.get("passphrase"), None
+        try:
+            if message.get("kind") == "nostr":
+                value = take_nostr_key(str(message.get("file")), passphrase)
+            else:
+                value = self.made.take_key(str(message.get("file")).encode(), passphrase)
+        except NeedsPassphrase:
+            pass
+        return {"needs_passphrase": True} if value is None else {"value": value}
 
     def sign(self, message: Message) -> str:
         """A signature of what is understood; raises Usage, Denied."""
-        decode_use(message, self.made.verify)
+        is_nostr = message.get("as") in NOSTR_USES
+        use = decode_nostr(message) if is_nostr else decode_use(message, self.made.verify)
         if encode_base64(self.public(message)) != message["public"]:
             raise Denied("that is for another key")
+        if is_nostr:
+            return self.nostr.sign(message["key"], use)
         payload = decode_base64(message["payload"], LONGEST_SSH)
-        return encode_base64(self.keys.sign(message["key"], payload, message["flags"]))
+        return encode_base64(self.made_keys().sign(message["key"], payload, message["flags"]))
+
+    def made_keys(self) -> Any:
+        """The keys that sign for SSH; raises Unavailable."""
+        return self.keys if self.made else None
 
     def public(self, message: Message) -> bytes:
         """The public half of the key that a message is about, and may bring; raises Usage."""
-        if "value" in message:
-            self.keys.take(message["value"])
-        return bytes(self.keys.public(message["key"]))
+        value = message.get("value")
+        if value is not None:
+            (self.nostr if is_nostr_key(value) else self.made_keys()).take(value)
+        if message["key"] in self.nostr.loaded:
+            return bytes.fromhex(public_hex(self.nostr.find(message["key"])))
+        return bytes(self.made_keys().public(message["key"]))
+
+    def forget(self, identities: list[str]) -> Message:
+        """Have these no more."""
+        for each in identities:
+            self.nostr.loaded.pop(each, None)
+        if self.keys:
+            self.keys.forget(identities)
+        return {}
 
 
-def answer_signing(signer: KeySigner | AvaultError, message: Message) -> Message:
+def answer_signing(signer: KeySigner, message: Message) -> Message:
     """The answer to one message, whatever comes of it."""
     try:
-        if isinstance(signer, AvaultError):
-            raise signer
         answer: Message = {"ok": True, **signer.do(message)}
     except Exception as error:  # its text may carry what it was about
         answer = complain(error).to_dict()
     return {"id": message.get("id"), **answer}
 
 
-def open_key_signer() -> KeySigner | AvaultError:
-    """Who does the work, or why nobody can: the package is not installed.
+def open_key_signer() -> KeySigner:
+    """Who does the work. For SSH nobody can where the package for that is not installed.
 
     Nothing besides comes along: cryptography would take bcrypt, where it is there.
     """
@@ -11655,10 +12475,10 @@ def open_key_signer() -> KeySigner | AvaultError:
     try:
         return KeySigner(load_extra("signing", "sign"))
     except AvaultError as error:
-        return error
+        return KeySigner(error)
 
 
-def serve_signing(sock: socket.socket, signer: KeySigner | AvaultError, most: float = 0.0) -> None:
+def serve_signing(sock: socket.socket, signer: KeySigner, most: float = 0.0) -> None:
     """Answer what comes, until nothing does any more.
 
     What takes `most` seconds of a processor ends this process, whatever it is at (SIGPROF).
@@ -11684,6 +12504,7 @@ def main_signing(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
+<<<<<<< HEAD
 # ----------------------------------------------------- signing/ssh_words ----
 # What is signed for SSH, in words: what is proven first, what the caller claims after "says".
 
@@ -11924,6 +12745,8 @@ def read_grant(request: Message, own_uid: int) -> Grant:
     return grant
 
 
+=======
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -13451,6 +14274,7 @@ class Warden:
         self.custody, self.grants = Custody(places, self.child), GrantSockets(places, self.child)
         self.custody.report = lambda: self.report
         self.changed = asyncio.Event()  # replaced at every change of state
+        self.invited = asyncio.Event()  # others are invited than before, or the vault is open
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
@@ -13531,8 +14355,11 @@ class Warden:
     def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
-            self.report, was = message["report"], self.state
+            before, was, self.report = self.report.get("invited"), self.state, message["report"]
             has_opened = self.report["state"] == "unlocked" and was != "unlocked"
+            now = self.report.get("invited")
+            if (now and has_opened) or (now != before and None not in (now, before)):
+                self.invited.set()
             if has_opened:
                 # the key that counts has opened it: what is left of another one goes
                 spawn(self.tasks, forget_left(self.places))
@@ -14410,12 +15237,128 @@ class AutoLock:
             return f"it locked by itself after {render_duration(self.after)}"
         return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
+<<<<<<< HEAD
     def change(self, message: Message) -> None:
         """Take other limits; one that is not named stays as it is, and `for` counts from now."""
         if "for" in message:
             self.after = round(uptime() - self.opened) + message["for"]
         self.after = message.get("lock_after", self.after)
         self.idle = message.get("lock_idle", self.idle)
+=======
+        return change
+
+
+def check(guards: Guards, name: str, way: str, now: float) -> None:
+    """Raise Denied where what guards a secret does not let it out by a way."""
+    found = guards.of(name)
+    rules = guards.rules_of(found)
+    if found and not rules.lets(way, now):
+        why = [each for each in found if not guards.left(each).lets(way, now)]
+        raise refuse(name, why or found, rules, way)
+
+
+class Gate:
+    """What is known of the guards, and of what is sealed, of the vault that is served."""
+
+    def __init__(self) -> None:
+        self.vault: Vault | None = None
+        self.guards, self.is_free = Guards({}), True
+
+    def look(self, vault: Vault) -> Guards:
+        """The guards of a vault, which does not change."""
+        if vault is not self.vault:
+            self.vault, self.guards = vault, Guards(vault.facts)
+            self.is_free = not self.guards.guards and not vault.facts_of("lock")
+        return self.guards
+
+    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
+        """What of a request may go out; raises Denied, and what `pick` raises.
+
+        What was named and may not refuses the whole. Of all there is, what may not stays in, and
+        what is counted (it would be used up by who never needed it) and what the phone is to be
+        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
+        """
+        guards = self.look(vault)
+        if self.is_free:
+            return Passage(vault, way_of(request))
+        names, is_named = pick(vault, request)
+        passage, now = Passage(vault, way_of(request)), time.time()
+        way = passage.way
+        allowed: list[tuple[str, str]] = []
+        for group, key in names:
+            name = f"{group}/{key}"
+            found = guards.of(name)
+            rules = guards.rules_of(found)
+            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
+            asks = rules.ask is not None or bool(sealed)
+            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
+            if not (found or asks):
+                allowed.append((group, key))
+            elif rules.lets(way, now) and is_meant:
+                allowed.append((group, key))
+                passage.is_counted = passage.is_counted or rules.times is not None
+                if asks:
+                    refuse_without_asking(vault, name, way)
+                    passage.asked[name] = rules.ask or 0
+                    passage.thawed += [name] if rules.ask is None else []
+            elif is_named:
+                check(guards, name, way, now)
+            else:
+                passage.held.append(name)
+        passage.vault = take_out(vault, allowed)
+        return passage
+
+
+SILENT = ("provide",)  # ways on which nobody waits for a phone
+
+
+def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
+    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
+    group, _, key = name.partition("/")
+    if way in SILENT:
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use",
+            f"avault get {name}, or avault run",
+        )
+    found = vault.groups[group].keys[key]
+    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} was set by two machines, and the phone is asked of one secret",
+            f"settle it first: avault set {name}",
+        )
+
+
+def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
+    """A vault that has these keys, and nothing else."""
+    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
+    for group, key in sorted({*names}):
+        there = vault.groups[group]
+        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
+    return seen
+
+
+def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
+    """Why a guarded secret does not go out by a way, and what to do."""
+    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
+    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
+    ways = rules.ways()
+    if not rules.is_known:
+        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
+    if ways is not None and way not in ways:
+        if not ways:
+            return Denied(f"{name} is guarded: nobody may use it", lift)
+        shown = " or ".join(sorted(ways, key=WAYS.index))
+        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
+        if ways <= TO_COME:
+            hint = f"nothing here can be a {shown} yet; {lift}"
+        elif "run" not in ways:
+            how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
+            hint = f"to sign with it: {how}; {lift}"
+        return Denied(f"{name} is guarded: only {shown} may use it", hint)
+    if rules.times == 0:
+        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
+    return Denied(f"{name} is guarded, and its time is over", lift)
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -17019,8 +17962,146 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
     return warnings
 
 
+<<<<<<< HEAD
 # ---------------------------------------------------- daemon/opener_link ----
 # A process that opens secrets, or seals them, as the keyholder hears it.
+=======
+# --------------------------------------------------------- daemon/guests ----
+# What is known of who was invited while the vault is open: what was asked, when, how often.
+
+
+OLDEST, EARLIEST = 120, 30  # seconds that a request may be old; or of the time to come: it waits
+UNINVITED = 20  # requests a minute that all together have who are not the client
+MOST_KEPT = 64  # answers that are kept for a client that asks again
+KEPT_TIME = 300.0  # seconds
+LOG_TAIL = 1 << 18  # bytes at the end of the access log that are looked at
+
+
+class Budget:
+    """So many in a minute; `used` is when some were, as `uptime` counts."""
+
+    def __init__(self, most: int, used: list[float] | None = None) -> None:
+        self.most, self.used = most, used or []
+
+    def take(self) -> bool:
+        """Whether there is room for one more now, which is used by that."""
+        self.used = [each for each in self.used if each > uptime() - 60]
+        if len(self.used) >= self.most:
+            return False
+        self.used.append(uptime())
+        return True
+
+
+class Guest:
+    """What is known of an invitation while the vault is open: what was asked, and how often."""
+
+    def __init__(self, rate: int, used: list[float]) -> None:
+        self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
+        self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
+        self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
+
+    def refuse_seen(self, event: str) -> None:
+        """Raise Denied for an event that was here."""
+        if event in self.seen:
+            raise Denied("this request was here already")
+
+    def note(self, event: str, made: int, oldest: float) -> None:
+        """Remember that an event was here."""
+        self.seen = {each: at for each, at in self.seen.items() if at >= oldest}
+        self.seen[event] = made
+
+    def find_answer(self, number: str, asked: str) -> str | None:
+        """What was answered to the same request; raises Denied where it was another one."""
+        now = uptime()
+        self.answers = {
+            each: found for each, found in self.answers.items() if found[1] > now - KEPT_TIME
+        }
+        if number not in self.answers:
+            return None
+        before, _, answer = self.answers[number]
+        if before != asked:
+            raise Denied("another request had this id")
+        return answer
+
+    def keep_answer(self, number: str, asked: str, answer: str) -> None:
+        """Keep what was answered, for who asks again."""
+        if len(self.answers) >= MOST_KEPT:
+            del self.answers[next(iter(self.answers))]
+        self.answers[number] = asked, uptime(), answer
+
+
+class Guests:
+    """Who has asked by which invitation, since this vault was opened.
+
+    No request counts that is older than the last line in the access log, at that path, was before:
+    so what was answered then is not answered again, also where the clock was set back.
+    """
+
+    def __init__(self, log: str) -> None:
+        self.guests: dict[str, Guest] = {}
+        last, self.recent = read_recent(log)
+        self.latest, self.floor = (
+            last,
+            last + 1,
+        )  # what the clock has said; from when requests count
+
+    def find(self, invitation: Invitation) -> Guest:
+        """What is known of an invitation."""
+        if invitation.identity not in self.guests:
+            used = self.recent.get(f"bunker {invitation.name}", [])
+            self.guests[invitation.identity] = Guest(invitation.rate, used)
+        return self.guests[invitation.identity]
+
+    def now(self) -> float:
+        """The time: what the clock says, or has said, if that was later."""
+        self.latest = max(self.latest, time.time())
+        return self.latest
+
+    def count_until(self, made: int) -> float:
+        """Seconds until a request of that time is due; raises Denied for one that is too old."""
+        if made < self.now() - OLDEST or made < self.floor:
+            raise Denied("the request is old, or the clock was set back", "is the clock right?")
+        if made > time.time() + EARLIEST:
+            raise Denied("the request is of the time to come", "is the clock right?")
+        return max(0.0, made - time.time())
+
+
+def read_recent(path: str) -> tuple[float, dict[str, list[float]]]:
+    """When the last line of the access log was written; and uses of the last minute.
+
+    By what they were for, as `uptime` counts. The last lines may be in the file before.
+    """
+    last, recent, now = 0.0, dict[str, list[float]](), time.time()
+    for line in [*read_tail(f"{path}.1"), *read_tail(path)]:
+        try:
+            entry = json.loads(line)
+            at, what = parse_rendered(entry["time"]), str(entry["for"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+        last = max(last, at)
+        if at > now - 60:
+            recent.setdefault(what, []).append(uptime() - max(0.0, now - at))
+    return last, recent
+
+
+def read_tail(path: str) -> list[bytes]:
+    """The last lines of a file; none where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - LOG_TAIL))
+            return file.read(LOG_TAIL).splitlines()
+    except OSError:
+        return []
+
+
+# -------------------------------------------------------- daemon/openers ----
+# The processes that open secrets, as the keyholder has them; the supervisor starts them.
+
+
+LOCKS_AT_ONCE = 100  # locks in one answer
+SEAL_TIME = 60.0  # seconds for them
+LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
 
 class OpenerLink:
@@ -17632,7 +18713,7 @@ class SigningLink:
     ANSWER_TIME = 60.0  # an RSA key takes some to be made
 
     def __init__(self, control: Control) -> None:
-        self.control, self.keys = control, SigningKeys()
+        self.control, self.keys, self.invited = control, SigningKeys(), Invitations()
         self.link: Control | None = None
         self.coming: asyncio.Future[Control] | None = None
         self.answers: dict[int, asyncio.Future[Message]] = {}
@@ -17712,9 +18793,18 @@ class SigningLink:
         except Usage:
             return False
 
+    def describe(self, store: Store) -> Message:
+        """What the supervisor needs to know: another `invited` where a front end has to look."""
+        mine = [each for each in self.invited.look(store.vault) if each.machine == store.machine]
+        said = " ".join(f"{each.identity} {each.client}" for each in mine)
+        return {"invited": sha256(said.encode()).hex() if mine else ""}
+
     def tidy(self, vault: Vault) -> None:
         """Have the process drop the keys that a vault has no more."""
-        gone = self.given - self.keys.identities(vault) if self.given else set()
+        if not self.given:
+            return
+        transports = {identify_key(each.transport) for each in self.invited.look(vault)}
+        gone = self.given - self.keys.identities(vault) - transports
         if gone and self.link:
             self.given -= gone
             self.link.send({"id": 0, "do": "forget", "keys": sorted(gone)})
@@ -17780,9 +18870,8 @@ class GuardChange:
         if given is None:
             self.marks, self.weakens = guards.marks_of(place), True
             return
-        ways = given.get("only", ["proxy", "ssh"])
-        of_ways = (("proxy", PROXY_SETS), ("ssh", SSH_SETS))
-        gone = {*given, *(name for way, names in of_ways if way not in ways for name in names)}
+        ways, sets = given.get("only", [*SETS_OF]), SETS_OF.items()
+        gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
         touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
         rest = [keep_fields(guards.left(each), gone) for each in touched]
         wanted = guards.rules_of([each for each in own if each not in touched])
@@ -17999,6 +19088,7 @@ class Keyholder:
         self.control = Control(control, self.receive, self.ended.set)
         self.reporter = Reporter(self.control, self.describe)
         self.gate, self.signing = Gate(), SigningLink(self.control)
+        self.guests = Guests(places.own("access.log"))
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
@@ -18098,8 +19188,13 @@ class Keyholder:
         if not store:
             return known
         asked = find_asked(store.vault, self.gate.look(store.vault))
+<<<<<<< HEAD
         grants = [*self.grants.known]
         return {**known, "asks": asked[:MOST_ASKED], "grants": grants, **self.askings.describe()}
+=======
+        told = {**self.askings.describe(), **self.signing.describe(store)}
+        return {**known, "asks": asked[:MOST_ASKED], **told}
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -18735,6 +19830,474 @@ async def take_sealed(
             session.transport.resume_reading()
 
 
+# -------------------------------------------------------- daemon/signing ----
+# The one request behind all that signs: decode, rule, count, sign, log; or refuse.
+#
+# Whoever asks, a front end or a program, gets a signature and never a key.
+
+
+WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way that a guard names
+WAY_FOR_NOSTR = "sign"
+
+
+async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Sign what a guard lets be signed: decode, rule, count, sign, log.
+
+    A caller that leaves takes the request along: this task is cancelled with its connection.
+    """
+    what = str(request.get("as"))
+    noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
+    try:
+        said = read_wish(request)
+        way = WAYS_TO_SIGN[said["as"]]
+        name, public = await choose_signing_key(keyholder, request, way)
+        group, _, key = name.partition("/")
+        noted |= {"group": group, "key": key}
+        said["public"] = public
+        use = await decode(keyholder, said)
+        guards = keyholder.gate.look(keyholder.open_store().vault)
+        sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
+        noted["signed"] = sentence
+        passage = admit_use(keyholder, name, public, way, use)
+        if passage.is_counted:
+            await keyholder.change(passage.count(keyholder.open_store().machine))
+        value = passage.vault.groups[group].keys[key][0].value
+        answer = await keyholder.signing.use("sign", value, **said)
+        admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
+        keyholder.release(session, noted)
+    except asyncio.CancelledError:
+        keyholder.release(session, noted, TimedOut.code)
+        raise
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
+        raise
+    made = {"signature": str(answer["signature"]), "public": public}
+    return {"ok": True, **made, "name": name, "said": sentence}
+
+
+SIGN_FIELDS = frozenset(
+    {"as", "payload", "binds", "flags", "public", "group", "key", "claims", "content"}
+)
+
+
+def read_wish(request: Message) -> Message:
+    """What a request wants signed, each field of the form and size that it has; raises Usage.
+
+    No more than this goes on to the process that signs.
+    """
+    refuse_unknown(request, SIGN_FIELDS)
+    if str(request.get("as")) not in WAYS_TO_SIGN:
+        raise Usage("as is ssh or sshsig", "what is not understood is not signed")
+    flags = request.get("flags", 0)
+    if type(flags) is not int or not 0 <= flags < 1 << 32:
+        raise Usage("flags is a number of 32 bits")
+    payload = check_base64(request.get("payload"), "payload", LONGEST_SSH)
+    binds = read_told_binds(request)
+    return {"as": request["as"], "payload": payload, "binds": binds, "flags": flags}
+
+
+def read_told_binds(request: Message) -> list[str]:
+    """What servers are said to have signed, each in base64; raises Usage."""
+    binds = request.get("binds") or []
+    if not isinstance(binds, list) or len(binds) > MOST_BINDS:
+        raise Usage(f"binds is a list of at most {MOST_BINDS}")
+    return [check_base64(each, "binds", LONGEST_BIND) for each in binds]
+
+
+def check_base64(text: object, name: str, most: int) -> str:
+    """A text that is the base64 of at most so many bytes; raises Usage."""
+    try:
+        return encode_base64(decode_base64(text, most))
+    except ValueError as error:
+        raise Usage(f"{name} is not understood, so not signed: {error}") from None
+
+
+async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
+    """What is to be signed; raises Usage, Denied. Servers are proven by the process that signs."""
+    if said["binds"]:
+        return dict((await keyholder.signing.ask(do="decode", **said))["use"])
+    return decode_use(said, None)
+
+
+async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+    """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
+
+    Where several say that this public half is theirs, it is one of those of which it is.
+    Raises Usage, NotFound.
+    """
+    vault = keyholder.open_store().vault
+    if request.get("public") is not None:
+        public = check_base64(request["public"], "public", LONGEST_BIND)
+        guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
+        names = keyholder.signing.keys.find(vault, blob, way, guards)
+        values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
+        for name in names:
+            if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
+                return name, public
+        raise NotFound("no such key in the vault", "see which there are: avault list")
+    group, key = check_group(request.get("group")), check_key(request.get("key"))
+    refuse_asked(vault, keyholder.gate.look(vault), f"{group}/{key}")
+    return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
+
+
+def refuse_asked(vault: Vault, guards: Guards, name: str) -> None:
+    """Raise Denied for a key that asks the phone for each use, NotFound where there is none.
+
+    Its value is sealed: what opens it answers a caller with values, and signs nothing.
+    """
+    group, _, key = name.partition("/")
+    found, rules = vault.secrets(group, key), guards.rules_of(guards.of(name))
+    if rules.ask is not None or any(is_sealed(each.value) for each in found):
+        raise Denied(
+            f"{name} is guarded: the phone is asked for each use, and no key signs like that",
+            f"only the operator can lift it, by phone: avault unguard {name}",
+        )
+
+
+def encode_public(keyholder: Keyholder, name: str) -> str:
+    """The public half of a key that signs, in base64; raises Usage."""
+    known = keyholder.signing.keys.look(keyholder.open_store().vault).get(name)
+    if not known:
+        raise Usage("that is no key that signs", "see which there are: avault list")
+    return encode_base64(known.blob)
+
+
+def admit_key(
+    keyholder: Keyholder, name: str, public: str, way: str, reserved: Passage | None = None
+) -> tuple[Rules, Passage]:
+    """The key alone of the vault, if it may sign by a way, and its rules; raises Denied, NotFound.
+
+    A key signs only where a guard names the way. One whose use is `reserved` may have none left.
+    """
+    vault = keyholder.open_store().vault
+    guards = keyholder.gate.look(vault)
+    group, _, key = name.partition("/")
+    refuse_asked(vault, guards, name)
+    if encode_public(keyholder, name) != public:
+        raise Denied(f"{name} is another key meanwhile", "ask again")
+    if (keyholder.signing.keys.look(vault)[name].kind == "nostr") != (way == WAY_FOR_NOSTR):
+        raise Usage(f"{name} is no key that signs this", "see what it is: avault list")
+    found = guards.of(name)
+    rules = guards.rules_of(found)
+    if rules.ways() is None:
+        raise Denied(
+            f"{name} is guarded by nothing that lets it sign", f"avault guard {name} --only {way}"
+        )
+    if reserved and reserved.is_counted:
+        rules = join_rules([rules])
+        rules.times = None
+    if not rules.lets(way, time.time()):
+        check(guards, name, way, time.time())
+    return rules, Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+
+
+def admit_use(
+    keyholder: Keyholder,
+    name: str,
+    public: str,
+    way: str,
+    use: dict[str, Any],
+    reserved: Passage | None = None,
+) -> Passage:
+    """What of the vault may be used so for SSH: the key alone; raises Denied, NotFound."""
+    rules, passage = admit_key(keyholder, name, public, way, reserved)
+    if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
+        raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
+    return passage
+
+
+async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The public halves of the keys that may sign by a way; for SSH those that fit the server.
+
+    It is what an agent lists: a server ends the connection after a few keys that are not its.
+    """
+    refuse_unknown(request, frozenset({"as", "binds"}))
+    way, binds = WAYS_TO_SIGN.get(str(request.get("as"))), read_told_binds(request)
+    bound: dict[str, Any] = {"server": None, "through": []}
+    if not way:
+        raise Usage("as is ssh or sshsig")
+    vault = keyholder.open_store().vault
+    keys = keyholder.signing.keys.look(vault)
+    if keys and binds:
+        bound = await keyholder.signing.ask(do="binds", binds=binds)
+        vault = keyholder.open_store().vault
+        keys = keyholder.signing.keys.look(vault)
+    guards, now = keyholder.gate.look(vault), time.time()
+    fits = {name: guards.rules_of(guards.of(name)) for name in keys}
+    may = [
+        {"name": name, **keys[name].to_dict()}
+        for name, rules in fits.items()
+        if keys[name].kind != "nostr"
+        and rules.ways() is not None
+        and rules.lets(way, now)
+        and may_offer(bound, rules.servers, rules.namespaces)
+    ]
+    return {"ok": True, "keys": may}
+
+
+# -------------------------------------------------- daemon/nostr_signing ----
+# The one request behind all that signs, for Nostr: events, and texts that are encrypted.
+
+
+NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
+
+
+async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Sign what a guard lets be signed, for SSH or for Nostr: what is not understood is not."""
+    if request.get("as") not in NOSTR_USES:
+        return await serve_sign(keyholder, session, request)
+    noted: Message = {"op": "sign", "for": request["as"]}
+    return await sign_noted(keyholder, session, request, noted)
+
+
+async def sign_noted(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    noted: Message,
+    narrow: Narrow | None = None,
+) -> Message:
+    """The answer to a request to sign for Nostr, with its line in the access log.
+
+    `noted` is what that says besides; `narrow` refuses what an invitation does not let through.
+    """
+    try:
+        refuse_unknown(request, NOSTR_FIELDS)
+        payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
+        name, public = await choose_signing_key(keyholder, request, WAY_FOR_NOSTR)
+        group, _, key = name.partition("/")
+        noted |= {"group": group, "key": key}
+        said = {"as": request["as"], "payload": payload, "public": public}
+        if request.get("peer") is not None:
+            said["peer"] = request["peer"]
+        answer, sentence = await sign_use(keyholder, name, said, noted, narrow)
+        keyholder.release(session, noted)
+    except asyncio.CancelledError:
+        keyholder.release(session, noted, TimedOut.code)
+        raise
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
+        raise
+    return {"ok": True, "signature": answer, "public": public, "name": name, "said": sentence}
+
+
+async def sign_use(
+    keyholder: Keyholder, name: str, said: Message, noted: Message, narrow: Narrow | None
+) -> tuple[str, str]:
+    """Decode, refuse, rule, count, and have it signed: what came of it, and that in words.
+
+    What has changed meanwhile counts. Raises AvaultError.
+    """
+    use, public = decode_nostr(said), str(said["public"])
+    sentence = noted["signed"] = describe_nostr(use, name, str(noted.get("child") or ""))
+
+    def admit(reserved: Passage | None = None) -> Passage:
+        vault = keyholder.open_store().vault
+        refuse_own_keys(vault, decode_base64(public, 32).hex(), use)
+        check_event_time(use, time.time())
+        if narrow:
+            narrow(use)
+        rules, passage = admit_key(keyholder, name, public, WAY_FOR_NOSTR, reserved)
+        if fault := find_nostr_fault(use, rules.kinds, rules.ciphers, rules.peers):
+            raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
+        return passage
+
+    passage = admit()
+    if passage.is_counted:
+        await keyholder.change(passage.count(keyholder.open_store().machine))
+    group, _, key = name.partition("/")
+    value = passage.vault.groups[group].keys[key][0].value
+    answer = await keyholder.signing.use("sign", value, **said)
+    admit(passage)
+    return str(answer["signature"]), sentence
+
+
+# --------------------------------------------------------- daemon/bunker ----
+# What clients ask by their invitations (NIP-46): who asks, when, how often, and what for.
+#
+# An event comes as it was on a relay. Whose it is and what it says is proven by its signature, which
+# the process that signs verifies; so who brings it here need not be believed.
+
+
+LONGEST_ID = 128  # characters of a request's id
+
+
+async def answer_event(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The event that answers one of a client's; None where nothing is said to it.
+
+    Raises NotFound, Denied, Usage for what is not answered at all.
+    """
+    guests, text = keyholder.guests, request.get("event")
+    invitation = find_addressed(keyholder, text)
+    opened = await keyholder.signing.use("open", invitation.transport, event=text)
+    await asyncio.sleep(guests.count_until(opened["created_at"]))
+    invitation = find_addressed(keyholder, text)  # which may have been taken back meanwhile
+    guest, client = guests.find(invitation), str(opened["author"])
+    guests.count_until(opened["created_at"])
+    guest.refuse_seen(opened["event"])  # before it counts: anybody can send it again
+    is_own = client == invitation.client
+    if not (guest.own if is_own else guest.strangers).take():
+        if not is_own:
+            raise Denied("too many requests of who is not invited")
+        number = read_number(opened["said"])
+        answer = compose_refusal(number, f"more than {invitation.rate} requests a minute")
+        return await seal_answer(keyholder, invitation, client, answer)
+    guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
+    asking = Asking(keyholder, session, invitation, client, opened["said"])
+    return await seal_answer(keyholder, invitation, client, await asking.answer(guest))
+
+
+def find_addressed(keyholder: Keyholder, text: object) -> Invitation:
+    """The invitation under whose key an event is asked; raises NotFound, Usage."""
+    store = keyholder.open_store()
+    try:
+        if not isinstance(text, str) or len(text) > LONGEST_FROM_CLIENT:
+            raise ValueError
+        to = {tag[1] for tag in json.loads(text)["tags"] if tag[0] == "p"}
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
+        raise Usage("not an event of a client's") from None
+    for each in keyholder.signing.invited.look(store.vault):
+        if each.address in to and each.machine == store.machine:
+            return each
+    raise NotFound("nobody is invited under this key", "see who is: avault bunker list")
+
+
+async def seal_answer(
+    keyholder: Keyholder, invitation: Invitation, client: str, answer: str
+) -> Message:
+    """An answer as an event for a client."""
+    sealed = await keyholder.signing.use("seal", invitation.transport, peer=client, text=answer)
+    return {"ok": True, "event": sealed["event"]}
+
+
+def read_number(said: object) -> str:
+    """The id of a request; raises Usage for what is none, which is not answered."""
+    number = said.get("id") if isinstance(said, dict) else None
+    if not isinstance(number, str) or not 0 < len(number) <= LONGEST_ID:
+        raise Usage("not a request of NIP-46")
+    return number
+
+
+def compose_refusal(number: str, why: str) -> str:
+    """A refusal that all clients understand: one with an empty result would be parsed by some."""
+    return json.dumps({"id": number, "result": "error", "error": why})
+
+
+class Asking:
+    """One request of a client's, whose key is proven."""
+
+    def __init__(
+        self,
+        keyholder: Keyholder,
+        session: Session,
+        invitation: Invitation,
+        client: str,
+        said: dict[str, Any],
+    ) -> None:
+        self.keyholder, self.session = keyholder, session
+        self.invitation, self.client, self.said = invitation, client, said
+        self.number = read_number(said)
+        self.method, found = said.get("method"), said.get("params", [])
+        if not isinstance(self.method, str) or not isinstance(found, list):
+            raise Usage("not a request of NIP-46")
+        self.params = [each if isinstance(each, str) else "" for each in found]
+
+    async def answer(self, guest: Guest) -> str:
+        """The answer, as it was made before where this is asked again."""
+        asked = json.dumps([self.method, self.params])
+        is_kept = self.client == self.invitation.client and self.method == SIGN_EVENT
+        try:
+            if is_kept and (before := guest.find_answer(self.number, asked)):
+                return before
+            result = await self.find_result()
+        except AvaultError as error:
+            return compose_refusal(self.number, error.message)
+        except Exception as error:
+            return compose_refusal(self.number, complain(error).message)
+        answer = json.dumps({"id": self.number, "result": result})
+        if is_kept:
+            guest.keep_answer(self.number, asked, answer)
+        return answer
+
+    async def find_result(self) -> str:
+        """What a request comes to; raises AvaultError, which is logged where it is of use."""
+        if self.method == "connect":
+            return await self.connect()
+        if self.client != self.invitation.client:
+            raise Denied("not connected: an invitation's secret is for one client")
+        if self.keyholder.guests.now() >= self.invitation.until:
+            raise Denied(f"the invitation of {self.invitation.name} is over")
+        if self.method == "ping":
+            return "pong"
+        if self.method == "switch_relays":
+            return "null"  # to no others; some clients ask at once, and take no for an error
+        if self.method == "get_public_key":
+            return str(self.invitation.public)
+        if self.method == SIGN_EVENT and len(self.params) == 1:
+            return await self.sign("nostr-event", self.params[0])
+        if self.method in CIPHERS and len(self.params) == 2:
+            peer, text = self.params
+            return await self.sign(str(self.method).replace("_", "-"), text, peer=peer)
+        raise Usage("no such method, or not its parameters")
+
+    async def connect(self) -> str:
+        """Have a client be the one of an invitation, by its secret, which is used up with that."""
+        invitation, secret = self.invitation, self.params[1] if len(self.params) > 1 else ""
+        noted: Message = {"op": "bunker", "for": f"connect {invitation.name}"}
+        try:
+            known = ("", invitation.address, invitation.public)  # NDK names none, or the user's
+            if not self.params or self.params[0].lower() not in known:
+                raise Denied("that is for another key than this one")
+            if invitation.client == self.client:
+                return "ack"
+            if invitation.client or not invitation.fits(secret):
+                raise Denied("invalid secret")
+            if self.keyholder.guests.now() >= invitation.until:
+                raise Denied(f"the invitation of {invitation.name} is over")
+            machine, now = self.keyholder.open_store().machine, int(time.time())
+            self.keyholder.release(self.session, noted)
+            await self.keyholder.change(
+                lambda vault: admit_client(vault, invitation.identity, self.client, now, machine)
+            )
+        except AvaultError as error:
+            told = {**noted, "why": error.message}
+            self.keyholder.release(self.session, told, error.code)
+            raise
+        self.keyholder.reporter.report()
+        return "ack"
+
+    async def sign(self, what: str, text: str, **fields: str) -> str:
+        """What comes of a use of the key, by the rules of the invitation and of the key's guard."""
+        invitation = self.invitation
+        group, _, key = str(invitation.key).partition("/")
+        try:
+            payload = encode_base64(text.encode())
+        except ValueError:
+            raise Usage("not understood, so not signed") from None
+        request: Message = {"as": what, "payload": payload, **fields, "group": group, "key": key}
+        noted = {"op": "sign", "for": f"bunker {invitation.name}", "child": invitation.name}
+        made = await sign_noted(self.keyholder, self.session, request, noted, self.narrow)
+        return str(made["signature"])
+
+    def narrow(self, use: dict[str, Any]) -> None:
+        """Raise Denied for what the invitation, as it is at this moment, does not let through."""
+        store, invitation = self.keyholder.open_store(), self.invitation
+        vault = store.vault
+        if vault.fact(f"{CAME}/{invitation.identity}") != self.client or not any(
+            each.identity == invitation.identity
+            for each in self.keyholder.signing.invited.look(vault)
+        ):
+            raise Denied(f"the invitation of {invitation.name} was taken back")
+        if self.keyholder.guests.now() >= invitation.until:
+            raise Denied(f"the invitation of {invitation.name} is over")
+        known = self.keyholder.signing.keys.look(vault).get(invitation.key)
+        if not known or known.kind != "nostr" or known.blob.hex() != invitation.public:
+            raise Denied(f"{invitation.key} is another key than the one of the invitation")
+        invitation.refuse(use)
+
+
 # ------------------------------------------------------ daemon/recalling ----
 # What copies under a key before have, and the open vault never had: it is taken over.
 
@@ -18984,6 +20547,7 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     return {"ok": True, "restored": names}
 
 
+<<<<<<< HEAD
 # -------------------------------------------------- daemon/front_process ----
 # The processes of front ends, as the supervisor has them. They hold no key.
 
@@ -19443,6 +21007,187 @@ class Companions:
         """The daemon ends."""
         self.replicator.leave()
         self.fronts.end()
+=======
+# ------------------------------------------------ daemon/bunker_requests ----
+# What a client may ask about invitations: to invite, to see who is invited, to take one back.
+
+
+LONGEST_INVITED = 366 * 86_400  # seconds
+USUAL_RATE = 60  # requests a minute
+MOST_RELAYS_INVITED = 4
+INVITE_FIELDS = frozenset("action name group key kinds methods peers seconds rate relays".split())
+LOOPBACK = "127.0.0.1"
+OWN_RELAY = "/avault"  # the path that tells a relay of ours from others on this machine
+
+
+async def serve_bunker(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """A request about invitations, or by one: see `BUNKER`."""
+    act = BUNKER.get(str(request.get("action")))
+    if not act:
+        raise Usage("no such action", f"one of: {', '.join(BUNKER)}")
+    return await act(keyholder, session, request)
+
+
+async def invite(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Invite a client to have a key sign; its address, with a secret that is good once.
+
+    No more than the key's guard lets through: so nobody has to agree.
+    """
+    refuse_unknown(request, INVITE_FIELDS)
+    store = keyholder.open_store()
+    place = f"{check_group(request.get('group'))}/{check_key(request.get('key'))}"
+    fields = {"name": check_group(request.get("name")), "key": place, **check_limits(request)}
+    public = encode_public(keyholder, place)
+    rules, _ = admit_key(keyholder, place, public, WAY_FOR_NOSTR)
+    fields["public"] = decode_base64(public, 32).hex()
+    refuse_own_keys(store.vault, fields["public"])
+    for peer in fields["peers"]:
+        refuse_own_keys(store.vault, fields["public"], {"peer": peer})
+    refuse_wider(place, fields, rules)
+    relays = check_given_relays(request.get("relays"))
+    fields["relays"] = relays or [find_local_relay(keyholder)]
+    from urllib.parse import quote
+
+    secret = secrets.token_hex(16)
+    fields["secret"] = sha256(secret.encode()).hex()
+    made = await keyholder.signing.ask(do="make", kind="nostr")
+    fields["transport"], now = made["value"], int(time.time())
+
+    def change(vault: Vault) -> None:
+        add_invitation(vault, fields, now, store.machine)
+
+    noted = {**request, "for": f"invite {fields['name']}"}
+    await write(keyholder, session, noted, change)
+    keyholder.reporter.report()
+    made_one = Invitation("", store.machine, fields, "")
+    where = "&".join(f"relay={quote(url, safe='')}" for url in fields["relays"])
+    uri = f"bunker://{made_one.address}?{where}&secret={secret}"
+    return {"ok": True, "uri": uri, "invitation": made_one.to_dict()}
+
+
+def check_limits(request: Message) -> dict[str, Any]:
+    """What an invitation lets through, of the fields of a request; raises Usage."""
+    kinds = check_members(request, "kinds", is_kind, "a number, as in 1 or 30023")
+    peers = check_members(request, "peers", is_peer, "64 hex digits of a public key, or any")
+    usual = [SIGN_EVENT] if kinds else []
+    given = {**request, "methods": request.get("methods") or usual}
+    methods = check_members(given, "methods", METHODS.__contains__, f"one of: {', '.join(METHODS)}")
+    if not methods or (SIGN_EVENT in methods) != bool(kinds):
+        raise Usage("which kinds of events may be signed?", "as in: --kinds 1,7")
+    if bool({*methods} & {*CIPHERS}) != bool(peers):
+        raise Usage("with whom may texts be encrypted, or decrypted?", "as in: --peer NPUB")
+    seconds, rate = request.get("seconds"), request.get("rate", USUAL_RATE)
+    if type(seconds) is not int or not 0 < seconds <= LONGEST_INVITED:
+        raise Usage("for how long?", "as in: --for 7d; at most a year")
+    if type(rate) is not int or not 0 < rate <= MOST_RATE:
+        raise Usage(f"a rate is 1 to {MOST_RATE} requests a minute")
+    until = int(time.time()) + seconds
+    limits = {"kinds": kinds, "methods": methods, "peers": peers}
+    return {**limits, "until": until, "rate": rate}
+
+
+def check_members(
+    request: Message, field: str, is_member: Callable[[str], bool], example: str
+) -> list[str]:
+    """A list of words of a request, each once; raises Usage."""
+    found = request.get(field) or []
+    if not isinstance(found, list) or len(found) > MOST:
+        raise Usage(f"{field} is a list of at most {MOST} words")
+    if not all(isinstance(each, str) and is_member(each) for each in found):
+        raise Usage(f"not one of {field}", example)
+    return sorted({*found})
+
+
+def refuse_wider(place: str, fields: dict[str, Any], rules: Rules) -> None:
+    """Raise Denied where an invitation would let through what the key's guard does not."""
+    ciphers = [each for each in fields["methods"] if each != SIGN_EVENT]
+    named = {"kinds": fields["kinds"], "ciphers": ciphers, "peers": fields["peers"]}
+    for name, members in named.items():
+        wanted = Rules(**{name: members})
+        own = Rules()
+        setattr(own, name, getattr(rules, name))
+        if members and (not getattr(rules, name) or not wanted.asks_at_least(join_rules([own]))):
+            words = f"--{name} {','.join(members)}"
+            if name == "peers":
+                words = " ".join(f"--peer {each}" for each in members)
+            raise Denied(
+                f"{place} is guarded, and does less: {rules}",
+                f"the phone has to agree to more: avault guard {place} {words}",
+            )
+
+
+def check_given_relays(found: object) -> list[str]:
+    """Relays where an invitation is good; raises Usage."""
+    if found in (None, []):
+        return []
+    if not isinstance(found, list) or len(found) > MOST_RELAYS_INVITED:
+        raise Usage(f"relays is a list of at most {MOST_RELAYS_INVITED} URLs")
+    return [check_relay(str(each)) for each in found]
+
+
+def is_local(url: str) -> bool:
+    """Whether it is the URL of a relay of our own."""
+    return url.startswith(f"ws://{LOOPBACK}:") and url.endswith(OWN_RELAY)
+
+
+def find_local_relay(keyholder: Keyholder) -> str:
+    """The URL of this machine's own relay: that of those who are invited, or at a free port."""
+    store = keyholder.open_store()
+    for each in keyholder.signing.invited.look(store.vault):
+        if each.machine == store.machine and (local := [*filter(is_local, each.relays)]):
+            return local[0]
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        return f"ws://{LOOPBACK}:{free.getsockname()[1]}{OWN_RELAY}"
+
+
+async def show_invited(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Who is invited, and for what; no secret."""
+    refuse_unknown(request, frozenset({"action"}))
+    found = keyholder.signing.invited.look(keyholder.open_store().vault)
+    return {"ok": True, "invitations": [each.to_dict() for each in found]}
+
+
+async def revoke(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Take an invitation back, on all machines: its client is answered no more."""
+    refuse_unknown(request, frozenset({"action", "name"}))
+    machine, name = keyholder.open_store().machine, request.get("name")
+
+    def change(vault: Vault) -> None:
+        remove_invitation(vault, name, int(time.time()), machine)
+
+    said = name if isinstance(name, str) else "?"
+    await write(keyholder, session, {**request, "for": f"revoke {said}"}, change)
+    keyholder.reporter.report()
+    return {"ok": True}
+
+
+async def serve_front(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Under which keys (hex) a front end is to listen, at which relays, and for whom."""
+    refuse_unknown(request, frozenset({"action"}))
+    store = keyholder.open_store()
+    mine = [
+        {"address": each.address, "relays": each.relays, "client": each.client}
+        for each in keyholder.signing.invited.look(store.vault)
+        if each.machine == store.machine
+    ]
+    return {"ok": True, "listen": mine}
+
+
+async def hear_event(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The answer to an event of a client's."""
+    refuse_unknown(request, frozenset({"action", "event"}))
+    return await answer_event(keyholder, session, request)
+
+
+BUNKER: dict[str, Act] = {
+    "invite": invite,
+    "list": show_invited,
+    "revoke": revoke,
+    "listen": serve_front,
+    "event": hear_event,
+}
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
 
 # -------------------------------------------------------- daemon/listing ----
@@ -19888,6 +21633,118 @@ def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     return warden.pairing_hint() if fields["proven"] is False else None
 
 
+<<<<<<< HEAD
+=======
+# -------------------------------------------------- daemon/front_process ----
+# The processes of front ends, as the supervisor has them. They hold no key.
+
+
+class Fronts:
+    """The front ends: for SSH, and for those who are invited; each is one for all who ask."""
+
+    START_TIME = 15.0  # seconds
+    LONGEST = 1 << 16  # bytes that one says of itself
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.carrier: asyncio.subprocess.Process | None = None  # for those who are invited
+        self.looking = asyncio.Lock()
+        self.process: asyncio.subprocess.Process | None = None
+        self.starting = asyncio.Lock()
+
+    def ssh_path(self) -> str:
+        """Where its socket is: beside the daemon's own."""
+        return self.places.socket.removesuffix(".sock") + "-ssh.sock"
+
+    async def ssh(self) -> str:
+        """The path of a socket that an SSH agent listens at; raises what kept it from that."""
+        path = self.ssh_path()
+        async with self.starting:
+            if not self.process or self.process.returncode is not None or not os.path.exists(path):
+                self.end()
+                await self.start(path)
+        return path
+
+    async def start(self, path: str) -> None:
+        """Start it, and wait until it listens."""
+        self.process = await asyncio.create_subprocess_exec(
+            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env=clean_environment(),
+            start_new_session=True,
+        )
+        said = b""
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                if self.process.stdout:
+                    said = await self.process.stdout.read(1 << 16)
+        except TimeoutError:
+            pass
+        answer = decode_frame(said[4:]) if said else {}
+        if not answer.get("ok"):
+            self.end()
+            if answer:
+                raise AvaultError.from_dict(answer)
+            raise Unavailable("the SSH agent did not start", "try again")
+
+    async def nostr(self) -> Message:
+        """Have the front end look at who is invited, started if it is not; how its relays are.
+
+        Raises what kept it from that.
+        """
+        async with self.looking:
+            if not self.carrier or self.carrier.returncode is not None:
+                self.carrier = await asyncio.create_subprocess_exec(
+                    *own_command("nostr", self.places.dir, self.places.socket),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env=clean_environment(),
+                    start_new_session=True,
+                )
+            try:
+                async with asyncio.timeout(self.START_TIME):
+                    answer = await self.ask_carrier(self.carrier)
+            except (TimeoutError, OSError, EOFError, Usage):
+                self.end_carrier()
+                raise Unavailable("the front end for Nostr does not answer", "try again") from None
+        if not answer.get("ok"):
+            raise AvaultError.from_dict(answer)
+        return answer
+
+    async def ask_carrier(self, process: asyncio.subprocess.Process) -> Message:
+        """What the front end says once it has looked; raises OSError, EOFError, Usage."""
+        if not (process.stdin and process.stdout):
+            raise EOFError
+        process.stdin.write(b"\n")
+        await process.stdin.drain()
+        size = int.from_bytes(await process.stdout.readexactly(4), "big")
+        if size > self.LONGEST:
+            raise Usage("a frame that is too long")
+        return decode_frame(await process.stdout.readexactly(size))
+
+    def end_carrier(self) -> None:
+        """Have the front end for those who are invited end."""
+        if self.carrier and self.carrier.returncode is None:
+            self.carrier.kill()
+        self.carrier = None
+
+    def end(self) -> None:
+        """Have the one for SSH end, and its socket gone."""
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+        self.process = None
+        try:
+            os.unlink(self.ssh_path())
+        except OSError:
+            pass
+
+
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ------------------------------------------------------- daemon/listener ----
 # The daemon's socket, and its path in the file system.
 
@@ -20125,11 +21982,21 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
+<<<<<<< HEAD
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
         self.warden.grants.leave()
         self.companions.leave()
+=======
+        spawn(self.tasks, self.replicator.run(self.warden))
+        spawn(self.tasks, self.follow_invited())
+        await self.stopping.wait()
+        await self.warden.child.end()
+        self.replicator.leave()
+        self.fronts.end()
+        self.fronts.end_carrier()
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
@@ -20257,6 +22124,16 @@ class Supervisor:
                     )
                 continue
             await changed.wait()
+
+    async def follow_invited(self) -> None:
+        """Have the front end for those who are invited look, whenever they are others."""
+        while True:
+            await self.warden.invited.wait()
+            self.warden.invited.clear()
+            try:
+                await self.fronts.nostr()
+            except (AvaultError, OSError) as error:
+                self.say(f"who is invited is not served: {complain(error).message}")
 
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
@@ -20494,10 +22371,17 @@ async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Messa
     return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
 
 
+<<<<<<< HEAD
 async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Look at which messages are on again; what `status` shows of them."""
     supervisor.companions.messenger.look()
     return {"ok": True, "messages": supervisor.companions.messenger.describe()}
+=======
+async def answer_nostr(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """How the relays are for those who are invited, who are looked for now; and the `state`."""
+    found = await supervisor.fronts.nostr()
+    return {**found, "state": supervisor.warden.current_state()}
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
 
 ANSWERS: dict[str, Respond] = {
@@ -20512,7 +22396,11 @@ ANSWERS: dict[str, Respond] = {
     "unguard": answer_custody,
     "record": answer_record,
     "ssh": answer_ssh,
+<<<<<<< HEAD
     "message": answer_message,
+=======
+    "nostr": answer_nostr,
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }
 
 
@@ -20650,13 +22538,13 @@ def warn_of_many(names: list[str], place: str) -> str:
 # Keys that sign, as a client has them made or taken in: guarded from the first.
 
 
-KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS})
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS, *NOSTR_SETS})
 
 
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Make a key that signs, or take the one in the next frame; its public half.
 
-    It is guarded by the same write: it signs for SSH what is named, and leaves in no other way.
+    It is guarded by the same write: it signs what is named, and leaves in no other way.
     Where its file has a passphrase that did not come along, nothing is written, and
     `needs_passphrase` says so.
     """
@@ -20664,14 +22552,18 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     name, action = f"{group}/{key}", request.get("action")
     refuse_unknown(request, KEY_FIELDS)
     given = name_uses(request)
+    kind = request.get("kind")
     refuse_existing(keyholder.open_store().vault, group, key)
     if action == "generate":
-        if request.get("kind") not in KINDS_MADE:
+        if kind not in KINDS_MADE:
             raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
-        made = await keyholder.signing.ask(do="make", kind=request["kind"])
+        made = await keyholder.signing.ask(do="make", kind=kind)
     elif action == "import":
+        if kind not in (None, "nostr"):
+            raise Usage("no such kind of key", "nostr; of others the file says it")
         file, passphrase = read_key_frame(await session.frame())
-        made = await keyholder.signing.ask(do="take", file=file, passphrase=passphrase)
+        given_file = {"file": file, "passphrase": passphrase, "kind": kind}
+        made = await keyholder.signing.ask(do="take", **given_file)
         if made.get("needs_passphrase"):
             return {"ok": True, "needs_passphrase": True}
     else:
@@ -20680,6 +22572,8 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     known = read_signing_key(value)
     if not known:
         raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
+    if known.kind == "nostr":
+        refuse_own_keys(keyholder.open_store().vault, known.blob.hex())
 
     def change(vault: Vault) -> None:
         now = int(time.time())
@@ -20696,12 +22590,18 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
 
 def name_uses(request: Message) -> dict[str, Any]:
     """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    named = {name: request[name] for name in SSH_SETS if request.get(name) is not None}
+    is_nostr = request.get("kind") == "nostr"
+    sets, others = (NOSTR_SETS, SSH_SETS) if is_nostr else (SSH_SETS, NOSTR_SETS)
+    if wrong := next((name for name in others if request.get(name) is not None), None):
+        raise Usage(f"{wrong} is for keys of another kind", f"one of: {', '.join(sets)}")
+    named = {name: request[name] for name in sets if request.get(name) is not None}
     for name, members in named.items():
         if members == []:  # of users, none would be any
             raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
     kept = check_rules(named, int(time.time()))
-    return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+    if not is_nostr:
+        return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+    return {"kinds": [], "ciphers": [], "peers": [], **kept, "only": ["sign"]}
 
 
 def read_key_frame(frame: Message) -> tuple[str, str | None]:
@@ -21461,6 +23361,7 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
+<<<<<<< HEAD
 # -------------------------------------------------------- daemon/signing ----
 # The one request behind all that signs: decode, rule, count, sign, log; or refuse.
 #
@@ -21734,6 +23635,8 @@ def describe_outcomes(name: str, now: float) -> dict[str, str]:
     }
 
 
+=======
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
@@ -21882,11 +23785,16 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
+<<<<<<< HEAD
     "sign": serve_sign,
     "word": serve_word,
     "grant": serve_grant,
     "grants": serve_grants,
     "revoke": serve_revoke,
+=======
+    "sign": serve_signature,
+    "bunker": serve_bunker,
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }
 
 
@@ -22424,6 +24332,241 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         raise AvaultError.from_dict(result)
 
 
+# ----------------------------------------------------- fronts/vault_link ----
+# How a front end reaches the vault: requests on connections that are kept for the next.
+
+
+class VaultEnd:
+    """A connection to the daemon, with one request at a time; asyncio's protocol."""
+
+    def __init__(self) -> None:
+        self.frames = Frames()
+        self.awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        """It is there."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the answer, or of what is told before it; nobody sends more than that."""
+        try:
+            self.frames.feed(data)
+            while (frame := self.frames.next()) is not None:
+                message = decode_frame(frame)
+                if "progress" not in message:
+                    self.awaited.set_result(message)
+        except (Usage, asyncio.InvalidStateError):
+            self.transport.abort()
+
+    def eof_received(self) -> bool:
+        """The daemon is gone, or has locked."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """So is the answer."""
+        if not self.awaited.done():
+            self.awaited.set_exception(
+                Unavailable("the daemon went away before it answered", "see: avault status")
+            )
+            self.awaited.exception()  # perhaps nobody waits for it
+
+    async def ask(self, message: Message) -> Message:
+        """The answer to a request; raises Unavailable."""
+        self.awaited = asyncio.get_running_loop().create_future()
+        if self.transport.is_closing():
+            raise Unavailable("the daemon went away", "see: avault status")
+        self.transport.write(encode_frame(message))
+        return await self.awaited
+
+
+class VaultLink:
+    """Connections to the daemon. A request that is cancelled takes its connection along.
+
+    So the vault knows that nobody waits any more, and signs nothing.
+    """
+
+    KEPT = 4  # connections that wait for the next request
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        self.idle: list[VaultEnd] = []
+
+    async def ask(self, op: str, **fields: object) -> Message:
+        """The answer to a request; raises what the daemon says, and Unavailable."""
+        end = await self.take()
+        try:
+            answer = await end.ask({"v": 1, "vault": self.places.id, "op": op, **fields})
+        except BaseException:
+            end.transport.abort()
+            raise
+        if not answer.get("ok"):
+            end.transport.close()  # what refuses a locked vault's first request answers no second
+            raise AvaultError.from_dict(answer)
+        self.keep(end)
+        return answer
+
+    async def take(self) -> VaultEnd:
+        """A connection: one that waits, and that the other end has not left, or a new one."""
+        while self.idle:
+            end = self.idle.pop()
+            if not end.transport.is_closing():
+                return end
+        try:
+            fast = FastConnection(self.places)
+            sock = socket.socket(fileno=fast.socket.detach())
+            sock.setblocking(False)
+
+            def make() -> Any:  # a protocol, though not derived from asyncio's
+                return VaultEnd()
+
+            _, end = await asyncio.get_running_loop().create_unix_connection(make, sock=sock)
+        except OSError:
+            raise Unavailable("no daemon listens", "start it: avault daemon start") from None
+        found: VaultEnd = end
+        return found
+
+    def keep(self, end: VaultEnd) -> None:
+        """Have a connection wait for the next request."""
+        if len(self.idle) < self.KEPT:
+            self.idle.append(end)
+        else:
+            end.transport.close()
+
+
+# ---------------------------------------------------- fronts/nostr_front ----
+# The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key.
+#
+# It carries events between relays and the vault, and has a relay of its own on the loopback. It
+# outlives the lock: a client that has lost its relay may never subscribe again. For each line on
+# stdin it looks at who is invited, and then says on stdout how its relays are.
+
+
+MOST_CONNECTIONS = 256  # of the relay
+MOST_UNDER_WAY = 32  # requests of an invitation; what comes beyond is dropped
+OF_CLIENT, OF_OTHERS = 1_200, 30  # events a minute that are brought to the vault
+OWN_SHARE = 2_000  # bytes of a frame that are not the event's
+READY_TIME = 5.0  # seconds that a relay has to take a subscription
+
+
+class Visitors:
+    """Who asks by one invitation: at `address` (hex), the `client` (hex) who came, and others."""
+
+    def __init__(self, vault: VaultLink, found: Message) -> None:
+        self.vault, self.address = vault, str(found["address"])
+        self.client: str | None = found["client"]
+        self.budget, self.others = Budget(OF_CLIENT), Budget(OF_OTHERS)
+        self.tasks: set[asyncio.Task[None]] = set()
+        # a key of the moment, for relays that want to know who is there
+        urls = [*map(str, found["relays"])]
+        self.relays = Relays(make_keys(), urls, self.hear, lambda: None, self.address)
+
+    def hear(self, event: Event) -> None:
+        """An event of a relay's; one of the client's does not wait behind those of others."""
+        is_own = event.author().to_hex() == self.client
+        budget = self.budget if is_own else self.others
+        if len(self.tasks) < MOST_UNDER_WAY * (2 if is_own else 1) and budget.take():
+            spawn(self.tasks, self.carry(event.as_json()))
+
+    async def carry(self, text: str) -> None:
+        """Bring a request to the vault, and its answer back; none where it is locked."""
+        fields = {"action": "event", "event": text}
+        if len(encode_frame(fields)) > FIRST_FRAME - OWN_SHARE:
+            return
+        try:
+            answer = await self.vault.ask("bunker", **fields)
+        except AvaultError:
+            return
+        await self.relays.publish(str(answer["event"]))
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for task in list(self.tasks):
+            task.cancel()
+        await self.relays.close()
+
+
+class NostrFront:
+    """The front end: who is invited, and the relay of its own."""
+
+    def __init__(self, places: Places) -> None:
+        self.vault = VaultLink(places)
+        self.visitors: dict[str, Visitors] = {}
+        self.relay: Any = None
+        self.port = 0
+
+    async def look(self) -> Message:
+        """Listen for those who are invited, and for nobody else; how the relays are.
+
+        While the vault is locked, all stays as it is.
+        """
+        found = {each["address"]: each for each in await self.find_invited()}
+        for address in [each for each in self.visitors if each not in found]:
+            await self.visitors.pop(address).close()
+        await self.keep_relay([url for each in found.values() for url in each["relays"]])
+        for address, each in found.items():
+            if address not in self.visitors:
+                self.visitors[address] = Visitors(self.vault, each)
+                await self.visitors[address].relays.open()
+            self.visitors[address].client = each["client"]
+        ready = [each.relays.wait_ready(READY_TIME) for each in self.visitors.values()]
+        await asyncio.gather(*ready, return_exceptions=True)
+        shown: dict[str, Any] = {}
+        for visitor in self.visitors.values():
+            visitor.relays.look()
+            shown |= visitor.relays.shown
+        return {"ok": True, "relays": [*shown.values()], "listening": len(self.visitors)}
+
+    async def find_invited(self) -> list[Message]:
+        """Who is invited on this machine; those that are known, where the vault is locked."""
+        try:
+            return list((await self.vault.ask("bunker", action="listen"))["listen"])
+        except AvaultError:
+            return [
+                {"address": each.address, "client": each.client, "relays": [*each.relays.shown]}
+                for each in self.visitors.values()
+            ]
+
+    async def keep_relay(self, urls: list[str]) -> None:
+        """Have the relay of our own that these name; raises Unavailable."""
+        port = next((read_port(url) for url in urls if is_local(url)), 0)
+        if port and port != self.port:
+            if self.relay:
+                self.relay.shutdown()
+            self.relay, self.port = await start_narrow_relay(port, MOST_CONNECTIONS), port
+
+
+def read_port(url: str) -> int:
+    """The port of a relay of our own."""
+    number = url.partition("://")[2].partition(":")[2].partition("/")[0]
+    return int(number) if is_port(number) else 0
+
+
+async def serve_invited(places: Places) -> None:
+    """Look whenever that is asked for on stdin, until that ends."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(report_quietly)
+    front, lines = NostrFront(places), asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while await lines.readline():
+        try:
+            answer = await front.look()
+        except Exception as error:
+            answer = complain(error).to_dict()
+        write_all(1, encode_frame(answer))
+
+
+def main_nostr_front(argv: list[str]) -> NoReturn:
+    """Serve until the daemon ends; then end by _exit, as the library does not end well."""
+    try:
+        harden("avault-nostr", die_with_parent=True)
+        directory, where = argv
+        places = Places(directory)
+        places.socket = where
+        asyncio.run(serve_invited(places))
+    finally:
+        os._exit(0)
+
+
 # ----------------------------------------------------- fronts/ssh_claims ----
 # What the client of an SSH agent is, by what the system says of its process: a claim, no proof.
 #
@@ -22528,107 +24671,6 @@ def find_git_errand(pid: int) -> str:
         return ""
     said = re.fullmatch(GIT_COMMAND.pattern, words[-1].decode(errors="replace"))
     return f"{GIT_WORDS[said[1]]} {said[2]}" if said else ""
-
-
-# ----------------------------------------------------- fronts/vault_link ----
-# How a front end reaches the vault: requests on connections that are kept for the next.
-
-
-class VaultEnd:
-    """A connection to the daemon, with one request at a time; asyncio's protocol."""
-
-    def __init__(self) -> None:
-        self.frames = Frames()
-        self.awaited: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: Any) -> None:
-        """It is there."""
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of the answer, or of what is told before it; nobody sends more than that."""
-        try:
-            self.frames.feed(data)
-            while (frame := self.frames.next()) is not None:
-                message = decode_frame(frame)
-                if "progress" not in message:
-                    self.awaited.set_result(message)
-        except (Usage, asyncio.InvalidStateError):
-            self.transport.abort()
-
-    def eof_received(self) -> bool:
-        """The daemon is gone, or has locked."""
-        return False
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """So is the answer."""
-        if not self.awaited.done():
-            self.awaited.set_exception(
-                Unavailable("the daemon went away before it answered", "see: avault status")
-            )
-            self.awaited.exception()  # perhaps nobody waits for it
-
-    async def ask(self, message: Message) -> Message:
-        """The answer to a request; raises Unavailable."""
-        self.awaited = asyncio.get_running_loop().create_future()
-        if self.transport.is_closing():
-            raise Unavailable("the daemon went away", "see: avault status")
-        self.transport.write(encode_frame(message))
-        return await self.awaited
-
-
-class VaultLink:
-    """Connections to the daemon. A request that is cancelled takes its connection along.
-
-    So the vault knows that nobody waits any more, and signs nothing.
-    """
-
-    KEPT = 4  # connections that wait for the next request
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.idle: list[VaultEnd] = []
-
-    async def ask(self, op: str, **fields: object) -> Message:
-        """The answer to a request; raises what the daemon says, and Unavailable."""
-        end = await self.take()
-        try:
-            answer = await end.ask({"v": 1, "vault": self.places.id, "op": op, **fields})
-        except BaseException:
-            end.transport.abort()
-            raise
-        if not answer.get("ok"):
-            end.transport.close()  # what refuses a locked vault's first request answers no second
-            raise AvaultError.from_dict(answer)
-        self.keep(end)
-        return answer
-
-    async def take(self) -> VaultEnd:
-        """A connection: one that waits, and that the other end has not left, or a new one."""
-        while self.idle:
-            end = self.idle.pop()
-            if not end.transport.is_closing():
-                return end
-        try:
-            fast = FastConnection(self.places)
-            sock = socket.socket(fileno=fast.socket.detach())
-            sock.setblocking(False)
-
-            def make() -> Any:  # a protocol, though not derived from asyncio's
-                return VaultEnd()
-
-            _, end = await asyncio.get_running_loop().create_unix_connection(make, sock=sock)
-        except OSError:
-            raise Unavailable("no daemon listens", "start it: avault daemon start") from None
-        found: VaultEnd = end
-        return found
-
-    def keep(self, end: VaultEnd) -> None:
-        """Have a connection wait for the next request."""
-        if len(self.idle) < self.KEPT:
-            self.idle.append(end)
-        else:
-            end.transport.close()
 
 
 # ------------------------------------------------------ fronts/ssh_agent ----
@@ -22927,6 +24969,8 @@ getting in, looking after
   revoke        end one at once, or --all
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
+  bunker invite|list|revoke            a remote signer for Nostr with them (NIP-46)
+  sign          what is on stdin, with one of them
   drill         see whether the phone asks you before it opens
   log           who got what, and when
   history       what changed, by commit
@@ -37523,290 +39567,6 @@ def zsh_action(takes: str) -> str:
     return f"({' '.join(choices(takes))})" if choices(takes) else " "
 
 
-# --------------------------------------------------------------- cli/kit ----
-# The recovery kit of a vault without a phone, as a sheet to print.
-
-
-def check_sheet(path: str, vault: str) -> str:
-    """Where a sheet may be written, as an absolute path; raises Usage.
-
-    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree
-    of git, which is published.
-    """
-    whole = os.path.abspath(os.path.expanduser(path))
-    place = os.path.realpath(os.path.dirname(whole))
-    if os.path.lexists(whole):
-        raise Usage(f"{whole} is there already", "name a file that is not: --kit FILE.html")
-    if not os.path.isdir(place) or not os.access(place, os.W_OK):
-        raise Usage(f"no file can be written into {place}", "name another place: --kit FILE.html")
-    if os.path.commonpath((place, os.path.realpath(vault))) == os.path.realpath(vault):
-        raise Usage("the kit opens what lies there: it belongs elsewhere", "--kit FILE.html")
-    if find_git(place):
-        raise Usage(f"git could publish what is in {place}", "name another place: --kit FILE.html")
-    return whole
-
-
-def render_kit(kit: dict[str, str]) -> bytes:
-    """The sheet: whose it is, the operator's key as a QR code and in pieces, and how it is used."""
-    facts = {"Vault": kit["name"], "Operator": kit["operator"]}
-    what = (
-        "This is the operator's own key. With a copy of the vault's directory it opens the vault on"
-        " any machine, also when the custodian that opens it each day is gone. It is kept nowhere"
-        " else."
-    )
-    how = (
-        "To use it, on a machine with a copy of the vault:"
-        " `avault recover --operator-key - --with passphrase`, and type the pieces in their order,"
-        " without spaces between them. The directory is named by `--dir`, if it is not the usual"
-        " one; instead of `passphrase`, name the custodian that is to open it from then on."
-    )
-    beware = (
-        "Whoever has this sheet and a copy of the vault's directory has the vault. Keep it where"
-        " neither the vault nor a backup of it is, and do not photograph it."
-    )
-    title, key = f"Recovery kit of {kit['name']}", kit["nsec"]
-    return render_sheet(title, facts, key, cut_text(key), [what, how, beware])
-
-
-def write_kit(path: str, kit: dict[str, str]) -> None:
-    """Write the sheet where nothing is (0600), and nowhere else before; raises AvaultError."""
-    page = render_kit(kit)
-    try:
-        fd = os.open(
-            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        try:
-            write_all(fd, page)
-            os.fsync(fd)
-        except OSError:
-            os.unlink(path)
-            raise
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise AvaultError(f"cannot write {path}: {error.strerror}") from None
-
-
-# ---------------------------------------------------------- cli/ceremony ----
-# The talk with the operator while a signer is paired: what is said, shown and asked.
-
-
-SIGNER_SETTINGS = """\
-  Amber     Connections, this one, Permissions: "Manually approve each permission"
-  nsec.app  Clear all permissions; untick "Remember my decision" every time
-  Primal    trust level Low
-  Clave     client details: NIP-44 Decrypt off
-  others    no standing permission for nip44_decrypt
-"""
-
-
-def read_bunker(uri: str | None) -> str | None:
-    """The bunker:// URI of --bunker, a line of stdin for `-`; raises Usage."""
-    if uri == "-":
-        if sys.stdin.isatty():
-            say("paste the bunker:// URI, then Enter")
-        uri = sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
-    elif uri is not None:
-        warn(
-            "the bunker:// URI holds a secret, which stands in the process list now",
-            "better: --bunker -",
-        )
-    if uri is not None:
-        parse_bunker(uri)
-    return uri
-
-
-class Ceremony:
-    """The talk with the operator while a signer is paired."""
-
-    def __init__(
-        self, terminal: Terminal, qr: str | None, number: str = "2. ", sheet: str | None = None
-    ) -> None:
-        self.terminal, self.qr, self.number, self.sheet = terminal, qr, number, sheet
-        self.pages: set[str] = set()  # and notices, which were shown
-        self.answers: dict[str, Callable[[Any], dict[str, Any]]] = {}  # to what else is asked
-
-    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
-        """A pairing request, with what it says and asks on the way."""
-
-        def reply(ready: dict[str, Any]) -> dict[str, Any]:
-            for name in self.answers.keys() & ready.keys():
-                return self.answers[name](ready[name])
-            if "kit" in ready:
-                return {"confirmed": self.show_kit(ready["kit"])}
-            if "operator" not in ready:
-                return private
-            say(f"the signer answers for {ready['operator']}")
-            return {"confirmed": confirm("avault: is that you, the operator?")}
-
-        is_private = any(private.values())
-        return self.terminal.ask(
-            op,
-            progress=self.progress,
-            value=reply,
-            private=is_private,
-            **fields,
-        )
-
-    def show_kit(self, kit: dict[str, str]) -> bool:
-        """Show the recovery kit, once, at the terminal: whether the person keeps it."""
-        sys.stderr.write(
-            f"""
-  RECOVERY KIT of the vault {kit["name"]}: write this down, or print it, and keep it where
-  the vault is not. It opens the vault with what lies in its directory, and nothing else
-  does when the custodian is gone. It is shown this once, and kept nowhere.
-
-    operator  {kit["operator"]}
-    key       {kit["nsec"]}
-
-  To use it, on a machine with a copy of the vault: avault recover --operator-key - --with KIND
-
-"""
-        )
-        if sys.stderr.isatty():
-            show_qr(kit["nsec"])
-        if not self.sheet:
-            return confirm("avault: is it written down?")
-        write_kit(self.sheet, kit)
-        warn(
-            f"whoever reads {self.sheet} has that key",
-            "open it in a browser here, print it, and remove it",
-        )
-        is_kept = False
-        try:
-            is_kept = confirm("avault: is it written down, or printed?")
-        finally:
-            if not is_kept:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.sheet)
-        return is_kept
-
-    def progress(self, step: dict[str, Any]) -> None:
-        """Tell the operator what happened, and what to do."""
-        kind = step["progress"]
-        if kind == "wrote":
-            put(f"wrote {step['path']}\n")
-        elif kind == "uri":
-            self.show_uri(step["uri"])
-        elif kind == "page" and step["url"] not in self.pages:
-            self.pages.add(step["url"])
-            say(f"open this page to approve: {step['url']}")
-        elif kind == "relays":
-            say(f"by this machine's own relays: {', '.join(step['relays'])}")
-            warn(
-                f"nip46.json names others: {', '.join(step['hinted'])}",
-                "if those are meant, name each with --relay",
-            )
-        elif kind == "connecting":
-            say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
-        elif kind == "resumed":
-            say(
-                "the signer was connected before: going on from there; to pair anew: avault pair "
-                "--replace"
-            )
-            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
-        elif kind == "connected":
-            say("the signer is connected")
-            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
-        elif kind == "operator":
-            say(f"operator: {step['npub']}")
-        elif kind == "notice" and step["text"] not in self.pages:
-            self.pages.add(step["text"])
-            say(step["text"])
-        elif kind == "approve":
-            say(f"1. APPROVE the request on the phone: {step['sentence']}")
-        elif kind == "proven":
-            say("the phone opens this vault")
-        elif kind == "reject":
-            say(
-                f"{self.number}a drill: REJECT the next request on the phone, without "
-                "remembering it"
-            )
-
-    def show_uri(self, uri: str) -> None:
-        """The pairing URI as a QR code, as a picture, and as a line."""
-        if self.qr:
-            save_qr(uri, self.qr)
-            say(f"the QR code is in {self.qr}")
-        say(
-            "scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for "
-            "every request"
-        )
-        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
-        put(uri + "\n")
-        if sys.stderr.isatty():
-            show_qr(uri)
-
-    def drill(self, is_alone: bool = False) -> int:
-        """Have the operator reject a request; repeat while somebody is there to change a setting.
-
-        A pairing that it ends has worked, whatever it shows; alone, what it shows is its exit code.
-        """
-        while True:
-            answer = self.request("drill", {}, timeout=600)
-            seconds = answer["seconds"]
-            if answer["refused"]:
-                say("the drill passed: nothing is opened without you")
-                if seconds < NOBODY_ASKED:
-                    warn(
-                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
-                        "remembers a refusal"
-                    )
-                return 0
-            warn(
-                f"the request to reject was approved after {seconds:.1f} s: if that was not you, "
-                "the signer approves by itself"
-            )
-            sys.stderr.write(SIGNER_SETTINGS)
-            if not sys.stdin.isatty() or not confirm(
-                "avault: change the setting, then try the drill again?"
-            ):
-                if is_alone:
-                    raise AvaultError(
-                        "the drill did not pass: the signer approves by itself",
-                        "change the setting, then: avault drill",
-                    )
-                say("paired, but the drill did not pass; try it again with: avault drill")
-                return 0
-
-
-# -------------------------------------------------------- cli/completion ----
-# avault completion: what a shell needs to complete avault's commands, options and names.
-#
-# Commands and options stand in the script (completion/). Names are asked for while somebody types, by
-# `avault list --names`; a locked vault has none, and says nothing.
-#
-# Not click's own completion (click.shell_completion). At each Tab it starts the program with click,
-# which takes four times as long as `list --names`, for options too. It needs bash 4.4, and macOS
-# has 3.2. And what follows `avault run --` it cannot hand to the completion of that command.
-
-
-@command("completion", argument("shell"))
-def cmd_completion(terminal: Terminal, shell: str) -> int:
-    """usage: avault completion bash|zsh|fish
-
-    Prints what the shell needs to complete commands, options and the names of
-    groups and keys. Names come from the daemon; while the vault is locked there
-    are none.
-
-      source <(avault completion bash)        in ~/.bashrc
-      source <(avault completion zsh)         in ~/.zshrc, after compinit
-      avault completion fish > ~/.config/fish/completions/avault.fish
-    """
-    shells = {"bash": bash, "zsh": zsh, "fish": fish}
-    if shell not in shells:
-        raise Usage(
-            f"no completion for {printable(shell)!r}", "one of: avault completion bash, zsh, fish"
-        )
-    script = shells[shell](all_words())
-    put(
-        json.dumps({"shell": shell, "script": script}, indent=2) + "\n"
-        if terminal.want_json
-        else script
-    )
-    return 0
-
-
 # ----------------------------------------------------------- cli/custody ----
 # avault custody: the other ways to open the vault than the phone.
 #
@@ -38098,6 +39858,675 @@ def cmd_custody_move(
         raise Usage(f"there is no custodian {old}", f"these are: {' '.join(names)}")
     cmd_custody_add(terminal, kind, settings, name, None, None, False, shared, yes, passphrase_file)
     return cmd_custody_remove(terminal, old, False, True)
+
+
+# ------------------------------------------------------- cli/nostr_words ----
+# What is said of Nostr on a command line: kinds of events, ciphers, peers.
+
+
+NOSTR_OPTIONS = (option("--kinds"), option("--ciphers"), option("--peer", "peers", multiple=True))
+
+
+def split_words(text: str | None) -> list[str]:
+    """The words of a list with commas."""
+    return [each.strip() for each in (text or "").split(",") if each.strip()]
+
+
+def name_kinds(text: str | None) -> list[str]:
+    """Kinds of events, of a list with commas; raises Usage."""
+    found = split_words(text)
+    if wrong := next((each for each in found if not is_kind(each)), None):
+        raise Usage(f"not a kind of event: {printable(wrong, 40)}", "as in: --kinds 1,7")
+    return found
+
+
+def name_peers(given: tuple[str, ...]) -> list[str]:
+    """Public keys in hex, of npubs; raises Usage."""
+    return [each if each == ANY_PEER else parse_npub(each) for each in given]
+
+
+def name_nostr_uses(
+    kinds: str | None, ciphers: str | None, peers: tuple[str, ...]
+) -> dict[str, Any]:
+    """The fields of a request that say what a key for Nostr may sign; raises Usage."""
+    found = {
+        "kinds": name_kinds(kinds),
+        "ciphers": split_words(ciphers),
+        "peers": name_peers(peers),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+# ----------------------------------------------------------- cli/servers ----
+# What a key may sign for SSH, as a command line names it: servers by name, kept by their keys.
+
+
+def name_uses_of(
+    servers: tuple[str, ...], users: tuple[str, ...], namespaces: tuple[str, ...]
+) -> dict[str, Any]:
+    """The fields of a request that say what a key may sign; raises Usage."""
+    found = {"servers": name_servers(servers), "users": [*users], "namespaces": [*namespaces]}
+    return {name: value for name, value in found.items() if value}
+
+
+def name_servers(given: tuple[str, ...]) -> list[str]:
+    """What a guard keeps of servers; of one that is named alone, its keys in known_hosts.
+
+    Raises Usage. The keys are shown: who can write known_hosts could have put others there.
+    """
+    found: list[str] = []
+    for each in given:
+        if is_server(each):
+            found.append(each)
+        elif "=" in each:
+            raise Usage("not a server", "as in: --server github.com=SHA256:…")
+        else:
+            found += find_known(each)
+    return found
+
+
+def find_known(name: str) -> list[str]:
+    """A server's keys in known_hosts, as a guard keeps them; raises Usage where there are none."""
+    lines = []
+    if name[:1] != "-":
+        try:
+            asked = subprocess.run(
+                ["ssh-keygen", "-F", name],
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+            lines = [line.split() for line in asked.stdout.splitlines() if line[:1] != "#"]
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+    members = []
+    revoked = {words[3] for words in lines if words[0] == "@revoked" and len(words) > 3}
+    for words in lines:
+        try:
+            fingerprint = fingerprint_of(binascii.a2b_base64(words[2]))
+        except (IndexError, ValueError):
+            continue
+        if words[0][:1] == "@" or words[2] in revoked:
+            continue
+        members.append(f"{name}={fingerprint}")
+        say(f"{name} has the key {fingerprint} ({printable(words[1], 40)}) in known_hosts")
+    if not members or not all(map(is_server, members)):
+        words_for = ", ".join(WORDS_FOR_SERVERS)
+        raise Usage(
+            f"no key of {printable(name, 80)} in known_hosts",
+            f"name it: --server NAME=SHA256:…; or one of: {words_for}",
+        )
+    return members
+
+
+# --------------------------------------------------------------- cli/key ----
+# avault key: keys that sign, made or taken in.
+
+
+LONGEST_KEY_FILE = 65_536
+USES = (
+    option("--server", "servers", multiple=True),
+    option("--user", "users", multiple=True),
+    option("--namespace", "namespaces", multiple=True),
+    *NOSTR_OPTIONS,
+)
+
+
+@command("key generate", argument("kind"), argument("group"), *USES)
+def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> int:
+    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
+                          [--namespace NS]… [--json]
+           avault key generate nostr GROUP/KEY [--kinds K,…] [--ciphers C,…]
+                          [--peer NPUB|any]… [--json]
+
+    Makes a key that signs, and prints its public half. Nobody ever sees the private
+    one: it is guarded from the first, and leaves the vault in no other way than by
+    signing. What is not named, it does not sign: to let it sign more later, the
+    phone has to agree (avault guard).
+
+    Of the kind ed25519, ecdsa-p256 or rsa it is for SSH (avault ssh): it signs in to
+    the servers that --server names, as any user or those of --user, and signs files
+    and commits for the namespaces of --namespace (git, file). A server is
+    NAME=SHA256:…, the fingerprint of its host key; or NAME alone, whose keys are
+    looked up in known_hosts, and shown. Or one of: any (every server that proves
+    which it is), unproven (also for clients that have no server prove it: not
+    OpenSSH's), forwarded (also through a forwarded agent).
+
+    Of the kind nostr it signs events of the kinds of --kinds, and encrypts or
+    decrypts texts with the --peer named, by the --ciphers named: nip44_encrypt,
+    nip44_decrypt, nip04_encrypt, nip04_decrypt (avault bunker, avault sign).
+
+      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
+      avault key generate nostr nostr/WRITER --kinds 1,7
+    """
+    if kind not in KINDS_MADE:
+        raise Usage(
+            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
+        )
+    fields = {"action": "generate", "kind": kind, **name_key(group)}
+    return show_key(terminal, terminal.ask("key", **fields, **name_all_uses(**uses)))
+
+
+def name_all_uses(
+    kinds: str | None, ciphers: str | None, peers: tuple[str, ...], **uses: tuple[str, ...]
+) -> dict[str, Any]:
+    """The fields of a request that say what a key may sign; raises Usage."""
+    return {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+
+
+@command("key import", argument("file"), argument("group"), option("--kind"), *USES)
+def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, **uses: Any) -> int:
+    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
+                        [--namespace NS]… [--json]
+           avault key import FILE|- GROUP/KEY --kind nostr [--kinds K,…]
+                        [--ciphers C,…] [--peer NPUB|any]… [--json]
+
+    Takes a private key from a file, as ssh-keygen or openssl writes one, and
+    prints its public half. A passphrase is asked for once, and not kept: the
+    vault's protection is in its place. One of OpenSSH's own form has to go first,
+    by ssh-keygen, from a copy in memory. With --kind nostr it is an nsec, its hex,
+    or an ncryptsec; the agent's and an operator's are refused. The rest is as with a
+    key that is made here: see avault key generate --help. The file stays: delete it
+    when the key has signed.
+
+      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
+    """
+    if kind not in (None, "nostr"):
+        raise Usage("no such kind of key to import", "nostr; of others the file says it")
+    text = read_key_file(file)
+    fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
+    if kind:
+        fields["kind"] = kind
+
+    def send(passphrase: str) -> dict[str, Any]:
+        try:
+            connection = Connection(terminal.places)
+        except NoDaemon:
+            raise terminal.no_daemon() from None
+        try:
+            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
+        finally:
+            connection.close()
+
+    answer = send("")
+    if answer.get("needs_passphrase"):
+        answer = send(ask_passphrase())
+    code = show_key(terminal, answer)
+    if file != "-":
+        say(f"{printable(file)} has the key still: once it signs from here, delete it")
+    return code
+
+
+def name_key(name: str) -> dict[str, Any]:
+    """GROUP and KEY of a name; raises Usage."""
+    group, key = split_name(name, None)
+    if key is None:
+        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
+    return {"group": group, "key": key}
+
+
+def read_key_file(path: str) -> str:
+    """The text of a key's file, or of stdin; raises NotFound, Usage."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
+        else:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as opened:
+                data = opened.read(LONGEST_KEY_FILE + 1)
+        if len(data) > LONGEST_KEY_FILE:
+            raise ValueError
+        return data.decode()
+    except (ValueError, IsADirectoryError):
+        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
+
+
+def ask_passphrase() -> str:
+    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise Usage(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "take it off a copy: ssh-keygen -p -f COPY",
+        ) from None
+    return getpass.getpass("avault: the key's passphrase: ")
+
+
+def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
+    """Print a key's public half, and say what it signs."""
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(f"{answer['public']} {answer['name']}\n")
+    if answer["kind"] != "nostr":
+        say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
+    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
+    is_nostr, found = answer["kind"] == "nostr", answer["guard"]
+    sets = ("kinds", "ciphers") if is_nostr else ("servers", "namespaces")
+    if not any(any(found.get(each) or [[]]) for each in sets):
+        again = f"avault guard {answer['name']} {'--kinds 1' if is_nostr else '--server NAME'}"
+        options = "no --kinds and no --ciphers" if is_nostr else "no --server and no --namespace"
+        warn(f"it signs nothing yet: {options} is named", again)
+    return 0
+
+
+# ------------------------------------------------------------ cli/bunker ----
+# avault bunker: who is invited to have a key sign for Nostr, a child agent or an app.
+
+
+@command(
+    "bunker invite",
+    argument("name"),
+    option("--key"),
+    option("--kinds"),
+    option("--methods"),
+    option("--peer", "peers", multiple=True),
+    option("--for", "duration", default="7d"),
+    option("--rate"),
+    option("--relay", "relays", multiple=True),
+)
+def cmd_bunker_invite(
+    terminal: Terminal,
+    name: str,
+    key: str | None,
+    kinds: str | None,
+    methods: str | None,
+    peers: tuple[str, ...],
+    duration: str,
+    rate: str | None,
+    relays: tuple[str, ...],
+) -> int:
+    """usage: avault bunker invite NAME --key GROUP/KEY [--kinds K,…] [--methods M,…]
+                            [--peer NPUB|any]… [--for D] [--rate N/min]
+                            [--relay URL]… [--json]
+
+    Invites a child agent or an app to have a key sign for Nostr (NIP-46), and prints
+    its bunker:// address. The secret in it is good for one client, the first; after
+    that it is the client's own key that counts. It never gets the key, and no more
+    than is named here, of what the key's guard lets through: events of these kinds;
+    texts that are encrypted or decrypted, by the methods nip44_encrypt,
+    nip44_decrypt, nip04_encrypt and nip04_decrypt, with these peers. Nothing is
+    encrypted for the agent or an operator, or decrypted from them, ever.
+
+    Clients find it at a relay of avault's own, on this machine; --relay is for those
+    elsewhere. --for is how long it is good (7d, at most 366d), --rate how many
+    requests a minute (60).
+
+      avault bunker invite writer --key nostr/WRITER --kinds 1,7 --for 7d
+    """
+    if not key:
+        raise Usage("which key is to sign?", "as in: --key nostr/WRITER")
+    fields: dict[str, Any] = {
+        "name": name,
+        **name_key(key),
+        "kinds": name_kinds(kinds),
+        "peers": name_peers(peers),
+        "seconds": int(parse_duration(duration) or 0),
+        "relays": list(relays),
+    }
+    if methods is not None:
+        fields["methods"] = split_words(methods)
+    if rate is not None:
+        fields["rate"] = read_rate(rate)
+    answer = terminal.ask("bunker", action="invite", **fields)
+    told = answer["invitation"]
+    for each in told["kinds"]:
+        if each in TELLING_KINDS or 30_000 <= each < 40_000:
+            what = TELLING_KINDS.get(each, "what takes the place of what was there")
+            warn(f"kind {each} is more than a note: {what}")
+    if ANY_PEER in peers and any(each.endswith("_decrypt") for each in told["methods"]):
+        warn(f"{name} may read all private messages of that key: --peer any")
+    look_at_relays(terminal)
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(answer["uri"] + "\n")
+    say(f"{name} may ask until {told['until']}; the secret in this address is good once")
+    return 0
+
+
+def read_rate(text: str) -> int:
+    """Requests a minute, of N or N/min; raises Usage."""
+    number = text.removesuffix("/min")
+    if not is_number(number) or not 0 < int(number) <= 600:
+        raise Usage("--rate takes 1/min to 600/min")
+    return int(number)
+
+
+def look_at_relays(terminal: Terminal) -> None:
+    """Wait until the relays are there, and say which are not."""
+    try:
+        relays = terminal.ask("nostr")["relays"]
+    except AvaultError as error:
+        warn(error.message, error.hint or "")
+        return
+    for each in relays:
+        if not each["connected"]:
+            warn(f"the relay {each['url']} is not there yet; it is tried again")
+
+
+@command("bunker list")
+def cmd_bunker_list(terminal: Terminal) -> int:
+    """usage: avault bunker list [--json]
+
+    Shows who is invited to have a key sign for Nostr, and for what.
+    """
+    found = terminal.ask("bunker", action="list")["invitations"]
+    if terminal.want_json:
+        return show(terminal, {"invitations": found})
+    rows = []
+    for each in found:
+        kinds = f"kinds {', '.join(map(str, each['kinds']))}" if each["kinds"] else ""
+        ciphers = ", ".join(method for method in each["methods"] if method != "sign_event")
+        may = "; ".join(filter(None, [kinds, ciphers]))
+        came = "connected" if each["client"] else "nobody came yet"
+        limits = f"{each['rate']}/min, until {each['until']}"
+        rows.append((each["name"], each["key"], may, limits, came))
+    if rows:
+        put_table(rows)
+    else:
+        say("nobody is invited")
+    return 0
+
+
+@command("bunker revoke", argument("name"))
+def cmd_bunker_revoke(terminal: Terminal, name: str) -> int:
+    """usage: avault bunker revoke NAME [--json]
+
+    Takes an invitation back: who came by it is answered no more, at once.
+
+      avault bunker revoke writer
+    """
+    terminal.ask("bunker", action="revoke", name=name)
+    say(f"{name} is not invited any more")
+    return show(terminal, {"ok": True})
+
+
+# --------------------------------------------------------------- cli/kit ----
+# The recovery kit of a vault without a phone, as a sheet to print.
+
+
+def check_sheet(path: str, vault: str) -> str:
+    """Where a sheet may be written, as an absolute path; raises Usage.
+
+    Nothing is there yet, and it is neither beside the ciphertext that it opens nor in a work tree
+    of git, which is published.
+    """
+    whole = os.path.abspath(os.path.expanduser(path))
+    place = os.path.realpath(os.path.dirname(whole))
+    if os.path.lexists(whole):
+        raise Usage(f"{whole} is there already", "name a file that is not: --kit FILE.html")
+    if not os.path.isdir(place) or not os.access(place, os.W_OK):
+        raise Usage(f"no file can be written into {place}", "name another place: --kit FILE.html")
+    if os.path.commonpath((place, os.path.realpath(vault))) == os.path.realpath(vault):
+        raise Usage("the kit opens what lies there: it belongs elsewhere", "--kit FILE.html")
+    if find_git(place):
+        raise Usage(f"git could publish what is in {place}", "name another place: --kit FILE.html")
+    return whole
+
+
+def render_kit(kit: dict[str, str]) -> bytes:
+    """The sheet: whose it is, the operator's key as a QR code and in pieces, and how it is used."""
+    facts = {"Vault": kit["name"], "Operator": kit["operator"]}
+    what = (
+        "This is the operator's own key. With a copy of the vault's directory it opens the vault on"
+        " any machine, also when the custodian that opens it each day is gone. It is kept nowhere"
+        " else."
+    )
+    how = (
+        "To use it, on a machine with a copy of the vault:"
+        " `avault recover --operator-key - --with passphrase`, and type the pieces in their order,"
+        " without spaces between them. The directory is named by `--dir`, if it is not the usual"
+        " one; instead of `passphrase`, name the custodian that is to open it from then on."
+    )
+    beware = (
+        "Whoever has this sheet and a copy of the vault's directory has the vault. Keep it where"
+        " neither the vault nor a backup of it is, and do not photograph it."
+    )
+    title, key = f"Recovery kit of {kit['name']}", kit["nsec"]
+    return render_sheet(title, facts, key, cut_text(key), [what, how, beware])
+
+
+def write_kit(path: str, kit: dict[str, str]) -> None:
+    """Write the sheet where nothing is (0600), and nowhere else before; raises AvaultError."""
+    page = render_kit(kit)
+    try:
+        fd = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            write_all(fd, page)
+            os.fsync(fd)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise AvaultError(f"cannot write {path}: {error.strerror}") from None
+
+
+# ---------------------------------------------------------- cli/ceremony ----
+# The talk with the operator while a signer is paired: what is said, shown and asked.
+
+
+SIGNER_SETTINGS = """\
+  Amber     Connections, this one, Permissions: "Manually approve each permission"
+  nsec.app  Clear all permissions; untick "Remember my decision" every time
+  Primal    trust level Low
+  Clave     client details: NIP-44 Decrypt off
+  others    no standing permission for nip44_decrypt
+"""
+
+
+def read_bunker(uri: str | None) -> str | None:
+    """The bunker:// URI of --bunker, a line of stdin for `-`; raises Usage."""
+    if uri == "-":
+        if sys.stdin.isatty():
+            say("paste the bunker:// URI, then Enter")
+        uri = sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
+    elif uri is not None:
+        warn(
+            "the bunker:// URI holds a secret, which stands in the process list now",
+            "better: --bunker -",
+        )
+    if uri is not None:
+        parse_bunker(uri)
+    return uri
+
+
+class Ceremony:
+    """The talk with the operator while a signer is paired."""
+
+    def __init__(
+        self, terminal: Terminal, qr: str | None, number: str = "2. ", sheet: str | None = None
+    ) -> None:
+        self.terminal, self.qr, self.number, self.sheet = terminal, qr, number, sheet
+        self.pages: set[str] = set()  # and notices, which were shown
+        self.answers: dict[str, Callable[[Any], dict[str, Any]]] = {}  # to what else is asked
+
+    def request(self, op: str, private: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """A pairing request, with what it says and asks on the way."""
+
+        def reply(ready: dict[str, Any]) -> dict[str, Any]:
+            for name in self.answers.keys() & ready.keys():
+                return self.answers[name](ready[name])
+            if "kit" in ready:
+                return {"confirmed": self.show_kit(ready["kit"])}
+            if "operator" not in ready:
+                return private
+            say(f"the signer answers for {ready['operator']}")
+            return {"confirmed": confirm("avault: is that you, the operator?")}
+
+        is_private = any(private.values())
+        return self.terminal.ask(
+            op,
+            progress=self.progress,
+            value=reply,
+            private=is_private,
+            **fields,
+        )
+
+    def show_kit(self, kit: dict[str, str]) -> bool:
+        """Show the recovery kit, once, at the terminal: whether the person keeps it."""
+        sys.stderr.write(
+            f"""
+  RECOVERY KIT of the vault {kit["name"]}: write this down, or print it, and keep it where
+  the vault is not. It opens the vault with what lies in its directory, and nothing else
+  does when the custodian is gone. It is shown this once, and kept nowhere.
+
+    operator  {kit["operator"]}
+    key       {kit["nsec"]}
+
+  To use it, on a machine with a copy of the vault: avault recover --operator-key - --with KIND
+
+"""
+        )
+        if sys.stderr.isatty():
+            show_qr(kit["nsec"])
+        if not self.sheet:
+            return confirm("avault: is it written down?")
+        write_kit(self.sheet, kit)
+        warn(
+            f"whoever reads {self.sheet} has that key",
+            "open it in a browser here, print it, and remove it",
+        )
+        is_kept = False
+        try:
+            is_kept = confirm("avault: is it written down, or printed?")
+        finally:
+            if not is_kept:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.sheet)
+        return is_kept
+
+    def progress(self, step: dict[str, Any]) -> None:
+        """Tell the operator what happened, and what to do."""
+        kind = step["progress"]
+        if kind == "wrote":
+            put(f"wrote {step['path']}\n")
+        elif kind == "uri":
+            self.show_uri(step["uri"])
+        elif kind == "page" and step["url"] not in self.pages:
+            self.pages.add(step["url"])
+            say(f"open this page to approve: {step['url']}")
+        elif kind == "relays":
+            say(f"by this machine's own relays: {', '.join(step['relays'])}")
+            warn(
+                f"nip46.json names others: {', '.join(step['hinted'])}",
+                "if those are meant, name each with --relay",
+            )
+        elif kind == "connecting":
+            say(f"connecting to {step['relays']} relay{'' if step['relays'] == 1 else 's'}")
+        elif kind == "resumed":
+            say(
+                "the signer was connected before: going on from there; to pair anew: avault pair "
+                "--replace"
+            )
+            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "connected":
+            say("the signer is connected")
+            say(f"the app may show who asks as {shorten_key(step['client_key'])}")
+        elif kind == "operator":
+            say(f"operator: {step['npub']}")
+        elif kind == "notice" and step["text"] not in self.pages:
+            self.pages.add(step["text"])
+            say(step["text"])
+        elif kind == "approve":
+            say(f"1. APPROVE the request on the phone: {step['sentence']}")
+        elif kind == "proven":
+            say("the phone opens this vault")
+        elif kind == "reject":
+            say(
+                f"{self.number}a drill: REJECT the next request on the phone, without "
+                "remembering it"
+            )
+
+    def show_uri(self, uri: str) -> None:
+        """The pairing URI as a QR code, as a picture, and as a line."""
+        if self.qr:
+            save_qr(uri, self.qr)
+            say(f"the QR code is in {self.qr}")
+        say(
+            "scan this in the signer app (Amber, Primal, …) or paste the line; let it ask for "
+            "every request"
+        )
+        say('Amber: choose "Manually approve each permission". Primal: trust level Low')
+        put(uri + "\n")
+        if sys.stderr.isatty():
+            show_qr(uri)
+
+    def drill(self, is_alone: bool = False) -> int:
+        """Have the operator reject a request; repeat while somebody is there to change a setting.
+
+        A pairing that it ends has worked, whatever it shows; alone, what it shows is its exit code.
+        """
+        while True:
+            answer = self.request("drill", {}, timeout=600)
+            seconds = answer["seconds"]
+            if answer["refused"]:
+                say("the drill passed: nothing is opened without you")
+                if seconds < NOBODY_ASKED:
+                    warn(
+                        f"it was refused within {seconds:.1f} s; if that was not you, the app "
+                        "remembers a refusal"
+                    )
+                return 0
+            warn(
+                f"the request to reject was approved after {seconds:.1f} s: if that was not you, "
+                "the signer approves by itself"
+            )
+            sys.stderr.write(SIGNER_SETTINGS)
+            if not sys.stdin.isatty() or not confirm(
+                "avault: change the setting, then try the drill again?"
+            ):
+                if is_alone:
+                    raise AvaultError(
+                        "the drill did not pass: the signer approves by itself",
+                        "change the setting, then: avault drill",
+                    )
+                say("paired, but the drill did not pass; try it again with: avault drill")
+                return 0
+
+
+# -------------------------------------------------------- cli/completion ----
+# avault completion: what a shell needs to complete avault's commands, options and names.
+#
+# Commands and options stand in the script (completion/). Names are asked for while somebody types, by
+# `avault list --names`; a locked vault has none, and says nothing.
+#
+# Not click's own completion (click.shell_completion). At each Tab it starts the program with click,
+# which takes four times as long as `list --names`, for options too. It needs bash 4.4, and macOS
+# has 3.2. And what follows `avault run --` it cannot hand to the completion of that command.
+
+
+@command("completion", argument("shell"))
+def cmd_completion(terminal: Terminal, shell: str) -> int:
+    """usage: avault completion bash|zsh|fish
+
+    Prints what the shell needs to complete commands, options and the names of
+    groups and keys. Names come from the daemon; while the vault is locked there
+    are none.
+
+      source <(avault completion bash)        in ~/.bashrc
+      source <(avault completion zsh)         in ~/.zshrc, after compinit
+      avault completion fish > ~/.config/fish/completions/avault.fish
+    """
+    shells = {"bash": bash, "zsh": zsh, "fish": fish}
+    if shell not in shells:
+        raise Usage(
+            f"no completion for {printable(shell)!r}", "one of: avault completion bash, zsh, fish"
+        )
+    script = shells[shell](all_words())
+    put(
+        json.dumps({"shell": shell, "script": script}, indent=2) + "\n"
+        if terminal.want_json
+        else script
+    )
+    return 0
 
 
 # ------------------------------------------------------------ cli/daemon ----
@@ -39085,6 +41514,7 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     return found
 
 
+<<<<<<< HEAD
 # ------------------------------------------------------------- cli/grant ----
 # avault grant, grants, revoke: a socket of its own for one caller, with what it may get.
 
@@ -39362,6 +41792,8 @@ def find_known(name: str) -> list[str]:
     return members
 
 
+=======
+>>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ------------------------------------------------------------- cli/guard ----
 # avault guard, unguard: how a secret may be used.
 
@@ -39377,6 +41809,7 @@ def find_known(name: str) -> list[str]:
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
+    *NOSTR_OPTIONS,
     option("--preset"),
     option("--until"),
     option("--times"),
@@ -39388,7 +41821,8 @@ def cmd_guard(
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
                           [--host HOST]… [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--until T] [--times N] [--yes] [--json]
+                          [--namespace NS]… [--kinds K,…] [--ciphers C,…]
+                          [--peer NPUB|any]… [--until T] [--times N] [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -39404,12 +41838,12 @@ def cmd_guard(
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
-    uses by avault itself, without giving it out; of proxy and sign there are none
-    yet, and with them alone it is refused everywhere.
+    uses by avault itself, without giving it out; of proxy there is none yet, and
+    with it alone it is refused everywhere.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
-    --server, --user and --namespace are for keys that sign:
-    see avault key generate --help.
+    --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
+    sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.
@@ -39501,7 +41935,7 @@ def read_options(
     preset: str | None,
     until: str | None,
     times: str | None,
-    **uses: tuple[str, ...],
+    **uses: Any,
 ) -> dict[str, Any]:
     """The fields of a guard that the options name; raises Usage."""
     if wrong := next((each for each in only if each not in WAYS), None):
@@ -39522,7 +41956,7 @@ def read_options(
         if not is_number(times) or int(times) < 1:
             raise Usage("--times takes a number from 1")
         rules["times"] = int(times)
-    return {name: value for name, value in rules.items() if value != []} | name_uses_of(**uses)
+    return {name: value for name, value in rules.items() if value != []} | name_all_uses(**uses)
 
 
 def parse_time(text: str) -> int:
@@ -39571,135 +42005,6 @@ def show_preset(terminal: Terminal, name: str) -> int:
     put(f"hosts   {' '.join(hosts)}\nheader  {header}\n")
     put(f"keys    {' '.join(form.split())}\n" if form else "")
     say(f"to have it: avault guard GROUP/KEY --preset {name}; all there are: {', '.join(SERVICES)}")
-    return 0
-
-
-# --------------------------------------------------------------- cli/key ----
-# avault key: keys that sign, made or taken in.
-
-
-LONGEST_KEY_FILE = 65_536
-USES = (
-    option("--server", "servers", multiple=True),
-    option("--user", "users", multiple=True),
-    option("--namespace", "namespaces", multiple=True),
-)
-
-
-@command("key generate", argument("kind"), argument("group"), *USES)
-def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: tuple[str, ...]) -> int:
-    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--json]
-
-    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
-    prints its public half. Nobody ever sees the private one: it is guarded from the
-    first, and leaves the vault in no other way than by signing (avault ssh). It
-    signs in to the servers that --server names, as any user or those of --user, and
-    signs files and commits for the namespaces of --namespace (git, file). What is
-    not named, it does not sign: to let it sign more later, the phone has to agree
-    (avault guard).
-
-    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
-    whose keys are looked up in known_hosts, and shown. Or one of: any (every
-    server that proves which it is), unproven (also for clients that have no server
-    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
-
-      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
-    """
-    if kind not in KINDS_MADE:
-        raise Usage(
-            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
-        )
-    fields = {"action": "generate", "kind": kind, **name_key(group)}
-    return show_key(terminal, terminal.ask("key", **fields, **name_uses_of(**uses)))
-
-
-@command("key import", argument("file"), argument("group"), *USES)
-def cmd_key_import(terminal: Terminal, file: str, group: str, **uses: tuple[str, ...]) -> int:
-    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
-                        [--namespace NS]… [--json]
-
-    Takes a private key from a file, as ssh-keygen or openssl writes one, and
-    prints its public half. A passphrase is asked for once, and not kept: the
-    vault's protection is in its place. One of OpenSSH's own form has to go first,
-    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
-    here: see avault key generate --help. The file stays: delete it when the key has
-    signed.
-
-      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
-    """
-    text = read_key_file(file)
-    fields = {"action": "import", **name_key(group), **name_uses_of(**uses)}
-
-    def send(passphrase: str) -> dict[str, Any]:
-        try:
-            connection = Connection(terminal.places)
-        except NoDaemon:
-            raise terminal.no_daemon() from None
-        try:
-            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
-        finally:
-            connection.close()
-
-    answer = send("")
-    if answer.get("needs_passphrase"):
-        answer = send(ask_passphrase())
-    code = show_key(terminal, answer)
-    if file != "-":
-        say(f"{printable(file)} has the key still: once it signs from here, delete it")
-    return code
-
-
-def name_key(name: str) -> dict[str, Any]:
-    """GROUP and KEY of a name; raises Usage."""
-    group, key = split_name(name, None)
-    if key is None:
-        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
-    return {"group": group, "key": key}
-
-
-def read_key_file(path: str) -> str:
-    """The text of a key's file, or of stdin; raises NotFound, Usage."""
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
-        else:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(fd, "rb") as opened:
-                data = opened.read(LONGEST_KEY_FILE + 1)
-        if len(data) > LONGEST_KEY_FILE:
-            raise ValueError
-        return data.decode()
-    except (ValueError, IsADirectoryError):
-        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
-
-
-def ask_passphrase() -> str:
-    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
-            "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy: ssh-keygen -p -f COPY",
-        ) from None
-    return getpass.getpass("avault: the key's passphrase: ")
-
-
-def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
-    """Print a key's public half, and say what it signs."""
-    if terminal.want_json:
-        return show(terminal, answer)
-    put(f"{answer['public']} {answer['name']}\n")
-    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
-    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
-    found = answer["guard"]
-    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
-        again = f"avault guard {answer['name']} --server NAME"
-        warn("it signs nothing yet: no --server and no --namespace is named", again)
     return 0
 
 
@@ -41778,6 +44083,103 @@ def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
     return 0
 
 
+# -------------------------------------------------------------- cli/sign ----
+# avault sign: what a key signs of stdin, by the same rules as for everybody.
+
+
+SIGNED_AS = ("ssh-sig", *NOSTR_USES)
+ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
+
+
+@command(
+    "sign",
+    argument("group"),
+    option("--as", "form"),
+    option("--namespace"),
+    option("--peer"),
+)
+def cmd_sign(
+    terminal: Terminal, group: str, form: str | None, namespace: str | None, peer: str | None
+) -> int:
+    """usage: avault sign GROUP/KEY --as ssh-sig --namespace NS [--json] < FILE
+           avault sign GROUP/KEY --as nostr-event [--json] < EVENT
+           avault sign GROUP/KEY --as nip44-encrypt|nip44-decrypt|… --peer NPUB < TEXT
+
+    Signs what is on stdin by a key of the vault, as far as the key's guard lets it,
+    and prints the signature: of a file as ssh-keygen -Y sign does, for a namespace;
+    of a Nostr event (JSON with kind, content and tags; created_at is now if it is not
+    there) the whole event. nip44-encrypt, nip44-decrypt, nip04-encrypt and
+    nip04-decrypt are for texts, with a peer. What is not understood is not signed:
+    there is no raw. Why something was not, says avault log.
+
+      avault sign ops/GITHUB --as ssh-sig --namespace file < release.tar.gz
+    """
+    if form not in SIGNED_AS:
+        raise Usage("what is it to be signed as?", f"--as, with one of: {', '.join(SIGNED_AS)}")
+    named = name_key(group)
+    if form == "ssh-sig":
+        return sign_file(terminal, named, namespace)
+    text = read_text()
+    fields: dict[str, Any] = {"as": form, **named, "payload": encode_base64(text.encode())}
+    if form == "nostr-event":
+        fields["payload"] = encode_base64(date_event(text).encode())
+    elif peer:
+        [fields["peer"]] = name_peers((peer,))
+    else:
+        raise Usage("with whom?", "as in: --peer NPUB")
+    answer = terminal.ask("sign", **fields)
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(answer["signature"] + ("\n" if form != "nip44-decrypt" else ""))
+    return 0
+
+
+def read_text() -> str:
+    """The text on stdin; raises Usage."""
+    data = sys.stdin.buffer.read(LONGEST_NOSTR + 1)
+    try:
+        if len(data) > LONGEST_NOSTR:
+            raise ValueError
+        return data.decode()
+    except ValueError:
+        hint = f"at most {LONGEST_NOSTR} bytes of UTF-8"
+        raise Usage("what is on stdin is no such text", hint) from None
+
+
+def date_event(text: str) -> str:
+    """An event with a time, which is now where it says none; else as it is."""
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(event, dict):
+        event = {"created_at": int(time.time()), "tags": [], **event}
+    return json.dumps(event)
+
+
+def sign_file(terminal: Terminal, named: dict[str, Any], namespace: str | None) -> int:
+    """Sign the file on stdin for a namespace, as OpenSSH does (PROTOCOL.sshsig)."""
+    if not namespace:
+        raise Usage("for which namespace?", "as in: --namespace file")
+    hashed = hashlib.sha512()
+    while piece := sys.stdin.buffer.read(1 << 20):
+        hashed.update(piece)
+    about = ssh_string(namespace.encode()) + ssh_string(b"") + ssh_string(b"sha512")
+    payload = encode_base64(SSHSIG_MAGIC + about + ssh_string(hashed.digest()))
+    answer = terminal.ask("sign", **{"as": "sshsig", **named, "payload": payload})
+    if terminal.want_json:
+        return show(terminal, answer)
+    public = binascii.a2b_base64(answer["public"])
+    made = binascii.a2b_base64(answer["signature"])
+    SshReader(made).text()  # a signature, or nothing is printed
+    whole = SSHSIG_MAGIC + (1).to_bytes(4, "big") + ssh_string(public) + about + ssh_string(made)
+    text = encode_base64(whole)
+    lines = [text[at : at + ARMOR_WIDTH] for at in range(0, len(text), ARMOR_WIDTH)]
+    begin, end = (f"-----{word} SSH SIGNATURE-----" for word in ("BEGIN", "END"))
+    put("\n".join([begin, *lines, end]) + "\n")
+    return 0
+
+
 # ------------------------------------------------------------ cli/signer ----
 # avault signer: the other side of NIP-46, a phone in a terminal.
 #
@@ -42224,6 +44626,8 @@ def main() -> NoReturn:
         main_signing(argv[1:])
     if argv[:1] == ["ssh-agent"]:
         main_ssh_agent(argv[1:])
+    if argv[:1] == ["nostr"]:
+        main_nostr_front(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["opener"]:

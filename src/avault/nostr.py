@@ -75,7 +75,7 @@ def decrypt(keys: Keys, peer: str, payload: str) -> str:
 STATEMENT_KIND = 26_047  # ephemeral and unused: no relay keeps it, no app knows it
 
 
-def sign(keys: Keys, text: str) -> str:
+def sign_text(keys: Keys, text: str) -> str:
     """A text that a key has signed, as the JSON of a Nostr event (NIP-01)."""
     return str(
         nostr_sdk.EventBuilder(nostr_sdk.Kind(STATEMENT_KIND), text).finalize(keys).as_json()

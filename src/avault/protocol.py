@@ -34,12 +34,13 @@ DOOR = {
     "record",
     "ssh",
     "message",
+    "nostr",
 }
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-    "guard", "guards", "key", "keys", "sign", "word", "grant", "grants", "revoke",
+    "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign",

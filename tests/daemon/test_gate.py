@@ -93,7 +93,16 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
         "key": [{**key, "action": "generate", "kind": "ed25519"}, {**key, "action": "import"}],
         "keys": [{"as": "ssh"}, {}],
         "word": [{"action": "read", "event": {}}, {"action": "inbox", "relays": ["wss://relay.example"]}],
-        "sign": [{**key, "as": what, "payload": "AAAA"} for what in ("ssh", "sshsig", "raw")],
+        "sign": [
+            *({**key, "as": what, "payload": "AAAA"} for what in ("ssh", "sshsig", "raw")),
+            *({**key, "as": what, "payload": "AAAA", "peer": "00" * 32} for what in avault.NOSTR_USES),
+        ],
+        "bunker": [
+            {"action": "invite", "name": name, **key, "kinds": ["1"], "seconds": 60},
+            {"action": "event", "event": json.dumps({"tags": [["p", "00" * 32]], "content": place})},
+            *({"action": action, "name": name} for action in ("list", "listen", "revoke", "list")),
+            *({"action": action} for action in ("list", "listen")),
+        ],
     }
     return found[op]
 

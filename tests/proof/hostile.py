@@ -34,7 +34,7 @@ READS = [
     "word",
     "grants",
 ]
-WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key", "grant", "revoke"]
+WRITES = ["set", "delete", "move", "import", "merge", "restore", "guard", "key", "bunker", "grant", "revoke"]
 RELEASING = {"get", "export", "reveal", "provide"}  # what may give a value out
 assert {*READS, *WRITES} == avault.VALUES
 

@@ -501,7 +501,7 @@ def test_what_is_no_farewell(wrong: str) -> None:
     stranger = avault.make_keys()
     statement = avault.make_statement(stranger if wrong == "statement" else KEYS, "v", "xyz" if wrong == "agent" else "0" * 64)
     if wrong == "type":
-        statement = avault.sign(KEYS, json.dumps({"type": "avault/other", "agent": "0" * 64}))
+        statement = avault.sign_text(KEYS, json.dumps({"type": "avault/other", "agent": "0" * 64}))
     event = avault.compose_farewell(stranger if wrong == "author" else KEYS, statement, 0)
     event = root(0) if wrong == "none" else event
     assert avault.read_farewell(event, AGENT) is None

@@ -563,7 +563,7 @@ def sign_anew(staged: Staged, keys: Any, **changed: Any) -> None:
     manifest = staged.ready / "manifest"
     said = json.loads(avault.read_signed(manifest.read_text())[1])
     said["files"] = {name: avault.hash_file(str(staged.ready / name)) for name in said["files"]}
-    manifest.write_text(avault.sign(keys, json.dumps({**said, **changed})))
+    manifest.write_text(avault.sign_text(keys, json.dumps({**said, **changed})))
 
 
 def write_more(staged: Staged) -> None:

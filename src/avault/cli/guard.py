@@ -7,14 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.cli.custody import Person, show, show_code
-from avault.cli.servers import name_uses_of
+from avault.cli.key import name_all_uses
+from avault.cli.nostr_words import NOSTR_OPTIONS
 from avault.daily import is_number
 from avault.errors import Denied, Usage, printable
 from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
-from avault.vault.rules import TO_COME, WAYS
+from avault.vault.rule_members import TO_COME, WAYS
 from avault.vault.services import SERVICES, find_service
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
+    *NOSTR_OPTIONS,
     option("--preset"),
     option("--until"),
     option("--times"),
@@ -43,7 +45,8 @@ def cmd_guard(
     """usage: avault guard GROUP[/KEY] [--ask [D]] [--only run|proxy|ssh|sign]…
                           [--host HOST]… [--method METHOD]… [--path GLOB]…
                           [--preset SERVICE] [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--until T] [--times N] [--yes] [--json]
+                          [--namespace NS]… [--kinds K,…] [--ciphers C,…]
+                          [--peer NPUB|any]… [--until T] [--times N] [--yes] [--json]
            avault guard [GROUP[/KEY]] [--json]
            avault guard --preset SERVICE
 
@@ -59,12 +62,12 @@ def cmd_guard(
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
-    uses by avault itself, without giving it out; of proxy and sign there are none
-    yet, and with them alone it is refused everywhere.
+    uses by avault itself, without giving it out; of proxy there is none yet, and
+    with it alone it is refused everywhere.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
-    --server, --user and --namespace are for keys that sign:
-    see avault key generate --help.
+    --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
+    sign: see avault key generate --help.
     --until is a duration, a date or a time (2030-01-31, 2030-01-31T12:00:00Z).
     --times counts in the vault, so locks, restarts and other machines do not
     begin anew. After either, only the operator has it used again.
@@ -156,7 +159,7 @@ def read_options(
     preset: str | None,
     until: str | None,
     times: str | None,
-    **uses: tuple[str, ...],
+    **uses: Any,
 ) -> dict[str, Any]:
     """The fields of a guard that the options name; raises Usage."""
     if wrong := next((each for each in only if each not in WAYS), None):
@@ -177,7 +180,7 @@ def read_options(
         if not is_number(times) or int(times) < 1:
             raise Usage("--times takes a number from 1")
         rules["times"] = int(times)
-    return {name: value for name, value in rules.items() if value != []} | name_uses_of(**uses)
+    return {name: value for name, value in rules.items() if value != []} | name_all_uses(**uses)
 
 
 def parse_time(text: str) -> int:

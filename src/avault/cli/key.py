@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.cli.custody import show
+from avault.cli.nostr_words import NOSTR_OPTIONS, name_nostr_uses
 from avault.cli.servers import name_uses_of
 from avault.client import Connection
 from avault.errors import NotFound, Usage, printable
@@ -27,53 +28,75 @@ USES = (
     option("--server", "servers", multiple=True),
     option("--user", "users", multiple=True),
     option("--namespace", "namespaces", multiple=True),
+    *NOSTR_OPTIONS,
 )
 
 
 @command("key generate", argument("kind"), argument("group"), *USES)
-def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: tuple[str, ...]) -> int:
+def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: Any) -> int:
     """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
                           [--namespace NS]… [--json]
+           avault key generate nostr GROUP/KEY [--kinds K,…] [--ciphers C,…]
+                          [--peer NPUB|any]… [--json]
 
-    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
-    prints its public half. Nobody ever sees the private one: it is guarded from the
-    first, and leaves the vault in no other way than by signing (avault ssh). It
-    signs in to the servers that --server names, as any user or those of --user, and
-    signs files and commits for the namespaces of --namespace (git, file). What is
-    not named, it does not sign: to let it sign more later, the phone has to agree
-    (avault guard).
+    Makes a key that signs, and prints its public half. Nobody ever sees the private
+    one: it is guarded from the first, and leaves the vault in no other way than by
+    signing. What is not named, it does not sign: to let it sign more later, the
+    phone has to agree (avault guard).
 
-    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
-    whose keys are looked up in known_hosts, and shown. Or one of: any (every
-    server that proves which it is), unproven (also for clients that have no server
-    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
+    Of the kind ed25519, ecdsa-p256 or rsa it is for SSH (avault ssh): it signs in to
+    the servers that --server names, as any user or those of --user, and signs files
+    and commits for the namespaces of --namespace (git, file). A server is
+    NAME=SHA256:…, the fingerprint of its host key; or NAME alone, whose keys are
+    looked up in known_hosts, and shown. Or one of: any (every server that proves
+    which it is), unproven (also for clients that have no server prove it: not
+    OpenSSH's), forwarded (also through a forwarded agent).
+
+    Of the kind nostr it signs events of the kinds of --kinds, and encrypts or
+    decrypts texts with the --peer named, by the --ciphers named: nip44_encrypt,
+    nip44_decrypt, nip04_encrypt, nip04_decrypt (avault bunker, avault sign).
 
       avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
+      avault key generate nostr nostr/WRITER --kinds 1,7
     """
     if kind not in KINDS_MADE:
         raise Usage(
             f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
         )
     fields = {"action": "generate", "kind": kind, **name_key(group)}
-    return show_key(terminal, terminal.ask("key", **fields, **name_uses_of(**uses)))
+    return show_key(terminal, terminal.ask("key", **fields, **name_all_uses(**uses)))
 
 
-@command("key import", argument("file"), argument("group"), *USES)
-def cmd_key_import(terminal: Terminal, file: str, group: str, **uses: tuple[str, ...]) -> int:
+def name_all_uses(
+    kinds: str | None, ciphers: str | None, peers: tuple[str, ...], **uses: tuple[str, ...]
+) -> dict[str, Any]:
+    """The fields of a request that say what a key may sign; raises Usage."""
+    return {**name_uses_of(**uses), **name_nostr_uses(kinds, ciphers, peers)}
+
+
+@command("key import", argument("file"), argument("group"), option("--kind"), *USES)
+def cmd_key_import(terminal: Terminal, file: str, group: str, kind: str | None, **uses: Any) -> int:
     """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
                         [--namespace NS]… [--json]
+           avault key import FILE|- GROUP/KEY --kind nostr [--kinds K,…]
+                        [--ciphers C,…] [--peer NPUB|any]… [--json]
 
     Takes a private key from a file, as ssh-keygen or openssl writes one, and
     prints its public half. A passphrase is asked for once, and not kept: the
     vault's protection is in its place. One of OpenSSH's own form has to go first,
-    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
-    here: see avault key generate --help. The file stays: delete it when the key has
-    signed.
+    by ssh-keygen, from a copy in memory. With --kind nostr it is an nsec, its hex,
+    or an ncryptsec; the agent's and an operator's are refused. The rest is as with a
+    key that is made here: see avault key generate --help. The file stays: delete it
+    when the key has signed.
 
       avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
     """
+    if kind not in (None, "nostr"):
+        raise Usage("no such kind of key to import", "nostr; of others the file says it")
     text = read_key_file(file)
-    fields = {"action": "import", **name_key(group), **name_uses_of(**uses)}
+    fields = {"action": "import", **name_key(group), **name_all_uses(**uses)}
+    if kind:
+        fields["kind"] = kind
 
     def send(passphrase: str) -> dict[str, Any]:
         try:
@@ -138,10 +161,13 @@ def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
     if terminal.want_json:
         return show(terminal, answer)
     put(f"{answer['public']} {answer['name']}\n")
-    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
+    if answer["kind"] != "nostr":
+        say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
     say(f"{answer['name']} is guarded: {answer['guard']['words']}")
-    found = answer["guard"]
-    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
-        again = f"avault guard {answer['name']} --server NAME"
-        warn("it signs nothing yet: no --server and no --namespace is named", again)
+    is_nostr, found = answer["kind"] == "nostr", answer["guard"]
+    sets = ("kinds", "ciphers") if is_nostr else ("servers", "namespaces")
+    if not any(any(found.get(each) or [[]]) for each in sets):
+        again = f"avault guard {answer['name']} {'--kinds 1' if is_nostr else '--server NAME'}"
+        options = "no --kinds and no --ciphers" if is_nostr else "no --server and no --namespace"
+        warn(f"it signs nothing yet: {options} is named", again)
     return 0

@@ -15,6 +15,7 @@ from avault.custody.trial import main_trial
 from avault.daemon.opener import main_opener
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
+from avault.fronts.nostr_front import main_nostr_front
 from avault.fronts.ssh_front import main_ssh_agent
 from avault.hints import call, say_error
 from avault.places import NoPlace, Places, read_record
@@ -309,6 +310,8 @@ def main() -> NoReturn:
         main_signing(argv[1:])
     if argv[:1] == ["ssh-agent"]:
         main_ssh_agent(argv[1:])
+    if argv[:1] == ["nostr"]:
+        main_nostr_front(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["opener"]:

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Denied, NotFound, Tampered, Usage, printable
-from avault.nostr import parse_npub, read_signed, sign
+from avault.nostr import parse_npub, read_signed, sign_text
 from avault.places import Places, sha256
 from avault.vault.files import read_file, sync_directory, write_file
 from avault.vault.machine import RETIRED
@@ -95,7 +95,7 @@ class Unsigned:
         keys, self.keys = self.keys, None
         if not keys or any(content[name] != known for name, known in self.agreed.items()):
             raise Denied("that is not the custodian that was agreed to")
-        return {"signed": sign(keys, state_custodian(content))}
+        return {"signed": sign_text(keys, state_custodian(content))}
 
 
 def check_custodian_of(content: dict[str, Any], agent: str) -> None:

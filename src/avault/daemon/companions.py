@@ -9,6 +9,7 @@ from avault.daemon.front_process import Fronts
 from avault.daemon.messenger import Messenger
 from avault.daemon.recorder import Recorder
 from avault.daemon.replicator import Replicator
+from avault.errors import AvaultError, complain
 from avault.places import Places
 from avault.tasks import spawn
 
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
 class Companions:
     """Git is told, relays are given, the operator is written to, and front ends are served.
 
-    `verified` gives the digests of the files that the open vault has looked at.
+    `verified` gives the digests of the files that the open vault has looked at, `say` is told what
+    goes wrong.
     """
 
-    def __init__(self, places: Places, verified: Callable[[], dict[str, str]]) -> None:
+    def __init__(
+        self, places: Places, verified: Callable[[], dict[str, str]], say: Callable[[str], None]
+    ) -> None:
+        self.say = say
         self.recorder, self.replicator = Recorder(places, verified), Replicator(places)
         self.messenger, self.fronts = Messenger(places), Fronts(places)
 
@@ -38,6 +43,17 @@ class Companions:
         """Have them follow the vault's state."""
         spawn(tasks, self.replicator.run(warden))
         spawn(tasks, self.messenger.run(warden))
+        spawn(tasks, self.follow_invited(warden))
+
+    async def follow_invited(self, warden: Warden) -> None:
+        """Have the front end for those who are invited look, whenever they are others."""
+        while True:
+            await warden.invited.wait()
+            warden.invited.clear()
+            try:
+                await self.fronts.nostr()
+            except (AvaultError, OSError) as error:
+                self.say(f"who is invited is not served: {complain(error).message}")
 
     def describe(self) -> dict[str, Any]:
         """What `status` shows of them."""
@@ -48,3 +64,4 @@ class Companions:
         """The daemon ends."""
         self.replicator.leave()
         self.fronts.end()
+        self.fronts.end_carrier()

@@ -208,6 +208,12 @@ async def answer_message(supervisor: Supervisor, sock: socket.socket, request: M
     return {"ok": True, "messages": supervisor.companions.messenger.describe()}
 
 
+async def answer_nostr(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
+    """How the relays are for those who are invited, who are looked for now; and the `state`."""
+    found = await supervisor.companions.fronts.nostr()
+    return {**found, "state": supervisor.warden.current_state()}
+
+
 ANSWERS: dict[str, Respond] = {
     "status": answer_status,
     "unlock": answer_unlock,
@@ -221,4 +227,5 @@ ANSWERS: dict[str, Respond] = {
     "record": answer_record,
     "ssh": answer_ssh,
     "message": answer_message,
+    "nostr": answer_nostr,
 }

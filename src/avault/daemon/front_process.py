@@ -5,20 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+from typing import TYPE_CHECKING
 
-from avault.errors import AvaultError, Unavailable
+from avault.errors import AvaultError, Unavailable, Usage
 from avault.places import Places
 from avault.process import clean_environment, own_command
 from avault.protocol import decode_frame
 
+if TYPE_CHECKING:
+    from avault.protocol import Message
+
 
 class Fronts:
-    """The front end for SSH, one for all who ask."""
+    """The front ends: for SSH, and for those who are invited; each is one for all who ask."""
 
     START_TIME = 15.0  # seconds
+    LONGEST = 1 << 16  # bytes that one says of itself
 
     def __init__(self, places: Places) -> None:
         self.places = places
+        self.carrier: asyncio.subprocess.Process | None = None  # for those who are invited
+        self.looking = asyncio.Lock()
         self.process: asyncio.subprocess.Process | None = None
         self.starting = asyncio.Lock()
 
@@ -60,8 +67,51 @@ class Fronts:
                 raise AvaultError.from_dict(answer)
             raise Unavailable("the SSH agent did not start", "try again")
 
+    async def nostr(self) -> Message:
+        """Have the front end look at who is invited, started if it is not; how its relays are.
+
+        Raises what kept it from that.
+        """
+        async with self.looking:
+            if not self.carrier or self.carrier.returncode is not None:
+                self.carrier = await asyncio.create_subprocess_exec(
+                    *own_command("nostr", self.places.dir, self.places.socket),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env=clean_environment(),
+                    start_new_session=True,
+                )
+            try:
+                async with asyncio.timeout(self.START_TIME):
+                    answer = await self.ask_carrier(self.carrier)
+            except (TimeoutError, OSError, EOFError, Usage):
+                self.end_carrier()
+                raise Unavailable("the front end for Nostr does not answer", "try again") from None
+        if not answer.get("ok"):
+            raise AvaultError.from_dict(answer)
+        return answer
+
+    async def ask_carrier(self, process: asyncio.subprocess.Process) -> Message:
+        """What the front end says once it has looked; raises OSError, EOFError, Usage."""
+        if not (process.stdin and process.stdout):
+            raise EOFError
+        process.stdin.write(b"\n")
+        await process.stdin.drain()
+        size = int.from_bytes(await process.stdout.readexactly(4), "big")
+        if size > self.LONGEST:
+            raise Usage("a frame that is too long")
+        return decode_frame(await process.stdout.readexactly(size))
+
+    def end_carrier(self) -> None:
+        """Have the front end for those who are invited end."""
+        if self.carrier and self.carrier.returncode is None:
+            self.carrier.kill()
+        self.carrier = None
+
     def end(self) -> None:
-        """Have it end, and its socket gone."""
+        """Have the one for SSH end, and its socket gone."""
         if self.process and self.process.returncode is None:
             self.process.kill()
         self.process = None

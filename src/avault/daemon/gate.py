@@ -13,7 +13,8 @@ from avault.errors import Denied
 from avault.vault.guard_changes import count_use
 from avault.vault.guards import Guard, Guards
 from avault.vault.records import Group, Vault
-from avault.vault.rules import TO_COME, WAYS, Rules
+from avault.vault.rule_members import TO_COME, WAYS
+from avault.vault.rules import Rules
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:
@@ -194,8 +195,9 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
         if ways <= TO_COME:
             hint = f"nothing here can be a {shown} yet; {lift}"
-        elif "ssh" in ways and "run" not in ways:
-            hint = f"to sign with it: avault ssh -- CMD; {lift}"
+        elif "run" not in ways:
+            how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
+            hint = f"to sign with it: {how}; {lift}"
         return Denied(f"{name} is guarded: only {shown} may use it", hint)
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)

@@ -11,7 +11,8 @@ from avault.vault.guard_changes import add_guard, refuse_more, remove_marks, tak
 from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
-from avault.vault.rules import NUMBERS, PROXY_SETS, SETS, SSH_SETS, Rules, check_rules
+from avault.vault.rule_members import SETS, SETS_OF
+from avault.vault.rules import NUMBERS, Rules, check_rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +63,8 @@ class GuardChange:
         if given is None:
             self.marks, self.weakens = guards.marks_of(place), True
             return
-        ways = given.get("only", ["proxy", "ssh"])
-        of_ways = (("proxy", PROXY_SETS), ("ssh", SSH_SETS))
-        gone = {*given, *(name for way, names in of_ways if way not in ways for name in names)}
+        ways, sets = given.get("only", [*SETS_OF]), SETS_OF.items()
+        gone = {*given, *(name for way, names in sets if way not in ways for name in names)}
         touched = [each for each in own if each.rules.is_known and names_any(each.rules, gone)]
         rest = [keep_fields(guards.left(each), gone) for each in touched]
         wanted = guards.rules_of([each for each in own if each not in touched])

@@ -54,6 +54,7 @@ class Warden:
         self.custody, self.grants = Custody(places, self.child), GrantSockets(places, self.child)
         self.custody.report = lambda: self.report
         self.changed = asyncio.Event()  # replaced at every change of state
+        self.invited = asyncio.Event()  # others are invited than before, or the vault is open
         self.question = Question(places)
         self.tasks: set[asyncio.Task[None]] = set()
         self.staying: asyncio.Task[None] | None = None  # the daemon's own wait for the answer
@@ -134,8 +135,11 @@ class Warden:
     def receive(self, message: Message) -> None:
         """A message from the keyholder."""
         if "report" in message:
-            self.report, was = message["report"], self.state
+            before, was, self.report = self.report.get("invited"), self.state, message["report"]
             has_opened = self.report["state"] == "unlocked" and was != "unlocked"
+            now = self.report.get("invited")
+            if (now and has_opened) or (now != before and None not in (now, before)):
+                self.invited.set()
             if has_opened:
                 # the key that counts has opened it: what is left of another one goes
                 spawn(self.tasks, forget_left(self.places))

@@ -14,9 +14,11 @@ from avault.protocol import refuse_unknown
 from avault.signing.key_files import LONGEST_FILE, LONGEST_PASSPHRASE
 from avault.vault.guard_changes import add_guard, refuse_more
 from avault.vault.guards import Guards
+from avault.vault.invitations import refuse_own_keys
 from avault.vault.names import check_group, check_key, check_value
 from avault.vault.records import Vault
-from avault.vault.rules import SSH_SETS, check_rules
+from avault.vault.rule_members import NOSTR_SETS, SSH_SETS
+from avault.vault.rules import check_rules
 from avault.vault.signing_keys import KINDS_MADE, read_signing_key
 
 if TYPE_CHECKING:
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
     from avault.protocol import Message
 
 
-KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS})
+KEY_FIELDS = frozenset({"action", "group", "key", "kind", *SSH_SETS, *NOSTR_SETS})
 
 
 async def serve_key(keyholder: Keyholder, session: Session, request: Message) -> Message:
     """Make a key that signs, or take the one in the next frame; its public half.
 
-    It is guarded by the same write: it signs for SSH what is named, and leaves in no other way.
+    It is guarded by the same write: it signs what is named, and leaves in no other way.
     Where its file has a passphrase that did not come along, nothing is written, and
     `needs_passphrase` says so.
     """
@@ -39,14 +41,18 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     name, action = f"{group}/{key}", request.get("action")
     refuse_unknown(request, KEY_FIELDS)
     given = name_uses(request)
+    kind = request.get("kind")
     refuse_existing(keyholder.open_store().vault, group, key)
     if action == "generate":
-        if request.get("kind") not in KINDS_MADE:
+        if kind not in KINDS_MADE:
             raise Usage("no such kind of key", f"one of: {', '.join(KINDS_MADE)}")
-        made = await keyholder.signing.ask(do="make", kind=request["kind"])
+        made = await keyholder.signing.ask(do="make", kind=kind)
     elif action == "import":
+        if kind not in (None, "nostr"):
+            raise Usage("no such kind of key", "nostr; of others the file says it")
         file, passphrase = read_key_frame(await session.frame())
-        made = await keyholder.signing.ask(do="take", file=file, passphrase=passphrase)
+        given_file = {"file": file, "passphrase": passphrase, "kind": kind}
+        made = await keyholder.signing.ask(do="take", **given_file)
         if made.get("needs_passphrase"):
             return {"ok": True, "needs_passphrase": True}
     else:
@@ -55,6 +61,8 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
     known = read_signing_key(value)
     if not known:
         raise Usage("no key that SSH signs with", "one of: ed25519, ecdsa, rsa")
+    if known.kind == "nostr":
+        refuse_own_keys(keyholder.open_store().vault, known.blob.hex())
 
     def change(vault: Vault) -> None:
         now = int(time.time())
@@ -71,12 +79,18 @@ async def serve_key(keyholder: Keyholder, session: Session, request: Message) ->
 
 def name_uses(request: Message) -> dict[str, Any]:
     """The guard of a new key: what is not named, it does not sign; raises Usage."""
-    named = {name: request[name] for name in SSH_SETS if request.get(name) is not None}
+    is_nostr = request.get("kind") == "nostr"
+    sets, others = (NOSTR_SETS, SSH_SETS) if is_nostr else (SSH_SETS, NOSTR_SETS)
+    if wrong := next((name for name in others if request.get(name) is not None), None):
+        raise Usage(f"{wrong} is for keys of another kind", f"one of: {', '.join(sets)}")
+    named = {name: request[name] for name in sets if request.get(name) is not None}
     for name, members in named.items():
         if members == []:  # of users, none would be any
             raise Usage(f"{name} is a list that is empty", "name some, or leave it out")
     kept = check_rules(named, int(time.time()))
-    return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+    if not is_nostr:
+        return {"servers": [], "namespaces": [], **kept, "only": ["ssh"]}
+    return {"kinds": [], "ciphers": [], "peers": [], **kept, "only": ["sign"]}
 
 
 def read_key_frame(frame: Message) -> tuple[str, str | None]:

@@ -16,6 +16,7 @@ from avault.daemon.describing import describe_keyholder
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
 from avault.daemon.gate import Gate
 from avault.daemon.grants import Grants
+from avault.daemon.guests import Guests
 from avault.daemon.holding import Holding
 from avault.daemon.openers import Openers
 from avault.daemon.operators import change_operators
@@ -74,6 +75,7 @@ class Keyholder:
         self.control = Control(control, self.receive, self.ended.set)
         self.reporter = Reporter(self.control, self.describe)
         self.gate, self.signing = Gate(), SigningLink(self.control)
+        self.guests = Guests(places.own("access.log"))
         self.holding = Holding(places, self.reporter, limits)
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
@@ -173,8 +175,9 @@ class Keyholder:
         if not store:
             return known
         asked = find_asked(store.vault, self.gate.look(store.vault))
-        grants = [*self.grants.known]
-        return {**known, "asks": asked[:MOST_ASKED], "grants": grants, **self.askings.describe()}
+        told = {**self.askings.describe(), **self.signing.describe(store)}
+        told["grants"] = [*self.grants.known]
+        return {**known, "asks": asked[:MOST_ASKED], **told}
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.answers import ANSWERED, tell_of_held
 from avault.daemon.asked import serve_asked
+from avault.daemon.bunker_requests import serve_bunker
 from avault.daemon.changes import (
     serve_delete,
     serve_import,
@@ -23,6 +24,7 @@ from avault.daemon.grant_requests import serve_grant, serve_grants, serve_revoke
 from avault.daemon.guard_requests import serve_guard, serve_guards
 from avault.daemon.key_requests import serve_key
 from avault.daemon.keyholder import Keyholder
+from avault.daemon.nostr_signing import serve_signature
 from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
 from avault.daemon.showing import (
@@ -32,7 +34,7 @@ from avault.daemon.showing import (
     serve_verify,
     serve_verify_log,
 )
-from avault.daemon.signing import serve_sign, serve_signing_keys
+from avault.daemon.signing import serve_signing_keys
 from avault.daemon.wire import Session
 from avault.daemon.words import serve_word
 from avault.errors import AvaultError, Denied, NotFound, Usage
@@ -190,7 +192,8 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
-    "sign": serve_sign,
+    "sign": serve_signature,
+    "bunker": serve_bunker,
     "word": serve_word,
     "grant": serve_grant,
     "grants": serve_grants,

@@ -20,7 +20,7 @@ from avault.ssh_wire import decode_base64, encode_base64
 from avault.vault.guards import Guards
 from avault.vault.names import check_group, check_key
 from avault.vault.records import Vault
-from avault.vault.rules import join_rules
+from avault.vault.rules import Rules, join_rules
 from avault.vault.secret import is_sealed
 from avault.vault.ssh_rules import find_ssh_fault, may_offer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way that a guard names
+WAY_FOR_NOSTR = "sign"
 
 
 async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -69,7 +70,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         known = complain(error)
         keyholder.release(session, {**noted, "why": known.message}, known.code)
         raise
-    return {"ok": True, "signature": str(answer["signature"]), "name": name, "said": sentence}
+    made = {"signature": str(answer["signature"]), "public": public}
+    return {"ok": True, **made, "name": name, "said": sentence}
 
 
 SIGN_FIELDS = frozenset(
@@ -165,15 +167,10 @@ def encode_public(keyholder: Keyholder, name: str) -> str:
     return encode_base64(known.blob)
 
 
-def admit_use(
-    keyholder: Keyholder,
-    name: str,
-    public: str,
-    way: str,
-    use: dict[str, Any],
-    reserved: Passage | None = None,
-) -> Passage:
-    """What of the vault may be used so: the key alone; raises Denied, NotFound.
+def admit_key(
+    keyholder: Keyholder, name: str, public: str, way: str, reserved: Passage | None = None
+) -> tuple[Rules, Passage]:
+    """The key alone of the vault, if it may sign by a way, and its rules; raises Denied, NotFound.
 
     A key signs only where a guard names the way. One whose use is `reserved` may have none left.
     """
@@ -183,6 +180,8 @@ def admit_use(
     refuse_asked(vault, guards, name)
     if encode_public(keyholder, name) != public:
         raise Denied(f"{name} is another key meanwhile", "ask again")
+    if (keyholder.signing.keys.look(vault)[name].kind == "nostr") != (way == WAY_FOR_NOSTR):
+        raise Usage(f"{name} is no key that signs this", "see what it is: avault list")
     found = guards.of(name)
     rules = guards.rules_of(found)
     if rules.ways() is None:
@@ -194,9 +193,22 @@ def admit_use(
         rules.times = None
     if not rules.lets(way, time.time()):
         check(guards, name, way, time.time())
+    return rules, Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+
+
+def admit_use(
+    keyholder: Keyholder,
+    name: str,
+    public: str,
+    way: str,
+    use: dict[str, Any],
+    reserved: Passage | None = None,
+) -> Passage:
+    """What of the vault may be used so for SSH: the key alone; raises Denied, NotFound."""
+    rules, passage = admit_key(keyholder, name, public, way, reserved)
     if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
         raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
-    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
+    return passage
 
 
 async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
@@ -222,7 +234,8 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     may = [
         {"name": name, **keys[name].to_dict()}
         for name, rules in fits.items()
-        if rules.ways() is not None
+        if keys[name].kind != "nostr"
+        and rules.ways() is not None
         and (not session.grant or session.grant.has(*name.split("/")))
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)

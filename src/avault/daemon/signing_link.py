@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.wire import Control
 from avault.errors import AvaultError, Unavailable, Usage
+from avault.places import sha256
+from avault.vault.invitations import Invitations
 from avault.vault.records import Vault
 from avault.vault.signing_keys import SigningKeys, identify_key
+from avault.vault.store import Store
 
 if TYPE_CHECKING:
     from avault.protocol import Message
@@ -25,7 +28,7 @@ class SigningLink:
     ANSWER_TIME = 60.0  # an RSA key takes some to be made
 
     def __init__(self, control: Control) -> None:
-        self.control, self.keys = control, SigningKeys()
+        self.control, self.keys, self.invited = control, SigningKeys(), Invitations()
         self.link: Control | None = None
         self.coming: asyncio.Future[Control] | None = None
         self.answers: dict[int, asyncio.Future[Message]] = {}
@@ -105,9 +108,18 @@ class SigningLink:
         except Usage:
             return False
 
+    def describe(self, store: Store) -> Message:
+        """What the supervisor needs to know: another `invited` where a front end has to look."""
+        mine = [each for each in self.invited.look(store.vault) if each.machine == store.machine]
+        said = " ".join(f"{each.identity} {each.client}" for each in mine)
+        return {"invited": sha256(said.encode()).hex() if mine else ""}
+
     def tidy(self, vault: Vault) -> None:
         """Have the process drop the keys that a vault has no more."""
-        gone = self.given - self.keys.identities(vault) if self.given else set()
+        if not self.given:
+            return
+        transports = {identify_key(each.transport) for each in self.invited.look(vault)}
+        gone = self.given - self.keys.identities(vault) - transports
         if gone and self.link:
             self.given -= gone
             self.link.send({"id": 0, "do": "forget", "keys": sorted(gone)})

@@ -68,7 +68,7 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}))
+        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}), say)
         wrote = self.companions.note_written
         self.warden = Warden(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)

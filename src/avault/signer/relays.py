@@ -44,7 +44,7 @@ class Relays:
         wanted: nostr_sdk.Filter | None = None,
     ) -> None:
         self.keys, self.hear, self.changed = keys, hear, changed
-        self.wanted = wanted or wanted_answers(keys)
+        self.wanted = wanted or wanted_answers(public_hex(keys))
         self.shown: dict[str, dict[str, Any]] = {
             url: {"url": url, "connected": False, "said": None} for url in urls
         }
@@ -178,13 +178,19 @@ class Relays:
             return "accepted" if text.startswith("duplicate:") else text
         return "accepted"
 
+    async def publish(self, text: str) -> None:
+        """Send an event, as JSON, to all of them."""
+        event = nostr_sdk.Event.from_json(text)
+        await asyncio.gather(*(self.send(url, event) for url in self.pool))
 
-def wanted_answers(keys: Keys) -> nostr_sdk.Filter:
-    """The events of NIP-46 to a key.
+
+def wanted_answers(public: str) -> nostr_sdk.Filter:
+    """The events of NIP-46 to a public key (hex).
 
     Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
     """
-    return nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
+    wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND))
+    return wanted.pubkey(nostr_sdk.PublicKey.parse(public))
 
 
 def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
@@ -278,7 +284,7 @@ async def probe(url: str, seconds: float) -> tuple[str | None, float]:
             stream = client.notifications()
             await relay.try_connect(timeout=limit)
             stage = "takes no subscription"
-            await client.subscribe(nostr_sdk.ReqTarget.auto([wanted_answers(keys)]), id="avault")
+            await client.subscribe(nostr_sdk.ReqTarget.auto([wanted_answers(public_hex(keys))]), id="avault")
             await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
             stage = "takes no message"
             event = compose_event(keys, public_hex(keys), secrets.token_hex(300))
@@ -316,3 +322,31 @@ async def start_relay() -> tuple[nostr_sdk.LocalRelay, str]:
     relay = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").build()
     await relay.run()
     return relay, str(await relay.url())
+
+
+async def start_narrow_relay(port: int, most: int) -> nostr_sdk.LocalRelay:
+    """A relay of our own on the loopback that carries nothing but NIP-46, and keeps none of it.
+
+    It has at most so many connections, and lives as long as it is held. Raises Unavailable.
+    """
+
+    class OnlyRequests(nostr_sdk.WritePolicy):  # type: ignore[misc]
+        async def admit_event(
+            self, event: nostr_sdk.Event, socket_addr: str
+        ) -> nostr_sdk.WritePolicyResult:
+            if event.kind().as_u16() == RPC_KIND:
+                return nostr_sdk.WritePolicyResult.ACCEPT()
+            return nostr_sdk.WritePolicyResult.REJECT("only kind 24133 is carried here")
+
+    nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())
+    limit = nostr_sdk.RateLimit(max_reqs=500, notes_per_minute=6_000)
+    builder = nostr_sdk.LocalRelayBuilder().addr("127.0.0.1").port(port)
+    relay = builder.rate_limit(limit).max_connections(most).write_policy(OnlyRequests()).build()
+    try:
+        await relay.run()
+    except nostr_sdk.NostrSdkError as error:
+        raise Unavailable(
+            f"the relay for who is invited cannot listen at port {port}: {printable(str(error))}",
+            "end what has it; or revoke all, and invite anew",
+        ) from None
+    return relay

@@ -45,6 +45,8 @@ getting in, looking after
   revoke        end one at once, or --all
   key generate|import                  keys that sign, and never leave the vault
   ssh           an SSH agent with them      avault ssh -- git push
+  bunker invite|list|revoke            a remote signer for Nostr with them (NIP-46)
+  sign          what is on stdin, with one of them
   drill         see whether the phone asks you before it opens
   log           who got what, and when
   history       what changed, by commit

@@ -15,7 +15,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, NotFound, Tampered
-from avault.nostr import parse_npub, read_signed, sign, to_npub
+from avault.nostr import parse_npub, read_signed, sign_text, to_npub
 from avault.places import Places, sha256
 from avault.vault.files import (
     VAULT_LIMIT,
@@ -109,7 +109,7 @@ def commit(stage: Stage, keys: Keys, vault: Vault, over: str) -> None:
             raise Tampered(f"{stage.own(name)} is not what was staged", "nothing has changed")
     what = {"type": "avault/rotation", "version": 1, "vault": vault.identity, "over": over}
     what |= {"agent": to_npub(vault.agent), "files": dict(sorted(stage.files.items()))}
-    write_file(stage.own(MANIFEST), sign(keys, json.dumps(what)).encode())
+    write_file(stage.own(MANIFEST), sign_text(keys, json.dumps(what)).encode())
     ready = os.path.join(stage.state, READY)
     try:
         os.rename(stage.at, ready)

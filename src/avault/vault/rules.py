@@ -6,95 +6,35 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import Usage
-from avault.vault.names import DIGITS, LETTERS, is_group, is_key
-from avault.vault.ssh_rules import (
-    WORDS_FOR_SERVERS,
-    describe_servers,
-    is_namespace,
-    is_server,
-    is_server_within,
-    is_user,
+from avault.vault.names import is_group, is_key
+from avault.vault.nostr_rules import is_peer_within
+from avault.vault.rule_members import (
+    EXAMPLES,
+    MEMBERS,
+    SAID,
+    SETS,
+    SETS_OF,
+    USERS_OF,
+    WAYS,
+    describe_members,
 )
+from avault.vault.ssh_rules import is_server_within
 from avault.vault.times import render_time
 
 if TYPE_CHECKING:
     from typing import Any
 
 
-WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
-TO_COME = frozenset({"proxy", "sign"})  # by a process of avault's own; there is none yet
-PROXY_SETS = ("hosts", "methods", "paths")
-SSH_SETS = ("servers", "users", "namespaces")
-SETS = ("only", *PROXY_SETS, *SSH_SETS)
 NUMBERS = ("until", "times", "ask")
 MOST = 32  # of one field
 LATEST_UNTIL = 1 << 37  # Unix seconds
 LONGEST_ASK = 86_400  # seconds for which one approval may do
-HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
-PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
 
 
 def is_place(text: object) -> bool:
     """Whether it names a group, or a key of one: GROUP or GROUP/KEY."""
     group, slash, key = str(text).partition("/")
     return isinstance(text, str) and is_group(group) and (is_key(key) if slash else True)
-
-
-def is_host(text: str) -> bool:
-    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080."""
-    name, colon, port = text.removeprefix("*.").partition(":")
-    labels = name.split(".")
-    return (
-        0 < len(name) <= 253
-        and name == name.lower()
-        and set(name) <= HOST_CHARACTERS
-        and all(0 < len(each) <= 63 and each[0] != "-" for each in labels)
-        and (not text.startswith("*.") or len(labels) > 1)
-        and (not colon or is_port(port))
-    )
-
-
-def is_port(text: str) -> bool:
-    """Whether it is the number of a port, as it is written."""
-    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536 and text[0] != "0"
-
-
-def is_method(text: str) -> bool:
-    """Whether it is a method of HTTP, in capitals."""
-    return 0 < len(text) <= 20 and set(text) <= LETTERS | {"-"} and text == text.upper()
-
-
-def is_path(text: str) -> bool:
-    """Whether it is a path, perhaps with * in it: /v1/*."""
-    return text.startswith("/") and len(text) <= 300 and set(text) <= PATH_CHARACTERS
-
-
-MEMBERS = {
-    "only": WAYS.__contains__,
-    "hosts": is_host,
-    "methods": is_method,
-    "paths": is_path,
-    "servers": is_server,
-    "users": is_user,
-    "namespaces": is_namespace,
-}
-EXAMPLES = {
-    "only": f"one of: {', '.join(WAYS)}",
-    "hosts": "as in api.example.com, *.example.com or localhost:8080",
-    "methods": "as in GET or POST",
-    "paths": "as in /v1/charges or /v1/*, without a query",
-    "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
-    "users": "as in git",
-    "namespaces": "as in git or file",
-}
-SAID = {  # the word before what a set has
-    "hosts": "to",
-    "methods": "by",
-    "paths": "at",
-    "servers": "to",
-    "users": "as the user",
-    "namespaces": "signing for",
-}
 
 
 class Rules:
@@ -116,6 +56,7 @@ class Rules:
         self.methods, self.paths = one("methods"), one("paths")
         self.servers, self.users = one("servers"), one("users")
         self.namespaces = one("namespaces")
+        self.kinds, self.ciphers, self.peers = one("kinds"), one("ciphers"), one("peers")
         self.until: int | None = fields.get("until")
         self.times: int | None = fields.get("times")
         self.ask: int | None = fields.get("ask")
@@ -128,13 +69,13 @@ class Rules:
     def ways(self) -> frozenset[str] | None:
         """The ways that are left; None for all.
 
-        What is about requests is for the proxy alone, what is about servers for SSH.
+        What is about requests is for the proxy alone, what is about servers for SSH, what is about
+        events for Nostr.
         """
         found = list(self.only)
-        if self.hosts or self.methods or self.paths:
-            found.append(frozenset({"proxy"}))
-        if self.servers or self.users or self.namespaces:
-            found.append(frozenset({"ssh"}))
+        for way, names in SETS_OF.items():
+            if any(getattr(self, name) for name in names):
+                found.append(frozenset({way}))
         return frozenset.intersection(*found) if found else None
 
     def lets(self, way: str, now: float) -> bool:
@@ -193,7 +134,7 @@ class Rules:
             words.append(f"the phone is asked {describe_asking(self.ask)}")
         for name, word in SAID.items():
             for each in getattr(self, name):
-                shown = describe_servers(each) if name == "servers" else " or ".join(sorted(each))
+                shown = describe_members(name, each)
                 many = f"one of {len(each)} {name}"
                 words.append(f"{word} {shown or 'none' if len(each) <= most else many}")
         if self.until is not None:
@@ -229,6 +170,8 @@ def is_within(name: str, narrow: frozenset[str], wide: frozenset[str]) -> bool:
     """Whether all that fits the one set fits the other, as far as that shows."""
     if name == "servers":
         return all(is_server_within(each, wide) for each in narrow)
+    if name == "peers":
+        return all(is_peer_within(each, wide) for each in narrow)
     rest = narrow - wide
     patterns = [each for each in wide if "*" in each] if rest else []
     return all(any(fits(name, each, pattern) for pattern in patterns) for each in rest)
@@ -274,12 +217,12 @@ def check_rules(given: dict[str, Any], now: int) -> dict[str, Any]:
             if not isinstance(each, str) or not is_member(each):
                 raise Usage(f"not one of {name}", EXAMPLES[name])
         kept[name] = sorted({*found})
-    for way, names in (("proxy", PROXY_SETS), ("ssh", SSH_SETS)):
+    for way, names in SETS_OF.items():
         if any(name in kept for name in names):
             if kept.get("only", [way]) != [way]:
                 *first, last = names
-                about = "the proxy" if way == "proxy" else "keys that sign for SSH"
-                raise Usage(f"{', '.join(first)} and {last} are for {about}", "leave --only out")
+                about = f"{', '.join(first)} and {last} are for {USERS_OF[way]}"
+                raise Usage(about, "leave --only out")
             kept["only"] = [way]
     for name, least, most, what in (
         ("until", now + 1, LATEST_UNTIL, "a time to come"),

@@ -1,7 +1,8 @@
 """What a key that signs is in the vault: which kind, and its public half. No secret is needed.
 
 It is the value of a secret, in a form that says what it is: OpenSSH's of a private key, without a
-passphrase, whose public half stands in it in the clear. So it moves, merges and comes back with it.
+passphrase, whose public half stands in it in the clear; of a key for Nostr nostr-key:PUBLIC:PRIVATE
+in hex. So it moves, merges and comes back with it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from avault.errors import Denied, NotFound
+from avault.nostr import to_npub
 from avault.places import sha256
 from avault.ssh_wire import SshReader, encode_base64, fingerprint_of
 from avault.vault.guards import Guards
+from avault.vault.nostr_rules import is_hex_key
 from avault.vault.openssh_key import read_public_half
 from avault.vault.records import Vault
 
@@ -25,8 +28,10 @@ KIND_OF = {  # of OpenSSH's names, how a key's kind is called here
     "ecdsa-sha2-nistp384": "ecdsa-p384",
     "ecdsa-sha2-nistp521": "ecdsa-p521",
     "ssh-rsa": "rsa",
+    "nostr": "nostr",
 }
-KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa")  # what `key generate` makes
+NOSTR_KEY = "nostr-key:"
+KINDS_MADE = ("ed25519", "ecdsa-p256", "rsa", "nostr")  # what `key generate` makes
 
 
 class SigningKey:
@@ -42,13 +47,39 @@ class SigningKey:
         self.identity = identity
 
     def to_line(self) -> str:
-        """As it stands in an authorized_keys, without a comment."""
+        """As it stands in an authorized_keys, without a comment; for Nostr an npub."""
+        if self.kind == "nostr":
+            return to_npub(self.blob.hex())
         return f"{self.named} {encode_base64(self.blob)}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: its kind, its public half, and the fingerprint of that."""
-        shown = {"kind": self.kind, "public": self.to_line()}
-        return {**shown, "fingerprint": fingerprint_of(self.blob)}
+        """For JSON: its kind, its public half, and the fingerprint of that; of an npub itself."""
+        line, is_nostr = self.to_line(), self.kind == "nostr"
+        fingerprint = line if is_nostr else fingerprint_of(self.blob)
+        return {"kind": self.kind, "public": line, "fingerprint": fingerprint}
+
+
+def is_nostr_key(value: object) -> bool:
+    """Whether a value is a key for Nostr, by its form."""
+    return (
+        isinstance(value, str)
+        and value.startswith(NOSTR_KEY)
+        and len(value) == len(NOSTR_KEY) + 129
+        and all(map(is_hex_key, value.removeprefix(NOSTR_KEY).split(":", 1)))
+    )
+
+
+def pack_nostr_key(public: str, secret: str) -> str:
+    """A key for Nostr as it is kept, of its halves in hex."""
+    return f"{NOSTR_KEY}{public}:{secret}"
+
+
+def split_nostr_key(value: str) -> tuple[str, str]:
+    """The public and the private half (hex) of a key for Nostr; raises ValueError."""
+    if not is_nostr_key(value):
+        raise ValueError("not a key for Nostr")
+    public, _, secret = value.removeprefix(NOSTR_KEY).partition(":")
+    return public, secret
 
 
 def identify_key(value: str) -> str:
@@ -58,6 +89,9 @@ def identify_key(value: str) -> str:
 
 def read_signing_key(value: str) -> SigningKey | None:
     """What a secret's value is, as a key that signs; None for all that is none."""
+    if is_nostr_key(value):
+        blob = bytes.fromhex(split_nostr_key(value)[0])
+        return SigningKey("nostr", blob, identify_key(value))
     try:
         blob = read_public_half(value)
     except ValueError:

@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING
 
 from avault.errors import AvaultError, Locked, Tampered
-from avault.nostr import parse_npub, read_signed, sign, to_npub
+from avault.nostr import parse_npub, read_signed, sign_text, to_npub
 from avault.places import Places
 from avault.vault.files import read_file
 from avault.vault.own_files import decode_file, others_of
@@ -29,7 +29,7 @@ STATEMENTS = 64  # that nsec.enc carries, and that are read of one
 def make_statement(keys: Keys, identity: str, agent: str) -> str:
     """An agent's key says that another (hex) takes its place in a vault."""
     said = {"type": "avault/rotated", "version": 1, "vault": identity, "agent": agent}
-    return sign(keys, json.dumps(said))
+    return sign_text(keys, json.dumps(said))
 
 
 def statements_of(vault: Vault) -> list[str]:

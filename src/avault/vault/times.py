@@ -15,3 +15,10 @@ def render_duration(seconds: float) -> str:
 def render_time(seconds: float) -> str:
     """A time as RFC 3339 UTC, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def parse_rendered(text: str) -> int:
+    """Unix seconds of a time that `render_time` has written; raises ValueError."""
+    import calendar
+
+    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))

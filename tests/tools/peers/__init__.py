@@ -10,6 +10,7 @@
 
 Relays: `local_relay` (of nostr_sdk; keeps nothing), `nostr_relay` (another author's; stores everything), `hole` (never
 answers), `closed` (refuses connections), `proxy` (in front of another: records, drops, repeats, forges).
+Clients of remote signers: `client`, of five libraries.
 Signers: `ndk` and `applesauce` (libraries of others, correct), `rogue` (ours, as wrong as you like; see misdeeds.py).
 The scripts next to this file say what each understands and reports.
 """
@@ -296,6 +297,13 @@ def applesauce(relays: Sequence[str], **config: Any) -> Phone:
 def writer(library: str, key: str) -> Signer:
     """A person's app for private messages, out of "nostr-tools", "ndk" or "applesauce"; `key` is theirs, in hex."""
     return Signer(_node("writer"), library=library, key=key)
+
+
+def client(library: str) -> Peer:
+    """A client of remote signers: of nostr-tools, ndk, applesauce, welshman, or nostr_sdk. See client.mjs."""
+    if library == "nostr_sdk":
+        return Peer(_python("connect"))
+    return Peer(_node("client"), library=library)
 
 
 def rogue(relays: Sequence[str], **config: Any) -> Rogue:

@@ -1,0 +1,112 @@
+"""The one request behind all that signs, for Nostr: events, and texts that are encrypted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.gate import Passage
+from avault.daemon.keyholder import Keyholder
+from avault.daemon.signing import (
+    WAY_FOR_NOSTR,
+    admit_key,
+    check_base64,
+    choose_signing_key,
+    serve_sign,
+)
+from avault.daemon.wire import Session
+from avault.errors import Denied, TimedOut, complain
+from avault.protocol import refuse_unknown
+from avault.signing.nostr_uses import (
+    LONGEST_NOSTR,
+    check_event_time,
+    decode_nostr,
+    describe_nostr,
+)
+from avault.ssh_wire import decode_base64
+from avault.vault.invitations import refuse_own_keys
+from avault.vault.nostr_rules import NOSTR_USES, find_nostr_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from avault.protocol import Message
+
+    # raises Denied for a use that an invitation does not let through
+    Narrow = Callable[[dict[str, Any]], None]
+
+
+NOSTR_FIELDS = frozenset({"as", "payload", "peer", "public", "group", "key"})
+
+
+async def serve_signature(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Sign what a guard lets be signed, for SSH or for Nostr: what is not understood is not."""
+    if request.get("as") not in NOSTR_USES:
+        return await serve_sign(keyholder, session, request)
+    noted: Message = {"op": "sign", "for": request["as"]}
+    return await sign_noted(keyholder, session, request, noted)
+
+
+async def sign_noted(
+    keyholder: Keyholder,
+    session: Session,
+    request: Message,
+    noted: Message,
+    narrow: Narrow | None = None,
+) -> Message:
+    """The answer to a request to sign for Nostr, with its line in the access log.
+
+    `noted` is what that says besides; `narrow` refuses what an invitation does not let through.
+    """
+    try:
+        refuse_unknown(request, NOSTR_FIELDS)
+        payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
+        name, public = await choose_signing_key(keyholder, request, WAY_FOR_NOSTR)
+        group, _, key = name.partition("/")
+        noted |= {"group": group, "key": key}
+        said = {"as": request["as"], "payload": payload, "public": public}
+        if request.get("peer") is not None:
+            said["peer"] = request["peer"]
+        answer, sentence = await sign_use(keyholder, name, said, noted, narrow)
+        keyholder.release(session, noted)
+    except asyncio.CancelledError:
+        keyholder.release(session, noted, TimedOut.code)
+        raise
+    except Exception as error:
+        known = complain(error)
+        keyholder.release(session, {**noted, "why": known.message}, known.code)
+        raise
+    return {"ok": True, "signature": answer, "public": public, "name": name, "said": sentence}
+
+
+async def sign_use(
+    keyholder: Keyholder, name: str, said: Message, noted: Message, narrow: Narrow | None
+) -> tuple[str, str]:
+    """Decode, refuse, rule, count, and have it signed: what came of it, and that in words.
+
+    What has changed meanwhile counts. Raises AvaultError.
+    """
+    use, public = decode_nostr(said), str(said["public"])
+    sentence = noted["signed"] = describe_nostr(use, name, str(noted.get("child") or ""))
+
+    def admit(reserved: Passage | None = None) -> Passage:
+        vault = keyholder.open_store().vault
+        refuse_own_keys(vault, decode_base64(public, 32).hex(), use)
+        check_event_time(use, time.time())
+        if narrow:
+            narrow(use)
+        rules, passage = admit_key(keyholder, name, public, WAY_FOR_NOSTR, reserved)
+        if fault := find_nostr_fault(use, rules.kinds, rules.ciphers, rules.peers):
+            raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
+        return passage
+
+    passage = admit()
+    if passage.is_counted:
+        await keyholder.change(passage.count(keyholder.open_store().machine))
+    group, _, key = name.partition("/")
+    value = passage.vault.groups[group].keys[key][0].value
+    answer = await keyholder.signing.use("sign", value, **said)
+    admit(passage)
+    return str(answer["signature"]), sentence

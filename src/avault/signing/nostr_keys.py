@@ -1,0 +1,152 @@
+"""Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own.
+
+Of nostr-sdk it takes single calls: of a key nothing goes out but what was made with it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import nostr_sdk
+
+from avault.errors import Denied, Usage
+from avault.nostr import (
+    decrypt,
+    decrypt_key,
+    encrypt,
+    make_keys,
+    parse_keys,
+    public_hex,
+    read_keys,
+)
+from avault.signer.relays import RPC_KIND, compose_event, is_to, read_event
+from avault.signing.nostr_uses import LONGEST_NOSTR
+from avault.vault.signing_keys import pack_nostr_key, read_signing_key, split_nostr_key
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.nostr import Keys
+
+
+LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
+
+
+def keep_nostr_key(keys: Keys) -> str:
+    """A key pair as it is kept."""
+    return pack_nostr_key(public_hex(keys), str(keys.secret_key().to_hex()))
+
+
+def make_nostr_key() -> str:
+    """A new key, as it is kept."""
+    return keep_nostr_key(make_keys())
+
+
+def take_nostr_key(text: str, passphrase: str | None) -> str | None:
+    """The key in a file, an nsec, its hex, or an ncryptsec (NIP-49), as it is kept; raises Usage.
+
+    None where it is encrypted, and no passphrase is there; Denied for a wrong one.
+    """
+    text = text.strip()
+    if text.startswith("npub1"):
+        raise Usage("that is a public key", "the private one begins with nsec1")
+    if len(text.split()) >= 12:
+        raise Usage(
+            "words are a whole tree of keys, and not kept here",
+            "take the one key from them (NIP-06), and import its nsec",
+        )
+    if not text.startswith("ncryptsec1"):
+        return keep_nostr_key(parse_keys(text))
+    if not passphrase:
+        return None
+    try:
+        found = decrypt_key(text, passphrase)
+    except ValueError as error:
+        raise Usage(f"that is {error}", "as another program writes it: ncryptsec1…") from None
+    if not found:
+        raise Denied("the passphrase is not the key's, or it needs more than log_n 18", "try again")
+    return keep_nostr_key(read_keys(found))
+
+
+class NostrKeys:
+    """The keys that this process was given, each by what its private value is named."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, Keys] = {}
+
+    def take(self, value: str) -> None:
+        """Have one, as it is kept; raises Usage where its public half is not its own."""
+        known = read_signing_key(value)
+        public, secret = split_nostr_key(value)
+        keys = read_keys(secret)
+        if not known or public_hex(keys) != public:
+            raise Usage("that has the public half of another key", "so it signs nothing: delete it")
+        self.loaded[known.identity] = keys
+
+    def find(self, identity: str) -> Keys:
+        """One of them; raises Usage."""
+        if identity not in self.loaded:
+            raise Usage("there is no such key here", "try again")
+        return self.loaded[identity]
+
+    def sign(self, identity: str, use: dict[str, Any]) -> str:
+        """The JSON of an event that is signed, or what becomes of a text; raises Usage, Denied."""
+        keys = self.find(identity)
+        if use["as"] == "nostr-event":
+            return sign_event(keys, use)
+        name, out = use["cipher"].split("_")
+        try:
+            if name == "nip44":
+                made = (encrypt if out == "encrypt" else decrypt)(keys, use["peer"], use["text"])
+            else:
+                change = nostr_sdk.nip04_encrypt if out == "encrypt" else nostr_sdk.nip04_decrypt
+                peer = nostr_sdk.PublicKey.parse(use["peer"])
+                made = str(change(keys.secret_key(), peer, use["text"]))
+        except (ValueError, nostr_sdk.NostrSdkError):
+            raise Usage(f"{use['cipher']} does not work with this key, peer and text") from None
+        if len(made.encode()) > LONGEST_NOSTR:
+            raise Usage("that is too long", f"at most {LONGEST_NOSTR} bytes come of it")
+        return made
+
+    def open(self, identity: str, text: object) -> dict[str, Any]:
+        """What an event of NIP-46 to one of these says, and who it is by (hex); raises Usage.
+
+        It is signed by that one: the id of the event, author, time and content are what was signed.
+        """
+        keys = self.find(identity)
+        try:
+            if not isinstance(text, str) or len(text.encode()) > LONGEST_FROM_CLIENT:
+                raise ValueError
+            event = nostr_sdk.Event.from_json(text)
+            if event.kind().as_u16() != RPC_KIND or not is_to(keys, event):
+                raise ValueError
+            said, _ = read_event(keys, event)
+        except (ValueError, RecursionError, nostr_sdk.NostrSdkError):
+            raise Usage("no request for this key, or not its author's") from None
+        return {
+            "event": str(event.id().to_hex()),
+            "author": str(event.author().to_hex()),
+            "created_at": int(event.created_at().as_secs()),
+            "said": said,
+        }
+
+    def seal(self, identity: str, peer: str, text: str) -> str:
+        """The JSON of an event of NIP-46 with a text for a client; raises Usage for a long one."""
+        try:
+            return str(compose_event(self.find(identity), peer, text).as_json())
+        except nostr_sdk.NostrSdkError:
+            raise Usage("that is too long for an answer") from None
+
+
+def sign_event(keys: Keys, use: dict[str, Any]) -> str:
+    """The JSON of an event that is signed: what was decoded, and nothing else."""
+    fields = {each: use[each] for each in ("kind", "created_at", "tags", "content")}
+    wanted = json.dumps({"pubkey": public_hex(keys), **fields})
+    try:
+        made = nostr_sdk.UnsignedEvent.from_json(wanted).sign(keys)
+    except nostr_sdk.NostrSdkError:
+        raise Usage("not understood, so not signed") from None
+    if made.id().to_hex() != use["id"]:
+        raise Usage("not understood, so not signed: it would be another event")
+    return str(made.as_json())

@@ -1,0 +1,103 @@
+"""What a guard's fields can name: ways, hosts, servers, kinds of events; and how that is said."""
+
+from __future__ import annotations
+
+from avault.vault.names import DIGITS, LETTERS
+from avault.vault.nostr_rules import ANY_PEER, CIPHERS, describe_peers, is_kind, is_peer
+from avault.vault.ssh_rules import (
+    WORDS_FOR_SERVERS,
+    describe_servers,
+    is_namespace,
+    is_server,
+    is_user,
+)
+
+WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
+TO_COME = frozenset({"proxy"})  # by a process of avault's own; there is none yet
+PROXY_SETS = ("hosts", "methods", "paths")
+SSH_SETS = ("servers", "users", "namespaces")
+NOSTR_SETS = ("kinds", "ciphers", "peers")
+SETS_OF = {"proxy": PROXY_SETS, "ssh": SSH_SETS, "sign": NOSTR_SETS}  # of a way, what is about it
+SETS = ("only", *PROXY_SETS, *SSH_SETS, *NOSTR_SETS)
+HOST_CHARACTERS = LETTERS | DIGITS | set(".-_")
+PATH_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - set("?#")
+
+
+def is_host(text: str) -> bool:
+    """Whether it is a host, perhaps with a port: api.example.com, *.example.com, localhost:8080."""
+    name, colon, port = text.removeprefix("*.").partition(":")
+    labels = name.split(".")
+    return (
+        0 < len(name) <= 253
+        and name == name.lower()
+        and set(name) <= HOST_CHARACTERS
+        and all(0 < len(each) <= 63 and each[0] != "-" for each in labels)
+        and (not text.startswith("*.") or len(labels) > 1)
+        and (not colon or is_port(port))
+    )
+
+
+def is_port(text: str) -> bool:
+    """Whether it is the number of a port, as it is written."""
+    return text.isascii() and text.isdigit() and 0 < int(text[:6]) < 65536 and text[0] != "0"
+
+
+def is_method(text: str) -> bool:
+    """Whether it is a method of HTTP, in capitals."""
+    return 0 < len(text) <= 20 and set(text) <= LETTERS | {"-"} and text == text.upper()
+
+
+def is_path(text: str) -> bool:
+    """Whether it is a path, perhaps with * in it: /v1/*."""
+    return text.startswith("/") and len(text) <= 300 and set(text) <= PATH_CHARACTERS
+
+
+MEMBERS = {
+    "only": WAYS.__contains__,
+    "hosts": is_host,
+    "methods": is_method,
+    "paths": is_path,
+    "servers": is_server,
+    "users": is_user,
+    "namespaces": is_namespace,
+    "kinds": is_kind,
+    "ciphers": CIPHERS.__contains__,
+    "peers": is_peer,
+}
+EXAMPLES = {
+    "only": f"one of: {', '.join(WAYS)}",
+    "hosts": "as in api.example.com, *.example.com or localhost:8080",
+    "methods": "as in GET or POST",
+    "paths": "as in /v1/charges or /v1/*, without a query",
+    "servers": f"NAME=SHA256:… of a host key, or one of: {', '.join(WORDS_FOR_SERVERS)}",
+    "users": "as in git",
+    "namespaces": "as in git or file",
+    "kinds": "a number, as in 1 or 30023",
+    "ciphers": f"one of: {', '.join(CIPHERS)}",
+    "peers": f"64 hex digits of a public key, or {ANY_PEER}",
+}
+SAID = {  # the word before what a set has
+    "hosts": "to",
+    "methods": "by",
+    "paths": "at",
+    "servers": "to",
+    "users": "as the user",
+    "namespaces": "signing for",
+    "kinds": "signing events of kind",
+    "ciphers": "for",
+    "peers": "with",
+}
+USERS_OF = {  # of a way, for whom what is about it is
+    "proxy": "the proxy",
+    "ssh": "keys that sign for SSH",
+    "sign": "keys that sign for Nostr",
+}
+
+
+def describe_members(name: str, members: frozenset[str]) -> str:
+    """Members of a set, in words."""
+    if name == "servers":
+        return describe_servers(members)
+    if name == "peers":
+        return describe_peers(members)
+    return " or ".join(sorted(members, key=int if name == "kinds" else None))
