@@ -110,11 +110,7 @@ The rooms, in order; each calls only what stands above it:
     signing/nostr_keys        Keys that sign for Nostr, in the process that signs; and the keys of a bunker's own
     signing/ssh_uses          What is to be signed for SSH, decoded strictly and whole: what is not understood is refused
     signing/signing_process   The process that decodes and signs: `avault.py signing`. It ends with who gives it keys
-<<<<<<< HEAD
-    signing/ssh_words         What is signed for SSH, in words: what is proven first, what the caller claims after "says"
     daemon/grant              A grant's rules: what one caller may have of an open vault, how, how often, and until when
-=======
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/wire               The connections of the daemon: between its two processes, and of clients to the keyholder
     daemon/child              The keyholder's process, as its parent has it: started, spoken to, ended
     daemon/errands            The helpers of custodians, as the supervisor starts them. It never sees an unlock key
@@ -152,11 +148,8 @@ The rooms, in order; each calls only what stands above it:
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
-<<<<<<< HEAD
-    daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
-=======
     daemon/guests             What is known of who was invited while the vault is open: what was asked, when, how often
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
+    daemon/opener_link        A process that opens secrets, or seals them, as the keyholder hears it
     daemon/openers            The processes that open secrets, as the keyholder has them; the supervisor starts them
     daemon/retiring           Shared custodians that are used no more: the vault knows, so no copy brings one back
     daemon/revoking           What the keyholder does with machines and marks: it shows them, and takes a machine out
@@ -174,14 +167,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/bunker             What clients ask by their invitations (NIP-46): who asks, when, how often, and what for
     daemon/recalling          What copies under a key before have, and the open vault never had: it is taken over
     daemon/changes            What changes an open vault. It stands in the access log before it happens
-<<<<<<< HEAD
-=======
     daemon/bunker_requests    What a client may ask about invitations: to invite, to see who is invited, to take one back
-    daemon/listing            The custodians as `custody list` shows them
-    daemon/loosening          Guards that are taken away or weakened, as the supervisor has it done
-    daemon/rotation           Machines that are removed, and keys that are rotated, as the supervisor has it done
-    daemon/status             What `status` says
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/front_process      The processes of front ends, as the supervisor has them. They hold no key
     daemon/programs           The programs that the supervisor runs: each prints a JSON object
     daemon/messenger          Messages to and from the operator, as the supervisor has them sent and heard
@@ -205,11 +191,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/pairing            Pairing with a signer, and the proof that the phone behind it opens this vault
     daemon/replicating        What the keyholder does for relays that keep the vault: it signs, and reads heads
     daemon/showing            What a client may look at in an open vault: names, times and hashes. Never a value
-<<<<<<< HEAD
-    daemon/signing            The one request behind all that signs: decode, rule, count, sign, log; or refuse
     daemon/words              The one word that an operator may send to an agent: lock, as a private message (NIP-17)
-=======
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     daemon/requests           What a client may ask of an open vault
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
@@ -333,11 +315,7 @@ The rooms, in order; each calls only what stands above it:
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
-<<<<<<< HEAD
     cli/grant                 avault grant, grants, revoke: a socket of its own for one caller, with what it may get
-    cli/servers               What a key may sign for SSH, as a command line names it: servers by name, kept by their keys
-=======
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     cli/guard                 avault guard, unguard: how a secret may be used
     cli/log                   avault log: who got what, and when; and what was refused
     cli/machine               avault machine: the machines that a vault is on
@@ -1199,17 +1177,10 @@ def say_error(code: str, message: str, hint: str | None, want_json: bool) -> int
 
 VAULT_COMMANDS = frozenset(  # first words of the commands that are about a vault
     """
-<<<<<<< HEAD
-    audit custody daemon delete doctor drill edit export forget get git grant grants guard has
-    history import init inject key keychain list lock log machine mcp message migrate mv
-    openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
-    service set ssh status sync unguard unlock wait
-=======
-    audit bunker custody daemon delete doctor drill edit export forget get git guard has history
-    import init inject key keychain list lock log machine mcp migrate mv openclaw
-    openclaw-provider operator pair recover replica restore rotate run scan service set sign ssh
-    status sync unguard unlock wait
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
+    audit bunker custody daemon delete doctor drill edit export forget get git grant grants
+    guard has history import init inject key keychain list lock log machine mcp message migrate
+    mv openclaw openclaw-provider operator pair recover replica restore revoke rotate run scan
+    service set sign ssh status sync unguard unlock wait
     """.split()
 )
 
@@ -1594,21 +1565,14 @@ DOOR = {
     "unguard",
     "record",
     "ssh",
-<<<<<<< HEAD
     "message",
-=======
     "nostr",
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }
 SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyholder, locked or not
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-<<<<<<< HEAD
-    "guard", "guards", "key", "keys", "sign", "word", "grant", "grants", "revoke",
-=======
-    "guard", "guards", "key", "keys", "sign", "bunker",
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
+    "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
@@ -8381,12 +8345,7 @@ class Relays:
     """Relays that are connected under one key: `await open()`, and `await close()` at the end.
 
     `hear` is given each event that they send, `changed` is called when `shown`, which is what
-<<<<<<< HEAD
     `status` shows of them, says something new. `wanted` are events of NIP-46 to the key, or others.
-=======
-    `status` shows of them, says something new. What is asked for is what is for `address` (hex),
-    a public key; without one, for the key's own.
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     """
 
     def __init__(
@@ -8395,15 +8354,10 @@ class Relays:
         urls: list[str],
         hear: Callable[[Event], None],
         changed: Callable[[], None],
-<<<<<<< HEAD
         wanted: nostr_sdk.Filter | None = None,
-=======
-        address: str = "",
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
     ) -> None:
-        self.address = address or public_hex(keys)
         self.keys, self.hear, self.changed = keys, hear, changed
-        self.wanted = wanted or wanted_answers(keys)
+        self.wanted = wanted or wanted_answers(public_hex(keys))
         self.shown: dict[str, dict[str, Any]] = {
             url: {"url": url, "connected": False, "said": None} for url in urls
         }
@@ -8449,13 +8403,7 @@ class Relays:
     async def subscribe(self, client: nostr_sdk.Client, after: float = 0.0) -> None:
         """Ask a relay for the events that are wanted."""
         await asyncio.sleep(after)
-<<<<<<< HEAD
         await client.subscribe(nostr_sdk.ReqTarget.auto([self.wanted]), id="avault")
-=======
-        public = nostr_sdk.PublicKey.parse(self.address)
-        mine = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(public)
-        await client.subscribe(nostr_sdk.ReqTarget.auto([mine]), id="avault")
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -8549,12 +8497,13 @@ class Relays:
         await asyncio.gather(*(self.send(url, event) for url in self.pool))
 
 
-def wanted_answers(keys: Keys) -> nostr_sdk.Filter:
-    """The events of NIP-46 to a key.
+def wanted_answers(public: str) -> nostr_sdk.Filter:
+    """The events of NIP-46 to a public key (hex).
 
     Neither `since` nor `limit`, as a wrong clock or a gap must not hide an answer.
     """
-    return nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND)).pubkey(keys.public_key())
+    wanted = nostr_sdk.Filter().kind(nostr_sdk.Kind(RPC_KIND))
+    return wanted.pubkey(nostr_sdk.PublicKey.parse(public))
 
 
 def wanted_messages(public: str, since: int) -> nostr_sdk.Filter:
@@ -8648,7 +8597,9 @@ async def probe(url: str, seconds: float) -> tuple[str | None, float]:
             stream = client.notifications()
             await relay.try_connect(timeout=limit)
             stage = "takes no subscription"
-            await client.subscribe(nostr_sdk.ReqTarget.auto([wanted_answers(keys)]), id="avault")
+            await client.subscribe(
+                nostr_sdk.ReqTarget.auto([wanted_answers(public_hex(keys))]), id="avault"
+            )
             await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
             stage = "takes no message"
             event = compose_event(keys, public_hex(keys), secrets.token_hex(300))
@@ -12504,94 +12455,6 @@ def main_signing(argv: list[str]) -> NoReturn:
         os._exit(0)
 
 
-<<<<<<< HEAD
-# ----------------------------------------------------- signing/ssh_words ----
-# What is signed for SSH, in words: what is proven first, what the caller claims after "says".
-
-
-LONGEST_CONTENT = 16_384  # bytes of a commit that are looked at
-# how git writes what it signs, with the lines in this order: parse_commit_buffer, parse_tag_buffer
-# and generate_push_cert in its source
-GIT_COMMIT = regex(
-    rb"tree (?:[0-9a-f]{40}|[0-9a-f]{64})\n(?:parent (?:[0-9a-f]{40}|[0-9a-f]{64})\n)*"
-    rb"author ([^\n\0]*)\ncommitter [^\n\0]*\n"
-)
-GIT_TAG = regex(
-    rb"object (?:[0-9a-f]{40}|[0-9a-f]{64})\ntype ([a-z]{1,10})\n"
-    rb"tag ([^\n\0]*)\ntagger ([^\n\0]*)\n"
-)
-GIT_PUSH = regex(rb"certificate version 0\.1\npusher [^\n\0]*\n(?:pushee ([^\n\0]*)\n)?[^\0]*?\n\n")
-
-
-def describe_use(
-    use: dict[str, Any], name: str, servers: list[frozenset[str]], said: dict[str, Any]
-) -> str:
-    """A use of a key, in words. `said` has what the caller claims, and the `content` of a file.
-
-    That is proven where it is what the signature is about, and else it is not spoken of.
-    """
-    if use["as"] == "sshsig":
-        done = f"sign {describe_content(use, said.get('content'))} with {name}"
-    else:
-        where = server_name(use, servers)
-        if use["server"] is None:
-            where = "a server that is NOT PROVEN"
-        elif where is None:
-            where = f"an UNKNOWN server (key {use['server']})"
-        user = printable(use["user"], 64)
-        done = f"sign in to {printable(where, 64)} as {user} with {name}"
-    if through := use["through"]:
-        many = "a forwarded agent" if len(through) == 1 else f"{len(through)} forwarded agents"
-        done += f", through {many} (the last on the host with the key {through[-1][:23]}…)"
-    claims = said.get("claims")
-    claimed = claims if isinstance(claims, dict) else {}
-    program, does = (printable(str(claimed.get(each) or ""), 60) for each in ("program", "does"))
-    if does:
-        return f"{done}; {program or 'a program'} says: {does}"
-    return f"{done}; {program}" if program else done
-
-
-def describe_content(use: dict[str, Any], content: object) -> str:
-    """What is signed of a file, or of git: with its words, where the content is proven."""
-    if use["namespace"] != "git":
-        return f"a file for {use['namespace']}"
-    try:
-        data = decode_base64(content, LONGEST_CONTENT)
-    except ValueError:
-        data = b""
-    if hashlib.new(use["hash"], data).hexdigest() != use["digest"]:
-        return "a commit that cannot be shown"
-    return describe_git(data)
-
-
-def describe_git(data: bytes) -> str:
-    """What git signs, by how it begins: the order in which git writes it, and reads it again."""
-    _, _, message = data.partition(b"\n\n")
-    subject = quote_words(message.lstrip(b"\n").partition(b"\n")[0], 60)
-    if found := GIT_COMMIT.match(data):
-        return f"the commit {subject} that says it is by {quote_words(strip_time(found[1]), 60)}"
-    if found := GIT_TAG.match(data):
-        what = f"the tag {quote_words(found[2], 40)} of a {found[1].decode()}"
-        return f"{what}, {subject}, that says it is by {quote_words(strip_time(found[3]), 60)}"
-    if found := GIT_PUSH.match(data):
-        refs = [line.rpartition(b" ")[2] for line in message.strip().split(b"\n")]
-        more = f" and {len(refs) - 1} more" if len(refs) > 1 else ""
-        where = f" to {quote_words(found[1], 60)}" if found[1] else ""
-        return f"a push of {quote_words(refs[0], 60)}{more}{where}"
-    return "content for git that is no commit, tag or push"
-
-
-def strip_time(line: bytes) -> bytes:
-    """Who somebody is, without the time: NAME <ADDRESS>."""
-    return line.rpartition(b">")[0] + b">" if b">" in line else line
-
-
-def quote_words(text: bytes, most: int) -> str:
-    """What others wrote, in quotes that it cannot end."""
-    shown = text.decode(errors="replace").replace('"', "'").replace(";", ",")
-    return f'"{printable(shown, most)}"'
-
-
 # ---------------------------------------------------------- daemon/grant ----
 # A grant's rules: what one caller may have of an open vault, how, how often, and until when.
 #
@@ -12745,8 +12608,6 @@ def read_grant(request: Message, own_uid: int) -> Grant:
     return grant
 
 
-=======
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ----------------------------------------------------------- daemon/wire ----
 # The connections of the daemon: between its two processes, and of clients to the keyholder.
 
@@ -15237,128 +15098,12 @@ class AutoLock:
             return f"it locked by itself after {render_duration(self.after)}"
         return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
-<<<<<<< HEAD
     def change(self, message: Message) -> None:
         """Take other limits; one that is not named stays as it is, and `for` counts from now."""
         if "for" in message:
             self.after = round(uptime() - self.opened) + message["for"]
         self.after = message.get("lock_after", self.after)
         self.idle = message.get("lock_idle", self.idle)
-=======
-        return change
-
-
-def check(guards: Guards, name: str, way: str, now: float) -> None:
-    """Raise Denied where what guards a secret does not let it out by a way."""
-    found = guards.of(name)
-    rules = guards.rules_of(found)
-    if found and not rules.lets(way, now):
-        why = [each for each in found if not guards.left(each).lets(way, now)]
-        raise refuse(name, why or found, rules, way)
-
-
-class Gate:
-    """What is known of the guards, and of what is sealed, of the vault that is served."""
-
-    def __init__(self) -> None:
-        self.vault: Vault | None = None
-        self.guards, self.is_free = Guards({}), True
-
-    def look(self, vault: Vault) -> Guards:
-        """The guards of a vault, which does not change."""
-        if vault is not self.vault:
-            self.vault, self.guards = vault, Guards(vault.facts)
-            self.is_free = not self.guards.guards and not vault.facts_of("lock")
-        return self.guards
-
-    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
-        """What of a request may go out; raises Denied, and what `pick` raises.
-
-        What was named and may not refuses the whole. Of all there is, what may not stays in, and
-        what is counted (it would be used up by who never needed it) and what the phone is to be
-        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
-        """
-        guards = self.look(vault)
-        if self.is_free:
-            return Passage(vault, way_of(request))
-        names, is_named = pick(vault, request)
-        passage, now = Passage(vault, way_of(request)), time.time()
-        way = passage.way
-        allowed: list[tuple[str, str]] = []
-        for group, key in names:
-            name = f"{group}/{key}"
-            found = guards.of(name)
-            rules = guards.rules_of(found)
-            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
-            asks = rules.ask is not None or bool(sealed)
-            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
-            if not (found or asks):
-                allowed.append((group, key))
-            elif rules.lets(way, now) and is_meant:
-                allowed.append((group, key))
-                passage.is_counted = passage.is_counted or rules.times is not None
-                if asks:
-                    refuse_without_asking(vault, name, way)
-                    passage.asked[name] = rules.ask or 0
-                    passage.thawed += [name] if rules.ask is None else []
-            elif is_named:
-                check(guards, name, way, now)
-            else:
-                passage.held.append(name)
-        passage.vault = take_out(vault, allowed)
-        return passage
-
-
-SILENT = ("provide",)  # ways on which nobody waits for a phone
-
-
-def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
-    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
-    group, _, key = name.partition("/")
-    if way in SILENT:
-        raise Denied(
-            f"{name} is guarded: the phone is asked for each use",
-            f"avault get {name}, or avault run",
-        )
-    found = vault.groups[group].keys[key]
-    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} was set by two machines, and the phone is asked of one secret",
-            f"settle it first: avault set {name}",
-        )
-
-
-def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
-    """A vault that has these keys, and nothing else."""
-    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
-    for group, key in sorted({*names}):
-        there = vault.groups[group]
-        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
-    return seen
-
-
-def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
-    """Why a guarded secret does not go out by a way, and what to do."""
-    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
-    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
-    ways = rules.ways()
-    if not rules.is_known:
-        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
-    if ways is not None and way not in ways:
-        if not ways:
-            return Denied(f"{name} is guarded: nobody may use it", lift)
-        shown = " or ".join(sorted(ways, key=WAYS.index))
-        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= TO_COME:
-            hint = f"nothing here can be a {shown} yet; {lift}"
-        elif "run" not in ways:
-            how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
-            hint = f"to sign with it: {how}; {lift}"
-        return Denied(f"{name} is guarded: only {shown} may use it", hint)
-    if rules.times == 0:
-        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
-    return Denied(f"{name} is guarded, and its time is over", lift)
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -17471,8 +17216,9 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
         if ways <= TO_COME:
             hint = f"nothing here can be a {shown} yet; {lift}"
-        elif "ssh" in ways and "run" not in ways:
-            hint = f"to sign with it: avault ssh -- CMD; {lift}"
+        elif "run" not in ways:
+            how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
+            hint = f"to sign with it: {how}; {lift}"
         return Denied(f"{name} is guarded: only {shown} may use it", hint)
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
@@ -17962,10 +17708,6 @@ def collect_warnings(holding: Holding) -> dict[str, str]:
     return warnings
 
 
-<<<<<<< HEAD
-# ---------------------------------------------------- daemon/opener_link ----
-# A process that opens secrets, or seals them, as the keyholder hears it.
-=======
 # --------------------------------------------------------- daemon/guests ----
 # What is known of who was invited while the vault is open: what was asked, when, how often.
 
@@ -18094,14 +17836,8 @@ def read_tail(path: str) -> list[bytes]:
         return []
 
 
-# -------------------------------------------------------- daemon/openers ----
-# The processes that open secrets, as the keyholder has them; the supervisor starts them.
-
-
-LOCKS_AT_ONCE = 100  # locks in one answer
-SEAL_TIME = 60.0  # seconds for them
-LEFT_TIME = 3_600.0  # seconds for which a value is left to the machine that has set it
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
+# ---------------------------------------------------- daemon/opener_link ----
+# A process that opens secrets, or seals them, as the keyholder hears it.
 
 
 class OpenerLink:
@@ -19188,13 +18924,9 @@ class Keyholder:
         if not store:
             return known
         asked = find_asked(store.vault, self.gate.look(store.vault))
-<<<<<<< HEAD
-        grants = [*self.grants.known]
-        return {**known, "asks": asked[:MOST_ASKED], "grants": grants, **self.askings.describe()}
-=======
         told = {**self.askings.describe(), **self.signing.describe(store)}
+        told["grants"] = [*self.grants.known]
         return {**known, "asks": asked[:MOST_ASKED], **told}
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
     async def look(self) -> None:
         """Hold the disk against what the open vault knows, and say so when it is done."""
@@ -19848,9 +19580,11 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
     what = str(request.get("as"))
     noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
     try:
-        said = read_wish(request)
+        said, grant = read_wish(request), session.grant
         way = WAYS_TO_SIGN[said["as"]]
-        name, public = await choose_signing_key(keyholder, request, way)
+        if grant:
+            grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, way)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said["public"] = public
@@ -19859,6 +19593,8 @@ async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -
         sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
         noted["signed"] = sentence
         passage = admit_use(keyholder, name, public, way, use)
+        if grant:
+            grant.use("sign")
         if passage.is_counted:
             await keyholder.change(passage.count(keyholder.open_store().machine))
         value = passage.vault.groups[group].keys[key][0].value
@@ -19920,7 +19656,9 @@ async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
     return decode_use(said, None)
 
 
-async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -> tuple[str, str]:
+async def choose_signing_key(
+    keyholder: Keyholder, session: Session, request: Message, way: str
+) -> tuple[str, str]:
     """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
 
     Where several say that this public half is theirs, it is one of those of which it is.
@@ -19930,14 +19668,18 @@ async def choose_signing_key(keyholder: Keyholder, request: Message, way: str) -
     if request.get("public") is not None:
         public = check_base64(request["public"], "public", LONGEST_BIND)
         guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
-        names = keyholder.signing.keys.find(vault, blob, way, guards)
+        names = [
+            name
+            for name in keyholder.signing.keys.find(vault, blob, way, guards)
+            if not session.grant or session.grant.has(*name.split("/"))
+        ]
         values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
         for name in names:
             if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
                 return name, public
         raise NotFound("no such key in the vault", "see which there are: avault list")
     group, key = check_group(request.get("group")), check_key(request.get("key"))
-    refuse_asked(vault, keyholder.gate.look(vault), f"{group}/{key}")
+    refuse_asked(keyholder.see(session), keyholder.gate.look(vault), f"{group}/{key}")
     return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
 
 
@@ -20017,6 +19759,8 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
     bound: dict[str, Any] = {"server": None, "through": []}
     if not way:
         raise Usage("as is ssh or sshsig")
+    if session.grant:
+        session.grant.check_way("sign")
     vault = keyholder.open_store().vault
     keys = keyholder.signing.keys.look(vault)
     if keys and binds:
@@ -20030,6 +19774,7 @@ async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Me
         for name, rules in fits.items()
         if keys[name].kind != "nostr"
         and rules.ways() is not None
+        and (not session.grant or session.grant.has(*name.split("/")))
         and rules.lets(way, now)
         and may_offer(bound, rules.servers, rules.namespaces)
     ]
@@ -20065,13 +19810,15 @@ async def sign_noted(
     try:
         refuse_unknown(request, NOSTR_FIELDS)
         payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
-        name, public = await choose_signing_key(keyholder, request, WAY_FOR_NOSTR)
+        if session.grant:
+            session.grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_NOSTR)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said = {"as": request["as"], "payload": payload, "public": public}
         if request.get("peer") is not None:
             said["peer"] = request["peer"]
-        answer, sentence = await sign_use(keyholder, name, said, noted, narrow)
+        answer, sentence = await sign_use(keyholder, name, said, noted, narrow, session.grant)
         keyholder.release(session, noted)
     except asyncio.CancelledError:
         keyholder.release(session, noted, TimedOut.code)
@@ -20084,7 +19831,12 @@ async def sign_noted(
 
 
 async def sign_use(
-    keyholder: Keyholder, name: str, said: Message, noted: Message, narrow: Narrow | None
+    keyholder: Keyholder,
+    name: str,
+    said: Message,
+    noted: Message,
+    narrow: Narrow | None,
+    grant: Grant | None = None,
 ) -> tuple[str, str]:
     """Decode, refuse, rule, count, and have it signed: what came of it, and that in words.
 
@@ -20105,6 +19857,8 @@ async def sign_use(
         return passage
 
     passage = admit()
+    if grant:
+        grant.use("sign")
     if passage.is_counted:
         await keyholder.change(passage.count(keyholder.open_store().machine))
     group, _, key = name.partition("/")
@@ -20547,18 +20301,201 @@ async def serve_restore(keyholder: Keyholder, session: Session, request: Message
     return {"ok": True, "restored": names}
 
 
-<<<<<<< HEAD
+# ------------------------------------------------ daemon/bunker_requests ----
+# What a client may ask about invitations: to invite, to see who is invited, to take one back.
+
+
+LONGEST_INVITED = 366 * 86_400  # seconds
+USUAL_RATE = 60  # requests a minute
+MOST_RELAYS_INVITED = 4
+INVITE_FIELDS = frozenset("action name group key kinds methods peers seconds rate relays".split())
+LOOPBACK = "127.0.0.1"
+OWN_RELAY = "/avault"  # the path that tells a relay of ours from others on this machine
+
+
+async def serve_bunker(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """A request about invitations, or by one: see `BUNKER`."""
+    act = BUNKER.get(str(request.get("action")))
+    if not act:
+        raise Usage("no such action", f"one of: {', '.join(BUNKER)}")
+    return await act(keyholder, session, request)
+
+
+async def invite(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Invite a client to have a key sign; its address, with a secret that is good once.
+
+    No more than the key's guard lets through: so nobody has to agree.
+    """
+    refuse_unknown(request, INVITE_FIELDS)
+    store = keyholder.open_store()
+    place = f"{check_group(request.get('group'))}/{check_key(request.get('key'))}"
+    fields = {"name": check_group(request.get("name")), "key": place, **check_limits(request)}
+    public = encode_public(keyholder, place)
+    rules, _ = admit_key(keyholder, place, public, WAY_FOR_NOSTR)
+    fields["public"] = decode_base64(public, 32).hex()
+    refuse_own_keys(store.vault, fields["public"])
+    for peer in fields["peers"]:
+        refuse_own_keys(store.vault, fields["public"], {"peer": peer})
+    refuse_wider(place, fields, rules)
+    relays = check_given_relays(request.get("relays"))
+    fields["relays"] = relays or [find_local_relay(keyholder)]
+    from urllib.parse import quote
+
+    secret = secrets.token_hex(16)
+    fields["secret"] = sha256(secret.encode()).hex()
+    made = await keyholder.signing.ask(do="make", kind="nostr")
+    fields["transport"], now = made["value"], int(time.time())
+
+    def change(vault: Vault) -> None:
+        add_invitation(vault, fields, now, store.machine)
+
+    noted = {**request, "for": f"invite {fields['name']}"}
+    await write(keyholder, session, noted, change)
+    keyholder.reporter.report()
+    made_one = Invitation("", store.machine, fields, "")
+    where = "&".join(f"relay={quote(url, safe='')}" for url in fields["relays"])
+    uri = f"bunker://{made_one.address}?{where}&secret={secret}"
+    return {"ok": True, "uri": uri, "invitation": made_one.to_dict()}
+
+
+def check_limits(request: Message) -> dict[str, Any]:
+    """What an invitation lets through, of the fields of a request; raises Usage."""
+    kinds = check_members(request, "kinds", is_kind, "a number, as in 1 or 30023")
+    peers = check_members(request, "peers", is_peer, "64 hex digits of a public key, or any")
+    usual = [SIGN_EVENT] if kinds else []
+    given = {**request, "methods": request.get("methods") or usual}
+    methods = check_members(given, "methods", METHODS.__contains__, f"one of: {', '.join(METHODS)}")
+    if not methods or (SIGN_EVENT in methods) != bool(kinds):
+        raise Usage("which kinds of events may be signed?", "as in: --kinds 1,7")
+    if bool({*methods} & {*CIPHERS}) != bool(peers):
+        raise Usage("with whom may texts be encrypted, or decrypted?", "as in: --peer NPUB")
+    seconds, rate = request.get("seconds"), request.get("rate", USUAL_RATE)
+    if type(seconds) is not int or not 0 < seconds <= LONGEST_INVITED:
+        raise Usage("for how long?", "as in: --for 7d; at most a year")
+    if type(rate) is not int or not 0 < rate <= MOST_RATE:
+        raise Usage(f"a rate is 1 to {MOST_RATE} requests a minute")
+    until = int(time.time()) + seconds
+    limits = {"kinds": kinds, "methods": methods, "peers": peers}
+    return {**limits, "until": until, "rate": rate}
+
+
+def check_members(
+    request: Message, field: str, is_member: Callable[[str], bool], example: str
+) -> list[str]:
+    """A list of words of a request, each once; raises Usage."""
+    found = request.get(field) or []
+    if not isinstance(found, list) or len(found) > MOST:
+        raise Usage(f"{field} is a list of at most {MOST} words")
+    if not all(isinstance(each, str) and is_member(each) for each in found):
+        raise Usage(f"not one of {field}", example)
+    return sorted({*found})
+
+
+def refuse_wider(place: str, fields: dict[str, Any], rules: Rules) -> None:
+    """Raise Denied where an invitation would let through what the key's guard does not."""
+    ciphers = [each for each in fields["methods"] if each != SIGN_EVENT]
+    named = {"kinds": fields["kinds"], "ciphers": ciphers, "peers": fields["peers"]}
+    for name, members in named.items():
+        wanted = Rules(**{name: members})
+        own = Rules()
+        setattr(own, name, getattr(rules, name))
+        if members and (not getattr(rules, name) or not wanted.asks_at_least(join_rules([own]))):
+            words = f"--{name} {','.join(members)}"
+            if name == "peers":
+                words = " ".join(f"--peer {each}" for each in members)
+            raise Denied(
+                f"{place} is guarded, and does less: {rules}",
+                f"the phone has to agree to more: avault guard {place} {words}",
+            )
+
+
+def check_given_relays(found: object) -> list[str]:
+    """Relays where an invitation is good; raises Usage."""
+    if found in (None, []):
+        return []
+    if not isinstance(found, list) or len(found) > MOST_RELAYS_INVITED:
+        raise Usage(f"relays is a list of at most {MOST_RELAYS_INVITED} URLs")
+    return [check_relay(str(each)) for each in found]
+
+
+def is_local(url: str) -> bool:
+    """Whether it is the URL of a relay of our own."""
+    return url.startswith(f"ws://{LOOPBACK}:") and url.endswith(OWN_RELAY)
+
+
+def find_local_relay(keyholder: Keyholder) -> str:
+    """The URL of this machine's own relay: that of those who are invited, or at a free port."""
+    store = keyholder.open_store()
+    for each in keyholder.signing.invited.look(store.vault):
+        if each.machine == store.machine and (local := [*filter(is_local, each.relays)]):
+            return local[0]
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        return f"ws://{LOOPBACK}:{free.getsockname()[1]}{OWN_RELAY}"
+
+
+async def show_invited(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Who is invited, and for what; no secret."""
+    refuse_unknown(request, frozenset({"action"}))
+    found = keyholder.signing.invited.look(keyholder.open_store().vault)
+    return {"ok": True, "invitations": [each.to_dict() for each in found]}
+
+
+async def revoke(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Take an invitation back, on all machines: its client is answered no more."""
+    refuse_unknown(request, frozenset({"action", "name"}))
+    machine, name = keyholder.open_store().machine, request.get("name")
+
+    def change(vault: Vault) -> None:
+        remove_invitation(vault, name, int(time.time()), machine)
+
+    said = name if isinstance(name, str) else "?"
+    await write(keyholder, session, {**request, "for": f"revoke {said}"}, change)
+    keyholder.reporter.report()
+    return {"ok": True}
+
+
+async def serve_front(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """Under which keys (hex) a front end is to listen, at which relays, and for whom."""
+    refuse_unknown(request, frozenset({"action"}))
+    store = keyholder.open_store()
+    mine = [
+        {"address": each.address, "relays": each.relays, "client": each.client}
+        for each in keyholder.signing.invited.look(store.vault)
+        if each.machine == store.machine
+    ]
+    return {"ok": True, "listen": mine}
+
+
+async def hear_event(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """The answer to an event of a client's."""
+    refuse_unknown(request, frozenset({"action", "event"}))
+    return await answer_event(keyholder, session, request)
+
+
+BUNKER: dict[str, Act] = {
+    "invite": invite,
+    "list": show_invited,
+    "revoke": revoke,
+    "listen": serve_front,
+    "event": hear_event,
+}
+
+
 # -------------------------------------------------- daemon/front_process ----
 # The processes of front ends, as the supervisor has them. They hold no key.
 
 
 class Fronts:
-    """The front end for SSH, one for all who ask."""
+    """The front ends: for SSH, and for those who are invited; each is one for all who ask."""
 
     START_TIME = 15.0  # seconds
+    LONGEST = 1 << 16  # bytes that one says of itself
 
     def __init__(self, places: Places) -> None:
         self.places = places
+        self.carrier: asyncio.subprocess.Process | None = None  # for those who are invited
+        self.looking = asyncio.Lock()
         self.process: asyncio.subprocess.Process | None = None
         self.starting = asyncio.Lock()
 
@@ -20600,8 +20537,51 @@ class Fronts:
                 raise AvaultError.from_dict(answer)
             raise Unavailable("the SSH agent did not start", "try again")
 
+    async def nostr(self) -> Message:
+        """Have the front end look at who is invited, started if it is not; how its relays are.
+
+        Raises what kept it from that.
+        """
+        async with self.looking:
+            if not self.carrier or self.carrier.returncode is not None:
+                self.carrier = await asyncio.create_subprocess_exec(
+                    *own_command("nostr", self.places.dir, self.places.socket),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env=clean_environment(),
+                    start_new_session=True,
+                )
+            try:
+                async with asyncio.timeout(self.START_TIME):
+                    answer = await self.ask_carrier(self.carrier)
+            except (TimeoutError, OSError, EOFError, Usage):
+                self.end_carrier()
+                raise Unavailable("the front end for Nostr does not answer", "try again") from None
+        if not answer.get("ok"):
+            raise AvaultError.from_dict(answer)
+        return answer
+
+    async def ask_carrier(self, process: asyncio.subprocess.Process) -> Message:
+        """What the front end says once it has looked; raises OSError, EOFError, Usage."""
+        if not (process.stdin and process.stdout):
+            raise EOFError
+        process.stdin.write(b"\n")
+        await process.stdin.drain()
+        size = int.from_bytes(await process.stdout.readexactly(4), "big")
+        if size > self.LONGEST:
+            raise Usage("a frame that is too long")
+        return decode_frame(await process.stdout.readexactly(size))
+
+    def end_carrier(self) -> None:
+        """Have the front end for those who are invited end."""
+        if self.carrier and self.carrier.returncode is None:
+            self.carrier.kill()
+        self.carrier = None
+
     def end(self) -> None:
-        """Have it end, and its socket gone."""
+        """Have the one for SSH end, and its socket gone."""
         if self.process and self.process.returncode is None:
             self.process.kill()
         self.process = None
@@ -20981,10 +20961,14 @@ class Replicator:
 class Companions:
     """Git is told, relays are given, the operator is written to, and front ends are served.
 
-    `verified` gives the digests of the files that the open vault has looked at.
+    `verified` gives the digests of the files that the open vault has looked at, `say` is told what
+    goes wrong.
     """
 
-    def __init__(self, places: Places, verified: Callable[[], dict[str, str]]) -> None:
+    def __init__(
+        self, places: Places, verified: Callable[[], dict[str, str]], say: Callable[[str], None]
+    ) -> None:
+        self.say = say
         self.recorder, self.replicator = Recorder(places, verified), Replicator(places)
         self.messenger, self.fronts = Messenger(places), Fronts(places)
 
@@ -20997,6 +20981,17 @@ class Companions:
         """Have them follow the vault's state."""
         spawn(tasks, self.replicator.run(warden))
         spawn(tasks, self.messenger.run(warden))
+        spawn(tasks, self.follow_invited(warden))
+
+    async def follow_invited(self, warden: Warden) -> None:
+        """Have the front end for those who are invited look, whenever they are others."""
+        while True:
+            await warden.invited.wait()
+            warden.invited.clear()
+            try:
+                await self.fronts.nostr()
+            except (AvaultError, OSError) as error:
+                self.say(f"who is invited is not served: {complain(error).message}")
 
     def describe(self) -> dict[str, Any]:
         """What `status` shows of them."""
@@ -21007,187 +21002,7 @@ class Companions:
         """The daemon ends."""
         self.replicator.leave()
         self.fronts.end()
-=======
-# ------------------------------------------------ daemon/bunker_requests ----
-# What a client may ask about invitations: to invite, to see who is invited, to take one back.
-
-
-LONGEST_INVITED = 366 * 86_400  # seconds
-USUAL_RATE = 60  # requests a minute
-MOST_RELAYS_INVITED = 4
-INVITE_FIELDS = frozenset("action name group key kinds methods peers seconds rate relays".split())
-LOOPBACK = "127.0.0.1"
-OWN_RELAY = "/avault"  # the path that tells a relay of ours from others on this machine
-
-
-async def serve_bunker(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """A request about invitations, or by one: see `BUNKER`."""
-    act = BUNKER.get(str(request.get("action")))
-    if not act:
-        raise Usage("no such action", f"one of: {', '.join(BUNKER)}")
-    return await act(keyholder, session, request)
-
-
-async def invite(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Invite a client to have a key sign; its address, with a secret that is good once.
-
-    No more than the key's guard lets through: so nobody has to agree.
-    """
-    refuse_unknown(request, INVITE_FIELDS)
-    store = keyholder.open_store()
-    place = f"{check_group(request.get('group'))}/{check_key(request.get('key'))}"
-    fields = {"name": check_group(request.get("name")), "key": place, **check_limits(request)}
-    public = encode_public(keyholder, place)
-    rules, _ = admit_key(keyholder, place, public, WAY_FOR_NOSTR)
-    fields["public"] = decode_base64(public, 32).hex()
-    refuse_own_keys(store.vault, fields["public"])
-    for peer in fields["peers"]:
-        refuse_own_keys(store.vault, fields["public"], {"peer": peer})
-    refuse_wider(place, fields, rules)
-    relays = check_given_relays(request.get("relays"))
-    fields["relays"] = relays or [find_local_relay(keyholder)]
-    from urllib.parse import quote
-
-    secret = secrets.token_hex(16)
-    fields["secret"] = sha256(secret.encode()).hex()
-    made = await keyholder.signing.ask(do="make", kind="nostr")
-    fields["transport"], now = made["value"], int(time.time())
-
-    def change(vault: Vault) -> None:
-        add_invitation(vault, fields, now, store.machine)
-
-    noted = {**request, "for": f"invite {fields['name']}"}
-    await write(keyholder, session, noted, change)
-    keyholder.reporter.report()
-    made_one = Invitation("", store.machine, fields, "")
-    where = "&".join(f"relay={quote(url, safe='')}" for url in fields["relays"])
-    uri = f"bunker://{made_one.address}?{where}&secret={secret}"
-    return {"ok": True, "uri": uri, "invitation": made_one.to_dict()}
-
-
-def check_limits(request: Message) -> dict[str, Any]:
-    """What an invitation lets through, of the fields of a request; raises Usage."""
-    kinds = check_members(request, "kinds", is_kind, "a number, as in 1 or 30023")
-    peers = check_members(request, "peers", is_peer, "64 hex digits of a public key, or any")
-    usual = [SIGN_EVENT] if kinds else []
-    given = {**request, "methods": request.get("methods") or usual}
-    methods = check_members(given, "methods", METHODS.__contains__, f"one of: {', '.join(METHODS)}")
-    if not methods or (SIGN_EVENT in methods) != bool(kinds):
-        raise Usage("which kinds of events may be signed?", "as in: --kinds 1,7")
-    if bool({*methods} & {*CIPHERS}) != bool(peers):
-        raise Usage("with whom may texts be encrypted, or decrypted?", "as in: --peer NPUB")
-    seconds, rate = request.get("seconds"), request.get("rate", USUAL_RATE)
-    if type(seconds) is not int or not 0 < seconds <= LONGEST_INVITED:
-        raise Usage("for how long?", "as in: --for 7d; at most a year")
-    if type(rate) is not int or not 0 < rate <= MOST_RATE:
-        raise Usage(f"a rate is 1 to {MOST_RATE} requests a minute")
-    until = int(time.time()) + seconds
-    limits = {"kinds": kinds, "methods": methods, "peers": peers}
-    return {**limits, "until": until, "rate": rate}
-
-
-def check_members(
-    request: Message, field: str, is_member: Callable[[str], bool], example: str
-) -> list[str]:
-    """A list of words of a request, each once; raises Usage."""
-    found = request.get(field) or []
-    if not isinstance(found, list) or len(found) > MOST:
-        raise Usage(f"{field} is a list of at most {MOST} words")
-    if not all(isinstance(each, str) and is_member(each) for each in found):
-        raise Usage(f"not one of {field}", example)
-    return sorted({*found})
-
-
-def refuse_wider(place: str, fields: dict[str, Any], rules: Rules) -> None:
-    """Raise Denied where an invitation would let through what the key's guard does not."""
-    ciphers = [each for each in fields["methods"] if each != SIGN_EVENT]
-    named = {"kinds": fields["kinds"], "ciphers": ciphers, "peers": fields["peers"]}
-    for name, members in named.items():
-        wanted = Rules(**{name: members})
-        own = Rules()
-        setattr(own, name, getattr(rules, name))
-        if members and (not getattr(rules, name) or not wanted.asks_at_least(join_rules([own]))):
-            words = f"--{name} {','.join(members)}"
-            if name == "peers":
-                words = " ".join(f"--peer {each}" for each in members)
-            raise Denied(
-                f"{place} is guarded, and does less: {rules}",
-                f"the phone has to agree to more: avault guard {place} {words}",
-            )
-
-
-def check_given_relays(found: object) -> list[str]:
-    """Relays where an invitation is good; raises Usage."""
-    if found in (None, []):
-        return []
-    if not isinstance(found, list) or len(found) > MOST_RELAYS_INVITED:
-        raise Usage(f"relays is a list of at most {MOST_RELAYS_INVITED} URLs")
-    return [check_relay(str(each)) for each in found]
-
-
-def is_local(url: str) -> bool:
-    """Whether it is the URL of a relay of our own."""
-    return url.startswith(f"ws://{LOOPBACK}:") and url.endswith(OWN_RELAY)
-
-
-def find_local_relay(keyholder: Keyholder) -> str:
-    """The URL of this machine's own relay: that of those who are invited, or at a free port."""
-    store = keyholder.open_store()
-    for each in keyholder.signing.invited.look(store.vault):
-        if each.machine == store.machine and (local := [*filter(is_local, each.relays)]):
-            return local[0]
-    with socket.socket() as free:
-        free.bind((LOOPBACK, 0))
-        return f"ws://{LOOPBACK}:{free.getsockname()[1]}{OWN_RELAY}"
-
-
-async def show_invited(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Who is invited, and for what; no secret."""
-    refuse_unknown(request, frozenset({"action"}))
-    found = keyholder.signing.invited.look(keyholder.open_store().vault)
-    return {"ok": True, "invitations": [each.to_dict() for each in found]}
-
-
-async def revoke(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Take an invitation back, on all machines: its client is answered no more."""
-    refuse_unknown(request, frozenset({"action", "name"}))
-    machine, name = keyholder.open_store().machine, request.get("name")
-
-    def change(vault: Vault) -> None:
-        remove_invitation(vault, name, int(time.time()), machine)
-
-    said = name if isinstance(name, str) else "?"
-    await write(keyholder, session, {**request, "for": f"revoke {said}"}, change)
-    keyholder.reporter.report()
-    return {"ok": True}
-
-
-async def serve_front(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Under which keys (hex) a front end is to listen, at which relays, and for whom."""
-    refuse_unknown(request, frozenset({"action"}))
-    store = keyholder.open_store()
-    mine = [
-        {"address": each.address, "relays": each.relays, "client": each.client}
-        for each in keyholder.signing.invited.look(store.vault)
-        if each.machine == store.machine
-    ]
-    return {"ok": True, "listen": mine}
-
-
-async def hear_event(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """The answer to an event of a client's."""
-    refuse_unknown(request, frozenset({"action", "event"}))
-    return await answer_event(keyholder, session, request)
-
-
-BUNKER: dict[str, Act] = {
-    "invite": invite,
-    "list": show_invited,
-    "revoke": revoke,
-    "listen": serve_front,
-    "event": hear_event,
-}
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
+        self.fronts.end_carrier()
 
 
 # -------------------------------------------------------- daemon/listing ----
@@ -21633,118 +21448,6 @@ def next_step(warden: Warden, fields: dict[str, Any]) -> str | None:
     return warden.pairing_hint() if fields["proven"] is False else None
 
 
-<<<<<<< HEAD
-=======
-# -------------------------------------------------- daemon/front_process ----
-# The processes of front ends, as the supervisor has them. They hold no key.
-
-
-class Fronts:
-    """The front ends: for SSH, and for those who are invited; each is one for all who ask."""
-
-    START_TIME = 15.0  # seconds
-    LONGEST = 1 << 16  # bytes that one says of itself
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-        self.carrier: asyncio.subprocess.Process | None = None  # for those who are invited
-        self.looking = asyncio.Lock()
-        self.process: asyncio.subprocess.Process | None = None
-        self.starting = asyncio.Lock()
-
-    def ssh_path(self) -> str:
-        """Where its socket is: beside the daemon's own."""
-        return self.places.socket.removesuffix(".sock") + "-ssh.sock"
-
-    async def ssh(self) -> str:
-        """The path of a socket that an SSH agent listens at; raises what kept it from that."""
-        path = self.ssh_path()
-        async with self.starting:
-            if not self.process or self.process.returncode is not None or not os.path.exists(path):
-                self.end()
-                await self.start(path)
-        return path
-
-    async def start(self, path: str) -> None:
-        """Start it, and wait until it listens."""
-        self.process = await asyncio.create_subprocess_exec(
-            *own_command("ssh-agent", self.places.dir, self.places.socket, path),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=clean_environment(),
-            start_new_session=True,
-        )
-        said = b""
-        try:
-            async with asyncio.timeout(self.START_TIME):
-                if self.process.stdout:
-                    said = await self.process.stdout.read(1 << 16)
-        except TimeoutError:
-            pass
-        answer = decode_frame(said[4:]) if said else {}
-        if not answer.get("ok"):
-            self.end()
-            if answer:
-                raise AvaultError.from_dict(answer)
-            raise Unavailable("the SSH agent did not start", "try again")
-
-    async def nostr(self) -> Message:
-        """Have the front end look at who is invited, started if it is not; how its relays are.
-
-        Raises what kept it from that.
-        """
-        async with self.looking:
-            if not self.carrier or self.carrier.returncode is not None:
-                self.carrier = await asyncio.create_subprocess_exec(
-                    *own_command("nostr", self.places.dir, self.places.socket),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env=clean_environment(),
-                    start_new_session=True,
-                )
-            try:
-                async with asyncio.timeout(self.START_TIME):
-                    answer = await self.ask_carrier(self.carrier)
-            except (TimeoutError, OSError, EOFError, Usage):
-                self.end_carrier()
-                raise Unavailable("the front end for Nostr does not answer", "try again") from None
-        if not answer.get("ok"):
-            raise AvaultError.from_dict(answer)
-        return answer
-
-    async def ask_carrier(self, process: asyncio.subprocess.Process) -> Message:
-        """What the front end says once it has looked; raises OSError, EOFError, Usage."""
-        if not (process.stdin and process.stdout):
-            raise EOFError
-        process.stdin.write(b"\n")
-        await process.stdin.drain()
-        size = int.from_bytes(await process.stdout.readexactly(4), "big")
-        if size > self.LONGEST:
-            raise Usage("a frame that is too long")
-        return decode_frame(await process.stdout.readexactly(size))
-
-    def end_carrier(self) -> None:
-        """Have the front end for those who are invited end."""
-        if self.carrier and self.carrier.returncode is None:
-            self.carrier.kill()
-        self.carrier = None
-
-    def end(self) -> None:
-        """Have the one for SSH end, and its socket gone."""
-        if self.process and self.process.returncode is None:
-            self.process.kill()
-        self.process = None
-        try:
-            os.unlink(self.ssh_path())
-        except OSError:
-            pass
-
-
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ------------------------------------------------------- daemon/listener ----
 # The daemon's socket, and its path in the file system.
 
@@ -21931,7 +21634,7 @@ class Supervisor:
     ) -> None:
         self.places, self.options, self.answers, self.say = places, options, answers, say
         limits = options["lock_after"], options["lock_idle"]
-        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}))
+        self.companions = Companions(places, lambda: self.warden.report.get("verified", {}), say)
         wrote = self.companions.note_written
         self.warden = Warden(places, lock_directory(places.dir), say, wrote, limits)
         clean_directory(places.dir)
@@ -21982,21 +21685,11 @@ class Supervisor:
             spawn(self.tasks, self.notify(options["notify"]))
         ready()
         spawn(self.tasks, self.listener.stay_reachable())
-<<<<<<< HEAD
         self.companions.begin(self.tasks, self.warden)
         await self.stopping.wait()
         await self.warden.child.end()
         self.warden.grants.leave()
         self.companions.leave()
-=======
-        spawn(self.tasks, self.replicator.run(self.warden))
-        spawn(self.tasks, self.follow_invited())
-        await self.stopping.wait()
-        await self.warden.child.end()
-        self.replicator.leave()
-        self.fronts.end()
-        self.fronts.end_carrier()
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
         self.listener.close()
         # who sees our connections end may start another daemon at once
         os.close(self.warden.child.lock_fd)
@@ -22124,16 +21817,6 @@ class Supervisor:
                     )
                 continue
             await changed.wait()
-
-    async def follow_invited(self) -> None:
-        """Have the front end for those who are invited look, whenever they are others."""
-        while True:
-            await self.warden.invited.wait()
-            self.warden.invited.clear()
-            try:
-                await self.fronts.nostr()
-            except (AvaultError, OSError) as error:
-                self.say(f"who is invited is not served: {complain(error).message}")
 
     def interrupt(self) -> None:
         """Ctrl-C in the foreground: stop, but ask twice where that may lose a key."""
@@ -22371,17 +22054,16 @@ async def answer_ssh(supervisor: Supervisor, sock: socket.socket, request: Messa
     return {"ok": True, "path": path, "state": supervisor.warden.current_state()}
 
 
-<<<<<<< HEAD
 async def answer_message(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """Look at which messages are on again; what `status` shows of them."""
     supervisor.companions.messenger.look()
     return {"ok": True, "messages": supervisor.companions.messenger.describe()}
-=======
+
+
 async def answer_nostr(supervisor: Supervisor, sock: socket.socket, request: Message) -> Message:
     """How the relays are for those who are invited, who are looked for now; and the `state`."""
-    found = await supervisor.fronts.nostr()
+    found = await supervisor.companions.fronts.nostr()
     return {**found, "state": supervisor.warden.current_state()}
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 
 
 ANSWERS: dict[str, Respond] = {
@@ -22396,11 +22078,8 @@ ANSWERS: dict[str, Respond] = {
     "unguard": answer_custody,
     "record": answer_record,
     "ssh": answer_ssh,
-<<<<<<< HEAD
     "message": answer_message,
-=======
     "nostr": answer_nostr,
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }
 
 
@@ -23361,213 +23040,6 @@ def serve_inspect(keyholder: Keyholder, session: Session, request: Message) -> A
     return {"ok": True, "groups": groups, "generation": vault.generation}
 
 
-<<<<<<< HEAD
-# -------------------------------------------------------- daemon/signing ----
-# The one request behind all that signs: decode, rule, count, sign, log; or refuse.
-#
-# Whoever asks, a front end or a program, gets a signature and never a key.
-
-
-WAYS_TO_SIGN = {"ssh": "ssh", "sshsig": "ssh"}  # what is signed, and the way that a guard names
-
-
-async def serve_sign(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """Sign what a guard lets be signed: decode, rule, count, sign, log.
-
-    A caller that leaves takes the request along: this task is cancelled with its connection.
-    """
-    what = str(request.get("as"))
-    noted: Message = {"op": "sign", "for": what if what in WAYS_TO_SIGN else "?"}
-    try:
-        said, grant = read_wish(request), session.grant
-        way = WAYS_TO_SIGN[said["as"]]
-        if grant:
-            grant.check_way("sign")
-        name, public = await choose_signing_key(keyholder, session, request, way)
-        group, _, key = name.partition("/")
-        noted |= {"group": group, "key": key}
-        said["public"] = public
-        use = await decode(keyholder, said)
-        guards = keyholder.gate.look(keyholder.open_store().vault)
-        sentence = describe_use(use, name, guards.rules_of(guards.of(name)).servers, request)
-        noted["signed"] = sentence
-        passage = admit_use(keyholder, name, public, way, use)
-        if grant:
-            grant.use("sign")
-        if passage.is_counted:
-            await keyholder.change(passage.count(keyholder.open_store().machine))
-        value = passage.vault.groups[group].keys[key][0].value
-        answer = await keyholder.signing.use("sign", value, **said)
-        admit_use(keyholder, name, public, way, use, passage)  # what has changed meanwhile counts
-        keyholder.release(session, noted)
-    except asyncio.CancelledError:
-        keyholder.release(session, noted, TimedOut.code)
-        raise
-    except Exception as error:
-        known = complain(error)
-        keyholder.release(session, {**noted, "why": known.message}, known.code)
-        raise
-    return {"ok": True, "signature": str(answer["signature"]), "name": name, "said": sentence}
-
-
-SIGN_FIELDS = frozenset(
-    {"as", "payload", "binds", "flags", "public", "group", "key", "claims", "content"}
-)
-
-
-def read_wish(request: Message) -> Message:
-    """What a request wants signed, each field of the form and size that it has; raises Usage.
-
-    No more than this goes on to the process that signs.
-    """
-    refuse_unknown(request, SIGN_FIELDS)
-    if str(request.get("as")) not in WAYS_TO_SIGN:
-        raise Usage("as is ssh or sshsig", "what is not understood is not signed")
-    flags = request.get("flags", 0)
-    if type(flags) is not int or not 0 <= flags < 1 << 32:
-        raise Usage("flags is a number of 32 bits")
-    payload = check_base64(request.get("payload"), "payload", LONGEST_SSH)
-    binds = read_told_binds(request)
-    return {"as": request["as"], "payload": payload, "binds": binds, "flags": flags}
-
-
-def read_told_binds(request: Message) -> list[str]:
-    """What servers are said to have signed, each in base64; raises Usage."""
-    binds = request.get("binds") or []
-    if not isinstance(binds, list) or len(binds) > MOST_BINDS:
-        raise Usage(f"binds is a list of at most {MOST_BINDS}")
-    return [check_base64(each, "binds", LONGEST_BIND) for each in binds]
-
-
-def check_base64(text: object, name: str, most: int) -> str:
-    """A text that is the base64 of at most so many bytes; raises Usage."""
-    try:
-        return encode_base64(decode_base64(text, most))
-    except ValueError as error:
-        raise Usage(f"{name} is not understood, so not signed: {error}") from None
-
-
-async def decode(keyholder: Keyholder, said: Message) -> dict[str, Any]:
-    """What is to be signed; raises Usage, Denied. Servers are proven by the process that signs."""
-    if said["binds"]:
-        return dict((await keyholder.signing.ask(do="decode", **said))["use"])
-    return decode_use(said, None)
-
-
-async def choose_signing_key(
-    keyholder: Keyholder, session: Session, request: Message, way: str
-) -> tuple[str, str]:
-    """The name of the key that is asked for, by GROUP and KEY or by its public half, and that.
-
-    Where several say that this public half is theirs, it is one of those of which it is.
-    Raises Usage, NotFound.
-    """
-    vault = keyholder.open_store().vault
-    if request.get("public") is not None:
-        public = check_base64(request["public"], "public", LONGEST_BIND)
-        guards, blob = keyholder.gate.look(vault), decode_base64(public, LONGEST_BIND)
-        names = [
-            name
-            for name in keyholder.signing.keys.find(vault, blob, way, guards)
-            if not session.grant or session.grant.has(*name.split("/"))
-        ]
-        values = {name: vault.secrets(*name.split("/"))[0].value for name in names}
-        for name in names:
-            if len({*values.values()}) == 1 or await keyholder.signing.owns(values[name], public):
-                return name, public
-        raise NotFound("no such key in the vault", "see which there are: avault list")
-    group, key = check_group(request.get("group")), check_key(request.get("key"))
-    refuse_asked(keyholder.see(session), keyholder.gate.look(vault), f"{group}/{key}")
-    return f"{group}/{key}", encode_public(keyholder, f"{group}/{key}")
-
-
-def refuse_asked(vault: Vault, guards: Guards, name: str) -> None:
-    """Raise Denied for a key that asks the phone for each use, NotFound where there is none.
-
-    Its value is sealed: what opens it answers a caller with values, and signs nothing.
-    """
-    group, _, key = name.partition("/")
-    found, rules = vault.secrets(group, key), guards.rules_of(guards.of(name))
-    if rules.ask is not None or any(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} is guarded: the phone is asked for each use, and no key signs like that",
-            f"only the operator can lift it, by phone: avault unguard {name}",
-        )
-
-
-def encode_public(keyholder: Keyholder, name: str) -> str:
-    """The public half of a key that signs, in base64; raises Usage."""
-    known = keyholder.signing.keys.look(keyholder.open_store().vault).get(name)
-    if not known:
-        raise Usage("that is no key that signs", "see which there are: avault list")
-    return encode_base64(known.blob)
-
-
-def admit_use(
-    keyholder: Keyholder,
-    name: str,
-    public: str,
-    way: str,
-    use: dict[str, Any],
-    reserved: Passage | None = None,
-) -> Passage:
-    """What of the vault may be used so: the key alone; raises Denied, NotFound.
-
-    A key signs only where a guard names the way. One whose use is `reserved` may have none left.
-    """
-    vault = keyholder.open_store().vault
-    guards = keyholder.gate.look(vault)
-    group, _, key = name.partition("/")
-    refuse_asked(vault, guards, name)
-    if encode_public(keyholder, name) != public:
-        raise Denied(f"{name} is another key meanwhile", "ask again")
-    found = guards.of(name)
-    rules = guards.rules_of(found)
-    if rules.ways() is None:
-        raise Denied(
-            f"{name} is guarded by nothing that lets it sign", f"avault guard {name} --only {way}"
-        )
-    if reserved and reserved.is_counted:
-        rules = join_rules([rules])
-        rules.times = None
-    if not rules.lets(way, time.time()):
-        check(guards, name, way, time.time())
-    if fault := find_ssh_fault(use, rules.servers, rules.users, rules.namespaces):
-        raise Denied(f"{name} may not {fault}", f"see what it may: avault guard {name}")
-    return Passage(take_out(vault, [(group, key)]), way, rules.times is not None)
-
-
-async def serve_signing_keys(keyholder: Keyholder, session: Session, request: Message) -> Message:
-    """The public halves of the keys that may sign by a way; for SSH those that fit the server.
-
-    It is what an agent lists: a server ends the connection after a few keys that are not its.
-    """
-    refuse_unknown(request, frozenset({"as", "binds"}))
-    way, binds = WAYS_TO_SIGN.get(str(request.get("as"))), read_told_binds(request)
-    bound: dict[str, Any] = {"server": None, "through": []}
-    if not way:
-        raise Usage("as is ssh or sshsig")
-    if session.grant:
-        session.grant.check_way("sign")
-    vault = keyholder.open_store().vault
-    keys = keyholder.signing.keys.look(vault)
-    if keys and binds:
-        bound = await keyholder.signing.ask(do="binds", binds=binds)
-        vault = keyholder.open_store().vault
-        keys = keyholder.signing.keys.look(vault)
-    guards, now = keyholder.gate.look(vault), time.time()
-    fits = {name: guards.rules_of(guards.of(name)) for name in keys}
-    may = [
-        {"name": name, **keys[name].to_dict()}
-        for name, rules in fits.items()
-        if rules.ways() is not None
-        and (not session.grant or session.grant.has(*name.split("/")))
-        and rules.lets(way, now)
-        and may_offer(bound, rules.servers, rules.namespaces)
-    ]
-    return {"ok": True, "keys": may}
-
-
 # ---------------------------------------------------------- daemon/words ----
 # The one word that an operator may send to an agent: lock, as a private message (NIP-17).
 #
@@ -23635,8 +23107,6 @@ def describe_outcomes(name: str, now: float) -> dict[str, str]:
     }
 
 
-=======
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ------------------------------------------------------- daemon/requests ----
 # What a client may ask of an open vault.
 #
@@ -23785,16 +23255,12 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
-<<<<<<< HEAD
-    "sign": serve_sign,
+    "sign": serve_signature,
+    "bunker": serve_bunker,
     "word": serve_word,
     "grant": serve_grant,
     "grants": serve_grants,
     "revoke": serve_revoke,
-=======
-    "sign": serve_signature,
-    "bunker": serve_bunker,
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 }
 
 
@@ -24458,7 +23924,8 @@ class Visitors:
         self.tasks: set[asyncio.Task[None]] = set()
         # a key of the moment, for relays that want to know who is there
         urls = [*map(str, found["relays"])]
-        self.relays = Relays(make_keys(), urls, self.hear, lambda: None, self.address)
+        wanted = wanted_answers(self.address)
+        self.relays = Relays(make_keys(), urls, self.hear, lambda: None, wanted)
 
     def hear(self, event: Event) -> None:
         """An event of a relay's; one of the client's does not wait behind those of others."""
@@ -41514,7 +40981,6 @@ def find_settings(places: Places) -> list[dict[str, str]]:
     return found
 
 
-<<<<<<< HEAD
 # ------------------------------------------------------------- cli/grant ----
 # avault grant, grants, revoke: a socket of its own for one caller, with what it may get.
 
@@ -41729,71 +41195,6 @@ def run_granted(terminal: Terminal, fields: dict[str, Any], words: list[str]) ->
         connection.close()
 
 
-# ----------------------------------------------------------- cli/servers ----
-# What a key may sign for SSH, as a command line names it: servers by name, kept by their keys.
-
-
-def name_uses_of(
-    servers: tuple[str, ...], users: tuple[str, ...], namespaces: tuple[str, ...]
-) -> dict[str, Any]:
-    """The fields of a request that say what a key may sign; raises Usage."""
-    found = {"servers": name_servers(servers), "users": [*users], "namespaces": [*namespaces]}
-    return {name: value for name, value in found.items() if value}
-
-
-def name_servers(given: tuple[str, ...]) -> list[str]:
-    """What a guard keeps of servers; of one that is named alone, its keys in known_hosts.
-
-    Raises Usage. The keys are shown: who can write known_hosts could have put others there.
-    """
-    found: list[str] = []
-    for each in given:
-        if is_server(each):
-            found.append(each)
-        elif "=" in each:
-            raise Usage("not a server", "as in: --server github.com=SHA256:…")
-        else:
-            found += find_known(each)
-    return found
-
-
-def find_known(name: str) -> list[str]:
-    """A server's keys in known_hosts, as a guard keeps them; raises Usage where there are none."""
-    lines = []
-    if name[:1] != "-":
-        try:
-            asked = subprocess.run(
-                ["ssh-keygen", "-F", name],
-                check=False,
-                capture_output=True,
-                text=True,
-                timeout=10,
-            )
-            lines = [line.split() for line in asked.stdout.splitlines() if line[:1] != "#"]
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-    members = []
-    revoked = {words[3] for words in lines if words[0] == "@revoked" and len(words) > 3}
-    for words in lines:
-        try:
-            fingerprint = fingerprint_of(binascii.a2b_base64(words[2]))
-        except (IndexError, ValueError):
-            continue
-        if words[0][:1] == "@" or words[2] in revoked:
-            continue
-        members.append(f"{name}={fingerprint}")
-        say(f"{name} has the key {fingerprint} ({printable(words[1], 40)}) in known_hosts")
-    if not members or not all(map(is_server, members)):
-        words_for = ", ".join(WORDS_FOR_SERVERS)
-        raise Usage(
-            f"no key of {printable(name, 80)} in known_hosts",
-            f"name it: --server NAME=SHA256:…; or one of: {words_for}",
-        )
-    return members
-
-
-=======
->>>>>>> d1be7e7 (Nostr keys that sign, a bunker for child agents and apps, and avault sign for programs)
 # ------------------------------------------------------------- cli/guard ----
 # avault guard, unguard: how a secret may be used.
 

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from avault.daemon.gate import Passage
+from avault.daemon.grant import Grant
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.signing import (
     WAY_FOR_NOSTR,
@@ -63,13 +64,15 @@ async def sign_noted(
     try:
         refuse_unknown(request, NOSTR_FIELDS)
         payload = check_base64(request.get("payload"), "payload", LONGEST_NOSTR)
-        name, public = await choose_signing_key(keyholder, request, WAY_FOR_NOSTR)
+        if session.grant:
+            session.grant.check_way("sign")
+        name, public = await choose_signing_key(keyholder, session, request, WAY_FOR_NOSTR)
         group, _, key = name.partition("/")
         noted |= {"group": group, "key": key}
         said = {"as": request["as"], "payload": payload, "public": public}
         if request.get("peer") is not None:
             said["peer"] = request["peer"]
-        answer, sentence = await sign_use(keyholder, name, said, noted, narrow)
+        answer, sentence = await sign_use(keyholder, name, said, noted, narrow, session.grant)
         keyholder.release(session, noted)
     except asyncio.CancelledError:
         keyholder.release(session, noted, TimedOut.code)
@@ -82,7 +85,12 @@ async def sign_noted(
 
 
 async def sign_use(
-    keyholder: Keyholder, name: str, said: Message, noted: Message, narrow: Narrow | None
+    keyholder: Keyholder,
+    name: str,
+    said: Message,
+    noted: Message,
+    narrow: Narrow | None,
+    grant: Grant | None = None,
 ) -> tuple[str, str]:
     """Decode, refuse, rule, count, and have it signed: what came of it, and that in words.
 
@@ -103,6 +111,8 @@ async def sign_use(
         return passage
 
     passage = admit()
+    if grant:
+        grant.use("sign")
     if passage.is_counted:
         await keyholder.change(passage.count(keyholder.open_store().machine))
     group, _, key = name.partition("/")

@@ -21,7 +21,7 @@ from avault.places import Places
 from avault.plain import write_all
 from avault.process import harden, report_quietly
 from avault.protocol import FIRST_FRAME, encode_frame
-from avault.signer.relays import Relays, wanted_answers, start_narrow_relay
+from avault.signer.relays import Relays, start_narrow_relay, wanted_answers
 from avault.tasks import spawn
 from avault.vault.rule_members import is_port
 

@@ -284,7 +284,9 @@ async def probe(url: str, seconds: float) -> tuple[str | None, float]:
             stream = client.notifications()
             await relay.try_connect(timeout=limit)
             stage = "takes no subscription"
-            await client.subscribe(nostr_sdk.ReqTarget.auto([wanted_answers(public_hex(keys))]), id="avault")
+            await client.subscribe(
+                nostr_sdk.ReqTarget.auto([wanted_answers(public_hex(keys))]), id="avault"
+            )
             await heard(stream, lambda message: bool(message.is_END_OF_STORED_EVENTS()))
             stage = "takes no message"
             event = compose_event(keys, public_hex(keys), secrets.token_hex(300))
