@@ -298,6 +298,13 @@ The rooms, in order; each calls only what stands above it:
     doctor/state              Checks of the state directory: this machine's own part, and what other copies left of theirs
     doctor/vault              Checks of the vault directory: private, and its files whole and of one vault
     doctor/command            avault doctor: the table of checks, and the command
+    fleet/hosts               The list of hosts of a fleet: a file that people write, and the vaults of this machine
+    fleet/reaching            How a host is reached: by OpenSSH, with a deadline of our own, a few at once through one door
+    fleet/outcomes            What came of a host: the word that people are told, the exit code, and how many they were
+    fleet/board               The table of hosts: it fills as answers come, what went wrong stands last, and it fits
+    fleet/looking             What a host says of its vault: its state, its health and its log
+    fleet/giving              A value for hosts: sent on stdin, kept there, compared again; and what runs there restarted
+    fleet/rounds              A round through the fleet: which hosts, how many at once, and what is said at the end
     completion/words          Commands as they are typed, for whatever shell: their options, arguments, and what follows those
     completion/bash           The completion script for bash, 3.2 (macOS) or later
     completion/fish           The completion script for fish, 3.0 or later
@@ -313,11 +320,20 @@ The rooms, in order; each calls only what stands above it:
     cli/daemon                avault daemon start, daemon stop, unlock, lock, version
     cli/demo                  avault demo: the whole story in a minute, in a temporary directory, with a phone of its own
     cli/edit                  avault edit: a secret in the operator's editor, by way of a file that is only in memory
+    cli/log                   avault log: who got what, and when; and what was refused
+    cli/status                avault status: what the daemon does, and what it waits for
+    cli/fleet                 avault fleet: many machines, over OpenSSH: the list of hosts, and how they are
+    cli/secrets               set, get, has, list, mv, delete, export, wait
+    cli/fleet_acts            avault fleet: what is done on many machines: lock, unlock, set, rotate, run
     cli/keychain              avault keychain: the custodian that most have at hand, by a shorter name
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
     cli/grant                 avault grant, grants, revoke: a socket of its own for one caller, with what it may get
     cli/guard                 avault guard, unguard: how a secret may be used
+<<<<<<< HEAD
     cli/log                   avault log: who got what, and when; and what was refused
+=======
+    cli/key                   avault key: keys that sign, made or taken in
+>>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
     cli/message               avault message: what the operator is told by private message, and the one word that is obeyed
@@ -325,11 +341,13 @@ The rooms, in order; each calls only what stands above it:
     cli/pair                  avault init, pair, drill: by which a vault, a machine and the operator's phone meet
     cli/retrieve              A vault brought back where nothing of it is, by npub, relays and phone: avault recover
     cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
-    cli/status                avault status: what the daemon does, and what it waits for
     cli/replica               avault replica: relays that keep the vault's ciphertext
     cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
+<<<<<<< HEAD
     cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/sign                  avault sign: what a key signs of stdin, by the same rules as for everybody
+=======
+>>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/ssh                   avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault
     cli/main                  From a command line to a command, by way of click; and where the program starts
@@ -387,6 +405,7 @@ if TYPE_CHECKING:
     import datetime
     import errno
     import fcntl
+    import fnmatch
     import functools
     import getpass
     import glob
@@ -402,6 +421,7 @@ if TYPE_CHECKING:
     import math
     import nostr_sdk
     import pwd
+    import random
     import re
     import resource
     import secrets
@@ -416,6 +436,7 @@ if TYPE_CHECKING:
     import subprocess
     import tempfile
     import termios
+    import textwrap
     import threading
     import time
     import tty
@@ -431,8 +452,10 @@ if TYPE_CHECKING:
     Admit = Callable[[], "Passage"]
     Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
     AnyVault = Any  # of vault/records, which needs this room
+    Cells = Callable[["Outcome"], Sequence[str]]
     Event: TypeAlias = nostr_sdk.Event
     Facts = dict[str, list[Any]]
+    HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
@@ -495,6 +518,7 @@ else:
     datetime = Lazy("datetime")
     errno = Lazy("errno")
     fcntl = Lazy("fcntl")
+    fnmatch = Lazy("fnmatch")
     functools = Lazy("functools")
     getpass = Lazy("getpass")
     glob = Lazy("glob")
@@ -509,6 +533,7 @@ else:
     math = Lazy("math")
     nostr_sdk = Lazy("nostr_sdk")
     pwd = Lazy("pwd")
+    random = Lazy("random")
     re = Lazy("re")
     resource = Lazy("resource")
     secrets = Lazy("secrets")
@@ -523,6 +548,7 @@ else:
     subprocess = Lazy("subprocess")
     tempfile = Lazy("tempfile")
     termios = Lazy("termios")
+    textwrap = Lazy("textwrap")
     threading = Lazy("threading")
     time = Lazy("time")
     tty = Lazy("tty")
@@ -4941,7 +4967,7 @@ OUR_FILES = (
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
     "locks.json", "messages.json",
     "replica.json", "replica-outbox.json", "guards.enc",
-    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
+    "socket", "python", "place", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line
@@ -21670,6 +21696,9 @@ class Supervisor:
         self.listener.open()
         self.warden.grants.clean()
         write_file(self.places.own("python"), os.fsencode(sys.executable))
+        here, record = os.path.realpath(self.places.dir), self.places.own("place")
+        if read_record(record) != here:  # by it, `fleet --local` finds a vault that is stopped
+            write_file(record, os.fsencode(here))
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
         if options["ask"] or options["nsec"] is not None:
@@ -24459,6 +24488,11 @@ this machine
   version
   forget        remove all of this vault from this machine but the vault
   signer        a phone in a terminal: a NIP-46 bunker
+
+many machines, over ssh
+  fleet add|remove|status              the hosts, and how their vaults are
+  fleet lock|unlock|set|rotate|run     what is done on all of them
+  fleet doctor|log                     what is wrong there, and who got what
 
 openclaw and other agents
   openclaw plan|install|uninstall|status|unlock|chats
@@ -38475,6 +38509,1163 @@ def mend(fix: Callable[[], str]) -> str | None:
         return None
 
 
+# ----------------------------------------------------------- fleet/hosts ----
+# The list of hosts of a fleet: a file that people write, and the vaults of this machine.
+
+
+LONGEST_HOST = 255  # characters
+MOST_HOSTS = 2_000
+
+
+class Host(Fields, frozen=True):
+    """A vault, and how it is reached.
+
+    `name` is what ssh is told (HOST, USER@HOST or ssh://…), "" for a vault of this machine;
+    `vault` its directory there, "" for the usual one; `program` avault's command there.
+    """
+
+    name: str
+    vault: str = ""
+    program: str = "avault"
+
+    def label(self) -> str:
+        """How people are told of it: the host, and the directory where it is not the usual one."""
+        if not self.name:
+            home = absolute("~") + "/"
+            inner = self.vault.removeprefix(home)
+            return self.vault if inner == self.vault else f"~/{inner}"
+        return f"{self.name}:{self.vault}" if self.vault else self.name
+
+    def line(self) -> str:
+        """The host as a line of the list."""
+        said = [f"vault={self.vault}"] if self.vault else []
+        said += [f"program={self.program}"] if self.program != "avault" else []
+        return shlex.join([self.name, *said])
+
+
+def fleet_file() -> str:
+    """$XDG_CONFIG_HOME/avault/fleet, or ~/.config/avault/fleet (XDG Base Directory)."""
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    base = base if os.path.isabs(base) else absolute("~/.config")
+    return os.path.join(base, "avault", "fleet")
+
+
+def check_host(name: str) -> str:
+    """A host as ssh takes it; raises Usage for what ssh or a shell could take for more."""
+    is_plain = name.isprintable() and not set(name) & set(" \"'`\\#$;&|<>(){}*?!=,")
+    if not is_plain or not 0 < len(name) <= LONGEST_HOST or name[0] == "-":
+        raise Usage(
+            f"not a host: {printable(name, 60)!r}", "as ssh takes it: web1, deploy@web1, ssh://…"
+        )
+    return name
+
+
+def parse_host(line: str) -> Host | None:
+    """The host of a line, None for none: HOST [vault=DIR] [program=PATH]; raises Usage."""
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError as error:
+        raise Usage(str(error).lower(), "HOST vault=DIR program=PATH") from None
+    if not words:
+        return None
+    fields = {}
+    for word in words[1:]:
+        name, equals, text = word.partition("=")
+        if name not in ("vault", "program") or not equals or not text or name in fields:
+            raise Usage(f"not understood: {printable(word, 60)}", "HOST vault=DIR program=PATH")
+        if not text.isprintable() or text[0] == "-":
+            raise Usage(f"not a path: {printable(text, 60)}", "HOST vault=DIR program=PATH")
+        fields[name] = text
+    return Host(check_host(words[0]), **fields)
+
+
+def read_lines(path: str) -> list[str]:
+    """The lines of a list; raises NotFound, AvaultError, Usage for what is no text."""
+    try:
+        return read_file(os.path.realpath(path)).decode().splitlines()
+    except UnicodeDecodeError:
+        raise Usage(f"{printable(path)} is not UTF-8 text", "one host a line") from None
+
+
+def read_hosts(path: str | None) -> list[Host]:
+    """The hosts of a list, in its order; of the usual one where `path` is None.
+
+    Raises NotFound where there is none, Usage with the line that is wrong.
+    """
+    try:
+        lines = read_lines(path or fleet_file())
+    except NotFound:
+        if path:
+            raise
+        raise NotFound("no host is in the fleet yet", "avault fleet add HOST…") from None
+    found: dict[str, Host] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            host = parse_host(line)
+            if host and host.label() in found:
+                raise Usage(f"{host.label()} stands there twice", "take one away")
+        except Usage as error:
+            where = f"line {number} of {printable(path or fleet_file())}"
+            raise Usage(f"{where}: {error.message}", error.hint) from None
+        if host:
+            found[host.label()] = host
+    if len(found) > MOST_HOSTS:
+        raise Usage(f"{len(found):,} hosts; the limit is {MOST_HOSTS:,}", "divide the list")
+    if not found:
+        raise NotFound("no host is in the fleet yet", "avault fleet add HOST…")
+    return list(found.values())
+
+
+def write_lines(path: str, lines: list[str]) -> None:
+    """Replace a list by these lines; raises AvaultError."""
+    path = os.path.realpath(path)
+    if not os.path.isdir(os.path.dirname(path)):
+        make_private_directory(os.path.dirname(path))
+    write_file(path, "".join(line + "\n" for line in lines).encode())
+
+
+def add_hosts(path: str | None, hosts: list[Host]) -> list[Host]:
+    """Put hosts at the end of a list, those that are not in it; gives those."""
+    path = path or fleet_file()
+    try:
+        lines = read_lines(path)
+        there = {host.label() for line in lines if (host := parse_host(line))}
+    except NotFound:
+        lines = ["# the fleet, a host a line as ssh takes it: HOST [vault=DIR] [program=PATH]"]
+        there = set()
+    new = list({host.label(): host for host in hosts if host.label() not in there}.values())
+    if new:
+        write_lines(path, [*lines, *(host.line() for host in new)])
+    return new
+
+
+def remove_hosts(path: str | None, names: list[str]) -> list[Host]:
+    """Take hosts out of a list, by name or as they are shown; gives those. Raises NotFound."""
+    path = path or fleet_file()
+    kept, gone = [], []
+    for line in read_lines(path):
+        host = parse_host(line)
+        if host and {host.name, host.label()} & {*names}:
+            gone.append(host)
+        else:
+            kept.append(line)
+    there = {name for host in gone for name in (host.name, host.label())}
+    if missing := [name for name in names if name not in there]:
+        raise NotFound(f"not in the fleet: {printable(', '.join(missing))}", "avault fleet status")
+    write_lines(path, kept)
+    return gone
+
+
+def local_vaults() -> list[Host]:
+    """The vaults of this user on this machine, by what their state directories record.
+
+    Nothing is searched for. One whose directory was moved is not among them: `doctor` finds it.
+    Raises NotFound where there is none.
+    """
+    try:
+        names = sorted(os.listdir(state_home()))
+    except OSError:
+        names = []
+    found = []
+    for name in names:
+        path = read_record(os.path.join(state_home(), name, "place"))
+        is_there = os.path.isabs(path) and os.path.isdir(path)
+        if is_there and path.isprintable() and vault_id(path) == name:
+            found.append(Host("", path))
+    if not found:
+        raise NotFound(
+            "no vault of this machine is known", "one is, once its daemon was started: avault init"
+        )
+    return sorted(found, key=lambda host: host.vault)
+
+
+def choose_hosts(hosts: list[Host], patterns: list[str]) -> list[Host]:
+    """Those that a pattern fits (as a shell's, by name or as shown); all without one.
+
+    Raises NotFound for a pattern that fits none.
+    """
+    chosen = set()
+    for pattern in patterns:
+        fitting = {
+            host.label()
+            for host in hosts
+            if any(fnmatch.fnmatchcase(name, pattern) for name in (host.name, host.label()))
+        }
+        if not fitting:
+            raise NotFound(f"no host is called {printable(pattern, 60)}", "avault fleet status")
+        chosen |= fitting
+    return [host for host in hosts if host.label() in chosen or not patterns]
+
+
+# -------------------------------------------------------- fleet/reaching ----
+# How a host is reached: by OpenSSH, with a deadline of our own, a few at once through one door.
+
+
+HOSTS_AT_ONCE = 16  # hosts; key exchange costs, and more at once were not faster
+AT_A_DOOR = 8  # connections through one door: sshd's MaxStartups drops from 10 on
+MOST_OUTPUT = 32 << 20  # bytes of stdout that are read
+MOST_TALK = 64 << 10  # bytes of stderr
+AFTERWARDS = 1.0  # seconds for the rest of the output, once ssh has ended
+DOOR_PAUSES = (0.4, 1.2)  # seconds before a door that was shut is tried again
+
+# The user's own configuration counts for all else: names, keys, jump hosts, certificates.
+SSH_OPTIONS = {
+    "BatchMode": "yes",  # nothing is asked: 50 questions fly by unread
+    "StrictHostKeyChecking": "yes",  # no host key is accepted here
+    "UpdateHostKeys": "no",
+    "ConnectTimeout": "4",  # it covers the banner too
+    "ServerAliveInterval": "4",
+    "ServerAliveCountMax": "2",
+    "ClearAllForwardings": "yes",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "LogLevel": "ERROR",  # what went wrong is read
+}
+SHUT_OUT = (  # said before anything was run there
+    "kex_exchange_identification:",
+    "ssh_exchange_identification:",
+    "Exceeded MaxStartups",
+    "Not allowed at this time",
+)
+
+
+class Ended(Fields, frozen=True):
+    """What came of a connection: ssh's exit code, None where the deadline ended it."""
+
+    code: int | None
+    out: str
+    err: str
+
+
+def ssh_command(host: Host, line: str, is_fresh: bool) -> list[str]:
+    """The command that has a line run on a host.
+
+    A fresh one goes through no connection that is already there: behind that, a changed host key
+    is not noticed.
+    """
+    if not host.name:
+        return ["sh", "-c", line]
+    options = {**SSH_OPTIONS}
+    if is_fresh:
+        options |= {"ControlPath": "none", "ControlMaster": "no"}
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    # no terminal, no agent and no X11 there
+    return ["ssh", "-T", "-a", "-x", *words, "--", host.name, line]
+
+
+def command_line(host: Host, *words: str) -> str:
+    """A command of avault's for the shell of a host; ssh joins words by spaces, so each is quoted.
+
+    `~/` at the beginning of its program is left to that shell.
+    """
+    if not host.name:
+        return shlex.join([*own_command(), "--dir", host.vault, *words])
+    tilde = "~/" if host.program.startswith("~/") else ""
+    program = tilde + shlex.quote(host.program.removeprefix("~/"))
+    place = ["--dir", host.vault] if host.vault else []
+    return f"{program} {shlex.join([*place, *words])}"
+
+
+def ssh_environment(host: Host) -> dict[str, str]:
+    """What ssh is started with: no secret of ours. A vault of this machine is named by --dir."""
+    if host.name:
+        return {name: value for name, value in os.environ.items() if name != "NOSTR_NSEC"}
+    others = ("AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID", "WORKSPACE")
+    return {name: value for name, value in clean_environment().items() if name not in others}
+
+
+async def end_group(process: asyncio.subprocess.Process) -> None:
+    """End a process with all that it started: first so that ssh can take its socket away."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, sent)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await process.wait()
+
+
+async def collect(
+    stream: asyncio.StreamReader | None,
+    most: int,
+    found: bytearray,
+    hear: Callable[[str], None] | None,
+) -> None:
+    """Take what comes, up to so many bytes; what is more is read, and forgotten."""
+    half = b""
+    while stream and (piece := await stream.read(1 << 16)):
+        found += piece[: most - len(found)]
+        if hear:
+            *lines, half = (half[-most:] + piece).split(b"\n")
+            for line in lines:
+                hear(line.decode(errors="replace"))
+
+
+async def feed(stream: asyncio.StreamWriter | None, data: bytes) -> None:
+    """Give a process its stdin; one that does not want it ends."""
+    if stream:
+        with contextlib.suppress(OSError):
+            stream.write(data)
+            await stream.drain()
+        stream.close()
+
+
+async def execute_once(
+    argv: list[str],
+    env: dict[str, str],
+    data: bytes | None = None,
+    hear: Callable[[str], None] | None = None,
+) -> Ended:
+    """Run a program in a process group of its own, to its end; cancelled, the group is ended."""
+    nothing = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=nothing if data is None else asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+        start_new_session=True,  # without a terminal, so that nothing can ask there
+    )
+    out, err = bytearray(), bytearray()
+    tasks = [
+        asyncio.ensure_future(collect(process.stdout, MOST_OUTPUT, out, None)),
+        asyncio.ensure_future(collect(process.stderr, MOST_TALK, err, hear)),
+        asyncio.ensure_future(feed(process.stdin, data or b"")),
+    ]
+    try:
+        await process.wait()
+        # a connection that stays open for others may hold the pipes for ever
+        await asyncio.wait(tasks, timeout=AFTERWARDS)
+    finally:
+        for task in tasks:
+            task.cancel()
+        if process.returncode is None:
+            await end_group(process)
+    return Ended(
+        process.returncode, out.decode(errors="replace"), err.decode(errors="replace").strip()
+    )
+
+
+class Crew:
+    """Reaches hosts: so many at once, fewer through one door, each with a deadline in seconds.
+
+    What is `fresh` uses no connection that is already there. Raises Unavailable without ssh.
+    """
+
+    def __init__(self, hosts: list[Host], deadline: float, jobs: int, is_fresh: bool) -> None:
+        self.deadline, self.is_fresh = deadline, is_fresh
+        self.places = asyncio.Semaphore(jobs)
+        self.doors: dict[str, asyncio.Semaphore] = {}
+        self.ways: dict[Host, asyncio.Semaphore] = {}
+        if any(host.name for host in hosts) and not shutil.which("ssh"):
+            raise Unavailable("there is no ssh here", "install OpenSSH's client")
+
+    async def find_door(self, host: Host) -> asyncio.Semaphore:
+        """The door that a host is behind: its jump host, its proxy, or its own address."""
+        said: dict[str, str] = {}
+        if host.name:
+            # not what is wrong in the configuration: the connection says it
+            with contextlib.suppress(OSError):
+                ended = await execute_once(["ssh", "-G", "--", host.name], ssh_environment(host))
+                said = dict(line.partition(" ")[::2] for line in ended.out.splitlines())
+        jump = said.get("proxyjump", "none").partition(",")[0]
+        proxy = said.get("proxycommand", "none")
+        door = f"{said.get('hostname', host.name)}:{said.get('port', '')}"
+        door = proxy if proxy != "none" else door
+        door = jump if jump != "none" else door
+        return self.doors.setdefault(door, asyncio.Semaphore(AT_A_DOOR))
+
+    async def reach(
+        self,
+        host: Host,
+        line: str,
+        data: bytes | None = None,
+        deadline: float | None = None,
+        hear: Callable[[str], None] | None = None,
+    ) -> Ended:
+        """Have a line run on a host, with `data` on its stdin; what came of it.
+
+        A door that is shut is tried twice more: nothing was run behind it. The deadline counts
+        from where the host's turn has come.
+        """
+        argv = ssh_command(host, line, self.is_fresh)
+        env = ssh_environment(host)
+        talk: list[str] = []
+
+        def listen(heard: str) -> None:
+            talk.append(heard[:1000])
+            if hear:
+                hear(heard)
+
+        limit = deadline or self.deadline
+        try:
+            async with self.places, asyncio.timeout(limit):
+                door = self.ways.get(host) or await self.find_door(host)
+                self.ways[host] = door
+        except TimeoutError:
+            return Ended(None, "", "")
+        async with door, self.places:
+            try:
+                async with asyncio.timeout(limit):
+                    for pause in (*DOOR_PAUSES, None):
+                        ended = await execute_once(argv, env, data, listen)
+                        if pause is None or not was_shut_out(ended):
+                            break
+                        await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311
+            except TimeoutError:
+                return Ended(None, "", "\n".join(talk[-20:]))
+        return ended
+
+
+def was_shut_out(ended: Ended) -> bool:
+    """Whether the door was shut before anything was run, as by MaxStartups (sshd_config(5))."""
+    return ended.code == 255 and any(text in ended.err for text in SHUT_OUT)
+
+
+# -------------------------------------------------------- fleet/outcomes ----
+# What came of a host: the word that people are told, the exit code, and how many they were.
+#
+# What a host says is a stranger's: it is cut and escaped before it is shown, and nothing in it is
+# obeyed.
+
+
+NOTE = 300  # characters of what a host says that are shown
+MOST_OBJECTS = 1_000
+HOST_KEY = 8
+NO_ANSWER = 7
+
+CHANGED = "host key changed"
+UNKNOWN_KEY = "unknown host key"
+
+REFUSALS = (  # of ssh, exit code 255: what it says, the word for it, and the exit code
+    ("REMOTE HOST IDENTIFICATION HAS CHANGED", CHANGED, HOST_KEY),
+    ("REVOKED HOST KEY DETECTED", CHANGED, HOST_KEY),
+    ("host key is known for", UNKNOWN_KEY, HOST_KEY),
+    ("Host key verification failed", UNKNOWN_KEY, HOST_KEY),
+    ("Permission denied", "not let in", 5),
+    ("Too many authentication failures", "not let in", 5),
+    ("Could not resolve hostname", "no such host", 6),
+    ("Connection refused", "down", 6),
+    ("No route to host", "down", 6),
+    ("Network is unreachable", "down", 6),
+    ("timed out", "no answer", NO_ANSWER),
+    ("not responding", "no answer", NO_ANSWER),
+    ("kex_exchange_identification", "shut out", 6),
+    ("Not allowed at this time", "shut out", 6),
+    ("Bad configuration option", "ssh refuses", 2),
+    ("Bad owner or permissions", "ssh refuses", 2),
+)
+AFTER_LOGIN = regex(  # of ssh, when the connection was cut: something may have been run
+    r"not responding|Read from remote host|client_loop:|Connection to \S+ closed by remote host"
+)
+ERROR_WORDS = {  # of avault's errors
+    "usage": "too old", "locked": "locked", "not_found": "not there", "denied": "refused",
+    "unavailable": "stopped", "timed_out": "no answer", "tampered": "tampered",
+}  # fmt: skip
+NEXT = {  # what to do about a word
+    CHANGED: "find out why, by another way than ssh; then: ssh-keygen -R HOST",
+    UNKNOWN_KEY: "log in once by hand and compare it, or have host keys certified",
+    "not let in": "to try it: ssh -o BatchMode=yes HOST true",
+    "down": "is it on, and does ssh listen there?",
+    "no such host": "is the name in ~/.ssh/config, or in DNS?",
+    "no answer": "it may be slow: --deadline 60s; or hang: ssh HOST",
+    "shut out": "fewer at once: --jobs 4; or raise MaxStartups there",
+    "no avault": "install it, or name it in the list: HOST program=~/.local/bin/avault",
+    "no vault": "name its directory in the list: HOST vault=DIR",
+    "too old": "update avault there",
+    "locked": "avault fleet unlock",
+    "stopped": "avault fleet unlock",
+    "unpaired": "pair it there: avault pair",
+    "tampered": "look there: avault doctor",
+    "unknown": "the same command again looks first",
+}
+
+
+class Outcome(Fields, frozen=True):
+    """How it went on a host: `word` and `note` for people, 0 or an exit code, `fields` as JSON."""
+
+    word: str
+    code: int = 0
+    note: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def read_objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in an output, each from the beginning of a line.
+
+    What a login's shell prints before or between is passed over.
+    """
+    decoder = json.JSONDecoder()
+    place = 0
+    for match in re.finditer(r"(?m)^\{", text):
+        if match.start() >= place:
+            try:
+                one, place = decoder.raw_decode(text, match.start())
+            except (ValueError, RecursionError):
+                continue
+            yield one
+
+
+def find_objects(text: str) -> list[dict[str, Any]]:
+    """The first of them, as many as any answer has."""
+    return list(itertools.islice(read_objects(text), MOST_OBJECTS))
+
+
+def find_error(objects: Iterable[dict[str, Any]]) -> dict[str, str] | None:
+    """The first error that avault told as JSON, as text; None for none."""
+    for each in objects:
+        error = each.get("error")
+        if each.get("ok") is False and isinstance(error, dict) and error.get("code"):
+            return {name: shorten(error.get(name) or "") for name in ("code", "message", "hint")}
+    return None
+
+
+def shorten(text: object) -> str:
+    """What a host said, on one line, as it can be shown."""
+    return printable(" ".join(str(text).split()), NOTE)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return shorten(lines[-1]) if lines else ""
+
+
+def judge_error(error: dict[str, str]) -> Outcome:
+    """The outcome where avault refused."""
+    code = EXIT_CODES.get(error["code"], 1)
+    word = ERROR_WORDS.get(error["code"], "failed")
+    return Outcome(word, code, error["message"], {"error": error})
+
+
+def judge_transport(ended: Ended, has_written: bool = False) -> Outcome | None:
+    """The outcome where no avault answered; None where one may have.
+
+    `has_written`: what was sent may have had an effect. Then only what ssh says before it has
+    logged in is a failure; else nobody knows.
+    """
+    said = last_line(ended.err).removeprefix("ssh: ")
+    if ended.code is None or ended.code < 0:
+        why = "the deadline is over" if ended.code is None else f"ssh was ended ({ended.code})"
+        if has_written:
+            return Outcome("unknown", NO_ANSWER, f"{why}; it may have been done: look")
+        return Outcome("no answer", NO_ANSWER, f"{why}; the last it said: {said}" if said else why)
+    if ended.code == 255:
+        is_cut = bool(AFTER_LOGIN.search(ended.err))
+        for text, word, code in REFUSALS:
+            if text in ended.err and not (has_written and is_cut):
+                return Outcome(word, code, "" if code == HOST_KEY else said)
+        if has_written and (is_cut or "Connection closed by" not in ended.err):
+            return Outcome(
+                "unknown", NO_ANSWER, f"{said or 'cut off'}; it may have been done: look"
+            )
+        return Outcome("down", 6, said or "ssh ended without a word")
+    if ended.code in (126, 127) or (ended.code and "ommand not found" in ended.err):
+        return Outcome("no avault", 6, said)
+    return None
+
+
+def judge_answer(ended: Ended, has_written: bool = False) -> Outcome | None:
+    """The same, also where avault refused; None where it did what it was told."""
+    if failed := judge_transport(ended, has_written):
+        return failed
+    if error := find_error(find_objects(ended.out)):
+        return judge_error(error)
+    if ended.code == 2:
+        return Outcome("too old", 2, last_line(ended.err))
+    if ended.code:
+        return Outcome("failed", 1, last_line(ended.err) or f"exit code {ended.code}")
+    return None
+
+
+def strange(ended: Ended) -> Outcome:
+    """The outcome where what came is not what avault says."""
+    said = last_line(ended.out) or last_line(ended.err)
+    return Outcome("no sense", 1, f"not avault's answer: {said}" if said else "it said nothing")
+
+
+def judge_all(outcomes: Iterable[Outcome]) -> int:
+    """The exit code for all hosts.
+
+    0: all did it. 8: a host key, or tampering. All failures alike: that code. Else 1.
+    """
+    codes = {outcome.code for outcome in outcomes} - {0}
+    if HOST_KEY in codes:
+        return HOST_KEY
+    return codes.pop() if len(codes) == 1 else bool(codes)
+
+
+def count_words(outcomes: Iterable[Outcome]) -> str:
+    """How many of each: `3 down, 1 too old`; the most first."""
+    counts: dict[str, int] = {}
+    for outcome in outcomes:
+        counts[outcome.word] = counts.get(outcome.word, 0) + 1
+    order = sorted(counts, key=lambda word: -counts[word])
+    words = {word: word.replace("has ", "have ") if counts[word] > 1 else word for word in order}
+    return ", ".join(f"{counts[word]} {words[word]}" for word in order)
+
+
+# ----------------------------------------------------------- fleet/board ----
+# The table of hosts: it fills as answers come, what went wrong stands last, and it fits.
+
+
+NARROW = 64  # columns, under which what there is to say of a host gets lines of its own
+SHORTEST_NOTE = 8  # columns, with fewer of which a note says nothing
+WORD_WIDTH = 16  # columns of the word
+HOST_WIDTH = 32  # columns of a host, at most
+OUTCOME_COLOURS = {0: "32", 3: "33"}  # by exit code (ECMA-48): green, yellow; all else is red
+
+
+def stdout_width() -> int | None:
+    """The columns of the terminal that stdout is; None for no terminal, which has no limit."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        return max(os.get_terminal_size(1).columns, 20)
+    except OSError:
+        return 80
+
+
+def stdout_height() -> int:
+    """The lines of that terminal."""
+    try:
+        return max(os.get_terminal_size(1).lines, 5)
+    except OSError:
+        return 24
+
+
+class Board:
+    """A table on stdout: a row for each host that has answered, as it answers.
+
+    Failures are kept for the end, where they are seen. `titles` are the columns between word and
+    note, with their widths, and `cells` what stands in them; they are left out where it is
+    narrow. On a terminal a last line says who is waited for.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        titles: Sequence[tuple[str, int]] = (),
+        cells: Cells = lambda _: (),
+        is_shown: bool = True,
+    ) -> None:
+        self.hosts, self.titles, self.cells, self.is_shown = hosts, titles, cells, is_shown
+        self.outcomes: dict[str, Outcome] = {}
+        self.width = stdout_width()
+        dumb = os.environ.get("TERM", "dumb") == "dumb"
+        self.is_live = is_shown and self.width is not None and not dumb
+        self.is_coloured = self.is_live and not os.environ.get("NO_COLOR")
+        longest = max([4, *(len(host.label()) for host in hosts)])
+        self.host_width = min(
+            longest, HOST_WIDTH if self.width is None else max(self.width // 3, 8)
+        )
+        if self.width is None:
+            self.host_width = longest
+        self.is_narrow = self.width is not None and self.width < NARROW
+        taken = self.host_width + 2 + WORD_WIDTH + sum(2 + width for _, width in self.titles)
+        if self.width is not None and taken >= self.width:
+            self.titles, self.cells = (), lambda _: ()
+        self.has_head = self.has_line = False
+
+    def head(self) -> str:
+        """The line of titles."""
+        titles = [title.rjust(width) for title, width in self.titles]
+        word = "STATE" if self.is_narrow else "STATE".ljust(WORD_WIDTH)
+        note = [] if self.is_narrow else ["NOTE"]
+        return "  ".join(["HOST".ljust(self.host_width), word, *titles, *note])
+
+    def render(self, host: Host, outcome: Outcome) -> list[str]:
+        """The lines of a host: one, and more where a failure has more to say than fits."""
+        name = printable(host.label(), max(self.host_width, 8))
+        word = outcome.word.ljust(WORD_WIDTH)
+        if self.is_coloured:
+            colour = OUTCOME_COLOURS.get(outcome.code, "31")
+            word = f"\x1b[{colour}m{outcome.word}\x1b[0m" + " " * (WORD_WIDTH - len(outcome.word))
+        start = f"{name.ljust(self.host_width)}  {word}"
+        indent = self.host_width + 2 + WORD_WIDTH + 2
+        if not outcome.code:
+            cells = self.cells(outcome)
+            pairs = zip(cells, self.titles, strict=False)
+            shown = [cell[:width].rjust(width) for cell, (_, width) in pairs]
+            start = "  ".join([start, *shown])
+            indent += sum(width + 2 for _, width in self.titles)
+        if self.is_narrow:
+            room = (self.width or NARROW) - 3
+            note = outcome.note if outcome.code else printable(outcome.note, room)
+            lines = textwrap.wrap(note, room)
+            return [start.rstrip(), *(f"  {line}" for line in lines)]
+        if self.width is None or not outcome.note:
+            return [f"{start}  {outcome.note}".rstrip()]
+        room = self.width - indent - 1
+        if not outcome.code:  # of what went well, what there is room for
+            return [
+                f"{start}  {printable(outcome.note, room)}"
+                if room > SHORTEST_NOTE
+                else start.rstrip()
+            ]
+        first, *rest = textwrap.wrap(outcome.note, room) or [""]
+        return [f"{start}  {first}".rstrip(), *(" " * indent + line for line in rest)]
+
+    def show(self, host: Host, outcome: Outcome) -> None:
+        """Take what came of a host. A row of what went well is written at once."""
+        self.outcomes[host.label()] = outcome
+        if self.is_shown and not outcome.code:
+            self.write(host, outcome)
+        self.wait()
+
+    def write(self, host: Host, outcome: Outcome) -> None:
+        """Write a row, below its head."""
+        self.clear()
+        if not self.has_head:
+            self.has_head = True
+            put(self.head()[: self.width].rstrip() + "\n")
+        put("".join(line + "\n" for line in self.render(host, outcome)))
+
+    def clear(self) -> None:
+        """Take the last line away."""
+        if self.has_line:
+            put("\r\x1b[K")
+            self.has_line = False
+
+    def wait(self) -> None:
+        """Say on the last line of a terminal who is waited for."""
+        if not self.is_live:
+            return
+        missing = [host.label() for host in self.hosts if host.label() not in self.outcomes]
+        self.clear()
+        if missing:
+            done = f"{len(self.outcomes)} of {len(self.hosts)}"
+            text = f"{done}; waiting for {', '.join(missing[:20])}"
+            put(printable(text, max((self.width or 80) - 1, 10)))
+            self.has_line = True
+
+    def failures(self) -> list[tuple[Host, Outcome]]:
+        """What went wrong, by word: locked ones first, and last what has to do with keys."""
+        found = [(host, self.outcomes.get(host.label())) for host in self.hosts]
+        failed = [(host, outcome) for host, outcome in found if outcome and outcome.code]
+        return sorted(failed, key=lambda each: (each[1].code == 8, each[1].code != 3, each[1].word))
+
+    def finish(self) -> list[Outcome]:
+        """Write what went wrong; all outcomes, in the order of the hosts."""
+        self.clear()
+        if self.is_shown:
+            for host, outcome in self.failures():
+                self.write(host, outcome)
+        return [self.outcomes[host.label()] for host in self.hosts if host.label() in self.outcomes]
+
+
+# --------------------------------------------------------- fleet/looking ----
+# What a host says of its vault: its state, its health and its log.
+
+
+STATE_CODES = {
+    "unlocked": 0, "waiting": 3, "locked": 3, "unpaired": 3, "starting": 6, "stopped": 6,
+}  # fmt: skip
+CLOCK_LIMIT = 60  # seconds that a clock may be wrong
+
+
+def read_state(ended: Ended, has_written: bool = False) -> Outcome:
+    """The outcome of `status --json`, which stands last in what came."""
+    if failed := judge_transport(ended, has_written):
+        return failed
+    objects = find_objects(ended.out)
+    status = next((each for each in reversed(objects) if each.get("state") in STATE_CODES), None)
+    if status is None:
+        error = find_error(objects)
+        is_older = ended.code == 2 and not objects
+        return (
+            judge_error(error)
+            if error
+            else Outcome("too old", 2, last_line(ended.err))
+            if is_older
+            else strange(ended)
+        )
+    told = {name: status.get(name) for name in TOLD}
+    state = str(status["state"])
+    if ended.code == 4:
+        return Outcome("no vault", 4, shorten(status.get("dir") or ""), told)
+    return Outcome(state, STATE_CODES[state], describe_state(status), told)
+
+
+TOLD = (  # of a status, in --json
+    "state", "since", "until", "name", "agent_npub", "secrets", "version", "proven",
+    "waiting", "git", "replica", "warnings", "dir",
+)  # fmt: skip
+
+
+def describe_state(status: dict[str, Any]) -> str:
+    """What there is to say of a state, on one line: what to be known first."""
+    said = []
+    waiting = status.get("waiting")
+    if status["state"] == "waiting" and isinstance(waiting, dict):
+        said.append(f"for the phone, code {status.get('code')}, since {waiting.get('since')}")
+        said += [f"the signer says: {waiting['error']}"] if waiting.get("error") else []
+    error = status.get("error")
+    said += [str(error.get("message"))] if isinstance(error, dict) else []
+    said += ["not proven"] if status.get("proven") is False else []
+    git = status.get("git")
+    if isinstance(git, dict) and git.get("hint"):
+        said.append(f"git: {git.get('reason') or git.get('push_reason')}")
+    replica = status.get("replica")
+    if isinstance(replica, dict) and replica.get("problem"):
+        said.append(f"replica: {replica['problem']}")
+    warnings = status.get("warnings")
+    said += [str(each) for each in warnings[:2]] if isinstance(warnings, list) else []
+    return shorten("; ".join(said))
+
+
+async def see_state(crew: Crew, host: Host, has_written: bool = False) -> Outcome:
+    """The state of a host's vault."""
+    return read_state(await crew.reach(host, command_line(host, "status", "--json")), has_written)
+
+
+async def lock_host(crew: Crew, host: Host) -> Outcome:
+    """Lock a host's vault. That it is, is read from its state afterwards, not taken for granted."""
+    line = f"{command_line(host, 'lock', '--json')}; {command_line(host, 'status', '--json')}"
+    ended = await crew.reach(host, line)
+    state = read_state(ended, has_written=True)
+    if state.word in ("locked", "stopped", "unpaired"):
+        return Outcome(state.word, 0, state.note, state.fields)
+    error = find_error(find_objects(ended.out))
+    if state.word in STATE_CODES:
+        if error:
+            return judge_error(error)
+        return Outcome(f"still {state.word}", 1, last_line(ended.err), state.fields)
+    return state
+
+
+async def examine_host(crew: Crew, host: Host) -> Outcome:
+    """The health of a host's vault: doctor there, its clock against ours, whether it is proven."""
+    words = ("doctor", "--offline", "--json")
+    line = f"date +%s; {command_line(host, *words)}; {command_line(host, 'status', '--json')}"
+    begun = time.time()
+    ended = await crew.reach(host, line)
+    state = read_state(ended)
+    if state.word not in STATE_CODES:
+        return state
+    troubles = []
+    clock = ahead_of(ended.out, begun)
+    if clock is None:
+        troubles.append("its clock is not known")
+    elif abs(clock) > CLOCK_LIMIT:
+        troubles.append(f"clock {abs(clock):.0f} s {'ahead' if clock > 0 else 'behind'}")
+    troubles += ["not proven: avault drill there"] if state.fields["proven"] is False else []
+    checks = next(
+        (
+            each["checks"]
+            for each in find_objects(ended.out)
+            if isinstance(each.get("checks"), list)
+        ),
+        None,
+    )
+    if checks is None:
+        return Outcome("too old", 2, "it has no doctor that speaks JSON", state.fields)
+    bad = [each for each in checks if isinstance(each, dict) and each.get("state") == "bad"]
+    troubles += [shorten(f"{each.get('name')}: {each.get('text')}") for each in bad]
+    fields = {**state.fields, "clock": clock, "bad": bad}
+    if troubles:
+        return Outcome(f"{len(troubles)} wrong", 1, "; ".join(troubles), fields)
+    return Outcome("well", 0, state.word, fields)
+
+
+def ahead_of(text: str, begun: float) -> float | None:
+    """By how many seconds a host's clock is ahead of ours.
+
+    0 if what it said may be right; None if it said nothing. It answered between `begun` and now.
+    """
+    said = next((line for line in text.splitlines() if line.isascii() and line.isdigit()), None)
+    if said is None or len(said) > 12:
+        return None
+    if begun - 1 <= int(said) <= time.time() + 1:
+        return 0.0
+    return int(said) - (begun if int(said) < begun else time.time())
+
+
+async def read_log(crew: Crew, host: Host, first: str) -> tuple[Outcome, list[dict[str, Any]]]:
+    """A host's access log: its entries since a time (RFC 3339), and whether it vouches for them."""
+    verify = command_line(host, "log", "--verify", "--json")
+    ended = await crew.reach(host, f"{verify}; {command_line(host, 'log', '--json')}")
+    others, entries = [], []
+    for each in read_objects(ended.out):
+        if "op" not in each or "time" not in each:
+            others.append(each)
+        elif str(each["time"]) >= first:
+            entries.append(each)
+    note = f"{len(entries):,} lines"
+    if failed := judge_transport(ended):
+        return failed, entries
+    if any(each.get("intact") is True for each in others):
+        return Outcome("whole", 0, note), entries
+    error = find_error(others)
+    if error and error["code"] in ("locked", "unavailable") and ended.code == 0:
+        return Outcome("not verified", 0, f"{note}; the vault is not open"), entries
+    if error:
+        return judge_error(error), entries
+    return strange(ended), entries
+
+
+def render_clock(seconds: float | None) -> str:
+    """How wrong a clock is, in short."""
+    return "?" if seconds is None else "ok" if abs(seconds) <= CLOCK_LIMIT else f"{seconds:+.0f} s"
+
+
+def as_text(value: object) -> str:
+    """A field of a stranger's JSON in a cell; - for what is not there."""
+    return "-" if value is None else printable(value, 24)
+
+
+# ---------------------------------------------------------- fleet/giving ----
+# A value for hosts: sent on stdin, kept there, compared again; and what runs there restarted.
+#
+# Nothing here goes through a connection that is already there. A value is in no command line.
+
+
+SAME, OTHER, NEW = "same", "other", "new"
+
+
+class Gift:
+    """A value under the name GROUP/KEY, as each host is given it."""
+
+    def __init__(self, group: str, key: str, value: str) -> None:
+        self.group, self.key, self.value = group, key, value
+        self.name = f"{group}/{key}"
+
+    def __repr__(self) -> str:
+        return f"Gift({self.name})"
+
+    async def compare(self, crew: Crew, host: Host) -> str | Outcome:
+        """What a host has under that name: the same, another, none, or one that is sealed.
+
+        The host compares: it is told the value, and answers with a word. It notes that in its
+        access log. A value that is sealed for the phone is not compared.
+        """
+        check = ("import", "-", "--format", "json", "--dry-run", "--json")
+        data = json.dumps({self.group: {self.key: self.value}}).encode()
+        ended = await crew.reach(host, command_line(host, *check), data)
+        objects = find_objects(ended.out)
+        answer = next((each for each in objects if {"new", "same", "differs"} <= {*each}), None)
+        if answer is None:
+            return judge_answer(ended) or strange(ended)
+        found = [kind for kind in ("same", "new", "differs") if self.name in answer[kind]]
+        return {"same": SAME, "new": NEW, "differs": OTHER}[found[0]] if found else strange(ended)
+
+    async def confirm(self, crew: Crew, host: Host, fields: dict[str, Any]) -> Outcome:
+        """What a host serves that was given it: it compares. One that is sealed is not compared."""
+        there = await self.compare(crew, host)
+        if isinstance(there, Outcome):
+            note = f"given, and then: {there.word} {there.note}".rstrip()
+            return Outcome("unknown", NO_ANSWER, note, fields)
+        if there == SAME:
+            return Outcome("has it", 0, "", fields)
+        ready = await self.prepare(crew, host)
+        if there == OTHER and ready.fields.get("sealed"):
+            note = "kept; sealed for the phone, so it was not compared"
+            return Outcome("has it", 0, note, fields)
+        return Outcome("has another", 1, "given, and served otherwise: look there", fields)
+
+    async def prepare(self, crew: Crew, host: Host) -> Outcome:
+        """Whether a host could be given it now, and has some value of it (`has`): none is sent."""
+        look = command_line(host, "list", self.group, "--json")
+        ended = await crew.reach(host, f"{look}; {command_line(host, 'status', '--json')}")
+        state = read_state(ended)
+        if state.code:
+            return state
+        objects = find_objects(ended.out)
+        groups: list[Any] = next(
+            (each["groups"] for each in objects if type(each.get("groups")) is list), []
+        )
+        error = find_error(objects)
+        if error and error["code"] != "not_found":
+            return judge_error(error)
+        found = [
+            key
+            for group in groups
+            if group["name"] == self.group
+            for key in group["keys"]
+            if key["name"] == self.key
+        ]
+        fields = {"has": bool(found), "sealed": bool(found) and found[0].get("sealed") is True}
+        return Outcome("ready", 0, "", fields) if found else Outcome("has none", 0, "", fields)
+
+    async def give(self, crew: Crew, host: Host) -> Outcome:
+        """Set it on a host, unless it has it; the host says so after its disk, and compares again.
+
+        What was cut off half-way is unknown, not failed.
+        """
+        ready = await self.prepare(crew, host)  # what a host lacks is known before a value is sent
+        return ready if ready.code else await self.put(crew, host, ready)
+
+    async def put(self, crew: Crew, host: Host, ready: Outcome) -> Outcome:
+        """The same on a host that is `ready`."""
+        there = await self.compare(crew, host) if ready.fields["has"] else NEW
+        if isinstance(there, Outcome):
+            return there
+        if there == SAME:
+            return Outcome("has it", 0, "it had it already", {"changed": False})
+        # `set` takes one newline off
+        data = f"{self.value}\n".encode()
+        ended = await crew.reach(host, command_line(host, "set", self.name), data)
+        if failed := judge_transport(ended, has_written=True):
+            return failed
+        if ended.code:
+            return await self.refused(crew, host, ended.code, last_error(ended.err))
+        return await self.confirm(crew, host, {"changed": True})
+
+    async def refused(self, crew: Crew, host: Host, code: int, said: str) -> Outcome:
+        """The outcome of a `set` that a host refused: what it said, with its exit code."""
+        state = await see_state(crew, host)
+        if state.code:
+            return state
+        return Outcome("refused", code if code in (2, 3, 4, 5, 8) else 1, said)
+
+    async def rotate(
+        self, crew: Crew, host: Host, ready: Outcome, restart: str | None, wait: float
+    ) -> Outcome:
+        """Give it to a host that is `ready`, have what uses it restarted, and look again.
+
+        `restart` is a line for the host's shell, with `wait` seconds for it. It is run where the
+        value was there already too: the last time may have ended before it.
+        """
+        given = await self.put(crew, host, ready)
+        if given.code or restart is None:
+            return given
+        ended = await crew.reach(host, restart, None, wait)
+        if failed := judge_transport(ended, has_written=True):
+            return Outcome("not restarted", failed.code, f"it has it; {failed.word} {failed.note}")
+        if ended.code:
+            said = last_line(ended.err) or last_line(ended.out)
+            note = f"it has it; the restart ended with {ended.code}: {said}"
+            return Outcome("not restarted", 1, note, given.fields)
+        again = await self.confirm(crew, host, {**given.fields, "restarted": True})
+        notes = [given.note, "restarted", again.note]
+        note = again.note if again.code else "; ".join(note for note in notes if note)
+        return Outcome(again.word, again.code, note, again.fields)
+
+
+def last_error(text: str) -> str:
+    """The error that avault said on stderr; the last line where it said none."""
+    lines = [line for line in text.splitlines() if line.startswith("avault: error: ")]
+    return last_line(lines[-1].removeprefix("avault: error: ")) if lines else last_line(text)
+
+
+# ---------------------------------------------------------- fleet/rounds ----
+# A round through the fleet: which hosts, how many at once, and what is said at the end.
+
+
+WHICH = (  # the options of every command that goes round
+    option("--hosts", "file"),
+    option("--only", "patterns", multiple=True),
+    option("--local", is_flag=True),
+    option("--jobs", type=int, default=HOSTS_AT_ONCE),
+    option("--deadline"),
+)
+MOST_JOBS = 256
+DEADLINE = 15.0  # seconds for a host
+WIRE = "what came makes no sense"
+
+
+class Round:
+    """Which hosts a command is about, and how it reaches them.
+
+    `all` are those of the list, `hosts` those that were chosen; `deadline` is in seconds.
+    """
+
+    def __init__(
+        self,
+        is_fresh: bool,
+        file: str | None,
+        patterns: tuple[str, ...],
+        local: bool,
+        jobs: int,
+        deadline: str | None,
+        usual: float = DEADLINE,
+    ) -> None:
+        if local and file:
+            raise Usage("--local and --hosts exclude each other")
+        if not 0 < jobs <= MOST_JOBS:
+            raise Usage(f"--jobs takes 1 to {MOST_JOBS}", "--jobs 16")
+        self.all = local_vaults() if local else read_hosts(file)
+        names = [name for each in patterns for name in each.split(",") if name]
+        self.hosts = choose_hosts(self.all, names)
+        self.deadline = parse_duration(deadline) or usual
+        self.jobs, self.is_fresh = jobs, is_fresh
+
+    def crew(self) -> Crew:
+        """What reaches them; for one event loop."""
+        return Crew(self.hosts, self.deadline, self.jobs, self.is_fresh)
+
+
+async def try_host(crew: Crew, host: Host, work: HostWork) -> Outcome:
+    """What comes of a host. Whatever it said, it is the end of nothing else."""
+    try:
+        return await work(crew, host)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError):
+        return Outcome("no sense", 1, WIRE)
+    except OSError as error:
+        return Outcome("failed", 1, f"ssh could not be started: {error.strerror}")
+
+
+async def ask_all(crew: Crew, hosts: Sequence[Host], board: Board, work: HostWork) -> None:
+    """Do something with hosts, many at once; the board has what came of each."""
+
+    async def one(host: Host) -> None:
+        board.show(host, await try_host(crew, host, work))
+
+    board.wait()
+    async with asyncio.TaskGroup() as group:
+        for host in hosts:
+            group.create_task(one(host))
+
+
+def run_shown(board: Board, work: Coroutine[Any, Any, Any]) -> Any:
+    """Run this to its end. Ctrl-C ends what is under way; what is known is shown."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        board.finish()
+        raise
+
+
+def go_round(chosen: Round, board: Board, work: HostWork) -> None:
+    """Do something with all hosts."""
+
+    async def run() -> None:
+        await ask_all(chosen.crew(), chosen.hosts, board, work)
+
+    run_shown(board, run())
+
+
+def describe_outcome(host: Host, outcome: Outcome) -> dict[str, Any]:
+    """A host in --json."""
+    told = {"ok": not outcome.code, "word": outcome.word, "code": outcome.code}
+    return {"host": host.label(), **told, "note": outcome.note, **outcome.fields}
+
+
+def conclude(terminal: Terminal, board: Board, code: int | None = None, **more: Any) -> int:
+    """Say how many, and what to do about the others; the exit code, which may be given."""
+    outcomes = board.finish()
+    code = judge_all(outcomes) if code is None else code
+    if terminal.want_json:
+        rows = [
+            describe_outcome(host, board.outcomes[host.label()])
+            for host in board.hosts
+            if host.label() in board.outcomes
+        ]
+        told = {"ok": not code, "code": code, "hosts": rows, **more}
+        put(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    failed = [outcome for outcome in outcomes if outcome.code]
+    others = count_words(outcome for outcome in outcomes if not outcome.code)
+    if failed:
+        besides = f"; the others: {others}" if others else ""
+        say(f"error: {len(failed)} of {len(board.hosts)}: {count_words(failed)}{besides}")
+    else:
+        say(others)
+    seen = dict.fromkeys(outcome.word for outcome in outcomes if outcome.code)
+    for word in seen:
+        if word in NEXT:
+            say(f"hint: {word}: {NEXT[word]}")
+    return code
+
+
 # ------------------------------------------------------ completion/words ----
 # Commands as they are typed, for whatever shell: their options, arguments, and what follows those.
 #
@@ -38587,6 +39778,11 @@ def takes_name(takes: str) -> bool:
     return takes in ("GROUP/KEY", "GROUP", "G", "KEY", "KEY,", "GRANT")
 
 
+def takes_host(takes: str) -> bool:
+    """Whether it is a host of the fleet."""
+    return takes in ("HOST", "PATTERN")
+
+
 def is_file(takes: str) -> bool:
     """Whether it is a file."""
     return takes in ("F", "FILE", "PATH", "TEMPLATE") or takes.startswith("FILE.")
@@ -38624,6 +39820,14 @@ _avault_match() {  # offers those words that begin with the one that is typed
     done
 }
 
+_avault_hosts() {  # the hosts of the fleet, and for HOST those that ssh is told of; a line each
+    sed -n 's/^[[:space:]]*\([^#[:space:]][^[:space:]]*\).*/\1/p' \
+        "${XDG_CONFIG_HOME:-$HOME/.config}/avault/fleet" 2>/dev/null
+    [[ $1 != HOST ]] ||
+        sed -n 's/^[[:space:]]*[Hh]ost[[:space:]]\{1,\}//p' "$HOME/.ssh/config" 2>/dev/null |
+        tr -s ' \t' '\n\n' | grep -v '[*?!]'
+}
+
 _avault_offer() {  # completes what a usage line calls $1
     local IFS=$'\n' each last='' head=${word%"${word##*,}"}
     local -a names=() found=()
@@ -38646,6 +39850,7 @@ _avault_offer() {  # completes what a usage line calls $1
         compopt -o default 2>/dev/null || found=($(compgen -f -- "$word"))
         ;;
     DIR) compopt -o dirnames 2>/dev/null || found=($(compgen -d -- "$word")) ;;
+    HOST | PATTERN) found=($(_avault_hosts "$1")) ;;
     *'|'*) found=(${1//|/$IFS}) ;;
     esac
     _avault_match "${found[@]}"
@@ -38796,6 +40001,16 @@ function __avault_names --description 'GROUP/KEY, a line each; none while the va
     command avault (string replace -r -- '^' '--dir=' $place) $argv --names 2>/dev/null
 end
 
+function __avault_hosts --description 'hosts of the fleet; for HOST those of ssh too'
+    set -l base ~/.config
+    set -q XDG_CONFIG_HOME; and set base $XDG_CONFIG_HOME
+    sed -n 's/^[[:space:]]*\([^#[:space:]][^[:space:]]*\).*/\1/p' $base/avault/fleet 2>/dev/null
+    if test $argv[1] = HOST
+        sed -n 's/^[[:space:]]*[Hh]ost[[:space:]]\{1,\}//p' ~/.ssh/config 2>/dev/null |
+            tr -s ' \t' '\n\n' | grep -v '[*?!]'
+    end
+end
+
 function __avault_offer --description 'completes what a usage line calls so'
     if test $argv[1] = GRANT
         __avault_names grants
@@ -38891,6 +40106,8 @@ def fish_action(takes: str) -> str:
     """How `complete` completes what a usage line calls so."""
     if takes_name(takes):
         return f" -a '(__avault_offer {takes})'"
+    if takes_host(takes):
+        return f" -a '(__avault_hosts {takes})'"
     if takes == "DIR":
         return " -a '(__fish_complete_directories)'"
     if is_file(takes):
@@ -38935,6 +40152,15 @@ _avault_names() {  # completes what a usage line calls $1
     KEY,) found=(${(u)names#*/} $names); compset -P '*,' ;;
     esac
     _wanted names expl "${(L)1%,}" compadd -a found
+}
+
+_avault_hosts() {  # the hosts of the fleet, and for HOST those that ssh is told of
+    local -a found expl
+    found=(${(f)"$(sed -n 's/^[[:space:]]*\([^#[:space:]][^[:space:]]*\).*/\1/p' \
+        "${XDG_CONFIG_HOME:-$HOME/.config}/avault/fleet" 2>/dev/null)"})
+    [[ $1 != HOST ]] || found+=(${(f)"$(sed -n 's/^[[:space:]]*[Hh]ost[[:space:]]\{1,\}//p' \
+        "$HOME/.ssh/config" 2>/dev/null | tr -s ' \t' '\n\n' | grep -v '[*?!]')"})
+    _wanted hosts expl host compadd -a found
 }
 
 _avault() {
@@ -39027,6 +40253,8 @@ def zsh_action(takes: str) -> str:
     """What _arguments does to complete what a usage line calls so."""
     if takes_name(takes):
         return f" _avault_names {takes}"
+    if takes_host(takes):
+        return f" _avault_hosts {takes}"
     if takes == "DIR":
         return "_files -/"
     if is_file(takes):
@@ -40685,6 +41913,1202 @@ def is_in_memory(directory: str) -> bool:
     return answer[0] & 0xFFFFFFFF in IN_MEMORY
 
 
+# --------------------------------------------------------------- cli/log ----
+# avault log: who got what, and when; and what was refused.
+#
+# The access log is read from the state directory, so that it can be read while the vault is locked.
+# Whether it is whole only the keyholder can tell, which has the key: `--verify` asks it. Until then
+# nothing in these files is trusted.
+
+
+POLL = 0.25  # seconds between two looks at the log
+LINE_WIDTH = 100_000  # characters of a line that are shown
+
+
+class Reader:
+    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped.
+
+    It does so also if they were renamed.
+    """
+
+    def __init__(self, path: str, older: int) -> None:
+        self.paths = [path, *(f"{path}.{age}" for age in range(1, older + 1))]  # the newest first
+        self.place = 0  # among the releases, of the line that was read last
+        # open for as long as it is the newest, so that its inode stays its own
+        self.file: IO[bytes] | None = None
+        self.half = b""  # a line without its end
+
+    def lines(self) -> Iterator[bytes]:
+        """The lines that are new since the last call; raises AvaultError."""
+        try:
+            if self.file:
+                yield from self.rest(self.file)
+                try:
+                    if identity(self.file) == os.lstat(self.paths[0]).st_ino:
+                        return
+                except FileNotFoundError:
+                    return  # renamed; the next line makes another
+            for file in self.newer():
+                if self.file:
+                    # what was written between the last look and the renaming
+                    yield from self.rest(self.file)
+                    yield from self.end()
+                    self.file.close()
+                self.file = file
+                yield from self.rest(file)
+        except OSError as error:
+            raise AvaultError(
+                f"cannot read {error.filename or self.paths[0]}: {error.strerror}",
+                "whose file is it?",
+            ) from None
+
+    def rest(self, file: IO[bytes]) -> Iterator[bytes]:
+        """The whole lines from where the last call stopped."""
+        *lines, self.half = (self.half + file.read()).split(b"\n")
+        yield from lines
+
+    def end(self) -> Iterator[bytes]:
+        """What is left: a line without its end, if there is one."""
+        if self.half:
+            yield self.half
+        self.half = b""
+
+    def newer(self) -> list[IO[bytes]]:
+        """The files after the one that was read last, opened, the oldest first.
+
+        They are opened from the newest to the oldest, as that is how they are renamed: one may be
+        met twice, none missed.
+        """
+        last = identity(self.file) if self.file else None
+        found: dict[int, IO[bytes]] = {}
+        for path in self.paths:
+            try:
+                file = open(  # noqa: SIM115
+                    os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
+                )
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Tampered(f"{path} is not a regular file", "move it away")
+            if identity(file) == last:
+                break
+            found.setdefault(identity(file), file)
+        return list(reversed(found.values()))
+
+
+def in_order(readers: list[Reader], are_ended: bool) -> list[bytes]:
+    """The lines that are new in both files: a refusal after the release that it follows."""
+    found = []
+    for reader in readers:
+        for line in [*reader.lines(), *(reader.end() if are_ended else ())]:
+            reader.place = max(reader.place, place_of(line))
+            found.append((reader.place, line))
+    # releases first, where the places are the same
+    return [line for _, line in sorted(found, key=lambda each: each[0])]
+
+
+def place_of(line: bytes) -> int:
+    """The number of a release, or of the release that a refusal follows.
+
+    0 for what is no line of the log.
+    """
+    try:
+        entry = json.loads(line)
+        place = entry.get("follows", entry["n"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return 0
+    return place if isinstance(place, int) else 0
+
+
+def identity(file: IO[bytes]) -> int:
+    """What stays the same when a file is renamed."""
+    return os.fstat(file.fileno()).st_ino
+
+
+def render_line(line: bytes) -> str:
+    """A line of the log for a person.
+
+    What is not one is shown as it is; nothing in it can drive a terminal.
+    """
+    text = line.decode(errors="backslashreplace")
+    try:
+        entry = json.loads(text)
+        about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
+        what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
+        words = [entry["time"], *what, callers(entry)]
+        why = f", as {entry['why']}" if entry.get("why") else ""
+        besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
+        text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = f"not a line of the log: {text}"
+    return printable(text, LINE_WIDTH)
+
+
+def names(entry: dict[str, Any]) -> str:
+    """The secrets that a line is about, as GROUP/KEY; "everything" where none is named."""
+    group, keys = entry["group"], entry["keys"]
+    besides = f" and {entry['more']:,} more" if entry["more"] else ""
+    if keys:
+        return (
+            ", ".join(key if "/" in key or not group else f"{group}/{key}" for key in keys)
+            + besides
+        )
+    return str(group or ("everything" if entry["op"] in ("export", "reveal") else "")) + besides
+
+
+def callers(entry: dict[str, Any]) -> str:
+    """Who asked: the program and what started it.
+
+    Or that alone, where the program is avault itself.
+    """
+    if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
+        return f"by {program(entry)}"
+    if entry["parent"] and str(entry["name"]).startswith("avault"):
+        return f"by {program(entry['parent'])}"
+    return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
+
+
+def program(process: dict[str, Any]) -> str:
+    """A process, by the name of its executable, or its own where that is not told, and its pid."""
+    shown = os.path.basename(process["exe"] or "") or process.get("name") or "?"
+    return f"{shown} ({process['pid']})"
+
+
+@command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))
+def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
+    """usage: avault log [-f] [--verify]
+
+    Prints the access log, the newest line last: when, what for, which secrets,
+    the program and what started it (that alone, where the program is avault),
+    and the outcome. It is written before a secret is released. It can be read
+    while the vault is locked. What was refused is kept apart (refused.log), and
+    of very many only their number.
+    -f goes on with what is added, until Ctrl-C.
+    --verify has the keyholder check every line: that it wrote it, and that none
+    is missing, from where the log begins: the oldest lines go when there are
+    more than 20 MB. Exit code 8: it did not, or one is. The vault has to be open.
+    --json prints the lines as they stand in the files.
+
+      avault log -f
+      avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
+    """
+    if verify:
+        if follow:
+            raise Usage("--verify and -f exclude each other")
+        return verify_log(terminal)
+    readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
+    show = (
+        (lambda line: printable(line.decode(errors="backslashreplace"), LINE_WIDTH))
+        if terminal.want_json
+        else render_line
+    )
+    lines = in_order(readers, are_ended=not follow)
+    if not lines and not readers[0].file:
+        need_vault(terminal.places)
+        say("nothing has been released yet")
+    call.farewell = ""
+    while True:
+        put("".join(show(line) + "\n" for line in lines))
+        if not follow:
+            return 0
+        time.sleep(POLL)
+        lines = in_order(readers, are_ended=False)
+
+
+def verify_log(terminal: Terminal) -> int:
+    """Say whether the log is whole; raises Tampered, with what is wrong."""
+    answer = terminal.ask("verify_log")
+    if not answer["intact"]:
+        raise Tampered(
+            f"the access log was changed: {printable(answer['problem'])}",
+            f"keep a copy: {terminal.places.state}/*.log*",
+        )
+    if terminal.want_json:
+        names = ("intact", "lines", "begins", "refused", "files")
+        put(json.dumps({name: answer[name] for name in names}, indent=2) + "\n")
+    else:
+        begins = (
+            f"; it begins at {answer['begins']:,}, what was before has rotated away"
+            if answer["begins"] > 1
+            else ""
+        )
+        put(f"the access log is whole: {answer['lines']:,} lines{begins}\n")
+    return 0
+
+
+# ------------------------------------------------------------ cli/status ----
+# avault status: what the daemon does, and what it waits for.
+
+
+@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
+@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
+def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
+    """usage: avault status [--watch] [--short] [--json]
+
+    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
+    waiting or unpaired; 4: no vault; 6: no daemon.
+    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
+    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
+    for a prompt.
+
+      PS1='$(avault status --short) \\$ '
+    """
+    shown = ""
+    while True:
+        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
+        if terminal.want_json:
+            text = (
+                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
+                + "\n"
+            )
+        else:
+            text = status["state"] + "\n" if short else render_status(status)
+        if text != shown:
+            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
+            put(("\x1b[H\x1b[2J" if redraw else "") + text)
+        shown = text
+        call.farewell = ""
+        if not watch:
+            return (
+                STATES[status["state"]]
+                if status["pid"] or has_vault(terminal.places)
+                else NotFound.exit_code
+            )
+        time.sleep(0.5)
+
+
+def look(places: Places, **fields: Any) -> dict[str, Any]:
+    """The daemon's status, or what stands for it where none runs.
+
+    The hint is for this very vault.
+    """
+    try:
+        status = ask_daemon(places, "status", **fields)
+    except NoDaemon:
+        refuse_elses(places)
+        status = describe_stopped(places)
+    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
+    return status
+
+
+def describe_stopped(places: Places) -> dict[str, Any]:
+    """The status where no daemon runs, as far as the files tell.
+
+    Raises AvaultError where we may not look at them.
+    """
+    absence = explain_absence(places)
+    status: dict[str, Any] = {
+        "state": absence.state,
+        "dir": places.dir,
+        "vault_id": places.id,
+        "socket": places.socket,
+    }
+    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
+    if absence.reason:
+        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
+    has_vault(places)
+    try:
+        content, own = read_unlock(places)
+        status |= {
+            "agent_npub": content["agent"],
+            "signer_npub": content["operator"],
+            "name": content["name"],
+        }
+        need_vault(places)
+        is_new = not own and not os.path.lexists(places.own("pairing.json"))
+        status["hint"] = NEVER_OPENED if is_new else absence.hint
+    except AvaultError as error:
+        status["warnings"], status["hint"] = [error.message], error.hint
+    return status
+
+
+NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
+
+STATUS_FIELDS = (
+    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
+    "code", "groups", "secrets", "guards",
+    "proven", "phone_opened",
+    "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
+    "warnings", "version",
+    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
+    "asked", "asks", "questions", "pauses", "replica",
+)  # fmt: skip
+
+
+SHOWN_ASKED = 5  # names
+
+
+def render_asking(status: dict[str, Any]) -> list[str]:
+    """Of what the phone is asked at each use, is asked now, and is not asked for a while."""
+    names = status["asks"] or []
+    more = f", and others: {call.complete('avault list')}" if len(names) > SHOWN_ASKED else ""
+    shown = f"{', '.join(names[:SHOWN_ASKED])}{more}"
+    lines = [f"Asks the phone: {shown}"] if names else []
+    lines += [
+        f"Asked now: {', '.join(each['names'])}, by {printable(each['by'])},"
+        f" code {each['code']}, since {each['since']}"
+        for each in status["questions"] or []
+    ]
+    lines += [
+        f"Pause: {printable(each['program'])} may ask for {each['name']} again at {each['until']}"
+        for each in status["pauses"] or []
+    ]
+    return lines
+
+
+def render_replica(told: dict[str, Any]) -> list[str]:
+    """How the relays are that keep the vault: a line, and one for each thing that is wrong."""
+    rows = told.get("relays") or []
+    if not rows:
+        return []
+    kept = [row for row in rows if row["kept"]]
+    latest = max((row["checked"] or 0 for row in kept), default=0)
+    ago = f", {render_age(time.time() - latest)} ago" if latest else ""
+    lines = [f"{len(kept)} of {len(rows)} relay{'s' if len(rows) > 1 else ''}{ago}"]
+    lines += [f"{row['url']}: {printable(row['said'])}" for row in rows if row["said"]]
+    wrong = [told["problem"]] if told.get("problem") else []
+    return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
+
+
+def render_age(seconds: float) -> str:
+    """How long ago, roughly."""
+    size, unit = next(
+        (each for each in ((86_400, "d"), (3_600, "h"), (60, "min")) if seconds >= each[0]),
+        (1, "s"),
+    )
+    return f"{max(int(seconds // size), 0)} {unit}"
+
+
+def render_status(status: dict[str, Any]) -> str:
+    """Status for a person."""
+    state = status["state"]
+    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
+    if status["agent_npub"]:
+        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
+    others = [
+        name for name, npub in (status["operators"] or {}).items() if npub != status["signer_npub"]
+    ]
+    lines += [f"Other operators: {', '.join(others)}"] if others else []
+    if status["secrets"] is not None:
+        guards = f", {status['guards']} guard(s)" if status["guards"] else ""
+        lines.append(f"Vault: {status['secrets']} secret(s){guards}")
+    else:
+        lines.append(
+            "Vault: locked"
+            if status["agent_npub"] or status["pid"]
+            else "Vault: none that can be opened"
+        )
+    lines += render_asking(status)
+    lines.append(f"Directory: {status['dir']}")
+    words = {
+        "waiting": "waiting for the operator's approval",
+        "unpaired": "locked, and not paired with a signer",
+        "starting": "systemd starts it by itself",
+    }
+    lines.append(
+        f"State: {words.get(state, state)}"
+        + (f" since {status['since']}" if status["since"] else "")
+    )
+    lines += [f"Locks: {status['until']}"] if status["until"] else []
+    if status["custodians"] not in (None, [PHONE]):
+        see = call.complete("avault custody list")
+        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
+    if status.get("phone_opened"):
+        lines.append(f"Phone: it last opened this vault at {printable(status['phone_opened'], 40)}")
+    if status["git"] and status["git"].get("hint"):
+        lines.append(
+            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
+            + call.complete(status["git"]["hint"])
+        )
+    if replica := status.get("replica"):
+        lines += [f"Replica: {line}" for line in render_replica(replica)]
+    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
+    waiting = status["waiting"]
+    if state == "waiting" and waiting:
+        lines.append(f"Code: {status['code']}, in the sentence on the phone")
+        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
+        connected = any(relay["connected"] for relay in status["relays"] or [])
+        lines.append(
+            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
+            + (
+                "; no relay is connected; trying again"
+                if not connected
+                else ""
+                if taken
+                else "; no relay has it yet"
+            )
+        )
+        lines += (
+            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
+            if waiting["next"]
+            else []
+        )
+        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
+        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
+        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
+        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
+        for relay in status["relays"] or []:
+            link = "connected" if relay["connected"] else "not connected"
+            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
+    for each in status["asked"] or []:
+        lines.append(f"Also asked: the phone of {each['name']}, code {each['code']}")
+    if status.get("listening"):
+        lines.append("Listening: for an answer to an earlier request; nothing is asked")
+    if status.get("asks_again"):
+        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
+    if status["proven"] is False:
+        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
+    lines += [
+        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
+    ]
+    if status["hint"]:
+        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
+    return "".join(line + "\n" for line in lines)
+
+
+# ------------------------------------------------------------- cli/fleet ----
+# avault fleet: many machines, over OpenSSH: the list of hosts, and how they are.
+
+
+STATUS_TITLES = (("FOR", 6), ("SECRETS", 7), ("VERSION", 9))
+DOCTOR_TITLES = (("CLOCK", 8), ("VERSION", 9))
+PAUSE = 5.0  # seconds between two looks of --watch
+DOCTOR_DEADLINE = 60.0  # seconds
+
+
+def status_cells(outcome: Outcome) -> Sequence[str]:
+    """Since when, how many, which version."""
+    try:
+        begun = time.strptime(str(outcome.fields.get("since")), "%Y-%m-%dT%H:%M:%SZ")
+        # Unix time of a UTC time, without a table of zones
+        age = render_age(time.time() - (time.mktime(begun) - time.timezone))
+    except (ValueError, OverflowError):
+        age = "-"
+    return age, as_text(outcome.fields.get("secrets")), as_text(outcome.fields.get("version"))
+
+
+@command(
+    "fleet add",
+    argument("host", nargs=-1, required=True),
+    option("--hosts", "file"),
+    option("--vault"),
+    option("--program"),
+)
+def cmd_fleet_add(
+    terminal: Terminal,
+    host: tuple[str, ...],
+    file: str | None,
+    vault: str | None,
+    program: str | None,
+) -> int:
+    """usage: avault fleet add HOST… [--vault DIR] [--program PATH] [--hosts FILE]
+
+    Puts hosts into the list of the fleet, as ssh takes them (web1, deploy@web1, a
+    Host of ~/.ssh/config), and looks at them. --vault is the vault's directory
+    there, if not the usual one; --program avault's command, if it is not on the
+    PATH of a plain `ssh HOST avault`, as ~/.local/bin/avault. The list is a file
+    of one host a line, to be edited and kept as you like: ~/.config/avault/fleet.
+
+      avault fleet add web1 web2 deploy@db1
+      avault fleet add bot7 --program '~/.local/bin/avault'
+    """
+    given = {"vault": vault, "program": program}
+    said = shlex.join(f"{name}={text}" for name, text in given.items() if text)
+    hosts = [parse_host(f"{check_host(name)} {said}") for name in host]
+    new = add_hosts(file, [each for each in hosts if each])
+    say(f"{len(new)} of {len(host)} added to {file or fleet_file()}")
+    if not new:
+        return 0
+    chosen = Round(False, file, (), False, 16, None)
+    chosen.hosts = new
+    board = status_board(terminal, new)
+    go_round(chosen, board, see_state)
+    conclude(terminal, board)
+    return 0
+
+
+def status_board(terminal: Terminal, hosts: list[Host]) -> Board:
+    """The table of states."""
+    return Board(hosts, STATUS_TITLES, status_cells, not terminal.want_json)
+
+
+@command("fleet remove", argument("host", nargs=-1, required=True), option("--hosts", "file"))
+def cmd_fleet_remove(terminal: Terminal, host: tuple[str, ...], file: str | None) -> int:
+    """usage: avault fleet remove HOST… [--hosts FILE]
+
+    Takes hosts out of the list of the fleet. Nothing is done there.
+
+      avault fleet remove web2
+    """
+    gone = remove_hosts(file, list(host))
+    say(f"{len(gone)} removed from the list; what is there stays as it is, open or locked")
+    return 0
+
+
+@command("fleet status", *WHICH, option("--watch", is_flag=True))
+def cmd_fleet_status(terminal: Terminal, watch: bool, **which: Any) -> int:
+    """usage: avault fleet status [--watch] [--hosts FILE] [--only PATTERN]… [--local]
+                           [--jobs N] [--deadline D]
+
+    The vaults of the fleet, each in a row: unlocked, waiting for the phone, locked,
+    stopped; and hosts that are down, do not answer, have another host key than
+    ssh knows, do not let us in, or have no avault or an older one. What went
+    wrong stands last. Exit code 0: all are unlocked; 8: a host key is not right;
+    else the code that all others have in common, or 1.
+
+    ssh is used with your own configuration. Nothing is asked, and no host key is
+    accepted. --only takes hosts by name (web*), --hosts another list; --local are
+    your vaults on this machine. --jobs hosts are asked at once (16), and each has
+    --deadline to answer (15s). --watch looks again every few seconds, until
+    Ctrl-C. --json is one object, with an entry for each host.
+
+      avault fleet status --only 'web*'
+      avault fleet status --json | jq -r '.hosts[] | select(.ok | not) | .host'
+    """
+    chosen = Round(False, **which)
+    if watch:
+        watch_fleet(terminal, chosen)
+    board = status_board(terminal, chosen.hosts)
+    go_round(chosen, board, see_state)
+    return conclude(terminal, board)
+
+
+def watch_fleet(terminal: Terminal, chosen: Round) -> None:
+    """Show the states whenever one changes, until Ctrl-C."""
+    shown, call.farewell = "", ""
+    is_screen = sys.stdout.isatty() and not terminal.want_json
+    while True:
+        board = Board(chosen.hosts, STATUS_TITLES, status_cells, is_shown=False)
+        go_round(chosen, board, see_state)
+        pairs = [(host, board.outcomes[host.label()]) for host in chosen.hosts]
+        if terminal.want_json:
+            rows = [describe_outcome(*pair) for pair in pairs]
+            text = json.dumps({"hosts": rows}, ensure_ascii=False) + "\n"
+        else:
+            well = [pair for pair in pairs if not pair[1].code]
+            blocks = [board.render(*pair) for pair in (*well, *board.failures())]
+            lines = [board.head().rstrip(), *(line for block in blocks for line in block)]
+            text = "".join(line + "\n" for line in (fit(lines) if is_screen else lines))
+        if text != shown:
+            put(("\x1b[H\x1b[2J" if is_screen else "") + text)
+        shown = text
+        time.sleep(PAUSE)
+
+
+def fit(lines: list[str]) -> list[str]:
+    """Lines as a screen has room for them: what went wrong, which is last, stays."""
+    height = stdout_height() - 1
+    if len(lines) <= height:
+        return lines
+    left = len(lines) - height + 1
+    return [lines[0], f"… {left} more lines", *lines[left + 2 :]]
+
+
+@command("fleet doctor", *WHICH)
+def cmd_fleet_doctor(terminal: Terminal, **which: Any) -> int:
+    """usage: avault fleet doctor [--hosts FILE] [--only PATTERN]… [--local] [--jobs N]
+                           [--deadline D]
+
+    What is wrong on each host, as found there with: avault doctor --offline; its
+    clock against the one here, whether its vault is proven, and its version.
+    Nothing is changed.
+    Exit code 0: all is well. Each host has --deadline (60s).
+
+      avault fleet doctor --only db1
+    """
+
+    def cells(outcome: Outcome) -> Sequence[str]:
+        clock = outcome.fields.get("clock")
+        return render_clock(clock), as_text(outcome.fields.get("version"))
+
+    chosen = Round(False, **which, usual=DOCTOR_DEADLINE)
+    board = Board(chosen.hosts, DOCTOR_TITLES, cells, not terminal.want_json)
+    go_round(chosen, board, examine_host)
+    code = conclude(terminal, board)
+    versions = {
+        str(outcome.fields["version"])
+        for outcome in board.outcomes.values()
+        if outcome.fields.get("version")
+    }
+    if len(versions) > 1:
+        say(f"warning: {len(versions)} versions: {', '.join(map(as_text, sorted(versions)))}")
+    return code
+
+
+@command("fleet log", *WHICH, option("--since", default="1d"))
+def cmd_fleet_log(terminal: Terminal, since: str, **which: Any) -> int:
+    """usage: avault fleet log [--since D] [--hosts FILE] [--only PATTERN]… [--local]
+                        [--jobs N] [--deadline D]
+
+    The access logs of the fleet as one, by time, each line with its host: of the
+    last day, or since D (90s, 5m, 8h, 7d). Each host with an open vault verifies
+    its own log first; of the others it is said that it was not verified. Exit
+    code 8: one was changed.
+
+      avault fleet log --since 7d | grep stripe/
+    """
+    age = parse_duration(since)
+    if not age:
+        raise Usage("--since takes more than nothing", "--since 8h")
+    first = render_time(time.time() - age)
+    chosen = Round(False, **which, usual=60.0)
+    board = Board(chosen.hosts, is_shown=False)
+    found: list[tuple[str, str, dict[str, Any]]] = []
+
+    async def look(crew: Crew, host: Host) -> Outcome:
+        outcome, entries = await read_log(crew, host, first)
+        found.extend((str(entry["time"]), host.label(), entry) for entry in entries)
+        return outcome
+
+    go_round(chosen, board, look)
+    # those of a second stay in the order in which their host has them
+    found.sort(key=lambda each: each[0])
+    if terminal.want_json:
+        lines = [{"host": label, **entry} for _, label, entry in found]
+        return conclude(terminal, board, lines=lines)
+    for _, label, entry in found:
+        line = render_line(json.dumps(entry).encode())
+        put(f"{label.ljust(board.host_width)}  {line}\n")
+    for host in chosen.hosts:
+        outcome = board.outcomes[host.label()]
+        if outcome.word != "whole":
+            say(f"{host.label()}: {outcome.word}: {outcome.note}")
+    return conclude(terminal, board)
+
+
+# ----------------------------------------------------------- cli/secrets ----
+# set, get, has, list, mv, delete, export, wait.
+
+
+@command(
+    "set", argument("group"), option("--key"), option("--value"), option("--file"),
+    option("--generate", is_flag=False, flag_value="32"), option("--note"),
+)  # fmt: skip
+def cmd_set(
+    terminal: Terminal,
+    group: str,
+    key: str | None,
+    value: str | None,
+    file: str | None,
+    generate: str | None,
+    note: str | None,
+) -> int:
+    """usage: avault set GROUP --key KEY [--file F | --generate [N] | --value V] [--note TEXT]
+
+    Keeps a secret. The value comes from stdin, or from a prompt without echo;
+    one trailing newline is taken off. --file keeps its bytes as they are.
+    --generate makes N (32) characters of A-Z a-z 0-9 and does not print them.
+    Another value that is there is replaced, which is said; git keeps it.
+    --value works, but stands in `ps` and in the shell's history.
+    --note is about the group. GROUP/KEY is short for GROUP --key KEY.
+
+      avault set openai --key API_KEY
+      pass show openai | avault set openai/API_KEY
+      avault set database/PASSWORD --generate 40 --note "production, read only"
+    """
+    if "=" in group + (key or ""):
+        raise no_argument()
+    group, key = split_name(group, key)
+    if key is None:
+        raise Usage("no key is named", "avault set GROUP --key API_KEY")
+    if sum(given is not None for given in (value, file, generate)) > 1:
+        raise Usage("--value, --file and --generate exclude each other")
+    fields: dict[str, Any] = {"group": group, "key": key, "note": note}
+    if generate is not None:
+        if not is_number(generate):
+            raise Usage(
+                "--generate takes a number of characters", f"avault set {group}/{key} --generate 32"
+            )
+        answer = terminal.ask("set", **fields, generate=int(generate))
+    else:
+        if value is not None:
+            warn(
+                "the value stands in the process list and in the shell's history",
+                f"leave --value out: avault set {group}/{key}",
+            )
+        if value is None and file is None and sys.stdin.isatty():
+            # a locked vault says so before a person has typed
+            terminal.ask("has", group=group, key=key)
+        value = check_value(read_value(group, key, value, file))
+        answer = terminal.ask("set", **fields, value={"value": value})
+        if "\r" in value:
+            warn(
+                "a carriage return stays in the value, as in files from Windows",
+                f"tr -d '\\r' < FILE | avault set {group}/{key}",
+            )
+    if answer.get("replaced"):
+        tell_of_replaced(terminal.places.dir, group, key)
+    elif sys.stderr.isatty():
+        say(f"kept {group}/{key}")
+    return 0
+
+
+def no_argument() -> Usage:
+    """The refusal of a value that stands among the words of a command line.
+
+    It does not repeat it.
+    """
+    return Usage(
+        "a value is not taken as an argument, where `ps` and the shell's history have it",
+        "avault set GROUP/KEY asks for it, or takes it from a pipe: "
+        'printf %s "$VALUE" | avault set GROUP/KEY',
+    )
+
+
+def read_value(group: str, key: str, value: str | None, file: str | None) -> str:
+    """The value of `set`: given, from a file, from a pipe, or from a prompt."""
+    if value is not None:
+        return value
+    if file is not None:
+        data = read_file(os.path.expanduser(file), MAX_VALUE, only_regular=False)
+    elif sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass(f"{group}/{key}: ")
+    else:
+        data = read_stdin().removesuffix(b"\n")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Usage(
+            "the value is binary",
+            f"keep it as text: base64 -w0 FILE | avault set {group} --key {key}",
+        ) from None
+
+
+@command("get", argument("group"), argument("word", required=False), option("--key"))
+def cmd_get(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
+    """usage: avault get GROUP [KEY | --key KEY] [--json]
+
+    Prints a secret and a newline. Without a key: the group, as KEY=value lines.
+    An agent had better use it without seeing it, from the environment.
+
+      avault get openai --key API_KEY
+      avault get openai/API_KEY
+      avault get openai --json
+    """
+    group, key = split_name(group, key, word)
+    put(
+        terminal.ask("get", group=group, key=key, format="json" if terminal.want_json else "text")[
+            "output"
+        ]
+    )
+    return 0
+
+
+@command("has", argument("group"), argument("word", required=False), option("--key"))
+def cmd_has(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
+    """usage: avault has GROUP [KEY | --key KEY]
+
+    Prints nothing. Exit code 0: it is there; 4: it is not; 3: the vault is locked.
+
+      avault has openai/API_KEY || echo "ask the operator for a key"
+    """
+    group, key = split_name(group, key, word)
+    found = terminal.ask("has", group=group, key=key)["has"]
+    if terminal.want_json:
+        put(json.dumps({"has": found}) + "\n")
+    return 0 if found else NotFound.exit_code
+
+
+@command("list", argument("groups", nargs=-1), option("--names", is_flag=True))
+def cmd_list(terminal: Terminal, groups: tuple[str, ...], names: bool) -> int:
+    """usage: avault list [--names] [--json] [GROUP]…
+
+    Groups with their keys, notes and times, or those that are named. Never
+    values. --names prints GROUP/KEY, a line each.
+    """
+    form = "names" if names else "json" if terminal.want_json else "text"
+    put(
+        terminal.ask("list", format=form, groups=[check_group(group) for group in groups])["output"]
+    )
+    return 0
+
+
+@command("mv", argument("old"), argument("new"))
+def cmd_mv(terminal: Terminal, old: str, new: str) -> int:
+    """usage: avault mv OLD NEW
+
+    Gives a secret another name, or a group: OLD is GROUP/KEY or GROUP, and so
+    is NEW; a GROUP alone, for a secret, keeps its key's name. Nothing that is
+    there is replaced.
+
+      avault mv openai/KEY openai/API_KEY
+      avault mv openai/API_KEY old
+      avault mv openai azure
+    """
+    (group, key), (to_group, to_key) = split_name(old, None), split_name(new, None)
+    terminal.ask(
+        "move", group=group, key=key, to_group=to_group, to_key=key if to_key is None else to_key
+    )
+    if sys.stderr.isatty():
+        say(f"{old} is {new if key is None or to_key else f'{new}/{key}'} from now on")
+    return 0
+
+
+@command("delete", argument("group"), argument("word", required=False), option("--key"))
+def cmd_delete(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
+    """usage: avault delete GROUP [KEY | --key KEY]
+
+    Takes a key out of the vault; without one, the whole group. What git
+    already has stays in its history: revoke a leaked key where it was issued.
+
+      avault delete openai/API_KEY
+    """
+    group, key = split_name(group, key, word)
+    terminal.ask("delete", group=group, key=key)
+    if sys.stderr.isatty():
+        say(f"deleted {group}" + (f"/{key}" if key else ""))
+    return 0
+
+
+@command(
+    "export", option("--shell", is_flag=False, flag_value="sh"), option("--format", "form"),
+    option("--group", "groups", multiple=True), option("--only", multiple=True),
+    option("--as", "named", multiple=True), option("--prefix", is_flag=True),
+    option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
+)  # fmt: skip
+def cmd_export(
+    terminal: Terminal,
+    shell: str | None,
+    form: str | None,
+    only: list[str],
+    named: list[str],
+    wait: str | None,
+    **given: Any,
+) -> int:
+    """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd|docker|github|k8s]
+                     [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]…
+                     [--prefix] [--wait [D]] [--allow NAME]…
+
+    Prints secrets as variables: dotenv lines, or with --shell statements for
+    eval, in sh, dash, bash, zsh, busybox or fish. What some readers of dotenv
+    files would read otherwise is named; --format docker is what docker's own
+    reads, which knows no quotes, github is for $GITHUB_ENV, k8s a Secret for
+    kubectl. A value that a form cannot carry is refused.
+    Two groups with the same key are an error; --group chooses, --as names one
+    (OPENAI_API_KEY=openai/API_KEY), --prefix tells all apart (DATABASE_PASSWORD).
+    PATH, LD_*, BASH_ENV and their like are refused without --allow NAME.
+    --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
+    Locked: nothing on stdout, exit code 3.
+
+      vars=$(avault export --shell --wait) && eval "$vars"    fails closed
+      eval "$(avault export --shell --only API_KEY)"
+      avault export --shell fish | source
+      (umask 077; avault export --format systemd > /run/agent.env)
+      docker run --env-file <(avault export --format docker --group web) IMAGE
+      avault export --format k8s --group web | kubectl apply -f -
+    """
+    if shell is not None and form is not None:
+        raise Usage("--shell and --format exclude each other")
+    if shell not in (None, "sh", "fish"):
+        raise Usage(
+            f"no shell {printable(shell)!r}",
+            "--shell sh serves sh, dash, bash, zsh and busybox; --shell fish the other one",
+        )
+    if form not in (None, *FORMS):
+        raise Usage(f"no format {printable(form)!r}", f"one of: {', '.join(FORMS)}")
+    if wait is not None:
+        wait_open(terminal, parse_duration(wait or None))
+    chosen = "json" if terminal.want_json and not shell and not form else shell or form or "dotenv"
+    names = [name for each in only for name in each.split(",")]
+    answer = terminal.ask("export", format=chosen, only=names, **{"as": list(named)}, **given)
+    put(answer["output"])
+    if "warning" in answer:
+        warn(answer["warning"])
+    return 0
+
+
+@command("wait", option("--timeout"))
+def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
+    """usage: avault wait [--timeout D]
+
+    Returns when the vault is open; waits for a daemon too, and asks nobody.
+
+      avault wait --timeout 10m && exec my-agent
+    """
+    wait_open(terminal, parse_duration(timeout))
+    return 0
+
+
+# -------------------------------------------------------- cli/fleet_acts ----
+# avault fleet: what is done on many machines: lock, unlock, set, rotate, run.
+
+
+ASKED = ("locked", "waiting", "stopped", "starting")  # states that the phone can end
+RUN_DEADLINE = 300.0  # seconds for a command
+RESTART_TIME = 60.0  # seconds for what restarts
+
+
+@command("fleet lock", *WHICH)
+def cmd_fleet_lock(terminal: Terminal, **which: Any) -> int:
+    """usage: avault fleet lock [--hosts FILE] [--only PATTERN]… [--local] [--jobs N]
+                         [--deadline D]
+
+    Locks all vaults of the fleet, everywhere at once, and looks whether they are.
+    A host that was not reached is a failure, and stands last: it may be open.
+    Exit code 0: none is open.
+
+      avault fleet lock
+    """
+    chosen = Round(True, **which)
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    go_round(chosen, board, lock_host)
+    return conclude(terminal, board)
+
+
+@command("fleet unlock", *WHICH, option("--timeout", default="2m"))
+def cmd_fleet_unlock(terminal: Terminal, timeout: str, **which: Any) -> int:
+    """usage: avault fleet unlock [--timeout D] [--hosts FILE] [--only PATTERN]… [--local]
+                           [--jobs N] [--deadline D]
+
+    Has the locked vaults of the fleet ask the phone, strictly one after another,
+    so that it never shows two questions at once. Each host waits for --timeout
+    (2m). One that is refused, or not answered, is passed over; Ctrl-C ends the
+    asking, and a host that is asking then asks until its time is over. --deadline
+    is for the look at all hosts before.
+
+      avault fleet unlock --only 'web*'
+    """
+    limit = parse_duration(timeout)
+    if not limit:
+        raise Usage("--timeout takes more than nothing", "--timeout 2m")
+    chosen = Round(True, **which)
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+
+    async def run() -> None:
+        crew = chosen.crew()
+        first = Board(chosen.hosts, is_shown=False)
+        await ask_all(crew, chosen.hosts, first, see_state)
+        states = [(host, first.outcomes[host.label()]) for host in chosen.hosts]
+        asked = [host for host, state in states if state.word in ASKED]
+        for host, state in states:
+            if state.word not in ASKED:
+                board.show(host, state)
+        for number, host in enumerate(asked, 1):
+            board.clear()
+            say(f"{number} of {len(asked)}: approve {printable(host.label())} on the phone")
+
+            async def open_it(crew: Crew, host: Host) -> Outcome:
+                return await unlock_host(crew, host, limit)
+
+            board.show(host, await try_host(crew, host, open_it))
+
+    run_shown(board, run())
+    return conclude(terminal, board)
+
+
+async def unlock_host(crew: Crew, host: Host, limit: float) -> Outcome:
+    """Have a host ask the phone, for so many seconds; its state afterwards, or why it is not."""
+
+    def hear(line: str) -> None:
+        if "asking the phone, code " in line:
+            code = line.partition("asking the phone, code ")[2][:4]
+            say(f"the phone shows the code {printable(code)}")
+
+    # a program has to wait after a refusal; a person who types this does not
+    again = ["--again"] if is_person() else []
+    words = ("unlock", "--timeout", f"{int(limit)}s", *again, "--json")
+    line = f"{command_line(host, *words)}; {command_line(host, 'status', '--json')}"
+    ended = await crew.reach(host, line, None, limit + crew.deadline, hear)
+    state = read_state(ended)
+    error = find_error(find_objects(ended.out))
+    return judge_error(error) if error and state.word in ASKED else state
+
+
+@command("fleet set", argument("group"), *WHICH, option("--key"))
+def cmd_fleet_set(terminal: Terminal, group: str, key: str | None, **which: Any) -> int:
+    """usage: avault fleet set GROUP --key KEY [--hosts FILE] [--only PATTERN]… [--local]
+                        [--jobs N] [--deadline D]
+
+    Keeps a secret on all hosts of the fleet, or those of --only. The value comes
+    from stdin, or once from a prompt without echo. Each host is looked at first;
+    one that has it already is not written. It goes through ssh's stdin, over a
+    connection of its own, never in a command line; the host answers when it is on
+    its disk, and is then asked to compare. After a failure, the same command
+    again gives it to those that do not have it. GROUP/KEY is short for GROUP
+    --key KEY.
+
+      pass show openai | avault fleet set openai/API_KEY --only 'web*'
+    """
+    chosen, gift = take_gift("avault fleet set GROUP/API_KEY", group, key, which)
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    go_round(chosen, board, gift.give)
+    return conclude(terminal, board)
+
+
+def take_gift(hint: str, group: str, key: str | None, which: dict[str, Any]) -> tuple[Round, Gift]:
+    """The hosts and the value of `set` and `rotate`: what is wrong is said before it is typed."""
+    group, key = split_name(group, key)
+    if key is None:
+        raise Usage("no key is named", hint)
+    chosen = Round(True, **which)
+    return chosen, Gift(group, key, check_value(read_value(group, key, None, None)))
+
+
+@command("fleet rotate", argument("group"), *WHICH, option("--key"), option("--restart"))
+def cmd_fleet_rotate(
+    terminal: Terminal, group: str, key: str | None, restart: str | None, **which: Any
+) -> int:
+    """usage: avault fleet rotate GROUP --key KEY [--restart CMD] [--hosts FILE]
+                           [--only PATTERN]… [--local] [--jobs N] [--deadline D]
+
+    Gives the new value of a secret to every host of the fleet that has it. First
+    all are looked at: if one cannot be reached, or is not open, nothing is
+    changed. Then each gets it, as with `fleet set`, runs the shell command CMD,
+    which restarts what uses it, and is asked to compare again. A host that never
+    had the secret is not given it.
+
+    The last line says whether the old value can be revoked where it was issued:
+    "42 of 42 have it: revoke the old one", or "3 do not: DO NOT revoke". It
+    counts the whole list, also what --only leaves out. Exit code 0 only then.
+
+      avault fleet rotate stripe/SECRET_KEY --restart 'systemctl --user restart shop'
+    """
+    chosen, gift = take_gift("avault fleet rotate GROUP/API_KEY", group, key, which)
+    board = Board(chosen.hosts, is_shown=not terminal.want_json)
+    ready = Board(chosen.hosts, is_shown=False)
+
+    begun = False
+
+    async def run() -> bool:
+        nonlocal begun
+        crew = chosen.crew()
+        await ask_all(crew, chosen.hosts, ready, gift.prepare)
+        if any(outcome.code for outcome in ready.outcomes.values()):
+            return False
+        having = [host for host in chosen.hosts if ready.outcomes[host.label()].fields["has"]]
+        if not having:
+            raise NotFound(f"no host has {gift.name}", f"avault fleet set {gift.name}")
+        for host in chosen.hosts:
+            if host not in having:
+                board.show(host, ready.outcomes[host.label()])
+
+        async def rotate(crew: Crew, host: Host) -> Outcome:
+            state = ready.outcomes[host.label()]
+            return await gift.rotate(crew, host, state, restart, RESTART_TIME)
+
+        begun = True
+        await ask_all(crew, having, board, rotate)
+        return True
+
+    try:
+        if not run_shown(board, run()):
+            return tell_not_begun(terminal, ready)
+    except KeyboardInterrupt:
+        have = sum(not outcome.code and not is_none(outcome) for outcome in board.outcomes.values())
+        known = (
+            f"{have} of {len(chosen.all)} are known to have it" if begun else "nothing was changed"
+        )
+        put(f"stopped; {known}: DO NOT revoke the old one\n")
+        raise
+    code, verdict = judge_rotation(chosen, board, ready)
+    code = conclude(terminal, board, code, verdict=verdict)
+    if restart is None and not code:
+        warn(
+            "programs that run have the old value until they are restarted",
+            "restart them now; the next time: --restart CMD",
+        )
+    if not terminal.want_json:
+        put(verdict + "\n")
+    return code
+
+
+def tell_not_begun(terminal: Terminal, ready: Board) -> int:
+    """Say that nothing was changed, as not all hosts are ready."""
+    ready.is_shown = not terminal.want_json
+    count = sum(bool(outcome.code) for outcome in ready.outcomes.values())
+    verdict = f"nothing was changed, as {count} of {len(ready.hosts)} are not ready: DO NOT revoke"
+    worst = max(outcome.code for outcome in ready.outcomes.values())
+    code = conclude(terminal, ready, 8 if worst == 8 else 1, verdict=verdict)
+    if not terminal.want_json:
+        put(verdict + "\n")
+    return code
+
+
+def judge_rotation(chosen: Round, board: Board, ready: Board) -> tuple[int, str]:
+    """The exit code and the last line of `rotate`."""
+    none = [host for host in chosen.hosts if not ready.outcomes[host.label()].fields.get("has")]
+    meant = len(chosen.all) - len(none)
+    outcomes = [board.outcomes.get(host.label()) for host in chosen.hosts if host not in none]
+    have = sum(outcome is not None and not outcome.code for outcome in outcomes)
+    left = len(chosen.all) - len(chosen.hosts)
+    if have == meant:
+        return 0, f"{have} of {meant} have it: revoke the old one"
+    besides = f", {left} of them left out" if left else ""
+    is_tampered = any(outcome and outcome.code == 8 for outcome in outcomes)
+    verb = "does" if meant - have == 1 else "do"
+    verdict = f"{have} of {meant} have it, {meant - have} {verb} not{besides}: DO NOT revoke"
+    return 8 if is_tampered else 1, f"{verdict} the old one"
+
+
+def is_none(outcome: Outcome) -> bool:
+    """Whether it is that of a host that never had the secret."""
+    return outcome.fields.get("has") is False
+
+
+@command(
+    "fleet run", *WHICH, option("--group", "groups", multiple=True),
+    argument("words", nargs=-1, required=True), interspersed=False,
+)  # fmt: skip
+def cmd_fleet_run(
+    terminal: Terminal, groups: tuple[str, ...], words: tuple[str, ...], **which: Any
+) -> int:
+    """usage: avault fleet run [--group G]… [--hosts FILE] [--only PATTERN]… [--local]
+                        [--jobs N] [--deadline D] -- CMD…
+
+    Runs a command with secrets on each host, as `avault run` there does: with
+    those of --group, else with what avault.env names, or all. What it prints is
+    masked there, and each line is printed here behind its host's name when the
+    command has ended. A host has --deadline (5m); after that the command may
+    still run there. Exit code 0: it ended with 0 everywhere. Its words are seen
+    by who looks at processes there: never write a value among them.
+
+      avault fleet run --group stripe -- ./check-balance
+    """
+    chosen = Round(True, **which, usual=RUN_DEADLINE)
+    board = Board(chosen.hosts, is_shown=False)
+
+    async def work(crew: Crew, host: Host) -> Outcome:
+        options = [word for group in groups for word in ("--group", group)]
+        ended = await crew.reach(host, command_line(host, "run", *options, "--", *words))
+        outcome = judge_run(ended)
+        if not terminal.want_json:
+            print_output(board, host, ended.out, ended.err)
+        fields = {"stdout": ended.out, "stderr": ended.err, "exit": ended.code}
+        return Outcome(outcome.word, outcome.code, outcome.note, fields)
+
+    go_round(chosen, board, work)
+    if not terminal.want_json:
+        for host, outcome in board.failures():
+            say(f"{host.label()}: {outcome.word}: {outcome.note}")
+    return conclude(terminal, board)
+
+
+def judge_run(ended: Ended) -> Outcome:
+    """The outcome of a command that ended, that avault did not run, or that nobody knows of."""
+    is_avault = "avault: error: " in ended.err
+    if ended.code in (None, 255) or ended.code < 0 or (ended.code == 127 and not is_avault):
+        found = judge_transport(ended, has_written=True)
+        return found or Outcome("failed", 1)
+    kind = next((name for name, number in EXIT_CODES.items() if number == ended.code), "usage")
+    if is_avault and kind != "usage":
+        return judge_error({"code": kind, "message": last_error(ended.err), "hint": ""})
+    if ended.code:
+        return Outcome("failed", 1, f"exit code {ended.code}: {last_error(ended.err)}")
+    return Outcome("done")
+
+
+def print_output(board: Board, host: Host, out: str, err: str) -> None:
+    """What a command printed, each line behind its host's name; escaped for a terminal."""
+    name = host.label().ljust(board.host_width)
+    for line in out.splitlines():
+        put(f"{name}  {printable(line, 100_000)}\n")
+    for line in err.splitlines():
+        sys.stderr.write(f"{name}  {printable(line, 100_000)}\n")
+    sys.stderr.flush()
+
+
 # ---------------------------------------------------------- cli/keychain ----
 # avault keychain: the custodian that most have at hand, by a shorter name.
 
@@ -41409,6 +43833,7 @@ def show_preset(terminal: Terminal, name: str) -> int:
     return 0
 
 
+<<<<<<< HEAD
 # --------------------------------------------------------------- cli/log ----
 # avault log: who got what, and when; and what was refused.
 #
@@ -41631,6 +44056,134 @@ def verify_log(terminal: Terminal) -> int:
             else ""
         )
         put(f"the access log is whole: {answer['lines']:,} lines{begins}\n")
+=======
+# --------------------------------------------------------------- cli/key ----
+# avault key: keys that sign, made or taken in.
+
+
+LONGEST_KEY_FILE = 65_536
+USES = (
+    option("--server", "servers", multiple=True),
+    option("--user", "users", multiple=True),
+    option("--namespace", "namespaces", multiple=True),
+)
+
+
+@command("key generate", argument("kind"), argument("group"), *USES)
+def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: tuple[str, ...]) -> int:
+    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
+                          [--namespace NS]… [--json]
+
+    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
+    prints its public half. Nobody ever sees the private one: it is guarded from the
+    first, and leaves the vault in no other way than by signing (avault ssh). It
+    signs in to the servers that --server names, as any user or those of --user, and
+    signs files and commits for the namespaces of --namespace (git, file). What is
+    not named, it does not sign: to let it sign more later, the phone has to agree
+    (avault guard).
+
+    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
+    whose keys are looked up in known_hosts, and shown. Or one of: any (every
+    server that proves which it is), unproven (also for clients that have no server
+    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
+
+      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
+    """
+    if kind not in KINDS_MADE:
+        raise Usage(
+            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
+        )
+    fields = {"action": "generate", "kind": kind, **name_key(group)}
+    return show_key(terminal, terminal.ask("key", **fields, **name_uses_of(**uses)))
+
+
+@command("key import", argument("file"), argument("group"), *USES)
+def cmd_key_import(terminal: Terminal, file: str, group: str, **uses: tuple[str, ...]) -> int:
+    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
+                        [--namespace NS]… [--json]
+
+    Takes a private key from a file, as ssh-keygen or openssl writes one, and
+    prints its public half. A passphrase is asked for once, and not kept: the
+    vault's protection is in its place. One of OpenSSH's own form has to go first,
+    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
+    here: see avault key generate --help. The file stays: delete it when the key has
+    signed.
+
+      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
+    """
+    text = read_key_file(file)
+    fields = {"action": "import", **name_key(group), **name_uses_of(**uses)}
+
+    def send(passphrase: str) -> dict[str, Any]:
+        try:
+            connection = Connection(terminal.places)
+        except NoDaemon:
+            raise terminal.no_daemon() from None
+        try:
+            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
+        finally:
+            connection.close()
+
+    answer = send("")
+    if answer.get("needs_passphrase"):
+        answer = send(ask_passphrase())
+    code = show_key(terminal, answer)
+    if file != "-":
+        say(f"{printable(file)} has the key still: once it signs from here, delete it")
+    return code
+
+
+def name_key(name: str) -> dict[str, Any]:
+    """GROUP and KEY of a name; raises Usage."""
+    group, key = split_name(name, None)
+    if key is None:
+        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
+    return {"group": group, "key": key}
+
+
+def read_key_file(path: str) -> str:
+    """The text of a key's file, or of stdin; raises NotFound, Usage."""
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
+        else:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(fd, "rb") as opened:
+                data = opened.read(LONGEST_KEY_FILE + 1)
+        if len(data) > LONGEST_KEY_FILE:
+            raise ValueError
+        return data.decode()
+    except (ValueError, IsADirectoryError):
+        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
+
+
+def ask_passphrase() -> str:
+    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        raise Usage(
+            "the key has a passphrase, and there is no terminal to ask for it",
+            "take it off a copy: ssh-keygen -p -f COPY",
+        ) from None
+    return getpass.getpass("avault: the key's passphrase: ")
+
+
+def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
+    """Print a key's public half, and say what it signs."""
+    if terminal.want_json:
+        return show(terminal, answer)
+    put(f"{answer['public']} {answer['name']}\n")
+    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
+    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
+    found = answer["guard"]
+    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
+        again = f"avault guard {answer['name']} --server NAME"
+        warn("it signs nothing yet: no --server and no --namespace is named", again)
+>>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
     return 0
 
 
@@ -42171,7 +44724,7 @@ def missing(path: str) -> list[str]:
 def remove_made(directories: list[str]) -> None:
     """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
     for directory in directories:
-        for name in ("python", "socket"):
+        for name in ("place", "python", "socket"):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(OSError):
@@ -42642,6 +45195,7 @@ def read_kit() -> str:
     return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
+<<<<<<< HEAD
 # ------------------------------------------------------------ cli/status ----
 # avault status: what the daemon does, and what it waits for.
 
@@ -42888,6 +45442,8 @@ def render_status(status: dict[str, Any]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+=======
+>>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
 # ----------------------------------------------------------- cli/replica ----
 # avault replica: relays that keep the vault's ciphertext.
 
@@ -43229,6 +45785,7 @@ def cmd_rotate_report(terminal: Terminal) -> int:
     return code
 
 
+<<<<<<< HEAD
 # ----------------------------------------------------------- cli/secrets ----
 # set, get, has, list, mv, delete, export, wait.
 
@@ -43581,6 +46138,8 @@ def sign_file(terminal: Terminal, named: dict[str, Any], namespace: str | None) 
     return 0
 
 
+=======
+>>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
 # ------------------------------------------------------------ cli/signer ----
 # avault signer: the other side of NIP-46, a phone in a terminal.
 #
@@ -43988,7 +46547,11 @@ def own_words(argv: list[str]) -> list[str]:
     """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
+<<<<<<< HEAD
             if word not in ("run", "grant"):
+=======
+            if word not in ("run", "fleet"):
+>>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
                 return argv
             end = index + 1 if word == "run" else len(argv)
             return argv[: argv.index("--") if "--" in argv else end]

@@ -27,7 +27,7 @@ SOURCE = ROOT / "src" / "avault"
 TARGET = ROOT / "avault.py"
 FOLDERS = (  # a room imports of its own folder, and of those before it
     "", "vault", "signer", "custody", "signing", "daemon", "fronts", "terminal", "git", "replica", "messages", "intake",
-    "running", "service", "openclaw", "doctor", "completion", "cli",
+    "running", "service", "openclaw", "doctor", "fleet", "completion", "cli",
 )  # fmt: skip
 FIRST = ("lazy", "places", "fast")  # what answers a daily command: executed before the rest
 LAST = "cli/main"  # where the program starts

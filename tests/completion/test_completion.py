@@ -105,6 +105,12 @@ class Shell:
 
 def prepare(machine: Machine, canary) -> None:
     machine.init_unproven()
+    for path, text in (
+        (machine.home / ".config" / "avault" / "fleet", "# all of them\nweb1\n  web2 vault=~/x\n\ndeploy@db1\n"),
+        (machine.home / ".ssh" / "config", "Host web-of-ssh *.example.com\n  User web\n"),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
     for name in ("openai/API_KEY", "openai/ORG", "data.base-1/PASSWORD", "ai/OTHER"):
         machine("set", name, input=canary.value)
     for name in ("web", "worker", "other"):
@@ -150,6 +156,10 @@ LINES = [
     ("avault scan ho", {"home"}),
     ("avault scan --staged ho", {"home"}),
     ("avault set openai/X --file ho", {"home"}),
+    ("avault fleet rem", {"remove"}),
+    ("avault fleet remove we", {"web1", "web2", "web-of-ssh"}),
+    ("avault fleet status --only ", {"web1", "web2", "deploy@db1"}),
+    ("avault fleet add web", {"web1", "web2", "web-of-ssh"}),
     ("avault git", set()),
     ("avault --dir /nowhere get op", set()),
     ("avault --dir=/nowhere get op", set()),

@@ -271,7 +271,7 @@ def own_words(argv: list[str]) -> list[str]:
     """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-            if word not in ("run", "grant"):
+            if word not in ("run", "grant", "fleet"):
                 return argv
             end = index + 1 if word == "run" else len(argv)
             return argv[: argv.index("--") if "--" in argv else end]

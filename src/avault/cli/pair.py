@@ -251,7 +251,7 @@ def missing(path: str) -> list[str]:
 def remove_made(directories: list[str]) -> None:
     """Remove directories that were made for nothing, unless more is in them than a daemon notes."""
     for directory in directories:
-        for name in ("python", "socket"):
+        for name in ("place", "python", "socket"):
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(directory, name))
         with contextlib.suppress(OSError):

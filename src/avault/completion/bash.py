@@ -22,6 +22,14 @@ _avault_match() {  # offers those words that begin with the one that is typed
     done
 }
 
+_avault_hosts() {  # the hosts of the fleet, and for HOST those that ssh is told of; a line each
+    sed -n 's/^[[:space:]]*\([^#[:space:]][^[:space:]]*\).*/\1/p' \
+        "${XDG_CONFIG_HOME:-$HOME/.config}/avault/fleet" 2>/dev/null
+    [[ $1 != HOST ]] ||
+        sed -n 's/^[[:space:]]*[Hh]ost[[:space:]]\{1,\}//p' "$HOME/.ssh/config" 2>/dev/null |
+        tr -s ' \t' '\n\n' | grep -v '[*?!]'
+}
+
 _avault_offer() {  # completes what a usage line calls $1
     local IFS=$'\n' each last='' head=${word%"${word##*,}"}
     local -a names=() found=()
@@ -44,6 +52,7 @@ _avault_offer() {  # completes what a usage line calls $1
         compopt -o default 2>/dev/null || found=($(compgen -f -- "$word"))
         ;;
     DIR) compopt -o dirnames 2>/dev/null || found=($(compgen -d -- "$word")) ;;
+    HOST | PATTERN) found=($(_avault_hosts "$1")) ;;
     *'|'*) found=(${1//|/$IFS}) ;;
     esac
     _avault_match "${found[@]}"

@@ -8,6 +8,7 @@ from avault.completion.words import (
     choices,
     common_options,
     is_file,
+    takes_host,
     takes_name,
     tree,
 )
@@ -52,6 +53,16 @@ function __avault_names --description 'GROUP/KEY, a line each; none while the va
         set place $words[(math $at + 1)]
     end
     command avault (string replace -r -- '^' '--dir=' $place) $argv --names 2>/dev/null
+end
+
+function __avault_hosts --description 'hosts of the fleet; for HOST those of ssh too'
+    set -l base ~/.config
+    set -q XDG_CONFIG_HOME; and set base $XDG_CONFIG_HOME
+    sed -n 's/^[[:space:]]*\([^#[:space:]][^[:space:]]*\).*/\1/p' $base/avault/fleet 2>/dev/null
+    if test $argv[1] = HOST
+        sed -n 's/^[[:space:]]*[Hh]ost[[:space:]]\{1,\}//p' ~/.ssh/config 2>/dev/null |
+            tr -s ' \t' '\n\n' | grep -v '[*?!]'
+    end
 end
 
 function __avault_offer --description 'completes what a usage line calls so'
@@ -149,6 +160,8 @@ def fish_action(takes: str) -> str:
     """How `complete` completes what a usage line calls so."""
     if takes_name(takes):
         return f" -a '(__avault_offer {takes})'"
+    if takes_host(takes):
+        return f" -a '(__avault_hosts {takes})'"
     if takes == "DIR":
         return " -a '(__fish_complete_directories)'"
     if is_file(takes):

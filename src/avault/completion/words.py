@@ -119,6 +119,11 @@ def takes_name(takes: str) -> bool:
     return takes in ("GROUP/KEY", "GROUP", "G", "KEY", "KEY,", "GRANT")
 
 
+def takes_host(takes: str) -> bool:
+    """Whether it is a host of the fleet."""
+    return takes in ("HOST", "PATTERN")
+
+
 def is_file(takes: str) -> bool:
     """Whether it is a file."""
     return takes in ("F", "FILE", "PATH", "TEMPLATE") or takes.startswith("FILE.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from avault.completion.words import Parameter, Words, choices, is_file, takes_name, tree
+from avault.completion.words import Parameter, Words, choices, is_file, takes_host, takes_name, tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,15 @@ _avault_names() {  # completes what a usage line calls $1
     KEY,) found=(${(u)names#*/} $names); compset -P '*,' ;;
     esac
     _wanted names expl "${(L)1%,}" compadd -a found
+}
+
+_avault_hosts() {  # the hosts of the fleet, and for HOST those that ssh is told of
+    local -a found expl
+    found=(${(f)"$(sed -n 's/^[[:space:]]*\([^#[:space:]][^[:space:]]*\).*/\1/p' \
+        "${XDG_CONFIG_HOME:-$HOME/.config}/avault/fleet" 2>/dev/null)"})
+    [[ $1 != HOST ]] || found+=(${(f)"$(sed -n 's/^[[:space:]]*[Hh]ost[[:space:]]\{1,\}//p' \
+        "$HOME/.ssh/config" 2>/dev/null | tr -s ' \t' '\n\n' | grep -v '[*?!]')"})
+    _wanted hosts expl host compadd -a found
 }
 
 _avault() {
@@ -128,6 +137,8 @@ def zsh_action(takes: str) -> str:
     """What _arguments does to complete what a usage line calls so."""
     if takes_name(takes):
         return f" _avault_names {takes}"
+    if takes_host(takes):
+        return f" _avault_hosts {takes}"
     if takes == "DIR":
         return "_files -/"
     if is_file(takes):

@@ -27,7 +27,7 @@ from avault.errors import (
     complain,
     printable,
 )
-from avault.places import Places
+from avault.places import Places, read_record
 from avault.plain import is_same_user
 from avault.process import lock_directory, report_quietly, room, uptime
 from avault.protocol import (
@@ -104,6 +104,9 @@ class Supervisor:
         self.listener.open()
         self.warden.grants.clean()
         write_file(self.places.own("python"), os.fsencode(sys.executable))
+        here, record = os.path.realpath(self.places.dir), self.places.own("place")
+        if read_record(record) != here:  # by it, `fleet --local` finds a vault that is stopped
+            write_file(record, os.fsencode(here))
         write_file(self.places.pid_file, f"{os.getpid()}\n".encode())
         self.say(f"listening at {self.places.socket}")
         if options["ask"] or options["nsec"] is not None:

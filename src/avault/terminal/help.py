@@ -69,6 +69,11 @@ this machine
   forget        remove all of this vault from this machine but the vault
   signer        a phone in a terminal: a NIP-46 bunker
 
+many machines, over ssh
+  fleet add|remove|status              the hosts, and how their vaults are
+  fleet lock|unlock|set|rotate|run     what is done on all of them
+  fleet doctor|log                     what is wrong there, and who got what
+
 openclaw and other agents
   openclaw plan|install|uninstall|status|unlock|chats
   openclaw-provider                    secrets by reference

@@ -224,7 +224,7 @@ OUR_FILES = (
     "offered.json", "custodians.json", "recovery.json", "log.json", "pauses.json",
     "locks.json", "messages.json",
     "replica.json", "replica-outbox.json", "guards.enc",
-    "socket", "python", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
+    "socket", "python", "place", "unsaved.enc", "damaged.enc", "replaced.enc", "forget.json",
 )  # fmt: skip
 
 GITATTRIBUTES = b"""# avault: ciphertext is neither converted nor merged line by line

@@ -1,0 +1,185 @@
+"""What is made of what hosts say, without ssh: each refusal's word, and output that means harm."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import avault
+
+KEY_CHANGED = "@@@@\n@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\n@@@@\nHost key verification failed."
+NO_KEY = "No ED25519 host key is known for web1 and you have requested strict checking.\nHost key verification failed."
+JUMP = "Host key verification failed.\nConnection closed by UNKNOWN port 65535"
+SHUT = "kex_exchange_identification: Connection closed by remote host\nConnection closed by 10.0.0.1 port 22"
+
+SAID = [  # of OpenSSH 9.2: exit code, stderr, word and code; and the word where something had been sent
+    (255, KEY_CHANGED, "host key changed", 8, "host key changed"),
+    (255, "WARNING: REVOKED HOST KEY DETECTED!\nHost key verification failed.", "host key changed", 8, "host key changed"),
+    (255, NO_KEY, "unknown host key", 8, "unknown host key"),
+    (255, JUMP, "unknown host key", 8, "unknown host key"),
+    (255, "me@web1: Permission denied (publickey).", "not let in", 5, "not let in"),
+    (255, "ssh: connect to host web1 port 22: Connection refused", "down", 6, "down"),
+    (255, "ssh: connect to host web1 port 22: No route to host", "down", 6, "down"),
+    (255, "ssh: Could not resolve hostname web1: Name or service not known", "no such host", 6, "no such host"),
+    (255, "ssh: connect to host web1 port 22: Connection timed out", "no answer", 7, "no answer"),
+    (255, "Connection timed out during banner exchange\nConnection to 10.0.0.1 port 22 timed out", "no answer", 7, "no answer"),
+    (255, SHUT, "shut out", 6, "shut out"),
+    (255, "Connection closed by 10.0.0.1 port 22", "down", 6, "down"),
+    (255, "Timeout, server web1 not responding.", "no answer", 7, "unknown"),
+    (255, "Connection to web1 closed by remote host.", "down", 6, "unknown"),
+    (255, "Read from remote host web1: Connection reset by peer\nclient_loop: send disconnect", "down", 6, "unknown"),
+    (255, "avault: error: Permission denied\nConnection to web1 closed by remote host.", "not let in", 5, "unknown"),
+    (255, "", "down", 6, "unknown"),
+    (None, "", "no answer", 7, "unknown"),
+    (-9, "", "no answer", 7, "unknown"),
+    (127, "bash: line 1: avault: command not found", "no avault", 6, "no avault"),
+    (1, "avault: Command not found.", "no avault", 6, "no avault"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "err", "word", "number", "after"), SAID)
+def test_what_ssh_says(code: int | None, err: str, word: str, number: int, after: str) -> None:
+    ended = avault.Ended(code, "", err)
+    found = avault.judge_transport(ended)
+    assert found and (found.word, found.code) == (word, number)
+    written = avault.judge_transport(ended, has_written=True)
+    assert written and written.word == after
+
+
+def test_only_a_door_that_was_shut_is_tried_again() -> None:
+    """Behind it nothing was run. A host key that is not right is never tried again."""
+    again = [err for code, err, *_ in SAID if avault.was_shut_out(avault.Ended(code, "", err))]
+    assert again == [SHUT]
+
+
+STATE = {"state": "unlocked", "warnings": [], "proven": True, "version": "0.1.0", "secrets": 3}
+
+
+@pytest.mark.parametrize(
+    ("out", "word"),
+    [
+        (json.dumps(STATE, indent=2), "unlocked"),
+        ("Welcome!\n{ not JSON\n" + json.dumps(STATE) + "\nbye", "unlocked"),
+        (json.dumps({"state": "locked"}) + "\n" + json.dumps(STATE), "unlocked"),
+        (json.dumps({"ok": False, "error": {"code": "denied", "message": "no"}}), "refused"),
+        (json.dumps({"ok": False, "error": {"code": "usage", "message": "no such command"}}), "too old"),
+        (json.dumps({"state": "open"}), "no sense"),
+        (json.dumps([STATE]), "no sense"),
+        ("", "no sense"),
+        ("{" * 5000, "no sense"),
+        ('{"a":\n' * 5000, "no sense"),
+    ],
+)
+def test_the_state_is_the_last_that_parses(out: str, word: str) -> None:
+    assert avault.read_state(avault.Ended(0, out, "")).word == word
+
+
+def test_a_hosts_words_cannot_drive_a_terminal() -> None:
+    evil = "\x1b[2J\x07\n\u202efake"
+    states: list[dict[str, Any]] = [
+        {**STATE, "warnings": [evil], "version": evil},
+        {**STATE, "state": "waiting", "waiting": {"since": evil, "error": evil}, "code": evil},
+        {**STATE, "error": {"message": evil}},
+    ]
+    for state in states:
+        outcome = avault.read_state(avault.Ended(0, json.dumps(state), ""))
+        shown = "".join(avault.Board([avault.Host("web1")]).render(avault.Host("web1"), outcome))
+        assert shown.isprintable() and not any(cell and not cell.isprintable() for cell in avault.status_cells(outcome))
+    failed = avault.read_state(avault.Ended(1, evil, evil))
+    assert failed.note.isprintable()
+
+
+def test_a_clock() -> None:
+    now = time.time()
+    assert avault.ahead_of(f"hello\n{int(now)}\n", now - 1) == 0
+    assert avault.ahead_of(f"{int(now) + 600}\n", now - 1) == pytest.approx(600, abs=5)
+    assert avault.ahead_of(f"{int(now) - 600}\n", now) == pytest.approx(-600, abs=5)
+    assert avault.ahead_of("date: no such command", now) is None and avault.ahead_of("9" * 400, now) is None
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"), [([0, 0], 0), ([3, 0, 3], 3), ([3, 6], 1), ([8, 6, 0], 8), ([6], 6), ([1, 1], 1), ([], 0)]
+)
+def test_the_exit_code_of_all(codes: list[int], code: int) -> None:
+    assert avault.judge_all(avault.Outcome("x", each) for each in codes) == code
+
+
+def test_each_word_is_explained() -> None:
+    """references/fleet.md has a row for each, with its code; and a hint is for a word that there is."""
+    import documents
+
+    text = documents.read("references/fleet.md").partition("## What a row says")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    words = {word.strip("`| "): int(row[1]) for row in rows for word in row[0].split(",")}
+    said = {word: code for _, word, code in avault.REFUSALS if word != "ssh refuses"}
+    assert {word: words.get(word) for word in said} == said
+    assert words.keys() >= avault.NEXT.keys() and words.keys() >= {*avault.ERROR_WORDS.values()} - {"not there"}
+
+
+def test_words_for_a_shell() -> None:
+    host = avault.Host("web1", "/a b", "~/bin/my avault")
+    assert avault.command_line(host, "set", "a/B;C") == "~/'bin/my avault' --dir '/a b' set 'a/B;C'"
+    argv = avault.ssh_command(host, "line", True)
+    assert argv[-3:] == ["--", "web1", "line"] and "ControlPath=none" in argv
+    assert {"BatchMode=yes", "StrictHostKeyChecking=yes", "ClearAllForwardings=yes"} <= {*argv} and "-a" in argv
+    assert "ControlPath=none" not in avault.ssh_command(host, "line", False)
+    local = shlex.split(avault.command_line(avault.Host("", "/v"), "status"))
+    assert local[-3:] == ["--dir", "/v", "status"] and avault.ssh_command(avault.Host("", "/v"), "x", True) == ["sh", "-c", "x"]
+
+
+@pytest.mark.parametrize("width", [30, 40, 63, 64, 80, 200])
+def test_no_row_is_wider_than_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "stdout_width", lambda: width)
+    hosts = [avault.Host("a-host-with-a-very-long-name.of.example.com"), avault.Host("b")]
+    board = avault.Board(hosts, avault.STATUS_TITLES, avault.status_cells)
+    board.is_coloured = False
+    for outcome in (avault.Outcome("unlocked", 0, "x " * 200, STATE), avault.Outcome("host key changed", 8, "why " * 50)):
+        lines = [line for host in hosts for line in board.render(host, outcome)]
+        assert max(map(len, lines)) <= width
+        assert outcome.code == 0 or "".join(lines).count("why") == 100, "what went wrong is said in full"
+
+
+@pytest.mark.parametrize("name", ["-oProxyCommand=touch /tmp/x", "a b", "$(id)", "a;b", "", "a\nb", "*", "a'b", "x" * 256])
+def test_what_is_no_host(name: str) -> None:
+    """What ssh would take for an option, or a shell for a command."""
+    with pytest.raises(avault.Usage, match="not a host"):
+        avault.check_host(name)
+
+
+@pytest.mark.parametrize("name", ["web1", "deploy@db1", "ssh://me@[::1]:2222", "10.0.0.1", "fe80::1%eth0"])
+def test_what_is_a_host(name: str) -> None:
+    assert avault.check_host(name) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("web1 colour=red", "line 2 of .*: not understood"),
+        ("web1 vault=", "line 2 of .*: not understood"),
+        ("web1 vault=a vault=b", "line 2 of .*: not understood"),
+        ("web1 vault=-x", "line 2 of .*: not a path"),
+        ("web1 'open", "line 2 of .*: no closing quotation"),
+        ("-v", "line 2 of .*: not a host"),
+        ("one", "line 2 of .*: one stands there twice"),
+    ],
+)
+def test_a_bad_line_of_the_list_is_named(tmp_path: Path, line: str, says: str) -> None:
+    path = tmp_path / "fleet"
+    path.write_text(f"one\n{line}\n")
+    with pytest.raises(avault.Usage, match=says):
+        avault.read_hosts(str(path))
+
+
+def test_the_list_keeps_what_people_write(tmp_path: Path) -> None:
+    path = tmp_path / "fleet"
+    path.write_text("# mine\n\nweb1   program=~/bin/avault  # the first\n")
+    avault.add_hosts(str(path), [avault.Host("web1"), avault.Host("web2", "/a b")])
+    assert path.read_text() == "# mine\n\nweb1   program=~/bin/avault  # the first\nweb2 'vault=/a b'\n"
+    assert [host.label() for host in avault.read_hosts(str(path))] == ["web1", "web2:/a b"]
+    avault.remove_hosts(str(path), ["web2"])
+    assert path.read_text() == "# mine\n\nweb1   program=~/bin/avault  # the first\n"
