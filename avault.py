@@ -329,11 +329,6 @@ The rooms, in order; each calls only what stands above it:
     cli/forget                avault forget: leaving nothing of a vault on a machine but the vault
     cli/grant                 avault grant, grants, revoke: a socket of its own for one caller, with what it may get
     cli/guard                 avault guard, unguard: how a secret may be used
-<<<<<<< HEAD
-    cli/log                   avault log: who got what, and when; and what was refused
-=======
-    cli/key                   avault key: keys that sign, made or taken in
->>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
     cli/machine               avault machine: the machines that a vault is on
     cli/mcp                   avault mcp: the command of avault_extras/mcp.py, a Model Context Protocol server
     cli/message               avault message: what the operator is told by private message, and the one word that is obeyed
@@ -343,11 +338,7 @@ The rooms, in order; each calls only what stands above it:
     cli/recover               avault recover: a copy of a vault, opened on a machine that never had it
     cli/replica               avault replica: relays that keep the vault's ciphertext
     cli/rotate                avault rotate: what is made anew when a key, a machine or a person is trusted no more
-<<<<<<< HEAD
-    cli/secrets               set, get, has, list, mv, delete, export, wait
     cli/sign                  avault sign: what a key signs of stdin, by the same rules as for everybody
-=======
->>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
     cli/signer                avault signer: the other side of NIP-46, a phone in a terminal
     cli/ssh                   avault ssh: an agent for OpenSSH, git and rsync, whose keys stay in the vault
     cli/main                  From a command line to a command, by way of click; and where the program starts
@@ -42059,8 +42050,10 @@ def names(entry: dict[str, Any]) -> str:
 def callers(entry: dict[str, Any]) -> str:
     """Who asked: the program and what started it.
 
-    Or that alone, where the program is avault itself.
+    Or that alone, where the program is avault itself; or through which grant.
     """
+    if entry.get("grant"):
+        return f"by {program(entry)} through the grant {entry['grant']}"
     if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
         return f"by {program(entry)}"
     if entry["parent"] and str(entry["name"]).startswith("avault"):
@@ -42231,7 +42224,7 @@ STATUS_FIELDS = (
     "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
     "warnings", "version",
     "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "asks", "questions", "pauses", "replica",
+    "asked", "asks", "questions", "pauses", "replica", "messages", "grants",
 )  # fmt: skip
 
 
@@ -42270,6 +42263,18 @@ def render_replica(told: dict[str, Any]) -> list[str]:
     return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
 
 
+def render_messages(told: dict[str, Any] | None) -> list[str]:
+    """Whether the word lock is heard, and what came of the last notice."""
+    lines = []
+    if told and told["lock"]:
+        heard = [relay["url"] for relay in told["relays"] if relay["connected"]]
+        lines.append(f"Word: lock is heard at {', '.join(heard) or 'no relay now'}")
+    if told and (last := told["last_notice"]):
+        sent = [url for url, said in (last.get("said") or {}).items() if said == "accepted"]
+        lines.append(f"Notice: {'sent to ' + ', '.join(sent) if sent else 'not sent'}")
+    return lines
+
+
 def render_age(seconds: float) -> str:
     """How long ago, roughly."""
     size, unit = next(
@@ -42298,6 +42303,9 @@ def render_status(status: dict[str, Any]) -> str:
             if status["agent_npub"] or status["pid"]
             else "Vault: none that can be opened"
         )
+    if status.get("grants"):
+        see = call.complete("avault grants")
+        lines.append(f"Grants: {', '.join(status['grants'])}; see: {see}")
     lines += render_asking(status)
     lines.append(f"Directory: {status['dir']}")
     words = {
@@ -42322,6 +42330,7 @@ def render_status(status: dict[str, Any]) -> str:
         )
     if replica := status.get("replica"):
         lines += [f"Replica: {line}" for line in render_replica(replica)]
+    lines += render_messages(status.get("messages"))
     lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
     waiting = status["waiting"]
     if state == "waiting" and waiting:
@@ -43833,360 +43842,6 @@ def show_preset(terminal: Terminal, name: str) -> int:
     return 0
 
 
-<<<<<<< HEAD
-# --------------------------------------------------------------- cli/log ----
-# avault log: who got what, and when; and what was refused.
-#
-# The access log is read from the state directory, so that it can be read while the vault is locked.
-# Whether it is whole only the keyholder can tell, which has the key: `--verify` asks it. Until then
-# nothing in these files is trusted.
-
-
-POLL = 0.25  # seconds between two looks at the log
-LINE_WIDTH = 100_000  # characters of a line that are shown
-
-
-class Reader:
-    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped.
-
-    It does so also if they were renamed.
-    """
-
-    def __init__(self, path: str, older: int) -> None:
-        self.paths = [path, *(f"{path}.{age}" for age in range(1, older + 1))]  # the newest first
-        self.place = 0  # among the releases, of the line that was read last
-        # open for as long as it is the newest, so that its inode stays its own
-        self.file: IO[bytes] | None = None
-        self.half = b""  # a line without its end
-
-    def lines(self) -> Iterator[bytes]:
-        """The lines that are new since the last call; raises AvaultError."""
-        try:
-            if self.file:
-                yield from self.rest(self.file)
-                try:
-                    if identity(self.file) == os.lstat(self.paths[0]).st_ino:
-                        return
-                except FileNotFoundError:
-                    return  # renamed; the next line makes another
-            for file in self.newer():
-                if self.file:
-                    # what was written between the last look and the renaming
-                    yield from self.rest(self.file)
-                    yield from self.end()
-                    self.file.close()
-                self.file = file
-                yield from self.rest(file)
-        except OSError as error:
-            raise AvaultError(
-                f"cannot read {error.filename or self.paths[0]}: {error.strerror}",
-                "whose file is it?",
-            ) from None
-
-    def rest(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The whole lines from where the last call stopped."""
-        *lines, self.half = (self.half + file.read()).split(b"\n")
-        yield from lines
-
-    def end(self) -> Iterator[bytes]:
-        """What is left: a line without its end, if there is one."""
-        if self.half:
-            yield self.half
-        self.half = b""
-
-    def newer(self) -> list[IO[bytes]]:
-        """The files after the one that was read last, opened, the oldest first.
-
-        They are opened from the newest to the oldest, as that is how they are renamed: one may be
-        met twice, none missed.
-        """
-        last = identity(self.file) if self.file else None
-        found: dict[int, IO[bytes]] = {}
-        for path in self.paths:
-            try:
-                file = open(  # noqa: SIM115
-                    os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
-                )
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Tampered(f"{path} is not a regular file", "move it away")
-            if identity(file) == last:
-                break
-            found.setdefault(identity(file), file)
-        return list(reversed(found.values()))
-
-
-def in_order(readers: list[Reader], are_ended: bool) -> list[bytes]:
-    """The lines that are new in both files: a refusal after the release that it follows."""
-    found = []
-    for reader in readers:
-        for line in [*reader.lines(), *(reader.end() if are_ended else ())]:
-            reader.place = max(reader.place, place_of(line))
-            found.append((reader.place, line))
-    # releases first, where the places are the same
-    return [line for _, line in sorted(found, key=lambda each: each[0])]
-
-
-def place_of(line: bytes) -> int:
-    """The number of a release, or of the release that a refusal follows.
-
-    0 for what is no line of the log.
-    """
-    try:
-        entry = json.loads(line)
-        place = entry.get("follows", entry["n"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return 0
-    return place if isinstance(place, int) else 0
-
-
-def identity(file: IO[bytes]) -> int:
-    """What stays the same when a file is renamed."""
-    return os.fstat(file.fileno()).st_ino
-
-
-def render_line(line: bytes) -> str:
-    """A line of the log for a person.
-
-    What is not one is shown as it is; nothing in it can drive a terminal.
-    """
-    text = line.decode(errors="backslashreplace")
-    try:
-        entry = json.loads(text)
-        about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
-        what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
-        words = [entry["time"], *what, callers(entry)]
-        why = f", as {entry['why']}" if entry.get("why") else ""
-        besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
-        text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"
-    except (ValueError, TypeError, KeyError, RecursionError):
-        text = f"not a line of the log: {text}"
-    return printable(text, LINE_WIDTH)
-
-
-def names(entry: dict[str, Any]) -> str:
-    """The secrets that a line is about, as GROUP/KEY; "everything" where none is named."""
-    group, keys = entry["group"], entry["keys"]
-    besides = f" and {entry['more']:,} more" if entry["more"] else ""
-    if keys:
-        return (
-            ", ".join(key if "/" in key or not group else f"{group}/{key}" for key in keys)
-            + besides
-        )
-    return str(group or ("everything" if entry["op"] in ("export", "reveal") else "")) + besides
-
-
-def callers(entry: dict[str, Any]) -> str:
-    """Who asked: the program and what started it.
-
-    Or that alone, where the program is avault itself; or through which grant.
-    """
-    if entry.get("grant"):
-        return f"by {program(entry)} through the grant {entry['grant']}"
-    if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
-        return f"by {program(entry)}"
-    if entry["parent"] and str(entry["name"]).startswith("avault"):
-        return f"by {program(entry['parent'])}"
-    return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
-
-
-def program(process: dict[str, Any]) -> str:
-    """A process, by the name of its executable, or its own where that is not told, and its pid."""
-    shown = os.path.basename(process["exe"] or "") or process.get("name") or "?"
-    return f"{shown} ({process['pid']})"
-
-
-@command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))
-def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
-    """usage: avault log [-f] [--verify]
-
-    Prints the access log, the newest line last: when, what for, which secrets,
-    the program and what started it (that alone, where the program is avault),
-    and the outcome. It is written before a secret is released. It can be read
-    while the vault is locked. What was refused is kept apart (refused.log), and
-    of very many only their number.
-    -f goes on with what is added, until Ctrl-C.
-    --verify has the keyholder check every line: that it wrote it, and that none
-    is missing, from where the log begins: the oldest lines go when there are
-    more than 20 MB. Exit code 8: it did not, or one is. The vault has to be open.
-    --json prints the lines as they stand in the files.
-
-      avault log -f
-      avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
-    """
-    if verify:
-        if follow:
-            raise Usage("--verify and -f exclude each other")
-        return verify_log(terminal)
-    readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
-    show = (
-        (lambda line: printable(line.decode(errors="backslashreplace"), LINE_WIDTH))
-        if terminal.want_json
-        else render_line
-    )
-    lines = in_order(readers, are_ended=not follow)
-    if not lines and not readers[0].file:
-        need_vault(terminal.places)
-        say("nothing has been released yet")
-    call.farewell = ""
-    while True:
-        put("".join(show(line) + "\n" for line in lines))
-        if not follow:
-            return 0
-        time.sleep(POLL)
-        lines = in_order(readers, are_ended=False)
-
-
-def verify_log(terminal: Terminal) -> int:
-    """Say whether the log is whole; raises Tampered, with what is wrong."""
-    answer = terminal.ask("verify_log")
-    if not answer["intact"]:
-        raise Tampered(
-            f"the access log was changed: {printable(answer['problem'])}",
-            f"keep a copy: {terminal.places.state}/*.log*",
-        )
-    if terminal.want_json:
-        names = ("intact", "lines", "begins", "refused", "files")
-        put(json.dumps({name: answer[name] for name in names}, indent=2) + "\n")
-    else:
-        begins = (
-            f"; it begins at {answer['begins']:,}, what was before has rotated away"
-            if answer["begins"] > 1
-            else ""
-        )
-        put(f"the access log is whole: {answer['lines']:,} lines{begins}\n")
-=======
-# --------------------------------------------------------------- cli/key ----
-# avault key: keys that sign, made or taken in.
-
-
-LONGEST_KEY_FILE = 65_536
-USES = (
-    option("--server", "servers", multiple=True),
-    option("--user", "users", multiple=True),
-    option("--namespace", "namespaces", multiple=True),
-)
-
-
-@command("key generate", argument("kind"), argument("group"), *USES)
-def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: tuple[str, ...]) -> int:
-    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--json]
-
-    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
-    prints its public half. Nobody ever sees the private one: it is guarded from the
-    first, and leaves the vault in no other way than by signing (avault ssh). It
-    signs in to the servers that --server names, as any user or those of --user, and
-    signs files and commits for the namespaces of --namespace (git, file). What is
-    not named, it does not sign: to let it sign more later, the phone has to agree
-    (avault guard).
-
-    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
-    whose keys are looked up in known_hosts, and shown. Or one of: any (every
-    server that proves which it is), unproven (also for clients that have no server
-    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
-
-      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
-    """
-    if kind not in KINDS_MADE:
-        raise Usage(
-            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
-        )
-    fields = {"action": "generate", "kind": kind, **name_key(group)}
-    return show_key(terminal, terminal.ask("key", **fields, **name_uses_of(**uses)))
-
-
-@command("key import", argument("file"), argument("group"), *USES)
-def cmd_key_import(terminal: Terminal, file: str, group: str, **uses: tuple[str, ...]) -> int:
-    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
-                        [--namespace NS]… [--json]
-
-    Takes a private key from a file, as ssh-keygen or openssl writes one, and
-    prints its public half. A passphrase is asked for once, and not kept: the
-    vault's protection is in its place. One of OpenSSH's own form has to go first,
-    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
-    here: see avault key generate --help. The file stays: delete it when the key has
-    signed.
-
-      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
-    """
-    text = read_key_file(file)
-    fields = {"action": "import", **name_key(group), **name_uses_of(**uses)}
-
-    def send(passphrase: str) -> dict[str, Any]:
-        try:
-            connection = Connection(terminal.places)
-        except NoDaemon:
-            raise terminal.no_daemon() from None
-        try:
-            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
-        finally:
-            connection.close()
-
-    answer = send("")
-    if answer.get("needs_passphrase"):
-        answer = send(ask_passphrase())
-    code = show_key(terminal, answer)
-    if file != "-":
-        say(f"{printable(file)} has the key still: once it signs from here, delete it")
-    return code
-
-
-def name_key(name: str) -> dict[str, Any]:
-    """GROUP and KEY of a name; raises Usage."""
-    group, key = split_name(name, None)
-    if key is None:
-        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
-    return {"group": group, "key": key}
-
-
-def read_key_file(path: str) -> str:
-    """The text of a key's file, or of stdin; raises NotFound, Usage."""
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
-        else:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(fd, "rb") as opened:
-                data = opened.read(LONGEST_KEY_FILE + 1)
-        if len(data) > LONGEST_KEY_FILE:
-            raise ValueError
-        return data.decode()
-    except (ValueError, IsADirectoryError):
-        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
-
-
-def ask_passphrase() -> str:
-    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
-            "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy: ssh-keygen -p -f COPY",
-        ) from None
-    return getpass.getpass("avault: the key's passphrase: ")
-
-
-def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
-    """Print a key's public half, and say what it signs."""
-    if terminal.want_json:
-        return show(terminal, answer)
-    put(f"{answer['public']} {answer['name']}\n")
-    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
-    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
-    found = answer["guard"]
-    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
-        again = f"avault guard {answer['name']} --server NAME"
-        warn("it signs nothing yet: no --server and no --namespace is named", again)
->>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
-    return 0
-
-
 # ----------------------------------------------------------- cli/machine ----
 # avault machine: the machines that a vault is on.
 
@@ -45195,255 +44850,6 @@ def read_kit() -> str:
     return sys.stdin.buffer.readline(8192).decode(errors="replace").strip()
 
 
-<<<<<<< HEAD
-# ------------------------------------------------------------ cli/status ----
-# avault status: what the daemon does, and what it waits for.
-
-
-@command("status", option("--watch", is_flag=True), option("--short", is_flag=True))
-@command("daemon status", option("--watch", is_flag=True), option("--short", is_flag=True))
-def cmd_status(terminal: Terminal, watch: bool, short: bool) -> int:
-    """usage: avault status [--watch] [--short] [--json]
-
-    What the daemon does and what it waits for. Exit code 0: unlocked; 3: locked,
-    waiting or unpaired; 4: no vault; 6: no daemon.
-    --watch shows it again whenever it changes, until Ctrl-C. --short is one word
-    (unlocked, waiting, locked, unpaired, starting, stopped), and quick enough
-    for a prompt.
-
-      PS1='$(avault status --short) \\$ '
-    """
-    shown = ""
-    while True:
-        status = look(terminal.places, **({"ask_again": True} if watch and not shown else {}))
-        if terminal.want_json:
-            text = (
-                json.dumps({"ok": True, **status}, indent=None if watch else 2, ensure_ascii=False)
-                + "\n"
-            )
-        else:
-            text = status["state"] + "\n" if short else render_status(status)
-        if text != shown:
-            redraw = watch and not short and not terminal.want_json and sys.stdout.isatty()
-            put(("\x1b[H\x1b[2J" if redraw else "") + text)
-        shown = text
-        call.farewell = ""
-        if not watch:
-            return (
-                STATES[status["state"]]
-                if status["pid"] or has_vault(terminal.places)
-                else NotFound.exit_code
-            )
-        time.sleep(0.5)
-
-
-def look(places: Places, **fields: Any) -> dict[str, Any]:
-    """The daemon's status, or what stands for it where none runs.
-
-    The hint is for this very vault.
-    """
-    try:
-        status = ask_daemon(places, "status", **fields)
-    except NoDaemon:
-        refuse_elses(places)
-        status = describe_stopped(places)
-    status["hint"] = call.complete(status["hint"]) if status["hint"] else None
-    return status
-
-
-def describe_stopped(places: Places) -> dict[str, Any]:
-    """The status where no daemon runs, as far as the files tell.
-
-    Raises AvaultError where we may not look at them.
-    """
-    absence = explain_absence(places)
-    status: dict[str, Any] = {
-        "state": absence.state,
-        "dir": places.dir,
-        "vault_id": places.id,
-        "socket": places.socket,
-    }
-    status |= dict.fromkeys(STATUS_FIELDS) | {"warnings": [], "version": __version__}
-    if absence.reason:
-        status["error"] = {"code": absence.code, "message": absence.reason, "hint": None}
-    has_vault(places)
-    try:
-        content, own = read_unlock(places)
-        status |= {
-            "agent_npub": content["agent"],
-            "signer_npub": content["operator"],
-            "name": content["name"],
-        }
-        need_vault(places)
-        is_new = not own and not os.path.lexists(places.own("pairing.json"))
-        status["hint"] = NEVER_OPENED if is_new else absence.hint
-    except AvaultError as error:
-        status["warnings"], status["hint"] = [error.message], error.hint
-    return status
-
-
-NEVER_OPENED = "this machine has never opened this vault; open it with: avault recover"
-
-STATUS_FIELDS = (
-    "pid", "keyholder_pid", "listening", "asks_again", "agent_npub", "signer_npub", "name",
-    "code", "groups", "secrets", "guards",
-    "proven", "phone_opened",
-    "since", "relays", "waiting", "signer_approves_by_itself", "hint", "error",
-    "warnings", "version",
-    "until", "locks_after", "locks_idle", "git", "custodians", "first_operator", "operators",
-    "asked", "asks", "questions", "pauses", "replica", "messages", "grants",
-)  # fmt: skip
-
-
-SHOWN_ASKED = 5  # names
-
-
-def render_asking(status: dict[str, Any]) -> list[str]:
-    """Of what the phone is asked at each use, is asked now, and is not asked for a while."""
-    names = status["asks"] or []
-    more = f", and others: {call.complete('avault list')}" if len(names) > SHOWN_ASKED else ""
-    shown = f"{', '.join(names[:SHOWN_ASKED])}{more}"
-    lines = [f"Asks the phone: {shown}"] if names else []
-    lines += [
-        f"Asked now: {', '.join(each['names'])}, by {printable(each['by'])},"
-        f" code {each['code']}, since {each['since']}"
-        for each in status["questions"] or []
-    ]
-    lines += [
-        f"Pause: {printable(each['program'])} may ask for {each['name']} again at {each['until']}"
-        for each in status["pauses"] or []
-    ]
-    return lines
-
-
-def render_replica(told: dict[str, Any]) -> list[str]:
-    """How the relays are that keep the vault: a line, and one for each thing that is wrong."""
-    rows = told.get("relays") or []
-    if not rows:
-        return []
-    kept = [row for row in rows if row["kept"]]
-    latest = max((row["checked"] or 0 for row in kept), default=0)
-    ago = f", {render_age(time.time() - latest)} ago" if latest else ""
-    lines = [f"{len(kept)} of {len(rows)} relay{'s' if len(rows) > 1 else ''}{ago}"]
-    lines += [f"{row['url']}: {printable(row['said'])}" for row in rows if row["said"]]
-    wrong = [told["problem"]] if told.get("problem") else []
-    return lines + [printable(each) for each in [*wrong, *(told.get("problems") or [])]]
-
-
-def render_messages(told: dict[str, Any] | None) -> list[str]:
-    """Whether the word lock is heard, and what came of the last notice."""
-    lines = []
-    if told and told["lock"]:
-        heard = [relay["url"] for relay in told["relays"] if relay["connected"]]
-        lines.append(f"Word: lock is heard at {', '.join(heard) or 'no relay now'}")
-    if told and (last := told["last_notice"]):
-        sent = [url for url, said in (last.get("said") or {}).items() if said == "accepted"]
-        lines.append(f"Notice: {'sent to ' + ', '.join(sent) if sent else 'not sent'}")
-    return lines
-
-
-def render_age(seconds: float) -> str:
-    """How long ago, roughly."""
-    size, unit = next(
-        (each for each in ((86_400, "d"), (3_600, "h"), (60, "min")) if seconds >= each[0]),
-        (1, "s"),
-    )
-    return f"{max(int(seconds // size), 0)} {unit}"
-
-
-def render_status(status: dict[str, Any]) -> str:
-    """Status for a person."""
-    state = status["state"]
-    lines = [f"Daemon: running (PID {status['pid']})" if status["pid"] else "Daemon: stopped"]
-    if status["agent_npub"]:
-        lines += [f"Agent: {status['agent_npub']}", f"Operator: {status['signer_npub']}"]
-    others = [
-        name for name, npub in (status["operators"] or {}).items() if npub != status["signer_npub"]
-    ]
-    lines += [f"Other operators: {', '.join(others)}"] if others else []
-    if status["secrets"] is not None:
-        guards = f", {status['guards']} guard(s)" if status["guards"] else ""
-        lines.append(f"Vault: {status['secrets']} secret(s){guards}")
-    else:
-        lines.append(
-            "Vault: locked"
-            if status["agent_npub"] or status["pid"]
-            else "Vault: none that can be opened"
-        )
-    if status.get("grants"):
-        see = call.complete("avault grants")
-        lines.append(f"Grants: {', '.join(status['grants'])}; see: {see}")
-    lines += render_asking(status)
-    lines.append(f"Directory: {status['dir']}")
-    words = {
-        "waiting": "waiting for the operator's approval",
-        "unpaired": "locked, and not paired with a signer",
-        "starting": "systemd starts it by itself",
-    }
-    lines.append(
-        f"State: {words.get(state, state)}"
-        + (f" since {status['since']}" if status["since"] else "")
-    )
-    lines += [f"Locks: {status['until']}"] if status["until"] else []
-    if status["custodians"] not in (None, [PHONE]):
-        see = call.complete("avault custody list")
-        lines.append(f"Opened by: {', '.join(status['custodians'])}; see: {see}")
-    if status.get("phone_opened"):
-        lines.append(f"Phone: it last opened this vault at {printable(status['phone_opened'], 40)}")
-    if status["git"] and status["git"].get("hint"):
-        lines.append(
-            f"Git: {printable(status['git'].get('reason') or status['git'].get('push_reason'))}; "
-            + call.complete(status["git"]["hint"])
-        )
-    if replica := status.get("replica"):
-        lines += [f"Replica: {line}" for line in render_replica(replica)]
-    lines += render_messages(status.get("messages"))
-    lines += [f"Reason: {status['error']['message']}"] if status["error"] else []
-    waiting = status["waiting"]
-    if state == "waiting" and waiting:
-        lines.append(f"Code: {status['code']}, in the sentence on the phone")
-        taken = any(relay["said"] == "accepted" for relay in status["relays"] or [])
-        connected = any(relay["connected"] for relay in status["relays"] or [])
-        lines.append(
-            f"Asked: {waiting['requests']} time(s) since {waiting['since']}"
-            + (
-                "; no relay is connected; trying again"
-                if not connected
-                else ""
-                if taken
-                else "; no relay has it yet"
-            )
-        )
-        lines += (
-            [f"Asked again: {waiting['next']}; to open the signer app is enough"]
-            if waiting["next"]
-            else []
-        )
-        lines.append(f"Asked as: {shorten_key(waiting['client_key'])}")
-        lines += [f"Open this page: {waiting['auth_url']}"] if waiting["auth_url"] else []
-        lines += [f"Signer said: {waiting['error']}"] if waiting["error"] else []
-        lines += [f"Notice: {waiting['notice']}"] if waiting["notice"] else []
-        for relay in status["relays"] or []:
-            link = "connected" if relay["connected"] else "not connected"
-            lines.append(f"Relay: {relay['url']}, {link}, {relay['said'] or 'nothing said'}")
-    for each in status["asked"] or []:
-        lines.append(f"Also asked: the phone of {each['name']}, code {each['code']}")
-    if status.get("listening"):
-        lines.append("Listening: for an answer to an earlier request; nothing is asked")
-    if status.get("asks_again"):
-        lines.append(f"Pause: programs may ask the phone again at {status['asks_again']}")
-    if status["proven"] is False:
-        lines.append("Proven: no; nobody has shown yet that the phone opens this vault")
-    lines += [
-        f"Warning: {call.complete(printable(text, 300))}" for text in status["warnings"] or []
-    ]
-    if status["hint"]:
-        lines.append(f"Next: {status['hint'].removesuffix('; see: avault status')}")
-    return "".join(line + "\n" for line in lines)
-
-
-=======
->>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
 # ----------------------------------------------------------- cli/replica ----
 # avault replica: relays that keep the vault's ciphertext.
 
@@ -45785,262 +45191,6 @@ def cmd_rotate_report(terminal: Terminal) -> int:
     return code
 
 
-<<<<<<< HEAD
-# ----------------------------------------------------------- cli/secrets ----
-# set, get, has, list, mv, delete, export, wait.
-
-
-@command(
-    "set", argument("group"), option("--key"), option("--value"), option("--file"),
-    option("--generate", is_flag=False, flag_value="32"), option("--note"),
-)  # fmt: skip
-def cmd_set(
-    terminal: Terminal,
-    group: str,
-    key: str | None,
-    value: str | None,
-    file: str | None,
-    generate: str | None,
-    note: str | None,
-) -> int:
-    """usage: avault set GROUP --key KEY [--file F | --generate [N] | --value V] [--note TEXT]
-
-    Keeps a secret. The value comes from stdin, or from a prompt without echo;
-    one trailing newline is taken off. --file keeps its bytes as they are.
-    --generate makes N (32) characters of A-Z a-z 0-9 and does not print them.
-    Another value that is there is replaced, which is said; git keeps it.
-    --value works, but stands in `ps` and in the shell's history.
-    --note is about the group. GROUP/KEY is short for GROUP --key KEY.
-
-      avault set openai --key API_KEY
-      pass show openai | avault set openai/API_KEY
-      avault set database/PASSWORD --generate 40 --note "production, read only"
-    """
-    if "=" in group + (key or ""):
-        raise no_argument()
-    group, key = split_name(group, key)
-    if key is None:
-        raise Usage("no key is named", "avault set GROUP --key API_KEY")
-    if sum(given is not None for given in (value, file, generate)) > 1:
-        raise Usage("--value, --file and --generate exclude each other")
-    fields: dict[str, Any] = {"group": group, "key": key, "note": note}
-    if generate is not None:
-        if not is_number(generate):
-            raise Usage(
-                "--generate takes a number of characters", f"avault set {group}/{key} --generate 32"
-            )
-        answer = terminal.ask("set", **fields, generate=int(generate))
-    else:
-        if value is not None:
-            warn(
-                "the value stands in the process list and in the shell's history",
-                f"leave --value out: avault set {group}/{key}",
-            )
-        if value is None and file is None and sys.stdin.isatty():
-            # a locked vault says so before a person has typed
-            terminal.ask("has", group=group, key=key)
-        value = check_value(read_value(group, key, value, file))
-        answer = terminal.ask("set", **fields, value={"value": value})
-        if "\r" in value:
-            warn(
-                "a carriage return stays in the value, as in files from Windows",
-                f"tr -d '\\r' < FILE | avault set {group}/{key}",
-            )
-    if answer.get("replaced"):
-        tell_of_replaced(terminal.places.dir, group, key)
-    elif sys.stderr.isatty():
-        say(f"kept {group}/{key}")
-    return 0
-
-
-def no_argument() -> Usage:
-    """The refusal of a value that stands among the words of a command line.
-
-    It does not repeat it.
-    """
-    return Usage(
-        "a value is not taken as an argument, where `ps` and the shell's history have it",
-        "avault set GROUP/KEY asks for it, or takes it from a pipe: "
-        'printf %s "$VALUE" | avault set GROUP/KEY',
-    )
-
-
-def read_value(group: str, key: str, value: str | None, file: str | None) -> str:
-    """The value of `set`: given, from a file, from a pipe, or from a prompt."""
-    if value is not None:
-        return value
-    if file is not None:
-        data = read_file(os.path.expanduser(file), MAX_VALUE, only_regular=False)
-    elif sys.stdin.isatty():
-        from getpass import getpass
-
-        return getpass(f"{group}/{key}: ")
-    else:
-        data = read_stdin().removesuffix(b"\n")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise Usage(
-            "the value is binary",
-            f"keep it as text: base64 -w0 FILE | avault set {group} --key {key}",
-        ) from None
-
-
-@command("get", argument("group"), argument("word", required=False), option("--key"))
-def cmd_get(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
-    """usage: avault get GROUP [KEY | --key KEY] [--json]
-
-    Prints a secret and a newline. Without a key: the group, as KEY=value lines.
-    An agent had better use it without seeing it, from the environment.
-
-      avault get openai --key API_KEY
-      avault get openai/API_KEY
-      avault get openai --json
-    """
-    group, key = split_name(group, key, word)
-    put(
-        terminal.ask("get", group=group, key=key, format="json" if terminal.want_json else "text")[
-            "output"
-        ]
-    )
-    return 0
-
-
-@command("has", argument("group"), argument("word", required=False), option("--key"))
-def cmd_has(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
-    """usage: avault has GROUP [KEY | --key KEY]
-
-    Prints nothing. Exit code 0: it is there; 4: it is not; 3: the vault is locked.
-
-      avault has openai/API_KEY || echo "ask the operator for a key"
-    """
-    group, key = split_name(group, key, word)
-    found = terminal.ask("has", group=group, key=key)["has"]
-    if terminal.want_json:
-        put(json.dumps({"has": found}) + "\n")
-    return 0 if found else NotFound.exit_code
-
-
-@command("list", argument("groups", nargs=-1), option("--names", is_flag=True))
-def cmd_list(terminal: Terminal, groups: tuple[str, ...], names: bool) -> int:
-    """usage: avault list [--names] [--json] [GROUP]…
-
-    Groups with their keys, notes and times, or those that are named. Never
-    values. --names prints GROUP/KEY, a line each.
-    """
-    form = "names" if names else "json" if terminal.want_json else "text"
-    put(
-        terminal.ask("list", format=form, groups=[check_group(group) for group in groups])["output"]
-    )
-    return 0
-
-
-@command("mv", argument("old"), argument("new"))
-def cmd_mv(terminal: Terminal, old: str, new: str) -> int:
-    """usage: avault mv OLD NEW
-
-    Gives a secret another name, or a group: OLD is GROUP/KEY or GROUP, and so
-    is NEW; a GROUP alone, for a secret, keeps its key's name. Nothing that is
-    there is replaced.
-
-      avault mv openai/KEY openai/API_KEY
-      avault mv openai/API_KEY old
-      avault mv openai azure
-    """
-    (group, key), (to_group, to_key) = split_name(old, None), split_name(new, None)
-    terminal.ask(
-        "move", group=group, key=key, to_group=to_group, to_key=key if to_key is None else to_key
-    )
-    if sys.stderr.isatty():
-        say(f"{old} is {new if key is None or to_key else f'{new}/{key}'} from now on")
-    return 0
-
-
-@command("delete", argument("group"), argument("word", required=False), option("--key"))
-def cmd_delete(terminal: Terminal, group: str, word: str | None, key: str | None) -> int:
-    """usage: avault delete GROUP [KEY | --key KEY]
-
-    Takes a key out of the vault; without one, the whole group. What git
-    already has stays in its history: revoke a leaked key where it was issued.
-
-      avault delete openai/API_KEY
-    """
-    group, key = split_name(group, key, word)
-    terminal.ask("delete", group=group, key=key)
-    if sys.stderr.isatty():
-        say(f"deleted {group}" + (f"/{key}" if key else ""))
-    return 0
-
-
-@command(
-    "export", option("--shell", is_flag=False, flag_value="sh"), option("--format", "form"),
-    option("--group", "groups", multiple=True), option("--only", multiple=True),
-    option("--as", "named", multiple=True), option("--prefix", is_flag=True),
-    option("--wait", is_flag=False, flag_value=""), option("--allow", multiple=True),
-)  # fmt: skip
-def cmd_export(
-    terminal: Terminal,
-    shell: str | None,
-    form: str | None,
-    only: list[str],
-    named: list[str],
-    wait: str | None,
-    **given: Any,
-) -> int:
-    """usage: avault export [--shell [sh|fish] | --format dotenv|json|systemd|docker|github|k8s]
-                     [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]…
-                     [--prefix] [--wait [D]] [--allow NAME]…
-
-    Prints secrets as variables: dotenv lines, or with --shell statements for
-    eval, in sh, dash, bash, zsh, busybox or fish. What some readers of dotenv
-    files would read otherwise is named; --format docker is what docker's own
-    reads, which knows no quotes, github is for $GITHUB_ENV, k8s a Secret for
-    kubectl. A value that a form cannot carry is refused.
-    Two groups with the same key are an error; --group chooses, --as names one
-    (OPENAI_API_KEY=openai/API_KEY), --prefix tells all apart (DATABASE_PASSWORD).
-    PATH, LD_*, BASH_ENV and their like are refused without --allow NAME.
-    --wait waits until the vault is open (at most D: 90, 90s, 5m, 8h); it asks nobody.
-    Locked: nothing on stdout, exit code 3.
-
-      vars=$(avault export --shell --wait) && eval "$vars"    fails closed
-      eval "$(avault export --shell --only API_KEY)"
-      avault export --shell fish | source
-      (umask 077; avault export --format systemd > /run/agent.env)
-      docker run --env-file <(avault export --format docker --group web) IMAGE
-      avault export --format k8s --group web | kubectl apply -f -
-    """
-    if shell is not None and form is not None:
-        raise Usage("--shell and --format exclude each other")
-    if shell not in (None, "sh", "fish"):
-        raise Usage(
-            f"no shell {printable(shell)!r}",
-            "--shell sh serves sh, dash, bash, zsh and busybox; --shell fish the other one",
-        )
-    if form not in (None, *FORMS):
-        raise Usage(f"no format {printable(form)!r}", f"one of: {', '.join(FORMS)}")
-    if wait is not None:
-        wait_open(terminal, parse_duration(wait or None))
-    chosen = "json" if terminal.want_json and not shell and not form else shell or form or "dotenv"
-    names = [name for each in only for name in each.split(",")]
-    answer = terminal.ask("export", format=chosen, only=names, **{"as": list(named)}, **given)
-    put(answer["output"])
-    if "warning" in answer:
-        warn(answer["warning"])
-    return 0
-
-
-@command("wait", option("--timeout"))
-def cmd_wait(terminal: Terminal, timeout: str | None) -> int:
-    """usage: avault wait [--timeout D]
-
-    Returns when the vault is open; waits for a daemon too, and asks nobody.
-
-      avault wait --timeout 10m && exec my-agent
-    """
-    wait_open(terminal, parse_duration(timeout))
-    return 0
-
-
 # -------------------------------------------------------------- cli/sign ----
 # avault sign: what a key signs of stdin, by the same rules as for everybody.
 
@@ -46138,8 +45288,6 @@ def sign_file(terminal: Terminal, named: dict[str, Any], namespace: str | None) 
     return 0
 
 
-=======
->>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
 # ------------------------------------------------------------ cli/signer ----
 # avault signer: the other side of NIP-46, a phone in a terminal.
 #
@@ -46547,11 +45695,7 @@ def own_words(argv: list[str]) -> list[str]:
     """
     for index, word in enumerate(argv):
         if word[:1] != "-" and argv[index - 1 : index] != ["--dir"]:
-<<<<<<< HEAD
-            if word not in ("run", "grant"):
-=======
-            if word not in ("run", "fleet"):
->>>>>>> a96f68a (avault fleet: the vaults of many hosts, over OpenSSH)
+            if word not in ("run", "grant", "fleet"):
                 return argv
             end = index + 1 if word == "run" else len(argv)
             return argv[: argv.index("--") if "--" in argv else end]
