@@ -22,7 +22,8 @@ KEPT_VARIABLES = {
     "DBUS_SESSION_BUS_ADDRESS", "WORKSPACE", "AVAULT_DIR", "AVAULT_SOCKET", "AVAULT_PID",
     # where git finds the user's settings and keys
     "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GNUPGHOME",
-    "CREDENTIALS_DIRECTORY",  # where systemd puts a service's credentials: a path
+    # paths: of authorities for the proxy; where systemd puts a service's credentials
+    "AVAULT_ROOTS", "CREDENTIALS_DIRECTORY",
 }  # fmt: skip
 
 

@@ -60,13 +60,14 @@ def test_only_run(vault: Machine, canary: Canary) -> None:
     assert ran.stdout == "<avault:openai/API_KEY>\n"
 
 
-def test_what_nothing_can_use_yet(vault: Machine) -> None:
+def test_what_run_cannot_use(vault: Machine) -> None:
     done = vault("guard", "db", "--host", "DB.example.com", "--method", "get", "--path", "/v1/*")
-    assert "nothing here can use it like that yet" in done.stderr
+    assert "nothing here can use it like that yet" not in done.stderr
+    assert "nothing here can use it like that yet" in vault("guard", "plain", "--only", "sign").stderr
     assert "db is guarded: only proxy, to db.example.com, by GET, at /v1/*" in done.stderr
     for options in (["--no-mask"], []):
         refused = vault("run", "--group", "db", *options, "--", "true", code=5)
-        assert "only proxy may use it" in refused.stderr and "nothing here can be a proxy yet" in refused.stderr
+        assert "only proxy may use it" in refused.stderr and "--proxy --only db/PASSWORD -- CMD" in refused.stderr
         assert "left out, as guarded: db/PASSWORD" in vault("run", *options, "--", "true").stderr
     listed = vault("list", "--json").json["groups"][0]["keys"][0]
     assert listed["guard"] == {

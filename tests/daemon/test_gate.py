@@ -103,6 +103,11 @@ def asks(op: str, name: str) -> list[dict[str, Any]]:
             *({"action": action, "name": name} for action in ("list", "listen", "revoke", "list")),
             *({"action": action} for action in ("list", "listen")),
         ],
+        "proxy": [
+            {**which, **given}
+            for which in [{"everything": True}, *choices(name), {"as": [f"X={place}"]}, {"also": [place]}]
+            for given in ({}, {"hosts": [f"{place}=api.example.com"]}, {"egress": "open"})
+        ],
     }
     return found[op]
 
@@ -116,6 +121,7 @@ class House(Desk):
 
     async def fill(self) -> None:
         await self.open()
+        self.keyholder.brokers.START_TIME = 0.0  # type: ignore[misc]  # nobody is there to start one
         store = self.holding.store
         assert store
 
@@ -226,7 +232,7 @@ async def test_a_conversation_gives_no_value(house: House, op: str) -> None:
 async def test_what_is_named_and_guarded_refuses_the_whole_and_says_what_to_do(house: House) -> None:
     for name, says, hint in (
         ("onlyrun", "onlyrun/KEY is guarded: only run may use it", "avault run --only onlyrun/KEY -- CMD"),
-        ("proxied", "only proxy may use it", "nothing here can be a proxy yet"),
+        ("proxied", "only proxy may use it", "avault run --proxy --only proxied/KEY -- CMD"),
         ("signed", "only ssh or sign may use it", "by phone: avault unguard signed/KEY"),
         ("over", "its time is over", "by phone: avault unguard over/KEY"),
         ("used", "as often as it may be", "by phone: avault unguard used/KEY"),

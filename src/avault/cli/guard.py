@@ -62,8 +62,8 @@ def cmd_guard(
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
-    uses by avault itself, without giving it out; of proxy there is none yet, and
-    with it alone it is refused everywhere.
+    uses by avault itself, without giving it out: avault run with its proxy,
+    avault ssh, avault bunker.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
     --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that

@@ -139,6 +139,8 @@ def render_line(line: bytes) -> str:
     try:
         entry = json.loads(text)
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
+        if entry["op"] == "proxy":
+            about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
         what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
         words = [entry["time"], *what, callers(entry)]
         why = f", as {entry['why']}" if entry.get("why") else ""
@@ -181,9 +183,14 @@ def program(process: dict[str, Any]) -> str:
     return f"{shown} ({process['pid']})"
 
 
-@command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))
-def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
-    """usage: avault log [-f] [--verify]
+@command(
+    "log",
+    option("--follow", "-f", is_flag=True),
+    option("--verify", is_flag=True),
+    option("--hosts", is_flag=True),
+)
+def cmd_log(terminal: Terminal, follow: bool, verify: bool, hosts: bool) -> int:
+    """usage: avault log [-f] [--verify] [--hosts] [--json]
 
     Prints the access log, the newest line last: when, what for, which secrets,
     the program and what started it (that alone, where the program is avault),
@@ -194,14 +201,16 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
     --verify has the keyholder check every line: that it wrote it, and that none
     is missing, from where the log begins: the oldest lines go when there are
     more than 20 MB. Exit code 8: it did not, or one is. The vault has to be open.
+    --hosts sums up what went through the proxy: to which hosts, how often, and with
+    which secrets; and how often it was refused.
     --json prints the lines as they stand in the files.
 
       avault log -f
       avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
     """
+    if follow + verify + hosts > 1:
+        raise Usage("--verify, --hosts and -f exclude each other")
     if verify:
-        if follow:
-            raise Usage("--verify and -f exclude each other")
         return verify_log(terminal)
     readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
     show = (
@@ -210,6 +219,8 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
         else render_line
     )
     lines = in_order(readers, are_ended=not follow)
+    if hosts:
+        return show_hosts(terminal, lines)
     if not lines and not readers[0].file:
         need_vault(terminal.places)
         say("nothing has been released yet")
@@ -220,6 +231,39 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
             return 0
         time.sleep(POLL)
         lines = in_order(readers, are_ended=False)
+
+
+def sum_hosts(lines: list[bytes]) -> list[dict[str, Any]]:
+    """What the lines of the log say of the proxy, by host; the most used first."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if entry["op"] != "proxy" or not isinstance(entry.get("host"), str):
+                continue
+            empty: dict[str, Any] = {"requests": 0, "refused": 0, "secrets": [], "last": ""}
+            one = found.setdefault(entry["host"], {"host": entry["host"], **empty})
+            one["requests" if entry["outcome"] == "ok" else "refused"] += 1
+            one["secrets"] = sorted({*one["secrets"], *filter(None, [names(entry)])})
+            one["last"] = max(one["last"], str(entry["time"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+    return sorted(found.values(), key=lambda one: (-one["requests"], one["host"]))
+
+
+def show_hosts(terminal: Terminal, lines: list[bytes]) -> int:
+    """Print what went through the proxy, by host."""
+    found = sum_hosts(lines)
+    if terminal.want_json:
+        put(json.dumps({"hosts": found}, indent=2) + "\n")
+        return 0
+    if not found:
+        say("nothing has gone through the proxy yet")
+    for one in found:
+        secrets = ", ".join(one["secrets"]) or "no secret"
+        words = f"{one['requests']:,} requests, {one['refused']:,} refused, last {one['last']}"
+        put(printable(f"{one['host']}: {words}, with {secrets}", LINE_WIDTH) + "\n")
+    return 0
 
 
 def verify_log(terminal: Terminal) -> int:

@@ -16,6 +16,7 @@ from avault.daemon.opener import main_opener
 from avault.daemon.start import main_keyholder, main_supervisor
 from avault.errors import AvaultError, Usage, complain
 from avault.fronts.nostr_front import main_nostr_front
+from avault.fronts.proxy_process import main_proxy
 from avault.fronts.ssh_front import main_ssh_agent
 from avault.hints import call, say_error
 from avault.places import NoPlace, Places, read_record
@@ -312,6 +313,8 @@ def main() -> NoReturn:
         main_ssh_agent(argv[1:])
     if argv[:1] == ["nostr"]:
         main_nostr_front(argv[1:])
+    if argv[:1] == ["proxy-session"]:
+        main_proxy(argv[1:])
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["opener"]:

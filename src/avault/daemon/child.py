@@ -40,6 +40,7 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
         self.control: Control | None = None
         self.helper: asyncio.subprocess.Process | None = None  # what signs for the keyholder
+        self.brokers: dict[str, subprocess.Popen[bytes]] = {}  # proxies, by their numbers
         self.farewell: asyncio.Future[None] | None = None
         # who waits for the keyholder to have looked at the disk
         self.lookers: list[asyncio.Future[None]] = []
@@ -81,6 +82,8 @@ class Child:
 
     async def bury(self) -> None:
         """Tell that it is gone, once it is, with what has keys that it gave."""
+        for process in self.brokers.values():
+            process.kill()
         await self.end_helper()
         self.lost(await self.process.wait() if self.process else 0)
 

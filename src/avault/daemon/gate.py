@@ -195,6 +195,8 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
         if ways <= TO_COME:
             hint = f"nothing here can be a {shown} yet; {lift}"
+        elif "proxy" in ways and "run" not in ways:
+            hint = f"to use it: avault run --proxy --only {name} -- CMD; {lift}"
         elif "run" not in ways:
             how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
             hint = f"to sign with it: {how}; {lift}"

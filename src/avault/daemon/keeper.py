@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller, Question
+from avault.daemon.broker_start import end_broker, run_broker
 from avault.daemon.child import Child
 from avault.daemon.custody import Custody
 from avault.daemon.errands import run_opener
@@ -160,6 +161,10 @@ class Warden:
             self.wrote()
         elif "opener" in message:
             spawn(self.tasks, run_opener(self.child, str(message["opener"])))
+        elif "broker" in message and message.get("is_over"):
+            end_broker(self.child, str(message["broker"]))
+        elif "broker" in message:
+            spawn(self.tasks, run_broker(self.child, self.places, str(message["broker"])))
         elif "need" in message:
             spawn(self.tasks, start_signing(self.child))
         elif self.custody.hear(message) or self.grants.hear(message):

@@ -11,6 +11,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from avault.daemon.approving import approve_grant
+from avault.daemon.broker_link import Brokers
 from avault.daemon.callers import describe_caller
 from avault.daemon.describing import describe_keyholder
 from avault.daemon.entrusting import entrust, note_proof, part_with_phone, sign_shared
@@ -80,6 +81,7 @@ class Keyholder:
         self.unlocking = Unlocking(self.holding, self.reporter, self.ended)
         self.rotating = Rotating(self.holding, self.unlocking)
         self.openers, self.askings = Openers(self.holding), Askings()
+        self.brokers = Brokers(self.control)
         self.unguarding = Unguarding(self.holding, self.openers)
         self.sessions: dict[Session, None] = {}
         self.grants = Grants(self.control, self.sessions, self.reporter.report)
@@ -149,6 +151,8 @@ class Keyholder:
             self.unguarding.drop(message["ticket"])
         elif message["do"] == "opener" and fd is not None:
             self.openers.take(message, fd)
+        elif message["do"] == "broker":
+            self.brokers.take(message, fd)
         elif message["do"] == "proven":
             spawn(self.tasks, note_proof(self.holding))
         elif message["do"] == "ask":

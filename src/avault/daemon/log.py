@@ -15,7 +15,7 @@ from avault.daemon.ledger import Ledger
 from avault.errors import AvaultError, printable
 from avault.process import uptime
 from avault.vault.files import read_file, write_file
-from avault.vault.names import is_choice, is_group
+from avault.vault.names import SAID_MORE, is_choice, is_group
 from avault.vault.own_files import decode_file, encode_file
 from avault.vault.times import render_time
 
@@ -53,7 +53,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
-        **{name: printable(request[name], 300) for name in ("signed", "why") if request.get(name)},
+        **{name: printable(request[name], 300) for name in SAID_MORE if request.get(name)},
     }
 
 

@@ -25,6 +25,7 @@ from avault.daemon.guard_requests import serve_guard, serve_guards
 from avault.daemon.key_requests import serve_key
 from avault.daemon.keyholder import Keyholder
 from avault.daemon.nostr_signing import serve_signature
+from avault.daemon.proxying import serve_proxy
 from avault.daemon.replicating import serve_replica
 from avault.daemon.revoking import show_exposed, show_machines
 from avault.daemon.showing import (
@@ -192,6 +193,7 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
+    "proxy": serve_proxy,
     "sign": serve_signature,
     "bunker": serve_bunker,
     "word": serve_word,

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from avault.daemon.asking import Caller
+from avault.daemon.broker_start import sweep_sessions
 from avault.daemon.companions import Companions
 from avault.daemon.grant_sockets import GrantSocket
 from avault.daemon.keeper import Warden
@@ -103,6 +104,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
         self.listener.open()
         self.warden.grants.clean()
+        sweep_sessions(self.places)
         write_file(self.places.own("python"), os.fsencode(sys.executable))
         here, record = os.path.realpath(self.places.dir), self.places.own("place")
         if read_record(record) != here:  # by it, `fleet --local` finds a vault that is stopped

@@ -16,6 +16,7 @@ from avault.running.looking import Secrets, untold
 from avault.running.masks import Patterns
 from avault.running.process import allow_cores, become_command, forbid_cores
 from avault.running.sandbox import Sandbox
+from avault.running.proxied import Proxied
 from avault.running.secrets import Injection, read_env_file, read_project_file, reveal_for_masks
 from avault.running.terminal_job import TerminalJob
 from avault.terminal.commands import command, option
@@ -65,6 +66,9 @@ def optional_duration(name: str) -> click.Option:
     option("--sandbox", is_flag=True),
     option("--bind", "writable", multiple=True),
     option("--bind-ro", "readable", multiple=True),
+    option("--proxy", is_flag=True),
+    option("--egress"),
+    option("--host", "hosts", multiple=True),
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -83,11 +87,15 @@ def cmd_run(
     sandbox: bool,
     writable: tuple[str, ...],
     readable: tuple[str, ...],
+    proxy: bool,
+    egress: str | None,
+    hosts: tuple[str, ...],
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
-                  [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…] [--] CMD…
+                  [--as-file KEY]â¦ [--sandbox [--bind PATH]â¦ [--bind-ro PATH]â¦]
+                  [--proxy [--host GROUP/KEY=HOST]â¦ [--egress rules|open]] [--] CMDâ¦
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -115,12 +123,22 @@ def cmd_run(
     your files it gets by --bind PATH, only to read them by --bind-ro PATH. What
     it starts ends with it. Where no sandbox can be had, the command is not run.
 
+    --proxy has the command's HTTPS go through a proxy of avault's own, and gives
+    it placeholders for those keys that a guard, or --host, names hosts for: of the
+    same form, and worth nothing. On the way to these hosts, in the header for keys,
+    the value takes a placeholder's place; in the answer it is taken out again.
+    Other keys it gets as without --proxy, but only those that --group, --only,
+    --as, --env-file or --all name. Other hosts are refused; with --egress open
+    they are reached, and nothing is put in. It ends with the command, and with the
+    lock. What --proxy is for, and what not: references/proxy.md
+
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
 
       avault run -- my-agent --port 80
       avault run --as OPENAI_API_KEY=openai/API_KEY --wait 5m -- python3 agent.py
       avault run --env-file .env -- docker compose up
+      avault run --proxy --host openai/API_KEY=api.openai.com -- python3 agent.py
       avault run --sandbox --bind ~/.cache/tool -- tool --offline
       avault run --as-file tls/CERT -- sh -c 'openssl x509 -in "$CERT_FILE" -subject'
     """
@@ -133,6 +151,10 @@ def cmd_run(
     names = [name for each in only for name in each.split(",")]
     if everything and (groups or names or named):
         raise Usage("--all excludes --group, --only and --as", "leave it out")
+    if not proxy and (hosts or egress):
+        raise Usage("--host and --egress are for --proxy", "avault run --proxy -- my-agent")
+    if proxy and no_mask:
+        raise Usage("--proxy excludes --no-mask: it ends with us", "leave --no-mask out")
     variables = None if env_file is None else read_env_file(env_file)
     if not (groups or names or named or everything) and variables is None:
         variables = read_project_file()
@@ -145,9 +167,20 @@ def cmd_run(
         wait_open(terminal, timeout)
     forbid_cores()
     injection = Injection()
-    if groups or names or named or everything or variables is None:
+    if proxy:
+        choice = {"groups": list(groups), "only": names, "as": list(named), "prefix": prefix}
+        proxied = Proxied(
+            terminal,
+            {**choice, "everything": everything, "allow": list(allow), "hosts": list(hosts)},
+            egress or "rules",
+        )
+        is_asked = env_file is not None
+        proxied.give(terminal, injection, variables, is_asked, tcp=not room)
+        if room:
+            room.session = proxied.session.directory
+    elif groups or names or named or everything or variables is None:
         injection.take(terminal, list(groups), names, list(named), prefix, list(allow))
-    if variables is not None:
+    if variables is not None and not proxy:
         injection.set(terminal, variables, list(allow))
     for word in files:
         injection.move_to_file(terminal, word, prefix, list(allow))
@@ -155,15 +188,24 @@ def cmd_run(
         environment = room.environment(injection.given(room.add_file))
     else:
         environment = injection.environment()
-    patterns = None if no_mask else Patterns.of(reveal_for_masks(terminal, injection.secrets))
+        if proxy:
+            environment = proxied.environment(environment, injection)
+    patterns = None
     if not no_mask:
+        hidden = reveal_for_masks(terminal, injection.secrets)
+        patterns = Patterns.of({**hidden, **(proxied.masks() if proxy else {})})
         warn_of_short(terminal, injection.secrets)
-    if room:
-        return room.job(list(words), environment, patterns or Patterns({})).run()
-    if patterns is None:
+    if patterns is None and not room:
         allow_cores()
         become_command(list(words), environment)
-    return (TerminalJob if os.isatty(1) else Job)(list(words), environment, patterns).run()
+    try:
+        if room:
+            return room.job(list(words), environment, patterns or Patterns({})).run()
+        kind = TerminalJob if os.isatty(1) else Job
+        return kind(list(words), environment, patterns or Patterns({})).run()
+    finally:
+        if proxy:
+            proxied.session.end()
 
 
 def warn_of_short(terminal: Terminal, secrets: Secrets) -> None:

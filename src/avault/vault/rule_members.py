@@ -13,7 +13,6 @@ from avault.vault.ssh_rules import (
 )
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
-TO_COME = frozenset({"proxy"})  # by a process of avault's own; there is none yet
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")

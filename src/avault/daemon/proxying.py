@@ -1,0 +1,282 @@
+"""Sessions of the proxy: what a command gets placeholders of, and each use of a secret by them.
+
+The proxy's process has rules to know what to ask for; what it gets, is decided here for each
+request, by the guards as they are then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING
+
+from avault.daemon.gate import Passage, check, take_out
+from avault.daemon.keyholder import Keyholder
+from avault.daemon.wire import Session
+from avault.errors import AvaultError, Denied, NotFound, Unavailable, Usage, complain, printable
+from avault.protocol import refuse_unknown
+from avault.vault.choosing import check_names, choose
+from avault.vault.guards import Guards
+from avault.vault.placeholders import make_placeholder
+from avault.vault.proxy_rules import canonical_host, find_proxy_fault
+from avault.vault.records import Vault
+from avault.vault.rules import EXAMPLES, MOST, is_host, is_place
+from avault.vault.secret import is_sealed
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from avault.daemon.broker_link import BrokerLink
+    from avault.protocol import Message
+    from avault.vault.proxy_rules import Hosts
+
+
+PROXY_FIELDS = frozenset(
+    {"groups", "only", "as", "prefix", "allow", "also", "everything", "hosts", "egress", "tcp"}
+)
+EGRESS = ("rules", "open")
+SHORTEST_PROXIED = 8  # bytes of a value: a shorter one cannot be told from other text
+CONTROLS = "[\x00-\x1f\x7f]"
+
+
+def read_given_hosts(vault: Vault, request: Message) -> dict[str, frozenset[str]]:
+    """Hosts by GROUP/KEY, of what is given as GROUP/KEY=HOST; raises Usage, NotFound."""
+    found: dict[str, set[str]] = {}
+    for each in check_names(request, "hosts"):
+        place, _, host = each.partition("=")
+        if not is_place(place) or "/" not in place or not is_host(host):
+            raise Usage("not GROUP/KEY=HOST", f"HOST {EXAMPLES['hosts']}")
+        vault.secrets(*place.split("/"))
+        found.setdefault(place, set()).add(host)
+    if any(len(hosts) > MOST for hosts in found.values()):
+        raise Usage(f"more than {MOST} hosts for one key")
+    return {place: frozenset(hosts) for place, hosts in found.items()}
+
+
+class ProxiedUses:
+    """What one command may use: by name a placeholder, and what it was given besides the guards."""
+
+    def __init__(self, keyholder: Keyholder, session: Session, request: Message) -> None:
+        self.keyholder, self.session = keyholder, session
+        self.egress = str(request.get("egress") or EGRESS[0])
+        if self.egress not in EGRESS:
+            raise Usage("no such egress", f"one of: {', '.join(EGRESS)}")
+        store = keyholder.open_store()
+        vault, guards = store.vault, keyholder.gate.look(store.vault)
+        self.given = read_given_hosts(vault, request)
+        self.placeholders: dict[str, str] = {}
+        self.variables: dict[str, str] = {}  # places, by variable
+        self.rest: list[str] = []  # places that were asked for, and go to no host
+        names = self.choose(vault, guards, request)
+        for place in [*names.values(), *check_names(request, "also"), *self.given]:
+            vault.secrets(*place.split("/", 1))
+            self.offer(vault, guards, place)
+        self.variables = {name: each for name, each in names.items() if each in self.placeholders}
+        self.others = {name: each for name, each in names.items() if each in self.rest}
+
+    def choose(self, vault: Vault, guards: Guards, request: Message) -> dict[str, str]:
+        """Places by variable: those that are named; or where none is, all that go to a host."""
+        groups, only, named, allow = (
+            check_names(request, field) for field in ("groups", "only", "as", "allow")
+        )
+        is_named = bool(groups or only or named)
+        if not is_named and not request.get("everything"):
+            if request.get("also") is not None:  # a file names them
+                return {}
+            all_keys = [(group, key) for group, each in vault.groups.items() for key in each.keys]
+            vault = take_out(
+                vault, [each for each in all_keys if self.is_meant(vault, guards, each)]
+            )
+        chosen = choose(vault, groups, only, bool(request.get("prefix")), allow, named)
+        return {name: "/".join(place) for name, place in chosen.items()}
+
+    def is_meant(self, vault: Vault, guards: Guards, place: tuple[str, str]) -> bool:
+        """Whether a key that nobody named is given a placeholder: some use of it may fit."""
+        name = "/".join(place)
+        return bool(self.hosts(guards, name)) and self.find_fault(vault, guards, name) is None
+
+    def hosts(self, guards: Guards, name: str) -> Hosts:
+        """The sets of hosts that a key may go to: of its guards, and of what was given.
+
+        What a guard keeps from who asks, as `only proxy` does, goes nowhere that who asks names.
+        """
+        rules = guards.rules_of(guards.of(name))
+        sets, ways = list(rules.hosts), rules.ways()
+        if not sets and ways is not None and "run" not in ways:
+            return []
+        return sets + ([self.given[name]] if name in self.given else [])
+
+    def find_fault(self, vault: Vault, guards: Guards, name: str) -> AvaultError | None:
+        """Why a key does not go by the proxy at all; None where it may."""
+        group, _, key = name.partition("/")
+        rules, found = guards.rules_of(guards.of(name)), vault.secrets(group, key)
+        if rules.ask is not None or any(is_sealed(each.value) for each in found):
+            return Denied(
+                f"{name} is guarded: the phone is asked for each use, which the proxy cannot yet",
+                f"only the operator can lift it, by phone: avault unguard {name}",
+            )
+        value = found[0].value
+        if re.search(CONTROLS, value):
+            said = f"{name} has line ends or control characters, so no header carries it"
+            return Denied(said, f"set it anew, without them: avault set {name}")
+        if len(value.encode()) < SHORTEST_PROXIED:
+            said = f"{name} is too short for the proxy (under {SHORTEST_PROXIED} bytes)"
+            return Denied(said, "it could not be told from other text in an answer")
+        try:
+            check(guards, name, "proxy", time.time())
+        except Denied as error:
+            return error
+        return None
+
+    def offer(self, vault: Vault, guards: Guards, name: str) -> None:
+        """Make a placeholder for a key that was asked for, if it goes to a host; raises Denied."""
+        if name in self.placeholders or name in self.rest:
+            return
+        if not self.hosts(guards, name):
+            ways = guards.rules_of(guards.of(name)).ways()
+            if ways is not None and ways <= {"proxy"}:
+                raise Denied(
+                    f"{name} is for the proxy, and no host is named by its guard",
+                    f"avault guard {name} --host HOST",
+                )
+            self.rest.append(name)
+            return
+        if fault := self.find_fault(vault, guards, name):
+            raise fault
+        group, _, key = name.partition("/")
+        self.placeholders[name] = make_placeholder(vault.secrets(group, key)[0].value)
+
+    def to_broker(self, tcp: bool) -> Message:
+        """What the proxy's process is told: no value."""
+        guards = self.keyholder.gate.look(self.keyholder.open_store().vault)
+        told = [
+            {
+                "name": name,
+                "placeholder": placeholder,
+                "hosts": [sorted(each) for each in self.hosts(guards, name)],
+            }
+            for name, placeholder in self.placeholders.items()
+        ]
+        return {"secrets": told, "egress": self.egress, "tcp": tcp}
+
+    async def use(self, message: Message) -> Message:
+        """The answer to what the proxy asks: a value for one request, or why not. It is logged."""
+        noted: Message = {"op": "proxy"}
+        try:
+            name = str(message.get("name"))
+            if name not in self.placeholders:
+                raise Denied("that is no secret of this session")
+            group, _, key = name.partition("/")
+            noted |= {"group": group, "key": key, **read_asked(message)}
+            passage = self.admit(message, name)
+            if passage.is_counted:
+                await self.keyholder.change(passage.count(self.keyholder.open_store().machine))
+                passage = self.admit(message, name, is_counted=True)
+            self.keyholder.release(self.session, noted)
+            return {"ok": True, "value": passage.vault.groups[group].keys[key][0].value}
+        except Exception as error:
+            known = complain(error)
+            try:
+                self.keyholder.release(self.session, {**noted, "why": known.message}, known.code)
+            except AvaultError:
+                pass  # nothing is released
+            return known.to_dict()
+
+    def admit(self, message: Message, name: str, is_counted: bool = False) -> Passage:
+        """What of the vault one request may have; raises Denied, NotFound, Locked.
+
+        One whose use `is_counted` may have none left.
+        """
+        store = self.keyholder.open_store()
+        if not is_counted:
+            store.refresh()
+        vault, guards = store.vault, self.keyholder.gate.look(store.vault)
+        group, _, key = name.partition("/")
+        vault.secrets(group, key)
+        rules = guards.rules_of(guards.of(name))
+        fault = self.find_fault(vault, guards, name)
+        if fault and not (is_counted and rules.times == 0):
+            raise fault
+        asked = read_asked(message)
+        said = find_proxy_fault(
+            asked["host"],
+            asked["port"],
+            asked["method"],
+            asked["path"],
+            self.hosts(guards, name),
+            rules.methods,
+            rules.paths,
+        )
+        if said:
+            raise Denied(f"{name} may not {said}", f"see what it may: avault guard {name}")
+        return Passage(take_out(vault, [(group, key)]), "proxy", rules.times is not None)
+
+    def note_refused(self, told: Message) -> None:
+        """Have in the log what the proxy did not let out by itself; it holds no value."""
+        fields: Message = {
+            each: printable(told[each], 200) for each in ("host", "method", "why") if each in told
+        }
+        try:
+            self.keyholder.release(self.session, {"op": "proxy", **fields}, str(told.get("code")))
+        except AvaultError:
+            pass  # nothing was released
+
+
+def read_asked(message: Message) -> Message:
+    """What a request asks for, as the log and the rules have it; raises Usage."""
+    port = message.get("port")
+    if type(port) is not int or not all(
+        isinstance(message.get(each), str) for each in ("host", "method", "path")
+    ):
+        raise Usage("not a request of the proxy")
+    return {
+        "host": canonical_host(message["host"]),
+        "port": port,
+        "method": message["method"],
+        "path": message["path"],
+    }
+
+
+async def serve_proxy(keyholder: Keyholder, session: Session, request: Message) -> Message:
+    """A session of the proxy, for as long as the connection is there.
+
+    Once it is there, the client is told in a frame that is `ready`; no answer comes after that.
+    """
+    refuse_unknown(request, PROXY_FIELDS)
+    proxied = ProxiedUses(keyholder, session, request)
+    if not proxied.placeholders and proxied.egress != "open":
+        raise NotFound(
+            "none of these keys goes to a host, so there is nothing to send through the proxy",
+            "avault guard GROUP/KEY --host HOST, or avault run --proxy --host GROUP/KEY=HOST",
+        )
+    session.caller = session.caller or keyholder.identify(session)
+    told, tcp = proxied.note_refused, bool(request.get("tcp"))
+    number, link, place = await keyholder.brokers.start(proxied.to_broker(tcp), proxied.use, told)
+    try:
+        await hold_session(session, link, {**describe_session(proxied), **place})
+    finally:
+        keyholder.brokers.end(number)
+    return {}
+
+
+async def hold_session(session: Session, link: BrokerLink, told: Message) -> None:
+    """Wait until the client or the process is gone; raises Unavailable for the second."""
+    client = asyncio.ensure_future(session.frame(**told))
+    try:
+        ends: list[asyncio.Future[Any]] = [client, link.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        client.cancel()
+    if link.ended.done():
+        raise Unavailable(link.ended.result() or "the proxy's process has ended", "start it again")
+
+
+def describe_session(proxied: ProxiedUses) -> Message:
+    """What the client is told of a session: placeholders, and no value."""
+    return {
+        "names": proxied.variables,
+        "placeholders": proxied.placeholders,
+        "others": proxied.others,
+        "rest": proxied.rest,
+    }

@@ -1,0 +1,174 @@
+"""The broker of one session: between a command's HTTPS and the keyholder.
+
+It is told of a session's rules and placeholders, and gets a secret for each request that it needs
+one for. It ends with the stream to the keyholder, at once, whatever is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import secrets
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import avault
+from avault import AvaultError, Control, Unavailable, complain, is_same_user, report_quietly
+
+if TYPE_CHECKING:
+    from avault import Message
+
+try:
+    proxy_engine = avault.load_extra("proxy_engine", "proxy")
+    proxy_gate = avault.load_extra("proxy_gate", "proxy")
+except AvaultError:
+    raise
+
+SOCKET, BUNDLE = "proxy.sock", "bundle.pem"  # in a session's directory
+ANSWER_TIME = 30.0  # seconds for the keyholder
+MOST_MEMORY = 512 << 20  # bytes; more is a fault, and ends the session
+LOOK = 5.0  # seconds between two looks at it
+
+
+class Broker:
+    """A session; `sock` is the stream to the keyholder, `directory` where its files are."""
+
+    def __init__(self, sock: socket.socket, directory: str) -> None:
+        self.directory = directory
+        self.control = Control(sock, self.hear, end_at_once)
+        self.answers: dict[int, asyncio.Future[Message]] = {}
+        self.last = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """What the keyholder says."""
+        if message.get("do") == "begin":
+            task = asyncio.get_running_loop().create_task(self.begin(message))
+            self.tasks.add(task)
+            return
+        waiting = self.answers.get(int(message.get("id", 0)))
+        if waiting and not waiting.done():
+            waiting.set_result(message)
+
+    async def begin(self, session: Message) -> None:
+        """Listen, and say where; or why not."""
+        try:
+            self.control.send({"ready": await self.listen(session)})
+        except Exception as error:
+            known = error if isinstance(error, AvaultError) else None
+            told = known or Unavailable(f"the proxy did not start: {type(error).__name__}")
+            self.control.send({"failed": complain(told).to_dict()["error"]})
+
+    async def listen(self, session: Message) -> Message:
+        """What a client needs to know: the port and the token, if one is wanted."""
+        token = secrets.token_urlsafe(32)
+        loop = asyncio.get_running_loop()
+        gate = proxy_gate.Gate(session, token, self.ask, self.tell)
+        hosts = [
+            each.partition(":")[0]
+            for secret in session["secrets"]
+            for one in secret["hosts"]
+            for each in one
+        ]
+        authority = proxy_engine.Authority(hosts)
+        roots = proxy_engine.find_roots()
+        write_bundle(os.path.join(self.directory, BUNDLE), roots, authority.to_pem())
+        self.engine = proxy_engine.Engine(gate, authority, roots, loop)
+        path = os.path.join(self.directory, SOCKET)
+        self.near = await asyncio.start_unix_server(self.take_near, path)
+        said: Message = {"directory": self.directory}
+        if session.get("tcp"):
+            self.far = await asyncio.start_server(self.engine.serve, "127.0.0.1", 0)
+            said |= {"port": self.far.sockets[0].getsockname()[1], "token": token}
+        self.running = asyncio.get_running_loop().create_task(self.engine.master.run())
+        self.watching = asyncio.get_running_loop().create_task(watch_memory(self.control))
+        return said
+
+    async def take_near(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A connection to the Unix socket, if it is of our user."""
+        if is_same_user(writer.get_extra_info("socket")):
+            await self.engine.serve_checked(reader, writer)
+        else:
+            writer.close()
+
+    async def ask(self, fields: Message) -> str:
+        """A secret for a request; raises what the keyholder says, and Unavailable."""
+        self.last += 1
+        number = self.last
+        waiting: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.answers[number] = waiting
+        try:
+            async with asyncio.timeout(ANSWER_TIME):
+                self.control.send({"use": number, **fields})
+                answer = await waiting
+        except TimeoutError:
+            raise Unavailable("the keyholder does not answer", "see: avault status") from None
+        finally:
+            del self.answers[number]
+        if not answer.get("ok"):
+            error = AvaultError.from_dict(answer)
+            error.is_noted = True  # type: ignore[attr-defined]
+            raise error
+        return str(answer["value"])
+
+    def tell(self, fields: Message) -> None:
+        """Have what was refused here in the log."""
+        self.control.send({"refused": fields})
+
+
+def end_at_once() -> None:
+    """The kernel cuts what is open, and takes the memory."""
+    os._exit(0)
+
+
+def write_bundle(path: str, roots: str, own: bytes) -> None:
+    """The authorities of the system, and ours, in one file: most clients read no second."""
+    with open(roots, "rb") as file:
+        data = file.read().rstrip(b"\n") + b"\n"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(fd, "wb") as file:
+        file.write(data + own)
+        os.fchmod(fd, 0o644)  # the directory is closed, and a sandbox may have it at another place
+
+
+async def watch_memory(control: Control) -> None:
+    """End where more is held than a proxy that streams can need."""
+    page = resource.getpagesize()
+    while True:
+        await asyncio.sleep(LOOK)
+        try:
+            with open("/proc/self/statm", "rb") as file:
+                used = int(file.read().split()[1]) * page
+        except OSError:  # not on this system
+            return
+        if used > MOST_MEMORY:
+            control.send({"ended": "the proxy held more memory than it may"})
+            await asyncio.sleep(0.1)
+            end_at_once()
+
+
+def watch_end(fd: int) -> None:
+    """In a thread: end when the keyholder's end is closed, also while the loop is at work."""
+    poll = select.poll()
+    poll.register(fd, getattr(select, "POLLRDHUP", 0))
+    while True:
+        if any(event & ~select.POLLIN for _, event in poll.poll()):
+            end_at_once()
+
+
+def serve_proxy_session(sock: socket.socket, directory: str) -> None:
+    """Serve one session, until it ends."""
+    threading.Thread(target=watch_end, args=(os.dup(sock.fileno()),), daemon=True).start()
+    loop = proxy_engine.Loop()
+
+    async def work() -> None:
+        loop.set_exception_handler(report_quietly)
+        broker = Broker(sock, directory)
+        await asyncio.Event().wait()
+        del broker
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(work())

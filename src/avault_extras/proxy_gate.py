@@ -1,0 +1,397 @@
+"""What becomes of each connection and request of a session: an addon of mitmproxy.
+
+A request gets a secret from the keyholder, by `ask`, which decides; here it is only seen to that
+the request is what it says, that the secret goes where it was decided, and comes not back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from mitmproxy import http
+from mitmproxy.proxy.layers import TCPLayer
+
+import avault
+from avault import (
+    AvaultError,
+    Denied,
+    canonical_host,
+    complain,
+    fits_hosts,
+    headers_for,
+    is_address,
+    read_authority,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+try:
+    proxy_headers = avault.load_extra("proxy_headers", "proxy")
+    proxy_scrub = avault.load_extra("proxy_scrub", "proxy")
+except AvaultError:
+    raise
+
+SILENCE = 30.0  # seconds that a client has until its first request
+LONGEST_REFUSED = 1 << 20  # bytes of a body that is read for its sender to see why it is refused
+BODILESS = ("GET", "HEAD", "OPTIONS", "DELETE")
+STATUS = {"denied": 403, "locked": 503, "unavailable": 503, "timed_out": 504}
+PLAIN_ENCODINGS = ("", "identity")
+
+
+class Target:
+    """What a client has asked to be connected to, as it is compared."""
+
+    def __init__(self, host: str, port: int, is_tunnel: bool) -> None:
+        self.host, self.port, self.is_tunnel = host, port, is_tunnel
+
+
+def render_refusal(error: AvaultError) -> bytes:
+    """A refusal as the socket protocol has it."""
+    return json.dumps(error.to_dict()).encode() + b"\n"
+
+
+class Gate:
+    """Decides on connections and requests of one session.
+
+    `session` is what the keyholder says of it: its `secrets`, each with `name`, `placeholder` and
+    `hosts`, and `egress`. `ask` gets a secret for a request, `tell` notes what was refused.
+    """
+
+    def __init__(
+        self,
+        session: dict[str, Any],
+        token: str,
+        ask: Callable[[dict[str, Any]], Awaitable[str]],
+        tell: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.ask, self.tell, self.token = ask, tell, token
+        self.is_open = session["egress"] == "open"
+        self.rules = [
+            [frozenset(each) for each in secret["hosts"]] for secret in session["secrets"]
+        ]
+        self.placeholders = {
+            secret["placeholder"].encode(): str(secret["name"]) for secret in session["secrets"]
+        }
+        self.texts = {name: each.decode() for each, name in self.placeholders.items()}
+        self.targets: dict[str, Target] = {}
+        self.heard: set[str] = set()  # clients from which something sensible has come
+        self.cut: Callable[[Any], None] = lambda client: None  # ends a client's connection
+
+    def is_ruled(self, host: str, port: int) -> bool:
+        """Whether a rule of this session names a host."""
+        return any(fits_hosts(host, port, sets) for sets in self.rules)
+
+    # -- connections
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """A client names where it wants to; refused, tunnelled, or looked into."""
+        try:
+            self.connect(flow)
+        except AvaultError as error:
+            self.note(flow, error)
+            flow.response = self.answer(error)
+        except Exception as error:
+            flow.response = self.answer(Denied(f"not understood: {type(error).__name__}"))
+
+    def connect(self, flow: http.HTTPFlow) -> None:
+        """Raises Denied."""
+        if not self.is_known(flow):
+            flow.response = http.Response.make(
+                407, b"", {"Proxy-Authenticate": 'Basic realm="avault"', "Content-Length": "0"}
+            )
+            return
+        if flow.client_conn.id in self.targets:
+            raise Denied("one connection is for one host")
+        try:
+            host, port = canonical_host(flow.request.host), flow.request.port
+        except ValueError:
+            raise Denied("that is no host") from None
+        is_ruled = self.is_ruled(host, port)
+        if not is_ruled and is_address(host):
+            raise Denied(
+                f"{host} is an address, and none that a rule names", "go there by a host's name"
+            )
+        if not is_ruled and not self.is_open:
+            raise Denied(
+                f"no rule names {host}:{port}, and nothing else goes out",
+                f"avault guard GROUP/KEY --host {host}; or let all out: --egress open",
+            )
+        flow.request.host = host
+        self.targets[flow.client_conn.id] = Target(host, port, not is_ruled)
+
+    def is_known(self, flow: http.HTTPFlow) -> bool:
+        """Whether it is a client of this session, once for each connection.
+
+        By the Unix socket it is: whoever connects there was looked at. Else it has the token.
+        """
+        if flow.client_conn.peername[1] <= 0:
+            return True
+        scheme, _, said = flow.request.headers.get("proxy-authorization", "").partition(" ")
+        wanted = base64.b64encode(f"avault:{self.token}".encode())
+        given = said.strip().encode("utf-8", "replace")
+        return scheme.lower() == "basic" and hmac.compare_digest(given, wanted)
+
+    def next_layer(self, nextlayer: Any) -> None:
+        """Within a tunnel, nothing is looked at."""
+        target = self.targets.get(nextlayer.context.client.id)
+        if target and target.is_tunnel and len(nextlayer.context.layers) > 1:
+            self.heard.add(nextlayer.context.client.id)
+            nextlayer.layer = TCPLayer(nextlayer.context, ignore=True)
+
+    def is_named(self, client: Any) -> bool:
+        """Whether a client names in its TLS the host that it was connected to."""
+        target = self.targets.get(client.id)
+        if not target or target.is_tunnel:
+            return False
+        try:
+            return client.sni is not None and canonical_host(client.sni) == target.host
+        except ValueError:
+            return False
+
+    def may_greet(self, client: Any) -> bool:
+        """Whether TLS goes on. For an address no name is given (RFC 6066, 3)."""
+        target = self.targets.get(client.id)
+        is_literal = bool(target and is_address(target.host) and not client.sni)
+        return self.is_named(client) or is_literal
+
+    def client_connected(self, client: Any) -> None:
+        """Who says nothing that is a request, or asks for a tunnel, is not waited for long."""
+        asyncio.get_running_loop().call_later(SILENCE, self.end_silence, client)
+
+    def end_silence(self, client: Any) -> None:
+        """The time for that is over."""
+        if client.id not in self.heard:
+            self.cut(client)
+
+    def server_connect(self, data: Any) -> None:
+        """We connect: to what was named, and to what proves that it is that."""
+        target = self.targets.get(data.client.id)
+        if not target or data.server.address != (target.host, target.port):
+            data.server.error = "not what was asked for"
+        elif not target.is_tunnel:
+            data.server.sni = target.host
+
+    def client_disconnected(self, client: Any) -> None:
+        """It is gone."""
+        self.heard.discard(client.id)
+        self.targets.pop(client.id, None)
+
+    def tls_failed_client(self, data: Any) -> None:
+        """Most do not trust us: said in the log, as the client often hides it."""
+        target = self.targets.get(data.context.client.id)
+        if target:
+            said = "TLS with the client failed: it names another host, or does not trust the bundle"
+            self.tell({"host": target.host, "why": said, "code": "denied"})
+
+    # -- requests
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Let a request go on, with a secret where one belongs; or refuse it."""
+        self.heard.add(flow.client_conn.id)
+        try:
+            await self.admit(flow)
+        except Exception as error:
+            known = complain(error) if isinstance(error, AvaultError) else None
+            self.refuse(flow, known or Denied(f"not understood: {type(error).__name__}"))
+
+    async def admit(self, flow: http.HTTPFlow) -> None:
+        """Raises AvaultError."""
+        request = flow.request
+        target = self.check(flow)
+        fields, is_socket = proxy_headers.strip_hops(request.headers.fields, request.method)
+        allowed = headers_for(target.host)
+        outside = find_outside(request, fields, self.placeholders)
+        if outside:
+            raise Denied(
+                f"the placeholder of {outside} is in the request's path or query",
+                "a key goes into a header only",
+            )
+        places = [
+            proxy_headers.find_place(name.decode().lower(), value, self.placeholders, allowed)
+            for name, value in fields
+        ]
+        names = [*dict.fromkeys(name for place in places if place for name in place.names)]
+        path = request.data.path.split(b"?")[0].split(b"#")[0].decode("ascii", "backslashreplace")
+        said = {"host": target.host, "port": target.port, "method": request.method, "path": path}
+        values = {name: await self.ask({"name": name, **said}) for name in names}
+        filled = [place.fill(values) if place else None for place in places]
+        if values:
+            kept = [
+                (name, new or value)
+                for (name, value), new in zip(fields, filled, strict=True)
+                if name.lower() != b"accept-encoding"
+            ]
+            fields = (*kept, (b"accept-encoding", b"identity"))
+            needles = [
+                each
+                for name, value in values.items()
+                for each in proxy_scrub.list_needles(value, self.texts[name])
+            ]
+            for place, new in zip(places, filled, strict=True):
+                if place and new and place.pair:
+                    start = len(place.head)
+                    needles.append((new[start:].rstrip(b"="), place.value[start:].rstrip(b"=")))
+            flow.metadata["needles"] = proxy_scrub.sort_needles(needles)
+        request.headers.fields = fields
+        flow.metadata["passed"] = True
+        if not is_socket:
+            request.stream = True
+
+    def check(self, flow: http.HTTPFlow) -> Target:
+        """Where a request goes; raises Denied where it says several things, or none."""
+        request, client = flow.request, flow.client_conn
+        target = self.targets.get(client.id)
+        if not target or target.is_tunnel or client.tls_version is None:
+            raise Denied("nothing goes out in clear", "use https://")
+        if not self.may_greet(client):
+            raise Denied("TLS names another host than the connection")
+        method = request.data.method  # as it came: mitmproxy shows it in capitals
+        if method in (b"TRACE", b"TRACK", b"CONNECT") or not re.fullmatch(b"[A-Z-]{1,20}", method):
+            raise Denied("that method does not go through")
+        if not has_one_end(request) or not all(map(is_field, request.headers.fields)):
+            raise Denied("the request can be read in more than one way")
+        is_newer = request.is_http2
+        if not re.match(rb"/(?!/)", request.data.path) and request.data.path != b"/":
+            raise Denied("the request's target is not a path")
+        if not is_newer and request.data.authority:
+            raise Denied("the request's target is not a path, but a whole address")
+        named = request.headers.get_all("host")
+        named += [request.authority] if is_newer and request.authority else []
+        try:
+            same = {read_authority(each) for each in named}
+        except ValueError:
+            same = set()
+        if same != {(target.host, target.port)} or (not is_newer and len(named) != 1):
+            raise Denied("the request names another host than its connection, or more than one")
+        return target
+
+    def refuse(self, flow: http.HTTPFlow, error: AvaultError) -> None:
+        """Answer with the reason; where too much comes with the request, end it."""
+        self.note(flow, error)
+        headers = flow.request.headers
+        length = headers.get("content-length", "0" if flow.request.method in BODILESS else "")
+        is_short = length.isdigit() and int(length) <= LONGEST_REFUSED
+        if is_short and "transfer-encoding" not in headers:
+            flow.response = self.answer(error)
+        else:
+            flow.kill()
+            if not flow.request.is_http2:  # else the other requests go on
+                self.cut(flow.client_conn)
+
+    def note(self, flow: http.HTTPFlow, error: AvaultError) -> None:
+        """Have a refusal in the log."""
+        target = self.targets.get(flow.client_conn.id)
+        host = target.host if target else str(flow.request.host)
+        if not getattr(error, "is_noted", False):
+            method = "CONNECT" if flow.request.method == "CONNECT" else flow.request.method
+            self.tell({"host": host, "method": method, "why": error.message, "code": error.code})
+
+    def answer(self, error: AvaultError) -> http.Response:
+        """A refusal as a response."""
+        return http.Response.make(
+            STATUS.get(error.code, 403),
+            render_refusal(error),
+            {"Content-Type": "application/json", "Cache-Control": "no-store"},
+        )
+
+    # -- answers
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Have an answer go on as it comes; one to a request with a secret, without that."""
+        response, needles = flow.response, flow.metadata.get("needles")
+        if response is None or not flow.metadata.get("passed"):
+            return
+        response.headers.pop("alt-svc", None)  # it would lead around us
+        if needles:
+            scrub_fields(response.headers, needles)
+            response.data.reason = proxy_scrub.replace_needles(response.data.reason, needles)
+        is_bodiless = flow.request.method == "HEAD" or response.status_code in (204, 304)
+        if response.status_code == 101:
+            return
+        if not needles or is_bodiless:  # by HTTP/2 something may come all the same
+            response.stream = Instead(b"") if is_bodiless else True
+            return
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        if encoding in PLAIN_ENCODINGS:
+            response.stream = proxy_scrub.Scrubber(needles)
+            is_same = all(len(needle) == len(instead) for needle, instead in needles)
+        else:
+            said = f"the answer comes in {encoding[:20]}, where none was to be: not passed unseen"
+            error = AvaultError(said, "ask the service for an answer that is not compressed")
+            self.note(flow, error)
+            response.status_code, response.reason = 502, "Bad Gateway"
+            response.headers.clear()
+            response.headers["content-type"] = "application/json"
+            response.stream, is_same = Instead(render_refusal(error)), False
+        if not is_same:
+            response.headers.pop("content-length", None)
+            if flow.client_conn.alpn != b"h2":
+                response.headers["transfer-encoding"] = "chunked"
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """What comes after an answer's body (RFC 9110, 6.5)."""
+        needles = flow.metadata.get("needles")
+        if needles and flow.response and flow.response.trailers:
+            scrub_fields(flow.response.trailers, needles)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        """A message, whole; what the server says is scrubbed, and none is kept."""
+        if flow.websocket is None:
+            return
+        message, needles = flow.websocket.messages[-1], flow.metadata.get("needles")
+        if needles and not message.from_client:
+            message.content = proxy_scrub.replace_needles(message.content, needles)
+        del flow.websocket.messages[:-1]
+
+
+def is_field(field: tuple[bytes, bytes]) -> bool:
+    """Whether it is a header as all read it: its name a token, and no line's end in it (RFC 9110)."""
+    name, value = field
+    return bool(re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name)) and not re.search(
+        rb"[\x00-\x08\x0a-\x1f\x7f]", value
+    )
+
+
+def has_one_end(request: Any) -> bool:
+    """Whether all read the same end of a request's body (RFC 9112, 6.3)."""
+    lengths = request.headers.get_all("content-length")
+    codings = request.headers.get_all("transfer-encoding")
+    if codings:
+        return (
+            not request.is_http2
+            and not lengths
+            and [each.lower() for each in codings] == ["chunked"]
+        )
+    return len(lengths) < 2 and all(re.fullmatch("[0-9]{1,18}", each) for each in lengths)
+
+
+def find_outside(request: Any, fields: Any, placeholders: dict[bytes, str]) -> str | None:
+    """The secret whose placeholder is in what is no header's value; None where none is."""
+    for each in (request.data.path, request.data.method, *(name for name, _ in fields)):
+        if found := proxy_headers.find_placeholders(each, placeholders):
+            return str(found[0])
+    return None
+
+
+def scrub_fields(headers: Any, needles: list[tuple[bytes, bytes]]) -> None:
+    """Take secrets out of headers."""
+    headers.fields = tuple(
+        (proxy_scrub.replace_needles(name, needles), proxy_scrub.replace_needles(value, needles))
+        for name, value in headers.fields
+    )
+
+
+class Instead:
+    """A body in place of one that comes, which is let go."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def __call__(self, piece: bytes) -> list[bytes]:
+        return [] if piece or not self.body else [self.body]

@@ -1,0 +1,72 @@
+"""Takes a secret out of an answer again, whole; and tells nothing of a guess that is not whole.
+
+Nothing is looked for but the value and its full encodings, and only in the answer to a request
+that carried it. How long bytes are held back does not depend on the value, only on its length: else
+who has an upstream echo guesses could see by the time that one begins as the value does.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from urllib.parse import quote, quote_plus
+
+FREE = re.compile(rb"[^\x00-\x1f]*\Z")  # no value that a header may carry has any of these
+
+
+def list_needles(value: str, placeholder: str) -> list[tuple[bytes, bytes]]:
+    """What is looked for, the longest first, each with what takes its place."""
+
+    def forms(text: str) -> list[bytes]:
+        plain = text.encode()
+        percent = quote(text, safe="")
+        shown = [
+            text,
+            percent,
+            re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), percent),
+            quote_plus(text),
+            json.dumps(text)[1:-1],
+            json.dumps(text, ensure_ascii=False)[1:-1],
+            base64.b64encode(plain).decode().rstrip("="),
+            base64.urlsafe_b64encode(plain).decode().rstrip("="),
+            plain.hex(),
+        ]
+        return [each.encode() for each in shown]
+
+    return sort_needles(list(zip(forms(value), forms(placeholder), strict=True)))
+
+
+def sort_needles(pairs: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Each once, the longest first: what is within another is looked for after it."""
+    return sorted(dict(reversed(pairs)).items(), key=lambda pair: (-len(pair[0]), pair[0]))
+
+
+def replace_needles(data: bytes, needles: list[tuple[bytes, bytes]]) -> bytes:
+    """Bytes that are whole, without what is looked for."""
+    for needle, instead in needles:
+        data = data.replace(needle, instead)
+    return data
+
+
+class Scrubber:
+    """A body that comes in pieces; called with b"" at its end, as mitmproxy does.
+
+    What is held back of a piece is what follows its last control character, and no more than may
+    begin a needle. So events, and lines, go on at once.
+    """
+
+    def __init__(self, needles: list[tuple[bytes, bytes]]) -> None:
+        self.needles = needles
+        self.most = max((len(needle) for needle, _ in needles), default=1) - 1
+        self.rest = b""
+
+    def __call__(self, piece: bytes) -> list[bytes]:
+        data = replace_needles(self.rest + piece, self.needles)
+        if not piece:
+            self.rest = b""
+            return [data] if data else []
+        found = FREE.search(data, max(0, len(data) - self.most))
+        cut = found.start() if found else len(data)
+        self.rest = data[cut:]
+        return [data[:cut]] if cut else []

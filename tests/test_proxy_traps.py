@@ -1,0 +1,892 @@
+"""What a hostile command sends through the proxy, and what a hostile API answers: each trap one test.
+
+mitmproxy runs in a thread of the test's process; in the place of the keyholder are a dict, and a list of what was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import os
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import avault
+
+pytest.importorskip("mitmproxy", reason="needs mitmproxy (extra `proxy`), and so Python 3.12")
+
+from api_server import Api
+
+proxy_broker = avault.load_extra("proxy_broker", "proxy")
+engine, gate_of = proxy_broker.proxy_engine, proxy_broker.proxy_gate
+scrub, headers = gate_of.proxy_scrub, gate_of.proxy_headers
+
+VALUE, OTHER = "sk-proj-Abcdefghijklmnopqrst0123456789", "the-other-value-0123456789"
+KEY, AWAY = avault.make_placeholder(VALUE), avault.make_placeholder(OTHER)
+TOKEN = "t" * 43
+LOGIN = b"Proxy-Authorization: Basic " + base64.b64encode(f"avault:{TOKEN}".encode()) + b"\r\n"
+BEARER = f"Authorization: Bearer {KEY}".encode()
+
+
+class Running:
+    """A session of the proxy in a thread, with a real API behind it."""
+
+    def __init__(self, top: Path, api: Api, egress: str = "rules") -> None:
+        self.api, self.port, self.bundle = api, 0, top / "bundle.pem"
+        self.values: dict[str, Any] = {"openai/API_KEY": VALUE, "other/KEY": OTHER}
+        self.asked: list[dict[str, Any]] = []
+        self.refused: list[dict[str, Any]] = []
+        hosts = {
+            "openai/API_KEY": [[f"api.localhost:{api.port}", f"*.wild.localhost:{api.port}", f"127.0.0.1:{api.port}"]],
+            "other/KEY": [[f"other.localhost:{api.port}"]],
+        }
+        self.session = {
+            "secrets": [
+                {"name": name, "placeholder": {"openai/API_KEY": KEY, "other/KEY": AWAY}[name], "hosts": hosts[name]}
+                for name in hosts
+            ],
+            "egress": egress,
+        }
+        self.top, self.ready = top, threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+        assert self.ready.wait(30)
+
+    def run(self) -> None:
+        self.loop = engine.Loop()
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.run(self.work())
+
+    async def work(self) -> None:
+        self.gate = gate_of.Gate(self.session, TOKEN, self.ask, self.refused.append)
+        names = [each.partition(":")[0] for one in self.session["secrets"] for each in one["hosts"][0]]
+        authority = engine.Authority(names)
+        proxy_broker.write_bundle(str(self.bundle), str(self.api.roots), authority.to_pem())
+        self.engine = engine.Engine(self.gate, authority, str(self.api.roots), self.loop)
+        self.unix = await asyncio.start_unix_server(self.engine.serve_checked, str(self.top / "proxy.sock"))
+        self.tcp = await asyncio.start_server(self.engine.serve, "127.0.0.1", 0)
+        self.port = self.tcp.sockets[0].getsockname()[1]
+        running = asyncio.ensure_future(self.engine.master.run())
+        self.over = asyncio.Event()
+        self.ready.set()
+        await self.over.wait()
+        running.cancel()
+
+    async def ask(self, fields: dict[str, Any]) -> str:
+        self.asked.append(fields)
+        value = self.values[fields["name"]]
+        if isinstance(value, Exception):
+            raise value
+        return str(value)
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.over.set)
+        self.thread.join(10)
+        logging.disable(logging.NOTSET)
+
+    # clients
+
+    def connect(self, target: str, login: bytes = LOGIN, more: bytes = b"") -> tuple[socket.socket, bytes]:
+        """A connection to the proxy that has asked for a target; and what it said to that."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        sock.sendall(b"CONNECT %s HTTP/1.1\r\n%s%s\r\n" % (target.encode(), login, more))
+        said = b""
+        while b"\r\n\r\n" not in said and (piece := sock.recv(65536)):
+            said += piece
+        if b" 200 " not in said.split(b"\r\n")[0]:
+            said += read_rest(sock, said)
+        return sock, said
+
+    def greet(self, host: str = "api.localhost", sni: str | None = None, port: int | None = None, newer: bool = False):
+        """TLS to a host, through the proxy, with the bundle trusted."""
+        sock, said = self.connect(f"{host}:{port or self.api.port}")
+        assert b" 200 " in said, said
+        context = ssl.create_default_context(cafile=str(self.bundle))
+        if newer:
+            context.set_alpn_protocols(["h2"])
+        return context.wrap_socket(sock, server_hostname=sni or host)
+
+    def send(self, request: bytes, host: str = "api.localhost") -> bytes:
+        """The answer to one request, with its head; Host is filled in, and the connection ends after it."""
+        with self.greet(host) as tls:
+            tls.sendall(request.replace(b"HOST", f"{host}:{self.api.port}".encode()))
+            try:
+                return read_answer(tls)
+            except (ConnectionError, ssl.SSLError):  # it was cut off
+                return b""
+
+
+def read_rest(sock: Any, said: bytes) -> bytes:
+    length = re.search(rb"(?i)content-length: (\d+)", said)
+    wanted = int(length[1]) if length else 0
+    rest = b""
+    have = len(said.partition(b"\r\n\r\n")[2])
+    while have + len(rest) < wanted and (piece := sock.recv(65536)):
+        rest += piece
+    return rest
+
+
+def read_answer(tls: Any) -> bytes:
+    """A whole answer: by its length, or to its last chunk."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (piece := tls.recv(65536)):
+            return data
+        data += piece
+    if b"transfer-encoding: chunked" in data.lower():
+        while not data.endswith(b"0\r\n\r\n") and (piece := tls.recv(65536)):
+            data += piece
+        return data
+    return data + read_rest(tls, data)
+
+
+def get(path: str = "/echo", *lines: bytes, method: bytes = b"GET", body: bytes = b"") -> bytes:
+    head = [b"%s %s HTTP/1.1" % (method, path.encode()), b"Host: HOST", *lines]
+    if body:
+        head.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*head, b"", body])
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    api = Api(tmp_path_factory.mktemp("api"))
+    yield api
+    api.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, api: Api) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("s"), api)
+    yield running
+    running.end()
+
+
+@pytest.fixture
+def proxy(shared: Running) -> Running:
+    shared.asked.clear()
+    shared.refused.clear()
+    shared.api.heads.clear()
+    shared.api.bodies.clear()
+    shared.api.proceed.clear()
+    shared.values.update({"openai/API_KEY": VALUE, "other/KEY": OTHER})
+    return shared
+
+
+def refused(proxy: Running, answer: bytes, *words: str) -> None:
+    """It was a refusal that says so, nothing was asked for, and nothing reached the API."""
+    assert answer.startswith(b"HTTP/1.1 403"), answer
+    error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+    assert error["code"] == "denied" and all(word in error["message"] for word in words), error
+    assert not proxy.asked and not proxy.api.heads and VALUE.encode() not in answer
+    assert proxy.refused and proxy.refused[-1]["why"] == error["message"]
+
+
+# what goes
+
+
+def test_a_bearer(proxy: Running) -> None:
+    answer = proxy.send(get("/echo?a=1", BEARER))
+    assert f"Authorization: Bearer {VALUE}\r\n".encode() in proxy.api.heads[0]
+    assert VALUE.encode() not in answer and KEY.encode() in answer
+    said = {"host": "api.localhost", "port": proxy.api.port, "method": "GET", "path": "/echo"}
+    assert proxy.asked == [{"name": "openai/API_KEY", **said}]
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "X-Goog-Api-Key", "PRIVATE-TOKEN", "Authorization"])
+def test_headers_for_keys(proxy: Running, header: str) -> None:
+    proxy.send(get("/echo", f"{header}: {KEY}".encode()))
+    assert f"{header}: {VALUE}\r\n".encode() in proxy.api.heads[0]
+
+
+@pytest.mark.parametrize("pair", ["x-access-token:KEY", "KEY:", "KEY:x", ":KEY"])
+def test_basic(proxy: Running, pair: str) -> None:
+    sent = base64.b64encode(pair.replace("KEY", KEY).encode()).decode()
+    answer = proxy.send(get("/echo", f"Authorization: Basic {sent}".encode()))
+    meant = base64.b64encode(pair.replace("KEY", VALUE).encode())
+    assert b"Basic " + meant in proxy.api.heads[0]
+    assert meant not in answer and sent.encode() in answer
+
+
+def test_basic_with_a_value_with_a_colon_for_a_name(proxy: Running) -> None:
+    proxy.values["openai/API_KEY"] = "name:and-more-0123"
+    answer = proxy.send(get("/echo", b"Authorization: Basic " + base64.b64encode(f"{KEY}:x".encode())))
+    assert b" 403 " in answer and not proxy.api.heads
+
+
+def test_what_asks_for_nothing_goes_as_it_is(proxy: Running) -> None:
+    answer = proxy.send(get("/echo", b"Accept-Encoding: gzip", b"User-Agent: me"))
+    assert b"Accept-Encoding: gzip" in proxy.api.heads[0] and b"User-Agent: me" in answer and not proxy.asked
+
+
+def test_a_wildcard_is_of_one_label(proxy: Running) -> None:
+    proxy.send(get("/echo", BEARER), "a.wild.localhost")
+    assert VALUE.encode() in proxy.api.heads[0]
+    for host in ("wild.localhost", "b.a.wild.localhost"):
+        _, said = proxy.connect(f"{host}:{proxy.api.port}")
+        assert b" 403 " in said
+
+
+def test_an_address_that_a_rule_names(proxy: Running) -> None:
+    with proxy.greet("127.0.0.1") as tls:
+        tls.sendall(get("/echo", BEARER).replace(b"HOST", f"127.0.0.1:{proxy.api.port}".encode()))
+        assert b" 200 " in read_answer(tls)
+    assert VALUE.encode() in proxy.api.heads[0]
+
+
+def test_two_secrets_of_two_hosts(proxy: Running) -> None:
+    refused_answer = proxy.send(get("/echo", f"Authorization: Bearer {AWAY}".encode()))
+    proxy.values["other/KEY"] = avault.Denied("other/KEY may not go to api.localhost")
+    assert b" 200 " in refused_answer  # the keyholder decides, which here says yes to all
+    assert b" 403 " in proxy.send(get("/echo", f"Authorization: Bearer {AWAY}".encode()))
+
+
+# H3: where it goes
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Cookie", "User-Agent", "Referer", "Origin", "Forwarded", "X-Forwarded-For", "X-Whatever", "Accept", "Range", "Via", "From"],
+)
+def test_no_other_header_takes_a_value(proxy: Running, header: str) -> None:
+    refused(proxy, proxy.send(get("/echo", f"{header}: {KEY}".encode())), "openai/API_KEY", header.lower())
+
+
+@pytest.mark.parametrize("path", ["/echo?key=KEY", "/KEY/x", "/echo?q=PERCENT", "/echo?q=TWICE", "/echo?q=BASE64", "/echo#KEY"])
+def test_no_path_and_no_query_takes_one(proxy: Running, path: str) -> None:
+    percent = "".join(f"%{each:02x}" for each in KEY.encode())
+    path = path.replace("PERCENT", percent).replace("TWICE", quote(percent)).replace("KEY", KEY)
+    path = path.replace("BASE64", base64.urlsafe_b64encode(b"x" + KEY.encode()).decode())
+    refused(proxy, proxy.send(get(path)), "path or query")
+
+
+@pytest.mark.parametrize(
+    "value", ["Bearer xKEY", "Bearer KEYx", "Bearer KEY KEY", "Bearer KEY, x", 'Digest username="KEY", a="b"']
+)
+def test_a_value_stands_by_itself(proxy: Running, value: str) -> None:
+    answer = proxy.send(get("/echo", b"Authorization: " + value.replace("KEY", KEY).encode()))
+    refused(proxy, answer, "among other text")
+
+
+@pytest.mark.parametrize("pair", ["aKEY:b", "a:KEYb", "a:bKEY"])
+def test_nor_within_basic_beside_other_text(proxy: Running, pair: str) -> None:
+    said = base64.b64encode(pair.replace("KEY", KEY).encode())
+    refused(proxy, proxy.send(get("/echo", b"Authorization: Basic " + said)), "among other text")
+
+
+def test_a_header_whose_name_is_a_placeholder(proxy: Running) -> None:
+    refused(proxy, proxy.send(get("/echo", f"{KEY}: x".encode())), "openai/API_KEY")
+
+
+def test_a_placeholder_in_a_body_is_worth_nothing(proxy: Running) -> None:
+    answer = proxy.send(get("/echo", BEARER, method=b"POST", body=f"key={KEY}".encode()))
+    assert proxy.api.bodies == [f"key={KEY}".encode()] and b" 200 " in answer
+
+
+def test_a_known_service_takes_it_in_its_own_header_alone() -> None:
+    assert avault.headers_for("api.anthropic.com") == {"authorization", "x-api-key"}
+    assert avault.headers_for("api.openai.com") == {"authorization"}
+    assert "cookie" not in avault.headers_for("api.example.com") and "x-api-key" in avault.headers_for("api.example.com")
+
+
+def test_no_usual_header_says_anything_else() -> None:
+    assert not avault.KEY_HEADERS & {"cookie", "user-agent", "referer", "origin", "host", "forwarded", "x-forwarded-for"}
+
+
+# one name
+
+
+def test_sni_is_the_host_of_the_connection(proxy: Running) -> None:
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        proxy.greet("api.localhost", sni="other.localhost")
+    assert not proxy.api.heads
+
+
+def test_no_sni_for_a_name(proxy: Running) -> None:
+    sock, _ = proxy.connect(f"api.localhost:{proxy.api.port}")
+    context = ssl.create_default_context(cafile=str(proxy.bundle))
+    context.check_hostname = False
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        context.wrap_socket(sock)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["other.localhost:PORT", "api.localhost", "api.localhost:1", "api.localhost:PORT@x", "", "a b", "api.localhost:PORT, x"],
+)
+def test_host_is_the_host_of_the_connection(proxy: Running, host: str) -> None:
+    request = get("/echo", BEARER).replace(b"HOST", host.replace("PORT", str(proxy.api.port)).encode())
+    answer = proxy.send(request)
+    assert answer.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")) and not proxy.asked and not proxy.api.heads
+
+
+def test_two_hosts_and_none(proxy: Running) -> None:
+    refused(proxy, proxy.send(get("/echo", BEARER, b"Host: HOST")), "another host")
+    proxy.refused.clear()
+    refused(proxy, proxy.send(b"GET /echo HTTP/1.1\r\n%s\r\n\r\n" % BEARER), "another host")
+
+
+@pytest.mark.parametrize("host", ["API.localhost", "api.localhost.", "API.LOCALHOST."])
+def test_other_spellings_are_the_same_name(proxy: Running, host: str) -> None:
+    sock, said = proxy.connect(f"{host}:{proxy.api.port}")
+    assert b" 200 " in said
+    tls = ssl.create_default_context(cafile=str(proxy.bundle)).wrap_socket(sock, server_hostname="api.localhost")
+    with tls:
+        tls.sendall(get("/echo", BEARER).replace(b"HOST", f"{host}:{proxy.api.port}".encode()))
+        assert b" 200 " in read_answer(tls)
+
+
+@pytest.mark.parametrize(
+    "target", ["/TARGET", "http://api.localhost:PORT/echo", "https://other.localhost/echo", "//other/echo", "*", "echo"]
+)
+def test_only_a_path_is_a_target(proxy: Running, target: str) -> None:
+    target = target.replace("/TARGET", "//x").replace("PORT", str(proxy.api.port))
+    answer = proxy.send(get(target, BEARER, method=b"OPTIONS"))
+    assert answer.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")) and not proxy.asked and not proxy.api.heads
+
+
+@pytest.mark.parametrize("method", ["TRACE", "TRACK", "get", "CONNECT"])
+def test_methods_that_do_not_go(proxy: Running, method: str) -> None:
+    answer = proxy.send(get("/echo", BEARER, method=method.encode()))
+    assert not answer.startswith(b"HTTP/1.1 200") and not proxy.asked and not proxy.api.heads
+
+
+# where to
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["evil.localhost:PORT", "api.localhost:443", "api.localhost:1", "10.0.0.1:443", "[::1]:PORT", "0x7f.1:PORT",
+     "2130706433:PORT", "169.254.169.254:80", "127.1:PORT", "xn--e1afmkfd.localhost:PORT", "localhost:PORT"],
+)  # fmt: skip
+def test_no_rule_names_it(proxy: Running, target: str) -> None:
+    sock, said = proxy.connect(target.replace("PORT", str(proxy.api.port)))
+    sock.close()
+    assert said.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")), said
+    assert not proxy.asked and not proxy.api.heads
+
+
+def test_plain_http_to_the_proxy(proxy: Running) -> None:
+    sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
+    target = f"http://api.localhost:{proxy.api.port}/echo"
+    sock.sendall(b"GET %s HTTP/1.1\r\nHost: api.localhost:%d\r\n%s%s\r\n\r\n" % (target.encode(), proxy.api.port, LOGIN, BEARER))
+    refused(proxy, read_answer(sock), "in clear")
+
+
+def test_plain_http_in_the_tunnel(proxy: Running) -> None:
+    sock, _ = proxy.connect(f"api.localhost:{proxy.api.port}")
+    sock.sendall(get("/echo", BEARER).replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+    refused(proxy, read_answer(sock), "in clear")
+
+
+@pytest.mark.parametrize("login", [b"", b"Proxy-Authorization: Basic YXZhdWx0Ong=\r\n", b"Proxy-Authorization: Bearer x\r\n"])
+def test_who_has_no_token(proxy: Running, login: bytes) -> None:
+    _, said = proxy.connect(f"api.localhost:{proxy.api.port}", login)
+    assert b" 407 " in said and b'Proxy-Authenticate: Basic realm="avault"' in said
+
+
+def test_the_unix_socket_needs_none(proxy: Running) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(proxy.top / "proxy.sock"))
+        sock.sendall(b"CONNECT api.localhost:%d HTTP/1.1\r\n\r\n" % proxy.api.port)
+        assert b" 200 " in sock.recv(4096)
+
+
+def test_a_name_that_is_not_of_the_internet(proxy: Running) -> None:
+    async def look(host: str, port: int = 443) -> Any:
+        return await proxy.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+    for host in ("localhost", "evil.localhost", "0.0.0.0", "10.1.2.3", "::1", "64:ff9b::7f00:1"):  # as a resolver might find it
+        with pytest.raises(socket.gaierror):
+            asyncio.run_coroutine_threadsafe(look(host), proxy.loop).result(10)
+    with pytest.raises(socket.gaierror):  # another port than the rule's
+        asyncio.run_coroutine_threadsafe(look("api.localhost", 22), proxy.loop).result(10)
+    assert asyncio.run_coroutine_threadsafe(look("api.localhost", proxy.api.port), proxy.loop).result(10)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.1.1",
+        "::1",
+        "fe80::1%eth0",
+        "::ffff:10.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "224.0.0.1",
+        "100.64.0.1",
+    ],
+)
+def test_addresses_that_are_not_global(address: str) -> None:
+    assert not engine.is_global(address)
+    assert engine.is_global("1.1.1.1") and engine.is_global("2606:4700:4700::1111")
+
+
+def test_an_upstream_that_nobody_vouches_for(proxy: Running, tmp_path: Path) -> None:
+    stranger = Api(tmp_path)
+    try:
+        stranger.listener, proxy.api.listener = stranger.listener, proxy.api.listener
+        host = f"api.localhost:{stranger.port}"
+        proxy.gate.rules.append([frozenset({host})])
+        with proxy.greet(port=stranger.port) as tls:
+            tls.sendall(get("/echo", BEARER).replace(b"HOST", host.encode()))
+            assert b" 502 " in read_answer(tls)
+        assert not stranger.heads
+    finally:
+        proxy.gate.rules.pop()
+        stranger.close()
+
+
+# what is stripped
+
+
+@pytest.mark.parametrize("line", [LOGIN.strip(), b"Proxy-Connection: keep-alive", b"TE: gzip", b"Upgrade: h2c", b"Keep-Alive: 5"])
+def test_what_is_for_a_proxy_goes_no_further(proxy: Running, line: bytes) -> None:
+    proxy.send(get("/echo", BEARER, line, b"Connection: X-Hop, keep-alive", b"X-Hop: 1"))
+    head = proxy.api.heads[0].lower()
+    assert line.split(b":")[0].lower() + b":" not in head and b"x-hop" not in head and b"connection:" not in head
+    assert TOKEN.encode() not in proxy.api.heads[0]
+
+
+@pytest.mark.parametrize("name", [b"Host", b"Content-Length", b"Authorization"])
+def test_connection_that_names_what_it_may_not(proxy: Running, name: bytes) -> None:
+    refused(proxy, proxy.send(get("/echo", BEARER, b"Connection: " + name)), "Connection")
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Injected: 1-0123456", "a\nb-0123456789", "a\0b-0123456789", "a\x7fb-0123456789"])
+def test_line_ends_in_a_value(proxy: Running, value: str) -> None:
+    proxy.values["openai/API_KEY"] = value
+    answer = proxy.send(get("/echo", BEARER))
+    assert b" 403 " in answer and b"X-Injected" not in answer and not proxy.api.heads
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"Content-Length: 1", b"Transfer-Encoding: chunked"],
+        [b"Content-Length: 1", b"Content-Length: 2"],
+        [b"X : y"],
+        [b"X: a\0b"],
+    ],
+)
+def test_requests_that_can_be_read_in_two_ways(proxy: Running, lines: list[bytes]) -> None:
+    answer = proxy.send(get("/echo", BEARER, *lines, method=b"POST"))
+    assert b" 200 " not in answer and not proxy.asked and not proxy.api.heads
+
+
+def test_each_of_many_requests_at_once_is_looked_at(proxy: Running) -> None:
+    with proxy.greet() as tls:
+        many = [get("/echo", BEARER), get("/echo", b"Cookie: " + KEY.encode()), get("/echo", BEARER)]
+        tls.sendall(b"".join(many).replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+        answers = b""
+        while answers.count(b"HTTP/1.1 ") < 3 or not answers.endswith(b"\r\n\r\n"):
+            if not (piece := tls.recv(65536)):
+                break
+            answers += piece
+    assert [each[:3] for each in answers.split(b"HTTP/1.1 ")[1:]] == [b"200", b"403", b"200"]
+    assert len(proxy.api.heads) == 2
+
+
+def test_a_refused_upload_is_not_read_to_its_end(proxy: Running) -> None:
+    line = get("/echo", b"Cookie: " + KEY.encode(), b"Content-Length: 100000000", method=b"POST")
+    line = line.replace(b"HOST", f"api.localhost:{proxy.api.port}".encode())
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        upload(proxy, line)
+    assert not proxy.api.heads and proxy.refused
+
+
+def upload(proxy: Running, head: bytes) -> None:
+    with proxy.greet() as tls:
+        tls.sendall(head)
+        for _ in range(1000):
+            tls.sendall(b"x" * 65536)
+
+
+@pytest.mark.parametrize(("error", "status"), [(avault.Denied, 403), (avault.Locked, 503), (avault.TimedOut, 504)])
+def test_what_the_keyholder_refuses(proxy: Running, error: type[avault.AvaultError], status: int) -> None:
+    proxy.values["openai/API_KEY"] = error("not now", "ask later")
+    answer = proxy.send(get("/echo", BEARER))
+    assert answer.startswith(b"HTTP/1.1 %d" % status) and b"not now" in answer and not proxy.api.heads
+
+
+# answers
+
+
+def test_a_value_that_comes_back_in_pieces(proxy: Running) -> None:
+    answer = proxy.send(get("/split", BEARER))
+    assert VALUE.encode()[:20] not in answer and KEY.encode() in re.sub(rb"\r\n[0-9a-f]+\r\n", b"", answer)
+
+
+def test_a_value_that_comes_back_in_headers(proxy: Running) -> None:
+    answer = proxy.send(get("/redirect", BEARER))
+    assert f"Location: https://other.localhost/?k={KEY}".encode() in answer and len(proxy.api.heads) == 1
+
+
+def test_an_answer_that_is_encoded_is_not_passed(proxy: Running) -> None:
+    answer = proxy.send(get("/gzip", BEARER))
+    assert answer.startswith(b"HTTP/1.1 502") and b"gzip" in answer and VALUE.encode() not in answer
+    assert b"accept-encoding: identity" in proxy.api.heads[0].lower()
+
+
+@pytest.mark.parametrize("at", range(1, len(VALUE)))
+def test_a_scrubber_misses_no_split(at: int) -> None:
+    cut = scrub.Scrubber(scrub.list_needles(VALUE, KEY))
+    found = b"".join([*cut(b"a " + VALUE[:at].encode()), *cut(VALUE[at:].encode() + b" b"), *cut(b"")])
+    assert found == f"a {KEY} b".encode()
+
+
+def test_a_scrubber_byte_by_byte() -> None:
+    cut = scrub.Scrubber(scrub.list_needles(VALUE, KEY))
+    text = f"{VALUE}{VALUE[:-1]}\n{VALUE}"
+    assert b"".join(each for one in text.encode() for each in cut(bytes([one]))) + b"".join(cut(b"")) == (
+        f"{KEY}{VALUE[:-1]}\n{KEY}".encode()
+    )
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text,
+        lambda text: quote(text, safe=""),
+        lambda text: quote(text, safe="").lower(),
+        lambda text: json.dumps(text)[1:-1],
+        lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+        lambda text: text.encode().hex(),
+    ],
+)
+def test_full_encodings_are_taken_out(form: Any) -> None:
+    value, instead = 'p/w+ü"\\=0123456789', "placeholder-0123456789"
+    needles = scrub.sort_needles(scrub.list_needles(value, instead))
+    assert form(value).encode() not in scrub.replace_needles(f"<{form(value)}>".encode(), needles)
+
+
+# H1: no oracle
+
+
+def test_no_part_of_a_value_is_looked_for() -> None:
+    """Each thing that is looked for has the whole value in it: no guess that is shorter, or wrong in one place, shows."""
+    needles = scrub.list_needles(VALUE, KEY)
+    for length in range(1, len(VALUE)):
+        for part in (VALUE[:length], VALUE[-length:]):
+            for guess in (part, base64.b64encode(part.encode()).decode().rstrip("=")[: len(part)], part.encode().hex()):
+                assert scrub.replace_needles(guess.encode(), needles) == guess.encode()
+    for place in range(len(VALUE)):
+        guess = VALUE[:place] + ("~" if VALUE[place] != "~" else "!") + VALUE[place + 1 :]
+        assert scrub.replace_needles(guess.encode(), needles) == guess.encode()
+
+
+class Telling(scrub.Scrubber):  # type: ignore[misc,name-defined]
+    """What is not to be: it holds back what begins as the value does, and no more. The control of what comes next."""
+
+    def __call__(self, piece: bytes) -> list[bytes]:
+        data = scrub.replace_needles(self.rest + piece, self.needles)
+        ends = (size for needle, _ in self.needles for size in range(1, len(needle)) if data.endswith(needle[:size]))
+        cut = len(data) - max(ends, default=0)
+        self.rest = data[cut:]
+        return [data[:cut]]
+
+
+def count_telling(scrubber: Any, end: str) -> int:
+    """How many guesses that begin as the value does come out in other pieces than those that do not."""
+    told = 0
+    for length in range(1, len(VALUE)):
+        came = []
+        for guess in (VALUE[:length], "x" * length):
+            cut = scrubber(scrub.list_needles(VALUE, KEY))
+            came.append([len(piece) for piece in cut(f"data: {guess}{end}".encode())])
+        told += came[0] != came[1]
+    return told
+
+
+@pytest.mark.parametrize("end", ["", "\n", " "])
+def test_how_long_bytes_are_held_back_tells_nothing_of_a_value(end: str) -> None:
+    """Letter by letter nothing shows."""
+    assert count_telling(scrub.Scrubber, end) == 0
+    assert end or count_telling(Telling, end) == len(VALUE) - 1
+
+
+def test_nor_with_a_real_upstream_that_stops_in_the_middle(proxy: Running) -> None:
+    """What comes of a body that ends as a value begins, while the upstream waits, is what comes of any other."""
+    came = []
+    for guess in (VALUE[:20], "x" * 20):
+        proxy.api.proceed.clear()
+        with proxy.greet() as tls:
+            request = get("/part", BEARER, method=b"POST", body=f"{'-' * 200}{guess}".encode())
+            tls.sendall(request.replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+            tls.settimeout(1)
+            data = b""
+            try:
+                while piece := tls.recv(65536):
+                    data += piece
+            except TimeoutError:
+                pass
+            came.append(len(data.partition(b"\r\n\r\n")[2]))
+            proxy.api.proceed.set()
+    assert came[0] == came[1] > 100
+
+
+def test_the_answer_to_a_request_without_a_secret_is_left_alone(proxy: Running) -> None:
+    """So a guess costs a request that is in the log, and is told right only as a whole."""
+    answer = proxy.send(get("/echo", method=b"POST", body=VALUE.encode()))
+    assert VALUE.encode() in answer and not proxy.asked
+    answer = proxy.send(get("/echo", BEARER, method=b"POST", body=OTHER.encode()))
+    assert OTHER.encode() in answer and [each["name"] for each in proxy.asked] == ["openai/API_KEY"]
+
+
+# streams
+
+
+def test_events_come_one_by_one(proxy: Running) -> None:
+    with proxy.greet() as tls:
+        tls.sendall(get("/sse", BEARER).replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+        data = b""
+        while b"\n\n" not in data.partition(b"\r\n\r\n")[2]:
+            data += tls.recv(65536)
+        assert f"data: 0 {KEY}\n\n".encode() in data and b"data: 1" not in data
+        proxy.api.proceed.set()
+        while not data.endswith(b"0\r\n\r\n"):
+            data += tls.recv(65536)
+    assert f"data: 2 {KEY}\n\n".encode() in data and VALUE.encode() not in data
+
+
+def test_what_is_big_is_not_held(proxy: Running) -> None:
+    before = resident()
+    with proxy.greet() as tls:
+        tls.sendall(get("/big", BEARER).replace(b"HOST", f"api.localhost:{proxy.api.port}".encode()))
+        count = 0
+        while count < 64 << 20 and (piece := tls.recv(1 << 18)):
+            count += len(piece)
+        assert b"x" in piece
+        tls.sendall(
+            get("/echo", BEARER, b"Content-Length: %d" % (64 << 20), method=b"POST").replace(
+                b"HOST", f"api.localhost:{proxy.api.port}".encode()
+            )
+        )
+        for _ in range(64):
+            tls.sendall(b"y" * (1 << 20))
+        read_answer(tls)
+    assert resident() - before < 40 << 20
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_who_says_nothing_is_not_waited_for(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_of, "SILENCE", 0.2)
+    sock, _ = proxy.connect(f"api.localhost:{proxy.api.port}")
+    assert sock.recv(1) == b""
+
+
+# WebSocket
+
+
+def test_a_websocket(proxy: Running) -> None:
+    """Its first request carries a key as any does; what the server says is scrubbed, and what the client says goes as it is."""
+    server = pytest.importorskip("websockets.sync.server")
+    from websockets.sync.client import connect
+
+    came: list[Any] = []
+
+    def serve(socket: Any) -> None:
+        came.append(socket.request.headers["Authorization"])
+        for message in socket:
+            came.append(message)
+            text = socket.request.headers["Authorization"].removeprefix("Bearer ")
+            socket.send(f"you are {text}, and said {message}")
+            socket.send(text.encode())
+
+    with server.serve(serve, "127.0.0.1", 0, ssl=proxy.api.context) as running:
+        port = running.socket.getsockname()[1]
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        proxy.gate.rules.append([frozenset({f"api.localhost:{port}"})])
+        try:
+            sock, said = proxy.connect(f"api.localhost:{port}")
+            assert b" 200 " in said
+            context = ssl.create_default_context(cafile=str(proxy.bundle))
+            url, header = f"wss://api.localhost:{port}/live", {"Authorization": f"Bearer {KEY}"}
+            with connect(url, sock=sock, ssl=context, additional_headers=header, proxy=None) as client:
+                for _ in range(3):
+                    client.send(f"hello {KEY}")
+                    assert client.recv(20) == f"you are {KEY}, and said hello {KEY}"
+                    assert client.recv(20) == KEY.encode()
+        finally:
+            proxy.gate.rules.pop()
+            running.shutdown()
+    assert came[0] == f"Bearer {VALUE}" and came[1] == f"hello {KEY}" and len(proxy.asked) == 1
+
+
+# HTTP/2
+
+
+@pytest.fixture
+def newer(proxy: Running, tmp_path: Path) -> Iterator[Api]:
+    """The API by HTTP/2, whose certificates are of the same authority."""
+    api = Api(tmp_path, is_newer=True, certificate=proxy.api.server)
+    proxy.gate.rules.append([frozenset({f"api.localhost:{api.port}"})])
+    yield api
+    proxy.gate.rules.pop()
+    api.close()
+
+
+def send_newer(proxy: Running, api: Api, *lines: tuple[str, str], authority: str = "", path: str = "/echo") -> tuple[str, bytes]:
+    """The status and the text of an answer by HTTP/2, with its trailers; "" for none."""
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    status, body = "", b""
+    with proxy.greet(port=api.port, newer=True) as tls:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))
+        connection.initiate_connection()
+        head = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":path", path),
+            (":authority", authority or f"api.localhost:{api.port}"),
+        ]
+        connection.send_headers(1, [*head, *lines], end_stream=True)
+        tls.sendall(connection.data_to_send())
+        while data := tls.recv(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.ResponseReceived):
+                    status = dict(event.headers)[b":status"].decode()
+                elif isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                elif isinstance(event, h2.events.TrailersReceived):
+                    body += repr(event.headers).encode()
+                elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset | h2.events.ConnectionTerminated):
+                    return status, body
+    return status, body
+
+
+def test_http_2(proxy: Running, newer: Api) -> None:
+    status, body = send_newer(proxy, newer, ("authorization", f"Bearer {KEY}"))
+    assert status == "200" and f"authorization: Bearer {VALUE}".encode() in newer.heads[0]
+    assert VALUE.encode() not in body and body.count(KEY.encode()) == 2 and b"x-trailer" in body
+
+
+@pytest.mark.parametrize("name", ["cookie", "user-agent", "x-whatever"])
+def test_no_other_header_takes_a_value_by_http_2(proxy: Running, newer: Api, name: str) -> None:
+    status, body = send_newer(proxy, newer, (name, KEY))
+    assert status == "403" and b"openai/API_KEY" in body and not newer.heads and not proxy.asked
+
+
+@pytest.mark.parametrize("authority", ["other.localhost:PORT", "api.localhost", "api.localhost:1"])
+def test_the_authority_is_the_host_of_the_connection(proxy: Running, newer: Api, authority: str) -> None:
+    authority = authority.replace("PORT", str(newer.port))
+    status, _ = send_newer(proxy, newer, ("authorization", f"Bearer {KEY}"), authority=authority)
+    assert status in ("403", "") and not newer.heads and not proxy.asked
+
+
+def test_a_host_besides_the_authority(proxy: Running, newer: Api) -> None:
+    status, _ = send_newer(proxy, newer, ("authorization", f"Bearer {KEY}"), ("host", "other.localhost"))
+    assert status in ("403", "") and not newer.heads and not proxy.asked
+
+
+# egress
+
+
+def test_with_open_egress_others_are_reached_untouched(proxy: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a tunnel: the client sees the host's own certificate, and a placeholder is worth nothing."""
+    monkeypatch.setattr(proxy.gate, "is_open", True)
+    _, said = proxy.connect(f"evil.localhost:{proxy.api.port}")
+    assert b" 200 " in said  # but it is not of the internet, so nothing is there
+    monkeypatch.setattr(engine, "is_global", lambda address: True)
+    sock, said = proxy.connect(f"evil.localhost:{proxy.api.port}")
+    context = ssl.create_default_context(cafile=str(proxy.api.roots))
+    with context.wrap_socket(sock, server_hostname="evil.localhost") as tls:
+        assert "test authority" in str(tls.getpeercert())
+        tls.sendall(get("/echo", BEARER).replace(b"HOST", b"evil.localhost"))
+        assert KEY.encode() in read_answer(tls)
+    assert KEY.encode() in proxy.api.heads[-1] and not proxy.asked
+    for address in ("10.0.0.1:443", "1.1.1.1:443", "[::1]:443", "0x7f.1:443"):
+        assert b" 403 " in proxy.connect(address)[1]
+
+
+# the authority
+
+
+def test_no_client_takes_a_certificate_of_ours_for_another_host(proxy: Running, tmp_path: Path) -> None:
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificates(proxy.bundle.read_bytes())[-1]
+    named = certificate.extensions.get_extension_for_class(x509.NameConstraints)
+    assert named.critical and certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+    names = {each.value for each in named.value.permitted_subtrees if isinstance(each, x509.DNSName)}
+    assert names == {"api.localhost", "wild.localhost", "other.localhost"}
+    server, trusted = forge(tmp_path, "bank.localhost", ["api.localhost"])
+    with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree"):
+        shake(server, trusted, "bank.localhost")
+    shake(*forge(tmp_path, "api.localhost", ["api.localhost"]), "api.localhost")
+
+
+def forge(top: Path, host: str, allowed: list[str]) -> tuple[Path, Path]:
+    """What who has stolen an authority's key could make: a certificate for a host, with the key; and what clients trust."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from mitmproxy import certs
+
+    authority = engine.Authority(allowed)
+    store = certs.CertStore(authority.key, certs.Cert(authority.certificate), None, b"", None)
+    entry = store.get_cert(host, [x509.DNSName(host)], None, None)
+    private = authority.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    server, trusted = top / f"{host}.pem", top / f"{host}-trusted.pem"
+    server.write_bytes(entry.cert.to_pem() + private)
+    trusted.write_bytes(authority.to_pem())
+    return server, trusted
+
+
+def shake(server: Path, trusted: Path, host: str) -> None:
+    """TLS between the two, in memory; raises what the client says."""
+    theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context(cafile=str(trusted))
+    theirs.load_cert_chain(server)
+    ends = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ours.wrap_bio(ends[0], ends[1], server_hostname=host)
+    answering = theirs.wrap_bio(ends[1], ends[0], server_side=True)
+    for _ in range(4):
+        for each in (client, answering):
+            try:
+                each.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+
+
+# placeholders
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("sk-proj-" + "a1" * 20, r"sk-proj-[A-Za-z0-9]{40}"),
+        ("sk-ant-api03-" + "a1" * 40, r"sk-ant-api03-[A-Za-z0-9]{80}"),
+        ("ghp_" + "a1" * 18, r"ghp_[A-Za-z0-9]{36}"),
+        ("SG." + "a" * 22 + "." + "b" * 43, r"SG\.[A-Za-z0-9]{22}\.[A-Za-z0-9]{43}"),
+        ("123456789:" + "A" * 35, r"[1-9][0-9]{8}:[A-Za-z0-9]{35}"),
+        ("0" * 40, r"[0-9a-f]{40}"),
+        ("short", r"[A-Za-z0-9]{24}"),
+        ("Pa$$w0rd with spaces, long enough!", r"[A-Za-z0-9]{34}"),
+    ],
+)
+def test_a_placeholder_has_the_form_of_its_key(value: str, form: str) -> None:
+    made = {avault.make_placeholder(value) for _ in range(20)}
+    assert len(made) == 20 and all(re.fullmatch(form, each) for each in made) and value not in made
+
+
+def test_a_placeholder_tells_nothing_else_of_a_value() -> None:
+    """What is kept of it is how keys of that service begin: of all other characters, none depends on the value's."""
+    assert not any(avault.make_placeholder("correct-horse-battery-staple-1")[:7] == "correct" for _ in range(50))
