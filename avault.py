@@ -74,14 +74,11 @@ The rooms, in order; each calls only what stands above it:
     vault/leftovers           Copies of the vault that lie here under a key before the agent's: what only they have
     vault/machines            The machines that a vault is on: one fact each, which the machine writes itself
     vault/marks               Marks of what was removed or rotated, and which values that leaves to be set anew
-<<<<<<< HEAD
     vault/messages            Which messages this machine sends and takes: messages.json, in its state directory
     vault/own_locks           This machine's own locks on what is sealed for itself: locks.json, beside the vault
-=======
     vault/placeholders        What a command is given in place of a secret: of the same form, and worth nothing
     vault/services            The usual services: to which hosts their keys go, in which header, and what the keys look like
     vault/proxy_rules         What a guard says of requests by the proxy: to which hosts, by which methods, at which paths
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     vault/recovery            The recovery copy, nsec.enc, beside an open vault: verified, and made anew
     vault/rotation            A rotation on the disk: files under the new key are staged, count at once, are put in place
     signer/pairing            What a machine remembers of its signer, and the URIs by which the two meet (NIP-46)
@@ -133,12 +130,6 @@ The rooms, in order; each calls only what stands above it:
     daemon/admitting          Changes of who may approve for a vault, as the supervisor has them made
     daemon/agreeing           The words by which a person agrees to less guard: what becomes possible, of what, what was
     daemon/answers            The answers of those requests that give values out, from a vault that holds what was let out
-<<<<<<< HEAD
-=======
-    daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
-    daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
-    daemon/callers            Who is at the other end of a connection
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     daemon/autolock           When an open vault locks by itself
     daemon/callers            Who is at the other end of a connection
     daemon/consent            Who agrees to a change of the ways into the vault, where that is not the phone
@@ -157,6 +148,7 @@ The rooms, in order; each calls only what stands above it:
     daemon/restraint          Programs that ask too often: after a question in vain they leave the phone alone, ever longer
     daemon/approving          The operator's word for the first use of a grant that wants it
     daemon/gate               The one place where guards decide, before anything is made: what goes out, by which way
+    daemon/broker_link        The processes of proxies, as the keyholder has them: one for each session
     daemon/operators          The operators of a vault besides the first: who they are is kept in the vault itself
     daemon/unlocking          How the keyholder comes by the key: at once, by asking the phone, or by listening to it
     daemon/describing         What the keyholder tells of itself: what `status` shows of a vault, or of the way to one
@@ -209,13 +201,9 @@ The rooms, in order; each calls only what stands above it:
     daemon/retrieving         A vault that relays keep, opened on a machine that has nothing of it, or the key before
     daemon/talks              The keyholder's talks with operator and signer: init, pair, recover, drill
     daemon/start              From a command to a daemon, and the beginning and end of its two processes
-<<<<<<< HEAD
-=======
-    fronts/proxy_process      The process of a proxy's session: `avault.py proxy-session DIRECTORY`. It ends with the session
-    fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     fronts/vault_link         How a front end reaches the vault: requests on connections that are kept for the next
     fronts/nostr_front        The process before those who are invited: `avault.py nostr DIR SOCKET`. It holds no key
+    fronts/proxy_process      The process of a proxy's session: `avault.py proxy-session DIRECTORY`. It ends with the session
     fronts/ssh_claims         What the client of an SSH agent is, by what the system says of its process: a claim, no proof
     fronts/ssh_agent          An SSH agent's protocol (draft-ietf-sshm-ssh-agent): translated into the vault's, without a key
     fronts/ssh_front          The process of the SSH agent's socket: `avault.py ssh-agent DIR SOCKET PATH`. It holds no key
@@ -280,11 +268,10 @@ The rooms, in order; each calls only what stands above it:
     running/output            What a command writes: read where it comes out, masked, and written to where it belongs
     running/terminals         Terminals: the one that a command gets, and the one that we are in
     running/job               A command on pipes: its output, its signals, its end
-    running/proxy_variables   The environment of a command whose HTTPS goes through a proxy of ours
-    running/proxied           A command whose HTTPS goes through avault's proxy, with placeholders in place of secrets
     running/terminal_job      A command on a terminal of its own: keys, size, job control
     running/inside            The process in front of a command in a sandbox: its parent there, and its way to the proxy
     running/proxy_variables   The environment of a command whose HTTPS goes through a proxy of ours
+    running/proxied           A command whose HTTPS goes through avault's proxy, with placeholders in place of secrets
     running/sight             What a command in a sandbox sees of this machine's files, as mounts for bubblewrap (bwrap(1))
     running/sandbox           A command in a sandbox (Linux, bubblewrap): no network, and neither the vault nor us in sight
     running/run               avault run: secrets for one command, without holding them
@@ -466,11 +453,8 @@ if TYPE_CHECKING:
     Cells = Callable[["Outcome"], Sequence[str]]
     Event: TypeAlias = nostr_sdk.Event
     Facts = dict[str, list[Any]]
-<<<<<<< HEAD
     HostWork = Callable[["Crew", "Host"], Awaitable["Outcome"]]
-=======
     Hosts = list[frozenset[str]]
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     Keys: TypeAlias = nostr_sdk.Keys
     Limits = tuple[float | None, float | None]
     Lock = dict[str, Any]
@@ -1614,11 +1598,8 @@ SESSIONS = {"init", "open", "pair", "drill", "recover"}  # answered by the keyho
 VALUES = {  # answered by the keyholder while it is unlocked
     "get", "has", "list", "export", "reveal", "provide", "set", "delete", "move", "import",
     "inspect", "merge", "restore", "verify_log", "verify", "machines", "exposed", "replica",
-<<<<<<< HEAD
     "guard", "guards", "key", "keys", "sign", "bunker", "word", "grant", "grants", "revoke",
-=======
-    "guard", "guards", "key", "keys", "sign", "proxy",
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
+    "proxy",
 }  # fmt: skip
 GRANTED = {  # of these, what may be asked through a grant; what is not in here may not
     "get", "has", "list", "export", "reveal", "provide", "keys", "sign",
@@ -3075,11 +3056,6 @@ def may_offer(
 
 
 WAYS = ("run", "proxy", "ssh", "sign")  # what `only` can name
-<<<<<<< HEAD
-TO_COME = frozenset({"proxy"})  # by a process of avault's own; there is none yet
-=======
-TO_COME = frozenset({"sign"})  # by a process of avault's own; there is none yet
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
 PROXY_SETS = ("hosts", "methods", "paths")
 SSH_SETS = ("servers", "users", "namespaces")
 NOSTR_SETS = ("kinds", "ciphers", "peers")
@@ -7549,7 +7525,6 @@ def describe_mark(mark: dict[str, Any]) -> str:
     return f"{what} {mark['shown']} {done} {render_time(mark['at'])}"
 
 
-<<<<<<< HEAD
 # -------------------------------------------------------- vault/messages ----
 # Which messages this machine sends and takes: messages.json, in its state directory.
 
@@ -7619,7 +7594,8 @@ class OwnLocks:
         known = {**self.read(), **{lock["to"]: lock for lock in locks}}
         kept = {to: lock for to, lock in known.items() if to in used}
         write_file(self.path, encode_file("locks", {"locks": kept}))
-=======
+
+
 # ---------------------------------------------------- vault/placeholders ----
 # What a command is given in place of a secret: of the same form, and worth nothing.
 
@@ -7895,7 +7871,6 @@ def headers_for(host: str) -> frozenset[str]:
         if any(fits_host(host, HTTPS, each) for each in hosts) and ": " in header
     }
     return frozenset({AUTHORIZATION, *(named or KEY_HEADERS)})
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
 
 
 # -------------------------------------------------------- vault/recovery ----
@@ -15397,244 +15372,12 @@ class AutoLock:
             return f"it locked by itself after {render_duration(self.after)}"
         return f"it locked by itself after {render_duration(self.idle or 0)} without a use"
 
-<<<<<<< HEAD
     def change(self, message: Message) -> None:
         """Take other limits; one that is not named stays as it is, and `for` counts from now."""
         if "for" in message:
             self.after = round(uptime() - self.opened) + message["for"]
         self.after = message.get("lock_after", self.after)
         self.idle = message.get("lock_idle", self.idle)
-=======
-        return change
-
-
-def check(guards: Guards, name: str, way: str, now: float) -> None:
-    """Raise Denied where what guards a secret does not let it out by a way."""
-    found = guards.of(name)
-    rules = guards.rules_of(found)
-    if found and not rules.lets(way, now):
-        why = [each for each in found if not guards.left(each).lets(way, now)]
-        raise refuse(name, why or found, rules, way)
-
-
-class Gate:
-    """What is known of the guards, and of what is sealed, of the vault that is served."""
-
-    def __init__(self) -> None:
-        self.vault: Vault | None = None
-        self.guards, self.is_free = Guards({}), True
-
-    def look(self, vault: Vault) -> Guards:
-        """The guards of a vault, which does not change."""
-        if vault is not self.vault:
-            self.vault, self.guards = vault, Guards(vault.facts)
-            self.is_free = not self.guards.guards and not vault.facts_of("lock")
-        return self.guards
-
-    def admit(self, vault: Vault, request: Message, pick: Pick) -> Passage:
-        """What of a request may go out; raises Denied, and what `pick` raises.
-
-        What was named and may not refuses the whole. Of all there is, what may not stays in, and
-        what is counted (it would be used up by who never needed it) and what the phone is to be
-        asked of; and of what is revealed to be looked for or masked, whatever is guarded.
-        """
-        guards = self.look(vault)
-        if self.is_free:
-            return Passage(vault, way_of(request))
-        names, is_named = pick(vault, request)
-        passage, now = Passage(vault, way_of(request)), time.time()
-        way = passage.way
-        allowed: list[tuple[str, str]] = []
-        for group, key in names:
-            name = f"{group}/{key}"
-            found = guards.of(name)
-            rules = guards.rules_of(found)
-            sealed = [each for each in vault.groups[group].keys[key] if is_sealed(each.value)]
-            asks = rules.ask is not None or bool(sealed)
-            is_meant = is_named or not (asks or way == "reveal" or rules.times is not None)
-            if not (found or asks):
-                allowed.append((group, key))
-            elif rules.lets(way, now) and is_meant:
-                allowed.append((group, key))
-                passage.is_counted = passage.is_counted or rules.times is not None
-                if asks:
-                    refuse_without_asking(vault, name, way)
-                    passage.asked[name] = rules.ask or 0
-                    passage.thawed += [name] if rules.ask is None else []
-            elif is_named:
-                check(guards, name, way, now)
-            else:
-                passage.held.append(name)
-        passage.vault = take_out(vault, allowed)
-        return passage
-
-
-SILENT = ("provide",)  # ways on which nobody waits for a phone
-
-
-def refuse_without_asking(vault: Vault, name: str, way: str) -> None:
-    """Raise Denied where the phone cannot be asked of a secret, by this way or as it is."""
-    group, _, key = name.partition("/")
-    if way in SILENT:
-        raise Denied(
-            f"{name} is guarded: the phone is asked for each use",
-            f"avault get {name}, or avault run",
-        )
-    found = vault.groups[group].keys[key]
-    if len(found) > 1 and not all(is_sealed(each.value) for each in found):
-        raise Denied(
-            f"{name} was set by two machines, and the phone is asked of one secret",
-            f"settle it first: avault set {name}",
-        )
-
-
-def take_out(vault: Vault, names: list[tuple[str, str]]) -> Vault:
-    """A vault that has these keys, and nothing else."""
-    seen = Vault(vault.identity, vault.agent, vault.operator, vault.name)
-    for group, key in sorted({*names}):
-        there = vault.groups[group]
-        seen.groups.setdefault(group, Group({}, there.note)).keys[key] = there.keys[key]
-    return seen
-
-
-def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
-    """Why a guarded secret does not go out by a way, and what to do."""
-    places = [f"avault unguard {place}" for place in sorted({each.on for each in found})]
-    lift = f"only the operator can lift it, by phone: {' && '.join(places)}"
-    ways = rules.ways()
-    if not rules.is_known:
-        return Denied(f"{name} is guarded by a rule of a later avault", "install that one")
-    if ways is not None and way not in ways:
-        if not ways:
-            return Denied(f"{name} is guarded: nobody may use it", lift)
-        shown = " or ".join(sorted(ways, key=WAYS.index))
-        hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= TO_COME:
-            hint = f"nothing here can be a {shown} yet; {lift}"
-        elif "proxy" in ways and "run" not in ways:
-            hint = f"to use it: avault run --proxy --only {name} -- CMD; {lift}"
-        elif "ssh" in ways and "run" not in ways:
-            hint = f"to sign with it: avault ssh -- CMD; {lift}"
-        return Denied(f"{name} is guarded: only {shown} may use it", hint)
-    if rules.times == 0:
-        return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
-    return Denied(f"{name} is guarded, and its time is over", lift)
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
-
-
-# ---------------------------------------------------- daemon/broker_link ----
-# The processes of proxies, as the keyholder has them: one for each session.
-
-
-class BrokerLink:
-    """A session's process. `use` is given what it asks for, `refused` what it did not let out.
-
-    `ended` is done when it is gone, with the reason, "" for none.
-    """
-
-    def __init__(self, sock: socket.socket, use: Use, refused: Callable[[Message], None]) -> None:
-        self.use, self.refused = use, refused
-        loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[Message] = loop.create_future()
-        self.ended: asyncio.Future[str] = loop.create_future()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.why = ""
-        self.control = Control(sock, self.hear, self.lose)
-
-    def hear(self, message: Message, fd: int | None) -> None:
-        """What the process says; it sends no descriptor."""
-        if "use" in message:
-            task = asyncio.get_running_loop().create_task(self.answer(message))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-        elif "refused" in message and isinstance(message["refused"], dict):
-            self.refused(message["refused"])
-        elif "ready" in message and not self.ready.done():
-            self.ready.set_result(message["ready"])
-        elif "failed" in message and not self.ready.done():
-            self.ready.set_exception(AvaultError.from_dict({"error": message["failed"]}))
-        elif "ended" in message:
-            self.why = str(message["ended"])
-
-    async def answer(self, message: Message) -> None:
-        """Answer what it asks for, whatever comes of it."""
-        answer = await self.use(message)
-        try:
-            self.control.send({"id": message["use"], **answer})
-        except Locked:
-            pass  # the process has ended
-
-    def lose(self) -> None:
-        """It is gone."""
-        if not self.ready.done():
-            self.ready.set_exception(Unavailable("the proxy's process has ended", "try again"))
-            self.ready.exception()  # perhaps nobody waits for it
-        if not self.ended.done():
-            self.ended.set_result(self.why)
-
-    def end(self) -> None:
-        """Have it end: it does when nobody is at the other end."""
-        for task in [*self.tasks]:
-            task.cancel()
-        self.control.close()
-
-
-class Brokers:
-    """Starts them, through the supervisor; `control` is the stream to that."""
-
-    START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
-    MOST = 16  # sessions at once: each has some 80 MB
-
-    def __init__(self, control: Control) -> None:
-        self.control = control
-        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
-        self.links: dict[str, BrokerLink] = {}
-
-    def take(self, message: Message, fd: int | None) -> None:
-        """The supervisor has started one: its pid, and the door to it; or says why not."""
-        door = socket.socket(fileno=fd) if fd is not None else None
-        wanted = self.wanted.pop(str(message["number"]), None)
-        if wanted and not wanted.done() and door:
-            wanted.set_result((message["pid"], door))
-        elif wanted and not wanted.done():
-            wanted.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
-        elif door:
-            door.close()
-
-    async def start(
-        self, session: Message, use: Use, refused: Callable[[Message], None]
-    ) -> tuple[str, BrokerLink, Message]:
-        """One that listens, by a number, and what it says of that; raises AvaultError."""
-        if len(self.links) + len(self.wanted) >= self.MOST:
-            raise Unavailable("too many proxies at once", "end one of the commands")
-        number, link = secrets.token_hex(8), None
-        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(self.START_TIME):
-                self.control.send({"broker": number})
-                pid, door = await wanted
-                with door:
-                    door.setblocking(False)
-                    own = await meet(door, pid)
-                link = self.links[number] = BrokerLink(own, use, refused)
-                link.control.send({"do": "begin", **session})
-                return number, link, await link.ready
-        except BaseException as error:
-            self.end(number)
-            if isinstance(error, TimeoutError):
-                raise Unavailable("the proxy did not start in time", "try again") from None
-            raise
-        finally:
-            self.wanted.pop(number, None)
-
-    def end(self, number: str) -> None:
-        """End a session's process: by the stream to it, and where it is stopped by a signal."""
-        if link := self.links.pop(number, None):
-            link.end()
-        try:
-            self.control.send({"broker": number, "is_over": True})
-        except Locked:
-            pass  # the supervisor is gone, and it with that
 
 
 # -------------------------------------------------------- daemon/callers ----
@@ -17745,8 +17488,8 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
             return Denied(f"{name} is guarded: nobody may use it", lift)
         shown = " or ".join(sorted(ways, key=WAYS.index))
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= TO_COME:
-            hint = f"nothing here can be a {shown} yet; {lift}"
+        if "proxy" in ways and "run" not in ways:
+            hint = f"to use it: avault run --proxy --only {name} -- CMD; {lift}"
         elif "run" not in ways:
             how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"
             hint = f"to sign with it: {how}; {lift}"
@@ -17754,6 +17497,121 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
     if rules.times == 0:
         return Denied(f"{name} is guarded, and has been used as often as it may be", lift)
     return Denied(f"{name} is guarded, and its time is over", lift)
+
+
+# ---------------------------------------------------- daemon/broker_link ----
+# The processes of proxies, as the keyholder has them: one for each session.
+
+
+class BrokerLink:
+    """A session's process. `use` is given what it asks for, `refused` what it did not let out.
+
+    `ended` is done when it is gone, with the reason, "" for none.
+    """
+
+    def __init__(self, sock: socket.socket, use: Use, refused: Callable[[Message], None]) -> None:
+        self.use, self.refused = use, refused
+        loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[Message] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.why = ""
+        self.control = Control(sock, self.hear, self.lose)
+
+    def hear(self, message: Message, fd: int | None) -> None:
+        """What the process says; it sends no descriptor."""
+        if "use" in message:
+            task = asyncio.get_running_loop().create_task(self.answer(message))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        elif "refused" in message and isinstance(message["refused"], dict):
+            self.refused(message["refused"])
+        elif "ready" in message and not self.ready.done():
+            self.ready.set_result(message["ready"])
+        elif "failed" in message and not self.ready.done():
+            self.ready.set_exception(AvaultError.from_dict({"error": message["failed"]}))
+        elif "ended" in message:
+            self.why = str(message["ended"])
+
+    async def answer(self, message: Message) -> None:
+        """Answer what it asks for, whatever comes of it."""
+        answer = await self.use(message)
+        try:
+            self.control.send({"id": message["use"], **answer})
+        except Locked:
+            pass  # the process has ended
+
+    def lose(self) -> None:
+        """It is gone."""
+        if not self.ready.done():
+            self.ready.set_exception(Unavailable("the proxy's process has ended", "try again"))
+            self.ready.exception()  # perhaps nobody waits for it
+        if not self.ended.done():
+            self.ended.set_result(self.why)
+
+    def end(self) -> None:
+        """Have it end: it does when nobody is at the other end."""
+        for task in [*self.tasks]:
+            task.cancel()
+        self.control.close()
+
+
+class Brokers:
+    """Starts them, through the supervisor; `control` is the stream to that."""
+
+    START_TIME = 20.0  # seconds: mitmproxy takes a few on a busy machine
+    MOST = 16  # sessions at once: each has some 80 MB
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.wanted: dict[str, asyncio.Future[tuple[int, socket.socket]]] = {}
+        self.links: dict[str, BrokerLink] = {}
+
+    def take(self, message: Message, fd: int | None) -> None:
+        """The supervisor has started one: its pid, and the door to it; or says why not."""
+        door = socket.socket(fileno=fd) if fd is not None else None
+        wanted = self.wanted.pop(str(message["number"]), None)
+        if wanted and not wanted.done() and door:
+            wanted.set_result((message["pid"], door))
+        elif wanted and not wanted.done():
+            wanted.set_exception(AvaultError.from_dict({"error": message.get("failed")}))
+        elif door:
+            door.close()
+
+    async def start(
+        self, session: Message, use: Use, refused: Callable[[Message], None]
+    ) -> tuple[str, BrokerLink, Message]:
+        """One that listens, by a number, and what it says of that; raises AvaultError."""
+        if len(self.links) + len(self.wanted) >= self.MOST:
+            raise Unavailable("too many proxies at once", "end one of the commands")
+        number, link = secrets.token_hex(8), None
+        wanted = self.wanted[number] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self.START_TIME):
+                self.control.send({"broker": number})
+                pid, door = await wanted
+                with door:
+                    door.setblocking(False)
+                    own = await meet(door, pid)
+                link = self.links[number] = BrokerLink(own, use, refused)
+                link.control.send({"do": "begin", **session})
+                return number, link, await link.ready
+        except BaseException as error:
+            self.end(number)
+            if isinstance(error, TimeoutError):
+                raise Unavailable("the proxy did not start in time", "try again") from None
+            raise
+        finally:
+            self.wanted.pop(number, None)
+
+    def end(self, number: str) -> None:
+        """End a session's process: by the stream to it, and where it is stopped by a signal."""
+        if link := self.links.pop(number, None):
+            link.end()
+        try:
+            self.control.send({"broker": number, "is_over": True})
+        except Locked:
+            pass  # the supervisor is gone, and it with that
 
 
 # ------------------------------------------------------ daemon/operators ----
@@ -22202,11 +22060,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self.stopping.set)
         loop.add_signal_handler(signal.SIGINT, self.interrupt)
         self.listener.open()
-<<<<<<< HEAD
         self.warden.grants.clean()
-=======
         sweep_sessions(self.places)
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
         write_file(self.places.own("python"), os.fsencode(sys.executable))
         here, record = os.path.realpath(self.places.dir), self.places.own("place")
         if read_record(record) != here:  # by it, `fleet --local` finds a vault that is stopped
@@ -24053,17 +23908,13 @@ REQUESTS: dict[str, Serve] = {
     "guards": serve_guards,
     "key": serve_key,
     "keys": serve_signing_keys,
-<<<<<<< HEAD
+    "proxy": serve_proxy,
     "sign": serve_signature,
     "bunker": serve_bunker,
     "word": serve_word,
     "grant": serve_grant,
     "grants": serve_grants,
     "revoke": serve_revoke,
-=======
-    "proxy": serve_proxy,
-    "sign": serve_sign,
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
 }
 
 
@@ -24601,7 +24452,6 @@ def start_daemon(places: Places, background: bool, **wanted: Any) -> None:
         raise AvaultError.from_dict(result)
 
 
-<<<<<<< HEAD
 # ----------------------------------------------------- fronts/vault_link ----
 # How a front end reaches the vault: requests on connections that are kept for the next.
 
@@ -24834,7 +24684,10 @@ def main_nostr_front(argv: list[str]) -> NoReturn:
         places = Places(directory)
         places.socket = where
         asyncio.run(serve_invited(places))
-=======
+    finally:
+        os._exit(0)
+
+
 # -------------------------------------------------- fronts/proxy_process ----
 # The process of a proxy's session: `avault.py proxy-session DIRECTORY`. It ends with the session.
 #
@@ -24872,7 +24725,6 @@ def main_proxy(argv: list[str]) -> NoReturn:
             own.recv(1)  # until it is read, and the other end is closed
             os._exit(1)
         broker.serve_proxy_session(own, directory)
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     finally:
         os._exit(0)
 
@@ -33838,182 +33690,6 @@ def reap(number: int, frame: object) -> None:
             pass
 
 
-# ----------------------------------------------- running/proxy_variables ----
-# The environment of a command whose HTTPS goes through a proxy of ours.
-
-
-PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")  # each in lower case too
-BUNDLES = (  # where clients look for the authorities that they trust; most replace their own
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-    "GIT_SSL_CAINFO",
-    "PIP_CERT",
-    "AWS_CA_BUNDLE",
-    "CARGO_HTTP_CAINFO",
-    "DENO_CERT",
-    "npm_config_cafile",
-    "CODEX_CA_CERTIFICATE",
-)
-NEAR = ("localhost", "127.0.0.1", "::1")  # what no client asks a proxy for
-REMOVED = frozenset(  # of these, none is inherited
-    {
-        *PROXIES,
-        *map(str.lower, PROXIES),
-        *BUNDLES,
-        *map(str.upper, BUNDLES),
-        "NO_PROXY",
-        "no_proxy",
-        "NODE_USE_ENV_PROXY",
-        "OPENCLAW_PROXY_URL",
-        "SSL_CERT_DIR",
-        "NODE_TLS_REJECT_UNAUTHORIZED",
-        "GIT_SSL_NO_VERIFY",
-        "GIT_SSL_CAPATH",
-        "GIT_PROXY_SSL_CAINFO",
-        "PYTHONHTTPSVERIFY",
-        "npm_config_proxy",
-        "npm_config_https_proxy",
-        "npm_config_noproxy",
-        "npm_config_strict_ssl",
-        "CODEX_PROXY_CERT",
-        "SSLKEYLOGFILE",  # clients write the keys of their connections there
-    }
-)
-
-
-def proxy_variables(url: str, bundle: str) -> dict[str, str]:
-    """What makes clients use a proxy at an http:// URL, and trust what is in the file `bundle`.
-
-    Of NO_PROXY only what is near stays: what the caller had there would go around.
-    """
-    near = ",".join(NEAR)
-    return {
-        **{name: url for each in PROXIES for name in (each, each.lower())},
-        "NO_PROXY": near,
-        "no_proxy": near,
-        "NODE_USE_ENV_PROXY": "1",
-        "OPENCLAW_PROXY_URL": url,
-        **dict.fromkeys(BUNDLES, bundle),
-    }
-
-
-# ------------------------------------------------------- running/proxied ----
-# A command whose HTTPS goes through avault's proxy, with placeholders in place of secrets.
-#
-# The session is a connection to the daemon: when that ends, so does the proxy, at once.
-
-
-class ProxySession:
-    """A session of the proxy: `told` is what the daemon says of it, `directory` has its files.
-
-    `url` is that of the port on this machine, with the token that lets in; "" without `tcp`. Raises
-    what the daemon answers.
-    """
-
-    def __init__(self, terminal: Terminal, fields: dict[str, Any], tcp: bool) -> None:
-        try:
-            self.connection = Connection(terminal.places)
-        except NoDaemon:
-            raise terminal.no_daemon() from None
-        fast = self.connection.fast
-        request = {"v": 1, "vault": terminal.places.id, "op": "proxy", "tcp": tcp, **fields}
-        fast.send(json.dumps(request))
-        text = fast.receive()
-        if not text:
-            raise Unavailable("the daemon went away before it answered", "see: avault status")
-        self.told = decode_frame(text.encode())
-        if not self.told.get("ready"):
-            raise AvaultError.from_dict(self.told)
-        self.directory = str(self.told["directory"])
-        self.bundle = os.path.join(self.directory, "bundle.pem")
-        self.url = ""
-        if tcp:
-            self.url = f"http://avault:{self.told['token']}@127.0.0.1:{self.told['port']}"
-        # what is forked from here on, and stays longer than we do, does not hold it open
-        os.register_at_fork(after_in_child=fast.socket.close)
-
-    def end(self) -> None:
-        """End it, and with it what is open through the proxy."""
-        sock = socket.socket(fileno=self.connection.fast.socket.detach())
-        with sock:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # the daemon has ended it
-
-
-class Proxied:
-    """What a command with --proxy is given: placeholders, the other keys that were named, the way.
-
-    `choice` has the fields of the request `proxy`.
-    """
-
-    def __init__(self, terminal: Terminal, choice: dict[str, Any], egress: str) -> None:
-        self.terminal, self.choice, self.egress = terminal, choice, egress
-        self.placeholders: dict[str, str] = {}
-
-    def give(
-        self,
-        terminal: Terminal,
-        injection: Injection,
-        variables: dict[str, str] | None,
-        is_asked: bool,
-        tcp: bool = True,
-    ) -> None:
-        """Begin the session, and fill `injection`; raises what the daemon answers.
-
-        `variables` are a file's. Where that was not asked for (`is_asked`), but lies in the
-        directory, it gets placeholders only: it may be a stranger's.
-        """
-        fields, allow = {**self.choice, "egress": self.egress}, self.choice["allow"]
-        if variables is not None:
-            refuse_dangerous(variables, allow)
-            wanted = [find_references(value.encode(), name) for name, value in variables.items()]
-            fields["also"] = sorted({place for each in wanted for place in each})
-        self.session = ProxySession(terminal, fields, tcp)
-        told = self.session.told
-        self.placeholders = dict(told["placeholders"])
-        if others := told["others"]:
-            named = [f"{name}={place}" for name, place in others.items()]
-            injection.take(terminal, [], [], named, False, allow)
-        for name, place in told["names"].items():
-            injection.places[name], injection.variables[name] = place, self.placeholders[place]
-        if variables is not None:
-            held = {*told["rest"]} - {*others.values()}
-            if not is_asked and held:
-                warn(
-                    f"left out, as no host is named for it: {', '.join(sorted(held))}",
-                    "avault run --proxy --host GROUP/KEY=HOST; or as it is: --only GROUP/KEY",
-                )
-                variables = {
-                    name: value
-                    for name, value in variables.items()
-                    if not find_references(value.encode(), name) & held
-                }
-            injection.secrets |= {place: [each] for place, each in self.placeholders.items()}
-            injection.set(terminal, variables, allow)
-            for place in self.placeholders:
-                del injection.secrets[place]
-        shown = sorted(self.placeholders)
-        say(f"through the proxy: {printable(', '.join(shown) or 'no secret', 2000)}")
-        if tcp:
-            say("a program of this user can go around the proxy; it has no value there")
-
-    def masks(self) -> Secrets:
-        """What is masked besides the vault's secrets: what lets in to the proxy."""
-        return {"proxy/TOKEN": [str(self.session.told["token"])]} if self.session.url else {}
-
-    def environment(self, found: dict[bytes, bytes], injection: Injection) -> dict[bytes, bytes]:
-        """A command's environment, with the proxy in it, and nothing that leads around it."""
-        removed = {name.encode() for name in REMOVED}
-        ways = proxy_variables(self.session.url, self.session.bundle)
-        given = {name.encode(): value.encode() for name, value in ways.items()}
-        kept = {name: value for name, value in found.items() if name not in removed}
-        return {**kept, **given}
-
-
 # -------------------------------------------------- running/terminal_job ----
 # A command on a terminal of its own: keys, size, job control.
 #
@@ -34454,6 +34130,121 @@ def proxy_variables(url: str, bundle: str) -> dict[str, str]:
         "OPENCLAW_PROXY_URL": url,
         **dict.fromkeys(BUNDLES, bundle),
     }
+
+
+# ------------------------------------------------------- running/proxied ----
+# A command whose HTTPS goes through avault's proxy, with placeholders in place of secrets.
+#
+# The session is a connection to the daemon: when that ends, so does the proxy, at once.
+
+
+class ProxySession:
+    """A session of the proxy: `told` is what the daemon says of it, `directory` has its files.
+
+    `url` is that of the port on this machine, with the token that lets in; "" without `tcp`. Raises
+    what the daemon answers.
+    """
+
+    def __init__(self, terminal: Terminal, fields: dict[str, Any], tcp: bool) -> None:
+        try:
+            self.connection = Connection(terminal.places)
+        except NoDaemon:
+            raise terminal.no_daemon() from None
+        fast = self.connection.fast
+        request = {"v": 1, "vault": terminal.places.id, "op": "proxy", "tcp": tcp, **fields}
+        fast.send(json.dumps(request))
+        text = fast.receive()
+        if not text:
+            raise Unavailable("the daemon went away before it answered", "see: avault status")
+        self.told = decode_frame(text.encode())
+        if not self.told.get("ready"):
+            raise AvaultError.from_dict(self.told)
+        self.directory = str(self.told["directory"])
+        self.bundle = os.path.join(self.directory, "bundle.pem")
+        self.url = ""
+        if tcp:
+            self.url = f"http://avault:{self.told['token']}@127.0.0.1:{self.told['port']}"
+        # what is forked from here on, and stays longer than we do, does not hold it open
+        os.register_at_fork(after_in_child=fast.socket.close)
+
+    def end(self) -> None:
+        """End it, and with it what is open through the proxy."""
+        sock = socket.socket(fileno=self.connection.fast.socket.detach())
+        with sock:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the daemon has ended it
+
+
+class Proxied:
+    """What a command with --proxy is given: placeholders, the other keys that were named, the way.
+
+    `choice` has the fields of the request `proxy`.
+    """
+
+    def __init__(self, terminal: Terminal, choice: dict[str, Any], egress: str) -> None:
+        self.terminal, self.choice, self.egress = terminal, choice, egress
+        self.placeholders: dict[str, str] = {}
+
+    def give(
+        self,
+        terminal: Terminal,
+        injection: Injection,
+        variables: dict[str, str] | None,
+        is_asked: bool,
+        tcp: bool = True,
+    ) -> None:
+        """Begin the session, and fill `injection`; raises what the daemon answers.
+
+        `variables` are a file's. Where that was not asked for (`is_asked`), but lies in the
+        directory, it gets placeholders only: it may be a stranger's.
+        """
+        fields, allow = {**self.choice, "egress": self.egress}, self.choice["allow"]
+        if variables is not None:
+            refuse_dangerous(variables, allow)
+            wanted = [find_references(value.encode(), name) for name, value in variables.items()]
+            fields["also"] = sorted({place for each in wanted for place in each})
+        self.session = ProxySession(terminal, fields, tcp)
+        told = self.session.told
+        self.placeholders = dict(told["placeholders"])
+        if others := told["others"]:
+            named = [f"{name}={place}" for name, place in others.items()]
+            injection.take(terminal, [], [], named, False, allow)
+        for name, place in told["names"].items():
+            injection.places[name], injection.variables[name] = place, self.placeholders[place]
+        if variables is not None:
+            held = {*told["rest"]} - {*others.values()}
+            if not is_asked and held:
+                warn(
+                    f"left out, as no host is named for it: {', '.join(sorted(held))}",
+                    "avault run --proxy --host GROUP/KEY=HOST; or as it is: --only GROUP/KEY",
+                )
+                variables = {
+                    name: value
+                    for name, value in variables.items()
+                    if not find_references(value.encode(), name) & held
+                }
+            injection.secrets |= {place: [each] for place, each in self.placeholders.items()}
+            injection.set(terminal, variables, allow)
+            for place in self.placeholders:
+                del injection.secrets[place]
+        shown = sorted(self.placeholders)
+        say(f"through the proxy: {printable(', '.join(shown) or 'no secret', 2000)}")
+        if tcp:
+            say("a program of this user can go around the proxy; it has no value there")
+
+    def masks(self) -> Secrets:
+        """What is masked besides the vault's secrets: what lets in to the proxy."""
+        return {"proxy/TOKEN": [str(self.session.told["token"])]} if self.session.url else {}
+
+    def environment(self, found: dict[bytes, bytes], injection: Injection) -> dict[bytes, bytes]:
+        """A command's environment, with the proxy in it, and nothing that leads around it."""
+        removed = {name.encode() for name in INHERITED}
+        ways = proxy_variables(self.session.url, self.session.bundle)
+        given = {name.encode(): value.encode() for name, value in ways.items()}
+        kept = {name: value for name, value in found.items() if name not in removed}
+        return {**kept, **given}
 
 
 # --------------------------------------------------------- running/sight ----
@@ -35023,15 +34814,12 @@ def optional_duration(name: str) -> click.Option:
     option("--no-mask", is_flag=True),
     option("--allow", multiple=True),
     option("--as-file", "files", multiple=True),
-<<<<<<< HEAD
     option("--sandbox", is_flag=True),
     option("--bind", "writable", multiple=True),
     option("--bind-ro", "readable", multiple=True),
-=======
     option("--proxy", is_flag=True),
     option("--egress"),
     option("--host", "hosts", multiple=True),
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     lambda: click.Argument(["words"], nargs=-1, type=click.UNPROCESSED),
     interspersed=False,
 )
@@ -35047,25 +34835,18 @@ def cmd_run(
     no_mask: bool,
     allow: tuple[str, ...],
     files: tuple[str, ...],
-<<<<<<< HEAD
     sandbox: bool,
     writable: tuple[str, ...],
     readable: tuple[str, ...],
-=======
     proxy: bool,
     egress: str | None,
     hosts: tuple[str, ...],
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     words: tuple[str, ...],
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
-<<<<<<< HEAD
-                  [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…] [--] CMD…
-=======
-                  [--as-file KEY]… [--proxy [--host GROUP/KEY=HOST]…
-                  [--egress rules|open]] [--] CMD…
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
+                  [--as-file KEY]â¦ [--sandbox [--bind PATH]â¦ [--bind-ro PATH]â¦]
+                  [--proxy [--host GROUP/KEY=HOST]â¦ [--egress rules|open]] [--] CMDâ¦
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -35087,13 +34868,12 @@ def cmd_run(
     --as-file KEY puts the path of a file in memory into KEY_FILE, and KEY not
     into the environment. It can be read as long as the command runs (Linux).
 
-<<<<<<< HEAD
     --sandbox runs it without a network, and with neither the vault, nor its
     state, nor its sockets, nor other processes in sight (Linux, bubblewrap).
     It can write to this directory and below, and read /usr and /etc; more of
     your files it gets by --bind PATH, only to read them by --bind-ro PATH. What
     it starts ends with it. Where no sandbox can be had, the command is not run.
-=======
+
     --proxy has the command's HTTPS go through a proxy of avault's own, and gives
     it placeholders for those keys that a guard, or --host, names hosts for: of the
     same form, and worth nothing. On the way to these hosts, in the header for keys,
@@ -35102,7 +34882,6 @@ def cmd_run(
     --as, --env-file or --all name. Other hosts are refused; with --egress open
     they are reached, and nothing is put in. It ends with the command, and with the
     lock. What --proxy is for, and what not: references/proxy.md
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
 
     Exit code: the command's; 128 + n if signal n ended it; 126 it cannot be
     executed, 127 it is not there.
@@ -35110,11 +34889,8 @@ def cmd_run(
       avault run -- my-agent --port 80
       avault run --as OPENAI_API_KEY=openai/API_KEY --wait 5m -- python3 agent.py
       avault run --env-file .env -- docker compose up
-<<<<<<< HEAD
-      avault run --sandbox --bind ~/.cache/tool -- tool --offline
-=======
       avault run --proxy --host openai/API_KEY=api.openai.com -- python3 agent.py
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
+      avault run --sandbox --bind ~/.cache/tool -- tool --offline
       avault run --as-file tls/CERT -- sh -c 'openssl x509 -in "$CERT_FILE" -subject'
     """
     if not words:
@@ -35149,37 +34925,35 @@ def cmd_run(
             {**choice, "everything": everything, "allow": list(allow), "hosts": list(hosts)},
             egress or "rules",
         )
-        proxied.give(terminal, injection, variables, is_asked=env_file is not None)
+        is_asked = env_file is not None
+        proxied.give(terminal, injection, variables, is_asked, tcp=not room)
+        if room:
+            room.session = proxied.session.directory
     elif groups or names or named or everything or variables is None:
         injection.take(terminal, list(groups), names, list(named), prefix, list(allow))
     if variables is not None and not proxy:
         injection.set(terminal, variables, list(allow))
     for word in files:
         injection.move_to_file(terminal, word, prefix, list(allow))
-<<<<<<< HEAD
     if room:
         environment = room.environment(injection.given(room.add_file))
     else:
         environment = injection.environment()
-    patterns = None if no_mask else Patterns.of(reveal_for_masks(terminal, injection.secrets))
-=======
-    environment = injection.environment()
-    if proxy:
-        environment = proxied.environment(environment, injection)
+        if proxy:
+            environment = proxied.environment(environment, injection)
     patterns = None
     if not no_mask:
         hidden = reveal_for_masks(terminal, injection.secrets)
         patterns = Patterns.of({**hidden, **(proxied.masks() if proxy else {})})
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
-    if not no_mask:
         warn_of_short(terminal, injection.secrets)
-    if room:
-        return room.job(list(words), environment, patterns or Patterns({})).run()
-    if patterns is None:
+    if patterns is None and not room:
         allow_cores()
         become_command(list(words), environment)
     try:
-        return (TerminalJob if os.isatty(1) else Job)(list(words), environment, patterns).run()
+        if room:
+            return room.job(list(words), environment, patterns or Patterns({})).run()
+        kind = TerminalJob if os.isatty(1) else Job
+        return kind(list(words), environment, patterns or Patterns({})).run()
     finally:
         if proxy:
             proxied.session.end()
@@ -43082,6 +42856,8 @@ def render_line(line: bytes) -> str:
     try:
         entry = json.loads(text)
         about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
+        if entry["op"] == "proxy":
+            about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
         what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
         words = [entry["time"], *what, callers(entry)]
         why = f", as {entry['why']}" if entry.get("why") else ""
@@ -43124,9 +42900,14 @@ def program(process: dict[str, Any]) -> str:
     return f"{shown} ({process['pid']})"
 
 
-@command("log", option("--follow", "-f", is_flag=True), option("--verify", is_flag=True))
-def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
-    """usage: avault log [-f] [--verify]
+@command(
+    "log",
+    option("--follow", "-f", is_flag=True),
+    option("--verify", is_flag=True),
+    option("--hosts", is_flag=True),
+)
+def cmd_log(terminal: Terminal, follow: bool, verify: bool, hosts: bool) -> int:
+    """usage: avault log [-f] [--verify] [--hosts] [--json]
 
     Prints the access log, the newest line last: when, what for, which secrets,
     the program and what started it (that alone, where the program is avault),
@@ -43137,14 +42918,16 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
     --verify has the keyholder check every line: that it wrote it, and that none
     is missing, from where the log begins: the oldest lines go when there are
     more than 20 MB. Exit code 8: it did not, or one is. The vault has to be open.
+    --hosts sums up what went through the proxy: to which hosts, how often, and with
+    which secrets; and how often it was refused.
     --json prints the lines as they stand in the files.
 
       avault log -f
       avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
     """
+    if follow + verify + hosts > 1:
+        raise Usage("--verify, --hosts and -f exclude each other")
     if verify:
-        if follow:
-            raise Usage("--verify and -f exclude each other")
         return verify_log(terminal)
     readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
     show = (
@@ -43153,6 +42936,8 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
         else render_line
     )
     lines = in_order(readers, are_ended=not follow)
+    if hosts:
+        return show_hosts(terminal, lines)
     if not lines and not readers[0].file:
         need_vault(terminal.places)
         say("nothing has been released yet")
@@ -43163,6 +42948,39 @@ def cmd_log(terminal: Terminal, follow: bool, verify: bool) -> int:
             return 0
         time.sleep(POLL)
         lines = in_order(readers, are_ended=False)
+
+
+def sum_hosts(lines: list[bytes]) -> list[dict[str, Any]]:
+    """What the lines of the log say of the proxy, by host; the most used first."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            if entry["op"] != "proxy" or not isinstance(entry.get("host"), str):
+                continue
+            empty: dict[str, Any] = {"requests": 0, "refused": 0, "secrets": [], "last": ""}
+            one = found.setdefault(entry["host"], {"host": entry["host"], **empty})
+            one["requests" if entry["outcome"] == "ok" else "refused"] += 1
+            one["secrets"] = sorted({*one["secrets"], *filter(None, [names(entry)])})
+            one["last"] = max(one["last"], str(entry["time"]))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+    return sorted(found.values(), key=lambda one: (-one["requests"], one["host"]))
+
+
+def show_hosts(terminal: Terminal, lines: list[bytes]) -> int:
+    """Print what went through the proxy, by host."""
+    found = sum_hosts(lines)
+    if terminal.want_json:
+        put(json.dumps({"hosts": found}, indent=2) + "\n")
+        return 0
+    if not found:
+        say("nothing has gone through the proxy yet")
+    for one in found:
+        secrets = ", ".join(one["secrets"]) or "no secret"
+        words = f"{one['requests']:,} requests, {one['refused']:,} refused, last {one['last']}"
+        put(printable(f"{one['host']}: {words}, with {secrets}", LINE_WIDTH) + "\n")
+    return 0
 
 
 def verify_log(terminal: Terminal) -> int:
@@ -44729,14 +44547,8 @@ def cmd_guard(
     --only run lets it out by avault run alone, not by get, export, inject, edit or
     OpenClaw's provider. That any program can say it is avault run, is so: it is
     against mistakes, and against tools that read secrets. proxy, ssh and sign are
-<<<<<<< HEAD
-    uses by avault itself, without giving it out; of proxy there is none yet, and
-    with it alone it is refused everywhere.
-=======
-    uses by avault itself, without giving it out: proxy is for avault run
-    with its proxy, ssh for avault ssh; of sign there is none yet, and with it alone
-    it is refused everywhere.
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
+    uses by avault itself, without giving it out: avault run with its proxy,
+    avault ssh, avault bunker.
     --host, --method and --path (with * in it) are for the proxy: it alone may use
     the secret, for requests like that. --preset names a usual service's hosts.
     --server, --user, --namespace, --kinds, --ciphers and --peer are for keys that
@@ -44775,8 +44587,6 @@ def cmd_guard(
     guard = answer["guard"]
     if not answer["there"]:
         warn(f"there is no {name} in the vault yet", "the guard counts when there is")
-    if guard.get("only") is not None and {*guard["only"]} <= TO_COME:
-        warn("nothing here can use it like that yet, so it is refused everywhere")
     say(f"{name} is guarded: {guard['words']}")
     if ask is not None and answer["there"]:
         warn(
@@ -44905,405 +44715,6 @@ def show_preset(terminal: Terminal, name: str) -> int:
     return 0
 
 
-<<<<<<< HEAD
-=======
-# --------------------------------------------------------------- cli/key ----
-# avault key: keys that sign, made or taken in.
-
-
-LONGEST_KEY_FILE = 65_536
-USES = (
-    option("--server", "servers", multiple=True),
-    option("--user", "users", multiple=True),
-    option("--namespace", "namespaces", multiple=True),
-)
-
-
-@command("key generate", argument("kind"), argument("group"), *USES)
-def cmd_key_generate(terminal: Terminal, kind: str, group: str, **uses: tuple[str, ...]) -> int:
-    """usage: avault key generate KIND GROUP/KEY [--server SERVER]… [--user USER]…
-                          [--namespace NS]… [--json]
-
-    Makes a key that signs for SSH, of the kind ed25519, ecdsa-p256 or rsa, and
-    prints its public half. Nobody ever sees the private one: it is guarded from the
-    first, and leaves the vault in no other way than by signing (avault ssh). It
-    signs in to the servers that --server names, as any user or those of --user, and
-    signs files and commits for the namespaces of --namespace (git, file). What is
-    not named, it does not sign: to let it sign more later, the phone has to agree
-    (avault guard).
-
-    A server is NAME=SHA256:…, the fingerprint of its host key; or NAME alone,
-    whose keys are looked up in known_hosts, and shown. Or one of: any (every
-    server that proves which it is), unproven (also for clients that have no server
-    prove it: not OpenSSH's), forwarded (also through a forwarded agent).
-
-      avault key generate ed25519 ops/GITHUB --server github.com --user git --namespace git
-    """
-    if kind not in KINDS_MADE:
-        raise Usage(
-            f"no such kind of key: {printable(kind, 40)}", f"one of: {', '.join(KINDS_MADE)}"
-        )
-    fields = {"action": "generate", "kind": kind, **name_key(group)}
-    return show_key(terminal, terminal.ask("key", **fields, **name_uses_of(**uses)))
-
-
-@command("key import", argument("file"), argument("group"), *USES)
-def cmd_key_import(terminal: Terminal, file: str, group: str, **uses: tuple[str, ...]) -> int:
-    """usage: avault key import FILE|- GROUP/KEY [--server SERVER]… [--user USER]…
-                        [--namespace NS]… [--json]
-
-    Takes a private key from a file, as ssh-keygen or openssl writes one, and
-    prints its public half. A passphrase is asked for once, and not kept: the
-    vault's protection is in its place. One of OpenSSH's own form has to go first,
-    by ssh-keygen, from a copy in memory. The rest is as with a key that is made
-    here: see avault key generate --help. The file stays: delete it when the key has
-    signed.
-
-      avault key import ~/.ssh/id_ed25519 ops/GITHUB --server github.com
-    """
-    text = read_key_file(file)
-    fields = {"action": "import", **name_key(group), **name_uses_of(**uses)}
-
-    def send(passphrase: str) -> dict[str, Any]:
-        try:
-            connection = Connection(terminal.places)
-        except NoDaemon:
-            raise terminal.no_daemon() from None
-        try:
-            return connection.request("key", {"file": text, "passphrase": passphrase}, **fields)
-        finally:
-            connection.close()
-
-    answer = send("")
-    if answer.get("needs_passphrase"):
-        answer = send(ask_passphrase())
-    code = show_key(terminal, answer)
-    if file != "-":
-        say(f"{printable(file)} has the key still: once it signs from here, delete it")
-    return code
-
-
-def name_key(name: str) -> dict[str, Any]:
-    """GROUP and KEY of a name; raises Usage."""
-    group, key = split_name(name, None)
-    if key is None:
-        raise Usage("a key needs a name of its own", "as in: ops/GITHUB")
-    return {"group": group, "key": key}
-
-
-def read_key_file(path: str) -> str:
-    """The text of a key's file, or of stdin; raises NotFound, Usage."""
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read(LONGEST_KEY_FILE + 1)
-        else:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(fd, "rb") as opened:
-                data = opened.read(LONGEST_KEY_FILE + 1)
-        if len(data) > LONGEST_KEY_FILE:
-            raise ValueError
-        return data.decode()
-    except (ValueError, IsADirectoryError):
-        raise Usage("that is no private key", "as ssh-keygen or openssl writes one") from None
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise NotFound(f"cannot read {printable(path)}: {why}", "name the key's file") from None
-
-
-def ask_passphrase() -> str:
-    """The passphrase of a key's file, from the terminal; raises Usage where there is none."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        raise Usage(
-            "the key has a passphrase, and there is no terminal to ask for it",
-            "take it off a copy: ssh-keygen -p -f COPY",
-        ) from None
-    return getpass.getpass("avault: the key's passphrase: ")
-
-
-def show_key(terminal: Terminal, answer: dict[str, Any]) -> int:
-    """Print a key's public half, and say what it signs."""
-    if terminal.want_json:
-        return show(terminal, answer)
-    put(f"{answer['public']} {answer['name']}\n")
-    say(f"{answer['name']} is {answer['kind']} {answer['fingerprint']}")
-    say(f"{answer['name']} is guarded: {answer['guard']['words']}")
-    found = answer["guard"]
-    if not any(any(found.get(each) or [[]]) for each in ("servers", "namespaces")):
-        again = f"avault guard {answer['name']} --server NAME"
-        warn("it signs nothing yet: no --server and no --namespace is named", again)
-    return 0
-
-
-# --------------------------------------------------------------- cli/log ----
-# avault log: who got what, and when; and what was refused.
-#
-# The access log is read from the state directory, so that it can be read while the vault is locked.
-# Whether it is whole only the keyholder can tell, which has the key: `--verify` asks it. Until then
-# nothing in these files is trusted.
-
-
-POLL = 0.25  # seconds between two looks at the log
-LINE_WIDTH = 100_000  # characters of a line that are shown
-
-
-class Reader:
-    """Reads a file after its older ones (access.log.4 to .1), and goes on where it stopped.
-
-    It does so also if they were renamed.
-    """
-
-    def __init__(self, path: str, older: int) -> None:
-        self.paths = [path, *(f"{path}.{age}" for age in range(1, older + 1))]  # the newest first
-        self.place = 0  # among the releases, of the line that was read last
-        # open for as long as it is the newest, so that its inode stays its own
-        self.file: IO[bytes] | None = None
-        self.half = b""  # a line without its end
-
-    def lines(self) -> Iterator[bytes]:
-        """The lines that are new since the last call; raises AvaultError."""
-        try:
-            if self.file:
-                yield from self.rest(self.file)
-                try:
-                    if identity(self.file) == os.lstat(self.paths[0]).st_ino:
-                        return
-                except FileNotFoundError:
-                    return  # renamed; the next line makes another
-            for file in self.newer():
-                if self.file:
-                    # what was written between the last look and the renaming
-                    yield from self.rest(self.file)
-                    yield from self.end()
-                    self.file.close()
-                self.file = file
-                yield from self.rest(file)
-        except OSError as error:
-            raise AvaultError(
-                f"cannot read {error.filename or self.paths[0]}: {error.strerror}",
-                "whose file is it?",
-            ) from None
-
-    def rest(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The whole lines from where the last call stopped."""
-        *lines, self.half = (self.half + file.read()).split(b"\n")
-        yield from lines
-
-    def end(self) -> Iterator[bytes]:
-        """What is left: a line without its end, if there is one."""
-        if self.half:
-            yield self.half
-        self.half = b""
-
-    def newer(self) -> list[IO[bytes]]:
-        """The files after the one that was read last, opened, the oldest first.
-
-        They are opened from the newest to the oldest, as that is how they are renamed: one may be
-        met twice, none missed.
-        """
-        last = identity(self.file) if self.file else None
-        found: dict[int, IO[bytes]] = {}
-        for path in self.paths:
-            try:
-                file = open(  # noqa: SIM115
-                    os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
-                )
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Tampered(f"{path} is not a regular file", "move it away")
-            if identity(file) == last:
-                break
-            found.setdefault(identity(file), file)
-        return list(reversed(found.values()))
-
-
-def in_order(readers: list[Reader], are_ended: bool) -> list[bytes]:
-    """The lines that are new in both files: a refusal after the release that it follows."""
-    found = []
-    for reader in readers:
-        for line in [*reader.lines(), *(reader.end() if are_ended else ())]:
-            reader.place = max(reader.place, place_of(line))
-            found.append((reader.place, line))
-    # releases first, where the places are the same
-    return [line for _, line in sorted(found, key=lambda each: each[0])]
-
-
-def place_of(line: bytes) -> int:
-    """The number of a release, or of the release that a refusal follows.
-
-    0 for what is no line of the log.
-    """
-    try:
-        entry = json.loads(line)
-        place = entry.get("follows", entry["n"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return 0
-    return place if isinstance(place, int) else 0
-
-
-def identity(file: IO[bytes]) -> int:
-    """What stays the same when a file is renamed."""
-    return os.fstat(file.fileno()).st_ino
-
-
-def render_line(line: bytes) -> str:
-    """A line of the log for a person.
-
-    What is not one is shown as it is; nothing in it can drive a terminal.
-    """
-    text = line.decode(errors="backslashreplace")
-    try:
-        entry = json.loads(text)
-        about = f"{entry['op']} for {entry['for']}" if entry["for"] else entry["op"]
-        if entry["op"] == "proxy":
-            about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
-        what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
-        words = [entry["time"], *what, callers(entry)]
-        why = f", as {entry['why']}" if entry.get("why") else ""
-        besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
-        text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"
-    except (ValueError, TypeError, KeyError, RecursionError):
-        text = f"not a line of the log: {text}"
-    return printable(text, LINE_WIDTH)
-
-
-def names(entry: dict[str, Any]) -> str:
-    """The secrets that a line is about, as GROUP/KEY; "everything" where none is named."""
-    group, keys = entry["group"], entry["keys"]
-    besides = f" and {entry['more']:,} more" if entry["more"] else ""
-    if keys:
-        return (
-            ", ".join(key if "/" in key or not group else f"{group}/{key}" for key in keys)
-            + besides
-        )
-    return str(group or ("everything" if entry["op"] in ("export", "reveal") else "")) + besides
-
-
-def callers(entry: dict[str, Any]) -> str:
-    """Who asked: the program and what started it.
-
-    Or that alone, where the program is avault itself.
-    """
-    if entry["op"] == "sign":  # for whom the SSH agent asks, it has said
-        return f"by {program(entry)}"
-    if entry["parent"] and str(entry["name"]).startswith("avault"):
-        return f"by {program(entry['parent'])}"
-    return f"by {program(entry)}" + (f" in {program(entry['parent'])}" if entry["parent"] else "")
-
-
-def program(process: dict[str, Any]) -> str:
-    """A process, by the name of its executable, or its own where that is not told, and its pid."""
-    shown = os.path.basename(process["exe"] or "") or process.get("name") or "?"
-    return f"{shown} ({process['pid']})"
-
-
-@command(
-    "log",
-    option("--follow", "-f", is_flag=True),
-    option("--verify", is_flag=True),
-    option("--hosts", is_flag=True),
-)
-def cmd_log(terminal: Terminal, follow: bool, verify: bool, hosts: bool) -> int:
-    """usage: avault log [-f] [--verify] [--hosts] [--json]
-
-    Prints the access log, the newest line last: when, what for, which secrets,
-    the program and what started it (that alone, where the program is avault),
-    and the outcome. It is written before a secret is released. It can be read
-    while the vault is locked. What was refused is kept apart (refused.log), and
-    of very many only their number.
-    -f goes on with what is added, until Ctrl-C.
-    --verify has the keyholder check every line: that it wrote it, and that none
-    is missing, from where the log begins: the oldest lines go when there are
-    more than 20 MB. Exit code 8: it did not, or one is. The vault has to be open.
-    --hosts sums up what went through the proxy: to which hosts, how often, and with
-    which secrets; and how often it was refused.
-    --json prints the lines as they stand in the files.
-
-      avault log -f
-      avault log --json | jq -r 'select(.group == "openai") | .exe' | sort | uniq -c
-    """
-    if follow + verify + hosts > 1:
-        raise Usage("--verify, --hosts and -f exclude each other")
-    if verify:
-        return verify_log(terminal)
-    readers = [Reader(terminal.places.own(name), older) for name, _, older in AccessLog.FILES]
-    show = (
-        (lambda line: printable(line.decode(errors="backslashreplace"), LINE_WIDTH))
-        if terminal.want_json
-        else render_line
-    )
-    lines = in_order(readers, are_ended=not follow)
-    if hosts:
-        return show_hosts(terminal, lines)
-    if not lines and not readers[0].file:
-        need_vault(terminal.places)
-        say("nothing has been released yet")
-    call.farewell = ""
-    while True:
-        put("".join(show(line) + "\n" for line in lines))
-        if not follow:
-            return 0
-        time.sleep(POLL)
-        lines = in_order(readers, are_ended=False)
-
-
-def sum_hosts(lines: list[bytes]) -> list[dict[str, Any]]:
-    """What the lines of the log say of the proxy, by host; the most used first."""
-    found: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-            if entry["op"] != "proxy" or not isinstance(entry.get("host"), str):
-                continue
-            empty: dict[str, Any] = {"requests": 0, "refused": 0, "secrets": [], "last": ""}
-            one = found.setdefault(entry["host"], {"host": entry["host"], **empty})
-            one["requests" if entry["outcome"] == "ok" else "refused"] += 1
-            one["secrets"] = sorted({*one["secrets"], *filter(None, [names(entry)])})
-            one["last"] = max(one["last"], str(entry["time"]))
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue
-    return sorted(found.values(), key=lambda one: (-one["requests"], one["host"]))
-
-
-def show_hosts(terminal: Terminal, lines: list[bytes]) -> int:
-    """Print what went through the proxy, by host."""
-    found = sum_hosts(lines)
-    if terminal.want_json:
-        put(json.dumps({"hosts": found}, indent=2) + "\n")
-        return 0
-    if not found:
-        say("nothing has gone through the proxy yet")
-    for one in found:
-        secrets = ", ".join(one["secrets"]) or "no secret"
-        words = f"{one['requests']:,} requests, {one['refused']:,} refused, last {one['last']}"
-        put(printable(f"{one['host']}: {words}, with {secrets}", LINE_WIDTH) + "\n")
-    return 0
-
-
-def verify_log(terminal: Terminal) -> int:
-    """Say whether the log is whole; raises Tampered, with what is wrong."""
-    answer = terminal.ask("verify_log")
-    if not answer["intact"]:
-        raise Tampered(
-            f"the access log was changed: {printable(answer['problem'])}",
-            f"keep a copy: {terminal.places.state}/*.log*",
-        )
-    if terminal.want_json:
-        names = ("intact", "lines", "begins", "refused", "files")
-        put(json.dumps({name: answer[name] for name in names}, indent=2) + "\n")
-    else:
-        begins = (
-            f"; it begins at {answer['begins']:,}, what was before has rotated away"
-            if answer["begins"] > 1
-            else ""
-        )
-        put(f"the access log is whole: {answer['lines']:,} lines{begins}\n")
-    return 0
-
-
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
 # ----------------------------------------------------------- cli/machine ----
 # avault machine: the machines that a vault is on.
 
@@ -47196,13 +46607,10 @@ def main() -> NoReturn:
         main_signing(argv[1:])
     if argv[:1] == ["ssh-agent"]:
         main_ssh_agent(argv[1:])
-<<<<<<< HEAD
     if argv[:1] == ["nostr"]:
         main_nostr_front(argv[1:])
-=======
     if argv[:1] == ["proxy-session"]:
         main_proxy(argv[1:])
->>>>>>> a6b1f74 (run --proxy: a command's requests carry keys that it never has)
     if argv[:1] == ["runner"]:
         main_runner(argv[1:])
     if argv[:1] == ["opener"]:

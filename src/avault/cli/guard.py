@@ -15,7 +15,7 @@ from avault.terminal.commands import argument, command, option
 from avault.terminal.talk import confirm, put, put_table, say, warn
 from avault.terminal.terminal import Terminal
 from avault.terminal.words import parse_duration, split_name
-from avault.vault.rule_members import TO_COME, WAYS
+from avault.vault.rule_members import WAYS
 from avault.vault.services import SERVICES, find_service
 
 if TYPE_CHECKING:
@@ -102,8 +102,6 @@ def cmd_guard(
     guard = answer["guard"]
     if not answer["there"]:
         warn(f"there is no {name} in the vault yet", "the guard counts when there is")
-    if guard.get("only") is not None and {*guard["only"]} <= TO_COME:
-        warn("nothing here can use it like that yet, so it is refused everywhere")
     say(f"{name} is guarded: {guard['words']}")
     if ask is not None and answer["there"]:
         warn(

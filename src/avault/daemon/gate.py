@@ -13,7 +13,7 @@ from avault.errors import Denied
 from avault.vault.guard_changes import count_use
 from avault.vault.guards import Guard, Guards
 from avault.vault.records import Group, Vault
-from avault.vault.rule_members import TO_COME, WAYS
+from avault.vault.rule_members import WAYS
 from avault.vault.rules import Rules
 from avault.vault.secret import is_sealed
 
@@ -193,9 +193,7 @@ def refuse(name: str, found: list[Guard], rules: Rules, way: str) -> Denied:
             return Denied(f"{name} is guarded: nobody may use it", lift)
         shown = " or ".join(sorted(ways, key=WAYS.index))
         hint = f"avault run --only {name} -- CMD" if "run" in ways else lift
-        if ways <= TO_COME:
-            hint = f"nothing here can be a {shown} yet; {lift}"
-        elif "proxy" in ways and "run" not in ways:
+        if "proxy" in ways and "run" not in ways:
             hint = f"to use it: avault run --proxy --only {name} -- CMD; {lift}"
         elif "run" not in ways:
             how = "avault ssh -- CMD" if "ssh" in ways else "avault bunker, or avault sign"

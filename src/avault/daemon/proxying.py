@@ -21,7 +21,8 @@ from avault.vault.guards import Guards
 from avault.vault.placeholders import make_placeholder
 from avault.vault.proxy_rules import canonical_host, find_proxy_fault
 from avault.vault.records import Vault
-from avault.vault.rules import EXAMPLES, MOST, is_host, is_place
+from avault.vault.rule_members import EXAMPLES, is_host
+from avault.vault.rules import MOST, is_place
 from avault.vault.secret import is_sealed
 
 if TYPE_CHECKING:

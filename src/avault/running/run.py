@@ -15,8 +15,8 @@ from avault.running.job import Job
 from avault.running.looking import Secrets, untold
 from avault.running.masks import Patterns
 from avault.running.process import allow_cores, become_command, forbid_cores
-from avault.running.sandbox import Sandbox
 from avault.running.proxied import Proxied
+from avault.running.sandbox import Sandbox
 from avault.running.secrets import Injection, read_env_file, read_project_file, reveal_for_masks
 from avault.running.terminal_job import TerminalJob
 from avault.terminal.commands import command, option
