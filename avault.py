@@ -8770,18 +8770,6 @@ def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
     return json.loads(decrypt(keys.secret_key(), event.author(), event.content())), is_old_form
 
 
-def is_clock_unsynchronised() -> bool:
-    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
-
-    Linux only.
-    """
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
-
-
 async def probe_relays(urls: list[str], seconds: float) -> list[tuple[str | None, float]]:
     """What `probe` says of each relay, all at once, within so many seconds."""
     nostr_sdk.uniffi_set_event_loop(asyncio.get_running_loop())  # for NIP-42
@@ -9409,6 +9397,18 @@ class Remarks:
         if abs(skew) > 60:
             self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
         return abs(skew) > 60
+
+
+def is_clock_unsynchronised() -> bool:
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
+
+    Linux only.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
 
 
 # --------------------------------------------------------- signer/remote ----
@@ -14455,13 +14455,7 @@ class Warden:
         if state != self.state:
             key = (self.report.get("waiting") or {}).get("client_key")
             shown = f", which may show who asks as {shorten_key(key)}" if key else ""
-            self.say(
-                {
-                    "unlocked": "unlocked",
-                    "waiting": f"waiting for the phone{shown}",
-                    "locked": "locked",
-                }[state]
-            )
+            self.say(f"waiting for the phone{shown}" if state == "waiting" else state)
         self.state = state
         self.changed.set()
         self.changed = asyncio.Event()
@@ -14689,7 +14683,9 @@ class Warden:
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
-        if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
+        if self.state != "unlocked" or request.get("force"):
+            return
+        if self.report.get("unsaved"):
             hint = (
                 "put the file back (git checkout), or write what is served:"
                 " avault restore --unsaved; or insist with --force"
@@ -14697,12 +14693,11 @@ class Warden:
             raise Denied(
                 "avault.enc on the disk is not what is served: to lock now may lose it", hint
             )
-        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
-            hint = f"{self.pairing_hint()}, or insist with --force"
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
-                hint,
+        if not self.report.get("proven"):
+            lost = (
+                "nobody has shown yet that the phone opens this vault: to lock it now may lose it"
             )
+            raise Denied(lost, f"{self.pairing_hint()}, or insist with --force")
 
 
 # -------------------------------------------------------- daemon/sharing ----
@@ -34845,8 +34840,8 @@ def cmd_run(
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
-                  [--as-file KEY]â¦ [--sandbox [--bind PATH]â¦ [--bind-ro PATH]â¦]
-                  [--proxy [--host GROUP/KEY=HOST]â¦ [--egress rules|open]] [--] CMDâ¦
+                  [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…]
+                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open]] [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file
@@ -46069,6 +46064,7 @@ def cmd_rotate_report(terminal: Terminal) -> int:
 
 
 SIGNED_AS = ("ssh-sig", *NOSTR_USES)
+SSHSIG_VERSION = b"\0\0\0\1"  # PROTOCOL.sshsig of OpenSSH
 ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
 
 
@@ -46153,7 +46149,7 @@ def sign_file(terminal: Terminal, named: dict[str, Any], namespace: str | None) 
     public = binascii.a2b_base64(answer["public"])
     made = binascii.a2b_base64(answer["signature"])
     SshReader(made).text()  # a signature, or nothing is printed
-    whole = SSHSIG_MAGIC + (1).to_bytes(4, "big") + ssh_string(public) + about + ssh_string(made)
+    whole = SSHSIG_MAGIC + SSHSIG_VERSION + ssh_string(public) + about + ssh_string(made)
     text = encode_base64(whole)
     lines = [text[at : at + ARMOR_WIDTH] for at in range(0, len(text), ARMOR_WIDTH)]
     begin, end = (f"-----{word} SSH SIGNATURE-----" for word in ("BEGIN", "END"))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 SIGNED_AS = ("ssh-sig", *NOSTR_USES)
+SSHSIG_VERSION = b"\0\0\0\1"  # PROTOCOL.sshsig of OpenSSH
 ARMOR_WIDTH = 70  # PROTOCOL.sshsig of OpenSSH
 
 
@@ -110,7 +111,7 @@ def sign_file(terminal: Terminal, named: dict[str, Any], namespace: str | None) 
     public = binascii.a2b_base64(answer["public"])
     made = binascii.a2b_base64(answer["signature"])
     SshReader(made).text()  # a signature, or nothing is printed
-    whole = SSHSIG_MAGIC + (1).to_bytes(4, "big") + ssh_string(public) + about + ssh_string(made)
+    whole = SSHSIG_MAGIC + SSHSIG_VERSION + ssh_string(public) + about + ssh_string(made)
     text = encode_base64(whole)
     lines = [text[at : at + ARMOR_WIDTH] for at in range(0, len(text), ARMOR_WIDTH)]
     begin, end = (f"-----{word} SSH SIGNATURE-----" for word in ("BEGIN", "END"))

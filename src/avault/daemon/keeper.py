@@ -105,13 +105,7 @@ class Warden:
         if state != self.state:
             key = (self.report.get("waiting") or {}).get("client_key")
             shown = f", which may show who asks as {shorten_key(key)}" if key else ""
-            self.say(
-                {
-                    "unlocked": "unlocked",
-                    "waiting": f"waiting for the phone{shown}",
-                    "locked": "locked",
-                }[state]
-            )
+            self.say(f"waiting for the phone{shown}" if state == "waiting" else state)
         self.state = state
         self.changed.set()
         self.changed = asyncio.Event()
@@ -339,7 +333,9 @@ class Warden:
 
     def refuse_to_lose(self, request: dict[str, Any]) -> None:
         """Refuse to end a keyholder that alone has a vault's key, or its content; raises Denied."""
-        if self.state == "unlocked" and self.report.get("unsaved") and not request.get("force"):
+        if self.state != "unlocked" or request.get("force"):
+            return
+        if self.report.get("unsaved"):
             hint = (
                 "put the file back (git checkout), or write what is served:"
                 " avault restore --unsaved; or insist with --force"
@@ -347,9 +343,8 @@ class Warden:
             raise Denied(
                 "avault.enc on the disk is not what is served: to lock now may lose it", hint
             )
-        if self.state == "unlocked" and not self.report.get("proven") and not request.get("force"):
-            hint = f"{self.pairing_hint()}, or insist with --force"
-            raise Denied(
-                "nobody has shown yet that the phone opens this vault: to lock it now may lose it",
-                hint,
+        if not self.report.get("proven"):
+            lost = (
+                "nobody has shown yet that the phone opens this vault: to lock it now may lose it"
             )
+            raise Denied(lost, f"{self.pairing_hint()}, or insist with --force")

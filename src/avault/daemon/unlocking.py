@@ -17,7 +17,7 @@ from avault.daemon.reporter import Reporter
 from avault.errors import AvaultError, Locked, complain
 from avault.process import uptime
 from avault.signer.pairing import Pairing
-from avault.signer.relays import is_clock_unsynchronised
+from avault.signer.remarks import is_clock_unsynchronised
 from avault.signer.remote import RemoteSigner
 from avault.tasks import spawn
 from avault.vault.presence import read_unlock

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from avault import __version__
 from avault.doctor.patient import Finding, Patient
 from avault.errors import printable
-from avault.signer.relays import is_clock_unsynchronised
+from avault.signer.remarks import is_clock_unsynchronised
 from avault.systemd import NoDaemon, explain_absence, find_unit
 from avault.vault.files import read_file
 

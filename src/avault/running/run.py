@@ -94,8 +94,8 @@ def cmd_run(
 ) -> int:
     """usage: avault run [--group G]… [--only KEY,…] [--as NAME=GROUP/KEY]… [--env-file F]
                   [--all] [--prefix] [--wait [D]] [--no-mask] [--allow NAME]…
-                  [--as-file KEY]â¦ [--sandbox [--bind PATH]â¦ [--bind-ro PATH]â¦]
-                  [--proxy [--host GROUP/KEY=HOST]â¦ [--egress rules|open]] [--] CMDâ¦
+                  [--as-file KEY]… [--sandbox [--bind PATH]… [--bind-ro PATH]…]
+                  [--proxy [--host GROUP/KEY=HOST]… [--egress rules|open]] [--] CMD…
 
     Runs a command with secrets in its environment, over what is there: those
     that --group, --only (KEY or GROUP/KEY), --as and --env-file choose. That file

@@ -6,7 +6,6 @@ import asyncio
 import json
 import secrets
 import socket
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -245,18 +244,6 @@ def read_event(keys: Keys, event: Event) -> tuple[Any, bool]:
     is_old_form = "?iv=" in event.content()
     decrypt = nostr_sdk.nip04_decrypt if is_old_form else nostr_sdk.nip44_decrypt
     return json.loads(decrypt(keys.secret_key(), event.author(), event.content())), is_old_form
-
-
-def is_clock_unsynchronised() -> bool:
-    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
-
-    Linux only.
-    """
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
 
 
 async def probe_relays(urls: list[str], seconds: float) -> list[tuple[str | None, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from avault.errors import printable
@@ -51,3 +52,15 @@ class Remarks:
         if abs(skew) > 60:
             self.clock = f"this machine's clock and the signer's differ by {abs(skew)} s"
         return abs(skew) > 60
+
+
+def is_clock_unsynchronised() -> bool:
+    """Whether the kernel says that nothing keeps its clock right (adjtimex(2), TIME_ERROR).
+
+    Linux only.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)) == 5)
