@@ -41,7 +41,12 @@ async def grant(desk: Desk, **fields: Any) -> avault.Grant:
     made = (await desk.serve("grant", name="web", **fields))["grant"]
     desk.session = SimpleNamespace(caller=None, send=lambda message: None, transport=None, task=None, awaited=None)
     desk.session.grant = desk.keyholder.grants.known[made["name"]]
-    desk.keyholder.identify = lambda session: {**CALLER, "grant": "web"}  # type: ignore[method-assign]
+
+    def identify(session: Any) -> dict[str, Any]:
+        session.caller = {**CALLER, "grant": "web"}
+        return dict(session.caller)
+
+    desk.keyholder.identify = identify  # type: ignore[method-assign]
     return desk.session.grant  # type: ignore[no-any-return]
 
 
@@ -417,15 +422,15 @@ async def test_a_key_signs_for_who_may_and_nobody_has_it(tmp_path: Path) -> None
             made = await desk.serve("key", action="generate", kind="ed25519", group=group, key="GITHUB", **uses)
             public[group] = base64.b64decode(made["public"].split()[1])
 
-        async def sign(group: str, **named: Any) -> dict[str, Any]:
+        async def sign(group: str, /, **named: Any) -> dict[str, Any]:
             session = new_session()
             payload, binds = login(session, public[group]), [server.bind(session)]
             given = {"payload": base64.b64encode(payload).decode(), "binds": [base64.b64encode(each).decode() for each in binds]}
             return await desk.serve("sign", **{"as": "ssh", **given, **named})
 
-        async def refuse(group: str, **named: Any) -> avault.AvaultError:
+        async def refuse(payload: str, /, **named: Any) -> avault.AvaultError:
             with pytest.raises(avault.AvaultError) as refused:
-                await sign(group, **named)
+                await sign(payload, **named)
             return refused.value
 
         by_public = {group: {"public": base64.b64encode(blob).decode()} for group, blob in public.items()}

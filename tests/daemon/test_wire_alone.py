@@ -582,7 +582,7 @@ def test_a_daemon_of_somebody_else(place, monkeypatch: pytest.MonkeyPatch) -> No
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(places.socket)
         listener.listen()
-        monkeypatch.setattr(avault, "is_same_user", lambda _: False)
+        monkeypatch.setattr(avault, "peer_uid", lambda _: os.getuid() + 1)
         with pytest.raises(avault.Unavailable, match="is another user's") as caught:
             avault.Connection(places)
         assert not isinstance(caught.value, avault.NoDaemon)

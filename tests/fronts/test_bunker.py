@@ -418,7 +418,7 @@ async def test_uses_are_counted_before_they_are_signed(hall: Hall) -> None:
         except avault.Denied:
             return False
 
-    hall.session = SimpleNamespace(caller=None, send=lambda message: None, transport=hall.session)
+    hall.session = SimpleNamespace(caller=None, grant=None, send=lambda message: None, transport=hall.session)
     hall.keyholder.identify = lambda session: {}  # type: ignore[method-assign]
     assert sum(await asyncio.gather(*(one() for _ in range(8)))) == 3
 
