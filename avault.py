@@ -12242,6 +12242,7 @@ def describe_nostr(use: dict[str, Any], name: str, child: str = "") -> str:
 
 
 LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
+MOST_PARAMETERS = 16  # of a request; NIP-46 has at most three
 
 
 def keep_nostr_key(keys: Keys) -> str:
@@ -12324,6 +12325,7 @@ class NostrKeys:
         """What an event of NIP-46 to one of these says, and who it is by (hex); raises Usage.
 
         It is signed by that one: the id of the event, author, time and content are what was signed.
+        `said` is None where that is no request.
         """
         keys = self.find(identity)
         try:
@@ -12339,7 +12341,7 @@ class NostrKeys:
             "event": str(event.id().to_hex()),
             "author": str(event.author().to_hex()),
             "created_at": int(event.created_at().as_secs()),
-            "said": said,
+            "said": read_said(said),
         }
 
     def seal(self, identity: str, peer: str, text: str) -> str:
@@ -12348,6 +12350,22 @@ class NostrKeys:
             return str(compose_event(self.find(identity), peer, text).as_json())
         except nostr_sdk.NostrSdkError:
             raise Usage("that is too long for an answer") from None
+
+
+def read_said(said: object) -> dict[str, Any] | None:
+    """The fields of a request of NIP-46, without those that it has not; None for what is none.
+
+    So whoever writes to us cannot have more, or deeper, than the keyholder reads. A parameter that
+    is no text is "".
+    """
+    found = said if isinstance(said, dict) else {}
+    number, method, params = found.get("id"), found.get("method"), found.get("params", [])
+    if not (isinstance(number, str) and isinstance(method, str) and isinstance(params, list)):
+        return None
+    if len(params) > MOST_PARAMETERS:
+        return None
+    texts = [each if isinstance(each, str) else "" for each in params]
+    return {"id": number, "method": method, "params": texts}
 
 
 def sign_event(keys: Keys, use: dict[str, Any]) -> str:
@@ -18125,6 +18143,7 @@ class Guest:
         self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
         self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
         self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
+        self.under_way: dict[str, asyncio.Event] = {}  # by the same: set when that is answered
 
     def refuse_seen(self, event: str) -> None:
         """Raise Denied for an event that was here."""
@@ -18135,6 +18154,24 @@ class Guest:
         """Remember that an event was here."""
         self.seen = {each: at for each, at in self.seen.items() if at >= oldest}
         self.seen[event] = made
+
+    async def answer_once(self, number: str, asked: str, make: Callable[[], Awaitable[str]]) -> str:
+        """The answer to a request, made unless it was: also for who asks again meanwhile.
+
+        Raises Denied where another request had its id, and what `make` does.
+        """
+        while before := self.under_way.get(number):
+            await before.wait()
+        if answer := self.find_answer(number, asked):
+            return answer
+        done = self.under_way[number] = asyncio.Event()
+        try:
+            answer = await make()
+            self.keep_answer(number, asked, answer)
+            return answer
+        finally:
+            del self.under_way[number]
+            done.set()
 
     def find_answer(self, number: str, asked: str) -> str | None:
         """What was answered to the same request; raises Denied where it was another one."""
@@ -19424,7 +19461,8 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
-        if session.grant and outcome != "ok":
+        is_guest = session.grant or request["op"] == "bunker" or request.get("child")
+        if is_guest and outcome != "ok":
             return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock
         autolock.used = uptime()
@@ -20279,15 +20317,19 @@ async def answer_event(keyholder: Keyholder, session: Session, request: Message)
     guests.count_until(opened["created_at"])
     guest.refuse_seen(opened["event"])  # before it counts: anybody can send it again
     is_own = client == invitation.client
+    if (
+        is_own
+    ):  # also what is refused for the rate: it is not answered otherwise when it comes again
+        guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
     if not (guest.own if is_own else guest.strangers).take():
         if not is_own:
             raise Denied("too many requests of who is not invited")
         number = read_number(opened["said"])
         answer = compose_refusal(number, f"more than {invitation.rate} requests a minute")
-        return await seal_answer(keyholder, invitation, client, answer)
+        return await seal_answer(keyholder, invitation, client, text, answer)
     guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
     asking = Asking(keyholder, session, invitation, client, opened["said"])
-    return await seal_answer(keyholder, invitation, client, await asking.answer(guest))
+    return await seal_answer(keyholder, invitation, client, text, await asking.answer(guest))
 
 
 def find_addressed(keyholder: Keyholder, text: object) -> Invitation:
@@ -20306,19 +20348,23 @@ def find_addressed(keyholder: Keyholder, text: object) -> Invitation:
 
 
 async def seal_answer(
-    keyholder: Keyholder, invitation: Invitation, client: str, answer: str
+    keyholder: Keyholder, invitation: Invitation, client: str, asked: object, answer: str
 ) -> Message:
-    """An answer as an event for a client."""
+    """An answer as an event for a client, who asked by one; raises NotFound.
+
+    It is not given out where the invitation was taken back while it was sealed.
+    """
     sealed = await keyholder.signing.use("seal", invitation.transport, peer=client, text=answer)
+    if find_addressed(keyholder, asked).identity != invitation.identity:
+        raise NotFound("nobody is invited under this key", "see who is: avault bunker list")
     return {"ok": True, "event": sealed["event"]}
 
 
-def read_number(said: object) -> str:
+def read_number(said: dict[str, Any] | None) -> str:
     """The id of a request; raises Usage for what is none, which is not answered."""
-    number = said.get("id") if isinstance(said, dict) else None
-    if not isinstance(number, str) or not 0 < len(number) <= LONGEST_ID:
+    if not said or not 0 < len(said["id"]) <= LONGEST_ID:
         raise Usage("not a request of NIP-46")
-    return number
+    return str(said["id"])
 
 
 def compose_refusal(number: str, why: str) -> str:
@@ -20335,32 +20381,30 @@ class Asking:
         session: Session,
         invitation: Invitation,
         client: str,
-        said: dict[str, Any],
+        said: dict[str, Any] | None,
     ) -> None:
         self.keyholder, self.session = keyholder, session
-        self.invitation, self.client, self.said = invitation, client, said
+        self.invitation, self.client = invitation, client
         self.number = read_number(said)
-        self.method, found = said.get("method"), said.get("params", [])
-        if not isinstance(self.method, str) or not isinstance(found, list):
-            raise Usage("not a request of NIP-46")
-        self.params = [each if isinstance(each, str) else "" for each in found]
+        found = said or {}  # see `read_said`
+        self.method, self.params = str(found["method"]), [*map(str, found["params"])]
 
     async def answer(self, guest: Guest) -> str:
         """The answer, as it was made before where this is asked again."""
         asked = json.dumps([self.method, self.params])
         is_kept = self.client == self.invitation.client and self.method == SIGN_EVENT
         try:
-            if is_kept and (before := guest.find_answer(self.number, asked)):
-                return before
-            result = await self.find_result()
+            if is_kept:
+                return await guest.answer_once(self.number, asked, self.compose)
+            return await self.compose()
         except AvaultError as error:
             return compose_refusal(self.number, error.message)
         except Exception as error:
             return compose_refusal(self.number, complain(error).message)
-        answer = json.dumps({"id": self.number, "result": result})
-        if is_kept:
-            guest.keep_answer(self.number, asked, answer)
-        return answer
+
+    async def compose(self) -> str:
+        """The answer, made anew; raises what `find_result` does."""
+        return json.dumps({"id": self.number, "result": await self.find_result()})
 
     async def find_result(self) -> str:
         """What a request comes to; raises AvaultError, which is logged where it is of use."""

@@ -595,7 +595,8 @@ async def test_who_is_revoked_while_a_request_is_under_way_gets_nothing(hall: Ha
         return found
 
     hall.keyholder.signing.use = slow  # type: ignore[method-assign]
-    await client.refuse("sign_event", json.dumps(template()), says="was taken back")
+    with pytest.raises(avault.NotFound, match="nobody is invited under this key"):
+        await client.ask("sign_event", json.dumps(template()))
     assert "was taken back" in hall.why()
 
 
@@ -741,6 +742,85 @@ async def test_strangers_do_not_use_up_what_the_client_has(hall: Hall) -> None:
     await client.sign()
 
 
+async def test_what_is_refused_for_the_rate_is_not_signed_when_it_is_sent_again(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await (await hall.invite(rate=2)).connect()
+    await client.get("ping")
+    await client.get("ping")
+    event = client.event(client.body("sign_event", json.dumps(template())))
+    assert "more than 2 requests a minute" in (await client.bring(event))["error"]
+    hall.keyholder.guests.find(avault.find_addressed(hall.keyholder, event)).own.used.clear()  # a minute later
+    with pytest.raises(avault.Denied, match="was here already"):
+        await client.bring(event)
+
+
+def slow(hall: Hall, monkeypatch: pytest.MonkeyPatch, what: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Have the process that signs wait before an answer of a kind: what says that it waits, and what lets it go on."""
+    use, waits, may = hall.keyholder.signing.use, asyncio.Event(), asyncio.Event()
+
+    async def slowly(do: str, value: str, **message: Any) -> dict[str, Any]:
+        found = await use(do, value, **message)
+        if do == what:
+            waits.set()
+            await may.wait()
+        return found
+
+    monkeypatch.setattr(hall.keyholder.signing, "use", slowly)
+    return waits, may
+
+
+async def test_a_request_that_is_there_twice_at_once_is_signed_once(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await (await hall.invite()).connect()
+    note, (waits, may) = json.dumps(template()), slow(hall, monkeypatch, "sign")
+    asked = [asyncio.create_task(client.ask("sign_event", note, number="same")) for _ in range(3)]
+    other = asyncio.create_task(client.ask("sign_event", json.dumps(template(content="x")), number="same"))
+    await waits.wait()
+    await asyncio.sleep(0)
+    may.set()
+    first, *same = await asyncio.gather(*asked)
+    assert "error" not in first and same == [first, first]
+    assert "another request had this id" in (await other)["error"]
+    assert len([each for each in hall.lines("access.log") if each["op"] == "sign"]) == 1
+
+
+async def test_a_request_that_failed_is_tried_by_who_waited_for_it(hall: Hall) -> None:
+    guest, made = avault.Guest(1, []), iter([avault.Usage("no"), None])
+
+    async def make() -> str:
+        await asyncio.sleep(0)
+        if error := next(made):
+            raise error
+        return "yes"
+
+    found = await asyncio.gather(*(guest.answer_once("1", "x", make) for _ in range(3)), return_exceptions=True)
+    assert isinstance(found[0], avault.Usage) and found[1:] == ["yes", "yes"] and not guest.under_way
+
+
+async def test_who_is_revoked_while_an_answer_is_sealed_gets_nothing(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await (await hall.invite()).connect()
+    waits, may = slow(hall, monkeypatch, "seal")
+    asked = asyncio.create_task(client.ask("sign_event", json.dumps(template())))
+    await waits.wait()
+    await hall.serve("bunker", action="revoke", name="writer")
+    may.set()
+    with pytest.raises(avault.NotFound, match="nobody is invited under this key"):
+        await asked
+
+
+async def test_who_gets_nothing_keeps_no_vault_open(hall: Hall) -> None:
+    client = await (await hall.invite()).connect()
+    autolock = hall.holding.autolock
+    autolock.used = 0.0
+    thief = client.other()
+    await thief.refuse("connect", client.address, "guess", says="invalid secret")
+    await thief.refuse("connect", HEX, "guess", says="another key")
+    await client.refuse("sign_event", json.dumps(template(kind=0)), says="may not sign")
+    assert autolock.used == 0.0
+    await client.sign()
+    assert autolock.used > 0.0
+
+
 # what is no request
 
 
@@ -792,6 +872,21 @@ async def test_what_is_no_request_is_not_answered(hall: Hall, body: Any) -> None
     with pytest.raises(avault.Usage):
         await client.bring(client.event(body))
     assert await client.get("ping") == "pong"
+
+
+@pytest.mark.parametrize("more", ["deep", "many", "wide"])
+async def test_what_a_stranger_writes_does_not_end_the_process_that_signs(hall: Hall, more: str) -> None:
+    client = await (await hall.invite()).connect()
+    link = hall.keyholder.signing.link
+    deep = '"params": [], "more": ' + "[" * 150 + "]" * 150
+    said = {"deep": deep, "many": '"params": [' + "1," * 10_000 + "1]", "wide": '"params": [{}, [[]], 1, null]'}[more]
+    event = client.other().event('{"id": "a", "method": "ping", ' + said + "}")
+    if more == "many":
+        with pytest.raises(avault.Usage, match="not a request of NIP-46"):
+            await hall.serve("bunker", action="event", event=event)
+    else:
+        assert (await hall.serve("bunker", action="event", event=event))["ok"]
+    assert await client.get("ping") == "pong" and hall.keyholder.signing.link is link
 
 
 @pytest.mark.parametrize("event", [None, 1, "", "{}", "[]", "null", '{"tags":[["p"]]}', '{"tags":1}', "x" * 70_000, "[" * 9000])

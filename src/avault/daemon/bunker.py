@@ -44,15 +44,19 @@ async def answer_event(keyholder: Keyholder, session: Session, request: Message)
     guests.count_until(opened["created_at"])
     guest.refuse_seen(opened["event"])  # before it counts: anybody can send it again
     is_own = client == invitation.client
+    if (
+        is_own
+    ):  # also what is refused for the rate: it is not answered otherwise when it comes again
+        guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
     if not (guest.own if is_own else guest.strangers).take():
         if not is_own:
             raise Denied("too many requests of who is not invited")
         number = read_number(opened["said"])
         answer = compose_refusal(number, f"more than {invitation.rate} requests a minute")
-        return await seal_answer(keyholder, invitation, client, answer)
+        return await seal_answer(keyholder, invitation, client, text, answer)
     guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
     asking = Asking(keyholder, session, invitation, client, opened["said"])
-    return await seal_answer(keyholder, invitation, client, await asking.answer(guest))
+    return await seal_answer(keyholder, invitation, client, text, await asking.answer(guest))
 
 
 def find_addressed(keyholder: Keyholder, text: object) -> Invitation:
@@ -71,19 +75,23 @@ def find_addressed(keyholder: Keyholder, text: object) -> Invitation:
 
 
 async def seal_answer(
-    keyholder: Keyholder, invitation: Invitation, client: str, answer: str
+    keyholder: Keyholder, invitation: Invitation, client: str, asked: object, answer: str
 ) -> Message:
-    """An answer as an event for a client."""
+    """An answer as an event for a client, who asked by one; raises NotFound.
+
+    It is not given out where the invitation was taken back while it was sealed.
+    """
     sealed = await keyholder.signing.use("seal", invitation.transport, peer=client, text=answer)
+    if find_addressed(keyholder, asked).identity != invitation.identity:
+        raise NotFound("nobody is invited under this key", "see who is: avault bunker list")
     return {"ok": True, "event": sealed["event"]}
 
 
-def read_number(said: object) -> str:
+def read_number(said: dict[str, Any] | None) -> str:
     """The id of a request; raises Usage for what is none, which is not answered."""
-    number = said.get("id") if isinstance(said, dict) else None
-    if not isinstance(number, str) or not 0 < len(number) <= LONGEST_ID:
+    if not said or not 0 < len(said["id"]) <= LONGEST_ID:
         raise Usage("not a request of NIP-46")
-    return number
+    return str(said["id"])
 
 
 def compose_refusal(number: str, why: str) -> str:
@@ -100,32 +108,30 @@ class Asking:
         session: Session,
         invitation: Invitation,
         client: str,
-        said: dict[str, Any],
+        said: dict[str, Any] | None,
     ) -> None:
         self.keyholder, self.session = keyholder, session
-        self.invitation, self.client, self.said = invitation, client, said
+        self.invitation, self.client = invitation, client
         self.number = read_number(said)
-        self.method, found = said.get("method"), said.get("params", [])
-        if not isinstance(self.method, str) or not isinstance(found, list):
-            raise Usage("not a request of NIP-46")
-        self.params = [each if isinstance(each, str) else "" for each in found]
+        found = said or {}  # see `read_said`
+        self.method, self.params = str(found["method"]), [*map(str, found["params"])]
 
     async def answer(self, guest: Guest) -> str:
         """The answer, as it was made before where this is asked again."""
         asked = json.dumps([self.method, self.params])
         is_kept = self.client == self.invitation.client and self.method == SIGN_EVENT
         try:
-            if is_kept and (before := guest.find_answer(self.number, asked)):
-                return before
-            result = await self.find_result()
+            if is_kept:
+                return await guest.answer_once(self.number, asked, self.compose)
+            return await self.compose()
         except AvaultError as error:
             return compose_refusal(self.number, error.message)
         except Exception as error:
             return compose_refusal(self.number, complain(error).message)
-        answer = json.dumps({"id": self.number, "result": result})
-        if is_kept:
-            guest.keep_answer(self.number, asked, answer)
-        return answer
+
+    async def compose(self) -> str:
+        """The answer, made anew; raises what `find_result` does."""
+        return json.dumps({"id": self.number, "result": await self.find_result()})
 
     async def find_result(self) -> str:
         """What a request comes to; raises AvaultError, which is logged where it is of use."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
+from typing import TYPE_CHECKING
 
 from avault.errors import Denied
 from avault.process import uptime
 from avault.vault.invitations import Invitation
 from avault.vault.times import parse_rendered
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 OLDEST, EARLIEST = 120, 30  # seconds that a request may be old; or of the time to come: it waits
 UNINVITED = 20  # requests a minute that all together have who are not the client
@@ -40,6 +45,7 @@ class Guest:
         self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
         self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
         self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
+        self.under_way: dict[str, asyncio.Event] = {}  # by the same: set when that is answered
 
     def refuse_seen(self, event: str) -> None:
         """Raise Denied for an event that was here."""
@@ -50,6 +56,24 @@ class Guest:
         """Remember that an event was here."""
         self.seen = {each: at for each, at in self.seen.items() if at >= oldest}
         self.seen[event] = made
+
+    async def answer_once(self, number: str, asked: str, make: Callable[[], Awaitable[str]]) -> str:
+        """The answer to a request, made unless it was: also for who asks again meanwhile.
+
+        Raises Denied where another request had its id, and what `make` does.
+        """
+        while before := self.under_way.get(number):
+            await before.wait()
+        if answer := self.find_answer(number, asked):
+            return answer
+        done = self.under_way[number] = asyncio.Event()
+        try:
+            answer = await make()
+            self.keep_answer(number, asked, answer)
+            return answer
+        finally:
+            del self.under_way[number]
+            done.set()
 
     def find_answer(self, number: str, asked: str) -> str | None:
         """What was answered to the same request; raises Denied where it was another one."""

@@ -292,7 +292,8 @@ class Keyholder:
         caller = session.caller or self.identify(session)
         if self.holding.log:
             self.holding.log.write(request, caller, outcome)
-        if session.grant and outcome != "ok":
+        is_guest = session.grant or request["op"] == "bunker" or request.get("child")
+        if is_guest and outcome != "ok":
             return  # who gets nothing keeps nothing open
         autolock = self.holding.autolock
         autolock.used = uptime()

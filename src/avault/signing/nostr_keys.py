@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_FROM_CLIENT = 60_000  # bytes of an event that asks something
+MOST_PARAMETERS = 16  # of a request; NIP-46 has at most three
 
 
 def keep_nostr_key(keys: Keys) -> str:
@@ -113,6 +114,7 @@ class NostrKeys:
         """What an event of NIP-46 to one of these says, and who it is by (hex); raises Usage.
 
         It is signed by that one: the id of the event, author, time and content are what was signed.
+        `said` is None where that is no request.
         """
         keys = self.find(identity)
         try:
@@ -128,7 +130,7 @@ class NostrKeys:
             "event": str(event.id().to_hex()),
             "author": str(event.author().to_hex()),
             "created_at": int(event.created_at().as_secs()),
-            "said": said,
+            "said": read_said(said),
         }
 
     def seal(self, identity: str, peer: str, text: str) -> str:
@@ -137,6 +139,22 @@ class NostrKeys:
             return str(compose_event(self.find(identity), peer, text).as_json())
         except nostr_sdk.NostrSdkError:
             raise Usage("that is too long for an answer") from None
+
+
+def read_said(said: object) -> dict[str, Any] | None:
+    """The fields of a request of NIP-46, without those that it has not; None for what is none.
+
+    So whoever writes to us cannot have more, or deeper, than the keyholder reads. A parameter that
+    is no text is "".
+    """
+    found = said if isinstance(said, dict) else {}
+    number, method, params = found.get("id"), found.get("method"), found.get("params", [])
+    if not (isinstance(number, str) and isinstance(method, str) and isinstance(params, list)):
+        return None
+    if len(params) > MOST_PARAMETERS:
+        return None
+    texts = [each if isinstance(each, str) else "" for each in params]
+    return {"id": number, "method": method, "params": texts}
 
 
 def sign_event(keys: Keys, use: dict[str, Any]) -> str:
