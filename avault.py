@@ -3233,7 +3233,10 @@ class Rules:
         return self.is_known and is_way and is_time and self.times != 0
 
     def asks_at_least(self, other: Rules) -> bool:
-        """Whether nothing gets through these that would not through the other's."""
+        """Whether nothing gets through these that would not through the other's.
+
+        Of what signs for Nostr, what is not named is not let through: to name it is to let more.
+        """
         ways, others = self.ways(), other.ways()
         if others is not None and (ways is None or not ways <= others):
             return False
@@ -3244,6 +3247,10 @@ class Rules:
         for name in SETS[1:]:
             for wide in getattr(other, name):
                 if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
+                    return False
+        if ways == others == frozenset({"sign"}):
+            for name in NOSTR_SETS:
+                if not getattr(other, name) and any(getattr(self, name)):
                     return False
         return other.is_known or not self.is_known
 
@@ -15879,7 +15886,15 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
+<<<<<<< HEAD
         **{name: printable(request[name], 300) for name in SAID_MORE if request.get(name)},
+=======
+        **{
+            name: printable(request[name], 300)
+            for name in ("signed", "why", "client")
+            if request.get(name)
+        },
+>>>>>>> 38e063b (What a guard did not name is more when it is named, a taken port silences nobody else, and strangers leave room in the log)
     }
 
 
@@ -18118,6 +18133,7 @@ OLDEST, EARLIEST = 120, 30  # seconds that a request may be old; or of the time 
 UNINVITED = 20  # requests a minute that all together have who are not the client
 MOST_KEPT = 64  # answers that are kept for a client that asks again
 KEPT_TIME = 300.0  # seconds
+STRANGERS_TOLD = 300.0  # seconds between two lines in refused.log about those who are not invited
 LOG_TAIL = 1 << 18  # bytes at the end of the access log that are looked at
 
 
@@ -18143,6 +18159,7 @@ class Guest:
         self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
         self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
         self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
+        self.joining = asyncio.Lock()  # of who comes by its secret, one at a time
         self.under_way: dict[str, asyncio.Event] = {}  # by the same: set when that is answered
 
     def refuse_seen(self, event: str) -> None:
@@ -18202,11 +18219,24 @@ class Guests:
 
     def __init__(self, log: str) -> None:
         self.guests: dict[str, Guest] = {}
+        self.untold = 0  # strangers who were refused and are in no line yet
+        self.told: float | None = None  # when a line told of some, as `uptime` counts
         last, self.recent = read_recent(log)
         self.latest, self.floor = (
             last,
             last + 1,
         )  # what the clock has said; from when requests count
+
+    def count_stranger(self) -> int:
+        """How many strangers were refused since the last line that told of them, with this one.
+
+        0 where it is not time for another line: else they would leave no room for others' lines.
+        """
+        self.untold += 1
+        if self.told is not None and uptime() < self.told + STRANGERS_TOLD:
+            return 0
+        found, self.untold, self.told = self.untold, 0, uptime()
+        return found
 
     def find(self, invitation: Invitation) -> Guest:
         """What is known of an invitation."""
@@ -20271,6 +20301,8 @@ async def sign_use(
     sentence = noted["signed"] = describe_nostr(use, name, str(noted.get("child") or ""))
 
     def admit(reserved: Passage | None = None) -> Passage:
+        if grant:
+            grant.check_request("sign")  # it may have ended meanwhile
         vault = keyholder.open_store().vault
         refuse_own_keys(vault, decode_base64(public, 32).hex(), use)
         check_event_time(use, time.time())
@@ -20431,27 +20463,47 @@ class Asking:
         """Have a client be the one of an invitation, by its secret, which is used up with that."""
         invitation, secret = self.invitation, self.params[1] if len(self.params) > 1 else ""
         noted: Message = {"op": "bunker", "for": f"connect {invitation.name}"}
+        noted["client"] = to_npub(self.client)
         try:
             known = ("", invitation.address, invitation.public)  # NDK names none, or the user's
             if not self.params or self.params[0].lower() not in known:
                 raise Denied("that is for another key than this one")
-            if invitation.client == self.client:
-                return "ack"
-            if invitation.client or not invitation.fits(secret):
-                raise Denied("invalid secret")
-            if self.keyholder.guests.now() >= invitation.until:
-                raise Denied(f"the invitation of {invitation.name} is over")
-            machine, now = self.keyholder.open_store().machine, int(time.time())
-            self.keyholder.release(self.session, noted)
-            await self.keyholder.change(
-                lambda vault: admit_client(vault, invitation.identity, self.client, now, machine)
-            )
+            async with self.keyholder.guests.find(invitation).joining:
+                store = self.keyholder.open_store()
+                came = store.vault.fact(f"{CAME}/{invitation.identity}")
+                if came == self.client:
+                    return "ack"
+                if came or not self.is_invited(store.vault) or not invitation.fits(secret):
+                    raise Denied("invalid secret")
+                if self.keyholder.guests.now() >= invitation.until:
+                    raise Denied(f"the invitation of {invitation.name} is over")
+                machine, now = store.machine, int(time.time())
+                self.keyholder.release(self.session, noted)
+                await self.keyholder.change(
+                    lambda vault: admit_client(
+                        vault, invitation.identity, self.client, now, machine
+                    )
+                )
         except AvaultError as error:
-            told = {**noted, "why": error.message}
-            self.keyholder.release(self.session, told, error.code)
+            self.note_refusal(noted, error)
             raise
         self.keyholder.reporter.report()
         return "ack"
+
+    def note_refusal(self, noted: Message, error: AvaultError) -> None:
+        """Have a refusal in the log; of strangers, a line every few minutes with their number."""
+        why = error.message
+        if self.client != self.invitation.client:
+            count = self.keyholder.guests.count_stranger()
+            if not count:
+                return
+            why += f" ({count} refusals since the last line)" if count > 1 else ""
+        self.keyholder.release(self.session, {**noted, "why": why}, error.code)
+
+    def is_invited(self, vault: Vault) -> bool:
+        """Whether a vault has the invitation."""
+        found = self.keyholder.signing.invited.look(vault)
+        return any(each.identity == self.invitation.identity for each in found)
 
     async def sign(self, what: str, text: str, **fields: str) -> str:
         """What comes of a use of the key, by the rules of the invitation and of the key's guard."""
@@ -20470,10 +20522,8 @@ class Asking:
         """Raise Denied for what the invitation, as it is at this moment, does not let through."""
         store, invitation = self.keyholder.open_store(), self.invitation
         vault = store.vault
-        if vault.fact(f"{CAME}/{invitation.identity}") != self.client or not any(
-            each.identity == invitation.identity
-            for each in self.keyholder.signing.invited.look(vault)
-        ):
+        came = vault.fact(f"{CAME}/{invitation.identity}")
+        if came != self.client or not self.is_invited(vault):
             raise Denied(f"the invitation of {invitation.name} was taken back")
         if self.keyholder.guests.now() >= invitation.until:
             raise Denied(f"the invitation of {invitation.name} is over")
@@ -21005,6 +21055,10 @@ class Fronts:
             raise Usage("a frame that is too long")
         return decode_frame(await process.stdout.readexactly(size))
 
+    def has_lost_carrier(self) -> bool:
+        """Whether the front end for those who are invited has ended by itself."""
+        return bool(self.carrier and self.carrier.returncode is not None)
+
     def end_carrier(self) -> None:
         """Have the front end for those who are invited end."""
         if self.carrier and self.carrier.returncode is None:
@@ -21389,6 +21443,9 @@ class Replicator:
 # The programs that run beside the daemon, as the supervisor has them. None is given a secret.
 
 
+LOOK_AGAIN = 30.0  # seconds until the front end for those who are invited is looked after
+
+
 class Companions:
     """Git is told, relays are given, the operator is written to, and front ends are served.
 
@@ -21415,14 +21472,26 @@ class Companions:
         spawn(tasks, self.follow_invited(warden))
 
     async def follow_invited(self, warden: Warden) -> None:
-        """Have the front end for those who are invited look, whenever they are others."""
+        """Have the front end for those who are invited look, whenever they are others.
+
+        And again, after a while, where it was kept from that, or has ended.
+        """
+        fault = ""
         while True:
-            await warden.invited.wait()
+            try:
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await warden.invited.wait()
+            except TimeoutError:
+                if not fault and not self.fronts.has_lost_carrier():
+                    continue
             warden.invited.clear()
+            said, fault = fault, ""
             try:
                 await self.fronts.nostr()
             except (AvaultError, OSError) as error:
-                self.say(f"who is invited is not served: {complain(error).message}")
+                fault = complain(error).message
+                if fault != said:
+                    self.say(f"who is invited is not served: {fault}")
 
     def describe(self) -> dict[str, Any]:
         """What `status` shows of them."""
@@ -24657,12 +24726,17 @@ class NostrFront:
     async def look(self) -> Message:
         """Listen for those who are invited, and for nobody else; how the relays are.
 
-        While the vault is locked, all stays as it is.
+        While the vault is locked, all stays as it is. Raises Unavailable where the relay of our own
+        is not there; who is invited elsewhere is listened for all the same.
         """
         found = {each["address"]: each for each in await self.find_invited()}
         for address in [each for each in self.visitors if each not in found]:
             await self.visitors.pop(address).close()
-        await self.keep_relay([url for each in found.values() for url in each["relays"]])
+        fault: Unavailable | None = None
+        try:  # before there is who connects to it
+            await self.keep_relay([url for each in found.values() for url in each["relays"]])
+        except Unavailable as error:
+            fault = error
         for address, each in found.items():
             if address not in self.visitors:
                 self.visitors[address] = Visitors(self.vault, each)
@@ -24674,6 +24748,8 @@ class NostrFront:
         for visitor in self.visitors.values():
             visitor.relays.look()
             shown |= visitor.relays.shown
+        if fault:
+            raise fault
         return {"ok": True, "relays": [*shown.values()], "listening": len(self.visitors)}
 
     async def find_invited(self) -> list[Message]:
@@ -24692,6 +24768,7 @@ class NostrFront:
         if port and port != self.port:
             if self.relay:
                 self.relay.shutdown()
+            self.relay, self.port = None, 0
             self.relay, self.port = await start_narrow_relay(port, MOST_CONNECTIONS), port
 
 
@@ -42898,7 +42975,7 @@ def render_line(line: bytes) -> str:
         if entry["op"] == "proxy":
             about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
         what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
-        words = [entry["time"], *what, callers(entry)]
+        words = [entry["time"], *what, entry.get("client"), callers(entry)]
         why = f", as {entry['why']}" if entry.get("why") else ""
         besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
         text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"

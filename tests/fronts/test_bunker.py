@@ -9,6 +9,7 @@ import asyncio
 import base64
 import itertools
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signing_thread import signing_for
 from test_gate import asks
-from test_keyholder_alone import Desk
+from test_keyholder_alone import CALLER, Desk
 
 import avault
 
@@ -380,6 +381,17 @@ async def test_more_needs_the_operator_and_less_does_not(hall: Hall) -> None:
     assert not (await hall.serve("guard", group="nostr", key="CHILD", kinds=["1"]))["weakens"]
     with pytest.raises(avault.Denied, match="may not sign an event of kind 7"):
         await hall.sign("nostr-event", json.dumps(template(7, "+")))
+
+
+async def test_a_key_for_which_nothing_is_named_gets_a_use_from_the_operator_alone(hall: Hall) -> None:
+    keys = nostr_sdk.Keys.generate()
+    await hall.serve("set", avault.keep_nostr_key(keys), group="nostr", key="BARE")
+    await hall.serve("guard", group="nostr", key="BARE", only=["sign"])
+    for more in ({"kinds": ["1", "4"]}, {"ciphers": CIPHERS, "peers": [HEX]}):
+        assert (await hall.serve("guard", group="nostr", key="BARE", **more))["weakens"], more
+    with pytest.raises(avault.Denied, match="may not sign an event of kind 1"):
+        await hall.sign("nostr-event", json.dumps(template()), key="BARE")
+    assert not (await hall.serve("guard", group="nostr", key="BARE", times=3))["weakens"]
 
 
 @pytest.mark.parametrize("uses", [{}, {"kinds": ["1"]}, {"ciphers": ["nip44_encrypt"]}])
@@ -819,6 +831,121 @@ async def test_who_gets_nothing_keeps_no_vault_open(hall: Hall) -> None:
     assert autolock.used == 0.0
     await client.sign()
     assert autolock.used > 0.0
+
+
+async def test_strangers_leave_room_in_the_log_of_what_was_refused(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = [await (await hall.invite(f"writer{number}")).connect() for number in range(3)]
+    for client in clients:
+        thief = client.other()
+        for _ in range(avault.UNINVITED - 1):
+            await thief.refuse("connect", client.address, "guess", says="invalid secret")
+    with pytest.raises(avault.Denied):
+        await hall.sign("nostr-event", json.dumps(template(kind=0)))
+    assert hall.why() == "nostr/CHILD may not sign an event of kind 0"
+    lines = hall.lines("refused.log")
+    assert [each["op"] for each in lines] == ["bunker", "sign"] and not any(each["skipped"] for each in lines)
+    real = avault.uptime()
+    monkeypatch.setattr(avault, "uptime", lambda: real + avault.STRANGERS_TOLD + 1)
+    await clients[0].other().refuse("connect", clients[0].address, "guess", says="invalid secret")
+    assert hall.why() == f"invalid secret ({3 * (avault.UNINVITED - 1)} refusals since the last line)"
+
+
+async def test_the_log_says_which_client_came_and_only_of_who_did(hall: Hall) -> None:
+    client = await hall.invite()
+    clients = [client, *(client.other() for _ in range(2))]
+    found = await asyncio.gather(*(each.ask("connect", each.address, each.secret) for each in clients))
+    [one] = [each for each, answer in zip(clients, found, strict=True) if answer["result"] == "ack"]
+    [line] = [each for each in hall.lines("access.log") if each["for"] == "connect writer"]
+    assert line["client"] == one.keys.public_key().to_bech32() in avault.render_line(json.dumps(line).encode())
+    assert [each["client"] != line["client"] for each in hall.lines("refused.log")] == [True]
+
+
+# through a grant
+
+
+def through(hall: Hall, **fields: Any) -> avault.Grant:
+    """A grant, through which the next requests come."""
+    grant = avault.Grant("web", ["nostr"], [], fields.pop("can", ["sign"]))
+    grant.times = fields.get("times")
+    hall.session = SimpleNamespace(caller=CALLER, send=lambda message: None, grant=grant)
+    return grant
+
+
+async def test_who_has_a_grant_for_something_else_signs_nothing(hall: Hall) -> None:
+    through(hall, can=["get"])
+    with pytest.raises(avault.Denied, match="the grant web is only to get"):
+        await hall.sign("nostr-event", json.dumps(template()))
+    grant = through(hall, times=2)
+    for _ in range(2):
+        await hall.sign("nostr-event", json.dumps(template()))
+    with pytest.raises(avault.Denied, match="as often as it may be"):
+        await hall.sign("nostr-event", json.dumps(template()))
+    assert grant.times == 0
+
+
+async def test_a_grant_that_ends_while_a_request_is_under_way_gets_nothing(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    grant, (waits, may) = through(hall), slow(hall, monkeypatch, "sign")
+    asked = asyncio.create_task(hall.sign("nostr-event", json.dumps(template())))
+    await waits.wait()
+    grant.is_ended = True
+    may.set()
+    with pytest.raises(avault.Denied, match="the grant web has ended"):
+        await asked
+
+
+# the front end
+
+
+async def test_a_port_that_is_taken_silences_nobody_elsewhere(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "READY_TIME", 2.0)
+    relay, url = await avault.start_relay()
+    front = avault.NostrFront(hall.places)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        here = {"address": HEX, "client": None, "relays": [f"ws://127.0.0.1:{port}/avault"]}
+        elsewhere = {"address": hall.public, "client": None, "relays": [url]}
+
+        async def ask(op: str, **fields: Any) -> dict[str, Any]:
+            return {"ok": True, "listen": [here, elsewhere]}
+
+        monkeypatch.setattr(front.vault, "ask", ask)
+        with pytest.raises(avault.Unavailable, match=f"cannot listen at port {port}"):
+            await front.look()
+        assert front.visitors[hall.public].relays.is_any_connected() and not front.port
+    try:
+        assert (await front.look())["listening"] == 2 and front.port == port
+    finally:
+        for each in front.visitors.values():
+            await each.close()
+        front.relay.shutdown()
+        relay.shutdown()
+
+
+async def test_the_front_end_is_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(avault, "LOOK_AGAIN", 0.01)
+    outcomes, said, lost, done = ["port", "port", "", "", "x"], list[str](), [False], asyncio.Event()
+
+    async def nostr() -> None:
+        outcome = outcomes.pop(0)
+        lost[0] = len(outcomes) == 2  # it ends once, by itself
+        if not outcomes:
+            done.set()
+        if outcome:
+            raise avault.Unavailable(outcome)
+
+    fronts = SimpleNamespace(nostr=nostr, has_lost_carrier=lambda: lost[0])
+    warden: Any = SimpleNamespace(invited=asyncio.Event())
+    warden.invited.set()
+    follows = asyncio.create_task(avault.Companions.follow_invited(SimpleNamespace(fronts=fronts, say=said.append), warden))  # type: ignore[arg-type]
+    async with asyncio.timeout(5):
+        while len(outcomes) > 1:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        assert len(outcomes) == 1, "where all is well nothing is asked"
+        warden.invited.set()
+        await done.wait()
+    follows.cancel()
+    assert said == [f"who is invited is not served: {each}" for each in ("port", "x")]
 
 
 # what is no request

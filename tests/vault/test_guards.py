@@ -438,6 +438,10 @@ def test_many_names_with_many_guards_are_seen_through_at_once() -> None:
         ([{"until": 9}], {"until": 8}, False, "until 1970-01-01T00:00:08Z"),
         ([{"times": 3}], {"times": 3}, False, "3 more times"),
         ([{"times": 3}], {"times": 4}, True, "4 more times"),
+        ([{"only": ["sign"]}], {"only": ["sign"], "kinds": ["1"]}, True, "only sign, signing events of kind 1"),
+        ([{"only": ["sign"], "kinds": ["1"]}], {"only": ["sign"], "ciphers": ["nip44_encrypt"]}, True,
+         "only sign, signing events of kind 1, for nip44_encrypt"),
+        ([{"only": ["sign"]}], {"only": ["sign"], "times": 4}, False, "only sign, 4 more times"),
     ],
     ids=repr,
 )  # fmt: skip

@@ -142,7 +142,7 @@ def render_line(line: bytes) -> str:
         if entry["op"] == "proxy":
             about = f"proxy {entry.get('method', '?')} {entry.get('host')}{entry.get('path', '')}"
         what = [entry["signed"]] if entry.get("signed") else [about, names(entry)]
-        words = [entry["time"], *what, callers(entry)]
+        words = [entry["time"], *what, entry.get("client"), callers(entry)]
         why = f", as {entry['why']}" if entry.get("why") else ""
         besides = f", and {entry['skipped']:,} more before it" if entry.get("skipped") else ""
         text = " ".join(word for word in words if word) + f": {entry['outcome']}{why}{besides}"

@@ -16,10 +16,12 @@ from avault.daemon.keyholder import Keyholder
 from avault.daemon.nostr_signing import sign_noted
 from avault.daemon.wire import Session
 from avault.errors import AvaultError, Denied, NotFound, Usage, complain
+from avault.nostr import to_npub
 from avault.signing.nostr_keys import LONGEST_FROM_CLIENT
 from avault.ssh_wire import encode_base64
 from avault.vault.invitations import CAME, SIGN_EVENT, Invitation, admit_client
 from avault.vault.nostr_rules import CIPHERS
+from avault.vault.records import Vault
 
 if TYPE_CHECKING:
     from typing import Any
@@ -158,27 +160,47 @@ class Asking:
         """Have a client be the one of an invitation, by its secret, which is used up with that."""
         invitation, secret = self.invitation, self.params[1] if len(self.params) > 1 else ""
         noted: Message = {"op": "bunker", "for": f"connect {invitation.name}"}
+        noted["client"] = to_npub(self.client)
         try:
             known = ("", invitation.address, invitation.public)  # NDK names none, or the user's
             if not self.params or self.params[0].lower() not in known:
                 raise Denied("that is for another key than this one")
-            if invitation.client == self.client:
-                return "ack"
-            if invitation.client or not invitation.fits(secret):
-                raise Denied("invalid secret")
-            if self.keyholder.guests.now() >= invitation.until:
-                raise Denied(f"the invitation of {invitation.name} is over")
-            machine, now = self.keyholder.open_store().machine, int(time.time())
-            self.keyholder.release(self.session, noted)
-            await self.keyholder.change(
-                lambda vault: admit_client(vault, invitation.identity, self.client, now, machine)
-            )
+            async with self.keyholder.guests.find(invitation).joining:
+                store = self.keyholder.open_store()
+                came = store.vault.fact(f"{CAME}/{invitation.identity}")
+                if came == self.client:
+                    return "ack"
+                if came or not self.is_invited(store.vault) or not invitation.fits(secret):
+                    raise Denied("invalid secret")
+                if self.keyholder.guests.now() >= invitation.until:
+                    raise Denied(f"the invitation of {invitation.name} is over")
+                machine, now = store.machine, int(time.time())
+                self.keyholder.release(self.session, noted)
+                await self.keyholder.change(
+                    lambda vault: admit_client(
+                        vault, invitation.identity, self.client, now, machine
+                    )
+                )
         except AvaultError as error:
-            told = {**noted, "why": error.message}
-            self.keyholder.release(self.session, told, error.code)
+            self.note_refusal(noted, error)
             raise
         self.keyholder.reporter.report()
         return "ack"
+
+    def note_refusal(self, noted: Message, error: AvaultError) -> None:
+        """Have a refusal in the log; of strangers, a line every few minutes with their number."""
+        why = error.message
+        if self.client != self.invitation.client:
+            count = self.keyholder.guests.count_stranger()
+            if not count:
+                return
+            why += f" ({count} refusals since the last line)" if count > 1 else ""
+        self.keyholder.release(self.session, {**noted, "why": why}, error.code)
+
+    def is_invited(self, vault: Vault) -> bool:
+        """Whether a vault has the invitation."""
+        found = self.keyholder.signing.invited.look(vault)
+        return any(each.identity == self.invitation.identity for each in found)
 
     async def sign(self, what: str, text: str, **fields: str) -> str:
         """What comes of a use of the key, by the rules of the invitation and of the key's guard."""
@@ -197,10 +219,8 @@ class Asking:
         """Raise Denied for what the invitation, as it is at this moment, does not let through."""
         store, invitation = self.keyholder.open_store(), self.invitation
         vault = store.vault
-        if vault.fact(f"{CAME}/{invitation.identity}") != self.client or not any(
-            each.identity == invitation.identity
-            for each in self.keyholder.signing.invited.look(vault)
-        ):
+        came = vault.fact(f"{CAME}/{invitation.identity}")
+        if came != self.client or not self.is_invited(vault):
             raise Denied(f"the invitation of {invitation.name} was taken back")
         if self.keyholder.guests.now() >= invitation.until:
             raise Denied(f"the invitation of {invitation.name} is over")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from avault.daemon.keeper import Warden
 
 
+LOOK_AGAIN = 30.0  # seconds until the front end for those who are invited is looked after
+
+
 class Companions:
     """Git is told, relays are given, the operator is written to, and front ends are served.
 
@@ -46,14 +49,26 @@ class Companions:
         spawn(tasks, self.follow_invited(warden))
 
     async def follow_invited(self, warden: Warden) -> None:
-        """Have the front end for those who are invited look, whenever they are others."""
+        """Have the front end for those who are invited look, whenever they are others.
+
+        And again, after a while, where it was kept from that, or has ended.
+        """
+        fault = ""
         while True:
-            await warden.invited.wait()
+            try:
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await warden.invited.wait()
+            except TimeoutError:
+                if not fault and not self.fronts.has_lost_carrier():
+                    continue
             warden.invited.clear()
+            said, fault = fault, ""
             try:
                 await self.fronts.nostr()
             except (AvaultError, OSError) as error:
-                self.say(f"who is invited is not served: {complain(error).message}")
+                fault = complain(error).message
+                if fault != said:
+                    self.say(f"who is invited is not served: {fault}")
 
     def describe(self) -> dict[str, Any]:
         """What `status` shows of them."""

@@ -104,6 +104,10 @@ class Fronts:
             raise Usage("a frame that is too long")
         return decode_frame(await process.stdout.readexactly(size))
 
+    def has_lost_carrier(self) -> bool:
+        """Whether the front end for those who are invited has ended by itself."""
+        return bool(self.carrier and self.carrier.returncode is not None)
+
     def end_carrier(self) -> None:
         """Have the front end for those who are invited end."""
         if self.carrier and self.carrier.returncode is None:

@@ -20,6 +20,7 @@ OLDEST, EARLIEST = 120, 30  # seconds that a request may be old; or of the time 
 UNINVITED = 20  # requests a minute that all together have who are not the client
 MOST_KEPT = 64  # answers that are kept for a client that asks again
 KEPT_TIME = 300.0  # seconds
+STRANGERS_TOLD = 300.0  # seconds between two lines in refused.log about those who are not invited
 LOG_TAIL = 1 << 18  # bytes at the end of the access log that are looked at
 
 
@@ -45,6 +46,7 @@ class Guest:
         self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
         self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
         self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
+        self.joining = asyncio.Lock()  # of who comes by its secret, one at a time
         self.under_way: dict[str, asyncio.Event] = {}  # by the same: set when that is answered
 
     def refuse_seen(self, event: str) -> None:
@@ -104,11 +106,24 @@ class Guests:
 
     def __init__(self, log: str) -> None:
         self.guests: dict[str, Guest] = {}
+        self.untold = 0  # strangers who were refused and are in no line yet
+        self.told: float | None = None  # when a line told of some, as `uptime` counts
         last, self.recent = read_recent(log)
         self.latest, self.floor = (
             last,
             last + 1,
         )  # what the clock has said; from when requests count
+
+    def count_stranger(self) -> int:
+        """How many strangers were refused since the last line that told of them, with this one.
+
+        0 where it is not time for another line: else they would leave no room for others' lines.
+        """
+        self.untold += 1
+        if self.told is not None and uptime() < self.told + STRANGERS_TOLD:
+            return 0
+        found, self.untold, self.told = self.untold, 0, uptime()
+        return found
 
     def find(self, invitation: Invitation) -> Guest:
         """What is known of an invitation."""

@@ -100,6 +100,8 @@ async def sign_use(
     sentence = noted["signed"] = describe_nostr(use, name, str(noted.get("child") or ""))
 
     def admit(reserved: Passage | None = None) -> Passage:
+        if grant:
+            grant.check_request("sign")  # it may have ended meanwhile
         vault = keyholder.open_store().vault
         refuse_own_keys(vault, decode_base64(public, 32).hex(), use)
         check_event_time(use, time.time())

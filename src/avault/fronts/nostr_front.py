@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from avault.daemon.bunker_requests import is_local
 from avault.daemon.guests import Budget
-from avault.errors import AvaultError, complain
+from avault.errors import AvaultError, Unavailable, complain
 from avault.fronts.vault_link import VaultLink
 from avault.nostr import make_keys
 from avault.places import Places
@@ -89,12 +89,17 @@ class NostrFront:
     async def look(self) -> Message:
         """Listen for those who are invited, and for nobody else; how the relays are.
 
-        While the vault is locked, all stays as it is.
+        While the vault is locked, all stays as it is. Raises Unavailable where the relay of our own
+        is not there; who is invited elsewhere is listened for all the same.
         """
         found = {each["address"]: each for each in await self.find_invited()}
         for address in [each for each in self.visitors if each not in found]:
             await self.visitors.pop(address).close()
-        await self.keep_relay([url for each in found.values() for url in each["relays"]])
+        fault: Unavailable | None = None
+        try:  # before there is who connects to it
+            await self.keep_relay([url for each in found.values() for url in each["relays"]])
+        except Unavailable as error:
+            fault = error
         for address, each in found.items():
             if address not in self.visitors:
                 self.visitors[address] = Visitors(self.vault, each)
@@ -106,6 +111,8 @@ class NostrFront:
         for visitor in self.visitors.values():
             visitor.relays.look()
             shown |= visitor.relays.shown
+        if fault:
+            raise fault
         return {"ok": True, "relays": [*shown.values()], "listening": len(self.visitors)}
 
     async def find_invited(self) -> list[Message]:
@@ -124,6 +131,7 @@ class NostrFront:
         if port and port != self.port:
             if self.relay:
                 self.relay.shutdown()
+            self.relay, self.port = None, 0
             self.relay, self.port = await start_narrow_relay(port, MOST_CONNECTIONS), port
 
 

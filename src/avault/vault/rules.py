@@ -11,6 +11,7 @@ from avault.vault.nostr_rules import is_peer_within
 from avault.vault.rule_members import (
     EXAMPLES,
     MEMBERS,
+    NOSTR_SETS,
     SAID,
     SETS,
     SETS_OF,
@@ -86,7 +87,10 @@ class Rules:
         return self.is_known and is_way and is_time and self.times != 0
 
     def asks_at_least(self, other: Rules) -> bool:
-        """Whether nothing gets through these that would not through the other's."""
+        """Whether nothing gets through these that would not through the other's.
+
+        Of what signs for Nostr, what is not named is not let through: to name it is to let more.
+        """
         ways, others = self.ways(), other.ways()
         if others is not None and (ways is None or not ways <= others):
             return False
@@ -97,6 +101,10 @@ class Rules:
         for name in SETS[1:]:
             for wide in getattr(other, name):
                 if not any(is_within(name, narrow, wide) for narrow in getattr(self, name)):
+                    return False
+        if ways == others == frozenset({"sign"}):
+            for name in NOSTR_SETS:
+                if not getattr(other, name) and any(getattr(self, name)):
                     return False
         return other.is_known or not self.is_known
 
