@@ -610,6 +610,9 @@ async def test_who_is_revoked_while_a_request_is_under_way_gets_nothing(hall: Ha
     with pytest.raises(avault.NotFound, match="nobody is invited under this key"):
         await client.ask("sign_event", json.dumps(template()))
     assert "was taken back" in hall.why()
+    hall.keyholder.signing.use = use  # type: ignore[method-assign]
+    await hall.sign("nostr-event", json.dumps(template()))  # which comes after what the process is told of it
+    assert len(hall.signer.nostr.loaded) == 1, "the key of the invitation is not brought back for a refusal"
 
 
 async def test_the_key_of_who_is_revoked_is_forgotten_where_it_was_used(hall: Hall) -> None:
@@ -818,6 +821,7 @@ async def test_who_is_revoked_while_an_answer_is_sealed_gets_nothing(hall: Hall,
     may.set()
     with pytest.raises(avault.NotFound, match="nobody is invited under this key"):
         await asked
+    await hall.sign("nostr-event", json.dumps(template()))  # which comes after what the process is told of it
 
 
 async def test_who_gets_nothing_keeps_no_vault_open(hall: Hall) -> None:

@@ -81,12 +81,18 @@ async def seal_answer(
 ) -> Message:
     """An answer as an event for a client, who asked by one; raises NotFound.
 
-    It is not given out where the invitation was taken back while it was sealed.
+    It is not given out where the invitation was taken back meanwhile, also while it was sealed.
     """
+    refuse_revoked(keyholder, asked, invitation)
     sealed = await keyholder.signing.use("seal", invitation.transport, peer=client, text=answer)
+    refuse_revoked(keyholder, asked, invitation)
+    return {"ok": True, "event": sealed["event"]}
+
+
+def refuse_revoked(keyholder: Keyholder, asked: object, invitation: Invitation) -> None:
+    """Raise NotFound where an event is under the key of an invitation no more."""
     if find_addressed(keyholder, asked).identity != invitation.identity:
         raise NotFound("nobody is invited under this key", "see who is: avault bunker list")
-    return {"ok": True, "event": sealed["event"]}
 
 
 def read_number(said: dict[str, Any] | None) -> str:
