@@ -18159,8 +18159,8 @@ class Guest:
         self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
         self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
         self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
-        self.joining = asyncio.Lock()  # of who comes by its secret, one at a time
         self.under_way: dict[str, asyncio.Event] = {}  # by the same: set when that is answered
+        self.joining = asyncio.Lock()  # of who comes by its secret, one at a time
 
     def refuse_seen(self, event: str) -> None:
         """Raise Denied for an event that was here."""
@@ -20349,17 +20349,16 @@ async def answer_event(keyholder: Keyholder, session: Session, request: Message)
     guests.count_until(opened["created_at"])
     guest.refuse_seen(opened["event"])  # before it counts: anybody can send it again
     is_own = client == invitation.client
-    if (
-        is_own
-    ):  # also what is refused for the rate: it is not answered otherwise when it comes again
+    is_within = (guest.own if is_own else guest.strangers).take()
+    # what is refused for the rate is not answered otherwise when it comes again
+    if is_own or is_within:
         guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
-    if not (guest.own if is_own else guest.strangers).take():
+    if not is_within:
         if not is_own:
             raise Denied("too many requests of who is not invited")
         number = read_number(opened["said"])
         answer = compose_refusal(number, f"more than {invitation.rate} requests a minute")
         return await seal_answer(keyholder, invitation, client, text, answer)
-    guest.note(opened["event"], opened["created_at"], guests.now() - OLDEST)
     asking = Asking(keyholder, session, invitation, client, opened["said"])
     return await seal_answer(keyholder, invitation, client, text, await asking.answer(guest))
 

@@ -46,8 +46,8 @@ class Guest:
         self.own, self.strangers = Budget(rate, used), Budget(UNINVITED)
         self.seen: dict[str, int] = {}  # ids of events, and when they say that they were made
         self.answers: dict[str, tuple[str, float, str]] = {}  # by the request's id
-        self.joining = asyncio.Lock()  # of who comes by its secret, one at a time
         self.under_way: dict[str, asyncio.Event] = {}  # by the same: set when that is answered
+        self.joining = asyncio.Lock()  # of who comes by its secret, one at a time
 
     def refuse_seen(self, event: str) -> None:
         """Raise Denied for an event that was here."""
