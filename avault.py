@@ -2696,7 +2696,7 @@ def is_dangerous(name: str) -> bool:
 # What can be kept in a vault: the names of groups and keys, values and notes.
 
 
-SAID_MORE = ("signed", "why", "host", "method", "path")  # of a request, in the access log
+SAID_MORE = ("signed", "why", "host", "method", "path", "client")  # of a request, in the access log
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
 GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
@@ -15886,15 +15886,7 @@ def summarize(request: dict[str, Any], most: int, width: int) -> dict[str, Any]:
         "group": ",".join(printable(group, width) for group in groups[:most]) or None,
         "keys": [printable(key, width) for key in keys[:most]] or None,
         "more": len(groups[most:]) + len(keys[most:]),
-<<<<<<< HEAD
         **{name: printable(request[name], 300) for name in SAID_MORE if request.get(name)},
-=======
-        **{
-            name: printable(request[name], 300)
-            for name in ("signed", "why", "client")
-            if request.get(name)
-        },
->>>>>>> 38e063b (What a guard did not name is more when it is named, a taken port silences nobody else, and strangers leave room in the log)
     }
 
 

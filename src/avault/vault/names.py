@@ -11,7 +11,7 @@ from avault.plain import MAX_VALUE
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-SAID_MORE = ("signed", "why", "host", "method", "path")  # of a request, in the access log
+SAID_MORE = ("signed", "why", "host", "method", "path", "client")  # of a request, in the access log
 LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 DIGITS = frozenset("0123456789")
 GROUP_CHARACTERS = LETTERS | DIGITS | set("._-")
